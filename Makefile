@@ -1,0 +1,78 @@
+# Every target works on a machine with Python 3.11 or newer, make and git.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first of these that runs and is new enough; the versions in the lock
+# are tested on 3.11. Choose another with `make setup PYTHON=...`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+# PyTorch without CUDA. If it cannot be reached, the default index serves
+# (on Linux that build brings gigabytes of CUDA libraries).
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# Some of Reasoning Gym's tasks depend on the order of hashes.
+export PYTHONHASHSEED := 0
+
+TEST_ENV := JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
+PYTEST := $(TEST_ENV) $(PY) -m pytest -n auto --maxprocesses 4 \
+  --dist loadfile $(ARGS)
+
+.PHONY: help setup setup-test test test-slow lint quickstart bench clean
+
+help:
+	@echo "make setup       .venv with the tested versions"
+	@echo "make quickstart  base policy, ProGRPO beside GRPO, report (CPU)"
+	@echo "make test        lint and all tests but the slow ones"
+	@echo "make test-slow   the slow tests"
+	@echo "make lint        ruff alone"
+	@echo "make bench       speed against the machine's limits"
+	@echo "make clean       remove the environment and the caches"
+
+setup: $(VENV)/.setup
+
+setup-test: $(VENV)/.setup-test
+
+$(VENV)/.setup: requirements.lock setup.py
+	@$(if $(PYTHON),,echo "No Python 3.11 or newer found: install one, or" \
+	  "name it with PYTHON=/path/to/python3" >&2; exit 2)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "Python 3.11 or newer is needed; $(PYTHON) is %d.%d: name a newer one" \
+	  " with PYTHON=/path/to/python3" % sys.version_info[:2])'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.setup-test: $(VENV)/.setup requirements-test.lock
+	$(PIP) install --retries 0 --extra-index-url $(TORCH_INDEX) \
+	  $$(grep ^torch== requirements-test.lock)
+	$(PIP) install -r requirements-test.lock
+	@touch $@
+
+lint: setup-test
+	$(PY) -m ruff check .
+
+test: setup-test lint
+	$(PYTEST) --ignore=tests/slow
+
+test-slow: setup-test
+	$(PYTEST) tests/slow
+
+quickstart: setup
+	$(PY) -m progrpo_jax.cli.quickstart $(ARGS)
+
+bench: setup
+	$(PY) -m progrpo_jax.cli.bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build \
+	  *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Config files: `common.py` holds every key, the others change a few."""

@@ -1,0 +1,196 @@
+"""Every key of every config, with its default.
+
+A config file calls `get_config()` and changes what its run needs. Nothing else
+in the project supplies defaults: a key that is not here does not exist, and
+naming it is an error. Names follow TRL where it has one.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """All keys; by themselves plain GRPO."""
+  c = ConfigDict()
+  # All randomness of a run is folded from this number.
+  c.seed = 0
+  # Label of the method in tables and figures.
+  c.method = "grpo"
+
+  c.model = ConfigDict()
+  # HF directory, or a run's workdir or one of its checkpoints/<step>.
+  c.model.init_from = ""
+  # Compute type, "float32" or "bfloat16"; masters are float32.
+  c.model.dtype = "float32"
+  # "none", or "layer": recompute each layer in the backward pass.
+  c.model.remat = "none"
+  # Tokens whose logits may exist at one time.
+  c.model.logits_chunk = 4096
+  # "auto": the tokenizer's chat template, if it has one; "none"; or
+  # "always": one without a template is an error.
+  c.model.chat_template = "auto"
+  c.model.system_prompt = ""
+
+  # Sizes of the mesh; -1 takes what is left. They multiply to the devices.
+  c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+
+  c.data = ConfigDict()
+  # Task name (or import path of a task module) -> weight and options. What
+  # options a task has stands in its file in progrpo_jax/tasks/.
+  c.data.tasks = ConfigDict()
+  # Built data sets live here and are used again.
+  c.data.dir = "~/.cache/progrpo_jax/data"
+  # A longer prompt is an error.
+  c.data.max_prompt_length = 256
+  # Prompts of a batch are padded to the smallest of these that holds them;
+  # each is compiled once. () pads to max_prompt_length.
+  c.data.prompt_buckets = ()
+
+  c.rewards = ConfigDict()
+  # Processes that verify, and seconds that one answer may take.
+  c.rewards.workers = 2
+  c.rewards.deadline_s = 10.0
+  c.rewards.memory_mb = 2048
+  # Stop when more than this share of a batch fails in the verifier itself.
+  c.rewards.max_failure_share = 0.5
+
+  c.sampling = ConfigDict()
+  c.sampling.temperature = 1.0
+  c.sampling.top_p = 1.0
+  c.sampling.top_k = 0
+  c.sampling.max_new_tokens = 256
+  # Tokens decoded between two looks at whether any sample is alive.
+  c.sampling.chunk = 16
+
+  c.algo = ConfigDict()
+  # Samples of each prompt (G).
+  c.algo.num_generations = 8
+  # A function of algos/advantages.py, or an import path.
+  c.algo.advantage = "grpo"
+  # A function of algos/losses.py, or an import path; it gets the keys below
+  # that its signature names, and those of loss_options.
+  c.algo.loss = "clip"
+  c.algo.epsilon = 0.2
+  c.algo.epsilon_high = 0.2
+  # Bound of the ratio for bad tokens; 0 for none.
+  c.algo.dual_clip = 0.0
+  c.algo.loss_options = ConfigDict()
+  # A function of algos/aggregate.py.
+  c.algo.aggregate = "token_mean"
+  # KL to the reference: weight and a function of algos/kl.py. With beta 0 no
+  # reference is held.
+  c.algo.beta = 0.0
+  c.algo.kl = "k3"
+  c.algo.entropy_coef = 0.0
+  # Responses cut at the length limit teach nothing (they still count in the
+  # group's mean).
+  c.algo.mask_truncated_completions = False
+  # Tokens before the limit over which the overlong penalty grows; 0 for none.
+  c.algo.overlong_cache = 0
+
+  c.algo.arm = ConfigDict()
+  # Strength of the re-weighting; 0 turns ARM off.
+  c.algo.arm.alpha = 0.0
+  # Share of least probable tokens that the confidence of an answer and of a
+  # prompt is taken over; 1.0 for the prompt is 1 / perplexity.
+  c.algo.arm.low_prob_share = 0.2
+  c.algo.arm.prompt_low_prob_share = 0.2
+  # "any_correct" or "mixed"; "all" or "correct"; see algos/arm.py.
+  c.algo.arm.active = "any_correct"
+  c.algo.arm.apply_to = "all"
+  c.algo.arm.centre = False
+
+  c.algo.dynamic_sampling = ConfigDict()
+  c.algo.dynamic_sampling.enabled = False
+  # Rounds of sampling before a batch is used half full.
+  c.algo.dynamic_sampling.max_rounds = 10
+  # Groups that are right throughout are kept (ARM learns from them).
+  c.algo.dynamic_sampling.keep_all_correct = False
+  # Groups beyond the batch: "discard", or "carry" to the next step, where
+  # their ratio is taken to the policy that sampled them.
+  c.algo.dynamic_sampling.surplus = "discard"
+
+  c.algo.reset = ConfigDict()
+  # When the reference becomes the current policy: any of "every", "at",
+  # "stall", "kl"; () never. See algos/reset.py.
+  c.algo.reset.modes = ()
+  c.algo.reset.period = 200
+  c.algo.reset.at_steps = ()
+  # Evaluations without a gain of more than min_delta in the watched metric.
+  c.algo.reset.patience = 5
+  c.algo.reset.min_delta = 0.0
+  c.algo.reset.watch = "pass@1"
+  # KL above this multiple of its median over kl_window steps, and above
+  # kl_threshold.
+  c.algo.reset.kl_factor = 4.0
+  c.algo.reset.kl_threshold = 0.0
+  c.algo.reset.kl_window = 20
+  c.algo.reset.min_gap = 1
+  # Start the optimiser anew as well.
+  c.algo.reset.optimizer = True
+
+  c.train = ConfigDict()
+  c.train.total_steps = 1000
+  # Groups of a step (P).
+  c.train.prompts_per_step = 32
+  # Optimiser updates per pass over a step's batch, and passes over it.
+  c.train.num_minibatches = 1
+  c.train.num_iterations = 1
+  # Prompts of a micro-batch, and how many responses of a prompt it holds; 0
+  # takes the whole minibatch, the whole group.
+  c.train.micro_batch_prompts = 0
+  c.train.micro_batch_generations = 0
+  # Abort after so many refused (non-finite) updates in a row.
+  c.train.max_skipped_updates = 5
+
+  c.optim = ConfigDict()
+  c.optim.learning_rate = 1e-6
+  c.optim.warmup_steps = 0
+  # "constant", "linear" or "cosine".
+  c.optim.decay = "constant"
+  c.optim.b1 = 0.9
+  c.optim.b2 = 0.999
+  c.optim.eps = 1e-8
+  c.optim.weight_decay = 0.0
+  c.optim.max_grad_norm = 1.0
+
+  c.eval = ConfigDict()
+  # Steps between evaluations; 0 for none. The end is always evaluated, and
+  # the start if at_start.
+  c.eval.every = 0
+  c.eval.at_start = True
+  c.eval.num_problems = 64
+  c.eval.num_samples = 32
+  # Prompts sampled together; they are padded to this many.
+  c.eval.batch_prompts = 16
+  c.eval.temperature = 0.6
+  c.eval.top_p = 0.95
+  c.eval.top_k = 0
+
+  c.checkpoint = ConfigDict()
+  # Steps between checkpoints; the end and every reset are always saved.
+  c.checkpoint.every = 100
+  # Newest ones kept (with their references), and multiples always kept.
+  c.checkpoint.keep = 2
+  c.checkpoint.keep_every = 0
+  # Write while training goes on.
+  c.checkpoint.background = True
+
+  c.log = ConfigDict()
+  c.log.tensorboard = True
+  c.log.wandb = False
+  # Steps between rollouts kept to browse; 0 for none. Prompts of each.
+  c.log.rollouts_every = 10
+  c.log.rollouts_prompts = 8
+
+  # Supervised warm-up of a base policy (`progrpo warmup`).
+  c.warmup = ConfigDict()
+  c.warmup.embed_dim = 64
+  c.warmup.num_layers = 3
+  c.warmup.num_heads = 4
+  c.warmup.num_kv_heads = 2
+  c.warmup.mlp_dim = 192
+  c.warmup.examples = 20000
+  c.warmup.steps = 1000
+  c.warmup.batch_size = 128
+  c.warmup.learning_rate = 3e-3
+  return c

@@ -1,0 +1,112 @@
+"""`progrpo compare`: several runs side by side, as table, page and JSON."""
+
+import argparse
+import json
+import os
+
+from etils import epath
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from progrpo_jax import errors, metrics
+from progrpo_jax.report import comparison, html, live
+
+
+def run(argv):
+  """Prints the table, writes what was asked for; returns the exit code."""
+  args = _parser().parse_args(argv)
+  groups = _groups(args.workdirs, args.labels)
+  base = comparison.load_base(args.base) if args.base else None
+  summary = comparison.summarise(groups, base=base, dataset=args.set)
+  console = rich.console.Console()
+  if not console.is_terminal:  # a pipe or a log file has no width of its own
+    console = rich.console.Console(width=110)
+  console.print(_table(summary))
+  if args.output:
+    page = html.write_loaded_comparison(
+      groups, args.output, base=base, dataset=args.set
+    )
+    print(f"wrote {page}")
+  if args.json:
+    path = epath.Path(args.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(metrics.plain(summary), indent=2) + "\n")
+    print(f"wrote {path}")
+  return 0
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog="progrpo compare", description="Compare runs side by side."
+  )
+  parser.add_argument("workdirs", nargs="+", metavar="DIR", help="a workdir")
+  parser.add_argument(
+    "--labels",
+    help="comma-separated names of the workdirs; workdirs of one name are the "
+    "seeds of one method (default: the directories' names)",
+  )
+  parser.add_argument(
+    "--base", help="workdir or JSON file of the base policy's evaluation"
+  )
+  parser.add_argument("--set", help="evaluation set (default: the first)")
+  parser.add_argument("--output", help="HTML page to write")
+  parser.add_argument("--json", help="JSON file to write")
+  return parser
+
+
+def _groups(workdirs, labels):
+  """{label: runs} in the order given."""
+  if labels is None:
+    names = [os.path.basename(os.path.normpath(path)) for path in workdirs]
+    if len(set(names)) < len(names):  # a/seed0 b/seed0 are not seeds of one
+      names = [os.path.normpath(path) for path in workdirs]
+  else:
+    names = [name.strip() for name in labels.split(",")]
+  if len(names) != len(workdirs) or not all(names):
+    raise errors.InputError(
+      f"--labels has {len(names)} names for {len(workdirs)} workdirs: {labels}"
+    )
+  groups = {}
+  for name, workdir in zip(names, workdirs, strict=True):
+    groups.setdefault(name, []).append(metrics.load(workdir))
+  return groups
+
+
+def _table(summary):
+  """The rows of the comparison for a terminal."""
+  every = sorted({int(k) for e in summary.values() for k in e["pass@k"]})
+  ks = [str(k) for k in comparison.pick_ks(every)]
+  dataset = next(iter(summary.values()))["set"]
+  table = rich.table.Table(
+    title=dataset and f"pass@k on {live.printable(dataset)}",
+    box=rich.box.SIMPLE_HEAD,
+    pad_edge=False,
+  )
+  table.add_column("method", style="bold")
+  for name in (*(f"pass@{k}" for k in ks), "entropy", "distinct", "s/step"):
+    table.add_column(name, justify="right")
+  for label, entry in summary.items():
+    seeds = f" ({entry['seeds']} seeds)" if entry["seeds"] > 1 else ""
+    table.add_row(
+      rich.text.Text(live.printable(label) + seeds),
+      *(_interval(entry["pass@k"].get(k)) for k in ks),
+      _number(entry["entropy"], 3),
+      _number(entry["distinct_correct"], 2),
+      _number(entry["seconds_per_step"], 2),
+    )
+  return table
+
+
+def _interval(values):
+  if values is None:
+    return rich.text.Text("–")
+  mean, low, high = values
+  cell = rich.text.Text(f"{mean:.3f} ")
+  # A space that does not break: a narrow table puts the interval on a line.
+  return cell.append(f"[{low:.3f},\u00a0{high:.3f}]", style="dim")
+
+
+def _number(value, digits):
+  return "–" if value is None else f"{value:.{digits}f}"

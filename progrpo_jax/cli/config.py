@@ -1,0 +1,166 @@
+"""Reads `--config FILE[:arg]` and `--config.key=value`.
+
+Unknown keys and values of a wrong type are errors that name the nearest key.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+import os
+import sys
+import types
+
+import ml_collections
+
+from progrpo_jax import errors
+
+_REPO = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+  """A parser with `--config`; the caller adds what its command needs."""
+  made = argparse.ArgumentParser(
+      prog=f"progrpo {command}", description=description, allow_abbrev=False)
+  made.add_argument(
+      "--config", metavar="FILE[:ARG]",
+      help="a config file, such as configs/tiny.py:progrpo; any key is changed "
+      "by --config.group.key=value")
+  return made
+
+
+def parse(
+    made: argparse.ArgumentParser, argv: list[str], needed: bool = True,
+) -> tuple[ml_collections.ConfigDict | None, argparse.Namespace]:
+  """Reads a command line.
+
+  Args:
+    made: from `parser`.
+    argv: the arguments.
+    needed: whether a config must be given.
+
+  Returns:
+    (config with its overrides, or None; the other arguments).
+
+  Raises:
+    InputError: a key or value is not understood.
+  """
+  overrides, rest = [], []
+  words = iter(argv)
+  for word in words:
+    if word.startswith("--config."):
+      key, equals, value = word[len("--config."):].partition("=")
+      if not equals:
+        value = next(words, None)
+        if value is None:
+          raise errors.InputError(f"--config.{key} needs a value")
+      overrides.append((key, value))
+    else:
+      rest.append(word)
+  args = made.parse_args(rest)
+  if args.config is None:
+    if needed or overrides:
+      raise errors.InputError("--config FILE is needed; see --help")
+    return None, args
+  config = load(args.config)
+  for key, value in overrides:
+    override(config, key, value)
+  return config, args
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """The config of `FILE` or `FILE:arg`.
+
+  A relative path is looked for in the working directory, then beside the
+  package, so that `configs/tiny.py` works from anywhere.
+
+  Raises:
+    InputError: no such file, or it does not yield a config.
+  """
+  file, _, arg = spec.partition(":")
+  path = file
+  if not os.path.exists(path) and not os.path.isabs(path):
+    path = os.path.join(_REPO, file)
+  if not os.path.isfile(path):
+    raise errors.InputError(f"--config {file}: no such file")
+  if _REPO not in sys.path:
+    sys.path.append(_REPO)
+  module = _execute(path)
+  if not hasattr(module, "get_config"):
+    raise errors.InputError(f"--config {file}: it defines no get_config()")
+  try:
+    config = module.get_config(arg) if arg else module.get_config()
+  except ValueError as e:
+    raise errors.InputError(f"--config {spec}: {e}") from e
+  except TypeError as e:
+    if arg:
+      raise errors.InputError(
+          f"--config {spec}: get_config takes no argument {arg!r}: {e}") from e
+    raise
+  config.lock()
+  return config
+
+
+def _execute(path: str) -> types.ModuleType:
+  """Runs a config file as a module of its own."""
+  found = importlib.util.spec_from_file_location("progrpo_config", path)
+  module = importlib.util.module_from_spec(found)
+  try:
+    found.loader.exec_module(module)
+  except (SyntaxError, ImportError, AttributeError, KeyError) as e:
+    raise errors.InputError(f"--config {path}: {e}") from e
+  return module
+
+
+def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
+  """Sets a key from text, in the type that it has.
+
+  Raises:
+    InputError: no such key (the nearest is named), or another type.
+  """
+  *groups, last = key.split(".")
+  place, path = config, []
+  for name in [*groups, last]:
+    if not isinstance(place, ml_collections.ConfigDict) or name not in place:
+      close = difflib.get_close_matches(key, _keys(config), n=1, cutoff=0.5)
+      hint = f"; did you mean config.{close[0]}?" if close else ""
+      raise errors.InputError(f"no key config.{key}{hint}")
+    path.append(place)
+    place = place[name]
+  if isinstance(place, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f"config.{key} is a group; its keys: {', '.join(place.keys())}")
+  path[-1][last] = _typed(f"config.{key}", place, value)
+
+
+def _keys(config, prefix="") -> list[str]:
+  """Dotted names of all leaves."""
+  keys = []
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      keys += _keys(value, f"{prefix}{name}.")
+    else:
+      keys.append(prefix + name)
+  return keys
+
+
+def _typed(name: str, like, text: str):
+  """Text as a value of the type of `like`."""
+  if like is None or isinstance(like, str):
+    return text
+  try:
+    if isinstance(like, bool):
+      return {"true": True, "false": False}[text.lower()]
+    if isinstance(like, int):
+      return int(text)
+    if isinstance(like, float):
+      return float(text)
+    value = ast.literal_eval(text)
+    if isinstance(like, (tuple, list)) and not isinstance(
+        value, (tuple, list)):
+      value = (value,)
+    return tuple(value) if isinstance(like, tuple) else value
+  except (KeyError, ValueError, SyntaxError) as e:
+    raise errors.InputError(
+        f"{name}: {text!r} is not of type {type(like).__name__} (it is "
+        f"{like!r} by default)") from e

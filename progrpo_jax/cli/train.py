@@ -1,0 +1,24 @@
+"""`progrpo train`: the reinforcement learning run."""
+
+from progrpo_jax import train
+from progrpo_jax.cli import config as config_lib
+from progrpo_jax.report import live
+
+
+def run(argv: list[str]) -> int:
+  """Trains; returns the exit code."""
+  parser = config_lib.parser(
+      "train", "Train a policy by reinforcement learning. A workdir that holds "
+      "a run is resumed. Exit codes: 0 done, 2 bad input, 75 stopped and saved "
+      "(run the same command again).")
+  parser.add_argument(
+      "--workdir", required=True, help="of the run: a directory or gs:// URL")
+  config, args = config_lib.parse(parser, argv)
+  return start(config, args.workdir)
+
+
+def start(config, workdir: str) -> int:
+  """Trains a config with the live view."""
+  title = f"{config.method} in {workdir}"
+  with live.LiveView(config.train.total_steps, title) as view:
+    return train.train(config, workdir, view)

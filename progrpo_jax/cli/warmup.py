@@ -1,0 +1,26 @@
+"""`progrpo warmup`: a base policy from demonstrations."""
+
+from progrpo_jax import warmup
+from progrpo_jax.cli import config as config_lib
+from progrpo_jax.report import live
+
+
+def run(argv: list[str]) -> int:
+  """Warms up; returns the exit code."""
+  parser = config_lib.parser(
+      "warmup", "Train a base policy on the demonstrations of the config's "
+      "tasks and write it as a Hugging Face directory. Without "
+      "config.model.init_from it is a small one, sized by config.warmup, with "
+      "a vocabulary of its own.")
+  parser.add_argument(
+      "--output", required=True, help="directory to write the policy to")
+  config, args = config_lib.parse(parser, argv)
+  start(config, args.output)
+  return 0
+
+
+def start(config, output: str) -> None:
+  """Warms up with a progress bar."""
+  with live.progress("warm-up", config.warmup.steps) as tick:
+    warmup.warm_up(config, output, tick)
+  print(f"base policy: {output}")

@@ -1,0 +1,318 @@
+"""Prompts of a run, by number, and the verification of what came of them.
+
+Draw number i of a source is the same row in every process and after every
+resume: shuffling and mixing are Grain's, and both are functions of the index.
+So the position of a run in its data is one integer.
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from progrpo_jax import batch
+from progrpo_jax.errors import InputError
+from progrpo_jax.rewards import functions
+from progrpo_jax.rewards import pool as pools
+from progrpo_jax.rewards import score as scores
+from progrpo_jax.tasks import base
+
+_SPEC_KEYS = {"name", "weight", "options", "seed"}
+
+
+class Tokenizer(Protocol):
+  """What is needed of a tokenizer here."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of token ids without special tokens."""
+
+  def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
+    """Returns token ids and which of them are the user's own text."""
+
+
+class PromptSource:
+  """A seeded, endless mixture of tasks with random access.
+
+  Args:
+    specs: mappings {"name", "weight" = 1.0, "options" = {}, "seed" = 0}; the
+      seed of a spec decides which problems there are.
+    split: "train" or "validation".
+    seed: decides the order in which the problems come.
+    data_dir: where built data is kept.
+  """
+
+  def __init__(
+      self,
+      specs: Sequence[Mapping[str, Any]],
+      split: str,
+      seed: int,
+      data_dir: str,
+  ):
+    if not specs:
+      raise InputError("no task is given")
+    specs = [_complete(spec) for spec in specs]
+    text = json.dumps([specs, split, seed], sort_keys=True, default=list)
+    self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    self._sources = [_load(spec, split, data_dir) for spec in specs]
+    parts = [
+        grain.MapDataset.source(source)
+        .shuffle(seed=_seed(seed, i, spec["name"]))
+        .repeat()
+        for i, (spec, source) in enumerate(zip(specs, self._sources))
+    ]
+    weights = np.asarray([spec["weight"] for spec in specs], float)
+    self._rows = grain.MapDataset.mix(parts, weights=weights / weights.sum())
+
+  def row(self, draw: int) -> base.Row:
+    """Returns the row of a draw, a function of seed and draw alone."""
+    return self._rows[draw]
+
+  def first(self, count: int) -> list[base.Row]:
+    """Returns rows in an order that no run changes; fewer if there are fewer.
+
+    It is the order for evaluations: the seed of the run has no part in it.
+    """
+    places = [(s, i) for s in self._sources for i in range(len(s))]
+    order = np.random.default_rng(0).permutation(len(places))[:count]
+    return [source[i] for source, i in (places[o] for o in order)]
+
+  def state(self, position: int) -> dict[str, Any]:
+    """Returns what a checkpoint keeps: the number of the next draw."""
+    return {"position": int(position), "source": self._digest}
+
+  def restore(self, state: Mapping[str, Any]) -> int:
+    """Returns the position of a checkpoint of the same source."""
+    if state["source"] != self._digest:
+      raise InputError(
+          "the checkpoint was trained on other tasks, options or seed; the"
+          " order of its data cannot be continued"
+      )
+    return int(state["position"])
+
+
+def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a spec with its defaults, or raises InputError."""
+  for key in spec:
+    if key not in _SPEC_KEYS:
+      known = sorted(_SPEC_KEYS)
+      raise InputError(f"task: no key {key!r}{base.nearest(key, known)}")
+  if "name" not in spec:
+    raise InputError(f"a task without a name: {dict(spec)}")
+  full = {"weight": 1.0, "options": {}, "seed": 0, **spec}
+  full["options"] = dict(full["options"])
+  if not full["weight"] > 0:
+    raise InputError(f"task {spec['name']}: weight {full['weight']} is not > 0")
+  return full
+
+
+def _load(spec: dict[str, Any], split: str, data_dir: str) -> base.Source:
+  """Loads the rows of a completed spec."""
+  return base.load(
+      spec["name"],
+      split,
+      data_dir=data_dir,
+      seed=spec["seed"],
+      **spec["options"],
+  )
+
+
+def _seed(seed: int, index: int, name: str) -> int:
+  """Returns a 31-bit seed of its own for a task of a mixture."""
+  text = f"{seed}/{index}/{name}".encode()
+  return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
+
+
+def eval_rows(
+    spec: Mapping[str, Any],
+    count: int,
+    data_dir: str,
+    split: str = "validation",
+) -> list[base.Row]:
+  """Returns the rows that evaluations of a task use."""
+  return PromptSource([spec], split, 0, data_dir).first(count)
+
+
+class Prompter:
+  """Encodes rows into batches of few shapes.
+
+  Args:
+    source: where rows come from.
+    tokenizer: encodes prompts.
+    buckets: widths that batches may have; max_prompt_length is added.
+    max_prompt_length: the longest prompt allowed, in tokens.
+  """
+
+  def __init__(
+      self,
+      source: PromptSource,
+      tokenizer: Tokenizer,
+      *,
+      buckets: Sequence[int],
+      max_prompt_length: int,
+  ):
+    self._source = source
+    self._tokenizer = tokenizer
+    self._limit = max_prompt_length
+    narrower = {b for b in buckets if 0 < b < max_prompt_length}
+    self._buckets = sorted(narrower | {max_prompt_length})
+
+  def take(self, position: int, count: int) -> batch.Prompts:
+    """Returns draws position to position + count - 1."""
+    ids = range(position, position + count)
+    return self.encode([self._source.row(i) for i in ids], ids)
+
+  def first(self, count: int, size: int) -> list[batch.Prompts]:
+    """Returns the source's first rows in batches of one size and width.
+
+    Where the rows run out the last one fills up the batch; such fillers have
+    negative ids.
+    """
+    rows = self._source.first(count)
+    ids = list(range(len(rows)))
+    missing = -len(rows) % size
+    rows += rows[-1:] * missing
+    ids += range(-1, -missing - 1, -1)
+    whole = self.encode(rows, ids)
+    return [
+        batch.Prompts(
+            whole.tokens_PT[i : i + size],
+            whole.mask_PT[i : i + size],
+            whole.user_mask_PT[i : i + size],
+            whole.ids_P[i : i + size],
+            whole.rows[i : i + size],
+        )
+        for i in range(0, len(rows), size)
+    ]
+
+  def check(self, count: int = 256) -> None:
+    """Encodes the first draws, so that a bad prompt shows before training."""
+    for draw in range(count):
+      self._encode(self._source.row(draw), draw)
+
+  def encode(
+      self, rows: Sequence[base.Row], ids: Sequence[int]
+  ) -> batch.Prompts:
+    """Encodes rows, padded on the left to the smallest bucket."""
+    encoded = [self._encode(row, i) for row, i in zip(rows, ids, strict=True)]
+    longest = max((len(tokens) for tokens, _ in encoded), default=1)
+    width = next(b for b in self._buckets if b >= longest)
+    shape = len(rows), width
+    tokens_PT = np.zeros(shape, np.int32)
+    mask_PT = np.zeros(shape, bool)
+    user_mask_PT = np.zeros(shape, bool)
+    for p, (tokens, user) in enumerate(encoded):
+      tokens_PT[p, width - len(tokens) :] = tokens
+      mask_PT[p, width - len(tokens) :] = True
+      user_mask_PT[p, width - len(tokens) :] = user
+    ids_P = np.asarray(ids, np.int64)
+    return batch.Prompts(tokens_PT, mask_PT, user_mask_PT, ids_P, tuple(rows))
+
+  def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
+    """Encodes one row, or raises InputError that names it."""
+    tokens, user = self._tokenizer.encode_prompt(row.prompt)
+    where = f"task {row.task}, row {draw} ({row.prompt[:40]!r})"
+    if len(tokens) > self._limit:
+      raise InputError(
+          f"{where}: the prompt has {len(tokens)} tokens, more than"
+          f" max_prompt_length={self._limit}"
+      )
+    if not any(user):
+      raise InputError(f"{where}: the prompt has no tokens")
+    return tokens, user
+
+
+def texts(
+    tokenizer: Tokenizer, rollout: batch.Rollout, group: int
+) -> tuple[tuple[str, ...], ...]:
+  """Decodes the responses of a rollout, those of a prompt together."""
+  pairs = zip(np.asarray(rollout.tokens_BT), np.asarray(rollout.mask_BT))
+  flat = [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in pairs]
+  starts = range(0, len(flat), group)
+  return tuple(tuple(flat[i : i + group]) for i in starts)
+
+
+def verify(
+    pool: pools.Pool,
+    rows: Sequence[base.Row],
+    texts_PG: Sequence[Sequence[str]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns reward_PG, correct_PG and valid_PG, False where masked."""
+  reward_PG, correct_PG, statuses = score_rollout(pool, rows, texts_PG)
+  valid_PG = [[not scores.is_masked(s) for s in g] for g in statuses]
+  return reward_PG, correct_PG, np.asarray(valid_PG, bool)
+
+
+def score_rollout(
+    pool: pools.Pool,
+    rows: Sequence[base.Row],
+    texts_PG: Sequence[Sequence[str]],
+    *,
+    deadline_s: float = 60.0,
+) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+  """Returns reward_PG (float32), correct_PG (bool) and the statuses.
+
+  texts_PG[p] are the completions of rows[p]. Each is verified by its row's
+  task; reward functions of the user see all completions of their rows in one
+  call, which deadline_s bounds.
+  """
+  judged: list[list[scores.Score]] = [[] for _ in rows]
+  by_functions: dict[str, list[int]] = {}
+  plain = []
+  for p, row in enumerate(rows):
+    if _uses_functions(row):
+      key = json.dumps([row.meta["functions"], row.meta["weights"]])
+      by_functions.setdefault(key, []).append(p)
+    else:
+      plain.append(p)
+  items = [base.item(rows[p], text) for p in plain for text in texts_PG[p]]
+  _deal(pool.score(items), plain, texts_PG, judged)
+  for key, members in by_functions.items():
+    flat = _judge(pool, key, members, rows, texts_PG, deadline_s)
+    _deal(flat, members, texts_PG, judged)
+  reward_PG = np.asarray([[s.reward for s in g] for g in judged], np.float32)
+  correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
+  return reward_PG, correct_PG, [[s.status for s in g] for g in judged]
+
+
+def _uses_functions(row: base.Row) -> bool:
+  """Says whether reward functions of the user judge a row."""
+  verifier = base.resolve(row.task).VERIFIER
+  return verifier == functions.VERIFIER and bool(row.meta["functions"])
+
+
+def _deal(
+    flat: Sequence[scores.Score],
+    members: Sequence[int],
+    texts_PG: Sequence[Sequence[str]],
+    judged: list[list[scores.Score]],
+) -> None:
+  """Gives each member the scores of its own completions."""
+  rest = iter(flat)
+  for p in members:
+    judged[p] = [next(rest) for _ in texts_PG[p]]
+
+
+def _judge(
+    pool: pools.Pool,
+    key: str,
+    members: Sequence[int],
+    rows: Sequence[base.Row],
+    texts_PG: Sequence[Sequence[str]],
+    deadline_s: float,
+) -> list[scores.Score]:
+  """Calls reward functions on the completions of all of their rows."""
+  names, weights = json.loads(key)
+  flat = [rows[p] for p in members for _ in texts_PG[p]]
+  known = sorted({c for row in flat for c in row.meta["columns"]})
+  return functions.evaluate(
+      pool,
+      names,
+      [row.prompt for row in flat],
+      [text for p in members for text in texts_PG[p]],
+      {c: [row.meta["columns"].get(c) for row in flat] for c in known},
+      weights=weights,
+      deadline_s=deadline_s,
+  )

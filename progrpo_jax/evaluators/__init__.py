@@ -1,0 +1,1 @@
+"""Evaluators: plug-ins that yield (name, value) pairs for a policy."""

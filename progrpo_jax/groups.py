@@ -1,0 +1,209 @@
+"""Groups of verified responses, and how a batch of them is filled.
+
+A group is a prompt with its G responses and their verdicts. With dynamic
+sampling, groups that teach nothing are dropped and sampling goes on until the
+batch is full or the bound on rounds is reached.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import numpy as np
+
+from progrpo_jax import batch as batch_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """P groups of G responses, on the host.
+
+  Attributes:
+    prompts: P prompts.
+    rollout: B = P * G responses as numpy arrays.
+    texts_PG: the responses as text.
+    reward_PG: float32, from the verifier, before any shaping.
+    correct_PG: bool, the verifier's verdict.
+    valid_PG: bool, False where the verifier itself failed: such a response
+      counts neither as right nor as wrong and teaches nothing.
+    fresh_P: bool, True where the responses are of the present policy.
+  """
+
+  prompts: batch_lib.Prompts
+  rollout: batch_lib.Rollout
+  texts_PG: tuple[tuple[str, ...], ...]
+  reward_PG: np.ndarray
+  correct_PG: np.ndarray
+  valid_PG: np.ndarray
+  fresh_P: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.prompts)
+
+  def take(self, index: Sequence[int]) -> "Groups":
+    """The groups of these numbers, in this order."""
+    index = np.asarray(index, np.int64)
+    group = self.reward_PG.shape[1]
+
+    def of_group(x):
+      return x.reshape(-1, group, *x.shape[1:])[index].reshape(
+          -1, *x.shape[1:])
+
+    p, r = self.prompts, self.rollout
+    return Groups(
+        prompts=batch_lib.Prompts(
+            tokens_PT=p.tokens_PT[index], mask_PT=p.mask_PT[index],
+            user_mask_PT=p.user_mask_PT[index], ids_P=p.ids_P[index],
+            rows=tuple(p.rows[i] for i in index)),
+        rollout=batch_lib.Rollout(
+            tokens_BT=of_group(r.tokens_BT), mask_BT=of_group(r.mask_BT),
+            logp_BT=of_group(r.logp_BT),
+            finished_B=of_group(r.finished_B)),
+        texts_PG=tuple(self.texts_PG[i] for i in index),
+        reward_PG=self.reward_PG[index], correct_PG=self.correct_PG[index],
+        valid_PG=self.valid_PG[index], fresh_P=self.fresh_P[index])
+
+  def without_verdicts(self) -> "Groups":
+    """The same groups with nothing to learn from: they only fill a batch."""
+    return dataclasses.replace(
+        self, valid_PG=np.zeros_like(self.valid_PG))
+
+
+def concatenate(parts: Sequence[Groups]) -> Groups:
+  """All groups in order, prompts padded on the left to the longest bucket."""
+  if len(parts) == 1:
+    return parts[0]
+  width = max(p.prompts.tokens_PT.shape[1] for p in parts)
+
+  def join(get):
+    return np.concatenate([get(p) for p in parts])
+
+  def widen(get):
+    return np.concatenate([
+        np.pad(get(p.prompts), ((0, 0), (
+            width - p.prompts.tokens_PT.shape[1], 0))) for p in parts])
+
+  return Groups(
+      prompts=batch_lib.Prompts(
+          tokens_PT=widen(lambda p: p.tokens_PT),
+          mask_PT=widen(lambda p: p.mask_PT),
+          user_mask_PT=widen(lambda p: p.user_mask_PT),
+          ids_P=join(lambda p: p.prompts.ids_P),
+          rows=sum((p.prompts.rows for p in parts), ())),
+      rollout=batch_lib.Rollout(
+          tokens_BT=join(lambda p: p.rollout.tokens_BT),
+          mask_BT=join(lambda p: p.rollout.mask_BT),
+          logp_BT=join(lambda p: p.rollout.logp_BT),
+          finished_B=join(lambda p: p.rollout.finished_B)),
+      texts_PG=sum((p.texts_PG for p in parts), ()),
+      reward_PG=join(lambda p: p.reward_PG),
+      correct_PG=join(lambda p: p.correct_PG),
+      valid_PG=join(lambda p: p.valid_PG),
+      fresh_P=join(lambda p: p.fresh_P))
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+  """A full batch, and what it took.
+
+  Attributes:
+    batch: exactly the number of groups asked for.
+    surplus: groups beyond the batch, for the next step, or None.
+    sampled: all groups that were sampled now, for honest statistics.
+    metrics: under `dynamic_sampling/`.
+  """
+
+  batch: Groups
+  surplus: Groups | None
+  sampled: Groups
+  metrics: dict[str, float]
+
+
+def collect(
+    draw: Callable[[], Groups], keep: Callable[[Groups], np.ndarray], *,
+    count: int, max_rounds: int = 1, carried: Groups | None = None,
+    carry: bool = False,
+) -> Collected:
+  """Draws groups until `count` of them are worth learning from.
+
+  Args:
+    draw: samples and verifies the next prompts.
+    keep: groups -> bool for each, True where it teaches something.
+    count: groups of a batch.
+    max_rounds: draws at the most. If they do not fill the batch, dropped
+      groups without verdicts fill it: its shape stays, and they teach nothing.
+    carried: groups left over from an earlier step; they come first.
+    carry: whether groups beyond the batch are handed back or discarded.
+
+  Returns:
+    Collected.
+  """
+  kept = [] if carried is None else [
+      dataclasses.replace(carried, fresh_P=np.zeros(len(carried), bool))]
+  dropped, sampled = [], []
+  while sum(map(len, kept)) < count and len(sampled) < max_rounds:
+    groups = draw()
+    keep_P = np.asarray(keep(groups))
+    sampled.append(groups)
+    kept.append(groups.take(np.flatnonzero(keep_P)))
+    dropped.append(groups.take(np.flatnonzero(~keep_P)))
+  found = sum(map(len, kept))
+  fill = sum(map(len, dropped))
+  everything = concatenate(
+      kept + [d.without_verdicts() for d in dropped])
+  batch = everything.take(range(count))
+  surplus = None
+  if carry and found > count:
+    surplus = everything.take(range(count, found))
+  total = found + fill - (0 if carried is None else len(carried))
+  all_sampled = concatenate(sampled) if sampled else batch
+  correct_PG = all_sampled.correct_PG
+  return Collected(
+      batch=batch, surplus=surplus, sampled=all_sampled,
+      metrics={
+          "dynamic_sampling/rounds": len(sampled),
+          "dynamic_sampling/keep_frac": (
+              1.0 - fill / total if total else 1.0),
+          "dynamic_sampling/filled_frac": min(1.0, found / count),
+          "dynamic_sampling/all_right_frac": float(
+              correct_PG.all(axis=1).mean()),
+          "dynamic_sampling/all_wrong_frac": float(
+              (~correct_PG.any(axis=1)).mean())})
+
+
+def to_arrays(groups: Groups) -> dict[str, np.ndarray]:
+  """What `from_arrays` cannot make again: no prompts, no texts."""
+  r = groups.rollout
+  return dict(
+      ids_P=groups.prompts.ids_P, tokens_BT=np.asarray(r.tokens_BT),
+      mask_BT=np.asarray(r.mask_BT), logp_BT=np.asarray(r.logp_BT),
+      finished_B=np.asarray(r.finished_B), reward_PG=groups.reward_PG,
+      correct_PG=groups.correct_PG, valid_PG=groups.valid_PG)
+
+
+def from_arrays(
+    arrays: dict[str, np.ndarray],
+    prompts_of: Callable[[np.ndarray], batch_lib.Prompts],
+    texts_of: Callable[[batch_lib.Rollout], tuple[tuple[str, ...], ...]],
+) -> Groups:
+  """Groups from `to_arrays`; a prompt follows from the number of its draw."""
+  arrays = {k: np.asarray(v) for k, v in arrays.items()}
+  rollout = batch_lib.Rollout(
+      tokens_BT=arrays["tokens_BT"], mask_BT=arrays["mask_BT"],
+      logp_BT=arrays["logp_BT"], finished_B=arrays["finished_B"])
+  return Groups(
+      prompts=prompts_of(arrays["ids_P"]), rollout=rollout,
+      texts_PG=texts_of(rollout), reward_PG=arrays["reward_PG"],
+      correct_PG=arrays["correct_PG"], valid_PG=arrays["valid_PG"],
+      fresh_P=np.zeros(len(arrays["ids_P"]), bool))
+
+
+def to_sequences(groups: Groups, per_row: int) -> batch_lib.Sequences:
+  """Rows of a prompt and `per_row` of its responses (it divides G)."""
+  group = groups.reward_PG.shape[1]
+  r, p = groups.rollout, groups.prompts
+  length = r.tokens_BT.shape[1]
+  return batch_lib.Sequences(
+      prompt_NT=np.repeat(p.tokens_PT, group // per_row, axis=0),
+      prompt_mask_NT=np.repeat(p.mask_PT, group // per_row, axis=0),
+      tokens_NRT=np.asarray(r.tokens_BT).reshape(-1, per_row, length),
+      mask_NRT=np.asarray(r.mask_BT).reshape(-1, per_row, length))

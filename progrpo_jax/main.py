@@ -1,0 +1,69 @@
+"""The command line: `progrpo COMMAND ...`, and the codes that it exits with.
+
+0 is done, 1 a run that had to give up, 2 bad input (one line says what to
+mend), 75 stopped and saved (run the same command again).
+"""
+
+import importlib
+import os
+import sys
+
+from progrpo_jax import errors
+
+COMMANDS = {
+    "warmup": "train a small base policy on task demonstrations",
+    "train": "reinforcement learning; resumes if the workdir holds a run",
+    "evaluate": "pass@k, entropy and diversity of a policy",
+    "compare": "several runs side by side",
+    "report": "one HTML page of a run",
+    "sample": "answers of a policy to prompts typed or piped",
+    "export": "write a checkpoint as a Hugging Face directory",
+    "tasks": "list tasks, show real examples, build data",
+    "doctor": "devices, versions, and the memory that a config takes",
+}
+
+
+def usage() -> str:
+  """The help text."""
+  width = max(map(len, COMMANDS))
+  lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+  return "\n".join([
+      "usage: progrpo COMMAND [...]", "", *lines, "",
+      "`progrpo COMMAND --help` says more."])
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a command.
+
+  Args:
+    argv: arguments after the program's name; None takes the process's.
+
+  Returns:
+    The exit code.
+  """
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or argv[0] in ("-h", "--help", "help"):
+    print(usage())
+    return 0 if argv else 2
+  if argv[0] not in COMMANDS:
+    print(
+        f"progrpo: no command {argv[0]!r}; known: {', '.join(COMMANDS)}",
+        file=sys.stderr)
+    return 2
+  # Absl, TensorStore and XLA greet on stderr; people read this terminal.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  try:
+    command = importlib.import_module(f"progrpo_jax.cli.{argv[0]}")
+    return command.run(argv[1:])
+  except errors.InputError as e:
+    print(f"progrpo {argv[0]}: {e}", file=sys.stderr)
+    return 2
+  except errors.RunError as e:
+    print(f"progrpo {argv[0]}: stopped: {e}", file=sys.stderr)
+    return 1
+  except BrokenPipeError:
+    return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,323 @@
+"""Writes what a run measures, and reads it back as one record.
+
+The files are the truth (`metrics.jsonl`, `eval.jsonl`, `rollouts/`,
+`evals/`); TensorBoard and W&B are mirrors of them. A resumed run first cuts
+what lies after its checkpoint, so that its files equal those of the unbroken
+run. NaN and infinities become `null`: JSON has no word for them, and a file
+that half of the readers refuse is worth less than the sign of an infinity.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+
+from etils import epath
+import numpy as np
+import tensorboardX
+
+from progrpo_jax import errors
+
+METRICS = "metrics.jsonl"
+EVALS = "eval.jsonl"
+ROLLOUTS = "rollouts"
+EVAL_SAMPLES = "evals"
+_STEP_FILE = re.compile(r"(\d{6,})\.jsonl$")
+
+
+def plain(value):
+  """Turns numpy and jax values, at any depth, into what JSON can hold."""
+  if isinstance(value, dict):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [plain(v) for v in value]
+  if value is None or isinstance(value, (bool, int, str)):
+    return value
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  return plain(np.asarray(value).tolist())
+
+
+def dumps(record):
+  """One line of JSON; ASCII, so that lone surrogates survive the file."""
+  return json.dumps(plain(record), allow_nan=False)
+
+
+class MetricWriter:
+  """Writes a run's measurements into its workdir.
+
+  `resume_step=s` keeps everything up to and including step `s` and cuts the
+  rest; -1 starts over; None appends to whatever is there. Only one process of
+  a run may own a writer.
+  """
+
+  def __init__(
+    self, workdir, *, tensorboard=True, wandb=False, resume_step=None
+  ):
+    self.workdir = epath.Path(workdir)
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    for name in (METRICS, EVALS):
+      _cut_lines(self.workdir / name, resume_step)
+    for name in (ROLLOUTS, EVAL_SAMPLES):
+      _cut_files(self.workdir / name, resume_step)
+    purge = None if resume_step is None else resume_step + 1
+    self._tensorboard = None
+    if tensorboard:
+      self._tensorboard = tensorboardX.SummaryWriter(
+        os.fspath(self.workdir / "tb"), purge_step=purge, flush_secs=10
+      )
+    self._wandb = _start_wandb(self.workdir) if wandb else None
+
+  def write(self, step, values):
+    """Adds the line of one training step."""
+    self._write_line(METRICS, step, values)
+
+  def write_eval(self, step, values):
+    """Adds the line of one evaluation; `values` are named `eval/<set>/...`."""
+    self._write_line(EVALS, step, values)
+
+  def write_rollouts(self, step, records):
+    """Writes the sampled groups of a step, one prompt a line."""
+    _write_whole(_step_file(self.workdir / ROLLOUTS, step), records)
+
+  def write_eval_samples(self, step, records):
+    """Writes the samples of an evaluation, one problem a line.
+
+    Sets may be written one after the other; a set written again is replaced.
+    """
+    path = _step_file(self.workdir / EVAL_SAMPLES, step)
+    new = {record.get("set") for record in records}
+    old = _read_lines(path) if path.exists() else []
+    old = [record for record in old if record.get("set") not in new]
+    _write_whole(path, [*old, *records])
+
+  def close(self):
+    """Flushes the mirrors; the files need none."""
+    if self._tensorboard:
+      self._tensorboard.close()
+    if self._wandb:
+      self._wandb.finish()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def _write_line(self, name, step, values):
+    values = {key: _scalar(key, value) for key, value in values.items()}
+    _append(self.workdir / name, {"step": int(step), **values})
+    numbers = {k: v for k, v in values.items() if v is not None and k != "step"}
+    if self._tensorboard:
+      for key, value in numbers.items():
+        self._tensorboard.add_scalar(key, value, int(step))
+      self._tensorboard.flush()
+    if self._wandb:
+      self._wandb.log(numbers, step=int(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A workdir as its readers see it.
+
+  path: the workdir.
+  config: the resolved config, {} where none was written.
+  metrics: one dict a training step, by rising step.
+  evals: one dict an evaluated step, by rising step.
+  """
+
+  path: epath.Path
+  config: dict
+  metrics: list
+  evals: list
+
+  @property
+  def name(self):
+    """The workdir's last part."""
+    return self.path.name or os.fspath(self.path)
+
+  def rollout_steps(self):
+    """Steps whose sampled groups were written."""
+    return _steps_of(self.path / ROLLOUTS)
+
+  def rollouts(self, step):
+    """The sampled groups of a step."""
+    return _read_lines(_step_file(self.path / ROLLOUTS, step))
+
+  def eval_sample_steps(self):
+    """Steps whose evaluation samples were written."""
+    return _steps_of(self.path / EVAL_SAMPLES)
+
+  def eval_samples(self, step):
+    """The samples of the evaluation at a step."""
+    return _read_lines(_step_file(self.path / EVAL_SAMPLES, step))
+
+
+def load(workdir, *, require_metrics=True) -> Run:
+  """Reads a workdir; lines of one step are merged, the later value wins.
+
+  Raises InputError for a missing directory, for a run that has not finished
+  a step yet (unless `require_metrics=False`), and for a broken line. A torn
+  last line is that of a run that is being written, and is left out.
+  """
+  path = epath.Path(workdir)
+  if not path.is_dir():
+    raise errors.InputError(f"no such workdir: {path}")
+  metrics = _read_steps(path / METRICS)
+  if require_metrics and not metrics:
+    raise errors.InputError(
+      f"{path} holds no metrics yet: {METRICS} is missing or empty. Is it the "
+      "workdir of a training run that has finished a step?"
+    )
+  config = path / "config.json"
+  return Run(
+    path=path,
+    config=_parse(config, 1, config.read_text()) if config.exists() else {},
+    metrics=metrics,
+    evals=_read_steps(path / EVALS),
+  )
+
+
+def series(rows, name):
+  """(steps, values) of one metric as arrays, without absent and null ones."""
+  found = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+  steps, values = zip(*found, strict=True) if found else ((), ())
+  return np.array(steps, int), np.array(values, float)
+
+
+def _scalar(key, value):
+  """One number of a line; anything with a shape is a mistake of the caller."""
+  value = plain(value)
+  while isinstance(value, list) and len(value) == 1:
+    value = value[0]
+  if value is None or isinstance(value, (bool, int, float)):
+    return value
+  raise ValueError(f"metric {key!r} must be one number, got {value!r}")
+
+
+def _is_local(path):
+  return "://" not in os.fspath(path)
+
+
+def _step_file(folder, step):
+  return folder / f"{int(step):06d}.jsonl"
+
+
+def _append(path, record):
+  """Adds a line durably; object stores cannot append, there it rewrites."""
+  line = dumps(record) + "\n"
+  if not _is_local(path):
+    old = path.read_text() if path.exists() else ""
+    path.write_text(old + line)
+    return
+  with open(path, "a", encoding="utf-8") as file:
+    file.write(line)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _replace(path, text):
+  """Writes a file so that a reader sees the old text or the new, no mixture."""
+  if not _is_local(path):  # an object store replaces a file in one go
+    path.write_text(text)
+    return
+  temporary = f"{os.fspath(path)}.tmp"
+  with open(temporary, "w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+
+
+def _write_whole(path, records):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _replace(path, "".join(dumps(record) + "\n" for record in records))
+
+
+def _parse(path, number, line):
+  """The object on a line; the error names file and line."""
+  try:
+    record = json.loads(line)
+  except json.JSONDecodeError as error:
+    message = f"{path}, line {number} is not JSON: {error.msg}"
+    raise errors.InputError(message) from error
+  if not isinstance(record, dict):
+    raise errors.InputError(f"{path}, line {number} is not a JSON object")
+  return record
+
+
+def _read_lines(path):
+  """All objects of a JSONL file, without a torn last line."""
+  text = path.read_bytes().decode("utf-8", errors="replace")
+  lines = text.split("\n")
+  torn = lines.pop()  # "" when the file ends as it should
+  if torn:
+    try:
+      json.loads(torn)
+      lines.append(torn)
+    except json.JSONDecodeError:
+      pass  # killed in the middle of the write, or being written now
+  numbered = enumerate(lines, start=1)
+  return [_parse(path, n, line) for n, line in numbered if line.strip()]
+
+
+def _read_steps(path):
+  merged = {}
+  for row in _read_lines(path) if path.exists() else []:
+    if not isinstance(row.get("step"), int):
+      raise errors.InputError(f"{path} has a line without a step: {row}")
+    merged.setdefault(row["step"], {}).update(row)
+  return [merged[step] for step in sorted(merged)]
+
+
+def _cut_lines(path, last_step):
+  """Drops lines after `last_step` (None: none) and a torn last line."""
+  if not path.exists():
+    return
+  rows = _read_lines(path)
+  if last_step is not None:
+    rows = [row for row in rows if row.get("step", 0) <= last_step]
+  text = "".join(dumps(row) + "\n" for row in rows)
+  if text != path.read_bytes().decode("utf-8", errors="replace"):
+    _replace(path, text)
+
+
+def _cut_files(folder, last_step):
+  """Removes the files of later steps, and what a killed write left behind."""
+  if not folder.exists():
+    return
+  for path in list(folder.iterdir()):
+    match = _STEP_FILE.match(path.name)
+    late = match and last_step is not None and int(match[1]) > last_step
+    if late or path.name.endswith(".jsonl.tmp"):
+      path.unlink()
+
+
+def _steps_of(folder):
+  if not folder.is_dir():
+    return []
+  matches = [_STEP_FILE.match(path.name) for path in folder.iterdir()]
+  return sorted(int(match[1]) for match in matches if match)
+
+
+def _start_wandb(workdir):
+  """A W&B run that a resumed run finds again, by the workdir's path."""
+  try:
+    import wandb
+  except ImportError as error:
+    raise errors.InputError(
+      "logging to W&B was asked for, but wandb is not installed: "
+      "run `pip install wandb`, or switch it off in the config"
+    ) from error
+  where = workdir.resolve() if _is_local(workdir) else workdir
+  config = workdir / "config.json"
+  return wandb.init(
+    project="progrpo_jax",
+    name=workdir.name,
+    id=hashlib.sha256(os.fspath(where).encode()).hexdigest()[:16],
+    resume="allow",
+    dir=os.fspath(workdir) if _is_local(workdir) else None,
+    config=json.loads(config.read_text()) if config.exists() else None,
+  )

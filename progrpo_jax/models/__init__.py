@@ -1,0 +1,1 @@
+"""The policy: one decoder, its cache, and its import and export."""

@@ -1,0 +1,293 @@
+"""The policy: one decoder for sampler, scorer and update.
+
+Linen declares each weight once (shape, logical axes, initialiser) and scans
+one layer over stacked weights. Outside this package only the functions below
+are seen; parameters are a plain dict, the cache goes in and comes out.
+
+`prefill` reads prompts, `extend` reads responses after them: all at once when
+scoring and training, one token at a time with a cache when sampling. Both are
+the same module, so sampler and trainer cannot drift apart.
+"""
+
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from progrpo_jax import ops, sharding
+from progrpo_jax.models import attention
+from progrpo_jax.models import cache as cache_lib
+from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import layers
+
+ModelConfig = config_lib.ModelConfig
+
+
+class _Weights(nn.Module):
+  """Weights named together: {name: (shape, logical axes, initialiser)}."""
+
+  dtype: str
+
+  def weight(self, name, shape, axes, init):
+    boxed = nn.with_logical_partitioning(init, axes)
+    return self.param(name, boxed, shape).astype(self.dtype)
+
+
+class Norm(_Weights):
+  """Scale of an RMSNorm."""
+
+  width: int
+  eps: float
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.weight("scale", (self.width,), (None,), nn.initializers.ones)
+    return layers.rms_norm(x, scale, self.eps)
+
+
+class Attention(_Weights):
+  """Grouped-query attention with rotary positions."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x, angles, own_mask, prefix, prefix_mask, cache, layer):
+    c = self.config
+    d, n, k, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
+    init = nn.initializers.normal(0.02)
+    zeros = nn.initializers.zeros
+    q = jnp.einsum(
+        "nrtd,dah->nrtah", x,
+        self.weight("q", (d, n, h), ("embed", "heads", None), init))
+    kv = jnp.einsum(
+        "nrtd,dckh->cnrtkh", x,
+        self.weight(
+            "kv", (d, 2, k, h), ("embed", None, "kv_heads", None), init))
+    if c.qkv_bias:
+      q += self.weight("q_bias", (n, h), ("heads", None), zeros)
+      bias = self.weight("kv_bias", (2, k, h), (None, "kv_heads", None), zeros)
+      kv += bias[:, None, None, None]
+    q = layers.rotate(q, angles)
+    own = layers.rotate(kv[0], angles), kv[1]
+    fresh = own
+    if cache is not None:
+      cache = cache.replace(
+          k=cache_lib.write(cache.k, own[0], layer, cache.length),
+          v=cache_lib.write(cache.v, own[1], layer, cache.length))
+      own = cache_lib.read(cache.k, layer), cache_lib.read(cache.v, layer)
+    with jax.named_scope("attend"):
+      out = attention.attend(
+          q.reshape(q.shape[:3] + (k, n // k, h)), own, own_mask, prefix,
+          prefix_mask)
+    o = self.weight("o", (n, h, d), ("heads", None, "embed"), init)
+    out = jnp.einsum("nrtah,ahd->nrtd", out.reshape(q.shape), o)
+    return out, cache, fresh
+
+
+class Mlp(_Weights):
+  """Gated MLP."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x):
+    d, f = self.config.embed_dim, self.config.mlp_dim
+    init = nn.initializers.normal(0.02)
+    return layers.gated_mlp(
+        x,
+        self.weight("gate_up", (d, 2, f), ("embed", None, "mlp"), init),
+        self.weight("down", (f, d), ("mlp", "embed"), init))
+
+
+class Layer(nn.Module):
+  """One layer; its carry is the residual stream and the cache."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, carry, layer, prefix, angles, own_mask, prefix_mask):
+    x, cache = carry
+    c = self.config
+    norm = functools.partial(
+        Norm, dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps)
+    out, cache, fresh = Attention(
+        dtype=c.dtype, config=c, name="attention")(
+            norm(name="attention_norm")(x), angles, own_mask, prefix,
+            prefix_mask, cache, layer)
+    x = x + out
+    with jax.named_scope("mlp"):
+      x = x + Mlp(dtype=c.dtype, config=c, name="mlp")(
+          norm(name="mlp_norm")(x))
+    return (x, cache), fresh
+
+
+class Embed(_Weights):
+  """Token embedding."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens):
+    c = self.config
+    table = self.weight(
+        "tokens", (c.vocab_size, c.embed_dim), ("vocab", "embed"),
+        nn.initializers.normal(0.02))
+    # Rows stay split as a batch from here on; without this the partitioner
+    # may follow the table and split the width instead.
+    return sharding.constrain_rows(table[tokens])
+
+
+class Head(_Weights):
+  """Output embedding of a model whose embeddings are not tied."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self):
+    c = self.config
+    self.weight(
+        "kernel", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
+        nn.initializers.normal(0.02))
+
+
+class Decoder(_Weights):
+  """Embedding, layers and the last norm; the head is applied elsewhere."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens, positions, own_mask, prefix, cache):
+    c = self.config
+    x = Embed(dtype=c.dtype, config=c, name="embed")(tokens)
+    if not c.tie_embeddings:
+      Head(dtype=c.dtype, config=c, name="head")()
+    angles = layers.rope_angles(positions, c.head_dim, c.rope_theta)
+    block = Layer
+    if c.remat == "layer":
+      block = nn.remat(Layer, prevent_cse=False)
+    scanned = nn.scan(
+        block, variable_axes={"params": 0}, split_rngs={"params": True},
+        length=c.num_layers,
+        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+        metadata_params={nn.PARTITION_NAME: None})
+    pair = None if prefix is None else (prefix.k, prefix.v)
+    mask = None if prefix is None else prefix.mask_NP
+    (x, cache), fresh = scanned(config=c, name="layers")(
+        (x, cache), jnp.arange(c.num_layers), pair, angles, own_mask, mask)
+    if cache is not None:
+      cache = cache.replace(length=cache.length + tokens.shape[2])
+    x = Norm(
+        dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
+    return x, cache, fresh
+
+
+def _decoder(config: ModelConfig) -> Decoder:
+  return Decoder(dtype=config.dtype, config=config)
+
+
+def _init(config: ModelConfig, key):
+  """Boxed parameters (with logical axes), traced or real."""
+  tokens = jnp.zeros((1, 1, 1), jnp.int32)
+  mask = jnp.ones((1, 1, 1, 1), bool)
+  return _decoder(config).init(key, tokens, tokens, mask, None, None)["params"]
+
+
+@functools.lru_cache(maxsize=64)
+def abstract_params(config: ModelConfig) -> Any:
+  """The parameter tree as `jax.ShapeDtypeStruct`s, float32."""
+  return nn.meta.unbox(
+      jax.eval_shape(functools.partial(_init, config), jax.random.key(0)))
+
+
+@functools.lru_cache(maxsize=64)
+def shardings(config: ModelConfig, mesh) -> Any:
+  """A tree of `NamedSharding`s like the parameters'."""
+  boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+  axes = jax.tree.map(
+      lambda box: box.names, boxed,
+      is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+  return jax.tree.map(
+      lambda leaf, names: sharding.named(names, leaf.shape, mesh),
+      nn.meta.unbox(boxed), axes)
+
+
+def init(config: ModelConfig, key, mesh) -> Any:
+  """Random float32 parameters, each born in its sharding."""
+  make = jax.jit(
+      lambda k: nn.meta.unbox(_init(config, k)),
+      out_shardings=shardings(config, mesh))
+  return make(key)
+
+
+def head(params) -> jax.Array:
+  """Output embedding [D, V]."""
+  if "head" in params:
+    return params["head"]["kernel"]
+  return params["embed"]["tokens"].T
+
+
+def prefill(
+    config: ModelConfig, params, tokens_NP, mask_NP,
+) -> tuple[jax.Array, cache_lib.Prefix]:
+  """Reads prompts.
+
+  Args:
+    config: of the model.
+    params: its parameters.
+    tokens_NP: int32, padded on either side.
+    mask_NP: bool, real tokens.
+
+  Returns:
+    (hidden_NPD, prefix): hidden states (to be ignored at padding), and the
+    keys for `extend`.
+  """
+  positions = jnp.maximum(jnp.cumsum(mask_NP, axis=1) - 1, 0)
+  length = tokens_NP.shape[1]
+  causal = jnp.tril(jnp.ones((length, length), bool))
+  seen = causal[None, None] & mask_NP[:, None, None, :]
+  hidden, _, (k, v) = _decoder(config).apply(
+      {"params": params}, tokens_NP[:, None], positions[:, None], seen, None,
+      None)
+  prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NP=mask_NP)
+  return hidden[:, 0], prefix
+
+
+def extend(
+    config: ModelConfig, params, tokens_NRT, prefix: cache_lib.Prefix,
+    cache: cache_lib.Cache | None = None,
+) -> tuple[jax.Array, cache_lib.Cache | None]:
+  """Reads R responses after each of N prompts.
+
+  Args:
+    config: of the model.
+    params: its parameters.
+    tokens_NRT: int32; without a cache, padding may only follow real tokens.
+    prefix: from `prefill`.
+    cache: where the columns before these tokens are, or None when these are
+      the first.
+
+  Returns:
+    (hidden_NRTD, cache with these columns written, or None).
+  """
+  length = tokens_NRT.shape[2]
+  start = 0 if cache is None else cache.length
+  size = length if cache is None else cache.k.shape[3]
+  columns = start + jnp.arange(length)
+  prompt = jnp.sum(prefix.mask_NP, axis=1)
+  positions = jnp.broadcast_to(
+      prompt[:, None, None] + columns, tokens_NRT.shape)
+  seen = jnp.arange(size) <= columns[:, None]
+  hidden, cache, _ = _decoder(config).apply(
+      {"params": params}, tokens_NRT, positions, seen, prefix, cache)
+  return hidden, cache
+
+
+def logits(config: ModelConfig, params, tokens_BT, mask_BT) -> jax.Array:
+  """Logits [B, T, V], float32; for tests and notebooks: it holds them all.
+
+  Padding may stand on either side; `mask_BT` says what is real.
+  """
+  hidden, _ = prefill(config, params, tokens_BT, mask_BT)
+  return ops.matmul_logits(hidden, head(params))

@@ -1,0 +1,233 @@
+"""Masked reductions, and token statistics from hidden states in chunks.
+
+Nothing here, forward or backward, holds an array over [B, T, V]: logits live
+for one chunk of tokens at a time.
+"""
+
+import math
+
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+# Stands for minus infinity where arithmetic on it must stay finite.
+NEGATIVE = -1e30
+
+
+def masked_sum(x, mask, axis=None) -> jax.Array:
+  """Sums `x` where `mask` is True, in float32; NaN under the mask is inert."""
+  return jnp.sum(
+      jnp.where(mask, x, 0), axis=axis, dtype=jnp.float32)
+
+
+def masked_mean(x, mask, axis=None) -> jax.Array:
+  """Mean of `x` where `mask` is True, in float32; 0 where nothing is."""
+  count = jnp.sum(mask, axis=axis, dtype=jnp.float32)
+  return masked_sum(x, mask, axis) / jnp.maximum(count, 1)
+
+
+def tail_counts(length: int, share: float) -> np.ndarray:
+  """Tokens in the lower tail of 0..length tokens: max(1, ceil(share * n)).
+
+  Counted on the host in float64 with a guard: 0.07 * 100 is a little above 7
+  in binary, and a bare ceil would take one token too many.
+
+  Args:
+    length: largest number of tokens.
+    share: in (0, 1].
+
+  Returns:
+    int32 [length + 1]; 0 for no tokens.
+
+  Raises:
+    ValueError: `share` is outside (0, 1].
+  """
+  if not 0 < share <= 1:
+    raise ValueError(f"a share of tokens must lie in (0, 1], got {share}")
+  n = np.arange(length + 1)
+  count = np.ceil(share * n - 1e-9).astype(np.int32)
+  return np.where(n > 0, np.maximum(count, 1), 0)
+
+
+def tail_mean(x_BT, mask_BT, share: float) -> jax.Array:
+  """Mean of the ceil(share * n) lowest of the n masked-in values of a row.
+
+  At least one value counts; a row without any gives 0, as `masked_mean`.
+
+  Args:
+    x_BT: values; whatever stands under the mask is inert.
+    mask_BT: which values are real, wherever in the row they stand.
+    share: in (0, 1]; 1 is the plain mean.
+
+  Returns:
+    mean_B, float32.
+  """
+  chex.assert_rank([x_BT, mask_BT], 2)
+  chex.assert_equal_shape([x_BT, mask_BT])
+  mask_BT = jnp.asarray(mask_BT, bool)
+  length = x_BT.shape[1]
+  counts = jnp.asarray(tail_counts(length, share))
+  count_B = counts[jnp.sum(mask_BT, axis=1, dtype=jnp.int32)]
+  ascending_BT = jnp.sort(jnp.where(mask_BT, x_BT, jnp.inf), axis=1)
+  tail_BT = jnp.arange(length) < count_B[:, None]
+  return masked_mean(ascending_BT, tail_BT, axis=1)
+
+
+def matmul_logits(hidden_BTD, head_DV) -> jax.Array:
+  """Logits in float32; the product runs in the type of `hidden_BTD`."""
+  return jnp.einsum(
+      "...d,dv->...v", hidden_BTD, head_DV.astype(hidden_BTD.dtype),
+      preferred_element_type=jnp.float32)
+
+
+def kept_tokens(scaled_BTV, top_k: int, top_p: float) -> jax.Array:
+  """Tokens that top-k and then top-p leave, as transformers orders them.
+
+  Args:
+    scaled_BTV: logits after division by the temperature.
+    top_k: keep this many of the highest; 0 keeps all.
+    top_p: keep the fewest highest tokens whose mass reaches this.
+
+  Returns:
+    bool [B, T, V]. Ties with the last kept token are kept too.
+  """
+  vocab = scaled_BTV.shape[-1]
+  keep = jnp.ones_like(scaled_BTV, bool)
+  if 0 < top_k < vocab:
+    kth = lax.top_k(scaled_BTV, top_k)[0][..., -1:]
+    keep = scaled_BTV >= kth
+  if top_p < 1.0:
+    candidates = jnp.where(keep, scaled_BTV, -jnp.inf)
+    descending = -jnp.sort(-candidates, axis=-1)
+    probs = jax.nn.softmax(descending, axis=-1)
+    # A token stays while the mass before it is short of top_p: the token
+    # that crosses the line is the last to stay.
+    before = jnp.cumsum(probs, axis=-1) - probs
+    stays = before < top_p
+    lowest = jnp.min(
+        jnp.where(stays, descending, jnp.inf), axis=-1, keepdims=True)
+    keep = keep & (candidates >= lowest)
+  return keep
+
+
+def token_stats(
+    hidden_BTD, head_DV, targets_BT, *, temperature=1.0, top_k=0, top_p=1.0,
+    chunk=4096,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-prob of each target and exact entropy, a chunk of tokens at a time.
+
+  The log-prob is under the distribution that a sampler with this temperature
+  and truncation draws from, so that importance ratios compare like with like;
+  a target is always inside the truncated set. The entropy is that of the
+  whole vocabulary at this temperature.
+
+  Args:
+    hidden_BTD: last hidden states; position t predicts `targets_BT[:, t]`.
+    head_DV: output embedding; its gradient is accumulated in its own type.
+    targets_BT: int32.
+    temperature: > 0.
+    top_k: 0 for all.
+    top_p: 1.0 for all.
+    chunk: tokens whose logits may exist at one time (at least one column).
+
+  Returns:
+    (logp_BT, entropy_BT), float32, in nats.
+  """
+  chex.assert_rank([hidden_BTD, head_DV, targets_BT], [3, 2, 2])
+  chex.assert_equal_shape_prefix([hidden_BTD, targets_BT], 2)
+  rows, length, width = hidden_BTD.shape
+
+  def stats(hidden, targets):
+    scaled = matmul_logits(hidden, head_DV) / temperature
+    lse = jax.nn.logsumexp(scaled, axis=-1)
+    # A comparison instead of a gather: its gradient is no scatter, and it
+    # stays local where the vocabulary is sharded.
+    is_target = (
+        lax.broadcasted_iota(jnp.int32, scaled.shape, 2) == targets[..., None])
+    target = jnp.sum(jnp.where(is_target, scaled, 0), axis=-1)
+    entropy = lse - jnp.sum(jnp.exp(scaled - lse[..., None]) * scaled, axis=-1)
+    if top_k > 0 or top_p < 1.0:
+      keep = kept_tokens(lax.stop_gradient(scaled), top_k, top_p) | is_target
+      lse = jax.nn.logsumexp(jnp.where(keep, scaled, -jnp.inf), axis=-1)
+    return target - lse, entropy
+
+  columns = max(1, chunk // rows)
+  if columns >= length:
+    return stats(hidden_BTD, targets_BT)
+  # Chunks cut the time axis, which no mesh axis shards.
+  count = math.ceil(length / columns)
+  padding = count * columns - length
+  hidden = jnp.pad(hidden_BTD, ((0, 0), (0, padding), (0, 0)))
+  targets = jnp.pad(targets_BT, ((0, 0), (0, padding)))
+  hidden = hidden.reshape(rows, count, columns, width).swapaxes(0, 1)
+  targets = targets.reshape(rows, count, columns).swapaxes(0, 1)
+  # Recomputing a chunk's logits in the backward pass is what keeps them from
+  # being stored for all chunks.
+  body = jax.checkpoint(lambda carry, x: (carry, stats(*x)))
+  _, (logp, entropy) = lax.scan(body, (), (hidden, targets))
+
+  def join(x):
+    return x.swapaxes(0, 1).reshape(rows, count * columns)[:, :length]
+
+  return join(logp), join(entropy)
+
+
+def sample_from_logits(
+    scaled_BV, uniform_B, *, top_k=0, top_p=1.0, block=512,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws one token a row by inverting the cumulative distribution.
+
+  One uniform number a row is enough, where Gumbel-max takes V. The sum runs
+  over blocks first and inside the block chosen second, so that a vocabulary
+  of 150k neither loses precision nor is scanned in series.
+
+  Args:
+    scaled_BV: float32 logits after division by the temperature.
+    uniform_B: float32 in [0, 1).
+    top_k: 0 for all.
+    top_p: 1.0 for all.
+    block: tokens of a block.
+
+  Returns:
+    (token_B int32, logp_B float32 under the truncated distribution).
+  """
+  rows, vocab = scaled_BV.shape
+  if top_k > 0 or top_p < 1.0:
+    keep = kept_tokens(scaled_BV[:, None], top_k, top_p)[:, 0]
+    scaled_BV = jnp.where(keep, scaled_BV, -jnp.inf)
+  peak = jnp.max(scaled_BV, axis=-1, keepdims=True)
+  weights = jnp.exp(scaled_BV - peak)
+  log_total = jnp.log(jnp.sum(weights, axis=-1))
+  width = min(block, vocab)
+  blocks = math.ceil(vocab / width)
+  weights = jnp.pad(weights, ((0, 0), (0, blocks * width - vocab)))
+  weights = weights.reshape(rows, blocks, width)
+
+  mass = jnp.cumsum(jnp.sum(weights, axis=-1), axis=-1)
+  point = uniform_B * mass[:, -1]
+  chosen = _first_above(mass, point)
+  before = jnp.where(chosen > 0, _pick(mass, jnp.maximum(chosen - 1, 0)), 0.0)
+  inside = jnp.cumsum(
+      jnp.take_along_axis(weights, chosen[:, None, None], axis=1)[:, 0],
+      axis=-1)
+  offset = _first_above(inside, point - before)
+  token = chosen * width + offset
+  return token, _pick(scaled_BV, token) - peak[:, 0] - log_total
+
+
+def _first_above(cumulative_BX, point_B) -> jax.Array:
+  """First index whose cumulative sum exceeds the point.
+
+  Rounding may leave the point at the very end; the last index at which the
+  sum still grew, and so a token with weight, answers then.
+  """
+  first = jnp.sum(cumulative_BX <= point_B[:, None], axis=-1)
+  last = jnp.sum(cumulative_BX < cumulative_BX[:, -1:], axis=-1)
+  return jnp.minimum(first, last).astype(jnp.int32)
+
+
+def _pick(x_BX, index_B) -> jax.Array:
+  """x_BX[b, index_B[b]] for each b."""
+  return jnp.take_along_axis(x_BX, index_B[:, None], axis=1)[:, 0]

@@ -1,0 +1,77 @@
+"""The optax chain: clipping, AdamW, schedules."""
+
+import jax
+import optax
+
+
+def schedule(
+    learning_rate: float, *, warmup_steps: int = 0, decay: str = "constant",
+    total_steps: int | None = None,
+) -> optax.Schedule:
+  """Learning rate by optimiser update.
+
+  Args:
+    learning_rate: peak.
+    warmup_steps: updates of linear warm-up from 0.
+    decay: "constant", "linear" or "cosine" (to 0 at `total_steps`).
+    total_steps: updates in all; needed unless the decay is "constant".
+
+  Raises:
+    ValueError: unknown decay, or no total for one that needs it.
+  """
+  if decay == "constant":
+    after = optax.constant_schedule(learning_rate)
+  elif decay not in ("linear", "cosine"):
+    raise ValueError(
+        f"decay {decay!r}: known are 'constant', 'linear', 'cosine'")
+  elif not total_steps or total_steps <= warmup_steps:
+    raise ValueError(
+        f"decay {decay!r} needs total_steps above warmup_steps "
+        f"({warmup_steps}), not {total_steps}")
+  elif decay == "linear":
+    after = optax.linear_schedule(
+        learning_rate, 0.0, total_steps - warmup_steps)
+  else:
+    after = optax.cosine_decay_schedule(
+        learning_rate, total_steps - warmup_steps)
+  if not warmup_steps:
+    return after
+  ramp = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  return optax.join_schedules([ramp, after], [warmup_steps])
+
+
+def adamw(
+    rate: optax.Schedule, *, b1: float = 0.9, b2: float = 0.999,
+    eps: float = 1e-8, weight_decay: float = 0.0,
+    max_grad_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+  """AdamW behind a clip of the global gradient norm.
+
+  Weight decay leaves norms and biases alone.
+  """
+  parts = []
+  if max_grad_norm:
+    parts.append(optax.clip_by_global_norm(max_grad_norm))
+  parts.append(optax.adamw(
+      rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed))
+  return optax.chain(*parts)
+
+
+def _decayed(params):
+  """True for matrices, False for norms and biases (by their names)."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: not path[-1].key.endswith(("scale", "bias")), params)
+
+
+def shardings(tx: optax.GradientTransformation, params, like, other):
+  """Shardings of the optimiser's state.
+
+  Args:
+    tx: the chain.
+    params: abstract parameters.
+    like: their shardings; moments take the sharding of their parameter.
+    other: the sharding of counters.
+  """
+  return optax.tree_utils.tree_map_params(
+      tx, lambda _, sharding: sharding, jax.eval_shape(tx.init, params), like,
+      transform_non_params=lambda _: other)

@@ -1,0 +1,1 @@
+"""What people look at: the live view, figures, and the HTML report."""

@@ -1,0 +1,667 @@
+"""One self-contained HTML page of a run, or of several runs side by side.
+
+The page asks the network for nothing: style, script, figures and rollouts are
+inside it, and its content policy forbids the rest. What a model wrote is
+hostile until shown otherwise: it enters the page only as escaped JSON, which
+the script turns into text, never into markup.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import os
+import re
+import time
+import urllib.parse
+
+from etils import epath
+
+from progrpo_jax import metrics
+from progrpo_jax.report import comparison, figures, live
+
+# What the rollout browser holds at most.
+MAX_STEPS = 10
+MAX_PROMPTS = 24
+MAX_COMPLETIONS = 32
+MAX_CHARACTERS = 4000
+_MAX_EVALUATIONS = 40
+
+_FACTS = (
+  ("method", "method"),
+  ("algo.advantage", "advantage"),
+  ("algo.loss", "loss"),
+  ("algo.arm.alpha", "ARM α"),
+  ("algo.num_generations", "group size"),
+  ("algo.beta", "β"),
+  ("model.init_from", "from"),
+  ("seed", "seed"),
+)
+_RUN_FIGURES = (
+  (
+    figures.reward,
+    "Mean reward of the completions sampled for training. Thin: each step; "
+    "thick: running mean. Where a method has several seeds: their mean and "
+    "range.",
+  ),
+  (
+    figures.correct,
+    "Share of the completions that the verifier accepts, before any shaping.",
+  ),
+  (
+    figures.entropy,
+    "Mean entropy of the policy where it sampled. A fall to near zero means "
+    "that exploration has ended.",
+  ),
+  (
+    figures.kl,
+    "Distance of the policy from its reference; a dashed line marks each step "
+    "that ended with the reference set to the policy.",
+  ),
+  (
+    figures.pass_at_k,
+    "Unbiased pass@k of the last evaluation; the band is the 95% interval.",
+  ),
+  (
+    figures.pass_at_k_over_steps,
+    "pass@k of each evaluation. Falling at large k while pass@1 rises means "
+    "that the policy narrows.",
+  ),
+  (
+    figures.arm,
+    "Above: prompt confidence minus answer confidence, mean and standard "
+    "deviation over completions. Below: share of groups that ARM "
+    "re-weights, and of advantages whose sign it changes.",
+  ),
+  (
+    figures.completion_length,
+    "Tokens per completion, and the share that reached the length limit.",
+  ),
+  (
+    figures.clip_ratio,
+    "Share of tokens whose probability ratio left the trust region.",
+  ),
+  (figures.timing, "Seconds of a step by stage."),
+)
+
+
+def write_report(workdir, path=None):
+  """Writes the page of one run and returns its path.
+
+  `path` is `report.html` in the workdir unless given.
+  """
+  run = metrics.load(workdir)
+  path = epath.Path(path) if path else run.path / "report.html"
+  groups = {run.name: [run]}
+  drawn = _figures(_RUN_FIGURES, groups)
+  rollouts = _rollouts(run)
+  parts = (
+    ("figures", "Training", drawn),
+    ("evaluations", "Evaluations", _evaluations(run)),
+    ("rollouts", "Rollouts", _browser(rollouts)),
+    ("config", "Configuration", _config(run.config)),
+  )
+  _write(
+    path,
+    title=run.name,
+    header=_header("run report", run.name, _facts(run), _numbers(run), parts),
+    parts=parts,
+    data=rollouts,
+  )
+  return path
+
+
+def write_comparison(runs, path, base=None, dataset=None):
+  """Writes the page of several runs side by side and returns its path.
+
+  `runs` maps a label to its workdirs, the seeds of that method; `base` is the
+  evaluation of the policy that all started from: a workdir or a file of it.
+  """
+  path = epath.Path(path)
+  groups = {
+    label: [metrics.load(workdir) for workdir in workdirs]
+    for label, workdirs in runs.items()
+  }
+  base = comparison.load_base(base) if base else None
+  return write_loaded_comparison(groups, path, base=base, dataset=dataset)
+
+
+def write_loaded_comparison(groups, path, *, base=None, dataset=None):
+  """`write_comparison` of runs that are loaded already."""
+  path = epath.Path(path)
+  drawn = (
+    (
+      lambda groups: figures.pass_at_k(groups, base=base, dataset=dataset),
+      "Unbiased pass@k of the last evaluation; the bands are 95% intervals.",
+    ),
+    (
+      lambda groups: figures.pass_at_k_over_steps(groups, dataset=dataset),
+      "pass@k of each evaluation.",
+    ),
+    *((f, c) for f, c in _RUN_FIGURES if not f.__name__.startswith("pass_at")),
+  )
+  parts = (
+    ("table", "Side by side", _comparison_tables(groups, base, dataset)),
+    ("figures", "Curves", _figures(drawn, groups)),
+    ("runs", "Runs", _links(groups, path)),
+  )
+  count = sum(map(len, groups.values()))
+  facts = f"<p class='note'>{count} runs, {len(groups)} methods</p>"
+  _write(
+    path,
+    title="Comparison",
+    header=_header("comparison", " · ".join(groups), facts, "", parts),
+    parts=parts,
+  )
+  return path
+
+
+def text(value):
+  """Any text as HTML: escaped, and without characters that HTML forbids."""
+  clean = "".join(
+    c if c in "\n\t" or c.isprintable() else live.printable(c)
+    for c in str(value)
+  )
+  return html.escape(clean)
+
+
+def embed(value):
+  """JSON that cannot end the <script> element that holds it."""
+  coded = json.dumps(metrics.plain(value), separators=(",", ":"))
+  return coded.replace("<", "\\u003c")
+
+
+def _resource(name):
+  folder = importlib.resources.files("progrpo_jax.report")
+  return (folder / name).read_text(encoding="utf-8")
+
+
+def _write(path, *, title, header, parts, data=None):
+  """Fills the template once, so that no filled-in text is filled again."""
+  script = _resource("page.js") if data and data["groups"] else ""
+  policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
+  scripts = ""
+  if script:
+    script = f"\n{script}"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest())
+    policy += f"; script-src 'sha256-{digest.decode()}'"
+    scripts = (
+      '<script type="application/json" id="rollout-data">'
+      f"{embed(data)}</script>\n<script>{script}</script>"
+    )
+  body = "\n".join(
+    f'<section id="{name}"><h2>{heading}</h2>\n{content}</section>'
+    for name, heading, content in parts
+    if content
+  )
+  fields = {
+    "policy": policy,
+    "title": text(title),
+    "style": _resource("page.css"),
+    "header": header,
+    "body": body,
+    "footer": f"Written by progrpo_jax, {time.strftime('%Y-%m-%d %H:%M')}.",
+    "scripts": scripts,
+  }
+  page = re.sub(
+    r"\{\{(\w+)\}\}", lambda match: fields[match[1]], _resource("page.html")
+  )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(page, encoding="utf-8")
+
+
+def _header(kind, name, facts, numbers, parts):
+  links = "".join(
+    f'<li><a href="#{anchor}">{heading}</a></li>'
+    for anchor, heading, content in parts
+    if content
+  )
+  return (
+    f'<header class="page"><p class="eyebrow">{kind}</p>'
+    f"<h1>{text(name)}</h1>\n{facts}\n{numbers}</header>\n"
+    f'<nav aria-label="Parts of the page"><ul>{links}</ul></nav>'
+  )
+
+
+def _facts(run):
+  """What kind of run it is, from its config, as chips."""
+  flat = _flatten(run.config)
+  known = [(label, flat[key]) for key, label in _FACTS if flat.get(key)]
+  chips = "".join(
+    f"<li><span>{text(label)}</span> <b>{text(value)}</b></li>"
+    for label, value in known
+  )
+  return f'<ul class="chips" aria-label="The run">{chips}</ul>' if chips else ""
+
+
+def _numbers(run):
+  """The key numbers as cards."""
+  cards = []
+  if found := comparison.ending(run, "reward"):
+    note = f"from {found[0]:.3f}; means of ten steps"
+    cards.append(("final reward", f"{found[1]:.3f}", note))
+  cards += _pass_cards(run)
+  if found := comparison.ending(run, "entropy"):
+    cards.append(("entropy", f"{found[1]:.3f}", f"from {found[0]:.3f}"))
+  resets = figures.reset_steps(run)
+  if any("ref_reset/reset" in row for row in run.metrics):
+    note = f"last at step {resets[-1]}" if resets else "of the reference"
+    cards.append(("resets", str(len(resets)), note))
+  last = run.metrics[-1]
+  if last.get("num_tokens") is not None:
+    tokens = _count(last["num_tokens"])
+    cards.append(("tokens", tokens, f"in {last['step']} steps"))
+  _, seconds = metrics.series(run.metrics, "timing_s/step")
+  if len(seconds):
+    note = f"{seconds.sum() / len(seconds):.2f} s a step"
+    cards.append(("time", live.duration(seconds.sum()), note))
+  items = "".join(
+    f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
+    for name, value, note in cards
+  )
+  return f'<dl class="numbers">{items}</dl>'
+
+
+def _pass_cards(run):
+  dataset = comparison.default_set({run.name: [run]})
+  if dataset is None:
+    return []
+  entry = comparison.summarise({run.name: [run]}, dataset=dataset)[run.name]
+  first = run.evals[0]
+  cards = []
+  for k in comparison.shown_ks([run], dataset):
+    mean, low, high = entry["pass@k"][str(k)]
+    start = first.get(f"eval/{dataset}/pass@{k}")
+    note = f"{low:.3f} to {high:.3f}"
+    if start is not None and first["step"] != entry["step"]:
+      note += f"; from {start:.3f}"
+    cards.append((f"pass@{k}", f"{mean:.3f}", note))
+  return cards
+
+
+def _figures(drawn, groups):
+  """The figures that have something to show, each with its explanation."""
+  result = []
+  for index, (draw, caption) in enumerate(drawn):
+    figure = draw(groups)
+    if figure is not None:
+      label = html.escape(figure.axes[0].get_title(loc="left"))
+      svg = figures.to_svg(figure, f"f{index}", label)
+      result.append(
+        f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+      )
+  return f'<div class="figures">{"".join(result)}</div>' if result else ""
+
+
+def _evaluations(run):
+  """A table for every evaluation set, a row a step."""
+  return "".join(_evaluation_table(run, name) for name in comparison.sets(run))
+
+
+def _evaluation_table(run, dataset):
+  prefix = f"eval/{dataset}/"
+  rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
+  # A long run: first and last stay, the others are thinned out evenly.
+  chosen = [rows[i] for i in _spread(len(rows), _MAX_EVALUATIONS)]
+  columns = [(f"pass@{k}", f"pass@{k}") for k in comparison.ks(run, dataset)]
+  columns += [(name, name.replace("_", " ")) for name in _extras(rows, prefix)]
+  head = "".join(f'<th scope="col">{label}</th>' for _, label in columns)
+  body = "".join(
+    f'<tr><th scope="row">step {row["step"]}</th>'
+    + "".join(_evaluation_cell(row, prefix + name) for name, _ in columns)
+    + "</tr>"
+    for row in chosen
+  )
+  last = rows[-1]
+  size = (
+    f"{last[f'{prefix}num_problems']:.0f} problems, "
+    f"{last[f'{prefix}num_samples']:.0f} samples each. "
+    if {f"{prefix}num_problems", f"{prefix}num_samples"} <= set(last)
+    else ""
+  )
+  left_out = len(rows) - len(chosen)
+  note = f"{left_out} evaluations between them left out." if left_out else ""
+  return (
+    f'<h3>{text(dataset)}</h3><p class="note">{size}{note}</p>'
+    f'<div class="scroll"><table><thead><tr><th scope="col"></th>{head}</tr>'
+    f"</thead><tbody>{body}</tbody></table></div>"
+  )
+
+
+def _extras(rows, prefix):
+  """What else was measured on the set besides pass@k, in the files' order."""
+  names = dict.fromkeys(key for row in rows for key in row)
+  names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+  return [
+    name
+    for name in names
+    if not name.startswith(("pass@", "num_"))
+    and not name.endswith(("/low", "/high"))
+  ]
+
+
+def _evaluation_cell(row, name):
+  value = row.get(name)
+  if value is None:
+    return "<td>–</td>"
+  low, high = row.get(f"{name}/low"), row.get(f"{name}/high")
+  interval = "" if None in (low, high) else f"{low:.3f} to {high:.3f}"
+  digits = 3 if abs(value) < 10 else 1
+  small = f"<small>{interval}</small>" if interval else ""
+  return f"<td>{value:.{digits}f}{small}</td>"
+
+
+def _comparison_tables(groups, base, dataset):
+  """A table for each evaluation set, the asked or first one on top."""
+  names = [dataset] if dataset else []
+  for run in [run for runs in groups.values() for run in runs]:
+    names += comparison.sets(run)
+  names = list(dict.fromkeys(names)) or [None]
+  return "".join(
+    _comparison_table(groups, base, name, len(names) > 1) for name in names
+  )
+
+
+def _comparison_table(groups, base, dataset, headed):
+  summary = comparison.summarise(groups, base=base, dataset=dataset)
+  runs = [run for runs in groups.values() for run in runs]
+  ks = [str(k) for k in comparison.shown_ks(runs, dataset)]
+  columns = (
+    ("entropy", "entropy", 3),
+    ("distinct_correct", "distinct correct", 2),
+    ("mean_length", "length", 0),
+    ("reward", "final reward", 3),
+    ("seconds_per_step", "s/step", 2),
+  )
+  columns = [
+    column
+    for column in columns
+    if any(entry[column[0]] is not None for entry in summary.values())
+  ]
+  best = {
+    k: max(e["pass@k"][k][0] for e in summary.values() if k in e["pass@k"])
+    for k in ks
+  }
+  colors = dict(zip(groups, range(len(groups)), strict=True))
+  rows = []
+  for label, entry in summary.items():
+    cells = [_interval_cell(entry["pass@k"].get(k), best[k]) for k in ks]
+    cells += [
+      f"<td>{'–' if entry[n] is None else format(entry[n], f'.{d}f')}</td>"
+      for n, _, d in columns
+    ]
+    index = colors.get(label)
+    color = _color(index)
+    seeds = f" <small>{entry['seeds']} seeds</small>"
+    rows.append(
+      f'<tr><th scope="row"><span class="swatch" style="background:{color}">'
+      f"</span>{text(label)}{seeds if entry['seeds'] > 1 else ''}</th>"
+      f"{''.join(cells)}</tr>"
+    )
+  names = [f"pass@{k}" for k in ks] + [label for _, label, _ in columns]
+  head = "".join(f'<th scope="col">{name}</th>' for name in names)
+  kinds = "; ".join(
+    f"{label}: {entry['interval']}"
+    for label, entry in summary.items()
+    if entry["interval"]
+  )
+  heading = f"<h3>{text(dataset)}</h3>" if headed else ""
+  where = f"Last evaluation on {text(dataset)}. " if dataset else ""
+  return (
+    f'{heading}<p class="note">{where}The small numbers are 95% intervals '
+    f"({text(kinds) or 'none measured'}); the best mean is bold.</p>"
+    '<div class="scroll"><table><thead><tr><th scope="col">method</th>'
+    f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
+def _interval_cell(values, best):
+  if values is None:
+    return "<td>–</td>"
+  mean, low, high = values
+  name = ' class="best"' if mean == best else ""
+  return (
+    f"<td{name}>{mean:.3f}<small>{low:.3f} to {high:.3f}</small></td>"
+  )
+
+
+def _color(index):
+  """The colour of a label as the figures have it."""
+  if index is None:
+    return f"var(--base, {figures.BASE})"
+  index %= len(figures.PALETTE)
+  return f"var(--c{index}, {figures.PALETTE[index]})"
+
+
+def _links(groups, path):
+  """Where each run lies, with a link to its own page where it has one."""
+  rows = []
+  for label, runs in groups.items():
+    for run in runs:
+      page = run.path / "report.html"
+      name = text(os.fspath(run.path))
+      if "://" not in os.fspath(path) and page.exists():
+        relative = os.path.relpath(page, path.parent)
+        link = html.escape(urllib.parse.quote(relative.replace(os.sep, "/")))
+        name = f'<a href="{link}">{name}</a>'
+      last = run.metrics[-1]["step"]
+      rows.append(
+        f'<tr><th scope="row">{text(label)}</th><td>{name}</td>'
+        f"<td>{last} steps</td></tr>"
+      )
+  return (
+    '<div class="scroll"><table class="words"><thead><tr><th>method</th>'
+    "<th>workdir</th><th>length</th></tr></thead>"
+    f"<tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
+def _config(config):
+  """The resolved config, and first what differs from its defaults."""
+  config = dict(config)
+  defaults = _flatten(config.pop("defaults", None) or {})
+  flat = _flatten(config)
+  if not flat:
+    return '<p class="note">The workdir holds no config.json.</p>'
+  changed = {
+    key: value
+    for key, value in flat.items()
+    if defaults and (key not in defaults or defaults[key] != value)
+  }
+  top = ""
+  if defaults:
+    rows = "".join(
+      f"<tr><th>{text(key)}</th><td>{text(json.dumps(value))}</td>"
+      f"<td>{text(json.dumps(defaults.get(key)))}</td></tr>"
+      for key, value in changed.items()
+    )
+    top = (
+      '<div class="scroll"><table class="words"><thead><tr><th>changed</th>'
+      f"<th>value</th><th>default</th></tr></thead><tbody>{rows}</tbody>"
+      "</table></div>"
+    )
+  rows = "".join(
+    f"<tr><th>{text(key)}</th><td>{text(json.dumps(value))}</td></tr>"
+    for key, value in flat.items()
+  )
+  return (
+    f"{top}<details><summary>All {len(flat)} settings</summary>"
+    f'<div class="scroll"><table class="words"><tbody>{rows}</tbody></table>'
+    "</div></details>"
+  )
+
+
+def _flatten(config, prefix=""):
+  """{"group.key": value} of a nested config."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def _rollouts(run):
+  """What the rollout browser shows, within the limits, and what it leaves."""
+  groups, left_out = [], []
+  sources = (
+    ("training", run.rollout_steps(), run.rollouts),
+    ("evaluation", run.eval_sample_steps(), run.eval_samples),
+  )
+  for source, steps, read in sources:
+    chosen = [steps[i] for i in _spread(len(steps), MAX_STEPS)]
+    if len(chosen) < len(steps):
+      left_out.append(f"{len(chosen)} of {len(steps)} steps of {source}")
+    records = {step: read(step) for step in chosen}
+    seen = _times_seen(records.values())
+    for step, rows in records.items():
+      if len(rows) > MAX_PROMPTS:
+        left_out.append(
+          f"{MAX_PROMPTS} of {len(rows)} prompts of {source} step {step}"
+        )
+      # Prompts that other steps have too come first: they can be compared.
+      rows = sorted(rows, key=lambda row: -seen[_key(row)])[:MAX_PROMPTS]
+      rows = [_row(row) for row in rows]
+      if rows:
+        groups.append({"source": source, "step": step, "rows": rows})
+  return {"groups": groups, "left_out": left_out}
+
+
+def _spread(count, limit):
+  """At most `limit` indices below `count`, evenly, with first and last."""
+  if count <= limit:
+    return list(range(count))
+  return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
+
+
+def _times_seen(steps):
+  seen = {}
+  for rows in steps:
+    for key in {_key(row) for row in rows}:
+      seen[key] = seen.get(key, 0) + 1
+  return seen
+
+
+def _key(row):
+  """A name of the prompt that is the same at every step."""
+  told = json.dumps([row.get("prompt"), row.get("reference")], default=str)
+  return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def _row(row):
+  completions = row["completions"]
+  letters = _answer_letters(completions)
+  reference = row.get("reference")
+  if not isinstance(reference, str):
+    reference = "" if reference is None else json.dumps(reference)
+  return {
+    "key": _key(row),
+    "task": str(row.get("task") or row.get("set") or ""),
+    "prompt": _short(row.get("prompt", "")),
+    "reference": _short(reference),
+    "c_prompt": row.get("c_prompt"),
+    "distinct": len(set(letters.values())),
+    "left_out": max(len(completions) - MAX_COMPLETIONS, 0),
+    "completions": [
+      {
+        **{
+          key: completion.get(key)
+          for key in (
+            "reward",
+            "status",
+            "advantage",
+            "base_advantage",
+            "c_answer",
+            "length",
+            "finished",
+          )
+        },
+        "correct": bool(completion.get("correct")),
+        "text": _short(completion.get("text", "")),
+        "answer": letters.get(index),
+      }
+      for index, completion in enumerate(completions[:MAX_COMPLETIONS])
+    ],
+  }
+
+
+def _short(value):
+  value = str(value)
+  if len(value) <= MAX_CHARACTERS:
+    return value
+  left = len(value) - MAX_CHARACTERS
+  return f"{value[:MAX_CHARACTERS]}\n[… {left} characters left out]"
+
+
+def _answer_letters(completions):
+  """{index: letter} of the correct completions; the same answer, the same one.
+
+  The answer is what stands in the last <answer> or \\boxed{}, else everything.
+  """
+  letters, found = {}, {}
+  for index, completion in enumerate(completions):
+    if completion.get("correct"):
+      answer = _answer(str(completion.get("text", "")))
+      number = found.setdefault(answer, len(found))
+      letters[index] = chr(65 + number) if number < 26 else f"Z{number}"
+  return letters
+
+
+def _answer(completion):
+  tagged = re.findall(r"<answer>(.*?)</answer>", completion, flags=re.DOTALL)
+  boxed = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", completion)
+  answer = (tagged or boxed or [completion])[-1]
+  return re.sub(r"\s+", "", answer)
+
+
+def _browser(rollouts):
+  """The frame that the page's script fills."""
+  if not rollouts["groups"]:
+    return '<p class="note">The workdir holds no rollouts.</p>'
+  left_out = rollouts["left_out"]
+  note = (
+    f" To keep the page small it holds {text('; '.join(left_out[:4]))}"
+    f"{' and more such cuts' if len(left_out) > 4 else ''}; the workdir has "
+    "them all."
+    if left_out
+    else ""
+  )
+  selects = (
+    ("source", "samples of", ""),
+    ("step", "at", ""),
+    ("task", "task", ""),
+    ("show", "completions", _options("all", "correct", "wrong")),
+    ("group", "groups", _options("all", "mixed", "correct", "wrong")),
+    ("with", "compare with", ""),
+  )
+  controls = "".join(
+    f'<label>{label}<select id="{name}">{choices}</select></label>'
+    for name, label, choices in selects
+  )
+  return (
+    '<p class="note">Every prompt with the completions sampled for it. '
+    "The bars show the advantage, grey as the reward gives it and coloured as "
+    "trained on; letters name the distinct correct answers. Arrow keys walk "
+    f"through the prompts.{note}</p>"
+    f'<div class="controls">{controls}<label class="grow">search prompts and '
+    'completions<input type="search" id="search"></label></div>'
+    '<p class="note" id="count" aria-live="polite"></p>'
+    '<div class="browser"><ul class="prompts" id="prompts" '
+    'aria-label="Prompts"></ul><div id="detail"></div></div>'
+    "<noscript><p>The rollout browser needs JavaScript.</p></noscript>"
+  )
+
+
+def _options(everything, *names):
+  rest = "".join(f'<option value="{n}">{n}</option>' for n in names)
+  return f'<option value="">{everything}</option>{rest}'
+
+
+def _count(number):
+  """12.3 k, 4.56 M: a count in three digits."""
+  for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if number >= size:
+      return f"{number / size:.3g} {unit}"
+  return f"{number:.0f}"

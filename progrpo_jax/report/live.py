@@ -1,0 +1,336 @@
+"""What a person sees while long work runs.
+
+On a terminal a view that redraws itself in place; anywhere else (a log file, a
+pipe, CI) one plain line now and then, without control codes.
+"""
+
+import collections
+import contextlib
+import math
+import time
+
+import rich.console
+import rich.live
+import rich.markup
+import rich.panel
+import rich.progress
+import rich.progress_bar
+import rich.table
+import rich.text
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SHOWN = (
+  ("reward", "reward", "{:.3f}"),
+  ("correct", "correct", "{:.1%}"),
+  ("entropy", "entropy", "{:.3f}"),
+  ("kl", "KL", "{:.4f}"),
+  ("completions/mean_length", "length", "{:.0f}"),
+  ("perf/tokens_per_second", "tokens/s", "{:,.0f}"),
+)
+_STAGES = ("sample", "verify", "score", "update")
+_STAGE_STYLES = ("blue", "magenta", "cyan", "green")
+
+
+class LiveView:
+  """The live view of a run; a context manager.
+
+  The time left follows from the steps seen, so that a resumed run does not
+  count those of its former life. `every_s` is the time between plain lines
+  where there is no terminal.
+  """
+
+  def __init__(self, total_steps, title, *, console=None, every_s=10.0):
+    self._total = total_steps
+    self._title = title
+    self._console = console or rich.console.Console()
+    self._every_s = every_s
+    self._first = None  # the last step before the first one seen here
+    self._step = 0
+    self._phase = "starting"
+    self._metrics = {}
+    self._eval = (None, {})
+    self._messages = collections.deque(maxlen=4)
+    self._history = collections.defaultdict(
+      lambda: collections.deque(maxlen=240)
+    )
+    self._live = None
+    self._last_line = -math.inf
+
+  def __enter__(self):
+    self._start = self._phase_start = time.monotonic()
+    if self._console.is_terminal:
+      self._live = rich.live.Live(
+        console=self._console,
+        get_renderable=self._render,
+        refresh_per_second=4,
+      )
+      self._live.start(refresh=True)
+    else:
+      self._print(f"{self._title}: {self._total} steps")
+    return self
+
+  def __exit__(self, kind, *_):
+    if kind is None:
+      self.phase("done")
+    if self._live:
+      self._live.stop()
+    elif self._metrics:
+      self._print(self._line())
+
+  def phase(self, name):
+    """Says what runs now, e.g. `view.phase("sampling")`."""
+    self._phase = name
+    self._phase_start = time.monotonic()
+
+  def step(self, step, metrics):
+    """Takes in the metrics of a finished step."""
+    if self._first is None:
+      self._first = step - 1
+    self._step = step
+    self._metrics = dict(metrics)
+    for name in ("reward", "entropy"):
+      value = _number(metrics.get(name))
+      if value is not None:
+        self._history[name].append(value)
+    now = time.monotonic()
+    if not self._live and now - self._last_line >= self._every_s:
+      self._print(self._line())
+      self._last_line = now
+
+  def eval(self, step, metrics):
+    """Takes in the metrics of an evaluation."""
+    self._eval = (step, dict(metrics))
+    if not self._live:
+      self._print(f"evaluation at step {step}: {_pass_text(metrics)}")
+
+  def message(self, text):
+    """Adds an event, e.g. "reference reset at step 40"."""
+    self._messages.append(printable(text))
+    if not self._live:
+      self._print(text)
+
+  def _print(self, text):
+    self._console.print(
+      printable(text), markup=False, highlight=False, soft_wrap=True
+    )
+
+  def _time_left(self):
+    if self._first is None:
+      return None
+    done = max(self._step - self._first, 1)
+    elapsed = time.monotonic() - self._start
+    return elapsed / done * max(self._total - self._step, 0)
+
+  def _line(self):
+    """The state in one plain line."""
+    parts = [f"step {self._step}/{self._total}"]
+    for name, label, form in _SHOWN:
+      value = _number(self._metrics.get(name))
+      if value is not None:
+        parts.append(f"{label} {form.format(value)}")
+    seconds = _number(self._metrics.get("timing_s/step"))
+    if seconds is not None:
+      parts.append(f"{seconds:.1f} s/step")
+    parts.append(f"left {duration(self._time_left())}")
+    return "  ".join(parts)
+
+  def _render(self):
+    """The whole view as one panel."""
+    body = rich.table.Table.grid(padding=(0, 0), expand=True)
+    body.add_row(self._header())
+    body.add_row("")
+    body.add_row(self._numbers())
+    for row in (self._curves(), self._stages(), self._evaluation()):
+      if row is not None:
+        body.add_row(row)
+    for text in self._messages:
+      body.add_row(rich.text.Text(f"• {text}", style="dim"))
+    return rich.panel.Panel(
+      body,
+      title=rich.text.Text(printable(self._title), style="bold"),
+      title_align="left",
+      border_style="blue",
+      padding=(0, 1),
+    )
+
+  def _header(self):
+    """Progress bar, time left and the phase that runs now."""
+    grid = rich.table.Table.grid(padding=(0, 2), expand=True)
+    for _ in range(2):
+      grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True, justify="right")
+    now = time.monotonic()
+    grid.add_row(
+      rich.text.Text(f"step {self._step}/{self._total}", style="bold"),
+      rich.text.Text(
+        f"{self._phase} {now - self._phase_start:.0f}s", style="yellow"
+      ),
+      rich.progress_bar.ProgressBar(
+        total=max(self._total, 1), completed=self._step
+      ),
+      f"{duration(now - self._start)} gone, "
+      f"{duration(self._time_left())} left",
+    )
+    return grid
+
+  def _numbers(self):
+    """The last step's main numbers, name above value."""
+    grid = rich.table.Table.grid(padding=(0, 3))
+    shown = [
+      (label, form.format(value))
+      for name, label, form in _SHOWN
+      if (value := _number(self._metrics.get(name))) is not None
+    ]
+    if not shown:
+      return rich.text.Text("waiting for the first step", style="dim")
+    grid.add_row(*(rich.text.Text(label, style="dim") for label, _ in shown))
+    grid.add_row(*(rich.text.Text(text, style="bold") for _, text in shown))
+    return grid
+
+  def _curves(self):
+    """Sparklines of reward and entropy."""
+    grid = rich.table.Table.grid(padding=(0, 1))
+    for name, style in (("reward", "green"), ("entropy", "cyan")):
+      values = self._history[name]
+      if len(values) > 1:
+        grid.add_row(
+          rich.text.Text(name, style="dim"),
+          rich.text.Text(sparkline(values, 40), style=style),
+          rich.text.Text(f"{min(values):.3f} … {max(values):.3f}", style="dim"),
+        )
+    return grid if grid.row_count else None
+
+  def _stages(self):
+    """Where the time of the last step went, as one bar."""
+    seconds = [
+      _number(self._metrics.get(f"timing_s/{stage}")) or 0.0
+      for stage in _STAGES
+    ]
+    if not sum(seconds):
+      return None
+    text = rich.text.Text("time    ", style="dim")
+    for value, style in zip(seconds, _STAGE_STYLES, strict=True):
+      text.append("█" * round(30 * value / sum(seconds)), style=style)
+    text.append(" ")
+    for stage, value, style in zip(
+      _STAGES, seconds, _STAGE_STYLES, strict=True
+    ):
+      text.append(f" {stage} {value:.2f}s", style=style)
+    return text
+
+  def _evaluation(self):
+    step, values = self._eval
+    if step is None:
+      return None
+    text = rich.text.Text(f"eval at step {step}  ", style="dim")
+    return text.append(_pass_text(values), style="bold")
+
+
+@contextlib.contextmanager
+def progress(title, total, *, console=None, every_s=10.0):
+  """Yields `tick(n=1, note="")` for work of `total` parts.
+
+  A bar on a terminal, a plain line every `every_s` seconds elsewhere.
+  """
+  console = console or rich.console.Console()
+  if console.is_terminal:
+    with _bar(console) as bar:
+      task = bar.add_task(printable(title), total=total, note="")
+      yield lambda n=1, note="": bar.update(
+        task, advance=n, note=printable(note)
+      )
+    return
+  yield _Lines(printable(title), total, console, every_s)
+
+
+def _bar(console):
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description}", markup=False),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeRemainingColumn(),
+    rich.progress.TextColumn("{task.fields[note]}", markup=False),
+    console=console,
+  )
+
+
+class _Lines:
+  """The plain form of a progress bar: its first, last and some lines."""
+
+  def __init__(self, title, total, console, every_s):
+    self._title, self._total = title, total
+    self._console, self._every_s = console, every_s
+    self._done, self._last_line = 0, -math.inf
+
+  def __call__(self, n=1, note=""):
+    self._done += n
+    now = time.monotonic()
+    last = self._done >= self._total
+    if last or now - self._last_line >= self._every_s:
+      self._last_line = now
+      text = f"{self._title} {self._done}/{self._total} {printable(note)}"
+      self._console.print(
+        text.rstrip(), markup=False, highlight=False, soft_wrap=True
+      )
+
+
+def sparkline(values, width=40):
+  """The values as a row of block characters, at most `width` of them."""
+  values = list(values)
+  size = math.ceil(len(values) / width)
+  bins = [values[i : i + size] for i in range(0, len(values), size or 1)]
+  means = [sum(b) / len(b) for b in bins]
+  if not means:
+    return ""
+  low, high = min(means), max(means)
+  scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+  return "".join(_BARS[round((value - low) * scale)] for value in means)
+
+
+def duration(seconds):
+  """A time as people say it: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+  if seconds is None:
+    return "?"
+  seconds = round(seconds)
+  if seconds < 60:
+    return f"{seconds} s"
+  minutes, seconds = divmod(seconds, 60)
+  if minutes < 60:
+    return f"{minutes} min {seconds:02d} s"
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours} h {minutes:02d} min"
+
+
+def printable(text):
+  """Text that cannot steer a terminal: control codes become visible signs."""
+  return "".join(
+    c if c.isprintable() or c == " " else _visible(c) for c in str(text)
+  )
+
+
+def _visible(character):
+  """U+2400 and on for C0 codes, U+FFFD for the other unprintable ones."""
+  code = ord(character)
+  return chr(0x2400 + code) if code < 32 else "\ufffd"
+
+
+def _number(value):
+  """A finite float, or None for what is absent, null or not finite."""
+  if value is None:
+    return None
+  value = float(value)
+  return value if math.isfinite(value) else None
+
+
+def _pass_text(values):
+  """`countdown pass@1 0.412  pass@8 0.733` of an evaluation's metrics."""
+  found = collections.defaultdict(list)
+  for name, value in values.items():
+    group, _, k = name.rpartition("/pass@")
+    if k.isdigit() and _number(value) is not None:
+      found[group.removeprefix("eval/")].append((int(k), float(value)))
+  return "   ".join(
+    f"{group} " + "  ".join(f"pass@{k} {v:.3f}" for k, v in sorted(pairs))
+    for group, pairs in found.items()
+  )

@@ -1,0 +1,1 @@
+"""Verifiers in plain Python, and the process pool that runs them."""

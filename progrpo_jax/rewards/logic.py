@@ -1,0 +1,271 @@
+"""Verifier of the procedural tasks: Reasoning Gym's own `score_answer`.
+
+Two scorers of Reasoning Gym evaluate the text of the model as Python. No text
+reaches them here before a check in plain Python has found it harmless:
+countdown's is replaced by an exact evaluator that gives the same verdict
+about fifty times faster, n_queens' sees boards only. The single difference in
+countdown: a division by zero is wrong here, while sympy goes on with an
+infinity and may call 5+1/(1/(3-3)) a five.
+"""
+
+import ast
+from collections.abc import Callable
+from fractions import Fraction
+import functools
+import json
+import re
+from typing import Any
+
+from progrpo_jax.rewards.score import Score
+
+# Scorers of Reasoning Gym that hand model text to eval or to sympy's parser,
+# which evals too. Two of them have a guard of ours in front.
+EVALUATING = (
+    "binary_matrix",
+    "countdown",
+    "intermediate_integration",
+    "n_queens",
+    "polynomial_multiplication",
+    "puzzle24",
+    "simple_integration",
+    "spiral_matrix",
+    "string_insertion",
+)
+GUARDED = ("countdown", "n_queens")
+
+MAX_ANSWER_CHARS = 20_000
+_MAX_EXPRESSION_CHARS = 256
+_MAX_DIGITS = 9
+_MAX_NESTING = 32
+
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
+_LONG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1}}}")
+_NUMBER = re.compile(r"[0-9]+")
+_BOARD = re.compile(r"[Q_\s\[\],'\"]{1,2000}")
+
+
+def score(
+    completion: str,
+    reference: object,
+    *,
+    dataset: str,
+    metadata: dict[str, Any],
+    template: str = "full",
+    binary: bool = True,
+) -> Score:
+  """Scores a completion of a Reasoning Gym problem; never raises.
+
+  reference and metadata are `answer` and `metadata` of the problem's entry.
+  With template "full" the answer is what stands in the last <answer> tags;
+  with "compact" it is the whole completion where there are no tags, and it
+  is translated from the compact form. binary turns partial credit into 0.
+  """
+  answer = extract(completion, whole=template == "compact")
+  if not answer:
+    return Score(0.0, False, "no_answer")
+  if template == "compact":
+    answer = expand(dataset, answer, metadata)
+  reward = verdict(dataset, answer, reference, metadata)
+  correct = reward >= 1 - 1e-6
+  return Score(float(correct) if binary else reward, correct, "ok")
+
+
+def extract(completion: str, *, whole: bool) -> str:
+  """Returns the last tagged answer, else (if whole) all of the text."""
+  tagged = _TAGGED.findall(completion)
+  if tagged:
+    return tagged[-1].strip()
+  return completion.strip() if whole else ""
+
+
+def verdict(
+    dataset: str, answer: str, reference: object, metadata: dict[str, Any]
+) -> float:
+  """Returns Reasoning Gym's reward of an answer in its own format."""
+  if len(answer) > MAX_ANSWER_CHARS:
+    return 0.0
+  if dataset == "countdown":
+    return countdown(answer, metadata["numbers"], metadata["target"])
+  if dataset == "n_queens" and not _BOARD.fullmatch(answer):
+    return 0.0
+  if dataset in EVALUATING and dataset not in GUARDED:
+    raise ValueError(f"{dataset}'s scorer evaluates model text as Python")
+  entry = {"answer": reference, "metadata": metadata}
+  scorer = _scorer(dataset)
+  try:
+    return float(scorer(answer, entry))
+  except Exception:  # a few scorers trip over odd text: that text is wrong
+    return 0.0
+
+
+@functools.cache
+def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
+  """Returns the bound score_answer of a dataset; imports on first use."""
+  import reasoning_gym
+
+  return reasoning_gym.get_score_answer_fn(dataset)
+
+
+def countdown(answer: str, numbers: list[int], target: int) -> float:
+  """Returns countdown's reward: 1 right, 0.05 wrong, 0.01 not understood.
+
+  Right is an expression over + - * / that uses each number once and whose
+  value is the target within Reasoning Gym's tolerance.
+  """
+  tree = parse(answer)
+  if tree is None:
+    return 0.01
+  try:
+    value = _value(tree)
+  except ZeroDivisionError:
+    return 0.01
+  if sorted(int(n) for n in _NUMBER.findall(answer)) != sorted(numbers):
+    return 0.05
+  close = abs(float(value) - target) <= 1e-6 + 1e-5 * abs(target)
+  return 1.0 if close else 0.05
+
+
+def parse(text: str) -> ast.expr | None:
+  """Parses arithmetic over whole numbers; None if it is anything else.
+
+  The limits on length, digits and nesting, and the refusal of ** and //,
+  bound the cost of everything that is done with the tree.
+  """
+  text = text.strip()
+  if len(text) > _MAX_EXPRESSION_CHARS or not _EXPRESSION.fullmatch(text):
+    return None
+  if "**" in text or "//" in text or _LONG_NUMBER.search(text):
+    return None
+  if _nesting(text) > _MAX_NESTING:
+    return None
+  try:
+    tree = ast.parse(text, mode="eval").body
+  except (SyntaxError, ValueError, MemoryError, RecursionError):
+    return None
+  return tree if all(isinstance(n, _NODES) for n in ast.walk(tree)) else None
+
+
+_NODES = (
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Constant,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.UAdd,
+    ast.USub,
+)
+
+
+def _nesting(text: str) -> int:
+  """Returns the depth of parentheses and of runs of signs."""
+  depth = deepest = 0
+  for char in text:
+    depth += (char == "(") - (char == ")")
+    deepest = max(deepest, depth)
+  signs = re.findall(r"[+-]+", text.replace(" ", ""))
+  return max([deepest, *map(len, signs)])
+
+
+def _value(node: ast.expr) -> Fraction | int:
+  """Evaluates a parsed tree exactly."""
+  if isinstance(node, ast.Constant):
+    return node.value
+  if isinstance(node, ast.UnaryOp):
+    value = _value(node.operand)
+    return -value if isinstance(node.op, ast.USub) else value
+  left, right = _value(node.left), _value(node.right)
+  if isinstance(node.op, ast.Add):
+    return left + right
+  if isinstance(node.op, ast.Sub):
+    return left - right
+  if isinstance(node.op, ast.Mult):
+    return left * right
+  return Fraction(left) / right
+
+
+def normal_form(text: str) -> str:
+  """Writes an expression so that mere rewritings of it come out equal.
+
+  Sums and products are flattened and sorted, signs and divisions pushed to
+  the leaves: 3+4*2, 2*4+3 and 3-(-4*2) share one form, (3+4)*2 does not.
+  Text that is no expression is returned without its spaces.
+  """
+  tree = parse(text)
+  if tree is None:
+    return re.sub(r"\s", "", text)
+  return _sum(tree)
+
+
+def _sum(node: ast.expr) -> str:
+  """Normal form of a node as a sum of signed products."""
+  return "".join(f"{s}{p}" for s, p in sorted(_terms(node, 1))) or "0"
+
+
+def _terms(node: ast.expr, sign: int) -> list[tuple[str, str]]:
+  """Splits a node into the signed products that it adds up."""
+  if isinstance(node, ast.UnaryOp):
+    flip = -1 if isinstance(node.op, ast.USub) else 1
+    return _terms(node.operand, sign * flip)
+  if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
+    flip = -1 if isinstance(node.op, ast.Sub) else 1
+    return _terms(node.left, sign) + _terms(node.right, sign * flip)
+  flip, factors = _factors(node, "*")
+  product = "".join(f"{o}{f}" for o, f in sorted(factors))
+  return [("+" if sign * flip > 0 else "-", product)]
+
+
+def _factors(node: ast.expr, op: str) -> tuple[int, list[tuple[str, str]]]:
+  """Splits a node into its sign and the factors that it multiplies."""
+  if isinstance(node, ast.Constant):
+    return 1, [(op, str(node.value))]
+  if isinstance(node, ast.UnaryOp):
+    sign, factors = _factors(node.operand, op)
+    return (-sign if isinstance(node.op, ast.USub) else sign), factors
+  if isinstance(node.op, (ast.Mult, ast.Div)):
+    inverse = {"*": "/", "/": "*"}[op]
+    right_op = inverse if isinstance(node.op, ast.Div) else op
+    left_sign, left = _factors(node.left, op)
+    right_sign, right = _factors(node.right, right_op)
+    return left_sign * right_sign, left + right
+  return 1, [(op, f"({_sum(node)})")]
+
+
+def expand(dataset: str, answer: str, metadata: dict[str, Any]) -> str:
+  """Translates a compact answer into the format of the dataset's scorer.
+
+  The translator is the function `expand_<dataset>` of this module; a dataset
+  without one uses one format for both. An answer that does not have the
+  compact form is returned as it is.
+  """
+  translate = globals().get(f"expand_{dataset}")
+  return translate(answer, metadata) if translate else answer
+
+
+def expand_graph_color(answer: str, metadata: dict[str, Any]) -> str:
+  """Turns one digit per vertex into a JSON map: "121" is vertex 0 in 1."""
+  vertices = metadata["puzzle"]["vertices"]
+  if not re.fullmatch("[1-9]+", answer) or len(answer) != len(vertices):
+    return answer
+  return json.dumps({str(v): int(c) for v, c in zip(vertices, answer)})
+
+
+def expand_n_queens(answer: str, metadata: dict[str, Any]) -> str:
+  """Turns the queen's column of each row, "2413", into a board."""
+  size = len(metadata["puzzle"])
+  if not re.fullmatch("[1-9]+", answer) or len(answer) != size:
+    return answer
+  rows = ("_" * (int(c) - 1) + "Q" + "_" * (size - int(c)) for c in answer)
+  return "\n".join(" ".join(row) for row in rows)
+
+
+def expand_knights_knaves(answer: str, metadata: dict[str, Any]) -> str:
+  """Turns K (truthful) or N per person into sentences on the names."""
+  names = metadata["names"]
+  if not re.fullmatch("[KN]+", answer) or len(answer) != len(names):
+    return answer
+  terms = metadata["knight_knave_terms"]
+  roles = {"K": terms["a_knight"], "N": terms["a_knave"]}
+  return ", and ".join(f"{n} is {roles[a]}" for n, a in zip(names, answer))

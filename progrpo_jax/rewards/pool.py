@@ -1,0 +1,503 @@
+"""Worker processes that run verifiers under a deadline kept by the parent.
+
+A worker is started once and serves many items. It says on a pipe which item
+it has begun, so a hanging or crashing item is known, its worker is killed
+with everything that it started, and the items behind it go to a fresh one.
+Such a failure is the verifier's, not the completion's: its score has reward
+0.0 and a status that tells the caller to mask the sample.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any, NamedTuple
+import weakref
+
+from progrpo_jax import errors
+from progrpo_jax.rewards.score import Score, check
+
+_HEAD = struct.Struct("!I")
+_START_S = 120.0  # a worker's start, or the import of a verifier
+_LOOK_S = 0.5  # how often to look whether a silent worker still lives
+_MAX_IDLE_DEATHS = 5
+_MAX_CHUNK = 64
+
+
+class PoolError(errors.RunError):
+  """So many items failed that their scores mean nothing."""
+
+
+class Item(NamedTuple):
+  """One completion to verify: function(completion, reference, **meta).
+
+  Attributes:
+    function: "module:function", or "path/to/file.py:function".
+    completion: text of the model.
+    reference: what the verifier compares with, JSON-able.
+    meta: further arguments by name, JSON-able.
+  """
+
+  function: str
+  completion: str
+  reference: object
+  meta: dict[str, Any]
+
+
+class Call(NamedTuple):
+  """One call to make in a worker; arguments and result are JSON-able."""
+
+  function: str
+  args: Sequence[Any]
+  kwargs: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+  """What became of a call: "ok" with a value, or a failure with a reason."""
+
+  status: str
+  value: Any
+  reason: str
+
+
+@dataclasses.dataclass
+class Counters:
+  """What a pool has seen since it was made."""
+
+  items: int = 0
+  timeouts: int = 0
+  crashes: int = 0
+
+
+class Pool:
+  """A few worker processes; a context manager.
+
+  Args:
+    workers: how many processes.
+    deadline_s: the longest that one item may run, import apart.
+    memory_mb: limit on a worker's address space.
+    max_failure_share: a batch of two or more items of which a greater share
+      fails raises PoolError.
+    restart_after: items after which a worker is replaced, so that caches and
+      leaks of verifiers do not grow for ever.
+  """
+
+  def __init__(
+      self,
+      workers: int = 2,
+      deadline_s: float = 10.0,
+      memory_mb: int = 1024,
+      max_failure_share: float = 0.5,
+      restart_after: int = 50_000,
+  ):
+    if workers < 1 or deadline_s <= 0:
+      raise ValueError(f"workers={workers}, deadline_s={deadline_s}")
+    self.counters = Counters()
+    self._deadline_s = deadline_s
+    self._max_failure_share = max_failure_share
+    self._restart_after = restart_after
+    self._memory_mb = memory_mb
+    self._alive: set[_Worker] = set()
+    self._finalizer = weakref.finalize(self, _kill_all, self._alive)
+    self._lock = threading.Lock()
+    self._idle = [self._start() for _ in range(workers)]
+    self._size = workers
+
+  def score(self, items: Iterable[Item]) -> list[Score]:
+    """Returns the score of each item, in order.
+
+    Equal items are verified once. Raises PoolError when more than the
+    permitted share of the items failed.
+    """
+    items = list(items)
+    keys = [json.dumps(item, sort_keys=True) for item in items]
+    first = dict(zip(reversed(keys), reversed(items)))
+    calls = [
+        Call(_SCORE, [i.function, i.completion, i.reference, i.meta], {})
+        for i in first.values()
+    ]
+    outcomes = dict(zip(first, self.run(calls)))
+    self.counters.items += len(items)
+    scores, reasons = [], []
+    for key in keys:
+      outcome = outcomes[key]
+      if outcome.status == "ok":
+        scores.append(Score(*outcome.value))
+      else:
+        scores.append(Score(0.0, False, outcome.status))
+        reasons.append(outcome.reason)
+    self.counters.timeouts += sum(s.status == "timeout" for s in scores)
+    self.counters.crashes += sum(s.status == "crash" for s in scores)
+    allowed = self._max_failure_share * len(items)
+    if len(reasons) > allowed and len(items) > 1:
+      raise PoolError(
+          f"{len(reasons)} of {len(items)} verifications failed, more than"
+          f" max_failure_share={self._max_failure_share}; the last one:"
+          f" {reasons[-1]}"
+      )
+    return scores
+
+  def run(
+      self, calls: Sequence[Call], *, deadline_s: float | None = None
+  ) -> list[Outcome]:
+    """Makes each call in some worker; returns what became of each."""
+    if not self._finalizer.alive:
+      raise PoolError("the pool is closed")
+    with self._lock:
+      return _Batch(self, calls, deadline_s or self._deadline_s).run()
+
+  def close(self) -> None:
+    """Kills the workers and all that they started; may be called again."""
+    self._finalizer()
+    self._idle = []
+
+  def __enter__(self) -> "Pool":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _start(self) -> "_Worker":
+    """Starts a worker."""
+    worker = _Worker(self._memory_mb)
+    self._alive.add(worker)
+    return worker
+
+  def _discard(self, worker: "_Worker") -> None:
+    """Kills a worker for good."""
+    worker.kill()
+    self._alive.discard(worker)
+
+  def _take(self) -> list["_Worker"]:
+    """Returns the workers, worn ones replaced."""
+    for i, worker in enumerate(self._idle):
+      if worker.served >= self._restart_after:
+        self._discard(worker)
+        self._idle[i] = self._start()
+    taken, self._idle = self._idle, []
+    return taken
+
+  def _give(self, workers: Iterable["_Worker"]) -> None:
+    """Takes workers back; missing ones are started."""
+    self._idle = list(workers)
+    while len(self._idle) < self._size:
+      self._idle.append(self._start())
+
+
+def _kill_all(workers: "set[_Worker]") -> None:
+  """Kills every worker of a pool."""
+  while workers:
+    workers.pop().kill()
+
+
+class _Batch:
+  """The calls of one `run`, and who is working on which."""
+
+  def __init__(self, pool: Pool, calls: Sequence[Call], deadline_s: float):
+    self.pool = pool
+    self.calls = calls
+    self.deadline_s = deadline_s
+    self.outcomes: list[Outcome | None] = [None] * len(calls)
+    self.waiting = list(range(len(calls)))[::-1]
+    self.idle_deaths = 0
+
+  def run(self) -> list[Outcome]:
+    """Serves the workers until every call has its outcome."""
+    workers = self.pool._take()
+    try:
+      while any(o is None for o in self.outcomes):
+        for worker in workers:
+          self._feed(worker)
+        self._wait([w for w in workers if w.chunk])
+        for worker in workers:
+          self._listen(worker)
+        workers = [self._judge(w) for w in workers]
+    except BaseException:  # an interrupt in the middle leaves workers busy
+      workers = []
+      for worker in list(self.pool._alive):
+        self.pool._discard(worker)
+      raise
+    finally:
+      self.pool._give(workers)
+    return self.outcomes
+
+  def _feed(self, worker: "_Worker") -> None:
+    """Hands the next chunk to a worker that has nothing to do."""
+    if worker.chunk or not self.waiting:
+      return
+    share = -(-len(self.waiting) // (4 * self.pool._size))
+    size = min(max(share, 1), _MAX_CHUNK)
+    chunk = [self.waiting.pop() for _ in range(min(size, len(self.waiting)))]
+    worker.send(chunk, [self.calls[i] for i in chunk])
+
+  def _wait(self, busy: list["_Worker"]) -> None:
+    """Waits for a word, for room in a pipe, or for the nearest deadline."""
+    wait = min(w.limit(self.deadline_s) for w in busy) - time.monotonic()
+    poller = select.poll()
+    for worker in busy:
+      poller.register(worker.results, select.POLLIN)
+      if worker.outbox:
+        poller.register(worker.calls, select.POLLOUT)
+    poller.poll(1000 * min(max(wait, 0), _LOOK_S) + 1)
+
+  def _listen(self, worker: "_Worker") -> None:
+    """Goes on writing to a worker and takes in what it has to say."""
+    worker.flush()
+    for kind, *content in worker.receive():
+      worker.since = time.monotonic()
+      worker.phase = kind
+      if kind == "done":
+        status, value, reason = content
+        self.outcomes[worker.chunk.pop(0)] = Outcome(status, value, reason)
+        worker.served += 1
+
+  def _judge(self, worker: "_Worker") -> "_Worker":
+    """Replaces a worker that is dead or has run out of time."""
+    if worker.gone:
+      return self._died(worker)
+    if not worker.chunk or time.monotonic() < worker.limit(self.deadline_s):
+      return worker
+    limit = self.deadline_s if worker.phase == "running" else _START_S
+    where = "ran" if worker.phase == "running" else f"was {worker.phase}"
+    return self._blame(worker, "timeout", f"{where} for over {limit:g} s")
+
+  def _died(self, worker: "_Worker") -> "_Worker":
+    """Blames the item at work for its worker's death, if there was one."""
+    how = worker.autopsy()
+    if worker.phase in ("loading", "running"):
+      return self._blame(worker, "crash", f"its worker died ({how})")
+    self.idle_deaths += 1
+    if self.idle_deaths > _MAX_IDLE_DEATHS:
+      raise PoolError(f"workers die before they can work: {how}")
+    return self._replace(worker)
+
+  def _blame(self, worker: "_Worker", status: str, why: str) -> "_Worker":
+    """Gives the item at work a failure and the worker's rest a new one."""
+    index = worker.chunk.pop(0)
+    call = self.calls[index]
+    name = call.args[0] if call.function == _SCORE else call.function
+    self.outcomes[index] = Outcome(status, None, f"{name} {why}")
+    return self._replace(worker)
+
+  def _replace(self, worker: "_Worker") -> "_Worker":
+    """Kills a worker, puts its items back and starts another."""
+    self.waiting.extend(reversed(worker.chunk))
+    self.pool._discard(worker)
+    return self.pool._start()
+
+
+class _Worker:
+  """The parent's end of one process.
+
+  Attributes:
+    chunk: indices of the calls that it still has, the one at work first.
+    phase: "starting", "ready", "loading", "running" or "done".
+    since: when it last spoke, or was given work.
+    served: how many calls it has finished.
+    outbox: bytes that its pipe had no room for yet.
+    calls, results: our ends of the two pipes.
+    gone: its pipe has closed.
+  """
+
+  def __init__(self, memory_mb: int):
+    self.chunk: list[int] = []
+    self.phase = "starting"
+    self.since = time.monotonic()
+    self.served = 0
+    self.gone = False
+    self.outbox = b""
+    self._inbox = b""
+    self._errors = tempfile.TemporaryFile()
+    calls_out, self.calls = os.pipe()
+    self.results, results_in = os.pipe()
+    command = [sys.executable, "-m", "progrpo_jax.rewards.pool"]
+    arguments = [calls_out, results_in, memory_mb, os.getpid()]
+    self._process = subprocess.Popen(
+        command + [str(a) for a in arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=self._errors,
+        pass_fds=(calls_out, results_in),
+        start_new_session=True,
+        env=_environment(),
+    )
+    os.close(calls_out)
+    os.close(results_in)
+    os.set_blocking(self.results, False)
+    os.set_blocking(self.calls, False)
+
+  def limit(self, deadline_s: float) -> float:
+    """Returns the time at which the current phase has lasted too long."""
+    own = self.phase in ("running", "done", "ready")
+    return self.since + (deadline_s if own else _START_S)
+
+  def send(self, chunk: list[int], calls: list[Call]) -> None:
+    """Begins to write calls; the worker reads them whole before it starts."""
+    self.chunk = chunk
+    self.since = time.monotonic()
+    body = json.dumps(calls).encode()
+    self.outbox = _HEAD.pack(len(body)) + body
+    self.flush()
+
+  def flush(self) -> None:
+    """Writes what the pipe has room for; a broken pipe shows in `gone`."""
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):
+      while self.outbox:
+        self.outbox = self.outbox[os.write(self.calls, self.outbox) :]
+
+  def receive(self) -> list[list[Any]]:
+    """Returns the whole messages that have come; notes the pipe's end."""
+    self.gone = self._process.poll() is not None
+    with contextlib.suppress(BlockingIOError):
+      while data := os.read(self.results, 1 << 16):
+        self._inbox += data
+      self.gone = True
+    *lines, self._inbox = self._inbox.split(b"\n")
+    return [json.loads(line) for line in lines]
+
+  def autopsy(self) -> str:
+    """Says how the process ended."""
+    try:
+      code = self._process.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+      return "closed its pipe"
+    if self.phase == "starting":
+      self._errors.seek(0)
+      lines = self._errors.read().decode(errors="replace").splitlines()
+      return lines[-1] if lines else f"exit code {code}"
+    if code < 0:
+      return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+  def kill(self) -> None:
+    """Kills the process group, reaps it, closes the pipes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+      os.killpg(self._process.pid, signal.SIGKILL)
+    self._process.wait()
+    for fd in (self.calls, self.results):
+      os.close(fd)
+    self._errors.close()
+
+
+def _environment() -> dict[str, str]:
+  """Returns a worker's environment: the parent's path, one BLAS thread."""
+  path = os.pathsep.join(p for p in sys.path if p)
+  one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+  return {**os.environ, **one, "PYTHONPATH": path}
+
+
+def _write(fd: int, data: bytes) -> None:
+  """Writes all of data."""
+  view = memoryview(data)
+  while view:
+    view = view[os.write(fd, view) :]
+
+
+def resolve(name: str) -> Callable[..., Any]:
+  """Returns the function "module:function" or "path/to/file.py:function"."""
+  place, _, attribute = name.rpartition(":")
+  if not place:
+    raise ValueError(f"{name!r} is not of the form module:function")
+  if place.endswith(".py"):
+    spec = importlib.util.spec_from_file_location(
+        "user_" + os.path.basename(place)[:-3], place
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+  else:
+    module = importlib.import_module(place)
+  return getattr(module, attribute)
+
+
+# ----- The worker's side -----
+
+_SCORE = "verifier"  # a call of this name runs a verifier and checks its score
+
+
+def _serve(calls: int, results: int, memory_mb: int, parent: int) -> None:
+  """Runs calls until the parent hangs up."""
+  _confine(memory_mb)
+  threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+  def say(*message):
+    _write(results, json.dumps(message).encode() + b"\n")
+
+  say("ready")
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+  functions = {}
+  while head := _read(calls, _HEAD.size):
+    for call in json.loads(_read(calls, *_HEAD.unpack(head))):
+      say("done", *_answer(Call(*call), functions, say))
+
+
+def _answer(call: Call, functions: dict[str, Any], say: Any) -> Outcome:
+  """Makes one call; its exceptions become the outcome."""
+  verifies = call.function == _SCORE
+  name = call.args[0] if verifies else call.function
+  try:
+    if name not in functions:
+      say("loading")
+      functions[name] = resolve(name)
+    say("running")
+    if verifies:
+      _, completion, reference, meta = call.args
+      value = check(functions[name](completion, reference, **meta))
+    else:
+      value = functions[name](*call.args, **call.kwargs)
+    json.dumps(value)
+    return Outcome("ok", value, "")
+  except BaseException as error:  # SystemExit of a verifier is a failure too
+    return Outcome("crash", None, f"{name} raised {describe(error)}")
+
+
+def describe(error: BaseException) -> str:
+  """Writes an exception in one line; an odd __str__ does no harm."""
+  try:
+    text = str(error)
+  except Exception:
+    text = "?"
+  return f"{type(error).__name__}: {' '.join(text.split())[:500]}"
+
+
+def _confine(memory_mb: int) -> None:
+  """Limits memory and forbids core dumps, where the system can."""
+  try:
+    import resource
+  except ImportError:
+    return
+  limit = memory_mb * 2**20
+  with contextlib.suppress(ValueError, OSError):
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+  with contextlib.suppress(ValueError, OSError):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _watch(parent: int) -> None:
+  """Ends the worker and its children once the parent is gone."""
+  while os.getppid() == parent:
+    time.sleep(0.5)
+  os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _read(fd: int, size: int) -> bytes:
+  """Reads exactly size bytes; fewer only at the end of the stream."""
+  parts = []
+  while size and (data := os.read(fd, min(size, 1 << 20))):
+    parts.append(data)
+    size -= len(data)
+  return b"".join(parts)
+
+
+if __name__ == "__main__":
+  _serve(*map(int, sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""The mesh, and the way from logical axes of an array to axes of the mesh.
+
+This file and `configs/` alone name the axes of the mesh: `data` splits the
+batch, `fsdp` splits the batch and the parameters, `tensor` splits heads, the
+MLP and the vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from progrpo_jax import errors
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axis or axes. `batch` is the rows of any batch.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+}
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+  """A mesh over the devices; one size may be -1 for "what is left".
+
+  Raises:
+    InputError: the sizes do not multiply to the number of devices.
+  """
+  devices = list(devices if devices is not None else jax.devices())
+  sizes = [data, fsdp, tensor]
+  known = math.prod(s for s in sizes if s != -1)
+  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+    raise errors.InputError(
+        f"mesh sizes {dict(zip(AXES, sizes))}: each is at least 1, and at "
+        "most one is -1")
+  if -1 in sizes and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  if math.prod(sizes) != len(devices):
+    raise errors.InputError(
+        f"mesh {dict(zip(AXES, sizes))} does not fit {len(devices)} "
+        "device(s): the sizes must multiply to that number; set config.mesh")
+  return jax.make_mesh(
+      tuple(sizes), AXES, devices=devices,
+      axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def spec(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
+    rules: Mapping[str, tuple[str, ...]] = RULES,
+) -> PartitionSpec:
+  """Partition of one array from the names of its logical axes.
+
+  An axis that its mesh axes do not divide is left whole (two KV heads on a
+  `tensor` axis of four are replicated).
+
+  Args:
+    axes: a logical name or None for each dimension.
+    shape: of the array.
+    mesh: on which it will live.
+    rules: logical axis -> mesh axes; unknown names are not split.
+
+  Raises:
+    ValueError: two dimensions ask for one mesh axis, or the lengths differ.
+  """
+  if len(axes) != len(shape):
+    raise ValueError(f"logical axes {axes} do not match shape {shape}")
+  parts, used = [], {}
+  for name, size in zip(axes, shape):
+    wanted = tuple(a for a in rules.get(name, ()) if mesh.shape[a] > 1)
+    if not wanted or size % math.prod(mesh.shape[a] for a in wanted):
+      parts.append(None)
+      continue
+    for axis in wanted:
+      if axis in used:
+        raise ValueError(
+            f"logical axes {used[axis]!r} and {name!r} of {tuple(axes)} both "
+            f"map to mesh axis {axis!r}; change the sharding rules")
+      used[axis] = name
+    parts.append(wanted if len(wanted) > 1 else wanted[0])
+  return PartitionSpec(*parts)
+
+
+def named(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
+    rules: Mapping[str, tuple[str, ...]] = RULES,
+) -> NamedSharding:
+  """`spec` on its mesh."""
+  return NamedSharding(mesh, spec(axes, shape, mesh, rules))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(mesh: Mesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return math.prod(mesh.shape[a] for a in RULES["batch"])
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+  """Split along the first axis, the rows of a batch."""
+  return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def put_rows(tree: Any, mesh: Mesh) -> Any:
+  """Places host arrays on the mesh, split along their first axis.
+
+  Each process passes the rows of its own devices; on a single process these
+  are all of them.
+  """
+  sharding = rows(mesh)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(
+          sharding, np.asarray(x)), tree)
+
+
+def constrain_rows(x):
+  """Inside a jit under `jax.set_mesh`: keeps the first axis split as rows.
+
+  Without a mesh in context, as in a notebook, it does nothing.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"]))

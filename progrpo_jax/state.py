@@ -1,0 +1,63 @@
+"""What training carries from step to step on the devices."""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from progrpo_jax import optim, sharding
+from progrpo_jax.models import transformer
+
+
+@struct.dataclass
+class TrainState:
+  """Parameters and optimiser.
+
+  Attributes:
+    params: plain dict, float32 masters.
+    opt_state: of the optax chain.
+    skipped: int32 scalar, updates refused in a row because something was not
+      finite.
+  """
+
+  params: Any
+  opt_state: Any
+  skipped: jax.Array
+
+
+def shardings(config, tx, mesh) -> TrainState:
+  """Where each part of the state lives."""
+  params = transformer.shardings(config, mesh)
+  scalar = sharding.replicated(mesh)
+  return TrainState(
+      params=params,
+      opt_state=optim.shardings(
+          tx, transformer.abstract_params(config), params, scalar),
+      skipped=scalar)
+
+
+def create(config, tx, params, mesh) -> TrainState:
+  """A state at its beginning; `params` are taken over, not copied."""
+  where = shardings(config, tx, mesh)
+  return TrainState(
+      params=params,
+      opt_state=fresh_optimizer(tx, params, where.opt_state),
+      skipped=jax.device_put(np.zeros((), np.int32), where.skipped))
+
+
+def fresh_optimizer(tx, params, where):
+  """The optimiser's state at its beginning, born in its sharding."""
+  return jax.jit(tx.init, out_shardings=where)(params)
+
+
+def abstract(config, tx, mesh) -> TrainState:
+  """Shapes, types and shardings of the state, to restore into."""
+  params = transformer.abstract_params(config)
+  shapes = TrainState(
+      params=params, opt_state=jax.eval_shape(tx.init, params),
+      skipped=jax.ShapeDtypeStruct((), jnp.int32))
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes, shardings(config, tx, mesh))

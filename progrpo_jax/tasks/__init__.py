@@ -1,0 +1,1 @@
+"""Tasks: one file each, with an example, a prompt and a verifier."""

@@ -1,0 +1,175 @@
+"""The user's own prompts, one JSON object per line.
+
+  {"prompt": "What is 6 * 7?", "answer": "42", "topic": "arithmetic"}
+
+  prompt  "What is 6 * 7?"
+  answer  "\\boxed{42}", where the math verifier is the judge
+
+`prompt` is the text for the policy. What judges is either a verifier (default:
+math), which compares with `answer`, or the user's reward functions, which get
+`answer` and every other column by name. Rows that cannot be used are written
+with their line number and the reason to `<file>.rejected.jsonl` in data_dir;
+a greater share of them than `max_bad_share` is an error.
+"""
+
+from collections.abc import Sequence
+import hashlib
+import json
+import math
+import os
+from typing import Any
+
+from etils import epath
+
+from progrpo_jax.errors import InputError
+from progrpo_jax.rewards import functions
+from progrpo_jax.tasks import base
+
+VERIFIER = functions.VERIFIER
+MATH = "progrpo_jax.rewards.math:score"
+
+_SHOWN = 3  # bad lines in an error message
+
+
+def load(
+    split: str,
+    *,
+    data_dir: str,
+    seed: int,
+    file: str,
+    validation_file: str | None = None,
+    validation_share: float = 0.1,
+    max_bad_share: float = 0.0,
+    reward_functions: Sequence[str] = (),
+    reward_weights: Sequence[float] | None = None,
+    verifier: str | None = None,
+    verifier_options: dict[str, Any] | None = None,
+) -> list[base.Row]:
+  """Returns the rows of a split.
+
+  Without a validation_file, the share of the prompts whose hashes are lowest
+  is held out: which ones depends on their text alone, not on seed or order.
+  """
+  del seed
+  if reward_functions and verifier:
+    raise InputError("jsonl: give reward_functions or a verifier, not both")
+  if reward_functions:
+    functions.check_weights(reward_functions, reward_weights)
+  elif verifier is None:
+    verifier = MATH
+  path = validation_file if validation_file and split != "train" else file
+  records = read(path, data_dir, verifier is not None, max_bad_share)
+  if not validation_file:
+    records = _held_out(records, path, split, validation_share)
+  meta = {
+      "functions": list(reward_functions),
+      "weights": list(reward_weights) if reward_weights else None,
+      "verifier": verifier,
+      "options": dict(verifier_options or {}),
+  }
+  return [_row(record, meta) for record in records]
+
+
+def _row(record: dict[str, Any], meta: dict[str, Any]) -> base.Row:
+  """Makes a row of a valid record."""
+  prompt = record["prompt"]
+  columns = {key: v for key, v in record.items() if key != "prompt"}
+  answer = record.get("answer")
+  if meta["verifier"] == MATH and not isinstance(answer, str):
+    answer = json.dumps(answer)
+  meta = {"prompt": prompt, "columns": columns, **meta}
+  return base.Row("jsonl", prompt, answer, meta)
+
+
+def read(
+    path: str, data_dir: str, needs_answer: bool, max_bad_share: float
+) -> list[dict[str, Any]]:
+  """Returns the usable records of a file; the others are written aside."""
+  try:
+    lines = epath.Path(path).expanduser().read_bytes().split(b"\n")
+  except OSError as error:
+    reason = error.strerror or error
+    raise InputError(f"cannot read {path}: {reason}") from error
+  good, bad = [], []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    record, reason = _parse(line, needs_answer)
+    if reason:
+      text = line[:200].decode(errors="replace")
+      bad.append({"line": number, "reason": reason, "text": text})
+    else:
+      good.append(record)
+  total = len(good) + len(bad)
+  if bad:
+    aside = _write_aside(bad, path, data_dir)
+    if len(bad) > max_bad_share * total:
+      first = [f"line {b['line']}: {b['reason']}" for b in bad[:_SHOWN]]
+      raise InputError(
+          f"{path}: {len(bad)} of {total} rows are bad ({'; '.join(first)};"
+          f" all in {aside}); max_bad_share is {max_bad_share:g}"
+      )
+  if not good:
+    raise InputError(f"{path} holds no rows")
+  return good
+
+
+def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
+  """Returns a record, or the reason why it is none."""
+  try:
+    record = json.loads(line.decode(), parse_constant=_no_constant)
+  except UnicodeDecodeError as error:
+    return {}, f"not UTF-8 (byte {error.start})"
+  except json.JSONDecodeError as error:
+    return {}, f"not JSON ({error.msg} at column {error.colno})"
+  except (ValueError, RecursionError) as error:
+    return {}, f"not JSON ({error})"
+  if not isinstance(record, dict):
+    return {}, f"a {type(record).__name__}, not an object"
+  prompt = record.get("prompt")
+  if prompt is None:
+    return {}, "no prompt"
+  if not isinstance(prompt, str):
+    return {}, f"prompt is a {type(prompt).__name__}, not a string"
+  if not prompt.strip():
+    return {}, "prompt is empty"
+  if needs_answer and record.get("answer") in (None, "", [], {}):
+    return {}, "no answer for the verifier to compare with"
+  for name in functions.RESERVED:
+    if name in record:
+      return {}, f"a column may not be called {name!r}"
+  return record, ""
+
+
+def _no_constant(name: str) -> None:
+  """Refuses NaN and infinities, which Python's reader would take."""
+  raise ValueError(f"{name} is no JSON value")
+
+
+def _write_aside(bad: list[dict], path: str, data_dir: str) -> epath.Path:
+  """Writes the rejected rows; returns where."""
+  folder = epath.Path(data_dir).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  aside = folder / f"{os.path.basename(path)}.rejected.jsonl"
+  aside.write_text("".join(json.dumps(b) + "\n" for b in bad))
+  return aside
+
+
+def _held_out(
+    records: list[dict], path: str, split: str, share: float
+) -> list[dict]:
+  """Returns one side of the split by the hash of the prompt."""
+  if not 0 < share < 1:
+    raise InputError(f"validation_share must lie between 0 and 1, not {share}")
+  prompts = sorted({r["prompt"] for r in records}, key=_digest)
+  held = set(prompts[: math.ceil(share * len(prompts))])
+  wanted = split == "validation"
+  side = [r for r in records if (r["prompt"] in held) == wanted]
+  if not side:
+    raise InputError(f"{path}: no rows are left for the split {split!r}")
+  return side
+
+
+def _digest(prompt: str) -> bytes:
+  """Returns a hash that no process or host changes."""
+  return hashlib.sha256(prompt.encode(errors="surrogatepass")).digest()

@@ -1,0 +1,372 @@
+"""Any problem generator of Reasoning Gym, built with TFDS as ArrayRecord.
+
+The rows of a build depend on the dataset, its options, the sizes and the seed
+and on nothing else; the directory's name carries a digest of these, so a
+change of one builds anew and equal ones are built once. Validation is drawn
+first, and train leaves out whatever validation holds.
+
+This module is also a task of its own, for the generators that have no module
+here (option `dataset`), with Reasoning Gym's question and answer format:
+
+  name "reasoning_gym", options {"dataset": "spell_backward"}
+  prompt  Spell this word backward (example: sun -> nus): Dealing
+          Give your final answer between <answer> and </answer>.
+  answer  <answer>gnilaeD</answer>
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import inspect
+import json
+import os
+import random
+from typing import Any
+
+from absl import logging
+from etils import epath
+import reasoning_gym as gym
+from reasoning_gym import factory
+import tensorflow_datasets as tfds
+
+from progrpo_jax.errors import InputError
+from progrpo_jax.rewards import logic
+from progrpo_jax.tasks import base
+
+VERIFIER = "progrpo_jax.rewards.logic:score"
+
+# Their problems change with PYTHONHASHSEED: hosts of one run would disagree.
+HASH_DEPENDENT = (
+    "isomorphic_strings",
+    "knight_swap",
+    "polynomial_multiplication",
+    "ransom_note",
+    "word_ladder",
+)
+# Their scorers run text of the model as Python.
+UNSAFE = tuple(n for n in logic.EVALUATING if n not in logic.GUARDED)
+
+TEMPLATES = ("full", "compact")
+_ASK = "\n\nGive your final answer between <answer> and </answer>."
+_VERSION = "1.0.0"
+_MAX_TRIES_PER_ROW = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """What a task adds to a Reasoning Gym dataset.
+
+  An entry is Reasoning Gym's {"question", "answer", "metadata"}; an answer is
+  text in its scorer's format. Answers in the compact form are translated back
+  by `progrpo_jax.rewards.logic.expand`.
+
+  Attributes:
+    dataset: Reasoning Gym's name of it.
+    defaults: generator options where they differ from Reasoning Gym's.
+    keep: the metadata that scorer and prompt need; None keeps all.
+    identity: entry -> text that is equal for the same problem.
+    solve: (entry, limit, rng) -> up to limit right answers.
+    reference: entry -> a right answer, for people to read.
+    compact_prompt: entry -> a short prompt, None if there is no such form.
+    compact_answer: (answer, entry) -> the answer in the compact form.
+    check: raises InputError for options that the compact form cannot take.
+    generator: the dataset's class, where it is not Reasoning Gym's own.
+  """
+
+  dataset: str
+  defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+  keep: tuple[str, ...] | None = None
+  identity: Callable[[dict], str] = lambda entry: entry["question"]
+  solve: Callable[[dict, int, random.Random], list[str]] = (
+      lambda entry, limit, rng: [entry["answer"]]
+  )
+  reference: Callable[[dict], str] = lambda entry: entry["answer"]
+  compact_prompt: Callable[[dict], str] | None = None
+  compact_answer: Callable[[str, dict], str] = lambda answer, entry: answer
+  check: Callable[[dict[str, Any]], None] = lambda options: None
+  generator: type | None = None
+
+
+def load(split: str, *, dataset: str, **options: Any) -> "Rows":
+  """Returns a split of any Reasoning Gym dataset."""
+  return rows(Spec(dataset), "reasoning_gym", split, **options)
+
+
+def rows(
+    spec: Spec,
+    task: str,
+    split: str,
+    *,
+    data_dir: str,
+    seed: int,
+    template: str = "full",
+    binary: bool = True,
+    num_train: int = 5000,
+    num_validation: int = 500,
+    max_demonstrations: int = 4,
+    **generator: Any,
+) -> "Rows":
+  """Returns a split of a task, building its data where that is not done.
+
+  Args:
+    spec: the dataset and its forms.
+    task: the task's name.
+    split: "train" or "validation".
+    data_dir: where builds are kept.
+    seed: of the problems; no two splits share one.
+    template: "full" (Reasoning Gym's question) or "compact".
+    binary: whether partial credit counts 0.
+    num_train: rows of the split train.
+    num_validation: rows of the split validation.
+    max_demonstrations: the most right answers that a row keeps.
+    **generator: options of the Reasoning Gym dataset.
+  """
+  if template not in TEMPLATES:
+    raise InputError(
+        f"{task}: no template {template!r}{base.nearest(template, TEMPLATES)}"
+    )
+  if template == "compact" and spec.compact_prompt is None:
+    raise InputError(f"{task} has no compact template")
+  options = check_options(spec, generator)
+  if template == "compact":
+    spec.check(options)
+  config = Config(
+      spec=spec,
+      options=options,
+      num_train=num_train,
+      num_validation=num_validation,
+      max_demonstrations=max_demonstrations,
+      seed=seed,
+  )
+  source = prepare(config, data_dir).as_data_source(split)
+  return Rows(source, spec, task, template, binary)
+
+
+class Rows:
+  """Rows of a build, formatted as they are read."""
+
+  def __init__(
+      self, source: Any, spec: Spec, task: str, template: str, binary: bool
+  ):
+    self._source = source
+    self._spec = spec
+    self._task = task
+    self._compact = template == "compact"
+    self._binary = binary
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> base.Row:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    record = self._source[index]
+    entry = {k: json.loads(record[k]) for k in ("answer", "metadata")}
+    entry["question"] = record["question"].decode()
+    answers = [a.decode() for a in record["demonstrations"]]
+    if self._compact:
+      prompt = self._spec.compact_prompt(entry)
+      answers = [self._spec.compact_answer(a, entry) for a in answers]
+    else:
+      prompt = entry["question"].rstrip() + _ASK
+      answers = [f"<answer>{a}</answer>" for a in answers]
+    meta = {
+        "dataset": self._spec.dataset,
+        "metadata": entry["metadata"],
+        "template": "compact" if self._compact else "full",
+        "binary": self._binary,
+    }
+    return base.Row(self._task, prompt, entry["answer"], meta, tuple(answers))
+
+
+def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
+  """Returns all options of a generator, or raises InputError."""
+  name = spec.dataset
+  if name in HASH_DEPENDENT:
+    raise InputError(
+        f"{name}: its problems depend on PYTHONHASHSEED, so the hosts of a run"
+        " would train on different ones; choose another dataset"
+    )
+  if name in UNSAFE:
+    raise InputError(f"{name}: its scorer runs model text as Python code")
+  if name not in factory.DATASETS:
+    known = sorted(factory.DATASETS)
+    raise InputError(f"no dataset {name!r}{base.nearest(name, known)}")
+  config_class = factory.DATASETS[name][1]
+  fields = {f.name for f in dataclasses.fields(config_class)}
+  known = sorted(fields - {"seed", "size"})
+  for option in given:
+    if option not in known:
+      hint = base.nearest(option, known + _own_options())
+      raise InputError(f"{name}: no option {option!r}{hint}")
+  options = {**spec.defaults, **given}
+  try:
+    config_class(**options).validate()
+  except (AssertionError, TypeError, ValueError) as error:
+    raise InputError(f"{name}: {error} (options: {options})") from error
+  return options
+
+
+def _own_options() -> list[str]:
+  """Returns the names of the options that every dataset has here."""
+  parameters = inspect.signature(rows).parameters.values()
+  return [p.name for p in parameters if p.default is not p.empty]
+
+
+@dataclasses.dataclass
+class Config(tfds.core.BuilderConfig):
+  """What a build depends on; its name is made from a digest of it."""
+
+  name: str = ""
+  spec: Spec | None = None
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  num_train: int = 0
+  num_validation: int = 0
+  max_demonstrations: int = 0
+  seed: int = 0
+
+  def __post_init__(self):
+    parts = {
+        "dataset": self.spec.dataset,
+        "gym": gym.__version__,
+        "options": self.options,
+        "sizes": [self.num_train, self.num_validation],
+        "demonstrations": self.max_demonstrations,
+        "seed": self.seed,
+    }
+    text = json.dumps(parts, sort_keys=True, default=_plain)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    self.name = f"{self.spec.dataset}-{digest}"
+    self.version = _VERSION
+
+
+class ReasoningGym(tfds.core.GeneratorBasedBuilder):
+  """Writes the entries of a generator, validation and train disjoint."""
+
+  VERSION = tfds.core.Version(_VERSION)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    text = tfds.features.Text()
+    features = {
+        "question": text,
+        "answer": text,
+        "metadata": text,
+        "demonstrations": tfds.features.Sequence(text),
+    }
+    return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(features),
+        disable_shuffling=True,
+    )
+
+  def _split_generators(self, _) -> dict[str, Iterator]:
+    config = self.builder_config
+    seen: set[str] = set()
+    validation = list(_entries(config, "validation", seen))
+    return {
+        "validation": self._generate_examples(validation),
+        "train": self._generate_examples(_entries(config, "train", seen)),
+    }
+
+  def _generate_examples(self, entries):
+    config = self.builder_config
+    for index, entry in enumerate(entries):
+      rng = random.Random(f"{config.seed}/{entry['question']}")
+      answers = config.spec.solve(entry, config.max_demonstrations, rng)
+      yield index, {
+          "question": entry["question"],
+          "answer": json.dumps(config.spec.reference(entry)),
+          "metadata": json.dumps(entry["metadata"]),
+          "demonstrations": answers[: config.max_demonstrations],
+      }
+
+
+def _entries(config: Config, split: str, seen: set[str]) -> Iterator[dict]:
+  """Yields the entries of a split that are not among those seen."""
+  size = {"train": config.num_train, "validation": config.num_validation}[split]
+  generator = _generator(config, split)
+  found = 0
+  for index in range(_MAX_TRIES_PER_ROW * size):
+    if found == size:
+      return
+    try:
+      entry = generator[index]
+    except ValueError:
+      continue  # some generators give up on an unlucky index
+    identity = config.spec.identity(entry)
+    if identity in seen:
+      continue
+    seen.add(identity)
+    found += 1
+    yield _slim(entry, config.spec.keep)
+  if found < size:
+    raise InputError(
+        f"{config.spec.dataset}: only {found} of {size} {split} problems are"
+        f" distinct under the options {config.options}; ask for fewer or widen"
+        " the options"
+    )
+
+
+def _generator(config: Config, split: str) -> Any:
+  """Returns the generator of a split, seeded far from the other's."""
+  text = f"{config.seed}/{split}/{config.spec.dataset}"
+  seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+  default_class, config_class = factory.DATASETS[config.spec.dataset]
+  build = config.spec.generator or default_class
+  return build(config_class(**config.options, seed=seed))
+
+
+def _slim(entry: dict, keep: tuple[str, ...] | None) -> dict:
+  """Returns an entry of plain JSON types with the metadata that is needed."""
+  metadata = entry["metadata"]
+  if keep is not None:
+    metadata = {key: metadata[key] for key in keep}
+  slim = {**entry, "metadata": metadata}
+  return json.loads(json.dumps(slim, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+  """Turns numpy scalars and sets into what JSON knows; the rest into text."""
+  if isinstance(value, (set, frozenset)):
+    return sorted(value)
+  return value.item() if hasattr(value, "item") else str(value)
+
+
+def prepare(config: Config, data_dir: str) -> Any:
+  """Returns the builder of a config, its data built by one process once."""
+  data_dir = os.path.expanduser(data_dir)
+  ready = os.path.join(data_dir, ReasoningGym.name, config.name, _VERSION)
+  if not epath.Path(ready).exists():
+    with _lock(data_dir, config.name), _quiet():
+      builder = ReasoningGym(
+          config=config, data_dir=data_dir, file_format="array_record"
+      )
+      builder.download_and_prepare()
+  return tfds.builder_from_directory(ready)
+
+
+@contextlib.contextmanager
+def _lock(data_dir: str, name: str) -> Iterator[None]:
+  """Lets one process of this machine build; buckets have no such lock."""
+  if "://" in data_dir:
+    yield
+    return
+  os.makedirs(data_dir, exist_ok=True)
+  with open(os.path.join(data_dir, f".{name}.lock"), "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps the progress bars and notes of TFDS off the terminal."""
+  tfds.disable_progress_bar()
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+    try:
+      yield
+    finally:
+      logging.set_verbosity(before)

@@ -1,0 +1,135 @@
+"""One jitted, donated optimiser update from a minibatch.
+
+Micro-batches are scanned and their gradients summed, so the gradient is that
+of the whole minibatch whatever its cut. An update in which anything is not
+finite leaves parameters and optimiser as they were and is counted.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import scoring
+from progrpo_jax import state as state_lib
+
+
+def loss_inputs(
+    config, params, batch: batch_lib.TrainBatch, dist, first,
+) -> batch_lib.LossInputs:
+  """Runs the policy on a batch and lays out what losses read.
+
+  Args:
+    config: of the model.
+    params: the parameters that are trained.
+    batch: N rows of R responses.
+    dist: distribution of the log-probs.
+    first: bool scalar, True while `params` are those that `old_logp_NRT` was
+      scored with.
+  """
+  logp, entropy, _ = scoring.response_scores(
+      config, params, batch.sequences, dist)
+  # With the same parameters the two passes may still differ in the last bit,
+  # because XLA fuses a pass with gradients differently. The value is then the
+  # scorer's, the gradient this pass's: the ratio is exactly 1, and KL is
+  # exactly 0 right after the reference was reset.
+  same = first & batch.fresh_NR[..., None]
+  logp = jnp.where(
+      same, batch.old_logp_NRT + (logp - lax.stop_gradient(logp)), logp)
+
+  def rows(x):
+    return None if x is None else x.reshape(-1, x.shape[-1])
+
+  return batch_lib.LossInputs(
+      logp_BT=rows(logp), old_logp_BT=rows(batch.old_logp_NRT),
+      ref_logp_BT=rows(batch.ref_logp_NRT), adv_B=batch.adv_NR.reshape(-1),
+      mask_BT=rows(batch.sequences.mask_NRT), entropy_BT=rows(entropy))
+
+
+def minibatch_gradient(
+    config, params, batch, dist, objective, micro_batches, first,
+) -> tuple[jax.Array, Any, dict[str, tuple[jax.Array, jax.Array]]]:
+  """Loss, gradient and metrics of a minibatch, micro-batch by micro-batch.
+
+  Returns:
+    (loss, gradient, metrics): metrics are (sum, count) pairs.
+  """
+
+  def micro_loss(params, micro):
+    total, count, metrics = objective(
+        loss_inputs(config, params, micro, dist, first))
+    return total, (count, metrics)
+
+  grad = jax.value_and_grad(micro_loss, has_aux=True)
+
+  def one(micro):
+    (total, (count, metrics)), gradient = grad(params, micro)
+    return total, count, metrics, gradient
+
+  if micro_batches == 1:
+    total, count, metrics, gradient = one(batch)
+  else:
+    micros = scoring.to_micro(batch, micro_batches)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros)))
+    (total, count, metrics, gradient), _ = lax.scan(
+        lambda sums, micro: (
+            jax.tree.map(jnp.add, sums, one(micro)), None), zeros, micros)
+  # Masks alone decide the count, so dividing the summed gradient by it gives
+  # the gradient of the mean over the minibatch.
+  count = jnp.maximum(count, 1.0)
+  return total / count, jax.tree.map(lambda g: g / count, gradient), metrics
+
+
+def make(
+    config, tx: optax.GradientTransformation, objective: Callable,
+    dist: scoring.Distribution, *, minibatches: int = 1,
+    micro_batches: int = 1,
+) -> Callable:
+  """Builds the update.
+
+  Args:
+    config: of the model.
+    tx: the optax chain.
+    objective: LossInputs -> (sum, count, metrics).
+    dist: distribution of the log-probs.
+    minibatches: parts of a batch; each update reads one.
+    micro_batches: parts of a minibatch, run one after another.
+
+  Returns:
+    update(state, batch, index, first) -> (state, metrics), jitted; the state
+    that goes in is donated. `index` picks the minibatch; metrics are
+    (sum, count) pairs.
+  """
+
+  def update(state: state_lib.TrainState, batch, index, first):
+    part = scoring.pick_micro(batch, minibatches, index)
+    loss, gradient, metrics = minibatch_gradient(
+        config, state.params, part, dist, objective, micro_batches, first)
+    with jax.named_scope("optimizer"):
+      norm = optax.global_norm(gradient)
+      updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    def keep(new, old):
+      return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    state = state_lib.TrainState(
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        skipped=jnp.where(finite, 0, state.skipped + 1))
+    one = jnp.float32(1)
+    metrics = dict(
+        metrics,
+        grad_norm=(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
+        skipped_updates=(1 - finite.astype(jnp.float32), one))
+    metrics["loss"] = (jnp.where(finite, loss, 0), finite.astype(jnp.float32))
+    return state, metrics
+
+  return jax.jit(update, donate_argnums=0)

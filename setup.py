@@ -1,0 +1,69 @@
+"""Package metadata; `make setup` installs the tested versions."""
+
+import pathlib
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+README = ROOT / "README.md"
+
+NOTEBOOKS = ["nbclient>=0.11", "ipykernel>=7"]
+
+setuptools.setup(
+    name="progrpo_jax",
+    version="0.1.0",
+    description=(
+        "Reinforcement learning with verifiable rewards in JAX: ProGRPO, "
+        "ProRL and the methods they are compared with"),
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(
+        include=["progrpo_jax*", "configs*"]),
+    package_data={"progrpo_jax": ["**/*.html", "**/*.css", "**/*.js"]},
+    entry_points={
+        "console_scripts": ["progrpo = progrpo_jax.main:main"],
+    },
+    install_requires=[
+        "absl-py>=2.3",
+        "array_record>=0.8.3; sys_platform != 'win32'",
+        "chex>=0.1.91",
+        "etils[epath]>=1.13",
+        "flax>=0.12.5",
+        "grain>=0.2.15",
+        "importlib_resources>=6.5",  # tensorflow-datasets needs it
+        "jax>=0.10.2",
+        "jinja2>=3.1",  # transformers needs it for chat templates
+        "matplotlib>=3.10",
+        "ml_collections>=1.1",
+        "ml_dtypes>=0.5",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12.0",
+        "reasoning-gym>=0.1.25",
+        "rich>=14",
+        "safetensors>=0.7",
+        "sentencepiece>=0.2.1",
+        "tensorboardX>=2.6.4",
+        "tensorflow-datasets>=4.9.9",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda12": ["jax[cuda12]>=0.10.2"],
+        "cuda13": ["jax[cuda13]>=0.10.2"],
+        "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
+        "wandb": ["wandb>=0.20"],
+        "test": [
+            "hypothesis>=6.140",
+            "pytest>=8.4",
+            "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
+            "ruff>=0.14",
+            "torch>=2.8",  # the reference of the parity tests
+            *NOTEBOOKS,
+        ],
+    },
+)

@@ -1,0 +1,177 @@
+"""Decisions on the reference, as tables of logged numbers."""
+
+import random
+
+import pytest
+
+from progrpo_jax.algos import reset
+
+
+def run(total, first=1, last_reset=0, **options):
+  """Steps at which a run of `total` steps resets, each with its reason."""
+  found = []
+  for step in range(first, total + 1):
+    fires, reason = reset.should_reset(step, last_reset=last_reset, **options)
+    assert fires == bool(reason)
+    if fires:
+      found.append((step, reason))
+      last_reset = step
+  return found
+
+
+def steps(*args, **options):
+  return [step for step, _ in run(*args, **options)]
+
+
+def test_every():
+  assert [s for s in range(10) if reset.every(s, 3)] == [3, 6, 9]
+  with pytest.raises(ValueError, match="0"):
+    reset.every(1, 0)
+
+
+@pytest.mark.parametrize("scores, patience, min_delta, expected", [
+    ([], 1, 0.0, False),
+    ([0.5], 1, 0.0, False),  # nothing to compare with
+    ([0.5, 0.5], 1, 0.0, True),
+    ([0.5, 0.6], 1, 0.0, False),
+    ([0.5, 0.6, 0.55, 0.58], 2, 0.0, True),
+    ([0.5, 0.6, 0.55, 0.61], 2, 0.0, False),
+    ([0.5, 0.4, 0.3], 3, 0.0, False),  # too few to judge
+    ([0.5, 0.4, 0.3, 0.2], 3, 0.0, True),
+    ([0.5, 0.51, 0.52], 2, 0.05, True),  # a gain, but not enough of one
+    ([0.2, 0.5, 0.1, 0.4], 2, 0.0, True),  # recovers, below its old height
+    ([0.5, float("nan")], 1, 0.0, False),
+    ([0.5, float("nan"), 0.4], 1, 0.0, True),
+])
+def test_stalled(scores, patience, min_delta, expected):
+  assert reset.stalled(scores, patience, min_delta) is expected
+
+
+def test_stalled_needs_patience():
+  with pytest.raises(ValueError, match="0"):
+    reset.stalled([1.0, 1.0], 0)
+
+
+@pytest.mark.parametrize("kls, options, expected", [
+    ([], {"threshold": 0.1}, False),
+    ([0.2], {"threshold": 0.1}, True),
+    ([0.2, 0.1], {"threshold": 0.1}, False),  # only the last, and above it
+    ([0.0, 0.001, 0.1], {"factor": 3, "window": 3}, False),  # fresh reference
+    ([0.1, 0.1, 0.1, 0.31], {"factor": 3, "window": 3}, True),
+    ([0.1, 0.1, 0.1, 0.29], {"factor": 3, "window": 3}, False),
+    ([0.1, 0.1, 9.0, 0.31], {"factor": 3, "window": 3}, True),  # a median
+    ([9.0, 0.1, 0.1, 0.1, 0.31], {"factor": 3, "window": 3}, True),
+    ([0.1, 0.1, 0.1, 0.4], {"factor": 3, "threshold": 1, "window": 3}, False),
+    ([0.9, 0.9, 0.9, 2.0], {"factor": 3, "threshold": 1, "window": 3}, False),
+    ([0.9, 0.9, 0.9, 3.0], {"factor": 3, "threshold": 1, "window": 3}, True),
+    ([0.2, float("nan")], {"threshold": 0.1}, True),
+    ([float("nan")], {"threshold": 0.1}, False),
+])
+def test_kl_spike(kls, options, expected):
+  assert reset.kl_spike(kls, **options) is expected
+
+
+def test_kl_spike_needs_a_bound():
+  with pytest.raises(ValueError, match="factor or a threshold"):
+    reset.kl_spike([0.1])
+  with pytest.raises(ValueError, match="window"):
+    reset.kl_spike([0.1], threshold=1.0, window=0)
+
+
+def test_no_modes_never_reset():
+  assert steps(50, modes=()) == []
+
+
+def test_periodic_resets():
+  assert run(10, modes=("every",), period=4) == [
+      (4, "4 steps since the last reset"), (8, "4 steps since the last reset")]
+
+
+def test_listed_steps():
+  assert steps(10, modes=["at"], at_steps=(3, 7, 99)) == [3, 7]
+
+
+def test_period_counts_from_the_last_reset_whatever_caused_it():
+  assert steps(
+      12, modes=("at", "every"), at_steps=(2,), period=4) == [2, 6, 10]
+
+
+SCORES = [(5 * i, s) for i, s in enumerate(
+    [0.1, 0.2, 0.3, 0.3, 0.25, 0.26, 0.24, 0.4, 0.3, 0.2])]
+
+
+def test_stall_since_the_last_reset():
+  # 0.3 at step 10 is not beaten at 15 or 20: reset at 20. From there 0.25 is
+  # the score to beat: 0.26 at 25 beats it, 0.24 does not, 0.4 at 35 does, and
+  # then 0.3 and 0.2 do not: reset at 45.
+  assert run(49, modes=["stall"], patience=2, history={"score": SCORES}) == [
+      (20, "no validation gain in 2 evaluations"),
+      (45, "no validation gain in 2 evaluations")]
+
+
+def test_kl_at_the_reset_itself_belongs_to_the_old_reference():
+  history = {"kl": [(1, 0.1), (2, 0.5), (3, 0.1), (4, 0.6)]}
+  assert run(4, modes=["kl"], kl_threshold=0.3, history=history) == [
+      (2, "KL 0.5 stands out"), (4, "KL 0.6 stands out")]
+
+
+def test_first_mode_that_fires_is_the_reason():
+  options = {"period": 2, "at_steps": (2,)}
+  for modes, word in ((("every", "at"), "since"), (("at", "every"), "listed")):
+    assert word in reset.should_reset(
+        2, last_reset=0, modes=modes, **options)[1]
+
+
+def test_never_twice_at_one_step_and_never_within_the_gap():
+  history = {"kl": [(s, 1.0) for s in range(20)]}
+  options = {"modes": ["kl"], "kl_threshold": 0.5, "history": history}
+  assert reset.should_reset(7, last_reset=7, **options) == (False, "")
+  assert reset.should_reset(0, last_reset=0, modes=["at"], at_steps=[0]) == (
+      False, "")
+  assert steps(9, min_gap=3, **options) == [3, 6, 9]
+  assert steps(4, min_gap=0, **options) == [1, 2, 3, 4]
+
+
+def test_resumed_run_decides_alike():
+  rng = random.Random(0)
+  history = {
+      "score": [(s, rng.random()) for s in range(0, 200, 5)],
+      "kl": [(s, rng.random()) for s in range(1, 200)]}
+  options = {
+      "modes": ("stall", "kl", "every"), "patience": 3, "kl_factor": 1.9,
+      "kl_window": 6, "period": 30, "min_gap": 4}
+  unbroken = steps(199, history=history, **options)
+  assert len({reason[:2] for _, reason in run(
+      199, history=history, **options)}) >= 2
+  for stop in (17, 60, 133):
+    # What was logged after the checkpoint is still in the log when the run
+    # goes on from it, and will be logged once more, in any order.
+    shuffled = {
+        name: rng.sample(pairs, len(pairs)) for name, pairs in history.items()}
+    last_reset = max((s for s in unbroken if s <= stop), default=0)
+    resumed = steps(
+        199, first=stop + 1, last_reset=last_reset, history=shuffled, **options)
+    assert [s for s in unbroken if s <= stop] + resumed == unbroken
+
+
+def test_later_of_two_values_for_a_step_holds():
+  options = {"modes": ["kl"], "kl_threshold": 0.5, "last_reset": 0}
+  assert reset.should_reset(
+      1, history={"kl": [(1, 0.1), (1, 0.9)]}, **options)[0]
+  assert not reset.should_reset(
+      1, history={"kl": [(1, 0.9), (1, 0.1)]}, **options)[0]
+
+
+@pytest.mark.parametrize("options, word", [
+    ({"modes": ["weekly"]}, "weekly.*every.*at.*stall.*kl"),
+    ({"modes": "every", "period": 3}, "sequence"),
+    ({"modes": ["every"]}, "period"),
+    ({"modes": ["every"], "period": 0}, "period"),
+    ({"modes": ["stall"]}, "patience"),
+    ({"modes": ["kl"]}, "kl_factor"),
+])
+def test_mistakes_are_named_at_the_first_step(options, word):
+  with pytest.raises(ValueError, match=word):
+    reset.should_reset(1, last_reset=0, **options)
+  with pytest.raises(ValueError, match="before the last reset"):
+    reset.should_reset(1, last_reset=2, modes=())

@@ -1,0 +1,182 @@
+"""Fixtures that the tests of several folders share."""
+
+import json
+import math
+import pathlib
+
+import pytest
+
+HOSTILE = (
+  "</script><script>alert(1)</script><!-- <script> \x1b[31mred\x1b[0m "
+  "\x00\x07 lone \ud800 \u202egnp.exe <img src=x onerror=alert(2)> "
+  "{{scripts}} $title \\g<1> &amp; \u2028"
+)
+_KS = (1, 2, 4, 8, 16, 32)
+_PROMPTS = 8
+_GROUP = 8
+
+
+def _lines(path, rows):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _metrics(step, steps, shift):
+  """One step's line, by formula: reward rises, entropy falls, KL is reset."""
+  part = step / steps
+  wave = math.sin(1.7 * step + shift)
+  reward = 0.15 + 0.6 * (1 - math.exp(-3 * part)) + 0.04 * wave
+  return {
+    "step": step,
+    "reward": reward,
+    "reward_std": 0.4,
+    "correct": reward - 0.05,
+    "entropy": 0.9 * math.exp(-(1.2 + shift) * part) + 0.02 * wave,
+    "kl": 0.0008 * (step % 40) + 0.001 * abs(wave),
+    "clip_ratio/low_mean": 0.01 + 0.002 * wave,
+    "clip_ratio/high_mean": 0.02 + 0.003 * wave,
+    "completions/mean_length": 30 + 25 * part + 2 * wave,
+    "completions/clipped_ratio": 0.1 * math.exp(-4 * part),
+    "arm/active_groups": 0.7 + 0.05 * wave,
+    "arm/gap_mean": 0.1 * math.exp(-2 * part) + 0.02 * wave,
+    "arm/gap_std": 0.08,
+    "arm/sign_flip": 0.05 + 0.01 * wave,
+    "ref_reset/reset": float(step % 40 == 0),
+    "ref_reset/count": step // 40,
+    "perf/tokens_per_second": 2400.0 + 80 * wave,
+    "timing_s/sample": 0.31,
+    "timing_s/verify": 0.02,
+    "timing_s/score": 0.11,
+    "timing_s/update": 0.24,
+    "timing_s/step": 0.7 + 0.02 * wave,
+    "num_tokens": 2100 * step,
+  }
+
+
+def _samples(step, steps, shift):
+  """Evaluation samples: problem i has more right answers later and for low i.
+
+  Sixteen samples a problem, so that pass@k of k up to 16 can be recomputed.
+  """
+  rows = []
+  for i in range(_PROMPTS):
+    right = min(16, max(0, round(16 * (0.1 + 0.7 * step / steps) - i + shift)))
+    rows.append(
+      {
+        "step": step,
+        "set": "countdown",
+        "prompt": f"Use {i + 2}, 3 and 7 to make {i + 12}.",
+        "reference": {"target": i + 12},
+        "completions": [
+          {
+            "text": f"<answer>{i + 2} + 3 + {j % 3}</answer>",
+            "correct": j < right,
+          }
+          for j in range(16)
+        ],
+      }
+    )
+  return rows
+
+
+def _evaluation(step, rows):
+  """The line of an evaluation, pass@k by counting subsets."""
+  line = {"step": step}
+  for k in (k for k in _KS if k <= 16):
+    values = []
+    for row in rows:
+      wrong = sum(not c["correct"] for c in row["completions"])
+      values.append(1 - math.comb(wrong, k) / math.comb(16, k))
+    mean = sum(values) / len(values)
+    line[f"eval/countdown/pass@{k}"] = mean
+    line[f"eval/countdown/pass@{k}/low"] = max(mean - 0.06, 0.0)
+    line[f"eval/countdown/pass@{k}/high"] = min(mean + 0.06, 1.0)
+  line["eval/countdown/entropy"] = 0.8 - 0.002 * step
+  line["eval/countdown/distinct_correct"] = 1.5 + 0.01 * step
+  line["eval/countdown/mean_length"] = 40.0
+  line["eval/countdown/num_problems"] = len(rows)
+  line["eval/countdown/num_samples"] = 16
+  return line
+
+
+def _rollouts(step, steps, hostile):
+  rows = []
+  for p in range(_PROMPTS):
+    right = round(_GROUP * (0.1 + 0.6 * step / steps)) - p // 2
+    completions = []
+    for g in range(_GROUP):
+      base = 1.0 if g < right else -0.6
+      text = (
+        f"Let me try {p + 2} + 3 first, then 7.\nThat gives {p + 12 + g}, so "
+        f"step {g} is to multiply.\n<answer>{p + 2} + 3 * {g % 3}</answer>"
+      )
+      completions.append(
+        {
+          "text": HOSTILE if hostile and g == 0 else text * (1 + g % 3),
+          "reward": float(g < right),
+          "correct": g < right,
+          "status": "timeout" if (p, g) == (2, 7) else "ok",
+          "advantage": base + 0.1 * math.sin(g),
+          "base_advantage": base,
+          "c_answer": 0.3 + 0.05 * g,
+          "length": 34 + g,
+          "finished": g != 6,
+        }
+      )
+    new = [] if p < _PROMPTS // 2 else [f" (step {step})"]
+    rows.append(
+      {
+        "step": step,
+        "id": 100 * step + p,
+        "task": ("countdown", "chain_sum")[p % 2],
+        "prompt": f"Use {p + 2}, 3 and 7 to make {p + 12}." + "".join(new)
+        + (HOSTILE if hostile else ""),
+        "reference": {"target": p + 12},
+        "c_prompt": 0.55,
+        "completions": completions,
+      }
+    )
+  return rows
+
+
+@pytest.fixture
+def make_run(tmp_path):
+  """A function that writes the workdir of a made-up run and returns it."""
+
+  def make(name="progrpo", *, steps=100, shift=0, hostile=False, samples=True):
+    workdir = pathlib.Path(tmp_path / name)
+    config = {
+      "seed": shift,
+      "algo": {
+        "advantage": "grpo",
+        "loss": "clip",
+        "num_generations": _GROUP,
+        "arm": {"alpha": 0.3},
+      },
+      "note": HOSTILE if hostile else "",
+    }
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(config))
+    numbers = range(1, steps + 1)
+    _lines(
+      workdir / "metrics.jsonl", [_metrics(s, steps, shift) for s in numbers]
+    )
+    evals = []
+    for step in range(0, steps + 1, max(steps // 5, 1)):
+      rows = _samples(step, steps, shift)
+      evals.append(_evaluation(step, rows))
+      if samples:
+        _lines(workdir / "evals" / f"{step:06d}.jsonl", rows)
+      if step:
+        rows = _rollouts(step, steps, hostile)
+        _lines(workdir / "rollouts" / f"{step:06d}.jsonl", rows)
+    _lines(workdir / "eval.jsonl", evals)
+    return workdir
+
+  return make
+
+
+@pytest.fixture
+def hostile():
+  """What a model might write to break out of a page or steer a terminal."""
+  return HOSTILE

@@ -1,0 +1,189 @@
+"""pass@k against counted subsets, the bound against true pass@k."""
+
+import itertools
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from progrpo_jax.evaluators import passk
+
+
+def test_golden():
+  np.testing.assert_allclose(
+      passk.pass_at_k(16, 3, np.array([1, 2, 4, 8, 16])),
+      [3 / 16, 0.35, 0.607143, 0.9, 1], atol=5e-7)
+  np.testing.assert_allclose(
+      passk.pass_at_k(256, 5, 128), 0.969968, atol=5e-7)
+
+
+def test_against_every_subset():
+  for n in range(1, 8):
+    for c in range(n + 1):
+      right = [True] * c + [False] * (n - c)
+      for k in range(1, n + 1):
+        subsets = list(itertools.combinations(right, k))
+        share = np.mean([any(subset) for subset in subsets])
+        np.testing.assert_allclose(
+            passk.pass_at_k(n, c, k), share, atol=1e-12)
+
+
+def test_unbiased_over_draws_of_the_samples():
+  # E over c ~ Binomial(n, rho) is exactly 1 - (1 - rho)^k.
+  n, rho, k = 6, 0.3, 4
+  outcomes = itertools.product([0, 1], repeat=n)
+  mean = sum(
+      rho**sum(x) * (1 - rho)**(n - sum(x)) * passk.pass_at_k(n, sum(x), k)
+      for x in outcomes)
+  np.testing.assert_allclose(mean, 1 - (1 - rho)**k, rtol=1e-12)
+
+
+def test_exactly_one_when_too_few_are_wrong():
+  assert passk.pass_at_k(10, 4, 7) == 1
+  assert passk.pass_at_k(10, 4, 6) < 1
+  assert passk.pass_at_k(10, 0, 10) == 0
+
+
+def test_large_numbers_stay_exact():
+  n = 10_000
+  # One right: every sample is it with probability k / n.
+  np.testing.assert_allclose(
+      passk.pass_at_k(n, 1, np.array([1, 500, n])), [1 / n, 0.05, 1],
+      rtol=1e-10)
+
+
+def test_broadcasting():
+  c = np.array([[0], [1], [4]])
+  got = passk.pass_at_k(4, c, np.array([1, 2]))
+  assert got.shape == (3, 2)
+  assert got.dtype == np.float64
+  np.testing.assert_allclose(got, [[0, 0], [0.25, 0.5], [1, 1]], atol=1e-12)
+  assert passk.pass_at_k(np.array([4, 8]), np.zeros(0, int)[:, None], 2).shape \
+      == (0, 2)
+
+
+@pytest.mark.parametrize("n, c, k", [
+    (4, 2, 5), (4, 2, 0), (4, 5, 2), (4, -1, 2), (np.array([8, 4]), 2, 6)])
+def test_impossible_counts_are_errors(n, c, k):
+  with pytest.raises(ValueError, match="pass@k needs"):
+    passk.pass_at_k(n, c, k)
+
+
+@hypothesis.given(st.integers(1, 60), st.data())
+@hypothesis.settings(max_examples=80, deadline=None)
+def test_monotone_in_both(n, data):
+  c = data.draw(st.integers(0, n))
+  curve = passk.pass_at_k(n, c, np.arange(1, n + 1))
+  assert np.all((curve >= 0) & (curve <= 1))
+  assert np.all(np.diff(curve) >= -1e-12)
+  np.testing.assert_allclose(curve[0], c / n, atol=1e-12)
+  counts = passk.pass_at_k(n, np.arange(n + 1), data.draw(st.integers(1, n)))
+  assert np.all(np.diff(counts) >= -1e-12)
+
+
+RHO = np.array([0.0, 0.1, 0.5, 0.9])
+
+
+def test_bound_golden():
+  k = np.array([2, 4, 8, 16])
+  np.testing.assert_allclose(
+      passk.bound(RHO, k), [0.4825, 0.732194, 0.928280, 0.994856], atol=1e-6)
+  true = [np.mean(1 - (1 - RHO) ** each) for each in k]
+  np.testing.assert_allclose(
+      true, [0.4825, 0.570325, 0.641407, 0.703671], atol=1e-6)
+
+
+@hypothesis.given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(2, 64))
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_bound_bounds_and_is_met_at_two(rho, k):
+  rho = np.array(rho)
+  assert passk.bound(rho, k) >= np.mean(1 - (1 - rho) ** k) - 1e-9
+  np.testing.assert_allclose(
+      passk.bound(rho, 2), np.mean(1 - (1 - rho) ** 2), atol=1e-12)
+
+
+def test_bound_corrects_the_variance_of_estimates():
+  c, n = np.array([0, 1, 2, 4]), 4
+  variance = np.var(c / n) - np.mean(c * (n - c) / (n**2 * (n - 1)))
+  expected = 1 - ((1 - 7 / 16) ** 2 + variance) ** 4
+  np.testing.assert_allclose(passk.bound(c / n, 8, n=n), expected, rtol=1e-12)
+  np.testing.assert_allclose(
+      passk.bound(c / n, 8, n=np.full(4, n)), expected, rtol=1e-12)
+  # Alike problems: what the estimates differ by is noise, never less than 0.
+  alike = np.array([0.5, 0.5])
+  np.testing.assert_allclose(passk.bound(alike, 4, n=4), 1 - 0.5**4)
+
+
+def test_correction_is_unbiased():
+  # Problems of rho 0.2 and 0.7 in equal parts, n samples of each, all
+  # outcomes weighed: the corrected second moment is the true one.
+  n, total = 3, 0.0
+  for rho in (0.2, 0.7):
+    for c in range(n + 1):
+      ways = {0: 1, 1: 3, 2: 3, 3: 1}[c]
+      weight = 0.5 * ways * rho**c * (1 - rho) ** (n - c)
+      p = c / n
+      total += weight * (p**2 - p * (1 - p) / (n - 1))
+  np.testing.assert_allclose(total, 0.5 * (0.2**2 + 0.7**2), rtol=1e-12)
+  # And that estimator is the one in use (at k = 2 the bound is linear in it).
+  p = np.array([0, 1, 2, 3, 3]) / n
+  second = np.mean(p**2 - p * (1 - p) / (n - 1))
+  np.testing.assert_allclose(
+      passk.bound(p, 2, n=n), 1 - (1 - 2 * p.mean() + second), rtol=1e-12)
+
+
+@pytest.mark.parametrize("values, k, n, word", [
+    (RHO, 1, None, "k >= 2"), (RHO, np.array([2, 1]), None, "k >= 2"),
+    (RHO, 2, 1, "n >= 2"), ([], 2, None, r"\(0,\)"),
+    (RHO[None], 2, None, r"\(1, 4\)"), ([0.5, 1.2], 2, None, "outside"),
+    ([0.5, np.nan], 2, None, "outside")])
+def test_bound_refuses(values, k, n, word):
+  with pytest.raises(ValueError, match=word):
+    passk.bound(values, k, n=n)
+
+
+def test_bootstrap_matches_the_normal_interval():
+  values = np.random.default_rng(0).random(400)
+  mean, low, high = passk.bootstrap(values, seed=1)
+  half = 1.96 * values.std() / 20
+  np.testing.assert_allclose(mean, values.mean(), rtol=1e-12)
+  np.testing.assert_allclose(
+      [mean - low, high - mean], [half, half], rtol=0.1)
+  narrow = passk.bootstrap(values, seed=1, level=0.5)
+  np.testing.assert_allclose(
+      (narrow[2] - narrow[1]) / 2, 0.6745 / 1.96 * half, rtol=0.15)
+
+
+def test_bootstrap_is_drawn_from_its_seed():
+  values = np.random.default_rng(0).random(30)
+  once = passk.bootstrap(values, seed=3, resamples=50)
+  assert once == passk.bootstrap(values, seed=3, resamples=50)
+  assert once != passk.bootstrap(values, seed=4, resamples=50)
+
+
+def test_bootstrap_of_equal_values_has_no_width():
+  assert passk.bootstrap([0.25] * 7, seed=0) == (0.25, 0.25, 0.25)
+
+
+def test_paired_bootstrap_cancels_what_both_share():
+  rng = np.random.default_rng(0)
+  hardness = rng.random(200)
+  a, b = hardness + 0.1, hardness
+  mean, low, high = passk.paired_bootstrap(a, b, seed=0)
+  np.testing.assert_allclose([mean, low, high], 0.1, atol=1e-9)
+  # Unpaired, the interval would be as wide as the hardness is spread.
+  _, low, high = passk.bootstrap(a, seed=0)
+  assert high - low > 0.05
+  assert passk.paired_bootstrap(b, a, seed=0)[0] == -mean
+
+
+@pytest.mark.parametrize("values, level, word", [
+    ([], 0.95, r"\(0,\)"), ([[1.0]], 0.95, r"\(1, 1\)"),
+    ([np.nan], 0.95, "finite"), ([1.0], 1.0, "level")])
+def test_bootstrap_refuses(values, level, word):
+  with pytest.raises(ValueError, match=word):
+    passk.bootstrap(values, seed=0, level=level)
+  with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+    passk.paired_bootstrap([1, 2], [1, 2, 3], seed=0)

@@ -1,0 +1,120 @@
+"""What the figures hold, and what becomes of them in a page."""
+
+import re
+
+import numpy as np
+import pytest
+
+from progrpo_jax import metrics
+from progrpo_jax.report import figures
+
+ALL = (
+  figures.reward,
+  figures.correct,
+  figures.entropy,
+  figures.kl,
+  figures.completion_length,
+  figures.clip_ratio,
+  figures.arm,
+  figures.timing,
+  figures.pass_at_k,
+  figures.pass_at_k_over_steps,
+)
+
+
+@pytest.fixture
+def groups(make_run):
+  return {
+    "progrpo": [metrics.load(make_run("progrpo", samples=False))],
+    "grpo": [
+      metrics.load(make_run(f"grpo{i}", shift=i, samples=False))
+      for i in (1, 2)
+    ],
+  }
+
+
+@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
+def test_every_figure_draws_one_run_and_several(draw, groups):
+  for chosen in (groups, {"progrpo": groups["progrpo"]}):
+    figure = draw(chosen)
+    assert figure.axes[0].get_title(loc="left")
+    svg = figures.to_svg(figure, "f1", "a figure")
+    assert svg.startswith('<svg role="img" aria-label="a figure"')
+    assert "http" not in svg
+    assert len(svg) < 120_000
+
+
+@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
+def test_a_run_without_the_metric_has_no_figure(draw, tmp_path):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 1, "x": 1}\n')
+  assert draw({"a": [metrics.load(tmp_path)]}) is None
+
+
+@pytest.mark.parametrize("draw", ALL, ids=lambda draw: draw.__name__)
+def test_one_step_is_enough_for_a_figure(draw, make_run):
+  run = metrics.load(make_run(steps=1))
+  figure = draw({"a": [run]})
+  if figure is not None:
+    figures.to_svg(figure, "f", "one step")
+
+
+def test_kl_marks_every_reset(groups):
+  figure = figures.kl({"progrpo": groups["progrpo"]})
+  lines = [
+    line for line in figure.axes[0].lines
+    if (line.get_gid() or "").startswith("reset-")
+  ]
+  assert [line.get_xdata()[0] for line in lines] == [40, 80]
+  svg = figures.to_svg(figure, "k", "KL")
+  assert re.findall(r'id="(k-reset-\d+)"', svg) == ["k-reset-40", "k-reset-80"]
+
+
+def test_kl_is_shown_as_measured(groups):
+  # A running mean would hide the fall to 0.
+  run = groups["progrpo"][0]
+  line = figures.kl({"progrpo": [run]}).axes[0].lines[0]
+  _, values = metrics.series(run.metrics, "kl")
+  np.testing.assert_allclose(line.get_ydata(), values)
+
+
+def test_seeds_are_drawn_as_their_mean(groups):
+  figure = figures.entropy({"grpo": groups["grpo"]})
+  (line,) = figure.axes[0].lines
+  first = np.mean([run.metrics[0]["entropy"] for run in groups["grpo"]])
+  second = np.mean([run.metrics[1]["entropy"] for run in groups["grpo"]])
+  third = np.mean([run.metrics[2]["entropy"] for run in groups["grpo"]])
+  # At the edge the running mean has the point and its two later neighbours.
+  assert line.get_ydata()[0] == pytest.approx((first + second + third) / 3)
+  assert figure.axes[0].collections
+
+
+def test_pass_at_k_has_a_log2_axis_with_plain_labels(groups):
+  axes = figures.pass_at_k(groups, base=groups["progrpo"][0]).axes[0]
+  assert axes.get_xscale() == "log"
+  labels = [label.get_text() for label in axes.get_xticklabels()]
+  assert labels == ["1", "2", "4", "8", "16"]
+  assert [line.get_label() for line in axes.lines] == [
+    "base",
+    "progrpo",
+    "grpo",
+  ]
+
+
+def test_long_runs_make_small_files(make_run):
+  run = metrics.load(make_run(steps=3000, samples=False))
+  svg = figures.to_svg(figures.reward({"a": [run]}), "f", "reward")
+  assert len(svg) < 40_000
+
+
+def test_ids_of_two_figures_do_not_collide(groups):
+  ids = [
+    set(re.findall(r'\sid="([^"]+)"', figures.to_svg(draw(groups), name, "x")))
+    for draw, name in ((figures.reward, "f0"), (figures.entropy, "f1"))
+  ]
+  assert ids[0] and not ids[0] & ids[1]
+
+
+def test_labels_of_ticks_are_not_cut(groups):
+  # Coordinates are shortened; a tick of 0.005 must stay one.
+  svg = figures.to_svg(figures.kl({"a": groups["progrpo"]}), "k", "KL")
+  assert ">0.005<" in svg

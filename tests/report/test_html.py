@@ -1,0 +1,260 @@
+"""The pages: self-contained, honest about cuts, deaf to hostile text."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import re
+
+import pytest
+
+from progrpo_jax import errors
+from progrpo_jax.report import html as pages
+
+
+class _Reader(html.parser.HTMLParser):
+  """Collects elements, their attributes and the text of scripts."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.scripts, self.text = [], [], []
+    self._within = None
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    if tag in ("script", "style"):
+      self._within = tag
+      if tag == "script":
+        self.scripts.append("")
+
+  def handle_endtag(self, tag):
+    if tag == self._within:
+      self._within = None
+
+  def handle_data(self, data):
+    if self._within == "script":
+      self.scripts[-1] += data
+    elif self._within is None:
+      self.text.append(data)
+
+  @property
+  def rollouts(self):
+    return json.loads(self.scripts[0])
+
+
+def _report(workdir):
+  path = pages.write_report(workdir)
+  assert path == pages.epath.Path(workdir) / "report.html"
+  raw = path.read_bytes()
+  return raw.decode("utf-8"), _Reader(raw.decode("utf-8"))
+
+
+def _assert_self_contained(text, page):
+  assert not re.search(r"(https?:)?//[a-z]", text.split("<script")[0])
+  for tag, attributes in page.elements:
+    assert tag not in ("link", "img", "iframe", "object", "embed", "base")
+    assert "src" not in attributes
+    for name, value in attributes.items():
+      assert not name.startswith("on")
+      if name in ("href", "xlink:href"):
+        assert "://" not in value
+      assert "url(" not in (value or "") or "url(#" in value
+  assert "@import" not in text
+  (policy,) = [
+    attributes["content"]
+    for tag, attributes in page.elements
+    if attributes.get("http-equiv") == "Content-Security-Policy"
+  ]
+  assert policy.startswith("default-src 'none'")
+  for script in page.scripts[1:]:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest())
+    assert f"'sha256-{digest.decode()}'" in policy
+
+
+def test_a_report_needs_nothing_from_outside(make_run):
+  text, page = _report(make_run())
+  _assert_self_contained(text, page)
+  assert len(text) < 1_500_000
+
+
+def test_a_report_shows_the_key_numbers(make_run):
+  _, page = _report(make_run())
+  shown = " ".join(" ".join(page.text).split())
+  assert "progrpo" in shown
+  for part in ("final reward 0.712", "pass@1 0.594", "entropy 0.2", "resets 2",
+               "last at step 80", "tokens 210 k", "time 1 min"):
+    assert part in shown
+  assert "advantage grpo" in shown
+  assert "step 100" in shown
+  assert sum(tag == "figure" for tag, _ in page.elements) == 10
+
+
+def test_ids_are_unique(make_run):
+  _, page = _report(make_run())
+  ids = [a["id"] for _, a in page.elements if "id" in a]
+  assert len(ids) == len(set(ids))
+
+
+def test_every_control_has_a_label(make_run):
+  text, page = _report(make_run())
+  controls = [a["id"] for t, a in page.elements if t in ("select", "input")]
+  assert len(controls) == 7
+  labels = re.findall(r"<label.*?</label>", text, flags=re.DOTALL)
+  for control in controls:
+    assert any(f'id="{control}"' in label for label in labels)
+
+
+def test_hostile_text_stays_data(make_run, hostile):
+  text, page = _report(make_run("hostile", hostile=True))
+  _assert_self_contained(text, page)
+  assert len(page.scripts) == 2
+  assert "alert(1)" not in page.scripts[1]
+  assert "</script><script>alert" not in text
+  assert not any(ord(c) < 32 and c not in "\n\t" for c in text)
+  rows = page.rollouts["groups"][0]["rows"]
+  assert rows[0]["completions"][0]["text"] == hostile
+  assert rows[0]["prompt"].endswith(hostile)
+
+
+@pytest.mark.parametrize("name", ["<i>&x", "a'b\"c"])
+def test_a_hostile_name_is_escaped(make_run, name):
+  text, page = _report(make_run(name))
+  assert "<i>" not in text.split("<main")[0]
+  assert name in "".join(page.text)
+
+
+def test_text_loses_what_html_forbids():
+  assert pages.text("<a&\x00\x1b\ud800\u202e>\n") == (
+    "&lt;a&amp;␀␛\ufffd\ufffd&gt;\n"
+  )
+
+
+def test_embedded_json_cannot_end_its_element():
+  coded = pages.embed({"x": "</script><!--", "nan": float("nan")})
+  assert "<" not in coded
+  assert json.loads(coded) == {"x": "</script><!--", "nan": None}
+
+
+def test_the_browser_says_what_it_leaves_out(make_run, monkeypatch):
+  monkeypatch.setattr(pages, "MAX_STEPS", 2)
+  monkeypatch.setattr(pages, "MAX_PROMPTS", 3)
+  monkeypatch.setattr(pages, "MAX_COMPLETIONS", 4)
+  monkeypatch.setattr(pages, "MAX_CHARACTERS", 50)
+  _, page = _report(make_run())
+  shown = " ".join(page.text)
+  assert "2 of 5 steps of training" in shown
+  assert "3 of 8 prompts of training step 20" in shown
+  groups = page.rollouts["groups"]
+  assert [(g["source"], g["step"]) for g in groups] == [
+    ("training", 20),
+    ("training", 100),
+    ("evaluation", 0),
+    ("evaluation", 100),
+  ]
+  row = groups[0]["rows"][0]
+  assert row["left_out"] == 4
+  assert len(row["completions"]) == 4
+  assert re.search(r"\[… \d+ characters left out\]", row["completions"][1][
+    "text"
+  ])
+  # Prompts that can be compared between steps come first.
+  keys = [{row["key"] for row in group["rows"]} for group in groups[:2]]
+  assert keys[0] == keys[1]
+
+
+def test_distinct_correct_answers_get_their_letters(make_run):
+  _, page = _report(make_run())
+  (last,) = [
+    group
+    for group in page.rollouts["groups"]
+    if (group["source"], group["step"]) == ("training", 100)
+  ]
+  row = last["rows"][0]
+  letters = [c["answer"] for c in row["completions"]]
+  assert letters == [*"ABCABC", None, None]
+  for group in page.rollouts["groups"]:
+    for row in group["rows"]:
+      letters = {c["answer"] for c in row["completions"] if c["correct"]}
+      assert len(letters) == row["distinct"]
+      assert all(c["answer"] is None for c in row["completions"]
+                 if not c["correct"])
+
+
+def test_answers_are_compared_without_the_prose():
+  completions = [
+    {"text": "so <answer>2 + 3</answer>", "correct": True},
+    {"text": "thus\n<answer>2+3 </answer> done", "correct": True},
+    {"text": r"it is \boxed{\frac{1}{2}}", "correct": True},
+    {"text": r"then \boxed{7} or \boxed{\frac{1}{2}}.", "correct": True},
+    {"text": "no tag", "correct": True},
+    {"text": "no tag", "correct": False},
+  ]
+  assert pages._answer_letters(completions) == {
+    0: "A",
+    1: "A",
+    2: "B",
+    3: "B",
+    4: "C",
+  }
+
+
+def test_a_run_of_one_step_without_anything_else_has_a_page(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"step": 1, "reward": null, "entropy": 0.5, "kl": 0.0}\n'
+  )
+  text, page = _report(tmp_path)
+  shown = " ".join(page.text)
+  assert "holds no rollouts" in shown
+  assert "holds no config.json" in shown
+  assert not page.scripts
+  _assert_self_contained(text, page)
+
+
+def test_config_shows_what_differs_from_the_defaults(make_run):
+  workdir = make_run()
+  path = workdir / "config.json"
+  config = json.loads(path.read_text())
+  config["defaults"] = {
+    "seed": 0,
+    "algo": {"advantage": "grpo", "loss": "gspo", "num_generations": 8},
+    "note": "",
+  }
+  path.write_text(json.dumps(config))
+  text, _ = _report(workdir)
+  table = re.search(r"changed</th>.*?</table>", text, flags=re.DOTALL)[0]
+  assert re.findall(r"<tr><th>(.*?)</th>", table) == [
+    "algo.loss",
+    "algo.arm.alpha",
+  ]
+  assert "defaults." not in text
+
+
+def test_a_comparison_links_its_runs_and_needs_nothing(make_run, tmp_path):
+  first, second = make_run("a <1>"), make_run("b", shift=1)
+  seed = make_run("b2", shift=2)
+  pages.write_report(first)
+  path = pages.write_comparison(
+    {"ARM & co": [first], "grpo": [second, seed]},
+    tmp_path / "out" / "page.html",
+    base=first / "eval.jsonl",
+  )
+  text = path.read_text()
+  page = _Reader(text)
+  _assert_self_contained(text, page)
+  links = [a["href"] for t, a in page.elements if t == "a"]
+  assert "../a%20%3C1%3E/report.html" in links
+  shown = " ".join(" ".join(page.text).split())
+  for part in ("base", "ARM & co", "grpo 2 seeds", "bootstrap over problems",
+               "pass@16", "s/step", "3 runs, 2 methods"):
+    assert part in shown
+  assert 'class="best"' in text
+
+
+def test_a_missing_run_is_named(make_run, tmp_path):
+  with pytest.raises(errors.InputError, match="no such workdir: .*nowhere"):
+    pages.write_report(tmp_path / "nowhere")
+  with pytest.raises(errors.InputError, match="nowhere"):
+    pages.write_comparison(
+      {"a": [make_run()], "b": [tmp_path / "nowhere"]}, tmp_path / "x.html"
+    )

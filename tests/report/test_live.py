@@ -1,0 +1,132 @@
+"""The live view on a terminal and in a log file."""
+
+import io
+
+import pytest
+import rich.console
+
+from progrpo_jax.report import live
+
+METRICS = {
+  "reward": 0.512,
+  "correct": 0.47,
+  "entropy": 0.81,
+  "kl": 0.0012,
+  "perf/tokens_per_second": 2345.6,
+  "timing_s/sample": 0.5,
+  "timing_s/update": 0.25,
+  "timing_s/step": 0.8,
+}
+
+
+def _console(terminal):
+  return rich.console.Console(
+    file=io.StringIO(), force_terminal=terminal, width=100, color_system=None
+  )
+
+
+def _use(view):
+  for step in range(1, 5):
+    view.phase("sampling")
+    view.step(step, {**METRICS, "reward": 0.1 * step})
+  view.eval(4, {"eval/countdown/pass@1": 0.4, "eval/countdown/pass@8": 0.75})
+  view.message("reference reset at step 4 \x1b[31m")
+
+
+def test_a_log_gets_plain_lines_without_control_codes():
+  console = _console(terminal=False)
+  with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
+    _use(view)
+  text = console.file.getvalue()
+  assert "\x1b" not in text and "\r" not in text
+  lines = text.splitlines()
+  assert lines[0] == "grpo: 10 steps"
+  assert lines[1].startswith("step 1/10  reward 0.100  correct 47.0%")
+  assert "tokens/s 2,346" in lines[1] and "left" in lines[1]
+  assert "evaluation at step 4: countdown pass@1 0.400  pass@8 0.750" in lines
+  assert "reference reset at step 4 ␛[31m" in lines
+
+
+def test_a_log_is_not_flooded():
+  console = _console(terminal=False)
+  with live.LiveView(10, "grpo", console=console, every_s=1e6) as view:
+    for step in range(1, 11):
+      view.step(step, METRICS)
+  lines = console.file.getvalue().splitlines()
+  steps = [line.split()[1] for line in lines[1:]]
+  assert steps == ["1/10", "10/10"]
+
+
+def test_a_terminal_shows_numbers_curves_stages_and_events():
+  console = _console(terminal=True)
+  with live.LiveView(10, "grpo", console=console) as view:
+    _use(view)
+  text = console.file.getvalue()
+  for part in (
+    "step 4/10",
+    "0.400",
+    "47.0%",
+    "▁",
+    "█",
+    "sample 0.50s",
+    "pass@8 0.750",
+    "reference reset at step 4 ␛[31m",
+    "left",
+  ):
+    assert part in text
+
+
+def test_a_terminal_shows_the_phase_before_the_first_step():
+  console = _console(terminal=True)
+  with pytest.raises(KeyboardInterrupt):
+    with live.LiveView(10, "grpo", console=console) as view:
+      view.phase("compiling")
+      raise KeyboardInterrupt
+  text = console.file.getvalue()
+  assert "compiling" in text and "waiting for the first step" in text
+
+
+def test_a_resumed_run_counts_its_own_steps(monkeypatch):
+  console = _console(terminal=False)
+  with live.LiveView(110, "x", console=console, every_s=0.0) as view:
+    clock = view._start + 20.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock)
+    view.step(101, METRICS)  # the first step here took 20 s, 9 are left
+  assert "left 3 min 00 s" in console.file.getvalue()
+
+
+def test_numbers_that_are_no_numbers_are_left_out():
+  console = _console(terminal=True)
+  with live.LiveView(2, "x", console=console) as view:
+    view.step(1, {"reward": float("nan"), "entropy": None, "kl": 0.25})
+  assert "0.2500" in console.file.getvalue()
+  assert "nan" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_ends_with_all_parts_done(terminal):
+  console = _console(terminal)
+  with live.progress("warm-up", 20, console=console, every_s=1e6) as tick:
+    for _ in range(10):
+      tick(2, note="loss 0.5")
+  text = console.file.getvalue()
+  assert "20/20" in text and "loss 0.5" in text
+  if not terminal:
+    assert text.splitlines() == [
+      "warm-up 2/20 loss 0.5",
+      "warm-up 20/20 loss 0.5",
+    ]
+
+
+def test_sparkline_spans_the_range():
+  assert live.sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+  assert live.sparkline([2, 2]) == "▁▁"
+  assert live.sparkline([]) == ""
+  assert len(live.sparkline(range(1000), width=40)) == 40
+
+
+def test_duration_reads_as_people_say_it():
+  assert live.duration(None) == "?"
+  assert live.duration(41.6) == "42 s"
+  assert live.duration(185) == "3 min 05 s"
+  assert live.duration(7620) == "2 h 07 min"

@@ -1,0 +1,172 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from progrpo_jax.errors import InputError
+from progrpo_jax.rewards import logic
+from progrpo_jax.tasks import base, reasoning_gym
+
+SMALL = {"num_train": 60, "num_validation": 20, "seed": 3}
+PROCEDURAL = (
+    "countdown", "graph_color", "n_queens", "chain_sum", "simple_equations",
+    "knights_knaves",
+)
+
+
+def _rows(name, split, data_dir, **options):
+  source = base.load(name, split, data_dir=data_dir, **{**SMALL, **options})
+  return [source[i] for i in range(len(source))]
+
+
+@pytest.mark.parametrize("template", reasoning_gym.TEMPLATES)
+@pytest.mark.parametrize("name", PROCEDURAL)
+def test_demonstrations_score_one(name, template, data_dir):
+  rows = _rows(name, "train", data_dir, template=template)
+  assert len(rows) == 60
+  for row in rows:
+    assert row.task == name and row.demonstrations
+    assert len(set(row.demonstrations)) == len(row.demonstrations) <= 4
+    for text in row.demonstrations:
+      assert logic.score(text, row.reference, **row.meta) == (1.0, True, "ok")
+    assert base.item(row, "x").meta == row.meta
+    limit = 80 if template == "compact" else 4000
+    assert len(row.prompt) < limit
+
+
+@pytest.mark.parametrize("name", PROCEDURAL)
+def test_own_answer_has_reasoning_gyms_score(name, data_dir):
+  """The reference, in Reasoning Gym's format, scores 1 after the round trip."""
+  for row in _rows(name, "validation", data_dir):
+    answer = f"<answer>{row.reference}</answer>"
+    assert logic.score(answer, row.reference, **row.meta).correct
+
+
+@pytest.mark.parametrize("name", PROCEDURAL)
+def test_splits_share_no_problem(name, data_dir):
+  train = {r.prompt for r in _rows(name, "train", data_dir, template="compact")}
+  held = {
+      r.prompt for r in _rows(name, "validation", data_dir, template="compact")
+  }
+  assert len(train) == 60 and len(held) == 20
+  assert not train & held
+
+
+def test_countdown_splits_are_disjoint_in_any_order_of_numbers(tmp_path):
+  """With 165 problems in all, chance alone would repeat many."""
+  options = dict(
+      min_numbers=2, max_numbers=2, max_value=10, max_target=100,
+      template="compact", num_train=80, num_validation=40,
+  )
+  seen = set()
+  for split in base.SPLITS:
+    for row in _rows("countdown", split, str(tmp_path), **options):
+      problem = row.meta["metadata"]
+      key = (*sorted(problem["numbers"]), problem["target"])
+      assert key not in seen
+      seen.add(key)
+  assert len(seen) == 120
+
+
+def test_too_few_distinct_problems(tmp_path):
+  with pytest.raises(InputError, match="only .* of 500 train problems"):
+    _rows("chain_sum", "train", str(tmp_path), min_terms=2, max_terms=2,
+          min_digits=1, max_digits=1, num_train=500)
+
+
+def test_equal_configs_are_built_once_and_others_anew(tmp_path, monkeypatch):
+  first = _rows("chain_sum", "train", str(tmp_path))
+  folder = tmp_path / "reasoning_gym"
+  before = sorted(folder.iterdir())
+  monkeypatch.setattr(reasoning_gym, "ReasoningGym", _NoBuild)
+  assert _rows("chain_sum", "train", str(tmp_path)) == first
+  monkeypatch.undo()
+  other = _rows("chain_sum", "train", str(tmp_path), seed=4)
+  assert other != first and len(sorted(folder.iterdir())) == len(before) + 1
+
+
+class _NoBuild:
+  name = "reasoning_gym"
+
+  def __init__(self, **_):
+    raise AssertionError("built a second time")
+
+
+def test_builds_agree_whatever_the_hash_seed(tmp_path):
+  digests = set()
+  code = (
+      "import hashlib, sys; from progrpo_jax.tasks import base;"
+      "s = base.load('knights_knaves', 'train', data_dir=sys.argv[1], seed=0,"
+      "num_train=30, num_validation=5);"
+      "t = repr([s[i] for i in range(30)]);"
+      "print(hashlib.sha256(t.encode()).hexdigest())"
+  )
+  for seed in "01":
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / seed)], check=True,
+        env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,
+    )
+    digests.add(done.stdout)
+  assert len(digests) == 1
+
+
+def test_two_processes_build_the_same_directory(tmp_path):
+  code = (
+      "import sys; from progrpo_jax.tasks import base;"
+      "s = base.load('countdown', 'train', data_dir=sys.argv[1], seed=0,"
+      "num_train=300, num_validation=20); assert len(s) == 300; s[299]"
+  )
+  running = [
+      subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+      for _ in range(2)
+  ]
+  assert [process.wait() for process in running] == [0, 0]
+  made = list(pathlib.Path(tmp_path, "reasoning_gym").glob("*/*"))
+  assert [path.name for path in made] == ["1.0.0"]
+
+
+def test_options_are_checked(tmp_path):
+  folder = str(tmp_path)
+  with pytest.raises(InputError, match="did you mean 'max_numbers'"):
+    _rows("countdown", "train", folder, max_number=3)
+  with pytest.raises(InputError, match="did you mean 'template'"):
+    _rows("countdown", "train", folder, templat="full")
+  with pytest.raises(InputError, match="max_numbers must be"):
+    _rows("countdown", "train", folder, min_numbers=4, max_numbers=3)
+  with pytest.raises(InputError, match="did you mean 'compact'"):
+    _rows("countdown", "train", folder, template="compct")
+  with pytest.raises(InputError, match="9 colours"):
+    _rows("graph_color", "train", folder, template="compact", num_colors=10)
+  with pytest.raises(InputError, match="n up to 9"):
+    _rows("n_queens", "train", folder, template="compact", n=10)
+  assert not list(tmp_path.iterdir())
+
+
+def test_any_other_dataset(tmp_path):
+  rows = _rows(
+      "reasoning_gym", "train", str(tmp_path), dataset="spell_backward",
+      num_train=20, num_validation=5,
+  )
+  text = rows[0].demonstrations[0]
+  assert logic.score(text, rows[0].reference, **rows[0].meta).correct
+  with pytest.raises(InputError, match="no compact template"):
+    _rows("reasoning_gym", "train", str(tmp_path), dataset="spell_backward",
+          template="compact")
+  with pytest.raises(InputError, match="did you mean 'spell_backward'"):
+    _rows("reasoning_gym", "train", str(tmp_path), dataset="spel_backward")
+  with pytest.raises(InputError, match="needs the option 'dataset'"):
+    _rows("reasoning_gym", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("dataset", reasoning_gym.HASH_DEPENDENT)
+def test_datasets_that_depend_on_the_hash_seed_are_refused(dataset, tmp_path):
+  with pytest.raises(InputError, match="PYTHONHASHSEED"):
+    _rows("reasoning_gym", "train", str(tmp_path), dataset=dataset)
+
+
+@pytest.mark.parametrize("dataset", reasoning_gym.UNSAFE)
+def test_datasets_that_run_model_text_are_refused(dataset, tmp_path):
+  with pytest.raises(InputError, match="PYTHONHASHSEED|runs model text"):
+    _rows("reasoning_gym", "train", str(tmp_path), dataset=dataset)
