@@ -161,8 +161,11 @@ class Prompter:
 
   def take(self, position: int, count: int) -> batch.Prompts:
     """Returns draws position to position + count - 1."""
-    ids = range(position, position + count)
-    return self.encode([self._source.row(i) for i in ids], ids)
+    return self.of(range(position, position + count))
+
+  def of(self, ids: Sequence[int]) -> batch.Prompts:
+    """Returns the draws of these numbers."""
+    return self.encode([self._source.row(int(i)) for i in ids], ids)
 
   def first(self, count: int, size: int) -> list[batch.Prompts]:
     """Returns the source's first rows in batches of one size and width.

@@ -8,6 +8,8 @@ import importlib
 import os
 import sys
 
+from absl import logging
+
 from progrpo_jax import errors
 
 COMMANDS = {
@@ -50,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         f"progrpo: no command {argv[0]!r}; known: {', '.join(COMMANDS)}",
         file=sys.stderr)
     return 2
-  # Absl, TensorStore and XLA greet on stderr; people read this terminal.
+  # Libraries greet on stderr; people read this terminal.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  logging.set_verbosity(logging.ERROR)
   try:
     command = importlib.import_module(f"progrpo_jax.cli.{argv[0]}")
     return command.run(argv[1:])

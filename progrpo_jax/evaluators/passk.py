@@ -37,10 +37,9 @@ def pass_at_k(n, c, k) -> np.ndarray:
     raise ValueError(f"pass@k needs 0 <= c <= n, got c={c} with n={n}")
   j = np.arange(np.max(k, initial=0))
   n, c, k = n[..., None], c[..., None], k[..., None]
-  # Past k the factor is 1; the bounds there only keep the division defined.
-  wrong_left = np.maximum(n - c - j, 0)
-  left = np.maximum(n - j, 1)
-  factors = np.where(j < k, wrong_left / left, 1.0)
+  # The factor at j = n - c is 0, and with it the product from there on. The
+  # maximum keeps the division defined past n, where no factor counts.
+  factors = np.where(j < k, (n - c - j) / np.maximum(n - j, 1), 1.0)
   return 1.0 - np.prod(factors, axis=-1)
 
 

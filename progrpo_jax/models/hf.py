@@ -182,6 +182,8 @@ def save(
   finally:
     if writes:
       shutil.rmtree(temporary, ignore_errors=True)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("hf.save")
 
 
 class _Source:
@@ -419,9 +421,11 @@ def _write_weights(directory, config, flat, max_shard_bytes) -> None:
     files |= dict.fromkeys(tensors, file)
     total += sum(x.nbytes for x in tensors.values())
     if directory is not None:
-      safetensors.numpy.save_file(
-          tensors, os.path.join(directory, file), {"format": "pt"})
-      _sync(os.path.join(directory, file))
+      path = os.path.join(directory, file)
+      safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+      # The writer lets nobody but the owner read it.
+      os.chmod(path, os.stat(directory).st_mode & 0o666)
+      _sync(path)
   if directory is not None and len(shards) > 1:
     _write_json(os.path.join(directory, _INDEX), {
         "metadata": {"total_size": total}, "weight_map": files})

@@ -124,7 +124,10 @@ def clip_ratio(groups):
     figure, (axes,) = _axes()
     _sides(axes, _colored(groups), parts)
     axes.set_title("Clipped tokens")
-    _finish(axes, "share of tokens", share=True, legend=True)
+    alone = len(groups) == 1
+    _finish(axes, "share of tokens", share=True, legend=alone)
+    if not alone:  # a column a label
+      _legend_below(axes, len(groups))
   return figure
 
 
@@ -136,7 +139,8 @@ def arm(groups):
     return None
   with matplotlib.rc_context(_STYLE):
     figure, (top, bottom) = _axes(2, heights=(3, 2))
-    for label, runs, color in colored:
+    alone = len(colored) == 1
+    for _, runs, color in colored:
       means, stds = _gather(runs, gap), _gather(runs, spread)
       steps = [step for step in means if step in stds]
       x, mean = _bins(steps, [np.mean(means[step]) for step in steps])
@@ -145,14 +149,15 @@ def arm(groups):
       top.fill_between(
         x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0
       )
-      alone = len(groups) == 1
-      _line(top, means, color, label="mean ± std" if alone else label)
+      _line(top, means, color, label="mean ± std")
     top.axhline(0, color=BASE, linewidth=1)
     top.set_title("ARM: confidence gap, prompt − answer")
-    _finish(top, "gap", legend=True, steps=False)
+    _finish(top, "gap", legend=alone, steps=False)
     parts = (("arm/active_groups", "active"), ("arm/sign_flip", "sign flips"))
     _sides(bottom, colored, parts, first=1)
-    _finish(bottom, "share", share=True, legend=True)
+    _finish(bottom, "share", share=True, legend=alone)
+    if not alone:
+      _legend_below(bottom, len(colored))
   return figure
 
 
@@ -160,7 +165,7 @@ def timing(groups):
   """Seconds per step by stage: over steps for one run, else one bar a label."""
   table = {
     label: {stage: _gather(runs, f"timing_s/{stage}") for stage in STAGES}
-    for label, runs in groups.items()
+    for label, runs, _ in _colored(groups)
   }
   table = {
     label: stages for label, stages in table.items() if any(stages.values())
@@ -181,7 +186,7 @@ def timing(groups):
 def pass_at_k(groups, base=None, dataset=None):
   """Last evaluation's pass@k against k with its interval, log2 axis."""
   summary = comparison.summarise(groups, base=base, dataset=dataset)
-  summary = {name: e for name, e in summary.items() if e["pass@k"]}
+  summary = {_shown(name): e for name, e in summary.items() if e["pass@k"]}
   if not summary:
     return None
   with matplotlib.rc_context(_STYLE):
@@ -342,9 +347,15 @@ def _axes(rows=1, heights=None):
 def _colored(groups):
   """(label, runs, colour) of every label; a label keeps its colour."""
   return [
-    (label, runs, PALETTE[index % len(PALETTE)])
+    (_shown(label), runs, PALETTE[index % len(PALETTE)])
     for index, (label, runs) in enumerate(groups.items())
   ]
+
+
+def _shown(label):
+  """A label as matplotlib shows it: no mathtext, and no hidden `_name`."""
+  label = label.replace("$", r"\$")
+  return f"\u2009{label}" if label.startswith("_") else label
 
 
 def _gather(runs, name, rows="metrics"):
@@ -416,7 +427,10 @@ def _finish(
 
 
 def _legend_below(axes, columns):
-  axes.figure.legend(loc="outside lower center", ncols=columns)
+  handles, labels = axes.get_legend_handles_labels()
+  axes.figure.legend(
+    handles, labels, loc="outside lower center", ncols=columns
+  )
 
 
 def _bars_over_steps(axes, stages):

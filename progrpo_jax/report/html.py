@@ -305,7 +305,9 @@ def _evaluation_table(run, dataset):
   # A long run: first and last stay, the others are thinned out evenly.
   chosen = [rows[i] for i in _spread(len(rows), _MAX_EVALUATIONS)]
   columns = [(f"pass@{k}", f"pass@{k}") for k in comparison.ks(run, dataset)]
-  columns += [(name, name.replace("_", " ")) for name in _extras(rows, prefix)]
+  columns += [
+    (name, text(name.replace("_", " "))) for name in _extras(rows, prefix)
+  ]
   head = "".join(f'<th scope="col">{label}</th>' for _, label in columns)
   body = "".join(
     f'<tr><th scope="row">step {row["step"]}</th>'
@@ -331,8 +333,8 @@ def _evaluation_table(run, dataset):
 
 def _extras(rows, prefix):
   """What else was measured on the set besides pass@k, in the files' order."""
-  names = dict.fromkeys(key for row in rows for key in row)
-  names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+  keys = dict.fromkeys(key for row in rows for key in row)
+  names = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
   return [
     name
     for name in names

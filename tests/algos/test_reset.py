@@ -109,10 +109,20 @@ def test_stall_since_the_last_reset():
       (45, "no validation gain in 2 evaluations")]
 
 
+def test_score_at_the_reset_is_the_one_to_beat():
+  scores = [(20, 0.25), (25, 0.2), (30, 0.2)]
+  options = {"modes": ["stall"], "patience": 2, "history": {"score": scores}}
+  assert reset.should_reset(30, last_reset=20, **options)[0]
+  assert not reset.should_reset(30, last_reset=21, **options)[0]
+
+
 def test_kl_at_the_reset_itself_belongs_to_the_old_reference():
   history = {"kl": [(1, 0.1), (2, 0.5), (3, 0.1), (4, 0.6)]}
   assert run(4, modes=["kl"], kl_threshold=0.3, history=history) == [
       (2, "KL 0.5 stands out"), (4, "KL 0.6 stands out")]
+  del history["kl"][2:]
+  assert not reset.should_reset(
+      3, last_reset=2, modes=["kl"], kl_threshold=0.3, history=history)[0]
 
 
 def test_first_mode_that_fires_is_the_reason():
@@ -125,7 +135,10 @@ def test_first_mode_that_fires_is_the_reason():
 def test_never_twice_at_one_step_and_never_within_the_gap():
   history = {"kl": [(s, 1.0) for s in range(20)]}
   options = {"modes": ["kl"], "kl_threshold": 0.5, "history": history}
-  assert reset.should_reset(7, last_reset=7, **options) == (False, "")
+  for gap in (0, 1):
+    assert reset.should_reset(
+        7, last_reset=7, min_gap=gap, modes=["at"], at_steps=[7]) == (
+            False, "")
   assert reset.should_reset(0, last_reset=0, modes=["at"], at_steps=[0]) == (
       False, "")
   assert steps(9, min_gap=3, **options) == [3, 6, 9]

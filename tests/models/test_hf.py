@@ -1,8 +1,11 @@
 """Import and export, with transformers' Qwen2 as the reference."""
 
+from concurrent import futures
+import contextlib
 import json
 import logging
 import shutil
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -188,10 +191,40 @@ hf.save({str(tmp_path / "n")!r}, config, params)
   same_trees(hf.load(tmp_path / "n")[1], hf.load(tmp_path / "m")[1])
 
 
+def test_two_processes_load_and_save_one_model(tmp_path, run_python):
+  """Neither of them holds all of a parameter."""
+  own(tmp_path / "m", tie_embeddings=False)
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    port = server.getsockname()[1]
+  code = f"""
+import os, sys
+import jax
+jax.distributed.initialize("127.0.0.1:{port}", 2, int(os.environ["RANK"]))
+from progrpo_jax import sharding
+from progrpo_jax.models import hf
+assert jax.device_count() == 4
+config, params = hf.load(
+    {str(tmp_path / "m")!r}, mesh=sharding.make_mesh(1, 4, 1))
+assert not params["embed"]["tokens"].is_fully_addressable
+hf.save({str(tmp_path / "n")!r}, config, params, max_shard_bytes=200_000)
+assert hf.is_hf_dir({str(tmp_path / "n")!r})
+"""
+  with futures.ThreadPoolExecutor(2) as threads:
+    list(threads.map(
+        lambda rank: run_python(
+            code, devices=2, timeout=120, env={"RANK": str(rank)}), range(2)))
+  same_trees(hf.load(tmp_path / "n")[1], hf.load(tmp_path / "m")[1])
+
+
+def test_files_are_as_readable_as_their_directory(tmp_path):
+  own(tmp_path / "m")
+  modes = {p.stat().st_mode for p in (tmp_path / "m").iterdir()}
+  assert len(modes) == 1
+
+
 def test_reads_no_more_than_its_part(tmp_path):
   """Every axis can be split, also those that the rules leave whole."""
   config, params = own(tmp_path / "m", tie_embeddings=False)
-  import contextlib
   with contextlib.ExitStack() as stack:
     source = hf._Source(tmp_path / "m", stack)
     for path, leaf in hf._flat(params).items():

@@ -100,6 +100,15 @@ def test_pass_at_k_has_a_log2_axis_with_plain_labels(groups):
   ]
 
 
+def test_labels_are_shown_as_they_are(groups):
+  runs = groups["progrpo"]
+  figure = figures.entropy({"_a$^2$": runs, "<b>&": groups["grpo"]})
+  shown = figure.axes[0].get_legend().get_texts()
+  assert shown[0].get_text().strip() == r"_a\$^2\$"
+  svg = figures.to_svg(figure, "f", "x")
+  assert "_a$^2$<" in svg and "&lt;b&gt;&amp;<" in svg
+
+
 def test_long_runs_make_small_files(make_run):
   run = metrics.load(make_run(steps=3000, samples=False))
   svg = figures.to_svg(figures.reward({"a": [run]}), "f", "reward")

@@ -1,0 +1,70 @@
+"""`progrpo evaluate`: pass@k, entropy and diversity of a policy."""
+
+import functools
+
+import jax
+import rich.console
+import rich.table
+
+from progrpo_jax import metrics
+from progrpo_jax import parts as parts_lib
+from progrpo_jax import sharding
+from progrpo_jax.cli import config as config_lib
+from progrpo_jax.report import live
+
+
+def run(argv: list[str]) -> int:
+  """Evaluates; returns the exit code."""
+  parser = config_lib.parser(
+      "evaluate", "Try the held-out problems of the config's tasks.")
+  parser.add_argument(
+      "--policy", help="HF directory, workdir, or checkpoints/<step> of one "
+      "(default: config.model.init_from)")
+  parser.add_argument(
+      "--workdir", help="where to write eval.jsonl and the samples")
+  c, args = config_lib.parse(parser, argv)
+  if args.policy:
+    c.model.init_from = args.policy
+  start(c, args.workdir)
+  return 0
+
+
+def start(c, workdir: str | None) -> dict[str, float]:
+  """Evaluates the policy that `c.model.init_from` names and prints it."""
+  parts_lib.validate(c)
+  mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+  policy = parts_lib.load_policy(c, mesh)
+  values: dict[str, float] = {}
+  with parts_lib.make_pool(c) as pool:
+    evaluators = parts_lib.make_evaluators(
+        c, policy.config, policy.tokenizer, pool, mesh,
+        jax.random.key(c.seed))
+    records = []
+    with live.progress(
+        "evaluation", sum(len(e.prompts) for e in evaluators)) as tick:
+      for evaluator in evaluators:
+        samples = evaluator.sample(
+            policy.params, functools.partial(tick, 1))
+        values |= dict(evaluator.run(samples))
+        records += evaluator.records(samples)
+  if workdir:
+    with metrics.MetricWriter(
+        workdir, tensorboard=False, resume_step=-1) as writer:
+      writer.write_eval(0, values)
+      writer.write_eval_samples(0, [dict(step=0, **r) for r in records])
+  show(values)
+  return values
+
+
+def show(values: dict[str, float]) -> None:
+  """Prints one row a measure, with its interval if it has one."""
+  table = rich.table.Table("measure", "value", "95% interval")
+  for name, value in values.items():
+    if name.endswith(("/low", "/high")):
+      continue
+    interval = ""
+    if f"{name}/low" in values:
+      interval = f"{values[name + '/low']:.3f} – {values[name + '/high']:.3f}"
+    number = f"{value:.3f}" if isinstance(value, float) else str(value)
+    table.add_row(name.removeprefix("eval/"), number, interval)
+  rich.console.Console().print(table)

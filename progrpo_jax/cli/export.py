@@ -1,0 +1,32 @@
+"""`progrpo export`: a checkpoint as a Hugging Face directory."""
+
+import jax
+
+from progrpo_jax import parts as parts_lib
+from progrpo_jax import sharding
+from progrpo_jax.cli import config as config_lib
+from progrpo_jax.models import hf
+
+
+def run(argv: list[str]) -> int:
+  """Exports; returns the exit code."""
+  parser = config_lib.parser(
+      "export", "Write a policy as a directory that transformers and vLLM "
+      "load: safetensors, config and tokenizer.")
+  parser.add_argument(
+      "--policy", required=True,
+      help="workdir (its newest checkpoint) or checkpoints/<step> of one")
+  parser.add_argument("--output", required=True, help="directory to write")
+  parser.add_argument(
+      "--dtype", choices=("float32", "bfloat16"), default="float32")
+  c, args = config_lib.parse(parser, argv, needed=False)
+  c = config_lib.load("configs/common.py") if c is None else c
+  c.model.init_from = args.policy
+  mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+  policy = parts_lib.load_policy(c, mesh)
+  params = policy.params
+  if args.dtype != "float32":
+    params = jax.tree.map(lambda x: x.astype(args.dtype), params)
+  hf.save(args.output, policy.config, params, policy.tokenizer)
+  print(f"wrote {args.output}")
+  return 0

@@ -1,0 +1,69 @@
+"""`make quickstart`: ProGRPO beside GRPO from one base policy, on a CPU.
+
+Same base, same problems, same random numbers, same budget; the method is the
+only difference. What is done is not done again: a second call goes on where
+the first one stopped.
+"""
+
+import argparse
+import os
+import sys
+
+from progrpo_jax import errors, train
+from progrpo_jax.cli import compare, evaluate, warmup
+from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import train as train_command
+from progrpo_jax.models import hf
+
+METHODS = ("grpo", "progrpo")
+CONFIG = "configs/tiny.py"
+
+
+def run(argv: list[str]) -> int:
+  """Runs the quickstart; returns the exit code."""
+  parser = argparse.ArgumentParser(
+      prog="make quickstart ARGS=...", description=__doc__.splitlines()[0])
+  parser.add_argument(
+      "--methods", default=",".join(METHODS),
+      help="methods of configs/methods.py, with commas between them")
+  parser.add_argument("--seeds", type=int, default=1, help="runs of a method")
+  parser.add_argument("--steps", type=int, help="steps of a run")
+  parser.add_argument(
+      "--output", default="runs/quickstart", help="directory of everything")
+  args = parser.parse_args(argv)
+  base = os.path.join(args.output, "base")
+  measured = os.path.join(args.output, "base-eval")
+  if not hf.is_hf_dir(base):
+    c = config_lib.load(CONFIG)
+    c.model.init_from = ""
+    warmup.start(c, base)
+  if not os.path.exists(os.path.join(measured, "eval.jsonl")):
+    c = config_lib.load(CONFIG)
+    c.model.init_from = base
+    evaluate.start(c, measured)
+  workdirs, labels = [], []
+  for method in args.methods.split(","):
+    for seed in range(args.seeds):
+      c = config_lib.load(f"{CONFIG}:{method}")
+      c.model.init_from, c.seed = base, seed
+      if args.steps is not None:
+        c.train.total_steps = args.steps
+      name = method if seed == 0 else f"{method}-seed{seed}"
+      workdir = os.path.join(args.output, name)
+      code = train_command.start(c, workdir)
+      if code != train.DONE:
+        return code
+      workdirs.append(workdir)
+      labels.append(method)
+  return compare.run([
+      *workdirs, "--labels", ",".join(labels), "--base", measured,
+      "--output", os.path.join(args.output, "report.html"),
+      "--json", os.path.join(args.output, "comparison.json")])
+
+
+if __name__ == "__main__":
+  try:
+    sys.exit(run(sys.argv[1:]))
+  except errors.InputError as error:
+    print(f"quickstart: {error}", file=sys.stderr)
+    sys.exit(2)
