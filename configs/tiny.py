@@ -17,6 +17,10 @@ def get_config(method: str = "progrpo"):
   """The quickstart's config of one method."""
   c = common.get_config()
   c.model.init_from = "runs/quickstart/base"
+  # Recomputing is cheaper than a trip to memory here: 204 against 270 ms for
+  # an update of 256 sequences on two cores.
+  c.model.remat = "layer"
+  c.train.micro_batch_prompts = 8
   c.data.tasks = {
       "countdown": {
           "weight": 1.0,
@@ -25,7 +29,7 @@ def get_config(method: str = "progrpo"):
   }
   c.data.dir = "runs/data"
   c.data.max_prompt_length = 32
-  c.sampling.max_new_tokens = 32
+  c.sampling.max_new_tokens = 24
   c.sampling.chunk = 8
   c.algo.num_generations = 16
   c.train.total_steps = 100

@@ -190,6 +190,14 @@ class Prompter:
         for i in range(0, len(rows), size)
     ]
 
+  def state(self, position: int) -> dict[str, Any]:
+    """Returns what a checkpoint keeps; see `PromptSource.state`."""
+    return self._source.state(position)
+
+  def restore(self, state: Mapping[str, Any]) -> int:
+    """Returns the position of a checkpoint; see `PromptSource.restore`."""
+    return self._source.restore(state)
+
   def check(self, count: int = 256) -> None:
     """Encodes the first draws, so that a bad prompt shows before training."""
     for draw in range(count):

@@ -57,6 +57,12 @@ def adamw(
   return optax.chain(*parts)
 
 
+def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
+  """One update: (params, opt_state) after it."""
+  updates, opt_state = tx.update(gradient, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state
+
+
 def _decayed(params):
   """True for matrices, False for norms and biases (by their names)."""
   return jax.tree_util.tree_map_with_path(

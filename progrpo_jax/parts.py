@@ -22,7 +22,7 @@ import ml_collections
 
 from progrpo_jax import checkpoint as checkpoint_lib
 from progrpo_jax import data as data_lib
-from progrpo_jax import errors, optim, sampler, scoring, sharding, update
+from progrpo_jax import errors, ops, optim, sampler, scoring, sharding, update
 from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.algos import advantages, aggregate, kl, losses, objective
 from progrpo_jax.evaluators import held_out
@@ -239,6 +239,24 @@ def load_policy(c, mesh) -> Policy:
       config, params, tokenizer_lib.load(workdir / MODEL_DIR, **options))
 
 
+def make_advantage(c):
+  """reward_PG, valid_PG -> adv_PG.
+
+  A function of the user's own may do without `valid_PG`: rewards of samples
+  that the verifier failed on are then set to the mean of their group.
+  """
+  function = resolve(advantages, c.algo.advantage)
+  if "valid_PG" in inspect.signature(function).parameters:
+    return function
+
+  def with_means(reward_PG, valid_PG):
+    mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
+    return jnp.where(
+        valid_PG, function(jnp.where(valid_PG, reward_PG, mean_P1)), 0.0)
+
+  return with_means
+
+
 def make_objective(c):
   """The function that an update descends."""
   loss = resolve(losses, c.algo.loss)
@@ -331,7 +349,7 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
   per_row, score_parts, update_parts = micro_batches(c, mesh)
   rate, goal = make_schedule(c), make_objective(c)
   tx = make_optimizer(c, rate)
-  advantage = resolve(advantages, c.algo.advantage)
+  advantage = make_advantage(c)
   policy = load_policy(c, mesh)
   tokenizer = policy.tokenizer
   s = c.sampling

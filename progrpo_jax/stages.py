@@ -17,10 +17,9 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
-from progrpo_jax import errors
+from progrpo_jax import errors, sampler, scoring, sharding
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import sampler, scoring, sharding
 from progrpo_jax import state as state_lib
 from progrpo_jax.algos import arm, reset, shaping
 

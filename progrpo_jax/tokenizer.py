@@ -183,11 +183,17 @@ class HFTokenizer:
         bare; anything else is itself a Jinja template.
       system_prompt: first message of the chat; needs a template.
     """
+    # Only its tokenizers are used; it need not say that PyTorch is missing.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
+    # AutoTokenizer goes by the model's type and may replace the rules of
+    # tokenizer.json by those of that type's usual tokenizer.
+    kind = transformers.AutoTokenizer
+    if os.path.exists(os.path.join(path, "tokenizer.json")):
+      kind = transformers.PreTrainedTokenizerFast
     try:
-      self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-          path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as e:
+      self._tokenizer = kind.from_pretrained(path, local_files_only=True)
+    except Exception as e:  # the parser of tokenizer.json raises no other
       raise errors.InputError(f"{path}: no usable tokenizer: {e}") from e
     if not self._tokenizer.is_fast:
       raise errors.InputError(

@@ -20,25 +20,21 @@ from etils import epath
 
 from progrpo_jax import checkpoint as checkpoint_lib
 from progrpo_jax import data as data_lib
-from progrpo_jax import errors
+from progrpo_jax import errors, stages
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import metrics as metrics_lib
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import stages
 from progrpo_jax import state as state_lib
 
 DONE, PREEMPTED = 0, 75
 
 
 def start(
-    parts: parts_lib.Parts, params, checkpointer, clock: stages.Clock, workdir,
-) -> tuple[state_lib.TrainState, Any, stages.Progress, metrics_lib.MetricWriter]:
+    parts: parts_lib.Parts, params, checkpointer, writer, clock: stages.Clock,
+) -> tuple[state_lib.TrainState, Any, stages.Progress]:
   """A new run, evaluated and saved at step 0; or the one that is there."""
   c = parts.config
   step = checkpointer.latest()
-  writer = metrics_lib.MetricWriter(
-      workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
-      resume_step=-1 if step is None else step)
   if step is None:
     state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
     values = {}
@@ -46,7 +42,7 @@ def start(
       values = stages.evaluate(parts, state.params, clock, writer, 0)
     score = stages.watched(c, values)
     progress = stages.Progress(scores=() if score is None else ((0, score),))
-    save(checkpointer, state, progress)
+    save(parts, checkpointer, state, progress)
   else:
     clock.view.message(f"resuming from step {step}")
     like = state_lib.abstract(parts.model, parts.tx, parts.mesh)
@@ -55,11 +51,13 @@ def start(
         data, parts.prompter.of, functools.partial(
             data_lib.texts, parts.tokenizer, group=c.algo.num_generations),
     ) if data else None
-    progress = stages.Progress.from_meta(meta, surplus)
-  return state, load_reference(parts, checkpointer, progress), progress, writer
+    progress = stages.Progress.from_meta(
+        meta | {"position": parts.prompter.restore(meta["data"])}, surplus)
+  return state, load_reference(parts, checkpointer, progress), progress
 
 
-def load_reference(parts: parts_lib.Parts, checkpointer, progress: stages.Progress):
+def load_reference(
+    parts: parts_lib.Parts, checkpointer, progress: stages.Progress):
   """The reference policy, or None when nothing asks for one."""
   if parts.config.algo.beta == 0:
     return None
@@ -67,10 +65,13 @@ def load_reference(parts: parts_lib.Parts, checkpointer, progress: stages.Progre
       progress.ref_step, parts.model, parts.mesh)
 
 
-def save(checkpointer, state, progress: stages.Progress) -> None:
+def save(
+    parts: parts_lib.Parts, checkpointer, state, progress: stages.Progress,
+) -> None:
   """Saves everything that the next step reads."""
+  data = parts.prompter.state(progress.position)
   checkpointer.save(
-      progress.step, state, progress.to_meta(),
+      progress.step, state, progress.to_meta() | {"data": data},
       groups_lib.to_arrays(progress.surplus) if progress.surplus else None)
 
 
@@ -143,9 +144,12 @@ def train(c, workdir, view: stages.View) -> int:
         keep_every=k.keep_every, background=k.background)
     stack.callback(checkpointer.close)
     stack.enter_context(stops_on_signals(clock))
-    state, reference, progress, writer = start(
-        parts, params, checkpointer, clock, workdir)
-    stack.enter_context(writer)
+    done = checkpointer.latest()
+    writer = stack.enter_context(metrics_lib.MetricWriter(
+        workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
+        resume_step=-1 if done is None else done))
+    state, reference, progress = start(
+        parts, params, checkpointer, writer, clock)
     del params  # the state has taken them over
     return loop(parts, state, reference, progress, checkpointer, writer, clock)
 
@@ -170,13 +174,13 @@ def loop(
           clock)
       if reason or progress.step % c.checkpoint.every == 0 or (
           progress.step == total):
-        save(checkpointer, state, progress)
+        save(parts, checkpointer, state, progress)
       if reason:
         reference = load_reference(parts, checkpointer, progress)
   except stages.Preempted:
     # Raised only before an update: state and progress are those of the last
     # whole step.
     if checkpointer.latest() != progress.step:
-      save(checkpointer, state, progress)
+      save(parts, checkpointer, state, progress)
     return PREEMPTED
   return DONE

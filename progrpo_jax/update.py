@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import scoring
+from progrpo_jax import optim, scoring
 from progrpo_jax import state as state_lib
 
 
@@ -113,8 +113,8 @@ def make(
         config, state.params, part, dist, objective, micro_batches, first)
     with jax.named_scope("optimizer"):
       norm = optax.global_norm(gradient)
-      updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-      params = optax.apply_updates(state.params, updates)
+      params, opt_state = optim.apply(
+          tx, gradient, state.opt_state, state.params)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     def keep(new, old):

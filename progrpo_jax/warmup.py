@@ -12,12 +12,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import errors, ops, optim
+from progrpo_jax import errors, ops, optim, scoring, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import scoring, sharding
 from progrpo_jax import state as state_lib
 from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.models import config as model_config
@@ -115,8 +113,7 @@ def _learn(state, rows, key, first, *, config, tx, dist, size, count):
         jax.random.fold_in(key, step), (size,), 0, len(rows.prompt_NT))
     batch = jax.tree.map(lambda x: sharding.constrain_rows(x[index]), rows)
     loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = tx.update(gradient, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state), loss
+    return optim.apply(tx, gradient, opt_state, params), loss
 
   return lax.scan(one, state, first + jnp.arange(count))
 

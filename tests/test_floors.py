@@ -39,7 +39,8 @@ FLOORS = [
     ["parts.py", "stages.py", "train.py", "warmup.py"],
     [
         "report/comparison.py", "report/figures.py", "report/live.py",
-        "report/*.py", "cli/config.py", "cli/*.py", "main.py",
+        "report/*.py", "cli/config.py", "cli/*.py",
+        "cli/quickstart.py", "main.py",
     ],
 ]
 

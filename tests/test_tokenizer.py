@@ -5,10 +5,14 @@ import random
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
+import numpy as np
 import pytest
 
 from progrpo_jax import errors
 from progrpo_jax import tokenizer as tokenizer_lib
+from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import hf, transformer
 
 TEXTS = [
     f"Using the numbers [{a}, {b}, {c}], create an equation that equals "
@@ -257,6 +261,27 @@ def test_hf_save_and_load_keep_template_and_ids(tmp_path):
   assert again.vocab_size == first.vocab_size
 
 
+@pytest.mark.parametrize("kind", ["hf", "sentencepiece"])
+def test_export_beside_weights_keeps_the_tokenizer(tmp_path, char, kind):
+  """Transformers may pick another class when it sees the model's config."""
+  first = char
+  if kind == "hf":
+    first = tokenizer_lib.load(hf_directory(
+        tmp_path / "a", CHATML, stop_ids=[2, 0]))
+  config = config_lib.ModelConfig.tiny(vocab_size=400, num_layers=1)
+  params = jax.tree.map(
+      lambda x: np.zeros(x.shape, np.float32),
+      transformer.abstract_params(config))
+  hf.save(tmp_path / "b", config, params, first)
+  again = tokenizer_lib.load(tmp_path / "b")
+  assert type(again) is type(first)
+  assert again.stop_ids == first.stop_ids
+  assert again.pad_id == first.pad_id
+  for text in ["Using the numbers [1, 2]", " é\n\n  x 12345 don't"]:
+    assert again.encode_prompt(text) == first.encode_prompt(text)
+    assert again.decode(again.encode(text)) == text
+
+
 def test_missing_and_damaged_files_are_named(tmp_path):
   with pytest.raises(errors.InputError, match="nowhere: no such file"):
     tokenizer_lib.load(tmp_path / "nowhere")
@@ -265,9 +290,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
   (tmp_path / "tokenizer.model").write_bytes(b"hello")
   with pytest.raises(errors.InputError, match="tokenizer.model: not a sente"):
     tokenizer_lib.load(tmp_path)
-  (tmp_path / "tokenizer.json").write_text("{")
-  with pytest.raises(errors.InputError, match="no usable tokenizer"):
-    tokenizer_lib.load(tmp_path)
+  for damaged in ("{", "[]", "{}", '{"added_tokens": []}'):
+    (tmp_path / "tokenizer.json").write_text(damaged)
+    with pytest.raises(errors.InputError, match="no usable tokenizer"):
+      tokenizer_lib.load(tmp_path)
 
 
 @pytest.mark.parametrize(("options", "words"), [

@@ -15,14 +15,12 @@ import jax.numpy as jnp
 import rich.console
 import rich.table
 
-from progrpo_jax import errors
+from progrpo_jax import errors, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import sharding
 from progrpo_jax import state as state_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import transformer
 
 PACKAGES = (
     "progrpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",

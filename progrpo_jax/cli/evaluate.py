@@ -6,9 +6,8 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import metrics
+from progrpo_jax import metrics, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import sharding
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
-from progrpo_jax import errors
+from progrpo_jax import errors, sampler, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import sampler, sharding
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 

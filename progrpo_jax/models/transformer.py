@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import ops, sharding
-from progrpo_jax.models import attention
+from progrpo_jax.models import attention, layers
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import layers
 
 ModelConfig = config_lib.ModelConfig
 
