@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
   c.model.remat = "none"
   # Tokens whose logits may exist at one time.
   c.model.logits_chunk = 4096
-  # "auto": the tokenizer's chat template, if it has one; "none"; or
-  # "always": one without a template is an error.
+  # "auto": the tokenizer's chat template, if it has one; "own": one without
+  # is an error; "none"; or a Jinja template.
   c.model.chat_template = "auto"
   c.model.system_prompt = ""
 
@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
   # Processes that verify, and seconds that one answer may take.
   c.rewards.workers = 2
   c.rewards.deadline_s = 10.0
+  # Seconds for one call of a reward function of your own, on a whole batch.
+  c.rewards.batch_deadline_s = 60.0
   c.rewards.memory_mb = 2048
   # Stop when more than this share of a batch fails in the verifier itself.
   c.rewards.max_failure_share = 0.5

@@ -8,10 +8,16 @@ update would overwrite.
 
 A reset at step s writes `ref_step = s` into checkpoint s itself. The commit of
 a checkpoint is atomic, so no kill can leave a run between two references.
+
+Orbax reads a committed checkpoint of which a byte has changed without a word.
+A list of all files with their sizes and checksums therefore stands in each
+checkpoint, written before its commit and held against what is read.
 """
 
 from collections.abc import Sequence
+import json
 from typing import Any
+import zlib
 
 from etils import epath
 import jax
@@ -23,6 +29,8 @@ from progrpo_jax import state as state_lib
 from progrpo_jax.models import transformer
 
 _Policy = ocp.checkpoint_managers.PreservationPolicy
+_MANIFEST = "manifest.json"
+_BLOCK = 1 << 24
 
 
 class KeepReferences(_Policy):
@@ -63,6 +71,8 @@ class Checkpointer:
     """
     self.directory = epath.Path(directory)
     self._reference_of: dict[int, int] = {}
+    self._background = background
+    self._saving = None
     try:
       self._manager = ocp.CheckpointManager(
           self.directory,
@@ -70,8 +80,10 @@ class Checkpointer:
           options=ocp.CheckpointManagerOptions(
               preservation_policy=KeepReferences(
                   keep, keep_every, self._reference_of),
-              enable_async_checkpointing=background, read_only=read_only,
-              create=not read_only, cleanup_tmp_directories=not read_only))
+              async_options=ocp.AsyncOptions(
+                  post_finalization_callback=self._seal),
+              read_only=read_only, create=not read_only,
+              cleanup_tmp_directories=not read_only))
     except OSError as e:
       raise errors.InputError(
           f"cannot write checkpoints to {directory}: {e}") from e
@@ -106,7 +118,11 @@ class Checkpointer:
         meta=ocp.args.JsonSave(meta))
     if data:
       items["data"] = ocp.args.StandardSave(data)
+    self.wait()  # `_seal` of the save before still reads `_saving`
+    self._saving = step
     self._manager.save(step, args=ocp.args.Composite(**items))
+    if not self._background:
+      self.wait()
 
   def wait(self) -> None:
     """Returns when everything saved so far is committed."""
@@ -128,7 +144,7 @@ class Checkpointer:
         params=ocp.args.StandardRestore(like.params),
         opt_state=ocp.args.StandardRestore(
             dict(opt_state=like.opt_state, skipped=like.skipped)))
-    if (self._path(step) / "data").exists():
+    if any(name.startswith("data/") for name in self._listed(step)):
       items["data"] = ocp.args.StandardRestore()
     out = self._restore(step, items)
     state = state_lib.TrainState(params=out["params"], **out["opt_state"])
@@ -179,12 +195,57 @@ class Checkpointer:
   def _path(self, step: int) -> epath.Path:
     return self.directory / str(step)
 
-  def _restore(self, step, items):
+  def _seal(self) -> None:
+    """Lists the files of the step that is about to be committed."""
+    if jax.process_index() == 0:
+      # Object stores have no renaming: there it is written in its place.
+      unfinished = list(self.directory.glob(f"{self._saving}.*-tmp*"))
+      folder, = unfinished or [self._path(self._saving)]
+      (folder / _MANIFEST).write_text(json.dumps({
+          str(p.relative_to(folder)): _digest(p) for p in _files(folder)}))
+
+  def _listed(self, step: int) -> dict[str, list[int]]:
+    """File -> its size and checksum when it was written."""
     try:
+      return dict(json.loads((self._path(step) / _MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError) as e:
+      raise errors.InputError(_damaged(self._path(step), _MANIFEST, e)) from e
+
+  def _restore(self, step, items):
+    """Reads items, their files compared with the list; hosts share that."""
+    listed = self._listed(step)
+    mine = sorted(n for n in listed if n.partition("/")[0] in items)
+    try:
+      for name in mine[jax.process_index()::jax.process_count()]:
+        if _digest(self._path(step) / name) != listed[name]:
+          raise ValueError(f"{name} is not what was written")
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except (ValueError, OSError, KeyError, TypeError) as e:
-      reason = str(e).strip().splitlines()[0]
-      raise errors.InputError(
-          f"cannot read {', '.join(items)} of checkpoint {self._path(step)}: "
-          f"{reason}; if it is damaged, remove that folder to go on from the "
-          "step before it") from e
+      raise errors.InputError(_damaged(
+          self._path(step), ", ".join(items), e)) from e
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+  """All files under a folder."""
+  files = []
+  for path in sorted(folder.iterdir()):
+    files += _files(path) if path.is_dir() else [path]
+  return files
+
+
+def _digest(path: epath.Path) -> list[int]:
+  """Size and checksum of a file."""
+  size = checksum = 0
+  with path.open("rb") as f:
+    while block := f.read(_BLOCK):
+      size += len(block)
+      checksum = zlib.crc32(block, checksum)
+  return [size, checksum]
+
+
+def _damaged(folder: epath.Path, what: str, error: Exception) -> str:
+  """The message for a checkpoint that cannot be read."""
+  reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+  return (
+      f"cannot read {what} of checkpoint {folder}: {reason}; if it is damaged, "
+      "remove that folder to go on from the step before it")

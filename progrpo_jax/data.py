@@ -260,14 +260,12 @@ def score_rollout(
     pool: pools.Pool,
     rows: Sequence[base.Row],
     texts_PG: Sequence[Sequence[str]],
-    *,
-    deadline_s: float = 60.0,
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
   """Returns reward_PG (float32), correct_PG (bool) and the statuses.
 
   texts_PG[p] are the completions of rows[p]. Each is verified by its row's
   task; reward functions of the user see all completions of their rows in one
-  call, which deadline_s bounds.
+  call, which the pool's batch_deadline_s bounds.
   """
   judged: list[list[scores.Score]] = [[] for _ in rows]
   by_functions: dict[str, list[int]] = {}
@@ -281,7 +279,7 @@ def score_rollout(
   items = [base.item(rows[p], text) for p in plain for text in texts_PG[p]]
   _deal(pool.score(items), plain, texts_PG, judged)
   for key, members in by_functions.items():
-    flat = _judge(pool, key, members, rows, texts_PG, deadline_s)
+    flat = _judge(pool, key, members, rows, texts_PG)
     _deal(flat, members, texts_PG, judged)
   reward_PG = np.asarray([[s.reward for s in g] for g in judged], np.float32)
   correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
@@ -312,7 +310,6 @@ def _judge(
     members: Sequence[int],
     rows: Sequence[base.Row],
     texts_PG: Sequence[Sequence[str]],
-    deadline_s: float,
 ) -> list[scores.Score]:
   """Calls reward functions on the completions of all of their rows."""
   names, weights = json.loads(key)
@@ -325,5 +322,5 @@ def _judge(
       [text for p in members for text in texts_PG[p]],
       {c: [row.meta["columns"].get(c) for row in flat] for c in known},
       weights=weights,
-      deadline_s=deadline_s,
+      deadline_s=pool.batch_deadline_s,
   )

@@ -147,7 +147,10 @@ def token_stats(
     is_target = (
         lax.broadcasted_iota(jnp.int32, scaled.shape, 2) == targets[..., None])
     target = jnp.sum(jnp.where(is_target, scaled, 0), axis=-1)
-    entropy = lse - jnp.sum(jnp.exp(scaled - lse[..., None]) * scaled, axis=-1)
+    # Of log-probs, not of logits: where one token is all but certain, the sum
+    # over logits cancels and leaves only its rounding.
+    logp = scaled - lse[..., None]
+    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
     if top_k > 0 or top_p < 1.0:
       keep = kept_tokens(lax.stop_gradient(scaled), top_k, top_p) | is_target
       lse = jax.nn.logsumexp(jnp.where(keep, scaled, -jnp.inf), axis=-1)
@@ -205,27 +208,31 @@ def sample_from_logits(
   weights = jnp.pad(weights, ((0, 0), (0, blocks * width - vocab)))
   weights = weights.reshape(rows, blocks, width)
 
-  mass = jnp.cumsum(jnp.sum(weights, axis=-1), axis=-1)
+  block_weights = jnp.sum(weights, axis=-1)
+  mass = jnp.cumsum(block_weights, axis=-1)
   point = uniform_B * mass[:, -1]
-  chosen = _first_above(mass, point)
+  chosen = _first_above(block_weights, mass, point)
   before = jnp.where(chosen > 0, _pick(mass, jnp.maximum(chosen - 1, 0)), 0.0)
-  inside = jnp.cumsum(
-      jnp.take_along_axis(weights, chosen[:, None, None], axis=1)[:, 0],
-      axis=-1)
-  offset = _first_above(inside, point - before)
+  weights = jnp.take_along_axis(weights, chosen[:, None, None], axis=1)[:, 0]
+  offset = _first_above(
+      weights, jnp.cumsum(weights, axis=-1), point - before)
   token = chosen * width + offset
   return token, _pick(scaled_BV, token) - peak[:, 0] - log_total
 
 
-def _first_above(cumulative_BX, point_B) -> jax.Array:
-  """First index whose cumulative sum exceeds the point.
+def _first_above(weights_BX, cumulative_BX, point_B) -> jax.Array:
+  """First index with weight whose cumulative sum exceeds the point.
 
-  Rounding may leave the point at the very end; the last index at which the
-  sum still grew, and so a token with weight, answers then.
+  Cumulative sums are rounded, in an order that need not let them ascend: an
+  index without weight may seem to hold the point. Rounding may also leave the
+  point at the very end; the last index with weight answers then.
   """
-  first = jnp.sum(cumulative_BX <= point_B[:, None], axis=-1)
-  last = jnp.sum(cumulative_BX < cumulative_BX[:, -1:], axis=-1)
-  return jnp.minimum(first, last).astype(jnp.int32)
+  real = weights_BX > 0
+  index = jnp.arange(weights_BX.shape[-1], dtype=jnp.int32)
+  above = real & (cumulative_BX > point_B[:, None])
+  first = jnp.min(jnp.where(above, index, len(index)), axis=-1)
+  last = jnp.max(jnp.where(real, index, 0), axis=-1)
+  return jnp.minimum(first, last)
 
 
 def _pick(x_BX, index_B) -> jax.Array:

@@ -24,7 +24,15 @@ from progrpo_jax import checkpoint as checkpoint_lib
 from progrpo_jax import data as data_lib
 from progrpo_jax import errors, ops, optim, sampler, scoring, sharding, update
 from progrpo_jax import tokenizer as tokenizer_lib
-from progrpo_jax.algos import advantages, aggregate, kl, losses, objective
+from progrpo_jax.algos import (
+    advantages,
+    aggregate,
+    arm,
+    kl,
+    losses,
+    objective,
+    reset,
+)
 from progrpo_jax.evaluators import held_out
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
@@ -139,10 +147,15 @@ def validate(c: ml_collections.ConfigDict) -> None:
            "has no spread to learn from")
   for key in (
       "train.total_steps", "train.prompts_per_step", "train.num_minibatches",
-      "train.num_iterations", "sampling.max_new_tokens",
-      "data.max_prompt_length", "rewards.workers", "checkpoint.every"):
+      "train.num_iterations", "train.max_skipped_updates",
+      "sampling.max_new_tokens", "sampling.chunk", "data.max_prompt_length",
+      "rewards.workers", "eval.num_problems", "eval.num_samples",
+      "eval.batch_prompts", "checkpoint.every", "checkpoint.keep"):
     if functools.reduce(getattr, key.split("."), c) < 1:
       refuse(key, "must be at least 1")
+  for key in ("rewards.deadline_s", "rewards.batch_deadline_s"):
+    if functools.reduce(getattr, key.split("."), c) <= 0:
+      refuse(key, "must be above 0")
   if c.sampling.temperature <= 0:
     refuse("sampling.temperature", "must be above 0: greedy samples of a "
            "group are all alike")
@@ -153,11 +166,44 @@ def validate(c: ml_collections.ConfigDict) -> None:
   if c.train.prompts_per_step % c.train.num_minibatches:
     refuse("train.num_minibatches", "must divide train.prompts_per_step "
            f"({c.train.prompts_per_step})")
-  if c.algo.dynamic_sampling.surplus not in ("discard", "carry"):
-    refuse("algo.dynamic_sampling.surplus", "must be 'discard' or 'carry'")
+  for key, known in (
+      ("algo.dynamic_sampling.surplus", ("discard", "carry")),
+      ("algo.arm.active", arm.ACTIVE), ("algo.arm.apply_to", arm.APPLY_TO),
+      ("model.dtype", ("float32", "bfloat16")),
+      ("model.remat", ("none", "layer"))):
+    if functools.reduce(getattr, key.split("."), c) not in known:
+      refuse(key, f"must be {' or '.join(map(repr, known))}")
+  try:
+    reset.should_reset(0, last_reset=0, **reset_options(c))
+  except ValueError as e:
+    raise errors.InputError(f"config.algo.reset: {e}") from e
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
     refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
            f"({c.sampling.max_new_tokens})")
+
+
+def reset_options(c) -> dict[str, Any]:
+  """When to reset, as `algos.reset.should_reset` takes it."""
+  r = c.algo.reset
+  return dict(
+      modes=tuple(r.modes), period=r.period, at_steps=tuple(r.at_steps),
+      patience=r.patience, min_delta=r.min_delta,
+      kl_factor=r.kl_factor or None, kl_threshold=r.kl_threshold or None,
+      kl_window=r.kl_window, min_gap=r.min_gap)
+
+
+def check_split(mesh, **counts: int) -> None:
+  """Refuses row counts that the mesh cannot split evenly.
+
+  Raises:
+    InputError: naming the count.
+  """
+  shards = sharding.batch_shards(mesh)
+  for name, count in counts.items():
+    if count % shards:
+      raise errors.InputError(
+          f"{name} = {count} cannot be divided over the {shards} batch shards "
+          f"of the mesh {dict(mesh.shape)}; make it a multiple of {shards}")
 
 
 def micro_batches(c, mesh) -> tuple[int, int, int]:
@@ -180,16 +226,47 @@ def micro_batches(c, mesh) -> tuple[int, int, int]:
     raise errors.InputError(
         f"config.train.micro_batch_prompts = {micro} must divide the {rows} "
         "rows of a minibatch")
-  shards = sharding.batch_shards(mesh)
-  for name, count in (
-      ("rows of a micro-batch", micro),
-      ("train.prompts_per_step", c.train.prompts_per_step),
-      ("eval.batch_prompts", c.eval.batch_prompts)):
-    if count % shards:
-      raise errors.InputError(
-          f"{count} {name} cannot be divided over the {shards} batch shards "
-          f"of the mesh {dict(mesh.shape)}; make it a multiple of {shards}")
+  check_split(mesh, **{
+      "config.train.prompts_per_step": c.train.prompts_per_step,
+      "rows of a micro-batch (config.train.micro_batch_*)": micro,
+      "config.eval.batch_prompts": c.eval.batch_prompts})
   return per_row, rows // micro * c.train.num_minibatches, rows // micro
+
+
+def read_model(path: str, **changes) -> model_config.ModelConfig:
+  """A model's `config.json`.
+
+  Raises:
+    InputError: it cannot be read, or is of a model that is not supported.
+  """
+  try:
+    described = json.loads(epath.Path(path).read_text())
+    if not isinstance(described, dict):
+      raise ValueError("not a JSON object")
+    return model_config.ModelConfig.from_hf(described, **changes)
+  except (OSError, ValueError) as e:
+    raise errors.InputError(f"{path}: {e}") from e
+
+
+def find_run(path: str) -> tuple[epath.Path, int | None]:
+  """(workdir, step or None) that a workdir or a checkpoint's path names.
+
+  Raises:
+    InputError: it is neither.
+  """
+  place = epath.Path(path)
+  if not place.exists():
+    raise errors.InputError(
+        f"config.model.init_from = {path!r}: no such directory")
+  workdir, step = place, None
+  if place.name.isdigit() and place.parent.name == CHECKPOINTS:
+    workdir, step = place.parent.parent, int(place.name)
+  if not (workdir / MODEL_DIR / "config.json").exists():
+    raise errors.InputError(
+        f"config.model.init_from = {path!r} is neither an HF directory "
+        "(config.json and safetensors) nor the workdir of a run (model/ and "
+        "checkpoints/) nor one of its checkpoints")
+  return workdir, step
 
 
 def load_policy(c, mesh) -> Policy:
@@ -208,22 +285,8 @@ def load_policy(c, mesh) -> Policy:
     return Policy(
         dataclasses.replace(config, **changes), params,
         tokenizer_lib.load(path, **options))
-  place = epath.Path(path)
-  if not place.exists():
-    raise errors.InputError(
-        f"config.model.init_from = {path!r}: no such directory")
-  if place.name.isdigit() and place.parent.name == CHECKPOINTS:
-    workdir, step = place.parent.parent, int(place.name)
-  else:
-    workdir, step = place, None
-  if not (workdir / MODEL_DIR / "config.json").exists():
-    raise errors.InputError(
-        f"config.model.init_from = {path!r} is neither an HF directory "
-        "(config.json and safetensors) nor the workdir of a run (model/ and "
-        "checkpoints/) nor one of its checkpoints")
-  config = model_config.ModelConfig.from_hf(
-      json.loads((workdir / MODEL_DIR / "config.json").read_text()),
-      **changes)
+  workdir, step = find_run(path)
+  config = read_model(workdir / MODEL_DIR / "config.json", **changes)
   checkpointer = checkpoint_lib.Checkpointer(
       workdir / CHECKPOINTS, read_only=True)
   step = checkpointer.latest() if step is None else step
@@ -261,6 +324,11 @@ def make_objective(c):
   """The function that an update descends."""
   loss = resolve(losses, c.algo.loss)
   own = dict(c.algo) | {"dual_clip": c.algo.dual_clip or None}
+  for option in c.algo.loss_options:
+    if option not in inspect.signature(loss).parameters:
+      raise errors.InputError(
+          f"config.algo.loss_options.{option}: the loss {c.algo.loss!r} has "
+          "no such argument")
   average = resolve(aggregate, c.algo.aggregate)
   return functools.partial(
       objective.objective,
@@ -314,7 +382,8 @@ def make_pool(c) -> pool_lib.Pool:
   r = c.rewards
   return pool_lib.Pool(
       workers=r.workers, deadline_s=r.deadline_s, memory_mb=r.memory_mb,
-      max_failure_share=r.max_failure_share)
+      max_failure_share=r.max_failure_share,
+      batch_deadline_s=r.batch_deadline_s)
 
 
 def make_evaluators(c, model, tokenizer, pool, mesh, key):
@@ -324,6 +393,7 @@ def make_evaluators(c, model, tokenizer, pool, mesh, key):
       num_generations=e.num_samples, max_new_tokens=c.sampling.max_new_tokens,
       temperature=e.temperature, top_p=e.top_p, top_k=e.top_k,
       stop_ids=tokenizer.stop_ids, chunk=c.sampling.chunk)
+  check_split(mesh, **{"config.eval.batch_prompts": e.batch_prompts})
   made = []
   for name, spec in c.data.tasks.items():
     one = ml_collections.ConfigDict(c)

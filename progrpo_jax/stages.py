@@ -136,6 +136,8 @@ def collect(
   key = jax.random.fold_in(
       jax.random.fold_in(parts.key, progress.step), _SAMPLE)
   position = progress.position
+  counters = parts.pool.counters
+  timeouts, crashes = counters.timeouts, counters.crashes
 
   def draw() -> groups_lib.Groups:
     nonlocal position
@@ -165,8 +167,17 @@ def collect(
       max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
       carry=dynamic.enabled and dynamic.surplus == "carry")
   tokens = int(np.sum(collected.sampled.rollout.mask_BT))
+  surplus = collected.surplus
+  if surplus is not None:
+    # As wide as a resumed run encodes them: another width is another program,
+    # whose last bits may differ.
+    surplus = dataclasses.replace(
+        surplus, prompts=parts.prompter.of(surplus.prompts.ids_P))
+  collected.metrics.update({
+      "verifier/timeouts": counters.timeouts - timeouts,
+      "verifier/crashes": counters.crashes - crashes})
   return collected, dataclasses.replace(
-      progress, position=position, surplus=collected.surplus,
+      progress, position=position, surplus=surplus,
       num_tokens=progress.num_tokens + tokens)
 
 
@@ -276,6 +287,8 @@ def prepare(
   measured |= {
       "sampling/logp_difference_mean": float(np.mean(difference)),
       "sampling/logp_difference_max": float(np.max(difference)),
+  } if difference.size else {}
+  measured |= {
       "entropy": float(np.mean(old.entropy_NRT[mask_NRT]))}
   return batch, signal_, measured
 
@@ -363,14 +376,10 @@ def watched(c, values: dict[str, float]) -> float | None:
 
 def decide_reset(c, progress: Progress) -> tuple[Progress, str]:
   """The reference becomes this step's policy, if it is time; and why."""
-  r = c.algo.reset
   due, reason = reset.should_reset(
-      progress.step, last_reset=progress.ref_step, modes=tuple(r.modes),
+      progress.step, last_reset=progress.ref_step,
       history=dict(score=progress.scores, kl=progress.kls),
-      period=r.period, at_steps=tuple(r.at_steps), patience=r.patience,
-      min_delta=r.min_delta, kl_factor=r.kl_factor or None,
-      kl_threshold=r.kl_threshold or None, kl_window=r.kl_window,
-      min_gap=r.min_gap)
+      **parts_lib.reset_options(c))
   if not due:
     return progress, ""
   return dataclasses.replace(
@@ -388,8 +397,7 @@ def restart_optimizer(
       opt_state=state_lib.fresh_optimizer(parts.tx, state.params, where))
 
 
-def measure_rollouts(
-    parts: parts_lib.Parts, groups: groups_lib.Groups) -> dict[str, float]:
+def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:
   """Metrics of everything that was sampled in a step."""
   valid, reward = groups.valid_PG, groups.reward_PG
   length = np.sum(groups.rollout.mask_BT, axis=1)
@@ -407,8 +415,6 @@ def measure_rollouts(
       "completions/max_length": float(length.max()),
       "completions/clipped_ratio": float(
           1.0 - np.mean(groups.rollout.finished_B)),
-      "verifier/timeouts": parts.pool.counters.timeouts,
-      "verifier/crashes": parts.pool.counters.crashes,
       "verifier/masked": int((~valid).sum()),
   }
   tasks = np.array([row.task for row in groups.prompts.rows])
@@ -452,10 +458,12 @@ def log(
   """Writes the step: one line of metrics, and rollouts when they are due."""
   c, step = parts.config, progress.step
   last_reset = progress.ref_step
+  # A new optimiser begins its schedule anew.
+  updated_since = last_reset if c.algo.reset.optimizer else 0
   values = (
-      measure_rollouts(parts, collected.sampled) | collected.metrics
+      measure_rollouts(collected.sampled) | collected.metrics
       | measured | {
-          "learning_rate": parts.learning_rate(step),
+          "learning_rate": parts.learning_rate(step - updated_since),
           "num_tokens": progress.num_tokens,
           "ref_reset/reset": float(bool(reason)),
           "ref_reset/ref_step": last_reset,
@@ -464,8 +472,9 @@ def log(
       })
   seconds = clock.take()
   tokens = int(np.sum(collected.sampled.rollout.mask_BT))
-  values |= seconds | {
-      "perf/tokens_per_second": tokens / seconds["timing_s/sample"]}
+  values |= seconds
+  if "timing_s/sample" in seconds:  # groups carried over may fill a batch
+    values["perf/tokens_per_second"] = tokens / seconds["timing_s/sample"]
   writer.write(step, values)
   every = c.log.rollouts_every
   if every and (step % every == 0 or step == 1):

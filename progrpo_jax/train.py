@@ -27,6 +27,7 @@ from progrpo_jax import parts as parts_lib
 from progrpo_jax import state as state_lib
 
 DONE, PREEMPTED = 0, 75
+CONFIG = "config.json"
 
 
 def start(
@@ -98,6 +99,8 @@ def stops_on_signals(clock: stages.Clock):
 def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
   """Writes what describes the run: its config, its model, its tokenizer.
 
+  The config of a run that is there stays until nothing can refuse the new one.
+
   Raises:
     InputError: the place cannot be written, or holds a run of another model.
   """
@@ -110,12 +113,18 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
     if there.exists() and there.read_text() != described:
       raise errors.InputError(
           f"{workdir} holds a run of another model; choose a new --workdir")
-    (workdir / "config.json").write_text(c.to_json_best_effort(indent=2))
+    if not (workdir / CONFIG).exists():
+      write_config(c, workdir)
     there.write_text(described)
     parts.tokenizer.save(model)
   except OSError as e:
     raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
   return workdir
+
+
+def write_config(c, workdir: epath.Path) -> None:
+  """Writes the resolved config."""
+  (workdir / CONFIG).write_text(c.to_json_best_effort(indent=2))
 
 
 def train(c, workdir, view: stages.View) -> int:
@@ -151,6 +160,7 @@ def train(c, workdir, view: stages.View) -> int:
     state, reference, progress = start(
         parts, params, checkpointer, writer, clock)
     del params  # the state has taken them over
+    write_config(c, workdir)
     return loop(parts, state, reference, progress, checkpointer, writer, clock)
 
 

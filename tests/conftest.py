@@ -3,8 +3,11 @@
 import json
 import math
 import pathlib
+import types
 
 import pytest
+
+from progrpo_jax.cli import config as config_lib
 
 HOSTILE = (
   "</script><script>alert(1)</script><!-- <script> \x1b[31mred\x1b[0m "
@@ -13,6 +16,7 @@ HOSTILE = (
 )
 _KS = (1, 2, 4, 8, 16, 32)
 _PROMPTS = 8
+_SMALL = pathlib.Path(__file__).with_name("small.py")
 _GROUP = 8
 
 
@@ -180,3 +184,122 @@ def make_run(tmp_path):
 def hostile():
   """What a model might write to break out of a page or steer a terminal."""
   return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def random_params():
+  """A function (config, seed=0, scale=0.3) -> parameters, none of them trivial.
+
+  Biases are not 0, norms not 1, and logits far from flat.
+  """
+  import jax
+  import numpy as np
+
+  from progrpo_jax.models import transformer
+
+  def make(config, seed=0, scale=0.3):
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, x):
+      base = 1.0 if path[-1].key == "scale" else 0.0
+      noise = rng.normal(size=x.shape) * scale
+      return jax.numpy.asarray(base + noise, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(
+        leaf, transformer.abstract_params(config))
+
+  return make
+
+
+class Quiet:
+  """A view that keeps what it is told."""
+
+  def __init__(self):
+    self.steps, self.evals, self.messages = [], [], []
+
+  def phase(self, name):
+    pass
+
+  def step(self, step, metrics):
+    self.steps.append((step, dict(metrics)))
+
+  def eval(self, step, metrics):
+    self.evals.append((step, dict(metrics)))
+
+  def message(self, text):
+    self.messages.append(text)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+  """A warmed-up policy and how to train it; the config is `small.py`.
+
+  base: its directory.
+  args(*overrides, method): the command line of a config, `group.key=value`
+    changing it.
+  config(*overrides, method): the config.
+  train(workdir, *overrides, method): trains; (exit code, view).
+  """
+  from progrpo_jax import train, warmup
+
+  folder = tmp_path_factory.mktemp("small")
+  base = folder / "base"
+
+  def args(*overrides, method="prorl"):
+    return [
+      "--config", f"{_SMALL}:{method}", f"--config.model.init_from={base}",
+      f"--config.data.dir={folder / 'data'}",
+      *(f"--config.{override}" for override in overrides)]
+
+  def config(*overrides, method="prorl"):
+    parser = config_lib.parser("train", "")
+    return config_lib.parse(parser, args(*overrides, method=method))[0]
+
+  def run(workdir, *overrides, method="prorl"):
+    view = Quiet()
+    made = config(*overrides, method=method)
+    return train.train(made, workdir, view), view
+
+  losses = []
+  warmup.warm_up(
+    config("model.init_from="), base, lambda count, note: losses.append(note))
+  return types.SimpleNamespace(
+    base=base, args=args, config=config, train=run, losses=losses)
+
+
+@pytest.fixture(scope="session")
+def recorded():
+  """A function from a workdir to everything in it that resuming must keep.
+
+  All files but for timings, and the newest checkpoint's arrays and position.
+  """
+  import jax
+  import numpy as np
+  import orbax.checkpoint as ocp
+
+  def timeless(line):
+    row = json.loads(line)
+    return {
+      k: v for k, v in row.items() if not k.startswith(("timing_s", "perf/"))}
+
+  def read(workdir):
+    workdir = pathlib.Path(workdir)
+    found = {
+      str(path.relative_to(workdir)): path.read_text()
+      for path in sorted(workdir.rglob("*.jsonl"))}
+    lines = found["metrics.jsonl"].splitlines()
+    found["metrics.jsonl"] = [timeless(line) for line in lines]
+    steps = sorted(
+      int(p.name) for p in (workdir / "checkpoints").iterdir()
+      if p.name.isdigit())
+    found["steps"] = steps
+    last = workdir / "checkpoints" / str(steps[-1])
+    found["meta"] = (last / "meta" / "metadata").read_text()
+    for item in ("params", "opt_state"):
+      tree = ocp.StandardCheckpointer().restore(last / item)
+      found[item] = [
+        (jax.tree_util.keystr(path), np.asarray(x).tobytes())
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+    return found
+
+  return read

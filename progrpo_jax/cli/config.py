@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import types
+from typing import NoReturn
 
 import ml_collections
 
@@ -22,11 +23,17 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
   """A parser with `--config`; the caller adds what its command needs."""
   made = argparse.ArgumentParser(
       prog=f"progrpo {command}", description=description, allow_abbrev=False)
+  made.error = _refuse
   made.add_argument(
       "--config", metavar="FILE[:ARG]",
       help="a config file, such as configs/tiny.py:progrpo; any key is changed "
       "by --config.group.key=value")
   return made
+
+
+def _refuse(message: str) -> NoReturn:
+  """Takes the place of argparse's own, which prints the usage and exits."""
+  raise errors.InputError(f"{message}; see --help")
 
 
 def parse(

@@ -5,7 +5,6 @@ no weight is read.
 """
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -15,12 +14,13 @@ import jax.numpy as jnp
 import rich.console
 import rich.table
 
-from progrpo_jax import errors, sharding
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import sharding
 from progrpo_jax import state as state_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
+from progrpo_jax.models import hf
 
 PACKAGES = (
     "progrpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
@@ -120,16 +120,12 @@ def _activations(model, rows: int, per_row: int, prompt: int, new: int) -> int:
 def _model(c) -> model_config.ModelConfig:
   """The model that a run of the config starts from, by its config.json."""
   path = os.path.expanduser(c.model.init_from)
-  for folder in (path, os.path.join(path, parts_lib.MODEL_DIR)):
-    file = os.path.join(folder, "config.json")
-    if os.path.isfile(file):
-      with open(file) as f:
-        described = json.load(f)
-      if "model_type" in described:
-        return model_config.ModelConfig.from_hf(
-            described, dtype=c.model.dtype, remat=c.model.remat)
-  raise errors.InputError(
-      f"config.model.init_from = {path!r} holds no config.json of a model")
+  folder = path
+  if not hf.is_hf_dir(path):
+    folder = parts_lib.find_run(path)[0] / parts_lib.MODEL_DIR
+  return parts_lib.read_model(
+      os.path.join(folder, "config.json"), dtype=c.model.dtype,
+      remat=c.model.remat)
 
 
 def _shard_size(x) -> int:

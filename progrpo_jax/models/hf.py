@@ -41,13 +41,11 @@ class _Entry:
     name: of the tensor, with a place for the number of the layer.
     inputs: how many leading axes of our weight are inputs. The checkpoint
       holds [outputs, inputs], each flattened; 0 is a bias, None is no change.
-    part: index in our fused weight, on the axis after the inputs.
   """
 
   path: str
   name: str
   inputs: int | None = None
-  part: int | None = None
 
   @property
   def stacked(self) -> bool:
@@ -55,11 +53,8 @@ class _Entry:
     return self.path.startswith("layers/")
 
   def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of one layer and part, given the whole parameter's."""
-    shape = shape[1:] if self.stacked else shape
-    if self.part is not None:
-      shape = shape[:self.inputs] + shape[self.inputs + 1:]
-    return shape
+    """Of one layer, given the whole parameter's."""
+    return shape[1:] if self.stacked else shape
 
   def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of the tensor in the checkpoint, given the whole parameter's."""
@@ -77,14 +72,14 @@ _TABLE = (
     _Entry("layers/attention_norm/scale", _LAYER + "input_layernorm.weight"),
     _Entry("layers/attention/q", _LAYER + "self_attn.q_proj.weight", 1),
     _Entry("layers/attention/q_bias", _LAYER + "self_attn.q_proj.bias", 0),
-    _Entry("layers/attention/kv", _LAYER + "self_attn.k_proj.weight", 1, 0),
-    _Entry("layers/attention/kv", _LAYER + "self_attn.v_proj.weight", 1, 1),
-    _Entry("layers/attention/kv_bias", _LAYER + "self_attn.k_proj.bias", 0, 0),
-    _Entry("layers/attention/kv_bias", _LAYER + "self_attn.v_proj.bias", 0, 1),
+    _Entry("layers/attention/k", _LAYER + "self_attn.k_proj.weight", 1),
+    _Entry("layers/attention/k_bias", _LAYER + "self_attn.k_proj.bias", 0),
+    _Entry("layers/attention/v", _LAYER + "self_attn.v_proj.weight", 1),
+    _Entry("layers/attention/v_bias", _LAYER + "self_attn.v_proj.bias", 0),
     _Entry("layers/attention/o", _LAYER + "self_attn.o_proj.weight", 2),
     _Entry("layers/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight"),
-    _Entry("layers/mlp/gate_up", _LAYER + "mlp.gate_proj.weight", 1, 0),
-    _Entry("layers/mlp/gate_up", _LAYER + "mlp.up_proj.weight", 1, 1),
+    _Entry("layers/mlp/gate", _LAYER + "mlp.gate_proj.weight", 1),
+    _Entry("layers/mlp/up", _LAYER + "mlp.up_proj.weight", 1),
     _Entry("layers/mlp/down", _LAYER + "mlp.down_proj.weight", 1),
     _Entry("norm/scale", "model.norm.weight"),
     _Entry("head/kernel", "lm_head.weight", 1),
@@ -292,13 +287,11 @@ def _check_names(source: _Source, config: ModelConfig, shapes: Mapping) -> None:
 
 def _make(source, path, shape, dtype, sharding) -> jax.Array:
   """One parameter, each device's part read for itself."""
-  entries = [e for e in _TABLE if e.path == path]
-  layers = range(shape[0]) if entries[0].stacked else [None]
+  entry = next(e for e in _TABLE if e.path == path)
   if dtype is None:
-    for entry in entries:
-      for layer in layers:
-        stored = source.dtype(entry.name.format(layer))
-        dtype = jnp.promote_types(dtype or stored, stored)
+    for layer in range(shape[0]) if entry.stacked else [None]:
+      stored = source.dtype(entry.name.format(layer))
+      dtype = jnp.promote_types(dtype or stored, stored)
   dtype = jnp.dtype(dtype)
   blocks = {}
 
@@ -306,30 +299,23 @@ def _make(source, path, shape, dtype, sharding) -> jax.Array:
     spans = tuple(
         s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
     if spans not in blocks:
-      blocks[spans] = _read_block(source, entries, shape, spans, dtype)
+      blocks[spans] = _read_block(source, entry, shape, spans, dtype)
     return blocks[spans]
 
   return jax.make_array_from_callback(shape, sharding, block)
 
 
-def _read_block(source, entries, shape, spans, dtype) -> np.ndarray:
+def _read_block(source, entry, shape, spans, dtype) -> np.ndarray:
   """The part of a parameter within the spans (start, stop) of its axes."""
+  if not entry.stacked:
+    return _read_piece(
+        source, entry.name, entry.inputs, shape, spans).astype(dtype)
   out = np.empty([stop - start for start, stop in spans], dtype)
-  for entry in entries:
-    inner = spans[1:] if entry.stacked else spans
-    target = ()
-    if entry.part is not None:
-      start, stop = inner[entry.inputs]
-      if not start <= entry.part < stop:
-        continue
-      target = (slice(None),) * entry.inputs + (entry.part - start,)
-      inner = inner[:entry.inputs] + inner[entry.inputs + 1:]
-    first, last = spans[0] if entry.stacked else (0, 1)
-    for layer in range(first, last):
-      where = ((layer - first,) if entry.stacked else ()) + target
-      out[where] = _read_piece(
-          source, entry.name.format(layer), entry.inputs, entry.shape(shape),
-          inner)
+  first, last = spans[0]
+  for layer in range(first, last):
+    out[layer - first] = _read_piece(
+        source, entry.name.format(layer), entry.inputs, entry.shape(shape),
+        spans[1:])
   return out
 
 
@@ -434,8 +420,6 @@ def _write_weights(directory, config, flat, max_shard_bytes) -> None:
 def _fetch(leaf, entry: _Entry, layer: int | None) -> np.ndarray:
   """One tensor of the checkpoint on the host."""
   x = leaf if layer is None else leaf[layer]
-  if entry.part is not None:
-    x = x[(slice(None),) * entry.inputs + (entry.part,)]
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
     x = multihost_utils.process_allgather(x, tiled=True)
   x = np.asarray(x)

@@ -35,8 +35,8 @@ def rotate(x, angles) -> jax.Array:
   return turned.astype(x.dtype)
 
 
-def gated_mlp(x, gate_up_D2F, down_FD) -> jax.Array:
-  """SwiGLU: down(silu(gate(x)) * up(x)), gate and up in one product."""
-  both = jnp.einsum("...d,dcf->...cf", x, gate_up_D2F)
-  return jnp.einsum(
-      "...f,fd->...d", jax.nn.silu(both[..., 0, :]) * both[..., 1, :], down_FD)
+def gated_mlp(x, gate_DF, up_DF, down_FD) -> jax.Array:
+  """SwiGLU: down(silu(gate(x)) * up(x))."""
+  gate = jnp.einsum("...d,df->...f", x, gate_DF)
+  up = jnp.einsum("...d,df->...f", x, up_DF)
+  return jnp.einsum("...f,fd->...d", jax.nn.silu(gate) * up, down_FD)

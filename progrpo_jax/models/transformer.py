@@ -57,19 +57,19 @@ class Attention(_Weights):
     d, n, k, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
     init = nn.initializers.normal(0.02)
     zeros = nn.initializers.zeros
-    q = jnp.einsum(
-        "nrtd,dah->nrtah", x,
-        self.weight("q", (d, n, h), ("embed", "heads", None), init))
-    kv = jnp.einsum(
-        "nrtd,dckh->cnrtkh", x,
-        self.weight(
-            "kv", (d, 2, k, h), ("embed", None, "kv_heads", None), init))
-    if c.qkv_bias:
-      q += self.weight("q_bias", (n, h), ("heads", None), zeros)
-      bias = self.weight("kv_bias", (2, k, h), (None, "kv_heads", None), zeros)
-      kv += bias[:, None, None, None]
-    q = layers.rotate(q, angles)
-    own = layers.rotate(kv[0], angles), kv[1]
+
+    def project(name, heads, axis):
+      out = jnp.einsum(
+          "nrtd,dah->nrtah", x,
+          self.weight(name, (d, heads, h), ("embed", axis, None), init))
+      if c.qkv_bias:
+        out += self.weight(f"{name}_bias", (heads, h), (axis, None), zeros)
+      return out
+
+    q = layers.rotate(project("q", n, "heads"), angles)
+    own = (
+        layers.rotate(project("k", k, "kv_heads"), angles),
+        project("v", k, "kv_heads"))
     fresh = own
     if cache is not None:
       cache = cache.replace(
@@ -96,7 +96,8 @@ class Mlp(_Weights):
     init = nn.initializers.normal(0.02)
     return layers.gated_mlp(
         x,
-        self.weight("gate_up", (d, 2, f), ("embed", None, "mlp"), init),
+        self.weight("gate", (d, f), ("embed", "mlp"), init),
+        self.weight("up", (d, f), ("embed", "mlp"), init),
         self.weight("down", (f, d), ("mlp", "embed"), init))
 
 

@@ -91,6 +91,8 @@ class Pool:
       fails raises PoolError.
     restart_after: items after which a worker is replaced, so that caches and
       leaks of verifiers do not grow for ever.
+    batch_deadline_s: the longest that a reward function of the user, called on
+      a whole batch, may run.
   """
 
   def __init__(
@@ -100,9 +102,11 @@ class Pool:
       memory_mb: int = 1024,
       max_failure_share: float = 0.5,
       restart_after: int = 50_000,
+      batch_deadline_s: float = 60.0,
   ):
     if workers < 1 or deadline_s <= 0:
       raise ValueError(f"workers={workers}, deadline_s={deadline_s}")
+    self.batch_deadline_s = batch_deadline_s
     self.counters = Counters()
     self._deadline_s = deadline_s
     self._max_failure_share = max_failure_share

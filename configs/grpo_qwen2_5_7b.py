@@ -1,0 +1,25 @@
+"""GRPO (2402.03300) on Qwen2.5-7B: the baseline beside ProGRPO.
+
+  progrpo train --config configs/grpo_qwen2_5_7b.py:host --workdir runs/grpo_7b
+
+Model, data, files, scales and evaluation are those of
+configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+not measured here.
+
+To expect, averages over the six test sets named there: 37.6 Pass@1 and 54.7
+Pass@32, ProGRPO's figures for its GRPO as others quote them; 32.48 (mean of
+16 samples) in FlowRL's paper (2509.15207); 38.6 in 2505.22617, under other
+settings. None is reproduced here.
+
+From the paper of GRPO: advantage, mean per sequence, k3 with weight 0.04. Its
+clip is not printed (0.2 is used everywhere else); its own batch, 16 prompts
+of 64 samples with one update a step, is not taken over. What the authors of
+the figures above left out of it (the KL, say) is not known.
+"""
+
+from configs import methods, progrpo_qwen2_5_7b
+
+
+def get_config(scale: str = "paper"):
+  """GRPO at a scale."""
+  return methods.grpo(progrpo_qwen2_5_7b.scaled(scale))

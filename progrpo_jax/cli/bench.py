@@ -1,0 +1,266 @@
+"""`make bench`: one GRPO step by stage, against what this machine can do.
+
+A random policy of 4M parameters (vocabulary 512, width 256, 4 layers, 4 query
+and 2 key heads, tied), 8 prompts x 8 samples x 128 forced tokens, float32.
+Compilation is measured apart; each figure is the median of several steps.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import data as data_lib
+from progrpo_jax import errors, optim, sampler, scoring, sharding, stages
+from progrpo_jax import state as state_lib
+from progrpo_jax import update as update_lib
+from progrpo_jax.algos import advantages, aggregate, losses, objective
+from progrpo_jax.models import config as model_config
+from progrpo_jax.models import transformer
+from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.tasks import base
+
+PROMPT = 64
+
+
+def run(argv: list[str]) -> int:
+  """Measures and prints; returns the exit code."""
+  parser = argparse.ArgumentParser(
+      prog="make bench ARGS=...", description=__doc__.splitlines()[0])
+  parser.add_argument("--prompts", type=int, default=8)
+  parser.add_argument("--samples", type=int, default=8)
+  parser.add_argument("--new_tokens", type=int, default=128)
+  parser.add_argument("--steps", type=int, default=7)
+  parser.add_argument("--json", help="file to write the figures to")
+  parser.add_argument(
+      "--decode", action="store_true",
+      help="also: milliseconds a token as the cache grows")
+  args = parser.parse_args(argv)
+  if min(args.prompts, args.samples - 1, args.new_tokens, args.steps) < 1:
+    raise errors.InputError("every size must be positive, --samples above 1")
+  figures = measure(args)
+  show(figures)
+  if args.json:
+    with open(args.json, "w") as f:
+      json.dump(figures, f, indent=2)
+  return 0
+
+
+def model() -> model_config.ModelConfig:
+  """The policy that is measured."""
+  return model_config.ModelConfig(
+      vocab_size=512, num_layers=4, embed_dim=256, num_heads=4,
+      num_kv_heads=2, head_dim=64, mlp_dim=1024)
+
+
+def measure(args) -> dict:
+  """All figures, in seconds unless the name says otherwise."""
+  mesh, config = sharding.make_mesh(), model()
+  params = transformer.init(config, jax.random.key(0), mesh)
+  tx = optim.adamw(optim.schedule(1e-4))
+  state = state_lib.create(config, tx, params, mesh)
+  rate = matmul_rate()
+  step = functools.partial(_step, args, mesh, config, _update(config, tx))
+  with pool_lib.Pool(workers=2) as pool:
+    start = time.perf_counter()
+    state, _ = step(state, pool, 0)
+    first = time.perf_counter() - start
+    timed = []
+    for number in range(1, args.steps + 1):
+      state, seconds = step(state, pool, number)
+      timed.append(seconds)
+  stages_ = {
+      name: statistics.median(t[name] for t in timed) for name in timed[0]}
+  total = statistics.median(sum(t.values()) for t in timed)
+  tokens = args.prompts * args.samples * args.new_tokens
+  flops = work(config, args.prompts, args.samples, PROMPT, args.new_tokens)
+  figures = dict(
+      device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+      cores=len(os.sched_getaffinity(0)), python=platform.python_version(),
+      jax=jax.__version__, parameters=config.num_params,
+      seconds={k: v for k, v in stages_.items()}, step=total,
+      step_min=min(sum(t.values()) for t in timed),
+      step_max=max(sum(t.values()) for t in timed),
+      compile=first - total, tokens=tokens,
+      tokens_per_second_sample=tokens / stages_["sample"],
+      tokens_per_second_step=tokens / total,
+      matmul_tflops=rate / 1e12, work_tflop={
+          k: v / 1e12 for k, v in flops.items()},
+      share_of_matmul_rate={
+          k: v / stages_[k] / rate for k, v in flops.items()}
+      | {"step": sum(flops.values()) / total / rate},
+      arm_share=stages_["advantage"] / total,
+      peak_memory_mb=resource.getrusage(
+          resource.RUSAGE_SELF).ru_maxrss / 1024)
+  if args.decode:
+    figures["decode_ms_per_token"] = decode_curve(config, state.params)
+  return figures
+
+
+def matmul_rate(size: int = 1536, repeats: int = 6) -> float:
+  """Multiply-add rate of a large product on this machine, FLOP/s."""
+  product = jax.jit(jnp.matmul)
+  x = jnp.ones((size, size))
+  product(x, x).block_until_ready()
+  best = 0.0
+  for _ in range(repeats):
+    start = time.perf_counter()
+    product(x, x).block_until_ready()
+    best = max(best, 2 * size**3 / (time.perf_counter() - start))
+  return best
+
+
+def work(config, prompts, samples, prompt, new) -> dict[str, float]:
+  """FLOP of each stage: products of the weights and of attention.
+
+  A prompt is read once a group; attention is counted at its causal half.
+  """
+  matmuls = config.num_params - config.embed_dim  # tied: the head counts
+  width = config.num_layers * config.num_heads * config.head_dim
+
+  def forward(tokens, seen):
+    return 2 * matmuls * tokens + 4 * width * seen
+
+  responses = prompts * samples
+  read = forward(prompts * prompt, prompts * prompt**2 / 2)
+  answer = forward(
+      responses * new, responses * new * (prompt + new / 2))
+  return dict(sample=read + answer, score=read + answer,
+              update=3 * (read + answer))
+
+
+def _update(config, tx):
+  goal = functools.partial(
+      objective.objective, loss_fn=losses.clip,
+      aggregate_fn=aggregate.token_mean)
+  return update_lib.make(config, tx, goal, scoring.Distribution())
+
+
+def _rows(count: int) -> list[base.Row]:
+  meta = dict(
+      dataset="countdown", template="compact",
+      metadata=dict(numbers=[3, 4, 5], target=17))
+  return [base.Row("countdown", "3 4 5=17:", None, meta)] * count
+
+
+def _step(args, mesh, config, update, state, pool, number):
+  """One step; returns the state and seconds by stage."""
+  p, g, new = args.prompts, args.samples, args.new_tokens
+  numbers = np.random.default_rng(number)
+  mask = np.ones((p, PROMPT), bool)
+  rows = _rows(p)
+  prompts = batch_lib.Prompts(
+      tokens_PT=numbers.integers(0, 512, (p, PROMPT)).astype(np.int32),
+      mask_PT=mask, user_mask_PT=mask, ids_P=np.arange(p) + number * p,
+      rows=tuple(rows))
+  seconds = {}
+
+  def timed(name, call):
+    start = time.perf_counter()
+    result = jax.block_until_ready(call())
+    seconds[name] = time.perf_counter() - start
+    return result
+
+  # No stop id: every response has all its tokens.
+  settings = sampler.Settings(num_generations=g, max_new_tokens=new)
+  rollout = timed("sample", lambda: sampler.sample(
+      config, state.params, prompts, jax.random.key(number), settings, mesh))
+  texts = [
+      [f"{3 + int(t[0]) % 3}+4*5-{int(t[1])}" for t in group]
+      for group in rollout.tokens_BT.reshape(p, g, -1)]
+  reward, correct, valid = timed(
+      "verify", lambda: data_lib.verify(pool, rows, texts))
+  # Rewards as random numbers: with the verifier's alone, nearly all 0, the
+  # update would do the same work on zeros.
+  reward = numbers.random(reward.shape).astype(np.float32)
+  sequences = sharding.put_rows(batch_lib.Sequences(
+      prompt_NT=prompts.tokens_PT, prompt_mask_NT=mask,
+      tokens_NRT=rollout.tokens_BT.reshape(p, g, new),
+      mask_NRT=rollout.mask_BT.reshape(p, g, new)), mesh)
+  with jax.set_mesh(mesh):
+    scores = timed("score", lambda: scoring.score(
+        config, state.params, sequences, scoring.Distribution()))
+    signals = timed("advantage", lambda: stages.advantages(
+        reward, correct, valid, scores.logp_NRT.reshape(p * g, new),
+        rollout.mask_BT, scores.prompt_logp_NT, mask, np.float32(0.3),
+        advantage=advantages.grpo, low_prob_share=0.2,
+        prompt_low_prob_share=0.2,
+        options=(("active", "any_correct"), ("apply_to", "all"),
+                 ("centre", False))))
+    batch = batch_lib.TrainBatch(
+        sequences=sequences, old_logp_NRT=scores.logp_NRT, ref_logp_NRT=None,
+        adv_NR=signals["adv_PG"], fresh_NR=np.ones((p, g), bool))
+    state, _ = timed(
+        "update",
+        lambda: update(state, batch, np.int32(0), np.bool_(True)))
+  return state, seconds
+
+
+def decode_curve(config, params) -> dict[int, float]:
+  """Milliseconds a token at growing lengths, 16 sequences, best of three."""
+  mesh = sharding.make_mesh()
+  mask = np.ones((4, PROMPT), bool)
+  prompts = batch_lib.Prompts(
+      tokens_PT=np.zeros((4, PROMPT), np.int32), mask_PT=mask,
+      user_mask_PT=mask, ids_P=np.arange(4), rows=(None,) * 4)
+  curve, before = {}, (0, 0.0)
+  for length in (128, 256, 512, 1024, 2048):
+    settings = sampler.Settings(num_generations=4, max_new_tokens=length)
+    best = min(_seconds(lambda s=settings: sampler.sample(
+        config, params, prompts, jax.random.key(0), s, mesh))
+        for _ in range(4))
+    # The tokens beyond those of the length before.
+    curve[length] = 1e3 * (best - before[1]) / (length - before[0])
+    before = length, best
+  return curve
+
+
+def _seconds(call) -> float:
+  start = time.perf_counter()
+  jax.block_until_ready(call())
+  return time.perf_counter() - start
+
+
+def show(figures: dict) -> None:
+  """Prints the figures as tables."""
+  console = rich.console.Console()
+  console.print(
+      f"{figures['device']}, {figures['cores']} cores, jax {figures['jax']}; "
+      f"{figures['parameters'] / 1e6:.1f}M parameters; matmul "
+      f"{figures['matmul_tflops']:.3f} TFLOP/s")
+  table = rich.table.Table(
+      "stage", "seconds", "share of the step", "share of the matmul rate")
+  for name, seconds in figures["seconds"].items():
+    rate = figures["share_of_matmul_rate"].get(name)
+    table.add_row(
+        name, f"{seconds:.3f}", f"{seconds / figures['step']:.1%}",
+        "" if rate is None else f"{rate:.0%}")
+  table.add_section()
+  table.add_row(
+      "step", f"{figures['step']:.3f}",
+      f"{figures['step_min']:.3f} – {figures['step_max']:.3f} s",
+      f"{figures['share_of_matmul_rate']['step']:.0%}")
+  console.print(table)
+  console.print(
+      f"{figures['tokens']} new tokens: "
+      f"{figures['tokens_per_second_sample']:,.0f} a second while sampling, "
+      f"{figures['tokens_per_second_step']:,.0f} over the step; compile "
+      f"{figures['compile']:.1f} s; peak memory "
+      f"{figures['peak_memory_mb']:,.0f} MB")
+  for length, ms in figures.get("decode_ms_per_token", {}).items():
+    console.print(f"  up to {length:>5} tokens: {ms:.2f} ms a token")
+
+
+if __name__ == "__main__":
+  raise SystemExit(run(None))

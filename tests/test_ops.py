@@ -1,0 +1,363 @@
+"""Masked reductions, token statistics and sampling, against plain numpy."""
+
+import functools
+import math
+import re
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from progrpo_jax import ops
+
+LAST = 1 - 2.0 ** -24  # the largest uniform number in float32
+
+
+stats = jax.jit(
+    ops.token_stats, static_argnames=("temperature", "top_k", "top_p", "chunk"))
+
+
+def test_masked_reductions_by_hand():
+  x = jnp.array([[1.0, 2.0, jnp.nan], [jnp.nan, jnp.inf, jnp.nan]])
+  mask = jnp.array([[True, True, False], [False] * 3])
+  assert ops.masked_sum(x, mask) == 3.0
+  np.testing.assert_array_equal(ops.masked_mean(x, mask, axis=1), [1.5, 0.0])
+  gradient = jax.grad(lambda x: ops.masked_mean(x, mask, axis=1).sum())(x)
+  np.testing.assert_array_equal(gradient, [[0.5, 0.5, 0], [0, 0, 0]])
+
+
+def test_masked_sum_of_bfloat16_is_accumulated_in_float32():
+  x = jnp.ones((1, 1000), jnp.bfloat16)
+  total = ops.masked_sum(x, jnp.ones(x.shape, bool))
+  assert total.dtype == jnp.float32 and total == 1000
+
+
+@pytest.mark.parametrize("share, counts", [
+    (0.2, [0, 1, 1, 1, 1, 1, 2]), (0.5, [0, 1, 1, 2, 2, 3, 3]),
+    (1.0, [0, 1, 2, 3, 4, 5, 6]), (1e-9, [0, 1, 1, 1, 1, 1, 1])])
+def test_tail_counts_by_hand(share, counts):
+  np.testing.assert_array_equal(ops.tail_counts(6, share), counts)
+
+
+def test_tail_count_of_a_product_just_above_a_whole_number():
+  assert math.ceil(0.07 * 100) == 8
+  assert ops.tail_counts(100, 0.07)[100] == 7
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.01, math.nan])
+def test_tail_share_outside_its_range_is_refused(share):
+  with pytest.raises(ValueError, match="share"):
+    ops.tail_counts(5, share)
+
+
+def test_tail_mean_by_hand():
+  x = jnp.array([[-3.0, -1, -2, -9], [-5, jnp.nan, -7, 0], [1, 2, 3, 4]])
+  mask = jnp.array([
+      [True, True, True, False], [True, False, True, False], [False] * 4])
+  np.testing.assert_allclose(
+      ops.tail_mean(x, mask, 0.5), [-2.5, -7.0, 0.0], rtol=1e-6)
+  np.testing.assert_allclose(
+      ops.tail_mean(x, mask, 1.0), [-2.0, -6.0, 0.0], rtol=1e-6)
+
+
+# Logits whose weights are 1, 2 and 5, for one hidden state.
+HIDDEN = jnp.ones((1, 3, 1))
+HEAD = jnp.log(jnp.array([[1.0, 2.0, 5.0]]))
+TARGETS = jnp.array([[0, 1, 2]])
+
+
+def entropy_of(*weights):
+  p = np.array(weights) / sum(weights)
+  return -np.sum(p * np.log(p))
+
+
+@pytest.mark.parametrize("options, probs, weights", [
+    ({}, [1 / 8, 2 / 8, 5 / 8], (1, 2, 5)),
+    (dict(temperature=0.5), [1 / 30, 4 / 30, 25 / 30], (1, 4, 25)),
+    # The entropy is that of the whole vocabulary; a target outside the kept
+    # tokens joins them.
+    (dict(top_k=1), [1 / 6, 2 / 7, 1], (1, 2, 5)),
+    (dict(top_k=2), [1 / 8, 2 / 7, 5 / 7], (1, 2, 5)),
+    (dict(top_p=0.6), [1 / 6, 2 / 7, 1], (1, 2, 5)),
+    (dict(top_p=0.7), [1 / 8, 2 / 7, 5 / 7], (1, 2, 5)),
+    (dict(temperature=0.5, top_p=0.9), [1 / 30, 4 / 29, 25 / 29],
+     (1, 4, 25)),
+    (dict(top_k=2, top_p=0.7), [1 / 6, 2 / 7, 1], (1, 2, 5)),
+])
+def test_token_stats_by_hand(options, probs, weights):
+  logp, entropy = stats(HIDDEN, HEAD, TARGETS, **options)
+  np.testing.assert_allclose(np.exp(logp[0]), probs, rtol=1e-6)
+  np.testing.assert_allclose(
+      entropy[0], [entropy_of(*weights)] * 3, rtol=1e-6)
+
+
+def stats_case(rows=3, length=11, width=8, vocab=50, seed=0):
+  rng = np.random.default_rng(seed)
+  hidden = rng.normal(size=(rows, length, width)).astype(np.float32)
+  head = rng.normal(size=(width, vocab)).astype(np.float32)
+  return hidden, head, rng.integers(0, vocab, (rows, length))
+
+
+def exact_stats(hidden, head, targets, temperature=1.0):
+  logits = hidden.astype(np.float64) @ head.astype(np.float64) / temperature
+  logp = scipy.special.log_softmax(logits, axis=-1)
+  entropy = -np.sum(np.exp(logp) * logp, axis=-1)
+  return np.take_along_axis(logp, targets[..., None], -1)[..., 0], entropy
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("chunk", [1, 12, 4096])
+def test_token_stats_equal_a_float64_softmax(temperature, chunk):
+  hidden, head, targets = stats_case()
+  found = stats(
+      hidden, head, targets, temperature=temperature, chunk=chunk)
+  for a, b in zip(found, exact_stats(hidden, head, targets, temperature)):
+    assert a.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_token_stats_of_huge_logits_are_finite():
+  hidden, head, targets = stats_case()
+  logp, entropy = stats(1e3 * hidden, 10 * head, targets)
+  assert np.isfinite(logp).all() and np.isfinite(entropy).all()
+  assert (logp <= 0).all() and (entropy >= 0).all()
+
+
+@pytest.mark.parametrize("options", [
+    {}, dict(temperature=0.7), dict(top_k=5, top_p=0.9)])
+def test_chunks_change_neither_values_nor_gradients(options):
+  # Three rows and 12 tokens: chunks of four columns, the last one of three.
+  hidden, head, targets = stats_case()
+  weights = np.random.default_rng(1).normal(size=(2, 3, 11))
+
+  @functools.partial(jax.jit, static_argnames="chunk")
+  def run(hidden, head, chunk):
+    def total(hidden, head):
+      out = ops.token_stats(hidden, head, targets, chunk=chunk, **options)
+      return sum(jnp.sum(w * x) for w, x in zip(weights, out)), out
+    return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(
+        hidden, head)
+
+  chunked, whole = run(hidden, head, chunk=12), run(hidden, head, chunk=4096)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5),
+      chunked, whole)
+
+
+def test_gradients_equal_those_of_log_softmax():
+  hidden, head, targets = stats_case()
+
+  def plain(hidden, head):
+    logp = jax.nn.log_softmax(hidden @ head / 0.7)
+    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    picked = jnp.take_along_axis(logp, targets[..., None], -1)[..., 0]
+    return jnp.sum(picked * jnp.arange(11)) + jnp.sum(entropy)
+
+  def ours(hidden, head):
+    logp, entropy = ops.token_stats(
+        hidden, head, targets, temperature=0.7, chunk=12)
+    return jnp.sum(logp * jnp.arange(11)) + jnp.sum(entropy)
+
+  found, expected = (
+      jax.jit(jax.grad(f, (0, 1)))(hidden, head) for f in (ours, plain))
+  for a, b in zip(found, expected):
+    np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+def largest_array(jaxpr):
+  """Elements of the largest array that any equation makes, at any depth."""
+  if isinstance(jaxpr, core.ClosedJaxpr):
+    jaxpr = jaxpr.jaxpr
+  sizes = [0]
+  for equation in jaxpr.eqns:
+    sizes += [math.prod(v.aval.shape) for v in equation.outvars]
+    parts = jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr))
+    sizes += [
+        largest_array(p) for p in parts
+        if isinstance(p, core.Jaxpr | core.ClosedJaxpr)]
+  return max(sizes)
+
+
+def largest_in_hlo(text):
+  """Elements of the largest array that a compiled program mentions."""
+  return max(
+      math.prod(map(int, dims.split(",")))
+      for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text))
+
+
+@pytest.mark.parametrize("options", [{}, dict(top_k=5, top_p=0.9)])
+def test_no_array_over_all_tokens_and_the_vocabulary(options):
+  hidden, head, targets = stats_case(rows=4, length=16, width=8, vocab=150)
+  everything = 4 * 16 * 150
+
+  def naive(hidden, head):
+    logp = jax.nn.log_softmax(hidden @ head)
+    return jnp.sum(jnp.take_along_axis(logp, targets[..., None], -1))
+
+  def ours(hidden, head, chunk=8):
+    logp, entropy = ops.token_stats(
+        hidden, head, targets, chunk=chunk, **options)
+    return jnp.sum(logp) + jnp.sum(entropy)
+
+  def largest(f):
+    # Under jit the walk has to go down into sub-programs.
+    f = jax.jit(jax.value_and_grad(f, argnums=(0, 1)))
+    text = f.lower(hidden, head).compile().as_text()
+    return largest_array(jax.make_jaxpr(f)(hidden, head)), largest_in_hlo(text)
+
+  assert min(largest(naive)) >= everything
+  assert min(largest(functools.partial(ours, chunk=4096))) >= everything
+  # The weights and one chunk's logits are about all there is.
+  assert max(largest(ours)) < everything / 4
+
+
+def test_gradient_of_the_head_has_its_own_type():
+  hidden, head, targets = stats_case()
+  gradient = jax.grad(
+      lambda head: ops.token_stats(
+          hidden.astype(jnp.bfloat16), head, targets, chunk=12)[0].sum())(
+              jnp.asarray(head))
+  assert gradient.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("top_k, top_p", [
+    (1, 1.0), (7, 1.0), (100, 1.0), (500, 1.0), (0, 0.05), (0, 0.5),
+    (0, 0.95), (0, 0.999), (20, 0.8), (3, 0.99)])
+def test_kept_tokens_equal_those_of_transformers(top_k, top_p):
+  torch = pytest.importorskip("torch")
+  import transformers
+  rng = np.random.default_rng(7)
+  # Rows from nearly flat to sharply peaked.
+  spread = np.geomspace(0.1, 8.0, 120)[:, None]
+  logits = (spread * rng.normal(size=(120, 100))).astype(np.float32)
+  scores = torch.tensor(logits)
+  if top_k:
+    scores = transformers.TopKLogitsWarper(top_k)(None, scores)
+  if top_p < 1:
+    scores = transformers.TopPLogitsWarper(top_p)(None, scores)
+  np.testing.assert_array_equal(
+      ops.kept_tokens(logits[:, None], top_k, top_p)[:, 0],
+      torch.isfinite(scores).numpy())
+
+
+def test_a_tie_with_the_last_kept_token_is_kept():
+  logits = jnp.array([[[2.0, 1.0, 1.0, 0.0]]])
+  np.testing.assert_array_equal(
+      ops.kept_tokens(logits, 2, 1.0)[0, 0], [True, True, True, False])
+  np.testing.assert_array_equal(
+      ops.kept_tokens(logits, 0, 0.6)[0, 0], [True, True, True, False])
+
+
+def case_logits(name):
+  rng = np.random.default_rng(3)
+  logits = {
+      "flat": np.zeros(700),
+      "small": rng.normal(size=7),
+      "blocks": 2 * rng.normal(size=700),
+      "peaked": np.where(np.arange(700) == 600, 12.0, rng.normal(size=700)),
+      "holes": np.where(rng.random(700) < 0.6, -np.inf, rng.normal(size=700)),
+      # Nothing in the first block, nor at the end of the last.
+      "middle": np.where(np.abs(np.arange(700) - 600) < 80,
+                         rng.normal(size=700), -np.inf),
+  }[name]
+  return logits.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("top_k", "top_p", "block"))
+def draw(logits, uniforms, top_k=0, top_p=1.0, block=512):
+  """Tokens and log-probs for many uniform numbers and one row of logits."""
+  def part(u):
+    rows = jnp.broadcast_to(logits, (len(u), len(logits)))
+    return ops.sample_from_logits(
+        rows, u, top_k=top_k, top_p=top_p, block=block)
+  token, logp = jax.lax.map(part, uniforms.reshape(-1, 5000))
+  return token.reshape(-1), logp.reshape(-1)
+
+
+def exact_probs(logits, top_k=0, top_p=1.0):
+  keep = np.asarray(ops.kept_tokens(logits[None, None], top_k, top_p))[0, 0]
+  return scipy.special.softmax(
+      np.where(keep, logits, -np.inf).astype(np.float64))
+
+
+@pytest.mark.parametrize("name, options", [
+    ("flat", {}), ("small", {}), ("blocks", {}), ("peaked", {}),
+    ("holes", {}), ("middle", {}),
+    ("small", dict(top_k=3)), ("small", dict(block=2)),
+    ("blocks", dict(top_p=0.6)), ("holes", dict(top_k=40, top_p=0.9))])
+def test_frequencies_of_200k_draws_are_the_probabilities(name, options):
+  logits = case_logits(name)
+  n = 200_000
+  uniforms = jax.random.uniform(jax.random.key(5), (n,))
+  token, logp = map(np.asarray, draw(logits, uniforms, **options))
+  truncation = {k: v for k, v in options.items() if k != "block"}
+  probs = exact_probs(logits, **truncation)
+  counts = np.bincount(token, minlength=len(logits))
+  assert len(counts) == len(logits)
+  assert not counts[probs == 0].any()
+  np.testing.assert_allclose(logp, np.log(probs[token]), atol=2e-6, rtol=2e-6)
+  # Cells that expect fewer than five draws are put together.
+  big = probs * n >= 5
+  seen, expected = list(counts[big]), list(probs[big] * n)
+  if probs[~big].sum() * n >= 1:
+    seen.append(counts[~big].sum())
+    expected.append(probs[~big].sum() * n)
+  expected = np.array(expected) * (sum(seen) / sum(expected))
+  assert scipy.stats.chisquare(seen, expected).pvalue > 1e-3
+
+
+def test_chi_square_would_see_a_bias_of_five_percent():
+  probs = exact_probs(case_logits("small"))
+  uniforms = jax.random.uniform(jax.random.key(5), (200_000,))
+  token, _ = draw(case_logits("small"), uniforms ** 1.05)
+  counts = np.bincount(token, minlength=7)
+  assert scipy.stats.chisquare(counts, probs * 200_000).pvalue < 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["flat", "small", "blocks", "holes", "middle"])
+def test_edges_of_the_uniform_numbers_give_the_first_and_the_last_token(name):
+  logits = case_logits(name)
+  token, logp = jax.jit(ops.sample_from_logits)(
+      np.stack([logits, logits]), np.float32([0.0, LAST]))
+  real = np.flatnonzero(np.isfinite(logits))
+  assert list(token) == [real[0], real[-1]]
+  assert np.isfinite(logp).all()
+
+
+def test_tokens_without_weight_are_never_drawn_even_at_rounded_boundaries():
+  # Rounded cumulative sums do not ascend; at points within a few units in the
+  # last place of a boundary, a token without weight must not slip in.
+  rng = np.random.default_rng(0)
+  for _ in range(3):
+    logits = (2 * rng.normal(size=1300)).astype(np.float32)
+    logits[rng.random(1300) < 0.7] = -np.inf
+    boundary = np.cumsum(exact_probs(logits))[np.isfinite(logits)]
+    points = np.concatenate(
+        [boundary + d * 2.0 ** -24 for d in range(-6, 7)])
+    points = np.clip(points, 0, LAST).astype(np.float32)
+    points = np.resize(points, math.ceil(len(points) / 5000) * 5000)
+    token, logp = draw(logits, points)
+    assert np.isfinite(logits[token]).all() and np.isfinite(logp).all()
+
+
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
+  logits = case_logits("blocks")
+  cumulative = np.cumsum(exact_probs(logits))
+  middle = cumulative - 0.5 * exact_probs(logits)
+  wide = exact_probs(logits) > 1e-5
+  token, _ = draw(logits, np.resize(middle[wide], 5000).astype(np.float32))
+  np.testing.assert_array_equal(
+      token, np.resize(np.flatnonzero(wide), 5000))
+
+
+def test_logits_that_are_nan_give_a_token_of_the_vocabulary():
+  token, _ = ops.sample_from_logits(
+      jnp.full((2, 700), jnp.nan), jnp.array([0.0, 0.9]))
+  assert ((token >= 0) & (token < 700)).all()

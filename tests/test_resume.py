@@ -1,0 +1,171 @@
+"""A run that was killed anywhere goes on as if it had not been.
+
+One run is copied in the middle of its stages: what a kill at that moment
+would have left on the disk. Each copy is then trained to its end.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from progrpo_jax import checkpoint, main, metrics, sampler, stages, train
+from progrpo_jax import data as data_lib
+
+
+@pytest.fixture(scope="module")
+def unbroken(small, tmp_path_factory):
+  """(workdir, its copies by name)."""
+  folder = tmp_path_factory.mktemp("unbroken")
+  workdir, copies, calls = folder / "run", {}, {}
+
+  def copy(name):
+    calls[name] = calls.get(name, 0) + 1
+    place = folder / f"{name}-{calls[name]}"
+    shutil.copytree(workdir, place)
+    copies[place.name] = place
+
+  def before(module, function, name):
+    original = getattr(module, function)
+
+    def call(*args, **kwargs):
+      copy(name)
+      return original(*args, **kwargs)
+
+    patch.setattr(module, function, call)
+
+  def half_a_line(path, record):
+    line = metrics.dumps(record)
+    with open(path, "a") as file:
+      file.write(line[:len(line) // 2])
+    copy("line")
+    with open(path, "a") as file:
+      file.write(line[len(line) // 2:] + "\n")
+
+  replace = os.replace
+
+  def replaced(old, new):
+    if str(new).endswith(".jsonl"):
+      copy("file")
+    replace(old, new)
+
+  with pytest.MonkeyPatch.context() as patch:
+    before(sampler, "sample", "sample")
+    before(data_lib, "verify", "verify")
+    before(stages, "prepare", "score")
+    before(stages, "improve", "update")
+    before(stages, "log", "log")
+    before(checkpoint.Checkpointer, "save", "save")
+    before(checkpoint.Checkpointer, "_seal", "commit")
+    before(checkpoint.Checkpointer, "load_reference", "reference")
+    patch.setattr(metrics, "_append", half_a_line)
+    patch.setattr(metrics.os, "replace", replaced)
+    code, view = small.train(workdir)
+  assert code == train.DONE
+  return workdir, copies, view
+
+
+def test_unbroken_run_has_what_is_hard_to_resume(unbroken, recorded):
+  workdir, copies, view = unbroken
+  rows = recorded(workdir)["metrics.jsonl"]
+  assert [row["step"] for row in rows] == [1, 2, 3, 4]
+  assert [row["ref_reset/reset"] for row in rows] == [0, 1, 0, 1]
+  assert [row["ref_reset/ref_step"] for row in rows] == [0, 2, 2, 4]
+  assert [row["ref_reset/steps_since"] for row in rows] == [1, 0, 1, 0]
+  carried = [
+      (copies[name] / "checkpoints").glob("*/data")
+      for name in copies if name.startswith("update")]
+  assert any(list(found) for found in carried)
+  assert any(row["dynamic_sampling/rounds"] > 1 for row in rows)
+  assert [step for step, _ in view.evals] == [0, 2, 4]
+
+
+def test_kl_is_zero_right_after_each_reset_and_not_before(unbroken, recorded):
+  rows = recorded(unbroken[0])["metrics.jsonl"]
+  assert [row["kl"] == 0 for row in rows] == [True, False] * 2
+
+
+def test_killed_anywhere_it_ends_alike(small, unbroken, recorded):
+  workdir, copies, _ = unbroken
+  expected = recorded(workdir)
+  kinds = {}
+  for name in copies:
+    kinds.setdefault(name.partition("-")[0], []).append(name)
+  assert len(kinds) == 10
+  places = kinds["update"] + [
+      names[len(names) // 2] for kind, names in kinds.items()
+      if kind not in ("update", "verify", "save")]
+  for name in places:
+    assert small.train(copies[name])[0] == train.DONE
+    found = recorded(copies[name])
+    assert [k for k in expected if found.get(k) != expected[k]] == [], name
+    assert found.keys() == expected.keys(), name
+
+
+def test_stopped_it_saves_and_goes_on_alike(
+    small, unbroken, recorded, tmp_path, monkeypatch, capsys):
+  expected = recorded(unbroken[0])
+  # Only resets and the end are saved by themselves here.
+  argv = [
+      "train", *small.args("checkpoint.every=1000"), "--workdir", str(tmp_path)]
+  for module, name, number in (
+      (sampler, "sample", signal.SIGTERM), (stages, "improve", signal.SIGINT)):
+    original = getattr(module, name)
+
+    def call(*args, original=original, number=number, **kwargs):
+      os.kill(os.getpid(), number)
+      return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(module, name, call)
+      assert main.main(argv) == train.PREEMPTED == 75
+    steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert steps[-1] == ("0" if name == "sample" else "1")
+  assert "SIGTERM: saving, then stopping" in capsys.readouterr().out
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+  assert main.main(argv) == 0
+  found = recorded(tmp_path)
+  assert [k for k in expected if found.get(k) != expected[k]] == []
+
+
+SECOND = """
+import sys, time
+from progrpo_jax import main, stages
+improve, calls = stages.improve, []
+
+def slow(*args):
+  calls.append(1)
+  if len(calls) == 3:
+    print("in step 3", flush=True)
+    time.sleep(100)
+  return improve(*args)
+
+stages.improve = slow
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_second_signal_stops_at_once(small, unbroken, recorded, tmp_path):
+  child = subprocess.Popen(
+      [sys.executable, "-c", SECOND, "train", *small.args(),
+       "--workdir", str(tmp_path)],
+      stdout=subprocess.PIPE, text=True, env=os.environ | {
+          "PYTHONHASHSEED": "0"})
+  seen = []
+  for line in child.stdout:
+    seen.append(line)
+    if "in step 3" in line:
+      child.send_signal(signal.SIGTERM)
+    if "once more stops at once" in line:
+      break
+  start = time.monotonic()
+  child.send_signal(signal.SIGTERM)
+  assert child.wait(timeout=20) == -signal.SIGTERM, seen
+  assert time.monotonic() - start < 10
+  child.stdout.close()
+  assert small.train(tmp_path)[0] == train.DONE
+  assert recorded(tmp_path) == recorded(unbroken[0])

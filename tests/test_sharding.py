@@ -1,0 +1,100 @@
+"""The mesh and the way from logical axes to its axes, by hand."""
+
+import jax
+from jax.sharding import AbstractMesh, PartitionSpec
+import numpy as np
+import pytest
+
+from progrpo_jax import errors, sharding
+
+P = PartitionSpec
+ONE = jax.devices()[:1]
+
+
+def mesh(data=1, fsdp=1, tensor=1):
+  """A mesh of sizes alone: partitions need no devices."""
+  return AbstractMesh((data, fsdp, tensor), sharding.AXES)
+
+
+@pytest.mark.parametrize("axes, shape, sizes, expected", [
+    (("embed", "heads", None), (32, 8, 4), (2, 2, 2),
+     P("fsdp", "tensor", None)),
+    (("vocab", "embed"), (40, 32), (1, 4, 2), P("tensor", "fsdp")),
+    (("batch", None), (8, 5), (2, 2, 2), P(("data", "fsdp"), None)),
+    # An axis of one is not named.
+    (("batch", None), (8, 5), (4, 1, 2), P("data", None)),
+    (("embed", "mlp"), (32, 64), (8, 1, 1), P(None, None)),
+    # What does not divide stays whole, every axis by itself.
+    (("embed", None, "kv_heads", None), (32, 2, 2, 4), (1, 2, 4),
+     P("fsdp", None, None, None)),
+    (("batch",), (6,), (2, 2, 1), P(None)),
+    (("vocab", "embed"), (41, 30), (1, 4, 2), P(None, None)),
+    # Names without a rule are not split.
+    (("layers", "mlp"), (2, 64), (1, 1, 4), P(None, "tensor")),
+    ((), (), (2, 2, 2), P()),
+])
+def test_partitions_by_hand(axes, shape, sizes, expected):
+  assert sharding.spec(axes, shape, mesh(*sizes)) == expected
+
+
+@pytest.mark.parametrize("axes, rules", [
+    (("heads", "mlp"), sharding.RULES),
+    (("vocab", "heads"), sharding.RULES),
+    (("batch", "embed"), sharding.RULES),
+    (("a", "b"), {"a": ("fsdp", "tensor"), "b": ("tensor",)}),
+])
+def test_two_dimensions_on_one_mesh_axis_are_refused(axes, rules):
+  with pytest.raises(ValueError, match=f"{axes[0]}.*{axes[1]}.*sharding rul"):
+    sharding.spec(axes, (8, 8), mesh(2, 2, 2), rules)
+
+
+def test_axes_collide_only_on_a_mesh_that_splits_them():
+  assert sharding.spec(
+      ("heads", "mlp"), (8, 8), mesh(2, 2, 1)) == P(None, None)
+
+
+def test_lengths_of_axes_and_shape_must_agree():
+  with pytest.raises(ValueError, match="do not match"):
+    sharding.spec(("embed",), (8, 8), mesh())
+
+
+@pytest.mark.parametrize("sizes", [
+    (2, 1, 1), (1, 1, 2), (-1, 2, 1), (-1, -1, 1), (0, 1, 1), (-2, 1, 1),
+    (1, -1, 0)])
+def test_mesh_that_does_not_fit_the_devices_is_bad_input(sizes):
+  with pytest.raises(errors.InputError, match="mesh"):
+    sharding.make_mesh(*sizes, devices=ONE)
+
+
+@pytest.mark.parametrize("sizes", [(), (1, 1, 1), (1, -1, 1), (1, 1, -1)])
+def test_mesh_of_one_device(sizes):
+  made = sharding.make_mesh(*sizes, devices=ONE)
+  assert dict(made.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+  assert sharding.batch_shards(made) == 1
+
+
+def test_rows_are_split_over_data_and_fsdp():
+  assert sharding.batch_shards(mesh(2, 4, 8)) == 8
+
+
+def test_put_rows_keeps_values_and_types():
+  one = sharding.make_mesh(devices=ONE)
+  tree = {"a": np.arange(6, dtype=np.int32).reshape(3, 2), "b": np.ones(3) > 0}
+  placed = sharding.put_rows(tree, one)
+  for name, x in tree.items():
+    assert placed[name].dtype == x.dtype
+    assert placed[name].sharding == sharding.rows(one)
+    np.testing.assert_array_equal(placed[name], x)
+
+
+def test_constraint_without_a_mesh_does_nothing():
+  x = jax.numpy.ones((3, 2))
+  assert sharding.constrain_rows(x) is x
+  assert "sharding" not in str(jax.make_jaxpr(sharding.constrain_rows)(x))
+
+
+def test_constraint_under_a_mesh_splits_rows():
+  with jax.set_mesh(sharding.make_mesh(devices=ONE)):
+    jaxpr = jax.make_jaxpr(jax.jit(sharding.constrain_rows))(
+        jax.numpy.ones((3, 2)))
+  assert "sharding_constraint" in str(jaxpr)
