@@ -14,7 +14,7 @@ Files, both the user's own:
   data/dapo_math_17k.jsonl  lines {"prompt": "...", "answer": "34"}, of the
                             DAPO-Math-17k set
   data/math_verifier.py     def score(completion, reference) -> (reward,
-                            correct, status), as in progrpo_jax/rewards/score.py;
+                            correct, status); see progrpo_jax/rewards/score.py;
                             the paper's reward is 1 if right, else -1
 
 To expect on AIME 2024, mean of 32 samples at temperature 1 and top_p 0.7: 50

@@ -15,7 +15,7 @@ Files, both the user's own:
   data/dapo_math_17k.jsonl  lines {"prompt": "...", "answer": "34"}; the paper
                             trains on the DAPO-Math-17k set
   data/math_verifier.py     def score(completion, reference) -> (reward,
-                            correct, status), as in progrpo_jax/rewards/score.py
+                            correct, status); see progrpo_jax/rewards/score.py
 A hundredth of the prompts is held out. For the test sets of the paper (AIME
 2024 and 2025, AMC23, MATH500, Minerva, OlympiadBench):
   progrpo evaluate --config configs/progrpo_qwen2_5_7b.py:host \

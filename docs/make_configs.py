@@ -25,14 +25,15 @@ applies a method of [configs/methods.py](../configs/methods.py), and changes
 what its run needs:
 
 ```
-progrpo train --config FILE[:ARGUMENT] --workdir DIR [--config.group.key=VALUE ...]
+progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE --workdir DIR
 ```
 
 `ARGUMENT` is handed to `get_config`. A value on the command line is read in
-the type of the default; a tuple is written `--config.algo.reset.modes="('every',)"`.
-A key that is not below is an error that names the nearest one. The exceptions
-are `data.tasks` and `algo.loss_options`, which are empty here and take what a
-config file puts into them:
+the type of the default; a tuple is written as in Python:
+`--config.algo.reset.modes="('every',)"`. A key that is not below is an error
+that names the nearest one. The exceptions are `data.tasks` and
+`algo.loss_options`, which are empty here and take what a config file puts
+into them:
 
 ```python
 c.data.tasks = {

@@ -156,7 +156,8 @@ def collect(
     surplus = everything.take(range(count, found))
   total = found + fill - (0 if carried is None else len(carried))
   all_sampled = concatenate(sampled) if sampled else batch
-  correct_PG = all_sampled.correct_PG
+  valid_PG, correct_PG = all_sampled.valid_PG, all_sampled.correct_PG
+  some_P = valid_PG.any(axis=1)
   return Collected(
       batch=batch, surplus=surplus, sampled=all_sampled,
       metrics={
@@ -164,10 +165,10 @@ def collect(
           "dynamic_sampling/keep_frac": (
               1.0 - fill / total if total else 1.0),
           "dynamic_sampling/filled_frac": min(1.0, found / count),
-          "dynamic_sampling/all_right_frac": float(
-              correct_PG.all(axis=1).mean()),
-          "dynamic_sampling/all_wrong_frac": float(
-              (~correct_PG.any(axis=1)).mean())})
+          "dynamic_sampling/all_right_frac": float(np.mean(
+              some_P & (correct_PG | ~valid_PG).all(axis=1))),
+          "dynamic_sampling/all_wrong_frac": float(np.mean(
+              some_P & ~(correct_PG & valid_PG).any(axis=1)))})
 
 
 def to_arrays(groups: Groups) -> dict[str, np.ndarray]:

@@ -71,7 +71,8 @@ def generate(
   prompts, group, length = len(prompt_PT), s.num_generations, s.max_new_tokens
   rows = prompts * group
   uniforms = _uniforms(key, ids_P, group, length)
-  head = transformer.head(params)
+  unrolled = transformer.unroll(config, params)
+  head = transformer.head(unrolled)
 
   def choose(hidden_BD, column, alive):
     logits = ops.matmul_logits(hidden_BD, head)
@@ -98,8 +99,8 @@ def generate(
 
   def decode(carry, _):
     t, token, alive, cache, (tokens, logps, masks) = carry
-    hidden, cache = transformer.extend(
-        config, params, token.reshape(prompts, group, 1), prefix, cache)
+    hidden, cache = transformer.decode(
+        config, unrolled, token.reshape(prompts, group, 1), prefix, cache)
     before = alive
     token, logp, alive = choose(
         hidden.reshape(rows, -1), jnp.minimum(t, length - 1), alive)

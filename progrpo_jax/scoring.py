@@ -53,7 +53,7 @@ def response_scores(
   first = jnp.broadcast_to(
       prompt_hidden[:, None, -1:], (rows, responses, 1, config.embed_dim))
   if length > 1:
-    hidden, _ = transformer.extend(
+    hidden = transformer.extend(
         config, params, q.tokens_NRT[:, :, :-1], prefix)
     first = jnp.concatenate([first, hidden], axis=2)
   logp, entropy = ops.token_stats(

@@ -112,7 +112,7 @@ def make(
     loss, gradient, metrics = minibatch_gradient(
         config, state.params, part, dist, objective, micro_batches, first)
     with jax.named_scope("optimizer"):
-      norm = optax.global_norm(gradient)
+      norm = optax.tree.norm(gradient)
       params, opt_state = optim.apply(
           tx, gradient, state.opt_state, state.params)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -124,12 +124,14 @@ def make(
         params=keep(params, state.params),
         opt_state=keep(opt_state, state.opt_state),
         skipped=jnp.where(finite, 0, state.skipped + 1))
-    one = jnp.float32(1)
+    # One update that is not finite must not spoil the means of a step.
+    seen = finite.astype(jnp.float32)
     metrics = dict(
-        metrics,
-        grad_norm=(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
-        skipped_updates=(1 - finite.astype(jnp.float32), one))
-    metrics["loss"] = (jnp.where(finite, loss, 0), finite.astype(jnp.float32))
+        metrics, loss=(loss, seen), grad_norm=(norm, seen),
+        skipped_updates=(1 - seen, jnp.float32(1)))
+    metrics = {
+        name: pair if name == "skipped_updates" else keep(pair, (0.0, 0.0))
+        for name, pair in metrics.items()}
     return state, metrics
 
   return jax.jit(update, donate_argnums=0)

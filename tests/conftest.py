@@ -239,6 +239,8 @@ def small(tmp_path_factory):
     changing it.
   config(*overrides, method): the config.
   train(workdir, *overrides, method): trains; (exit code, view).
+  write(path, **groups): writes a config file that changes keys of the groups,
+    such as data=dict(tasks={...}).
   """
   from progrpo_jax import train, warmup
 
@@ -260,11 +262,25 @@ def small(tmp_path_factory):
     made = config(*overrides, method=method)
     return train.train(made, workdir, view), view
 
+  def write(path, **groups):
+    changes = {"model": dict(init_from=str(base)), "data": {}} | groups
+    changes["data"] = dict(dir=str(folder / "data")) | changes["data"]
+    path.write_text(
+      f"import runpy\nsmall = runpy.run_path({str(_SMALL)!r})\n"
+      "def get_config(method='grpo'):\n"
+      "  c = small['get_config'](method)\n"
+      f"  for group, keys in {changes!r}.items():\n"
+      "    for key, value in keys.items():\n"
+      "      c[group][key] = value\n"
+      "  return c\n")
+    return path
+
   losses = []
   warmup.warm_up(
     config("model.init_from="), base, lambda count, note: losses.append(note))
   return types.SimpleNamespace(
-    base=base, args=args, config=config, train=run, losses=losses)
+    base=base, args=args, config=config, train=run, write=write,
+    losses=losses)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
 
   Args:
     q: [N, R, T, K, M, H].
-    own: (k, v), each [N, R, S, K, H].
+    own: (k, v), [N, R, K, H, S] and [N, R, K, S, H].
     own_mask: bool, broadcastable to [N, R, T, S]; True where seen.
-    prefix: (k, v), each [N, P, K, H], seen by all R, or None.
+    prefix: (k, v), [N, K, H, P] and [N, K, P, H], seen by all R, or None.
     prefix_mask: bool [N, P].
 
   Returns:
@@ -30,21 +30,21 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
   q = q * q.shape[-1] ** -0.5
   k, v = own
   scores = jnp.einsum(
-      "nrtkmh,nrskh->nrktms", q, k, preferred_element_type=jnp.float32)
-  seen = jnp.broadcast_to(own_mask, q.shape[:3] + k.shape[2:3])
+      "nrtkmh,nrkhs->nrktms", q, k, preferred_element_type=jnp.float32)
+  seen = jnp.broadcast_to(own_mask, q.shape[:3] + k.shape[-1:])
   scores = jnp.where(seen[:, :, None, :, None, :], scores, ops.NEGATIVE)
   # The peak only keeps exp in range; no gradient goes through it.
   peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1))  # nrktm
   if prefix is None:
     weights = jnp.exp(scores - peak[..., None])
     total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum("nrktms,nrskh->nrtkmh", weights.astype(v.dtype), v)
+    out = jnp.einsum("nrktms,nrksh->nrtkmh", weights.astype(v.dtype), v)
   else:
     # Each part keeps the order of axes in which its product comes out; only
     # the peaks and sums, one number a query, change order to meet.
     pk, pv = prefix
     prefix_scores = jnp.einsum(
-        "nrtkmh,npkh->nkrtmp", q, pk, preferred_element_type=jnp.float32)
+        "nrtkmh,nkhp->nkrtmp", q, pk, preferred_element_type=jnp.float32)
     prefix_scores = jnp.where(
         prefix_mask[:, None, None, None, None, :], prefix_scores, ops.NEGATIVE)
     prefix_peak = jax.lax.stop_gradient(
@@ -55,8 +55,8 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
     total = jnp.sum(weights, axis=-1) + jnp.sum(
         prefix_weights, axis=-1).swapaxes(1, 2)
     out = jnp.einsum(
-        "nrktms,nrskh->nrtkmh", weights.astype(v.dtype), v
+        "nrktms,nrksh->nrtkmh", weights.astype(v.dtype), v
     ) + jnp.einsum(
-        "nkrtmp,npkh->nrtkmh", prefix_weights.astype(pv.dtype), pv)
+        "nkrtmp,nkph->nrtkmh", prefix_weights.astype(pv.dtype), pv)
   # Normalising after the product divides H numbers a query, not S.
   return out / total.transpose(0, 1, 3, 2, 4)[..., None].astype(out.dtype)

@@ -4,9 +4,9 @@ Linen declares each weight once (shape, logical axes, initialiser) and scans
 one layer over stacked weights. Outside this package only the functions below
 are seen; parameters are a plain dict, the cache goes in and comes out.
 
-`prefill` reads prompts, `extend` reads responses after them: all at once when
-scoring and training, one token at a time with a cache when sampling. Both are
-the same module, so sampler and trainer cannot drift apart.
+`prefill` reads prompts; `extend` reads whole responses after them, when
+scoring and training; `decode` reads them one token at a time, when sampling.
+All three run the same modules, so sampler and trainer cannot drift apart.
 """
 
 import functools
@@ -52,7 +52,7 @@ class Attention(_Weights):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x, angles, own_mask, prefix, prefix_mask, cache, layer):
+  def __call__(self, x, angles, own_mask, prefix, prefix_mask, past):
     c = self.config
     d, n, k, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
     init = nn.initializers.normal(0.02)
@@ -70,19 +70,17 @@ class Attention(_Weights):
     own = (
         layers.rotate(project("k", k, "kv_heads"), angles),
         project("v", k, "kv_heads"))
-    fresh = own
-    if cache is not None:
-      cache = cache.replace(
-          k=cache_lib.write(cache.k, own[0], layer, cache.length),
-          v=cache_lib.write(cache.v, own[1], layer, cache.length))
-      own = cache_lib.read(cache.k, layer), cache_lib.read(cache.v, layer)
+    # [N, R, T, K, H] to the order in which attention multiplies them.
+    own = own[0].transpose(0, 1, 3, 4, 2), own[1].swapaxes(2, 3)
+    if past is not None:
+      own = cache_lib.write(past, own)
     with jax.named_scope("attend"):
       out = attention.attend(
           q.reshape(q.shape[:3] + (k, n // k, h)), own, own_mask, prefix,
           prefix_mask)
     o = self.weight("o", (n, h, d), ("heads", None, "embed"), init)
     out = jnp.einsum("nrtah,ahd->nrtd", out.reshape(q.shape), o)
-    return out, cache, fresh
+    return out, own
 
 
 class Mlp(_Weights):
@@ -102,25 +100,23 @@ class Mlp(_Weights):
 
 
 class Layer(nn.Module):
-  """One layer; its carry is the residual stream and the cache."""
+  """One layer: the residual stream goes through, keys and values come out."""
 
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, carry, layer, prefix, angles, own_mask, prefix_mask):
-    x, cache = carry
+  def __call__(self, x, prefix, angles, own_mask, prefix_mask, past=None):
     c = self.config
     norm = functools.partial(
         Norm, dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps)
-    out, cache, fresh = Attention(
-        dtype=c.dtype, config=c, name="attention")(
-            norm(name="attention_norm")(x), angles, own_mask, prefix,
-            prefix_mask, cache, layer)
+    out, own = Attention(dtype=c.dtype, config=c, name="attention")(
+        norm(name="attention_norm")(x), angles, own_mask, prefix, prefix_mask,
+        past)
     x = x + out
     with jax.named_scope("mlp"):
       x = x + Mlp(dtype=c.dtype, config=c, name="mlp")(
           norm(name="mlp_norm")(x))
-    return (x, cache), fresh
+    return x, own
 
 
 class Embed(_Weights):
@@ -153,12 +149,16 @@ class Head(_Weights):
 
 
 class Decoder(_Weights):
-  """Embedding, layers and the last norm; the head is applied elsewhere."""
+  """Embedding, layers and the last norm; the head is applied elsewhere.
+
+  The layers are one layer scanned over stacked weights: what is compiled does
+  not grow with depth.
+  """
 
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens, positions, own_mask, prefix, cache):
+  def __call__(self, tokens, positions, own_mask, prefix):
     c = self.config
     x = Embed(dtype=c.dtype, config=c, name="embed")(tokens)
     if not c.tie_embeddings:
@@ -170,17 +170,14 @@ class Decoder(_Weights):
     scanned = nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True},
         length=c.num_layers,
-        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: None})
     pair = None if prefix is None else (prefix.k, prefix.v)
     mask = None if prefix is None else prefix.mask_NP
-    (x, cache), fresh = scanned(config=c, name="layers")(
-        (x, cache), jnp.arange(c.num_layers), pair, angles, own_mask, mask)
-    if cache is not None:
-      cache = cache.replace(length=cache.length + tokens.shape[2])
+    x, own = scanned(config=c, name="layers")(x, pair, angles, own_mask, mask)
     x = Norm(
         dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
-    return x, cache, fresh
+    return x, own
 
 
 def _decoder(config: ModelConfig) -> Decoder:
@@ -191,7 +188,7 @@ def _init(config: ModelConfig, key):
   """Boxed parameters (with logical axes), traced or real."""
   tokens = jnp.zeros((1, 1, 1), jnp.int32)
   mask = jnp.ones((1, 1, 1, 1), bool)
-  return _decoder(config).init(key, tokens, tokens, mask, None, None)["params"]
+  return _decoder(config).init(key, tokens, tokens, mask, None)["params"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -247,41 +244,91 @@ def prefill(
   length = tokens_NP.shape[1]
   causal = jnp.tril(jnp.ones((length, length), bool))
   seen = causal[None, None] & mask_NP[:, None, None, :]
-  hidden, _, (k, v) = _decoder(config).apply(
-      {"params": params}, tokens_NP[:, None], positions[:, None], seen, None,
-      None)
+  hidden, (k, v) = _decoder(config).apply(
+      {"params": params}, tokens_NP[:, None], positions[:, None], seen, None)
   prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NP=mask_NP)
   return hidden[:, 0], prefix
 
 
 def extend(
     config: ModelConfig, params, tokens_NRT, prefix: cache_lib.Prefix,
-    cache: cache_lib.Cache | None = None,
-) -> tuple[jax.Array, cache_lib.Cache | None]:
-  """Reads R responses after each of N prompts.
+) -> jax.Array:
+  """Reads R responses after each of N prompts, all columns at once.
 
   Args:
     config: of the model.
     params: its parameters.
-    tokens_NRT: int32; without a cache, padding may only follow real tokens.
+    tokens_NRT: int32; padding may only follow real tokens.
     prefix: from `prefill`.
-    cache: where the columns before these tokens are, or None when these are
-      the first.
 
   Returns:
-    (hidden_NRTD, cache with these columns written, or None).
+    hidden_NRTD.
   """
   length = tokens_NRT.shape[2]
-  start = 0 if cache is None else cache.length
-  size = length if cache is None else cache.k.shape[3]
-  columns = start + jnp.arange(length)
+  columns = jnp.arange(length)
+  hidden, _ = _decoder(config).apply(
+      {"params": params}, tokens_NRT, _positions(prefix, tokens_NRT, columns),
+      columns <= columns[:, None], prefix)
+  return hidden
+
+
+def unroll(config: ModelConfig, params) -> dict:
+  """Parameters as `decode` reads them: a tree a layer, in the compute type.
+
+  Cast and cut once, outside the loop over tokens. Inside it, cutting a layer
+  out of stacked weights would copy the whole model for every token.
+  """
+  params = jax.tree.map(lambda x: x.astype(config.dtype), params)
+  layers_ = tuple(
+      jax.tree.map(lambda x, i=i: x[i], params["layers"])
+      for i in range(config.num_layers))
+  return {**params, "layers": layers_}
+
+
+def decode(
+    config: ModelConfig, unrolled, tokens_NRT, prefix: cache_lib.Prefix,
+    cache: cache_lib.Cache,
+) -> tuple[jax.Array, cache_lib.Cache]:
+  """Reads the next columns of R responses after each of N prompts.
+
+  The modules are those that `extend` scans; here each layer has its own
+  weights and cache, which is written in place and read where it lies.
+
+  Args:
+    config: of the model.
+    unrolled: from `unroll`.
+    tokens_NRT: int32, the next column or columns.
+    prefix: from `prefill`.
+    cache: with the columns before these.
+
+  Returns:
+    (hidden_NRTD, cache with these columns written).
+  """
+  c = config
+  columns = cache.length + jnp.arange(tokens_NRT.shape[2])
+  positions = _positions(prefix, tokens_NRT, columns)
+  angles = layers.rope_angles(positions, c.head_dim, c.rope_theta)
+  seen = jnp.arange(cache.size) <= columns[:, None]
+  x = Embed(dtype=c.dtype, config=c).apply(
+      {"params": unrolled["embed"]}, tokens_NRT)
+  written = []
+  for i, weights in enumerate(unrolled["layers"]):
+    x, own = Layer(c).apply(
+        {"params": weights}, x, (prefix.k[i], prefix.v[i]), angles, seen,
+        prefix.mask_NP, (cache.k[i], cache.v[i], cache.length))
+    written.append(own)
+  x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps).apply(
+      {"params": unrolled["norm"]}, x)
+  k, v = zip(*written, strict=True)
+  return x, cache.replace(
+      k=k, v=v, length=cache.length + tokens_NRT.shape[2])
+
+
+def _positions(prefix: cache_lib.Prefix, tokens_NRT, columns) -> jax.Array:
+  """Positions of response columns: they follow the real prompt tokens."""
   prompt = jnp.sum(prefix.mask_NP, axis=1)
-  positions = jnp.broadcast_to(
+  return jnp.broadcast_to(
       prompt[:, None, None] + columns, tokens_NRT.shape)
-  seen = jnp.arange(size) <= columns[:, None]
-  hidden, cache, _ = _decoder(config).apply(
-      {"params": params}, tokens_NRT, positions, seen, prefix, cache)
-  return hidden, cache
 
 
 def logits(config: ModelConfig, params, tokens_BT, mask_BT) -> jax.Array:

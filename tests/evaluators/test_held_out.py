@@ -1,0 +1,82 @@
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from progrpo_jax import metrics, sharding
+from progrpo_jax import parts as parts_lib
+
+
+@pytest.fixture(scope="module")
+def policy(small):
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  return mesh, parts_lib.load_policy(small.config(), mesh)
+
+
+@pytest.fixture(scope="module")
+def pool(small):
+  with parts_lib.make_pool(small.config()) as made:
+    yield made
+
+
+def _evaluator(small, policy, pool, *overrides):
+  mesh, loaded = policy
+  c = small.config(*overrides)
+  made, = parts_lib.make_evaluators(
+      c, loaded.config, loaded.tokenizer, pool, mesh, jax.random.key(c.seed))
+  return made
+
+
+def _pass_at_k(counts, n, k):
+  """By counting subsets: those of k samples that are all wrong."""
+  return np.mean([1 - math.comb(n - c, k) / math.comb(n, k) for c in counts])
+
+
+def test_values_follow_from_the_records(small, policy, pool):
+  evaluator = _evaluator(
+      small, policy, pool, "eval.num_samples=16", "eval.temperature=1.0")
+  ticks = []
+  samples = evaluator.sample(policy[1].params, lambda: ticks.append(1))
+  values = dict(evaluator.run(samples))
+  # Six problems in batches of four: two fill up the second one.
+  assert len(ticks) == 2
+  records = [json.loads(metrics.dumps(r)) for r in evaluator.records(samples)]
+  assert len(records) == len({r["prompt"] for r in records}) == 6
+  counts = [sum(s["correct"] for s in r["completions"]) for r in records]
+  assert any(counts)
+  for k in (1, 2, 4, 8, 16):
+    assert np.isclose(
+        values[f"eval/chain_sum/pass@{k}"], _pass_at_k(counts, 16, k))
+  assert values["eval/chain_sum/num_problems"] == 6
+  assert values["eval/chain_sum/num_samples"] == 16
+  distinct = [
+      len({s["text"] for s in r["completions"] if s["correct"]})
+      for r in records]
+  assert values["eval/chain_sum/distinct_correct"] == np.mean(distinct)
+  # A right answer is the sum, and nothing else.
+  for record in records:
+    total = str(eval(record["prompt"].rstrip("=")))
+    for s in record["completions"]:
+      assert s["correct"] == (s["text"].strip() == total)
+
+
+def test_samples_do_not_depend_on_the_batch(small, policy, pool):
+  texts = [
+      _evaluator(small, policy, pool, f"eval.batch_prompts={size}").sample(
+          policy[1].params) for size in (4, 3, 1)]
+  assert texts[0].rows == texts[1].rows == texts[2].rows
+  assert texts[0].texts_XN == texts[1].texts_XN == texts[2].texts_XN
+  assert np.allclose(
+      texts[0].entropy_XN, texts[2].entropy_XN, atol=1e-5)
+
+
+def test_problems_are_those_of_the_validation_split(small, policy, pool):
+  c = small.config()
+  rows = _evaluator(small, policy, pool).sample(policy[1].params).rows
+  train = parts_lib.make_prompter(c, policy[1].tokenizer, "train")
+  assert not {r.prompt for r in rows} & {
+      r.prompt for r in train.take(0, 64).rows}
+  again = _evaluator(small, policy, pool, "seed=5").sample(policy[1].params)
+  assert again.rows == rows

@@ -1,0 +1,150 @@
+"""The documentation says what is in the tree."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import types
+
+import pytest
+
+from progrpo_jax import main, parts
+from progrpo_jax.cli import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+SCALED = ["grpo_qwen2_5_7b", "dr_grpo_qwen2_5_7b", "progrpo_qwen2_5_7b",
+          "progrpo_r1_distill_1_5b", "prorl_r1_distill_1_5b"]
+
+
+def names(pages):
+  return [str(p.relative_to(ROOT)) for p in pages]
+
+
+def blocks(text):
+  return BLOCK.findall(text)
+
+
+def anchors(text):
+  """Of the headings, as GitHub makes them."""
+  headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+  return {
+      re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def tree(text):
+  """Paths of the annotated tree; an indented line lies in the folder above."""
+  block = next(b for b in blocks(text) if "\nprogrpo_jax/\n" in b)
+  folder = ""
+  for line in block.splitlines():
+    name = line.split()[0]
+    if not line.startswith(" "):
+      folder = name if name.endswith("/") else ""
+      yield name
+    else:
+      yield folder + name
+
+
+def test_the_page_of_keys_is_what_the_script_makes():
+  spec = importlib.util.spec_from_file_location(
+      "make_configs", ROOT / "docs" / "make_configs.py")
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  made = script.page(script.SOURCE.read_text(encoding="utf-8"))
+  assert script.PAGE.read_text(encoding="utf-8") == made, (
+      "run `python docs/make_configs.py`")
+
+
+def test_the_page_of_keys_has_every_key_with_its_default():
+  page = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+  rows = dict(re.findall(r"^\| `([\w.]+)` \| `(.*?)` \|", page, re.MULTILINE))
+  config = config_lib.load(str(ROOT / "configs" / "common.py"))
+
+  def leaves(group, prefix=""):
+    for key, value in group.items():
+      if hasattr(value, "items") and len(value):
+        yield from leaves(value, f"{prefix}{key}.")
+      else:
+        yield f"{prefix}{key}", value
+
+  expected = dict(leaves(config))
+  assert set(rows) == set(expected)
+  for key, value in expected.items():
+    default = {} if hasattr(value, "items") else value
+    assert eval(rows[key], {}) == default, key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_lead_somewhere(page):
+  text = page.read_text(encoding="utf-8")
+  for link in LINK.findall(BLOCK.sub("", text)):
+    if link.startswith(("http://", "https://")):
+      continue
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    assert target.exists(), link
+    if anchor:
+      assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_commands_and_targets_exist(page):
+  text = page.read_text(encoding="utf-8")
+  inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+  code = "\n".join(blocks(text) + inline)
+  named = set(re.findall(r"(?:^|\| )progrpo ([a-z]\w*)", code, re.MULTILINE))
+  assert named <= set(main.COMMANDS)
+  makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+  for target in re.findall(r"^make ([a-z-]+)", code, re.MULTILINE):
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_table_of_commands_is_whole():
+  text = README.read_text(encoding="utf-8")
+  rows = re.findall(r"^\| `progrpo (\w+)` \|", text, re.MULTILINE)
+  assert rows == list(main.COMMANDS)
+
+
+def test_the_tree_holds_what_is_there():
+  paths = list(tree(README.read_text(encoding="utf-8")))
+  missing = [p for p in paths if not (ROOT / p).exists()]
+  assert not missing
+  package = {p.name + "/" * p.is_dir() for p in (ROOT / "progrpo_jax").iterdir()
+             if not p.name.startswith("__")}
+  assert package == {
+      p.removeprefix("progrpo_jax/") for p in paths
+      if p.startswith("progrpo_jax/") and p != "progrpo_jax/"}
+
+
+def test_the_tree_holds_all_that_git_holds():
+  if not (ROOT / ".git").exists():
+    pytest.skip("not a git checkout")
+  files = subprocess.run(
+      ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True,
+      text=True).stdout.split()
+  top = {f.split("/")[0] + "/" * ("/" in f) for f in files}
+  assert top <= set(tree(README.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("spec", [
+    "dapo_qwen2_5_32b.py", *(f"{n}.py" for n in SCALED),
+    *(f"{n}.py:host" for n in SCALED)])
+def test_configs_at_paper_scale_are_valid(spec):
+  config = config_lib.load(f"configs/{spec}")
+  parts.validate(config)
+  parts.make_objective(config)
+  parts.make_advantage(config)
+  parts.make_schedule(config)
+  devices = 8 if spec.endswith(":host") else 64
+  tensor = config.mesh.tensor
+  mesh = types.SimpleNamespace(
+      shape=dict(data=1, fsdp=devices // tensor, tensor=tensor))
+  parts.micro_batches(config, mesh)
+
+
+def test_an_unknown_scale_is_refused():
+  with pytest.raises(ValueError, match="known: paper, host"):
+    config_lib.load("configs/grpo_qwen2_5_7b.py:pod")

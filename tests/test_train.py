@@ -1,0 +1,220 @@
+import json
+
+import jax
+import numpy as np
+
+from progrpo_jax import checkpoint, main, sharding, train
+from progrpo_jax.models import hf
+
+
+def _rows(workdir, name="metrics.jsonl"):
+  return [json.loads(x) for x in (workdir / name).read_text().splitlines()]
+
+
+def _params(workdir, step):
+  from progrpo_jax import parts, state
+  model = parts.read_model(workdir / "model" / "config.json")
+  tx = parts.make_optimizer  # never read: parameters alone are restored
+  del tx
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  like = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state.transformer.abstract_params(model),
+      state.transformer.shardings(model, mesh))
+  keeper = checkpoint.Checkpointer(workdir / "checkpoints", read_only=True)
+  return keeper.load_params(step, like)
+
+
+def _equal(a, b):
+  return all(
+      np.array_equal(x, y) for x, y in zip(
+          jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_finished_run_is_left_alone_and_can_be_made_longer(
+    small, tmp_path, recorded):
+  short = ("train.total_steps=1", "eval.every=0")
+  assert small.train(tmp_path, *short, method="grpo")[0] == train.DONE
+  before = recorded(tmp_path)
+  code, view = small.train(tmp_path, *short, method="grpo")
+  assert code == train.DONE and view.steps == []
+  assert view.messages == ["resuming from step 1"]
+  assert recorded(tmp_path) == before
+  code, view = small.train(
+      tmp_path, "train.total_steps=2", "eval.every=0", method="grpo")
+  assert [step for step, _ in view.steps] == [2]
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["train"]["total_steps"] == 2
+
+
+def test_lost_reference_stops_the_run(small, tmp_path, capfd):
+  import shutil
+  options = (
+      "train.total_steps=1", "eval.every=0", "algo.reset.modes=()",
+      "checkpoint.keep=1")
+  small.train(tmp_path, *options)
+  assert (tmp_path / "checkpoints" / "0").is_dir()
+  shutil.rmtree(tmp_path / "checkpoints" / "0")
+  argv = ["train", *small.args(*options), "--workdir", str(tmp_path)]
+  assert main.main(argv) == 2
+  assert "the reference policy is step 0, but" in capfd.readouterr().err
+
+
+def test_reset_decides_over_the_optimiser(small, tmp_path):
+  """Adam's count: begun anew at step 1, or run on (eight updates, one a
+  minibatch and pass)."""
+  options = ("train.total_steps=2", "eval.every=0", "algo.reset.period=1",
+             "optim.warmup_steps=16", "algo.dynamic_sampling.max_rounds=1")
+  counts, rates = {}, {}
+  for optimizer in (True, False):
+    workdir = tmp_path / str(optimizer)
+    small.train(workdir, *options, f"algo.reset.optimizer={optimizer}")
+    import orbax.checkpoint as ocp
+    tree = ocp.StandardCheckpointer().restore(
+        workdir / "checkpoints" / "2" / "opt_state")
+    counts[optimizer] = {
+        int(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if "count" in jax.tree_util.keystr(path)}
+    rates[optimizer] = [r["learning_rate"] for r in _rows(workdir)]
+  assert counts == {True: {0}, False: {8}}
+  # What is logged is the rate of the next update.
+  assert rates[True] == [0, 0]
+  assert np.allclose(rates[False], [3e-3 / 4, 3e-3 / 2])
+
+
+def test_kl_is_zero_after_a_reset_in_bfloat16_too(small, tmp_path):
+  small.train(
+      tmp_path, "train.total_steps=3", "eval.every=0", "model.dtype=bfloat16",
+      "algo.reset.period=1", "algo.dynamic_sampling.enabled=False")
+  assert [row["kl"] for row in _rows(tmp_path)] == [0, 0, 0]
+
+
+REWARDS = """
+def first_digit(prompts, completions, tag, **columns):
+  assert len(prompts) == len(completions) == len(tag) == len(columns["n"])
+  return [None if t == "skip" else float(c[:1].isdigit())
+          for c, t in zip(completions, tag)]
+"""
+
+
+def test_own_rows_and_reward_function(small, tmp_path):
+  """A user's file and function; None is masked and counts nowhere."""
+  (tmp_path / "rows.jsonl").write_text("".join(
+      json.dumps({"prompt": f"{i}+{j}=", "n": i, "tag": "skip" if i == 3 else
+                  "use"}) + "\n" for i in range(1, 6) for j in range(1, 5)))
+  (tmp_path / "own.py").write_text(REWARDS)
+  path = small.write(
+      tmp_path / "config.py",
+      data=dict(tasks={"jsonl": {"options": {
+          "file": str(tmp_path / "rows.jsonl"),
+          "reward_functions": (f"{tmp_path / 'own.py'}:first_digit",)}}}),
+      train=dict(total_steps=2, prompts_per_step=8))
+  workdir = tmp_path / "run"
+  argv = ["train", "--config", str(path), "--workdir", str(workdir)]
+  assert main.main(argv) == 0
+  masked = 0
+  for row in _rows(workdir):
+    rollouts = _rows(workdir, f"rollouts/{row['step']:06d}.jsonl")
+    assert len(rollouts) == 8
+    rewards = []
+    for group in rollouts:
+      skipped = group["prompt"].startswith("3")
+      for sample in group["completions"]:
+        assert sample["status"] == ("masked" if skipped else "ok")
+        if skipped:
+          assert sample["advantage"] == 0
+          masked += 1
+        else:
+          assert sample["reward"] == sample["text"][:1].isdigit()
+          rewards.append(sample["reward"])
+    assert np.isclose(row["reward"], np.mean(rewards))
+    assert row["rewards/jsonl/mean"] == row["reward"]
+    assert row["verifier/masked"] == 32 - len(rewards)
+  assert masked and 0 < row["reward"] < 1
+  assert _rows(workdir, "eval.jsonl")[0]["eval/jsonl/num_problems"] == 2
+
+
+VERIFIER = """
+import os, time
+
+def score(completion, reference, **meta):
+  if completion.startswith("-"):
+    os._exit(3)
+  if completion.startswith("1"):
+    time.sleep(100)
+  return 1.0, True, "ok"
+"""
+
+
+def test_failing_verifier_is_counted_and_masked(small, tmp_path, capfd):
+  """Whatever it judges is right: one failure scored 0 would show."""
+  (tmp_path / "rows.jsonl").write_text("".join(
+      json.dumps({"prompt": f"{i}-{j}=", "answer": "1"}) + "\n"
+      for i in range(1, 6) for j in range(1, 6)))
+  (tmp_path / "judge.py").write_text(VERIFIER)
+  tasks = {"jsonl": {"options": {
+      "file": str(tmp_path / "rows.jsonl"),
+      "verifier": f"{tmp_path / 'judge.py'}:score"}}}
+
+  def run(name, share):
+    path = small.write(
+        tmp_path / "config.py", data=dict(tasks=tasks), eval=dict(every=0),
+        rewards=dict(deadline_s=0.2, max_failure_share=share),
+        train=dict(total_steps=2))
+    return main.main([
+        "train", "--config", str(path), "--workdir", str(tmp_path / name)])
+
+  assert run("lenient", 1.0) == 0
+  failed = 0
+  for row in _rows(tmp_path / "lenient"):
+    samples = [
+        s for group in _rows(
+            tmp_path / "lenient", f"rollouts/{row['step']:06d}.jsonl")
+        for s in group["completions"]]
+    slow = sum(s["text"].startswith("1") for s in samples)
+    dead = sum(s["text"].startswith("-") for s in samples)
+    assert (row["verifier/timeouts"], row["verifier/crashes"]) == (slow, dead)
+    assert row["verifier/masked"] == slow + dead
+    assert row["reward"] == row["correct"] == 1.0
+    for s in samples:
+      assert (s["status"] == "masked") == (s["text"][:1] in ("1", "-"))
+    failed += slow + dead
+  assert failed
+  capfd.readouterr()
+  assert run("strict", 0.01) == 1
+  said = capfd.readouterr().err
+  assert "progrpo train: stopped: " in said
+  assert "verifications failed, more than max_failure_share=0.01" in said
+  assert "judge.py:score" in said or "rewards.functions:score" in said
+
+
+LOSSES = """
+import jax.numpy as jnp
+from progrpo_jax.algos import losses
+
+def broken(inputs):
+  loss_BT, metrics = losses.clip(inputs)
+  return loss_BT * jnp.nan, metrics
+"""
+
+
+def test_updates_that_are_not_finite_stop_the_run(
+    small, tmp_path, capfd, monkeypatch):
+  """Four updates a step, abort after six in a row: in the second step, also
+  when the run was stopped and started between them."""
+  (tmp_path / "broken_losses.py").write_text(LOSSES)
+  monkeypatch.syspath_prepend(tmp_path)
+  argv = [
+      "train", *small.args(
+          "algo.loss=broken_losses.broken", "train.max_skipped_updates=6",
+          "eval.every=0", method="grpo"), "--workdir", str(tmp_path / "run")]
+  for _ in range(2):
+    assert main.main(argv) == 1
+    said = capfd.readouterr().err
+    assert "progrpo train: stopped: 8 updates in a row" in said
+  rows = _rows(tmp_path / "run")
+  assert [row["step"] for row in rows] == [1]
+  assert rows[0]["skipped_updates"] == 1 and "loss" not in rows[0]
+  _, base = hf.load(str(small.base))
+  for step in (0, 1):
+    assert _equal(_params(tmp_path / "run", step), base)

@@ -1,0 +1,252 @@
+"""The update: exact at its beginning, the same however cut, safe from NaN."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import optim, scoring, update
+from progrpo_jax import state as state_lib
+from progrpo_jax.algos import aggregate, kl, losses
+from progrpo_jax.algos import objective as objective_lib
+from progrpo_jax.models import config as config_lib
+
+CONFIG = config_lib.ModelConfig.tiny(
+    vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48)
+N, R, P, T = 12, 2, 5, 6
+DIST = scoring.Distribution(temperature=0.8, chunk=16)
+TX = optim.adamw(optim.schedule(0.003), weight_decay=0.1)
+OBJECTIVE = functools.partial(
+    objective_lib.objective, loss_fn=losses.clip, kl_fn=kl.k3, beta=0.1,
+    aggregate_fn=aggregate.token_mean, entropy_coef=0.01)
+FIRST, LATER = np.bool_(True), np.bool_(False)
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+  """On the host, so that no donation can take them."""
+  return jax.device_get(random_params(CONFIG))
+
+
+def sequences():
+  """Responses of all lengths to none, prompts too."""
+  rng = np.random.default_rng(5)
+  length = rng.integers(0, T + 1, (N, R))
+  length[0] = [T, 0]
+  return batch_lib.Sequences(
+      prompt_NT=rng.integers(0, 40, (N, P), np.int32),
+      prompt_mask_NT=np.arange(P) >= rng.integers(0, P, (N, 1)),
+      tokens_NRT=rng.integers(0, 40, (N, R, T), np.int32),
+      mask_NRT=np.arange(T) < length[..., None])
+
+
+@pytest.fixture(scope="module")
+def batch(params):
+  """Scored by these parameters, in other micro-batches than the update's."""
+  q = sequences()
+  scores = jax.device_get(
+      scoring.score(CONFIG, params, q, DIST, micro_batches=4))
+  rng = np.random.default_rng(6)
+  return batch_lib.TrainBatch(
+      sequences=q, old_logp_NRT=scores.logp_NRT, ref_logp_NRT=scores.logp_NRT,
+      adv_NR=rng.normal(size=(N, R)).astype(np.float32),
+      fresh_NR=np.ones((N, R), bool))
+
+
+@pytest.fixture(scope="module")
+def run():
+  """Two minibatches of two micro-batches: compiled once for all tests."""
+  return update.make(
+      CONFIG, TX, OBJECTIVE, DIST, minibatches=2, micro_batches=2)
+
+
+def state(params, skipped=0):
+  params = jax.tree.map(jnp.array, params)
+  return state_lib.TrainState(
+      params=params, opt_state=jax.jit(TX.init)(params),
+      skipped=jnp.int32(skipped))
+
+
+def mean(metrics, name):
+  total, count = metrics[name]
+  return float(total / count)
+
+
+def equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a),
+               jax.device_get(b))
+
+
+def close(a, b, **tolerance):
+  jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_first_update_is_on_policy_exactly_and_later_ones_are_not(
+    params, batch, run):
+  now, metrics = run(state(params), batch, np.int32(0), FIRST)
+  total, count = metrics["ratio/mean"]
+  assert total == count == batch.sequences.mask_NRT[::2].sum()
+  assert mean(metrics, "ratio/square_mean") == 1.0
+  assert mean(metrics, "clip_ratio/region_mean") == 0.0
+  assert mean(metrics, "kl") == 0.0
+  assert mean(metrics, "skipped_updates") == 0.0
+  assert mean(metrics, "grad_norm") > 0
+  now, metrics = run(now, batch, np.int32(1), LATER)
+  assert mean(metrics, "ratio/square_mean") != 1.0
+  assert mean(metrics, "clip_ratio/region_mean") > 0
+  assert mean(metrics, "kl") > 0
+
+
+def test_loss_goes_down_on_a_batch_learned_again(params, batch, run):
+  now, seen = state(params), []
+  for i in range(6):
+    now, metrics = run(now, batch, np.int32(0), np.bool_(i == 0))
+    seen.append(mean(metrics, "loss"))
+  assert seen[-1] < seen[0] - 0.1
+
+
+def test_responses_of_an_earlier_policy_keep_their_own_log_probs(
+    params, batch):
+  fresh = batch.fresh_NR.copy()
+  fresh[1::3] = False
+  old = np.where(
+      fresh[..., None], batch.old_logp_NRT, batch.old_logp_NRT - 0.3)
+  given = batch.replace(
+      fresh_NR=fresh, old_logp_NRT=np.float32(old))
+  read = jax.jit(functools.partial(update.loss_inputs, CONFIG, dist=DIST))
+  inputs = read(params, given, first=FIRST)
+  logp = np.asarray(inputs.logp_BT).reshape(N, R, T)
+  np.testing.assert_array_equal(logp[fresh], old[fresh])
+  np.testing.assert_allclose(
+      logp[~fresh], batch.old_logp_NRT[~fresh], atol=1e-5)
+  # Afterwards nothing is put in the place of what the policy says.
+  moved = jax.tree.map(lambda x: 1.1 * x, params)
+  later = np.asarray(read(moved, given, first=LATER).logp_BT)
+  scores = scoring.score(CONFIG, moved, batch.sequences, DIST, micro_batches=4)
+  np.testing.assert_allclose(
+      later.reshape(N, R, T), scores.logp_NRT, atol=1e-4)
+
+
+RULES = (
+    aggregate.token_mean, aggregate.sequence_mean,
+    functools.partial(aggregate.constant, length=T))
+
+
+@functools.partial(jax.jit, static_argnames="micro_batches")
+def gradient_of(params, batch, rule, first, micro_batches):
+  """Loss and gradient under one of `RULES`: one compilation for all."""
+  def objective(inputs):
+    loss_BT, metrics = losses.clip(inputs)
+    pairs = [f(loss_BT, inputs.mask_BT) for f in RULES]
+    total, count = (jnp.stack(x)[rule] for x in zip(*pairs))
+    return total, count, metrics
+
+  loss, gradient, _ = update.minibatch_gradient(
+      CONFIG, params, batch, scoring.Distribution(temperature=0.8), objective,
+      micro_batches, first)
+  return loss, gradient
+
+
+@pytest.mark.parametrize("rule", range(len(RULES)))
+def test_gradient_in_micro_batches_is_that_of_the_whole(params, batch, rule):
+  moved = batch.replace(
+      old_logp_NRT=batch.old_logp_NRT + np.float32(0.05))
+  whole = gradient_of(params, moved, rule, LATER, micro_batches=1)
+  parts = gradient_of(params, moved, rule, LATER, micro_batches=3)
+  assert optax.tree.norm(whole[1]) > 0.1
+  close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_rules_differ_on_ragged_responses(params, batch):
+  norms = [
+      float(optax.tree.norm(gradient_of(
+          params, batch, i, FIRST, micro_batches=1)[1])) for i in range(3)]
+  assert len({round(x, 3) for x in norms}) == 3
+
+
+def test_value_put_in_the_place_of_another_keeps_the_gradient(params, batch):
+  close(gradient_of(params, batch, 0, FIRST, micro_batches=1),
+        gradient_of(params, batch, 0, LATER, micro_batches=1),
+        rtol=1e-3, atol=1e-5)
+
+
+def test_masked_responses_have_no_influence(params, batch, run):
+  mask = batch.sequences.mask_NRT.copy()
+  mask[2] = mask[5, 0] = False
+  silent = batch.replace(sequences=batch.sequences.replace(mask_NRT=mask))
+  noise = np.where(mask, 0, np.float32(np.nan))
+  off = ~mask.any(axis=-1)
+  loud = silent.replace(
+      sequences=silent.sequences.replace(
+          tokens_NRT=np.where(mask, silent.sequences.tokens_NRT, 7)),
+      old_logp_NRT=silent.old_logp_NRT + noise,
+      ref_logp_NRT=silent.ref_logp_NRT + noise,
+      adv_NR=np.where(off, np.float32(np.nan), silent.adv_NR))
+  a, metrics_a = run(state(params), silent, np.int32(0), FIRST)
+  b, metrics_b = run(state(params), loud, np.int32(0), FIRST)
+  equal(a, b)
+  equal(metrics_a, metrics_b)
+  c, _ = run(state(params), batch, np.int32(0), FIRST)
+  assert (a.params["embed"]["tokens"] != c.params["embed"]["tokens"]).any()
+
+
+def test_batch_without_a_real_token_teaches_nothing(params, batch, run):
+  nothing = batch.replace(sequences=batch.sequences.replace(
+      mask_NRT=np.zeros((N, R, T), bool)))
+  after, metrics = run(state(params), nothing, np.int32(0), FIRST)
+  assert mean(metrics, "loss") == mean(metrics, "grad_norm") == 0.0
+  assert after.skipped == 0
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_update_that_is_not_finite_changes_nothing_and_is_counted(
+    params, batch, run, value):
+  before, _ = run(state(params), batch, np.int32(0), FIRST)
+  before = jax.device_get(before)
+  bad = batch.adv_NR.copy()
+  bad[0, 0] = value  # its response has tokens
+  after, metrics = run(
+      jax.tree.map(jnp.array, before), batch.replace(adv_NR=bad), np.int32(0),
+      LATER)
+  equal((after.params, after.opt_state), (before.params, before.opt_state))
+  assert after.skipped == 1
+  assert mean(metrics, "skipped_updates") == 1.0
+  assert metrics["loss"][1] == metrics["grad_norm"][1] == 0.0
+  again, _ = run(after, batch.replace(adv_NR=bad), np.int32(0), LATER)
+  assert again.skipped == 2
+  good, _ = run(again, batch, np.int32(1), LATER)
+  assert good.skipped == 0
+  assert (good.params["norm"]["scale"] != before.params["norm"]["scale"]).any()
+
+
+def test_weight_that_is_not_finite_is_seen(params, batch, run):
+  broken = jax.tree.map(np.copy, params)
+  broken["norm"]["scale"][3] = np.nan
+  before = jax.device_get(state(broken))
+  after, metrics = run(state(broken), batch, np.int32(0), FIRST)
+  equal((after.params, after.opt_state), (before.params, before.opt_state))
+  assert after.skipped == 1 and mean(metrics, "skipped_updates") == 1.0
+  # What could not be measured is left out: a step's means stay finite.
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics)), metrics
+
+
+def test_state_that_goes_in_is_donated(params, batch, run):
+  given = state(params)
+  after, _ = run(given, batch, np.int32(0), FIRST)
+  assert all(x.is_deleted() for x in jax.tree.leaves(
+      (given.params, given.opt_state)))
+  assert not any(x.is_deleted() for x in jax.tree.leaves(after))
+
+
+def test_other_batches_and_minibatches_compile_nothing(params, batch, run):
+  now, _ = run(state(params), batch, np.int32(0), FIRST)
+  before = run._cache_size()
+  now, _ = run(now, batch, np.int32(1), LATER)
+  run(now, jax.tree.map(lambda x: x[::-1].copy(), batch), np.int32(0), FIRST)
+  assert run._cache_size() == before
