@@ -34,8 +34,9 @@ def get_config() -> ConfigDict:
   c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
 
   c.data = ConfigDict()
-  # Task name (or import path of a task module) -> weight and options. What
-  # options a task has stands in its file in progrpo_jax/tasks/.
+  # Task name -> {"weight": 1.0, "options": {}}; a task of one's own also has
+  # "module", its import path. What options a task has stands in its file in
+  # progrpo_jax/tasks/.
   c.data.tasks = ConfigDict()
   # Built data sets live here and are used again.
   c.data.dir = "~/.cache/progrpo_jax/data"

@@ -37,7 +37,7 @@ def get_config(method: str = "progrpo"):
   c.train.num_minibatches = 2
   c.optim.learning_rate = 3e-4
   c.eval.every = 20
-  c.eval.num_problems = 64
+  c.eval.num_problems = 128
   c.eval.num_samples = 64
   c.eval.batch_prompts = 32
   # The policy is read as it is: no sharpening hides a lost path.
@@ -45,6 +45,8 @@ def get_config(method: str = "progrpo"):
   c.eval.top_p = 1.0
   c.checkpoint.every = 25
   c.log.rollouts_every = 5
+  c.warmup.steps = 1500
+  c.warmup.batch_size = 64
 
   apply = getattr(methods, method, None)
   if apply is None:

@@ -16,6 +16,7 @@ checkpoint, written before its commit and held against what is read.
 
 from collections.abc import Sequence
 import json
+import os
 from typing import Any
 import zlib
 
@@ -69,7 +70,10 @@ class Checkpointer:
     Raises:
       InputError: the directory cannot be written.
     """
-    self.directory = epath.Path(directory)
+    # Orbax takes absolute places only; a gs:// URL is one as it stands.
+    place = os.fspath(directory)
+    self.directory = epath.Path(
+        place if "://" in place else os.path.abspath(place))
     self._reference_of: dict[int, int] = {}
     self._background = background
     self._saving = None

@@ -135,7 +135,8 @@ def validate(c: ml_collections.ConfigDict) -> None:
 
   def refuse(key, why):
     value = functools.reduce(getattr, key.split("."), c)
-    raise errors.InputError(f"config.{key} = {value!r}: {why}")
+    # A group of keys is written with a line's end behind it.
+    raise errors.InputError(f"config.{key} = {repr(value).strip()}: {why}")
 
   if not c.model.init_from:
     refuse("model.init_from", "name an HF directory or a checkpoint to start "

@@ -86,6 +86,10 @@ def spec(
             f"map to mesh axis {axis!r}; change the sharding rules")
       used[axis] = name
     parts.append(wanted if len(wanted) > 1 else wanted[0])
+  # As XLA writes it: what an update returns must look, to the cache of
+  # compiled programs, like what went in.
+  while parts and parts[-1] is None:
+    parts.pop()
   return PartitionSpec(*parts)
 
 

@@ -108,7 +108,7 @@ def test_policy_keeps_the_reference_of_every_kept_step():
         [types.SimpleNamespace(step=s) for s in there], context=None)
     there = [s for s, keep in zip(there, kept, strict=True) if keep]
     assert set(there[-2:]) == {step, max(step - 1, 0)} & set(there)
-    assert {s for s in range(0, step + 1, 10)} <= set(there)
+    assert set(range(0, step + 1, 10)) <= set(there)
     assert {reference_of[s] for s in there} <= set(there)
     # Nothing else is kept.
     wanted = set(range(0, step + 1, 10)) | {step, max(step - 1, 0)}

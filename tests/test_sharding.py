@@ -18,17 +18,17 @@ def mesh(data=1, fsdp=1, tensor=1):
 
 @pytest.mark.parametrize("axes, shape, sizes, expected", [
     (("embed", "heads", None), (32, 8, 4), (2, 2, 2),
-     P("fsdp", "tensor", None)),
+     P("fsdp", "tensor")),
     (("vocab", "embed"), (40, 32), (1, 4, 2), P("tensor", "fsdp")),
-    (("batch", None), (8, 5), (2, 2, 2), P(("data", "fsdp"), None)),
+    (("batch", None), (8, 5), (2, 2, 2), P(("data", "fsdp"))),
     # An axis of one is not named.
-    (("batch", None), (8, 5), (4, 1, 2), P("data", None)),
-    (("embed", "mlp"), (32, 64), (8, 1, 1), P(None, None)),
+    (("batch", None), (8, 5), (4, 1, 2), P("data")),
+    (("embed", "mlp"), (32, 64), (8, 1, 1), P()),
     # What does not divide stays whole, every axis by itself.
     (("embed", None, "kv_heads", None), (32, 2, 2, 4), (1, 2, 4),
-     P("fsdp", None, None, None)),
-    (("batch",), (6,), (2, 2, 1), P(None)),
-    (("vocab", "embed"), (41, 30), (1, 4, 2), P(None, None)),
+     P("fsdp")),
+    (("batch",), (6,), (2, 2, 1), P()),
+    (("vocab", "embed"), (41, 30), (1, 4, 2), P()),
     # Names without a rule are not split.
     (("layers", "mlp"), (2, 64), (1, 1, 4), P(None, "tensor")),
     ((), (), (2, 2, 2), P()),
@@ -50,7 +50,7 @@ def test_two_dimensions_on_one_mesh_axis_are_refused(axes, rules):
 
 def test_axes_collide_only_on_a_mesh_that_splits_them():
   assert sharding.spec(
-      ("heads", "mlp"), (8, 8), mesh(2, 2, 1)) == P(None, None)
+      ("heads", "mlp"), (8, 8), mesh(2, 2, 1)) == P()
 
 
 def test_lengths_of_axes_and_shape_must_agree():

@@ -1,10 +1,13 @@
 import json
+import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from progrpo_jax import checkpoint, main, sharding, train
-from progrpo_jax.models import hf
+from progrpo_jax import parts as parts_lib
+from progrpo_jax.models import hf, transformer
 
 
 def _rows(workdir, name="metrics.jsonl"):
@@ -12,15 +15,11 @@ def _rows(workdir, name="metrics.jsonl"):
 
 
 def _params(workdir, step):
-  from progrpo_jax import parts, state
-  model = parts.read_model(workdir / "model" / "config.json")
-  tx = parts.make_optimizer  # never read: parameters alone are restored
-  del tx
+  model = parts_lib.read_model(workdir / "model" / "config.json")
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   like = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      state.transformer.abstract_params(model),
-      state.transformer.shardings(model, mesh))
+      transformer.abstract_params(model), transformer.shardings(model, mesh))
   keeper = checkpoint.Checkpointer(workdir / "checkpoints", read_only=True)
   return keeper.load_params(step, like)
 
@@ -48,7 +47,6 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(
 
 
 def test_lost_reference_stops_the_run(small, tmp_path, capfd):
-  import shutil
   options = (
       "train.total_steps=1", "eval.every=0", "algo.reset.modes=()",
       "checkpoint.keep=1")
@@ -69,7 +67,6 @@ def test_reset_decides_over_the_optimiser(small, tmp_path):
   for optimizer in (True, False):
     workdir = tmp_path / str(optimizer)
     small.train(workdir, *options, f"algo.reset.optimizer={optimizer}")
-    import orbax.checkpoint as ocp
     tree = ocp.StandardCheckpointer().restore(
         workdir / "checkpoints" / "2" / "opt_state")
     counts[optimizer] = {

@@ -89,7 +89,7 @@ def measure(args) -> dict:
       device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
       cores=len(os.sched_getaffinity(0)), python=platform.python_version(),
       jax=jax.__version__, parameters=config.num_params,
-      seconds={k: v for k, v in stages_.items()}, step=total,
+      seconds=stages_, step=total,
       step_min=min(sum(t.values()) for t in timed),
       step_max=max(sum(t.values()) for t in timed),
       compile=first - total, tokens=tokens,

@@ -31,6 +31,8 @@ def run(argv: list[str]) -> int:
     c.model.init_from = args.policy
   if args.num_samples < 1:
     raise errors.InputError("--num_samples must be at least 1")
+  if args.temperature is not None and args.temperature < 0:
+    raise errors.InputError("--temperature must not be below 0")
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   policy = parts_lib.load_policy(c, mesh)
   settings = sampler.Settings(

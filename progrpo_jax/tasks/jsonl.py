@@ -3,11 +3,11 @@
   {"prompt": "What is 6 * 7?", "answer": "42", "topic": "arithmetic"}
 
   prompt  "What is 6 * 7?"
-  answer  "\\boxed{42}", where the math verifier is the judge
+  answer  "42"
 
-`prompt` is the text for the policy. What judges is either a verifier (default:
-math), which compares with `answer`, or the user's reward functions, which get
-`answer` and every other column by name. Rows that cannot be used are written
+`prompt` is the text for the policy. What judges is the user's: reward
+functions, which get `answer` and every other column by name, or a verifier,
+which compares with `answer`. Rows that cannot be used are written
 with their line number and the reason to `<file>.rejected.jsonl` in data_dir;
 a greater share of them than `max_bad_share` is an error.
 """
@@ -26,7 +26,6 @@ from progrpo_jax.rewards import functions
 from progrpo_jax.tasks import base
 
 VERIFIER = functions.VERIFIER
-MATH = "progrpo_jax.rewards.math:score"
 
 _SHOWN = 3  # bad lines in an error message
 
@@ -51,12 +50,12 @@ def load(
   is held out: which ones depends on their text alone, not on seed or order.
   """
   del seed
-  if reward_functions and verifier:
-    raise InputError("jsonl: give reward_functions or a verifier, not both")
+  if bool(reward_functions) == bool(verifier):
+    raise InputError(
+        "jsonl: give either reward_functions or a verifier, as import paths"
+        ' ("module:function" or "file.py:function")')
   if reward_functions:
     functions.check_weights(reward_functions, reward_weights)
-  elif verifier is None:
-    verifier = MATH
   path = validation_file if validation_file and split != "train" else file
   records = read(path, data_dir, verifier is not None, max_bad_share)
   if not validation_file:
@@ -75,8 +74,6 @@ def _row(record: dict[str, Any], meta: dict[str, Any]) -> base.Row:
   prompt = record["prompt"]
   columns = {key: v for key, v in record.items() if key != "prompt"}
   answer = record.get("answer")
-  if meta["verifier"] == MATH and not isinstance(answer, str):
-    answer = json.dumps(answer)
   meta = {"prompt": prompt, "columns": columns, **meta}
   return base.Row("jsonl", prompt, answer, meta)
 

@@ -275,6 +275,10 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
     for index, entry in enumerate(entries):
       rng = random.Random(f"{config.seed}/{entry['question']}")
       answers = config.spec.solve(entry, config.max_demonstrations, rng)
+      if any(not isinstance(answer, str) for answer in answers):
+        # Some generators carry no answer: only a task with a solver of its
+        # own can demonstrate those.
+        answers = []
       yield index, {
           "question": entry["question"],
           "answer": json.dumps(config.spec.reference(entry)),

@@ -65,11 +65,11 @@ def test_values_follow_from_the_records(small, policy, pool):
 def test_samples_do_not_depend_on_the_batch(small, policy, pool):
   texts = [
       _evaluator(small, policy, pool, f"eval.batch_prompts={size}").sample(
-          policy[1].params) for size in (4, 3, 1)]
-  assert texts[0].rows == texts[1].rows == texts[2].rows
-  assert texts[0].texts_XN == texts[1].texts_XN == texts[2].texts_XN
+          policy[1].params) for size in (4, 1)]
+  assert texts[0].rows == texts[1].rows
+  assert texts[0].texts_XN == texts[1].texts_XN
   assert np.allclose(
-      texts[0].entropy_XN, texts[2].entropy_XN, atol=1e-5)
+      texts[0].entropy_XN, texts[1].entropy_XN, atol=1e-5)
 
 
 def test_problems_are_those_of_the_validation_split(small, policy, pool):

@@ -10,7 +10,19 @@ from progrpo_jax.models import attention
 
 N, R, T, S, P, K, M, H = 2, 3, 4, 5, 6, 2, 2, 8
 
-attend = jax.jit(attention.attend)
+
+def attend(q, own, own_mask, prefix=None, prefix_mask=None):
+  """`attention.attend` of keys and values that all have time before heads."""
+  def order(pair, batch):
+    k, v = (jnp.moveaxis(x, batch, batch + 1) for x in pair)
+    return jnp.swapaxes(k, -1, -2), v
+
+  return attention.attend(
+      q, order(own, 2), own_mask,
+      None if prefix is None else order(prefix, 1), prefix_mask)
+
+
+run = jax.jit(attend)
 
 
 def case(seed=0, size=1.0):
@@ -51,10 +63,10 @@ def test_two_keys_by_hand():
   k = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1, 1)
   v = jnp.array([10.0, 20.0]).reshape(1, 1, 2, 1, 1)
   share = np.exp(2) / (1 + np.exp(2))
-  out = attend(q, (k, v), jnp.ones((1, 1, 1, 2), bool))
+  out = run(q, (k, v), jnp.ones((1, 1, 1, 2), bool))
   np.testing.assert_allclose(out, 10 + 10 * share, rtol=1e-6)
   # The first key as a prefix: the same softmax over both.
-  out = attend(
+  out = run(
       q, (k[:, :, 1:], v[:, :, 1:]), jnp.ones((1, 1, 1, 1), bool),
       (k[:, 0, :1], v[:, 0, :1]), jnp.ones((1, 1), bool))
   np.testing.assert_allclose(out, 10 + 10 * share, rtol=1e-6)
@@ -66,14 +78,14 @@ def test_attention_equals_one_plain_softmax(size, with_prefix):
   args = case(size=size)
   args = args if with_prefix else args[:3]
   np.testing.assert_allclose(
-      attend(*args), plain(*args), atol=3e-6 * size * max(size, 1) ** 2)
+      run(*args), plain(*args), atol=3e-6 * size * max(size, 1) ** 2)
 
 
 def test_masks_broadcast_over_rows_and_responses():
   q, own, _, prefix, prefix_mask = case()
   causal = np.tril(np.ones((T, S), bool))
   np.testing.assert_allclose(
-      attend(q, own, causal, prefix, prefix_mask),
+      run(q, own, causal, prefix, prefix_mask),
       plain(q, own, causal, prefix, prefix_mask), atol=3e-6)
 
 
@@ -84,15 +96,15 @@ def test_masked_keys_have_no_influence():
   away = ~prefix_mask[:, :, None, None]
   rubbish = tuple(np.where(away, -1e4, x).astype(np.float32) for x in prefix)
   np.testing.assert_array_equal(
-      attend(q, garbage, own_mask, rubbish, prefix_mask),
-      attend(q, own, own_mask, prefix, prefix_mask))
+      run(q, garbage, own_mask, rubbish, prefix_mask),
+      run(q, own, own_mask, prefix, prefix_mask))
 
 
 def test_prefix_without_real_tokens_is_no_prefix():
   q, own, own_mask, prefix, _ = case()
   np.testing.assert_allclose(
-      attend(q, own, own_mask, prefix, np.zeros((N, P), bool)),
-      attend(q, own, own_mask), atol=1e-6)
+      run(q, own, own_mask, prefix, np.zeros((N, P), bool)),
+      run(q, own, own_mask), atol=1e-6)
 
 
 def test_query_that_sees_nothing_is_finite_and_so_is_its_gradient():
@@ -100,9 +112,9 @@ def test_query_that_sees_nothing_is_finite_and_so_is_its_gradient():
 
   def total(q, own, prefix):
     nothing = jnp.zeros((T, S), bool)
-    out = attention.attend(q, own, nothing, prefix, jnp.zeros((N, P), bool))
+    out = run(q, own, nothing, prefix, jnp.zeros((N, P), bool))
     return jnp.sum(out ** 2) + jnp.sum(
-        attention.attend(q, own, nothing) ** 2)
+        run(q, own, nothing) ** 2)
 
   out = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, own, prefix)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(out))
@@ -110,7 +122,7 @@ def test_query_that_sees_nothing_is_finite_and_so_is_its_gradient():
 
 def test_scores_far_apart_do_not_overflow():
   q, own, own_mask, prefix, prefix_mask = case(size=40.0)
-  out = attend(q, own, own_mask, prefix, prefix_mask)
+  out = run(q, own, own_mask, prefix, prefix_mask)
   assert np.isfinite(out).all()
   np.testing.assert_allclose(
       out, plain(q, own, own_mask, prefix, prefix_mask), atol=0.1)
@@ -133,7 +145,7 @@ def test_gradients_equal_those_of_one_softmax():
     return jnp.sum(out * direction)
 
   def ours(q, own, prefix):
-    out = attention.attend(q, own, own_mask, prefix, prefix_mask)
+    out = attend(q, own, own_mask, prefix, prefix_mask)
     return jnp.sum(out * direction)
 
   found, expected = (
@@ -147,7 +159,7 @@ def test_bfloat16_stays_and_is_close():
   q, own, own_mask, prefix, prefix_mask = case()
   narrow = jax.tree.map(
       lambda x: jnp.asarray(x, jnp.bfloat16), (q, own, prefix))
-  out = attend(narrow[0], narrow[1], own_mask, narrow[2], prefix_mask)
+  out = run(narrow[0], narrow[1], own_mask, narrow[2], prefix_mask)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(
       np.asarray(out, np.float32),

@@ -1,5 +1,6 @@
 """The cache of responses: written in place, grown, and counted."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,46 +11,54 @@ CONFIG = config_lib.ModelConfig.tiny(vocab_size=40, num_layers=2)
 
 
 def filled():
+  """A full cache of two layers, 2 rows, 3 responses and 4 columns."""
   cache = cache_lib.empty(CONFIG, 2, 3, 4)
-  return cache.replace(
-      k=jnp.arange(cache.k.size, dtype=jnp.float32).reshape(cache.k.shape),
-      length=jnp.int32(4))
+  k, v = (
+      tuple(jnp.arange(float(x.size)).reshape(x.shape) + i
+            for i, x in enumerate(part)) for part in (cache.k, cache.v))
+  return cache_lib.Cache(k=k, v=v, length=jnp.int32(4))
 
 
 def test_empty_cache_has_room_and_nothing_in_it():
   cache = cache_lib.empty(CONFIG, 2, 3, 4)
-  assert cache.k.shape == cache.v.shape == (2, 2, 3, 4, 2, 16)
-  assert cache.k.dtype == jnp.float32
-  assert cache.length == 0 and not cache.k.any() and not cache.v.any()
+  assert [x.shape for x in cache.k] == [(2, 3, 2, 16, 4)] * 2
+  assert [x.shape for x in cache.v] == [(2, 3, 2, 4, 16)] * 2
+  assert cache.size == 4 and cache.length == 0
+  assert all(x.dtype == jnp.float32 for x in (*cache.k, *cache.v))
+  assert not any(x.any() for x in jax.tree.leaves(cache))
   narrow = config_lib.ModelConfig.tiny(dtype="bfloat16")
-  assert cache_lib.empty(narrow, 1, 1, 1).v.dtype == jnp.bfloat16
+  assert cache_lib.empty(narrow, 1, 1, 1).v[0].dtype == jnp.bfloat16
 
 
-def test_write_touches_one_layer_and_its_columns():
-  before = filled().k
-  new = -1.0 - jnp.arange(2 * 3 * 2 * 2 * 16.0).reshape(2, 3, 2, 2, 16)
-  after = cache_lib.write(before, new, 1, 1)
-  np.testing.assert_array_equal(after[1, :, :, 1:3], new)
-  np.testing.assert_array_equal(after[0], before[0])
-  np.testing.assert_array_equal(after[1, :, :, 0], before[1, :, :, 0])
-  np.testing.assert_array_equal(after[1, :, :, 3], before[1, :, :, 3])
-  np.testing.assert_array_equal(cache_lib.read(after, 1), after[1])
+def test_write_touches_its_columns_alone():
+  cache = filled()
+  new = -1.0 - jnp.arange(2 * 3 * 2 * 2 * 16.0)
+  keys, values = new.reshape(2, 3, 2, 16, 2), new.reshape(2, 3, 2, 2, 16)
+  k, v = cache_lib.write(
+      (cache.k[1], cache.v[1], jnp.int32(1)), (keys, values))
+  np.testing.assert_array_equal(k[..., 1:3], keys)
+  np.testing.assert_array_equal(v[..., 1:3, :], values)
+  for column in (0, 3):
+    np.testing.assert_array_equal(k[..., column], cache.k[1][..., column])
+    np.testing.assert_array_equal(
+        v[..., column, :], cache.v[1][..., column, :])
 
 
 def test_grown_cache_keeps_what_it_holds():
   cache = filled()
   grown = cache_lib.grow(cache, 7)
-  assert grown.k.shape == grown.v.shape == (2, 2, 3, 7, 2, 16)
-  np.testing.assert_array_equal(grown.k[:, :, :, :4], cache.k)
-  assert not grown.k[:, :, :, 4:].any()
-  assert grown.length == 4
+  assert grown.size == 7 and grown.length == 4
+  for i in range(2):
+    np.testing.assert_array_equal(grown.k[i][..., :4], cache.k[i])
+    np.testing.assert_array_equal(grown.v[i][..., :4, :], cache.v[i])
+    assert not grown.k[i][..., 4:].any() and not grown.v[i][..., 4:, :].any()
 
 
 def test_bytes_of_a_token_are_those_of_its_columns():
   cache = cache_lib.empty(CONFIG, 2, 3, 4)
   assert cache_lib.bytes_per_token(CONFIG) == 2 * 2 * 2 * 16 * 4
-  assert cache_lib.bytes_per_token(CONFIG) * 2 * 3 * 4 == (
-      cache.k.nbytes + cache.v.nbytes)
+  assert cache_lib.bytes_per_token(CONFIG) * 2 * 3 * 4 == sum(
+      x.nbytes for x in (*cache.k, *cache.v))
   narrow = config_lib.ModelConfig.tiny(
       vocab_size=40, num_layers=2, dtype="bfloat16")
   assert cache_lib.bytes_per_token(narrow) == 2 * 2 * 2 * 16 * 2

@@ -29,7 +29,7 @@ def heads(params, hidden):
 def both(config, params, prompt, mask, tokens):
   """Logits of prompts and of the responses after them."""
   hidden, prefix = transformer.prefill(config, params, prompt, mask)
-  after, _ = transformer.extend(config, params, tokens, prefix)
+  after = transformer.extend(config, params, tokens, prefix)
   return heads(params, hidden), heads(params, after)
 
 
@@ -80,10 +80,11 @@ def test_decoding_with_a_cache_equals_reading_at_once(params, data, size):
   @jax.jit
   def decode(params):
     _, prefix = transformer.prefill(CONFIG, params, prompt, mask)
+    unrolled = transformer.unroll(CONFIG, params)
 
     def step(cache, token):
-      hidden, cache = transformer.extend(
-          CONFIG, params, token[..., None], prefix, cache)
+      hidden, cache = transformer.decode(
+          CONFIG, unrolled, token[..., None], prefix, cache)
       return cache, hidden[:, :, 0]
 
     cache, hidden = jax.lax.scan(
@@ -102,11 +103,12 @@ def test_reading_into_a_cache_in_two_pieces_equals_one(params, data):
   @jax.jit
   def pieces(params):
     _, prefix = transformer.prefill(CONFIG, params, prompt, mask)
-    first, cache = transformer.extend(
-        CONFIG, params, tokens[..., :3], prefix,
+    unrolled = transformer.unroll(CONFIG, params)
+    first, cache = transformer.decode(
+        CONFIG, unrolled, tokens[..., :3], prefix,
         cache_lib.empty(CONFIG, N, R, 3))
-    second, cache = transformer.extend(
-        CONFIG, params, tokens[..., 3:], prefix, cache_lib.grow(cache, T))
+    second, cache = transformer.decode(
+        CONFIG, unrolled, tokens[..., 3:], prefix, cache_lib.grow(cache, T))
     return jnp.concatenate([first, second], axis=2), cache
 
   hidden, cache = pieces(params)

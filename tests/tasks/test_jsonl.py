@@ -15,6 +15,8 @@ def _write(path, lines):
 
 
 def _load(tmp_path, file, split="train", **options):
+  if "reward_functions" not in options:
+    options.setdefault("verifier", "mine:score")
   return base.load(
       "jsonl", split, data_dir=str(tmp_path / "data"), seed=0, file=file,
       **options,
@@ -33,8 +35,8 @@ def good(tmp_path):
 def test_rows(tmp_path, good):
   row = _load(tmp_path, good)[0]
   assert row.task == "jsonl" and row.prompt.startswith("what is")
-  assert row.reference == str(row.meta["columns"]["answer"])
-  assert row.meta["verifier"] == "progrpo_jax.rewards.math:score"
+  assert row.reference == row.meta["columns"]["answer"]
+  assert row.meta["verifier"] == "mine:score"
   assert row.meta["columns"]["topic"] == "sum"
   assert json.loads(json.dumps(row.meta)) == row.meta
 
@@ -95,6 +97,9 @@ def test_bad_files(tmp_path, good):
     _load(tmp_path, empty)
   with pytest.raises(InputError, match="needs the option 'file'"):
     base.load("jsonl", "train", data_dir=str(tmp_path), seed=0)
+  with pytest.raises(InputError, match="reward_functions or a verif"):
+    base.load(
+        "jsonl", "train", data_dir=str(tmp_path), seed=0, file=str(good))
   with pytest.raises(InputError, match="validation_share"):
     _load(tmp_path, good, validation_share=1.5)
   one = _write(tmp_path / "one.jsonl", [{"prompt": "a", "answer": "1"}])
@@ -111,7 +116,7 @@ def test_reward_functions_need_no_answer(tmp_path):
   )
   assert rows[0].meta["functions"] == ["m:f", "m:g"]
   assert base.item(rows[0], "x").function == functions.VERIFIER
-  with pytest.raises(InputError, match="not both"):
+  with pytest.raises(InputError, match="give either"):
     _load(tmp_path, file, reward_functions=["m:f"], verifier="m:g")
   with pytest.raises(InputError, match="1 reward weights for 2"):
     _load(tmp_path, file, reward_functions=["m:f", "m:g"], reward_weights=[1])

@@ -1,0 +1,62 @@
+import re
+
+import pytest
+
+from progrpo_jax import errors, warmup
+from progrpo_jax.models import hf
+
+
+def _loss(note):
+  return float(re.fullmatch(r"loss (.*)", note)[1])
+
+
+def test_loss_falls_and_a_policy_is_written(small):
+  losses = [_loss(note) for note in small.losses]
+  assert len(losses) == 4 and losses[-1] < losses[0]
+  assert hf.is_hf_dir(str(small.base))
+  config, params = hf.load(str(small.base))
+  assert (config.embed_dim, config.num_layers) == (16, 2)
+  assert params["embed"]["tokens"].shape[0] == config.vocab_size
+
+
+def test_goes_on_from_a_policy(small, tmp_path):
+  notes = []
+  policy = warmup.warm_up(
+      small.config("warmup.steps=10"), tmp_path / "more",
+      lambda count, note: notes.append((count, note)))
+  (count, note), = notes
+  assert count == 10 and _loss(note) < _loss(small.losses[0])
+  assert policy.config == hf.load(str(tmp_path / "more"))[0]
+
+
+def test_what_cannot_be_learned_is_named(small, tmp_path):
+  rows = tmp_path / "rows.jsonl"
+  rows.write_text('{"prompt": "1+1=", "answer": "2"}\n' * 9)
+  bare = small.config()
+  bare.data.tasks = {"jsonl": {"options": {
+      "file": str(rows), "validation_file": str(rows)}}}
+  for c, said in (
+      (small.config("sampling.max_new_tokens=1"),
+       "is longer than data.max_prompt_length 12 or sampling.max_new_tokens 1"),
+      (small.config("data.max_prompt_length=2"), "max_prompt_length 2 or"),
+      (bare, "task 'jsonl' has no demonstrations")):
+    with pytest.raises(errors.InputError, match=said):
+      warmup.warm_up(c, tmp_path / "none", lambda *_: None)
+  assert not (tmp_path / "none").exists()
+
+
+def test_long_demonstrations_are_left_out(small):
+  c = small.config()
+  pairs = warmup.demonstrations(c)
+  tokenizer = warmup.parts_lib.tokenizer_lib.load(str(small.base))
+  rows = warmup.encode(pairs, tokenizer, 8, 2)
+  short = [
+      (p, d) for p, d in pairs if len(p) + 1 <= 8 and len(d) + 1 <= 2]
+  assert 0 < len(short) < len(pairs)
+  assert len(rows.prompt_NT) == len(short)
+  for i, (p, d) in enumerate(short):
+    prompt = rows.prompt_NT[i][rows.prompt_mask_NT[i]]
+    answer = rows.tokens_NRT[i, 0][rows.mask_NRT[i, 0]]
+    assert tokenizer.decode(prompt.tolist()) == p
+    assert tokenizer.decode(answer.tolist()) == d
+    assert answer[-1] == tokenizer.stop_ids[0]
