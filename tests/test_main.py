@@ -73,17 +73,19 @@ def test_damaged_base(small, refuses, tmp_path):
 def test_tasks(small, refuses, tmp_path):
   (tmp_path / "empty.jsonl").write_text("")
   (tmp_path / "bad.jsonl").write_text('{"prompt": "1+1="}\n{"promt": 3}\n')
-  option = "progrpo_jax.rewards.math:score"
+  judge = "progrpo_jax.rewards.logic:score"
   for tasks, said in (
       ({"chain_smu": {}}, "did you mean 'chain_sum'?"),
       ({"chain_sum": {"options": {"max_term": 3}}}, "'max_term'"),
       ({"jsonl": {"options": {}}}, "needs the option 'file'"),
-      ({"jsonl": {"options": {"file": str(tmp_path / "empty.jsonl")}}},
+      ({"jsonl": {"options": {
+          "file": str(tmp_path / "empty.jsonl"), "verifier": judge}}},
        "empty.jsonl holds no rows"),
-      ({"jsonl": {"options": {"file": str(tmp_path / "none.jsonl")}}},
+      ({"jsonl": {"options": {
+          "file": str(tmp_path / "none.jsonl"), "verifier": judge}}},
        "cannot read"),
       ({"jsonl": {"options": {
-          "file": str(tmp_path / "bad.jsonl"), "verifier": option}}},
+          "file": str(tmp_path / "bad.jsonl"), "verifier": judge}}},
        "line 2: no prompt"),
       ({}, "name at least one task")):
     path = small.write(tmp_path / "config.py", data=dict(

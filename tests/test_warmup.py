@@ -34,7 +34,8 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
   rows.write_text('{"prompt": "1+1=", "answer": "2"}\n' * 9)
   bare = small.config()
   bare.data.tasks = {"jsonl": {"options": {
-      "file": str(rows), "validation_file": str(rows)}}}
+      "file": str(rows), "validation_file": str(rows),
+      "verifier": "progrpo_jax.rewards.logic:score"}}}
   for c, said in (
       (small.config("sampling.max_new_tokens=1"),
        "is longer than data.max_prompt_length 12 or sampling.max_new_tokens 1"),

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ TX = optim.adamw(
     optim.schedule(1e-3), b1=0.5, weight_decay=0.1, max_grad_norm=None)
 SETTINGS = sampler.Settings(
     num_generations=R, max_new_tokens=T, temperature=0.8, top_p=0.95,
-    stop_ids=(1, 2, 3, 4), chunk=4, first_cache=4)
+    stop_ids=(1, 2, 3, 4), chunk=8)
 OBJECTIVE = functools.partial(
     objective_lib.objective, loss_fn=losses.clip, kl_fn=kl.k3, beta=0.1,
     aggregate_fn=aggregate.token_mean)
@@ -101,7 +102,6 @@ def check_equal(found, expected):
 
 def largest_array(text):
   """Elements of the largest array in a program for one device."""
-  import re
   return max(
       math.prod(map(int, dims.split(",")))
       for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text))

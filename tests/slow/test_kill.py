@@ -1,0 +1,59 @@
+"""Real kills at random times: the run ends as the unbroken one does."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from progrpo_jax import train
+
+KILLS = 20
+# Saves go on behind the steps, and every step is saved.
+OPTIONS = ("train.total_steps=12", "eval.every=3", "checkpoint.background=True")
+
+
+def _start(small, workdir):
+  return subprocess.Popen(
+      [sys.executable, "-m", "progrpo_jax.main", "train",
+       *small.args(*OPTIONS), "--workdir", str(workdir)],
+      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+      start_new_session=True, env=os.environ | {"PYTHONHASHSEED": "0"})
+
+
+def _live(child, delay):
+  """Lets a run live for `delay` seconds from its first word; its code."""
+  child.stdout.readline()
+  reader = threading.Thread(target=child.stdout.read)
+  reader.start()
+  try:
+    return child.wait(timeout=delay)
+  except subprocess.TimeoutExpired:
+    os.killpg(child.pid, signal.SIGKILL)
+    return child.wait()
+  finally:
+    reader.join()
+    child.stdout.close()
+
+
+@pytest.mark.timeout(1800)
+def test_killed_at_random_times_it_ends_alike(small, recorded, tmp_path):
+  unbroken = tmp_path / "unbroken"
+  assert small.train(unbroken, *OPTIONS)[0] == train.DONE
+  expected = recorded(unbroken)
+  rng, kills, ends = random.Random(0), [], 0
+  while len(kills) < KILLS or not ends:
+    workdir = tmp_path / f"killed-{ends}"
+    delay = rng.uniform(0.5, 9)
+    code = _live(_start(small, workdir), delay)
+    assert code in (0, -signal.SIGKILL)
+    if code:
+      kills.append((ends, delay))
+      continue
+    found = recorded(workdir)
+    assert [k for k in expected if found.get(k) != expected[k]] == [], kills
+    assert found.keys() == expected.keys(), kills
+    ends += 1
