@@ -87,14 +87,14 @@ def test_clip_scales_the_whole_gradient():
   assert moved(None, long) == pytest.approx([30, 40], rel=1e-3)
 
 
-@pytest.mark.parametrize("tie", [True, False])
-def test_decay_leaves_norms_and_biases_alone(random_params, tie):
+def test_decay_leaves_norms_and_biases_alone(random_params):
   config = config_lib.ModelConfig.tiny(
       vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48,
-      tie_embeddings=tie)
+      tie_embeddings=False)
   params = random_params(config)
   tx = optim.adamw(lambda _: 0.1, weight_decay=0.5)
-  after = step(tx, jax.tree.map(jnp.zeros_like, params), params)
+  after = jax.jit(
+      lambda p: step(tx, jax.tree.map(jnp.zeros_like, p), p))(params)
   seen = {True: [], False: []}
 
   def check(path, old, new):

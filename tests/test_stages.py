@@ -55,28 +55,36 @@ def test_batch_is_full_and_carried_groups_come_first(built, collected):
   assert any(progress.surplus is not None for _, progress in collected)
 
 
-def test_carried_groups_are_what_a_checkpoint_gives_back(built, collected):
+def test_carried_groups_are_what_a_checkpoint_gives_back(
+    built, monkeypatch):
   """Their width too: with another one XLA runs another program."""
-  parts, _ = built
-  seen = 0
-  for _, progress in collected:
-    if progress.surplus is None:
-      continue
-    seen += 1
-    again = groups.from_arrays(
-        groups.to_arrays(progress.surplus), parts.prompter.of,
-        lambda rollout: stages.data_lib.texts(parts.tokenizer, rollout, 4))
-    assert again.texts_PG == progress.surplus.texts_PG
-    for a, b in (
-        (again.prompts, progress.surplus.prompts),
-        (again.rollout, progress.surplus.rollout)):
-      for field in dataclasses.fields(a):
-        x, y = getattr(a, field.name), getattr(b, field.name)
-        if field.name == "rows":
-          assert x == y
-        else:
-          assert x.shape == y.shape and np.array_equal(x, y)
-  assert seen
+  parts, params = built
+  calls = []
+
+  def keep(reward_PG, **_):  # one group of the first draw, then all four
+    calls.append(1)
+    return np.arange(4) < (1 if len(calls) == 1 else 4)
+
+  monkeypatch.setattr(stages.shaping, "keep_groups", keep)
+  widths = [
+      parts.prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
+  assert set(widths) == {6, 12}
+  start = next(
+      i for i in range(50) if widths[i + 7] == 6 and 12 in widths[i:i + 7])
+  one, progress = stages.collect(
+      parts, params, stages.Progress(position=start), stages.Clock(View()))
+  assert one.batch.prompts.tokens_PT.shape == (4, 12)
+  carried = progress.surplus
+  assert carried.prompts.tokens_PT.shape == (1, 6)
+  again = groups.from_arrays(
+      groups.to_arrays(carried), parts.prompter.of,
+      lambda rollout: stages.data_lib.texts(parts.tokenizer, rollout, 4))
+  assert again.texts_PG == carried.texts_PG
+  for a, b in ((again.prompts, carried.prompts),
+               (again.rollout, carried.rollout)):
+    for field in dataclasses.fields(a):
+      x, y = getattr(a, field.name), getattr(b, field.name)
+      assert x == y if field.name == "rows" else np.array_equal(x, y)
 
 
 def test_progress_survives_json():

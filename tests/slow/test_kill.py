@@ -25,18 +25,29 @@ def _start(small, workdir):
 
 
 def _live(child, delay):
-  """Lets a run live for `delay` seconds from its first word; its code."""
-  child.stdout.readline()
+  """Lets a run live for `delay` seconds from its first step; its code.
+
+  With a negative delay the kill comes while it is still being set up.
+  """
+  for line in child.stdout:
+    if delay < 0 or line.startswith(("resuming", "evaluation at step 0")):
+      break
   reader = threading.Thread(target=child.stdout.read)
   reader.start()
   try:
-    return child.wait(timeout=delay)
+    return child.wait(timeout=delay % 2 if delay < 0 else delay)
   except subprocess.TimeoutExpired:
     os.killpg(child.pid, signal.SIGKILL)
     return child.wait()
   finally:
     reader.join()
     child.stdout.close()
+
+
+def _latest(workdir):
+  folder = workdir / "checkpoints"
+  steps = folder.iterdir() if folder.is_dir() else ()
+  return max((int(p.name) for p in steps if p.name.isdigit()), default=None)
 
 
 @pytest.mark.timeout(1800)
@@ -47,13 +58,15 @@ def test_killed_at_random_times_it_ends_alike(small, recorded, tmp_path):
   rng, kills, ends = random.Random(0), [], 0
   while len(kills) < KILLS or not ends:
     workdir = tmp_path / f"killed-{ends}"
-    delay = rng.uniform(0.5, 9)
+    delay = rng.uniform(-1, 6)
     code = _live(_start(small, workdir), delay)
     assert code in (0, -signal.SIGKILL)
     if code:
-      kills.append((ends, delay))
+      kills.append((ends, delay, _latest(workdir)))
       continue
     found = recorded(workdir)
     assert [k for k in expected if found.get(k) != expected[k]] == [], kills
     assert found.keys() == expected.keys(), kills
     ends += 1
+  print(kills)
+  assert len({step for _, _, step in kills}) > 3
