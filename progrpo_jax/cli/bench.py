@@ -61,7 +61,7 @@ def model() -> model_config.ModelConfig:
   """The policy that is measured."""
   return model_config.ModelConfig(
       vocab_size=512, num_layers=4, embed_dim=256, num_heads=4,
-      num_kv_heads=2, head_dim=64, mlp_dim=1024)
+      num_kv_heads=2, head_dim=64, mlp_dim=1024, remat="layer")
 
 
 def measure(args) -> dict:
@@ -144,7 +144,8 @@ def _update(config, tx):
   goal = functools.partial(
       objective.objective, loss_fn=losses.clip,
       aggregate_fn=aggregate.token_mean)
-  return update_lib.make(config, tx, goal, scoring.Distribution())
+  return update_lib.make(
+      config, tx, goal, scoring.Distribution(), micro_batches=2)
 
 
 def _rows(count: int) -> list[base.Row]:
