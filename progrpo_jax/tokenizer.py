@@ -121,7 +121,8 @@ class SentencePieceTokenizer:
           character_coverage=1.0, normalization_rule_name="identity",
           add_dummy_prefix=False, remove_extra_whitespaces=False,
           pad_id=0, bos_id=1, eos_id=2, unk_id=3,
-          max_sentence_length=max(len(t.encode()) for t in texts) + 1,
+          # The trainer refuses a limit under 10 bytes.
+          max_sentence_length=max(10, *(len(t.encode()) + 1 for t in texts)),
           num_threads=1, minloglevel=2)
     except RuntimeError as e:
       raise errors.InputError(f"sentencepiece: {e}") from e

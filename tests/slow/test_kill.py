@@ -58,7 +58,7 @@ def test_killed_at_random_times_it_ends_alike(small, recorded, tmp_path):
   rng, kills, ends = random.Random(0), [], 0
   while len(kills) < KILLS or not ends:
     workdir = tmp_path / f"killed-{ends}"
-    delay = rng.uniform(-1, 6)
+    delay = rng.uniform(-1, 12)
     code = _live(_start(small, workdir), delay)
     assert code in (0, -signal.SIGKILL)
     if code:
