@@ -38,7 +38,7 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
   if prefix is None:
     weights = jnp.exp(scores - peak[..., None])
     total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum("nrktms,nrksh->nrtkmh", weights.astype(v.dtype), v)
+    out = jnp.einsum("nrktms,nrksh->nrktmh", weights.astype(v.dtype), v)
   else:
     # Each part keeps the order of axes in which its product comes out; only
     # the peaks and sums, one number a query, change order to meet.
@@ -55,8 +55,12 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
     total = jnp.sum(weights, axis=-1) + jnp.sum(
         prefix_weights, axis=-1).swapaxes(1, 2)
     out = jnp.einsum(
-        "nrktms,nrksh->nrtkmh", weights.astype(v.dtype), v
+        "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v
     ) + jnp.einsum(
-        "nkrtmp,nkph->nrtkmh", prefix_weights.astype(pv.dtype), pv)
-  # Normalising after the product divides H numbers a query, not S.
-  return out / total.transpose(0, 1, 3, 2, 4)[..., None].astype(out.dtype)
+        "nkrtmp,nkph->nkrtmh", prefix_weights.astype(pv.dtype), pv
+    ).swapaxes(1, 2)
+  # Normalising after the product divides H numbers a query, not S. The order
+  # of the axes changes last: asked for inside an einsum, it would swap the
+  # operands, and XLA has no fast product for that on a CPU.
+  out = out / total[..., None].astype(out.dtype)
+  return out.swapaxes(2, 3)
