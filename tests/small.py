@@ -43,9 +43,7 @@ def get_config(method="prorl"):
   c.warmup.num_kv_heads = 1
   c.warmup.mlp_dim = 32
   c.warmup.examples = 64
-  # Enough that most groups hold right and wrong answers: batches fill early
-  # and leave a surplus to carry.
-  c.warmup.steps = 400
+  c.warmup.steps = 100
   c.warmup.batch_size = 32
   c.warmup.learning_rate = 1e-2
   getattr(methods, method)(c)
