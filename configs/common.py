@@ -106,6 +106,9 @@ def get_config() -> ConfigDict:
   c.algo.dynamic_sampling.enabled = False
   # Rounds of sampling before a batch is used half full.
   c.algo.dynamic_sampling.max_rounds = 10
+  # Prompts of a round; 0 for as many as a batch holds. DAPO draws three
+  # batches' worth at once.
+  c.algo.dynamic_sampling.prompts_per_round = 0
   # Groups that are right throughout are kept (ARM learns from them).
   c.algo.dynamic_sampling.keep_all_correct = False
   # Groups beyond the batch: "discard", or "carry" to the next step, where

@@ -154,6 +154,9 @@ def validate(c: ml_collections.ConfigDict) -> None:
       "eval.batch_prompts", "checkpoint.every", "checkpoint.keep"):
     if functools.reduce(getattr, key.split("."), c) < 1:
       refuse(key, "must be at least 1")
+  if c.algo.dynamic_sampling.prompts_per_round < 0:
+    refuse("algo.dynamic_sampling.prompts_per_round",
+           "must be positive, or 0 for train.prompts_per_step")
   for key in ("rewards.deadline_s", "rewards.batch_deadline_s"):
     if functools.reduce(getattr, key.split("."), c) <= 0:
       refuse(key, "must be above 0")
@@ -181,6 +184,14 @@ def validate(c: ml_collections.ConfigDict) -> None:
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
     refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
            f"({c.sampling.max_new_tokens})")
+
+
+def prompts_per_round(c) -> int:
+  """Prompts that are sampled at once."""
+  dynamic = c.algo.dynamic_sampling
+  if dynamic.enabled and dynamic.prompts_per_round:
+    return dynamic.prompts_per_round
+  return c.train.prompts_per_step
 
 
 def reset_options(c) -> dict[str, Any]:
@@ -229,6 +240,7 @@ def micro_batches(c, mesh) -> tuple[int, int, int]:
         "rows of a minibatch")
   check_split(mesh, **{
       "config.train.prompts_per_step": c.train.prompts_per_step,
+      "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
       "rows of a micro-batch (config.train.micro_batch_*)": micro,
       "config.eval.batch_prompts": c.eval.batch_prompts})
   return per_row, rows // micro * c.train.num_minibatches, rows // micro

@@ -132,6 +132,7 @@ def collect(
   c = parts.config
   dynamic = c.algo.dynamic_sampling
   count = c.train.prompts_per_step
+  size = parts_lib.prompts_per_round(c)
   group = c.algo.num_generations
   key = jax.random.fold_in(
       jax.random.fold_in(parts.key, progress.step), _SAMPLE)
@@ -142,8 +143,8 @@ def collect(
   def draw() -> groups_lib.Groups:
     nonlocal position
     clock.may_stop()
-    prompts = parts.prompter.take(position, count)
-    position += count
+    prompts = parts.prompter.take(position, size)
+    position += size
     with clock.stage("sample"):
       rollout = sampler.sample(
           parts.model, params, prompts, key, parts.sampling, parts.mesh)
@@ -153,7 +154,7 @@ def collect(
           parts.pool, prompts.rows, texts)
     return groups_lib.Groups(
         prompts=prompts, rollout=rollout, texts_PG=texts, reward_PG=reward,
-        correct_PG=correct, valid_PG=valid, fresh_P=np.ones(count, bool))
+        correct_PG=correct, valid_PG=valid, fresh_P=np.ones(size, bool))
 
   def keep(groups) -> np.ndarray:
     if not dynamic.enabled:

@@ -43,7 +43,7 @@ def get_config(method="prorl"):
   c.warmup.num_kv_heads = 1
   c.warmup.mlp_dim = 32
   c.warmup.examples = 64
-  c.warmup.steps = 100
+  c.warmup.steps = 200
   c.warmup.batch_size = 32
   c.warmup.learning_rate = 1e-2
   getattr(methods, method)(c)
@@ -51,6 +51,10 @@ def get_config(method="prorl"):
     c.algo.beta = 0.01
     c.algo.arm.alpha = 0.3
     c.algo.dynamic_sampling.surplus = "carry"
+    # Nearly half of the groups are mixed: a round of eight fills a batch of
+    # four about as often as it does not, so there is both something to refill
+    # and something to carry.
+    c.algo.dynamic_sampling.prompts_per_round = 8
     c.algo.reset.modes = ("every",)
     c.algo.reset.period = 2
   return c

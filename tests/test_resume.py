@@ -76,6 +76,10 @@ def test_unbroken_run_has_what_is_hard_to_resume(unbroken, recorded):
   assert [row["ref_reset/reset"] for row in rows] == [0, 1, 0, 1]
   assert [row["ref_reset/ref_step"] for row in rows] == [0, 2, 2, 4]
   assert [row["ref_reset/steps_since"] for row in rows] == [1, 0, 1, 0]
+  carried = [
+      (copies[name] / "checkpoints").glob("*/data")
+      for name in copies if name.startswith("update")]
+  assert any(list(found) for found in carried)
   assert any(row["dynamic_sampling/rounds"] > 1 for row in rows)
   assert [step for step, _ in view.evals] == [0, 2, 4]
 

@@ -52,6 +52,7 @@ def test_batch_is_full_and_carried_groups_come_first(built, collected):
     kept = one.batch.valid_PG.any(axis=1)
     spread = one.batch.reward_PG.max(axis=1) > one.batch.reward_PG.min(axis=1)
     assert (spread | ~kept).all()
+  assert any(progress.surplus is not None for _, progress in collected)
 
 
 def test_carried_groups_are_what_a_checkpoint_gives_back(
@@ -60,16 +61,19 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
   parts, params = built
   calls = []
 
-  def keep(reward_PG, **_):  # one group of the first draw, then all four
+  def keep(reward_PG, **_):  # one group of the first round, then four
     calls.append(1)
-    return np.arange(4) < (1 if len(calls) == 1 else 4)
+    return np.arange(8) < (1 if len(calls) == 1 else 4)
 
   monkeypatch.setattr(stages.shaping, "keep_groups", keep)
   widths = [
       parts.prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
   assert set(widths) == {6, 12}
+  batches = [
+      [widths[i], *widths[i + 8:i + 12]] for i in range(len(widths) - 12)]
   start = next(
-      i for i in range(50) if widths[i + 7] == 6 and 12 in widths[i:i + 7])
+      i for i, batch in enumerate(batches)
+      if batch[-1] == 6 and 12 in batch[:-1])
   one, progress = stages.collect(
       parts, params, stages.Progress(position=start), stages.Clock(View()))
   assert one.batch.prompts.tokens_PT.shape == (4, 12)

@@ -12,7 +12,7 @@ def _loss(note):
 
 def test_loss_falls_and_a_policy_is_written(small):
   losses = [_loss(note) for note in small.losses]
-  assert len(losses) == 4 and losses[-1] < losses[0]
+  assert len(losses) == 8 and losses[-1] < losses[0]
   assert hf.is_hf_dir(str(small.base))
   config, params = hf.load(str(small.base))
   assert (config.embed_dim, config.num_layers) == (16, 2)

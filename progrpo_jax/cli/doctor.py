@@ -78,7 +78,7 @@ def memory(c) -> dict[str, int]:
 
   prompt, new = c.data.max_prompt_length, c.sampling.max_new_tokens
   prompts, group = c.train.prompts_per_step, c.algo.num_generations
-  cached = prompts * (prompt + group * new) // shards
+  cached = parts_lib.prompts_per_round(c) * (prompt + group * new) // shards
   per_token = cache_lib.bytes_per_token(model)
   rows = prompts * (group // per_row) // (
       c.train.num_minibatches * update_parts) // shards

@@ -27,11 +27,11 @@ def test_exact_parts_equal_real_arrays(small):
   half = jax.tree.map(lambda x: x.astype("bfloat16"), made.params)
   assert estimate["reference"] == _bytes(half)
   assert estimate["weights in compute type"] == _bytes(half)
-  # Four prompts of twelve tokens, four answers of four to each.
-  whole = cache.empty(policy.config, 4, 4, 4)
+  # Eight prompts of twelve tokens, four answers of four to each.
+  whole = cache.empty(policy.config, 8, 4, 4)
   stored = [x for x in jax.tree.leaves(whole) if x.ndim > 1]
-  per_token = _bytes(stored) / (4 * 4 * 4)
-  assert estimate["KV cache of a rollout"] == 4 * (12 + 4 * 4) * per_token
+  per_token = _bytes(stored) / (8 * 4 * 4)
+  assert estimate["KV cache of a rollout"] == 8 * (12 + 4 * 4) * per_token
   assert "reference" not in doctor.memory(small.config("algo.beta=0"))
 
 
