@@ -145,7 +145,7 @@ def _update(config, tx):
       objective.objective, loss_fn=losses.clip,
       aggregate_fn=aggregate.token_mean)
   return update_lib.make(
-      config, tx, goal, scoring.Distribution(), micro_batches=2)
+      config, tx, goal, scoring.Distribution(), micro_batches=4)
 
 
 def _rows(count: int) -> list[base.Row]:

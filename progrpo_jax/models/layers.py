@@ -35,8 +35,27 @@ def rotate(x, angles) -> jax.Array:
   return turned.astype(x.dtype)
 
 
+def linear(x, kernel) -> jax.Array:
+  """Product of the last axis of `x` with the first of a kernel.
+
+  The axes before it are taken as one. With several of them XLA's CPU backend
+  fuses whatever made the gradient of the product into a transposed copy of
+  it, which took longer than the products themselves.
+
+  Args:
+    x: [..., D].
+    kernel: [D, ...].
+
+  Returns:
+    [..., ...], the axes of both.
+  """
+  flat = x.reshape(-1, x.shape[-1])
+  out = flat @ kernel.reshape(kernel.shape[0], -1)
+  return out.reshape(x.shape[:-1] + kernel.shape[1:])
+
+
 def gated_mlp(x, gate_DF, up_DF, down_FD) -> jax.Array:
   """SwiGLU: down(silu(gate(x)) * up(x))."""
-  gate = jnp.einsum("...d,df->...f", x, gate_DF)
-  up = jnp.einsum("...d,df->...f", x, up_DF)
-  return jnp.einsum("...f,fd->...d", jax.nn.silu(gate) * up, down_FD)
+  flat = x.reshape(-1, x.shape[-1])
+  hidden = jax.nn.silu(linear(flat, gate_DF)) * linear(flat, up_DF)
+  return linear(hidden, down_FD).reshape(x.shape)

@@ -59,9 +59,8 @@ class Attention(_Weights):
     zeros = nn.initializers.zeros
 
     def project(name, heads, axis):
-      out = jnp.einsum(
-          "nrtd,dah->nrtah", x,
-          self.weight(name, (d, heads, h), ("embed", axis, None), init))
+      out = layers.linear(
+          x, self.weight(name, (d, heads, h), ("embed", axis, None), init))
       if c.qkv_bias:
         out += self.weight(f"{name}_bias", (heads, h), (axis, None), zeros)
       return out
@@ -79,7 +78,8 @@ class Attention(_Weights):
           q.reshape(q.shape[:3] + (k, n // k, h)), own, own_mask, prefix,
           prefix_mask)
     o = self.weight("o", (n, h, d), ("heads", None, "embed"), init)
-    out = jnp.einsum("nrtah,ahd->nrtd", out.reshape(q.shape), o)
+    out = layers.linear(
+        out.reshape(q.shape[:3] + (n * h,)), o.reshape(n * h, d))
     return out, own
 
 
