@@ -25,11 +25,13 @@ TEST_ENV := JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
 PYTEST := $(TEST_ENV) $(PY) -m pytest -n auto --maxprocesses 4 \
   --dist loadfile $(ARGS)
 
-.PHONY: help setup setup-test test test-slow lint quickstart bench clean
+.PHONY: help setup setup-test test test-slow lint quickstart methods bench \
+  clean
 
 help:
 	@echo "make setup       .venv with the tested versions"
 	@echo "make quickstart  base policy, ProGRPO beside GRPO, report (CPU)"
+	@echo "make methods     every method from one base, three seeds each"
 	@echo "make test        lint and all tests but the slow ones"
 	@echo "make test-slow   the slow tests"
 	@echo "make lint        ruff alone"
@@ -68,6 +70,10 @@ test-slow: setup-test
 
 quickstart: setup
 	$(PY) -m progrpo_jax.cli.quickstart $(ARGS)
+
+methods: setup
+	$(PY) -m progrpo_jax.cli.quickstart --methods all --seeds 3 \
+	  --output runs/methods $(ARGS)
 
 bench: setup
 	$(PY) -m progrpo_jax.cli.bench $(ARGS)

@@ -64,11 +64,16 @@ def get_config() -> ConfigDict:
   # Tokens decoded between two looks at whether any sample is alive.
   c.sampling.chunk = 16
 
+  # Stages of a long run: a tuple of entries that change keys from a step or a
+  # reset on; see progrpo_jax/schedule.py.
+  c.schedule = ()
+
   c.algo = ConfigDict()
   # Samples of each prompt (G).
   c.algo.num_generations = 8
   # A function of algos/advantages.py, or an import path.
   c.algo.advantage = "grpo"
+  c.algo.advantage_options = ConfigDict()
   # A function of algos/losses.py, or an import path; it gets the keys below
   # that its signature names, and those of loss_options.
   c.algo.loss = "clip"
@@ -83,12 +88,63 @@ def get_config() -> ConfigDict:
   # reference is held.
   c.algo.beta = 0.0
   c.algo.kl = "k3"
+  # Take the KL (k1, summed over a response) off its reward instead, times
+  # this; REINFORCE++ does.
+  c.algo.reward_kl_coef = 0.0
+  # Hold a reference even where no KL asks for one (FlowRL reads it).
+  c.algo.hold_reference = False
+  # Train FlowRL's estimate of log Z beside the policy.
+  c.algo.partition_head = False
   c.algo.entropy_coef = 0.0
+
+  c.algo.entropy_control = ConfigDict()
+  # Move entropy_coef by `step` a step, within its bounds, to hold the
+  # entropy at the target; 0 leaves it as it is.
+  c.algo.entropy_control.target = 0.0
+  c.algo.entropy_control.step = 0.005
+  c.algo.entropy_control.low = 0.0
+  c.algo.entropy_control.high = 1.0
+
+  c.algo.beta_control = ConfigDict()
+  # Multiply beta by `rate` a step while the entropy is below the floor, and
+  # let it come back above it; 0 leaves it as it is.
+  c.algo.beta_control.floor = 0.0
+  c.algo.beta_control.rate = 1.1
+  c.algo.beta_control.high = 0.1
+
+  # A function of algos/correction.py that weighs tokens by trainer over
+  # sampler, with its options; "" for none.
+  c.algo.correction = ""
+  c.algo.correction_options = ConfigDict()
   # Responses cut at the length limit teach nothing (they still count in the
   # group's mean).
   c.algo.mask_truncated_completions = False
   # Tokens before the limit over which the overlong penalty grows; 0 for none.
   c.algo.overlong_cache = 0
+  # The reward of a response cut at the limit is multiplied by this.
+  c.algo.truncated_factor = 1.0
+
+  c.algo.length_penalty = ConfigDict()
+  # Adds coef * (a half cosine of the length, from hi at 0 to lo at the limit)
+  # to rewards that are above 0, during `on` of every `on + off` steps; always,
+  # if off is 0.
+  c.algo.length_penalty.coef = 0.0
+  c.algo.length_penalty.lo = -1.0
+  c.algo.length_penalty.hi = 0.0
+  c.algo.length_penalty.on = 100
+  c.algo.length_penalty.off = 0
+
+  c.algo.rephrase = ConfigDict()
+  # RePO: in a group where at least this share of the rewards lies below
+  # fail_below, the worst response gives way to the policy's own rephrasing of
+  # an expert solution (a demonstration of the task), if that is right.
+  c.algo.rephrase.enabled = False
+  c.algo.rephrase.min_fail_share = 0.75
+  c.algo.rephrase.fail_below = 0.5
+  # What the policy is asked; {prompt} and {solution} are filled in.
+  c.algo.rephrase.template = "{prompt}\n\nRephrase this solution: {solution}"
+  # A longer question is not asked.
+  c.algo.rephrase.max_prompt_length = 1024
 
   c.algo.arm = ConfigDict()
   # Strength of the re-weighting; 0 turns ARM off.
@@ -97,6 +153,9 @@ def get_config() -> ConfigDict:
   # prompt is taken over; 1.0 for the prompt is 1 / perplexity.
   c.algo.arm.low_prob_share = 0.2
   c.algo.arm.prompt_low_prob_share = 0.2
+  # What ranks the tokens of an answer: "probability" takes the least
+  # probable, "entropy" those where the policy was least certain.
+  c.algo.arm.tail = "probability"
   # "any_correct" or "mixed"; "all" or "correct"; see algos/arm.py.
   c.algo.arm.active = "any_correct"
   c.algo.arm.apply_to = "all"
@@ -117,7 +176,8 @@ def get_config() -> ConfigDict:
 
   c.algo.reset = ConfigDict()
   # When the reference becomes the current policy: any of "every", "at",
-  # "stall", "kl"; () never. See algos/reset.py.
+  # "stall", "kl", "dominates", and "auto" for the last three; () never. See
+  # algos/reset.py.
   c.algo.reset.modes = ()
   c.algo.reset.period = 200
   c.algo.reset.at_steps = ()
@@ -130,6 +190,10 @@ def get_config() -> ConfigDict:
   c.algo.reset.kl_factor = 4.0
   c.algo.reset.kl_threshold = 0.0
   c.algo.reset.kl_window = 20
+  # The KL's share of the gradient, in the median over share_window steps,
+  # above which it dominates.
+  c.algo.reset.share_threshold = 0.5
+  c.algo.reset.share_window = 20
   c.algo.reset.min_gap = 1
   # Start the optimiser anew as well.
   c.algo.reset.optimizer = True
@@ -171,6 +235,13 @@ def get_config() -> ConfigDict:
   c.eval.temperature = 0.6
   c.eval.top_p = 0.95
   c.eval.top_k = 0
+  # Also judge answers without regard to a missed format; a base policy that
+  # answers in its own way is then not taken for one that cannot answer.
+  c.eval.tolerant = False
+  # A text file, one document a line, that the Creativity Index is taken
+  # against, over n-grams from the first to the second number of words.
+  c.eval.creativity_corpus = ""
+  c.eval.creativity_range = (5, 12)
 
   c.checkpoint = ConfigDict()
   # Steps between checkpoints; the end and every reset are always saved.

@@ -7,8 +7,7 @@ Hardware and hours: not measured here. The sampler holds the keys of a whole
 step at once, and at this batch no host has the memory: `progrpo doctor`
 counts about 5,250 GiB on each of 64 devices, of which weights, optimiser and
 gradient are 8 and the keys 5,150. The file says exactly what the paper did;
-to try the method, start from configs/progrpo_qwen2_5_7b.py and call
-`methods.dapo`.
+to try the method, call `methods.dapo` on a smaller scale of configs/scales.py.
 
 Files, both the user's own:
   data/dapo_math_17k.jsonl  lines {"prompt": "...", "answer": "34"}, of the
@@ -29,49 +28,9 @@ draws 1536 prompts at a time to fill a batch of 512; here each round draws
 and when.
 """
 
-from configs import common, methods
+from configs import methods, scales
 
 
 def get_config():
   """DAPO at the scale of the paper."""
-  c = common.get_config()
-  c.model.init_from = "models/Qwen2.5-32B"
-  c.model.dtype = "bfloat16"
-  c.model.remat = "layer"
-  # The heads are split too: the scores of one response of this length, all
-  # heads together, are tens of GiB.
-  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 8
-
-  c.data.tasks = {
-      "math": {
-          "module": "jsonl",
-          "options": {
-              "file": "data/dapo_math_17k.jsonl",
-              "validation_file": "",
-              "validation_share": 0.01,
-              "verifier": "data/math_verifier.py:score",
-          },
-      },
-  }
-  c.data.max_prompt_length = 2048
-  c.data.prompt_buckets = (256, 512, 1024)
-  c.rewards.workers = 16
-  c.sampling.max_new_tokens = 20480
-  c.sampling.chunk = 64
-
-  c.algo.num_generations = 16
-  c.train.total_steps = 200
-  c.train.prompts_per_step = 512
-  c.train.num_minibatches = 16
-  c.train.micro_batch_generations = 1
-  c.train.micro_batch_prompts = 8
-
-  c.optim.learning_rate = 1e-6
-  c.optim.weight_decay = 0.1
-  c.optim.warmup_steps = 10 * c.train.num_minibatches
-  c.eval.temperature = 1.0
-  c.eval.top_p = 0.7
-  c.eval.batch_prompts = 8
-  c.eval.every = 20
-  c.checkpoint.every = 20
-  return methods.dapo(c)
+  return methods.dapo(scales.dapo())

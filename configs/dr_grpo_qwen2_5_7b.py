@@ -5,8 +5,9 @@
 
 Model, data, files, scales and evaluation are those of
 configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
-not measured here. No published score of this method in this setting is known
-to us.
+not measured here.
+
+To expect: no score of this method in this setting is known to us.
 
 From the paper: no division by the group's spread, no KL, clip 0.2 on both
 sides, 8 samples, and token sums divided by a constant. The constant is
@@ -15,9 +16,9 @@ tokens; here it is 8192, which makes the loss smaller by 3000 / 8192. Adam
 makes up for the scale, the clip of the gradient norm does not.
 """
 
-from configs import methods, progrpo_qwen2_5_7b
+from configs import methods, scales
 
 
 def get_config(scale: str = "paper"):
   """Dr. GRPO at a scale."""
-  return methods.dr_grpo(progrpo_qwen2_5_7b.scaled(scale))
+  return methods.dr_grpo(scales.flowrl(scale))

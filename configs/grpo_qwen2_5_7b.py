@@ -17,9 +17,9 @@ of 64 samples with one update a step, is not taken over. What the authors of
 the figures above left out of it (the KL, say) is not known.
 """
 
-from configs import methods, progrpo_qwen2_5_7b
+from configs import methods, scales
 
 
 def get_config(scale: str = "paper"):
   """GRPO at a scale."""
-  return methods.grpo(progrpo_qwen2_5_7b.scaled(scale))
+  return methods.grpo(scales.flowrl(scale))

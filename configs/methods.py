@@ -1,15 +1,14 @@
-"""What each method is: the keys in which it differs from GRPO.
+"""What each method is: the keys in which it differs from the others.
 
 Figures are the papers'; what a paper leaves open is labelled "ours". Models,
-data and scale are the business of the files that call these.
+data and scale, and with them what a paper does beside its method, are the
+business of the files that call these.
 """
 
 
 def grpo(c):
   """GRPO (2402.03300): one mean per sequence, symmetric clip, KL 0.04."""
-  c.method = "grpo"
-  c.algo.advantage = "grpo"
-  c.algo.epsilon = c.algo.epsilon_high = 0.2
+  c = _surrogate(c, "grpo")
   c.algo.aggregate = "sequence_mean"
   c.algo.kl = "k3"
   c.algo.beta = 0.04
@@ -18,22 +17,16 @@ def grpo(c):
 
 def dr_grpo(c):
   """Dr. GRPO (2503.20783): no division by spread or length, no KL."""
-  c.method = "dr_grpo"
+  c = _surrogate(c, "dr_grpo")
   c.algo.advantage = "dr_grpo"
-  c.algo.epsilon = c.algo.epsilon_high = 0.2
   c.algo.aggregate = "constant"
-  c.algo.beta = 0.0
   return c
 
 
 def dapo(c):
   """DAPO (2503.14476): decoupled clip, dynamic sampling, overlong shaping."""
-  c.method = "dapo"
-  c.algo.advantage = "grpo"
-  c.algo.epsilon, c.algo.epsilon_high = 0.2, 0.28
+  c = _surrogate(c, "dapo", epsilon_high=0.28)
   c.algo.dual_clip = 10.0
-  c.algo.aggregate = "token_mean"
-  c.algo.beta = 0.0
   c.algo.dynamic_sampling.enabled = True
   # The paper's ratio: 4096 of 20480 tokens.
   c.algo.overlong_cache = c.sampling.max_new_tokens // 5
@@ -45,11 +38,7 @@ def progrpo(c):
 
   Ours: alpha (the paper's is not known), dynamic sampling off.
   """
-  c.method = "progrpo"
-  c.algo.advantage = "grpo"
-  c.algo.epsilon, c.algo.epsilon_high = 0.2, 0.28
-  c.algo.aggregate = "token_mean"
-  c.algo.beta = 0.0
+  c = _surrogate(c, "progrpo", epsilon_high=0.28)
   c.algo.arm.alpha = 0.3
   return c
 
@@ -60,14 +49,172 @@ def prorl(c):
   Ours: the trigger of a reset (the paper prints none). The weight and form
   of the KL are those of the technical report 2507.12507.
   """
-  c.method = "prorl"
-  c.algo.advantage = "grpo"
-  c.algo.epsilon, c.algo.epsilon_high = 0.2, 0.4
-  c.algo.aggregate = "token_mean"
+  c = _surrogate(c, "prorl", epsilon_high=0.4)
   c.algo.kl = "k3"
   c.algo.beta = 1e-4
   c.algo.dynamic_sampling.enabled = True
   c.algo.reset.modes = ("stall",)
   c.algo.reset.optimizer = True
   c.sampling.temperature = 1.2
+  return c
+
+
+def prorl_v2(c):
+  """ProRL v2 (blog of August 2025): one scale for all groups, kept optimiser.
+
+  Clip, k2 and bounds of the correction are those of its public scripts. The
+  blog resets every 200 to 500 steps or on a spike of the KL or a stall: here
+  after 500 at the latest. Ours: what counts as a spike or a stall, the weight
+  of the length penalty and its range, the temperature (v1's).
+  """
+  c = _surrogate(c, "prorl_v2", epsilon_high=0.27)
+  c.algo.advantage = "reinforce_pp"
+  c.algo.advantage_options = {"baseline": True}
+  c.algo.kl = "k2"
+  c.algo.beta = 1e-4
+  c.algo.dynamic_sampling.enabled = True
+  c.algo.reset.modes = ("every", "stall", "kl")
+  c.algo.reset.period = 500
+  c.algo.reset.optimizer = False
+  c.algo.length_penalty.coef = 0.5
+  c.algo.length_penalty.on, c.algo.length_penalty.off = 100, 500
+  c.algo.truncated_factor = 0.0
+  c.algo.correction = "drop"
+  c.algo.correction_options = {"low": 0.5, "high": 5.0}
+  c.sampling.temperature = 1.2
+  return c
+
+
+def gspo(c):
+  """GSPO (2507.18071): the ratio of whole responses, clipped closely."""
+  c = _surrogate(c, "gspo")
+  c.algo.loss = "gspo"
+  c.algo.epsilon, c.algo.epsilon_high = 3e-4, 4e-4
+  c.algo.aggregate = "sequence_mean"
+  return c
+
+
+def cispo(c):
+  """CISPO (2506.13585): REINFORCE with a capped ratio as its weight.
+
+  Ours: the cap, which the paper does not print; 5 is TRL's.
+  """
+  c = _surrogate(c, "cispo")
+  c.algo.loss = "cispo"
+  c.algo.loss_options = {"cap": 5.0}
+  return c
+
+
+def vespo(c):
+  """VESPO (2602.10693): a smooth weight of the whole response's ratio."""
+  c = _surrogate(c, "vespo")
+  c.algo.loss = "vespo"
+  c.algo.loss_options = {
+      "k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
+  return c
+
+
+def flowrl(c):
+  """FlowRL (2509.15207): matches the distribution of rewards.
+
+  Ours: the bounds of the weight, which its text names and does not print.
+  """
+  c = _surrogate(c, "flowrl", epsilon_high=0.28)
+  c.algo.loss = "flowrl"
+  # The inverse temperature of the rewards; algo.beta is the KL's.
+  c.algo.loss_options = {"beta": 15.0}
+  c.algo.aggregate = "sequence_mean"
+  c.algo.partition_head = True
+  c.algo.hold_reference = True
+  return c
+
+
+def clip_cov(c):
+  """Clip-Cov (2505.22617): no gradient for a few tokens of high covariance.
+
+  Bounds are those of the text; the released scripts have 1 and 1.
+  """
+  c = _surrogate(c, "clip_cov")
+  c.algo.loss = "clip_cov"
+  c.algo.loss_options = {"share": 2e-4, "cov_low": 1.0, "cov_high": 5.0}
+  return c
+
+
+def kl_cov(c):
+  """KL-Cov (2505.22617): a KL for the tokens of highest covariance, no clip.
+
+  The share is that of its 7B model; 2e-4 at 32B.
+  """
+  c = _surrogate(c, "kl_cov")
+  c.algo.loss = "kl_cov"
+  c.algo.loss_options = {"share": 2e-3, "coef": 1.0}
+  return c
+
+
+def entropy_bonus(c):
+  """A fixed entropy bonus, as 2505.22617 tries it in its figure 9.
+
+  There 1e-3 shows no effect, 5e-3 holds the entropy, 1e-2 makes it explode.
+  """
+  c = _surrogate(c, "entropy_bonus")
+  c.algo.entropy_coef = 5e-3
+  return c
+
+
+def adaptive_entropy(c):
+  """Skywork-OR1 (2505.22312): an entropy bonus that holds a target.
+
+  Ours: the bounds of the clip.
+  """
+  c = _surrogate(c, "adaptive_entropy")
+  c.algo.entropy_control.target = 0.2
+  c.algo.entropy_control.step = 0.005
+  return c
+
+
+def reinforce_pp(c):
+  """REINFORCE++ (2501.03262): one baseline and scale for the whole batch.
+
+  Its KL is taken off the reward. Ours: the mean over tokens.
+  """
+  c = _surrogate(c, "reinforce_pp")
+  c.algo.advantage = "reinforce_pp"
+  c.algo.reward_kl_coef = 1e-3
+  return c
+
+
+def rloo(c):
+  """RLOO (2402.14740): REINFORCE, the others of a group as the baseline.
+
+  The sum of log-probs of a whole response, over a constant. With one update a
+  batch, as in the paper, no ratio leaves 1 and the clip is never felt. Ours:
+  no KL; the paper, which learns from human preferences, takes one off the
+  reward.
+  """
+  c = _surrogate(c, "rloo")
+  c.algo.advantage = "rloo"
+  c.algo.aggregate = "constant"
+  return c
+
+
+def repo(c):
+  """RePO (2602.10819): hard groups get a rephrased expert solution.
+
+  Ours: both thresholds and the words of the question.
+  """
+  c = _surrogate(c, "repo")
+  c.algo.rephrase.enabled = True
+  c.algo.rephrase.min_fail_share = 0.75
+  c.algo.rephrase.fail_below = 0.5
+  return c
+
+
+def _surrogate(c, method: str, epsilon_high: float = 0.2):
+  """What most share: group advantages, a clipped mean over tokens, no KL."""
+  c.method = method
+  c.algo.advantage = "grpo"
+  c.algo.loss = "clip"
+  c.algo.epsilon, c.algo.epsilon_high = 0.2, epsilon_high
+  c.algo.aggregate = "token_mean"
+  c.algo.beta = 0.0
   return c

@@ -34,59 +34,9 @@ models on the same data: 512 prompts of 8 samples, minibatches of 32 prompts,
 out and when. Clip 0.2 / 0.28, share 0.2 and the models are ProGRPO's.
 """
 
-from configs import common, methods
+from configs import methods, scales
 
 
 def get_config(scale: str = "paper"):
   """ProGRPO at a scale."""
-  return methods.progrpo(scaled(scale))
-
-
-def scaled(scale: str):
-  """Model, data and budget; the files of other methods start from it."""
-  if scale not in ("paper", "host"):
-    raise ValueError(f"no scale {scale!r}; known: paper, host")
-  c = common.get_config()
-  c.model.init_from = "models/Qwen2.5-7B"
-  c.model.dtype = "bfloat16"
-  c.model.remat = "layer"
-  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 1
-
-  c.data.tasks = {
-      "math": {
-          "module": "jsonl",
-          "options": {
-              "file": "data/dapo_math_17k.jsonl",
-              "validation_file": "",
-              "validation_share": 0.01,
-              "verifier": "data/math_verifier.py:score",
-          },
-      },
-  }
-  c.data.max_prompt_length = 2048
-  c.data.prompt_buckets = (256, 512, 1024)
-  c.rewards.workers = 16
-  c.sampling.max_new_tokens = 8192
-  c.sampling.chunk = 64
-
-  # Ratio, clip and ARM see the distribution that was sampled from: at
-  # temperature 1 without truncation, the policy itself.
-  c.algo.num_generations = 8
-  c.train.total_steps = 200
-  c.train.prompts_per_step = 512
-  # Responses are long: one of them a row, one row a device at a time.
-  c.train.micro_batch_generations = 1
-  c.train.micro_batch_prompts = 64
-  c.eval.batch_prompts = 64
-  if scale == "host":
-    c.train.prompts_per_step = 64
-    c.train.micro_batch_prompts = 8
-    c.eval.batch_prompts = 8
-  c.train.num_minibatches = c.train.prompts_per_step // 32
-
-  c.optim.learning_rate = 1e-6
-  c.optim.weight_decay = 0.1
-  c.optim.warmup_steps = 10 * c.train.num_minibatches
-  c.eval.every = 20
-  c.checkpoint.every = 20
-  return c
+  return methods.progrpo(scales.flowrl(scale))

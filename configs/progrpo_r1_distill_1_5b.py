@@ -15,11 +15,10 @@ paper; whether 49.4 is GRPO or the start model is not said. Not reproduced
 here.
 """
 
-from configs import methods, progrpo_qwen2_5_7b
+from configs import methods, scales
 
 
 def get_config(scale: str = "paper"):
   """ProGRPO on the smaller model, at a scale."""
-  c = progrpo_qwen2_5_7b.scaled(scale)
-  c.model.init_from = "models/DeepSeek-R1-Distill-Qwen-1.5B"
-  return methods.progrpo(c)
+  return methods.progrpo(
+      scales.flowrl(scale, "DeepSeek-R1-Distill-Qwen-1.5B"))

@@ -90,11 +90,14 @@ class Scores:
     entropy_NRT: exact entropy over the vocabulary in nats, 0 where masked.
     prompt_logp_NT: log-probs of the prompt tokens given those before them; 0
       at the first real token, which nothing predicts, and at padding.
+    prompt_entropy_NT: entropy of the distributions that those were drawn
+      from, likewise.
   """
 
   logp_NRT: jax.Array
   entropy_NRT: jax.Array
   prompt_logp_NT: jax.Array
+  prompt_entropy_NT: jax.Array
 
 
 @struct.dataclass
@@ -110,6 +113,10 @@ class TrainBatch:
     adv_NR: float32 advantages.
     fresh_NR: bool, True where the sampling policy is the policy at the start
       of the step; False for responses carried over from an earlier one.
+    reward_NR: float32, the base method's advantages before ARM, which FlowRL
+      matches; or None.
+    weight_NRT: float32 weights that correct the sampler against the trainer,
+      or None.
   """
 
   sequences: Sequences
@@ -117,6 +124,8 @@ class TrainBatch:
   ref_logp_NRT: jax.Array | None
   adv_NR: jax.Array
   fresh_NR: jax.Array
+  reward_NR: jax.Array | None = None
+  weight_NRT: jax.Array | None = None
 
 
 @struct.dataclass
@@ -132,7 +141,10 @@ class LossInputs:
     adv_BT: advantages, one per token. `token_adv_BT` reads either.
     entropy_BT: entropy over the vocabulary in nats, or None.
     log_z_B: log of the partition function (FlowRL), or None.
-    reward_B: reward (FlowRL), or None.
+    reward_B: reward normalised in its group (FlowRL), or None.
+    weight_BT: correction of the sampler against the trainer, which multiplies
+      the policy term, or None.
+    key: a PRNG key, for losses that draw.
   """
 
   logp_BT: jax.Array
@@ -144,6 +156,8 @@ class LossInputs:
   entropy_BT: jax.Array | None = None
   log_z_B: jax.Array | None = None
   reward_B: jax.Array | None = None
+  weight_BT: jax.Array | None = None
+  key: jax.Array | None = None
 
   @property
   def token_adv_BT(self) -> jax.Array:

@@ -198,6 +198,19 @@ class Prompter:
     """Returns the position of a checkpoint; see `PromptSource.restore`."""
     return self._source.restore(state)
 
+  def resized(self, max_prompt_length: int) -> "Prompter":
+    """Returns the same source in one width of its own."""
+    return Prompter(
+        self._source,
+        self._tokenizer,
+        buckets=(),
+        max_prompt_length=max_prompt_length,
+    )
+
+  def fits(self, row: base.Row) -> bool:
+    """Returns whether the row's prompt is within the limit."""
+    return len(self._tokenizer.encode_prompt(row.prompt)[0]) <= self._limit
+
   def check(self, count: int = 256) -> None:
     """Encodes the first draws, so that a bad prompt shows before training."""
     for draw in range(count):

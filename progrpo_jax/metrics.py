@@ -109,7 +109,9 @@ class MetricWriter:
   def _write_line(self, name, step, values):
     values = {key: _scalar(key, value) for key, value in values.items()}
     _append(self.workdir / name, {"step": int(step), **values})
-    numbers = {k: v for k, v in values.items() if v is not None and k != "step"}
+    numbers = {
+        k: v for k, v in values.items()
+        if v is not None and not isinstance(v, str) and k != "step"}
     if self._tensorboard:
       for key, value in numbers.items():
         self._tensorboard.add_scalar(key, value, int(step))
@@ -192,9 +194,10 @@ def _scalar(key, value):
   value = plain(value)
   while isinstance(value, list) and len(value) == 1:
     value = value[0]
-  if value is None or isinstance(value, (bool, int, float)):
+  if value is None or isinstance(value, (bool, int, float, str)):
     return value
-  raise ValueError(f"metric {key!r} must be one number, got {value!r}")
+  raise ValueError(
+      f"metric {key!r} must be one number or a text, got {value!r}")
 
 
 def _is_local(path):

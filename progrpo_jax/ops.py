@@ -51,7 +51,7 @@ def tail_counts(length: int, share: float) -> np.ndarray:
   return np.where(n > 0, np.maximum(count, 1), 0)
 
 
-def tail_mean(x_BT, mask_BT, share: float) -> jax.Array:
+def tail_mean(x_BT, mask_BT, share: float, *, rank_BT=None) -> jax.Array:
   """Mean of the ceil(share * n) lowest of the n masked-in values of a row.
 
   At least one value counts; a row without any gives 0, as `masked_mean`.
@@ -60,17 +60,22 @@ def tail_mean(x_BT, mask_BT, share: float) -> jax.Array:
     x_BT: values; whatever stands under the mask is inert.
     mask_BT: which values are real, wherever in the row they stand.
     share: in (0, 1]; 1 is the plain mean.
+    rank_BT: averages the values where this is lowest instead; of equal ones
+      those that stand first. None ranks the values by themselves.
 
   Returns:
     mean_B, float32.
   """
+  rank_BT = x_BT if rank_BT is None else rank_BT
   chex.assert_rank([x_BT, mask_BT], 2)
-  chex.assert_equal_shape([x_BT, mask_BT])
+  chex.assert_equal_shape([x_BT, mask_BT, rank_BT])
   mask_BT = jnp.asarray(mask_BT, bool)
   length = x_BT.shape[1]
   counts = jnp.asarray(tail_counts(length, share))
   count_B = counts[jnp.sum(mask_BT, axis=1, dtype=jnp.int32)]
-  ascending_BT = jnp.sort(jnp.where(mask_BT, x_BT, jnp.inf), axis=1)
+  _, ascending_BT = lax.sort(
+      (jnp.where(mask_BT, rank_BT, jnp.inf), jnp.asarray(x_BT)), dimension=1,
+      num_keys=1)
   tail_BT = jnp.arange(length) < count_B[:, None]
   return masked_mean(ascending_BT, tail_BT, axis=1)
 

@@ -69,14 +69,16 @@ def response_scores(
 
 def prompt_scores(
     params, hidden_NPD, sequences: batch_lib.Sequences, dist: Distribution,
-) -> jax.Array:
-  """Log-probs of prompt tokens given those before them, [N, P]."""
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probs of prompt tokens given those before them, and entropies."""
   q = sequences
-  logp, _ = ops.token_stats(
+  found = ops.token_stats(
       hidden_NPD[:, :-1], transformer.head(params), q.prompt_NT[:, 1:],
       **dataclasses.asdict(dist))
   predicted = q.prompt_mask_NT[:, 1:] & q.prompt_mask_NT[:, :-1]
-  return jnp.pad(jnp.where(predicted, logp, 0.0), ((0, 0), (1, 0)))
+  logp, entropy = (
+      jnp.pad(jnp.where(predicted, x, 0.0), ((0, 0), (1, 0))) for x in found)
+  return logp, entropy
 
 
 def to_micro(tree, count: int):
@@ -124,11 +126,12 @@ def score(
 
   def one(micro):
     logp, entropy, hidden = response_scores(config, params, micro, dist)
-    prompt = jnp.zeros(micro.prompt_NT.shape, jnp.float32)
+    prompt = (jnp.zeros(micro.prompt_NT.shape, jnp.float32),) * 2
     if prompts:
       prompt = prompt_scores(params, hidden, micro, dist)
     return batch_lib.Scores(
-        logp_NRT=logp, entropy_NRT=entropy, prompt_logp_NT=prompt)
+        logp_NRT=logp, entropy_NRT=entropy, prompt_logp_NT=prompt[0],
+        prompt_entropy_NT=prompt[1])
 
   if micro_batches == 1:
     return one(sequences)

@@ -11,6 +11,7 @@ and started again goes on as if it had never stopped, bit for bit.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import signal
@@ -19,56 +20,71 @@ from typing import Any
 from etils import epath
 
 from progrpo_jax import checkpoint as checkpoint_lib
+from progrpo_jax import checks, errors, records, signals, stages
 from progrpo_jax import data as data_lib
-from progrpo_jax import errors, stages
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import metrics as metrics_lib
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
+from progrpo_jax import progress as progress_lib
+from progrpo_jax import schedule as schedule_lib
 from progrpo_jax import state as state_lib
+
+Clock, Progress = progress_lib.Clock, progress_lib.Progress
 
 DONE, PREEMPTED = 0, 75
 CONFIG = "config.json"
 
 
 def start(
-    parts: parts_lib.Parts, params, checkpointer, writer, clock: stages.Clock,
-) -> tuple[state_lib.TrainState, Any, stages.Progress]:
+    parts: parts_lib.Parts, params, checkpointer, writer, clock: Clock,
+) -> tuple[parts_lib.Parts, state_lib.TrainState, Any, Progress]:
   """A new run, evaluated and saved at step 0; or the one that is there."""
-  c = parts.config
   step = checkpointer.latest()
   if step is None:
+    parts = restage(parts, 0, 0)
+    c = parts.config
     state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
     values = {}
     if c.eval.every and c.eval.at_start:
       values = stages.evaluate(parts, state.params, clock, writer, 0)
-    score = stages.watched(c, values)
-    progress = stages.Progress(scores=() if score is None else ((0, score),))
+    progress = stages.remember(c, Progress(), values)
     save(parts, checkpointer, state, progress)
   else:
     clock.view.message(f"resuming from step {step}")
     like = state_lib.abstract(parts.model, parts.tx, parts.mesh)
     state, meta, data = checkpointer.restore(step, like)
+    parts = restage(parts, step, meta["resets"])
+    group = parts.config.algo.num_generations
     surplus = groups_lib.from_arrays(
-        data, parts.prompter.of, functools.partial(
-            data_lib.texts, parts.tokenizer, group=c.algo.num_generations),
+        data, parts.prompter.of,
+        functools.partial(data_lib.texts, parts.tokenizer, group=group),
     ) if data else None
-    progress = stages.Progress.from_meta(
+    progress = Progress.from_meta(
         meta | {"position": parts.prompter.restore(meta["data"])}, surplus)
-  return state, load_reference(parts, checkpointer, progress), progress
+  return parts, state, load_reference(parts, checkpointer, progress), progress
 
 
-def load_reference(
-    parts: parts_lib.Parts, checkpointer, progress: stages.Progress):
+def load_reference(parts: parts_lib.Parts, checkpointer, progress: Progress):
   """The reference policy, or None when nothing asks for one."""
-  if parts.config.algo.beta == 0:
+  if not checks.needs_reference(parts.config):
     return None
   return checkpointer.load_reference(
       progress.ref_step, parts.model, parts.mesh)
 
 
+def restage(
+    parts: parts_lib.Parts, step: int, resets: int) -> parts_lib.Parts:
+  """The parts of the stage of `config.schedule` that this step stands in."""
+  c = schedule_lib.at(parts.config, step, resets)
+  if c == parts.config:
+    return parts
+  return parts_lib.assemble(
+      c, parts.mesh, parts.model, parts.tokenizer, parts.pool)
+
+
 def save(
-    parts: parts_lib.Parts, checkpointer, state, progress: stages.Progress,
-) -> None:
+    parts: parts_lib.Parts, checkpointer, state, progress: Progress) -> None:
   """Saves everything that the next step reads."""
   data = parts.prompter.state(progress.position)
   checkpointer.save(
@@ -77,7 +93,7 @@ def save(
 
 
 @contextlib.contextmanager
-def stops_on_signals(clock: stages.Clock):
+def stops_on_signals(clock: Clock):
   """SIGTERM and Ctrl-C stop the run between stages; a second one at once."""
 
   def ask(number, _):
@@ -105,7 +121,7 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
     InputError: the place cannot be written, or holds a run of another model.
   """
   workdir = epath.Path(workdir)
-  model = workdir / parts_lib.MODEL_DIR
+  model = workdir / policy_lib.MODEL_DIR
   described = json.dumps(parts.model.to_hf(), indent=2)
   try:
     model.mkdir(parents=True, exist_ok=True)
@@ -127,7 +143,7 @@ def write_config(c, workdir: epath.Path) -> None:
   (workdir / CONFIG).write_text(c.to_json_best_effort(indent=2))
 
 
-def train(c, workdir, view: stages.View) -> int:
+def train(c, workdir, view: progress_lib.View) -> int:
   """Trains to the end, or until asked to stop.
 
   Args:
@@ -143,13 +159,13 @@ def train(c, workdir, view: stages.View) -> int:
     Diverged: the updates stopped being finite.
   """
   parts, params = parts_lib.build(c)
-  clock = stages.Clock(view)
+  clock = Clock(view)
   with contextlib.ExitStack() as stack:
     stack.enter_context(parts.pool)
     workdir = prepare_workdir(c, parts, workdir)
     k = c.checkpoint
     checkpointer = checkpoint_lib.Checkpointer(
-        workdir / parts_lib.CHECKPOINTS, keep=k.keep,
+        workdir / policy_lib.CHECKPOINTS, keep=k.keep,
         keep_every=k.keep_every, background=k.background)
     stack.callback(checkpointer.close)
     stack.enter_context(stops_on_signals(clock))
@@ -157,37 +173,40 @@ def train(c, workdir, view: stages.View) -> int:
     writer = stack.enter_context(metrics_lib.MetricWriter(
         workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
         resume_step=-1 if done is None else done))
-    state, reference, progress = start(
-        parts, params, checkpointer, writer, clock)
+    parts, *rest = start(parts, params, checkpointer, writer, clock)
     del params  # the state has taken them over
     write_config(c, workdir)
-    return loop(parts, state, reference, progress, checkpointer, writer, clock)
+    return loop(parts, *rest, checkpointer, writer, clock)
 
 
 def loop(
     parts, state, reference, progress, checkpointer, writer, clock) -> int:
   """The steps, in the order that the text of this module gives."""
-  c, total = parts.config, parts.config.train.total_steps
+  total = parts.config.train.total_steps
   try:
     while progress.step < total:
       found, after = stages.collect(parts, state.params, progress, clock)
-      batch, signals, scored = stages.prepare(
-          parts, state.params, reference, found.batch, clock)
-      state, updated = stages.improve(parts, state, batch, clock)
-      progress = stages.advance(after, scored)
+      batch, signal, scored = signals.prepare(
+          parts, state.params, reference, found.batch, progress.step, clock)
+      state, updated = stages.improve(parts, state, batch, progress, clock)
+      measured = found.metrics | updated | scored
+      progress = stages.advance(parts.config, after, measured)
       progress = stages.validate(parts, state.params, progress, writer, clock)
-      progress, reason = stages.decide_reset(c, progress)
-      if reason and c.algo.reset.optimizer:
+      progress, reason = stages.decide_reset(parts.config, progress)
+      if reason and parts.config.algo.reset.optimizer:
         state = stages.restart_optimizer(parts, state)
-      stages.log(
-          parts, progress, found, signals, updated | scored, reason, writer,
-          clock)
-      if reason or progress.step % c.checkpoint.every == 0 or (
+      records.log(
+          parts, progress, found, signal, measured, reason,
+          stages.judge(progress), writer, clock)
+      before, parts = parts, restage(parts, progress.step, progress.resets)
+      if parts is not before:  # other prompts: none is carried over
+        progress = dataclasses.replace(progress, surplus=None)
+      if reason or progress.step % parts.config.checkpoint.every == 0 or (
           progress.step == total):
         save(parts, checkpointer, state, progress)
-      if reason:
+      if reason or parts is not before:
         reference = load_reference(parts, checkpointer, progress)
-  except stages.Preempted:
+  except progress_lib.Preempted:
     # Raised only before an update: state and progress are those of the last
     # whole step.
     if checkpointer.latest() != progress.step:

@@ -6,6 +6,7 @@ finite leaves parameters and optimiser as they were and is counted.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -16,10 +17,11 @@ import optax
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import optim, scoring
 from progrpo_jax import state as state_lib
+from progrpo_jax.models import transformer
 
 
 def loss_inputs(
-    config, params, batch: batch_lib.TrainBatch, dist, first,
+    config, params, batch: batch_lib.TrainBatch, dist, first, key,
 ) -> batch_lib.LossInputs:
   """Runs the policy on a batch and lays out what losses read.
 
@@ -30,9 +32,15 @@ def loss_inputs(
     dist: distribution of the log-probs.
     first: bool scalar, True while `params` are those that `old_logp_NRT` was
       scored with.
+    key: for losses that draw, and for dropout.
   """
-  logp, entropy, _ = scoring.response_scores(
-      config, params, batch.sequences, dist)
+  q = batch.sequences
+  logp, entropy, hidden = scoring.response_scores(config, params, q, dist)
+  log_z_B = None
+  if config.partition_head:
+    log_z_B = jnp.repeat(
+        transformer.log_z(config, params, hidden, q.prompt_mask_NT, key),
+        q.mask_NRT.shape[1])
   # With the same parameters the two passes may still differ in the last bit,
   # because XLA fuses a pass with gradients differently. The value is then the
   # scorer's, the gradient this pass's: the ratio is exactly 1, and KL is
@@ -47,11 +55,14 @@ def loss_inputs(
   return batch_lib.LossInputs(
       logp_BT=rows(logp), old_logp_BT=rows(batch.old_logp_NRT),
       ref_logp_BT=rows(batch.ref_logp_NRT), adv_B=batch.adv_NR.reshape(-1),
-      mask_BT=rows(batch.sequences.mask_NRT), entropy_BT=rows(entropy))
+      mask_BT=rows(q.mask_NRT), entropy_BT=rows(entropy), log_z_B=log_z_B,
+      reward_B=(None if batch.reward_NR is None
+                else batch.reward_NR.reshape(-1)),
+      weight_BT=rows(batch.weight_NRT), key=key)
 
 
 def minibatch_gradient(
-    config, params, batch, dist, objective, micro_batches, first,
+    config, params, batch, dist, objective, micro_batches, first, key,
 ) -> tuple[jax.Array, Any, dict[str, tuple[jax.Array, jax.Array]]]:
   """Loss, gradient and metrics of a minibatch, micro-batch by micro-batch.
 
@@ -59,27 +70,28 @@ def minibatch_gradient(
     (loss, gradient, metrics): metrics are (sum, count) pairs.
   """
 
-  def micro_loss(params, micro):
-    total, count, metrics = objective(
-        loss_inputs(config, params, micro, dist, first))
+  def micro_loss(params, micro, index):
+    total, count, metrics = objective(loss_inputs(
+        config, params, micro, dist, first, jax.random.fold_in(key, index)))
     return total, (count, metrics)
 
   grad = jax.value_and_grad(micro_loss, has_aux=True)
 
-  def one(micro):
-    (total, (count, metrics)), gradient = grad(params, micro)
+  def one(micro, index):
+    (total, (count, metrics)), gradient = grad(params, micro, index)
     return total, count, metrics, gradient
 
   if micro_batches == 1:
-    total, count, metrics, gradient = one(batch)
+    total, count, metrics, gradient = one(batch, 0)
   else:
     micros = scoring.to_micro(batch, micro_batches)
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros)))
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros), 0))
     (total, count, metrics, gradient), _ = lax.scan(
         lambda sums, micro: (
-            jax.tree.map(jnp.add, sums, one(micro)), None), zeros, micros)
+            jax.tree.map(jnp.add, sums, one(*micro)), None), zeros,
+        (micros, jnp.arange(micro_batches)))
   # Masks alone decide the count, so dividing the summed gradient by it gives
   # the gradient of the mean over the minibatch.
   count = jnp.maximum(count, 1.0)
@@ -96,21 +108,24 @@ def make(
   Args:
     config: of the model.
     tx: the optax chain.
-    objective: LossInputs -> (sum, count, metrics).
+    objective: (LossInputs, **knobs) -> (sum, count, metrics).
     dist: distribution of the log-probs.
     minibatches: parts of a batch; each update reads one.
     micro_batches: parts of a minibatch, run one after another.
 
   Returns:
-    update(state, batch, index, first) -> (state, metrics), jitted; the state
-    that goes in is donated. `index` picks the minibatch; metrics are
-    (sum, count) pairs.
+    update(state, batch, index, first, key, knobs=()) -> (state, metrics),
+    jitted; the state that goes in is donated. `index` picks the minibatch,
+    `knobs` are weights of the objective that change from step to step;
+    metrics are (sum, count) pairs.
   """
 
-  def update(state: state_lib.TrainState, batch, index, first):
+  def update(
+      state: state_lib.TrainState, batch, index, first, key, knobs=()):
     part = scoring.pick_micro(batch, minibatches, index)
     loss, gradient, metrics = minibatch_gradient(
-        config, state.params, part, dist, objective, micro_batches, first)
+        config, state.params, part, dist,
+        functools.partial(objective, **dict(knobs)), micro_batches, first, key)
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)
       params, opt_state = optim.apply(

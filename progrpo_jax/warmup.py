@@ -15,7 +15,7 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors, ops, optim, scoring, sharding
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax import state as state_lib
 from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.models import config as model_config
@@ -81,10 +81,10 @@ def encode(
       mask_NRT=mask)
 
 
-def _start(c, pairs, mesh, key) -> parts_lib.Policy:
+def _start(c, pairs, mesh, key) -> policy_lib.Policy:
   """The policy that `model.init_from` names, or a small random one."""
   if c.model.init_from:
-    return parts_lib.load_policy(c, mesh)
+    return policy_lib.load(c, mesh)
   w = c.warmup
   tokenizer = tokenizer_lib.SentencePieceTokenizer.train(
       [p + d for p, d in pairs])
@@ -93,7 +93,7 @@ def _start(c, pairs, mesh, key) -> parts_lib.Policy:
       num_layers=w.num_layers, num_heads=w.num_heads,
       num_kv_heads=w.num_kv_heads, head_dim=w.embed_dim // w.num_heads,
       mlp_dim=w.mlp_dim, dtype=c.model.dtype, remat=c.model.remat)
-  return parts_lib.Policy(
+  return policy_lib.Policy(
       config, transformer.init(config, key, mesh), tokenizer)
 
 
@@ -118,7 +118,7 @@ def _learn(state, rows, key, first, *, config, tx, dist, size, count):
   return lax.scan(one, state, first + jnp.arange(count))
 
 
-def warm_up(c, output: str, tick) -> parts_lib.Policy:
+def warm_up(c, output: str, tick) -> policy_lib.Policy:
   """Trains a base policy and writes it as an HF directory.
 
   Args:
@@ -165,4 +165,4 @@ def warm_up(c, output: str, tick) -> parts_lib.Policy:
         f"the warm-up diverged (loss {float(losses[-1])}); lower "
         "config.warmup.learning_rate")
   hf.save(output, policy.config, state[0], policy.tokenizer)
-  return parts_lib.Policy(policy.config, state[0], policy.tokenizer)
+  return policy_lib.Policy(policy.config, state[0], policy.tokenizer)

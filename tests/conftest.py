@@ -270,6 +270,9 @@ def small(tmp_path_factory):
       "def get_config(method='grpo'):\n"
       "  c = small['get_config'](method)\n"
       f"  for group, keys in {changes!r}.items():\n"
+      "    if not isinstance(keys, dict):\n"
+      "      c[group] = keys\n"
+      "      continue\n"
       "    for key, value in keys.items():\n"
       "      c[group][key] = value\n"
       "  return c\n")

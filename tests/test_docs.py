@@ -4,11 +4,10 @@ import importlib.util
 import pathlib
 import re
 import subprocess
-import types
 
 import pytest
 
-from progrpo_jax import main, parts
+from progrpo_jax import main
 from progrpo_jax.cli import config as config_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -16,8 +15,6 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-SCALED = ["grpo_qwen2_5_7b", "dr_grpo_qwen2_5_7b", "progrpo_qwen2_5_7b",
-          "progrpo_r1_distill_1_5b", "prorl_r1_distill_1_5b"]
 
 
 def names(pages):
@@ -125,24 +122,3 @@ def test_the_tree_holds_all_that_git_holds():
       text=True).stdout.split()
   top = {f.split("/")[0] + "/" * ("/" in f) for f in files}
   assert top <= set(tree(README.read_text(encoding="utf-8")))
-
-
-@pytest.mark.parametrize("spec", [
-    "dapo_qwen2_5_32b.py", *(f"{n}.py" for n in SCALED),
-    *(f"{n}.py:host" for n in SCALED)])
-def test_configs_at_paper_scale_are_valid(spec):
-  config = config_lib.load(f"configs/{spec}")
-  parts.validate(config)
-  parts.make_objective(config)
-  parts.make_advantage(config)
-  parts.make_schedule(config)
-  devices = 8 if spec.endswith(":host") else 64
-  tensor = config.mesh.tensor
-  mesh = types.SimpleNamespace(
-      shape=dict(data=1, fsdp=devices // tensor, tensor=tensor))
-  parts.micro_batches(config, mesh)
-
-
-def test_an_unknown_scale_is_refused():
-  with pytest.raises(ValueError, match="known: paper, host"):
-    config_lib.load("configs/grpo_qwen2_5_7b.py:pod")

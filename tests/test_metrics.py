@@ -61,7 +61,7 @@ def test_a_metric_with_a_shape_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="'reward' must be one number"):
       writer.write(1, {"reward": np.zeros(3)})
     with pytest.raises(ValueError, match="'reward' must be one number"):
-      writer.write(1, {"reward": "high"})
+      writer.write(1, {"reward": {"mean": 1.0}})
 
 
 @pytest.mark.parametrize("local", [True, False])

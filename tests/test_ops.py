@@ -64,6 +64,22 @@ def test_tail_mean_by_hand():
       ops.tail_mean(x, mask, 1.0), [-2.0, -6.0, 0.0], rtol=1e-6)
 
 
+def test_tail_mean_ranked_by_something_else():
+  x = jnp.array([[1.0, 2, 4, 8], [1, 2, 4, 8], [1, jnp.nan, 4, 8]])
+  rank = jnp.array([[9.0, 1, 7, 3], [5, 5, 5, 5], [2, -9, 1, 3]])
+  mask = jnp.array([[True] * 4, [True] * 4, [True, False, True, True]])
+  # Ranks 1 and 3; of equal ranks the first two; a masked rank has no part.
+  np.testing.assert_allclose(
+      ops.tail_mean(x, mask, 0.5, rank_BT=rank), [5.0, 1.5, 2.5])
+  np.testing.assert_allclose(
+      ops.tail_mean(x, mask, 1.0, rank_BT=rank),
+      ops.tail_mean(x, mask, 1.0), rtol=1e-6)
+  np.testing.assert_array_equal(
+      ops.tail_mean(x, mask, 0.5, rank_BT=x), ops.tail_mean(x, mask, 0.5))
+  with pytest.raises(AssertionError, match=r"\(3, 3\)"):
+    ops.tail_mean(x, mask, 0.5, rank_BT=rank[:, :3])
+
+
 # Logits whose weights are 1, 2 and 5, for one hidden state.
 HIDDEN = jnp.ones((1, 3, 1))
 HEAD = jnp.log(jnp.array([[1.0, 2.0, 5.0]]))

@@ -4,6 +4,7 @@ import pytest
 
 from progrpo_jax import errors
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax.algos import advantages, losses
 
 
@@ -92,7 +93,7 @@ def test_policies_of_all_kinds_load(small, tmp_path):
       ("base", small.base), ("run", workdir),
       ("start", workdir / "checkpoints" / "0"),
       ("end", workdir / "checkpoints" / "1")):
-    policy = parts_lib.load_policy(small.config(f"model.init_from={place}"),
+    policy = policy_lib.load(small.config(f"model.init_from={place}"),
                                    mesh)
     tables[name] = np.asarray(policy.params["embed"]["tokens"])
   assert np.array_equal(tables["base"], tables["start"])
@@ -104,4 +105,4 @@ def test_policies_of_all_kinds_load(small, tmp_path):
       (tmp_path, "is neither an HF directory"),
       (tmp_path / "none", "no such directory")):
     with pytest.raises(errors.InputError, match=said):
-      parts_lib.load_policy(small.config(f"model.init_from={place}"), mesh)
+      policy_lib.load(small.config(f"model.init_from={place}"), mesh)

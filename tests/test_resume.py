@@ -13,7 +13,16 @@ import time
 
 import pytest
 
-from progrpo_jax import checkpoint, main, metrics, sampler, stages, train
+from progrpo_jax import (
+  checkpoint,
+  main,
+  metrics,
+  records,
+  sampler,
+  signals,
+  stages,
+  train,
+)
 from progrpo_jax import data as data_lib
 
 
@@ -56,9 +65,9 @@ def unbroken(small, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     before(sampler, "sample", "sample")
     before(data_lib, "verify", "verify")
-    before(stages, "prepare", "score")
+    before(signals, "prepare", "score")
     before(stages, "improve", "update")
-    before(stages, "log", "log")
+    before(records, "log", "log")
     before(checkpoint.Checkpointer, "save", "save")
     before(checkpoint.Checkpointer, "_seal", "commit")
     before(checkpoint.Checkpointer, "load_reference", "reference")

@@ -5,8 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import groups, stages
+from progrpo_jax import groups, signals, stages
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import progress as progress_lib
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,10 @@ class View:
 def collected(built):
   """Three steps' groups: some carry groups over."""
   parts, params = built
-  progress, found = stages.Progress(), []
+  progress, found = progress_lib.Progress(), []
   for _ in range(3):
     one, progress = stages.collect(
-        parts, params, progress, stages.Clock(View()))
+        parts, params, progress, progress_lib.Clock(View()))
     progress = dataclasses.replace(progress, step=progress.step + 1)
     found.append((one, progress))
   return found
@@ -75,7 +76,8 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
       i for i, batch in enumerate(batches)
       if batch[-1] == 6 and 12 in batch[:-1])
   one, progress = stages.collect(
-      parts, params, stages.Progress(position=start), stages.Clock(View()))
+      parts, params, progress_lib.Progress(position=start),
+      progress_lib.Clock(View()))
   assert one.batch.prompts.tokens_PT.shape == (4, 12)
   carried = progress.surplus
   assert carried.prompts.tokens_PT.shape == (1, 6)
@@ -91,19 +93,19 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
 
 
 def test_progress_survives_json():
-  progress = stages.Progress(
+  progress = progress_lib.Progress(
       step=3, position=40, ref_step=2, resets=1, num_tokens=9,
       scores=((2, 0.1), (3, 0.2)), kls=((3, 1e-3),))
   meta = json.loads(json.dumps(progress.to_meta()))
-  assert stages.Progress.from_meta(meta | {"data": 1}, None) == progress
+  assert progress_lib.Progress.from_meta(meta | {"data": 1}, None) == progress
 
 
 def test_asked_to_stop_it_stops_before_the_next_draw(built):
   parts, params = built
-  clock = stages.Clock(View())
+  clock = progress_lib.Clock(View())
   clock.asked_to_stop = True
-  with pytest.raises(stages.Preempted):
-    stages.collect(parts, params, stages.Progress(), clock)
+  with pytest.raises(progress_lib.Preempted):
+    stages.collect(parts, params, progress_lib.Progress(), clock)
   assert clock.view.phases == []
 
 
@@ -113,9 +115,9 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   batch = collected[0][0].batch
   valid = batch.valid_PG.copy()
   valid[:, 1] = False
-  train, signal, measured = stages.prepare(
+  train, signal, measured = signals.prepare(
       parts, params, params, dataclasses.replace(batch, valid_PG=valid),
-      stages.Clock(View()))
+      0, progress_lib.Clock(View()))
   assert (signal["adv_PG"][:, 1] == 0).all()
   mask = np.asarray(train.sequences.mask_NRT)
   assert not mask[:, 1].any() and mask[:, 0].any()
@@ -136,7 +138,7 @@ def test_watched_score_is_the_mean_over_sets(small):
 
 def test_reset_forgets_what_was_measured_before_it(small):
   c = small.config()
-  before = stages.Progress(
+  before = progress_lib.Progress(
       step=2, scores=((0, 0.5), (2, 0.4)), kls=((1, 0.1), (2, 0.2)))
   after, reason = stages.decide_reset(c, before)
   assert reason == "2 steps since the last reset"
@@ -147,7 +149,7 @@ def test_reset_forgets_what_was_measured_before_it(small):
 
 
 def test_clock_adds_up_stages_and_starts_over():
-  clock = stages.Clock(View())
+  clock = progress_lib.Clock(View())
   with clock.stage("sample"):
     pass
   with clock.stage("sample"):

@@ -6,7 +6,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from progrpo_jax import checkpoint, main, sharding, train
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax.models import hf, transformer
 
 
@@ -15,7 +15,7 @@ def _rows(workdir, name="metrics.jsonl"):
 
 
 def _params(workdir, step):
-  model = parts_lib.read_model(workdir / "model" / "config.json")
+  model = policy_lib.read_model(workdir / "model" / "config.json")
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   like = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -24,6 +24,7 @@ OBJECTIVE = functools.partial(
     objective_lib.objective, loss_fn=losses.clip, kl_fn=kl.k3, beta=0.1,
     aggregate_fn=aggregate.token_mean, entropy_coef=0.01)
 FIRST, LATER = np.bool_(True), np.bool_(False)
+KEY = jax.random.key(7)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def close(a, b, **tolerance):
 
 def test_first_update_is_on_policy_exactly_and_later_ones_are_not(
     params, batch, run):
-  now, metrics = run(state(params), batch, np.int32(0), FIRST)
+  now, metrics = run(state(params), batch, np.int32(0), FIRST, KEY)
   total, count = metrics["ratio/mean"]
   assert total == count == batch.sequences.mask_NRT[::2].sum()
   assert mean(metrics, "ratio/square_mean") == 1.0
@@ -96,7 +97,7 @@ def test_first_update_is_on_policy_exactly_and_later_ones_are_not(
   assert mean(metrics, "kl") == 0.0
   assert mean(metrics, "skipped_updates") == 0.0
   assert mean(metrics, "grad_norm") > 0
-  now, metrics = run(now, batch, np.int32(1), LATER)
+  now, metrics = run(now, batch, np.int32(1), LATER, KEY)
   assert mean(metrics, "ratio/square_mean") != 1.0
   assert mean(metrics, "clip_ratio/region_mean") > 0
   assert mean(metrics, "kl") > 0
@@ -105,7 +106,7 @@ def test_first_update_is_on_policy_exactly_and_later_ones_are_not(
 def test_loss_goes_down_on_a_batch_learned_again(params, batch, run):
   now, seen = state(params), []
   for i in range(6):
-    now, metrics = run(now, batch, np.int32(0), np.bool_(i == 0))
+    now, metrics = run(now, batch, np.int32(0), np.bool_(i == 0), KEY)
     seen.append(mean(metrics, "loss"))
   assert seen[-1] < seen[0] - 0.1
 
@@ -119,14 +120,14 @@ def test_responses_of_an_earlier_policy_keep_their_own_log_probs(
   given = batch.replace(
       fresh_NR=fresh, old_logp_NRT=np.float32(old))
   read = jax.jit(functools.partial(update.loss_inputs, CONFIG, dist=DIST))
-  inputs = read(params, given, first=FIRST)
+  inputs = read(params, given, first=FIRST, key=KEY)
   logp = np.asarray(inputs.logp_BT).reshape(N, R, T)
   np.testing.assert_array_equal(logp[fresh], old[fresh])
   np.testing.assert_allclose(
       logp[~fresh], batch.old_logp_NRT[~fresh], atol=1e-5)
   # Afterwards nothing is put in the place of what the policy says.
   moved = jax.tree.map(lambda x: 1.1 * x, params)
-  later = np.asarray(read(moved, given, first=LATER).logp_BT)
+  later = np.asarray(read(moved, given, first=LATER, key=KEY).logp_BT)
   scores = scoring.score(CONFIG, moved, batch.sequences, DIST, micro_batches=4)
   np.testing.assert_allclose(
       later.reshape(N, R, T), scores.logp_NRT, atol=1e-4)
@@ -148,7 +149,7 @@ def gradient_of(params, batch, rule, first, micro_batches):
 
   loss, gradient, _ = update.minibatch_gradient(
       CONFIG, params, batch, scoring.Distribution(temperature=0.8), objective,
-      micro_batches, first)
+      micro_batches, first, KEY)
   return loss, gradient
 
 
@@ -187,18 +188,18 @@ def test_masked_responses_have_no_influence(params, batch, run):
       old_logp_NRT=silent.old_logp_NRT + noise,
       ref_logp_NRT=silent.ref_logp_NRT + noise,
       adv_NR=np.where(off, np.float32(np.nan), silent.adv_NR))
-  a, metrics_a = run(state(params), silent, np.int32(0), FIRST)
-  b, metrics_b = run(state(params), loud, np.int32(0), FIRST)
+  a, metrics_a = run(state(params), silent, np.int32(0), FIRST, KEY)
+  b, metrics_b = run(state(params), loud, np.int32(0), FIRST, KEY)
   equal(a, b)
   equal(metrics_a, metrics_b)
-  c, _ = run(state(params), batch, np.int32(0), FIRST)
+  c, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
   assert (a.params["embed"]["tokens"] != c.params["embed"]["tokens"]).any()
 
 
 def test_batch_without_a_real_token_teaches_nothing(params, batch, run):
   nothing = batch.replace(sequences=batch.sequences.replace(
       mask_NRT=np.zeros((N, R, T), bool)))
-  after, metrics = run(state(params), nothing, np.int32(0), FIRST)
+  after, metrics = run(state(params), nothing, np.int32(0), FIRST, KEY)
   assert mean(metrics, "loss") == mean(metrics, "grad_norm") == 0.0
   assert after.skipped == 0
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
@@ -207,20 +208,20 @@ def test_batch_without_a_real_token_teaches_nothing(params, batch, run):
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
 def test_update_that_is_not_finite_changes_nothing_and_is_counted(
     params, batch, run, value):
-  before, _ = run(state(params), batch, np.int32(0), FIRST)
+  before, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
   before = jax.device_get(before)
   bad = batch.adv_NR.copy()
   bad[0, 0] = value  # its response has tokens
   after, metrics = run(
       jax.tree.map(jnp.array, before), batch.replace(adv_NR=bad), np.int32(0),
-      LATER)
+      LATER, KEY)
   equal((after.params, after.opt_state), (before.params, before.opt_state))
   assert after.skipped == 1
   assert mean(metrics, "skipped_updates") == 1.0
   assert metrics["loss"][1] == metrics["grad_norm"][1] == 0.0
-  again, _ = run(after, batch.replace(adv_NR=bad), np.int32(0), LATER)
+  again, _ = run(after, batch.replace(adv_NR=bad), np.int32(0), LATER, KEY)
   assert again.skipped == 2
-  good, _ = run(again, batch, np.int32(1), LATER)
+  good, _ = run(again, batch, np.int32(1), LATER, KEY)
   assert good.skipped == 0
   assert (good.params["norm"]["scale"] != before.params["norm"]["scale"]).any()
 
@@ -229,7 +230,7 @@ def test_weight_that_is_not_finite_is_seen(params, batch, run):
   broken = jax.tree.map(np.copy, params)
   broken["norm"]["scale"][3] = np.nan
   before = jax.device_get(state(broken))
-  after, metrics = run(state(broken), batch, np.int32(0), FIRST)
+  after, metrics = run(state(broken), batch, np.int32(0), FIRST, KEY)
   equal((after.params, after.opt_state), (before.params, before.opt_state))
   assert after.skipped == 1 and mean(metrics, "skipped_updates") == 1.0
   # What could not be measured is left out: a step's means stay finite.
@@ -238,15 +239,16 @@ def test_weight_that_is_not_finite_is_seen(params, batch, run):
 
 def test_state_that_goes_in_is_donated(params, batch, run):
   given = state(params)
-  after, _ = run(given, batch, np.int32(0), FIRST)
+  after, _ = run(given, batch, np.int32(0), FIRST, KEY)
   assert all(x.is_deleted() for x in jax.tree.leaves(
       (given.params, given.opt_state)))
   assert not any(x.is_deleted() for x in jax.tree.leaves(after))
 
 
 def test_other_batches_and_minibatches_compile_nothing(params, batch, run):
-  now, _ = run(state(params), batch, np.int32(0), FIRST)
+  now, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
   before = run._cache_size()
-  now, _ = run(now, batch, np.int32(1), LATER)
-  run(now, jax.tree.map(lambda x: x[::-1].copy(), batch), np.int32(0), FIRST)
+  now, _ = run(now, batch, np.int32(1), LATER, KEY)
+  turned = jax.tree.map(lambda x: x[::-1].copy(), batch)
+  run(now, turned, np.int32(0), FIRST, KEY)
   assert run._cache_size() == before

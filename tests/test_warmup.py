@@ -49,7 +49,7 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
 def test_long_demonstrations_are_left_out(small):
   c = small.config()
   pairs = warmup.demonstrations(c)
-  tokenizer = warmup.parts_lib.tokenizer_lib.load(str(small.base))
+  tokenizer = warmup.policy_lib.tokenizer_lib.load(str(small.base))
   rows = warmup.encode(pairs, tokenizer, 8, 2)
   short = [
       (p, d) for p, d in pairs if len(p) + 1 <= 8 and len(d) + 1 <= 2]

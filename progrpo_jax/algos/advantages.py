@@ -1,9 +1,10 @@
 """Advantages of the responses of one prompt against each other.
 
 Each function maps the rewards of P groups of G responses to advantages of the
-same shape. A group whose rewards are all equal has advantage exactly 0: no
-rounding is ever divided by a spread that is itself rounding. No gradient
-passes through any of this, since rewards are data.
+same shape. Where the rewards that are compared are all equal, the advantage
+is exactly 0: no rounding is ever divided by a spread that is itself rounding.
+They are those of a group; `reinforce_pp` alone compares a whole batch. No
+gradient passes through any of this, since rewards are data.
 
 The keyword `valid_PG` (bool) marks responses that count. One that was lost to
 a failure of the infrastructure (a verifier that was killed, say) is not
@@ -11,7 +12,8 @@ wrong, it is unknown: it takes no part in means, spreads and counts, and its
 own advantage is 0, whatever its reward says.
 
 Papers: GRPO, https://arxiv.org/abs/2402.03300; Dr. GRPO,
-https://arxiv.org/abs/2503.20783; RLOO, https://arxiv.org/abs/2402.14740.
+https://arxiv.org/abs/2503.20783; RLOO, https://arxiv.org/abs/2402.14740;
+REINFORCE++, https://arxiv.org/abs/2501.03262.
 """
 
 import chex
@@ -87,6 +89,48 @@ def rloo(reward_PG, *, valid_PG=None) -> jax.Array:
   centred_PG, valid_PG = _centre(reward_PG, valid_PG)
   count_P1 = jnp.sum(valid_PG, axis=1, keepdims=True, dtype=jnp.float32)
   return centred_PG * count_P1 / jnp.maximum(count_P1 - 1, 1)
+
+
+def reinforce_pp(
+    reward_PG, eps: float = 1e-6, baseline: bool = False, *, valid_PG=None,
+) -> jax.Array:
+  """Standardises rewards over the whole batch.
+
+  A_i = (R_i - mean_batch R) / (sigma_batch R + eps), with the population
+  standard deviation. With `baseline`, R_i - mean_group R stands in the place
+  of R_i; the mean of that over the batch is 0, so it is left alone, and a
+  group whose rewards are all equal has advantage exactly 0.
+
+  All groups share one scale: a group that is nearly solved is not blown up,
+  as dividing by its own deviation would.
+
+  See "REINFORCE++" (https://arxiv.org/abs/2501.03262); ProRL v2 uses it with
+  `baseline`. Every response counts once, where implementations that
+  standardise token by token count it by its length. The paper's KL penalty
+  inside the reward is left to the caller.
+
+  Args:
+    reward_PG: rewards.
+    eps: added to the standard deviation.
+    baseline: subtracts the mean of the group first.
+    valid_PG: responses that count; None for all.
+
+  Returns:
+    adv_PG, float32.
+  """
+  if baseline:
+    centred_PG, valid_PG = _centre(reward_PG, valid_PG)
+    variance = ops.masked_mean(centred_PG**2, valid_PG)
+    return centred_PG / (jnp.sqrt(variance) + eps)
+  reward_PG = jnp.asarray(reward_PG, jnp.float32)
+  chex.assert_rank(reward_PG, 2)
+  if valid_PG is not None:
+    valid_PG = jnp.asarray(valid_PG)
+    chex.assert_equal_shape([reward_PG, valid_PG])
+    valid_PG = valid_PG.reshape(1, -1)
+  # The batch as one group.
+  adv_1B = grpo(reward_PG.reshape(1, -1), eps, valid_PG=valid_PG)
+  return adv_1B.reshape(reward_PG.shape)
 
 
 def _centre(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:

@@ -16,8 +16,9 @@ asked here of the verifier's verdict, a bool: a sum of rewards in {-1, +1} is 0
 for a group that is half right, and a shaped reward is never quite 0.
 
 See "ProGRPO" (https://arxiv.org/abs/2602.05281). The paper leaves open which
-tokens of the prompt count, which responses of an active group are shifted and
-the value of alpha; each is an argument.
+tokens of the prompt count, what ranks the tokens of a response, which
+responses of an active group are shifted and the value of alpha; each is an
+argument.
 """
 
 import chex
@@ -31,12 +32,17 @@ APPLY_TO = ("all", "correct")
 
 
 def answer_confidence(
-    logp_BT, mask_BT, low_prob_share: float = 0.2) -> jax.Array:
+    logp_BT, mask_BT, low_prob_share: float = 0.2, *, entropy_BT=None,
+) -> jax.Array:
   """Confidence in each response, over its least probable tokens.
 
   c(o|q) = exp(1/|T_low| sum_{t in T_low} log p(o_t | q, o_<t)), where T_low
   are the ceil(low_prob_share * |o|) positions of that response whose sampled
   token was least probable. The rest are near certain and would drown them.
+
+  The paper's name for it speaks of low probability; its "most uncertain"
+  positions may also be read as those of highest entropy, which `entropy_BT`
+  chooses. The probabilities averaged are the sampled tokens' either way.
 
   A response without tokens has confidence 1, the value of an empty product.
 
@@ -44,15 +50,18 @@ def answer_confidence(
     logp_BT: log-probs of the sampled tokens.
     mask_BT: response tokens, the stop token among them.
     low_prob_share: in (0, 1].
+    entropy_BT: entropy over the vocabulary at each token; T_low are then the
+      positions where it is highest. None ranks by log-prob.
 
   Returns:
     c_B in [0, 1], float32.
   """
-  return _confidence(logp_BT, mask_BT, low_prob_share)
+  return _confidence(logp_BT, mask_BT, low_prob_share, entropy_BT)
 
 
 def prompt_confidence(
-    logp_PT, mask_PT, low_prob_share: float = 0.2) -> jax.Array:
+    logp_PT, mask_PT, low_prob_share: float = 0.2, *, entropy_BT=None,
+) -> jax.Array:
   """Confidence in each prompt, over its least probable tokens.
 
   The same rule as for a response, since the formula writes one function for
@@ -67,11 +76,12 @@ def prompt_confidence(
       token of the sequence (nothing predicts it) and without the chat
       template (nearly certain, and alike for all prompts).
     low_prob_share: in (0, 1].
+    entropy_BT: as for `answer_confidence`; its rows are the prompts.
 
   Returns:
     c_P in [0, 1], float32.
   """
-  return _confidence(logp_PT, mask_PT, low_prob_share)
+  return _confidence(logp_PT, mask_PT, low_prob_share, entropy_BT)
 
 
 def reweight(
@@ -172,11 +182,13 @@ def metrics(
   }
 
 
-def _confidence(logp_BT, mask_BT, low_prob_share) -> jax.Array:
-  """Geometric mean of the probabilities of the least probable tokens."""
+def _confidence(logp_BT, mask_BT, low_prob_share, entropy_BT) -> jax.Array:
+  """Geometric mean of the probabilities of the least certain tokens."""
   logp_BT = jnp.asarray(logp_BT, jnp.float32)
   mask_BT = jnp.asarray(mask_BT, bool)
-  return jnp.exp(ops.tail_mean(logp_BT, mask_BT, low_prob_share))
+  rank_BT = None if entropy_BT is None else -jnp.asarray(entropy_BT)
+  return jnp.exp(
+      ops.tail_mean(logp_BT, mask_BT, low_prob_share, rank_BT=rank_BT))
 
 
 def _active_P(correct_PG, valid_PG, active) -> jax.Array:

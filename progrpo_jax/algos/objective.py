@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import batch, ops
-from progrpo_jax.algos import losses
+from progrpo_jax.algos import diagnostics, losses
 
 
 def objective(
@@ -39,14 +39,16 @@ def objective(
   Returns:
     (sum, count, metrics): the loss is sum / count. The metrics are those of
     `loss_fn`, name -> (sum, count), with `loss` (this loss), and, where there
-    is something to measure, `kl` and `entropy` as means over tokens.
+    is something to measure, `kl` and `entropy` as means over tokens, and
+    `gradient_square/policy` and `/kl`, the squared norms of the gradients of
+    the two terms' sums by the log-probs.
 
   Raises:
     ValueError: a weight is given without what it weighs.
   """
   mask_BT = jnp.asarray(inputs.mask_BT, bool)
   chex.assert_rank(mask_BT, 2)
-  loss_BT, metrics = loss_fn(inputs)
+  loss_BT, metrics = _policy_term(inputs, loss_fn, mask_BT)
   chex.assert_equal_shape([loss_BT, mask_BT])
   tokens = jnp.sum(mask_BT, dtype=jnp.float32)
   metrics = dict(metrics)
@@ -59,6 +61,8 @@ def objective(
     metrics["kl"] = ops.masked_sum(kl_BT, mask_BT), tokens
     if not _is_zero(beta):
       loss_BT = loss_BT + beta * kl_BT
+      metrics |= _gradient_squares(
+          inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT)
 
   entropy_known = inputs.entropy_BT is not None
   if not _is_zero(entropy_coef) and not entropy_known:
@@ -75,6 +79,41 @@ def objective(
   total, count = aggregate_fn(loss_BT, mask_BT)
   metrics["loss"] = total, count
   return total, count, metrics
+
+
+def _policy_term(inputs, loss_fn, mask_BT) -> tuple[jax.Array, losses.Metrics]:
+  """The loss of every token, corrected for the sampler if weights are given."""
+  loss_BT, metrics = loss_fn(inputs)
+  if inputs.weight_BT is None:
+    return loss_BT, metrics
+  weight_BT = jax.lax.stop_gradient(inputs.weight_BT)
+  return loss_BT * jnp.where(mask_BT, weight_BT, 0.0), metrics
+
+
+def _gradient_squares(
+    inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT) -> losses.Metrics:
+  """Squared norms of the gradients of both terms by the log-probs.
+
+  The model's own gradient of each term would cost a backward pass; by the
+  log-probs, through which both reach the model, it costs nothing. Sums over
+  micro-batches stay exact.
+  """
+
+  def policy(logp_BT):
+    loss_BT, _ = _policy_term(
+        inputs.replace(logp_BT=logp_BT), loss_fn, mask_BT)
+    return aggregate_fn(loss_BT, mask_BT)[0]
+
+  def kl(logp_BT):
+    arguments = _kl_arguments(inputs.replace(logp_BT=logp_BT), mask_BT)
+    return aggregate_fn(beta * kl_fn(*arguments), mask_BT)[0]
+
+  squares = diagnostics.gradient_squares(
+      jax.grad(policy)(inputs.logp_BT), jax.grad(kl)(inputs.logp_BT), mask_BT)
+  tokens = jnp.sum(mask_BT, dtype=jnp.float32)
+  return {
+      f"gradient_square/{name}": (square, tokens)
+      for name, square in zip(("policy", "kl"), squares, strict=True)}
 
 
 def _kl_arguments(inputs, mask_BT) -> tuple[jax.Array, jax.Array]:

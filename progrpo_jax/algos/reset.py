@@ -7,7 +7,10 @@ therefore resets at the very steps at which the unbroken one would have.
 "ProRL" (https://arxiv.org/abs/2505.24864, sections 2.3.1 and 3.3) resets the
 reference "periodically" and when validation stalls or drops, because the KL
 comes to dominate the loss; it prints neither a period nor a trigger. ProRL v2
-adds a spike of the KL. The numbers here are this project's own.
+(blog of August 2025) resets every 200 to 500 steps, or on a spike of the KL or
+a stall, and keeps the optimiser: modes ("every", "stall", "kl"). That the KL
+dominates is asked of the gradient here, since it is the gradient that it takes
+over. The numbers are this project's own.
 
 Runs on the host, in plain Python.
 """
@@ -16,7 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import math
 import statistics
 
-MODES = ("every", "at", "stall", "kl")
+MODES = ("every", "at", "stall", "kl", "dominates", "auto")
+# What 'auto' asks, in this order.
+AUTO = ("stall", "kl", "dominates")
+_NEEDS = {
+    "every": "a period", "stall": "a patience",
+    "kl": "a kl_factor or a kl_threshold", "dominates": "a share_threshold"}
 
 
 def every(step: int, period: int) -> bool:
@@ -97,13 +105,40 @@ def kl_spike(
   return last > factor * statistics.median(before[-window:])
 
 
+def dominates(
+    shares: Sequence[float], *, threshold: float, window: int = 20) -> bool:
+  """Whether the KL has taken over the gradient.
+
+  The median over the window is asked: right after a reset the share is 0, and
+  a batch whose advantages are nearly all 0 has a share near 1 by itself.
+
+  Args:
+    shares: the KL's share of the gradient since the last reset, in [0, 1],
+      oldest first. NaN is passed over.
+    threshold: the median must exceed this.
+    window: last values that the median is taken over, all of which must be
+      there; at least 1.
+
+  Raises:
+    ValueError: `threshold` is outside [0, 1) or `window` is below 1.
+  """
+  if not 0 <= threshold < 1:
+    raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
+  if window < 1:
+    raise ValueError(f"window must be at least 1, got {window}")
+  shares = [share for share in shares if not math.isnan(share)]
+  return len(shares) >= window and (
+      statistics.median(shares[-window:]) > threshold)
+
+
 def should_reset(
     step: int, *, last_reset: int, modes: Sequence[str],
     history: Mapping[str, Iterable[tuple[int, float]]] | None = None,
     period: int | None = None, at_steps: Sequence[int] = (),
     patience: int | None = None, min_delta: float = 0.0,
     kl_factor: float | None = None, kl_threshold: float | None = None,
-    kl_window: int = 20, min_gap: int = 1,
+    kl_window: int = 20, share_threshold: float | None = 0.5,
+    share_window: int = 20, min_gap: int = 1,
 ) -> tuple[bool, str]:
   """Whether to reset the reference after this step, and why.
 
@@ -114,8 +149,10 @@ def should_reset(
     last_reset: step at which the reference was taken; 0 for the start model.
       A reset never happens at that step again.
     modes: any of 'every' (each `period` steps since the last reset), 'at' (at
-      the listed `at_steps`), 'stall' (`stalled` on history["score"]) and 'kl'
-      (`kl_spike` on history["kl"]). Empty: never.
+      the listed `at_steps`), 'stall' (`stalled` on history["score"]), 'kl'
+      (`kl_spike` on history["kl"]), 'dominates' (`dominates` on
+      history["kl_share"]) and 'auto' (any of the last three whose setting is
+      given). Empty: never.
     history: name -> (step, value) pairs as logged, in any order. Those from
       before the last reset or after `step` are passed over: a log may run
       past the checkpoint that a run resumed from. Of two values for a step
@@ -127,6 +164,8 @@ def should_reset(
     kl_factor: for 'kl'.
     kl_threshold: for 'kl'.
     kl_window: for 'kl'.
+    share_threshold: for 'dominates'.
+    share_window: for 'dominates'.
     min_gap: fewest steps between two resets, whatever the mode.
 
   Returns:
@@ -136,15 +175,10 @@ def should_reset(
     ValueError: a mode is unknown, lacks its setting, or `step` lies before
       `last_reset`.
   """
-  unknown = [mode for mode in modes if mode not in MODES]
-  if isinstance(modes, str) or unknown:
-    raise ValueError(f"modes={modes!r}: give a sequence of some of {MODES}")
-  if "every" in modes and not period:
-    raise ValueError("reset mode 'every' needs a period")
-  if "stall" in modes and not patience:
-    raise ValueError("reset mode 'stall' needs a patience")
-  if "kl" in modes and kl_factor is None and kl_threshold is None:
-    raise ValueError("reset mode 'kl' needs a kl_factor or a kl_threshold")
+  modes = _triggers(
+      modes, every=bool(period), at=True, stall=bool(patience),
+      kl=kl_factor is not None or kl_threshold is not None,
+      dominates=share_threshold is not None)
   if step < last_reset:
     raise ValueError(f"step {step} lies before the last reset, {last_reset}")
   if step - last_reset < max(min_gap, 1):
@@ -155,6 +189,7 @@ def should_reset(
   # was still taken to the reference before.
   scores = _logged(history.get("score", ()), last_reset, step)
   kls = _logged(history.get("kl", ()), last_reset + 1, step)
+  shares = _logged(history.get("kl_share", ()), last_reset + 1, step)
   for mode in modes:
     if mode == "every" and every(step - last_reset, period):
       return True, f"{period} steps since the last reset"
@@ -165,7 +200,32 @@ def should_reset(
     if mode == "kl" and kl_spike(
         kls, factor=kl_factor, threshold=kl_threshold, window=kl_window):
       return True, f"KL {kls[-1]:.4g} stands out"
+    if mode == "dominates" and dominates(
+        shares, threshold=share_threshold, window=share_window):
+      return True, (
+          f"KL above {share_threshold:.0%} of the gradient over "
+          f"{share_window} steps")
   return False, ""
+
+
+def _triggers(modes, **given: bool) -> list[str]:
+  """The modes with 'auto' spelled out; all of them have their settings."""
+  unknown = [mode for mode in modes if mode not in MODES]
+  if isinstance(modes, str) or unknown:
+    raise ValueError(f"modes={modes!r}: give a sequence of some of {MODES}")
+  found = []
+  for mode in modes:
+    if mode != "auto":
+      if not given[mode]:
+        raise ValueError(f"reset mode {mode!r} needs {_NEEDS[mode]}")
+      found.append(mode)
+      continue
+    known = [trigger for trigger in AUTO if given[trigger]]
+    if not known:
+      needs = ", ".join(_NEEDS[trigger] for trigger in AUTO)
+      raise ValueError(f"reset mode 'auto' needs some of: {needs}")
+    found += known
+  return found
 
 
 def _logged(pairs, first: int, last: int) -> list[float]:

@@ -22,7 +22,13 @@ import rich.table
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
-from progrpo_jax import errors, optim, sampler, scoring, sharding, stages
+from progrpo_jax import (
+  errors,
+  optim,
+  sampler,
+  scoring,
+  sharding,
+)
 from progrpo_jax import state as state_lib
 from progrpo_jax import update as update_lib
 from progrpo_jax.algos import advantages, aggregate, losses, objective
@@ -192,7 +198,7 @@ def _step(args, mesh, config, update, state, pool, number):
   with jax.set_mesh(mesh):
     scores = timed("score", lambda: scoring.score(
         config, state.params, sequences, scoring.Distribution()))
-    signals = timed("advantage", lambda: stages.advantages(
+    signals = timed("advantage", lambda: signals.advantages(
         reward, correct, valid, scores.logp_NRT.reshape(p * g, new),
         rollout.mask_BT, scores.prompt_logp_NT, mask, np.float32(0.3),
         advantage=advantages.grpo, low_prob_share=0.2,
@@ -204,7 +210,8 @@ def _step(args, mesh, config, update, state, pool, number):
         adv_NR=signals["adv_PG"], fresh_NR=np.ones((p, g), bool))
     state, _ = timed(
         "update",
-        lambda: update(state, batch, np.int32(0), np.bool_(True)))
+        lambda: update(state, batch, np.int32(0), np.bool_(True),
+                       jax.random.key(number)))
   return state, seconds
 
 

@@ -1,4 +1,4 @@
-"""`progrpo compare`: several runs side by side, as table, page and JSON."""
+"""`progrpo compare`: several runs side by side, as tables, page and JSON."""
 
 import argparse
 import json
@@ -15,15 +15,17 @@ from progrpo_jax.report import comparison, html, live
 
 
 def run(argv):
-  """Prints the table, writes what was asked for; returns the exit code."""
+  """Prints the tables, writes what was asked for; returns the exit code."""
   args = _parser().parse_args(argv)
   groups = _groups(args.workdirs, args.labels)
   base = comparison.load_base(args.base) if args.base else None
-  summary = comparison.summarise(groups, base=base, dataset=args.set)
+  summary = comparison.analyse(groups, base=base, dataset=args.set)
   console = rich.console.Console()
   if not console.is_terminal:  # a pipe or a log file has no width of its own
-    console = rich.console.Console(width=110)
+    console = rich.console.Console(width=120)
   console.print(_table(summary))
+  for table in comparison.tables(summary):
+    console.print(_shown(table))
   if args.output:
     page = html.write_loaded_comparison(
       groups, args.output, base=base, dataset=args.set
@@ -97,6 +99,29 @@ def _table(summary):
       _number(entry["seconds_per_step"], 2),
     )
   return table
+
+
+def _shown(table):
+  """One of the further tables for a terminal."""
+  made = rich.table.Table(
+    title=live.printable(table.title),
+    caption=table.note,
+    caption_justify="left",
+    box=rich.box.SIMPLE_HEAD,
+    pad_edge=False,
+  )
+  for index, name in enumerate(table.columns):
+    justify = "right" if index else "left"
+    made.add_column(live.printable(name), justify=justify)
+  for row in table.rows:
+    made.add_row(*(_cell(*cell) for cell in row))
+  return made
+
+
+def _cell(value, small):
+  """A cell with its small print, if it has any, on a line of its own."""
+  cell = rich.text.Text(live.printable(value))
+  return cell.append(f"\n{live.printable(small)}", "dim") if small else cell
 
 
 def _interval(values):

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import rich.console
 import rich.table
 
+from progrpo_jax import checks, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import sharding
+from progrpo_jax import policy as policy_lib
 from progrpo_jax import state as state_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.models import cache as cache_lib
@@ -64,9 +65,9 @@ def memory(c) -> dict[str, int]:
   Raises:
     InputError: the config cannot work.
   """
-  parts_lib.validate(c)
+  checks.validate(c)
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  per_row, _, update_parts = parts_lib.micro_batches(c, mesh)
+  per_row, _, update_parts = checks.micro_batches(c, mesh)
   model = _model(c)
   tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
   state = state_lib.abstract(model, tx, mesh)
@@ -78,7 +79,7 @@ def memory(c) -> dict[str, int]:
 
   prompt, new = c.data.max_prompt_length, c.sampling.max_new_tokens
   prompts, group = c.train.prompts_per_step, c.algo.num_generations
-  cached = parts_lib.prompts_per_round(c) * (prompt + group * new) // shards
+  cached = checks.prompts_per_round(c) * (prompt + group * new) // shards
   per_token = cache_lib.bytes_per_token(model)
   rows = prompts * (group // per_row) // (
       c.train.num_minibatches * update_parts) // shards
@@ -122,8 +123,8 @@ def _model(c) -> model_config.ModelConfig:
   path = os.path.expanduser(c.model.init_from)
   folder = path
   if not hf.is_hf_dir(path):
-    folder = parts_lib.find_run(path)[0] / parts_lib.MODEL_DIR
-  return parts_lib.read_model(
+    folder = policy_lib.find_run(path)[0] / policy_lib.MODEL_DIR
+  return policy_lib.read_model(
       os.path.join(folder, "config.json"), dtype=c.model.dtype,
       remat=c.model.remat)
 

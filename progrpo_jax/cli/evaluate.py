@@ -6,8 +6,9 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import metrics, sharding
+from progrpo_jax import checks, metrics, sharding
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -30,9 +31,9 @@ def run(argv: list[str]) -> int:
 
 def start(c, workdir: str | None) -> dict[str, float]:
   """Evaluates the policy that `c.model.init_from` names and prints it."""
-  parts_lib.validate(c)
+  checks.validate(c)
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  policy = parts_lib.load_policy(c, mesh)
+  policy = policy_lib.load(c, mesh)
   values: dict[str, float] = {}
   with parts_lib.make_pool(c) as pool:
     evaluators = parts_lib.make_evaluators(

@@ -2,7 +2,7 @@
 
 import jax
 
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax import sharding
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.models import hf
@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
   c = config_lib.load("configs/common.py") if c is None else c
   c.model.init_from = args.policy
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  policy = parts_lib.load_policy(c, mesh)
+  policy = policy_lib.load(c, mesh)
   params = policy.params
   if args.dtype != "float32":
     params = jax.tree.map(lambda x: x.astype(args.dtype), params)

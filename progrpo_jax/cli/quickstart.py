@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 
+from configs import methods
 from progrpo_jax import errors, train
 from progrpo_jax.cli import compare, evaluate, warmup
 from progrpo_jax.cli import config as config_lib
@@ -25,7 +26,7 @@ def run(argv: list[str]) -> int:
       prog="make quickstart ARGS=...", description=__doc__.splitlines()[0])
   parser.add_argument(
       "--methods", default=",".join(METHODS),
-      help="methods of configs/methods.py, with commas between them")
+      help="methods of configs/methods.py, with commas between them, or all")
   parser.add_argument("--seeds", type=int, default=1, help="runs of a method")
   parser.add_argument("--steps", type=int, help="steps of a run")
   parser.add_argument(
@@ -42,7 +43,10 @@ def run(argv: list[str]) -> int:
     c.model.init_from = base
     evaluate.start(c, measured)
   workdirs, labels = [], []
-  for method in args.methods.split(","):
+  names = args.methods.split(",")
+  if args.methods == "all":
+    names = [n for n in vars(methods) if not n.startswith("_")]
+  for method in names:
     for seed in range(args.seeds):
       c = config_lib.load(f"{CONFIG}:{method}")
       c.model.init_from, c.seed = base, seed

@@ -10,7 +10,7 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
 from progrpo_jax import errors, sampler, sharding
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
   if args.temperature is not None and args.temperature < 0:
     raise errors.InputError("--temperature must not be below 0")
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  policy = parts_lib.load_policy(c, mesh)
+  policy = policy_lib.load(c, mesh)
   settings = sampler.Settings(
       num_generations=args.num_samples,
       max_new_tokens=c.sampling.max_new_tokens,

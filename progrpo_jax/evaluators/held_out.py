@@ -16,6 +16,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
 from progrpo_jax import sampler, scoring, sharding
 from progrpo_jax.evaluators import diversity, entropy, passk
+from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.tasks import base
 
 # Folded into the run's key for all evaluations.
@@ -33,6 +34,10 @@ class Samples:
     valid_XN: bool, False where the verifier failed.
     entropy_XN: mean entropy over each sample's tokens, in nats.
     length_XN: tokens of each sample.
+    tokens_XN: the tokens themselves, without one that ends the sample.
+    vocab_size: of the tokenizer.
+    tolerant_XN: bool, the verdict that looks past a missed format; None where
+      it was not asked for.
   """
 
   rows: tuple[base.Row, ...]
@@ -41,6 +46,9 @@ class Samples:
   valid_XN: np.ndarray
   entropy_XN: np.ndarray
   length_XN: np.ndarray
+  tokens_XN: tuple[tuple[tuple[int, ...], ...], ...]
+  vocab_size: int
+  tolerant_XN: np.ndarray | None = None
 
 
 Measure = Callable[[Samples], Iterator[tuple[str, float]]]
@@ -55,7 +63,7 @@ class HeldOut:
       self, name: str, *, model, mesh, tokenizer,
       prompts: Sequence[batch_lib.Prompts], pool,
       settings: sampler.Settings, chunk: int, key,
-      measures: Sequence[Measure] = MEASURES):
+      measures: Sequence[Measure] = MEASURES, tolerant: bool = False):
     """Prepares an evaluation.
 
     Args:
@@ -70,6 +78,8 @@ class HeldOut:
       chunk: tokens whose logits may exist at one time.
       key: for all samples.
       measures: read the samples.
+      tolerant: give each sample a verdict that looks past a missed format
+        too; it costs up to three verifications of each wrong sample.
     """
     self.name = name
     self.model, self.mesh, self.tokenizer = model, mesh, tokenizer
@@ -77,7 +87,7 @@ class HeldOut:
     # At temperature 0 the entropy is that of the distribution at 1.
     self.dist = scoring.Distribution(
         temperature=settings.temperature or 1.0, chunk=chunk)
-    self.key, self.measures = key, measures
+    self.key, self.measures, self.tolerant = key, measures, tolerant
 
   def sample(self, params, progress=lambda: None) -> Samples:
     """Draws and verifies the samples of a policy."""
@@ -85,13 +95,9 @@ class HeldOut:
     for prompts in self.prompts:
       parts.append(self._sample_batch(params, prompts))
       progress()
-    joined = {
-        f.name: np.concatenate([getattr(p, f.name) for p in parts])
-        for f in dataclasses.fields(Samples) if f.name.endswith("_XN")
-        and f.name != "texts_XN"}
-    return Samples(
-        rows=sum((p.rows for p in parts), ()),
-        texts_XN=sum((p.texts_XN for p in parts), ()), **joined)
+    return Samples(**{
+        f.name: _join([getattr(p, f.name) for p in parts])
+        for f in dataclasses.fields(Samples)})
 
   def run(self, samples: Samples) -> Iterator[tuple[str, float]]:
     """Yields (name, value) of every measure, under `eval/<set>/`."""
@@ -105,9 +111,17 @@ class HeldOut:
         dict(
             set=self.name, prompt=row.prompt, reference=row.reference,
             completions=[
-                dict(text=t, correct=bool(c)) for t, c in zip(texts, right)])
-        for row, texts, right in zip(
-            samples.rows, samples.texts_XN, samples.correct_XN)]
+                self._record(samples, x, n) for n in range(len(texts))])
+        for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))]
+
+  def _record(self, samples: Samples, x: int, n: int) -> dict:
+    """What is kept of one sample."""
+    record = dict(
+        text=samples.texts_XN[x][n], correct=bool(samples.correct_XN[x, n]),
+        status="ok" if samples.valid_XN[x, n] else "masked")
+    if samples.tolerant_XN is not None:
+      record["tolerant"] = bool(samples.tolerant_XN[x, n])
+    return record
 
   def _sample_batch(self, params, prompts: batch_lib.Prompts) -> Samples:
     n = self.settings.num_generations
@@ -129,6 +143,26 @@ class HeldOut:
     texts = data_lib.texts(self.tokenizer, rollout, n)
     texts = tuple(texts[i] for i in real)
     _, correct_XN, valid_XN = data_lib.verify(self.pool, rows, texts)
+    tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
+    ends = self.settings.stop_ids
     return Samples(
         rows=rows, texts_XN=texts, correct_XN=correct_XN, valid_XN=valid_XN,
-        entropy_XN=entropy_XN[real], length_XN=length_XN[real])
+        entropy_XN=entropy_XN[real], length_XN=length_XN[real],
+        tokens_XN=tuple(
+            tuple(
+                tuple(t for t in tokens_XNT[x, i][mask_XNT[x, i]].tolist()
+                      if t not in ends)
+                for i in range(n))
+            for x in real),
+        vocab_size=self.tokenizer.vocab_size,
+        tolerant_XN=tolerant_lib.verify(
+            self.pool, rows, texts, correct_XN, valid_XN)
+        if self.tolerant else None)
+
+
+def _join(values: list):
+  """One field of all batches, from that of each."""
+  first = values[0]
+  if isinstance(first, np.ndarray):
+    return np.concatenate(values)
+  return sum(values, ()) if isinstance(first, tuple) else first

@@ -4,9 +4,12 @@ Estimates in numpy float64 on the host: they are exact ratios of binomials,
 for n in the hundreds, computed once per evaluation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
+
+# Samples and right ones among them, of each problem by its name.
+Counts = Mapping[Hashable, tuple[int, int]]
 
 
 def pass_at_k(n, c, k) -> np.ndarray:
@@ -41,6 +44,66 @@ def pass_at_k(n, c, k) -> np.ndarray:
   # maximum keeps the division defined past n, where no factor counts.
   factors = np.where(j < k, (n - c - j) / np.maximum(n - j, 1), 1.0)
   return 1.0 - np.prod(factors, axis=-1)
+
+
+def powers(n: int) -> list[int]:
+  """The k that are reported of n samples: 1, 2, 4, ... up to n."""
+  return [2**i for i in range(n.bit_length())] if n > 0 else []
+
+
+def curve(n_X, c_X) -> np.ndarray:
+  """pass@k of each problem for every k up to the fewest samples of one.
+
+  The estimates of `pass_at_k` in one running product. Beyond half of the
+  samples they rest on few independent draws, and k = n on a single one.
+
+  Args:
+    n_X: samples of each problem, a number or one per problem.
+    c_X: right ones among them.
+
+  Returns:
+    float64 [X, K]; column k - 1 is pass@k.
+
+  Raises:
+    ValueError: no problems, no samples, or not 0 <= c <= n.
+  """
+  c_X = np.asarray(c_X)
+  if c_X.ndim != 1 or not c_X.size:
+    raise ValueError(f"c_X takes one count per problem, got shape {c_X.shape}")
+  n_X = np.broadcast_to(n_X, c_X.shape)
+  if np.any(n_X < 1) or np.any((c_X < 0) | (c_X > n_X)):
+    raise ValueError(
+        f"pass@k needs 0 <= c <= n and n >= 1, got c={c_X} with n={n_X}")
+  j = np.arange(n_X.min())
+  wrong_XK = np.maximum(n_X[:, None] - c_X[:, None] - j, 0)
+  return 1.0 - np.cumprod(wrong_XK / (n_X[:, None] - j), axis=1)
+
+
+def histogram(n_X, c_X, bins: int = 10) -> np.ndarray:
+  """Problems by their pass@1, in bins of equal width over [0, 1].
+
+  In whole numbers, as 3 of 10 must not fall on either side of 0.3 by
+  rounding. A bin holds its lower end; the last one also holds 1.
+
+  Args:
+    n_X: samples of each problem, a number or one per problem, at least 1.
+    c_X: right ones among them.
+    bins: how many.
+
+  Returns:
+    int [bins], the number of problems in each.
+
+  Raises:
+    ValueError: `bins` is below 1, or not 0 <= c <= n with n >= 1.
+  """
+  n_X, c_X = np.broadcast_arrays(n_X, c_X)
+  if bins < 1:
+    raise ValueError(f"a histogram needs at least 1 bin, got {bins}")
+  if np.any(n_X < 1) or np.any((c_X < 0) | (c_X > n_X)):
+    raise ValueError(
+        f"pass@1 needs 0 <= c <= n and n >= 1, got c={c_X} with n={n_X}")
+  where_X = np.minimum(c_X * bins // n_X, bins - 1)
+  return np.bincount(where_X.ravel(), minlength=bins)
 
 
 def bound(pass1_X, k, *, n=None) -> np.ndarray:
@@ -86,6 +149,58 @@ def bound(pass1_X, k, *, n=None) -> np.ndarray:
     # c (n - c) / (n^2 (n - 1)) with c = n rho.
     variance = max(variance - np.mean(rho_X * (1 - rho_X) / (n - 1)), 0.0)
   return 1.0 - ((1.0 - rho_X.mean()) ** 2 + variance) ** (k / 2)
+
+
+def bound_from_counts(n_X, c_X, k) -> np.ndarray:
+  """The bound from n samples of each problem of which c are right.
+
+  `bound` with its correction: the variance of c/n less its share of sampling
+  noise, the mean of c (n - c) / (n^2 (n - 1)). What is left of
+  (1 - E rho)^2 + Var rho is then 1 - pass@2, estimated without bias; unlike
+  `bound`, this keeps it where noise has made the variance negative, so that
+  at k = 2 bound and measured pass@2 are one number.
+
+  Args:
+    n_X: samples of each problem, a number or one per problem.
+    c_X: right ones among them.
+    k: >= 2; an array gives a bound for each.
+
+  Returns:
+    float64, the shape of k. A measured pass@k may lie above it by the noise
+    of both.
+
+  Raises:
+    ValueError: k < 2, n < 2, no problems, or not 0 <= c <= n.
+  """
+  if np.any(np.asarray(n_X) < 2):
+    raise ValueError(f"the correction needs n >= 2 samples, got n={n_X}")
+  if not np.size(c_X):
+    raise ValueError("the bound needs a problem")
+  return bound_from_pass2(np.mean(pass_at_k(n_X, c_X, 2)), k)
+
+
+def bound_from_pass2(pass2: float, k) -> np.ndarray:
+  """The bound where only the mean pass@2 is known.
+
+  (1 - E rho)^2 + Var rho = E (1 - rho)^2 = 1 - E pass@2, so that the bound is
+  1 - (1 - pass@2)^(k/2).
+
+  Args:
+    pass2: mean pass@2 over problems.
+    k: >= 2; an array gives a bound for each.
+
+  Returns:
+    float64, the shape of k.
+
+  Raises:
+    ValueError: k < 2, or pass2 outside [0, 1].
+  """
+  k = np.asarray(k)
+  if np.any(k < 2):
+    raise ValueError(f"the bound holds for k >= 2 only, got k={k}")
+  if not 0 <= pass2 <= 1:
+    raise ValueError(f"pass@2 must lie in [0, 1], got {pass2}")
+  return 1.0 - (1.0 - pass2) ** (k / 2)
 
 
 def bootstrap(
@@ -156,6 +271,97 @@ def paired_bootstrap(
   return bootstrap(a_X - b_X, resamples=resamples, seed=seed, level=level)
 
 
+def bootstrap_curve(
+    values_XK, *, resamples: int = 2000, seed: int, level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Mean over problems of each column with a percentile interval.
+
+  All columns are resampled together, as `bootstrap` resamples one.
+
+  Args:
+    values_XK: a row per problem, `curve` for example.
+    resamples: as for `bootstrap`.
+    seed: as for `bootstrap`.
+    level: as for `bootstrap`.
+
+  Returns:
+    (mean_K, low_K, high_K); the interval holds for each k by itself.
+
+  Raises:
+    ValueError: no problems, or as for `bootstrap`.
+  """
+  values_XK = np.asarray(values_XK, np.float64)
+  if values_XK.ndim != 2 or not values_XK.size:
+    raise ValueError(
+        f"bootstrap_curve takes a row per problem, got {values_XK.shape}")
+  if not np.all(np.isfinite(values_XK)):
+    raise ValueError("bootstrap got values that are not finite")
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), got {level}")
+  size = len(values_XK)
+  # How often each problem is drawn: means of all k are then one product.
+  times_RX = np.random.default_rng(seed).multinomial(
+      size, np.full(size, 1 / size), size=resamples)
+  means_RK = times_RX @ values_XK / size
+  tail = (1 - level) / 2
+  low_K, high_K = np.quantile(means_RK, [tail, 1 - tail], axis=0)
+  return values_XK.mean(axis=0), low_K, high_K
+
+
+def per_problem(counts: Counts, k: int) -> dict[Hashable, float]:
+  """pass@k of each problem that has at least k samples.
+
+  Args:
+    counts: {problem: (samples, right ones)}.
+    k: samples that may be tried.
+
+  Returns:
+    {problem: estimate}, in the order of counts.
+  """
+  enough = {name: nc for name, nc in counts.items() if nc[0] >= k}
+  if not enough:
+    return {}
+  n_X, c_X = np.array(list(enough.values())).T
+  return dict(zip(enough, pass_at_k(n_X, c_X, k).tolist()))
+
+
+def mean_of(runs: Sequence[Mapping[Hashable, float]]) -> dict[Hashable, float]:
+  """Mean over runs (seeds) of the problems that all of them have."""
+  shared = [name for name in runs[0] if all(name in run for run in runs)]
+  return {
+      name: float(np.mean([run[name] for run in runs])) for name in shared}
+
+
+def difference(
+    a: Mapping[Hashable, float], b: Mapping[Hashable, float], *,
+    resamples: int = 2000, seed: int, level: float = 0.95,
+) -> tuple[float, float, float]:
+  """Mean of a - b over the problems of both, with a paired interval.
+
+  Args:
+    a: {problem: value}, its pass@k from `per_problem` for example.
+    b: the values of the other run. Problems are matched by name, whatever
+      their order; those of one run only are left out.
+    resamples: as for `bootstrap`.
+    seed: as for `bootstrap`.
+    level: as for `bootstrap`.
+
+  Returns:
+    (mean difference, low, high).
+
+  Raises:
+    ValueError: no problem is in both, or as for `bootstrap`.
+  """
+  # In one order for either side's own: the interval is then the same too.
+  shared = sorted((name for name in a if name in b), key=repr)
+  if not shared:
+    raise ValueError(
+        f"no problem is in both: {len(a)} in one and {len(b)} in the other")
+  return paired_bootstrap(
+      [a[name] for name in shared], [b[name] for name in shared],
+      resamples=resamples, seed=seed, level=level)
+
+
 def measure(samples) -> Iterator[tuple[str, float]]:
   """pass@k of held-out samples for k = 1, 2, 4, ... up to n.
 
@@ -163,12 +369,22 @@ def measure(samples) -> Iterator[tuple[str, float]]:
     `pass@k`, its interval `pass@k/low` and `pass@k/high`, and `num_problems`
     and `num_samples` that they rest on. A sample that the verifier itself
     failed on is not counted; a problem with fewer than k others is left out
-    of pass@k.
+    of pass@k. Where the samples have a tolerant verdict, all this again by
+    it, as `tolerant/pass@k` and so on.
   """
-  valid_X = np.asarray(samples.valid_XN, bool).sum(axis=1)
-  correct_X = (samples.correct_XN & samples.valid_XN).sum(axis=1)
-  k = 1
-  while k <= samples.correct_XN.shape[1]:
+  yield from _measure(samples.correct_XN, samples.valid_XN)
+  if samples.tolerant_XN is not None:
+    for name, value in _measure(samples.tolerant_XN, samples.valid_XN):
+      yield f"tolerant/{name}", value
+  yield "num_problems", len(samples.rows)
+  yield "num_samples", samples.correct_XN.shape[1]
+
+
+def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
+  """pass@k of one verdict, with its interval."""
+  valid_X = np.asarray(valid_XN, bool).sum(axis=1)
+  correct_X = (correct_XN & valid_XN).sum(axis=1)
+  for k in powers(correct_XN.shape[1]):
     enough = valid_X >= k
     if enough.any():
       values = pass_at_k(valid_X[enough], correct_X[enough], k)
@@ -176,6 +392,3 @@ def measure(samples) -> Iterator[tuple[str, float]]:
       yield f"pass@{k}", mean
       yield f"pass@{k}/low", low
       yield f"pass@{k}/high", high
-    k *= 2
-  yield "num_problems", len(samples.rows)
-  yield "num_samples", samples.correct_XN.shape[1]

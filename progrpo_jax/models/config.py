@@ -14,6 +14,9 @@ _NEUTRAL = {
     "partial_rotary_factor": (1, 1.0, None),
 }
 
+# A field of our own, in the config.json of a run's workdir.
+_PARTITION_HEAD = "progrpo_partition_head"
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -34,6 +37,8 @@ class ModelConfig:
     max_positions: longest sequence that the model was made for.
     dtype: compute type, "float32" or "bfloat16"; masters stay as stored.
     remat: "none" or "layer" (recompute each layer in the backward pass).
+    partition_head: whether FlowRL's estimate of log Z is trained beside the
+      policy; it is no part of what is exported.
   """
 
   vocab_size: int
@@ -50,6 +55,7 @@ class ModelConfig:
   max_positions: int = 32768
   dtype: str = "float32"
   remat: str = "none"
+  partition_head: bool = False
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -66,7 +72,7 @@ class ModelConfig:
 
   @property
   def num_params(self) -> int:
-    """Number of parameters, tied embeddings counted once."""
+    """Number of the policy's parameters, tied embeddings counted once."""
     d, h, f = self.embed_dim, self.head_dim, self.mlp_dim
     heads = self.num_heads + 2 * self.num_kv_heads
     attention = d * h * (heads + self.num_heads)
@@ -128,6 +134,7 @@ class ModelConfig:
         qkv_bias=True,
         tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
         max_positions=hf.get("max_position_embeddings", 32768),
+        partition_head=bool(hf.get(_PARTITION_HEAD, False)),
     )
     return cls(**(fields | changes))
 
@@ -139,7 +146,8 @@ class ModelConfig:
     """
     if not self.qkv_bias:
       raise ValueError("Qwen2 has no form with qkv_bias=False")
-    return dict(
+    own = {_PARTITION_HEAD: True} if self.partition_head else {}
+    return own | dict(
         architectures=["Qwen2ForCausalLM"],
         model_type="qwen2",
         vocab_size=self.vocab_size,

@@ -157,6 +157,7 @@ def save(
     raise errors.InputError(
         f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
         f"{config.vocab_size}")
+  config, params = transformer.without_partition_head(config, params)
   flat = _flat(params)
   dtype = _check_params(flat, config)
   documents = _documents(config, tokenizer, dtype)

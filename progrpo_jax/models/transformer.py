@@ -9,6 +9,7 @@ scoring and training; `decode` reads them one token at a time, when sampling.
 All three run the same modules, so sampler and trainer cannot drift apart.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -148,6 +149,36 @@ class Head(_Weights):
         nn.initializers.normal(0.02))
 
 
+class LogZ(_Weights):
+  """FlowRL's head: an estimate of log Z from the states of a prompt.
+
+  Three linear layers as wide as the model; GELU, LayerNorm and dropout after
+  the first two (https://arxiv.org/abs/2509.15207, section 4).
+  """
+
+  config: ModelConfig
+  dropout: float = 0.1
+
+  @nn.compact
+  def __call__(self, x_ND, key=None):
+    d = self.config.embed_dim
+    init, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
+    x = x_ND.astype(jnp.float32)
+    for i in range(2):
+      x = x @ self.weight(f"linear_{i}", (d, d), ("embed", None), init)
+      x = jax.nn.gelu(x + self.weight(f"linear_{i}_bias", (d,), (None,), zeros))
+      x = jax.nn.standardize(x, axis=-1, epsilon=self.config.norm_eps)
+      x = x * self.weight(
+          f"norm_{i}_scale", (d,), (None,), nn.initializers.ones)
+      x = x + self.weight(f"norm_{i}_bias", (d,), (None,), zeros)
+      if key is not None:
+        kept = jax.random.bernoulli(
+            jax.random.fold_in(key, i), 1 - self.dropout, x.shape)
+        x = jnp.where(kept, x / (1 - self.dropout), 0.0)
+    x = x @ self.weight("output", (d, 1), ("embed", None), init)
+    return x[:, 0] + self.weight("output_bias", (1,), (None,), zeros)
+
+
 class Decoder(_Weights):
   """Embedding, layers and the last norm; the head is applied elsewhere.
 
@@ -163,6 +194,9 @@ class Decoder(_Weights):
     x = Embed(dtype=c.dtype, config=c, name="embed")(tokens)
     if not c.tie_embeddings:
       Head(dtype=c.dtype, config=c, name="head")()
+    if c.partition_head:  # declared here, called by `log_z`
+      LogZ(dtype="float32", config=c, name="log_z")(
+          jnp.zeros((1, c.embed_dim)))
     angles = layers.rope_angles(positions, c.head_dim, c.rope_theta)
     block = Layer
     if c.remat == "layer":
@@ -216,6 +250,43 @@ def init(config: ModelConfig, key, mesh) -> Any:
       lambda k: nn.meta.unbox(_init(config, k)),
       out_shardings=shardings(config, mesh))
   return make(key)
+
+
+def with_partition_head(
+    config: ModelConfig, params, key, mesh,
+) -> tuple[ModelConfig, Any]:
+  """The same policy with a new, random partition head."""
+  config = dataclasses.replace(config, partition_head=True)
+  make = jax.jit(
+      lambda k: nn.meta.unbox(_init(config, k))["log_z"],
+      out_shardings=shardings(config, mesh)["log_z"])
+  return config, {**params, "log_z": make(key)}
+
+
+def without_partition_head(
+    config: ModelConfig, params) -> tuple[ModelConfig, Any]:
+  """The policy alone."""
+  config = dataclasses.replace(config, partition_head=False)
+  return config, {k: v for k, v in params.items() if k != "log_z"}
+
+
+def log_z(
+    config: ModelConfig, params, hidden_NPD, mask_NP, key=None) -> jax.Array:
+  """Log of the partition function of each prompt, as the head estimates it.
+
+  Args:
+    config: of the model.
+    params: its parameters, with a partition head.
+    hidden_NPD: last hidden states of the prompts.
+    mask_NP: bool, real tokens; the head reads the mean over them.
+    key: for dropout; None for none.
+
+  Returns:
+    log_z_N, float32.
+  """
+  mean_ND = ops.masked_mean(hidden_NPD, mask_NP[..., None], axis=1)
+  return LogZ(dtype="float32", config=config).apply(
+      {"params": params["log_z"]}, mean_ND, key)
 
 
 def head(params) -> jax.Array:

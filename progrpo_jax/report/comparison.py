@@ -4,21 +4,48 @@ Runs of one label are seeds of one method: their means are averaged, and the
 interval is a bootstrap over the problems, of each problem's mean over the
 seeds. The mean of the seeds' intervals would be too wide, as it forgets that
 the seeds average each other's noise.
+
+`summarise` reads what the evaluations reported. `analyse` adds what only the
+verdicts of the single samples tell: differences paired by problem, curves
+over all k, histograms of pass@1 and regimes. A problem is known by its text,
+so that runs evaluated apart are matched as well.
 """
 
 import collections
 import json
 import re
+from typing import NamedTuple
 
 from etils import epath
 import numpy as np
 
 from progrpo_jax import errors, metrics
-from progrpo_jax.evaluators import passk
+from progrpo_jax.evaluators import boundary, passk
 
 BASE = "base"
-_PASS = re.compile(r"eval/(.+)/pass@(\d+)$")
+BINS = 10
+# A set's tolerant verdicts stand beside its own; they are no set.
+_TOLERANT = "tolerant"
+_PASS = re.compile(rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)$")
 _TAIL = 10
+_SEED = 0  # of all intervals that are made here
+
+
+class Table(NamedTuple):
+  """A table for a terminal or a page.
+
+  name: what it is, for anchors and tests.
+  title: its heading.
+  note: how to read it.
+  columns: their names; the first is that of the rows.
+  rows: cells, each (text, small print); the first names the row.
+  """
+
+  name: str
+  title: str
+  note: str
+  columns: tuple
+  rows: list
 
 
 def summarise(groups, *, base=None, dataset=None):
@@ -38,6 +65,163 @@ def summarise(groups, *, base=None, dataset=None):
   return {
     label: _entry(runs, dataset) for label, runs in everything.items()
   }
+
+
+def analyse(groups, *, base=None, dataset=None):
+  """`summarise` with what the samples and several evaluations add.
+
+  Each entry also holds, None or empty where the runs do not tell:
+  `bound`, {"k": the Dang bound on pass@k} for k >= 2;
+  `tolerant`, {"k": [mean, low, high]} by the verdict that forgives format;
+  `curve`, [[pass@k, low, high], ...] for k = 1, 2, 3, ...;
+  `histogram`, the number of problems in each tenth of pass@1;
+  `difference`, {"against": label, "problems": number, "pass@k": {"k": [mean,
+  low, high]}} from the base, or else from the first label;
+  `regimes`, {set: {...}} as `regimes` gives them, over all sets.
+  """
+  summary = summarise(groups, base=base, dataset=dataset)
+  everything = {**({BASE: [base]} if base else {}), **groups}
+  dataset = next(iter(summary.values()))["set"]
+  counts = last_counts(groups, base=base, dataset=dataset)
+  first = next(iter(everything))
+  for label, runs in everything.items():
+    entry, mine = summary[label], counts[label]
+    entry["bound"] = bounds(entry)
+    entry["tolerant"] = _tolerant(runs, dataset)
+    entry["curve"] = curve(mine)
+    entry["histogram"] = histogram(mine)
+    entry["difference"] = None
+    if label != first:
+      entry["difference"] = _difference(mine, counts[first], first)
+    entry["regimes"] = {
+      name: found
+      for name in dict.fromkeys(name for run in runs for name in sets(run))
+      if label != BASE and (found := regimes(runs, name, base))
+    }
+  return summary
+
+
+def tables(summary):
+  """What `analyse` found as tables, those that have something to show."""
+  made = (
+    _bound_table(summary),
+    _difference_table(summary),
+    _regime_table(summary),
+    _histogram_table(summary),
+    _tolerant_table(summary),
+  )
+  return [table for table in made if table.rows]
+
+
+def bounds(entry):
+  """{"k": Dang bound} of an entry's pass@k, from its mean pass@2.
+
+  The bound takes the variance of pass@1 over problems without the noise of
+  sampling; estimated so, it is a function of the unbiased pass@2 alone.
+  """
+  if "2" not in entry["pass@k"]:
+    return {}
+  pass2 = entry["pass@k"]["2"][0]
+  ks = [k for k in entry["pass@k"] if int(k) >= 2]
+  return {k: float(passk.bound_from_pass2(pass2, int(k))) for k in ks}
+
+
+def curve(counts):
+  """[[pass@k, low, high], ...] for every k that all seeds' samples reach.
+
+  The interval is a bootstrap over problems of their means over the seeds.
+  """
+  fewest = min((n for run in counts for n, _ in run.values()), default=0)
+  shared = _shared(counts)
+  if not fewest or not shared:
+    return []
+  seeds = []
+  for run in counts:
+    n, c = np.array([run[problem] for problem in shared]).T
+    seeds.append(passk.curve(n, c)[:, :fewest])
+  found = passk.bootstrap_curve(np.mean(seeds, axis=0), seed=_SEED)
+  return [[float(x) for x in column] for column in np.transpose(found)]
+
+
+def histogram(counts):
+  """Problems in each tenth of pass@1, the seeds' samples taken together."""
+  shared = _shared(counts)
+  if not shared:
+    return []
+  totals = [np.sum([run[problem] for run in counts], 0) for problem in shared]
+  n, c = np.array(totals).T
+  return passk.histogram(n, c, BINS).tolist()
+
+
+def regimes(runs, dataset, base=None):
+  """How pass@k of a set moved from base over a middle to the final policy.
+
+  The base is `base` or each run's evaluation at step 0, the final policy that
+  of the last evaluation, the middle the evaluation nearest to half way that
+  all seeds have. Returns a dict of `regime`, `k`, `problems`, `steps` [middle,
+  final], `base`, `middle`, `final` (means), `gain` and `late` ([mean, low,
+  high] of final - base and final - middle), and `gain@1`, the gain in pass@1;
+  or None where there are no three evaluations with samples.
+  """
+  steps = _checkpoints(runs, dataset, base is not None)
+  if steps is None:
+    return None
+  start, middle, final = steps
+  middles = [step_counts(run, dataset, middle) for run in runs]
+  finals = [step_counts(run, dataset, final) for run in runs]
+  starts = (
+    [_last_counts(base, dataset)]
+    if base is not None
+    else [step_counts(run, dataset, start) for run in runs]
+  )
+  k = boundary.largest_k(*starts, *middles, *finals)
+  if k is None or not all((*starts, *middles, *finals)):
+    return None
+  at = [_values(counts, k) for counts in (starts, middles, finals)]
+  if not set.intersection(*map(set, at)):
+    return None
+  found = boundary.judge(*at, seed=_SEED)
+  return {
+    "regime": found.regime,
+    "k": k,
+    "problems": found.problems,
+    "steps": [middle, final],
+    "base": found.base,
+    "middle": found.middle,
+    "final": found.final,
+    "gain": list(found.gain),
+    "late": list(found.late),
+    "gain@1": list(
+      passk.difference(_values(finals, 1), _values(starts, 1), seed=_SEED)
+    ),
+  }
+
+
+def last_counts(groups, *, base=None, dataset=None):
+  """{label: `step_counts` of each run's last evaluation}, the base first."""
+  everything = {**({BASE: [base]} if base else {}), **groups}
+  dataset = dataset or default_set(everything)
+  return {
+    label: [_last_counts(run, dataset) for run in runs]
+    for label, runs in everything.items()
+  }
+
+
+def step_counts(run, dataset, step):
+  """{problem: (samples, correct)} of an evaluation, {} where it is not whole.
+
+  Samples that the verifier itself failed on do not count. Whole is what
+  reproduces the pass@1 that the evaluation reported.
+  """
+  rows = [row for row in run.evals if row["step"] == step]
+  mean = rows[-1].get(f"eval/{dataset}/pass@1") if rows else None
+  counts = _problem_counts(run, dataset, step)
+  tried = [(n, c) for n, c in counts.values() if n]
+  if mean is None or not tried:
+    return {}
+  if abs(np.mean([c / n for n, c in tried]) - mean) > 1e-4:
+    return {}
+  return {problem: found for problem, found in counts.items() if found[0]}
 
 
 def load_base(path):
@@ -164,7 +348,10 @@ def _pass_with_intervals(runs, dataset):
   runs = [run for run in runs if _last(run, dataset)]
   rows = [_last(run, dataset) for run in runs]
   shared = sorted(set.intersection(*(set(ks(run, dataset)) for run in runs)))
-  counts = [_problem_counts(run, dataset) for run in runs]
+  counts = [
+    _problem_counts(run, dataset, row["step"])
+    for run, row in zip(runs, rows, strict=True)
+  ]
   result, kinds = {}, set()
   for k in shared:
     name = f"eval/{dataset}/pass@{k}"
@@ -186,9 +373,8 @@ def _pass_with_intervals(runs, dataset):
   return result, "; ".join(sorted(kinds))
 
 
-def _problem_counts(run, dataset):
-  """{problem: (samples, correct)} of the last evaluation; {} if not written."""
-  step = _last(run, dataset)["step"]
+def _problem_counts(run, dataset, step):
+  """{problem: (samples, correct)} of an evaluation; {} if not written."""
   if step not in run.eval_sample_steps():
     return {}
   found, seen = {}, collections.Counter()
@@ -196,7 +382,11 @@ def _problem_counts(run, dataset):
     if record.get("set") == dataset:
       key = json.dumps([record.get("prompt"), record.get("reference")])
       seen[key] += 1
-      correct = [bool(c["correct"]) for c in record["completions"]]
+      correct = [
+        bool(completion["correct"])
+        for completion in record["completions"]
+        if completion.get("status", "ok") == "ok"
+      ]
       found[key, seen[key]] = len(correct), sum(correct)
   return found
 
@@ -226,6 +416,227 @@ def _last(run, dataset):
   prefix = f"eval/{dataset}/pass@"
   rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
   return rows[-1] if rows else {}
+
+
+def _last_counts(run, dataset):
+  row = _last(run, dataset)
+  return step_counts(run, dataset, row["step"]) if row else {}
+
+
+def _shared(counts):
+  """Problems that all seeds were tried on, in a fixed order."""
+  return sorted(set.intersection(*map(set, counts))) if counts else []
+
+
+def _values(counts, k):
+  """{problem: mean over seeds of its pass@k}."""
+  return passk.mean_of([passk.per_problem(run, k) for run in counts])
+
+
+def _tolerant(runs, dataset):
+  """{"k": [mean, low, high]} of the tolerant verdict; the seeds' means."""
+  prefix = f"eval/{dataset}/{_TOLERANT}/pass@"
+  rows = [_last(run, dataset) for run in runs]
+  names = [key for key in rows[0] if key.startswith(prefix)]
+  found = {}
+  for name in names:
+    if not name.removeprefix(prefix).isdigit():
+      continue
+    parts = [
+      [row.get(key) for row in rows]
+      for key in (name, f"{name}/low", f"{name}/high")
+    ]
+    if None not in sum(parts, []):
+      mean, low, high = parts
+      found[name.removeprefix(prefix)] = [
+        float(np.mean(mean)),
+        float(min(low)),
+        float(max(high)),
+      ]
+  return found
+
+
+def _difference(mine, other, against):
+  """Paired differences of pass@k for k = 1, 2, 4, ..., or None."""
+  fewest = min(
+    (n for run in (*mine, *other) for n, _ in run.values()), default=0
+  )
+  found, problems = {}, 0
+  for k in passk.powers(fewest):
+    a, b = _values(mine, k), _values(other, k)
+    problems = len(a.keys() & b.keys())
+    if problems:
+      found[str(k)] = list(passk.difference(a, b, seed=_SEED))
+  if not found:
+    return None
+  return {"against": against, "problems": problems, "pass@k": found}
+
+
+def _checkpoints(runs, dataset, has_base):
+  """(start or None, middle, final) steps that all runs have, or None."""
+  prefix = f"eval/{dataset}/pass@"
+  per_run = [
+    {row["step"] for row in run.evals if any(k.startswith(prefix) for k in row)}
+    for run in runs
+  ]
+  steps = sorted(set.intersection(*per_run)) if per_run else []
+  if 0 not in steps and not has_base:
+    return None
+  trained = [step for step in steps if step > 0]
+  if len(trained) < 2:
+    return None
+  final = trained[-1]
+  middle = min(trained[:-1], key=lambda step: (abs(step - final / 2), step))
+  return (None if has_base else 0), middle, final
+
+
+def _signed(values):
+  """A difference with its interval as a cell."""
+  mean, low, high = values
+  return f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"
+
+
+def _measured(values):
+  """A mean with its interval as a cell."""
+  mean, low, high = values
+  return f"{mean:.3f}", f"{low:.3f} to {high:.3f}"
+
+
+def _ks_of(found, usual=3):
+  """Up to three k >= 2 of what was found, the largest among them."""
+  every = sorted({int(k) for entry in found for k in entry if int(k) >= 2})
+  return [str(k) for k in pick_ks(every)][-usual:]
+
+
+def _bound_table(summary):
+  ks = _ks_of(entry["bound"] for entry in summary.values())
+  rows = [
+    (
+      (label, ""),
+      *(
+        cell
+        for k in ks
+        for cell in (
+          (_measured(entry["pass@k"][k]), (f"{entry['bound'][k]:.3f}", ""))
+          if k in entry["bound"]
+          else _NOTHING * 2
+        )
+      ),
+    )
+    for label, entry in summary.items()
+    if entry["bound"]
+  ]
+  return Table(
+    "bound",
+    "pass@k and its bound",
+    "How far sampling can carry a policy of this mean and variance of pass@1 "
+    "(Dang et al.; variance without sampling noise; equal at k = 2, for k >= 2 "
+    "only). Both are estimates: the measured one may lie above by chance.",
+    ("method", *(name for k in ks for name in (f"pass@{k}", f"bound@{k}"))),
+    rows,
+  )
+
+
+def _difference_table(summary):
+  found = {
+    label: entry["difference"]
+    for label, entry in summary.items()
+    if entry["difference"]
+  }
+  every = sorted({int(k) for d in found.values() for k in d["pass@k"]})
+  ks = [str(k) for k in pick_ks(every)]
+  rows = [
+    (
+      (label, f"{d['problems']} problems"),
+      *(_signed(d["pass@k"][k]) if k in d["pass@k"] else _NONE for k in ks),
+    )
+    for label, d in found.items()
+  ]
+  against = next(iter(found.values()))["against"] if found else ""
+  return Table(
+    "difference",
+    f"pass@k less that of {against}",
+    "On the same problems, with a 95% interval of a bootstrap that draws both "
+    "runs' problems together.",
+    ("method", *(f"pass@{k}" for k in ks)),
+    rows,
+  )
+
+
+def _regime_table(summary):
+  rows = [
+    (
+      (label, name),
+      (r["regime"], f"k = {r['k']}, {r['problems']} problems"),
+      (f"{r['base']:.3f}", ""),
+      (f"{r['middle']:.3f}", f"step {r['steps'][0]}"),
+      (f"{r['final']:.3f}", f"step {r['steps'][1]}"),
+      _signed(r["gain"]),
+      _signed(r["late"]),
+      _signed(r["gain@1"]),
+    )
+    for label, entry in summary.items()
+    for name, r in entry["regimes"].items()
+  ]
+  return Table(
+    "regimes",
+    "Regimes",
+    "pass@k at the largest k of at most half of the samples. Diminish: the "
+    "interval of final - base is not above 0; else Plateau where that of "
+    "final - middle is not, and Sustained where it is. A wide interval makes "
+    "a label as well as no change does.",
+    (
+      "method",
+      "regime",
+      "base",
+      "middle",
+      "final",
+      "final - base",
+      "final - middle",
+      "pass@1, final - base",
+    ),
+    rows,
+  )
+
+
+def _histogram_table(summary):
+  rows = [
+    ((label, ""), *((str(count), "") for count in entry["histogram"]))
+    for label, entry in summary.items()
+    if entry["histogram"]
+  ]
+  return Table(
+    "histogram",
+    "Problems by pass@1",
+    "How many problems are solved in each share of the samples; a bin holds "
+    "its lower end, the last one also 1.",
+    ("method", *(f"{i / BINS:.1f}-{(i + 1) / BINS:.1f}" for i in range(BINS))),
+    rows,
+  )
+
+
+def _tolerant_table(summary):
+  rows = [
+    (
+      (label, ""),
+      _measured(entry["pass@k"]["1"]),
+      _measured(entry["tolerant"]["1"]),
+    )
+    for label, entry in summary.items()
+    if "1" in entry["tolerant"] and "1" in entry["pass@k"]
+  ]
+  return Table(
+    "tolerant",
+    "Format",
+    "pass@1 as the verifier gives it, and of the same samples where an answer "
+    "in another format counts too. What the two differ by is format.",
+    ("method", "strict", "tolerant"),
+    rows,
+  )
+
+
+_NONE = ("–", "")
+_NOTHING = (_NONE,)
 
 
 def _final(run, name):

@@ -86,23 +86,7 @@ def kl(groups):
   )
   if figure is None:
     return None
-  axes = figure.axes[0]
-  alone = len(groups) == 1
-  for label, runs, color in _colored(groups):
-    steps = sorted({step for run in runs for step in reset_steps(run)})
-    for step in steps:
-      line = axes.axvline(
-        step,
-        color=INK if alone else color,
-        linewidth=1,
-        linestyle=(0, (4, 3)),
-        alpha=0.75,
-        label="reference reset",
-      )
-      line.set_gid(f"reset-{step}" if alone else f"reset-{label}-{step}")
-    if alone and steps:
-      with matplotlib.rc_context(_STYLE):
-        axes.legend(handles=[line], loc="best")
+  _reset_lines(figure.axes[0], groups)
   return figure
 
 
@@ -184,8 +168,14 @@ def timing(groups):
 
 
 def pass_at_k(groups, base=None, dataset=None):
-  """Last evaluation's pass@k against k with its interval, log2 axis."""
+  """Last evaluation's pass@k against k with its interval, log2 axis.
+
+  Where the samples were written the line goes through every k, else from one
+  reported k to the next; markers are on the reported ones.
+  """
   summary = comparison.summarise(groups, base=base, dataset=dataset)
+  counts = comparison.last_counts(groups, base=base, dataset=dataset)
+  curves = {_shown(name): comparison.curve(c) for name, c in counts.items()}
   summary = {_shown(name): e for name, e in summary.items() if e["pass@k"]}
   if not summary:
     return None
@@ -195,8 +185,13 @@ def pass_at_k(groups, base=None, dataset=None):
     colors[comparison.BASE] = BASE
     for index, (label, entry) in enumerate(summary.items()):
       ks = sorted(entry["pass@k"], key=int)
-      mean, low, high = np.array([entry["pass@k"][k] for k in ks], float).T
+      points = curves[label] or [entry["pass@k"][k] for k in ks]
+      mean, low, high = np.array(points, float).T
       x = np.array([int(k) for k in ks])
+      marked = slice(None)
+      if curves[label]:
+        marked = [int(k) - 1 for k in ks if int(k) <= len(points)]
+        x = np.arange(1, len(points) + 1)
       color = colors[label]
       axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
       axes.plot(
@@ -207,6 +202,7 @@ def pass_at_k(groups, base=None, dataset=None):
         linestyle=(0, (4, 2)) if label == comparison.BASE else "-",
         marker=_MARKERS[index % len(_MARKERS)],
         markersize=5,
+        markevery=marked,
       )
     axes.set_xscale("log", base=2)
     every = sorted({int(k) for e in summary.values() for k in e["pass@k"]})
@@ -249,6 +245,42 @@ def pass_at_k_over_steps(groups, dataset=None):
     _finish(axes, "pass@k", share=True, legend=alone, fit=True)
     if not alone:  # a column a label
       _legend_below(axes, len(groups))
+  return figure
+
+
+def pass1_histogram(groups, base=None, dataset=None):
+  """Problems by their pass@1: bars of all labels side by side in each bin."""
+  everything = {**({comparison.BASE: [base]} if base else {}), **groups}
+  dataset = dataset or comparison.default_set(everything)
+  counts = comparison.last_counts(groups, base=base, dataset=dataset)
+  found = {
+    _shown(label): bars
+    for label, runs in counts.items()
+    if (bars := comparison.histogram(runs))
+  }
+  if not found:
+    return None
+  colors = {label: color for label, _, color in _colored(groups)}
+  colors[comparison.BASE] = BASE
+  width = 0.9 / comparison.BINS / len(found)
+  with matplotlib.rc_context(_STYLE):
+    figure, (axes,) = _axes()
+    left = np.arange(comparison.BINS) / comparison.BINS
+    for index, (label, bars) in enumerate(found.items()):
+      axes.bar(
+        left + 0.05 / comparison.BINS + index * width,
+        bars,
+        width,
+        align="edge",
+        color=colors[label],
+        label=label,
+      )
+    axes.set_title(f"Problems by pass@1 on {dataset}")
+    axes.set_xlabel("pass@1")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.grid(axis="x", visible=False)
+    _finish(axes, "problems", legend=len(found) > 1, steps=False)
   return figure
 
 
@@ -467,3 +499,103 @@ def _bars_by_label(axes, table):
   axes.invert_yaxis()
   axes.grid(axis="y", visible=False)
   axes.set_xlabel("seconds")
+
+
+def entropy_quantiles(groups):
+  """How the entropy is spread over the tokens, and how many are decided."""
+  if not any(_gather(runs, "entropy/q50") for runs in groups.values()):
+    return None
+  with matplotlib.rc_context(_STYLE):
+    figure, (top, bottom) = _axes(2, heights=(2, 1))
+    names = ("entropy/q10", "entropy/q50", "entropy/q90")
+    _banded(top, groups, names, "median, 10% to 90%")
+    top.set_title("Entropy of tokens")
+    _finish(top, "nats", legend=True, steps=False, floor=0)
+    for label, runs, color in _colored(groups):
+      _line(bottom, _gather(runs, "entropy/low_share"), color, label=label)
+    _finish(bottom, "decided", share=True)
+  return figure
+
+
+def covariance(groups):
+  """How far what is probable is also what is rewarded."""
+  parts = (
+    ("covariance/logp_advantage", "Covariance", "log-prob, advantage", False),
+    ("covariance/high_share", None, "large", True),
+  )
+  figure = _stacked(groups, parts, heights=(2, 1))
+  if figure is not None:
+    figure.axes[0].axhline(0, color=BASE, linewidth=1)
+  return figure
+
+
+def reward_spread(groups):
+  """How much rewards differ within a group."""
+  if not any(_gather(runs, "reward_spread/mean") for runs in groups.values()):
+    return None
+  with matplotlib.rc_context(_STYLE):
+    figure, (axes,) = _axes()
+    names = [f"reward_spread/{part}" for part in ("q10", "mean", "q90")]
+    _banded(axes, groups, names, "mean, 10% to 90%")
+    axes.set_title("Reward spread within groups")
+    _finish(axes, "standard deviation", legend=True, floor=0)
+  return figure
+
+
+def kl_share(groups):
+  """The KL's share of the gradient, with a line at each reset."""
+  figure = _curve(
+    groups, "kl_share", "KL's part in the gradient", "share", share=True,
+    smooth=False,
+  )
+  if figure is not None:
+    _reset_lines(figure.axes[0], groups)
+  return figure
+
+
+def shade(figure, spans):
+  """Shades stretches of steps, (first, last, colour) each, over all axes."""
+  if figure.axes[-1].get_xlabel() != "step":
+    return
+  for axes in figure.axes:
+    limits = axes.get_xlim()
+    for first, last, color in spans:
+      axes.axvspan(
+        first - 0.5, last + 0.5, color=color, alpha=0.14, linewidth=0, zorder=0
+      )
+    axes.set_xlim(limits)
+
+
+def _reset_lines(axes, groups):
+  """A vertical line where the reference was reset."""
+  alone = len(groups) == 1
+  for label, runs, color in _colored(groups):
+    steps = sorted({step for run in runs for step in reset_steps(run)})
+    for step in steps:
+      line = axes.axvline(
+        step,
+        color=INK if alone else color,
+        linewidth=1,
+        linestyle=(0, (4, 3)),
+        alpha=0.75,
+        label="reference reset",
+      )
+      line.set_gid(f"reset-{step}" if alone else f"reset-{label}-{step}")
+    if alone and steps:
+      with matplotlib.rc_context(_STYLE):
+        axes.legend(handles=[line], loc="best")
+
+
+def _banded(axes, groups, names, word):
+  """A line within its band for each label; `names` are low, middle, high."""
+  for label, runs, color in _colored(groups):
+    low, middle, high = (_gather(runs, name) for name in names)
+    steps = [step for step in middle if step in low and step in high]
+    if steps:
+      x, bottom = _bins(steps, [np.mean(low[step]) for step in steps])
+      _, top = _bins(steps, [np.mean(high[step]) for step in steps])
+      axes.fill_between(
+        x, _smooth(bottom), _smooth(top), color=color, alpha=0.15, linewidth=0
+      )
+    shown = word if len(groups) == 1 else label
+    _line(axes, middle, color, label=shown)

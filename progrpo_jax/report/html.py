@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import importlib.resources
+import itertools
 import json
 import os
 import re
@@ -84,6 +85,39 @@ _RUN_FIGURES = (
   ),
   (figures.timing, "Seconds of a step by stage."),
 )
+_EXPLORATION_FIGURES = (
+  (
+    figures.entropy_quantiles,
+    "Above: median entropy of the sampled tokens, and the band from the 10% to "
+    "the 90% quantile; what is left to explore sits at its upper edge. Below: "
+    "share of tokens that are all but certain.",
+  ),
+  (
+    figures.covariance,
+    "Above: mean covariance of log-probability and advantage over tokens; the "
+    "entropy falls while it is positive. Below: share of tokens whose "
+    "covariance is large, which make up most of it.",
+  ),
+  (
+    figures.reward_spread,
+    "Standard deviation of the rewards within a group, the only thing that "
+    "teaches: mean over the groups, and the band from the 10% to the 90% "
+    "quantile.",
+  ),
+  (
+    figures.kl_share,
+    "Norm of the KL's gradient, as a share of the sum of both norms. Near one "
+    "half the reference weighs as much as the rewards; a dashed line marks "
+    "each reset.",
+  ),
+)
+# By the number that `collapse/level` logs: word, colour of its shade.
+_LEVELS = (
+  ("ok", None),
+  ("warning", figures.PALETTE[4]),
+  ("collapse", figures.PALETTE[1]),
+)
+_MAX_ALARMS = 5
 
 
 def write_report(workdir, path=None):
@@ -94,10 +128,21 @@ def write_report(workdir, path=None):
   run = metrics.load(workdir)
   path = epath.Path(path) if path else run.path / "report.html"
   groups = {run.name: [run]}
-  drawn = _figures(_RUN_FIGURES, groups)
+  stretches = _stretches(run)
+  spans = [
+    (first, last, _LEVELS[level][1])
+    for level, first, last, _ in stretches
+    if level
+  ]
   rollouts = _rollouts(run)
   parts = (
-    ("figures", "Training", drawn),
+    ("figures", "Training", _figures(_RUN_FIGURES, groups, spans=spans)),
+    (
+      "exploration",
+      "Exploration",
+      _figures(_EXPLORATION_FIGURES, groups, name="e", spans=spans),
+    ),
+    ("resets", "Reference resets", _resets(run)),
     ("evaluations", "Evaluations", _evaluations(run)),
     ("rollouts", "Rollouts", _browser(rollouts)),
     ("config", "Configuration", _config(run.config)),
@@ -105,7 +150,13 @@ def write_report(workdir, path=None):
   _write(
     path,
     title=run.name,
-    header=_header("run report", run.name, _facts(run), _numbers(run), parts),
+    header=_header(
+      "run report",
+      run.name,
+      _facts(run) + _banner(stretches),
+      _numbers(run),
+      parts,
+    ),
     parts=parts,
     data=rollouts,
   )
@@ -139,11 +190,22 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
       lambda groups: figures.pass_at_k_over_steps(groups, dataset=dataset),
       "pass@k of each evaluation.",
     ),
+    (
+      lambda groups: figures.pass1_histogram(groups, base, dataset),
+      "How many problems of the last evaluation are solved in each tenth of "
+      "their samples; a bin holds its lower end, the last one also 100%.",
+    ),
     *((f, c) for f, c in _RUN_FIGURES if not f.__name__.startswith("pass_at")),
   )
   parts = (
     ("table", "Side by side", _comparison_tables(groups, base, dataset)),
+    ("boundary", "Boundary", _boundary(groups, base, dataset)),
     ("figures", "Curves", _figures(drawn, groups)),
+    (
+      "exploration",
+      "Exploration",
+      _figures(_EXPLORATION_FIGURES, groups, name="e"),
+    ),
     ("runs", "Runs", _links(groups, path)),
   )
   count = sum(map(len, groups.values()))
@@ -280,18 +342,121 @@ def _pass_cards(run):
   return cards
 
 
-def _figures(drawn, groups):
-  """The figures that have something to show, each with its explanation."""
+def _figures(drawn, groups, name="f", spans=()):
+  """The figures that have something to show, each with its explanation.
+
+  `name` keeps the ids of one part from those of another; `spans` of steps are
+  shaded.
+  """
   result = []
   for index, (draw, caption) in enumerate(drawn):
     figure = draw(groups)
     if figure is not None:
+      figures.shade(figure, spans)
       label = html.escape(figure.axes[0].get_title(loc="left"))
-      svg = figures.to_svg(figure, f"f{index}", label)
+      svg = figures.to_svg(figure, f"{name}{index}", label)
       result.append(
         f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
       )
   return f'<div class="figures">{"".join(result)}</div>' if result else ""
+
+
+def _stretches(run):
+  """[(level, first step, last step, reason)] of the steps that were judged."""
+  judged = [
+    row
+    for row in run.metrics
+    if isinstance(row.get("collapse/level"), int | float)
+  ]
+  result = []
+  for level, rows in itertools.groupby(judged, key=_level):
+    rows = list(rows)
+    reasons = [row.get("collapse/reason") for row in rows]
+    last = next((reason for reason in reversed(reasons) if reason), "")
+    result.append((level, rows[0]["step"], rows[-1]["step"], last))
+  return result
+
+
+def _level(row):
+  return min(max(round(row["collapse/level"]), 0), len(_LEVELS) - 1)
+
+
+def _banner(stretches):
+  """What was wrong with the run, where anything was, latest first."""
+  alarms = [stretch for stretch in reversed(stretches) if stretch[0]]
+  if not alarms:
+    return ""
+  end, first, last, _ = stretches[-1]
+  word, color = _LEVELS[end or max(level for level, *_ in alarms)]
+  title = (
+    f"{word.capitalize()} at the last step, {last}, since step {first}"
+    if end
+    else f"Flagged on the way, but not at the last step, {last}"
+  )
+  items = "".join(
+    f"<li><b>{_LEVELS[level][0]}</b>, {_from_to(first, last)}"
+    f"{': ' if reason else ''}{text(reason)}</li>"
+    for level, first, last, reason in alarms[:_MAX_ALARMS]
+  )
+  rest = len(alarms) - _MAX_ALARMS
+  more = f"<li>and {rest} earlier</li>" if rest > 0 else ""
+  style = (
+    f"border: 1px solid {_css(color)}; border-left-width: .5rem; "
+    "border-radius: 10px; background: var(--card); padding: .7rem 1rem; "
+    "margin: 1rem 0 0"
+  )
+  return (
+    f'<div class="alarm" role="note" style="{style}"><b>{title}</b>'
+    f'<ul style="margin: .3rem 0 0; padding-left: 1.2rem">{items}{more}</ul>'
+    '<p class="note" style="margin: .3rem 0 0">These steps are shaded in the '
+    "figures.</p></div>"
+  )
+
+
+def _from_to(first, last):
+  return f"step {first}" if first == last else f"steps {first} to {last}"
+
+
+def _resets(run):
+  """A table of the resets of the reference, with what led to each."""
+  rows = {row["step"]: row for row in run.metrics}
+  steps = figures.reset_steps(run)
+  if not steps:
+    return ""
+  before = dict(zip(steps, [0, *steps], strict=False))
+  shown = [steps[i] for i in _spread(len(steps), _MAX_EVALUATIONS)]
+  columns = (
+    ("kl", "KL before", 4),
+    ("kl_share", "its part in the gradient", 3),
+    ("entropy", "entropy", 3),
+    ("reward", "reward", 3),
+  )
+  columns = [c for c in columns if any(c[0] in rows[s] for s in shown)]
+  told = any(rows[step].get("ref_reset/reason") for step in shown)
+  body = "".join(
+    f'<tr><th scope="row">step {step}</th><td>{step - before[step]}</td>'
+    + "".join(_number_cell(rows[step].get(n), d) for n, _, d in columns)
+    + (f"<td>{text(rows[step].get('ref_reset/reason', ''))}</td>" * told)
+    + "</tr>"
+    for step in shown
+  )
+  names = ["after steps", *(label for _, label, _ in columns)]
+  names += ["because"] * told
+  head = "".join(f'<th scope="col">{name}</th>' for name in names)
+  left_out = len(steps) - len(shown)
+  note = f" {left_out} resets between them left out." if left_out else ""
+  return (
+    '<p class="note">Where the reference became the policy; the numbers are '
+    f"those of the step that ended with it.{note}</p>"
+    '<div class="scroll"><table><thead><tr><th scope="col"></th>'
+    f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+  )
+
+
+def _number_cell(value, digits):
+  if not isinstance(value, int | float):
+    return "<td>–</td>"
+  return f"<td>{value:.{digits}f}</td>"
 
 
 def _evaluations(run):
@@ -347,6 +512,8 @@ def _evaluation_cell(row, name):
   value = row.get(name)
   if value is None:
     return "<td>–</td>"
+  if isinstance(value, str):
+    return f"<td>{text(value)}</td>"
   low, high = row.get(f"{name}/low"), row.get(f"{name}/high")
   interval = "" if None in (low, high) else f"{low:.3f} to {high:.3f}"
   digits = 3 if abs(value) < 10 else 1
@@ -418,6 +585,30 @@ def _comparison_table(groups, base, dataset, headed):
   )
 
 
+def _boundary(groups, base, dataset):
+  """What the samples tell of what the policies can reach, table by table."""
+  summary = comparison.analyse(groups, base=base, dataset=dataset)
+  return "".join(map(_boundary_table, comparison.tables(summary)))
+
+
+def _boundary_table(table):
+  head = "".join(f'<th scope="col">{text(name)}</th>' for name in table.columns)
+  rows = []
+  for cells in table.rows:
+    name, *rest = (
+      text(shown) + (f"<small>{text(small)}</small>" if small else "")
+      for shown, small in cells
+    )
+    values = "".join(f"<td>{cell}</td>" for cell in rest)
+    rows.append(f'<tr><th scope="row">{name}</th>{values}</tr>')
+  return (
+    f'<h3 id="boundary-{table.name}">{text(table.title)}</h3>'
+    f'<p class="note">{text(table.note)}</p>'
+    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+    f"<tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
 def _interval_cell(values, best):
   if values is None:
     return "<td>–</td>"
@@ -432,8 +623,12 @@ def _color(index):
   """The colour of a label as the figures have it."""
   if index is None:
     return f"var(--base, {figures.BASE})"
-  index %= len(figures.PALETTE)
-  return f"var(--c{index}, {figures.PALETTE[index]})"
+  return _css(figures.PALETTE[index % len(figures.PALETTE)])
+
+
+def _css(color):
+  """A colour of the palette, which dark pages replace."""
+  return f"var(--c{figures.PALETTE.index(color)}, {color})"
 
 
 def _links(groups, path):
@@ -450,13 +645,24 @@ def _links(groups, path):
       last = run.metrics[-1]["step"]
       rows.append(
         f'<tr><th scope="row">{text(label)}</th><td>{name}</td>'
-        f"<td>{last} steps</td></tr>"
+        f"<td>{last} steps</td><td>{_state(run)}</td></tr>"
       )
   return (
     '<div class="scroll"><table class="words"><thead><tr><th>method</th>'
-    "<th>workdir</th><th>length</th></tr></thead>"
+    "<th>workdir</th><th>length</th><th>state</th></tr></thead>"
     f"<tbody>{''.join(rows)}</tbody></table></div>"
   )
+
+
+def _state(run):
+  """How a run stood at its last step."""
+  stretches = _stretches(run)
+  if not stretches:
+    return "–"
+  level, first, _, reason = stretches[-1]
+  if not level:
+    return "ok"
+  return f"{_LEVELS[level][0]} since step {first}: {text(reason)}"
 
 
 def _config(config):

@@ -29,6 +29,8 @@ _SHOWN = (
 )
 _STAGES = ("sample", "verify", "score", "update")
 _STAGE_STYLES = ("blue", "magenta", "cyan", "green")
+# By the number that `collapse/level` logs: word and colour.
+_LEVELS = (("ok", "blue"), ("warning", "yellow"), ("collapse", "bold red"))
 
 
 class LiveView:
@@ -49,6 +51,7 @@ class LiveView:
     self._phase = "starting"
     self._metrics = {}
     self._eval = (None, {})
+    self._level, self._reason = 0, ""
     self._messages = collections.deque(maxlen=4)
     self._history = collections.defaultdict(
       lambda: collections.deque(maxlen=240)
@@ -92,6 +95,10 @@ class LiveView:
       value = _number(metrics.get(name))
       if value is not None:
         self._history[name].append(value)
+    level = _number(metrics.get("collapse/level"))
+    if level is not None:  # else this step was not judged
+      self._level = min(round(level), len(_LEVELS) - 1)
+      self._reason = printable(metrics.get("collapse/reason") or "")
     now = time.monotonic()
     if not self._live and now - self._last_line >= self._every_s:
       self._print(self._line())
@@ -132,6 +139,8 @@ class LiveView:
     if seconds is not None:
       parts.append(f"{seconds:.1f} s/step")
     parts.append(f"left {duration(self._time_left())}")
+    if self._level:
+      parts.append(_LEVELS[self._level][0].upper())
     return "  ".join(parts)
 
   def _render(self):
@@ -140,7 +149,8 @@ class LiveView:
     body.add_row(self._header())
     body.add_row("")
     body.add_row(self._numbers())
-    for row in (self._curves(), self._stages(), self._evaluation()):
+    rows = (self._alarm(), self._curves(), self._stages(), self._evaluation())
+    for row in rows:
       if row is not None:
         body.add_row(row)
     for text in self._messages:
@@ -149,7 +159,7 @@ class LiveView:
       body,
       title=rich.text.Text(printable(self._title), style="bold"),
       title_align="left",
-      border_style="blue",
+      border_style=_LEVELS[self._level][1],
       padding=(0, 1),
     )
 
@@ -187,6 +197,13 @@ class LiveView:
     grid.add_row(*(rich.text.Text(label, style="dim") for label, _ in shown))
     grid.add_row(*(rich.text.Text(text, style="bold") for _, text in shown))
     return grid
+
+  def _alarm(self):
+    """What is wrong with the run, as of its last step."""
+    if not self._level:
+      return None
+    word, style = _LEVELS[self._level]
+    return rich.text.Text(f"▲ {word}  {self._reason}".rstrip(), style=style)
 
   def _curves(self):
     """Sparklines of reward and entropy."""
@@ -316,8 +333,8 @@ def _visible(character):
 
 
 def _number(value):
-  """A finite float, or None for what is absent, null or not finite."""
-  if value is None:
+  """A finite float, or None for what is absent, a word or not finite."""
+  if value is None or isinstance(value, str):
     return None
   value = float(value)
   return value if math.isfinite(value) else None

@@ -1,5 +1,7 @@
 """Advantages against arithmetic written out, then their properties."""
 
+import functools
+
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -10,7 +12,13 @@ import pytest
 
 from progrpo_jax.algos import advantages
 
-ALL = [advantages.grpo, advantages.dr_grpo, advantages.rloo]
+reinforce_pp_baseline = functools.partial(
+    advantages.reinforce_pp, baseline=True)
+# Those that compare a response with its own group, and all.
+GROUPED = [
+    advantages.grpo, advantages.dr_grpo, advantages.rloo,
+    reinforce_pp_baseline]
+ALL = [*GROUPED, advantages.reinforce_pp]
 
 # Few shapes: each is compiled anew.
 REWARDS = hnp.arrays(
@@ -55,6 +63,54 @@ def test_rloo_subtracts_the_mean_of_the_others():
       got, [[1 - 0.5 / 3, -0.5, -0.5, 0.5 - 1 / 3]], rtol=1e-6)
 
 
+def test_reinforce_pp_standardises_over_the_batch():
+  # Three of eight: mean 3/8, variance 3/8 * 5/8.
+  got = advantages.reinforce_pp([[1, 1, 0, 0], [1, 0, 0, 0]])
+  sigma = (15 / 64) ** 0.5
+  right, wrong = 5 / 8 / (sigma + 1e-6), -3 / 8 / (sigma + 1e-6)
+  np.testing.assert_allclose(
+      got, [[right, right, wrong, wrong], [right, wrong, wrong, wrong]],
+      rtol=1e-6)
+  # A group in which all are right is better than the batch.
+  got = advantages.reinforce_pp([[1, 1], [0, 0]])
+  np.testing.assert_allclose(got, [[1, 1], [-1, -1]], rtol=1e-5)
+
+
+def test_reinforce_pp_with_baseline_takes_the_group_off_first():
+  # Deviations +-1/2 and 3/4, -1/4: the mean of their squares is 1.75 / 8.
+  got = reinforce_pp_baseline([[1, 1, 0, 0], [1, 0, 0, 0]])
+  sigma = (1.75 / 8) ** 0.5 + 1e-6
+  np.testing.assert_allclose(
+      got, np.array([[2, 2, -2, -2], [3, -1, -1, -1]]) / 4 / sigma, rtol=1e-6)
+  got = reinforce_pp_baseline([[1, 1, 0, 0], [1, 0, 0, 0]], eps=1.0)
+  np.testing.assert_allclose(got[0, 0], 0.5 / (sigma - 1e-6 + 1), rtol=1e-6)
+
+
+def test_reinforce_pp_with_baseline_leaves_equal_groups_at_exactly_zero():
+  # 0.1, 0.7 and 1/3 are not binary fractions: the mean of the batch's
+  # deviations is a rounding, not 0.
+  rewards = [[0.1] * 3, [0.1, 0.7, 1 / 3], [1 / 3] * 3]
+  got = np.asarray(reinforce_pp_baseline(rewards))
+  np.testing.assert_array_equal(got[[0, 2]], 0)
+  assert np.all(got[1] != 0)
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_reinforce_pp_against_numpy_with_lost_responses(baseline):
+  rng = np.random.default_rng(3)
+  rewards = rng.random((5, 6))
+  valid = rng.random((5, 6)) > 0.3
+  rewards[2] = 0.5
+  exact = rewards.copy()
+  if baseline:
+    exact -= np.mean(exact, axis=1, where=valid, keepdims=True)
+  known = exact[valid]
+  expected = np.where(valid, (exact - known.mean()) / known.std(), 0)
+  got = advantages.reinforce_pp(
+      np.where(valid, rewards, np.nan), 0.0, baseline, valid_PG=valid)
+  np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("advantage", ALL)
 @pytest.mark.parametrize("reward", [0, 1, -1, 0.1, 0.3, 1e-3, 1 / 3, 77.7])
 def test_equal_rewards_have_advantage_exactly_zero(advantage, reward):
@@ -62,7 +118,7 @@ def test_equal_rewards_have_advantage_exactly_zero(advantage, reward):
     assert not np.any(advantage(np.full((2, group), reward)))
 
 
-@pytest.mark.parametrize("advantage", ALL)
+@pytest.mark.parametrize("advantage", GROUPED)
 def test_rewards_equal_but_for_rounding_have_advantage_exactly_zero(advantage):
   noise = [0.3, 0.1 + 0.2, float(np.nextafter(np.float32(0.3), np.float32(1)))]
   assert not np.any(advantage([noise, [5.6e-17, 0.0, 0.0]]))
@@ -120,10 +176,12 @@ def test_against_numpy_in_double_precision(rewards):
 @hypothesis.given(REWARDS)
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_advantages_are_finite_and_sum_to_zero(rewards):
-  for advantage in ALL:
+  for advantage in GROUPED:
     got = np.asarray(advantage(rewards))
     assert np.all(np.isfinite(got))
     np.testing.assert_allclose(got.sum(axis=1), 0, atol=2e-2)
+  got = np.asarray(advantages.reinforce_pp(rewards))
+  np.testing.assert_allclose(got.sum(), 0, atol=2e-2)
 
 
 @pytest.mark.parametrize("advantage", ALL)

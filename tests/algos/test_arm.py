@@ -140,6 +140,30 @@ def test_padding_on_either_side_is_not_a_token(junk, left):
       arm.answer_confidence(logp, mask), C_ANSWER_PG[0], atol=1e-6)
 
 
+def test_entropy_may_choose_the_tokens():
+  # The two highest entropies stand at .9 and .5, not at the two lowest
+  # probabilities; what is averaged are the probabilities all the same.
+  logp = np.log(np.float32([[0.2, 0.9, 0.3, 0.5, 0.8, 0.1]]))
+  entropy = np.float32([[0.1, 2.0, 0.3, 1.5, 0.4, np.nan]])
+  mask = np.array([[True] * 5 + [False]])
+  for confidence in (arm.answer_confidence, arm.prompt_confidence):
+    np.testing.assert_allclose(
+        confidence(logp, mask, 0.4, entropy_BT=entropy),
+        [math.sqrt(0.9 * 0.5)], rtol=1e-6)
+    np.testing.assert_allclose(
+        confidence(logp, mask, 0.4), [math.sqrt(0.2 * 0.3)], rtol=1e-6)
+
+
+def test_entropy_that_falls_with_probability_chooses_the_same_tokens():
+  np.testing.assert_array_equal(
+      arm.answer_confidence(LOGP_BT, MASK_BT, entropy_BT=-LOGP_BT),
+      arm.answer_confidence(LOGP_BT, MASK_BT))
+  # All tokens: nothing is left to choose.
+  np.testing.assert_allclose(
+      arm.answer_confidence(LOGP_BT, MASK_BT, 1.0, entropy_BT=LOGP_BT),
+      arm.answer_confidence(LOGP_BT, MASK_BT, 1.0), rtol=1e-6)
+
+
 def test_share_is_of_each_response_not_of_the_batch():
   # 5 tokens: the lowest 1; 6 tokens: the lowest 2.
   logp = np.log(np.tile(np.float32([0.4, 0.1, 0.9, 0.9, 0.9, 0.9]), (2, 1)))
@@ -252,6 +276,8 @@ def test_shapes_are_named():
     arm.reweight(ADV_PG, CORRECT_PG, np.ones(2), C_ANSWER_PG, 0.3)
   with pytest.raises(AssertionError, match=r"\(4, 9\)"):
     arm.answer_confidence(LOGP_BT, MASK_BT[:, 1:])
+  with pytest.raises(AssertionError, match=r"\(4, 8\)"):
+    arm.answer_confidence(LOGP_BT, MASK_BT, entropy_BT=LOGP_BT[:, 2:])
 
 
 # Properties.
@@ -317,6 +343,10 @@ def test_jit_and_vmap_change_nothing():
   np.testing.assert_allclose(
       jax.vmap(arm.answer_confidence)(
           LOGP_BT[:, None], MASK_BT[:, None])[:, 0], confidence, rtol=1e-6)
+  by_entropy = functools.partial(arm.answer_confidence, entropy_BT=LOGP_BT)
+  np.testing.assert_allclose(
+      jax.jit(by_entropy)(LOGP_BT, MASK_BT), by_entropy(LOGP_BT, MASK_BT),
+      rtol=1e-6)
   call = functools.partial(arm.reweight, alpha=0.3)
   plain = call(ADV_PG, CORRECT_PG, C_PROMPT_P, C_ANSWER_PG)
   arguments = ADV_PG, CORRECT_PG, C_PROMPT_P, C_ANSWER_PG

@@ -183,3 +183,34 @@ def test_loss_of_another_shape_is_refused():
 
   with pytest.raises(AssertionError, match=r"\(2,\)"):
     FULL(toy(), loss_fn=already_averaged)
+
+
+def test_correction_weighs_the_policy_term_alone():
+  """By hand: term 1, KL 0.02 (k2 of 0.2), weights 2 and 0.5."""
+  logp = jnp.array([[0.0, 0.0]])
+  inputs = batch.LossInputs(
+      logp_BT=logp, old_logp_BT=logp, ref_logp_BT=logp - 0.2,
+      mask_BT=jnp.ones((1, 2), bool), adv_B=jnp.array([-1.0]),
+      weight_BT=jnp.array([[2.0, 0.5]]))
+  total, count, _ = objective_lib.objective(
+      inputs, loss_fn=losses.clip, aggregate_fn=aggregate.token_mean,
+      kl_fn=kl.k2, beta=0.5)
+  np.testing.assert_allclose(total, 2.0 + 0.5 + 2 * 0.5 * 0.02, rtol=1e-6)
+  assert count == 2
+
+
+def test_gradient_squares_by_hand():
+  """At ratio 1 the term's gradient is -A, that of beta * k2 is beta * d."""
+  logp = jnp.array([[-1.0, -1.0], [-1.0, -1.0]])
+  inputs = batch.LossInputs(
+      logp_BT=logp, old_logp_BT=logp,
+      ref_logp_BT=logp - jnp.array([[0.3, 0.1], [9.0, 0.2]]),
+      mask_BT=jnp.array([[True, True], [False, True]]),
+      adv_B=jnp.array([2.0, -1.0]))
+  _, _, metrics = objective_lib.objective(
+      inputs, loss_fn=losses.clip, aggregate_fn=aggregate.token_mean,
+      kl_fn=kl.k2, beta=0.5)
+  np.testing.assert_allclose(
+      metrics["gradient_square/policy"][0], 4 + 4 + 1, rtol=1e-6)
+  np.testing.assert_allclose(
+      metrics["gradient_square/kl"][0], 0.25 * (0.09 + 0.01 + 0.04), rtol=1e-5)

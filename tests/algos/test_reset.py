@@ -78,6 +78,30 @@ def test_kl_spike_needs_a_bound():
     reset.kl_spike([0.1], threshold=1.0, window=0)
 
 
+@pytest.mark.parametrize("shares, window, expected", [
+    ([], 1, False),
+    ([0.6], 1, True),
+    ([0.5], 1, False),  # above, not at
+    ([0.9, 0.9], 3, False),  # too few to judge
+    ([0.0, 0.9, 0.9], 3, True),
+    ([0.9, 0.0, 0.0], 3, False),
+    ([0.9, 0.9, 0.1, 0.1, 0.1], 3, False),  # the last ones
+    ([0.3, 0.4, 1.0], 3, False),  # one batch without advantages
+    ([0.6, float("nan"), 0.6], 2, True),
+    ([0.6, float("nan")], 2, False),
+])
+def test_dominates(shares, window, expected):
+  assert reset.dominates(shares, threshold=0.5, window=window) is expected
+
+
+def test_dominates_refuses_what_cannot_be():
+  for threshold in (-0.1, 1.0):
+    with pytest.raises(ValueError, match="threshold"):
+      reset.dominates([0.5], threshold=threshold)
+  with pytest.raises(ValueError, match="window"):
+    reset.dominates([0.5], threshold=0.5, window=0)
+
+
 def test_no_modes_never_reset():
   assert steps(50, modes=()) == []
 
@@ -125,6 +149,67 @@ def test_kl_at_the_reset_itself_belongs_to_the_old_reference():
       3, last_reset=2, modes=["kl"], kl_threshold=0.3, history=history)[0]
 
 
+def test_resets_when_the_kl_dominates():
+  # Above one half from step 4 on: steps 4, 5, 6 are the first window of three
+  # whose median is. The share at step 6 was still taken to the old reference:
+  # 7, 8, 9 are the next window.
+  history = {"kl_share": [(s, 0.1 if s < 5 else 0.8) for s in range(1, 10)]}
+  options = {"modes": ["dominates"], "share_window": 3, "history": history}
+  assert run(9, share_threshold=0.5, **options) == [
+      (6, "KL above 50% of the gradient over 3 steps"),
+      (9, "KL above 50% of the gradient over 3 steps")]
+  assert steps(9, share_threshold=0.9, **options) == []
+  assert steps(9, **options) == [6, 9]  # the default is one half
+  assert steps(9, min_gap=5, **options) == [6]
+
+
+AUTO = {
+    "score": [(s, 0.5) for s in (0, 5, 10)],
+    "kl": [(s, 0.9 if s == 7 else 0.1) for s in range(1, 13)],
+    "kl_share": [(s, 0.8) for s in range(1, 13)]}
+
+
+@pytest.mark.parametrize("settings, expected", [
+    # Each trigger alone: what has no setting is not asked.
+    ({"patience": 2, "share_threshold": None}, [(10, "no vali")]),
+    ({"kl_threshold": 0.5, "share_threshold": None}, [(7, "KL 0.9 ")]),
+    ({"share_window": 8}, [(8, "KL abov")]),
+    # All of them: the spike, then the share over the 4 steps after it.
+    ({"patience": 2, "kl_threshold": 0.5, "share_window": 4, "min_gap": 4},
+     [(4, "KL abov"), (8, "KL abov"), (12, "KL abov")]),
+    ({"patience": 1, "kl_threshold": 0.5, "share_window": 6},
+     [(5, "no vali"), (7, "KL 0.9 ")]),
+    ({"patience": 1, "kl_threshold": 0.5, "share_window": 4, "min_gap": 6},
+     [(6, "no vali"), (12, "KL abov")]),
+])
+def test_auto_takes_any_trigger_and_keeps_the_gap(settings, expected):
+  found = run(12, modes=["auto"], history=AUTO, **settings)
+  assert [(step, reason[:7]) for step, reason in found] == expected
+
+
+def test_auto_is_the_three_modes():
+  options = {
+      "history": AUTO, "patience": 1, "kl_threshold": 0.5, "share_window": 3}
+  assert run(12, modes=["auto"], **options) == run(
+      12, modes=["stall", "kl", "dominates"], **options)
+  assert run(12, modes=["every", "auto"], period=2, **options) == run(
+      12, modes=["every", "stall", "kl", "dominates"], period=2, **options)
+
+
+def test_prorl_v2():
+  # Every 200 steps, or a spike, or a stall; each counts from the last.
+  history = {
+      "score": [(s, s / 1000 if s <= 600 else 0.0) for s in range(0, 901, 50)],
+      "kl": [(s, 5.0 if s == 120 else 0.1) for s in range(1, 901)]}
+  assert run(
+      900, modes=("every", "stall", "kl"), period=200, patience=3,
+      kl_factor=4.0, kl_window=20, min_gap=50, history=history) == [
+          (120, "KL 5 stands out"), (320, "200 steps since the last reset"),
+          (520, "200 steps since the last reset"),
+          (720, "200 steps since the last reset"),
+          (900, "no validation gain in 3 evaluations")]
+
+
 def test_first_mode_that_fires_is_the_reason():
   options = {"period": 2, "at_steps": (2,)}
   for modes, word in ((("every", "at"), "since"), (("at", "every"), "listed")):
@@ -149,13 +234,15 @@ def test_resumed_run_decides_alike():
   rng = random.Random(0)
   history = {
       "score": [(s, rng.random()) for s in range(0, 200, 5)],
-      "kl": [(s, rng.random()) for s in range(1, 200)]}
+      "kl": [(s, rng.random()) for s in range(1, 200)],
+      "kl_share": [(s, rng.random()) for s in range(1, 200)]}
   options = {
-      "modes": ("stall", "kl", "every"), "patience": 3, "kl_factor": 1.9,
-      "kl_window": 6, "period": 30, "min_gap": 4}
+      "modes": ("auto", "every"), "patience": 2, "kl_factor": 2.2,
+      "kl_window": 6, "share_threshold": 0.8, "share_window": 5, "period": 13,
+      "min_gap": 4}
   unbroken = steps(199, history=history, **options)
-  assert len({reason[:2] for _, reason in run(
-      199, history=history, **options)}) >= 2
+  assert len({reason[:4] for _, reason in run(
+      199, history=history, **options)}) == 4  # every trigger has its say
   for stop in (17, 60, 133):
     # What was logged after the checkpoint is still in the log when the run
     # goes on from it, and will be logged once more, in any order.
@@ -182,6 +269,9 @@ def test_later_of_two_values_for_a_step_holds():
     ({"modes": ["every"], "period": 0}, "period"),
     ({"modes": ["stall"]}, "patience"),
     ({"modes": ["kl"]}, "kl_factor"),
+    ({"modes": ["dominates"], "share_threshold": None}, "share_threshold"),
+    ({"modes": ["auto"], "share_threshold": None},
+     "patience.*kl_factor.*share_threshold"),
 ])
 def test_mistakes_are_named_at_the_first_step(options, word):
   with pytest.raises(ValueError, match=word):

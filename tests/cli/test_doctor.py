@@ -5,6 +5,7 @@ import numpy as np
 
 from progrpo_jax import main, sharding, state
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import doctor
 from progrpo_jax.models import cache
 
@@ -18,7 +19,7 @@ def test_exact_parts_equal_real_arrays(small):
   c = small.config("model.dtype=bfloat16")
   estimate = doctor.memory(c)
   mesh = sharding.make_mesh(1, 1, 1)
-  policy = parts_lib.load_policy(c, mesh)
+  policy = policy_lib.load(c, mesh)
   tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
   made = state.create(policy.config, tx, policy.params, mesh)
   assert estimate["weights (float32 masters)"] == _bytes(made.params)

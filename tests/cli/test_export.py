@@ -5,6 +5,7 @@ import transformers
 
 from progrpo_jax import main, sharding
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
 from progrpo_jax.models import hf, transformer
 
 
@@ -16,7 +17,7 @@ def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):
   assert main.main(argv) == 0
   assert f"wrote {output}" in capfd.readouterr().out
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  policy = parts_lib.load_policy(
+  policy = policy_lib.load(
       small.config(f"model.init_from={workdir}"), mesh)
   tokens = np.random.default_rng(0).integers(
       4, policy.config.vocab_size, (2, 11))

@@ -5,14 +5,17 @@ import jax
 import numpy as np
 import pytest
 
+from progrpo_jax import data as data_lib
 from progrpo_jax import metrics, sharding
 from progrpo_jax import parts as parts_lib
+from progrpo_jax import policy as policy_lib
+from progrpo_jax.evaluators import diversity
 
 
 @pytest.fixture(scope="module")
 def policy(small):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  return mesh, parts_lib.load_policy(small.config(), mesh)
+  return mesh, policy_lib.load(small.config(), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,43 @@ def test_problems_are_those_of_the_validation_split(small, policy, pool):
       r.prompt for r in train.take(0, 64).rows}
   again = _evaluator(small, policy, pool, "seed=5").sample(policy[1].params)
   assert again.rows == rows
+
+
+def test_diversity_of_the_same_samples_is_logged(small, policy, pool):
+  evaluator = _evaluator(small, policy, pool, "eval.num_samples=8")
+  samples = evaluator.sample(policy[1].params)
+  values = dict(evaluator.run(samples))
+  assert samples.vocab_size == policy[1].tokenizer.vocab_size
+  ends = policy[1].tokenizer.stop_ids
+  for texts, tokens in zip(samples.texts_XN, samples.tokens_XN):
+    for text, ids in zip(texts, tokens):
+      assert policy[1].tokenizer.decode(list(ids)) == text
+      assert not set(ids) & set(ends)
+  for name in ("ead", "distinct_2", "self_bleu_diversity"):
+    assert 0 <= values[f"eval/chain_sum/{name}"] <= 1.5
+  # Every answer of two digits is one bigram.
+  shares = [diversity.distinct_n(tokens, 2) for tokens in samples.tokens_XN]
+  assert np.isclose(values["eval/chain_sum/distinct_2"], np.mean(shares))
+
+
+def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
+  evaluator = _evaluator(small, policy, pool, "eval.temperature=1.0")
+  strict = evaluator.sample(policy[1].params)
+  assert strict.tolerant_XN is None
+  assert not any("tolerant" in name for name, _ in evaluator.run(strict))
+  assert {s["status"] for r in evaluator.records(strict)
+          for s in r["completions"]} == {"ok"}
+  # The policy's answers as a chatty one would write them.
+  texts = data_lib.texts
+  monkeypatch.setattr(data_lib, "texts", lambda *args: tuple(
+      tuple(f"The answer is {text}." for text in group)
+      for group in texts(*args)))
+  evaluator.tolerant = True
+  samples = evaluator.sample(policy[1].params)
+  values = dict(evaluator.run(samples))
+  assert strict.correct_XN.any()
+  assert values["eval/chain_sum/pass@1"] == 0
+  np.testing.assert_array_equal(samples.tolerant_XN, strict.correct_XN)
+  assert values["eval/chain_sum/tolerant/pass@1"] == strict.correct_XN.mean()
+  record = evaluator.records(samples)[0]["completions"][0]
+  assert record["tolerant"] == strict.correct_XN[0, 0]

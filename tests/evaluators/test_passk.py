@@ -187,3 +187,150 @@ def test_bootstrap_refuses(values, level, word):
     passk.bootstrap(values, seed=0, level=level)
   with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
     passk.paired_bootstrap([1, 2], [1, 2, 3], seed=0)
+
+
+def test_powers():
+  assert passk.powers(1) == [1]
+  assert passk.powers(16) == [1, 2, 4, 8, 16]
+  assert passk.powers(24) == [1, 2, 4, 8, 16]
+  assert passk.powers(0) == []
+
+
+def test_curve_golden():
+  np.testing.assert_allclose(
+      passk.curve(16, [3])[0, [0, 1, 3, 7, 15]],
+      [0.1875, 0.35, 0.607143, 0.9, 1], atol=5e-7)
+
+
+@hypothesis.given(st.lists(
+    st.integers(1, 40).flatmap(
+        lambda n: st.tuples(st.just(n), st.integers(0, n))),
+    min_size=1, max_size=6))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_curve_is_pass_at_k_of_every_k(counts):
+  n, c = np.array(counts).T
+  found = passk.curve(n, c)
+  assert found.shape == (len(n), n.min())
+  np.testing.assert_allclose(
+      found, passk.pass_at_k(
+          n[:, None], c[:, None], np.arange(1, n.min() + 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("n, c", [
+    (4, [5]), (4, [-1]), (0, [0]), (4, []), (4, [[1]]), ([4, 3], [1, 4])])
+def test_curve_refuses(n, c):
+  with pytest.raises(ValueError):
+    passk.curve(np.array(n), np.array(c))
+
+
+def test_histogram_golden():
+  # As floats, 3 of 10 lie below the edge at 0.3, and 0.29 * 100 below 29.
+  counts = passk.histogram(10, np.arange(11))
+  assert counts.tolist() == [1] * 9 + [2]
+  assert passk.histogram(100, [29], bins=100).argmax() == 29
+  assert passk.histogram(16, [0, 1, 1, 2, 15, 16]).tolist() == [
+      3, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+  assert passk.histogram([2, 4], [1, 2], bins=2).tolist() == [0, 2]
+
+
+@hypothesis.given(
+    st.lists(st.integers(0, 24), max_size=30), st.integers(1, 12))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_histogram_holds_every_problem_in_its_bin(counts, bins):
+  found = passk.histogram(24, np.array(counts, int), bins)
+  assert len(found) == bins and found.sum() == len(counts)
+  for i in range(bins):
+    assert found[i] == sum(
+        i * 24 <= c * bins and (c * bins < (i + 1) * 24 or i == bins - 1)
+        for c in counts)
+
+
+@pytest.mark.parametrize("n, c, bins", [
+    (4, [5], 10), (0, [0], 10), (4, [1], 0)])
+def test_histogram_refuses(n, c, bins):
+  with pytest.raises(ValueError):
+    passk.histogram(n, c, bins)
+
+
+def test_bound_from_counts_golden():
+  # c of 4: 0, 1, 2, 4. Wrong pairs among six: 6, 3, 1, 0.
+  second = (1 + 3 / 6 + 1 / 6 + 0) / 4
+  np.testing.assert_allclose(
+      passk.bound_from_counts(4, [0, 1, 2, 4], np.array([2, 4, 8])),
+      [1 - second, 1 - second**2, 1 - second**4], rtol=1e-12)
+  np.testing.assert_allclose(
+      passk.bound_from_counts([4, 8], [2, 4], 2),
+      1 - (1 / 6 + 6 / 28) / 2, rtol=1e-12)
+
+
+@hypothesis.given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=20), st.integers(2, 32))
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_bound_from_counts_is_the_corrected_bound(counts, k):
+  c, n = np.array(counts), 12
+  found = passk.bound_from_counts(n, c, k)
+  rho = c / n
+  variance = rho.var() - np.mean(c * (n - c) / (n**2 * (n - 1)))
+  corrected = passk.bound(rho, k, n=n)
+  if variance > 0:
+    np.testing.assert_allclose(found, corrected, atol=1e-12)
+  else:  # `bound` stops at a variance of 0
+    assert found >= corrected - 1e-12
+  # Uncorrected, the bound is lower: noise passes for spread.
+  assert found >= passk.bound(rho, k) - 1e-12
+  np.testing.assert_allclose(
+      passk.bound_from_counts(n, c, 2), np.mean(passk.pass_at_k(n, c, 2)),
+      atol=1e-12)
+
+
+def test_the_correction_brings_the_bound_to_the_true_one():
+  rng = np.random.default_rng(0)
+  rho, n, k = np.repeat(RHO, 2000), 4, 8
+  c = rng.binomial(n, rho)
+  true = passk.bound(RHO, k)
+  assert abs(passk.bound_from_counts(n, c, k) - true) < 0.005
+  assert abs(passk.bound(c / n, k) - true) > 0.01
+
+
+@pytest.mark.parametrize("call, word", [
+    (lambda: passk.bound_from_counts(1, [1], 2), "n >= 2"),
+    (lambda: passk.bound_from_counts(4, [1], 1), "k >= 2"),
+    (lambda: passk.bound_from_counts(4, [], 2), "problem"),
+    (lambda: passk.bound_from_counts(4, [5], 2), "0 <= c <= n"),
+    (lambda: passk.bound_from_pass2(1.5, 2), r"\[0, 1\]")])
+def test_bound_from_counts_refuses(call, word):
+  with pytest.raises(ValueError, match=word):
+    call()
+
+
+def test_bootstrap_curve_is_the_bootstrap_of_each_column():
+  values = np.random.default_rng(0).random((50, 3))
+  mean, low, high = passk.bootstrap_curve(values, seed=0, resamples=4000)
+  for i in range(3):
+    one = passk.bootstrap(values[:, i], seed=0, resamples=4000)
+    np.testing.assert_allclose(mean[i], one[0])
+    np.testing.assert_allclose([low[i], high[i]], one[1:], atol=0.01)
+  for bad in ([1.0], np.zeros((0, 2)), [[np.nan]]):
+    with pytest.raises(ValueError):
+      passk.bootstrap_curve(bad, seed=0)
+
+
+def test_problems_with_too_few_samples_have_no_value():
+  counts = {"a": (4, 1), "b": (2, 1)}
+  assert passk.per_problem(counts, 2) == {"a": 0.5, "b": 1.0}
+  assert passk.per_problem(counts, 4) == {"a": 1.0}
+  assert passk.per_problem(counts, 8) == {}
+  assert passk.mean_of([{"a": 0.5, "b": 1.0}, {"a": 1.0}]) == {"a": 0.75}
+
+
+def test_difference_matches_problems_by_name():
+  a = {f"p{i}": v for i, v in enumerate([0.5, 0.9, 0.2, 0.4])}
+  b = {f"p{i}": v for i, v in enumerate([0.4, 0.8, 0.1, 0.3])}
+  shuffled = dict(reversed(list(b.items())))
+  found = passk.difference(a, shuffled, seed=0)
+  # The same gain on each problem: paired, there is nothing left to vary.
+  np.testing.assert_allclose(found, 0.1, atol=1e-12)
+  assert found == passk.difference(a, b, seed=0)
+  assert found == passk.difference({**a, "only a": 1.0}, b, seed=0)
+  with pytest.raises(ValueError, match="4 in one and 1 in the other"):
+    passk.difference(a, {"x": 1.0}, seed=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from progrpo_jax import errors, metrics
+from progrpo_jax.evaluators import passk
 from progrpo_jax.report import comparison
 
 
@@ -109,3 +110,236 @@ def test_tables_show_three_k():
   assert comparison.pick_ks({1, 8}) == [1, 8]
   assert comparison.pick_ks({2}) == [2]
   assert comparison.pick_ks(set()) == []
+
+
+def _right(shift=0, part=1.0):
+  """Right answers of 16 to each problem, as `make_run` writes them."""
+  return np.array(
+    [min(16, max(0, round(16 * (0.1 + 0.7 * part) - i + shift)))
+     for i in range(8)]
+  )
+
+
+def _add_evaluation(workdir, values, step=100):
+  """Adds values to the line of an evaluation."""
+  path = workdir / "eval.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in rows:
+    if row["step"] == step:
+      row |= values
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_analysis_adds_to_the_summary_and_changes_nothing(make_run):
+  groups = {name: [metrics.load(make_run(name))] for name in ("a", "b")}
+  summary = comparison.summarise(groups)
+  for label, entry in comparison.analyse(groups).items():
+    assert {key: entry[key] for key in summary[label]} == summary[label]
+    json.dumps(entry)
+
+
+def test_curve_has_every_k_and_agrees_with_the_reported_ones(make_run):
+  entry = comparison.analyse({"a": [metrics.load(make_run())]})["a"]
+  assert len(entry["curve"]) == 16
+  for k, (mean, _, _) in entry["pass@k"].items():
+    assert entry["curve"][int(k) - 1][0] == pytest.approx(mean)
+  for mean, low, high in entry["curve"]:
+    assert low <= mean <= high
+
+
+def test_bound_stands_beside_pass_at_k_from_two_on(make_run):
+  entry = comparison.analyse({"a": [metrics.load(make_run())]})["a"]
+  c = _right()
+  expected = passk.bound_from_counts(16, c, np.array([2, 4, 8, 16]))
+  assert list(entry["bound"]) == ["2", "4", "8", "16"]
+  np.testing.assert_allclose(list(entry["bound"].values()), expected)
+  # It needs no samples.
+  run = metrics.load(make_run("none", samples=False))
+  assert comparison.analyse({"a": [run]})["a"]["bound"] == entry["bound"]
+
+
+def test_histogram_counts_problems(make_run):
+  runs = [metrics.load(make_run(f"s{i}", shift=2 * i)) for i in range(2)]
+  entries = comparison.analyse({"a": runs[:1], "both": runs})
+  np.testing.assert_array_equal(
+    entries["a"]["histogram"], np.histogram(_right() / 16, 10, (0, 1))[0]
+  )
+  # Seeds together: 32 samples of each problem.
+  np.testing.assert_array_equal(
+    entries["both"]["histogram"],
+    np.histogram((_right() + _right(2)) / 32, 10, (0, 1))[0],
+  )
+
+
+def test_differences_are_paired_by_problem(make_run):
+  workdirs = [make_run("a"), make_run("b", shift=2)]
+  # The order of a file means nothing.
+  path = workdirs[1] / "evals" / "000100.jsonl"
+  path.write_text("\n".join(path.read_text().splitlines()[::-1]) + "\n")
+  a, b = (metrics.load(workdir) for workdir in workdirs)
+  entries = comparison.analyse({"a": [a], "b": [b]})
+  assert entries["a"]["difference"] is None
+  found = entries["b"]["difference"]
+  assert found["against"] == "a" and found["problems"] == 8
+  # Two more of 16 right on each problem: 1/8, whatever the problems.
+  np.testing.assert_allclose(found["pass@k"]["1"], 0.125)
+  gain = passk.pass_at_k(16, _right(2), 4) - passk.pass_at_k(16, _right(), 4)
+  mean, low, high = found["pass@k"]["4"]
+  assert mean == pytest.approx(gain.mean())
+  assert gain.min() < low < mean < high < gain.max()
+  with_base = comparison.analyse({"b": [b]}, base=a)
+  assert with_base["b"]["difference"] == {**found, "against": "base"}
+
+
+def test_runs_on_other_problems_have_no_difference(make_run):
+  workdirs = [make_run("a"), make_run("b")]
+  path = workdirs[1] / "evals" / "000100.jsonl"
+  path.write_text(path.read_text().replace("Use ", "Take "))
+  groups = {w.name: [metrics.load(w)] for w in workdirs}
+  assert comparison.analyse(groups)["b"]["difference"] is None
+
+
+def test_regimes_compare_base_middle_and_final(make_run):
+  run = metrics.load(make_run())
+  found = comparison.regimes([run], "countdown")
+  # Evaluated at 0, 20, ..., 100; 40 and 60 are as near to the middle.
+  assert found["steps"] == [40, 100]
+  assert found["k"] == 8 and found["problems"] == 8
+  values = [
+    passk.pass_at_k(16, _right(part=part), 8) for part in (0, 0.4, 1)
+  ]
+  np.testing.assert_allclose(
+    [found["base"], found["middle"], found["final"]],
+    [value.mean() for value in values],
+  )
+  gain = passk.paired_bootstrap(values[2], values[0], seed=0)
+  np.testing.assert_allclose(found["gain"][0], gain[0])
+  np.testing.assert_allclose(found["gain"][1:], gain[1:], atol=0.05)
+  assert found["gain"][1] > 0 and found["late"][1] > 0
+  assert found["regime"] == "Sustained"
+  assert found["gain@1"][0] == pytest.approx(
+    (_right().mean() - _right(part=0).mean()) / 16
+  )
+
+
+def test_regimes_take_the_base_that_is_given(make_run):
+  run = metrics.load(make_run())
+  # A base that is as good as the final policy leaves nothing to gain.
+  found = comparison.regimes([run], "countdown", run)
+  assert found["base"] == found["final"]
+  assert found["regime"] == "Diminish" and found["gain"] == [0, 0, 0]
+  entries = comparison.analyse({"a": [run]}, base=run)
+  assert entries["a"]["regimes"] == {"countdown": found}
+  assert entries["base"]["regimes"] == {}
+
+
+def test_regimes_need_three_evaluations_with_samples(make_run):
+  run = metrics.load(make_run("a", samples=False))
+  assert comparison.regimes([run], "countdown") is None
+  workdir = make_run("b")
+  (workdir / "evals" / "000040.jsonl").unlink()
+  run = metrics.load(workdir)
+  assert comparison.regimes([run], "countdown") is None
+  few = metrics.Run(run.path, {}, run.metrics, run.evals[:2])
+  assert comparison.regimes([few], "countdown") is None
+  # Without step 0 there is no base, unless it is given.
+  late = metrics.load(make_run("c"))
+  late = metrics.Run(late.path, {}, late.metrics, late.evals[1:])
+  assert comparison.regimes([late], "countdown") is None
+  assert comparison.regimes([late], "countdown", late) is not None
+
+
+def test_seeds_are_averaged_problem_by_problem(make_run):
+  runs = [metrics.load(make_run(f"s{i}", shift=i)) for i in range(2)]
+  found = comparison.regimes(runs, "countdown")
+  values = [
+    (passk.pass_at_k(16, _right(0, part), 8)
+     + passk.pass_at_k(16, _right(1, part), 8)) / 2
+    for part in (0, 0.4, 1)
+  ]
+  np.testing.assert_allclose(
+    [found["base"], found["middle"], found["final"]],
+    [value.mean() for value in values],
+  )
+
+
+def test_samples_that_the_verifier_failed_on_do_not_count(make_run):
+  workdir = make_run()
+  path = workdir / "evals" / "000100.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in rows:
+    row["completions"][-1]["status"] = "masked"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  # The sixteenth answer of each problem was wrong.
+  _add_evaluation(workdir, {"eval/countdown/pass@1": _right().mean() / 15})
+  run = metrics.load(workdir)
+  counts = comparison.step_counts(run, "countdown", 100)
+  assert sorted(counts.values()) == [(15, c) for c in sorted(_right())]
+
+
+def test_samples_that_do_not_reproduce_pass_at_1_are_left_out(make_run):
+  workdir = make_run()
+  _add_evaluation(workdir, {"eval/countdown/pass@1": 0.123})
+  run = metrics.load(workdir)
+  assert comparison.step_counts(run, "countdown", 100) == {}
+  assert comparison.step_counts(run, "countdown", 80) != {}
+  assert comparison.step_counts(run, "countdown", 81) == {}
+  entry = comparison.analyse({"a": [run]})["a"]
+  assert entry["curve"] == [] and entry["histogram"] == []
+
+
+def test_the_tolerant_verdict_stands_beside_its_set(make_run):
+  workdir = make_run()
+  name = "eval/countdown/tolerant/pass@1"
+  values = {name: 0.9, f"{name}/low": 0.8, f"{name}/high": 0.95}
+  _add_evaluation(workdir, values)
+  run = metrics.load(workdir)
+  assert comparison.sets(run) == ["countdown"]
+  entry = comparison.analyse({"a": [run]})["a"]
+  assert entry["tolerant"] == {"1": [0.9, 0.8, 0.95]}
+  assert entry["pass@k"]["1"][0] == pytest.approx(_right().mean() / 16)
+  (table,) = [
+    t for t in comparison.tables({"a": entry}) if t.name == "tolerant"
+  ]
+  assert table.rows[0][2] == ("0.900", "0.800 to 0.950")
+
+
+def test_tables_show_what_there_is(make_run):
+  groups = {
+    "a": [metrics.load(make_run("a"))],
+    "b": [metrics.load(make_run("b", shift=2))],
+  }
+  tables = {t.name: t for t in comparison.tables(comparison.analyse(groups))}
+  assert list(tables) == ["bound", "difference", "regimes", "histogram"]
+  for table in tables.values():
+    assert all(len(row) == len(table.columns) for row in table.rows)
+  assert tables["bound"].columns == (
+    "method", "pass@2", "bound@2", "pass@8", "bound@8", "pass@16", "bound@16"
+  )
+  assert tables["difference"].title == "pass@k less that of a"
+  assert tables["difference"].rows[0][:2] == (
+    ("b", "8 problems"), ("+0.125", "+0.125 to +0.125")
+  )
+  row = tables["regimes"].rows[0]
+  assert row[:2] == (("a", "countdown"), ("Sustained", "k = 8, 8 problems"))
+  assert all(" to " in small for _, small in row[-3:])
+  assert [int(text) for text, _ in tables["histogram"].rows[0][1:]] == list(
+    np.histogram(_right() / 16, 10, (0, 1))[0]
+  )
+
+
+def test_a_run_without_samples_has_its_bound_only(make_run):
+  run = metrics.load(make_run("a", samples=False))
+  entry = comparison.analyse({"a": [run], "b": [run]})["b"]
+  assert entry["difference"] is None and entry["regimes"] == {}
+  tables = comparison.tables({"b": entry})
+  assert [table.name for table in tables] == ["bound"]
+
+
+def test_a_run_without_evaluations_is_analysed_too(make_run):
+  workdir = make_run()
+  (workdir / "eval.jsonl").unlink()
+  run = metrics.load(workdir)
+  summary = comparison.analyse({"a": [run]})
+  assert summary["a"]["bound"] == {} and summary["a"]["histogram"] == []
+  assert comparison.tables(summary) == []

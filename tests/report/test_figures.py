@@ -100,6 +100,42 @@ def test_pass_at_k_has_a_log2_axis_with_plain_labels(groups):
   ]
 
 
+def test_pass_at_k_goes_through_every_k_of_the_samples(make_run):
+  run = metrics.load(make_run())
+  (line,) = figures.pass_at_k({"a": [run]}).axes[0].lines
+  np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 17))
+  marked = [line.get_xdata()[i] for i in line.get_markevery()]
+  assert marked == [1, 2, 4, 8, 16]
+  reported = [run.evals[-1][f"eval/countdown/pass@{k}"] for k in marked]
+  np.testing.assert_allclose(line.get_ydata()[line.get_markevery()], reported)
+
+
+def test_histograms_stand_side_by_side(make_run):
+  groups = {
+    name: [metrics.load(make_run(name, shift=shift))]
+    for name, shift in (("a", 0), ("b", 2))
+  }
+  base = groups["a"][0]
+  figure = figures.pass1_histogram(groups, base=base)
+  axes = figure.axes[0]
+  labels = [t.get_text() for t in axes.get_legend().get_texts()]
+  assert labels == ["base", "a", "b"]
+  heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
+  assert all(len(bars) == 10 and sum(bars) == 8 for bars in heights)
+  assert heights[0] == heights[1] != heights[2]
+  # No two bars cover each other.
+  edges = sorted(
+    (bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches
+  )
+  assert all(a[1] <= b[0] + 1e-9 for a, b in zip(edges, edges[1:]))
+  svg = figures.to_svg(figure, "h", "x")
+  assert figures.BASE in svg and len(svg) < 40_000
+
+
+def test_a_histogram_needs_samples(groups):
+  assert figures.pass1_histogram(groups) is None
+
+
 def test_labels_are_shown_as_they_are(groups):
   runs = groups["progrpo"]
   figure = figures.entropy({"_a$^2$": runs, "<b>&": groups["grpo"]})

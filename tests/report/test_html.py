@@ -91,9 +91,183 @@ def test_a_report_shows_the_key_numbers(make_run):
 
 
 def test_ids_are_unique(make_run):
-  _, page = _report(make_run())
+  _, page = _report(_judge(make_run(), _collapsing))
   ids = [a["id"] for _, a in page.elements if "id" in a]
   assert len(ids) == len(set(ids))
+  assert any(identity.startswith("e0-") for identity in ids)
+
+
+def _judge(workdir, level_of):
+  """Adds to a run what the diagnostics of each step log."""
+  path = workdir / "metrics.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in rows:
+    level, reason = level_of(row["step"])
+    row |= {
+      "collapse/level": level,
+      "collapse/reason": reason,
+      "entropy/q10": 0.1 * row["entropy"],
+      "entropy/q50": 0.8 * row["entropy"],
+      "entropy/q90": 2.5 * row["entropy"],
+      "entropy/low_share": 0.9 - 0.5 * row["entropy"],
+      "covariance/logp_advantage": 0.1 * row["entropy"] - 0.02,
+      "covariance/high_share": 0.01,
+      "reward_spread/mean": 0.3 * row["entropy"],
+      "reward_spread/q10": 0.0,
+      "reward_spread/q90": 0.5 * row["entropy"],
+      "kl_share": 0.6 * (1 - 0.9 ** (row["step"] % 40)),
+    }
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return workdir
+
+
+def _collapsing(step):
+  if step < 60:
+    return (1, "an early scare") if 20 <= step < 25 else (0, "")
+  return (1, "30% left") if step < 81 else (2, f"<b>{101 - step}</b>% left")
+
+
+def _alarm(page):
+  """The style of the banner and the text that begins with it, or None."""
+  found = [a for _, a in page.elements if a.get("class") == "alarm"]
+  if not found:
+    return None
+  (attributes,) = found
+  return attributes["style"]
+
+
+def test_a_collapse_is_told_with_its_reason_and_its_beginning(make_run):
+  text, page = _report(_judge(make_run(), _collapsing))
+  _assert_self_contained(text, page)
+  shown = " ".join(" ".join(page.text).split())
+  assert "Collapse at the last step, 100, since step 81" in shown
+  told = shown[shown.index("Collapse at") : shown.index("These steps")]
+  assert re.findall(r"(collapse|warning) , steps (\d+ to \d+): ([^,]*?) "
+                    r"(?=warning|$)", told) == [
+    ("collapse", "81 to 100", "<b>1</b>% left"),  # the last word counts
+    ("warning", "60 to 80", "30% left"),
+    ("warning", "20 to 24", "an early scare"),
+  ]
+  assert "<b>1</b>% left" not in text  # it is text, not markup
+  assert f"var(--c1, {pages.figures.PALETTE[1]})" in _alarm(page)
+
+
+def test_a_warning_and_a_recovery_have_their_own_words(make_run):
+  _, page = _report(_judge(make_run("a"), lambda step: (int(step > 90), "low")))
+  shown = " ".join(" ".join(page.text).split())
+  assert "Warning at the last step, 100, since step 91" in shown
+  assert f"var(--c4, {pages.figures.PALETTE[4]})" in _alarm(page)
+  _, page = _report(_judge(make_run("b"), lambda step: (2 * (step == 7), "")))
+  shown = " ".join(" ".join(page.text).split())
+  assert "Flagged on the way, but not at the last step, 100" in shown
+  assert "collapse , step 7 These" in shown
+
+
+def test_a_run_that_is_well_or_not_judged_has_no_banner(make_run):
+  for workdir in (make_run("a"), _judge(make_run("b"), lambda step: (0, ""))):
+    _, page = _report(workdir)
+    assert _alarm(page) is None
+    assert "since step" not in " ".join(page.text)
+
+
+def test_many_alarms_are_cut(make_run):
+  _, page = _report(_judge(make_run(), lambda step: (step % 2, "odd")))
+  shown = " ".join(" ".join(page.text).split())
+  assert "steps 99" not in shown and "step 99: odd" in shown
+  assert "and 45 earlier" in shown and "step 91: odd" in shown
+  assert "step 89: odd" not in shown
+
+
+def test_alarms_are_shaded_in_the_figures_over_steps(make_run):
+  plain, _ = _report(_judge(make_run("a"), lambda step: (0, "")))
+  shaded, page = _report(_judge(make_run("b"), _collapsing))
+
+  def shades(text):
+    return len(re.findall(r"fill: var\(--c[14], #\w+\); opacity: 0.14", text))
+
+  # pass@k over k has no steps; three stretches on each axes of the others.
+  assert shades(plain) == 0
+  figures = sum(tag == "figure" for tag, _ in page.elements)
+  assert figures == 14
+  # 13 figures over steps, four of which have two axes.
+  assert shades(shaded) == 3 * (13 + 4)
+
+
+def test_the_diagnostics_have_their_part(make_run):
+  text, page = _report(_judge(make_run(), _collapsing))
+  part = text[text.index('<section id="exploration">'):]
+  part = part[: part.index("</section>")]
+  labels = re.findall(r'role="img" aria-label="(.*?)"', part)
+  assert labels == [
+    "Entropy of tokens",
+    "Covariance",
+    "Reward spread within groups",
+    "KL&#x27;s part in the gradient",
+  ]
+  assert 'id="e3-reset-40"' in part and 'id="e3-reset-80"' in part
+  assert 'href="#exploration"' in text
+  # Without what they show, neither part nor link.
+  text, _ = _report(make_run("plain"))
+  assert 'id="exploration"' not in text and '#exploration' not in text
+
+
+def test_resets_are_listed_with_what_led_to_them(make_run):
+  workdir = _judge(make_run(), _collapsing)
+  with (workdir / "metrics.jsonl").open("a") as file:
+    line = {"step": 80, "ref_reset/reason": "KL <b> stands out"}
+    file.write(json.dumps(line) + "\n")
+  text, _ = _report(workdir)
+  part = text[text.index('<section id="resets">'):]
+  part = part[: part.index("</section>")]
+  rows = [
+    re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+    for row in re.findall(r"<tr>(.*?)</tr>", part, flags=re.DOTALL)
+  ]
+  assert rows[0] == [
+    "", "after steps", "KL before", "its part in the gradient", "entropy",
+    "reward", "because",
+  ]
+  assert rows[1][:2] == ["step 40", "40"] and rows[1][-1] == ""
+  assert rows[2][:2] == ["step 80", "40"]
+  assert rows[2][-1] == "KL &lt;b&gt; stands out"
+  assert rows[1][3] == "0.000"  # 40 % 40
+  assert len(rows) == 3
+  # A run that never resets has no such part.
+  text, _ = _report(make_run("short", steps=20))
+  assert 'id="resets"' not in text
+
+
+def test_a_comparison_says_how_its_runs_stand(make_run, tmp_path):
+  runs = {
+    "a": [_judge(make_run("a"), _collapsing)],
+    "b": [_judge(make_run("b"), lambda step: (0, ""))],
+    "c": [make_run("c")],
+  }
+  text = pages.write_comparison(runs, tmp_path / "page.html").read_text()
+  part = text[text.index('<section id="runs">'):]
+  assert re.findall(r"100 steps</td><td>(.*?)</td>", part) == [
+    "collapse since step 81: &lt;b&gt;1&lt;/b&gt;% left",
+    "ok",
+    "–",
+  ]
+  assert '<section id="exploration">' in text
+  page = _Reader(text)
+  _assert_self_contained(text, page)
+  ids = [a["id"] for _, a in page.elements if "id" in a]
+  assert len(ids) == len(set(ids))
+
+
+def test_words_among_the_measurements_are_shown_as_words(make_run):
+  workdir = make_run()
+  with (workdir / "eval.jsonl").open("a") as file:
+    line = {"step": 100, "eval/countdown/regime": "<i>narrow"}
+    file.write(json.dumps(line) + "\n")
+  with (workdir / "metrics.jsonl").open("a") as file:
+    line = {"step": 100, "collapse/level": "odd", "collapse/reason": 3}
+    file.write(json.dumps(line) + "\n")
+  text, page = _report(workdir)
+  assert "<td>&lt;i&gt;narrow</td>" in text
+  assert _alarm(page) is None
 
 
 def test_every_control_has_a_label(make_run):

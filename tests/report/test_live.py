@@ -103,6 +103,62 @@ def test_numbers_that_are_no_numbers_are_left_out():
   assert "nan" not in console.file.getvalue()
 
 
+def _judged(level, reason=""):
+  return {**METRICS, "collapse/level": level, "collapse/reason": reason}
+
+
+def test_lines_of_a_log_end_with_what_is_wrong():
+  console = _console(terminal=False)
+  with live.LiveView(9, "grpo", console=console, every_s=0.0) as view:
+    view.step(1, _judged(0))
+    view.step(2, _judged(1, "entropy is down to 0.1"))
+    view.step(3, METRICS)  # not judged: as it was
+    view.step(4, _judged(2, "entropy is down to 0.01"))
+    view.step(5, _judged(0))
+  lines = console.file.getvalue().splitlines()[1:6]
+  assert [line.split("  ")[-1].split()[0] for line in lines] == [
+    "left", "WARNING", "WARNING", "COLLAPSE", "left",
+  ]
+
+
+def test_a_terminal_shows_the_reason_of_the_last_step_in_colour():
+  console = rich.console.Console(
+    file=io.StringIO(), force_terminal=True, width=100, color_system="standard"
+  )
+
+  def shown(view):
+    console.file.seek(0)
+    console.file.truncate()
+    console.print(view._render())
+    return console.file.getvalue()
+
+  view = live.LiveView(9, "grpo", console=console)
+  view._start = view._phase_start = live.time.monotonic()
+  view._live = True  # draws nothing by itself
+  view.step(1, _judged(0))
+  assert "▲" not in shown(view) and "\x1b[34m╭" in shown(view)
+  view.step(2, _judged(1, "entropy is down to 0.1"))
+  assert "\x1b[33m▲ warning  entropy is down to 0.1" in shown(view)
+  view.step(3, _judged(2, "entropy is down to 0.01 \x1b[2J"))
+  text = shown(view)
+  assert "\x1b[1;31m▲ collapse  entropy is down to 0.01 ␛[2J" in text
+  assert "\x1b[1;31m╭" in text and "\x1b[2J" not in text
+  view.step(4, METRICS)  # not judged: as it was
+  assert "▲ collapse" in shown(view)
+  view.step(5, _judged(0))
+  assert "▲" not in shown(view)
+
+
+def test_words_among_the_metrics_are_no_numbers():
+  console = _console(terminal=True)
+  with live.LiveView(2, "x", console=console) as view:
+    view.step(1, {"reward": "high", "entropy": 0.25, "collapse/level": "bad"})
+    view.eval(1, {"eval/a/pass@1": "none", "eval/a/pass@8": 0.5})
+  text = console.file.getvalue()
+  assert "0.250" in text and "pass@8 0.500" in text
+  assert "high" not in text and "▲" not in text
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_ends_with_all_parts_done(terminal):
   console = _console(terminal)

@@ -1,0 +1,29 @@
+"""Adaptive entropy (Skywork-OR1, 2505.22312) on DeepSeek-R1-Distill-Qwen-7B.
+
+  progrpo train --config configs/adaptive_entropy_r1_distill_7b.py:host \
+    --workdir runs/adaptive_entropy_7b
+
+Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
+Hardware and hours: not measured here.
+
+To expect: the report's 7B model, trained on mathematics and code with growing
+contexts, comes from 43.6 to 57.5, an average of AIME 2024 and 2025 and
+LiveCodeBench. This config has neither its data nor its contexts, and is here
+to try the entropy's control. Not reproduced here.
+
+From the report, as others quote it: an entropy bonus whose weight moves by
+0.005 a step to hold 0.2 nats, no KL, temperature 1, a mean over tokens,
+groups without spread left out, one update a batch. Stand-ins: batch, lengths,
+group size and learning rate are FlowRL's (2509.15207), in one minibatch.
+"""
+
+from configs import methods, scales
+
+
+def get_config(scale: str = "paper"):
+  """An entropy bonus that holds a target, at a scale."""
+  c = scales.flowrl(scale, "DeepSeek-R1-Distill-Qwen-7B")
+  c.train.num_minibatches = 1
+  c.optim.warmup_steps = 10
+  c.algo.dynamic_sampling.enabled = True
+  return methods.adaptive_entropy(c)

@@ -1,0 +1,27 @@
+"""GSPO (2507.18071) on Qwen2.5-7B, beside GRPO and ProGRPO.
+
+  progrpo train --config configs/gspo_qwen2_5_7b.py:host --workdir runs/gspo_7b
+
+Model, data, files, scales and evaluation are those of
+configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+not measured here.
+
+To expect: no score in this setting is known to us. The paper trains
+Qwen3-30B-A3B-Base, a mixture of experts, which cannot be read here.
+
+From the paper: the sequence's ratio, bounds 3e-4 / 4e-4, a mean over
+responses, no KL, a batch in 4 minibatches. Its batch size, lengths, learning
+rate and group size are not known to us. Stand-ins: those of FlowRL
+(2509.15207). The bounds are narrow for responses of thousands of tokens; for
+short ones they clip nearly everything (see configs/tiny.py).
+"""
+
+from configs import methods, scales
+
+
+def get_config(scale: str = "paper"):
+  """GSPO at a scale."""
+  c = scales.flowrl(scale)
+  c.train.num_minibatches = 4
+  c.optim.warmup_steps = 10 * c.train.num_minibatches
+  return methods.gspo(c)

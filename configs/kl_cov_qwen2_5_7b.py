@@ -1,0 +1,20 @@
+"""KL-Cov (2505.22617) on Qwen2.5-7B and mathematics.
+
+  progrpo train --config configs/kl_cov_qwen2_5_7b.py:host \
+    --workdir runs/kl_cov_7b
+
+Model, data, files, scales, evaluation and the scores to expect are those of
+configs/clip_cov_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+not measured here.
+
+From the paper: no clip, a KL of weight 1 to the policy that sampled on the
+2e-3 of the tokens with the highest covariance; at 32B 2e-4:
+  --config.algo.loss_options.share=2e-4
+"""
+
+from configs import methods, scales
+
+
+def get_config(scale: str = "paper"):
+  """KL-Cov at a scale."""
+  return methods.kl_cov(scales.entropy_mechanism(scale))

@@ -1,0 +1,25 @@
+"""REINFORCE++ (2501.03262) on Qwen2.5-7B, beside GRPO and ProGRPO.
+
+  progrpo train --config configs/reinforce_pp_qwen2_5_7b.py:host \
+    --workdir runs/reinforce_pp_7b
+
+Model, data, files, scales and evaluation are those of
+configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+not measured here.
+
+To expect: 31.52 in FlowRL's paper (2509.15207), the average that
+configs/flowrl_qwen2_5_7b.py names. Not reproduced here.
+
+From the paper: advantages with the mean and spread of the whole batch, clip
+0.2, k1 to the start model off the reward with weight 1e-3. Batch, lengths,
+group size and learning rate are stand-ins: FlowRL's. With a baseline of the
+group first, as ProRL v2 has it:
+configs/prorl_v2_r1_distill_1_5b.py.
+"""
+
+from configs import methods, scales
+
+
+def get_config(scale: str = "paper"):
+  """REINFORCE++ at a scale."""
+  return methods.reinforce_pp(scales.flowrl(scale))

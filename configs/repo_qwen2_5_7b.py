@@ -1,0 +1,36 @@
+"""RePO (2602.10819) on Qwen2.5-7B and mathematics.
+
+  progrpo train --config configs/repo_qwen2_5_7b.py:host --workdir runs/repo_7b
+
+Model, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
+Hardware and hours: not measured here.
+
+Files, both the user's own:
+  data/openr1_math_hard.jsonl  lines {"prompt": "...", "answer": "34",
+                               "demonstrations": ["..."]}: problems of
+                               OpenR1-Math and expert solutions of them
+  data/math_verifier.py        as in configs/progrpo_qwen2_5_7b.py
+
+To expect: no score in this setting is known to us. The paper trains Qwen3-8B,
+which cannot be read here; on the hard part of OpenR1-Math it has AIME 2024
+13.1, AIME 2025 10.0 and MATH500 78.2, as others quote it. Not reproduced
+here.
+
+From the paper: where enough of a group fails, its worst response gives way to
+the policy's own rephrasing of an expert solution, if the verifier accepts
+that; then GRPO, its ratio under the plain prompt. Ours: how many must fail
+and how badly, the words of the question. Batch, lengths and learning rate are
+stand-ins: FlowRL's (2509.15207).
+"""
+
+from configs import methods, scales
+
+
+def get_config(scale: str = "paper"):
+  """RePO at a scale."""
+  c = scales.flowrl(scale)
+  c.data.tasks = {"math": scales.jsonl("openr1_math_hard", "math_verifier")}
+  # A problem and a solution of it.
+  c.algo.rephrase.max_prompt_length = (
+      c.data.max_prompt_length + c.sampling.max_new_tokens)
+  return methods.repo(c)

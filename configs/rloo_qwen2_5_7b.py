@@ -1,0 +1,27 @@
+"""RLOO (2402.14740) on Qwen2.5-7B, beside GRPO and ProGRPO.
+
+  progrpo train --config configs/rloo_qwen2_5_7b.py:host --workdir runs/rloo_7b
+
+Model, data, files, scales and evaluation are those of
+configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+not measured here.
+
+To expect: no score in this setting is known to us. The paper learns from
+human preferences.
+
+From the paper: the advantage, the sum of log-probs of a response, one update
+a batch. The constant that divides the sum is sampling.max_new_tokens; Adam
+makes up for its scale, the clip of the gradient norm does not. Ours: no KL.
+Batch, lengths, group size and learning rate are stand-ins: FlowRL's
+(2509.15207).
+"""
+
+from configs import methods, scales
+
+
+def get_config(scale: str = "paper"):
+  """RLOO at a scale."""
+  c = scales.flowrl(scale)
+  c.train.num_minibatches = 1
+  c.optim.warmup_steps = 10
+  return methods.rloo(c)

@@ -1,0 +1,151 @@
+"""Settings at paper scale that several files share: model, data, budget.
+
+The files that the tasks below name are the user's own:
+  data/NAME.jsonl           lines {"prompt": "...", "answer": "34"}
+  data/NAME_verifier.py     def score(completion, reference) -> (reward,
+                            correct, status); see progrpo_jax/rewards/score.py
+"""
+
+from configs import common
+
+# Logic for ProRL: tasks with a module here, and generators that the general
+# one serves.
+TASKS = ("graph_color", "knights_knaves", "n_queens")
+GENERATORS = (
+    "ab", "family_relationships", "group_anagrams", "letter_jumble",
+    "mini_sudoku", "number_sequence", "spell_backward", "syllogism",
+    "zebra_puzzles")
+
+
+def flowrl(scale: str = "paper", model: str = "Qwen2.5-7B"):
+  """FlowRL's batch, lengths and optimiser on DAPO-Math-17k.
+
+  Ours: the number of steps, what is held out and when; the warm-up of 10
+  steps is read as rollout steps.
+  """
+  c = _start(model)
+  c.data.tasks = {"math": jsonl("dapo_math_17k", "math_verifier")}
+  c.data.max_prompt_length = 2048
+  c.data.prompt_buckets = (256, 512, 1024)
+  c.sampling.max_new_tokens = 8192
+  # Ratio, clip and ARM see the distribution that was sampled from: at
+  # temperature 1 without truncation, the policy itself.
+  c.algo.num_generations = 8
+  c.train.total_steps = 200
+  batch(c, scale, prompts=512, minibatch=32)
+  c.optim.learning_rate = 1e-6
+  c.optim.weight_decay = 0.1
+  c.optim.warmup_steps = 10 * c.train.num_minibatches
+  return c
+
+
+def entropy_mechanism(scale: str = "paper"):
+  """The setting of 2505.22617 at 7B, where it differs from FlowRL's.
+
+  256 prompts of 8, 8 updates a step, learning rate 5e-7, groups without
+  spread filtered out. Ours: no weight decay, no warm-up.
+  """
+  c = flowrl(scale)
+  batch(c, scale, prompts=256, minibatch=32)
+  c.algo.dynamic_sampling.enabled = True
+  c.optim.learning_rate = 5e-7
+  c.optim.weight_decay = 0.0
+  c.optim.warmup_steps = 0
+  return c
+
+
+def dapo(model: str = "Qwen2.5-32B"):
+  """DAPO's own: long responses, 16 updates of 512 samples a step."""
+  c = flowrl(model=model)
+  # The heads are split too: the scores of one response of this length, all
+  # heads together, are tens of GiB.
+  c.mesh.tensor = 8
+  c.sampling.max_new_tokens = 20480
+  c.algo.num_generations = 16
+  c.train.micro_batch_prompts = 8
+  c.eval.batch_prompts = 8
+  c.eval.temperature = 1.0
+  c.eval.top_p = 0.7
+  return c
+
+
+def prorl(scale: str = "paper"):
+  """ProRL's four domains, batch and first context.
+
+  The unit of the batch (prompts) and what is held out are ours.
+  """
+  c = _start("DeepSeek-R1-Distill-Qwen-1.5B")
+  c.data.tasks = domains()
+  c.data.max_prompt_length = 1024
+  c.data.prompt_buckets = (256, 512)
+  c.sampling.max_new_tokens = 8192
+  c.algo.num_generations = 16
+  batch(c, scale, prompts=256, minibatch=64)
+  c.optim.learning_rate = 2e-6
+  # Of every task: fifteen sets are tried at each evaluation.
+  c.eval.num_problems = 64
+  c.eval.num_samples = 16
+  return c
+
+
+def domains(instructions: bool = False) -> dict:
+  """ProRL's data, each domain by its size in thousands of problems."""
+  tasks = {
+      "math": jsonl("deepscaler_40k", "math_verifier", 40.0),
+      "code": jsonl("eurus2_code_24k", "code_verifier", 24.0),
+      "stem": jsonl("scp116k_25k", "stem_verifier", 25.0),
+  }
+  if instructions:
+    tasks["instructions"] = jsonl(
+        "nemotron_if_10k", "instruction_verifier", 10.0)
+  weight = 37 / len(TASKS + GENERATORS)
+  for name in TASKS:
+    tasks[name] = {"weight": weight, "options": {"binary": False}}
+  for name in GENERATORS:
+    tasks[name] = {
+        "weight": weight, "module": "reasoning_gym",
+        "options": {"dataset": name, "binary": False}}
+  return tasks
+
+
+def jsonl(data: str, verifier: str, weight: float = 1.0) -> dict:
+  """A task whose problems and verifier are the user's; 1% is held out."""
+  return {
+      "weight": weight, "module": "jsonl",
+      "options": {
+          "file": f"data/{data}.jsonl",
+          "validation_file": "",
+          "validation_share": 0.01,
+          "verifier": f"data/{verifier}.py:score",
+      },
+  }
+
+
+def batch(c, scale: str, *, prompts: int, minibatch: int) -> None:
+  """The paper's batch, or 64 prompts for one host of eight devices.
+
+  The minibatch, in prompts, is the same. Responses are long: one of them a
+  row, one row a device at a time.
+  """
+  if scale not in ("paper", "host"):
+    raise ValueError(f"no scale {scale!r}; known: paper, host")
+  devices = 64 if scale == "paper" else 8
+  c.train.prompts_per_step = prompts if scale == "paper" else 64
+  c.train.num_minibatches = c.train.prompts_per_step // minibatch
+  c.train.micro_batch_generations = 1
+  c.train.micro_batch_prompts = devices
+  c.eval.batch_prompts = devices
+
+
+def _start(model: str):
+  """A Qwen2.5 or its like in bfloat16, split over all devices."""
+  c = common.get_config()
+  c.model.init_from = f"models/{model}"
+  c.model.dtype = "bfloat16"
+  c.model.remat = "layer"
+  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 1
+  c.rewards.workers = 16
+  c.sampling.chunk = 64
+  c.eval.every = 20
+  c.checkpoint.every = 20
+  return c

@@ -1,0 +1,118 @@
+"""What a step leaves behind: metrics, and rollouts to browse."""
+
+import math
+
+import numpy as np
+
+from progrpo_jax import groups as groups_lib
+from progrpo_jax import parts as parts_lib
+from progrpo_jax import progress as progress_lib
+from progrpo_jax.algos import collapse
+
+
+def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:
+  """Metrics of everything that was sampled in a step."""
+  valid, reward = groups.valid_PG, groups.reward_PG
+  length = np.sum(groups.rollout.mask_BT, axis=1)
+  counts = np.maximum(valid.sum(axis=1), 1)
+  mean = np.where(valid, reward, 0).sum(axis=1) / counts
+  spread = np.sqrt(
+      np.where(valid, (reward - mean[:, None]) ** 2, 0).sum(axis=1) / counts)
+  out = {
+      "reward": float(reward[valid].mean()) if valid.any() else math.nan,
+      "reward_std": float(spread.mean()),
+      "frac_reward_zero_std": float((spread < 1e-6).mean()),
+      "correct": float(
+          groups.correct_PG[valid].mean()) if valid.any() else math.nan,
+      "completions/mean_length": float(length.mean()),
+      "completions/max_length": float(length.max()),
+      "completions/clipped_ratio": float(
+          1.0 - np.mean(groups.rollout.finished_B)),
+      "verifier/masked": int((~valid).sum()),
+  }
+  tasks = np.array([row.task for row in groups.prompts.rows])
+  for task in sorted(set(tasks)):
+    mine = tasks == task
+    if valid[mine].any():
+      out[f"rewards/{task}/mean"] = float(reward[mine][valid[mine]].mean())
+  return out
+
+
+def rollout_records(
+    step: int, groups: groups_lib.Groups, signal_, limit: int) -> list[dict]:
+  """The first groups of a batch, for people to browse."""
+  size = groups.reward_PG.shape[1]
+  length = np.sum(groups.rollout.mask_BT, axis=1).reshape(-1, size)
+  finished = np.asarray(groups.rollout.finished_B).reshape(-1, size)
+  return [
+      dict(
+          step=step, id=int(groups.prompts.ids_P[p]), task=row.task,
+          prompt=row.prompt, reference=row.reference,
+          c_prompt=float(signal_["c_prompt_P"][p]),
+          completions=[
+              dict(
+                  text=groups.texts_PG[p][g],
+                  reward=float(groups.reward_PG[p, g]),
+                  correct=bool(groups.correct_PG[p, g]),
+                  status="ok" if groups.valid_PG[p, g] else "masked",
+                  advantage=float(signal_["adv_PG"][p, g]),
+                  base_advantage=float(signal_["base_PG"][p, g]),
+                  c_answer=float(signal_["c_answer_PG"][p, g]),
+                  length=int(length[p, g]), finished=bool(finished[p, g]))
+              for g in range(size)])
+      for p, row in enumerate(groups.prompts.rows[:limit])]
+
+
+def log(
+    parts: parts_lib.Parts, progress: progress_lib.Progress,
+    groups: groups_lib.Collected, signals, measured: dict[str, float],
+    reason: str, judgement: tuple[collapse.Verdict, bool], writer,
+    clock: progress_lib.Clock,
+) -> None:
+  """Writes the step: one line of metrics, and rollouts when they are due.
+
+  Args:
+    parts: of the run.
+    progress: after the step.
+    groups: what was sampled, and the batch.
+    signals: of the batch, from `signals.prepare`.
+    measured: everything that the stages measured.
+    reason: why the reference was reset, or "".
+    judgement: from `stages.judge`.
+    writer: of the workdir.
+    clock: of the step.
+  """
+  c, step = parts.config, progress.step
+  last_reset = progress.ref_step
+  # A new optimiser begins its schedule anew.
+  updated_since = last_reset if c.algo.reset.optimizer else 0
+  verdict, is_news = judgement
+  values = measured | {
+      "learning_rate": parts.learning_rate(step - updated_since),
+      "num_tokens": progress.num_tokens,
+      "ref_reset/reset": float(bool(reason)),
+      "ref_reset/ref_step": last_reset,
+      "ref_reset/steps_since": step - last_reset,
+      "ref_reset/count": progress.resets,
+      "collapse/level": verdict.number,
+  }
+  if verdict.reason:
+    values["collapse/reason"] = verdict.reason
+  if reason:
+    values["ref_reset/reason"] = reason
+  seconds = clock.take()
+  values |= seconds
+  if "timing_s/sample" in seconds:  # groups carried over may fill a batch
+    tokens = int(np.sum(groups.sampled.rollout.mask_BT))
+    values["perf/tokens_per_second"] = tokens / seconds["timing_s/sample"]
+  writer.write(step, values)
+  every = c.log.rollouts_every
+  if every and (step % every == 0 or step == 1):
+    writer.write_rollouts(step, rollout_records(
+        step, groups.batch, signals, c.log.rollouts_prompts))
+  clock.view.step(step, values)
+  if reason:
+    clock.view.message(f"step {step}: reference reset ({reason})")
+  if is_news:
+    found = verdict.reason or "no sign of collapse any more"
+    clock.view.message(f"step {step}: {verdict.level}: {found}")

@@ -1,0 +1,165 @@
+"""Runs in stages: what holds when, what is refused, how they resume."""
+
+import os
+import signal
+
+import pytest
+
+from configs import common
+from progrpo_jax import checks, errors, schedule, train
+
+STAGES = (
+  {"name": "two", "at_step": 10, "set": {"algo.num_generations": 16}},
+  {"name": "three", "after_resets": 2, "set": {
+    "data.tasks": {"b": {"weight": 2.0}}, "sampling.temperature": 1.2}},
+  {"name": "four", "at_step": 30, "reset": True, "set": {
+    "algo.num_generations": 4, "data.tasks.b.weight": 1}},
+)
+
+
+def staged(*entries):
+  c = common.get_config()
+  c.data.tasks = {"a": {}}
+  c.schedule = entries
+  c.lock()
+  return c
+
+
+@pytest.mark.parametrize(("step", "resets", "count"), [
+  (0, 0, 0), (9, 0, 0), (9, 5, 0), (10, 0, 1), (29, 1, 1), (10, 2, 2),
+  (29, 9, 2), (30, 1, 1), (30, 2, 3), (99, 9, 3)])
+def test_entries_begin_in_their_order(step, resets, count):
+  """One whose moment has come waits for those before it."""
+  assert schedule.begun(staged(*STAGES), step, resets) == count
+
+
+def test_what_an_entry_sets_stays_set():
+  c = staged(*STAGES)
+  found = [
+    (s.algo.num_generations, list(s.data.tasks), s.sampling.temperature)
+    for s in schedule.every(c)]
+  assert found == [
+    (8, ["a"], 1.0), (16, ["a"], 1.0), (16, ["b"], 1.2), (4, ["b"], 1.2)]
+  last = schedule.at(c, 30, 2)
+  assert last.data.tasks.b.weight == 1
+  assert (c.algo.num_generations, list(c.data.tasks)) == (8, ["a"])
+  assert schedule.at(c, 9, 0) is c
+
+
+def test_a_stage_is_the_same_from_whichever_stage_it_is_asked():
+  """A resumed run asks the config of the file, a running one its last."""
+  c = staged(*STAGES)
+  moments = [(0, 0), (10, 0), (10, 2), (30, 2), (99, 9)]
+  for i, before in enumerate(moments):
+    for now in moments[i:]:
+      assert schedule.at(schedule.at(c, *before), *now) == schedule.at(c, *now)
+
+
+def test_a_config_without_entries_is_one_stage():
+  c = staged()
+  assert list(schedule.every(c)) == [c]
+  assert schedule.at(c, 1000, 10) is c
+  assert schedule.resets_at(c) == ()
+
+
+def test_entries_ask_for_resets():
+  c = staged(*STAGES)
+  assert schedule.resets_at(c) == (30,)
+  options = checks.reset_options(c)
+  assert (options["modes"], options["at_steps"]) == (("at",), (30,))
+  # Listed steps count where the mode is on, and only there.
+  with c.unlocked():
+    c.algo.reset.modes, c.algo.reset.at_steps = ("every",), (7,)
+  options = checks.reset_options(c)
+  assert (options["modes"], options["at_steps"]) == (("every", "at"), (30,))
+  c.algo.reset.modes = ("at",)
+  assert checks.reset_options(c)["at_steps"] == (7, 30)
+
+
+def entry(**changes):
+  made = {"at_step": 1, "set": {}} | changes
+  return {k: v for k, v in made.items() if v is not None}
+
+
+@pytest.mark.parametrize(("entries", "said"), [
+  ([7], "[0] needs a dict 'set'"),
+  ([entry(set=None)], "[0] needs a dict 'set'"),
+  ([entry(), entry(set=("a", 1))], "[1] needs a dict 'set'"),
+  ([entry(sets={})], "[0]: no key 'sets'; known: name, at_step"),
+  ([entry(at_step=None)], "needs either 'at_step' or 'after_resets'"),
+  ([entry(after_resets=1)], "needs either 'at_step' or 'after_resets'"),
+  ([entry(at_step=None, after_resets=1, reset=True)],
+   "'reset' needs 'at_step'"),
+  ([entry(at_step="1")], "[0]: 'at_step' = '1' should be a whole number"),
+  ([entry(at_step=True)], "'at_step' = True should be"),
+  ([entry(at_step=None, after_resets=-1)], "'after_resets' = -1 should be"),
+  ([entry(at_step=5), entry(at_step=4)],
+   "[1]: 'at_step' = 4 stands behind an entry with 5"),
+  ([entry(set={"algo.num_generation": 4})],
+   "no key 'algo.num_generation'; did you mean 'algo.num_generations'?"),
+  ([entry(set={"optim.learning_rate": 1.0})], "fixed for a whole run"),
+  ([entry(set={"seed": 1})], "[0]: seed is fixed for a whole run"),
+  ([entry(set={"train.total_steps": 1})], "fixed for a whole run"),
+  ([entry(set={"algo.num_generations": 4.0})],
+   "algo.num_generations = 4.0 should be like 8"),
+  ([entry(set={"algo.dynamic_sampling.enabled": 1})], "should be like False"),
+  ([entry(set={"algo.beta": True})], "algo.beta = True should be like 0.0"),
+  ([entry(set={"algo.reset.modes": ["every"]})], "should be like ()"),
+  ([entry(set={"data.tasks": "a"})], "data.tasks = 'a' should be like"),
+  # Of the tasks that are there by then.
+  ([entry(set={"data.tasks": {"b": {"weight": 2.0}}}),
+    entry(set={"data.tasks.a.weight": 1.0})],
+   "[1]: no key 'data.tasks.a.weight'"),
+])
+def test_what_cannot_be_read_is_refused_by_name(entries, said):
+  c = staged(*entries)
+  with pytest.raises(errors.InputError) as caught:
+    next(schedule.every(c))
+  assert "config.schedule[" in str(caught.value)
+  assert said in str(caught.value)
+
+
+def test_a_run_refuses_a_stage_that_cannot_work(small):
+  with pytest.raises(errors.InputError, match="at least 2 samples"):
+    small.train("unused", "schedule=({'at_step': 2, 'set': "
+                "{'algo.num_generations': 1}},)")
+
+
+class Stopping:
+  """A view that asks the run to stop when a step is done."""
+
+  def __init__(self, at):
+    self.at = at
+
+  def step(self, step, metrics):
+    if step == self.at:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def phase(self, name):
+    pass
+
+  evaluation = message = phase
+
+  def eval(self, step, metrics):
+    pass
+
+
+def test_a_resumed_run_stands_in_the_stage_that_it_left(
+    small, recorded, tmp_path):
+  """Larger groups, a reset and no more carried prompts from step 2 on."""
+  change = ("schedule=({'at_step': 2, 'reset': True, 'set': "
+            "{'algo.num_generations': 8, 'sampling.temperature': 1.0}},)",
+            "algo.reset.modes=()")
+  code, view = small.train(tmp_path / "whole", *change)
+  assert code == train.DONE
+  assert [m["ref_reset/count"] for _, m in view.steps] == [0, 1, 1, 1]
+  tokens = [m["num_tokens"] for _, m in view.steps]
+  assert tokens[2] - tokens[1] > 8 * 4  # more than 4 prompts of 8 tokens
+  whole = recorded(tmp_path / "whole")
+  # Where the stage begins, nothing but the steps done tells that it has.
+  workdir = tmp_path / "stopped"
+  code = train.train(small.config(*change), workdir, Stopping(2))
+  assert code == train.PREEMPTED
+  code, _ = small.train(workdir, *change)
+  assert code == train.DONE
+  assert recorded(workdir) == whole
