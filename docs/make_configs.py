@@ -31,9 +31,10 @@ progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE --workdir DIR
 `ARGUMENT` is handed to `get_config`. A value on the command line is read in
 the type of the default; a tuple is written as in Python:
 `--config.algo.reset.modes="('every',)"`. A key that is not below is an error
-that names the nearest one. The exceptions are `data.tasks` and
-`algo.loss_options`, which are empty here and take what a config file puts
-into them:
+that names the nearest one. The exceptions are `data.tasks` and the options of
+loss, advantage and correction (`algo.loss_options`, `algo.advantage_options`,
+`algo.correction_options`), which are empty here and take what a config file
+puts into them:
 
 ```python
 c.data.tasks = {

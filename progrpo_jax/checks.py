@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from progrpo_jax import errors, schedule, sharding
+from progrpo_jax import errors, sharding
 from progrpo_jax.algos import arm, reset
 
 
@@ -100,12 +100,8 @@ def needs_reference(c) -> bool:
 def reset_options(c) -> dict[str, Any]:
   """When to reset, as `algos.reset.should_reset` takes it."""
   r = c.algo.reset
-  staged = schedule.resets_at(c)
-  modes = tuple(r.modes)
   return dict(
-      modes=(*modes, "at") if staged and "at" not in modes else modes,
-      period=r.period, at_steps=(
-          *(r.at_steps if "at" in modes else ()), *staged),
+      modes=tuple(r.modes), period=r.period, at_steps=tuple(r.at_steps),
       patience=r.patience, min_delta=r.min_delta,
       kl_factor=r.kl_factor or None, kl_threshold=r.kl_threshold or None,
       kl_window=r.kl_window, share_threshold=r.share_threshold or None,

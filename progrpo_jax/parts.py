@@ -304,11 +304,13 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
   Raises:
     InputError: something in the config cannot work; see `checks.validate`.
   """
-  for each in schedule_lib.every(c):
-    checks.validate(each)
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  checks.micro_batches(c, mesh)
-  make_schedule(c), make_objective(c), make_advantage(c)  # before the weights
+  for stage in schedule_lib.every(c):  # before the weights, and all of them
+    checks.validate(stage)
+    checks.micro_batches(stage, mesh)
+    for make in (make_schedule, make_objective, make_advantage,
+                 make_correction):
+      make(stage)
   policy = policy_lib.load(c, mesh)
   pool = make_pool(c)
   try:

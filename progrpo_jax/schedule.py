@@ -58,9 +58,10 @@ def every(c) -> Iterator[ml_collections.ConfigDict]:
     yield _after(c, count)
 
 
-def resets_at(c) -> tuple[int, ...]:
-  """Steps at which an entry asks for a reset."""
-  return tuple(e["at_step"] for e in c.schedule if e.get("reset"))
+def asks_for_reset(c, step: int, resets: int) -> bool:
+  """Whether an entry that wants a reset begins at this very step."""
+  before, now = begun(c, step - 1, resets), begun(c, step, resets)
+  return any(entry.get("reset") for entry in c.schedule[before:now])
 
 
 def _after(c, count: int) -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import checks, records, rephrase, sampler
+from progrpo_jax import checks, records, rephrase, sampler, schedule
 from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
@@ -247,6 +247,8 @@ def decide_reset(c, progress: Progress) -> tuple[Progress, str]:
           score=progress.scores, kl=progress.kls,
           kl_share=progress.kl_shares),
       **checks.reset_options(c))
+  if not due and schedule.asks_for_reset(c, progress.step, progress.resets):
+    due, reason = True, "a stage of the schedule begins"
   if not due:
     return progress, ""
   return dataclasses.replace(

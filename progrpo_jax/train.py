@@ -199,8 +199,8 @@ def loop(
           parts, progress, found, signal, measured, reason,
           stages.judge(progress), writer, clock)
       before, parts = parts, restage(parts, progress.step, progress.resets)
-      if parts is not before:  # other prompts: none is carried over
-        progress = dataclasses.replace(progress, surplus=None)
+      if parts is not before:  # other prompts, and other scores on them
+        progress = dataclasses.replace(progress, surplus=None, scores=())
       if reason or progress.step % parts.config.checkpoint.every == 0 or (
           progress.step == total):
         save(parts, checkpointer, state, progress)

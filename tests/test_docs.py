@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import runpy
 import subprocess
 
 import pytest
@@ -122,3 +123,9 @@ def test_the_tree_holds_all_that_git_holds():
       text=True).stdout.split()
   top = {f.split("/")[0] + "/" * ("/" in f) for f in files}
   assert top <= set(tree(README.read_text(encoding="utf-8")))
+
+
+def test_the_figure_of_the_floors_is_the_table():
+  made = runpy.run_path(str(ROOT / "docs" / "make_floors.py"))
+  table = runpy.run_path(str(ROOT / "tests" / "test_floors.py"))["FLOORS"]
+  assert made["FIGURE"].read_text(encoding="utf-8") == made["draw"](table)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from configs import common
-from progrpo_jax import checks, errors, schedule, train
+from progrpo_jax import errors, schedule, train
 
 STAGES = (
   {"name": "two", "at_step": 10, "set": {"algo.num_generations": 16}},
@@ -59,21 +59,12 @@ def test_a_config_without_entries_is_one_stage():
   c = staged()
   assert list(schedule.every(c)) == [c]
   assert schedule.at(c, 1000, 10) is c
-  assert schedule.resets_at(c) == ()
 
 
-def test_entries_ask_for_resets():
-  c = staged(*STAGES)
-  assert schedule.resets_at(c) == (30,)
-  options = checks.reset_options(c)
-  assert (options["modes"], options["at_steps"]) == (("at",), (30,))
-  # Listed steps count where the mode is on, and only there.
-  with c.unlocked():
-    c.algo.reset.modes, c.algo.reset.at_steps = ("every",), (7,)
-  options = checks.reset_options(c)
-  assert (options["modes"], options["at_steps"]) == (("every", "at"), (30,))
-  c.algo.reset.modes = ("at",)
-  assert checks.reset_options(c)["at_steps"] == (7, 30)
+@pytest.mark.parametrize(("step", "resets", "asks"), [
+  (29, 2, False), (30, 2, True), (31, 2, False), (30, 1, False)])
+def test_a_reset_is_asked_for_where_its_entry_begins(step, resets, asks):
+  assert schedule.asks_for_reset(staged(*STAGES), step, resets) == asks
 
 
 def entry(**changes):

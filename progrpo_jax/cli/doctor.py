@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, sharding
+from progrpo_jax import checks, schedule, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
 from progrpo_jax import state as state_lib
@@ -56,7 +56,13 @@ def run(argv: list[str]) -> int:
 
 
 def memory(c) -> dict[str, int]:
-  """Estimated bytes on each device: name -> bytes.
+  """Estimated bytes on each device, name -> bytes: of the largest stage."""
+  return max(
+      map(_memory, schedule.every(c)), key=lambda stage: sum(stage.values()))
+
+
+def _memory(c) -> dict[str, int]:
+  """Estimated bytes on each device while this config holds.
 
   Weights, optimiser, gradient, reference and cache are exact. Activations
   are those that the backward pass of a micro-batch keeps, counted from the
@@ -96,7 +102,7 @@ def memory(c) -> dict[str, int]:
   }
   if model.dtype != "float32":
     out["weights in compute type"] = compute
-  if c.algo.beta:
+  if checks.needs_reference(c):
     out["reference"] = compute
   return out
 

@@ -7,9 +7,11 @@
 
 `prompt` is the text for the policy. What judges is the user's: reward
 functions, which get `answer` and every other column by name, or a verifier,
-which compares with `answer`. Rows that cannot be used are written
-with their line number and the reason to `<file>.rejected.jsonl` in data_dir;
-a greater share of them than `max_bad_share` is an error.
+which compares with `answer`. A column `demonstrations`, a list of texts that
+are right, is for warm-up and RePO and shown to neither. Rows that cannot be
+used are written with their line number and the reason to
+`<file>.rejected.jsonl` in data_dir; a greater share of them than
+`max_bad_share` is an error.
 """
 
 from collections.abc import Sequence
@@ -72,10 +74,13 @@ def load(
 def _row(record: dict[str, Any], meta: dict[str, Any]) -> base.Row:
   """Makes a row of a valid record."""
   prompt = record["prompt"]
-  columns = {key: v for key, v in record.items() if key != "prompt"}
+  columns = {
+      key: v for key, v in record.items()
+      if key not in ("prompt", "demonstrations")}
   answer = record.get("answer")
   meta = {"prompt": prompt, "columns": columns, **meta}
-  return base.Row("jsonl", prompt, answer, meta)
+  return base.Row(
+      "jsonl", prompt, answer, meta, tuple(record.get("demonstrations", ())))
 
 
 def read(
@@ -132,6 +137,9 @@ def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
     return {}, "prompt is empty"
   if needs_answer and record.get("answer") in (None, "", [], {}):
     return {}, "no answer for the verifier to compare with"
+  shown = record.get("demonstrations", [])
+  if not isinstance(shown, list) or not all(isinstance(d, str) for d in shown):
+    return {}, "demonstrations must be a list of texts"
   for name in functions.RESERVED:
     if name in record:
       return {}, f"a column may not be called {name!r}"

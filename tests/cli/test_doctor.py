@@ -34,6 +34,13 @@ def test_exact_parts_equal_real_arrays(small):
   per_token = _bytes(stored) / (8 * 4 * 4)
   assert estimate["KV cache of a rollout"] == 8 * (12 + 4 * 4) * per_token
   assert "reference" not in doctor.memory(small.config("algo.beta=0"))
+  # Later stages count: here four times the cache, and a reference.
+  staged = doctor.memory(small.config(
+      "algo.beta=0", "schedule=({'at_step': 1, 'set': {'algo.beta': 0.1, "
+      "'algo.num_generations': 16}},)"))
+  assert staged["reference"] == _bytes(made.params)  # in float32 here
+  assert staged["KV cache of a rollout"] == (
+      8 * (12 + 16 * 4) * 2 * per_token)
 
 
 def test_prints_without_compiling(small, capfd, monkeypatch):

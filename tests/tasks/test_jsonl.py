@@ -41,6 +41,14 @@ def test_rows(tmp_path, good):
   assert json.loads(json.dumps(row.meta)) == row.meta
 
 
+def test_demonstrations_are_kept_from_the_verifier(tmp_path):
+  shown = {"prompt": "a", "answer": 1, "demonstrations": ["b", "c"]}
+  file = _write(tmp_path / "shown.jsonl", [shown])
+  row = _load(tmp_path, file, validation_file=file)[0]
+  assert row.demonstrations == ("b", "c")
+  assert row.meta["columns"] == {"answer": 1}
+
+
 def test_split_by_hash_depends_on_the_text_alone(tmp_path, good):
   train = [r.prompt for r in _load(tmp_path, good)]
   held = [r.prompt for r in _load(tmp_path, good, "validation")]
@@ -73,6 +81,8 @@ def test_validation_file(tmp_path, good):
     ({"prompt": "a"}, "no answer"),
     ({"prompt": "a", "answer": ""}, "no answer"),
     ({"prompt": "a", "answer": "b", "completions": 1}, "'completions'"),
+    ({"prompt": "a", "answer": 1, "demonstrations": "b"}, "a list of texts"),
+    ({"prompt": "a", "answer": 1, "demonstrations": [2]}, "a list of texts"),
 ])
 def test_bad_rows_are_named(tmp_path, line, reason):
   rows = [{"prompt": f"p{i}", "answer": "1"} for i in range(9)]
