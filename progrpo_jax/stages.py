@@ -214,8 +214,9 @@ def validate(
 def remember(c, progress: Progress, values: dict[str, float]) -> Progress:
   """An evaluation joins the histories; one that found nothing does not."""
   if values:
-    progress = dataclasses.replace(progress, evals=(*progress.evals, {
-        k: v for k, v in values.items() if "/pass@" in k}))
+    passed = {k: v for k, v in values.items() if "/pass@" in k}
+    progress = dataclasses.replace(
+        progress, evals=(*progress.evals, {"step": progress.step} | passed))
   score = watched(c, values)
   if score is not None:
     progress = dataclasses.replace(
@@ -226,9 +227,9 @@ def remember(c, progress: Progress, values: dict[str, float]) -> Progress:
 def judge(progress: Progress) -> tuple[collapse.Verdict, bool]:
   """Whether the run collapses; and whether that is news at this step."""
   start = collapse.start_of(progress.recent[:_FIRST], _FIRST)
-  before, now = (
-      collapse.judge(recent, start=start, evals=progress.evals)
-      for recent in (progress.recent[:-1], progress.recent))
+  earlier = [e for e in progress.evals if e["step"] < progress.step]
+  before = collapse.judge(progress.recent[:-1], start=start, evals=earlier)
+  now = collapse.judge(progress.recent, start=start, evals=progress.evals)
   return now, now.level != before.level
 
 

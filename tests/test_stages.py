@@ -148,6 +148,30 @@ def test_reset_forgets_what_was_measured_before_it(small):
   assert (again, reason) == (after, "")
 
 
+def test_a_collapse_is_news_once_by_steps_and_by_evaluations(small):
+  c = small.config()
+  healthy = dict(entropy=1.0, correct=0.5)
+  progress = progress_lib.Progress()
+  for pass1, pass16 in ((0.1, 0.8), (0.1, 0.8), (0.3, 0.5), (0.3, 0.5)):
+    progress = stages.advance(c, progress, healthy)
+    progress = stages.remember(
+        c, progress, {"eval/a/pass@1": pass1, "eval/a/pass@16": pass16})
+  verdict, is_news = stages.judge(progress)
+  assert verdict.level != "ok" and "pass@16" in verdict.reason and is_news
+  later = stages.advance(c, progress, healthy)
+  assert stages.judge(later) == (verdict, False)
+
+  progress, news = progress_lib.Progress(), []
+  for step in range(120):
+    entropy = 1.0 if step < 60 else 1e-3
+    progress = stages.advance(c, progress, dict(healthy, entropy=entropy))
+    verdict, is_news = stages.judge(progress)
+    if is_news:
+      news.append(verdict.level)
+  assert news == ["collapse"] and "entropy is down" in verdict.reason
+  assert len(progress.recent) == 70
+
+
 def test_clock_adds_up_stages_and_starts_over():
   clock = progress_lib.Clock(View())
   with clock.stage("sample"):
