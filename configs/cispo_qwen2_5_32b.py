@@ -9,8 +9,8 @@ is what is said there of the memory: no host has it. To try the method, call
 not measured here.
 
 To expect: the paper compares it on this model with GRPO and DAPO on AIME
-2024, as a figure; it says that CISPO comes to DAPO's score in half of the
-steps. Not reproduced here.
+2024, as a figure; CISPO comes to DAPO's score in half of the steps, as others
+quote it. Not reproduced here.
 
 From the paper: the capped ratio as a weight without gradient, no lower bound,
 no KL, dynamic sampling and a length penalty (as DAPO's), 16 updates a batch,
