@@ -126,8 +126,8 @@ def make_advantage(c):
   A function of the user's own may do without `valid_PG`: rewards of samples
   that the verifier failed on are then set to the mean of their group.
   """
-  function = resolve(advantages, c.algo.advantage)
-  function = bind_all(function, "advantage_options", c.algo.advantage_options)
+  function = _with_options(
+      resolve(advantages, c.algo.advantage), "advantage_options", c)
   if "valid_PG" in inspect.signature(function).parameters:
     return function
 
@@ -139,32 +139,32 @@ def make_advantage(c):
   return with_means
 
 
-def bind_all(function, key: str, options):
-  """Binds options, every one of which the function must know.
+def _check_options(function, key: str, c) -> dict[str, Any]:
+  """The options of `config.algo.<key>`, all of which the function knows.
 
   Raises:
-    InputError: naming the one that it does not.
+    InputError: naming one that it does not.
   """
+  options = c.algo[key].to_dict()
   for option in options:
     if option not in inspect.signature(function).parameters:
       name = getattr(function, "__name__", repr(function))
       raise errors.InputError(
           f"config.algo.{key}.{option}: {name!r} has no such argument")
-  # Equal options make equal functions, which are compiled once.
-  return _bound(function, tuple(sorted(dict(options).items())))
+  return options
 
 
-@functools.lru_cache(maxsize=64)
-def _bound(function, options):
-  return functools.partial(function, **dict(options)) if options else function
+def _with_options(function, key: str, c):
+  """The function with the options of `config.algo.<key>` bound."""
+  options = _check_options(function, key, c)
+  return functools.partial(function, **options) if options else function
 
 
 def make_loss(c):
   """LossInputs -> (loss_BT, metrics)."""
   loss = resolve(losses, c.algo.loss)
-  bind_all(loss, "loss_options", c.algo.loss_options)
   own = dict(c.algo) | {"dual_clip": c.algo.dual_clip or None}
-  bound = bind(loss, own, c.algo.loss_options)
+  bound = bind(loss, own, _check_options(loss, "loss_options", c))
   if "key" in inspect.signature(loss).parameters:
     return lambda inputs: bound(inputs, key=inputs.key)
   return bound
@@ -207,9 +207,8 @@ def make_correction(c):
   """Weights of trainer over sampler, or None."""
   if not c.algo.correction:
     return None
-  return bind_all(
-      resolve(correction, c.algo.correction), "correction_options",
-      c.algo.correction_options)
+  return _with_options(
+      resolve(correction, c.algo.correction), "correction_options", c)
 
 
 def make_schedule(c):

@@ -106,3 +106,15 @@ def test_policies_of_all_kinds_load(small, tmp_path):
       (tmp_path / "none", "no such directory")):
     with pytest.raises(errors.InputError, match=said):
       policy_lib.load(small.config(f"model.init_from={place}"), mesh)
+
+
+def test_an_option_may_be_a_list(small, tmp_path, monkeypatch):
+  """Nothing of what a function of one's own takes has to be hashable."""
+  (tmp_path / "listed.py").write_text(
+      "def loss(inputs, *, weights=()):\n"
+      "  return sum(weights) * inputs.logp_BT, {}\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  c = small.config("algo.loss=listed.loss")
+  with c.unlocked():
+    c.algo.loss_options = {"weights": [1.0, 2.0]}
+  assert callable(parts_lib.make_objective(c))

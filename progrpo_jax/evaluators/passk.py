@@ -228,18 +228,13 @@ def bootstrap(
   if values_X.ndim != 1 or not values_X.size:
     raise ValueError(
         f"bootstrap takes one value per problem, got shape {values_X.shape}")
-  if not np.all(np.isfinite(values_X)):
-    raise ValueError("bootstrap got values that are not finite")
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1), got {level}")
   generator = np.random.default_rng(seed)
   size = values_X.size
   # One set at a time: all indices at once are [resamples, X].
   means = [
       values_X[generator.integers(size, size=size)].mean()
       for _ in range(resamples)]
-  tail = (1 - level) / 2
-  low, high = np.quantile(means, [tail, 1 - tail])
+  low, high = _interval(values_X, means, level)
   return float(values_X.mean()), float(low), float(high)
 
 
@@ -294,18 +289,27 @@ def bootstrap_curve(
   if values_XK.ndim != 2 or not values_XK.size:
     raise ValueError(
         f"bootstrap_curve takes a row per problem, got {values_XK.shape}")
-  if not np.all(np.isfinite(values_XK)):
-    raise ValueError("bootstrap got values that are not finite")
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1), got {level}")
   size = len(values_XK)
   # How often each problem is drawn: means of all k are then one product.
   times_RX = np.random.default_rng(seed).multinomial(
       size, np.full(size, 1 / size), size=resamples)
   means_RK = times_RX @ values_XK / size
-  tail = (1 - level) / 2
-  low_K, high_K = np.quantile(means_RK, [tail, 1 - tail], axis=0)
+  low_K, high_K = _interval(values_XK, means_RK, level)
   return values_XK.mean(axis=0), low_K, high_K
+
+
+def _interval(values, means, level: float) -> np.ndarray:
+  """(low, high) of resampled means, which lie along the first axis.
+
+  Raises:
+    ValueError: values that are not finite, or a level outside (0, 1).
+  """
+  if not np.all(np.isfinite(values)):
+    raise ValueError("bootstrap got values that are not finite")
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), got {level}")
+  tail = (1 - level) / 2
+  return np.quantile(means, [tail, 1 - tail], axis=0)
 
 
 def per_problem(counts: Counts, k: int) -> dict[Hashable, float]:
