@@ -12,8 +12,10 @@ and started again goes on as if it had never stopped, bit for bit.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
+import os
 import signal
 from typing import Any
 
@@ -157,7 +159,34 @@ def train(c, workdir, view: progress_lib.View) -> int:
   Raises:
     InputError: the user's to mend.
     Diverged: the updates stopped being finite.
+    RunError: the disk is full; what was saved is whole.
   """
+  try:
+    return _train(c, workdir, view)
+  except (OSError, ValueError) as e:
+    if not _is_full_disk(e):
+      raise
+    raise errors.RunError(
+        f"no space is left where --workdir {workdir} is. Its checkpoints are "
+        "whole: free some space, or lower config.checkpoint.keep, and run the "
+        "same command again") from e
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+  """Whether an error, or one behind it, says so.
+
+  Orbax hands on what its storage library says, as text.
+  """
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (
+        os.strerror(errno.ENOSPC) in str(error)):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def _train(c, workdir, view: progress_lib.View) -> int:
+  """`train`, with a full disk as it comes."""
   parts, params = parts_lib.build(c)
   clock = Clock(view)
   with contextlib.ExitStack() as stack:

@@ -1,9 +1,12 @@
+import errno
 import json
+import os
 import shutil
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from progrpo_jax import checkpoint, main, sharding, train
 from progrpo_jax import policy as policy_lib
@@ -215,3 +218,41 @@ def test_updates_that_are_not_finite_stop_the_run(
   _, base = hf.load(str(small.base))
   for step in (0, 1):
     assert _equal(_params(tmp_path / "run", step), base)
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ValueError('RESOURCE_EXHAUSTED: Error writing local file "x": Failed to '
+               "write 5478 bytes: No space left on device"),
+])
+def test_a_full_disk_is_named_and_loses_nothing(
+    small, tmp_path, monkeypatch, recorded, capfd, error):
+  """Full at the third step's save; with space again the run ends alike."""
+  whole, workdir = tmp_path / "whole", tmp_path / "run"
+  argv = ["train", *small.args("train.total_steps=3"), "--workdir"]
+  assert main.main([*argv, str(whole)]) == 0
+  save = checkpoint.Checkpointer.save
+
+  def full(self, step, *args):
+    if step == 3:
+      raise error
+    save(self, step, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpointer, "save", full)
+    assert main.main([*argv, str(workdir)]) == 1
+  said = capfd.readouterr().err
+  assert f"no space is left where --workdir {workdir} is" in said
+  assert "Traceback" not in said
+  assert main.main([*argv, str(workdir)]) == 0
+  assert recorded(workdir) == recorded(whole)
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(
+    small, tmp_path, monkeypatch):
+  def broken(*_):
+    raise ValueError("something else")
+
+  monkeypatch.setattr(checkpoint.Checkpointer, "save", broken)
+  with pytest.raises(ValueError, match="something else"):
+    main.main(["train", *small.args(), "--workdir", str(tmp_path / "run")])
