@@ -27,7 +27,8 @@ FLOORS = [
         "rewards/score.py", "rewards/sandbox.py", "rewards/pool.py",
         "rewards/*.py",
         "sharding.py",
-        "models/config.py", "models/layers.py", "models/attention.py",
+        "models/rope.py", "models/config.py", "models/layers.py",
+        "models/attention.py",
     ],
     [
         "models/cache.py", "models/transformer.py", "models/hf.py",

@@ -1,26 +1,97 @@
-"""One description of every decoder that the policy can be."""
+"""One description of every decoder that the policy can be.
 
+Qwen2 and Qwen2.5, Qwen3 and Llama are one decoder with three switches. What a
+checkpoint's configuration asks for beyond them is refused by name: a field
+that nobody has read here might change the arithmetic.
+"""
+
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from progrpo_jax.models import rope as rope_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What tells one architecture from another.
+
+  Attributes:
+    architecture: class of transformers that loads it.
+    qkv_bias: whether q, k and v have biases.
+    qk_norm: whether each head of q and k is normed before its rotation.
+    head_dim: width of a head where a config does not say; None is the width
+      of the model over its heads.
+    fields: config fields that say so to transformers.
+  """
+
+  architecture: str
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  head_dim: int | None = None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+FAMILIES = {
+    "qwen2": Family(
+        "Qwen2ForCausalLM", qkv_bias=True,
+        fields={"use_sliding_window": False}),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", qk_norm=True, head_dim=128,
+        fields={"attention_bias": False, "use_sliding_window": False}),
+    "llama": Family(
+        "LlamaForCausalLM",
+        fields={"attention_bias": False, "mlp_bias": False}),
+}
+
 # Fields of a Hugging Face config that change the arithmetic in ways that this
-# decoder does not implement; each is refused unless it has the value named.
+# decoder does not implement; each is refused unless it has a value named.
 _NEUTRAL = {
     "hidden_act": ("silu",),
-    "use_sliding_window": (False, None),
-    "rope_scaling": (None,),
     "attention_dropout": (0, 0.0, None),
-    "quantization_config": (None,),
     "partial_rotary_factor": (1, 1.0, None),
 }
 
-# A field of our own, in the config.json of a run's workdir.
-_PARTITION_HEAD = "progrpo_partition_head"
+# Fields that are read, or that say nothing of the arithmetic. Any other one
+# is refused, unless it is switched off (None or False).
+_READ = {
+    "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "intermediate_size", "rope_theta",
+    "rope_scaling", "rope_parameters", "rms_norm_eps", "tie_word_embeddings",
+    "max_position_embeddings", "model_type", "layer_types"}
+_SILENT = {
+    # Of the weights' beginning, their storage, and what wrote the file.
+    "architectures", "initializer_range", "torch_dtype", "dtype",
+    "transformers_version", "name_or_path", "unsloth_version",
+    "unsloth_fixed", "use_cache", "auto_map", "finetuning_task",
+    # Where sliding windows would be, if they were used.
+    "sliding_window", "max_window_layers",
+    # How the arithmetic is cut up, not what it is.
+    "pretraining_tp", "chunk_size_feed_forward",
+    # Special tokens; the tokenizer's own files are read for them.
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
+    # What transformers 4 wrote into every config for every task.
+    "return_dict", "id2label", "label2id", "problem_type", "pruned_heads",
+    "task_specific_params", "tokenizer_class", "prefix", "is_decoder",
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams",
+    "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p",
+    "typical_p", "repetition_penalty", "length_penalty", "bad_words_ids",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+    "num_return_sequences", "suppress_tokens", "begin_suppress_tokens",
+    "exponential_decay_length_penalty", "tf_legacy_loss"}
+
+# Fields of our own in the config.json of a run's workdir begin with this.
+_OWN = "progrpo_"
+_PARTITION_HEAD = _OWN + "partition_head"
+
+ATTENTION = ("auto", "xla", "splash", "cudnn")
+REMAT = ("none", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and arithmetic of a decoder of the Qwen2 architecture.
+  """Shape and arithmetic of a decoder.
 
   Attributes:
     vocab_size: V, rows of the embedding (padding rows included).
@@ -30,13 +101,15 @@ class ModelConfig:
     num_kv_heads: K, key and value heads; divides N.
     head_dim: H.
     mlp_dim: F, width of the gated MLP.
+    family: a key of `FAMILIES`.
     rope_theta: base of the rotary frequencies.
+    rope_scaling: how they are stretched, or None.
     norm_eps: epsilon of RMSNorm.
-    qkv_bias: whether q, k and v have biases (Qwen2: yes).
     tie_embeddings: whether the head is the transposed embedding.
     max_positions: longest sequence that the model was made for.
     dtype: compute type, "float32" or "bfloat16"; masters stay as stored.
     remat: "none" or "layer" (recompute each layer in the backward pass).
+    attention: "auto" (by platform), "xla", "splash" (TPU) or "cudnn" (GPU).
     partition_head: whether FlowRL's estimate of log Z is trained beside the
       policy; it is no part of what is exported.
   """
@@ -48,13 +121,15 @@ class ModelConfig:
   num_kv_heads: int
   head_dim: int
   mlp_dim: int
+  family: str = "qwen2"
   rope_theta: float = 1e6
+  rope_scaling: rope_lib.Scaling | None = None
   norm_eps: float = 1e-6
-  qkv_bias: bool = True
   tie_embeddings: bool = True
   max_positions: int = 32768
   dtype: str = "float32"
   remat: str = "none"
+  attention: str = "auto"
   partition_head: bool = False
 
   def __post_init__(self):
@@ -67,8 +142,22 @@ class ModelConfig:
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(
           f"dtype {self.dtype!r} must be 'float32' or 'bfloat16'")
-    if self.remat not in ("none", "layer"):
-      raise ValueError(f"remat {self.remat!r} must be 'none' or 'layer'")
+    for name, known in (
+        ("remat", REMAT), ("attention", ATTENTION), ("family", FAMILIES)):
+      if getattr(self, name) not in known:
+        raise ValueError(
+            f"{name} {getattr(self, name)!r}: known are "
+            f"{', '.join(map(repr, known))}")
+
+  @property
+  def qkv_bias(self) -> bool:
+    """Whether q, k and v have biases."""
+    return FAMILIES[self.family].qkv_bias
+
+  @property
+  def qk_norm(self) -> bool:
+    """Whether each head of q and k is normed before its rotation."""
+    return FAMILIES[self.family].qk_norm
 
   @property
   def num_params(self) -> int:
@@ -77,7 +166,8 @@ class ModelConfig:
     heads = self.num_heads + 2 * self.num_kv_heads
     attention = d * h * (heads + self.num_heads)
     bias = h * heads if self.qkv_bias else 0
-    layer = attention + bias + 3 * d * f + 2 * d
+    norms = 2 * d + (2 * h if self.qk_norm else 0)
+    layer = attention + bias + 3 * d * f + norms
     embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
     return self.num_layers * layer + embeddings + d
 
@@ -98,58 +188,51 @@ class ModelConfig:
       ValueError: the architecture or a field is not implemented; the message
         names it.
     """
-    kind = hf.get("model_type")
-    if kind != "qwen2":
+    family = hf.get("model_type")
+    if family not in FAMILIES:
       raise ValueError(
-          f"model_type {kind!r} is not supported; supported: 'qwen2'")
-    for name, allowed in _NEUTRAL.items():
-      if hf.get(name, allowed[0]) not in allowed:
-        raise ValueError(
-            f"config field {name}={hf[name]!r} changes the arithmetic in a "
-            f"way that is not implemented; supported: {allowed[0]!r}")
-    # Transformers 5 writes RoPE under `rope_parameters`, earlier ones at the
-    # top level.
-    rope = hf.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-      raise ValueError(
-          f"rope_type {rope['rope_type']!r} is not supported; "
-          "supported: 'default'")
+          f"model_type {family!r} is not supported; supported: "
+          f"{', '.join(map(repr, FAMILIES))}")
+    _refuse_unknown(hf)
     missing = [k for k in (
         "vocab_size", "num_hidden_layers", "hidden_size",
         "num_attention_heads", "intermediate_size") if k not in hf]
     if missing:
       raise ValueError(f"config.json lacks {', '.join(missing)}")
     heads = hf["num_attention_heads"]
+    positions = hf.get("max_position_embeddings", 32768)
+    # Transformers 5 writes RoPE under `rope_parameters`, earlier ones at the
+    # top level and under `rope_scaling`.
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     fields = dict(
         vocab_size=hf["vocab_size"],
         num_layers=hf["num_hidden_layers"],
         embed_dim=hf["hidden_size"],
         num_heads=heads,
         num_kv_heads=hf.get("num_key_value_heads", heads),
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+        head_dim=(
+            hf.get("head_dim") or FAMILIES[family].head_dim
+            or hf["hidden_size"] // heads),
         mlp_dim=hf["intermediate_size"],
+        family=family,
         rope_theta=float(
             rope.get("rope_theta", hf.get("rope_theta", 10000.0))),
+        rope_scaling=rope_lib.Scaling.from_hf(rope, positions),
         norm_eps=hf.get("rms_norm_eps", 1e-6),
-        qkv_bias=True,
         tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
-        max_positions=hf.get("max_position_embeddings", 32768),
+        max_positions=positions,
         partition_head=bool(hf.get(_PARTITION_HEAD, False)),
     )
     return cls(**(fields | changes))
 
   def to_hf(self) -> dict[str, Any]:
-    """The dict that `from_hf` reads and that transformers loads.
-
-    Raises:
-      ValueError: the model has no such form.
-    """
-    if not self.qkv_bias:
-      raise ValueError("Qwen2 has no form with qkv_bias=False")
+    """The dict that `from_hf` reads and that transformers loads."""
+    family = FAMILIES[self.family]
     own = {_PARTITION_HEAD: True} if self.partition_head else {}
-    return own | dict(
-        architectures=["Qwen2ForCausalLM"],
-        model_type="qwen2",
+    scaling = self.rope_scaling
+    return own | dict(family.fields) | dict(
+        architectures=[family.architecture],
+        model_type=self.family,
         vocab_size=self.vocab_size,
         num_hidden_layers=self.num_layers,
         hidden_size=self.embed_dim,
@@ -158,11 +241,36 @@ class ModelConfig:
         head_dim=self.head_dim,
         intermediate_size=self.mlp_dim,
         rope_theta=self.rope_theta,
+        rope_scaling=None if scaling is None else scaling.to_hf(),
         rms_norm_eps=self.norm_eps,
         tie_word_embeddings=self.tie_embeddings,
         max_position_embeddings=self.max_positions,
         hidden_act="silu",
         attention_dropout=0.0,
-        use_sliding_window=False,
         torch_dtype="float32",
     )
+
+
+def _refuse_unknown(hf: Mapping[str, Any]) -> None:
+  """Refuses fields that change the arithmetic, or may.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  for name, allowed in _NEUTRAL.items():
+    if hf.get(name, allowed[0]) not in allowed:
+      raise ValueError(
+          f"config field {name}={hf[name]!r} changes the arithmetic in a "
+          f"way that is not implemented; supported: {allowed[0]!r}")
+  kinds = set(hf.get("layer_types") or ()) - {"full_attention"}
+  if kinds:
+    raise ValueError(
+        f"config field layer_types has {min(kinds)!r}; supported: "
+        "'full_attention'")
+  for name, value in hf.items():
+    known = name in _READ | _SILENT | set(_NEUTRAL) or name.startswith(
+        ("_", _OWN))
+    if not known and value is not None and value is not False:
+      raise ValueError(
+          f"config field {name}={value!r} is not known here and may change "
+          "the arithmetic; if it does not, take it out of config.json")

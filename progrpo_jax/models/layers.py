@@ -12,29 +12,6 @@ def rms_norm(x, scale_D, eps: float) -> jax.Array:
   return scale_D * normed.astype(x.dtype)
 
 
-def rope_angles(positions, head_dim: int, theta: float) -> jax.Array:
-  """Angles of the rotary embedding, float32 [..., H / 2]."""
-  half = head_dim // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  return positions[..., None].astype(jnp.float32) * frequency
-
-
-def rotate(x, angles) -> jax.Array:
-  """Turns the halves of each head by the angles (the layout of Llama in HF).
-
-  Args:
-    x: [..., T, heads..., H] with one or two axes of heads.
-    angles: [..., T, H / 2], the same leading axes and T.
-  """
-  shape = angles.shape[:-1] + (1,) * (x.ndim - angles.ndim)
-  angles = angles.reshape(shape + angles.shape[-1:])
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return turned.astype(x.dtype)
-
-
 def linear(x, kernel) -> jax.Array:
   """Product of the last axis of `x` with the first of a kernel.
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import ops, sharding
-from progrpo_jax.models import attention, layers
+from progrpo_jax.models import attention, layers, rope
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib
 
@@ -66,10 +66,16 @@ class Attention(_Weights):
         out += self.weight(f"{name}_bias", (heads, h), (axis, None), zeros)
       return out
 
-    q = layers.rotate(project("q", n, "heads"), angles)
-    own = (
-        layers.rotate(project("k", k, "kv_heads"), angles),
-        project("v", k, "kv_heads"))
+    def turn(name, heads, axis):
+      out = project(name, heads, axis)
+      if c.qk_norm:
+        out = Norm(
+            dtype=c.dtype, width=h, eps=c.norm_eps, name=f"{name}_norm")(out)
+      amplitude = c.rope_scaling.amplitude if c.rope_scaling else 1.0
+      return rope.rotate(out, angles, amplitude)
+
+    q = turn("q", n, "heads")
+    own = turn("k", k, "kv_heads"), project("v", k, "kv_heads")
     # [N, R, T, K, H] to the order in which attention multiplies them.
     own = own[0].transpose(0, 1, 3, 4, 2), own[1].swapaxes(2, 3)
     if past is not None:
@@ -197,7 +203,8 @@ class Decoder(_Weights):
     if c.partition_head:  # declared here, called by `log_z`
       LogZ(dtype="float32", config=c, name="log_z")(
           jnp.zeros((1, c.embed_dim)))
-    angles = layers.rope_angles(positions, c.head_dim, c.rope_theta)
+    angles = rope.angles(
+        positions, c.head_dim, c.rope_theta, c.rope_scaling)
     block = Layer
     if c.remat == "layer":
       block = nn.remat(Layer, prevent_cse=False)
@@ -378,7 +385,8 @@ def decode(
   c = config
   columns = cache.length + jnp.arange(tokens_NRT.shape[2])
   positions = _positions(prefix, tokens_NRT, columns)
-  angles = layers.rope_angles(positions, c.head_dim, c.rope_theta)
+  angles = rope.angles(
+      positions, c.head_dim, c.rope_theta, c.rope_scaling)
   seen = jnp.arange(cache.size) <= columns[:, None]
   x = Embed(dtype=c.dtype, config=c).apply(
       {"params": unrolled["embed"]}, tokens_NRT)

@@ -260,7 +260,8 @@ def test_head_is_the_embedding_or_a_weight_of_its_own(random_params, data):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, dict(tie_embeddings=False), dict(qkv_bias=False)])
+    {}, dict(tie_embeddings=False), dict(family="llama"),
+    dict(family="qwen3")])
 def test_number_of_parameters_is_as_announced(changes):
   config = dataclasses.replace(CONFIG, **changes)
   shapes = transformer.abstract_params(config)
