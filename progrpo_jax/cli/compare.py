@@ -11,7 +11,7 @@ import rich.table
 import rich.text
 
 from progrpo_jax import errors, metrics
-from progrpo_jax.report import comparison, html, live
+from progrpo_jax.report import comparison, html, live, tables
 
 
 def run(argv):
@@ -24,7 +24,7 @@ def run(argv):
   if not console.is_terminal:  # a pipe or a log file has no width of its own
     console = rich.console.Console(width=120)
   console.print(_table(summary))
-  for table in comparison.tables(summary):
+  for table in tables.of(summary):
     console.print(_shown(table))
   if args.output:
     page = html.write_loaded_comparison(

@@ -20,7 +20,7 @@ import urllib.parse
 from etils import epath
 
 from progrpo_jax import metrics
-from progrpo_jax.report import comparison, figures, live
+from progrpo_jax.report import comparison, figures, live, tables
 
 # What the rollout browser holds at most.
 MAX_STEPS = 10
@@ -588,7 +588,7 @@ def _comparison_table(groups, base, dataset, headed):
 def _boundary(groups, base, dataset):
   """What the samples tell of what the policies can reach, table by table."""
   summary = comparison.analyse(groups, base=base, dataset=dataset)
-  return "".join(map(_boundary_table, comparison.tables(summary)))
+  return "".join(map(_boundary_table, tables.of(summary)))
 
 
 def _boundary_table(table):

@@ -7,7 +7,7 @@ import pytest
 
 from progrpo_jax import errors, metrics
 from progrpo_jax.evaluators import passk
-from progrpo_jax.report import comparison
+from progrpo_jax.report import comparison, tables
 
 
 def test_one_run_keeps_the_interval_that_it_reported(make_run):
@@ -299,7 +299,7 @@ def test_the_tolerant_verdict_stands_beside_its_set(make_run):
   assert entry["tolerant"] == {"1": [0.9, 0.8, 0.95]}
   assert entry["pass@k"]["1"][0] == pytest.approx(_right().mean() / 16)
   (table,) = [
-    t for t in comparison.tables({"a": entry}) if t.name == "tolerant"
+    t for t in tables.of({"a": entry}) if t.name == "tolerant"
   ]
   assert table.rows[0][2] == ("0.900", "0.800 to 0.950")
 
@@ -309,21 +309,21 @@ def test_tables_show_what_there_is(make_run):
     "a": [metrics.load(make_run("a"))],
     "b": [metrics.load(make_run("b", shift=2))],
   }
-  tables = {t.name: t for t in comparison.tables(comparison.analyse(groups))}
-  assert list(tables) == ["bound", "difference", "regimes", "histogram"]
-  for table in tables.values():
+  found = {t.name: t for t in tables.of(comparison.analyse(groups))}
+  assert list(found) == ["bound", "difference", "regimes", "histogram"]
+  for table in found.values():
     assert all(len(row) == len(table.columns) for row in table.rows)
-  assert tables["bound"].columns == (
+  assert found["bound"].columns == (
     "method", "pass@2", "bound@2", "pass@8", "bound@8", "pass@16", "bound@16"
   )
-  assert tables["difference"].title == "pass@k less that of a"
-  assert tables["difference"].rows[0][:2] == (
+  assert found["difference"].title == "pass@k less that of a"
+  assert found["difference"].rows[0][:2] == (
     ("b", "8 problems"), ("+0.125", "+0.125 to +0.125")
   )
-  row = tables["regimes"].rows[0]
+  row = found["regimes"].rows[0]
   assert row[:2] == (("a", "countdown"), ("Sustained", "k = 8, 8 problems"))
   assert all(" to " in small for _, small in row[-3:])
-  assert [int(text) for text, _ in tables["histogram"].rows[0][1:]] == list(
+  assert [int(text) for text, _ in found["histogram"].rows[0][1:]] == list(
     np.histogram(_right() / 16, 10, (0, 1))[0]
   )
 
@@ -332,8 +332,8 @@ def test_a_run_without_samples_has_its_bound_only(make_run):
   run = metrics.load(make_run("a", samples=False))
   entry = comparison.analyse({"a": [run], "b": [run]})["b"]
   assert entry["difference"] is None and entry["regimes"] == {}
-  tables = comparison.tables({"b": entry})
-  assert [table.name for table in tables] == ["bound"]
+  found = tables.of({"b": entry})
+  assert [table.name for table in found] == ["bound"]
 
 
 def test_a_run_without_evaluations_is_analysed_too(make_run):
@@ -342,4 +342,4 @@ def test_a_run_without_evaluations_is_analysed_too(make_run):
   run = metrics.load(workdir)
   summary = comparison.analyse({"a": [run]})
   assert summary["a"]["bound"] == {} and summary["a"]["histogram"] == []
-  assert comparison.tables(summary) == []
+  assert tables.of(summary) == []
