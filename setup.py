@@ -44,7 +44,6 @@ setuptools.setup(
         "orbax-checkpoint>=0.12.0",
         "reasoning-gym>=0.1.25",
         "rich>=14",
-        "safetensors>=0.7",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.4",
         "tensorflow-datasets>=4.9.9",
@@ -54,14 +53,17 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        "gcs": ["gcsfs>=2025.5"],  # gs:// without TensorFlow
         "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
         "wandb": ["wandb>=0.20"],
         "test": [
             "hypothesis>=6.140",
+            "peft>=0.18",  # reads the exported adapters
             "pytest>=8.4",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8",
             "ruff>=0.14",
+            "safetensors>=0.7",  # reads and writes the same files
             "torch>=2.8",  # the reference of the parity tests
             *NOTEBOOKS,
         ],

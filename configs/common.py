@@ -21,13 +21,33 @@ def get_config() -> ConfigDict:
   c.model.init_from = ""
   # Compute type, "float32" or "bfloat16"; masters are float32.
   c.model.dtype = "float32"
-  # "none", or "layer": recompute each layer in the backward pass.
+  # What the backward pass recomputes: "none"; "dots", all but products with
+  # weights; "layer", each layer.
   c.model.remat = "none"
+  # Kernel of attention over whole sequences: "auto" (by platform), "xla",
+  # "splash" (TPU) or "cudnn" (GPU).
+  c.model.attention = "auto"
+  c.model.lora = ConfigDict()
+  # Train adapters of this rank in the place of the weights, which are then
+  # held in model.dtype; 0 trains the weights.
+  c.model.lora.rank = 0
+  # Adapters are multiplied by alpha / rank.
+  c.model.lora.alpha = 32.0
+  # Weights that are adapted, by the names of Hugging Face.
+  c.model.lora.targets = (
+      "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
+      "down_proj")
   # Tokens whose logits may exist at one time.
   c.model.logits_chunk = 4096
   # "auto": the tokenizer's chat template, if it has one; "own": one without
-  # is an error; "none"; or a Jinja template.
+  # is an error; "none"; the name of one of several; or a Jinja template.
   c.model.chat_template = "auto"
+  # Variables that the template reads, such as Qwen3's enable_thinking (False:
+  # answer at once) or Llama 3's date_string. No template is told what day it
+  # is, or prompts would change with it; one that asks for it (strftime_now)
+  # writes the date that it falls back to, or the text of an option
+  # strftime_now.
+  c.model.chat_template_options = ConfigDict()
   c.model.system_prompt = ""
 
   # Sizes of the mesh; -1 takes what is left. They multiply to the devices.
@@ -55,6 +75,12 @@ def get_config() -> ConfigDict:
   c.rewards.memory_mb = 2048
   # Stop when more than this share of a batch fails in the verifier itself.
   c.rewards.max_failure_share = 0.5
+  # Where verifiers look for the answer. "auto": after the last </think>; in
+  # the whole of a response that has no thought; nowhere, if a thought was
+  # begun (by the response or by the chat template) and not ended. "required":
+  # only after a </think>. "off": everywhere. Reward functions of your own see
+  # the whole response.
+  c.rewards.thinking = "auto"
 
   c.sampling = ConfigDict()
   c.sampling.temperature = 1.0
@@ -222,6 +248,8 @@ def get_config() -> ConfigDict:
   c.optim.eps = 1e-8
   c.optim.weight_decay = 0.0
   c.optim.max_grad_norm = 1.0
+  # Type of Adam's first moment: "bfloat16" saves two bytes a parameter.
+  c.optim.mu_dtype = "float32"
 
   c.eval = ConfigDict()
   # Steps between evaluations; 0 for none. The end is always evaluated, and

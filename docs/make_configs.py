@@ -31,10 +31,11 @@ progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE --workdir DIR
 `ARGUMENT` is handed to `get_config`. A value on the command line is read in
 the type of the default; a tuple is written as in Python:
 `--config.algo.reset.modes="('every',)"`. A key that is not below is an error
-that names the nearest one. The exceptions are `data.tasks` and the options of
+that names the nearest one. The exceptions are `data.tasks`, the options of
 loss, advantage and correction (`algo.loss_options`, `algo.advantage_options`,
-`algo.correction_options`), which are empty here and take what a config file
-puts into them:
+`algo.correction_options`) and those of the chat template
+(`model.chat_template_options`), which are empty here and take what a config
+file puts into them:
 
 ```python
 c.data.tasks = {
@@ -45,6 +46,7 @@ c.data.tasks = {
         "options": {"file": "sums.jsonl"},  # the task's own
     },
 }
+c.model.chat_template_options = {"enable_thinking": False}  # Qwen3's
 ```
 """
 
@@ -59,7 +61,9 @@ def page(source: str) -> str:
   for name, statement in found:
     note = _comment(lines, statement.lineno - 1)
     parent = name.rpartition(".")[0]
-    value = ast.get_source_segment(source, statement.value)
+    value = " ".join(
+        ast.get_source_segment(source, statement.value).split()
+    ).replace("( ", "(")
     if isinstance(statement.value, ast.Call):
       inner = _inner(statement)
       if inner or any(other.startswith(f"{name}.") for other, _ in found):

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from progrpo_jax import errors
 from progrpo_jax import state as state_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import lora, transformer
 
 _Policy = ocp.checkpoint_managers.PreservationPolicy
 _MANIFEST = "manifest.json"
@@ -168,7 +168,7 @@ class Checkpointer:
         step, dict(params=ocp.args.StandardRestore(like)))["params"]
 
   def load_reference(self, step: int, config, mesh) -> Any:
-    """The parameters of a step as a reference policy.
+    """The trained parameters of a step as a reference policy.
 
     They come in the compute type of the policy, to which the policy's own
     masters are cast in the forward: right after a reset both are equal bit
@@ -181,8 +181,9 @@ class Checkpointer:
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(
             x.shape, jnp.dtype(config.dtype), sharding=s),
-        transformer.abstract_params(config),
-        transformer.shardings(config, mesh))
+        *(lora.split(config, tree)[0] for tree in (
+            transformer.abstract_params(config),
+            transformer.shardings(config, mesh))))
     self.wait()
     if step not in self._manager.all_steps():
       raise errors.InputError(

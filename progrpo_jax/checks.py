@@ -7,6 +7,8 @@ import ml_collections
 
 from progrpo_jax import errors, sharding
 from progrpo_jax.algos import arm, reset
+from progrpo_jax.models import config as model_config
+from progrpo_jax.rewards import thinking
 
 
 def validate(c: ml_collections.ConfigDict) -> None:
@@ -61,10 +63,14 @@ def validate(c: ml_collections.ConfigDict) -> None:
       ("algo.dynamic_sampling.surplus", ("discard", "carry")),
       ("algo.arm.active", arm.ACTIVE), ("algo.arm.apply_to", arm.APPLY_TO),
       ("algo.arm.tail", ("probability", "entropy")),
+      ("rewards.thinking", thinking.MODES),
       ("model.dtype", ("float32", "bfloat16")),
-      ("model.remat", ("none", "layer"))):
+      ("optim.mu_dtype", ("float32", "bfloat16")),
+      ("model.attention", model_config.ATTENTION),
+      ("model.remat", model_config.REMAT)):
     if functools.reduce(getattr, key.split("."), c) not in known:
       refuse(key, f"must be {' or '.join(map(repr, known))}")
+  lora_config(c)
   try:
     reset.should_reset(0, last_reset=0, **reset_options(c))
   except ValueError as e:
@@ -106,6 +112,22 @@ def reset_options(c) -> dict[str, Any]:
       kl_factor=r.kl_factor or None, kl_threshold=r.kl_threshold or None,
       kl_window=r.kl_window, share_threshold=r.share_threshold or None,
       share_window=r.share_window, min_gap=r.min_gap)
+
+
+def lora_config(c) -> model_config.LoRA | None:
+  """The adapters that the config asks for, or None.
+
+  Raises:
+    InputError: there are no such adapters.
+  """
+  if not c.model.lora.rank:
+    return None
+  try:
+    return model_config.LoRA(
+        rank=c.model.lora.rank, alpha=c.model.lora.alpha,
+        targets=tuple(c.model.lora.targets))
+  except ValueError as e:
+    raise errors.InputError(f"config.model.lora: {e}") from e
 
 
 def check_split(mesh, **counts: int) -> None:

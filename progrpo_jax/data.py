@@ -22,6 +22,9 @@ from progrpo_jax.tasks import base
 
 _SPEC_KEYS = {"name", "weight", "options", "seed"}
 
+# Of a completion that gives no answer, which no verifier needs to see.
+_SILENT = scores.Score(0.0, False, "no_answer")
+
 
 class Tokenizer(Protocol):
   """What is needed of a tokenizer here."""
@@ -262,9 +265,15 @@ def verify(
     pool: pools.Pool,
     rows: Sequence[base.Row],
     texts_PG: Sequence[Sequence[str]],
+    *,
+    whole: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns reward_PG, correct_PG and valid_PG, False where masked."""
-  reward_PG, correct_PG, statuses = score_rollout(pool, rows, texts_PG)
+  """Returns reward_PG, correct_PG and valid_PG, False where masked.
+
+  See `score_rollout`.
+  """
+  reward_PG, correct_PG, statuses = score_rollout(
+      pool, rows, texts_PG, whole=whole)
   valid_PG = [[not scores.is_masked(s) for s in g] for g in statuses]
   return reward_PG, correct_PG, np.asarray(valid_PG, bool)
 
@@ -273,12 +282,16 @@ def score_rollout(
     pool: pools.Pool,
     rows: Sequence[base.Row],
     texts_PG: Sequence[Sequence[str]],
+    *,
+    whole: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
   """Returns reward_PG (float32), correct_PG (bool) and the statuses.
 
   texts_PG[p] are the completions of rows[p]. Each is verified by its row's
-  task; reward functions of the user see all completions of their rows in one
-  call, which the pool's batch_deadline_s bounds.
+  task, which sees what the pool's `answer` makes of it (nothing of a thought);
+  with whole=False the texts are answers already. Reward functions of the user
+  see all completions of their rows, thoughts and all, in one call, which the
+  pool's batch_deadline_s bounds.
   """
   judged: list[list[scores.Score]] = [[] for _ in rows]
   by_functions: dict[str, list[int]] = {}
@@ -289,8 +302,12 @@ def score_rollout(
       by_functions.setdefault(key, []).append(p)
     else:
       plain.append(p)
-  items = [base.item(rows[p], text) for p in plain for text in texts_PG[p]]
-  _deal(pool.score(items), plain, texts_PG, judged)
+  read = pool.answer if whole else str
+  shown = [(rows[p], read(text)) for p in plain for text in texts_PG[p]]
+  found = iter(pool.score(
+      [base.item(row, text) for row, text in shown if text is not None]))
+  flat = [_SILENT if text is None else next(found) for _, text in shown]
+  _deal(flat, plain, texts_PG, judged)
   for key, members in by_functions.items():
     flat = _judge(pool, key, members, rows, texts_PG)
     _deal(flat, members, texts_PG, judged)

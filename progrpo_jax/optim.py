@@ -43,17 +43,19 @@ def schedule(
 def adamw(
     rate: optax.Schedule, *, b1: float = 0.9, b2: float = 0.999,
     eps: float = 1e-8, weight_decay: float = 0.0,
-    max_grad_norm: float | None = 1.0,
+    max_grad_norm: float | None = 1.0, mu_dtype: str = "float32",
 ) -> optax.GradientTransformation:
   """AdamW behind a clip of the global gradient norm.
 
-  Weight decay leaves norms and biases alone.
+  Weight decay leaves norms and biases alone. The first moment is held in
+  `mu_dtype`; the second, whose changes bfloat16 would round away, in float32.
   """
   parts = []
   if max_grad_norm:
     parts.append(optax.clip_by_global_norm(max_grad_norm))
   parts.append(optax.adamw(
-      rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed))
+      rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed,
+      mu_dtype=mu_dtype))
   return optax.chain(*parts)
 
 

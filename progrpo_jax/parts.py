@@ -35,8 +35,10 @@ from progrpo_jax.algos import (
     objective,
 )
 from progrpo_jax.evaluators import creativity, held_out
+from progrpo_jax.models import attention, lora
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rewards import thinking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Parts:
     config: the resolved config.
     mesh: of all devices.
     model: the policy's configuration.
+    frozen: its parameters that do not train: with LoRA, all but the adapters.
     tokenizer: the policy's.
     prompter: prompts by number of draw.
     rephraser: encodes RePO's questions.
@@ -68,6 +71,7 @@ class Parts:
   config: ml_collections.ConfigDict
   mesh: jax.sharding.Mesh
   model: model_config.ModelConfig
+  frozen: dict
   tokenizer: tokenizer_lib.Tokenizer
   prompter: data_lib.Prompter
   rephraser: data_lib.Prompter
@@ -84,6 +88,10 @@ class Parts:
   score_parts: int
   evaluators: tuple[held_out.HeldOut, ...]
   key: jax.Array
+
+  def policy(self, params) -> dict:
+    """All parameters of a policy, given those that train."""
+    return lora.join(params, self.frozen)
 
 
 def resolve(module: types.ModuleType, name: str):
@@ -229,7 +237,7 @@ def make_optimizer(c, rate):
   o = c.optim
   return optim.adamw(
       rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay,
-      max_grad_norm=o.max_grad_norm)
+      max_grad_norm=o.max_grad_norm, mu_dtype=o.mu_dtype)
 
 
 def make_prompter(c, tokenizer, split: str) -> data_lib.Prompter:
@@ -245,13 +253,15 @@ def make_prompter(c, tokenizer, split: str) -> data_lib.Prompter:
       max_prompt_length=c.data.max_prompt_length)
 
 
-def make_pool(c) -> pool_lib.Pool:
-  """The processes that verify."""
+def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
+  """The processes that verify; prompts may end inside of a thought."""
   r = c.rewards
   return pool_lib.Pool(
       workers=r.workers, deadline_s=r.deadline_s, memory_mb=r.memory_mb,
       max_failure_share=r.max_failure_share,
-      batch_deadline_s=r.batch_deadline_s)
+      batch_deadline_s=r.batch_deadline_s,
+      answer=functools.partial(
+          thinking.answer, mode=r.thinking, inside=opens_thought))
 
 
 def make_evaluators(c, model, tokenizer, pool, mesh, key):
@@ -297,8 +307,20 @@ def _corpus(path: str) -> creativity.CorpusIndex:
       [creativity.words(line) for line in text.splitlines() if line.strip()])
 
 
+def attention_of(model: model_config.ModelConfig, mesh) -> str:
+  """A sentence on the kernel of attention that runs on a mesh.
+
+  Raises:
+    InputError: the one that the config names cannot.
+  """
+  try:
+    return attention.choose(model, mesh.devices.flat[0].platform)[1]
+  except ValueError as e:
+    raise errors.InputError(f"config.model.attention: {e}") from e
+
+
 def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
-  """All parts of a run, and the parameters that it starts from.
+  """All parts of a run, and the trained parameters that it starts from.
 
   Raises:
     InputError: something in the config cannot work; see `checks.validate`.
@@ -311,10 +333,12 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
                  make_correction):
       make(stage)
   policy = policy_lib.load(c, mesh)
-  pool = make_pool(c)
+  attention_of(policy.config, mesh)
+  params, frozen = lora.split(policy.config, policy.params)
+  pool = make_pool(c, policy.tokenizer.opens_thought)
   try:
-    return assemble(c, mesh, policy.config, policy.tokenizer, pool), (
-        policy.params)
+    return assemble(
+        c, mesh, policy.config, frozen, policy.tokenizer, pool), params
   except errors.InputError:
     pool.close()
     raise
@@ -322,7 +346,8 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
 
 def assemble(
     c: ml_collections.ConfigDict, mesh, model: model_config.ModelConfig,
-    tokenizer: tokenizer_lib.Tokenizer, pool: pool_lib.Pool) -> Parts:
+    frozen: dict, tokenizer: tokenizer_lib.Tokenizer, pool: pool_lib.Pool,
+) -> Parts:
   """The parts of a run around a model, a tokenizer and a pool that are there.
 
   Raises:
@@ -349,7 +374,7 @@ def assemble(
       chunk=c.model.logits_chunk)
   key = jax.random.key(c.seed)
   return Parts(
-      config=c, mesh=mesh, model=model, tokenizer=tokenizer,
+      config=c, mesh=mesh, model=model, frozen=frozen, tokenizer=tokenizer,
       prompter=prompter,
       rephraser=prompter.resized(c.algo.rephrase.max_prompt_length),
       pool=pool,

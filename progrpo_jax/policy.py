@@ -8,18 +8,23 @@ from typing import Any
 from etils import epath
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import errors
+from progrpo_jax import checks, errors
 from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import lora as lora_lib
 
 MODEL_DIR = "model"
 CHECKPOINTS = "checkpoints"
 
-# Stream of randomness of a new partition head.
-_PARTITION_HEAD = 2
+# Streams of randomness of a new partition head and of new adapters.
+_PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
+
+# Field of a run's config.json: the weights that its adapters belong to.
+_BASE = "progrpo_base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,48 +72,111 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
   return workdir, step
 
 
-def load(c, mesh) -> Policy:
-  """The policy that `config.model.init_from` names, float32 masters.
+def describe(
+    c: ml_collections.ConfigDict, config: model_config.ModelConfig,
+) -> dict[str, Any]:
+  """What stands in a run's `model/config.json`.
 
-  With a partition head, a new one if it had none, if the config trains one.
+  Adapters are nothing without the weights beneath them: their place is named.
+  """
+  described = config.to_hf()
+  if config.lora:
+    described[_BASE] = _absolute(c.model.init_from)
+  return described
+
+
+def load(c: ml_collections.ConfigDict, mesh) -> Policy:
+  """The policy that `config.model.init_from` names, to train or to use.
+
+  Its parameters are float32 masters. With LoRA those that do not train are
+  held in the compute type. Adapters of an earlier run are merged; new ones,
+  and a new partition head, change nothing yet.
 
   Raises:
     InputError: nothing there, or it cannot be read.
   """
-  path = os.path.expanduser(c.model.init_from)
-  options = dict(
-      chat_template=c.model.chat_template,
+  lora = checks.lora_config(c)
+  dtype = jnp.dtype(c.model.dtype if lora else "float32")
+  config, params, folder = _read(_absolute(c.model.init_from), mesh, dtype)
+  tokenizer = tokenizer_lib.load(
+      folder, chat_template=c.model.chat_template,
+      chat_template_options=c.model.chat_template_options.to_dict(),
       system_prompt=c.model.system_prompt or None)
-  if hf.is_hf_dir(path):
-    config, params = hf.load(path, dtype=jnp.float32, mesh=mesh)
-    tokenizer = tokenizer_lib.load(path, **options)
-  else:
-    config, params, workdir = _load_run(path, mesh)
-    tokenizer = tokenizer_lib.load(workdir / MODEL_DIR, **options)
+  config, params = transformer.merged(config, params, mesh)
+  key = jax.random.key(c.seed)
   if not c.algo.partition_head:
     config, params = transformer.without_partition_head(config, params)
   elif not config.partition_head:
-    key = jax.random.fold_in(jax.random.key(c.seed), _PARTITION_HEAD)
     config, params = transformer.with_partition_head(
-        config, params, key, mesh)
+        config, params, jax.random.fold_in(key, _PARTITION_HEAD), mesh)
+  if lora:
+    config, params = transformer.with_lora(
+        config, lora, params, jax.random.fold_in(key, _ADAPTERS), mesh)
   config = dataclasses.replace(
-      config, dtype=c.model.dtype, remat=c.model.remat)
+      config, dtype=c.model.dtype, remat=c.model.remat,
+      attention=c.model.attention)
   return Policy(config, params, tokenizer)
 
 
-def _load_run(path: str, mesh):
-  """(model, parameters, workdir) of a run's newest or named checkpoint."""
+def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
+  """(model, adapters, place of the weights beneath) of a run with LoRA.
+
+  Raises:
+    InputError: it has none, or cannot be read.
+  """
   workdir, step = find_run(path)
   config = read_model(workdir / MODEL_DIR / "config.json")
+  if config.lora is None:
+    raise errors.InputError(f"{path} was not trained with LoRA")
+  trained = _read_checkpoint(workdir, step, config, mesh, jnp.float32)
+  return config, trained, _base(workdir)
+
+
+def _read(path: str, mesh, dtype):
+  """(model, parameters, folder of the tokenizer) of a place.
+
+  Of a run they are those of its newest or named checkpoint.
+  """
+  if hf.is_hf_dir(path):
+    return *hf.load(path, dtype=dtype, mesh=mesh), path
+  workdir, step = find_run(path)
+  config = read_model(workdir / MODEL_DIR / "config.json")
+  params = _read_checkpoint(workdir, step, config, mesh, dtype)
+  if config.lora:
+    base_config, base, _ = _read(_base(workdir), mesh, dtype)
+    _, base = transformer.merged(base_config, base, mesh)
+    params = lora_lib.join(params, base)
+  return config, params, workdir / MODEL_DIR
+
+
+def _base(workdir: epath.Path) -> str:
+  """The place of the weights that a run's adapters belong to."""
+  file = workdir / MODEL_DIR / "config.json"
+  base = json.loads(file.read_text()).get(_BASE)
+  if not isinstance(base, str):
+    raise errors.InputError(f"{file} does not name the base in {_BASE!r}")
+  return base
+
+
+def _read_checkpoint(workdir, step, config, mesh, dtype):
+  """The trained parameters of a run's newest or named checkpoint."""
   checkpointer = checkpoint_lib.Checkpointer(
       workdir / CHECKPOINTS, read_only=True)
   step = checkpointer.latest() if step is None else step
   if step is None:
     raise errors.InputError(f"{workdir} holds no checkpoint yet")
   like = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      transformer.abstract_params(config),
-      transformer.shardings(config, mesh))
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
+      *(lora_lib.split(config, tree)[0] for tree in (
+          transformer.abstract_params(config),
+          transformer.shardings(config, mesh))))
   params = checkpointer.load_params(step, like)
   checkpointer.close()
-  return config, params, workdir
+  return params
+
+
+def _absolute(path: str) -> str:
+  """A place as any process in any directory names it."""
+  if "://" in path:
+    return path
+  return os.path.abspath(os.path.expanduser(path))

@@ -10,7 +10,13 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 import numpy as np
 
 from progrpo_jax import errors
@@ -36,21 +42,41 @@ def make_mesh(
     InputError: the sizes do not multiply to the number of devices.
   """
   devices = list(devices if devices is not None else jax.devices())
-  sizes = [data, fsdp, tensor]
+  return jax.make_mesh(
+      _sizes((data, fsdp, tensor), len(devices)), AXES, devices=devices,
+      axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(
+    count: int, data: int = -1, fsdp: int = 1, tensor: int = 1,
+) -> AbstractMesh:
+  """The mesh that `count` devices would form, without any of them.
+
+  Shapes, specs and shardings follow from it as from a real one.
+
+  Raises:
+    InputError: the sizes do not multiply to the number of devices.
+  """
+  return AbstractMesh(
+      _sizes((data, fsdp, tensor), count), AXES,
+      axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
+  """The sizes with their -1 replaced by "what is left" of the devices."""
+  sizes = list(sizes)
   known = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise errors.InputError(
         f"mesh sizes {dict(zip(AXES, sizes))}: each is at least 1, and at "
         "most one is -1")
-  if -1 in sizes and len(devices) % known == 0:
-    sizes[sizes.index(-1)] = len(devices) // known
-  if math.prod(sizes) != len(devices):
+  if -1 in sizes and count % known == 0:
+    sizes[sizes.index(-1)] = count // known
+  if math.prod(sizes) != count:
     raise errors.InputError(
-        f"mesh {dict(zip(AXES, sizes))} does not fit {len(devices)} "
+        f"mesh {dict(zip(AXES, sizes))} does not fit {count} "
         "device(s): the sizes must multiply to that number; set config.mesh")
-  return jax.make_mesh(
-      tuple(sizes), AXES, devices=devices,
-      axis_types=(AxisType.Auto,) * len(AXES))
+  return tuple(sizes)
 
 
 def spec(
@@ -136,3 +162,39 @@ def constrain_rows(x):
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"]))
+
+
+def by_shard(
+    fn, args: Sequence[Any], axes: Sequence[Sequence[str | None]],
+) -> jax.Array:
+  """Calls `fn` on every device with that device's parts of the arguments.
+
+  For what no partitioner can cut up, such as kernels. Without a mesh in
+  context, or on one device, it is a plain call.
+
+  Args:
+    fn: function of the parts; its result is cut as its first argument is.
+    args: arrays.
+    axes: of each array the names of its logical axes.
+
+  Returns:
+    What `fn` returns, put together.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return fn(*args)
+  specs = tuple(
+      spec(names, x.shape, mesh) for x, names in zip(args, axes, strict=True))
+  # Nothing knows what a kernel's result varies over, so it is not checked.
+  return jax.shard_map(
+      fn, in_specs=specs, out_specs=specs[0], check_vma=False)(*args)
+
+
+def platform() -> str:
+  """The platform that a jit will run on, asked while it is traced.
+
+  That of the mesh in context; without one, JAX's default. Arrays cannot be
+  asked: a trace knows their shapes alone, and may serve others later.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()

@@ -118,7 +118,7 @@ def improve(
       state, found = parts.update(
           state, batch, np.int32(number % c.train.num_minibatches),
           np.bool_(number == 0), jax.random.fold_in(key, number),
-          {k: np.float32(v) for k, v in weights.items()})
+          {k: np.float32(v) for k, v in weights.items()}, parts.frozen)
       for name, (total, count) in found.items():
         old = sums.get(name, (0.0, 0.0))
         sums[name] = old[0] + total, old[1] + count

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from progrpo_jax import optim, sharding
-from progrpo_jax.models import transformer
+from progrpo_jax.models import lora, transformer
 
 
 @struct.dataclass
@@ -16,7 +16,9 @@ class TrainState:
   """Parameters and optimiser.
 
   Attributes:
-    params: plain dict, float32 masters.
+    params: those that train, a plain dict of float32 masters. With LoRA
+      these are the adapters; the frozen weights never change, and live
+      outside of what is donated and saved.
     opt_state: of the optax chain.
     skipped: int32 scalar, updates refused in a row because something was not
       finite.
@@ -29,12 +31,11 @@ class TrainState:
 
 def shardings(config, tx, mesh) -> TrainState:
   """Where each part of the state lives."""
-  params = transformer.shardings(config, mesh)
+  params, _ = lora.split(config, transformer.shardings(config, mesh))
   scalar = sharding.replicated(mesh)
   return TrainState(
       params=params,
-      opt_state=optim.shardings(
-          tx, transformer.abstract_params(config), params, scalar),
+      opt_state=optim.shardings(tx, _abstract(config), params, scalar),
       skipped=scalar)
 
 
@@ -54,10 +55,15 @@ def fresh_optimizer(tx, params, where):
 
 def abstract(config, tx, mesh) -> TrainState:
   """Shapes, types and shardings of the state, to restore into."""
-  params = transformer.abstract_params(config)
+  params = _abstract(config)
   shapes = TrainState(
       params=params, opt_state=jax.eval_shape(tx.init, params),
       skipped=jax.ShapeDtypeStruct((), jnp.int32))
   return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       shapes, shardings(config, tx, mesh))
+
+
+def _abstract(config):
+  """Shapes and types of the parameters that train."""
+  return lora.split(config, transformer.abstract_params(config))[0]

@@ -49,7 +49,8 @@ def start(
     state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
     values = {}
     if c.eval.every and c.eval.at_start:
-      values = stages.evaluate(parts, state.params, clock, writer, 0)
+      values = stages.evaluate(
+          parts, parts.policy(state.params), clock, writer, 0)
     progress = stages.remember(c, Progress(), values)
     save(parts, checkpointer, state, progress)
   else:
@@ -71,8 +72,8 @@ def load_reference(parts: parts_lib.Parts, checkpointer, progress: Progress):
   """The reference policy, or None when nothing asks for one."""
   if not checks.needs_reference(parts.config):
     return None
-  return checkpointer.load_reference(
-      progress.ref_step, parts.model, parts.mesh)
+  return parts.policy(checkpointer.load_reference(
+      progress.ref_step, parts.model, parts.mesh))
 
 
 def restage(
@@ -82,7 +83,7 @@ def restage(
   if c == parts.config:
     return parts
   return parts_lib.assemble(
-      c, parts.mesh, parts.model, parts.tokenizer, parts.pool)
+      c, parts.mesh, parts.model, parts.frozen, parts.tokenizer, parts.pool)
 
 
 def save(
@@ -124,7 +125,7 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
   """
   workdir = epath.Path(workdir)
   model = workdir / policy_lib.MODEL_DIR
-  described = json.dumps(parts.model.to_hf(), indent=2)
+  described = json.dumps(policy_lib.describe(c, parts.model), indent=2)
   try:
     model.mkdir(parents=True, exist_ok=True)
     there = model / "config.json"
@@ -189,6 +190,7 @@ def _train(c, workdir, view: progress_lib.View) -> int:
   """`train`, with a full disk as it comes."""
   parts, params = parts_lib.build(c)
   clock = Clock(view)
+  view.message(parts_lib.attention_of(parts.model, parts.mesh))
   with contextlib.ExitStack() as stack:
     stack.enter_context(parts.pool)
     workdir = prepare_workdir(c, parts, workdir)
@@ -214,13 +216,16 @@ def loop(
   total = parts.config.train.total_steps
   try:
     while progress.step < total:
-      found, after = stages.collect(parts, state.params, progress, clock)
+      policy = parts.policy(state.params)
+      found, after = stages.collect(parts, policy, progress, clock)
       batch, signal, scored = signals.prepare(
-          parts, state.params, reference, found.batch, progress.step, clock)
+          parts, policy, reference, found.batch, progress.step, clock)
+      del policy  # what trains in it is given away to the update
       state, updated = stages.improve(parts, state, batch, progress, clock)
       measured = found.metrics | updated | scored
       progress = stages.advance(parts.config, after, measured)
-      progress = stages.validate(parts, state.params, progress, writer, clock)
+      progress = stages.validate(
+          parts, parts.policy(state.params), progress, writer, clock)
       progress, reason = stages.decide_reset(parts.config, progress)
       if reason and parts.config.algo.reset.optimizer:
         state = stages.restart_optimizer(parts, state)

@@ -17,7 +17,7 @@ import optax
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import optim, scoring
 from progrpo_jax import state as state_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import lora, transformer
 
 
 def loss_inputs(
@@ -27,7 +27,7 @@ def loss_inputs(
 
   Args:
     config: of the model.
-    params: the parameters that are trained.
+    params: all parameters.
     batch: N rows of R responses.
     dist: distribution of the log-probs.
     first: bool scalar, True while `params` are those that `old_logp_NRT` was
@@ -62,9 +62,20 @@ def loss_inputs(
 
 
 def minibatch_gradient(
-    config, params, batch, dist, objective, micro_batches, first, key,
+    config, params, frozen, batch, dist, objective, micro_batches, first, key,
 ) -> tuple[jax.Array, Any, dict[str, tuple[jax.Array, jax.Array]]]:
   """Loss, gradient and metrics of a minibatch, micro-batch by micro-batch.
+
+  Args:
+    config: of the model.
+    params: those that train, which the gradient is for.
+    frozen: the others.
+    batch: the minibatch.
+    dist: distribution of the log-probs.
+    objective: see `make`.
+    micro_batches: parts that are run one after another.
+    first: see `loss_inputs`.
+    key: folded for each part.
 
   Returns:
     (loss, gradient, metrics): metrics are (sum, count) pairs.
@@ -72,7 +83,8 @@ def minibatch_gradient(
 
   def micro_loss(params, micro, index):
     total, count, metrics = objective(loss_inputs(
-        config, params, micro, dist, first, jax.random.fold_in(key, index)))
+        config, lora.join(params, frozen), micro, dist, first,
+        jax.random.fold_in(key, index)))
     return total, (count, metrics)
 
   grad = jax.value_and_grad(micro_loss, has_aux=True)
@@ -114,17 +126,19 @@ def make(
     micro_batches: parts of a minibatch, run one after another.
 
   Returns:
-    update(state, batch, index, first, key, knobs=()) -> (state, metrics),
-    jitted; the state that goes in is donated. `index` picks the minibatch,
-    `knobs` are weights of the objective that change from step to step;
-    metrics are (sum, count) pairs.
+    update(state, batch, index, first, key, knobs=(), frozen=()) ->
+    (state, metrics), jitted; the state that goes in is donated. `index` picks
+    the minibatch, `knobs` are weights of the objective that change from step
+    to step, `frozen` are the parameters that do not train; metrics are (sum,
+    count) pairs.
   """
 
   def update(
-      state: state_lib.TrainState, batch, index, first, key, knobs=()):
+      state: state_lib.TrainState, batch, index, first, key, knobs=(),
+      frozen=()):
     part = scoring.pick_micro(batch, minibatches, index)
     loss, gradient, metrics = minibatch_gradient(
-        config, state.params, part, dist,
+        config, state.params, dict(frozen), part, dist,
         functools.partial(objective, **dict(knobs)), micro_batches, first, key)
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)

@@ -1,4 +1,5 @@
 import collections
+import functools
 import json
 import multiprocessing
 import threading
@@ -9,6 +10,7 @@ import pytest
 from progrpo_jax import batch, data
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
+from progrpo_jax.rewards import thinking
 from progrpo_jax.tasks import base
 
 
@@ -189,3 +191,44 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
   assert statuses == [["ok", "refused"], ["ok", "no_answer"], ["ok", "ok"]]
   assert again.tolist() == reward.tolist()
   assert valid.tolist() == [[True, False], [True, True], [True, True]]
+
+
+SEEN = '''
+def lengths(prompts, completions, **columns):
+  return [float(len(c)) for c in completions]
+
+def same(completion, reference):
+  return float(completion == reference), completion == reference, "ok"
+'''
+
+
+@pytest.mark.parametrize(("mode", "inside", "statuses", "right"), [
+    ("auto", False, ["ok", "no_answer", "ok", "ok"], [True, False, True, True]),
+    ("auto", True, ["no_answer", "no_answer", "ok", "ok"],
+     [False, False, True, True]),
+    ("off", True, 4 * ["ok"], [True, False, False, False]),
+])
+def test_verifiers_see_no_thoughts_and_functions_see_all(
+    folder, tmp_path, mode, inside, statuses, right):
+  (tmp_path / "f.py").write_text(SEEN)
+  (tmp_path / "mine.jsonl").write_text("\n".join(
+      json.dumps({"prompt": f"p{i}", "answer": "4"}) for i in range(20)))
+
+  def rows(**judge):
+    return base.load("jsonl", "train", data_dir=folder, seed=0,
+                     file=str(tmp_path / "mine.jsonl"), **judge)[:1]
+
+  judged = rows(reward_functions=[f"{tmp_path}/f.py:lengths"])
+  verified = rows(verifier=f"{tmp_path}/f.py:same")
+  texts = ["4", "<think>4", "5?</think>4", "<think>5</think>5</think>4"]
+  answer = functools.partial(thinking.answer, mode=mode, inside=inside)
+  with pools.Pool(workers=1, answer=answer) as pool:
+    reward, correct, found = data.score_rollout(
+        pool, judged + verified, [texts, texts])
+    again, _, valid = data.verify(pool, verified, [texts[:3]], whole=False)
+  assert found == [4 * ["ok"], statuses]
+  assert reward.tolist() == [[float(len(t)) for t in texts],
+                             [float(r) for r in right]]
+  assert correct[1].tolist() == right
+  # Answers already: nothing is taken off, and nothing is missing.
+  assert again.tolist() == [[1, 0, 0]] and valid.all()

@@ -22,7 +22,7 @@ from progrpo_jax.algos import advantages, losses
     ("algo.arm.active=never", "'any_correct' or 'mixed'"),
     ("algo.arm.apply_to=wrong", "'all' or 'correct'"),
     ("model.dtype=float16", "'float32' or 'bfloat16'"),
-    ("model.remat=all", "'none' or 'layer'"),
+    ("model.remat=all", "'dots' or 'layer'"),
     ("algo.reset.modes=('evry',)", "config.algo.reset: modes=('evry',)"),
     ("algo.reset.period=0", "config.algo.reset: reset mode 'every' needs a"),
 ])

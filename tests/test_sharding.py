@@ -98,3 +98,44 @@ def test_constraint_under_a_mesh_splits_rows():
     jaxpr = jax.make_jaxpr(jax.jit(sharding.constrain_rows))(
         jax.numpy.ones((3, 2)))
   assert "sharding_constraint" in str(jaxpr)
+
+
+def test_every_device_is_given_its_own_part():
+  # The second array's first axis is whole: three are not divided by two.
+  def trace(where):
+    shapes = []
+
+    def fn(*parts):
+      shapes.append([x.shape for x in parts])
+      return parts[0]
+
+    def call(*args):
+      return sharding.by_shard(fn, args, (
+          ("batch", None, "heads"), ("kv_heads", "batch"), ("heads",)))
+
+    with jax.sharding.use_abstract_mesh(where):
+      out = jax.eval_shape(
+          call, *(np.zeros(s) for s in ((8, 5, 4), (3, 8), (4,))))
+    assert out.shape == (8, 5, 4)
+    return shapes[0]
+
+  assert trace(mesh(2, 2, 2)) == [(2, 5, 2), (3, 2), (2,)]
+  assert trace(mesh(1, 2, 4)) == [(4, 5, 1), (3, 4), (1,)]
+  assert trace(mesh()) == [(8, 5, 4), (3, 8), (4,)]
+
+
+def test_without_a_mesh_by_shard_is_a_call():
+  assert sharding.by_shard(
+      lambda x, y: (x, y), (2, 3), (("batch",), ())) == (2, 3)
+
+
+def test_platform_is_that_of_the_mesh_else_the_default():
+  assert sharding.platform() == jax.default_backend()
+  far = AbstractMesh(
+      (1, 1, 1), sharding.AXES, abstract_device=jax.sharding.AbstractDevice(
+          device_kind="TPU v5e", num_cores=1, platform="tpu"))
+  with jax.sharding.use_abstract_mesh(far):
+    assert jax.jit(lambda: len(sharding.platform()))() == 3
+    assert sharding.platform() == "tpu"
+  with jax.set_mesh(sharding.make_mesh(devices=ONE)):
+    assert sharding.platform() == ONE[0].platform

@@ -3,6 +3,10 @@
 import json
 import random
 
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations import dirfs
+from fsspec.implementations import local as local_files
 import hypothesis
 from hypothesis import strategies as st
 import jax
@@ -139,12 +143,14 @@ def test_save_and_load(char, tmp_path):
 
 
 @hypothesis.given(text=st.text(max_size=30))
+@hypothesis.example(text=" ")
+@hypothesis.example(text="   a   b   ")
+@hypothesis.example(text="a<|im_end|><|im_end|>\n<s> <|endoftext|>")
 @hypothesis.settings(
     deadline=None, max_examples=50,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_hf_round_trip_and_bare_prompts(text, bare_hf):
   ids = bare_hf.encode(text)
-  hypothesis.assume("<|" not in text and "<s>" not in text)
   assert bare_hf.decode(ids) == text
   assert bare_hf.encode_prompt(text) == (ids, [True] * len(ids))
 
@@ -163,7 +169,7 @@ def test_hf_bos_is_not_the_users(tmp_path):
 
 @pytest.mark.parametrize("text", [
     "Using the numbers", "user", "a", " lead", "trail \n\n", "é😀 x", "  ",
-    "<|im_start|>system\nhm", "{{ messages }}", "assistant\n"])
+    "{{ messages }}", "assistant\n"])
 @pytest.mark.parametrize("system", [None, "You are user.", ""])
 def test_chat_template_and_the_users_part(tmp_path, text, system):
   path = hf_directory(tmp_path, CHATML)
@@ -216,6 +222,7 @@ def test_choice_of_template(tmp_path):
     ("hf", CHATML + CHATML, {}, "2 times"),
     ("sp", None, dict(chat_template="own"), "takes no chat template"),
     ("sp", None, dict(system_prompt="x"), "takes no chat template"),
+    ("sp", None, dict(chat_template_options={"a": 1}), "takes no chat templ"),
 ])
 def test_impossible_choices_are_errors(
     tmp_path, char, kind, template, options, words):
@@ -280,6 +287,50 @@ def test_export_beside_weights_keeps_the_tokenizer(tmp_path, char, kind):
   for text in ["Using the numbers [1, 2]", " é\n\n  x 12345 don't"]:
     assert again.encode_prompt(text) == first.encode_prompt(text)
     assert again.decode(again.encode(text)) == text
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """gs:// is a folder; the test fails if it is taken for a local path."""
+  (tmp_path / "cwd").mkdir()
+  monkeypatch.chdir(tmp_path / "cwd")
+  files = dirfs.DirFileSystem(
+      path=str(tmp_path), fs=local_files.LocalFileSystem(auto_mkdir=True))
+  monkeypatch.setattr(
+      backend.fsspec_backend, "_get_filesystem", lambda _: files)
+  yield tmp_path / "gs:" / "bucket"
+  assert list((tmp_path / "cwd").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["hf", "sentencepiece"])
+def test_a_bucket_is_a_place_like_any_other(tmp_path, bucket, char, kind):
+  first, names = char, ["tokenizer.model"]
+  if kind == "hf":
+    path = hf_directory(tmp_path / "a", CHATML, stop_ids=[2, 0])
+    first = tokenizer_lib.load(path)
+    first._tokenizer.chat_template = {"default": CHATML, "other": "{{ 1 }}"}
+    names = [
+        "additional_chat_templates/other.jinja", "chat_template.jinja",
+        "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+  place = epath.Path("gs://bucket/run/model")
+  for _ in range(2):  # the second time it is there
+    first.save(place)
+    again = tokenizer_lib.load(place)
+  # Weights stay where they are: to copy these would fail.
+  (bucket / "run/model/model.safetensors").symlink_to("nowhere")
+  assert tokenizer_lib.load("gs://bucket/run/model").stop_ids == first.stop_ids
+  assert again.encode_prompt("1 + 1") == first.encode_prompt("1 + 1")
+  assert (again.stop_ids, again.pad_id) == (first.stop_ids, first.pad_id)
+  found = sorted(
+      str(p.relative_to(bucket / "run/model"))
+      for p in bucket.rglob("*") if p.is_file())
+  assert found == sorted(names)
+  with pytest.raises(errors.InputError, match="gs://bucket/run/no: no such"):
+    tokenizer_lib.load("gs://bucket/run/no")
+  if kind == "hf":
+    assert set(again._tokenizer.chat_template) == {"default", "other"}
+    with pytest.raises(errors.InputError, match="gs://bucket/run/model: .*9 "):
+      tokenizer_lib.load(place, chat_template="{{ messages[0].content * 9 }}")
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

@@ -40,7 +40,8 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(
   before = recorded(tmp_path)
   code, view = small.train(tmp_path, *short, method="grpo")
   assert code == train.DONE and view.steps == []
-  assert view.messages == ["resuming from step 1"]
+  assert view.messages == [
+      "attention: xla (platform cpu)", "resuming from step 1"]
   assert recorded(tmp_path) == before
   code, view = small.train(
       tmp_path, "train.total_steps=2", "eval.every=0", method="grpo")

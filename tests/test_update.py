@@ -148,8 +148,8 @@ def gradient_of(params, batch, rule, first, micro_batches):
     return total, count, metrics
 
   loss, gradient, _ = update.minibatch_gradient(
-      CONFIG, params, batch, scoring.Distribution(temperature=0.8), objective,
-      micro_batches, first, KEY)
+      CONFIG, params, {}, batch, scoring.Distribution(temperature=0.8),
+      objective, micro_batches, first, KEY)
   return loss, gradient
 
 

@@ -35,7 +35,7 @@ def start(c, workdir: str | None) -> dict[str, float]:
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   policy = policy_lib.load(c, mesh)
   values: dict[str, float] = {}
-  with parts_lib.make_pool(c) as pool:
+  with parts_lib.make_pool(c, policy.tokenizer.opens_thought) as pool:
     evaluators = parts_lib.make_evaluators(
         c, policy.config, policy.tokenizer, pool, mesh,
         jax.random.key(c.seed))

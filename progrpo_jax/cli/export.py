@@ -18,11 +18,19 @@ def run(argv: list[str]) -> int:
       help="workdir (its newest checkpoint) or checkpoints/<step> of one")
   parser.add_argument("--output", required=True, help="directory to write")
   parser.add_argument(
+      "--adapters", action="store_true",
+      help="of a run with LoRA: the adapters alone, in PEFT's format, instead "
+      "of a model with the adapters merged into its weights")
+  parser.add_argument(
       "--dtype", choices=("float32", "bfloat16"), default="float32")
   c, args = config_lib.parse(parser, argv, needed=False)
   c = config_lib.load("configs/common.py") if c is None else c
   c.model.init_from = args.policy
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+  if args.adapters:
+    hf.save_adapters(args.output, *policy_lib.load_adapters(args.policy, mesh))
+    print(f"wrote {args.output}")
+    return 0
   policy = policy_lib.load(c, mesh)
   params = policy.params
   if args.dtype != "float32":

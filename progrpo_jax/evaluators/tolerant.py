@@ -75,20 +75,25 @@ def verify(
     bool [X, N]: right by the strict verdict, or in some form.
   """
   tolerant_XN = np.array(correct_XN, bool)
-  asked = list(_again(rows, texts_XN, tolerant_XN, valid_XN))
+  answers_XN = [[pool.answer(text) for text in texts] for texts in texts_XN]
+  asked = list(_again(rows, answers_XN, tolerant_XN, valid_XN))
   if asked:
     _, correct, _ = data_lib.verify(
-        pool, [rows[x] for x, _, _ in asked], [[form] for _, _, form in asked])
+        pool, [rows[x] for x, _, _ in asked], [[form] for _, _, form in asked],
+        whole=False)
     for (x, n, _), (right,) in zip(asked, correct):
       tolerant_XN[x, n] |= right
   return tolerant_XN
 
 
-def _again(rows, texts_XN, correct_XN, valid_XN) -> Iterator:
-  """Yields (problem, sample, form) of all that is to be asked."""
+def _again(rows, answers_XN, correct_XN, valid_XN) -> Iterator:
+  """Yields (problem, sample, form) of all that is to be asked.
+
+  A thought that was not ended is no missed format: it gives no answer.
+  """
   for x in range(len(rows)):
-    for n, text in enumerate(texts_XN[x]):
-      if valid_XN[x][n] and not correct_XN[x, n]:
+    for n, text in enumerate(answers_XN[x]):
+      if valid_XN[x][n] and not correct_XN[x, n] and text is not None:
         for form in forms(text):
           yield x, n, form
 

@@ -84,9 +84,48 @@ _SILENT = {
 # Fields of our own in the config.json of a run's workdir begin with this.
 _OWN = "progrpo_"
 _PARTITION_HEAD = _OWN + "partition_head"
+_LORA = _OWN + "lora"
+
+# Weights that LoRA can adapt, by the names of Hugging Face.
+PROJECTIONS = {
+    "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o",
+    "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 
 ATTENTION = ("auto", "xla", "splash", "cudnn")
-REMAT = ("none", "layer")
+REMAT = ("none", "dots", "layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+  """Low-rank adapters (https://arxiv.org/abs/2106.09685).
+
+  Attributes:
+    rank: r, at least 1.
+    alpha: the product of the factors is multiplied by alpha / rank.
+    targets: adapted weights, keys of `PROJECTIONS`.
+  """
+
+  rank: int
+  alpha: float
+  targets: tuple[str, ...] = tuple(PROJECTIONS)
+
+  def __post_init__(self):
+    unknown = sorted(set(self.targets) - set(PROJECTIONS))
+    if unknown or not self.targets:
+      raise ValueError(
+          f"LoRA targets {list(self.targets)}: known are "
+          f"{', '.join(PROJECTIONS)}")
+    if self.rank < 1:
+      raise ValueError(f"LoRA rank {self.rank} must be at least 1")
+
+  @property
+  def scale(self) -> float:
+    """What the product of the factors is multiplied by."""
+    return self.alpha / self.rank
+
+  def adapts(self, name: str) -> bool:
+    """Whether it adapts a weight, by its name in the parameters."""
+    return any(PROJECTIONS[t] == name for t in self.targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +147,10 @@ class ModelConfig:
     tie_embeddings: whether the head is the transposed embedding.
     max_positions: longest sequence that the model was made for.
     dtype: compute type, "float32" or "bfloat16"; masters stay as stored.
-    remat: "none" or "layer" (recompute each layer in the backward pass).
+    remat: what the backward pass recomputes: "none"; "dots" (everything but
+      products with weights); "layer" (each layer).
     attention: "auto" (by platform), "xla", "splash" (TPU) or "cudnn" (GPU).
+    lora: adapters that train in the place of the weights, or None.
     partition_head: whether FlowRL's estimate of log Z is trained beside the
       policy; it is no part of what is exported.
   """
@@ -130,6 +171,7 @@ class ModelConfig:
   dtype: str = "float32"
   remat: str = "none"
   attention: str = "auto"
+  lora: LoRA | None = None
   partition_head: bool = False
 
   def __post_init__(self):
@@ -223,12 +265,18 @@ class ModelConfig:
         max_positions=positions,
         partition_head=bool(hf.get(_PARTITION_HEAD, False)),
     )
+    if hf.get(_LORA):
+      own = dict(hf[_LORA])
+      fields["lora"] = LoRA(**own | {"targets": tuple(own["targets"])})
     return cls(**(fields | changes))
 
   def to_hf(self) -> dict[str, Any]:
     """The dict that `from_hf` reads and that transformers loads."""
     family = FAMILIES[self.family]
     own = {_PARTITION_HEAD: True} if self.partition_head else {}
+    if self.lora:
+      own[_LORA] = dataclasses.asdict(self.lora) | {
+          "targets": list(self.lora.targets)}
     scaling = self.rope_scaling
     return own | dict(family.fields) | dict(
         architectures=[family.architecture],

@@ -1,35 +1,56 @@
 """Weights from and to Hugging Face safetensors directories.
 
 One table of names serves both directions, and shapes come from the weights'
-declaration in `transformer`. The surprise: a tensor is read where it will
-live, each device's part alone, so a model larger than any one device loads.
+declaration in `transformer`. The surprise: neither direction ever holds a
+model, nor one parameter of all layers, on the host. Tensors go one by one
+between the file and the devices, which alone turn them into our layout.
 """
 
-from collections.abc import Iterator, Mapping
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
+import pathlib
 import shutil
+import tempfile
 from typing import Any
 
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from progrpo_jax import errors
+from progrpo_jax import sharding as sharding_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import lora, transformer
+from progrpo_jax.models import tensors as tensors_lib
 
 ModelConfig = config_lib.ModelConfig
 
+_CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _LAYER = "model.layers.{}."
+_STACKED = "layers/"
+_HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
+
+# Stands in a bucket beside a model that is being written; such a directory
+# may be written anew.
+_UNFINISHED = "progrpo-unfinished"
+
+# Tensors read ahead of the one that goes to the devices, and threads that do
+# so: one stream from a bucket is far slower than the network.
+_AHEAD = 4
+# Bytes of each of two tensors that are compared at a time.
+_COMPARED = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +71,7 @@ class _Entry:
   @property
   def stacked(self) -> bool:
     """Whether each layer has such a tensor."""
-    return self.path.startswith("layers/")
+    return self.path.startswith(_STACKED)
 
   def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of one layer, given the whole parameter's."""
@@ -66,14 +87,37 @@ class _Entry:
       return (outputs,)
     return (outputs, math.prod(shape[:self.inputs]))
 
+  def hf_sharding(self, sharding: Sharding) -> Sharding:
+    """Of the tensor, given the whole parameter's: each device has its own.
+
+    Flattened axes are split as the first of them. Where another one is split
+    too, devices read more than they keep.
+    """
+    if not isinstance(sharding, NamedSharding) or (
+        self.inputs is None and not self.stacked):
+      return sharding
+    # None as often as the longest parameter has axes.
+    parts = [*sharding.spec, *[None] * 4][1 if self.stacked else 0:]
+    if self.inputs == 0:
+      parts = parts[:1]
+    elif self.inputs:
+      parts = [parts[self.inputs], parts[0]]
+    while parts and parts[-1] is None:
+      parts.pop()
+    return NamedSharding(sharding.mesh, PartitionSpec(*parts))
+
 
 _TABLE = (
-    _Entry("embed/tokens", "model.embed_tokens.weight"),
+    _Entry("embed/tokens", _EMBED),
     _Entry("layers/attention_norm/scale", _LAYER + "input_layernorm.weight"),
     _Entry("layers/attention/q", _LAYER + "self_attn.q_proj.weight", 1),
     _Entry("layers/attention/q_bias", _LAYER + "self_attn.q_proj.bias", 0),
+    _Entry(
+        "layers/attention/q_norm/scale", _LAYER + "self_attn.q_norm.weight"),
     _Entry("layers/attention/k", _LAYER + "self_attn.k_proj.weight", 1),
     _Entry("layers/attention/k_bias", _LAYER + "self_attn.k_proj.bias", 0),
+    _Entry(
+        "layers/attention/k_norm/scale", _LAYER + "self_attn.k_norm.weight"),
     _Entry("layers/attention/v", _LAYER + "self_attn.v_proj.weight", 1),
     _Entry("layers/attention/v_bias", _LAYER + "self_attn.v_proj.bias", 0),
     _Entry("layers/attention/o", _LAYER + "self_attn.o_proj.weight", 2),
@@ -82,27 +126,47 @@ _TABLE = (
     _Entry("layers/mlp/up", _LAYER + "mlp.up_proj.weight", 1),
     _Entry("layers/mlp/down", _LAYER + "mlp.down_proj.weight", 1),
     _Entry("norm/scale", "model.norm.weight"),
-    _Entry("head/kernel", "lm_head.weight", 1),
+    _Entry("head/kernel", _HEAD, 1),
 )
+
+# The factors of an adapted weight, as PEFT names them.
+_ADAPTERS = tuple(
+    _Entry(
+        entry.path + end,
+        "base_model.model." + entry.name.replace(".weight", f".{name}.weight"),
+        inputs)
+    for entry in _TABLE if entry.inputs and entry.stacked
+    for end, name, inputs in (
+        (lora.A, "lora_A", entry.inputs), (lora.B, "lora_B", 1)))
 
 # Stored type -> the type that a parameter has when none is asked for.
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float32",
            "F64": "float32"}
+# Types of parameters that are written.
+_WRITTEN = ("float32", "bfloat16")
 
 
-def is_hf_dir(path: str) -> bool:
-  """Whether the directory holds a configuration and safetensors weights."""
-  return os.path.isfile(os.path.join(path, "config.json")) and any(
-      os.path.isfile(os.path.join(path, f)) for f in (_WEIGHTS, _INDEX))
+def is_hf_dir(path: str | os.PathLike) -> bool:
+  """Whether the directory holds a configuration and safetensors weights.
+
+  Raises:
+    InputError: places of its kind cannot be opened here.
+  """
+  return _is_model(tensors_lib.place(path))
 
 
 def load(
-    path: str, *, dtype: Any = None, mesh: jax.sharding.Mesh | None = None,
+    path: str | os.PathLike, *, dtype: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[ModelConfig, dict]:
   """Reads a model.
 
+  Every process calls it and reads what its own devices need; beside that, the
+  host holds a few tensors of one layer.
+
   Args:
-    path: local directory with `config.json` and safetensors weights.
+    path: directory with `config.json` and safetensors weights: a local path,
+      or a URL such as gs://bucket/model.
     dtype: of the parameters; None keeps the stored type (half precision
       becomes float32). The compute type is the config's own field.
     mesh: on which each parameter is made in its sharding, or None for the
@@ -111,239 +175,376 @@ def load(
   Raises:
     InputError: naming the file, field or tensor that is missing or wrong.
   """
-  path = os.fspath(path)
-  config = _load_config(path)
-  abstract = transformer.abstract_params(config)
+  place = tensors_lib.place(path)
+  config = _load_config(place)
+  tree = transformer.abstract_params(config)
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = jax.tree.map(lambda _: device, abstract)
+    shardings = jax.tree.map(lambda _: device, tree)
   else:
     shardings = transformer.shardings(config, mesh)
-  with contextlib.ExitStack() as stack:
-    source = _Source(path, stack)
-    _check_names(source, config, _flat(abstract))
-    params = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf, sharding: _make(
-            source, _path(keys), leaf.shape, dtype, sharding),
-        abstract, shardings)
-  return config, params
+  shapes, shardings = _flat(tree), _flat(shardings)
+  stored = _stored(place)
+  _check_tensors(place, stored, config, shapes)
+  targets = {
+      path: jax.ShapeDtypeStruct(
+          shapes[path].shape, kept if dtype is None else dtype,
+          sharding=shardings[path])
+      for path, kept in _kept_types(stored, config, shapes).items()}
+
+  def read(item):
+    name, entry, layer = item
+    sharding = entry.hf_sharding(targets[entry.path].sharding)
+    return entry, layer, _read_parts(stored[name], sharding)
+
+  params = {}
+  for entry, layer, parts in _ahead(read, _tensors(config, shapes)):
+    if entry.stacked and entry.path not in params:
+      params |= _zeros(
+          {p: t for p, t in targets.items() if p.startswith(_STACKED)})
+    params[entry.path] = _put(
+        params.get(entry.path), parts, entry, layer, targets[entry.path])
+    # Else more would be read than the devices have taken.
+    jax.block_until_ready(params[entry.path])
+  return config, jax.tree_util.tree_map_with_path(
+      lambda keys, _: params[_path(keys)], tree)
 
 
 def save(
-    path: str, config: ModelConfig, params: Any, tokenizer: Any = None, *,
-    max_shard_bytes: int = 4 << 30) -> None:
+    path: str | os.PathLike, config: ModelConfig, params: Any,
+    tokenizer: Any = None, *, max_shard_bytes: int = 4 << 30) -> None:
   """Writes a directory that transformers and `load` read, whole or not at all.
 
-  Every process calls it; the first one writes. An earlier model in the same
-  place is replaced.
+  Every process calls it; the first one writes, one tensor at a time, and that
+  is what the host holds. Where the parameters are spread over processes, each
+  device holds that tensor too. An earlier model in the same place is replaced:
+  on a local disk at the end, in a bucket, which has no renaming, at the
+  beginning. There `config.json` comes last, so that what a failure leaves is
+  not taken for a model.
 
   Args:
-    path: local directory.
+    path: directory: a local path, or a URL such as gs://bucket/model.
     config: of the model.
-    params: float32 or bfloat16, written as they are.
+    params: each float32 or bfloat16, written as it is.
     tokenizer: saved beside the weights, and names the stop tokens, if given.
-    max_shard_bytes: of one weights file; also what the host holds at a time.
+    max_shard_bytes: of one weights file.
 
   Raises:
     InputError: the place is taken by something else, or the tokenizer does
       not fit the model.
   """
-  path = os.path.abspath(os.fspath(path))
-  if os.path.exists(path) and not is_hf_dir(path) and (
-      not os.path.isdir(path) or os.listdir(path)):
+  place = tensors_lib.place(path)
+  if not tensors_lib.is_remote(place):
+    place = epath.Path(os.path.abspath(place))
+  if not _may_write(place):
     raise errors.InputError(
-        f"{path} exists and is not a model directory; choose another place")
+        f"{place} exists and is not a model directory; choose another place")
   if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
     raise errors.InputError(
         f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
         f"{config.vocab_size}")
   config, params = transformer.without_partition_head(config, params)
-  flat = _flat(params)
-  dtype = _check_params(flat, config)
-  documents = _documents(config, tokenizer, dtype)
-  temporary = os.path.join(
-      os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.part")
+  flat = {path: jnp.asarray(leaf) for path, leaf in _flat(params).items()}
+  _check_params(flat, config)
+  # Nobody may begin before all have looked at what was there.
+  _sync_processes()
   writes = jax.process_index() == 0
-  try:
+  with _directory(place) if writes else contextlib.nullcontext() as directory:
+    _write_weights(directory, config, flat, max_shard_bytes)
     if writes:
-      os.makedirs(temporary)
-    _write_weights(temporary if writes else None, config, flat,
-                   max_shard_bytes)
-    if writes:
-      for name, content in documents.items():
-        _write_json(os.path.join(temporary, name), content)
       if tokenizer is not None:
-        tokenizer.save(temporary)
-      _put_in_place(temporary, path)
-  finally:
-    if writes:
-      shutil.rmtree(temporary, ignore_errors=True)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("hf.save")
+        _write_tokenizer(directory, tokenizer)
+      dtype = flat["embed/tokens"].dtype.name
+      for name, content in _documents(config, tokenizer, dtype).items():
+        _write_json(directory / name, content)
+  _sync_processes()
 
 
-class _Source:
-  """The tensors of a directory by name, in one file or several."""
+def save_adapters(
+    path: str | os.PathLike, config: ModelConfig, adapters: Any, base: str,
+) -> None:
+  """Writes adapters as PEFT does; every process calls it, the first writes.
 
-  def __init__(self, path: str, stack: contextlib.ExitStack):
-    """Opens the files for as long as the stack lasts."""
-    self.path = path
-    self._handles = {}
-    single, index = os.path.join(path, _WEIGHTS), os.path.join(path, _INDEX)
-    if os.path.isfile(single):
-      names = None
-      files = [_WEIGHTS]
-    elif os.path.isfile(index):
-      names = _read_json(index).get("weight_map")
-      if not isinstance(names, dict) or not all(
-          isinstance(f, str) for f in names.values()):
-        raise errors.InputError(f"{index}: no weight_map of names to files")
-      files = sorted(set(names.values()))
-    else:
-      raise errors.InputError(
-          f"{path}: no {_WEIGHTS} and no {_INDEX}; weights in another format "
-          "must be converted to safetensors first")
-    for file in files:
-      handle = _open(os.path.join(path, file), stack)
-      held = set(handle.keys())
-      if names is not None:
-        listed = {n for n, f in names.items() if f == file}
-        for name in sorted(listed ^ held):
-          raise errors.InputError(
-              f"{os.path.join(path, file)}: tensor {name} is "
-              + ("missing" if name in listed else f"not listed in {_INDEX}"))
-      self._handles |= dict.fromkeys(held, handle)
+  Args:
+    path: directory that is not there yet, or is empty: a local path or a URL.
+    config: of the model, with `lora`.
+    adapters: what trained; a partition head is left out.
+    base: place or hub name of the model that they belong to.
 
-  def names(self) -> set[str]:
-    """Of all tensors."""
-    return set(self._handles)
-
-  def shape(self, name: str) -> tuple[int, ...]:
-    """Of a tensor."""
-    return tuple(self._handles[name].get_slice(name).get_shape())
-
-  def dtype(self, name: str) -> str:
-    """The type that the parameter gets if none is asked for."""
-    stored = self._handles[name].get_slice(name).get_dtype()
-    if stored not in _DTYPES:
-      raise errors.InputError(
-          f"{self.path}: tensor {name} is stored as {stored}; supported: "
-          f"{', '.join(_DTYPES)}")
-    return _DTYPES[stored]
-
-  def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-    """A part of a tensor."""
-    return self._handles[name].get_slice(name)[index]
+  Raises:
+    InputError: something is there.
+  """
+  place = tensors_lib.place(path)
+  if place.exists() and any(place.iterdir()):
+    raise errors.InputError(f"{place} is not empty; choose another place")
+  flat = {
+      path: jnp.asarray(leaf) for path, leaf in _flat(adapters).items()
+      if path.startswith("layers/")}
+  writes = jax.process_index() == 0
+  if writes:
+    place.mkdir(parents=True, exist_ok=True)
+  _sync_processes()
+  _write_tensors(
+      place / "adapter_model.safetensors" if writes else None, flat,
+      {name: (entry, layer) for name, entry, layer in _tensors(
+          config, flat, _ADAPTERS)})
+  if writes:
+    _write_json(place / "adapter_config.json", dict(
+        peft_type="LORA", task_type="CAUSAL_LM",
+        base_model_name_or_path=base, r=config.lora.rank,
+        lora_alpha=config.lora.alpha, lora_dropout=0.0, bias="none",
+        target_modules=list(config.lora.targets), inference_mode=True,
+        fan_in_fan_out=False, use_rslora=False, use_dora=False))
+  _sync_processes()
 
 
-def _load_config(path: str) -> ModelConfig:
+def _load_config(place: epath.Path) -> ModelConfig:
   """Reads `config.json`."""
-  file = os.path.join(path, "config.json")
-  if "://" in path:
-    raise errors.InputError(
-        f"{path}: weights are read from a local directory; copy it first")
-  if not os.path.isdir(path):
-    raise errors.InputError(f"{path}: no such directory")
-  if not os.path.isfile(file):
-    raise errors.InputError(f"{path}: no config.json")
+  file = place / _CONFIG
+  if not place.is_dir():
+    raise errors.InputError(f"{place}: no such directory")
+  if not file.is_file():
+    raise errors.InputError(f"{place}: no {_CONFIG}")
+  described = _read_json(file)
   try:
-    return ModelConfig.from_hf(_read_json(file))
+    # Heads and adapters are of runs; no tensors of this format hold them.
+    return ModelConfig.from_hf(described, partition_head=False, lora=None)
   except ValueError as e:
     raise errors.InputError(f"{file}: {e}") from e
 
 
-def _check_names(source: _Source, config: ModelConfig, shapes: Mapping) -> None:
-  """Every tensor is there, in its shape, and no other."""
+def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
+  """The tensors of a directory by name, in one file or several."""
+  single, index = place / _WEIGHTS, place / _INDEX
+  if single.is_file():
+    return tensors_lib.index(single)
+  if not index.is_file():
+    raise errors.InputError(
+        f"{place}: no {_WEIGHTS} and no {_INDEX}; weights in another format "
+        "must be converted to safetensors first")
+  names = _read_json(index).get("weight_map")
+  if not isinstance(names, dict) or not names or not all(
+      isinstance(f, str) for f in names.values()):
+    raise errors.InputError(
+        f"{index}: no weight_map of names to files; copy it again")
+  found = {}
+  files = sorted(set(names.values()))
+  for file in files:
+    if not (place / file).is_file():
+      raise errors.InputError(
+          f"{place / file}: no such file, but {_INDEX} lists it; copy it too")
+  with futures.ThreadPoolExecutor(_AHEAD) as threads:
+    indices = threads.map(lambda f: tensors_lib.index(place / f), files)
+  for file, held in zip(files, indices, strict=True):
+    listed = {n for n, f in names.items() if f == file}
+    for name in sorted(listed ^ held.keys()):
+      raise errors.InputError(
+          f"{place / file}: tensor {name!r} is "
+          + ("missing" if name in listed else f"not listed in {_INDEX}"))
+    found |= held
+  return found
+
+
+def _check_tensors(
+    place: epath.Path, stored: Mapping[str, tensors_lib.Tensor],
+    config: ModelConfig, shapes: Mapping) -> None:
+  """Every tensor is there, in its shape and a known type, and no other."""
   expected = {
       name: entry.hf_shape(shapes[entry.path].shape)
       for name, entry, _ in _tensors(config, shapes)}
-  missing = sorted(set(expected) - source.names())
+  missing = sorted(expected.keys() - stored.keys())
   if missing:
     raise errors.InputError(
-        f"{source.path}: {len(missing)} tensor(s) missing, among them "
-        f"{missing[0]}")
+        f"{place}: {len(missing)} tensor(s) missing, among them "
+        f"{missing[0]!r}")
   extra = sorted(
-      n for n in source.names() - set(expected)
+      n for n in stored.keys() - expected.keys()
       if not n.endswith(".rotary_emb.inv_freq"))
-  if config.tie_embeddings and "lm_head.weight" in extra:
+  if config.tie_embeddings and _HEAD in extra:
     # Some exports write the tied head too.
-    extra.remove("lm_head.weight")
-    pair = [
-        source.read(n, (slice(None),))
-        for n in ("lm_head.weight", "model.embed_tokens.weight")]
-    if not np.array_equal(*pair):
+    extra.remove(_HEAD)
+    if not _equal(stored[_HEAD], stored[_EMBED]):
       raise errors.InputError(
-          f"{source.path}: config.json ties the embeddings, but "
-          "lm_head.weight differs from model.embed_tokens.weight")
+          f"{place}: {_CONFIG} ties the embeddings, but {_HEAD} differs from "
+          f"{_EMBED}")
   if extra:
     raise errors.InputError(
-        f"{source.path}: {len(extra)} tensor(s) that a Qwen2 model does not "
-        f"have, among them {extra[0]}")
+        f"{place}: {len(extra)} tensor(s) that a {config.family} model does "
+        f"not have, among them {extra[0]!r}")
   for name, shape in expected.items():
-    if source.shape(name) != shape:
+    if stored[name].shape != shape:
       raise errors.InputError(
-          f"{source.path}: tensor {name} has shape {source.shape(name)}, "
-          f"config.json asks for {shape}")
+          f"{place}: tensor {name!r} has shape {stored[name].shape}, "
+          f"{_CONFIG} asks for {shape}")
+    if stored[name].stored not in _DTYPES:
+      raise errors.InputError(
+          f"{place}: tensor {name!r} is stored as {stored[name].stored}; "
+          f"supported: {', '.join(_DTYPES)}")
 
 
-def _make(source, path, shape, dtype, sharding) -> jax.Array:
-  """One parameter, each device's part read for itself."""
-  entry = next(e for e in _TABLE if e.path == path)
-  if dtype is None:
-    for layer in range(shape[0]) if entry.stacked else [None]:
-      stored = source.dtype(entry.name.format(layer))
-      dtype = jnp.promote_types(dtype or stored, stored)
-  dtype = jnp.dtype(dtype)
-  blocks = {}
-
-  def block(index):
-    spans = tuple(
-        s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
-    if spans not in blocks:
-      blocks[spans] = _read_block(source, entry, shape, spans, dtype)
-    return blocks[spans]
-
-  return jax.make_array_from_callback(shape, sharding, block)
+def _equal(a: tensors_lib.Tensor, b: tensors_lib.Tensor) -> bool:
+  """Whether two tensors hold the same numbers; read some rows at a time."""
+  if a.shape != b.shape:
+    return False
+  rows = max(_COMPARED * a.shape[0] // max(a.nbytes, b.nbytes, 1), 1)
+  parts = [
+      (slice(start, start + rows),) for start in range(0, a.shape[0], rows)]
+  return all(
+      np.array_equal(tensors_lib.read(a, part), tensors_lib.read(b, part))
+      for part in parts)
 
 
-def _read_block(source, entry, shape, spans, dtype) -> np.ndarray:
-  """The part of a parameter within the spans (start, stop) of its axes."""
-  if not entry.stacked:
-    return _read_piece(
-        source, entry.name, entry.inputs, shape, spans).astype(dtype)
-  out = np.empty([stop - start for start, stop in spans], dtype)
-  first, last = spans[0]
-  for layer in range(first, last):
-    out[layer - first] = _read_piece(
-        source, entry.name.format(layer), entry.inputs, entry.shape(shape),
-        spans[1:])
-  return out
+def _kept_types(
+    stored: Mapping[str, tensors_lib.Tensor], config: ModelConfig,
+    shapes: Mapping) -> dict[str, Any]:
+  """Parameter -> the type that holds what is stored of it."""
+  found = {}
+  for name, entry, _ in _tensors(config, shapes):
+    dtype = jnp.dtype(_DTYPES[stored[name].stored])
+    found[entry.path] = jnp.promote_types(found.get(entry.path, dtype), dtype)
+  return found
 
 
-def _read_piece(source, name, inputs, shape, spans) -> np.ndarray:
-  """A part of one tensor, in our layout."""
+def _ahead(read: Callable, items: Iterable) -> Iterator:
+  """Results of `read` in order, the next ones in the making."""
+  queue = collections.deque()
+  with futures.ThreadPoolExecutor(_AHEAD) as threads:
+    try:
+      for item in items:
+        queue.append(threads.submit(read, item))
+        if len(queue) > _AHEAD:
+          yield queue.popleft().result()
+      while queue:
+        yield queue.popleft().result()
+    finally:
+      for future in queue:
+        future.cancel()
+
+
+def _read_parts(
+    tensor: tensors_lib.Tensor, sharding: Sharding) -> dict[tuple, np.ndarray]:
+  """What this process's devices need of a tensor, by the spans of its axes.
+
+  The least box around it all is read if it is no larger than the parts: local
+  devices that share the columns of a matrix do not each read its rows.
+  """
+  wanted = {
+      _spans(index, tensor.shape) for index in
+      sharding.addressable_devices_indices_map(tensor.shape).values()}
+  dtype = jnp.dtype(_DTYPES[tensor.stored])
+
+  def read(spans):
+    part = tuple(slice(*span) for span in spans)
+    return tensors_lib.read(tensor, part).astype(dtype, copy=False)
+
+  box = tuple(
+      (min(a for a, _ in axis), max(b for _, b in axis))
+      for axis in zip(*wanted))
+  if _volume(box) > sum(_volume(spans) for spans in wanted):
+    return {spans: read(spans) for spans in wanted}
+  whole = read(box)
+  return {
+      spans: whole[tuple(
+          slice(a - first, b - first)
+          for (a, b), (first, _) in zip(spans, box))]
+      for spans in wanted}
+
+
+def _spans(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
+  """(start, stop) of each axis."""
+  return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+
+
+def _volume(spans: tuple) -> int:
+  """Number of elements within the spans."""
+  return math.prod(b - a for a, b in spans)
+
+
+def _zeros(targets: Mapping) -> dict[str, jax.Array]:
+  """Parameters of zeros, where they will live."""
+  make = jax.jit(
+      lambda: {p: jnp.zeros(t.shape, t.dtype) for p, t in targets.items()},
+      out_shardings={p: t.sharding for p, t in targets.items()})
+  return make()
+
+
+def _put(parameter, parts: dict, entry: _Entry, layer: int | None, target):
+  """The parameter, if it is of all layers, with a tensor that was read."""
+  sharding = entry.hf_sharding(target.sharding)
+  shape = entry.hf_shape(target.shape)
+  x = jax.make_array_from_callback(
+      shape, sharding, lambda index: parts[_spans(index, shape)])
+  if entry.stacked:
+    return _set_layer(entry.inputs, target)(parameter, x, layer)
+  if entry.inputs is None and x.dtype == target.dtype:
+    return x
+  return _set_whole(entry.inputs, target)(x)
+
+
+# A program for each shape, not for each layer or tensor.
+_per_shape = functools.lru_cache(maxsize=256)
+
+
+@_per_shape
+def _set_layer(inputs: int | None, target):
+  """Writes a tensor of the checkpoint into its layer, in place."""
+  # XLA's CPU backend would widen all of a bfloat16 array to change a part.
+  on_cpu = next(iter(target.sharding.device_set)).platform == "cpu"
+  bits = f"uint{8 * target.dtype.itemsize}" if on_cpu else None
+
+  def put(stacked, x, layer):
+    x = _to_ours(x, inputs, target.shape[1:]).astype(target.dtype)
+    if bits:
+      stacked, x = (
+          jax.lax.bitcast_convert_type(y, bits) for y in (stacked, x))
+    stacked = jax.lax.dynamic_update_index_in_dim(stacked, x, layer, 0)
+    if bits:
+      stacked = jax.lax.bitcast_convert_type(stacked, target.dtype)
+    return stacked
+
+  return jax.jit(put, donate_argnums=0, out_shardings=target.sharding)
+
+
+@_per_shape
+def _set_whole(inputs: int | None, target):
+  """Makes a parameter of a tensor of the checkpoint."""
+  return jax.jit(
+      lambda x: _to_ours(x, inputs, target.shape).astype(target.dtype),
+      out_shardings=target.sharding)
+
+
+@_per_shape
+def _get(inputs: int | None, stacked: bool, sharding: Sharding | None):
+  """Copies a tensor of the checkpoint out of a parameter."""
+
+  def get(leaf, layer):
+    if stacked:
+      x = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+    else:
+      # What numpy sees of the leaf itself would live as long as the leaf.
+      x = jnp.copy(leaf)
+    return _to_hf(x, inputs)
+
+  return jax.jit(get, out_shardings=sharding)
+
+
+def _to_ours(x, inputs: int | None, shape: tuple[int, ...]) -> jax.Array:
+  """A tensor of the checkpoint as our weight of that shape."""
+  return (x.T if inputs else x).reshape(shape)
+
+
+def _to_hf(x, inputs: int | None) -> jax.Array:
+  """Our weight as the checkpoint has it."""
   if inputs is None:
-    return source.read(name, tuple(slice(*s) for s in spans))
-  # Ranges of the leading axes are ranges of the checkpoint's flat ones; the
-  # others are cut afterwards.
-  groups = [(shape[inputs:], spans[inputs:]), (shape[:inputs], spans[:inputs])]
-  index = tuple(
-      slice(*(edge * math.prod(sizes[1:]) for edge in edges[0]))
-      for sizes, edges in groups if sizes)
-  lead = [
-      (edges[0][1] - edges[0][0], *sizes[1:])
-      for sizes, edges in reversed(groups) if sizes]
-  piece = source.read(name, index).T.reshape(sum(lead, ()))
-  return piece[tuple(
-      slice(None) if axis in (0, inputs) else slice(*span)
-      for axis, span in enumerate(spans))]
+    return x
+  return x.reshape(math.prod(x.shape[:inputs]), -1).T if inputs else x.ravel()
 
 
 def _tensors(
-    config: ModelConfig, flat: Mapping,
+    config: ModelConfig, flat: Mapping, table: Iterable[_Entry] = _TABLE,
 ) -> Iterator[tuple[str, _Entry, int | None]]:
   """(name, entry, layer) of each tensor of the checkpoint."""
-  entries = [e for e in _TABLE if e.path in flat]
+  entries = [e for e in table if e.path in flat]
   for entry in entries:
     if not entry.stacked:
       yield entry.name, entry, None
@@ -353,9 +554,10 @@ def _tensors(
         yield entry.name.format(layer), entry, layer
 
 
-def _check_params(flat: Mapping, config: ModelConfig) -> str:
-  """The parameters' type, if they are those of the config."""
+def _check_params(flat: Mapping, config: ModelConfig) -> None:
+  """The parameters are those of the config, of types that are written."""
   expected = _flat(transformer.abstract_params(config))
+  known = {entry.path for entry in _TABLE}
   for path in sorted(expected.keys() | flat.keys()):
     found = [
         tuple(tree[path].shape) if path in tree else None
@@ -364,16 +566,18 @@ def _check_params(flat: Mapping, config: ModelConfig) -> str:
       raise ValueError(
           f"parameter {path} has shape {found[0]}, the config asks for "
           f"{found[1]}")
-  dtypes = {jnp.dtype(x.dtype).name for x in flat.values()}
-  if len(dtypes) != 1 or not dtypes <= {"float32", "bfloat16"}:
-    raise ValueError(
-        f"parameters of type {sorted(dtypes)}; one of float32 and bfloat16 "
-        "for all is needed")
-  return dtypes.pop()
+    if path not in known:
+      raise ValueError(
+          f"parameter {path} has no place in a checkpoint; merge adapters "
+          "first")
+    if flat[path].dtype.name not in _WRITTEN:
+      raise ValueError(
+          f"parameter {path} is {flat[path].dtype.name}; "
+          f"{' or '.join(_WRITTEN)} is needed")
 
 
 def _documents(config, tokenizer, dtype) -> dict[str, dict]:
-  """The JSON files beside the weights."""
+  """The JSON files beside the weights, in the order of writing."""
   stops = {}
   if tokenizer is not None:
     ids = list(tokenizer.stop_ids)
@@ -381,77 +585,149 @@ def _documents(config, tokenizer, dtype) -> dict[str, dict]:
         eos_token_id=ids if len(ids) > 1 else ids[0],
         pad_token_id=tokenizer.pad_id)
   return {
-      "config.json": config.to_hf() | {"torch_dtype": dtype} | stops,
       "generation_config.json": {"do_sample": True} | stops,
+      _CONFIG: config.to_hf() | {"torch_dtype": dtype} | stops,
   }
 
 
-def _write_weights(directory, config, flat, max_shard_bytes) -> None:
-  """Writes the tensors, in several files when they are large."""
-  shards, size = [[]], 0
-  for item in _tensors(config, flat):
-    leaf = flat[item[1].path]
-    item_size = leaf.dtype.itemsize * math.prod(item[1].hf_shape(leaf.shape))
-    if shards[-1] and size + item_size > max_shard_bytes:
-      shards.append([])
-      size = 0
-    shards[-1].append(item)
-    size += item_size
-  files, total = {}, 0
-  for number, shard in enumerate(shards, 1):
-    file = _WEIGHTS
-    if len(shards) > 1:
-      file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-    tensors = {
-        name: _fetch(flat[entry.path], entry, layer)
-        for name, entry, layer in shard}
-    files |= dict.fromkeys(tensors, file)
-    total += sum(x.nbytes for x in tensors.values())
-    if directory is not None:
-      path = os.path.join(directory, file)
-      safetensors.numpy.save_file(tensors, path, {"format": "pt"})
-      # The writer lets nobody but the owner read it.
-      os.chmod(path, os.stat(directory).st_mode & 0o666)
-      _sync(path)
-  if directory is not None and len(shards) > 1:
-    _write_json(os.path.join(directory, _INDEX), {
-        "metadata": {"total_size": total}, "weight_map": files})
+def _is_model(place: epath.Path) -> bool:
+  """Whether there is a model that could be loaded."""
+  return (place / _CONFIG).is_file() and any(
+      (place / f).is_file() for f in (_WEIGHTS, _INDEX))
 
 
-def _fetch(leaf, entry: _Entry, layer: int | None) -> np.ndarray:
-  """One tensor of the checkpoint on the host."""
-  x = leaf if layer is None else leaf[layer]
-  if isinstance(x, jax.Array) and not x.is_fully_addressable:
-    x = multihost_utils.process_allgather(x, tiled=True)
-  x = np.asarray(x)
-  if entry.inputs is not None:
-    x = x.reshape(entry.hf_shape(leaf.shape)[::-1]).T
-  # The writer takes the buffer as it lies, whatever the strides.
-  return np.ascontiguousarray(x)
+def _may_write(place: epath.Path) -> bool:
+  """Whether nothing would be lost but a model."""
+  if not place.exists() or _is_model(place):
+    return True
+  if not place.is_dir():
+    return False
+  if tensors_lib.is_remote(place):
+    return (place / _UNFINISHED).exists() or not any(place.iterdir())
+  # `iterdir` would hide the files whose names end in "~".
+  return not os.listdir(place)
 
 
-def _put_in_place(temporary: str, path: str) -> None:
-  """Moves a finished directory to its name."""
+@contextlib.contextmanager
+def _directory(place: epath.Path) -> Iterator[epath.Path]:
+  """Where to write what shall stand at `place`."""
+  if tensors_lib.is_remote(place):
+    mark = place / _UNFINISHED
+    place.mkdir(parents=True, exist_ok=True)
+    mark.write_text("This model is being written, or was not finished.\n")
+    _clear(place, mark)
+    yield place
+    mark.unlink()
+    return
+  temporary = place.parent / f".{place.name}.{os.getpid()}.part"
+  try:
+    os.makedirs(temporary)
+    yield temporary
+    _put_in_place(temporary, place)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear(place: epath.Path, mark: epath.Path) -> None:
+  """Removes an earlier model, first what makes it one."""
+  (place / _CONFIG).unlink(missing_ok=True)
+  for child in list(place.iterdir()):
+    # A bucket may list the directory itself.
+    if child in (place, mark):
+      continue
+    if child.is_dir():
+      child.rmtree()
+    else:
+      child.unlink()
+
+
+def _put_in_place(temporary: epath.Path, place: epath.Path) -> None:
+  """Moves a finished local directory to its name."""
   earlier = None
-  if os.path.exists(path):
-    earlier = temporary + ".old"
-    os.rename(path, earlier)
-  os.rename(temporary, path)
-  _sync(os.path.dirname(path))
+  if os.path.exists(place):
+    earlier = f"{temporary}.old"
+    os.rename(place, earlier)
+  os.rename(temporary, place)
+  _sync(place.parent)
   if earlier is not None:
     shutil.rmtree(earlier)
 
 
-def _open(file: str, stack: contextlib.ExitStack):
-  """A safetensors file, or an error that names it."""
-  if not os.path.isfile(file):
-    raise errors.InputError(f"{file}: no such file, but {_INDEX} lists it")
-  try:
-    return stack.enter_context(
-        safetensors.safe_open(file, framework="numpy"))
-  except (safetensors.SafetensorError, OSError) as e:
-    raise errors.InputError(
-        f"{file}: damaged or cut short ({e}); copy it again") from e
+def _write_weights(
+    directory: epath.Path | None, config: ModelConfig, flat: Mapping,
+    max_shard_bytes: int) -> None:
+  """Writes the tensors, in several files when they are large.
+
+  Without a directory they are gathered all the same, for who writes them.
+  """
+  shards, size, total = [{}], 0, 0
+  for name, entry, layer in _tensors(config, flat):
+    leaf = flat[entry.path]
+    nbytes = leaf.dtype.itemsize * math.prod(entry.hf_shape(leaf.shape))
+    if shards[-1] and size + nbytes > max_shard_bytes:
+      shards.append({})
+      size = 0
+    shards[-1][name] = entry, layer
+    size += nbytes
+    total += nbytes
+  files = {}
+  for number, shard in enumerate(shards, 1):
+    file = _WEIGHTS
+    if len(shards) > 1:
+      file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    files |= dict.fromkeys(shard, file)
+    _write_tensors(
+        None if directory is None else directory / file, flat, shard)
+  if directory is not None and len(shards) > 1:
+    _write_json(directory / _INDEX, {
+        "metadata": {"total_size": total}, "weight_map": files})
+
+
+def _write_tensors(
+    path: epath.Path | None, flat: Mapping,
+    tensors: Mapping[str, tuple[_Entry, int | None]]) -> None:
+  """Writes one file of tensors, each {name: (entry, layer)}."""
+  declared = {
+      name: (flat[entry.path].dtype, entry.hf_shape(flat[entry.path].shape))
+      for name, (entry, _) in tensors.items()}
+  tensors_lib.write(
+      path, declared,
+      lambda name: _fetch(
+          flat[tensors[name][0].path], *tensors[name], path is not None),
+      metadata={"format": "pt"})
+  if path is not None:
+    _sync(path)
+
+
+def _fetch(
+    leaf: jax.Array, entry: _Entry, layer: int | None, wanted: bool,
+) -> np.ndarray | None:
+  """A tensor of the checkpoint, on the host if it is wanted there."""
+  sharding = None
+  if not leaf.is_fully_addressable:
+    sharding = sharding_lib.replicated(leaf.sharding.mesh)
+  elif isinstance(leaf.sharding, NamedSharding):
+    sharding = entry.hf_sharding(leaf.sharding)
+  x = _get(entry.inputs, entry.stacked, sharding)(leaf, layer or 0)
+  if wanted:
+    return np.asarray(x)
+  # Else a process that writes nothing would run ahead of the one that does.
+  jax.block_until_ready(x)
+  return None
+
+
+def _write_tokenizer(directory: epath.Path, tokenizer) -> None:
+  """Writes the tokenizer's files; it knows local places only."""
+  if not tensors_lib.is_remote(directory):
+    tokenizer.save(os.fspath(directory))
+    return
+  with tempfile.TemporaryDirectory() as temporary:
+    tokenizer.save(temporary)
+    for file in sorted(pathlib.Path(temporary).rglob("*")):
+      if file.is_file():
+        copy = directory / file.relative_to(temporary).as_posix()
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
 
 
 def _flat(tree) -> dict[str, Any]:
@@ -466,30 +742,38 @@ def _path(keys) -> str:
   return "/".join(k.key for k in keys)
 
 
-def _read_json(path: str) -> dict:
+def _read_json(path: epath.Path) -> dict:
   """The object in a JSON file."""
   try:
-    with open(path, encoding="utf-8") as f:
-      content = json.load(f)
-  except ValueError as e:
+    content = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as e:
     raise errors.InputError(f"{path}: not JSON: {e}") from e
+  except OSError as e:
+    raise errors.InputError(f"{path}: cannot be read: {e}") from e
   if not isinstance(content, dict):
     raise errors.InputError(f"{path}: not a JSON object")
   return content
 
 
-def _write_json(path: str, content: dict) -> None:
-  """Writes a JSON file and waits for the disk."""
-  with open(path, "w", encoding="utf-8") as f:
-    json.dump(content, f, indent=2, sort_keys=True)
-    f.write("\n")
+def _write_json(path: epath.Path, content: dict) -> None:
+  """Writes a JSON file."""
+  text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+  path.write_bytes(text.encode())
   _sync(path)
 
 
-def _sync(path: str) -> None:
-  """Waits until a file or directory is on the disk."""
+def _sync(path: epath.Path) -> None:
+  """Waits until a local file or directory is on the disk."""
+  if tensors_lib.is_remote(path):
+    return
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def _sync_processes() -> None:
+  """Waits for the other processes."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("hf.save")

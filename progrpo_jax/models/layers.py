@@ -1,7 +1,12 @@
 """Arithmetic of the decoder outside attention, as free functions."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+# Of the last axis of an array with a weight.
+Product = Callable[[jax.Array], jax.Array]
 
 
 def rms_norm(x, scale_D, eps: float) -> jax.Array:
@@ -31,8 +36,7 @@ def linear(x, kernel) -> jax.Array:
   return out.reshape(x.shape[:-1] + kernel.shape[1:])
 
 
-def gated_mlp(x, gate_DF, up_DF, down_FD) -> jax.Array:
+def gated_mlp(x, gate: Product, up: Product, down: Product) -> jax.Array:
   """SwiGLU: down(silu(gate(x)) * up(x))."""
   flat = x.reshape(-1, x.shape[-1])
-  hidden = jax.nn.silu(linear(flat, gate_DF)) * linear(flat, up_DF)
-  return linear(hidden, down_FD).reshape(x.shape)
+  return down(jax.nn.silu(gate(flat)) * up(flat)).reshape(x.shape)

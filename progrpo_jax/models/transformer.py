@@ -11,6 +11,7 @@ All three run the same modules, so sampler and trainer cannot drift apart.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -21,6 +22,7 @@ from progrpo_jax import ops, sharding
 from progrpo_jax.models import attention, layers, rope
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import lora as lora_lib
 
 ModelConfig = config_lib.ModelConfig
 
@@ -35,6 +37,33 @@ class _Weights(nn.Module):
     return self.param(name, boxed, shape).astype(self.dtype)
 
 
+class _Products(_Weights):
+  """Weights that activations are multiplied by."""
+
+  config: ModelConfig
+
+  def product(self, x, name, shape, axes, inputs=1):
+    """Product of `x` with a weight and, where it is adapted, its adapters.
+
+    The first `inputs` axes of the weight are the last axis of `x`.
+    """
+    ins, outs, lora = shape[:inputs], shape[inputs:], self.config.lora
+    kernel = self.weight(name, shape, axes, nn.initializers.normal(0.02))
+    out = layers.linear(x, kernel.reshape(-1, *outs))
+    if lora is None or not lora.adapts(name):
+      return out
+    # As PEFT begins: A uniform, B zero, so that the policy is the base's.
+    bound = math.prod(ins) ** -0.5
+    a = self.weight(
+        name + lora_lib.A, (*ins, lora.rank), (*axes[:inputs], None),
+        lambda *args: jax.random.uniform(*args, minval=-bound, maxval=bound))
+    b = self.weight(
+        name + lora_lib.B, (lora.rank, *outs), (None, *axes[inputs:]),
+        nn.initializers.zeros)
+    low = layers.linear(x, a.reshape(-1, lora.rank))
+    return out + lora.scale * layers.linear(low, b)
+
+
 class Norm(_Weights):
   """Scale of an RMSNorm."""
 
@@ -47,23 +76,23 @@ class Norm(_Weights):
     return layers.rms_norm(x, scale, self.eps)
 
 
-class Attention(_Weights):
-  """Grouped-query attention with rotary positions."""
+class Attention(_Products):
+  """Grouped-query attention with rotary positions.
 
-  config: ModelConfig
+  `own_mask` says which own keys are real, or None for all; with a `past`, it
+  says which columns of the cache each query sees.
+  """
 
   @nn.compact
   def __call__(self, x, angles, own_mask, prefix, prefix_mask, past):
     c = self.config
     d, n, k, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
-    init = nn.initializers.normal(0.02)
-    zeros = nn.initializers.zeros
 
     def project(name, heads, axis):
-      out = layers.linear(
-          x, self.weight(name, (d, heads, h), ("embed", axis, None), init))
+      out = self.product(x, name, (d, heads, h), ("embed", axis, None))
       if c.qkv_bias:
-        out += self.weight(f"{name}_bias", (heads, h), (axis, None), zeros)
+        out += self.weight(
+            f"{name}_bias", (heads, h), (axis, None), nn.initializers.zeros)
       return out
 
     def turn(name, heads, axis):
@@ -80,30 +109,35 @@ class Attention(_Weights):
     own = own[0].transpose(0, 1, 3, 4, 2), own[1].swapaxes(2, 3)
     if past is not None:
       own = cache_lib.write(past, own)
+      attend = attention.attend
+    else:
+      attend = functools.partial(
+          attention.causal,
+          implementation=attention.choose(c, sharding.platform())[0])
     with jax.named_scope("attend"):
-      out = attention.attend(
+      out = attend(
           q.reshape(q.shape[:3] + (k, n // k, h)), own, own_mask, prefix,
           prefix_mask)
-    o = self.weight("o", (n, h, d), ("heads", None, "embed"), init)
-    out = layers.linear(
-        out.reshape(q.shape[:3] + (n * h,)), o.reshape(n * h, d))
+    out = self.product(
+        out.reshape(q.shape[:3] + (n * h,)), "o", (n, h, d),
+        ("heads", None, "embed"), inputs=2)
     return out, own
 
 
-class Mlp(_Weights):
+class Mlp(_Products):
   """Gated MLP."""
-
-  config: ModelConfig
 
   @nn.compact
   def __call__(self, x):
     d, f = self.config.embed_dim, self.config.mlp_dim
-    init = nn.initializers.normal(0.02)
+
+    def product(name, shape, axes):
+      return lambda x: self.product(x, name, shape, axes)
+
     return layers.gated_mlp(
-        x,
-        self.weight("gate", (d, f), ("embed", "mlp"), init),
-        self.weight("up", (d, f), ("embed", "mlp"), init),
-        self.weight("down", (f, d), ("mlp", "embed"), init))
+        x, product("gate", (d, f), ("embed", "mlp")),
+        product("up", (d, f), ("embed", "mlp")),
+        product("down", (f, d), ("mlp", "embed")))
 
 
 class Layer(nn.Module):
@@ -206,8 +240,11 @@ class Decoder(_Weights):
     angles = rope.angles(
         positions, c.head_dim, c.rope_theta, c.rope_scaling)
     block = Layer
-    if c.remat == "layer":
-      block = nn.remat(Layer, prevent_cse=False)
+    if c.remat != "none":
+      policy = None
+      if c.remat == "dots":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+      block = nn.remat(Layer, prevent_cse=False, policy=policy)
     scanned = nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True},
         length=c.num_layers,
@@ -227,9 +264,10 @@ def _decoder(config: ModelConfig) -> Decoder:
 
 def _init(config: ModelConfig, key):
   """Boxed parameters (with logical axes), traced or real."""
+  # No parameter depends on the kernel, and not every machine can trace it.
+  config = dataclasses.replace(config, attention="xla")
   tokens = jnp.zeros((1, 1, 1), jnp.int32)
-  mask = jnp.ones((1, 1, 1, 1), bool)
-  return _decoder(config).init(key, tokens, tokens, mask, None)["params"]
+  return _decoder(config).init(key, tokens, tokens, None, None)["params"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -277,6 +315,34 @@ def without_partition_head(
   return config, {k: v for k, v in params.items() if k != "log_z"}
 
 
+def with_lora(
+    config: ModelConfig, lora: config_lib.LoRA, params, key, mesh,
+) -> tuple[ModelConfig, Any]:
+  """The same policy with new adapters in float32, which change nothing yet."""
+  config = dataclasses.replace(config, lora=lora)
+
+  def pick(tree):
+    return lora_lib.split(config, {"layers": tree["layers"]})[0]
+
+  make = jax.jit(
+      lambda k: pick(nn.meta.unbox(_init(config, k))),
+      out_shardings=pick(shardings(config, mesh)))
+  return config, lora_lib.join(make(key), params)
+
+
+def merged(config: ModelConfig, params, mesh) -> tuple[ModelConfig, Any]:
+  """The same policy as a model without adapters; takes the weights over."""
+  if config.lora is None:
+    return config, params
+  plain = dataclasses.replace(config, lora=None)
+  merge = jax.jit(
+      lambda frozen, trained: lora_lib.merge(
+          config, lora_lib.join(trained, frozen)),
+      donate_argnums=0, out_shardings=shardings(plain, mesh))
+  trained, frozen = lora_lib.split(config, params)
+  return plain, merge(frozen, trained)
+
+
 def log_z(
     config: ModelConfig, params, hidden_NPD, mask_NP, key=None) -> jax.Array:
   """Log of the partition function of each prompt, as the head estimates it.
@@ -319,11 +385,9 @@ def prefill(
     keys for `extend`.
   """
   positions = jnp.maximum(jnp.cumsum(mask_NP, axis=1) - 1, 0)
-  length = tokens_NP.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  seen = causal[None, None] & mask_NP[:, None, None, :]
   hidden, (k, v) = _decoder(config).apply(
-      {"params": params}, tokens_NP[:, None], positions[:, None], seen, None)
+      {"params": params}, tokens_NP[:, None], positions[:, None], mask_NP,
+      None)
   prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NP=mask_NP)
   return hidden[:, 0], prefix
 
@@ -342,20 +406,20 @@ def extend(
   Returns:
     hidden_NRTD.
   """
-  length = tokens_NRT.shape[2]
-  columns = jnp.arange(length)
+  columns = jnp.arange(tokens_NRT.shape[2])
   hidden, _ = _decoder(config).apply(
       {"params": params}, tokens_NRT, _positions(prefix, tokens_NRT, columns),
-      columns <= columns[:, None], prefix)
+      None, prefix)
   return hidden
 
 
 def unroll(config: ModelConfig, params) -> dict:
   """Parameters as `decode` reads them: a tree a layer, in the compute type.
 
-  Cast and cut once, outside the loop over tokens. Inside it, cutting a layer
-  out of stacked weights would copy the whole model for every token.
+  Merged, cast and cut once, outside the loop over tokens. Inside it, cutting
+  a layer out of stacked weights would copy the whole model for every token.
   """
+  params = lora_lib.merge(config, params)
   params = jax.tree.map(lambda x: x.astype(config.dtype), params)
   layers_ = tuple(
       jax.tree.map(lambda x, i=i: x[i], params["layers"])
@@ -382,7 +446,7 @@ def decode(
   Returns:
     (hidden_NRTD, cache with these columns written).
   """
-  c = config
+  c = dataclasses.replace(config, lora=None)  # `unroll` has merged it
   columns = cache.length + jnp.arange(tokens_NRT.shape[2])
   positions = _positions(prefix, tokens_NRT, columns)
   angles = rope.angles(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import weakref
 
 from progrpo_jax import errors
+from progrpo_jax.rewards import thinking
 from progrpo_jax.rewards.score import Score, check
 
 _HEAD = struct.Struct("!I")
@@ -93,6 +94,8 @@ class Pool:
       leaks of verifiers do not grow for ever.
     batch_deadline_s: the longest that a reward function of the user, called on
       a whole batch, may run.
+    answer: what is shown to a verifier of a whole completion; None where the
+      completion gives no answer.
   """
 
   def __init__(
@@ -103,10 +106,12 @@ class Pool:
       max_failure_share: float = 0.5,
       restart_after: int = 50_000,
       batch_deadline_s: float = 60.0,
+      answer: Callable[[str], str | None] = thinking.answer,
   ):
     if workers < 1 or deadline_s <= 0:
       raise ValueError(f"workers={workers}, deadline_s={deadline_s}")
     self.batch_deadline_s = batch_deadline_s
+    self.answer = answer
     self.counters = Counters()
     self._deadline_s = deadline_s
     self._max_failure_share = max_failure_share

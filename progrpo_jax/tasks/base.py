@@ -10,7 +10,8 @@ A task is a module: one of this package, named in a config by its file's name
 
 The verifier is called as function(completion, row.reference, **row.meta), in
 another process. `canonical` writes an answer so that two ways of writing one
-idea come out equal; it is what distinct correct answers are counted by.
+idea come out equal; it is what distinct correct answers are counted by. Both
+see what follows the thought of a completion that has one (rewards/thinking).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 
 from progrpo_jax import tasks
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import logic, pool
+from progrpo_jax.rewards import logic, pool, thinking
 
 SPLITS = ("train", "validation")
 _NOT_TASKS = ("base",)
@@ -125,6 +126,8 @@ def item(row: Row, completion: str) -> pool.Item:
 
 def canonical(completion: str, row: Row) -> str:
   """Returns the form under which equal answers to a row are equal."""
+  answer = thinking.answer(completion)
+  completion = completion if answer is None else answer
   own: Callable[[str, Row], str] | None
   own = getattr(resolve(row.task), "canonical", None)
   if own is not None:

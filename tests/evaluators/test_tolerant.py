@@ -1,5 +1,6 @@
 """Answers in other formats than the one asked for."""
 
+import functools
 import types
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from progrpo_jax.evaluators import passk, tolerant
 from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rewards import thinking
 from progrpo_jax.tasks import base
 
 
@@ -71,6 +73,7 @@ def test_verdicts(pool):
 def test_only_wrong_samples_are_asked_about():
   class Counting:
     asked = 0
+    answer = staticmethod(thinking.answer)
 
     def score(self, items):
       self.asked += len(items)
@@ -87,6 +90,19 @@ def test_only_wrong_samples_are_asked_about():
         counting, rows, texts, np.array([[False, True]]),
         np.array([[True, True]]))
   assert counting.asked == 2  # "no" is its own third form
+
+
+@pytest.mark.parametrize(("inside", "right"), [
+    (False, [True, False, True]), (True, [False, False, True])])
+def test_a_thought_without_an_end_has_no_answer_either(inside, right):
+  texts = [("The answer is 12.", "<think>The answer is 12.",
+            "13?</think> The answer is 12.")]
+  with pool_lib.Pool(workers=1, answer=functools.partial(
+      thinking.answer, inside=inside)) as pool:
+    found = tolerant.verify(
+        pool, [_row("compact")], texts, np.zeros((1, 3), bool),
+        np.ones((1, 3), bool))
+  assert found.tolist() == [right]
 
 
 def test_measure_keeps_the_strict_verdict_apart():

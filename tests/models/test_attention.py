@@ -1,5 +1,8 @@
 """Attention over own keys and a shared prefix, against one plain softmax."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 import scipy.special
 
 from progrpo_jax.models import attention
+from progrpo_jax.models import config as config_lib
 
 N, R, T, S, P, K, M, H = 2, 3, 4, 5, 6, 2, 2, 8
 
@@ -164,3 +168,173 @@ def test_bfloat16_stays_and_is_close():
   np.testing.assert_allclose(
       np.asarray(out, np.float32),
       plain(q, own, own_mask, prefix, prefix_mask), atol=0.05)
+
+
+# What `causal` is asked for: prompts (own keys masked, no prefix), responses
+# (own keys real, a prefix), and both at once. Rows are padded on neither side,
+# on the left, and on the right down to one token.
+LONG = 13
+LEFT_AND_RIGHT = np.arange(LONG) >= np.array([[0], [9], [0]])
+LEFT_AND_RIGHT[2, 1:] = False
+CASES = {
+    "prompts": (LEFT_AND_RIGHT, False),
+    "responses": (None, True),
+    "both": (LEFT_AND_RIGHT, True),
+}
+
+
+def causal_case(with_prefix):
+  """(q, own, prefix, prefix_mask) as the layers hand them over."""
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  q = normal(3, R, LONG, K, M, H)
+  own = normal(3, R, K, H, LONG), normal(3, R, K, LONG, H)
+  if not with_prefix:
+    return q, own, None, None
+  prefix_mask = np.arange(P) >= np.array([[0], [5], [0]])
+  prefix_mask[2, 1:] = False
+  return q, own, (normal(3, K, H, P), normal(3, K, P, H)), prefix_mask
+
+
+def values_and_gradients(attend, key_mask, q, own, prefix, prefix_mask):
+  """Of the queries whose own key is real."""
+  direction = np.random.default_rng(1).normal(size=q.shape)
+  if key_mask is not None:
+    direction = np.where(
+        key_mask[:, None, :, None, None, None], direction, 0)
+
+  def total(q, own, prefix):
+    out = attend(q, own, key_mask, prefix, prefix_mask)
+    return jnp.sum(out * direction), jnp.where(direction == 0, 0, out)
+
+  (_, out), gradients = jax.jit(
+      jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, own, prefix)
+  return out, gradients
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_causal_attention_is_attention_under_a_causal_mask(name):
+  key_mask, with_prefix = CASES[name]
+  q, own, prefix, prefix_mask = causal_case(with_prefix)
+  seen = np.arange(LONG) <= np.arange(LONG)[:, None]
+  real = np.ones((3, LONG), bool) if key_mask is None else key_mask
+  found = jax.jit(attention.causal)(q, own, key_mask, prefix, prefix_mask)
+  time_first = [np.moveaxis(own[0], -1, 2), np.moveaxis(own[1], -2, 2)]
+  if with_prefix:
+    prefix = np.moveaxis(prefix[0], -1, 1), np.moveaxis(prefix[1], -2, 1)
+  with np.errstate(invalid="ignore"):  # queries that see nothing
+    expected = plain(
+        q, time_first, seen & real[:, None, None], prefix, prefix_mask)
+  np.testing.assert_allclose(
+      np.swapaxes(found, 1, 2)[real], np.swapaxes(expected, 1, 2)[real],
+      atol=3e-6)
+
+
+# A last block with one query, a block a query, and one block for all.
+@pytest.mark.parametrize("name, size", [
+    ("prompts", 4), ("responses", 4), ("both", 1), ("both", 16)])
+def test_blocks_of_queries_change_nothing(name, size):
+  key_mask, with_prefix = CASES[name]
+  args = key_mask, *causal_case(with_prefix)
+  found = values_and_gradients(
+      functools.partial(attention.in_blocks, size=size), *args)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6),
+      found, values_and_gradients(attention.causal, *args))
+
+
+def test_gradients_of_many_blocks_are_summed_in_float32():
+  # One prompt token is all that 4000 queries see. The gradient of its value
+  # is their number, and bfloat16 cannot count beyond 256.
+  def zeros(*shape):
+    return jnp.zeros(shape, jnp.bfloat16)
+
+  def total(value):
+    out = attention.in_blocks(
+        zeros(1, 1, 4000, 1, 1, 1),
+        (zeros(1, 1, 1, 1, 4000), zeros(1, 1, 1, 4000, 1)),
+        jnp.zeros((1, 4000), bool), (zeros(1, 1, 1, 1), value),
+        jnp.ones((1, 1), bool), size=1)
+    return jnp.sum(out.astype(jnp.float32))
+
+  assert jax.jit(jax.grad(total))(zeros(1, 1, 1, 1)) == 4000
+
+
+def shapes(length, columns):
+  """Of one row with one response, two heads and a prefix."""
+  def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, np.float32)
+
+  return (
+      shape(1, 1, length, 1, 2, 64),
+      (shape(1, 1, 1, 64, length), shape(1, 1, 1, length, 64)),
+      (shape(1, 1, 64, columns), shape(1, 1, columns, 64)),
+      jax.ShapeDtypeStruct((1, columns), bool))
+
+
+def test_short_sequences_are_read_by_the_reference_alone():
+  length = 2 ** 9
+  columns = attention.SCORES // length - length
+
+  def program(attend, columns):
+    return str(jax.make_jaxpr(attend)(*shapes(length, columns)))
+
+  def causal(q, own, prefix, prefix_mask):
+    return attention.causal(q, own, None, prefix, prefix_mask)
+
+  def reference(q, own, prefix, prefix_mask):
+    rows = 0 + jnp.arange(length)
+    return attention.attend(
+        q, own, jnp.arange(length) <= rows[:, None], prefix, prefix_mask)
+
+  assert program(causal, columns) == program(reference, columns)
+  assert "scan" in program(causal, columns + 1)
+
+
+def test_memory_of_long_sequences_is_that_of_a_block():
+  length, columns = 8192, 1024
+
+  def total(q, own, prefix, prefix_mask):
+    return jnp.sum(
+        attention.causal(q, own, None, prefix, prefix_mask) ** 2)
+
+  program = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(
+      *shapes(length, columns)).compile()
+  scores = 2 * 4 * length * (length + columns)
+  # Measured: 64 MiB, of 576 for one array of scores and 2176 without blocks.
+  assert program.memory_analysis().temp_size_in_bytes < scores / 6
+
+
+@pytest.mark.parametrize("asked, dtype, head_dim, platform, name, words", [
+    ("auto", "float32", 16, "cpu", "xla", "platform cpu"),
+    ("auto", "bfloat16", 128, "cpu", "xla", "platform cpu"),
+    ("auto", "bfloat16", 128, "gpu", "cudnn", "platform gpu"),
+    ("auto", "float32", 128, "gpu", "xla", "not cudnn.*dtype bfloat16"),
+    ("auto", "bfloat16", 256, "gpu", "xla", "not cudnn.*head_dim.*256"),
+    ("auto", "bfloat16", 20, "gpu", "xla", "not cudnn.*head_dim.*20"),
+    ("auto", "float32", 64, "tpu", "splash", "platform tpu"),
+    ("auto", "bfloat16", 128, "tpu", "splash", "platform tpu"),
+    ("xla", "bfloat16", 128, "gpu", "xla", "as configured"),
+    ("xla", "float32", 16, "tpu", "xla", "as configured"),
+    ("splash", "bfloat16", 128, "tpu", "splash", "as configured"),
+    ("cudnn", "bfloat16", 64, "gpu", "cudnn", "as configured"),
+    ("splash", "bfloat16", 128, "gpu", None, "'splash'.*tpu.*gpu"),
+    ("splash", "bfloat16", 128, "cpu", None, "'splash'.*tpu.*cpu"),
+    ("cudnn", "bfloat16", 128, "tpu", None, "'cudnn'.*gpu.*tpu"),
+    ("cudnn", "float32", 128, "gpu", None, "bfloat16.*float32"),
+    ("cudnn", "bfloat16", 256, "gpu", None, "head_dim.*256"),
+])
+def test_the_choice_is_told_or_refused(
+    asked, dtype, head_dim, platform, name, words):
+  config = config_lib.ModelConfig.tiny(
+      attention=asked, dtype=dtype, head_dim=head_dim)
+  if name is None:
+    with pytest.raises(ValueError, match=words):
+      attention.choose(config, platform)
+    return
+  found, reason = attention.choose(config, platform)
+  assert found == name
+  assert re.fullmatch(rf"attention: {name} \(.*{words}.*\)", reason)

@@ -1,9 +1,10 @@
 """Norm and MLP, against plain numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from progrpo_jax.models import layers
 
@@ -40,17 +41,21 @@ def test_rms_norm_of_bfloat16_is_computed_in_float32():
   np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2 ** -8)
 
 
+def products(*kernels):
+  return [functools.partial(layers.linear, kernel=k) for k in kernels]
+
+
 def test_gated_mlp_equals_its_formula():
   x, gate, up, down = (
       normal(*shape, seed=i)
       for i, shape in enumerate([(2, 3, 4), (4, 6), (4, 6), (6, 4)]))
   wide = x @ gate
   np.testing.assert_allclose(
-      layers.gated_mlp(x, gate, up, down),
+      layers.gated_mlp(x, *products(gate, up, down)),
       (wide / (1 + np.exp(-wide)) * (x @ up)) @ down, atol=1e-5)
 
 
 def test_gated_mlp_by_hand():
   one = jnp.ones((1, 1))
-  out = layers.gated_mlp(one, 2 * one, 3 * one, 5 * one)
+  out = layers.gated_mlp(one, *products(2 * one, 3 * one, 5 * one))
   np.testing.assert_allclose(out, 30 * jax.nn.sigmoid(2.0), rtol=1e-6)

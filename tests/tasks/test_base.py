@@ -52,6 +52,9 @@ def test_task_of_the_user(tmp_path, monkeypatch):
   item = base.item(rows[1], "1")
   assert item == ("my_package.echo:score", "1", 1, {"k": 1})
   assert base.canonical(" a ", rows[0]) == "a"
+  for thought in ("<think>b</think>", "c</think>\n\n"):
+    assert base.canonical(thought + "a", rows[0]) == "a"
+  assert base.canonical("<think>a", rows[0]) == "<think>a"
   with pytest.raises(InputError, match="no option 'sise'; did you mean 'size'"):
     base.load("my_package.echo", "train", data_dir="", seed=0, sise=2)
 

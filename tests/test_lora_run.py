@@ -1,0 +1,149 @@
+"""A run with LoRA: what it trains, keeps, refers to and hands on."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from progrpo_jax import checkpoint, errors, main, sharding, state, train
+from progrpo_jax import policy as policy_lib
+from progrpo_jax.models import hf, lora
+
+LORA = ("model.lora.rank=2", "model.lora.alpha=8.0", "optim.learning_rate=0.01")
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+  """(workdir, a copy of it after two of its four steps)."""
+  folder = tmp_path_factory.mktemp("lora")
+  halfway = folder / "halfway"
+  save = checkpoint.Checkpointer.save
+
+  def save_and_copy(self, step, *args, **kwargs):
+    save(self, step, *args, **kwargs)
+    if step == 2:
+      self.wait()
+      shutil.copytree(folder / "run", halfway)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint.Checkpointer, "save", save_and_copy)
+    code, _ = small.train(folder / "run", *LORA)
+  assert code == train.DONE
+  return folder / "run", halfway
+
+
+def load(small, path):
+  return policy_lib.load(
+      small.config(f"model.init_from={path}"), sharding.make_mesh())
+
+
+def test_a_checkpoint_holds_adapters_alone(run):
+  kept = run[0] / "checkpoints" / "4" / "params" / "_METADATA"
+  keys = json.loads(kept.read_text())["tree_metadata"].values()
+  names = [entry["key_metadata"][-1]["key"] for entry in keys]
+  assert len(names) == 14
+  assert all(name.endswith((lora.A, lora.B)) for name in names)
+  _, adapters, base = policy_lib.load_adapters(
+      str(run[0]), sharding.make_mesh())
+  assert len(jax.tree.leaves(adapters)) == 14
+  assert hf.is_hf_dir(base)
+
+
+def test_weights_stay_and_adapters_move(small, run):
+  base = load(small, small.base)
+  config, adapters, _ = policy_lib.load_adapters(
+      str(run[0]), sharding.make_mesh())
+  tuned = load(small, run[0])
+  for path, x in jax.tree_util.tree_leaves_with_path(adapters):
+    assert np.abs(x).max() > 0, path
+  changed = jax.tree.map(
+      lambda x, y: not np.array_equal(x, y), base.params, tuned.params)
+  adapted = {name for name, yes in changed["layers"]["attention"].items()
+             if yes}
+  assert adapted == {"q", "k", "v", "o"}
+  assert set(jax.tree.leaves(changed["layers"]["mlp"])) == {True}
+  assert not any(jax.tree.leaves(changed["embed"]))
+  merged = lora.merge(config, lora.join(adapters, base.params))
+  for x, y in zip(
+      jax.tree.leaves(merged), jax.tree.leaves(tuned.params), strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_kl_is_zero_right_after_each_reset_and_not_before(run, recorded):
+  rows = recorded(run[0])["metrics.jsonl"]
+  assert [row["kl"] == 0 for row in rows] == [True, False] * 2
+
+
+def test_resumed_equals_unbroken(small, run, recorded):
+  code, _ = small.train(run[1], *LORA)
+  assert code == train.DONE
+  expected, found = (recorded(workdir) for workdir in run)
+  assert found.keys() == expected.keys()
+  for name, what in expected.items():
+    assert found[name] == what, name
+
+
+def test_another_base_is_refused(small, run, tmp_path):
+  shutil.copytree(small.base, tmp_path / "other")
+  with pytest.raises(errors.InputError, match="another model"):
+    small.train(run[1], *LORA, f"model.init_from={tmp_path / 'other'}")
+
+
+def test_training_goes_on_from_merged_adapters(small, run, tmp_path):
+  code, _ = small.train(
+      tmp_path / "on", f"model.init_from={run[0]}", "train.total_steps=1",
+      "eval.every=0", method="grpo")
+  assert code == train.DONE
+  first = policy_lib.load(
+      small.config(f"model.init_from={tmp_path}/on/checkpoints/0"),
+      sharding.make_mesh())
+  for x, y in zip(
+      jax.tree.leaves(first.params),
+      jax.tree.leaves(load(small, run[0]).params), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_export_merged_and_as_adapters(small, run, tmp_path):
+  argv = ["export", "--policy", str(run[0]), "--output"]
+  assert main.main([*argv, str(tmp_path / "whole")]) == 0
+  _, whole = hf.load(tmp_path / "whole")
+  for x, y in zip(
+      jax.tree.leaves(whole), jax.tree.leaves(load(small, run[0]).params),
+      strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert main.main([*argv, str(tmp_path / "peft"), "--adapters"]) == 0
+  described = json.loads((tmp_path / "peft/adapter_config.json").read_text())
+  assert described["r"] == 2 and described["lora_alpha"] == 8.0
+  assert described["base_model_name_or_path"] == str(small.base)
+
+
+def test_a_run_without_adapters_has_none_to_export(small, tmp_path, capfd):
+  small.train(
+      tmp_path / "run", "train.total_steps=1", "eval.every=0", method="grpo")
+  assert main.main([
+      "export", "--policy", str(tmp_path / "run"), "--output",
+      str(tmp_path / "out"), "--adapters"]) == 2
+  assert "was not trained with LoRA" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("model.lora.rank=-1", "rank -1"),
+    ("model.lora.targets=('q',)", "known are q_proj")])
+def test_impossible_adapters_are_refused(small, tmp_path, override, words):
+  with pytest.raises(errors.InputError, match=words):
+    small.train(tmp_path / "run", "model.lora.rank=2", override)
+
+
+def test_optimiser_state_is_that_of_the_adapters(small):
+  c = small.config(*LORA)
+  mesh = sharding.make_mesh()
+  policy = policy_lib.load(c, mesh)
+  from progrpo_jax import parts
+  tx = parts.make_optimizer(c, parts.make_schedule(c))
+  like = state.abstract(policy.config, tx, mesh)
+  trained, _ = lora.split(policy.config, policy.params)
+  size = sum(x.size for x in jax.tree.leaves(trained))
+  moments = [x for x in jax.tree.leaves(like.opt_state) if x.ndim]
+  assert sum(x.size for x in moments) == 2 * size
