@@ -48,16 +48,13 @@ def main() -> None:
   base = comparison.load_base(place / "base-eval")
   summary = comparison.summarise(dict(groups), base=base)
   print("| method | pass@1 | pass@8 | pass@32 | entropy | distinct right "
-        "answers | s/step | sign of collapse |\n|---|---|---|---|---|---|---|"
-        "---|")
+        "answers | signs of collapse |\n|---|---|---|---|---|---|---|")
   for name, entry in summary.items():
     cells = [NAMES[name]]
     cells += [
         f"{mean:.3f} ({low:.3f} – {high:.3f})" for mean, low, high in (
             entry["pass@k"][k] for k in ("1", "8", "32"))]
     cells += [f"{entry['entropy']:.3f}", f"{entry['distinct_correct']:.2f}"]
-    seconds = entry["seconds_per_step"]
-    cells.append(f"{seconds:.2f}" if seconds else "")
     cells.append(", ".join(
         level(run) for run in groups[name]) if name in groups else "")
     print("| " + " | ".join(cells) + " |")
