@@ -183,7 +183,7 @@ def test_missing_fields_are_named(field):
     (dict(num_kv_heads=3), "num_kv_heads 3"),
     (dict(head_dim=5), "head_dim 5"),
     (dict(dtype="float16"), "'float16'"),
-    (dict(remat="all"), "remat 'all': known are 'none', 'layer'"),
+    (dict(remat="all"), "remat 'all': known are 'none', 'dots', 'layer'"),
     (dict(attention="flash"), "attention 'flash': known are 'auto', 'xla'"),
     (dict(family="gpt2"), "family 'gpt2': known are 'qwen2'"),
 ])
