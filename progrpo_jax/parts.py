@@ -278,7 +278,7 @@ def make_evaluators(c, model, tokenizer, pool, mesh, key):
         _corpus(e.creativity_corpus), *e.creativity_range))
   made = []
   for name, spec in c.data.tasks.items():
-    one = ml_collections.ConfigDict(c)
+    one = c.copy_and_resolve_references()  # a plain copy shares its groups
     with one.unlocked():
       one.data.tasks = {name: spec}
     prompter = make_prompter(one, tokenizer, "validation")

@@ -9,6 +9,7 @@ from progrpo_jax import data as data_lib
 from progrpo_jax import metrics, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
+from progrpo_jax.cli import config as config_lib
 from progrpo_jax.evaluators import diversity
 
 
@@ -123,3 +124,19 @@ def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
   assert values["eval/chain_sum/tolerant/pass@1"] == strict.correct_XN.mean()
   record = evaluator.records(samples)[0]["completions"][0]
   assert record["tolerant"] == strict.correct_XN[0, 0]
+
+
+def test_each_task_is_tried_and_the_config_keeps_them_all(
+    small, policy, pool, tmp_path):
+  tasks = {
+      name: {"weight": 1.0, "module": "chain_sum", "options": {
+          "template": "compact", "min_terms": 2, "max_terms": 5,
+          "max_digits": 1, "num_train": 64, "num_validation": 8}}
+      for name in ("more", "sums")}
+  path = small.write(tmp_path / "two.py", data=dict(tasks=tasks))
+  c = config_lib.load(str(path))
+  mesh, loaded = policy
+  made = parts_lib.make_evaluators(
+      c, loaded.config, loaded.tokenizer, pool, mesh, jax.random.key(0))
+  assert [evaluator.name for evaluator in made] == ["more", "sums"]
+  assert list(c.data.tasks) == ["more", "sums"]
