@@ -5,7 +5,12 @@ reaches them here before a check in plain Python has found it harmless:
 countdown's is replaced by an exact evaluator that gives the same verdict
 about fifty times faster, n_queens' sees boards only. The single difference in
 countdown: a division by zero is wrong here, while sympy goes on with an
-infinity and may call 5+1/(1/(3-3)) a five.
+infinity and may call 5+1/(1/(3-3)) a five. puzzle24's is replaced too, and is
+stricter: the numbers must be those of the problem and the value 24 itself;
+Reasoning Gym's takes any four small numbers and drops the fraction of 24.9.
+Three more see nothing but lists of plain literals. Two scorers have slips
+that are mended here: that of game_of_life_halting calls every text right, and
+that of ARC's boards finds none equal once a problem has been through JSON.
 """
 
 import ast
@@ -19,7 +24,7 @@ from typing import Any
 from progrpo_jax.rewards.score import Score
 
 # Scorers of Reasoning Gym that hand model text to eval or to sympy's parser,
-# which evals too. Two of them have a guard of ours in front.
+# which evals too. Those of GUARDED have a check of ours in front.
 EVALUATING = (
     "binary_matrix",
     "countdown",
@@ -31,7 +36,10 @@ EVALUATING = (
     "spiral_matrix",
     "string_insertion",
 )
-GUARDED = ("countdown", "n_queens")
+_LISTS = ("binary_matrix", "spiral_matrix", "string_insertion")
+GUARDED = ("countdown", "n_queens", "puzzle24", *_LISTS)
+
+_BOARDS = ("arc_agi", "rearc")
 
 MAX_ANSWER_CHARS = 20_000
 _MAX_EXPRESSION_CHARS = 256
@@ -89,6 +97,19 @@ def verdict(
     return countdown(answer, metadata["numbers"], metadata["target"])
   if dataset == "n_queens" and not _BOARD.fullmatch(answer):
     return 0.0
+  if dataset == "puzzle24":
+    return puzzle24(answer, metadata["numbers"])
+  if dataset in _LISTS:
+    if answer.strip() == str(reference).strip():
+      return 1.0
+    if not _is_list(answer):
+      return 0.0
+  if dataset == "game_of_life_halting":
+    return float(answer.strip().lower() == str(reference).lower())
+  if dataset in _BOARDS:
+    # It compares with a tuple of tuples, which JSON has made lists.
+    board = tuple(tuple(line) for line in metadata["output"])
+    metadata = {**metadata, "output": board}
   if dataset in EVALUATING and dataset not in GUARDED:
     raise ValueError(f"{dataset}'s scorer evaluates model text as Python")
   entry = {"answer": reference, "metadata": metadata}
@@ -124,6 +145,31 @@ def countdown(answer: str, numbers: list[int], target: int) -> float:
     return 0.05
   close = abs(float(value) - target) <= 1e-6 + 1e-5 * abs(target)
   return 1.0 if close else 0.05
+
+
+def puzzle24(answer: str, numbers: list[int]) -> float:
+  """Returns 1 for an expression over each number once that is 24, else 0.01.
+  """
+  tree = parse(answer)
+  if tree is None:
+    return 0.01
+  try:
+    value = _value(tree)
+  except ZeroDivisionError:
+    return 0.01
+  used = sorted(int(n) for n in _NUMBER.findall(answer))
+  return 1.0 if value == 24 and used == sorted(numbers) else 0.01
+
+
+def _is_list(answer: str) -> bool:
+  """Says whether a text is a list of numbers, texts and such lists only."""
+  try:
+    tree = ast.parse(answer.strip(), mode="eval").body
+  except (SyntaxError, ValueError, MemoryError, RecursionError):
+    return False
+  plain = (ast.List, ast.Tuple, ast.Constant, ast.Load)
+  return isinstance(tree, (ast.List, ast.Tuple)) and all(
+      isinstance(node, plain) for node in ast.walk(tree))
 
 
 def parse(text: str) -> ast.expr | None:

@@ -7,7 +7,7 @@ Such a failure is the verifier's, not the completion's: its score has reward
 0.0 and a status that tells the caller to mask the sample.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
@@ -27,7 +27,7 @@ import weakref
 
 from progrpo_jax import errors
 from progrpo_jax.rewards import thinking
-from progrpo_jax.rewards.score import Score, check
+from progrpo_jax.rewards.score import Score, check, is_masked
 
 _HEAD = struct.Struct("!I")
 _START_S = 120.0  # a worker's start, or the import of a verifier
@@ -79,6 +79,7 @@ class Counters:
   items: int = 0
   timeouts: int = 0
   crashes: int = 0
+  refused: int = 0
 
 
 class Pool:
@@ -89,11 +90,13 @@ class Pool:
     deadline_s: the longest that one item may run, import apart.
     memory_mb: limit on a worker's address space.
     max_failure_share: a batch of two or more items of which a greater share
-      fails raises PoolError.
+      fails, or is refused by its verifier, raises PoolError.
     restart_after: items after which a worker is replaced, so that caches and
       leaks of verifiers do not grow for ever.
     batch_deadline_s: the longest that a reward function of the user, called on
       a whole batch, may run.
+    options: verifier -> arguments that this machine gives it, beside those
+      of the item.
     answer: what is shown to a verifier of a whole completion; None where the
       completion gives no answer.
   """
@@ -106,6 +109,7 @@ class Pool:
       max_failure_share: float = 0.5,
       restart_after: int = 50_000,
       batch_deadline_s: float = 60.0,
+      options: Mapping[str, Mapping[str, Any]] | None = None,
       answer: Callable[[str], str | None] = thinking.answer,
   ):
     if workers < 1 or deadline_s <= 0:
@@ -117,6 +121,7 @@ class Pool:
     self._max_failure_share = max_failure_share
     self._restart_after = restart_after
     self._memory_mb = memory_mb
+    self._options = dict(options or {})
     self._alive: set[_Worker] = set()
     self._finalizer = weakref.finalize(self, _kill_all, self._alive)
     self._lock = threading.Lock()
@@ -129,7 +134,9 @@ class Pool:
     Equal items are verified once. Raises PoolError when more than the
     permitted share of the items failed.
     """
-    items = list(items)
+    items = [
+        item._replace(meta={**item.meta, **self._options[item.function]})
+        if item.function in self._options else item for item in items]
     keys = [json.dumps(item, sort_keys=True) for item in items]
     first = dict(zip(reversed(keys), reversed(items)))
     calls = [
@@ -145,9 +152,12 @@ class Pool:
         scores.append(Score(*outcome.value))
       else:
         scores.append(Score(0.0, False, outcome.status))
-        reasons.append(outcome.reason)
-    self.counters.timeouts += sum(s.status == "timeout" for s in scores)
-    self.counters.crashes += sum(s.status == "crash" for s in scores)
+      if is_masked(scores[-1].status):
+        reasons.append(outcome.reason or _said(key, scores[-1].status))
+    statuses = [score.status for score in scores]
+    self.counters.timeouts += statuses.count("timeout")
+    self.counters.crashes += statuses.count("crash")
+    self.counters.refused += statuses.count("refused")
     allowed = self._max_failure_share * len(items)
     if len(reasons) > allowed and len(items) > 1:
       raise PoolError(
@@ -202,6 +212,17 @@ class Pool:
     self._idle = list(workers)
     while len(self._idle) < self._size:
       self._idle.append(self._start())
+
+
+def _said(key: str, status: str) -> str:
+  """Says why a verifier's own verdict is no verdict."""
+  name = json.loads(key)[0]
+  if status == "refused":
+    return (
+        f"{name} refused to judge: the machine lacks what it needs"
+        " (`progrpo doctor` shows the isolation of code), or the row's"
+        " reference is none that it reads")
+  return f"{name} said {status!r}"
 
 
 def _kill_all(workers: "set[_Worker]") -> None:

@@ -101,7 +101,7 @@ def test_hostile_boards_are_not_evaluated(tmp_path):
 
 def test_scorers_that_evaluate_text_are_refused():
   with pytest.raises(ValueError, match="evaluates model text"):
-    logic.verdict("puzzle24", "1+1", "", {})
+    logic.verdict("simple_integration", "1+1", "", {})
 
 
 @hypothesis.settings(max_examples=300, deadline=None)
@@ -232,3 +232,45 @@ def test_verifier_needs_neither_jax_nor_tfds():
       "assert not bad & set(sys.modules), bad & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("answer, reward", [
+    ("(6 - 2) * (5 + 1)", 1.0), ("1*(6-2)*5+4", 0.01), ("6*4*1*1", 0.01),
+    ("6*5-2*1", 0.01), ("(6-2)*(5+1)*1", 0.01), ("6/(1-1)", 0.01),
+    ("24", 0.01), ("__import__('os')", 0.01), ("", 0.01)])
+def test_puzzle24_is_stricter_than_reasoning_gym(answer, reward):
+  assert logic.verdict("puzzle24", answer, None, {
+      "numbers": [1, 2, 5, 6]}) == reward
+
+
+@pytest.mark.parametrize("dataset, reference, listed", [
+    ("spiral_matrix", "1 2 3 6", "[1, 2, 3, 6]"),
+    ("binary_matrix", "0 1\n1 2", "[[0, 1], [1, 2]]"),
+    ("string_insertion", "ABCA", "['A', 'B', 'C', 'A']")])
+def test_lists_earn_what_reasoning_gym_gives_and_nothing_is_run(
+    dataset, reference, listed, tmp_path):
+  def reward(answer):
+    return logic.verdict(dataset, answer, reference, {})
+
+  assert reward(reference) == 1.0 and reward(f" {reference}\n") == 1.0
+  assert reward(listed) == 0.1
+  made = tmp_path / "made"
+  for hostile in (
+      f"[open({str(made)!r}, 'w')]", "[[" * 300, "[9**9**9]",
+      f"[*[open({str(made)!r}, 'w')], 1]", "[x for x in [1]]", "1", "no"):
+    assert reward(hostile) == 0.0
+  assert not made.exists()
+
+
+@pytest.mark.parametrize("answer, reward", [
+    ("True", 1.0), ("true ", 1.0), ("False", 0.0), ("maybe", 0.0), ("1", 0.0)])
+def test_game_of_life_halting_is_compared(answer, reward):
+  assert logic.verdict("game_of_life_halting", answer, "True", {}) == reward
+
+
+@pytest.mark.parametrize("dataset", ["arc_agi", "rearc"])
+def test_boards_are_right_after_json(dataset):
+  metadata = {"output": [[1, 2], [3, 4]]}
+  assert logic.verdict(dataset, "1 2\n3 4", None, metadata) == 1.0
+  assert logic.verdict(dataset, "1 2\n3 5", None, metadata) == 0.05
+  assert logic.verdict(dataset, "no", None, metadata) == 0.0

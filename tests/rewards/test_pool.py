@@ -43,6 +43,10 @@ def judge(completion, reference, **meta):
     time.sleep(1000)
   if completion == "slow":
     time.sleep(0.2)
+  if completion in ("refused", "no_answer"):
+    return (0.0, False, completion)
+  if completion == "options":
+    return (float(meta["extra"]), False, "ok")
   if completion == "count":
     with open(meta["log"], "a") as log:
       log.write("x")
@@ -135,6 +139,27 @@ def test_too_many_failures_name_the_last_reason(function):
     assert pool.score(_items(function, ["raise"]))[0].status == "crash"
   with pools.Pool(workers=1, max_failure_share=0.9) as pool:
     assert len(pool.score(_items(function, texts))) == 3
+
+
+def test_refusals_are_failures_too(function):
+  with pools.Pool(workers=1) as pool:
+    with pytest.raises(pools.PoolError, match="judge refused to judge"):
+      pool.score(_items(function, ["refused", "refused", "a"]))
+    found = pool.score(_items(function, ["refused", "a", "no_answer"]))
+    assert [s.status for s in found] == ["refused", "ok", "no_answer"]
+    assert pool.counters.refused == 3
+    # No answer is the completion's own fault.
+    pool.score(_items(function, ["no_answer"] * 4))
+    assert pool.counters.crashes == 0
+
+
+def test_options_of_the_machine_reach_their_verifier_alone(function):
+  items = _items(function, ["options"], extra=1)
+  with pools.Pool(workers=1, options={function: {"extra": 2}}) as pool:
+    assert pool.score(items)[0].reward == 2.0
+  with pools.Pool(workers=1, options={"math:f": {"extra": 2}}) as pool:
+    assert pool.score(items)[0].reward == 1.0
+  assert items[0].meta == {"extra": 1}
 
 
 @pytest.mark.parametrize("name, reason", [

@@ -1,0 +1,333 @@
+r"""How an answer is built: tuple, set, interval, equation, quantity.
+
+The text of an answer is read into an `Answer`, whose parts are answers again
+and whose leaves are expressions (see rewards/latex.py) or words. Commas decide
+little by themselves: 1,234 is a number, (1,234) a tuple, 1, 234 two numbers.
+"""
+
+import dataclasses
+import re
+
+from progrpo_jax.rewards import latex
+
+_MAX_PARTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """An answer as it is built.
+
+  Attributes:
+    kind: "atom", "words", "list" (unordered, no brackets), "set", "tuple"
+      (also intervals), "union", "matrix", "named" (name = value), "chain"
+      (expressions joined by =), "relation" (by other signs).
+    text: all of it.
+    parts: what it is made of.
+    extra: the brackets of a tuple, the name of a named value, the signs of a
+      relation.
+  """
+
+  kind: str
+  text: str
+  parts: tuple["Answer", ...] = ()
+  extra: str | tuple[str, ...] = ""
+
+
+_THOUSANDS = re.compile(
+    r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+|(?: \d{3})+)(?![\d,]| \d)")
+_SEPARATOR = re.compile(
+    r"\s*(?:,|;|,?\s*\\text\s*\{\s*(?P<t>and|or)\s*\}|"
+    r",?\s*(?<![A-Za-z\\])(?P<w>and|or)(?![A-Za-z])|(?P<c>\\lor(?![A-Za-z])))"
+    r"(?:\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?:and|or)(?![A-Za-z])))?\s*")
+_ROWS = re.compile(r"\s*;\s*")
+_CUP = re.compile(r"\\cup(?![A-Za-z])\s*")
+SIGN = re.compile(
+    r"\s*(\\(?:le|ge|ne|in|approx|to|sim|subset)(?![A-Za-z])|:=|[=<>])\s*")
+FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le",
+            r"\ne": r"\ne"}
+_WORDS_ONLY = re.compile(r"[A-Za-z][A-Za-z' /-]*\.?")
+_SHORT_WORDS = frozenset(
+    "yes no odd even red one two six ten man all max min true".split())
+_MATRIX = re.compile(
+    r"[\[(]?\s*\\begin\s*\{([pbBvV]?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)"
+    r"\\end\s*\{\1\}\s*[\])]?", re.S)
+_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+_OPEN, _CLOSE_BRACKETS = "([{", ")]}"
+
+
+def read(text: str, *, thousands: bool = True) -> Answer:
+  """Reads the structure of an answer as it stands in a text."""
+  text = latex.clean(text)
+  text = text.replace(r"\langle", "(").replace(r"\rangle", ")")
+  return _read(_join_thousands(text) if thousands else text)
+
+
+def _read(text: str) -> Answer:
+  """Reads a clean text."""
+  text = text.strip()
+  if len(text) > latex.MAX_CHARS or latex.nesting(text) > latex.MAX_NESTING:
+    return Answer("words", text)
+  if (matrix := _MATRIX.fullmatch(text)) and r"\begin" not in matrix[2]:
+    rows = [
+        Answer("tuple", row, tuple(map(_read, row.split("&"))))
+        for row in re.split(r"\\\\(?:\[[^\]]*\])?", matrix[2]) if row.strip()]
+    return Answer("matrix", text, tuple(rows))
+  if re.fullmatch(r"-?0,\d+", text):
+    return Answer("atom", text.replace(",", "."))
+  cut, signs = split(text, _ROWS)
+  if len(cut) < 2:
+    cut, signs = split(text, _SEPARATOR)
+  if 1 < len(cut) <= _MAX_PARTS:
+    parts = tuple(_read(c) for c in cut)
+    if all(s in ("or", r"\lor") for s in signs):
+      ranges = [interval(p) for p in parts]
+      if all(ranges) and any(p.kind == "relation" or "[" in p.extra or (
+          "]" in p.extra) for p in parts):
+        return Answer("union", text, tuple(ranges))
+    return Answer("list", text, parts)
+  if is_words(text):
+    return Answer("words", text)
+  cut, _ = split(text, _CUP)
+  if 1 < len(cut) <= _MAX_PARTS and SIGN.search(text) is None:
+    return Answer("union", text, tuple(_read(c) for c in cut))
+  return _read_relation(text) or _read_brackets(text) or _read_atom(text)
+
+
+def _read_brackets(text: str) -> Answer | None:
+  """Reads a set, a tuple or an interval."""
+  if text.startswith(r"\{") and text.endswith(r"\}"):
+    return _read_set(text, text[2:-2])
+  if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE_BRACKETS:
+    return None
+  inner = text[1:-1]
+  cut, _ = split(inner, _SEPARATOR)
+  closed = _balanced(inner)
+  if text[0] == "{" and closed:
+    return _read(inner)
+  if not closed or len(cut) > _MAX_PARTS:
+    return None
+  if len(cut) > 1:
+    parts = tuple(_read(c) for c in cut)
+    return Answer("tuple", text, parts, text[0] + text[-1])
+  if is_words(inner) or len(inner) == 1:
+    return _read(inner)  # (C) is C
+  return None
+
+
+def _read_set(text: str, inner: str) -> Answer | None:
+  """Reads what stands between the braces of a set."""
+  if not _balanced(inner):
+    return None
+  cut, _ = split(inner, _SEPARATOR)
+  if len(cut) > _MAX_PARTS:
+    return None
+  parts = []
+  for part in (_read(c) for c in cut if c):
+    parts += part.parts if part.kind == "list" else [part]
+  return Answer("set", text, tuple(parts))
+
+
+def _read_relation(text: str) -> Answer | None:
+  """Reads what signs of relation join, None if there are none."""
+  cut, signs = split(text, SIGN)
+  if len(cut) < 2 or len(cut) > 8 or not all(cut):
+    return None
+  if r"\approx" in signs:
+    at = signs.index(r"\approx")
+    if at == 0 and label(cut[0]):
+      return Answer("named", text, (_read(cut[-1]),), cut[0])
+    return _read(text[: _SIGN_APPROX.search(text).start()])
+  if signs[0] == r"\in" and len(cut) == 2 and label(cut[0]):
+    return Answer("named", text, (_read(cut[1]),), cut[0])
+  if set(signs) <= {"=", ":="}:
+    if label(cut[0]):
+      return Answer("named", text, (_read(cut[-1]),), cut[0])
+    return Answer("chain", text, tuple(_read_atom(c) for c in cut))
+  parts = tuple(_read_atom(c) for c in cut)
+  return Answer("relation", text, parts, tuple(signs))
+
+
+_SIGN_APPROX = re.compile(r"\\approx(?![A-Za-z])")
+
+
+def _read_atom(text: str) -> Answer:
+  """Reads one expression; with a +- in it, it is the list of two."""
+  text = text.strip()
+  if _PLUS_MINUS.search(text):
+    pair = []
+    for first, second in ("+-", "-+"):
+      signs = {"pm": first, "mp": second}
+      part = _PLUS_MINUS.sub(lambda m, s=signs: s[m[1]], text)
+      pair.append(Answer("atom", part))
+    return Answer("list", text, tuple(pair))
+  return Answer("atom", text)
+
+
+def split(text: str, separator: re.Pattern[str]) -> tuple[list[str], list]:
+  """Splits a text outside of its brackets; returns pieces and separators."""
+  pieces, found, start, depth, scanned = [], [], 0, 0, 0
+  for match in separator.finditer(text):
+    between = text[scanned : match.start()]
+    depth += sum(c in _OPEN for c in between)
+    depth -= sum(c in _CLOSE_BRACKETS for c in between)
+    scanned = match.start()
+    if depth == 0:
+      pieces.append(text[start : match.start()].strip())
+      found.append(next((g for g in match.groups() if g), ""))
+      start = scanned = match.end()
+  pieces.append(text[start:].strip())
+  if separator in (_SEPARATOR, _ROWS):
+    pieces = [p for p in pieces if p]
+  return pieces, found
+
+
+def _balanced(text: str) -> bool:
+  """Says whether no bracket closes one that is opened before the text."""
+  depth = 0
+  for char in text:
+    depth += (char in _OPEN) - (char in _CLOSE_BRACKETS)
+    if depth < 0:
+      return False
+  return depth == 0
+
+
+def _join_thousands(text: str) -> str:
+  """Takes the separators out of numbers that stand in no bracket."""
+  parts, end = [], 0
+  for match in _THOUSANDS.finditer(text):
+    before = text[: match.start()]
+    if _balanced(before):
+      parts += [text[end : match.start()], re.sub("[, ]", "", match[0])]
+      end = match.end()
+  return "".join([*parts, text[end:]])
+
+
+def is_words(text: str) -> bool:
+  r"""Says whether a text is words, not the product of its letters."""
+  plain = unwrap(text).strip()
+  if plain == "" or not _WORDS_ONLY.fullmatch(plain):
+    return False
+  if plain.casefold() in _SHORT_WORDS or len(plain.split()) > 2:
+    return True
+  return max(map(len, plain.split())) >= (4 if plain == text.strip() else 2)
+
+
+def unwrap(text: str) -> str:
+  r"""Takes the contents of \text{} out."""
+  return re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+
+
+def squeeze(text: str) -> str:
+  r"""Returns a text without spaces, \text and redundant braces."""
+  text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", unwrap(text))
+  text = re.sub(r"(?<=[\^_])\{(\w)\}", r"\1", text).rstrip(".")
+  return re.sub(r"\A\(([A-Za-z])\)\Z", r"\1", text)
+
+
+_NAME = re.compile(
+    r"(?:[A-Za-z](?:_(?:\w|\{[^{}]*\}))?'*"
+    r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi_\w+)"
+    r"(?:_(?:\w|\{\w+\}))?|[A-Z]{2,4}|m?\s*\\angle\s*\w+"
+    r"|\\overline\s*\{\w+\}|\|\s*[A-Za-z]{1,3}\s*\|)")
+_APPLIED = re.compile(
+    r"[a-wA-W](?:_\w|_\{\w+\})?'*(?:\^\{-1\})?\s*\([^()=]*\)")
+
+
+def label(text: str) -> str:
+  """Returns what may stand for a value before =: "name", "compound" or "".
+
+  A compound name holds no number, such as m+n: an equation of the question,
+  x^2-5 = 4, must not pass for the answer 4.
+  """
+  text = text.strip()
+  if _NAME.fullmatch(text) or _APPLIED.fullmatch(text) or is_words(text):
+    return "name"
+  if re.fullmatch(r"\(\s*\w(?:_\w)?(?:\s*,\s*\w(?:_\w)?)*\s*\)", text):
+    return "name"
+  if re.fullmatch(r"\w+(?:_\w|_\{\w+\})?\s*:\s*\w+(?:_\w|_\{\w+\})?", text):
+    return "name"
+  tree = latex.parse(text)
+  return "compound" if tree and _nameless(tree) else ""
+
+
+def _nameless(tree: latex.Tree) -> bool:
+  """Says whether a tree joins nothing but symbols by + - * /."""
+  if tree[0] == "symbol":
+    return True
+  return tree[0] in ("add", "mul", "div", "neg", "abs") and all(
+      _nameless(a) for a in tree[1:])
+
+
+def interval(answer: Answer) -> Answer | None:
+  """Returns the interval that a relation, or an interval itself, means."""
+  if answer.kind == "named":
+    return interval(answer.parts[0])
+  if answer.kind in ("tuple", "union", "set"):
+    return answer
+  if answer.kind != "relation":
+    return None
+  texts, signs = [p.text for p in answer.parts], list(answer.extra)
+  if len(texts) == 2 and not label(texts[0]):
+    texts, signs = texts[::-1], [FLIPPED.get(signs[0], "")]
+  if len(texts) == 2 and label(texts[0]) and signs[0] in "<\\le":
+    texts, signs = [r"-\infty", *texts], ["<", *signs]
+  elif len(texts) == 2 and label(texts[0]) and signs[0] in ">\\ge":
+    texts = [texts[1], texts[0], r"\infty"]
+    signs = [FLIPPED[signs[0]], "<"]
+  elif len(texts) == 3 and set(signs) <= {">", r"\ge"}:
+    texts, signs = texts[::-1], [FLIPPED[s] for s in signs[::-1]]
+  if len(texts) != 3 or not label(texts[1]) or (
+      not set(signs) <= {"<", r"\le"}):
+    return None
+  ends = tuple(Answer("atom", t) for t in (texts[0], texts[2]))
+  brackets = "[("[signs[0] == "<"] + "])"[signs[1] == "<"]
+  return Answer("tuple", answer.text, ends, brackets)
+
+
+# ----- Units -----
+
+_UNITS = {
+    name: names.split()[0]
+    for names in (
+        "mm millimeter millimetre", "cm centimeter centimetre",
+        "m meter metre", "km kilometer kilometre", "in inch", "ft foot feet",
+        "yd yard", "mi mile", "g gram", "kg kilogram", "mg milligram",
+        "lb pound", "oz ounce", "s sec second", "min minute", "h hr hour",
+        "day", "week", "month", "year", "ml milliliter millilitre",
+        "l liter litre", "dollar usd", "cent", "euro", "degree deg",
+        "radian rad", "mph", "km/h kmh kph", "m/s", "j joule", "n newton",
+        "w watt", "v volt", "hz hertz", "pa pascal", "k kelvin", "mol mole",
+    ) for name in names.split()
+}
+_UNIT_TEXT = re.compile(
+    r"^(.+?)\s*\\text\s*\{([^{}]*)\}((?:\s*[/*]?\s*\\text\s*\{[^{}]*\})*)"
+    r"\s*(?:\^\s*\{?-?\d\}?)?$", re.S)
+_UNIT_WORDS = re.compile(
+    r"^(.*[\d})%])\s+([A-Za-z]{2,}\.?|[mgsLNJWVK])"
+    r"((?:[ /]+(?:[A-Za-z]+\.?))*)\s*(?:\^\s*\{?-?\d\}?)?$")
+_UNIT_GLUED = re.compile(
+    r"^(.*\d)(mm|cm|km|kg|mg|ml|mL|lb|ft|min|hr|hrs|mph|km/h|m/s)"
+    r"(?:\^\s*\{?-?\d\}?)?$")
+
+
+def split_unit(text: str) -> tuple[str, str]:
+  """Returns a quantity and its unit, "" if it has none that is known.
+
+  Words behind a number are no part of it, known or not.
+  """
+  for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_GLUED):
+    match = pattern.match(text)
+    if match and match[1].strip(" ({[-"):
+      return match[1].strip(), _unit("".join(match.groups()[1:]))
+  return text, ""
+
+
+def _unit(words: str) -> str:
+  """Returns the usual name of a unit, "" if it is not known."""
+  words = re.sub(r"\s+", " ", unwrap(words)).strip(" .")
+  words = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", words)
+  one = words if words in ("m", "s", "g") else words.casefold()
+  for name in (one, one.removesuffix("s"), one.removesuffix("es")):
+    if name in _UNITS:
+      return _UNITS[name]
+  return ""
