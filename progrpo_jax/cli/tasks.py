@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import json
 import os
 import sys
+import types
 from typing import Any
 
 from rich import console as consoles
@@ -13,10 +14,27 @@ from rich import markup, table
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
-from progrpo_jax.tasks import base
+from progrpo_jax.tasks import (
+    base,
+    instruction_following,
+    programs,
+    published,
+    sets,
+)
 
 _MALFORMED = "I do not know (yet"
-_OTHERS = 20  # rows whose answers are tried as wrong ones
+_NOTE = (
+    "OWNER/NAME is a repository of the Hugging Face hub, whose files are"
+    " downloaded at the first build; or fetch them by hand (hf download"
+    " OWNER/NAME --repo-type dataset --local-dir DIR) and give --option"
+    " manual_dir=DIR. It must be by hand where that is said.")
+_OTHERS = 8  # rows whose answers are tried as wrong ones
+# Well-formed for one verifier or another, and right for hardly any row.
+_NEVER_RIGHT = (
+    r"\boxed{-98765}", "<answer>-98765</answer>",
+    "```python\nprint(-98765)\n```", "no, never")
+_MAX_TABLE = 2000  # characters of a program made of tests
+_MAX_SHOWN = 2000  # characters of a text
 
 
 def run(argv: Sequence[str]) -> int:
@@ -37,15 +55,17 @@ def _parser() -> argparse.ArgumentParser:
   listing.set_defaults(command=_list)
   show = commands.add_parser("show", help="print examples and their rewards")
   show.add_argument("name", help="a task, or the import path of your own")
-  show.add_argument("--split", default="train", help="train or validation")
+  show.add_argument(
+      "--split", help="train or validation; train if the task has it")
   show.add_argument("--n", type=int, default=2, help="how many examples")
-  show.add_argument("--template", help="full or compact")
+  show.add_argument("--template", help="a template of the task")
   show.set_defaults(command=_show)
   build = commands.add_parser("build", help="build the data of a task")
   build.add_argument("name", help="a task, or the import path of your own")
   build.set_defaults(command=_build)
-  for command in (show, build):
+  for command in (listing, show, build):
     command.add_argument("--data_dir", default="~/.cache/progrpo_jax/data")
+  for command in (show, build):
     command.add_argument("--seed", type=int, default=0, help="of the problems")
     command.add_argument(
         "--option",
@@ -57,39 +77,69 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _list(_, console: consoles.Console) -> int:
-  """Prints each task with the first line of its docstring."""
-  found = table.Table("task", "what it asks for")
+def _list(arguments: argparse.Namespace, console: consoles.Console) -> int:
+  """Prints each task: domain, first line of its docstring, its data."""
+  task = table.Column("task", no_wrap=True)
+  found = table.Table(task, "domain", "what it asks for", "data")
   for name in base.names():
-    doc = base.resolve(name).__doc__.strip().splitlines()[0]
-    found.add_row(name, markup.escape(doc))
+    module = base.resolve(name)
+    doc = module.__doc__.strip().splitlines()[0]
+    known = published_set(module)
+    domain = known.domain if known else getattr(module, "DOMAIN", "")
+    data = _data(known, arguments.data_dir) if known else "no download"
+    found.add_row(name, domain, markup.escape(doc), markup.escape(data))
   console.print(found)
+  console.print(_NOTE, highlight=False)
   return 0
+
+
+def published_set(module: types.ModuleType) -> sets.Set | None:
+  """Returns the published set that a task is, if it is one."""
+  return getattr(module, "SET", None)
+
+
+def _data(known: sets.Set, data_dir: str) -> str:
+  """Says how large the last build of a set is, or where its files are."""
+  reports = published.reports(known, data_dir)
+  if not reports:
+    return f"{known.repo}{', by hand' if known.by_hand else ''}"
+  splits = reports[-1]["splits"].items()
+  return "built: " + ", ".join(f"{s} {a['rows']}" for s, a in splits)
+
+
+def _splits(name: str) -> Sequence[str]:
+  """Returns the splits of a task, train first."""
+  known = published_set(base.resolve(name))
+  return [s for s in base.SPLITS if known is None or s in known.splits]
 
 
 def _show(arguments: argparse.Namespace, console: consoles.Console) -> int:
   """Prints examples with a right, a wrong and a malformed answer."""
-  source = _load(arguments, arguments.split)
+  split = arguments.split or _splits(arguments.name)[0]
+  source = _load(arguments, split)
   rows = [source[i] for i in range(min(arguments.n, len(source)))]
-  others = [t for row in rows for t in row.demonstrations]
-  others += [t for i in range(min(len(source), _OTHERS))
-             for t in source[i].demonstrations]
-  with pools.Pool(workers=1) as pool:
+  near = rows + [source[i] for i in range(min(len(source), _OTHERS))]
+  others = [t for row in near for t in row.demonstrations[:1]]
+  others += [t for row in near for t in _of_reference(row)[:1]]
+  others = list(dict.fromkeys(others))
+  # Where verifiers fail, the table says so.
+  with pools.Pool(workers=1, max_failure_share=1.0) as pool:
     shown = [_examples(row, others, pool) for row in rows]
   for row, examples in zip(rows, shown):
     grid = table.Table("answer", "text", "reward", "correct", "status")
     for kind, text, score in examples:
-      cells = markup.escape(text), f"{score.reward:g}", str(score.correct)
-      grid.add_row(kind, *cells, score.status)
-    console.rule(markup.escape(f"{row.task}, {arguments.split}"))
-    console.print(markup.escape(row.prompt), highlight=False)
+      cells = ["", "", ""] if score is None else [
+          f"{score.reward:g}", str(score.correct), score.status]
+      grid.add_row(kind, markup.escape(_cut(text)), *cells)
+    console.rule(markup.escape(f"{row.task}, {split}"))
+    console.print(markup.escape(_cut(row.prompt)), highlight=False)
     console.print(grid)
   return 0
 
 
 def _build(arguments: argparse.Namespace, console: consoles.Console) -> int:
   """Builds every split and prints the sizes."""
-  for split in base.SPLITS:
+  for split in _splits(arguments.name):
     source = _load(arguments, split)
     console.print(f"{arguments.name} {split}: {len(source)} rows")
   console.print(f"in {os.path.expanduser(arguments.data_dir)}")
@@ -123,13 +173,56 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _examples(
     row: base.Row, others: Sequence[str], pool: pools.Pool
-) -> list[tuple[str, str, Score]]:
-  """Returns (kind, text, score): right and wrong where such are known."""
-  texts = [*row.demonstrations[:1], _MALFORMED, *others]
-  scores = pool.score([base.item(row, text) for text in texts])
-  known = list(zip(texts, scores))
-  examples = [("right", *known.pop(0))] if row.demonstrations else []
-  malformed = known.pop(0)
-  wrong = next((k for k in known if not k[1].correct), None)
-  examples += [("wrong", *wrong)] if wrong else []
+) -> list[tuple[str, str, Score | None]]:
+  """Returns (kind, text, score): right, wrong and malformed.
+
+  The right one is the task's demonstration, else made of the reference; the
+  score is None where none is known. The wrong ones are other rows' answers.
+  """
+  first = [*row.demonstrations[:1], *_of_reference(row)]
+  texts = [*first, _MALFORMED, *others, *_NEVER_RIGHT]
+  known = list(zip(texts, pool.score([base.item(row, t) for t in texts])))
+  tried, malformed = known[:len(first)], known[len(first)]
+  rest = known[len(first) + 1:]
+  right = next((k for k in tried if k[1].correct), None)
+  if right is None:
+    right = tried[0] if row.demonstrations else ("(none is known)", None)
+  wrong = [k for k in rest if not k[1].correct]
+  judged = [k for k in wrong if k[1].status == "ok"]
+  examples = [("right", *right)]
+  if wrong:
+    examples.append(("wrong", *(judged or wrong)[0]))
   return [*examples, ("malformed", *malformed)]
+
+
+def _of_reference(row: base.Row) -> list[str]:
+  """Returns completions that give a row's reference, whichever form it has."""
+  reference = row.reference
+  if isinstance(reference, (str, int, float)):
+    return [f"\\boxed{{{reference}}}", f"<answer>{reference}</answer>",
+            str(reference)]
+  if isinstance(reference, dict) and "instruction_id_list" in reference:
+    text = instruction_following.answer(reference)
+    return [text] if text else []
+  if base.resolve(row.task).VERIFIER == programs.VERIFIER:
+    program = _table(reference, row.meta.get("entry_point"))
+    return [program] if len(program) <= _MAX_TABLE else []
+  return []
+
+
+def _table(tests: Sequence[dict[str, Any]], entry_point: str | None) -> str:
+  """Returns a program that knows the tests by heart: it shows their form."""
+  if entry_point:
+    known = {json.dumps(t["args"]): t["expected"] for t in tests}
+    code = (
+        f"import json\n\ndef {entry_point}(*args):\n"
+        f"  return {known!r}[json.dumps(args)]")
+  else:
+    known = {t["input"]: t["output"] for t in tests}
+    code = f"import sys\n\nprint({known!r}[sys.stdin.read()])"
+  return f"```python\n{code}\n```"
+
+
+def _cut(text: str) -> str:
+  """Returns a text that is not too long for a terminal."""
+  return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} …"

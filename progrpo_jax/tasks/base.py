@@ -6,7 +6,9 @@ A task is a module: one of this package, named in a config by its file's name
   load(split, *, data_dir, seed, **options) -> Source    split: "train" or
                                                          "validation"
   VERIFIER = "module:function"      see progrpo_jax.rewards.score
-  canonical(completion, row) -> str                      optional
+  canonical(completion, row) -> str                      optional, else the
+                                                         verifier's module's
+  DOMAIN = "logic", or SET, the published set that it is  optional, for lists
 
 The verifier is called as function(completion, row.reference, **row.meta), in
 another process. `canonical` writes an answer so that two ways of writing one
@@ -29,7 +31,11 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import logic, pool, thinking
 
 SPLITS = ("train", "validation")
-_NOT_TASKS = ("base",)
+# Modules beside the tasks that the tasks are made with.
+_NOT_TASKS = (
+    "base", "builder", "files", "instructions", "overlap", "programs",
+    "published", "reader", "rejects", "sets", "testcases", "texts",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +65,25 @@ class Source(Protocol):
 
   def __getitem__(self, index: int) -> Row:
     """Returns row `index`, the same at every call."""
+
+
+class Chain:
+  """Sources one after the other."""
+
+  def __init__(self, sources: Sequence[Source]):
+    self._sources = tuple(sources)
+
+  def __len__(self) -> int:
+    return sum(map(len, self._sources))
+
+  def __getitem__(self, index: int) -> Row:
+    if index < 0:
+      raise IndexError(index)
+    for source in self._sources:
+      if index < len(source):
+        return source[index]
+      index -= len(source)
+    raise IndexError(index)
 
 
 def names() -> list[str]:
@@ -125,11 +150,22 @@ def item(row: Row, completion: str) -> pool.Item:
 
 
 def canonical(completion: str, row: Row) -> str:
-  """Returns the form under which equal answers to a row are equal."""
+  """Returns the form under which equal answers to a row are equal.
+
+  That is the task's `canonical`, else its verifier's, else the answer's text.
+  """
   answer = thinking.answer(completion)
   completion = completion if answer is None else answer
+  task = resolve(row.task)
   own: Callable[[str, Row], str] | None
-  own = getattr(resolve(row.task), "canonical", None)
+  own = getattr(task, "canonical", None) or _canonical(task.VERIFIER)
   if own is not None:
     return own(completion, row)
   return logic.extract(completion, whole=True)
+
+
+@functools.cache
+def _canonical(verifier: str) -> Callable[[str, Row], str] | None:
+  """Returns the `canonical` of a verifier's module, if it has one."""
+  module = inspect.getmodule(pool.resolve(verifier))
+  return getattr(module, "canonical", None)

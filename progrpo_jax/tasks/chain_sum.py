@@ -12,6 +12,7 @@ from typing import Any
 from progrpo_jax.tasks import reasoning_gym
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 
 def _prompt(entry: dict) -> str:

@@ -21,6 +21,7 @@ from progrpo_jax.rewards import logic
 from progrpo_jax.tasks import base, reasoning_gym
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 _SOLVE_UP_TO = 4  # numbers; with five the search takes 50 times as long
 _MAX_PER_VALUE = 4

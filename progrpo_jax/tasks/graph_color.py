@@ -20,6 +20,7 @@ from progrpo_jax.rewards import logic
 from progrpo_jax.tasks import base, reasoning_gym
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 _MAX_STEPS = 20_000  # of the search, over all demonstrations of a problem
 

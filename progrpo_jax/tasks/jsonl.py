@@ -16,7 +16,6 @@ used are written with their line number and the reason to
 
 from collections.abc import Sequence
 import hashlib
-import json
 import math
 import os
 from typing import Any
@@ -25,11 +24,11 @@ from etils import epath
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions
-from progrpo_jax.tasks import base
+from progrpo_jax.tasks import base, files
+from progrpo_jax.tasks import rejects as rejects_lib
 
 VERIFIER = functions.VERIFIER
-
-_SHOWN = 3  # bad lines in an error message
+DOMAIN = "your own"
 
 
 def load(
@@ -92,40 +91,26 @@ def read(
   except OSError as error:
     reason = error.strerror or error
     raise InputError(f"cannot read {path}: {reason}") from error
-  good, bad = [], []
+  rejects = rejects_lib.Rejects(
+      path, os.path.basename(path), data_dir, max_bad_share)
+  good = []
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
     record, reason = _parse(line, needs_answer)
     if reason:
-      text = line[:200].decode(errors="replace")
-      bad.append({"line": number, "reason": reason, "text": text})
+      rejects.add(number, reason, line.decode(errors="replace"))
     else:
       good.append(record)
-  total = len(good) + len(bad)
-  if bad:
-    aside = _write_aside(bad, path, data_dir)
-    if len(bad) > max_bad_share * total:
-      first = [f"line {b['line']}: {b['reason']}" for b in bad[:_SHOWN]]
-      raise InputError(
-          f"{path}: {len(bad)} of {total} rows are bad ({'; '.join(first)};"
-          f" all in {aside}); max_bad_share is {max_bad_share:g}"
-      )
-  if not good:
-    raise InputError(f"{path} holds no rows")
+  rejects.close(len(good))
   return good
 
 
 def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
   """Returns a record, or the reason why it is none."""
-  try:
-    record = json.loads(line.decode(), parse_constant=_no_constant)
-  except UnicodeDecodeError as error:
-    return {}, f"not UTF-8 (byte {error.start})"
-  except json.JSONDecodeError as error:
-    return {}, f"not JSON ({error.msg} at column {error.colno})"
-  except (ValueError, RecursionError) as error:
-    return {}, f"not JSON ({error})"
+  record, reason = files.parse(line)
+  if reason:
+    return {}, reason
   if not isinstance(record, dict):
     return {}, f"a {type(record).__name__}, not an object"
   prompt = record.get("prompt")
@@ -144,20 +129,6 @@ def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
     if name in record:
       return {}, f"a column may not be called {name!r}"
   return record, ""
-
-
-def _no_constant(name: str) -> None:
-  """Refuses NaN and infinities, which Python's reader would take."""
-  raise ValueError(f"{name} is no JSON value")
-
-
-def _write_aside(bad: list[dict], path: str, data_dir: str) -> epath.Path:
-  """Writes the rejected rows; returns where."""
-  folder = epath.Path(data_dir).expanduser()
-  folder.mkdir(parents=True, exist_ok=True)
-  aside = folder / f"{os.path.basename(path)}.rejected.jsonl"
-  aside.write_text("".join(json.dumps(b) + "\n" for b in bad))
-  return aside
 
 
 def _held_out(

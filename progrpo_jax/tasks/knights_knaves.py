@@ -15,6 +15,7 @@ from typing import Any
 from progrpo_jax.tasks import reasoning_gym
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 _LEAVES = {"telling-truth": "K", "lying": "N"}
 _JOINS = {"and": "&", "or": "|", "->": ">", "<=>": "~"}

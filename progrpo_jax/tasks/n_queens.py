@@ -17,6 +17,7 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import reasoning_gym
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 
 def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:

@@ -6,7 +6,11 @@ change of one builds anew and equal ones are built once. Validation is drawn
 first, and train leaves out whatever validation holds.
 
 This module is also a task of its own, for the generators that have no module
-here (option `dataset`), with Reasoning Gym's question and answer format:
+here (option `dataset`), with Reasoning Gym's question and answer format; of
+all of them but three, and of a mixture of 96 (see MIXTURE). `level` sets the
+difficulty by Reasoning Gym's curriculum, 0 the easiest; a curriculum over a
+run is several such tasks whose weights its stages change. Four generators
+depend on PYTHONHASHSEED, and are drawn in a process that has it at 0.
 
   name "reasoning_gym", options {"dataset": "spell_backward"}
   prompt  Spell this word backward (example: sun -> nus): Dealing
@@ -14,44 +18,60 @@ here (option `dataset`), with Reasoning Gym's question and answer format:
   answer  <answer>gnilaeD</answer>
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import fcntl
 import hashlib
 import inspect
 import json
 import os
 import random
+import subprocess
+import sys
 from typing import Any
 
-from absl import logging
-from etils import epath
 import reasoning_gym as gym
 from reasoning_gym import factory
 import tensorflow_datasets as tfds
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import logic
-from progrpo_jax.tasks import base
+from progrpo_jax.tasks import base, builder
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 # Their problems change with PYTHONHASHSEED: hosts of one run would disagree.
 HASH_DEPENDENT = (
-    "isomorphic_strings",
-    "knight_swap",
-    "polynomial_multiplication",
-    "ransom_note",
-    "word_ladder",
-)
-# Their scorers run text of the model as Python.
+    "isomorphic_strings", "knight_swap", "ransom_note", "word_ladder")
+# Their scorers run text of the model as Python: polynomial_multiplication,
+# which depends on the hash seed as well, and two on integration.
 UNSAFE = tuple(n for n in logic.EVALUATING if n not in logic.GUARDED)
+
+# ProRL trains on 96 tasks of Reasoning Gym, which the paper does not list.
+# These are what there is here, without the three that it keeps for tests of
+# what was not trained (acre, boxnet, game_of_life_halting), without the mixer
+# (composite), two that take over a second to draw a problem (futoshiki,
+# knight_swap) and one with too few (coin_flip, 260). The options widen three
+# that have fewer distinct problems than the mixture asks for.
+_NOT_MIXED = (
+    "acre", "boxnet", "game_of_life_halting", "composite", "futoshiki",
+    "knight_swap", "coin_flip", *UNSAFE)
+MIXTURE: dict[str, dict[str, Any]] = {
+    name: {} for name in sorted(factory.DATASETS) if name not in _NOT_MIXED
+} | {
+    "string_splitting": {"max_initial_machines": 9},
+    "string_synthesis": {"max_initial_blocks": 9},
+    "tower_of_hanoi": {"max_disks": 9, "max_pegs": 7},
+}
 
 TEMPLATES = ("full", "compact")
 _ASK = "\n\nGive your final answer between <answer> and </answer>."
+_SMALL_SEEDS = ("pool_matrix",)  # numpy takes 32 bits
 _VERSION = "1.0.0"
+_HEAD = "\n=== entries ===\n"  # generators may print
 _MAX_TRIES_PER_ROW = 50
+# 37 thousand and 9,600 problems over 96 tasks.
+_MIXED = {"num_train": 385, "num_validation": 100, "binary": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +109,35 @@ class Spec:
   generator: type | None = None
 
 
-def load(split: str, *, dataset: str, **options: Any) -> "Rows":
-  """Returns a split of any Reasoning Gym dataset."""
-  return rows(Spec(dataset), "reasoning_gym", split, **options)
+def load(
+    split: str, *, dataset: str | Sequence[str], **options: Any
+) -> base.Source:
+  """Returns a split of Reasoning Gym.
+
+  Args:
+    split: "train" or "validation".
+    dataset: a generator, a list of some, or "mixture" for those of MIXTURE,
+      all with 385 and 100 problems and partial credit if not said otherwise.
+    **options: as in `rows`.
+  """
+  if isinstance(dataset, str) and dataset != "mixture":
+    return rows(Spec(dataset), "reasoning_gym", split, **options)
+  options = {**_MIXED, **options}
+  names = MIXTURE if dataset == "mixture" else dataset
+  return base.Chain([
+      rows(Spec(name), "reasoning_gym", split,
+           **{**MIXTURE.get(name, {}), **options})
+      for name in names])
+
+
+def mixture(**options: Any) -> dict[str, dict[str, Any]]:
+  """Returns MIXTURE as a config's `data.tasks`, each a task of its own."""
+  return {
+      name: {
+          "weight": 1.0,
+          "module": "reasoning_gym",
+          "options": {"dataset": name, **_MIXED, **own, **options}}
+      for name, own in MIXTURE.items()}
 
 
 def rows(
@@ -106,6 +152,7 @@ def rows(
     num_train: int = 5000,
     num_validation: int = 500,
     max_demonstrations: int = 4,
+    level: int | None = None,
     **generator: Any,
 ) -> "Rows":
   """Returns a split of a task, building its data where that is not done.
@@ -121,6 +168,8 @@ def rows(
     num_train: rows of the split train.
     num_validation: rows of the split validation.
     max_demonstrations: the most right answers that a row keeps.
+    level: of Reasoning Gym's curriculum, which sets the options that it
+      knows; None leaves them at their defaults.
     **generator: options of the Reasoning Gym dataset.
   """
   if template not in TEMPLATES:
@@ -129,6 +178,8 @@ def rows(
     )
   if template == "compact" and spec.compact_prompt is None:
     raise InputError(f"{task} has no compact template")
+  if level is not None:
+    generator = {**_options_of_level(spec.dataset, level), **generator}
   options = check_options(spec, generator)
   if template == "compact":
     spec.check(options)
@@ -184,16 +235,7 @@ class Rows:
 def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
   """Returns all options of a generator, or raises InputError."""
   name = spec.dataset
-  if name in HASH_DEPENDENT:
-    raise InputError(
-        f"{name}: its problems depend on PYTHONHASHSEED, so the hosts of a run"
-        " would train on different ones; choose another dataset"
-    )
-  if name in UNSAFE:
-    raise InputError(f"{name}: its scorer runs model text as Python code")
-  if name not in factory.DATASETS:
-    known = sorted(factory.DATASETS)
-    raise InputError(f"no dataset {name!r}{base.nearest(name, known)}")
+  _check_name(name)
   config_class = factory.DATASETS[name][1]
   fields = {f.name for f in dataclasses.fields(config_class)}
   known = sorted(fields - {"seed", "size"})
@@ -203,10 +245,43 @@ def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
       raise InputError(f"{name}: no option {option!r}{hint}")
   options = {**spec.defaults, **given}
   try:
-    config_class(**options).validate()
+    config = config_class(**options)
+    if hasattr(config, "validate"):  # two have nothing to validate
+      config.validate()
   except (AssertionError, TypeError, ValueError) as error:
     raise InputError(f"{name}: {error} (options: {options})") from error
   return options
+
+
+def _check_name(name: str) -> None:
+  """Raises InputError for a dataset that is not to be had."""
+  if name in UNSAFE:
+    raise InputError(f"{name}: its scorer runs model text as Python code")
+  if name not in factory.DATASETS:
+    known = sorted(factory.DATASETS)
+    raise InputError(f"no dataset {name!r}{base.nearest(name, known)}")
+
+
+def _options_of_level(name: str, level: int) -> dict[str, Any]:
+  """Returns what a curriculum sets at a level, 0 being the easiest."""
+  _check_name(name)
+  if not factory.has_curriculum(name):
+    raise InputError(f"{name} has no curriculum, and so no levels")
+  curriculum = factory.create_curriculum(name)
+  attributes = curriculum.attributes.values()
+  highest = max(len(attribute.levels) for attribute in attributes) - 1
+  if level not in range(highest + 1):
+    raise InputError(f"{name}: level is 0 to {highest}, not {level}")
+  curriculum.set_global_level(level)
+  config = curriculum.generate_configuration()
+  fields = {f.name for f in dataclasses.fields(config)}
+  known = set()
+  for attribute in attributes:
+    known |= {
+        getattr(attribute, key) for key in (
+            "field_name", "lower_field_name", "upper_field_name")
+        if hasattr(attribute, key)}
+  return {key: getattr(config, key) for key in sorted(known & fields)}
 
 
 def _own_options() -> list[str]:
@@ -236,9 +311,7 @@ class Config(tfds.core.BuilderConfig):
         "demonstrations": self.max_demonstrations,
         "seed": self.seed,
     }
-    text = json.dumps(parts, sort_keys=True, default=_plain)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    self.name = f"{self.spec.dataset}-{digest}"
+    self.name = f"{self.spec.dataset}-{builder.digest(parts)}"
     self.version = _VERSION
 
 
@@ -263,11 +336,13 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, _) -> dict[str, Iterator]:
     config = self.builder_config
-    seen: set[str] = set()
-    validation = list(_entries(config, "validation", seen))
+    if config.spec.dataset in HASH_DEPENDENT:
+      drawn = _drawn_elsewhere(config)
+    else:
+      drawn = _drawn(config)
     return {
-        "validation": self._generate_examples(validation),
-        "train": self._generate_examples(_entries(config, "train", seen)),
+        split: self._generate_examples(entries)
+        for split, entries in drawn.items()
     }
 
   def _generate_examples(self, entries):
@@ -285,6 +360,46 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
           "metadata": json.dumps(entry["metadata"]),
           "demonstrations": answers[: config.max_demonstrations],
       }
+
+
+def _drawn(config: Config) -> dict[str, Iterator[dict]]:
+  """Returns the entries of both splits; train has none of validation."""
+  seen: set[str] = set()
+  validation = list(_entries(config, "validation", seen))
+  return {
+      "validation": iter(validation), "train": _entries(config, "train", seen)}
+
+
+def _drawn_elsewhere(config: Config) -> dict[str, Iterator[dict]]:
+  """Returns what `_drawn` returns in a process whose hash seed is 0."""
+  given = {
+      key: getattr(config, key)
+      for key in ("options", "num_train", "num_validation", "seed")}
+  code = f"from {__name__} import draw; draw()"
+  done = subprocess.run(
+      [sys.executable, "-c", code],
+      input=json.dumps({"dataset": config.spec.dataset, **given}),
+      env={**os.environ, "PYTHONHASHSEED": "0",
+           "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+      capture_output=True, text=True, encoding="utf-8")
+  if done.returncode == 2:
+    raise InputError(done.stderr.strip())
+  if done.returncode:
+    raise RuntimeError(f"{config.spec.dataset}: {done.stderr[-2000:]}")
+  drawn = json.loads(done.stdout.rpartition(_HEAD)[2])
+  return {split: iter(entries) for split, entries in drawn.items()}
+
+
+def draw() -> None:
+  """Writes the entries of the config on the standard input; see above."""
+  given = json.load(sys.stdin)
+  config = Config(spec=Spec(given.pop("dataset")), **given)
+  try:
+    drawn = {split: list(found) for split, found in _drawn(config).items()}
+  except InputError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+  print(_HEAD + json.dumps(drawn))
 
 
 def _entries(config: Config, split: str, seen: set[str]) -> Iterator[dict]:
@@ -316,7 +431,8 @@ def _entries(config: Config, split: str, seen: set[str]) -> Iterator[dict]:
 def _generator(config: Config, split: str) -> Any:
   """Returns the generator of a split, seeded far from the other's."""
   text = f"{config.seed}/{split}/{config.spec.dataset}"
-  seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+  size = 3 if config.spec.dataset in _SMALL_SEEDS else 7
+  seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:size], "big")
   default_class, config_class = factory.DATASETS[config.spec.dataset]
   build = config.spec.generator or default_class
   return build(config_class(**config.options, seed=seed))
@@ -328,49 +444,9 @@ def _slim(entry: dict, keep: tuple[str, ...] | None) -> dict:
   if keep is not None:
     metadata = {key: metadata[key] for key in keep}
   slim = {**entry, "metadata": metadata}
-  return json.loads(json.dumps(slim, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-  """Turns numpy scalars and sets into what JSON knows; the rest into text."""
-  if isinstance(value, (set, frozenset)):
-    return sorted(value)
-  return value.item() if hasattr(value, "item") else str(value)
+  return json.loads(json.dumps(slim, default=builder.plain))
 
 
 def prepare(config: Config, data_dir: str) -> Any:
   """Returns the builder of a config, its data built by one process once."""
-  data_dir = os.path.expanduser(data_dir)
-  ready = os.path.join(data_dir, ReasoningGym.name, config.name, _VERSION)
-  if not epath.Path(ready).exists():
-    with _lock(data_dir, config.name), _quiet():
-      builder = ReasoningGym(
-          config=config, data_dir=data_dir, file_format="array_record"
-      )
-      builder.download_and_prepare()
-  return tfds.builder_from_directory(ready)
-
-
-@contextlib.contextmanager
-def _lock(data_dir: str, name: str) -> Iterator[None]:
-  """Lets one process of this machine build; buckets have no such lock."""
-  if "://" in data_dir:
-    yield
-    return
-  os.makedirs(data_dir, exist_ok=True)
-  with open(os.path.join(data_dir, f".{name}.lock"), "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps the progress bars and notes of TFDS off the terminal."""
-  tfds.disable_progress_bar()
-  before = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-    try:
-      yield
-    finally:
-      logging.set_verbosity(before)
+  return builder.prepare(ReasoningGym, config, data_dir)

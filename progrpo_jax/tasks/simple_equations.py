@@ -11,6 +11,7 @@ from typing import Any
 from progrpo_jax.tasks import reasoning_gym
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
+DOMAIN = "logic"
 
 
 def _prompt(entry: dict) -> str:

@@ -1,0 +1,35 @@
+"""AIME 2025: thirty problems, answers from 0 to 999; for evaluation.
+
+  prompt  Find the sum of all integer bases $b>9$ for which $17_b$ is a divisor
+          of $97_b.$ ... final answer within \\boxed{}.
+  answer  \\boxed{70}
+
+American Invitational Mathematics Examination, both parts, a file each, as
+the hub's opencompass/AIME2025 has them: columns question (or problem) and
+answer.
+"""
+
+from typing import Any
+
+from progrpo_jax.tasks import base, published, sets, texts
+
+VERIFIER = "progrpo_jax.rewards.math:score"
+
+
+SET = sets.Set(
+    name="aime25",
+    domain="mathematics",
+    repo="opencompass/AIME2025",
+    verifier=VERIFIER,
+    files=lambda _: (
+        sets.File("validation", "aime2025-I.jsonl"),
+        sets.File("validation", "aime2025-II.jsonl")),
+    columns=texts.SHORT_ANSWER,
+    row=texts.short_answer,
+    templates=texts.BOXED,
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`."""
+  return published.rows(SET, split, **options)

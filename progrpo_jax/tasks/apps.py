@@ -1,0 +1,57 @@
+"""APPS: ten thousand programming problems of three difficulties.
+
+  prompt  Polycarp has $n$ different binary words. ... The program reads from
+          standard input and writes to standard output. ...
+  answer  ```python
+          for _ in range(int(input())): ...
+          ```
+
+Hendrycks et al. 2021, as the hub's codeparrot/apps has it: 5,000 problems
+for train, and the published test, 5,000, as validation; lines with question,
+input_output (JSON), solutions (JSON), starter_code, difficulty. Option
+`difficulties`. Problems without tests are left out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from progrpo_jax.tasks import base, programs, published, sets, texts
+
+VERIFIER = programs.VERIFIER
+
+
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+  """Takes the columns as they are."""
+  if record.get("difficulty") not in (None, *options["difficulties"]):
+    raise sets.LeftOut("another difficulty")
+  return programs.problem(
+      sets.text(record, "question"),
+      record["input_output"] or [],
+      "input_output",
+      starter=programs.starter(record),
+      solutions=record.get("solutions"),
+      max_tests=options["max_tests"])
+
+
+SET = sets.Set(
+    name="apps",
+    domain="code",
+    repo="codeparrot/apps",
+    verifier=VERIFIER,
+    files=lambda _: (
+        sets.File("train", "train.jsonl"),
+        sets.File("validation", "test.jsonl")),
+    columns=("question", "input_output"),
+    row=_row,
+    templates=texts.CODE,
+    meta=programs.META,
+    options={
+        "difficulties": ("introductory", "interview", "competition"),
+        "max_tests": 20},
+    against=programs.AGAINST,
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`, and the set's own."""
+  return published.rows(SET, split, **options)

@@ -1,0 +1,67 @@
+"""DeepCoder: TACO verified, PrimeIntellect's SYNTHETIC-1, LiveCodeBench.
+
+  prompt  Given a string s, return the longest palindrome ... The tests call
+          longest. ...
+  answer  ```python
+          def longest(s): ...
+          ```
+
+Luo et al. 2025 (agentica-org): 24 thousand problems with five tests or more.
+A folder for each subset with columns problem, tests (JSON, of several forms,
+see `testcases`), solutions, and in lcbv5 starter_code. Options: `subsets` of
+train; `validation_subsets`, codeforces and lcbv5, of the published tests.
+DeepCoder itself keeps the 15 tests with the longest inputs (`max_tests`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from progrpo_jax.tasks import base, programs, published, sets, texts
+
+VERIFIER = programs.VERIFIER
+
+
+def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+  """Names the files of the subsets."""
+  return (
+      *(sets.File("train", f"{name}/train-*.parquet")
+        for name in options["subsets"]),
+      *(sets.File("validation", f"{name}/test-*.parquet")
+        for name in options["validation_subsets"]))
+
+
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+  """Takes the columns of whichever subset it is."""
+  more = record.get("metadata")
+  name = more.get("func_name") if isinstance(more, Mapping) else None
+  return programs.problem(
+      sets.text(record, "problem"),
+      record["tests"],
+      "tests",
+      starter=programs.starter(record),
+      name=name,
+      solutions=record.get("solutions"),
+      max_tests=options["max_tests"])
+
+
+SET = sets.Set(
+    name="deepcoder",
+    domain="code",
+    repo="agentica-org/DeepCoder-Preview-Dataset",
+    verifier=VERIFIER,
+    files=_files,
+    columns=("problem", "tests"),
+    row=_row,
+    templates=texts.CODE,
+    meta=programs.META,
+    options={
+        "subsets": ("primeintellect", "taco", "lcbv5"),
+        "validation_subsets": ("codeforces", "lcbv5"),
+        "max_tests": 15},
+    against=programs.AGAINST,
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`, and the set's own."""
+  return published.rows(SET, split, **options)

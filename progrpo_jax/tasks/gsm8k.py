@@ -1,0 +1,49 @@
+"""GSM8K: word problems of grade-school arithmetic, with worked solutions.
+
+  prompt  Natalia sold clips to 48 of her friends in April, and then she sold
+          half as many clips in May. How many clips did Natalia sell
+          altogether in April and May? ... final answer within \\boxed{}.
+  answer  \\boxed{72}
+
+Cobbe et al. 2021. 7,473 problems for train; the published test, 1,319, is
+validation. Solutions are demonstrations, without the notes for a calculator.
+"""
+
+import re
+from typing import Any
+
+from progrpo_jax.tasks import base, published, sets, texts
+
+VERIFIER = "progrpo_jax.rewards.math:score"
+
+_NOTE = re.compile(r"<<[^<>]*>>")
+
+
+def _row(record: dict[str, Any], _) -> sets.Problem:
+  """Takes the answer from behind the four hashes."""
+  solution, sign, answer = sets.text(record, "answer").rpartition("####")
+  answer = answer.replace(",", "").strip()
+  if not sign or not answer:
+    raise sets.BadRow("answer has no '#### ' before a final number")
+  shown = f"{_NOTE.sub('', solution).strip()}\n{texts.box(answer)}"
+  return sets.Problem(
+      sets.text(record, "question"), answer, demonstrations=(shown,))
+
+
+SET = sets.Set(
+    name="gsm8k",
+    domain="mathematics",
+    repo="openai/gsm8k",
+    verifier=VERIFIER,
+    files=lambda _: (
+        sets.File("train", "main/train-00000-of-00001.parquet"),
+        sets.File("validation", "main/test-00000-of-00001.parquet")),
+    columns=("question", "answer"),
+    row=_row,
+    templates=texts.BOXED,
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`."""
+  return published.rows(SET, split, **options)

@@ -1,0 +1,62 @@
+"""MATH: competition mathematics in seven subjects and five levels.
+
+  prompt  Let f(x) = 2x - 3. What is f(f(4))? ... final answer within
+          \\boxed{}.
+  answer  \\boxed{7}
+
+Hendrycks et al. 2021, as the hub's EleutherAI/hendrycks_math has it: a file
+for each subject, columns problem, level, type, solution. 7,500 problems for
+train; the published test, 5,000, is validation. Solutions that have
+one box are demonstrations. Options: `subjects`, and `levels` from 1 to 5.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from progrpo_jax.tasks import base, published, sets, texts
+
+VERIFIER = "progrpo_jax.rewards.math:score"
+
+SUBJECTS = (
+    "algebra", "counting_and_probability", "geometry", "intermediate_algebra",
+    "number_theory", "prealgebra", "precalculus")
+
+
+def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+  """Names the files of the subjects."""
+  return tuple(
+      sets.File(split, f"{subject}/{name}-00000-of-00001.parquet")
+      for split, name in (("train", "train"), ("validation", "test"))
+      for subject in options["subjects"])
+
+
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+  """Takes the answer from the solution's box."""
+  level = sets.text(record, "level").removeprefix("Level ")
+  if level not in map(str, options["levels"]):
+    raise sets.LeftOut("another level")
+  solution = sets.text(record, "solution")
+  answer = texts.boxed(solution)
+  if not answer:
+    raise sets.BadRow("the solution has no box with an answer")
+  return sets.Problem(
+      sets.text(record, "problem"), answer,
+      demonstrations=texts.worked(solution, answer))
+
+
+SET = sets.Set(
+    name="hendrycks_math",
+    domain="mathematics",
+    repo="EleutherAI/hendrycks_math",
+    verifier=VERIFIER,
+    files=_files,
+    columns=("problem", "level", "solution"),
+    row=_row,
+    templates=texts.BOXED,
+    options={"subjects": SUBJECTS, "levels": (1, 2, 3, 4, 5)},
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`, and the set's own."""
+  return published.rows(SET, split, **options)

@@ -1,0 +1,104 @@
+"""HumanEval+: 164 Python functions with many tests; for evaluation.
+
+  prompt  Complete this function ... def has_close_elements(numbers:
+          List[float], threshold: float) -> bool: ... The tests call
+          has_close_elements. ...
+  answer  ```python
+          def has_close_elements(numbers, threshold): ...
+          ```
+
+Liu et al. 2023 (EvalPlus), as the hub's evalplus/humanevalplus has it:
+columns task_id, prompt, canonical_solution, entry_point, test. Published
+tests are Python that asserts; a program could tamper with those. Instead the
+lists `inputs` and `results` in that Python are read as literals, never run,
+and become calls whose values are compared. Left out, and counted in the
+report: problems whose expected values are computed by a reference program or
+by a check of their own, and those with values that JSON does not have (sets,
+complex numbers). Tuples are compared as lists. A tolerance of a test (the
+third argument of `assertion`) becomes the verifier's, see `tolerance`.
+"""
+
+import ast
+from collections.abc import Mapping
+import json
+import math
+from typing import Any
+
+from progrpo_jax.tasks import base, programs, published, sets, texts
+
+VERIFIER = programs.VERIFIER
+
+
+def _literals(code: str) -> tuple[list, list, float]:
+  """Returns inputs, results and the tolerance of a published test."""
+  tree = ast.parse(code)
+  values: dict[str, Any] = {}
+  tolerance = None
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+      name = node.targets[0].id
+      if name in ("inputs", "results"):
+        values[name] = ast.literal_eval(node.value)
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == (
+        "assertion") and len(node.args) == 3:
+      tolerance = ast.literal_eval(node.args[2])
+  if tolerance is None or set(values) != {"inputs", "results"}:
+    raise sets.LeftOut("its tests are no list of inputs and results")
+  return values["inputs"], values["results"], tolerance
+
+
+def _plain(value: Any) -> bool:
+  """Says whether JSON keeps a value, but for tuples becoming lists."""
+  if isinstance(value, (list, tuple)):
+    return all(map(_plain, value))
+  if isinstance(value, dict):
+    return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+  if isinstance(value, float):
+    return math.isfinite(value)
+  return value is None or isinstance(value, (bool, int, str))
+
+
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+  """Turns assertions into calls."""
+  try:
+    inputs, results, tolerance = _literals(sets.text(record, "test"))
+  except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    if isinstance(error, (sets.BadRow, sets.LeftOut)):
+      raise
+    raise sets.LeftOut("its tests are no literals") from error
+  if not _plain(inputs) or not _plain(results):
+    raise sets.LeftOut("its tests have values that JSON does not have")
+  prompt = sets.text(record, "prompt")
+  name = sets.text(record, "entry_point")
+  cases = [
+      {"input": json.loads(json.dumps(list(given))), "output": [value],
+       "fn_name": name}
+      for given, value in zip(inputs, results, strict=True)]
+  whole = prompt + sets.text(record, "canonical_solution")
+  made = programs.problem(
+      f"Complete this function:\n```python\n{prompt.rstrip()}\n```",
+      cases, "test", solutions=[whole], max_tests=options["max_tests"])
+  if tolerance:
+    made.meta["tolerance"] = tolerance
+  return made
+
+
+SET = sets.Set(
+    name="humaneval_plus",
+    domain="code",
+    repo="evalplus/humanevalplus",
+    verifier=VERIFIER,
+    files=lambda options: (sets.File("validation", options["file"]),),
+    columns=("prompt", "canonical_solution", "entry_point", "test"),
+    row=_row,
+    templates=texts.CODE,
+    meta=programs.EVALUATION,
+    options={
+        "file": "data/test-00000-of-00001-5973903632b82d40.parquet",
+        "max_tests": 0},
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`, and the set's own."""
+  return published.rows(SET, split, **options)

@@ -1,0 +1,32 @@
+"""MATH-500: five hundred problems of MATH's test; for evaluation.
+
+  prompt  Convert the point $(0,3)$ in rectangular coordinates to polar
+          coordinates. ... final answer within \\boxed{}.
+  answer  \\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}
+
+The subset of Lightman et al. 2023, as the hub's HuggingFaceH4/MATH-500 has
+it: lines with problem, solution, answer, subject, level, unique_id.
+"""
+
+from typing import Any
+
+from progrpo_jax.tasks import base, published, sets, texts
+
+VERIFIER = "progrpo_jax.rewards.math:score"
+
+
+SET = sets.Set(
+    name="math500",
+    domain="mathematics",
+    repo="HuggingFaceH4/MATH-500",
+    verifier=VERIFIER,
+    files=lambda _: (sets.File("validation", "test.jsonl"),),
+    columns=texts.SHORT_ANSWER,
+    row=texts.short_answer,
+    templates=texts.BOXED,
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`."""
+  return published.rows(SET, split, **options)

@@ -1,0 +1,46 @@
+"""Minerva's science problems: 272 of MIT OpenCourseWare; for evaluation.
+
+  prompt  Each of the two Magellan telescopes has a diameter of $6.5 m$. In
+          one configuration the effective focal length is ... final answer
+          within \\boxed{}.
+  answer  \\boxed{16}
+
+Lewkowycz et al. 2022, the set that papers on reasoning call Minerva, as the
+hub's math-ai/minervamath has it: lines with question (or problem), and
+answer, or a solution that boxes it. The name of the file is from memory.
+"""
+
+from typing import Any
+
+from progrpo_jax.tasks import base, published, sets, texts
+
+VERIFIER = "progrpo_jax.rewards.math:score"
+
+
+def _row(record: dict[str, Any], _) -> sets.Problem:
+  """Takes the answer from its column or from the solution's box."""
+  if record.get("answer") is None:
+    answer = texts.boxed(sets.text(record, "solution"))
+  else:
+    answer = texts.number_or_text(record, "answer")
+  return sets.Problem(
+      sets.text(record, "question", "problem"),
+      answer,
+      demonstrations=(texts.box(answer),))
+
+
+SET = sets.Set(
+    name="minerva_math",
+    domain="mathematics",
+    repo="math-ai/minervamath",
+    verifier=VERIFIER,
+    files=lambda _: (sets.File("validation", "test.jsonl"),),
+    columns=(("question", "problem"), ("answer", "solution")),
+    row=_row,
+    templates=texts.BOXED,
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`."""
+  return published.rows(SET, split, **options)

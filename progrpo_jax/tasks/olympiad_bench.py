@@ -1,0 +1,61 @@
+"""OlympiadBench: olympiad problems with final answers; for evaluation.
+
+  prompt  Let $T=11$. Compute the value of $x$ that satisfies $\\sqrt{20+
+          \\sqrt{T+x}}=5$. ... final answer within \\boxed{}.
+  answer  \\boxed{14}
+
+He et al. 2024, the part that papers on reasoning use: open-ended, text only,
+mathematics, English, 674 problems, as the hub's Hothan/OlympiadBench has it;
+columns question, final_answer (a list), is_multiple_answer. Several answers
+of one problem are joined by commas. Problems that show an image are left
+out. Another part is an option: `part="OE_TO_physics_en_COMP"`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from progrpo_jax.tasks import base, published, sets, texts
+
+VERIFIER = "progrpo_jax.rewards.math:score"
+
+
+def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+  """Names the file of a part."""
+  part = options["part"]
+  return (
+      sets.File("validation", f"OlympiadBench/{part}/{part}.parquet"),)
+
+
+def _row(record: dict[str, Any], _) -> sets.Problem:
+  """Joins the final answers, without their dollar signs."""
+  if record.get("modality") not in (None, "Text-only"):
+    raise sets.LeftOut("it shows an image")
+  answers = record["final_answer"]
+  if isinstance(answers, str):
+    answers = [answers]
+  if not isinstance(answers, list) or not all(
+      isinstance(answer, str) for answer in answers):
+    raise sets.BadRow("final_answer is no list of texts")
+  answer = ", ".join(a.strip().strip("$").strip() for a in answers)
+  return sets.Problem(
+      sets.text(record, "question"),
+      answer,
+      demonstrations=(texts.box(answer),))
+
+
+SET = sets.Set(
+    name="olympiad_bench",
+    domain="mathematics",
+    repo="Hothan/OlympiadBench",
+    verifier=VERIFIER,
+    files=_files,
+    columns=("question", "final_answer"),
+    row=_row,
+    templates=texts.BOXED,
+    options={"part": "OE_TO_maths_en_COMP"},
+)
+
+
+def load(split: str, **options: Any) -> base.Source:
+  """Returns a split; options as in `published.rows`, and the set's own."""
+  return published.rows(SET, split, **options)
