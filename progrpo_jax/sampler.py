@@ -7,6 +7,7 @@ not pay for late columns. A sample's randomness comes from its own id: neither
 its row, nor the batch around it, nor the mesh changes what it draws.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 import math
@@ -36,6 +37,8 @@ class Settings:
     stop_ids: token ids that end a response; they are part of it.
     chunk: tokens decoded between two looks at whether any sample is alive.
     first_cache: columns of the cache at the start.
+    batch_prompts: prompts whose samples are drawn, and whose keys are held,
+      at one time; 0 for all of them.
   """
 
   num_generations: int
@@ -46,6 +49,7 @@ class Settings:
   stop_ids: tuple[int, ...] = ()
   chunk: int = 16
   first_cache: int = 64
+  batch_prompts: int = 0
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
@@ -130,13 +134,33 @@ def sample(
     config: transformer.ModelConfig, params, prompts: batch_lib.Prompts, key,
     settings: Settings, mesh,
 ) -> batch_lib.Rollout:
-  """`generate` from host prompts to host arrays."""
-  tokens, mask, ids = sharding.put_rows(
-      (prompts.tokens_PT, prompts.mask_PT,
-       prompts.ids_P.astype(np.uint32)), mesh)
-  with jax.set_mesh(mesh):
-    rollout = generate(config, params, tokens, mask, ids, key, settings)
-  return jax.device_get(rollout)
+  """`generate` from host prompts to host arrays, a batch after the other."""
+  return jax.tree.map(
+      lambda *parts: np.concatenate(parts),
+      *batches(config, params, prompts, key, settings, mesh))
+
+
+def batches(
+    config: transformer.ModelConfig, params, prompts: batch_lib.Prompts, key,
+    settings: Settings, mesh,
+) -> Iterator[batch_lib.Rollout]:
+  """Yields the rollout of each settings.batch_prompts prompts in turn.
+
+  A sample does not depend on its batch. The last one is filled up with
+  prompts of the first, whose samples are dropped.
+  """
+  count = len(prompts)
+  size = settings.batch_prompts or count
+  for start in range(0, count, size):
+    rows = np.arange(start, start + size) % count
+    tokens, mask, ids = sharding.put_rows(
+        (prompts.tokens_PT[rows], prompts.mask_PT[rows],
+         prompts.ids_P[rows].astype(np.uint32)), mesh)
+    with jax.set_mesh(mesh):
+      rollout = jax.device_get(
+          generate(config, params, tokens, mask, ids, key, settings))
+    real = min(size, count - start) * settings.num_generations
+    yield jax.tree.map(lambda x, real=real: x[:real], rollout)
 
 
 def _uniforms(key, ids_P, group: int, length: int) -> jax.Array:

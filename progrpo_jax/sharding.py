@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax.sharding import (
+    AbstractDevice,
     AbstractMesh,
     AxisType,
     Mesh,
@@ -132,9 +133,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def ways(axis: str, mesh: Mesh) -> int:
+  """Into how many parts a mesh would cut a logical axis."""
+  return math.prod(mesh.shape[a] for a in RULES[axis])
+
+
 def batch_shards(mesh: Mesh) -> int:
   """Into how many parts the rows of a batch are split."""
-  return math.prod(mesh.shape[a] for a in RULES["batch"])
+  return ways("batch", mesh)
 
 
 def rows(mesh: Mesh) -> NamedSharding:
@@ -198,3 +204,12 @@ def platform() -> str:
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else jax.default_backend()
+
+
+def pretend(platform: str):
+  """A context in which one device of a platform is traced for."""
+  device = AbstractDevice(
+      device_kind=platform, num_cores=1, platform=platform)
+  return jax.sharding.use_abstract_mesh(AbstractMesh(
+      (1,) * len(AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES),
+      abstract_device=device))

@@ -252,6 +252,24 @@ def test_sample_on_a_mesh_gives_host_arrays(params, prompts, sampled):
   np.testing.assert_array_equal(rollout.tokens_BT, sampled().tokens_BT)
 
 
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_batches_of_prompts_give_the_same_samples(
+    params, prompts, sampled, size):
+  """The last batch of three is filled up, and cut again."""
+  tokens, mask, ids = prompts
+  rollout = sampler.sample(
+      CONFIG, params, batch.Prompts(
+          tokens_PT=tokens, mask_PT=mask, user_mask_PT=mask,
+          ids_P=ids.astype(np.int64), rows=tuple("abcd")), KEY,
+      dataclasses.replace(BASE, batch_prompts=size),
+      sharding.make_mesh(devices=jax.devices()[:1]))
+  expected = sampled()
+  np.testing.assert_array_equal(rollout.tokens_BT, expected.tokens_BT)
+  np.testing.assert_array_equal(rollout.mask_BT, expected.mask_BT)
+  np.testing.assert_array_equal(rollout.finished_B, expected.finished_B)
+  np.testing.assert_allclose(rollout.logp_BT, expected.logp_BT, atol=1e-5)
+
+
 def computations(text):
   """Of a compiled program: {name: its lines}."""
   parts, name = {}, None

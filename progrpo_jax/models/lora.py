@@ -7,6 +7,7 @@ gradient, no optimiser state and no place in a checkpoint.
 """
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from progrpo_jax.models import config as config_lib
@@ -69,11 +70,18 @@ def merge(config: config_lib.ModelConfig, params) -> dict:
 
 
 def _folded(weight, a, b, scale: float) -> jax.Array:
-  """Weights of all layers with their adapters: [L, inputs..., outputs...]."""
-  layers, rank = a.shape[0], a.shape[-1]
-  update = jnp.matmul(
-      a.astype(jnp.float32).reshape(layers, -1, rank),
-      b.astype(jnp.float32).reshape(layers, rank, -1),
-      precision=jax.lax.Precision.HIGHEST)
-  whole = weight.astype(jnp.float32) + scale * update.reshape(weight.shape)
-  return whole.astype(weight.dtype)
+  """Weights of all layers with their adapters: [L, inputs..., outputs...].
+
+  Layer by layer, so that one of them exists in float32 and not the stack.
+  """
+
+  def fold(layer):
+    weight, a, b = layer
+    update = jnp.matmul(
+        a.astype(jnp.float32).reshape(-1, a.shape[-1]),
+        b.astype(jnp.float32).reshape(b.shape[0], -1),
+        precision=lax.Precision.HIGHEST)
+    whole = weight.astype(jnp.float32) + scale * update.reshape(weight.shape)
+    return whole.astype(weight.dtype)
+
+  return lax.map(fold, (weight, a, b))
