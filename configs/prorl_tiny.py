@@ -11,9 +11,8 @@ Argument: `prorl` (default); `no_reset`, the same without resets and without
 KL; `base`, which needs no policy to start from. Steps, problems, mixture and
 temperature are the same in both runs.
 
-Hardware and hours: a step takes 0.4 to 0.7 s, an evaluation 3 to 4 s, on two
-cores that others use too, so a run 15 to 25 minutes; the base takes 6 minutes
-of one core's time. Measured over 25 to 30 steps, not over a whole run.
+Hardware and hours: a run takes about an hour of one core beside other work,
+the base six minutes. What came of them is in docs/results.md.
 
 The base that the first command makes has pass@1 / pass@32 on 64 held-out
 problems of each task: countdown 0.080 / 0.734, chain_sum 0.060 / 0.859,

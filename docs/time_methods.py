@@ -3,8 +3,9 @@
   .venv/bin/python docs/time_methods.py runs/methods/base times.json
 
 The methods take turns in each of two rounds, from one base, each in a process
-of its own; the first steps, which compile, are left out. What is compared is
-the ratio to GRPO: seconds are those of the machine and of its other work.
+of its own; the first steps, which compile, are left out. A figure is the lower
+quartile over all steps, as other work on the machine only adds. What is
+compared is the ratio to GRPO: seconds are those of the machine.
 """
 
 import json
@@ -35,16 +36,23 @@ def main() -> None:
         seconds[name][stage] += values
       pathlib.Path(output).write_text(json.dumps(seconds))
       print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
-  medians = {
-      name: {stage: statistics.median(values or [0.0])
+  print(table(seconds))
+
+
+def table(seconds: dict[str, dict[str, list[float]]]) -> str:
+  """Lower quartiles, method by method, in Markdown."""
+  quick = {
+      name: {stage: statistics.quantiles(values, n=4)[0]
              for stage, values in stages.items()}
       for name, stages in seconds.items()}
-  print("| method | " + " | ".join(f"{s}, s" for s in STAGES)
-        + " | step / GRPO's |\n" + "|---" * (len(STAGES) + 2) + "|")
-  for name, stages in medians.items():
+  lines = [
+      "| method | " + " | ".join(f"{s}, s" for s in STAGES)
+      + " | step / GRPO's |", "|---" * (len(STAGES) + 2) + "|"]
+  for name, stages in quick.items():
     cells = [name, *(f"{stages[stage]:.3f}" for stage in STAGES)]
-    cells.append(f"{stages['step'] / medians['grpo']['step']:.2f}")
-    print("| " + " | ".join(cells) + " |")
+    cells.append(f"{stages['step'] / quick['grpo']['step']:.2f}")
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
 
 
 def time_run(name: str, base: str) -> dict[str, list[float]]:

@@ -1,0 +1,85 @@
+"""Draws prolonged training with and without resets, for docs/results.md.
+
+  .venv/bin/python docs/make_prorl.py runs/prorl_tiny
+
+prints a table in Markdown and writes docs/figures/prorl.svg. Values of an
+evaluation are means over the tasks, 64 problems of each.
+"""
+
+import pathlib
+import sys
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+from progrpo_jax import metrics
+
+RUNS = {"prorl": ("ProRL", "C0"), "no_reset": ("no resets, no KL", "0.45")}
+TASKS = ("chain_sum", "countdown", "graph_color", "n_queens")
+FIGURE = pathlib.Path(__file__).parent / "figures" / "prorl.svg"
+WINDOW = 25
+SHOWN = ("pass@1", "pass@8", "pass@32", "distinct_correct")
+
+
+def main() -> None:
+  """Prints the table and writes the figure."""
+  place = pathlib.Path(sys.argv[1])
+  runs = {name: metrics.load(place / name) for name in RUNS}
+  print("| run | step | entropy | " + " | ".join(SHOWN) + " |\n"
+        + "|---" * (3 + len(SHOWN)) + "|")
+  for name, run in runs.items():
+    steps, curves = tried(run)
+    _, entropy = metrics.series(run.metrics, "entropy")
+    for step in (0, 500, 1000, 1500, 2000):
+      i = list(steps).index(step)
+      around = entropy[max(0, step - 50):step + 50]
+      cells = [RUNS[name][0], str(step), f"{np.mean(around):.3f}"]
+      cells += [f"{curves[k][i]:.3f}" for k in SHOWN]
+      print("| " + " | ".join(cells) + " |")
+  draw(runs)
+  print(f"wrote {FIGURE}")
+
+
+def tried(run):
+  """(steps, measure -> mean over the tasks) of the evaluations."""
+  curves = {}
+  for k in SHOWN:
+    found = [metrics.series(run.evals, f"eval/{t}/{k}") for t in TASKS]
+    steps = found[0][0]
+    curves[k] = np.mean([values for _, values in found], axis=0)
+  return steps, curves
+
+
+def draw(runs) -> None:
+  """Three panels: entropy, pass@1, pass@32; resets as lines."""
+  plt.rcParams.update({
+      "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
+      "axes.spines.top": False, "axes.spines.right": False})
+  figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+  kernel = np.ones(WINDOW) / WINDOW
+  for name, run in runs.items():
+    label, color = RUNS[name]
+    steps, entropy = metrics.series(run.metrics, "entropy")
+    axes[0].plot(
+        steps[WINDOW - 1:], np.convolve(entropy, kernel, "valid"),
+        color=color, lw=1.4)
+    steps, curves = tried(run)
+    for panel, k in zip(axes[1:], ("pass@1", "pass@32"), strict=True):
+      panel.plot(steps, curves[k], color=color, lw=1.6, label=label)
+  steps, reset = metrics.series(runs["prorl"].metrics, "ref_reset/reset")
+  for panel, title in zip(
+      axes, ("entropy, nats a token", "pass@1", "pass@32"), strict=True):
+    for step in np.asarray(steps)[np.asarray(reset) > 0]:
+      panel.axvline(step, color="C0", lw=0.6, ls=":")
+    panel.set_title(title, loc="left", fontweight="bold")
+    panel.set_xlabel("step")
+    panel.set_ylim(bottom=0)
+  axes[1].legend(frameon=False, loc="lower right")
+  figure.savefig(FIGURE, metadata={"Date": None}, facecolor="white")
+
+
+if __name__ == "__main__":
+  main()
