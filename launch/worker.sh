@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Runs on each worker, called by the other scripts:
+#
+#   worker.sh setup EXTRAS         the environment, unless it is there
+#   worker.sh start ATTEMPT WORKDIR ARGUMENT...   `progrpo ARGUMENT...` in tmux
+#   worker.sh status               a line: worker NAME ATTEMPT STATE
+#   worker.sh log LINES            the end of the log
+#   worker.sh stop                 asks the run to save and stop
+#   worker.sh abort                ends it at once
+#   worker.sh tensorboard PORT WORKDIR
+#   worker.sh run ATTEMPT WORKDIR ARGUMENT...     what tmux runs
+#
+# STATE is none, running, lost (it ended without a word), or the exit code.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=$HOME/${REMOTE_VENV:-progrpo_venv}
+RUNS=$HOME/${REMOTE_RUNS:-progrpo_runs}
+COPY_S=${COPY_S:-60}  # between two copies of the log to the bucket
+# The hosts of a TPU are called ...-w-0, ...-w-1 and so on.
+WORKER=$(hostname)
+WORKER=${WORKER##*-w-}
+
+fail() {
+  echo "worker $WORKER: $*" >&2
+  exit 1
+}
+
+# Makes $VENV with a Python of 3.11 or newer; the image may have none.
+make_venv() {
+  local python
+  for python in python3.11 python3.12 python3.13 python3; do
+    if "$python" -c 'import sys, venv, ensurepip
+sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      "$python" -m venv "$VENV"
+      return
+    fi
+  done
+  python3 -m pip install --quiet --user uv
+  python3 -m uv venv --quiet --seed --python 3.11 "$VENV"
+}
+
+setup() {
+  local stamp
+  stamp="$PWD $1 $(cat requirements.lock setup.py | sha256sum)"
+  if [[ -e $VENV/stamp && $(<"$VENV/stamp") == "$stamp" ]]; then
+    echo "worker $WORKER: the environment is there"
+    return
+  fi
+  command -v tmux >/dev/null || sudo apt-get install -y -qq tmux
+  [[ -x $VENV/bin/python ]] || make_venv
+  "$VENV/bin/python" -m pip install --quiet -r requirements.lock
+  "$VENV/bin/python" -m pip install --quiet -c requirements.lock \
+    --no-build-isolation -e ".[$1]"
+  echo "$stamp" >"$VENV/stamp"
+  echo "worker $WORKER: set up"
+}
+
+alive() { tmux has-session -t progrpo 2>/dev/null; }
+
+attempt() { cat "$RUNS/current" 2>/dev/null || true; }
+
+start() {
+  if alive; then
+    echo "worker $WORKER: a run is going on"
+    return
+  fi
+  [[ -x $VENV/bin/progrpo ]] || fail "not set up: launch/setup.sh"
+  mkdir -p "$RUNS/$1"
+  rm -f "$RUNS/$1/exit"
+  echo "$1" >"$RUNS/current"
+  local command
+  printf -v command ' %q' env "REMOTE_VENV=${VENV#"$HOME/"}" \
+    "REMOTE_RUNS=${RUNS#"$HOME/"}" bash launch/worker.sh run "$@"
+  tmux new-session -d -s progrpo "$command"
+  echo "worker $WORKER: started"
+}
+
+# copy FILE WORKDIR ATTEMPT: to the bucket; a run does not end for want of it.
+copy() {
+  gcloud storage cp --quiet "$1" \
+    "$2/logs/$3/worker-$WORKER.${1##*/}" >/dev/null 2>&1 || true
+}
+
+# Runs the command, keeps its log and its exit code, here and in the bucket.
+run() {
+  local name=$1 workdir=$2 folder=$RUNS/$1 code=0
+  shift 2
+  # When the machine goes down everything in it is told, this shell and the
+  # run alike: passing the signal on would be the run's second, which means
+  # at once. The terminal goes too, which should not matter.
+  trap : TERM INT
+  trap '' HUP
+  (
+    trap - TERM INT
+    while sleep "$COPY_S"; do copy "$folder/log" "$workdir" "$name"; done
+  ) </dev/null >/dev/null 2>&1 &
+  local copier=$!
+  export PYTHONHASHSEED=0 PYTHONUNBUFFERED=1
+  # In the foreground: a trapped signal then waits for its end.
+  bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid" "$VENV/bin/progrpo" "$@" \
+    </dev/null >>"$folder/log" 2>&1 || code=$?
+  kill "$copier" 2>/dev/null || true
+  echo "worker $WORKER $name $code" >"$folder/exit.new"
+  mv "$folder/exit.new" "$folder/exit"
+  copy "$folder/exit" "$workdir" "$name"
+  copy "$folder/log" "$workdir" "$name"
+}
+
+status() {
+  local name state=none
+  name=$(attempt)
+  if [[ -n $name ]]; then
+    if [[ -e $RUNS/$name/exit ]]; then
+      state=$(awk '{print $4}' "$RUNS/$name/exit")
+    elif alive; then
+      state=running
+    else
+      state=lost
+    fi
+  fi
+  # After an exit code the copies to the bucket may still be under way.
+  if [[ $state == [0-9]* ]] && alive; then state=running; fi
+  echo "worker $WORKER ${name:--} $state"
+}
+
+log() {
+  tail -n "$1" "$RUNS/$(attempt)/log" 2>/dev/null | sed "s/^/[$WORKER] /" ||
+    true
+}
+
+# signal_run NAME: to the run, if there is one.
+signal_run() {
+  local pid
+  pid=$RUNS/$(attempt)/pid
+  if alive && [[ -e $pid ]]; then kill "-$1" "$(<"$pid")" || true; fi
+}
+
+stop() { signal_run TERM; }
+
+abort() { signal_run KILL; }
+
+# In an environment of its own: the lock knows nothing of it.
+tensorboard() {
+  local own=$HOME/progrpo_tensorboard
+  if [[ ! -x $own/bin/tensorboard ]]; then
+    "$VENV/bin/python" -m venv "$own"
+    "$own/bin/python" -m pip install --quiet tensorboard gcsfs setuptools
+  fi
+  exec "$own/bin/tensorboard" --host localhost --port "$1" --logdir "$2/tb"
+}
+
+"$@"

@@ -1,0 +1,213 @@
+"""One machine with GPUs, and Slurm: fakes of nvidia-smi, srun and the like."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
+
+# Takes its exit codes from $FAKE/codes, one a start; "wait" is 75 after TERM.
+STUB = """#!/bin/bash
+printf '%s\\n' "$*" >>"$FAKE/runs"
+env >"$FAKE/env"
+n=$(wc -l <"$FAKE/runs")
+code=$(sed -n "${n}p" "$FAKE/codes")
+[[ $code == wait ]] || exit "$code"
+trap 'exit 75' TERM
+touch "$FAKE/waiting"
+for _ in {1..200}; do sleep 0.1; done
+"""
+
+
+def executable(path, text):
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(text)
+  path.chmod(0o755)
+
+
+def record(name):
+  return f'#!/bin/bash\necho "{name} $*" >>"$FAKE/calls"\n'
+
+
+class Machine:
+  """Runs the scripts with the stubs before everything else on the PATH."""
+
+  def __init__(self, folder):
+    self.folder = folder
+    tools = folder / "bin"
+    executable(tools / "progrpo", STUB)
+    executable(tools / "nap", '#!/bin/bash\necho "$1" >>"$FAKE/naps"\n')
+    executable(tools / "nvidia-smi", "#!/bin/bash\necho GPU 0\n")
+    executable(tools / "scontrol", record("scontrol"))
+    # As Slurm: a signal for the steps goes to what srun runs.
+    executable(tools / "scancel", record("scancel") + (
+        'kill -TERM "$(<"$FAKE/step")"\n'))
+    executable(tools / "srun", record("srun") + (
+        'echo $$ >"$FAKE/step"\nshift\nexec "$@"\n'))
+    self.env = {
+        "PATH": f"{tools}:{os.environ['PATH']}", "FAKE": str(folder),
+        "SLEEP": "nap", "PROGRPO": str(tools / "progrpo"), "BACKOFF_S": "4",
+        "BACKOFF_MAX_S": "10"}
+
+  def start(self, codes, script, *args, **env):
+    (self.folder / "codes").write_text("\n".join(map(str, codes)) + "\n")
+    return subprocess.Popen(
+        ["bash", str(LAUNCH / script), *args], env=self.env | env, text=True,
+        cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
+
+  def run(self, *args, **env):
+    process = self.start(*args, **env)
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, out
+
+  def lines(self, name):
+    path = self.folder / name
+    return path.read_text().splitlines() if path.exists() else []
+
+  def wait_for(self, name):
+    end = time.monotonic() + 30
+    while not (self.folder / name).exists():
+      assert time.monotonic() < end
+      time.sleep(0.05)
+
+  def environment(self):
+    return dict(x.split("=", 1) for x in self.lines("env") if "=" in x)
+
+
+@pytest.fixture
+def machine(tmp_path):
+  return Machine(tmp_path)
+
+
+GPU = ("gpu.sh", "--config", "a b.py", "--workdir=w", "--config.x=1")
+SLURM = {
+    "SLURM_JOB_ID": "7", "CONFIG": "c.py:a", "WORKDIR": "/w",
+    "SLURM_GPUS_ON_NODE": "4"}
+
+
+def test_one_machine_starts_again_what_was_saved(machine):
+  code, out = machine.run([75, 75, 75, 0], *GPU)
+  assert code == 0, out
+  assert machine.lines("runs") == 4 * [
+      "train --config a b.py --workdir=w --config.x=1"]
+  assert machine.lines("naps") == ["4", "8", "10"]
+  assert machine.environment()["PYTHONHASHSEED"] == "0"
+  assert machine.environment()["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.9"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 139])
+def test_one_machine_ends_with_the_code_of_the_run(machine, code):
+  assert machine.run([code], *GPU)[0] == code
+  assert len(machine.lines("runs")) == 1
+
+
+def test_the_starts_on_one_machine_are_bounded(machine):
+  code, out = machine.run([75] * 9, *GPU, MAX_TRIES="3")
+  assert code == 75 and "MAX_TRIES" in out
+  assert len(machine.lines("runs")) == 3
+  assert machine.lines("naps") == ["4", "8"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_one_machine_means_it(machine, number):
+  process = machine.start(["wait", 0], *GPU)
+  machine.wait_for("waiting")
+  process.send_signal(number)
+  process.communicate(timeout=30)
+  assert process.returncode == 75
+  assert len(machine.lines("runs")) == 1
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["--workdir", "w"], "no --config FILE"),
+    (["--config", "c"], "no --workdir FOLDER")])
+def test_one_machine_names_what_is_missing(machine, args, words):
+  code, out = machine.run([0], "gpu.sh", *args)
+  assert code == 2 and words in out and not machine.lines("runs")
+
+
+def test_one_machine_without_the_program(machine):
+  code, out = machine.run([0], *GPU, PROGRPO="/nowhere/progrpo")
+  assert code == 2 and "make setup" in out
+
+
+def test_one_machine_dry(machine):
+  code, out = machine.run([0], GPU[0], "--dry-run", *GPU[1:])
+  assert code == 0 and "train --config a\\ b.py" in out
+  assert not machine.lines("runs")
+
+
+def test_a_job_runs_one_process_a_node_on_all_its_gpus(machine):
+  code, out = machine.run([0], "slurm.sbatch", "--config.x=1", **SLURM)
+  assert code == 0, out
+  assert machine.lines("runs") == [
+      "train --config c.py:a --workdir /w --config.x=1"]
+  assert machine.environment()["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3"
+  assert machine.environment()["PYTHONHASHSEED"] == "0"
+  assert [x.split()[0] for x in machine.lines("calls")] == ["srun"]
+
+
+def test_a_job_that_saved_is_requeued(machine):
+  code, out = machine.run([75], "slurm.sbatch", **SLURM)
+  assert code == 0 and "requeued" in out
+  assert machine.lines("calls")[-1] == "scontrol requeue 7"
+
+
+def test_requeues_are_bounded(machine):
+  code, out = machine.run(
+      [75], "slurm.sbatch", **SLURM, SLURM_RESTART_COUNT="3", MAX_REQUEUES="3")
+  assert code == 75 and "MAX_REQUEUES" in out
+  assert not any(
+      x.startswith("scontrol") for x in machine.lines("calls"))
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 139])
+def test_a_job_that_failed_is_not_requeued(machine, wrong):
+  code, _ = machine.run([wrong], "slurm.sbatch", **SLURM)
+  assert code == wrong
+  assert not any(
+      x.startswith("scontrol") for x in machine.lines("calls"))
+
+
+def test_before_the_limit_the_tasks_are_told_once(machine):
+  process = machine.start(["wait"], "slurm.sbatch", **SLURM)
+  machine.wait_for("waiting")
+  process.send_signal(signal.SIGUSR1)
+  out, _ = process.communicate(timeout=30)
+  assert process.returncode == 0, out
+  assert machine.lines("calls")[1:] == [
+      "scancel --signal=TERM 7", "scontrol requeue 7"]
+
+
+def test_at_a_preemption_slurm_tells_the_tasks(machine):
+  process = machine.start(["wait"], "slurm.sbatch", **SLURM)
+  machine.wait_for("waiting")
+  process.send_signal(signal.SIGTERM)
+  os.kill(int((machine.folder / "step").read_text()), signal.SIGTERM)
+  out, _ = process.communicate(timeout=30)
+  assert process.returncode == 0, out
+  assert machine.lines("calls")[1:] == ["scontrol requeue 7"]
+
+
+@pytest.mark.parametrize("name", ["CONFIG", "WORKDIR", "SLURM_JOB_ID"])
+def test_a_job_names_what_is_missing(machine, name):
+  env = {k: v for k, v in SLURM.items() if k != name}
+  code, out = machine.run([0], "slurm.sbatch", **env)
+  words = "not under Slurm" if name == "SLURM_JOB_ID" else f"{name} is not set"
+  assert code == 2 and words in out and not machine.lines("calls")
+
+
+def test_the_directives_ask_for_what_the_script_relies_on():
+  lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+  directives = [x for x in lines if x.startswith("#SBATCH ")]
+  commands = [i for i, x in enumerate(lines) if x and not x.startswith("#")]
+  # Slurm reads none behind the first command.
+  assert lines.index(directives[-1]) < commands[0]
+  for wanted in ("--requeue", "--signal=B:USR1@600", "--ntasks-per-node=1",
+                 "--open-mode=append"):
+    assert f"#SBATCH {wanted}" in directives
