@@ -4,9 +4,9 @@
   progrpo train --config configs/cispo_qwen2_5_32b.py --workdir runs/cispo_32b
 
 Model, data, files and scale are those of configs/dapo_qwen2_5_32b.py, and so
-is what is said there of the memory: no host has it. To try the method, call
-`methods.cispo` on a smaller scale of configs/scales.py. Hardware and hours:
-not measured here.
+is what is said there of the memory. To try the method, call `methods.cispo`
+on a smaller scale of configs/scales.py. Hardware and hours: not measured
+here.
 
 To expect: the paper compares it on this model with GRPO and DAPO on AIME
 2024, as a figure; CISPO comes to DAPO's score in half of the steps, as others

@@ -60,8 +60,9 @@ def get_config() -> ConfigDict:
   c.data.tasks = ConfigDict()
   # Built data sets live here and are used again.
   c.data.dir = "~/.cache/progrpo_jax/data"
-  # A longer prompt is an error.
+  # A longer prompt is an error, or a problem that is left out.
   c.data.max_prompt_length = 256
+  c.data.filter_overlong_prompts = False
   # Prompts of a batch are padded to the smallest of these that holds them;
   # each is compiled once. () pads to max_prompt_length.
   c.data.prompt_buckets = ()
@@ -75,6 +76,9 @@ def get_config() -> ConfigDict:
   c.rewards.memory_mb = 2048
   # Stop when more than this share of a batch fails in the verifier itself.
   c.rewards.max_failure_share = 0.5
+  # Run programs that the policy writes unconfined where the machine offers no
+  # isolation; without, such a run does not start. See docs/tasks.md.
+  c.rewards.allow_unsafe_code = False
   # Where verifiers look for the answer. "auto": after the last </think>; in
   # the whole of a response that has no thought; nowhere, if a thought was
   # begun (by the response or by the chat template) and not ended. "required":
@@ -89,6 +93,11 @@ def get_config() -> ConfigDict:
   c.sampling.max_new_tokens = 256
   # Tokens decoded between two looks at whether any sample is alive.
   c.sampling.chunk = 16
+  # Prompts that are sampled at one time, which is what the cache of keys has
+  # to have room for; 0 for all that a round draws. Samples do not depend on
+  # it. A batch is verified while the next one is sampled; it is also what
+  # reward functions of your own see at one time.
+  c.sampling.batch_prompts = 0
 
   # Stages of a long run: a tuple of entries that change keys from a step or a
   # reset on; see progrpo_jax/schedule.py.

@@ -8,19 +8,23 @@ Argument: `paper` (default), the batch below; `host`, one eighth of it with
 the same minibatch, for one host of eight 80 GB devices.
 
 Hardware and hours: the paper's are not known, and nothing is measured here.
-`progrpo doctor` counts about 44 GiB on each of 64 devices for `paper`,
-59 GiB on each of 8 for `host`.
+`progrpo doctor --chip H100 --devices 64` counts 24 GiB on each device for
+`paper`, with `--devices 8` 35 GiB for `host`.
 
-Files, both the user's own:
-  data/dapo_math_17k.jsonl  lines {"prompt": "...", "answer": "34"}; the paper
-                            trains on the DAPO-Math-17k set
-  data/math_verifier.py     def score(completion, reference) -> (reward,
-                            correct, status); see progrpo_jax/rewards/score.py
-A hundredth of the prompts is held out. For the test sets of the paper (AIME
-2024 and 2025, AMC23, MATH500, Minerva, OlympiadBench):
+Files, as published, each set in a folder of its name: the paper trains on
+data/dapo_math_17k, and is tested on data/aime24, data/aime25, data/amc23,
+data/math500, data/minerva_math and data/olympiad_bench, whose problems are
+kept out of what is trained on. `progrpo tasks list` says where they are; such
+as
+  hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset \
+    --local-dir data/dapo_math_17k
+The first start builds them, and so does
+  progrpo tasks build dapo_math_17k --option manual_dir=data
+While training, 64 problems of the six sets together are tried. All of one
+set, mean of 32 samples:
   progrpo evaluate --config configs/progrpo_qwen2_5_7b.py:host \
     --policy runs/progrpo_7b --config.eval.num_problems=1000 \
-    --config.data.tasks.math.options.validation_file=data/aime24.jsonl
+    --config.data.tasks.dapo_math_17k.options.validation="('aime24',)"
 
 To expect, averages over those six, Pass@1 / Pass@32: GRPO 37.6 / 54.7, FlowRL
 35.3 / 61.0, ProGRPO 43.3 / 68.5. These are the paper's figures as others

@@ -6,8 +6,8 @@
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py,
 and so is what is known of the settings and what is a stand-in (FlowRL's,
 2509.15207, which does not train this model). Hardware and hours: not measured
-here. `progrpo doctor` counts about 21 GiB on each of 64 devices for
-`paper`, 25 GiB on each of 8 for `host`.
+here. `progrpo doctor --chip H100 --devices 64` counts 11 GiB on each device
+for `paper`, with `--devices 8` 14 GiB for `host`.
 
 To expect: an average Pass@1 over the six test sets that rises from 49.4 to
 58.3. That is the paper's figure as others quote it, not checked against the

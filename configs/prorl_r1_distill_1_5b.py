@@ -20,20 +20,24 @@ same minibatch, for one host of eight 80 GB devices.
 
 Hardware and hours: the paper's eight runs took 4 nodes of 8 H100-80GB and
 about 16,000 GPU-hours for over 2,000 steps. Nothing is measured here.
-`progrpo doctor` counts about 20 GiB on each of 64 devices for `paper`,
-38 GiB on each of 8 for `host`, in runs 1 to 5. Runs 6 to 8 sample twice the
-tokens, and each response of run 8 is twice as long.
+`progrpo doctor --chip H100 --devices 64` counts 43 GiB on each device for
+`paper`, with `--devices 8` 46 GiB for `host`: the sampling of runs 6 to 8.
 
-Files, all the user's own, each a JSONL of {"prompt": ..., "answer": ...} and
-a file with `score(completion, reference)` as in progrpo_jax/rewards/score.py:
-  data/deepscaler_40k.jsonl    data/math_verifier.py   1 or 0
-  data/eurus2_code_24k.jsonl   data/code_verifier.py   share of tests passed;
-                               `answer` holds the tests
-  data/scp116k_25k.jsonl       data/stem_verifier.py   1 or 0
-  data/nemotron_if_10k.jsonl   data/instruction_verifier.py  share of the
-                               instructions that are followed
-Logic comes from Reasoning Gym: the twelve tasks of configs/scales.py stand in
-for the paper's 96, in Reasoning Gym's own words and with its partial credit.
+Files, as published, each set in a folder of its name, and what its answers
+are worth:
+  data/deepscaler             mathematics, 1 or 0
+  data/eurus2_code            code, the share of its tests that a program
+                              passes within 5 s; run in a jail, without which
+                              the run does not start (docs/tasks.md)
+  data/scp116k                science, 1 or 0
+  data/nemotron_instructions  the share of the instructions that are followed
+and, to be tested on and kept out of what is trained on: data/aime24, aime25,
+amc23, math500, minerva_math, olympiad_bench, humaneval_plus, livecodebench,
+gpqa, mmlu_pro, ifeval. `progrpo tasks list` says where they are. Logic needs
+no file: 96 generators of Reasoning Gym (the paper does not list its 96), in
+its own words and with its partial credit. The first start builds all of it.
+What a set leaves out stands in its report; the sizes of the paper, 40, 24, 25
+and 10 thousand, are those after filters of its own, which are not public.
 
 To expect, from the paper's tables 1 to 3, start model -> after all eight
 runs: mathematics 44.45 -> 60.14, code 23.08 -> 37.49, GPQA 15.86 -> 41.78,

@@ -3,9 +3,10 @@
   progrpo train --config configs/prorl_v2_r1_distill_1_5b.py:host \
     --workdir runs/prorl_v2
 
-Arguments, files and logic tasks are those of
-configs/prorl_r1_distill_1_5b.py, here all five domains from the start.
-Hardware and hours: not known, and nothing is measured here.
+Arguments and files are those of configs/prorl_r1_distill_1_5b.py, here all
+five domains from the start. Hardware and hours: not known, and nothing is
+measured here. `progrpo doctor --chip H100 --devices 64` counts 22 GiB on each
+device for `paper`, with `--devices 8` 25 GiB for `host`.
 
 To expect: the blog's results are figures only, for over 3,000 steps; its
 responses are 17.5% shorter. Not reproduced here.

@@ -5,11 +5,9 @@
 Model, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
 Hardware and hours: not measured here.
 
-Files, both the user's own:
-  data/openr1_math_hard.jsonl  lines {"prompt": "...", "answer": "34",
-                               "demonstrations": ["..."]}: problems of
-                               OpenR1-Math and expert solutions of them
-  data/math_verifier.py        as in configs/progrpo_qwen2_5_7b.py
+Files: data/deepscaler, whose published solutions are the expert's where they
+box the answer, and the six test sets of configs/progrpo_qwen2_5_7b.py. The
+paper trains on the hard part of OpenR1-Math.
 
 To expect: no score in this setting is known to us. The paper trains Qwen3-8B,
 which cannot be read here; on the hard part of OpenR1-Math it has AIME 2024
@@ -19,8 +17,8 @@ here.
 From the paper: where enough of a group fails, its worst response gives way to
 the policy's own rephrasing of an expert solution, if the verifier accepts
 that; then GRPO, its ratio under the plain prompt. Ours: how many must fail
-and how badly, the words of the question. Batch, lengths and learning rate are
-stand-ins: FlowRL's (2509.15207).
+and how badly, the words of the question, the data. Batch, lengths and
+learning rate are stand-ins: FlowRL's (2509.15207).
 """
 
 from configs import methods, scales
@@ -29,7 +27,8 @@ from configs import methods, scales
 def get_config(scale: str = "paper"):
   """RePO at a scale."""
   c = scales.flowrl(scale)
-  c.data.tasks = {"math": scales.jsonl("openr1_math_hard", "math_verifier")}
+  c.data.tasks = {
+      "deepscaler": scales.published(validation=scales.MATHEMATICS)}
   # A problem and a solution of it.
   c.algo.rephrase.max_prompt_length = (
       c.data.max_prompt_length + c.sampling.max_new_tokens)

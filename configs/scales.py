@@ -1,20 +1,19 @@
 """Settings at paper scale that several files share: model, data, budget.
 
-The files that the tasks below name are the user's own:
-  data/NAME.jsonl           lines {"prompt": "...", "answer": "34"}
-  data/NAME_verifier.py     def score(completion, reference) -> (reward,
-                            correct, status); see progrpo_jax/rewards/score.py
+The data are the published sets, read from files that the user has fetched,
+those of a set in a folder of its name: data/aime24, data/deepscaler, ...
+`progrpo tasks list` says where each is to be had, and the error for a missing
+file how to get it; docs/tasks.md has them in a table. They are built at the
+first start.
 """
 
 from configs import common
 
-# Logic for ProRL: tasks with a module here, and generators that the general
-# one serves.
-TASKS = ("graph_color", "knights_knaves", "n_queens")
-GENERATORS = (
-    "ab", "family_relationships", "group_anagrams", "letter_jumble",
-    "mini_sudoku", "number_sequence", "spell_backward", "syllogism",
-    "zebra_puzzles")
+# Where the published files lie.
+FILES = "data"
+# The six test sets that papers on mathematics report.
+MATHEMATICS = (
+    "aime24", "aime25", "amc23", "math500", "minerva_math", "olympiad_bench")
 
 
 def flowrl(scale: str = "paper", model: str = "Qwen2.5-7B"):
@@ -24,7 +23,8 @@ def flowrl(scale: str = "paper", model: str = "Qwen2.5-7B"):
   steps is read as rollout steps.
   """
   c = _start(model)
-  c.data.tasks = {"math": jsonl("dapo_math_17k", "math_verifier")}
+  c.data.tasks = {
+      "dapo_math_17k": published(validation=MATHEMATICS)}
   c.data.max_prompt_length = 2048
   c.data.prompt_buckets = (256, 512, 1024)
   c.sampling.max_new_tokens = 8192
@@ -62,6 +62,7 @@ def dapo(model: str = "Qwen2.5-32B"):
   c.mesh.tensor = 8
   c.sampling.max_new_tokens = 20480
   c.algo.num_generations = 16
+  c.sampling.batch_prompts = 16
   c.train.micro_batch_prompts = 8
   c.eval.batch_prompts = 8
   c.eval.temperature = 1.0
@@ -82,50 +83,41 @@ def prorl(scale: str = "paper"):
   c.algo.num_generations = 16
   batch(c, scale, prompts=256, minibatch=64)
   c.optim.learning_rate = 2e-6
-  # Of every task: fifteen sets are tried at each evaluation.
+  # Of every domain.
   c.eval.num_problems = 64
   c.eval.num_samples = 16
   return c
 
 
 def domains(instructions: bool = False) -> dict:
-  """ProRL's data, each domain by its size in thousands of problems."""
+  """ProRL's data, each domain by its size in thousands of problems.
+
+  What is held out is what the paper tests: the six sets of mathematics, the
+  four sources of Eurus-2's own validation, GPQA, IFEval, and unseen problems
+  of Reasoning Gym's tasks.
+  """
   tasks = {
-      "math": jsonl("deepscaler_40k", "math_verifier", 40.0),
-      "code": jsonl("eurus2_code_24k", "code_verifier", 24.0),
-      "stem": jsonl("scp116k_25k", "stem_verifier", 25.0),
+      "deepscaler": published(40.0, validation=MATHEMATICS),
+      "eurus2_code": published(24.0),
+      "scp116k": published(25.0, validation=("gpqa",)),
+      "reasoning_gym": {"weight": 37.0, "options": {"dataset": "mixture"}},
   }
   if instructions:
-    tasks["instructions"] = jsonl(
-        "nemotron_if_10k", "instruction_verifier", 10.0)
-  weight = 37 / len(TASKS + GENERATORS)
-  for name in TASKS:
-    tasks[name] = {"weight": weight, "options": {"binary": False}}
-  for name in GENERATORS:
-    tasks[name] = {
-        "weight": weight, "module": "reasoning_gym",
-        "options": {"dataset": name, "binary": False}}
+    tasks["nemotron_instructions"] = published(10.0, validation=("ifeval",))
   return tasks
 
 
-def jsonl(data: str, verifier: str, weight: float = 1.0) -> dict:
-  """A task whose problems and verifier are the user's; 1% is held out."""
-  return {
-      "weight": weight, "module": "jsonl",
-      "options": {
-          "file": f"data/{data}.jsonl",
-          "validation_file": "",
-          "validation_share": 0.01,
-          "verifier": f"data/{verifier}.py:score",
-      },
-  }
+def published(weight: float = 1.0, **options) -> dict:
+  """A task that is a published set, from files at hand."""
+  return {"weight": weight, "options": {"manual_dir": FILES, **options}}
 
 
 def batch(c, scale: str, *, prompts: int, minibatch: int) -> None:
   """The paper's batch, or 64 prompts for one host of eight devices.
 
   The minibatch, in prompts, is the same. Responses are long: one of them a
-  row, one row a device at a time.
+  row, one row a device at a time; the groups of four prompts a device are
+  sampled together, and verified while the next are sampled.
   """
   if scale not in ("paper", "host"):
     raise ValueError(f"no scale {scale!r}; known: paper, host")
@@ -134,6 +126,7 @@ def batch(c, scale: str, *, prompts: int, minibatch: int) -> None:
   c.train.num_minibatches = c.train.prompts_per_step // minibatch
   c.train.micro_batch_generations = 1
   c.train.micro_batch_prompts = devices
+  c.sampling.batch_prompts = 4 * devices
   c.eval.batch_prompts = devices
 
 
@@ -144,6 +137,8 @@ def _start(model: str):
   c.model.dtype = "bfloat16"
   c.model.remat = "layer"
   c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 1
+  # Published sets have a few problems that are longer than any limit.
+  c.data.filter_overlong_prompts = True
   c.rewards.workers = 16
   c.sampling.chunk = 64
   c.eval.every = 20

@@ -29,6 +29,42 @@ _SHAPES = {
 }
 RANK = 32
 
+# What is counted: name, what it is, when it is there.
+_TERMS = (
+    ("weights that train",
+     "float32 masters",
+     "always"),
+    ("weights that do not",
+     "in `model.dtype`, with LoRA",
+     "always"),
+    ("optimiser",
+     "two moments, of what trains; `optim.mu_dtype` halves the "
+     "first",
+     "always"),
+    ("reference",
+     "of what trains, in `model.dtype`; none where nothing reads "
+     "it",
+     "always"),
+    ("weights as decoding reads them",
+     "merged, cast, a tree a layer",
+     "sample, evaluate"),
+    ("keys of prompts and responses",
+     "of `sampling.batch_prompts` prompts and all their samples",
+     "sample, evaluate"),
+    ("gradient",
+     "float32; prompts and responses have one each for a moment, "
+     "micro-batches one more",
+     "update"),
+    ("what the backward pass keeps",
+     "what differentiation hands over, traced for one device's "
+     "rows; `model.remat`",
+     "update"),
+    ("activations",
+     "the largest arrays of one layer, or of a chunk of logits "
+     "(`model.logits_chunk`)",
+     "all"),
+)
+
 TEXT = """\
 # Memory
 
@@ -40,17 +76,7 @@ on the mesh of the config, the doctor names one that does, if there is any.
 
 What is counted ([memory.py](../progrpo_jax/memory.py)):
 
-| | what | when |
-|---|---|---|
-| weights that train | float32 masters | always |
-| weights that do not | in `model.dtype`, with LoRA | always |
-| optimiser | two moments, of what trains; `optim.mu_dtype` halves the first | always |
-| reference | of what trains, in `model.dtype`; none where nothing reads it | always |
-| weights as decoding reads them | merged, cast, a tree a layer | sample, evaluate |
-| keys of prompts and responses | of `sampling.batch_prompts` prompts and all their samples | sample, evaluate |
-| gradient | float32; prompts and responses have one each for a moment, micro-batches one more | update |
-| what the backward pass keeps | what differentiation hands over, traced for one device's rows; `model.remat` | update |
-| activations | the largest arrays of one layer, or of a chunk of logits (`model.logits_chunk`) | all |
+{terms}
 
 How near it comes, measured:
 
@@ -172,6 +198,9 @@ def table(rank: int) -> str:
 def main() -> None:
   """Writes the page."""
   PAGE.write_text(TEXT.format(
+      terms="\n".join(
+          ["| | what | when |", "|---|---|---|",
+           *(f"| {' | '.join(row)} |" for row in _TERMS)]),
       usable=memory.USABLE, largest=LARGEST, rank=RANK, full=table(0),
       lora=table(RANK), chips=", ".join(
           f"{name} {chip.memory / 2**30:.1f} GiB"

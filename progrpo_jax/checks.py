@@ -42,6 +42,8 @@ def validate(c: ml_collections.ConfigDict) -> None:
   if c.algo.dynamic_sampling.prompts_per_round < 0:
     refuse("algo.dynamic_sampling.prompts_per_round",
            "must be positive, or 0 for train.prompts_per_step")
+  if c.sampling.batch_prompts < 0:
+    refuse("sampling.batch_prompts", "must be positive, or 0 for all at once")
   for key in ("rewards.deadline_s", "rewards.batch_deadline_s"):
     if functools.reduce(getattr, key.split("."), c) <= 0:
       refuse(key, "must be above 0")
@@ -168,5 +170,6 @@ def micro_batches(c, mesh) -> tuple[int, int, int]:
       "config.train.prompts_per_step": c.train.prompts_per_step,
       "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
       "rows of a micro-batch (config.train.micro_batch_*)": micro,
+      "config.sampling.batch_prompts": c.sampling.batch_prompts,
       "config.eval.batch_prompts": c.eval.batch_prompts})
   return per_row, rows // micro * c.train.num_minibatches, rows // micro

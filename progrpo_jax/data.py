@@ -5,7 +5,7 @@ resume: shuffling and mixing are Grain's, and both are functions of the index.
 So the position of a run in its data is one integer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import json
 from typing import Any, Protocol
@@ -45,6 +45,10 @@ class PromptSource:
     split: "train" or "validation".
     seed: decides the order in which the problems come.
     data_dir: where built data is kept.
+    keep: whether a row may be drawn; None for all.
+
+  Attributes:
+    left_out: task -> how many rows `keep` left out, and of how many.
   """
 
   def __init__(
@@ -53,13 +57,25 @@ class PromptSource:
       split: str,
       seed: int,
       data_dir: str,
+      keep: Callable[[base.Row], bool] | None = None,
   ):
     if not specs:
       raise InputError("no task is given")
     specs = [_complete(spec) for spec in specs]
-    text = json.dumps([specs, split, seed], sort_keys=True, default=list)
-    self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    described: list[Any] = [specs, split, seed]
     self._sources = [_load(spec, split, data_dir) for spec in specs]
+    self.left_out: dict[str, tuple[int, int]] = {}
+    if keep is not None:
+      kept = [
+          Kept(source, keep, spec["name"])
+          for spec, source in zip(specs, self._sources)]
+      described.append([source.digest for source in kept])
+      self.left_out = {
+          spec["name"]: (len(all_) - len(some), len(all_))
+          for spec, all_, some in zip(specs, self._sources, kept)}
+      self._sources = kept
+    text = json.dumps(described, sort_keys=True, default=list)
+    self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     parts = [
         grain.MapDataset.source(source)
         .shuffle(seed=_seed(seed, i, spec["name"]))
@@ -94,6 +110,34 @@ class PromptSource:
           " order of its data cannot be continued"
       )
     return int(state["position"])
+
+
+class Kept:
+  """The rows of a source that may be drawn, in their order.
+
+  Attributes:
+    digest: of which rows they are.
+  """
+
+  def __init__(
+      self, source: base.Source, keep: Callable[[base.Row], bool], name: str
+  ):
+    self._source = source
+    self._places = [i for i in range(len(source)) if keep(source[i])]
+    if not self._places:
+      raise InputError(
+          f"task {name}: none of its {len(source)} prompts is short enough;"
+          " raise data.max_prompt_length")
+    self.digest = hashlib.sha256(
+        np.asarray(self._places, np.int64).tobytes()).hexdigest()[:16]
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index: int) -> base.Row:
+    if index < 0:
+      raise IndexError(index)
+    return self._source[self._places[index]]
 
 
 def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,9 +254,14 @@ class Prompter:
         max_prompt_length=max_prompt_length,
     )
 
+  @property
+  def left_out(self) -> dict[str, tuple[int, int]]:
+    """Rows that may not be drawn; see `PromptSource`."""
+    return self._source.left_out
+
   def fits(self, row: base.Row) -> bool:
     """Returns whether the row's prompt is within the limit."""
-    return len(self._tokenizer.encode_prompt(row.prompt)[0]) <= self._limit
+    return fits(self._tokenizer, self._limit, row)
 
   def check(self, count: int = 256) -> None:
     """Encodes the first draws, so that a bad prompt shows before training."""
@@ -249,6 +298,11 @@ class Prompter:
     if not any(user):
       raise InputError(f"{where}: the prompt has no tokens")
     return tokens, user
+
+
+def fits(tokenizer: Tokenizer, limit: int, row: base.Row) -> bool:
+  """Returns whether a row's prompt has at most so many tokens."""
+  return len(tokenizer.encode_prompt(row.prompt)[0]) <= limit
 
 
 def texts(

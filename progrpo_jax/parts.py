@@ -20,7 +20,16 @@ import jax.numpy as jnp
 import ml_collections
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import checks, errors, ops, optim, sampler, scoring, sharding
+from progrpo_jax import (
+    checks,
+    errors,
+    isolation,
+    ops,
+    optim,
+    sampler,
+    scoring,
+    sharding,
+)
 from progrpo_jax import data as data_lib
 from progrpo_jax import policy as policy_lib
 from progrpo_jax import schedule as schedule_lib
@@ -246,8 +255,13 @@ def make_prompter(c, tokenizer, split: str) -> data_lib.Prompter:
       dict(name=spec.get("module") or name, weight=spec.get("weight", 1.0),
            options=dict(spec.get("options", {})))
       for name, spec in c.data.tasks.items()]
+  keep = None
+  if c.data.filter_overlong_prompts:
+    keep = functools.partial(
+        data_lib.fits, tokenizer, c.data.max_prompt_length)
   source = data_lib.PromptSource(
-      specs, split, seed=c.seed, data_dir=os.path.expanduser(c.data.dir))
+      specs, split, seed=c.seed, data_dir=os.path.expanduser(c.data.dir),
+      keep=keep)
   return data_lib.Prompter(
       source, tokenizer, buckets=tuple(c.data.prompt_buckets),
       max_prompt_length=c.data.max_prompt_length)
@@ -260,6 +274,7 @@ def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
       workers=r.workers, deadline_s=r.deadline_s, memory_mb=r.memory_mb,
       max_failure_share=r.max_failure_share,
       batch_deadline_s=r.batch_deadline_s,
+      options=isolation.options(c),
       answer=functools.partial(
           thinking.answer, mode=r.thinking, inside=opens_thought))
 
@@ -328,6 +343,7 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   for stage in schedule_lib.every(c):  # before the weights, and all of them
     checks.validate(stage)
+    isolation.check(stage)
     checks.micro_batches(stage, mesh)
     for make in (make_schedule, make_objective, make_advantage,
                  make_correction):
@@ -382,7 +398,7 @@ def assemble(
           num_generations=c.algo.num_generations,
           max_new_tokens=s.max_new_tokens, temperature=s.temperature,
           top_p=s.top_p, top_k=s.top_k, stop_ids=tokenizer.stop_ids,
-          chunk=s.chunk),
+          chunk=s.chunk, batch_prompts=s.batch_prompts),
       dist=dist, tx=tx,
       learning_rate=lambda step: float(rate(
           step * c.train.num_minibatches * c.train.num_iterations)),

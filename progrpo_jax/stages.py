@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import checks, records, rephrase, sampler, schedule
-from progrpo_jax import data as data_lib
+from progrpo_jax import checks, records, rephrase, rounds, schedule
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
@@ -42,12 +41,10 @@ def collect(
   dynamic = c.algo.dynamic_sampling
   count = c.train.prompts_per_step
   size = checks.prompts_per_round(c)
-  group = c.algo.num_generations
   key = jax.random.fold_in(
       jax.random.fold_in(parts.key, progress.step), _SAMPLE)
   position = progress.position
-  counters = parts.pool.counters
-  timeouts, crashes = counters.timeouts, counters.crashes
+  before = dataclasses.replace(parts.pool.counters)
   rephrased: list[dict[str, float]] = []
 
   def draw() -> groups_lib.Groups:
@@ -55,16 +52,7 @@ def collect(
     clock.may_stop()
     prompts = parts.prompter.take(position, size)
     position += size
-    with clock.stage("sample"):
-      rollout = sampler.sample(
-          parts.model, params, prompts, key, parts.sampling, parts.mesh)
-    with clock.stage("verify"):
-      texts = data_lib.texts(parts.tokenizer, rollout, group)
-      reward, correct, valid = data_lib.verify(
-          parts.pool, prompts.rows, texts)
-    groups = groups_lib.Groups(
-        prompts=prompts, rollout=rollout, texts_PG=texts, reward_PG=reward,
-        correct_PG=correct, valid_PG=valid, fresh_P=np.ones(size, bool))
+    groups = rounds.draw(parts, params, prompts, key, clock)
     if c.algo.rephrase.enabled:
       groups, found = rephrase.rephrase(
           parts, params, groups, jax.random.fold_in(key, _REPHRASE), clock)
@@ -89,9 +77,10 @@ def collect(
     # whose last bits may differ.
     surplus = dataclasses.replace(
         surplus, prompts=parts.prompter.of(surplus.prompts.ids_P))
+  now = parts.pool.counters
   collected.metrics.update(records.measure_rollouts(collected.sampled) | {
-      "verifier/timeouts": counters.timeouts - timeouts,
-      "verifier/crashes": counters.crashes - crashes})
+      f"verifier/{name}": getattr(now, name) - getattr(before, name)
+      for name in ("timeouts", "crashes", "refused")})
   for name in rephrased[0] if rephrased else ():
     collected.metrics[name] = statistics.mean(x[name] for x in rephrased)
   return collected, dataclasses.replace(

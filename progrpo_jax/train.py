@@ -22,7 +22,7 @@ from typing import Any
 from etils import epath
 
 from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import checks, errors, records, signals, stages
+from progrpo_jax import checks, errors, isolation, records, signals, stages
 from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import metrics as metrics_lib
@@ -190,7 +190,7 @@ def _train(c, workdir, view: progress_lib.View) -> int:
   """`train`, with a full disk as it comes."""
   parts, params = parts_lib.build(c)
   clock = Clock(view)
-  view.message(parts_lib.attention_of(parts.model, parts.mesh))
+  _introduce(parts, view)
   with contextlib.ExitStack() as stack:
     stack.enter_context(parts.pool)
     workdir = prepare_workdir(c, parts, workdir)
@@ -208,6 +208,18 @@ def _train(c, workdir, view: progress_lib.View) -> int:
     del params  # the state has taken them over
     write_config(c, workdir)
     return loop(parts, *rest, checkpointer, writer, clock)
+
+
+def _introduce(parts: parts_lib.Parts, view: progress_lib.View) -> None:
+  """Says what the config left to the machine and to the data."""
+  view.message(parts_lib.attention_of(parts.model, parts.mesh))
+  if isolation.is_needed(parts.config):
+    view.message(f"isolation of code: {isolation.describe()}")
+  for task, (out, of) in parts.prompter.left_out.items():
+    if out:
+      view.message(
+          f"{task}: {out} of {of} prompts are longer than"
+          f" {parts.config.data.max_prompt_length} tokens and left out")
 
 
 def loop(

@@ -12,6 +12,7 @@ import pytest
 from configs import common, methods, tiny
 from progrpo_jax import checks, errors, parts, schedule
 from progrpo_jax.cli import config as config_lib
+from progrpo_jax.tasks import base
 
 FOLDER = pathlib.Path(common.__file__).parent
 METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
@@ -79,6 +80,61 @@ def test_every_stage_of_every_file_can_be_built(spec):
     parts.make_schedule(stage)
     parts.make_correction(stage)
     checks.micro_batches(stage, mesh)
+
+
+def _published():
+  """(file, task, its options) of every stage at paper scale, once each."""
+  found = {}
+  for name in PAPER:
+    for stage in schedule.every(_load(f"{name}.py")):
+      for task, spec in stage.data.tasks.items():
+        assert "module" not in spec, task
+        if hasattr(base.resolve(task), "SET"):
+          found[name, task] = dict(spec.options)
+  return [(*key, options) for key, options in found.items()]
+
+
+def test_the_data_of_papers_are_published_sets():
+  tasks = {task for _, task, _ in _published()}
+  assert tasks == {
+    "dapo_math_17k", "deepscaler", "eurus2_code", "scp116k",
+    "nemotron_instructions"}
+  domains = {base.resolve(task).SET.domain for task in tasks}
+  runs = list(schedule.every(_load("prorl_r1_distill_1_5b.py")))
+  domains |= {base.resolve("reasoning_gym").DOMAIN}
+  assert len(domains) == 5 == len(runs[-1].data.tasks)
+  assert runs[0].data.tasks.reasoning_gym.options.dataset == "mixture"
+
+
+@pytest.mark.parametrize(("name", "task", "options"), _published())
+def test_sets_need_nothing_but_their_files(
+    name, task, options, tmp_path, monkeypatch):
+  """Its own are looked for before those it is tested on, by their names."""
+  monkeypatch.chdir(tmp_path)
+  said = base.resolve(task).SET.how_to_get
+  with pytest.raises(errors.InputError) as caught:
+    base.load(task, "train", data_dir=str(tmp_path / "built"), seed=0,
+              **options)
+  assert said in str(caught.value) or "is needed to keep" in str(caught.value)
+  for other in options.get("validation", ()):
+    known = base.resolve(other).SET
+    assert known.splits == ("validation",), other
+    (tmp_path / "data" / other).mkdir(parents=True, exist_ok=True)
+    one = dict(options, validation=(other,))
+    with pytest.raises(errors.InputError) as caught:
+      base.load(task, "validation", data_dir=str(tmp_path / "built"), seed=0,
+                **one)
+    assert f"data/{other}" in str(caught.value)
+    assert known.how_to_get in str(caught.value)
+
+
+def test_a_set_to_test_on_can_be_named_on_the_command_line():
+  key = "data.tasks.dapo_math_17k.options.validation"
+  parser = config_lib.parser("evaluate", "")
+  c, _ = config_lib.parse(parser, [
+    "--config", str(FOLDER / "progrpo_qwen2_5_7b.py"),
+    f"--config.{key}=('aime24',)"])
+  assert c.data.tasks.dapo_math_17k.options.validation == ("aime24",)
 
 
 @pytest.mark.parametrize("name", SCALED)
@@ -235,7 +291,7 @@ def test_prorl_is_eight_runs(scale):
   assert [r.algo.num_generations for r in runs] == [16] * 5 + [32] * 2 + [16]
   assert [r.sampling.max_new_tokens for r in runs] == [8192] * 7 + [16384]
   assert [r.algo.truncated_factor for r in runs] == [1.0] * 3 + [0.0] * 5
-  assert ["instructions" in r.data.tasks for r in runs] == (
+  assert ["nemotron_instructions" in r.data.tasks for r in runs] == (
     [False] * 2 + [True] * 6)
   assert all(r.algo.reset.optimizer for r in runs)
 

@@ -51,6 +51,30 @@ def test_draw_is_a_function_of_seed_and_number(folder):
   assert one[:30] != one[30:60]
 
 
+def _short(row):
+  return len(row.prompt) <= 4
+
+
+def test_rows_may_be_left_out(folder):
+  specs = [_spec(min_terms=2, max_terms=4, max_digits=1)]
+  whole = data.PromptSource(specs, "train", 1, folder)
+  kept = data.PromptSource(specs, "train", 1, folder, keep=_short)
+  all_rows = {r.prompt for r in whole.first(99)}
+  short = {p for p in all_rows if len(p) <= 4}
+  assert 0 < len(short) < len(all_rows) == 30
+  assert {r.prompt for r in kept.first(99)} == short
+  assert set(_draws(kept, 60)) == short
+  assert kept.left_out == {"chain_sum": (30 - len(short), 30)}
+  assert whole.left_out == {}
+  # Another choice of rows is another order of draws.
+  with pytest.raises(InputError, match="cannot be continued"):
+    whole.restore(kept.state(3))
+  again = data.PromptSource(specs, "train", 1, folder, keep=_short)
+  assert again.restore(kept.state(3)) == 3
+  with pytest.raises(InputError, match="chain_sum: none of its 30 prompts"):
+    data.PromptSource(specs, "train", 1, folder, keep=lambda row: False)
+
+
 def test_mixture_has_the_weights(folder):
   specs = [_spec(weight=3), _spec("simple_equations", weight=1)]
   source = data.PromptSource(specs, "train", 0, folder)

@@ -26,7 +26,9 @@ FLOORS = [
         "algos/collapse.py",
         "rewards/score.py", "rewards/thinking.py", "rewards/sandbox.py",
         "rewards/pool.py",
-        "rewards/*.py",
+        "rewards/answers.py", "rewards/latex.py", "rewards/notation.py",
+        "rewards/symbolic.py", "rewards/math.py",
+        "rewards/language.py", "rewards/*.py",
         "sharding.py",
         "models/rope.py", "models/config.py", "models/layers.py",
     ],
@@ -35,7 +37,11 @@ FLOORS = [
         "models/lora.py", "models/cache.py", "models/transformer.py",
         "models/tensors.py", "models/hf.py",
         "chat.py", "tokenizer.py", "optim.py",
-        "tasks/base.py", "tasks/reasoning_gym.py", "tasks/*.py",
+        "tasks/base.py", "tasks/builder.py", "tasks/rejects.py",
+        "tasks/files.py", "tasks/overlap.py", "tasks/sets.py",
+        "tasks/testcases.py", "tasks/texts.py", "tasks/programs.py",
+        "tasks/instructions.py", "tasks/reader.py", "tasks/published.py",
+        "tasks/reasoning_gym.py", "tasks/*.py",
     ],
     [
         "state.py", "sampler.py", "groups.py", "scoring.py", "update.py",
@@ -46,9 +52,11 @@ FLOORS = [
         "evaluators/held_out.py",
     ],
     [
-        "schedule.py", "checks.py", "policy.py", "parts.py", "progress.py",
-        "records.py", "rephrase.py", "signals.py", "stages.py", "train.py",
-        "warmup.py",
+        "schedule.py", "checks.py", "isolation.py", "policy.py", "parts.py",
+        "memory.py", "progress.py",
+        "records.py", "rounds.py", "rephrase.py", "signals.py", "stages.py",
+        "train.py",
+        "warmup.py", "inference.py", "run.py",
     ],
     [
         "report/comparison.py", "report/tables.py", "report/figures.py",
@@ -74,7 +82,13 @@ IMPORTERS = {
     "safetensors": [],
     "tensorflow_datasets": ["tasks/*.py", "data.py"],
     "grain": ["tasks/*.py", "data.py"],
+    "pyarrow": ["tasks/files.py"],
+    "py3langid": ["rewards/language.py"],
+    "math_verify": ["rewards/symbolic.py"],
+    "latex2sympy2_extended": ["rewards/symbolic.py"],
+    "sympy": ["rewards/symbolic.py"],
     "matplotlib": ["report/*.py"],
+    "IPython": ["report/notebook.py"],
     "tensorboardX": ["metrics.py"],
     "wandb": ["metrics.py"],
     "tensorflow": [],
@@ -86,7 +100,7 @@ UNSEEN = {
     "ml_collections", "absl", "etils", "pathlib", "os", "io", "shutil",
     "tempfile", "time", "datetime"}
 # The process pool and the jail are made of processes and deadlines.
-SEEING = {"rewards/pool.py", "rewards/sandbox.py"}
+SEEING = {"rewards/pool.py", "rewards/sandbox.py", "rewards/jail.py"}
 
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 WITHOUT_JAX = ["rewards/*.py", "tasks/*.py"]
@@ -175,6 +189,17 @@ def mesh_literals(tree):
   return found
 
 
+def bare(node, path):
+  """Whether a statement of an `__init__.py` may stand there.
+
+  The package's own also has the two hooks by which it hands out `load_run`
+  when it is asked for. A plain import would cost every verifier process JAX.
+  """
+  hooks = {"__getattr__", "__dir__"} if path == "__init__.py" else set()
+  return isinstance(node, (ast.Expr, ast.Assign)) or (
+      isinstance(node, ast.FunctionDef) and node.name in hooks)
+
+
 def violations_of_package(files):
   """Of files {path: source} under `progrpo_jax/`."""
   trees = {
@@ -183,8 +208,7 @@ def violations_of_package(files):
   graph = {p: imports(t) for p, t in trees.items()}
   for path, tree in sorted(trees.items()):
     if path.rpartition("/")[2] == "__init__.py":
-      if any(not isinstance(node, (ast.Expr, ast.Assign))
-             for node in tree.body):
+      if not all(bare(node, path) for node in tree.body):
         yield f"{path}: holds more than a docstring and constants"
       continue
     if place(path) is None:
@@ -252,7 +276,9 @@ def test_the_code_keeps_the_rules():
 
 
 GOOD = {
-    "progrpo_jax/__init__.py": '"""Doc."""\n\n__version__ = "1"\n',
+    "progrpo_jax/__init__.py": (
+        '"""Doc."""\n\n__version__ = "1"\n\n'
+        "def __getattr__(name):\n  from progrpo_jax import train\n"),
     "progrpo_jax/errors.py": "",
     "progrpo_jax/ops.py": "import jax\n",
     "progrpo_jax/algos/kl.py": "from progrpo_jax import ops\n",
@@ -311,6 +337,14 @@ def test_made_up_code_that_keeps_the_rules():
     ("progrpo_jax/extras.py", "", "extras.py: on no floor; add it"),
     ("progrpo_jax/algos/__init__.py", "from progrpo_jax.algos import kl",
      "more than a docstring"),
+    ("progrpo_jax/__init__.py", "from progrpo_jax import train",
+     "more than a docstring"),
+    ("progrpo_jax/__init__.py", "def load_run():\n  pass",
+     "more than a docstring"),
+    ("progrpo_jax/algos/__init__.py", "def __getattr__(name):\n  pass",
+     "more than a docstring"),
+    ("progrpo_jax/cli/train.py", "def f():\n  import IPython",
+     "imports IPython"),
     ("progrpo_jax/train.py", "import optax", "imports optax, which is for"),
     ("progrpo_jax/train.py", "from orbax import checkpoint", "imports orbax"),
     ("progrpo_jax/checkpoint.py", "import flax.struct", "imports flax"),

@@ -54,6 +54,17 @@ def test_names_and_cuts_are_refused_too(small, override, said):
   assert said in str(caught.value)
 
 
+def test_overlong_prompts_may_be_left_out(small):
+  """Those of 5 terms have 10 characters, and a first token."""
+  parts, _ = parts_lib.build(small.config(
+      "data.max_prompt_length=8", "data.filter_overlong_prompts=True"))
+  with parts.pool:
+    out, of = parts.prompter.left_out["chain_sum"]
+    assert 0 < out < of == 64
+    prompts = parts.prompter.take(0, of - out).tokens_PT
+    assert prompts.shape == (of - out, 8)
+
+
 def test_unknown_option_of_a_loss_is_refused(small):
   c = small.config()
   with c.unlocked():

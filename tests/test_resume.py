@@ -63,7 +63,7 @@ def unbroken(small, tmp_path_factory):
     replace(old, new)
 
   with pytest.MonkeyPatch.context() as patch:
-    before(sampler, "sample", "sample")
+    before(sampler, "batches", "sample")
     before(data_lib, "verify", "verify")
     before(signals, "prepare", "score")
     before(stages, "improve", "update")
@@ -123,7 +123,7 @@ def test_stopped_it_saves_and_goes_on_alike(
       "train", *small.args("checkpoint.every=1000"), "--workdir", str(tmp_path)]
   # Two batches of problems are sampled before the first step.
   for module, name, number, which in (
-      (sampler, "sample", signal.SIGTERM, 3),
+      (sampler, "batches", signal.SIGTERM, 3),
       (stages, "improve", signal.SIGINT, 1)):
     original, calls = getattr(module, name), []
 
@@ -138,7 +138,7 @@ def test_stopped_it_saves_and_goes_on_alike(
       patch.setattr(module, name, call)
       assert main.main(argv) == train.PREEMPTED == 75
     steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
-    assert steps[-1] == ("0" if name == "sample" else "1")
+    assert steps[-1] == ("0" if name == "batches" else "1")
   assert "SIGTERM: saving, then stopping" in capsys.readouterr().out
   assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
   assert main.main(argv) == 0

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import groups, signals, stages
+from progrpo_jax import data, groups, signals, stages
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
 
@@ -83,7 +83,7 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
   assert carried.prompts.tokens_PT.shape == (1, 6)
   again = groups.from_arrays(
       groups.to_arrays(carried), parts.prompter.of,
-      lambda rollout: stages.data_lib.texts(parts.tokenizer, rollout, 4))
+      lambda rollout: data.texts(parts.tokenizer, rollout, 4))
   assert again.texts_PG == carried.texts_PG
   for a, b in ((again.prompts, carried.prompts),
                (again.rollout, carried.rollout)):

@@ -6,7 +6,7 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, metrics, sharding
+from progrpo_jax import checks, isolation, metrics, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import config as config_lib
@@ -32,6 +32,7 @@ def run(argv: list[str]) -> int:
 def start(c, workdir: str | None) -> dict[str, float]:
   """Evaluates the policy that `c.model.init_from` names and prints it."""
   checks.validate(c)
+  isolation.check(c)
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   policy = policy_lib.load(c, mesh)
   values: dict[str, float] = {}

@@ -30,6 +30,7 @@ PALETTE = (
 INK, GRID, BASE = "#1b1f24", "#dde1e6", "#5f6670"
 STAGES = ("sample", "verify", "score", "update")
 _MARKERS = "osD^vPX*"
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 _MAX_POINTS = 300
 _STYLE = {
   "axes.axisbelow": True,
@@ -71,6 +72,36 @@ def reward(groups):
 def correct(groups):
   """Share of the sampled completions that the verifier accepts."""
   return _curve(groups, "correct", "Correct completions", "share", share=True)
+
+
+def rewards_by_task(groups):
+  """Mean reward of each task of one run, where it has more than one."""
+  if len(groups) > 1:  # a line a task and a label would be a tangle
+    return None
+  (runs,) = groups.values()
+  tasks = sorted({
+    found[1]
+    for run in runs
+    for row in run.metrics
+    for name in row
+    if (found := re.fullmatch(r"rewards/(.+)/mean", name))
+  })
+  if len(tasks) < 2:
+    return None
+  with matplotlib.rc_context(_STYLE):
+    figure, (axes,) = _axes()
+    for rank, task in enumerate(tasks):
+      _line(
+        axes,
+        _gather(runs, f"rewards/{task}/mean"),
+        PALETTE[rank % len(PALETTE)],
+        label=_shown(task),
+        linestyle=_DASHES[rank // len(PALETTE) % len(_DASHES)],
+      )
+    axes.set_title("Reward by task")
+    _finish(axes, "mean reward")
+    _legend_below(axes, min(len(tasks), 3))
+  return figure
 
 
 def entropy(groups):
@@ -224,7 +255,6 @@ def pass_at_k_over_steps(groups, dataset=None):
   ks = comparison.shown_ks(runs_all, dataset)
   if not ks or max(len(run.evals) for run in runs_all) < 2:
     return None
-  dashes = ("-", (0, (4, 2)), (0, (1, 1.5)))
   alone = len(groups) == 1
   with matplotlib.rc_context(_STYLE):
     figure, (axes,) = _axes()
@@ -236,7 +266,7 @@ def pass_at_k_over_steps(groups, dataset=None):
           steps,
           [np.mean(found[step]) for step in steps],
           color=PALETTE[rank] if alone else color,
-          linestyle="-" if alone else dashes[rank],
+          linestyle="-" if alone else _DASHES[rank],
           marker=_MARKERS[rank if alone else index % len(_MARKERS)],
           markersize=4.5,
           label=f"pass@{k}" if alone else f"{label}, pass@{k}",

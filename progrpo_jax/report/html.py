@@ -47,6 +47,11 @@ _RUN_FIGURES = (
     "range.",
   ),
   (
+    figures.rewards_by_task,
+    "Mean reward of each task's completions. A task with few prompts a step is "
+    "noisy; one that was not drawn in a step has no value there.",
+  ),
+  (
     figures.correct,
     "Share of the completions that the verifier accepts, before any shaping.",
   ),

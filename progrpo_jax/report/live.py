@@ -27,6 +27,13 @@ _SHOWN = (
   ("completions/mean_length", "length", "{:.0f}"),
   ("perf/tokens_per_second", "tokens/s", "{:,.0f}"),
 )
+# What failed in the verifiers during a step; shown where it is not 0.
+_FAILED = (
+  ("verifier/masked", "masked"),
+  ("verifier/timeouts", "timeouts"),
+  ("verifier/crashes", "crashes"),
+  ("verifier/refused", "refused"),
+)
 _STAGES = ("sample", "verify", "score", "update")
 _STAGE_STYLES = ("blue", "magenta", "cyan", "green")
 # By the number that `collapse/level` logs: word and colour.
@@ -139,9 +146,20 @@ class LiveView:
     if seconds is not None:
       parts.append(f"{seconds:.1f} s/step")
     parts.append(f"left {duration(self._time_left())}")
+    if failed := self._failed():
+      parts.append(failed)
     if self._level:
       parts.append(_LEVELS[self._level][0].upper())
     return "  ".join(parts)
+
+  def _failed(self):
+    """What the verifiers failed on in the last step, or ""."""
+    counts = [
+      f"{count:.0f} {word}"
+      for name, word in _FAILED
+      if (count := _number(self._metrics.get(name)))
+    ]
+    return f"verifier: {', '.join(counts)}" if counts else ""
 
   def _render(self):
     """The whole view as one panel."""
@@ -153,6 +171,8 @@ class LiveView:
     for row in rows:
       if row is not None:
         body.add_row(row)
+    if failed := self._failed():
+      body.add_row(rich.text.Text(failed, style="yellow"))
     for text in self._messages:
       body.add_row(rich.text.Text(f"• {text}", style="dim"))
     return rich.panel.Panel(

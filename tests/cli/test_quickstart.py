@@ -55,7 +55,7 @@ def test_leaves_all_it_promises_and_does_nothing_twice(
     raise AssertionError("done already")
 
   monkeypatch.setattr(warmup, "warm_up", work)
-  monkeypatch.setattr(sampler, "sample", work)
+  monkeypatch.setattr(sampler, "batches", work)
   before = {
       p: t for p, t in _mtimes(output).items()
       if pathlib.Path(p).name not in (

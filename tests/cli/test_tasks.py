@@ -1,6 +1,11 @@
+import json
+
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 from progrpo_jax.cli import tasks
+from progrpo_jax.rewards import sandbox
 
 SMALL = ["--option", "num_train=30", "--option", "num_validation=5"]
 
@@ -35,3 +40,83 @@ def test_build_prints_sizes(tmp_path, capsys):
 def test_bad_input_is_exit_code_2(arguments, said, tmp_path, capsys):
   assert tasks.run([*arguments, "--data_dir", str(tmp_path)]) == 2
   assert said in capsys.readouterr().err
+
+
+IFEVAL = [
+    {"key": i, "prompt": f"Poem {i}.", "instruction_id_list": [
+        "punctuation:no_comma", "length_constraints:number_words"],
+     "kwargs": [{}, {"relation": "at least", "num_words": 8}]}
+    for i in range(2)]
+SETS = {
+    "math500": ("test.jsonl", [
+        {"problem": f"{i} + 1?", "answer": str(i + 1)} for i in (1, 2)]),
+    "gpqa": ("gpqa_diamond.csv", [
+        {"Question": f"Which {i}?", "Correct Answer": f"this {i}",
+         "Incorrect Answer 1": "a", "Incorrect Answer 2": "b",
+         "Incorrect Answer 3": "c"} for i in range(2)]),
+    "ifeval": ("ifeval_input_data.jsonl", IFEVAL),
+    "livecodebench": ("test.jsonl", [
+        {"question_content": f"Echo {i}.", "starter_code": "",
+         "contest_date": "2024-09-01", "metadata": "{}",
+         "public_test_cases": json.dumps(
+             [{"input": f"{i}\n", "output": f"{i}\n", "testtype": "stdin"}]),
+         "private_test_cases": "[]"} for i in (3, 4)]),
+    "humaneval_plus": ("tests.parquet", [
+        {"prompt": f"def f{i}(x):\n", "canonical_solution": "  return x\n",
+         "entry_point": f"f{i}", "task_id": str(i),
+         "test": "inputs = [[1], [2]]\nresults = [1, 2]\n"
+                 "assertion(1, 1, 0)\n"} for i in range(2)]),
+}
+
+
+def write(path, rows):
+  if path.suffix == ".csv":
+    lines = [",".join(rows[0])] + [",".join(r.values()) for r in rows]
+    path.write_text("\n".join(lines) + "\n")
+  elif path.suffix == ".parquet":
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+  else:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_kind_of_set_shows_right_wrong_and_malformed(
+    name, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "100")
+  if name in ("livecodebench", "humaneval_plus") and (
+      not sandbox.best().grade):
+    pytest.skip(f"no isolation here: {sandbox.best().reason}")
+  file, rows = SETS[name]
+  (tmp_path / name).mkdir()
+  write(tmp_path / name / file, rows)
+  extra = {"livecodebench": ["release=1"], "humaneval_plus": [f"file={file}"]}
+  options = [f"manual_dir={tmp_path}", *extra.get(name, ())]
+  command = ["show", name, "--n", "2", "--data_dir", str(tmp_path / "data")]
+  assert tasks.run(
+      [*command, *(w for o in options for w in ("--option", o))]) == 0
+  shown = [
+      [cell.strip() for cell in line.split("│")[1:-1]]
+      for line in capsys.readouterr().out.splitlines()
+      if line.startswith("│")]
+  found = {
+      kind: [row[2:] for row in shown if row[0] == kind]
+      for kind in ("right", "wrong", "malformed")}
+  assert found["right"] == [["1", "True", "ok"]] * 2
+  assert len(found["wrong"]) == len(found["malformed"]) == 2
+  for row in found["wrong"] + found["malformed"]:
+    assert float(row[0]) < 1 and row[1] == "False"
+  if name != "ifeval":  # there, any text is an answer
+    assert [row[2] for row in found["malformed"]] == ["no_answer"] * 2
+    assert [row[2] for row in found["wrong"]] == ["ok"] * 2
+
+
+def test_a_right_answer_that_nobody_knows_is_said_to_be_unknown(
+    tmp_path, capsys):
+  path = tmp_path / "ifeval_input_data.jsonl"
+  write(path, [IFEVAL[0] | {
+      "instruction_id_list": ["language:response_language"],
+      "kwargs": [{"language": "kn"}]}])
+  assert tasks.run([
+      "show", "ifeval", "--option", f"manual_dir={tmp_path}", "--data_dir",
+      str(tmp_path / "data")]) == 0
+  assert "(none is known)" in capsys.readouterr().out

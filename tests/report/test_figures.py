@@ -1,5 +1,6 @@
 """What the figures hold, and what becomes of them in a page."""
 
+import json
 import re
 
 import numpy as np
@@ -163,3 +164,29 @@ def test_labels_of_ticks_are_not_cut(groups):
   # Coordinates are shortened; a tick of 0.005 must stay one.
   svg = figures.to_svg(figures.kl({"a": groups["progrpo"]}), "k", "KL")
   assert ">0.005<" in svg
+
+
+def test_rewards_by_task_need_several_tasks_of_one_run(tmp_path):
+  def run(name, tasks):
+    rows = [
+      {"step": s} | {f"rewards/{t}/mean": 0.1 * i * (s % 2)
+                     for i, t in enumerate(tasks) if s % (i + 2)}
+      for s in range(1, 9)]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "metrics.jsonl").write_text(
+      "".join(json.dumps(row) + "\n" for row in rows))
+    return metrics.load(tmp_path / name)
+
+  tasks = [f"task_{i:02d}" for i in range(12)]
+  one, many = run("one", ["gsm8k"]), run("many", tasks)
+  assert figures.rewards_by_task({"a": [one]}) is None
+  assert figures.rewards_by_task({"a": [many], "b": [many]}) is None
+  figure = figures.rewards_by_task({"a": [many]})
+  (legend,) = figure.legends
+  assert [text.get_text() for text in legend.get_texts()] == tasks
+  looks = {
+    (line.get_color(), line.get_linestyle())
+    for line in figure.axes[0].get_lines()}
+  assert len(looks) == len(tasks)
+  # A step that drew nothing of a task is no 0.
+  assert list(figure.axes[0].get_lines()[0].get_xdata()) == [1, 3, 5, 7]

@@ -186,3 +186,17 @@ def test_duration_reads_as_people_say_it():
   assert live.duration(41.6) == "42 s"
   assert live.duration(185) == "3 min 05 s"
   assert live.duration(7620) == "2 h 07 min"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_failures_of_verifiers_are_shown_where_there_are_any(terminal):
+  console = _console(terminal)
+  failures = {"verifier/masked": 3, "verifier/timeouts": 2,
+              "verifier/crashes": 0, "verifier/refused": 1}
+  with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
+    view.step(1, METRICS | dict.fromkeys(failures, 0))
+    assert "verifier" not in console.file.getvalue()
+    view.step(2, METRICS | failures)
+  said = console.file.getvalue()
+  assert "verifier: 3 masked, 2 timeouts, 1 refused" in said
+  assert "crashes" not in said

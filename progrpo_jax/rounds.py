@@ -1,0 +1,82 @@
+"""A round of sampling: prompts in, verified groups out.
+
+A round is sampled in batches of `config.sampling.batch_prompts`. What comes
+of a batch is decoded and verified in a thread, and so in the pool's
+processes, while the devices sample the next one; a step waits for the last
+batch only. The result is that of one batch after the other.
+"""
+
+from concurrent import futures
+import contextlib
+
+import jax
+import numpy as np
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import data as data_lib
+from progrpo_jax import groups as groups_lib
+from progrpo_jax import parts as parts_lib
+from progrpo_jax import progress as progress_lib
+from progrpo_jax import sampler
+
+
+def draw(
+    parts: parts_lib.Parts, params, prompts: batch_lib.Prompts, key,
+    clock: progress_lib.Clock,
+) -> groups_lib.Groups:
+  """Samples and verifies a round; its stages are "sample" and "verify".
+
+  Args:
+    parts: of the run.
+    params: of the policy.
+    prompts: of the round.
+    key: of this step's sampling.
+    clock: of the step. "verify" is the time that the step waits for
+      verdicts, not the time that they take.
+
+  Raises:
+    PoolError: too many verifications of a batch failed.
+  """
+  def judge(rollout, rows):
+    texts = data_lib.texts(parts.tokenizer, rollout, group)
+    return texts, data_lib.verify(parts.pool, rows, texts)
+
+  group = parts.sampling.num_generations
+  rollouts, judging, start = [], [], 0
+  with _thread() as thread:
+    with clock.stage("sample"):
+      for rollout in sampler.batches(
+          parts.model, params, prompts, key, parts.sampling, parts.mesh):
+        end = start + len(rollout.mask_BT) // group
+        rollouts.append(rollout)
+        judging.append(
+            thread.submit(judge, rollout, prompts.rows[start:end]))
+        start = end
+        _raise_early(judging)
+    with clock.stage("verify"):
+      judged = [one.result() for one in judging]
+  texts, verdicts = zip(*judged)
+  reward_PG, correct_PG, valid_PG = map(np.concatenate, zip(*verdicts))
+  return groups_lib.Groups(
+      prompts=prompts,
+      rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
+      texts_PG=sum(texts, ()), reward_PG=reward_PG, correct_PG=correct_PG,
+      valid_PG=valid_PG, fresh_P=np.ones(len(prompts), bool))
+
+
+@contextlib.contextmanager
+def _thread():
+  """A thread; work that it has not begun when something fails is dropped."""
+  with futures.ThreadPoolExecutor(1, "verify") as thread:
+    try:
+      yield thread
+    except BaseException:
+      thread.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def _raise_early(judging: list[futures.Future]) -> None:
+  """Raises what a batch has failed on, before more are sampled."""
+  for one in judging:
+    if one.done():
+      one.result()

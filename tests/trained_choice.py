@@ -1,0 +1,17 @@
+"""A task for tests: MMLU-Pro's form, with a split to train on."""
+
+import dataclasses
+
+from progrpo_jax.tasks import mmlu_pro, published, sets
+
+VERIFIER = mmlu_pro.VERIFIER
+
+SET = dataclasses.replace(
+    mmlu_pro.SET, name="tests.trained_choice",
+    files=lambda _: (
+        sets.File("train", "train.parquet"),
+        sets.File("validation", "test.parquet")))
+
+
+def load(split, **options):
+  return published.rows(SET, split, **options)
