@@ -203,7 +203,6 @@ def compiled(c, phase):
     ("sample", {}),
     ("score", {}),
     ("update", {}),
-    ("update", dict(model__remat="layer")),
     ("update", dict(model__remat="layer", train__micro_batch_prompts=1)),
     ("update", dict(model__lora__rank=8)),
 ])

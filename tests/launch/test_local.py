@@ -33,6 +33,11 @@ def record(name):
   return f'#!/bin/bash\necho "{name} $*" >>"$FAKE/calls"\n'
 
 
+def _interruptible():
+  """No shell can trap a signal that its parent ignored, as nohup's do."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Machine:
   """Runs the scripts with the stubs before everything else on the PATH."""
 
@@ -58,7 +63,7 @@ class Machine:
     return subprocess.Popen(
         ["bash", str(LAUNCH / script), *args], env=self.env | env, text=True,
         cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
+        stderr=subprocess.STDOUT, preexec_fn=_interruptible)
 
   def run(self, *args, **env):
     process = self.start(*args, **env)
