@@ -134,7 +134,7 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
           f"{workdir} holds a run of another model; choose a new --workdir")
     if not (workdir / CONFIG).exists():
       write_config(c, workdir)
-    there.write_text(described)
+    _write(there, described)
     parts.tokenizer.save(model)
   except OSError as e:
     raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
@@ -143,7 +143,14 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
 
 def write_config(c, workdir: epath.Path) -> None:
   """Writes the resolved config."""
-  (workdir / CONFIG).write_text(c.to_json_best_effort(indent=2))
+  _write(workdir / CONFIG, c.to_json_best_effort(indent=2))
+
+
+def _write(path: epath.Path, text: str) -> None:
+  """Writes a file whole: a run that is killed leaves no half of one."""
+  part = path.with_name(f"{path.name}.part")
+  part.write_text(text)
+  part.replace(path)
 
 
 def train(c, workdir, view: progress_lib.View) -> int:

@@ -16,11 +16,11 @@ KILLS = 20
 OPTIONS = ("train.total_steps=12", "eval.every=3", "checkpoint.background=True")
 
 
-def _start(small, workdir):
+def _start(small, workdir, errors):
   return subprocess.Popen(
       [sys.executable, "-m", "progrpo_jax.main", "train",
        *small.args(*OPTIONS), "--workdir", str(workdir)],
-      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+      stdout=subprocess.PIPE, stderr=errors, text=True,
       start_new_session=True, env=os.environ | {"PYTHONHASHSEED": "0"})
 
 
@@ -59,8 +59,10 @@ def test_killed_at_random_times_it_ends_alike(small, recorded, tmp_path):
   while len(kills) < KILLS or not ends:
     workdir = tmp_path / f"killed-{ends}"
     delay = rng.uniform(-1, 12)
-    code = _live(_start(small, workdir), delay)
-    assert code in (0, -signal.SIGKILL)
+    said = tmp_path / "stderr"
+    with said.open("w") as errors:
+      code = _live(_start(small, workdir, errors), delay)
+    assert code in (0, -signal.SIGKILL), said.read_text()[-2000:]
     if code:
       kills.append((ends, delay, _latest(workdir)))
       continue
