@@ -2,28 +2,22 @@
 
 import dataclasses
 import json
+import pathlib
+import runpy
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from configs import common
-from progrpo_jax import (
-    batch,
-    checks,
-    errors,
-    memory,
-    sampler,
-    scoring,
-    sharding,
-)
+from progrpo_jax import checks, errors, memory, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
 from progrpo_jax import state as state_lib
-from progrpo_jax import update as update_lib
-from progrpo_jax.models import cache, lora, transformer
+from progrpo_jax.models import cache
 from progrpo_jax.models import config as model_config
 
+DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+COMPILED = runpy.run_path(str(DOCS / "measure_memory.py"))["compiled"]
 MODEL = model_config.ModelConfig(
     vocab_size=4096, num_layers=4, embed_dim=256, num_heads=8, num_kv_heads=2,
     head_dim=32, mlp_dim=1024)
@@ -153,52 +147,6 @@ def test_the_largest_stage_counts():
   assert estimate(c) == long
 
 
-def compiled(c, phase):
-  """Bytes of arguments and temporaries of a program, as XLA counts them."""
-  model = model_for(c)
-  mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-  per_row, _, parts = checks.micro_batches(c, mesh)
-  tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
-  state = state_lib.abstract(model, tx, mesh)
-  shape = jax.ShapeDtypeStruct
-  frozen = jax.tree.map(
-      lambda x: shape(x.shape, model.dtype),
-      lora.split(model, transformer.abstract_params(model))[1])
-  params = lora.join(state.params, frozen)
-  rows, prompt, new = 16 // per_row, 64, c.sampling.max_new_tokens
-  tokens = (rows, per_row, new)
-  sequences = batch.Sequences(
-      prompt_NT=shape((rows, prompt), jnp.int32),
-      prompt_mask_NT=shape((rows, prompt), bool),
-      tokens_NRT=shape(tokens, jnp.int32), mask_NRT=shape(tokens, bool))
-  dist = scoring.Distribution(chunk=c.model.logits_chunk)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  if phase == "score":
-    low = scoring.score.lower(model, params, sequences, dist)
-    rest = state.opt_state
-  elif phase == "sample":
-    low = sampler.generate.lower(
-        model, params, shape((4, prompt), jnp.int32),
-        shape((4, prompt), bool), shape((4,), jnp.uint32), key,
-        sampler.Settings(num_generations=4, max_new_tokens=new, stop_ids=(1,)))
-    rest = state.opt_state
-  else:
-    number = shape(tokens, jnp.float32)
-    whole = batch.TrainBatch(
-        sequences=sequences, old_logp_NRT=number, ref_logp_NRT=None,
-        adv_NR=shape(tokens[:2], jnp.float32),
-        fresh_NR=shape(tokens[:2], bool),
-        reward_NR=shape(tokens[:2], jnp.float32), weight_NRT=None)
-    update = update_lib.make(
-        model, tx, parts_lib.make_objective(c), dist, micro_batches=parts)
-    low = update.lower(
-        state, whole, shape((), jnp.int32), shape((), bool), key, (), frozen)
-    rest = ()
-  found = low.compile().memory_analysis()
-  rest = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(rest))
-  return found.argument_size_in_bytes + found.temp_size_in_bytes + rest
-
-
 @pytest.mark.parametrize(("phase", "changes"), [
     ("sample", {}),
     ("score", {}),
@@ -209,8 +157,9 @@ def compiled(c, phase):
 def test_xla_says_the_same(phase, changes):
   """Within a quarter, as docs/memory.md says of float32 on a CPU."""
   c = config(**changes)
+  mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
   said = memory.total(estimate(c)[phase])
-  assert abs(said / compiled(c, phase) - 1) < 0.25
+  assert abs(said / COMPILED(c, model_for(c), mesh, phase) - 1) < 0.25
 
 
 def test_a_plan_takes_the_mesh_that_cuts_least():

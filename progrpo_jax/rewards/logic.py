@@ -134,14 +134,11 @@ def countdown(answer: str, numbers: list[int], target: int) -> float:
   Right is an expression over + - * / that uses each number once and whose
   value is the target within Reasoning Gym's tolerance.
   """
-  tree = parse(answer)
-  if tree is None:
+  found = _worked_out(answer)
+  if found is None:
     return 0.01
-  try:
-    value = _value(tree)
-  except ZeroDivisionError:
-    return 0.01
-  if sorted(int(n) for n in _NUMBER.findall(answer)) != sorted(numbers):
+  value, used = found
+  if used != sorted(numbers):
     return 0.05
   close = abs(float(value) - target) <= 1e-6 + 1e-5 * abs(target)
   return 1.0 if close else 0.05
@@ -150,15 +147,20 @@ def countdown(answer: str, numbers: list[int], target: int) -> float:
 def puzzle24(answer: str, numbers: list[int]) -> float:
   """Returns 1 for an expression over each number once that is 24, else 0.01.
   """
+  return 1.0 if _worked_out(answer) == (24, sorted(numbers)) else 0.01
+
+
+def _worked_out(answer: str) -> tuple[Fraction | int, list[int]] | None:
+  """Returns the value of an expression and its numbers, sorted, if it is one.
+  """
   tree = parse(answer)
   if tree is None:
-    return 0.01
+    return None
   try:
     value = _value(tree)
   except ZeroDivisionError:
-    return 0.01
-  used = sorted(int(n) for n in _NUMBER.findall(answer))
-  return 1.0 if value == 24 and used == sorted(numbers) else 0.01
+    return None
+  return value, sorted(int(n) for n in _NUMBER.findall(answer))
 
 
 def _is_list(answer: str) -> bool:

@@ -12,25 +12,11 @@ input_output (JSON), solutions (JSON), starter_code, difficulty. Option
 `difficulties`. Problems without tests are left out.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base, programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
-
-
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
-  """Takes the columns as they are."""
-  if record.get("difficulty") not in (None, *options["difficulties"]):
-    raise sets.LeftOut("another difficulty")
-  return programs.problem(
-      sets.text(record, "question"),
-      record["input_output"] or [],
-      "input_output",
-      starter=programs.starter(record),
-      solutions=record.get("solutions"),
-      max_tests=options["max_tests"])
 
 
 SET = sets.Set(
@@ -42,7 +28,7 @@ SET = sets.Set(
         sets.File("train", "train.jsonl"),
         sets.File("validation", "test.jsonl")),
     columns=("question", "input_output"),
-    row=_row,
+    row=programs.of_apps,
     templates=texts.CODE,
     meta=programs.META,
     options={

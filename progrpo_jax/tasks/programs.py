@@ -66,6 +66,25 @@ def problem(
       {"how": how})
 
 
+def of_apps(
+    record: Mapping[str, Any], options: Mapping[str, Any]
+) -> sets.Problem:
+  """Returns the problem of a row with the columns of APPS, which TACO has too.
+
+  Without an option `difficulties` all are taken.
+  """
+  wanted = options["difficulties"]
+  if wanted and record.get("difficulty") not in (None, *wanted):
+    raise sets.LeftOut("another difficulty")
+  return problem(
+      sets.text(record, "question"),
+      record["input_output"] or [],
+      "input_output",
+      starter=starter(record),
+      solutions=record.get("solutions"),
+      max_tests=options["max_tests"])
+
+
 def _fenced(solutions: Any) -> tuple[str, ...]:
   """Returns the first short solution as a completion."""
   if isinstance(solutions, str):

@@ -27,20 +27,6 @@ def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
       sets.File("validation", options["validation_files"]))
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
-  """Takes the columns as they are."""
-  wanted = options["difficulties"]
-  if wanted and record.get("difficulty") not in wanted:
-    raise sets.LeftOut("another difficulty")
-  return programs.problem(
-      sets.text(record, "question"),
-      record["input_output"] or [],
-      "input_output",
-      starter=programs.starter(record),
-      solutions=record.get("solutions"),
-      max_tests=options["max_tests"])
-
-
 SET = sets.Set(
     name="taco",
     domain="code",
@@ -48,7 +34,7 @@ SET = sets.Set(
     verifier=VERIFIER,
     files=_files,
     columns=("question", "input_output"),
-    row=_row,
+    row=programs.of_apps,
     templates=texts.CODE,
     meta=programs.META,
     options={
