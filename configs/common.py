@@ -289,6 +289,13 @@ def get_config() -> ConfigDict:
   # Write while training goes on.
   c.checkpoint.background = True
 
+  c.hosts = ConfigDict()
+  # Steps between comparisons of what the hosts, and the devices with a copy of
+  # one array, hold; 0 for never.
+  c.hosts.compare_every = 50
+  # Seconds without a word after which a host counts as lost.
+  c.hosts.heartbeat_s = 100
+
   c.log = ConfigDict()
   c.log.tensorboard = True
   c.log.wandb = False

@@ -17,6 +17,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=$HOME/${REMOTE_VENV:-progrpo_venv}
 RUNS=$HOME/${REMOTE_RUNS:-progrpo_runs}
 COPY_S=${COPY_S:-60}  # between two copies of the log to the bucket
+NOTICE_S=${NOTICE_S:-5}  # between two looks for a notice of the machine's end
+METADATA=http://metadata.google.internal/computeMetadata/v1/instance
 # The hosts of a TPU are called ...-w-0, ...-w-1 and so on.
 WORKER=$(hostname)
 WORKER=${WORKER##*-w-}
@@ -82,6 +84,24 @@ copy() {
     "$2/logs/$3/worker-$WORKER.${1##*/}" >/dev/null 2>&1 || true
 }
 
+# notice KEY: what the machine's metadata say, or nothing.
+notice() {
+  curl -sf -m 5 -H 'Metadata-Flavor: Google' "$METADATA/$1" || true
+}
+
+# watch_notices PIDFILE: tells the run once that the machine will be taken
+# away, and ends. SIGTERM comes with the end itself; this is another signal,
+# since a second SIGTERM would mean at once.
+watch_notices() {
+  while sleep "$NOTICE_S"; do
+    if [[ $(notice preempted) == TRUE ||
+      $(notice maintenance-event) == TERMINATE_ON_HOST_MAINTENANCE ]]; then
+      kill -USR1 "$(<"$1")"
+      return
+    fi
+  done
+}
+
 # Runs the command, keeps its log and its exit code, here and in the bucket.
 run() {
   local name=$1 workdir=$2 folder=$RUNS/$1 code=0
@@ -90,17 +110,23 @@ run() {
   # run alike: passing the signal on would be the run's second, which means
   # at once. The terminal goes too, which should not matter.
   trap : TERM INT
-  trap '' HUP
+  # A notice that comes before the run can take it is left out.
+  trap '' HUP USR1
   (
     trap - TERM INT
     while sleep "$COPY_S"; do copy "$folder/log" "$workdir" "$name"; done
   ) </dev/null >/dev/null 2>&1 &
   local copier=$!
+  (
+    trap - TERM INT
+    watch_notices "$folder/pid"
+  ) </dev/null >/dev/null 2>&1 &
+  local watcher=$!
   export PYTHONHASHSEED=0 PYTHONUNBUFFERED=1
   # In the foreground: a trapped signal then waits for its end.
   bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid" "$VENV/bin/progrpo" "$@" \
     </dev/null >>"$folder/log" 2>&1 || code=$?
-  kill "$copier" 2>/dev/null || true
+  kill "$copier" "$watcher" 2>/dev/null || true
   echo "worker $WORKER $name $code" >"$folder/exit.new"
   mv "$folder/exit.new" "$folder/exit"
   copy "$folder/exit" "$workdir" "$name"

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from progrpo_jax import errors
+from progrpo_jax import errors, hosts, places
 from progrpo_jax import state as state_lib
 from progrpo_jax.models import lora, transformer
 
@@ -78,16 +78,17 @@ class Checkpointer:
     self._background = background
     self._saving = None
     try:
-      self._manager = ocp.CheckpointManager(
-          self.directory,
-          item_names=("params", "opt_state", "data", "meta"),
-          options=ocp.CheckpointManagerOptions(
-              preservation_policy=KeepReferences(
-                  keep, keep_every, self._reference_of),
-              async_options=ocp.AsyncOptions(
-                  post_finalization_callback=self._seal),
-              read_only=read_only, create=not read_only,
-              cleanup_tmp_directories=not read_only))
+      with places.reaching(self.directory):
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_names=("params", "opt_state", "data", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=KeepReferences(
+                    keep, keep_every, self._reference_of),
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._seal),
+                read_only=read_only, create=not read_only,
+                cleanup_tmp_directories=not read_only))
     except OSError as e:
       raise errors.InputError(
           f"cannot write checkpoints to {directory}: {e}") from e
@@ -202,7 +203,7 @@ class Checkpointer:
 
   def _seal(self) -> None:
     """Lists the files of the step that is about to be committed."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
       # Object stores have no renaming: there it is written in its place.
       unfinished = list(self.directory.glob(f"{self._saving}.*-tmp*"))
       folder, = unfinished or [self._path(self._saving)]
@@ -219,15 +220,34 @@ class Checkpointer:
   def _restore(self, step, items):
     """Reads items, their files compared with the list; hosts share that."""
     listed = self._listed(step)
-    mine = sorted(n for n in listed if n.partition("/")[0] in items)
-    try:
-      for name in mine[jax.process_index()::jax.process_count()]:
+    mine = sorted(
+        n for n in listed if n.partition("/")[0] in items
+    )[hosts.index()::hosts.count()]
+
+    def compare():
+      for name in mine:
         if _digest(self._path(step) / name) != listed[name]:
           raise ValueError(f"{name} is not what was written")
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    hosts.agree(lambda: self._read(step, items, compare))
+    return self._read(step, items, lambda: self._manager.restore(
+        step, args=ocp.args.Composite(**items)))
+
+  def _read(self, step, items, work):
+    """Does a part of the reading; what it raises names the checkpoint."""
+    try:
+      return work()
     except (ValueError, OSError, KeyError, TypeError) as e:
       raise errors.InputError(_damaged(
           self._path(step), ", ".join(items), e)) from e
+
+
+def is_committed(folder: epath.Path) -> bool:
+  """Whether a step was saved to its end; in a bucket half a one has its name.
+
+  A file system renames a step when it is whole.
+  """
+  return ocp.utils.is_checkpoint_finalized(folder)
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:

@@ -11,6 +11,7 @@ import json
 from typing import Any, Protocol
 
 import grain
+import jax
 import numpy as np
 
 from progrpo_jax import batch
@@ -315,6 +316,51 @@ def texts(
   return tuple(tuple(flat[i : i + group]) for i in starts)
 
 
+def judge(
+    pool: pools.Pool,
+    tokenizer: Tokenizer,
+    rows: Sequence[base.Row],
+    rollout: batch.Rollout,
+    group: int,
+    share: slice,
+) -> tuple[tuple[tuple[str, ...], ...], np.ndarray, np.ndarray, np.ndarray]:
+  """Decodes and verifies a part of a rollout.
+
+  Args:
+    pool: verifies.
+    tokenizer: of the policy.
+    rows: of the prompts.
+    rollout: numpy arrays of `group` responses to each.
+    group: responses to a prompt.
+    share: the prompts to judge, a host's own.
+
+  Returns:
+    (texts_PG, reward_PG, correct_PG, valid_PG) of these prompts.
+  """
+  part = jax.tree.map(
+      lambda x: x[share.start * group : share.stop * group], rollout)
+  texts_PG = texts(tokenizer, part, group)
+  return texts_PG, *(
+      x.reshape(-1, group) for x in verify(pool, rows[share], texts_PG))
+
+
+def join(parts: Sequence[Any]) -> Any:
+  """Puts together what was made of parts, in their order.
+
+  Tuples of the same length at the top hold fields: tuples, which are added
+  up, and arrays, which are joined; None stays.
+  """
+  joined = []
+  for field in zip(*parts, strict=True):
+    if isinstance(field[0], tuple):
+      joined.append(sum(field, ()))
+    elif field[0] is None:
+      joined.append(None)
+    else:
+      joined.append(np.concatenate(field))
+  return tuple(joined)
+
+
 def verify(
     pool: pools.Pool,
     rows: Sequence[base.Row],
@@ -344,7 +390,7 @@ def score_rollout(
   texts_PG[p] are the completions of rows[p]. Each is verified by its row's
   task, which sees what the pool's `answer` makes of it (nothing of a thought);
   with whole=False the texts are answers already. Reward functions of the user
-  see all completions of their rows, thoughts and all, in one call, which the
+  see all completions of these rows, thoughts and all, in one call, which the
   pool's batch_deadline_s bounds.
   """
   judged: list[list[scores.Score]] = [[] for _ in rows]

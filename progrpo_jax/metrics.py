@@ -13,17 +13,21 @@ import json
 import math
 import os
 import re
+import tempfile
+import time
 
 from etils import epath
 import numpy as np
 import tensorboardX
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 
 METRICS = "metrics.jsonl"
 EVALS = "eval.jsonl"
 ROLLOUTS = "rollouts"
 EVAL_SAMPLES = "evals"
+# Between two copies of TensorBoard's file to a bucket.
+_COPY_S = 60.0
 _STEP_FILE = re.compile(r"(\d{6,})\.jsonl$")
 
 
@@ -56,8 +60,7 @@ class MetricWriter:
   def __init__(
     self, workdir, *, tensorboard=True, wandb=False, resume_step=None
   ):
-    self.workdir = epath.Path(workdir)
-    self.workdir.mkdir(parents=True, exist_ok=True)
+    self.workdir = places.make_directory(workdir)
     for name in (METRICS, EVALS):
       _cut_lines(self.workdir / name, resume_step)
     for name in (ROLLOUTS, EVAL_SAMPLES):
@@ -65,9 +68,7 @@ class MetricWriter:
     purge = None if resume_step is None else resume_step + 1
     self._tensorboard = None
     if tensorboard:
-      self._tensorboard = tensorboardX.SummaryWriter(
-        os.fspath(self.workdir / "tb"), purge_step=purge, flush_secs=10
-      )
+      self._tensorboard = _TensorBoard(self.workdir / "tb", purge)
     self._wandb = _start_wandb(self.workdir) if wandb else None
 
   def write(self, step, values):
@@ -113,11 +114,57 @@ class MetricWriter:
         k: v for k, v in values.items()
         if v is not None and not isinstance(v, str) and k != "step"}
     if self._tensorboard:
-      for key, value in numbers.items():
-        self._tensorboard.add_scalar(key, value, int(step))
-      self._tensorboard.flush()
+      self._tensorboard.write(int(step), numbers)
     if self._wandb:
       self._wandb.log(numbers, step=int(step))
+
+
+class Unwritten:
+  """Stands for the writer on hosts that leave the writing to the first."""
+
+  def write(self, step, values):
+    """Writes nothing."""
+
+  write_eval = write_rollouts = write_eval_samples = write
+
+
+class _TensorBoard:
+  """The mirror in TensorBoard's format.
+
+  In a bucket tensorboardX would write its file anew for each line, from a
+  thread that the first failure ends, and wait for that thread for ever. There
+  the file is written on this machine and copied now and then.
+  """
+
+  def __init__(self, folder, purge_step):
+    self._folder = folder
+    self._copied = time.monotonic()
+    self._local = None
+    if not _is_local(folder):
+      self._local = epath.Path(tempfile.mkdtemp(prefix="progrpo-tb-"))
+    self._writer = tensorboardX.SummaryWriter(
+      os.fspath(self._local or folder), purge_step=purge_step, flush_secs=10
+    )
+
+  def write(self, step, numbers):
+    for key, value in numbers.items():
+      self._writer.add_scalar(key, value, step)
+    self._writer.flush()
+    if self._local and time.monotonic() - self._copied > _COPY_S:
+      self._copy()
+
+  def close(self):
+    self._writer.close()
+    if self._local:
+      try:
+        self._copy()
+      finally:
+        self._local.rmtree()
+
+  def _copy(self):
+    for path in self._local.iterdir():
+      (self._folder / path.name).write_bytes(path.read_bytes())
+    self._copied = time.monotonic()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +211,7 @@ def load(workdir, *, require_metrics=True) -> Run:
   a step yet (unless `require_metrics=False`), and for a broken line. A torn
   last line is that of a run that is being written, and is left out.
   """
-  path = epath.Path(workdir)
+  path = places.place(workdir)
   if not path.is_dir():
     raise errors.InputError(f"no such workdir: {path}")
   metrics = _read_steps(path / METRICS)

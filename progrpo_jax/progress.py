@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import jax
 
-from progrpo_jax import errors
+from progrpo_jax import errors, hosts
 from progrpo_jax import groups as groups_lib
 
 
@@ -107,12 +107,12 @@ class Clock:
         self.seconds.get(name, 0.0) + time.perf_counter() - start)
 
   def may_stop(self) -> None:
-    """Called where nothing of a step has been applied yet.
+    """Called where nothing of a step has been applied yet, on every host.
 
     Raises:
-      Preempted: someone asked the run to stop.
+      Preempted: someone asked the run to stop, here or on another host.
     """
-    if self.asked_to_stop:
+    if hosts.any_of(self.asked_to_stop):
       raise Preempted
 
   def take(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ thresholds are not known; those of the config are this project's own.
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -18,9 +19,9 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
+from progrpo_jax import hosts, sampler, scoring, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import sampler, scoring, sharding
 
 
 def failing(
@@ -117,9 +118,10 @@ def rephrase(
         parts.model, params, prompts, key,
         dataclasses.replace(parts.sampling, num_generations=1), parts.mesh)
   with clock.stage("verify"):
-    texts = data_lib.texts(parts.tokenizer, rollout, 1)
-    reward, correct, valid = data_lib.verify(
-        parts.pool, groups.prompts.rows, texts)
+    texts, reward, correct, valid = data_lib.join(hosts.share_out(
+        functools.partial(
+            data_lib.judge, parts.pool, parts.tokenizer, groups.prompts.rows,
+            rollout, 1), len(groups)))
   accepted_P = asked_P & correct[:, 0] & valid[:, 0]
   metrics["rephrase/accepted_frac"] = float(accepted_P.mean())
   if not accepted_P.any():
@@ -159,4 +161,4 @@ def _plain_logp(parts, params, prompts, rollout) -> np.ndarray:
   with jax.set_mesh(parts.mesh):
     scores = scoring.score(
         parts.model, params, sequences, parts.dist, prompts=False)
-  return np.asarray(scores.logp_NRT[:, 0])
+  return sharding.fetch(scores.logp_NRT)[:, 0]

@@ -3,7 +3,8 @@
 A round is sampled in batches of `config.sampling.batch_prompts`. What comes
 of a batch is decoded and verified in a thread, and so in the pool's
 processes, while the devices sample the next one; a step waits for the last
-batch only. The result is that of one batch after the other.
+batch only. Each host decodes and verifies its share of every batch. The result
+is that of one batch after the other, on one host.
 """
 
 from concurrent import futures
@@ -15,9 +16,9 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
+from progrpo_jax import hosts, sampler
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import sampler
 
 
 def draw(
@@ -36,11 +37,8 @@ def draw(
 
   Raises:
     PoolError: too many verifications of a batch failed.
+    Preempted: the run was asked to stop between two batches.
   """
-  def judge(rollout, rows):
-    texts = data_lib.texts(parts.tokenizer, rollout, group)
-    return texts, data_lib.verify(parts.pool, rows, texts)
-
   group = parts.sampling.num_generations
   rollouts, judging, start = [], [], 0
   with _thread() as thread:
@@ -49,18 +47,22 @@ def draw(
           parts.model, params, prompts, key, parts.sampling, parts.mesh):
         end = start + len(rollout.mask_BT) // group
         rollouts.append(rollout)
-        judging.append(
-            thread.submit(judge, rollout, prompts.rows[start:end]))
+        judging.append(thread.submit(
+            data_lib.judge, parts.pool, parts.tokenizer,
+            prompts.rows[start:end], rollout, group, hosts.mine(end - start)))
         start = end
-        _raise_early(judging)
+        if hosts.any_of(_has_failed(judging)):
+          break  # and raise it below, before more are sampled
+        clock.may_stop()
     with clock.stage("verify"):
-      judged = [one.result() for one in judging]
-  texts, verdicts = zip(*judged)
-  reward_PG, correct_PG, valid_PG = map(np.concatenate, zip(*verdicts))
+      shares = hosts.gather(
+          hosts.agree(lambda: [one.result() for one in judging]))
+  texts_PG, reward_PG, correct_PG, valid_PG = data_lib.join(
+      [share for batch in zip(*shares, strict=True) for share in batch])
   return groups_lib.Groups(
       prompts=prompts,
       rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
-      texts_PG=sum(texts, ()), reward_PG=reward_PG, correct_PG=correct_PG,
+      texts_PG=texts_PG, reward_PG=reward_PG, correct_PG=correct_PG,
       valid_PG=valid_PG, fresh_P=np.ones(len(prompts), bool))
 
 
@@ -75,8 +77,6 @@ def _thread():
       raise
 
 
-def _raise_early(judging: list[futures.Future]) -> None:
-  """Raises what a batch has failed on, before more are sampled."""
-  for one in judging:
-    if one.done():
-      one.result()
+def _has_failed(judging: list[futures.Future]) -> bool:
+  """Whether verifying a batch has failed by now."""
+  return any(one.done() and one.exception() for one in judging)

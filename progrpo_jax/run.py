@@ -19,7 +19,8 @@ from etils import epath
 import ml_collections
 import numpy as np
 
-from progrpo_jax import errors, inference
+from progrpo_jax import checkpoint as checkpoint_lib
+from progrpo_jax import errors, inference, places
 from progrpo_jax import metrics as metrics_lib
 from progrpo_jax import policy as policy_lib
 
@@ -226,7 +227,9 @@ class Run:
     """Steps whose parameters are there to sample from."""
     folder = self.path / policy_lib.CHECKPOINTS
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(p.name) for p in found if p.name.isdigit())
+    return sorted(
+        int(p.name) for p in found
+        if p.name.isdigit() and checkpoint_lib.is_committed(p))
 
   def sample(
       self, prompts: str | Sequence[str], n: int = 4,
@@ -296,7 +299,7 @@ def load_run(workdir) -> Run:
   Raises:
     InputError: there is no such directory, or it is not a workdir.
   """
-  path = epath.Path(workdir)
+  path = places.place(workdir)
   if not path.is_dir():
     raise errors.InputError(f"no such workdir: {workdir}")
   files = (metrics_lib.METRICS, metrics_lib.EVALS)

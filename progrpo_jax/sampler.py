@@ -157,7 +157,7 @@ def batches(
         (prompts.tokens_PT[rows], prompts.mask_PT[rows],
          prompts.ids_P[rows].astype(np.uint32)), mesh)
     with jax.set_mesh(mesh):
-      rollout = jax.device_get(
+      rollout = sharding.fetch(
           generate(config, params, tokens, mask, ids, key, settings))
     real = min(size, count - start) * settings.num_generations
     yield jax.tree.map(lambda x, real=real: x[:real], rollout)

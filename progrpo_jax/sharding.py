@@ -6,10 +6,14 @@ MLP and the vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 import math
 from typing import Any
 
 import jax
+from jax import lax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import (
     AbstractDevice,
     AbstractMesh,
@@ -151,13 +155,29 @@ def rows(mesh: Mesh) -> NamedSharding:
 def put_rows(tree: Any, mesh: Mesh) -> Any:
   """Places host arrays on the mesh, split along their first axis.
 
-  Each process passes the rows of its own devices; on a single process these
-  are all of them.
+  Every process passes all rows; each device takes its own.
   """
   sharding = rows(mesh)
-  return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(
-          sharding, np.asarray(x)), tree)
+
+  def put(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+  return jax.tree.map(put, tree)
+
+
+def fetch(tree: Any) -> Any:
+  """Whole arrays on the host, in every process alike.
+
+  What no process holds whole is gathered by all devices first.
+  """
+  def get(x):
+    if isinstance(x, jax.Array) and not (
+        x.is_fully_addressable or x.is_fully_replicated):
+      return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return x
+
+  return jax.device_get(jax.tree.map(get, tree))
 
 
 def constrain_rows(x):
@@ -167,7 +187,7 @@ def constrain_rows(x):
   """
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"]))
+  return lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"]))
 
 
 def by_shard(
@@ -194,6 +214,50 @@ def by_shard(
   # Nothing knows what a kernel's result varies over, so it is not checked.
   return jax.shard_map(
       fn, in_specs=specs, out_specs=specs[0], check_vma=False)(*args)
+
+
+def unequal_copies(tree: Any, mesh: Mesh) -> list[str]:
+  """Names the arrays of which two devices hold different copies.
+
+  An array that a mesh does not cut along an axis has a copy on every device
+  of that axis, and nothing ever holds one copy against another: a chip that
+  errs, or a host that went another way, shows here alone.
+
+  Args:
+    tree: arrays on the mesh.
+    mesh: of all processes, which all call this.
+  """
+  if mesh.size == 1:
+    return []
+  leaves = jax.tree.leaves_with_path(tree)
+  arrays = [x for _, x in leaves]
+  specs = tuple(x.sharding.spec for x in arrays)
+  sums = fetch(_checksums(tuple(arrays), mesh, specs))
+  found = []
+  for (path, _), spec_, sum_DFT in zip(leaves, specs, sums, strict=True):
+    cut = {a for part in spec_ if part for a in np.ravel(part)}
+    copies = tuple(i for i, a in enumerate(mesh.axis_names) if a not in cut)
+    if (sum_DFT.max(copies) != sum_DFT.min(copies)).any():
+      found.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+  return found
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "specs"))
+def _checksums(arrays, mesh: Mesh, specs):
+  """A number of each array's part on each device, [data, fsdp, tensor]."""
+  one = (1,) * len(mesh.axis_names)
+
+  def of_part(x):
+    bits = lax.bitcast_convert_type(
+        x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+    # Odd weights by place: parts that swap two numbers differ too.
+    place = lax.iota(jnp.uint32, bits.size).reshape(bits.shape)
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32).reshape(one)
+
+  return jax.shard_map(
+      lambda *parts: tuple(map(of_part, parts)), mesh=mesh, in_specs=specs,
+      out_specs=(PartitionSpec(*mesh.axis_names),) * len(specs),
+      check_vma=False)(*arrays)
 
 
 def platform() -> str:

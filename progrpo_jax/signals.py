@@ -125,13 +125,14 @@ def prepare(
       scoring.score, parts.model, dist=parts.dist,
       micro_batches=parts.score_parts)
   with clock.stage("score"), jax.set_mesh(mesh):
-    scores = jax.device_get(run(params, sequences=sequences))
+    scores = sharding.fetch(run(params, sequences=sequences))
   mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(scores.logp_NRT.shape)
-  ref_logp = kl_NRT = None
+  ref_logp = ref_logp_NRT = kl_NRT = None
   if reference is not None:
     with clock.stage("reference"), jax.set_mesh(mesh):
       ref_logp = run(reference, sequences=sequences, prompts=False).logp_NRT
-      kl_NRT = np.where(mask_NRT, scores.logp_NRT - np.asarray(ref_logp), 0)
+      ref_logp_NRT = sharding.fetch(ref_logp)
+      kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
   with clock.stage("advantage"):
     signal = _advantages(
         parts, groups, scores, shaped_reward(c, groups, step, kl_NRT))
@@ -162,7 +163,7 @@ def prepare(
         "sampling/logp_difference_mean": float(np.mean(difference)),
         "sampling/logp_difference_max": float(np.max(difference))}
   if ref_logp is not None:
-    gap = parts.kl(scores.logp_NRT, np.asarray(ref_logp))
+    gap = parts.kl(scores.logp_NRT, ref_logp_NRT)
     measured["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
   measured |= {k: float(v) for k, v in signal.pop("metrics").items()}
   measured |= _diagnostics(groups, scores, signal, mask_NRT)

@@ -5,6 +5,8 @@ back something new; none keeps anything to itself.
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import statistics
 from typing import Any
@@ -13,7 +15,16 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import checks, records, rephrase, rounds, schedule
+from progrpo_jax import (
+    checks,
+    errors,
+    hosts,
+    records,
+    rephrase,
+    rounds,
+    schedule,
+    sharding,
+)
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
@@ -78,9 +89,11 @@ def collect(
     surplus = dataclasses.replace(
         surplus, prompts=parts.prompter.of(surplus.prompts.ids_P))
   now = parts.pool.counters
-  collected.metrics.update(records.measure_rollouts(collected.sampled) | {
+  failed = hosts.gather({
       f"verifier/{name}": getattr(now, name) - getattr(before, name)
       for name in ("timeouts", "crashes", "refused")})
+  collected.metrics.update(records.measure_rollouts(collected.sampled) | {
+      name: sum(one[name] for one in failed) for name in failed[0]})
   for name in rephrased[0] if rephrased else ():
     collected.metrics[name] = statistics.mean(x[name] for x in rephrased)
   return collected, dataclasses.replace(
@@ -245,6 +258,35 @@ def decide_reset(c, progress: Progress) -> tuple[Progress, str]:
       progress, ref_step=progress.step, resets=progress.resets + 1,
       scores=tuple(s for s in progress.scores if s[0] == progress.step),
       kls=(), kl_shares=()), reason
+
+
+def compare(
+    parts: parts_lib.Parts, state: state_lib.TrainState,
+    prompts: batch_lib.Prompts, progress: Progress) -> None:
+  """Holds what the hosts and their devices have against each other.
+
+  Raises:
+    RunError: two hosts, or two devices with a copy of one array, differ; the
+      message names what and where.
+  """
+  where = f"step {progress.step}"
+  hosts.compare(
+      where, config=_digest(parts.config.to_json_best_effort()),
+      progress=_digest(json.dumps(progress.to_meta(), sort_keys=True)),
+      batch=_digest(prompts.ids_P.tobytes()))
+  unequal = sharding.unequal_copies(
+      dict(params=state.params, opt_state=state.opt_state), parts.mesh)
+  if unequal:
+    raise errors.RunError(
+        f"{where}: devices hold different copies of {', '.join(unequal[:5])}"
+        f"{' and more' if len(unequal) > 5 else ''}: one of them errs. Go on "
+        "from the last checkpoint without it")
+
+
+def _digest(data: str | bytes) -> str:
+  """A short name of a content."""
+  data = data.encode() if isinstance(data, str) else data
+  return hashlib.sha256(data).hexdigest()[:16]
 
 
 def restart_optimizer(

@@ -22,7 +22,17 @@ from typing import Any
 from etils import epath
 
 from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import checks, errors, isolation, records, signals, stages
+from progrpo_jax import (
+    checks,
+    errors,
+    hosts,
+    isolation,
+    lock,
+    places,
+    records,
+    signals,
+    stages,
+)
 from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import metrics as metrics_lib
@@ -42,7 +52,7 @@ def start(
     parts: parts_lib.Parts, params, checkpointer, writer, clock: Clock,
 ) -> tuple[parts_lib.Parts, state_lib.TrainState, Any, Progress]:
   """A new run, evaluated and saved at step 0; or the one that is there."""
-  step = checkpointer.latest()
+  step = hosts.from_first(checkpointer.latest())
   if step is None:
     parts = restage(parts, 0, 0)
     c = parts.config
@@ -97,25 +107,33 @@ def save(
 
 @contextlib.contextmanager
 def stops_on_signals(clock: Clock):
-  """SIGTERM and Ctrl-C stop the run between stages; a second one at once."""
+  """SIGTERM and Ctrl-C stop the run between stages; a second one at once.
+
+  SIGUSR1 asks for the same as often as it likes: it is the notice of a machine
+  that will be taken away, which sends its SIGTERM only then.
+  """
 
   def ask(number, _):
-    signal.signal(number, signal.SIG_DFL)
+    once_more = ""
+    if number != signal.SIGUSR1:
+      signal.signal(number, signal.SIG_DFL)
+      once_more = "; once more stops at once"
     clock.asked_to_stop = True
     clock.view.message(
-        f"{signal.Signals(number).name}: saving, then stopping; once more "
-        "stops at once")
+        f"{signal.Signals(number).name}: saving, then stopping{once_more}")
 
   before = {
-      s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+      s: signal.signal(s, ask)
+      for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
   try:
     yield
   finally:
     for number, handler in before.items():
-      signal.signal(number, handler)
+      # None is a handler that is not Python's, such as JAX's own.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
+def prepare_workdir(c, parts: parts_lib.Parts, workdir: epath.Path) -> None:
   """Writes what describes the run: its config, its model, its tokenizer.
 
   The config of a run that is there stays until nothing can refuse the new one.
@@ -123,7 +141,6 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
   Raises:
     InputError: the place cannot be written, or holds a run of another model.
   """
-  workdir = epath.Path(workdir)
   model = workdir / policy_lib.MODEL_DIR
   described = json.dumps(policy_lib.describe(c, parts.model), indent=2)
   try:
@@ -138,7 +155,6 @@ def prepare_workdir(c, parts: parts_lib.Parts, workdir) -> epath.Path:
     parts.tokenizer.save(model)
   except OSError as e:
     raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
-  return workdir
 
 
 def write_config(c, workdir: epath.Path) -> None:
@@ -148,6 +164,9 @@ def write_config(c, workdir: epath.Path) -> None:
 
 def _write(path: epath.Path, text: str) -> None:
   """Writes a file whole: a run that is killed leaves no half of one."""
+  if places.is_remote(path):  # an object is replaced whole
+    path.write_text(text)
+    return
   part = path.with_name(f"{path.name}.part")
   part.write_text(text)
   part.replace(path)
@@ -164,13 +183,16 @@ def train(c, workdir, view: progress_lib.View) -> int:
   Returns:
     Exit code: 0 when done, 75 when stopped and saved.
 
+  On many hosts every one calls this, and the first one writes.
+
   Raises:
     InputError: the user's to mend.
     Diverged: the updates stopped being finite.
-    RunError: the disk is full; what was saved is whole.
+    RunError: the disk is full, or a host is gone; what was saved is whole.
   """
   try:
-    return _train(c, workdir, view)
+    with hosts.lost_ones_named():
+      return _train(c, workdir, view)
   except (OSError, ValueError) as e:
     if not _is_full_disk(e):
       raise
@@ -195,26 +217,34 @@ def _is_full_disk(error: BaseException | None) -> bool:
 
 def _train(c, workdir, view: progress_lib.View) -> int:
   """`train`, with a full disk as it comes."""
-  parts, params = parts_lib.build(c)
+  hosts.compare("start", config=c.to_json_best_effort())
   clock = Clock(view)
-  _introduce(parts, view)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(stops_on_signals(clock))
+    parts, params = hosts.agree(lambda: parts_lib.build(c))
     stack.enter_context(parts.pool)
-    workdir = prepare_workdir(c, parts, workdir)
+    _introduce(parts, view)
+    workdir = epath.Path(workdir)
+    hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
+    hosts.on_first(lambda: prepare_workdir(c, parts, workdir))
     k = c.checkpoint
     checkpointer = checkpoint_lib.Checkpointer(
         workdir / policy_lib.CHECKPOINTS, keep=k.keep,
         keep_every=k.keep_every, background=k.background)
     stack.callback(checkpointer.close)
-    stack.enter_context(stops_on_signals(clock))
     done = checkpointer.latest()
-    writer = stack.enter_context(metrics_lib.MetricWriter(
-        workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
-        resume_step=-1 if done is None else done))
+    writer = hosts.on_first(lambda: stack.enter_context(
+        metrics_lib.MetricWriter(
+            workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
+            resume_step=-1 if done is None else done)))
+    writer = writer or metrics_lib.Unwritten()
     parts, *rest = start(parts, params, checkpointer, writer, clock)
     del params  # the state has taken them over
-    write_config(c, workdir)
-    return loop(parts, *rest, checkpointer, writer, clock)
+    hosts.on_first(lambda: write_config(c, workdir))
+    code = loop(parts, *rest, checkpointer, writer, clock)
+    checkpointer.wait()
+  hosts.gather(None)  # the first one may be writing yet
+  return code
 
 
 def _introduce(parts: parts_lib.Parts, view: progress_lib.View) -> None:
@@ -233,6 +263,7 @@ def loop(
     parts, state, reference, progress, checkpointer, writer, clock) -> int:
   """The steps, in the order that the text of this module gives."""
   total = parts.config.train.total_steps
+  every = parts.config.hosts.compare_every
   try:
     while progress.step < total:
       policy = parts.policy(state.params)
@@ -251,6 +282,8 @@ def loop(
       records.log(
           parts, progress, found, signal, measured, reason,
           stages.judge(progress), writer, clock)
+      if every and progress.step % every == 0:
+        stages.compare(parts, state, found.batch.prompts, progress)
       before, parts = parts, restage(parts, progress.step, progress.resets)
       if parts is not before:  # other prompts, and other scores on them
         progress = dataclasses.replace(progress, surplus=None, scores=())

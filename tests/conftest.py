@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
 import pathlib
+import socket
+import subprocess
+import sys
+import time
 import types
 
 import pytest
@@ -284,6 +289,58 @@ def small(tmp_path_factory):
   return types.SimpleNamespace(
     base=base, args=args, config=config, train=run, write=write,
     losses=losses)
+
+
+class Host:
+  """One process of several that run together."""
+
+  def __init__(self, argv, env, log):
+    self.log = log
+    with log.open("w") as out:
+      self.process = subprocess.Popen(
+          [sys.executable, *map(str, argv)], stdout=out, stderr=out,
+          env=os.environ | env)
+
+  def end(self, timeout):
+    """Its exit code, and what it printed."""
+    return self.process.wait(timeout), self.log.read_text()
+
+  def wait_for(self, text, timeout):
+    """Returns when it has printed a text."""
+    end = time.monotonic() + timeout
+    while text not in self.log.read_text():
+      assert self.process.poll() is None, self.log.read_text()
+      assert time.monotonic() < end, self.log.read_text()
+      time.sleep(0.02)
+
+
+@pytest.fixture
+def start_hosts(tmp_path_factory):
+  """A function that starts n processes of one program with devices each.
+
+  They know of each other by JAX's variables. Nothing outlives the test.
+  """
+  started = []
+
+  def start(count, argv, *, devices=2):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("hosts")
+    env = dict(
+        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices),
+        JAX_NUM_PROCESSES=str(count), PYTHONHASHSEED="0",
+        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}")
+    made = [
+        Host(argv, env | dict(JAX_PROCESS_ID=str(i)), folder / f"{i}.log")
+        for i in range(count)]
+    started.extend(made)
+    return made
+
+  yield start
+  for host in started:
+    host.process.kill()
+    host.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ FLOORS = [
         "models/rope.py", "models/config.py", "models/layers.py",
     ],
     [
+        "hosts.py", "places.py",
         "models/fused_attention.py", "models/attention.py",
         "models/lora.py", "models/cache.py", "models/transformer.py",
         "models/tensors.py", "models/hf.py",
@@ -45,7 +46,7 @@ FLOORS = [
     ],
     [
         "state.py", "sampler.py", "groups.py", "scoring.py", "update.py",
-        "checkpoint.py", "data.py", "metrics.py",
+        "checkpoint.py", "data.py", "metrics.py", "lock.py",
     ],
     [
         "evaluators/passk.py", "evaluators/diversity.py", "evaluators/*.py",
@@ -70,6 +71,7 @@ FLOORS = [
 SAME_FLOOR = {
     ("cli/*.py", "report/*.py"),  # commands that show
     ("main.py", "cli/*.py"),  # the commands
+    ("models/*.py", "places.py"),  # files, wherever they lie
 }
 
 # Dependency -> its only importers.
@@ -85,10 +87,11 @@ IMPORTERS = {
     "pyarrow": ["tasks/files.py"],
     "py3langid": ["rewards/language.py"],
     "math_verify": ["rewards/symbolic.py"],
-    "latex2sympy2_extended": ["rewards/symbolic.py"],
     "sympy": ["rewards/symbolic.py"],
     "matplotlib": ["report/*.py"],
     "IPython": ["report/notebook.py"],
+    "fsspec": ["places.py"],
+    "gcsfs": [],
     "tensorboardX": ["metrics.py"],
     "wandb": ["metrics.py"],
     "tensorflow": [],

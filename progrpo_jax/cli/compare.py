@@ -10,7 +10,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors, metrics, places
 from progrpo_jax.report import comparison, html, live, tables
 
 
@@ -33,7 +33,7 @@ def run(argv):
     print(f"wrote {page}")
   if args.json:
     path = epath.Path(args.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    places.make_directory(path.parent)
     path.write_text(json.dumps(metrics.plain(summary), indent=2) + "\n")
     print(f"wrote {path}")
   return 0
@@ -63,7 +63,7 @@ def _groups(workdirs, labels):
   if labels is None:
     names = [os.path.basename(os.path.normpath(path)) for path in workdirs]
     if len(set(names)) < len(names):  # a/seed0 b/seed0 are not seeds of one
-      names = [os.path.normpath(path) for path in workdirs]
+      names = [os.fspath(epath.Path(path)) for path in workdirs]
   else:
     names = [name.strip() for name in labels.split(",")]
   if len(names) != len(workdirs) or not all(names):

@@ -6,7 +6,7 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, isolation, metrics, sharding
+from progrpo_jax import checks, hosts, isolation, metrics, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import config as config_lib
@@ -25,6 +25,7 @@ def run(argv: list[str]) -> int:
   c, args = config_lib.parse(parser, argv)
   if args.policy:
     c.model.init_from = args.policy
+  hosts.connect(c.hosts.heartbeat_s)
   start(c, args.workdir)
   return 0
 
@@ -48,6 +49,8 @@ def start(c, workdir: str | None) -> dict[str, float]:
             policy.params, functools.partial(tick, 1))
         values |= dict(evaluator.run(samples))
         records += evaluator.records(samples)
+  if not hosts.is_first():
+    return values
   if workdir:
     with metrics.MetricWriter(
         workdir, tensorboard=False, resume_step=-1) as writer:

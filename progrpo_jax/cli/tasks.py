@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import console as consoles
 from rich import markup, table
+from rich import text as text_lib
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
@@ -130,9 +131,9 @@ def _show(arguments: argparse.Namespace, console: consoles.Console) -> int:
     for kind, text, score in examples:
       cells = ["", "", ""] if score is None else [
           f"{score.reward:g}", str(score.correct), score.status]
-      grid.add_row(kind, markup.escape(_cut(text)), *cells)
+      grid.add_row(kind, text_lib.Text(_cut(text)), *cells)
     console.rule(markup.escape(f"{row.task}, {split}"))
-    console.print(markup.escape(_cut(row.prompt)), highlight=False)
+    console.print(text_lib.Text(_cut(row.prompt)))
     console.print(grid)
   return 0
 

@@ -1,6 +1,6 @@
 """`progrpo train`: the reinforcement learning run."""
 
-from progrpo_jax import train
+from progrpo_jax import hosts, places, train
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -14,11 +14,15 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
       "--workdir", required=True, help="of the run: a directory or gs:// URL")
   config, args = config_lib.parse(parser, argv)
+  hosts.connect(config.hosts.heartbeat_s)
   return start(config, args.workdir)
 
 
 def start(config, workdir: str) -> int:
   """Trains a config with the live view."""
+  places.check_bucket(workdir)
+  if not hosts.is_first():
+    return train.train(config, workdir, live.Mute(f"host {hosts.index()}"))
   title = f"{config.method} in {workdir}"
   with live.LiveView(config.train.total_steps, title) as view:
     return train.train(config, workdir, view)

@@ -1,6 +1,6 @@
 """`progrpo warmup`: a base policy from demonstrations."""
 
-from progrpo_jax import warmup
+from progrpo_jax import hosts, warmup
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -15,6 +15,7 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
       "--output", required=True, help="directory to write the policy to")
   config, args = config_lib.parse(parser, argv)
+  hosts.connect(config.hosts.heartbeat_s)
   start(config, args.output)
   return 0
 
@@ -23,4 +24,5 @@ def start(config, output: str) -> None:
   """Warms up with a progress bar."""
   with live.progress("warm-up", config.warmup.steps) as tick:
     warmup.warm_up(config, output, tick)
-  print(f"base policy: {output}")
+  if hosts.is_first():
+    print(f"base policy: {output}")

@@ -8,14 +8,15 @@ and every method beside it: what differs is the policy.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
-from progrpo_jax import sampler, scoring, sharding
-from progrpo_jax.evaluators import diversity, entropy, passk
+from progrpo_jax import hosts, sampler, scoring, sharding
+from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.tasks import base
 
@@ -53,7 +54,7 @@ class Samples:
 
 Measure = Callable[[Samples], Iterator[tuple[str, float]]]
 MEASURES: tuple[Measure, ...] = (
-    passk.measure, entropy.measure, diversity.measure)
+    passk.measure, entropy.measure, diversity.measure, rating.measure)
 
 
 class HeldOut:
@@ -136,13 +137,14 @@ class HeldOut:
           self.model, params, sequences, self.dist, prompts=False)
     mask_XNT = rollout.mask_BT.reshape(len(prompts), n, -1)
     length_XN = mask_XNT.sum(axis=-1)
-    entropy_XN = np.asarray(scores.entropy_NRT).sum(axis=-1) / np.maximum(
+    entropy_XN = sharding.fetch(scores.entropy_NRT).sum(axis=-1) / np.maximum(
         length_XN, 1)
+    # Fillers stand at the end.
     real = np.flatnonzero(prompts.ids_P >= 0)
-    rows = tuple(prompts.rows[i] for i in real)
-    texts = data_lib.texts(self.tokenizer, rollout, n)
-    texts = tuple(texts[i] for i in real)
-    _, correct_XN, valid_XN = data_lib.verify(self.pool, rows, texts)
+    rows = prompts.rows[:len(real)]
+    texts, _, correct_XN, valid_XN, tolerant_XN = data_lib.join(
+        hosts.share_out(
+            functools.partial(self._judge, rows, rollout), len(rows)))
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
     ends = self.settings.stop_ids
     return Samples(
@@ -154,10 +156,18 @@ class HeldOut:
                       if t not in ends)
                 for i in range(n))
             for x in real),
-        vocab_size=self.tokenizer.vocab_size,
-        tolerant_XN=tolerant_lib.verify(
-            self.pool, rows, texts, correct_XN, valid_XN)
-        if self.tolerant else None)
+        vocab_size=self.tokenizer.vocab_size, tolerant_XN=tolerant_XN)
+
+  def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
+    """What `data.judge` returns of a share, and its tolerant verdicts."""
+    judged = data_lib.judge(
+        self.pool, self.tokenizer, rows, rollout,
+        self.settings.num_generations, share)
+    if not self.tolerant:
+      return *judged, None
+    texts, _, correct_XN, valid_XN = judged
+    return *judged, tolerant_lib.verify(
+        self.pool, rows[share], texts, correct_XN, valid_XN)
 
 
 def _join(values: list):

@@ -12,6 +12,7 @@ Left out: the time to a solution and wrong submissions before it, both of
 which count in contests; such a number is not comparable with a contestant's.
 """
 
+from collections.abc import Iterator
 import math
 from typing import NamedTuple
 
@@ -74,6 +75,33 @@ def rate(
     start = value if math.isfinite(value) else _extreme(rating_N, -sign)
     ends.append(_crossing(start, sign, floor, rating_N, passed_N))
   return Rating(value, *ends)
+
+
+def measure(samples) -> Iterator[tuple[str, float]]:
+  """Rating of the policy, by the held-out problems that have one themselves.
+
+  The meta of a row says it (see `tasks.base.Row`); what counts of a problem is
+  the share of its samples that are right, and its weight is that of one
+  attempt, however many samples there are. A sample that the verifier itself
+  failed on is not counted, nor is a problem without any other.
+
+  Yields:
+    `rating` and its interval `rating/low` and `rating/high`, in points; nothing
+    for a set without ratings. If no sample is right the rating is -inf, if all
+    are it is inf, and so is that end of the interval: the files of a run write
+    `null` for it, and the other end says what is known.
+  """
+  valid_XN = np.asarray(samples.valid_XN, bool)
+  right_X = (samples.correct_XN & valid_XN).sum(axis=1)
+  rated = [
+      (row.meta["rating"], right / valid)
+      for row, right, valid in zip(samples.rows, right_X, valid_XN.sum(axis=1))
+      if valid and "rating" in row.meta]
+  if rated:
+    found = rate(*zip(*rated))
+    yield "rating", found.value
+    yield "rating/low", found.low
+    yield "rating/high", found.high
 
 
 def _likeliest(rating_N, passed_N) -> float:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 import numpy as np
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax import sharding as sharding_lib
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import lora, transformer
@@ -152,7 +152,7 @@ def is_hf_dir(path: str | os.PathLike) -> bool:
   Raises:
     InputError: places of its kind cannot be opened here.
   """
-  return _is_model(tensors_lib.place(path))
+  return _is_model(places.place(path))
 
 
 def load(
@@ -175,7 +175,7 @@ def load(
   Raises:
     InputError: naming the file, field or tensor that is missing or wrong.
   """
-  place = tensors_lib.place(path)
+  place = places.place(path)
   config = _load_config(place)
   tree = transformer.abstract_params(config)
   if mesh is None:
@@ -233,8 +233,8 @@ def save(
     InputError: the place is taken by something else, or the tokenizer does
       not fit the model.
   """
-  place = tensors_lib.place(path)
-  if not tensors_lib.is_remote(place):
+  place = places.place(path)
+  if not places.is_remote(place):
     place = epath.Path(os.path.abspath(place))
   if not _may_write(place):
     raise errors.InputError(
@@ -274,7 +274,7 @@ def save_adapters(
   Raises:
     InputError: something is there.
   """
-  place = tensors_lib.place(path)
+  place = places.place(path)
   if place.exists() and any(place.iterdir()):
     raise errors.InputError(f"{place} is not empty; choose another place")
   flat = {
@@ -282,7 +282,7 @@ def save_adapters(
       if path.startswith("layers/")}
   writes = jax.process_index() == 0
   if writes:
-    place.mkdir(parents=True, exist_ok=True)
+    places.make_directory(place)
   _sync_processes()
   _write_tensors(
       place / "adapter_model.safetensors" if writes else None, flat,
@@ -602,7 +602,7 @@ def _may_write(place: epath.Path) -> bool:
     return True
   if not place.is_dir():
     return False
-  if tensors_lib.is_remote(place):
+  if places.is_remote(place):
     return (place / _UNFINISHED).exists() or not any(place.iterdir())
   # `iterdir` would hide the files whose names end in "~".
   return not os.listdir(place)
@@ -611,9 +611,9 @@ def _may_write(place: epath.Path) -> bool:
 @contextlib.contextmanager
 def _directory(place: epath.Path) -> Iterator[epath.Path]:
   """Where to write what shall stand at `place`."""
-  if tensors_lib.is_remote(place):
+  if places.is_remote(place):
     mark = place / _UNFINISHED
-    place.mkdir(parents=True, exist_ok=True)
+    places.check_bucket(place)
     mark.write_text("This model is being written, or was not finished.\n")
     _clear(place, mark)
     yield place
@@ -718,7 +718,7 @@ def _fetch(
 
 def _write_tokenizer(directory: epath.Path, tokenizer) -> None:
   """Writes the tokenizer's files; it knows local places only."""
-  if not tensors_lib.is_remote(directory):
+  if not places.is_remote(directory):
     tokenizer.save(os.fspath(directory))
     return
   with tempfile.TemporaryDirectory() as temporary:
@@ -764,7 +764,7 @@ def _write_json(path: epath.Path, content: dict) -> None:
 
 def _sync(path: epath.Path) -> None:
   """Waits until a local file or directory is on the disk."""
-  if tensors_lib.is_remote(path):
+  if places.is_remote(path):
     return
   descriptor = os.open(path, os.O_RDONLY)
   try:

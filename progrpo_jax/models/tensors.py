@@ -72,33 +72,6 @@ class Tensor:
     return self.dtype.itemsize * math.prod(self.shape)
 
 
-def place(path: str | os.PathLike) -> epath.Path:
-  """The path, on this machine or elsewhere.
-
-  Raises:
-    InputError: places of its kind cannot be opened here.
-  """
-  path = os.fspath(path)
-  if not is_remote(path):
-    return epath.Path(path)
-  try:
-    found = epath.Path(path)
-    # What opens such places is imported at its first use.
-    found.exists()
-  except KeyError as e:
-    raise errors.InputError(
-        f"{path}: {e} is no kind of place; use gs:// or a local path") from e
-  except Exception as e:  # each kind of place has errors of its own
-    raise errors.InputError(
-        f"{path}: cannot be reached: {_one_line(e)}") from e
-  return found
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-  """Whether the path is not of this machine's file system."""
-  return "://" in os.fspath(path)
-
-
 def index(path: epath.Path) -> dict[str, Tensor]:
   """The tensors of a file by name; the file's size is that of its tensors.
 

@@ -15,10 +15,9 @@ import collections
 import json
 import re
 
-from etils import epath
 import numpy as np
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors, metrics, places
 from progrpo_jax.evaluators import boundary, passk
 
 BASE = "base"
@@ -200,7 +199,7 @@ def load_base(path):
   A file holds the object of one evaluation, or a line for each of several, in
   the names of `eval.jsonl`.
   """
-  path = epath.Path(path)
+  path = places.place(path)
   if path.is_dir():
     run = metrics.load(path, require_metrics=False)
   elif path.exists():

@@ -19,7 +19,7 @@ import urllib.parse
 
 from etils import epath
 
-from progrpo_jax import metrics
+from progrpo_jax import metrics, places
 from progrpo_jax.report import comparison, figures, live, tables
 
 # What the rollout browser holds at most.
@@ -274,7 +274,7 @@ def _write(path, *, title, header, parts, data=None):
   page = re.sub(
     r"\{\{(\w+)\}\}", lambda match: fields[match[1]], _resource("page.html")
   )
-  path.parent.mkdir(parents=True, exist_ok=True)
+  places.make_directory(path.parent)
   path.write_text(page, encoding="utf-8")
 
 
@@ -643,7 +643,8 @@ def _links(groups, path):
     for run in runs:
       page = run.path / "report.html"
       name = text(os.fspath(run.path))
-      if "://" not in os.fspath(path) and page.exists():
+      both_here = not places.is_remote(path) and not places.is_remote(page)
+      if both_here and page.exists():
         relative = os.path.relpath(page, path.parent)
         link = html.escape(urllib.parse.quote(relative.replace(os.sep, "/")))
         name = f'<a href="{link}">{name}</a>'

@@ -18,6 +18,8 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
+from progrpo_jax import hosts
+
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = (
   ("reward", "reward", "{:.3f}"),
@@ -38,6 +40,25 @@ _STAGES = ("sample", "verify", "score", "update")
 _STAGE_STYLES = ("blue", "magenta", "cyan", "green")
 # By the number that `collapse/level` logs: word and colour.
 _LEVELS = (("ok", "blue"), ("warning", "yellow"), ("collapse", "bold red"))
+
+
+class Mute:
+  """The view of a host beside the first: what it is told, and no more."""
+
+  def __init__(self, name):
+    self._name = name
+
+  def phase(self, name):
+    """Shows nothing."""
+
+  def step(self, step, metrics):
+    """Shows nothing."""
+
+  eval = step
+
+  def message(self, text):
+    """Prints a line."""
+    print(f"{self._name}: {text}", flush=True)
 
 
 class LiveView:
@@ -268,8 +289,12 @@ class LiveView:
 def progress(title, total, *, console=None, every_s=10.0):
   """Yields `tick(n=1, note="")` for work of `total` parts.
 
-  A bar on a terminal, a plain line every `every_s` seconds elsewhere.
+  A bar on a terminal, a plain line every `every_s` seconds elsewhere; nothing
+  on a host beside the first.
   """
+  if not hosts.is_first():
+    yield lambda n=1, note="": None
+    return
   console = console or rich.console.Console()
   if console.is_terminal:
     with _bar(console) as bar:

@@ -21,6 +21,10 @@ _MAX_SENTENCES = 64
 
 _BRACE = re.compile(r"(?<!\\)(\\+)(?:(boxed|fbox)\s*\{|[{}])|[{}]")
 _UNBRACED = re.compile(r"\\(?:boxed|fbox)\s+(-?[^\s{}$\\]+)")
+# A box to be filled in, which a completion quotes from the question.
+_PLACEHOLDER = re.compile(
+    r"(?:\\[hv]?phantom\s*\{(?:[^{}]|\{[^{}]*\})*\}|\\q?quad(?![A-Za-z])"
+    r"|\\[,;:! ]|[\s.$~])*")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S | re.I)
 _HASH = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.M)
 _SENTENCE = re.compile(
@@ -46,7 +50,8 @@ _STOP = re.compile(
 def find(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
   """Returns the answers that the strongest form occurring marks."""
   for form in check_forms(forms):
-    found = [a for a in _FINDERS[form](completion) if a.strip(" \t\r\n.$")]
+    found = [
+        a for a in _FINDERS[form](completion) if not _PLACEHOLDER.fullmatch(a)]
     if found:
       return found
   return []

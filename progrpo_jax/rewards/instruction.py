@@ -16,8 +16,11 @@ program, with these differences:
   capital words     "DON'T" and "U.S." are one word; nltk's tokenizer makes
                     two of the first.
   languages         are told by py3langid, not by langdetect, which draws at
-                    random; a text without letters is in no language, where
-                    IFEval takes it for any.
+                    random; a text without a letter of a language's script
+                    is not in it, where IFEval takes one without any letters
+                    for any language.
+  letters           may be signs, such as "#", in whose place IFEval's program
+                    draws a letter at random.
   keywords          are text, not regular expressions; a forbidden word that
                     ends in a sign ("C++") is found.
   bullets           a line that is one asterisk and nothing else is none.

@@ -10,6 +10,8 @@ A few words are often too little to tell a language by: "Hello" alone could be
 Finnish. From a short sentence on the verdict is dependable.
 """
 
+import unicodedata
+
 from py3langid import langid
 
 # ISO 639-1. These are the languages of IFEval and of langdetect, which it
@@ -19,6 +21,18 @@ CODES = tuple(
     " kn ko lt lv mk ml mr ne nl no pa pl pt ro ru sk sl so sq sv sw ta te th"
     " tl tr uk ur vi zh".split())
 _SAME = {"zh-cn": "zh", "zh-tw": "zh"}  # langdetect's names
+
+# First words of the Unicode names of a language's letters, where those are not
+# Latin. What has too few letters to be told apart is in none of these.
+_SCRIPTS = {
+    **dict.fromkeys(("ar", "fa", "ur"), ("ARABIC",)),
+    **dict.fromkeys(("bg", "mk", "ru", "uk"), ("CYRILLIC",)),
+    **dict.fromkeys(("hi", "mr", "ne"), ("DEVANAGARI",)),
+    "bn": ("BENGALI",), "el": ("GREEK",), "gu": ("GUJARATI",),
+    "he": ("HEBREW",), "ja": ("HIRAGANA", "KATAKANA", "CJK"),
+    "kn": ("KANNADA",), "ko": ("HANGUL",), "ml": ("MALAYALAM",),
+    "pa": ("GURMUKHI",), "ta": ("TAMIL",), "te": ("TELUGU",),
+    "th": ("THAI",), "zh": ("CJK",)}
 
 # Kindred languages (Hindi and Nepali, Bulgarian and Macedonian) share most
 # of a sentence: one that is this near to the likeliest counts as well.
@@ -40,12 +54,14 @@ def code(name: str) -> str | None:
 def fits(text: str, language: str) -> bool:
   """Says whether a text may be taken for one in a language of CODES.
 
-  A text without letters is in no language.
+  A text without a letter of a language's script is not in that language.
   """
   if len(text) > _MAX_CHARS:
     half = _MAX_CHARS // 2
     text = f"{text[:half]}\n{text[-half:]}"
-  if not any(map(str.isalpha, text)):
+  script = _SCRIPTS.get(language, ("LATIN",))
+  if not any(unicodedata.name(c, "").startswith(script)
+             for c in text if c.isalpha()):
     return False
   likely = dict(_CLASSIFIER.rank(text))
   return likely[language] >= _NEAR * max(likely.values())

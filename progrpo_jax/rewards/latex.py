@@ -104,6 +104,12 @@ _SCALE = re.compile(rf"(\d)\s*({'|'.join(_SCALES)})s?\b")
 _REPEATING = re.compile(
     r"(?<![\w.])(\d{1,30})\.(\d{0,30})\s*\\(?:overline|bar|dot)\s*"
     r"\{(\d{1,30})\}")
+# AMC's \textbf{(E) } before a value, and a number that is set as text.
+_CHOICE = re.compile(
+    r"\A\s*\\text\s*\{\s*\([A-E]\)\s*\}\s*"
+    r"(?=[-+]?\s*(?:\.?\d|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z])))")
+_SET_NUMBER = re.compile(
+    r"\A\s*\\text\s*\{([^{}A-Za-z\\]*\d[^{}A-Za-z\\]*)\}\s*\Z")
 _IN_TEXT = re.compile(r"\\text\{[^{}]*\}")
 
 
@@ -124,6 +130,7 @@ def clean(text: str) -> str:
   text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
   text = re.sub(r"\\mathrm\s*\{\s*([eid])\s*\}", r"\1", text)
   text = _WRAPPER.sub("", _TEXT.sub(r"\\text", text))
+  text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
   text = _COMMAND.sub(_command, text)
   text = _outside_text(text, _spell)
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")
@@ -674,7 +681,7 @@ def write(tree: Tree, names: dict[str, str]) -> str:
     over, under = tree[1].as_integer_ratio()
     return str(over) if under == 1 else rf"\frac{{{over}}}{{{under}}}"
   if kind == "constant":
-    return {"pi": r"\pi", "e": "e", "i": "I"}[tree[1]]  # I as sympy has it
+    return {"pi": r"\pi", "e": "e", "i": "i"}[tree[1]]
   if kind == "symbol":
     return names[tree[1]]
   if kind == "call":

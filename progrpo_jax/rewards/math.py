@@ -14,6 +14,7 @@ verifier instead, which accepts what either should: two lenient ones add up
 their false positives, and those are what a policy finds.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from fractions import Fraction
 import functools
@@ -35,7 +36,7 @@ MEMORY_MB = 512
 _MAX_WAYS = 16  # in which one answer may be written in a completion
 _MAX_SYMBOLIC = 40  # comparisons by Math-Verify for one completion
 _MAX_SYMBOLIC_NODES = 60
-_MAX_SYMBOLIC_DIGITS = 60
+_LONG = 10**59  # a number that Math-Verify is not asked about
 _MAX_EXPONENT = 5000
 _MAX_TERMS = 1000
 _CLOSE = 1e-9  # relative; a double is good to 1e-16
@@ -159,9 +160,11 @@ class Undecided(Exception):
 
 
 class Symbolic(Protocol):
-  """Compares two expressions in LaTeX, the right one first."""
+  """Compares two trees, the right one first, given their symbols' names."""
 
-  def __call__(self, gold: str, answer: str) -> bool:
+  def __call__(
+      self, gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str]
+  ) -> bool:
     """Says whether they are equal."""
 
 
@@ -199,14 +202,14 @@ def judge(gold: str, answer: str, *options: Any) -> bool:
 
   left = [_MAX_SYMBOLIC]
 
-  def ask(gold: str, answer: str) -> bool:
+  def ask(*trees: Any) -> bool:
     left[0] -= 1
-    return left[0] >= 0 and symbolic.equal(gold, answer)
+    return left[0] >= 0 and symbolic.equal(*trees)
 
   return compare(gold, answer, ask, *options)
 
 
-def _undecided(gold: str, answer: str) -> bool:
+def _undecided(*_: Any) -> bool:
   """Stands for Math-Verify where it must not run."""
   raise Undecided
 
@@ -555,11 +558,16 @@ def _ask(gold: latex.Tree, given: latex.Tree, symbolic: Symbolic) -> bool:
   names = sorted(latex.symbols(gold) | latex.symbols(given))
   if len(names) > len(_LETTERS):
     return False
-  letters = dict(zip(names, _LETTERS))
-  texts = [latex.write(t, letters) for t in (gold, given)]
-  if any(re.search(rf"\d{{{_MAX_SYMBOLIC_DIGITS}}}", t) for t in texts):
+  if any(_has_long_number(tree) for tree in (gold, given)):
     return False
-  return symbolic(*texts)
+  return symbolic(gold, given, dict(zip(names, _LETTERS)))
+
+
+def _has_long_number(tree: latex.Tree) -> bool:
+  """Says whether a tree has a number of too many digits for Math-Verify."""
+  if tree[0] == "number":
+    return max(map(abs, tree[1].as_integer_ratio())) >= _LONG
+  return any(_has_long_number(a) for a in tree[1:] if isinstance(a, tuple))
 
 
 # Letters that Math-Verify reads as nothing else.

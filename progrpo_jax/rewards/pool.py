@@ -3,6 +3,8 @@
 A worker is started once and serves many items. It says on a pipe which item
 it has begun, so a hanging or crashing item is known, its worker is killed
 with everything that it started, and the items behind it go to a fresh one.
+An item that took too long is tried once more, in a fresh worker: a machine
+that was held up for a while must not change what a run learns from.
 Such a failure is the verifier's, not the completion's: its score has reward
 0.0 and a status that tells the caller to mask the sample.
 """
@@ -87,7 +89,8 @@ class Pool:
 
   Args:
     workers: how many processes.
-    deadline_s: the longest that one item may run, import apart.
+    deadline_s: the longest that one item may run, import apart; the second
+      time that it takes longer it counts as failed.
     memory_mb: limit on a worker's address space.
     max_failure_share: a batch of two or more items of which a greater share
       fails, or is refused by its verifier, raises PoolError.
@@ -241,6 +244,7 @@ class _Batch:
     self.outcomes: list[Outcome | None] = [None] * len(calls)
     self.waiting = list(range(len(calls)))[::-1]
     self.idle_deaths = 0
+    self.tried: set[int] = set()  # those that have taken too long once
 
   def run(self) -> list[Outcome]:
     """Serves the workers until every call has its outcome."""
@@ -298,6 +302,9 @@ class _Batch:
       return self._died(worker)
     if not worker.chunk or time.monotonic() < worker.limit(self.deadline_s):
       return worker
+    if worker.chunk[0] not in self.tried:
+      self.tried.add(worker.chunk[0])
+      return self._replace(worker)
     limit = self.deadline_s if worker.phase == "running" else _START_S
     where = "ran" if worker.phase == "running" else f"was {worker.phase}"
     return self._blame(worker, "timeout", f"{where} for over {limit:g} s")
@@ -369,8 +376,8 @@ class _Worker:
 
   def limit(self, deadline_s: float) -> float:
     """Returns the time at which the current phase has lasted too long."""
-    own = self.phase in ("running", "done", "ready")
-    return self.since + (deadline_s if own else _START_S)
+    return self.since + (
+        deadline_s if self.phase == "running" else _START_S)
 
   def send(self, chunk: list[int], calls: list[Call]) -> None:
     """Begins to write calls; the worker reads them whole before it starts."""

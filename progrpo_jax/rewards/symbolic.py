@@ -1,74 +1,168 @@
 """Math-Verify, configured strictly, for the worker processes.
 
-Its own timeouts are signals, which only reach a main thread and never code
-written in C, so they are off: whoever calls must be able to kill this process
-(see progrpo_jax.rewards.math). It compares two expressions in LaTeX, which
-progrpo_jax.rewards.latex has written; no text of a model arrives here. As
-Math-Verify drops differences below 1e-15 and rounds decimals, what it takes
-for equal is computed once more to thirty digits.
+It has no limit on its time here: its own timeouts are signals, which only
+reach a main thread and never code written in C, so they are off, and whoever
+calls must be able to kill this process (see progrpo_jax.rewards.math). It
+compares two expressions that are built from the trees of
+progrpo_jax.rewards.latex: its parser of LaTeX, which takes a second for what
+it does not misread, is not asked. As it drops differences below 1e-15, what
+it takes for equal is computed once more to thirty digits.
 """
 
+from collections.abc import Callable, Mapping
 import logging
+import math
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
+from math_verify import verify
 import sympy
 
+from progrpo_jax.rewards import latex
+
 _DIGITS = 30
-_CONFIG = LatexExtractionConfig(
-    boxed_match_priority=0,
-    normalization_config=NormalizationConfig(
-        basic_latex=True,
-        units=True,
-        malformed_operators=False,
-        nits=False,
-        boxed="all",
-        equations=False,
-    ),
-)
+# Sympy works out what is a number as soon as it is written.
+_MAX_BITS = 100_000
+_MAX_COUNT = 5000  # of what a factorial or a binomial multiplies
+_MAX_TERMS = 500  # of the sums that the cheap proof multiplies out
 
 # They warn, once per process, that the timeouts are off.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-def equal(gold: str, answer: str) -> bool:
-  """Says whether Math-Verify finds two expressions equal.
+def equal(
+    gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str]
+) -> bool:
+  """Says whether two expressions are equal, by Math-Verify.
 
   verify(gold, answer) is not verify(answer, gold); the order matters. What
-  it cannot parse, or stumbles over, is not equal.
+  it stumbles over is not equal.
+
+  Args:
+    gold: what is right.
+    answer: what is given.
+    names: of the symbols of both, such as Math-Verify takes for nothing else.
   """
   try:
-    left, right = _parse(gold), _parse(answer)
-    if left is None or right is None:
+    left, right = expression(gold, names), expression(answer, names)
+    if left.has(*_NO_NUMBERS) or right.has(*_NO_NUMBERS):
       return False
-    found = verify(
-        [left], [right], float_rounding=12, strict=True, timeout_seconds=None
-    )
-    return bool(found) and _agree(left, right)
+    return _proved(left, right) and _agree(left, right)
   except MemoryError:
     raise
   except Exception:  # sympy raises all sorts of errors on odd expressions
     return False
 
 
+_NO_NUMBERS = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
+
+
 def warm() -> None:
-  """Runs what is slow the first time: the tables of the LaTeX parser."""
-  equal(r"((x)+(1))^{2}", r"((x)^{2})+((2)\cdot (x))+(1)")
-  equal(r"\frac{\sqrt[2]{8}}{\pi}", r"\frac{(2)\cdot (\sqrt[2]{2})}{\pi}")
-  equal(r"\sin{((2)\cdot (x))}", r"(2)\cdot (\sin{(x)})\cdot (\cos{(x)})")
-  equal(r"|-(x)|+\ln{(x)}", r"|x|-(\ln{(\frac{1}{x})})")
+  """Runs what is slow the first time."""
+  for gold, answer in (
+      ("(x+1)^2", "x^2+2x+1"), (r"\frac{\sqrt{8}}{\pi}", r"\frac{2\sqrt2}\pi"),
+      (r"\sin{(2x)}", r"2\sin{(x)}\cos{(x)}"), (r"|-x|+\ln{x}", r"|x|+\ln{x}"),
+      (r"\sin^{2}{(x)}+y", r"1-\cos^{2}{(x)}+y"), ("x+y", "x+y+1")):
+    equal(latex.parse(gold), latex.parse(answer), {"x": "x", "y": "y"})
 
 
-def _parse(text: str) -> sympy.Basic | None:
-  """Returns the expression of a LaTeX text."""
-  found = parse(
-      f"${text}$",
-      [_CONFIG],
-      fallback_mode="no_fallback",
-      extraction_mode="first_match",
-      parsing_timeout=None,
-  )
-  return found[0] if found and isinstance(found[0], sympy.Expr) else None
+def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
+  """Proves that two expressions are equal: cheaply, else by Math-Verify."""
+  try:
+    if _vanishes(left - right):
+      return True
+  except sympy.SympifyError:
+    pass
+  return bool(verify(
+      [left], [right], float_rounding=12, strict=True, timeout_seconds=None))
+
+
+def _vanishes(difference: sympy.Expr) -> bool:
+  """Says whether exponentials for all functions leave nothing of a sum.
+
+  It decides what simplify would spend a second on; False says nothing.
+  """
+  over = sympy.numer(sympy.together(difference.rewrite(sympy.exp)))
+  return bool(over == 0 or _is_short(over) and sympy.expand(over) == 0)
+
+
+def _is_short(value: sympy.Expr) -> bool:
+  """Says whether an expression has few terms when it is multiplied out."""
+  terms = 1
+  for part in sympy.preorder_traversal(value):
+    base, exponent = part.as_base_exp() if part.is_Pow else (part, 1)
+    parts = part.args if part.is_Mul else (base,) if part.is_Pow else ()
+    longest = math.prod(len(sympy.Add.make_args(p)) for p in parts)
+    if longest > 1 and abs(exponent) > _MAX_TERMS:
+      return False
+    if longest > 1 and getattr(exponent, "is_Integer", True):
+      terms *= longest ** abs(int(exponent))
+    if terms > _MAX_TERMS:
+      return False
+  return True
+
+
+# ----- Building -----
+
+
+def expression(tree: latex.Tree, names: Mapping[str, str]) -> sympy.Expr:
+  """Returns a tree as sympy has it; its symbols stand for real numbers.
+
+  Raises:
+    latex.TooLarge: a number in it is beyond the limits.
+  """
+  kind, *parts = tree
+  if kind == "number":
+    return sympy.Rational(*parts[0].as_integer_ratio())
+  if kind == "constant":
+    return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}[parts[0]]
+  if kind == "symbol":
+    return sympy.Symbol(names[parts[0]], real=True)
+  if kind == "call":
+    return _CALLS[parts[0]](expression(parts[1], names))
+  return _OPERATORS[kind](*(expression(part, names) for part in parts))
+
+
+def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+  """Raises to a power."""
+  if base.is_Rational and exponent.is_Rational:
+    bits = max(abs(base.p).bit_length(), base.q.bit_length())
+    if abs(exponent) * bits > _MAX_BITS:
+      raise latex.TooLarge("a power")
+  return sympy.Pow(base, exponent)
+
+
+def _factorial(value: sympy.Expr) -> sympy.Expr:
+  """Returns a factorial."""
+  if value.is_Integer and value > _MAX_COUNT:
+    raise latex.TooLarge("a factorial")
+  return sympy.factorial(value)
+
+
+def _binomial(n: sympy.Expr, k: sympy.Expr) -> sympy.Expr:
+  """Returns a binomial."""
+  if k.is_Integer and min(abs(k), abs(n - k)) > _MAX_COUNT:
+    raise latex.TooLarge("a binomial")
+  return sympy.binomial(n, k)
+
+
+_CALLS: dict[str, Callable[[sympy.Expr], sympy.Expr]] = {
+    **{name: getattr(sympy, name)
+       for name in "sin cos tan cot sec csc sinh cosh tanh exp".split()},
+    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
+    "ln": sympy.log}
+_OPERATORS: dict[str, Callable[..., sympy.Expr]] = {
+    "add": sympy.Add,
+    "mul": sympy.Mul,
+    "div": lambda over, under: over / under,
+    "neg": lambda value: -value,
+    "abs": sympy.Abs,
+    "pow": _power,
+    "root": lambda degree, base: _power(base, 1 / degree),
+    "factorial": _factorial,
+    "binom": _binomial,
+    "log": lambda base, value: sympy.log(value, base),
+    "floor": sympy.floor,
+    "ceil": sympy.ceiling,
+}
 
 
 def _agree(left: sympy.Basic, right: sympy.Basic) -> bool:

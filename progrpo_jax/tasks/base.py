@@ -10,10 +10,11 @@ A task is a module: one of this package, named in a config by its file's name
                                                          verifier's module's
   DOMAIN = "logic", or SET, the published set that it is  optional, for lists
 
-The verifier is called as function(completion, row.reference, **row.meta), in
-another process. `canonical` writes an answer so that two ways of writing one
-idea come out equal; it is what distinct correct answers are counted by. Both
-see what follows the thought of a completion that has one (rewards/thinking).
+The verifier is called as function(completion, row.reference, **row.meta), but
+for what the meta says of the problem itself (see `Row`), in another process.
+`canonical` writes an answer so that two ways of writing one idea come out
+equal; it is what distinct correct answers are counted by. Both see what
+follows the thought of a completion that has one (rewards/thinking).
 """
 
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import logic, pool, thinking
 
 SPLITS = ("train", "validation")
+# What a row's meta says of the problem, and not to the verifier.
+_ABOUT = ("rating",)
 # Modules beside the tasks that the tasks are made with.
 _NOT_TASKS = (
     "base", "builder", "files", "instructions", "overlap", "programs",
@@ -46,7 +49,9 @@ class Row:
     task: name that resolves to the task's module.
     prompt: text for the policy.
     reference: what the verifier compares with, JSON-able.
-    meta: the verifier's further arguments by name, JSON-able.
+    meta: the verifier's further arguments by name, JSON-able; and `rating`,
+      how hard the problem is in the points of Codeforces, where that is
+      known, which the verifier is not shown.
     demonstrations: completions that score 1, for a supervised warm-up.
   """
 
@@ -146,7 +151,8 @@ def _check_options(
 def item(row: Row, completion: str) -> pool.Item:
   """Returns what the pool needs to verify a completion of a row."""
   verifier = resolve(row.task).VERIFIER
-  return pool.Item(verifier, completion, row.reference, row.meta)
+  meta = {key: v for key, v in row.meta.items() if key not in _ABOUT}
+  return pool.Item(verifier, completion, row.reference, meta)
 
 
 def canonical(completion: str, row: Row) -> str:

@@ -10,7 +10,9 @@
 Li et al. 2022 (AlphaCode), as the hub's deepmind/code_contests has it:
 columns description, public_tests, private_tests, generated_tests (each with
 lists input and output), solutions (with lists language and solution; 3 is
-Python 3). The published test is validation. Problems that show an image, as
+Python 3) and cf_rating, the rating of a problem of Codeforces, 0 where it has
+none, by which an evaluation rates the policy. The published test is
+validation. Problems that show an image, as
 "<image>" in their text, are left out. Option `generated` adds the tests that
 were made by mutation. The time limits of single tests are not used: what
 counts is `time_limit_s` for all tests together.
@@ -33,6 +35,14 @@ def _python(solutions: Any) -> list[str]:
   return [code for language, code in pairs if language == _PYTHON3]
 
 
+def _rating(record: dict[str, Any]) -> dict[str, int]:
+  """Returns the problem's rating by its name, nothing where it has none."""
+  value = record.get("cf_rating") or 0
+  if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    raise sets.BadRow(f"cf_rating {value!r:.50} is no rating")
+  return {"rating": value} if value else {}
+
+
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
   """Joins the kinds of tests."""
   question = sets.text(record, "description")
@@ -47,9 +57,11 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
       raise sets.BadRow(f"{kind} is no record of inputs and outputs")
     for side, values in joined.items():
       values += tests.get(side) or []
-  return programs.problem(
+  made = programs.problem(
       question, joined, "tests", solutions=_python(record.get("solutions")),
       max_tests=options["max_tests"])
+  made.meta.update(_rating(record))
+  return made
 
 
 SET = sets.Set(

@@ -6,13 +6,16 @@
 
 Hendrycks et al. 2021, as the hub's EleutherAI/hendrycks_math has it: a file
 for each subject, columns problem, level, type, solution. 7,500 problems for
-train; the published test, 5,000, is validation. Solutions that have
-one box are demonstrations. Options: `subjects`, and `levels` from 1 to 5.
+train; the published test, 5,000, is validation. The answer is what the
+solution boxes; a problem whose solution boxes several different answers, all
+of which or any of which are right, is left out. Solutions that have one box
+are demonstrations. Options: `subjects`, and `levels` from 1 to 5.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from progrpo_jax.rewards import answers, math
 from progrpo_jax.tasks import base, published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
@@ -39,6 +42,8 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
   answer = texts.boxed(solution)
   if not answer:
     raise sets.BadRow("the solution has no box with an answer")
+  if len(set(map(math.normal_form, answers.boxed(solution)))) > 1:
+    raise sets.LeftOut("its solution boxes several answers")
   return sets.Problem(
       sets.text(record, "problem"), answer,
       demonstrations=texts.worked(solution, answer))

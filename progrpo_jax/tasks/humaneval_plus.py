@@ -15,11 +15,14 @@ and become calls whose values are compared. Left out, and counted in the
 report: problems whose expected values are computed by a reference program or
 by a check of their own, and those with values that JSON does not have (sets,
 complex numbers). Tuples are compared as lists. A tolerance of a test (the
-third argument of `assertion`) becomes the verifier's, see `tolerance`.
+third argument of `assertion`) becomes the verifier's, see `tolerance`; where
+it is 0 and floats are expected, the published tests allow 1e-6, and so does
+the verifier, unless whole numbers so large are expected that it would blur
+them.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import math
 from typing import Any
@@ -45,6 +48,29 @@ def _literals(code: str) -> tuple[list, list, float]:
   if tolerance is None or set(values) != {"inputs", "results"}:
     raise sets.LeftOut("its tests are no list of inputs and results")
   return values["inputs"], values["results"], tolerance
+
+
+_FLOATS = 1e-6  # what the published tests allow where floats are expected
+_BLURRED = 10**5  # whole numbers from here on are kept exact
+
+
+def _numbers(value: Any) -> Iterator[float]:
+  """Yields the numbers in a value, at any depth."""
+  if isinstance(value, (list, tuple)):
+    for part in value:
+      yield from _numbers(part)
+  elif isinstance(value, (int, float)):
+    yield value
+
+
+def _tolerance(asked: float, results: list) -> float:
+  """Returns the tolerance of a problem's tests."""
+  found = list(_numbers(results))
+  if asked or not any(isinstance(number, float) for number in found):
+    return asked
+  large = any(
+      isinstance(number, int) and abs(number) >= _BLURRED for number in found)
+  return 0 if large else _FLOATS
 
 
 def _plain(value: Any) -> bool:
@@ -78,7 +104,7 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
   made = programs.problem(
       f"Complete this function:\n```python\n{prompt.rstrip()}\n```",
       cases, "test", solutions=[whole], max_tests=options["max_tests"])
-  if tolerance:
+  if tolerance := _tolerance(tolerance, results):
     made.meta["tolerance"] = tolerance
   return made
 

@@ -6,14 +6,17 @@
 
 He et al. 2024, the part that papers on reasoning use: open-ended, text only,
 mathematics, English, 674 problems, as the hub's Hothan/OlympiadBench has it;
-columns question, final_answer (a list), is_multiple_answer. Several answers
-of one problem are joined by commas. Problems that show an image are left
-out. Another part is an option: `part="OE_TO_physics_en_COMP"`.
+columns question, final_answer (a list), is_multiple_answer, error. Several
+answers of one problem are joined by commas. The error that an answer may have,
+which most problems of physics say, is absolute; it becomes the verifier's
+`tolerance`, which is relative. Problems that show an image are left out.
+Another part is an option: `part="OE_TO_physics_en_COMP"`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from progrpo_jax.rewards import latex
 from progrpo_jax.tasks import base, published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
@@ -24,6 +27,18 @@ def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
   part = options["part"]
   return (
       sets.File("validation", f"OlympiadBench/{part}/{part}.parquet"),)
+
+
+def _tolerance(error: Any, answer: str) -> dict[str, float]:
+  """Returns the verifier's tolerance, if an absolute error is published."""
+  try:
+    allowed = float(error)
+  except (TypeError, ValueError):
+    return {}  # none, or one for each of several answers
+  tree = latex.parse(latex.clean(answer))
+  value = latex.evaluate(tree, 0) if tree else None
+  relative = allowed / abs(value) if value else 0
+  return {"tolerance": float(relative)} if 0 < relative < 1 else {}
 
 
 def _row(record: dict[str, Any], _) -> sets.Problem:
@@ -40,6 +55,7 @@ def _row(record: dict[str, Any], _) -> sets.Problem:
   return sets.Problem(
       sets.text(record, "question"),
       answer,
+      _tolerance(record.get("error"), answer),
       demonstrations=(texts.box(answer),))
 
 

@@ -27,7 +27,7 @@ from progrpo_jax.tasks import builder, files, overlap, sets
 from progrpo_jax.tasks import rejects as rejects_lib
 
 HUB = "https://huggingface.co/datasets"
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 _LISTED = 1000  # near-duplicates that a report names one by one
 
 

@@ -27,7 +27,8 @@ class Problem:
   Attributes:
     question: the problem without any instruction on how to answer.
     reference: what the verifier compares with, JSON-able.
-    meta: the verifier's further arguments, JSON-able.
+    meta: the verifier's further arguments and the problem's rating, see
+      `base.Row`, JSON-able.
     demonstrations: completions that score 1.
     asks: texts by name that a template may have beside {question}.
   """

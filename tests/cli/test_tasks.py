@@ -25,6 +25,18 @@ def test_show_prints_rewards(template, tmp_path, capsys):
   assert said.count("True") == 2 and said.count("False") == 4
 
 
+def test_show_leaves_tex_as_it_is(tmp_path, capsys):
+  question = r"Find \[\sum_k k\] of [1, 2], and \\[2pt] no [bold]more."
+  (tmp_path / "test.jsonl").write_text(json.dumps(
+      {"problem": question, "answer": r"\left[3\right]"}) + "\n")
+  command = ["show", "math500", "--data_dir", str(tmp_path / "data"),
+             "--option", f"manual_dir={tmp_path}"]
+  assert tasks.run(command) == 0
+  said = capsys.readouterr().out
+  assert question in said.replace("\n", " ")
+  assert r"\boxed{\left[3\right]}" in said
+
+
 def test_build_prints_sizes(tmp_path, capsys):
   command = ["build", "chain_sum", "--data_dir", str(tmp_path)]
   assert tasks.run([*command, *SMALL]) == 0

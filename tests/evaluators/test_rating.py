@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from progrpo_jax.evaluators import rating
+from progrpo_jax import metrics
+from progrpo_jax.cli import evaluate
+from progrpo_jax.evaluators import held_out, rating
+from progrpo_jax.tasks import base
 
 CHI = 3.841459  # 95 % quantile of chi-squared, one degree of freedom
 
@@ -116,3 +119,68 @@ def test_interval_covers_as_often_as_it_says():
 def test_refuses(problems, passed, level, word):
   with pytest.raises(ValueError, match=word):
     rating.rate(problems, passed, level=level)
+
+
+def samples(ratings_X, correct_XN, valid_XN=None):
+  """Held-out samples with what the measure reads; None is no rating."""
+  correct_XN = np.asarray(correct_XN, bool)
+  valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
+  rows = tuple(
+      base.Row("t", "", "", {} if r is None else {"rating": r})
+      for r in ratings_X)
+  texts = (("",) * correct_XN.shape[1],) * len(rows)
+  return held_out.Samples(
+      rows=rows, texts_XN=texts, correct_XN=correct_XN,
+      valid_XN=np.asarray(valid_XN, bool), entropy_XN=correct_XN * 1.0,
+      length_XN=correct_XN * 1, tokens_XN=(((),) * 2,) * len(rows),
+      vocab_size=2)
+
+
+def measured(found):
+  """Values of an evaluation with no other measure than the rating."""
+  evaluator = object.__new__(held_out.HeldOut)
+  evaluator.name, evaluator.measures = "set", (rating.measure,)
+  return dict(evaluator.run(found))
+
+
+def test_measure_golden():
+  # Ten of eleven samples of every rated problem: 400 points above them.
+  right = [[1] * 10 + [0]] * 2
+  values = measured(samples([1500, 1500, None], [*right, [0] * 11]))
+  expected = rating.rate([1500, 1500], [10 / 11, 10 / 11])
+  np.testing.assert_allclose(values["eval/set/rating"], 1900, atol=1e-6)
+  assert values == {
+      "eval/set/rating": expected.value, "eval/set/rating/low": expected.low,
+      "eval/set/rating/high": expected.high}
+
+
+def test_measure_leaves_out_what_the_verifier_failed_on():
+  # Of the first problem one of two counts, of the second none at all.
+  found = samples(
+      [1200, 2000], [[1, 0, 1, 1], [1, 1, 1, 1]],
+      [[True, True, False, False], [False] * 4])
+  np.testing.assert_allclose(
+      measured(found)["eval/set/rating"], 1200, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratings", [[None, None], []])
+def test_measure_of_a_set_without_ratings_is_nothing(ratings):
+  correct = np.ones((len(ratings), 2))
+  assert measured(samples(ratings, correct)) == {}
+  failed = samples([1500], [[1, 1]], [[False, False]])
+  assert measured(failed) == {}
+
+
+def test_infinite_ratings_are_null_in_files_and_shown(capsys):
+  values = measured(samples([1500], [[1, 1]]))
+  written = metrics.plain(values)
+  assert written["eval/set/rating"] is None
+  assert written["eval/set/rating/high"] is None
+  assert math.isfinite(written["eval/set/rating/low"])
+  evaluate.show(values)
+  shown = capsys.readouterr().out
+  assert "set/rating" in shown and "inf" in shown and "/low" not in shown
+
+
+def test_every_evaluation_has_the_measure():
+  assert rating.measure in held_out.MEASURES

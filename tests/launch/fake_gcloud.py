@@ -122,7 +122,7 @@ def machines(name, options):
     home.mkdir(parents=True, exist_ok=True)
     yield i, os.environ | {
         "HOME": str(home), "FAKE_WORKER": str(i), "FAKE_NODE": name,
-        "COPY_S": "1", "DRY_RUN": "",
+        "COPY_S": "1", "NOTICE_S": "0.1", "DRY_RUN": "",
         "PATH": f"{FAKE}/worker_bin:{os.environ['PATH']}"}
 
 

@@ -37,7 +37,8 @@ def progrpo(argv):
   if plan.get("hang"):
     time.sleep(30)
   if plan.get("wait"):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+      signal.signal(number, lambda *_: sys.exit(75))
     (FAKE / f"waiting-{worker}").write_text("")
     time.sleep(30)
   return plan["codes"][worker] if "codes" in plan else plan["code"]

@@ -61,6 +61,13 @@ chmod +x "$3"/bin/*
 """
 
 
+# A machine's metadata; nothing stands in them unless a test writes it.
+CURL = """#!/bin/bash
+url=${*: -1}
+cat "$FAKE/metadata-$FAKE_WORKER-${url##*/}" 2>/dev/null
+"""
+
+
 class Cloud:
   """The fake cloud of one test, and the scripts run against it."""
 
@@ -74,6 +81,7 @@ class Cloud:
     executable(folder / "bin" / "nap", NAP)
     executable(folder / "worker_bin" / "tmux", TMUX)
     executable(folder / "worker_bin" / "python3.11", PYTHON)
+    executable(folder / "worker_bin" / "curl", CURL)
     executable(
         folder / "worker_bin" / "hostname",
         '#!/bin/bash\necho "t1v-n-0a1b-w-$FAKE_WORKER"\n')
@@ -116,6 +124,11 @@ class Cloud:
     path = self.folder / f"runs-{worker}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
+
+  def log(self, name, worker):
+    """What the newest run of a worker has left in a file, or nothing."""
+    found = sorted(self.home(worker).glob(f"progrpo_runs/*/{name}"))
+    return found[-1].read_text() if found else ""
 
   def naps(self):
     path = self.folder / "naps"
@@ -550,6 +563,25 @@ def test_a_signal_to_all_of_a_machine_reaches_the_run_once(ready):
   code = ready.home(0) / "progrpo_runs" / "t1" / "exit"
   ready.wait_for(code.exists)
   assert code.read_text() == "worker 0 t1 75\n"
+
+
+@pytest.mark.parametrize(("key", "text"), [
+    ("preempted", "TRUE"),
+    ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")])
+def test_a_notice_of_the_end_is_told_to_the_run(ready, key, text):
+  """To that of its machine; the run's own hosts tell each other."""
+  ready.plan({"wait": True})
+  for name in ("preempted", "maintenance-event"):
+    (ready.folder / f"metadata-0-{name}").write_text(
+        {"preempted": "FALSE"}.get(name, "NONE"))
+  assert ready.run("run.sh").returncode == 0
+  ready.wait_for_handlers()
+  time.sleep(0.5)  # several looks, at nothing
+  assert not ready.log("exit", 0)
+  (ready.folder / f"metadata-0-{key}").write_text(text)
+  ready.wait_for(lambda: ready.log("exit", 0))
+  assert ready.log("exit", 0).split()[-1] == "75"
+  assert not ready.log("exit", 1)
 
 
 def test_a_worker_that_is_not_set_up_is_said(cloud):

@@ -640,8 +640,8 @@ class Bucket(fsspec.AbstractFileSystem):
   protocol = ("gcs", "gs")
   cachable = False
 
-  def __init__(self):
-    super().__init__()
+  def __init__(self, **options):
+    super().__init__(**options)
     self.objects, self.written = {}, []
     self.loses = self.lost = False
 
@@ -652,6 +652,8 @@ class Bucket(fsspec.AbstractFileSystem):
 
   def info(self, path, **options):
     path = self._strip_protocol(path)
+    if path == "bucket":
+      return dict(name=path, size=0, type="directory")
     if path in self.objects:
       return dict(name=path, size=len(self.objects[path]), type="file")
     if not any(p.startswith(path + "/") for p in self.objects):

@@ -18,7 +18,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.models import tensors
 
 BF16 = ml_dtypes.bfloat16
@@ -378,8 +378,8 @@ def test_places_elsewhere(tmp_path, monkeypatch):
       global_store=False, skip_instance_cache=True)
   monkeypatch.setattr(
       backend.fsspec_backend, "_get_filesystem", lambda name: files)
-  path = tensors.place("gs://bucket/f")
-  assert tensors.is_remote(path) and not tensors.is_remote("gs/f")
+  path = places.place("gs://bucket/f")
+  assert places.is_remote(path) and not places.is_remote("gs/f")
   made = {"a": random((3, 4), BF16), "b": random((), np.float32)}
   write(path, made)
   assert list(files.store) == ["gs://bucket/f"]
@@ -390,18 +390,4 @@ def test_places_elsewhere(tmp_path, monkeypatch):
   part = (slice(None), slice(1, 3))
   assert bits(tensors.read(found["a"], part)) == bits(made["a"][part])
   with pytest.raises(errors.InputError, match="gs://bucket/g: no such file"):
-    tensors.index(tensors.place("gs://bucket/g"))
-
-
-def test_places_that_cannot_be_opened_are_the_users_error(monkeypatch):
-  with pytest.raises(errors.InputError, match="foo://x: 'foo://' is no kind"):
-    tensors.place("foo://x")
-
-  def missing(name):
-    raise ImportError("Please install\n gcsfs")
-
-  monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", missing)
-  with pytest.raises(errors.InputError) as e:
-    tensors.place("gs://bucket/m")
-  assert str(e.value) == (
-      "gs://bucket/m: cannot be reached: Please install gcsfs")
+    tensors.index(places.place("gs://bucket/g"))

@@ -83,3 +83,14 @@ def test_unknown_form():
       answers.find("", forms)
   with pytest.raises(InputError, match="empty"):
     answers.find("", ())
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    (r"\boxed{\phantom{2}} ... \boxed{4}", ["4"]),
+    (r"\boxed{\hphantom{\frac{1}{2}}\,}", []),
+    (r"\boxed{\quad} \boxed{ ~\ \qquad.}", []),
+    (r"\boxed{\phantom{2}3}", [r"\phantom{2}3"]),
+    (r"\boxed{\phantom{2}", []),
+])
+def test_boxes_to_be_filled_in_are_no_answers(text, found):
+  assert answers.find(text) == found

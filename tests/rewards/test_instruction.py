@@ -694,6 +694,14 @@ def test_languages_of_ifeval_are_told_apart(code, text):
   assert [c for c in language.CODES if language.fits(text, c)] == [code]
 
 
+@pytest.mark.parametrize(("text", "code"), [
+    (text, code) for text in ('{"a": 1}', "A\n\nB\n\nC", '""')
+    for code in ("kn", "pa", "th", "zh", "ja", "ko", "el", "ar", "ru", "hi")
+] + [("1 ы 2", "en"), ("1 ы 2", "kn"), ("", "en")])
+def test_few_letters_are_in_no_language_of_another_script(text, code):
+  assert not language.fits(text, code)
+
+
 def test_codes():
   assert language.code(" ZH-TW ") == "zh"
   assert language.code("en") == "en"

@@ -125,10 +125,7 @@ def peak_mb(pid):
     not os.path.exists("/proc/self/stat"), reason="reads Linux's /proc")
 @pytest.mark.timeout(600)
 def test_hostile_answers():
-  """Each within a second; the limit is twice that, and of processor time.
-
-  Other work on the machine slows a process down in both measures.
-  """
+  """Each within a second of processor time."""
   hostile = rows("math_hostile.jsonl")
   assert len(hostile) >= 60
   with pools.Pool(workers=1, deadline_s=30.0, memory_mb=512) as pool:
@@ -140,7 +137,7 @@ def test_hostile_answers():
       before = cpu_s(pid)
       (score,) = judge(pool, [(boxed(answer), row["reference"])])
       assert score.status in ("ok", "no_answer"), (row, score)
-      assert cpu_s(pid) - before <= 2.0, row
+      assert cpu_s(pid) - before <= 1.0, row
       assert judge(pool, [(boxed(r"\frac{4}{2}"), "2")]) == [RIGHT]
     assert peak_mb(pid) < 512
     assert {w._process.pid for w in pool._alive} == {pid}
@@ -178,9 +175,9 @@ def test_memory_that_runs_out_is_no_wrong_answer(monkeypatch):
   def out_of_memory(*_, **__):
     raise MemoryError
 
-  monkeypatch.setattr(symbolic, "parse", out_of_memory)
+  monkeypatch.setattr(symbolic, "verify", out_of_memory)
   with pytest.raises(MemoryError):
-    symbolic.equal("x", "y")
+    symbolic.equal(("symbol", "x"), ("symbol", "y"), {"x": "x", "y": "y"})
 
 
 # ----- The worker process -----
@@ -257,20 +254,55 @@ def test_plain_answers_start_no_worker(monkeypatch):
 
 
 @pytest.mark.parametrize(("gold", "answer", "equal"), [
-    (r"\sqrt[2]{12}", r"(2)\cdot (\sqrt[2]{3})", True),
-    (r"\sqrt[2]{12}", r"(3)\cdot (\sqrt[2]{2})", False),
-    # Math-Verify drops what is below 1e-15 ...
-    (r"\frac{\sqrt[2]{2}}{(10)^{20}}", r"\frac{\sqrt[2]{3}}{(10)^{20}}",
-     False),
-    (r"(x)+(\frac{1}{(10)^{20}})", "(x)+(0)", False),
-    # ... and its parser knows no end of a sum.
-    (r"\frac{", "1", False),
-    ("", "", False),
+    (r"\sqrt{12}", r"2\sqrt{3}", True),
+    (r"\sqrt{12}", r"3\sqrt{2}", False),
+    (r"\sqrt[3]{x^{6}}", "x^{2}", True),
+    (r"\log_{2}{8}+x", "x+3", True),
+    (r"\binom{6}{2}+x", "x+15", True),
+    (r"5!+x", "x+120", True),
+    (r"\lfloor 2.5\rfloor+x", "x+2", True),
+    (r"\lceil 2.5\rceil+x", "x+2", False),
+    (r"\tanh{x}", r"\frac{e^{2x}-1}{e^{2x}+1}", True),
+    (r"\tanh{x}", r"\frac{e^{2x}-1}{e^{2x}+2}", False),
+    (r"\frac{e^{ix}-e^{-ix}}{2i}", r"\sin{x}", True),
+    (r"\arctan{1}+x", r"x+\frac{\pi}{4}", True),
+    ("|x|", r"\sqrt{x^{2}}", True), ("|x|", "x", False),
+    ("x", "y", False),
+    # Math-Verify drops what is below 1e-15.
+    (r"\frac{\sqrt{2}}{10^{20}}", r"\frac{\sqrt{3}}{10^{20}}", False),
+    (r"x+\frac{1}{10^{20}}", "x+0", False),
     (r"\frac{0}{0}", r"\frac{0}{0}", False),
     (r"\frac{1}{0}", r"\frac{1}{0}", False),
+    (r"\ln{0}", r"\ln{0}", False),
 ])
 def test_symbolic(gold, answer, equal):
-  assert symbolic.equal(gold, answer) is equal
+  trees = latex.parse(gold), latex.parse(answer)
+  assert None not in trees
+  assert symbolic.equal(*trees, {"x": "x", "y": "y"}) is equal
+
+
+@pytest.mark.parametrize("text", [
+    "(9^{5000})^{5000}+x", r"\binom{10^{9}}{5\times 10^{8}}+x", "9999999!+x",
+    r"\sqrt[3]{(7^{4000})^{4000}}+x", "2^{-4000000}x", "2^{2^{2^{2^{9}}}}x",
+])
+def test_symbolic_builds_no_huge_number(text):
+  """Not even where the limits of `math` do not stand before it."""
+  tree, start = latex.parse(text), time.process_time()
+  with pytest.raises(latex.TooLarge):
+    symbolic.expression(tree, {"x": "x"})
+  assert not symbolic.equal(tree, tree, {"x": "x"})
+  assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("text", [
+    "((x+1)^{5000})^{5000}", "((x^{5000})^{5000})^{5000}",
+    "x^{x^{x^{900000}}}", "(x+1)^{400}(x-1)^{400}", "(e^{x}+e^{y}+1)^{90}",
+])
+def test_symbolic_multiplies_little_out(text):
+  start = time.process_time()
+  built = symbolic.expression(latex.parse(text), {"x": "x", "y": "y"})
+  assert not symbolic._vanishes(built - 1)
+  assert time.process_time() - start < 1
 
 
 # ----- References -----

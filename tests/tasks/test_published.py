@@ -156,7 +156,7 @@ def test_empty_and_broken_files_are_named(files, write):
   with pytest.raises(InputError, match="not a parquet file"):
     load(files)
   built = files.parent / "data" / "published"
-  assert not [p for p in built.glob("*/1.0.0") if p.exists()]
+  assert not [p for p in built.glob(f"*/{reader.VERSION}") if p.exists()]
 
 
 BAD = [
@@ -423,7 +423,8 @@ def test_tensorflow_stays_out(files, tmp_path):
   subprocess.run(
       [sys.executable, "-c", code, str(tmp_path / "d"), str(files)],
       check=True)
-  made = list(pathlib.Path(tmp_path, "d", "published").glob("gsm8k-*/1.0.0"))
+  made = list(pathlib.Path(tmp_path, "d", "published").glob(
+      f"gsm8k-*/{reader.VERSION}"))
   assert len(made) == 1
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.errors import InputError
+from progrpo_jax.rewards import math as math_verifier
 from progrpo_jax.rewards import pool
 from progrpo_jax.tasks import base, published, sets
 
@@ -81,6 +82,13 @@ def check(candidate):
         assertion(candidate(*inp), exp, 0)
 """
 
+# Solutions of MATH with two boxes: of several answers, and of one twice.
+SEVERAL = [
+    {"problem": f"Corners {i}?", "level": "Level 2", "type": "Algebra",
+     "solution": rf"Either \boxed{{{one}}} or \boxed{{{other}}}."}
+    for i, (one, other) in enumerate(
+        [("(1,2)", "(2,1)"), (r"\frac{3}{2}", r"1\frac12")])]
+
 # Set -> files -> rows, as they are published.
 FILES = {
     "gsm8k": {
@@ -94,7 +102,9 @@ FILES = {
             "problem": f"{split} {subject} {i}", "level": f"Level {i}",
             "type": subject, "solution": f"So \\boxed{{\\frac{{{i}}}{{7}}}}."}
             for i in (1, 5)]
-        for subject in base.resolve("hendrycks_math").SUBJECTS
+        + several * (split == "test")
+        for subject, several in zip(
+            base.resolve("hendrycks_math").SUBJECTS, [SEVERAL] + 6 * [[]])
         for split in ("train", "test")},
     "deepscaler": {"deepscaler.json": [
         {"problem": f"What is {i} + 1?", "answer": str(i + 1),
@@ -121,9 +131,13 @@ FILES = {
     "olympiad_bench": {
         "OlympiadBench/OE_TO_maths_en_COMP/OE_TO_maths_en_COMP.parquet": [
             {"id": 1, "question": "Let $T$ be.", "final_answer": ["$14$"],
-             "is_multiple_answer": False, "modality": "Text-only"},
+             "is_multiple_answer": False, "modality": "Text-only",
+             "error": None},
             {"id": 2, "question": "Find all.", "final_answer": ["1", "$2$"],
              "is_multiple_answer": True, "modality": "Text-only"},
+            {"id": 4, "question": "To a tenth.", "final_answer": ["$2.5$"],
+             "is_multiple_answer": False, "modality": "Text-only",
+             "error": "1e-1"},
             {"id": 3, "question": "See.", "final_answer": ["1"],
              "is_multiple_answer": False, "modality": "Multimodal"}]},
     "eurus2_code": {
@@ -184,11 +198,13 @@ FILES = {
     "code_contests": {
         f"data/{split}-00000-of-00001-abc.parquet": [
             {"name": "n", "description": f"{split}: add two numbers.",
+             "cf_rating": 800 * (split == "test"),
              "public_tests": {"input": ["1 2"], "output": ["3"]},
              "private_tests": {"input": ["3 4"], "output": ["7"]},
              "generated_tests": {"input": ["5 6"], "output": ["11"]},
              "solutions": {"language": [2, 3], "solution": ["int", ADD]}},
             {"name": "i", "description": f"{split}: see <image>",
+             "cf_rating": 1500,
              "public_tests": {"input": ["1"], "output": ["1"]},
              "private_tests": {"input": [], "output": []},
              "generated_tests": {"input": [], "output": []},
@@ -256,7 +272,7 @@ FILES = {
 # Set -> rows of train and of validation, and the reasons for leaving out.
 SIZES = {
     "gsm8k": (4, 1, set()),
-    "hendrycks_math": (14, 14, set()),
+    "hendrycks_math": (14, 15, {"its solution boxes several answers"}),
     "dapo_math_17k": (None, None, {"the question is there already"}),
     "deepscaler": (None, None, set()),
     "aime24": (None, 4, set()),
@@ -264,7 +280,7 @@ SIZES = {
     "amc23": (None, 1, set()),
     "math500": (None, 4, set()),
     "minerva_math": (None, 2, set()),
-    "olympiad_bench": (None, 2, {"it shows an image"}),
+    "olympiad_bench": (None, 3, {"it shows an image"}),
     "eurus2_code": (2, 2, {"not code"}),
     "deepcoder": (4, 2, set()),
     "apps": (1, 1, {"no test cases"}),
@@ -419,6 +435,14 @@ def test_math_levels_and_subjects(load):
   assert len(rows) == 7
 
 
+def test_math_that_boxes_several_answers_is_left_out(load):
+  rows = [
+      row for row in load("hendrycks_math", "validation")
+      if row.prompt.startswith("Corners")]
+  assert [r.reference for r in rows] == [r"1\frac12"]
+  assert rows[0].demonstrations == ()
+
+
 def test_dapo_has_no_instruction_of_its_own(load):
   rows = load("dapo_math_17k", "train", template="bare")
   assert len({r.prompt for r in rows}) == len(rows) > 150
@@ -429,7 +453,7 @@ def test_dapo_has_no_instruction_of_its_own(load):
 def test_amc_and_olympiad_answers(load):
   assert load("amc23", "validation")[0].reference == "27"
   found = [r.reference for r in load("olympiad_bench", "validation")]
-  assert found == ["14", "1, 2"]
+  assert found == ["14", "1, 2", "2.5"]
   found = [r.reference for r in load("minerva_math", "validation")]
   assert found == ["16", "1.5e3"]
 
@@ -463,6 +487,41 @@ def test_code_contests_joins_tests(load):
   assert row.demonstrations == (f"```python\n{ADD}\n```",)
 
 
+def test_code_contests_knows_ratings(load):
+  row = load("code_contests", "validation")[0]
+  assert row.meta["rating"] == 800
+  assert "rating" not in load("code_contests", "train")[0].meta  # 0: unknown
+  item = base.item(row, "x")
+  assert item.meta == {k: v for k, v in row.meta.items() if k != "rating"}
+  assert item.meta["time_limit_s"] == 5.0
+
+
+@pytest.mark.parametrize("value", ["800", -1, 1.5, True])
+def test_code_contests_refuses_what_is_no_rating(load, value):
+  published = base.resolve("code_contests").SET
+  record = {
+      "description": "Add.", "public_tests": {"input": ["1"], "output": ["1"]},
+      "cf_rating": value}
+  with pytest.raises(sets.BadRow, match="is no rating"):
+    published.row(record, published.options)
+
+
+def test_olympiad_errors_are_tolerances(load):
+  exact, several, row = load("olympiad_bench", "validation")
+  assert "tolerance" not in {**exact.meta, **several.meta}
+  assert row.meta["tolerance"] == pytest.approx(0.1 / 2.5)
+  item = base.item(row, r"\boxed{2.58}")
+  assert math_verifier.score(
+      item.completion, item.reference, **item.meta).correct
+  item = base.item(row, r"\boxed{2.61}")
+  assert not math_verifier.score(
+      item.completion, item.reference, **item.meta).correct
+  published = base.resolve("olympiad_bench").SET
+  for error in (None, "", "1e-1,1e-2", "0", "5", [1]):
+    record = {"question": "How far?", "final_answer": ["3"], "error": error}
+    assert published.row(record, published.options).meta == {}
+
+
 def test_livecodebench_by_date_and_release(load):
   rows = load("livecodebench", "validation")
   assert len(rows[0].reference) == 2  # public and private
@@ -488,6 +547,21 @@ def test_livecodebench_pickles_run_nothing(hostile):
   known = base.resolve("livecodebench").SET
   with pytest.raises(sets.BadRow, match="cannot be read"):
     known.row(record, known.options)
+
+
+@pytest.mark.parametrize(("results", "asked", "tolerance"), [
+    ("[1.5, 2.0]", "0", 1e-6), ("[[1.5], (2, 0.5)]", "0", 1e-6),
+    ("[1, 0.5]", "0", 1e-6), ("[1, 2]", "0", None), ("[True, 'a']", "0", None),
+    ("[123456789, 0.5]", "0", None), ("[1.5, 2.5]", "0.01", 0.01),
+    ("[1, 2]", "1e-3", 1e-3)])
+def test_humaneval_tolerances_are_those_of_the_published_tests(
+    results, asked, tolerance):
+  published = base.resolve("humaneval_plus").SET
+  test = HUMAN.replace("[[1, 2], ['a', 'b'], [(1,), (2,)]]", "[[1], [2]]")
+  test = test.replace("[3, 'ab', (1, 2)]", results)
+  test = test.replace("exp, 0)", f"exp, {asked})")
+  row = published.row(human(test), published.options)
+  assert row.meta.get("tolerance") == tolerance
 
 
 def test_humaneval_becomes_calls(load):

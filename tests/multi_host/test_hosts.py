@@ -1,0 +1,96 @@
+"""Processes that meet: on one process, on two, and who is expected."""
+
+import http.server
+import pathlib
+import threading
+
+import pytest
+
+from progrpo_jax import errors, hosts
+
+MEETING = pathlib.Path(__file__).with_name("meeting.py")
+
+
+def test_two_processes_meet(start_hosts):
+  for host, run in enumerate(start_hosts(2, [MEETING])):
+    code, said = run.end(timeout=200)
+    assert code == 0 and f"met as {host}" in said, said
+
+
+def test_alone_nothing_is_sent():
+  assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
+  value = object()
+  assert hosts.gather(value) == [value]
+  assert hosts.from_first(value) is value
+  assert hosts.agree(lambda: value) is value
+  assert hosts.on_first(lambda: value) is value
+  assert hosts.any_of(True) and not hosts.any_of(False)
+  assert hosts.share_out(lambda part: range(7)[part], 7) == [range(7)]
+  hosts.compare("here", a=1)
+
+
+@pytest.fixture
+def bare(monkeypatch):
+  """An environment that names no hosts."""
+  for name in (
+      "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID",
+      "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES",
+      "MEGASCALE_NUM_SLICES", "JAX_PLATFORMS"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(hosts, "_is_tpu_host", lambda: False)
+  return monkeypatch
+
+
+@pytest.mark.parametrize(("variables", "wanted"), [
+    ({}, 1),
+    ({"JAX_NUM_PROCESSES": "4", "JAX_COORDINATOR_ADDRESS": "a:1"}, 4),
+    ({"SLURM_STEP_NUM_TASKS": "2"}, 2),
+    ({"OMPI_COMM_WORLD_SIZE": "3"}, 3),
+    # Named, but of no use to a machine without chips.
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, 1),
+])
+def test_who_is_expected(bare, variables, wanted):
+  for name, value in variables.items():
+    bare.setenv(name, value)
+  assert hosts.expected() == wanted
+
+
+def test_who_is_expected_on_a_tpu(bare):
+  class Metadata(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      assert self.headers["Metadata-Flavor"] == "Google"
+      assert self.path.endswith("/attributes/worker-network-endpoints")
+      self.send_response(200)
+      self.end_headers()
+      self.wfile.write(b"x:y:10.0.0.1,x:y:10.0.0.2,x:y:10.0.0.3")
+
+    def log_message(self, *_):
+      pass
+
+  bare.setattr(hosts, "_is_tpu_host", lambda: True)
+  with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
+    threading.Thread(target=server.serve_forever).start()
+    bare.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
+    assert hosts.expected() == 3
+    server.shutdown()
+  assert hosts.expected() == 1  # nobody answers: a TPU of one host
+  bare.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+  assert hosts.expected() == 2
+  bare.setenv("MEGASCALE_NUM_SLICES", "4")
+  assert hosts.expected() == 8
+
+
+@pytest.mark.parametrize(("variables", "named"), [
+    ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES"),
+    ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES='two'"),
+    ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS"),
+    ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"},
+     "JAX_PROCESS_ID"),
+    ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1",
+      "JAX_PROCESS_ID": "5"}, "JAX_PROCESS_ID=5 is not below"),
+])
+def test_what_contradicts_itself_is_named(bare, variables, named):
+  for name, value in variables.items():
+    bare.setenv(name, value)
+  with pytest.raises(errors.InputError, match=named):
+    hosts.connect()
