@@ -1,12 +1,14 @@
 """Processes that meet: on one process, on two, and who is expected."""
 
 import http.server
+import json
 import pathlib
 import threading
 
+import numpy as np
 import pytest
 
-from progrpo_jax import errors, hosts
+from progrpo_jax import errors, hosts, train
 
 MEETING = pathlib.Path(__file__).with_name("meeting.py")
 
@@ -15,6 +17,40 @@ def test_two_processes_meet(start_hosts):
   for host, run in enumerate(start_hosts(2, [MEETING])):
     code, said = run.end(timeout=200)
     assert code == 0 and f"met as {host}" in said, said
+
+
+def test_two_processes_train_as_one(small, start_hosts, tmp_path):
+  """What is at stake, of what tests/slow/test_many_hosts.py shows at length."""
+  argv = [
+      "-m", "progrpo_jax.main", "train", *small.args(
+          "train.total_steps=2", "train.num_iterations=1", "eval.every=0",
+          "hosts.compare_every=1", method="grpo"), "--workdir"]
+  for name, count in (("one", 1), ("two", 2)):
+    for host in start_hosts(
+        count, [*argv, tmp_path / name], devices=2 // count):
+      code, said = host.end(timeout=280)
+      assert code == train.DONE, said
+  for step in (1, 2):
+    one, two = (
+        [json.loads(line) for line in (
+            tmp_path / name / f"rollouts/{step:06d}.jsonl").open()]
+        for name in ("one", "two"))
+    for row, other in zip(one, two, strict=True):
+      assert row["id"] == other["id"]
+      assert [c["text"] for c in row["completions"]] == [
+          c["text"] for c in other["completions"]]
+  one, two = (
+      [json.loads(line) for line in (
+          tmp_path / name / "metrics.jsonl").open()]
+      for name in ("one", "two"))
+  for row, other in zip(one, two, strict=True):
+    for name in ("loss", "reward", "entropy", "grad_norm", "kl"):
+      np.testing.assert_allclose(
+          row[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
+  # The first process alone has written, and both have saved.
+  names = {path.name for path in (tmp_path / "two").iterdir()}
+  assert {".lock", "checkpoints", "config.json", "metrics.jsonl"} <= names
+  assert (tmp_path / "two/checkpoints/2/params/ocdbt.process_1").exists()
 
 
 def test_alone_nothing_is_sent():
