@@ -33,7 +33,7 @@ help:
 	@echo "make quickstart  base policy, ProGRPO beside GRPO, report (CPU)"
 	@echo "make methods     every method from one base, three seeds each"
 	@echo "make test        lint and all tests but the slow ones"
-	@echo "make test-slow   the slow tests"
+	@echo "make test-slow   the slow tests; the numerical ones, optimised"
 	@echo "make lint        ruff alone"
 	@echo "make bench       speed against the machine's limits"
 	@echo "make clean       remove the environment and the caches"
@@ -65,8 +65,12 @@ lint: setup-test
 test: setup-test lint
 	$(PYTEST) --ignore=tests/slow
 
+# The tests compile without most optimisations, for speed; here what the
+# numbers rest on is compiled as users compile it.
 test-slow: setup-test
-	$(PYTEST) tests/slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) tests/slow tests/models \
+	  tests/multi_device tests/test_update.py tests/test_scoring.py \
+	  tests/test_sampler.py tests/test_resume.py
 
 quickstart: setup
 	$(PY) -m progrpo_jax.cli.quickstart $(ARGS)

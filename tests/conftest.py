@@ -12,7 +12,15 @@ import types
 
 import pytest
 
-from progrpo_jax.cli import config as config_lib
+# Tests compile far more than they compute. Without most of LLVM's passes, and
+# with XLA's older emitters for a CPU, a program compiles in a quarter of the
+# time; what is computed is the same up to rounding. Set before jax is
+# imported, and for children too. `make test-slow` sets 0: there programs are
+# compiled as users compile them.
+_PLAIN = "--xla_cpu_use_fusion_emitters=false"
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+  os.environ["XLA_FLAGS"] = " ".join(
+      dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), _PLAIN]))
 
 HOSTILE = (
   "</script><script>alert(1)</script><!-- <script> \x1b[31mred\x1b[0m "
@@ -149,6 +157,18 @@ def _rollouts(step, steps, hostile):
 
 
 @pytest.fixture
+def run_python(run_python):
+  """The same for a child that compiles as the tests do."""
+  def run(code_or_args, *, devices=8, env=None, **options):
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    count = f"--xla_force_host_platform_device_count={devices}"
+    env = {"XLA_FLAGS": " ".join([*flags, count])} | (env or {})
+    return run_python(code_or_args, devices=devices, env=env, **options)
+
+  return run
+
+
+@pytest.fixture
 def make_run(tmp_path):
   """A function that writes the workdir of a made-up run and returns it."""
 
@@ -248,6 +268,7 @@ def small(tmp_path_factory):
     such as data=dict(tasks={...}).
   """
   from progrpo_jax import train, warmup
+  from progrpo_jax.cli import config as config_lib
 
   folder = tmp_path_factory.mktemp("small")
   base = folder / "base"

@@ -23,6 +23,8 @@ def get_config(method="prorl"):
   c.sampling.max_new_tokens = 4
   c.sampling.chunk = 4
   c.rewards.workers = 1
+  # No busy machine reaches it: the clock must not decide a reward.
+  c.rewards.deadline_s = 120.0
   c.algo.num_generations = 4
   c.train.total_steps = 4
   c.train.prompts_per_step = 4

@@ -18,16 +18,21 @@ def rows(workdir):
   return [json.loads(line) for line in open(workdir / "metrics.jsonl")]
 
 
+@pytest.fixture(scope="module")
+def flowrl(small, tmp_path_factory):
+  """(workdir of three steps, that of the same run in two parts)."""
+  folder = tmp_path_factory.mktemp("flowrl")
+  whole, half = folder / "whole", folder / "half"
+  for workdir, steps in ((whole, 3), (half, 2), (half, 3)):
+    assert small.train(
+        workdir, "eval.every=0", f"train.total_steps={steps}",
+        method="flowrl")[0] == 0
+  return whole, half
+
+
 def test_flowrl_trains_its_head_resumes_and_exports_the_policy_alone(
-    small, tmp_path, recorded):
-  whole, half = tmp_path / "whole", tmp_path / "half"
-  argv = ("eval.every=0", "checkpoint.every=1")
-  assert small.train(whole, *argv, "train.total_steps=3", method="flowrl")[
-      0] == 0
-  assert small.train(half, *argv, "train.total_steps=2", method="flowrl")[
-      0] == 0
-  assert small.train(half, *argv, "train.total_steps=3", method="flowrl")[
-      0] == 0
+    flowrl, tmp_path, recorded):
+  whole, half = flowrl
   a, b = recorded(whole), recorded(half)
   assert a["params"] == b["params"] and a["opt_state"] == b["opt_state"]
   assert any("log_z" in path for path, _ in a["params"])
@@ -41,15 +46,11 @@ def test_flowrl_trains_its_head_resumes_and_exports_the_policy_alone(
   assert not config.partition_head and "log_z" not in params
 
 
-def test_a_policy_with_a_head_starts_runs_with_and_without_one(
-    small, tmp_path):
-  code, _ = small.train(tmp_path / "run", *SHORT, method="flowrl")
-  assert code == 0
+def test_a_policy_with_a_head_starts_runs_with_and_without_one(small, flowrl):
   mesh = sharding.make_mesh(1, 1, 1)
-  c = small.config(f"model.init_from={tmp_path / 'run'}", method="flowrl")
-  kept = policy_lib.load(c, mesh)
-  plain = policy_lib.load(
-      small.config(f"model.init_from={tmp_path / 'run'}", method="grpo"), mesh)
+  start = f"model.init_from={flowrl[0]}"
+  kept = policy_lib.load(small.config(start, method="flowrl"), mesh)
+  plain = policy_lib.load(small.config(start, method="grpo"), mesh)
   assert kept.config.partition_head and not plain.config.partition_head
   assert set(kept.params) - set(plain.params) == {"log_z"}
   new = policy_lib.load(small.config(method="flowrl"), mesh)
@@ -86,34 +87,6 @@ def test_beta_rises_below_the_floor_and_a_resumed_run_knows_it(
   np.testing.assert_allclose(betas, [0.01, 0.02, 0.03], rtol=1e-6)
   assert recorded(whole)["params"] == recorded(half)["params"]
   assert [row["beta"] for row in rows(half)] == betas
-
-
-def test_a_staged_run_changes_at_a_step_and_resumes_in_its_stage(
-    small, tmp_path, recorded):
-  """A larger group and other problems from step 1 on, with a reset."""
-  path = small.write(tmp_path / "config.py", train=dict(total_steps=3),
-                     eval=dict(every=0), schedule=(
-      {"name": "later", "at_step": 1, "reset": True, "set": {
-          "algo.num_generations": 6, "sampling.max_new_tokens": 3,
-          "data.tasks": {"chain_sum": {"options": {
-              "template": "compact", "min_terms": 2, "max_terms": 2,
-              "max_digits": 1, "num_train": 16, "num_validation": 4}}}}},))
-  whole, half = tmp_path / "whole", tmp_path / "half"
-  for workdir, steps in ((whole, 3), (half, 1), (half, 2), (half, 3)):
-    assert main.main([
-        "train", "--config", str(path), "--workdir", str(workdir),
-        f"--config.train.total_steps={steps}"]) == 0
-  rollouts = [
-      [json.loads(line) for line in open(whole / f"rollouts/{s:06d}.jsonl")]
-      for s in (1, 2, 3)]
-  assert [len(group[0]["completions"]) for group in rollouts] == [4, 6, 6]
-  assert max(x["length"] for g in rollouts[1] for x in g["completions"]) <= 3
-  assert all(g["prompt"].count("+") + g["prompt"].count("-") == 1
-             for group in rollouts[1:] for g in group)
-  found = rows(whole)
-  assert [row["ref_reset/reset"] for row in found] == [1, 0, 0]
-  a, b = recorded(whole), recorded(half)
-  assert a["params"] == b["params"] and a["opt_state"] == b["opt_state"]
 
 
 OWN_LOSS = '''

@@ -1,6 +1,8 @@
 """Runs in stages: what holds when, what is refused, how they resume."""
 
+import json
 import os
+import re
 import signal
 
 import pytest
@@ -135,22 +137,41 @@ class Stopping:
     pass
 
 
+LATER = {
+  "algo.num_generations": 8, "sampling.temperature": 1.0,
+  "sampling.max_new_tokens": 3, "data.tasks": {"chain_sum": {"options": {
+    "template": "compact", "min_terms": 2, "max_terms": 2, "max_digits": 1,
+    "num_train": 16, "num_validation": 4}}}}
+
+
 def test_a_resumed_run_stands_in_the_stage_that_it_left(
     small, recorded, tmp_path):
-  """Larger groups, a reset and no more carried prompts from step 2 on."""
+  """Larger groups, shorter answers, a reset, other problems and none carried
+  over, all from step 2 on."""
   change = ("schedule=({'at_step': 2, 'reset': True, 'set': "
-            "{'algo.num_generations': 8, 'sampling.temperature': 1.0}},)",
-            "algo.reset.modes=()")
+            f"{LATER!r}}},)", "algo.reset.modes=()")
   code, view = small.train(tmp_path / "whole", *change)
   assert code == train.DONE
   assert [m["ref_reset/count"] for _, m in view.steps] == [0, 1, 1, 1]
+  assert [m["ref_reset/reset"] for _, m in view.steps] == [0, 1, 0, 0]
   tokens = [m["num_tokens"] for _, m in view.steps]
   assert tokens[2] - tokens[1] > 8 * 4  # more than 4 prompts of 8 tokens
+  for step in (1, 2, 3, 4):
+    lines = (tmp_path / f"whole/rollouts/{step:06d}.jsonl").read_text()
+    groups = [json.loads(line) for line in lines.splitlines()]
+    answers = [answer for g in groups for answer in g["completions"]]
+    terms = {len(re.findall(r"[+-]", g["prompt"])) + 1 for g in groups}
+    assert len(answers) == (4 if step <= 2 else 8) * len(groups)
+    if step > 2:
+      assert max(answer["length"] for answer in answers) <= 3
+      assert terms == {2}
   whole = recorded(tmp_path / "whole")
-  # Where the stage begins, nothing but the steps done tells that it has.
+  # Where the stage begins, nothing but the steps done tells that it has; a
+  # step later the run has an optimiser and problems of the stage.
   workdir = tmp_path / "stopped"
-  code = train.train(small.config(*change), workdir, Stopping(2))
-  assert code == train.PREEMPTED
+  for step in (2, 3):
+    code = train.train(small.config(*change), workdir, Stopping(step))
+    assert code == train.PREEMPTED
   code, _ = small.train(workdir, *change)
   assert code == train.DONE
   assert recorded(workdir) == whole
