@@ -347,8 +347,9 @@ def judge(
 def join(parts: Sequence[Any]) -> Any:
   """Puts together what was made of parts, in their order.
 
-  Tuples of the same length at the top hold fields: tuples, which are added
-  up, and arrays, which are joined; None stays.
+  Args:
+    parts: of each a tuple of the same fields: tuples, which are added up,
+      arrays, which are joined along their first axis, or None.
   """
   joined = []
   for field in zip(*parts, strict=True):

@@ -6,7 +6,7 @@ SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
 
 
 def test_eight_devices_equal_one(run_python):
-  out = run_python([SCRIPT], timeout=1400).stdout
+  out = run_python([SCRIPT], timeout=280).stdout
   assert out.count("equal on") == 3
 
 
