@@ -254,7 +254,7 @@ def _number(name: str) -> int:
 
 def _is_tpu_host() -> bool:
   """Whether this machine has TPU chips that JAX may use."""
-  platforms = os.environ.get("JAX_PLATFORMS", "tpu")
+  platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
   return "tpu" in platforms.split(",") and any(
       os.path.exists(path) for path in (
           "/dev/accel0", "/dev/vfio/0", "/dev/vfio/devices/vfio0"))

@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-from typing import TextIO
 import uuid
 
 from etils import epath
@@ -53,23 +52,36 @@ def held(
         with places.reaching(workdir):
           stack.enter_context(_beating(path, beat_s, watch_s))
       else:
-        _lock(stack.enter_context(open(path, "a+", encoding="utf-8")))
+        stack.enter_context(_locked(path))
     except OSError as e:
       raise errors.InputError(
           f"cannot write to --workdir {workdir}: {e}") from e
     yield
 
 
-def _lock(file: TextIO) -> None:
-  """Locks an open file until it is closed, and writes whose it is."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as e:
-    file.seek(0)
-    raise errors.InputError(_refusal(file.name, file.read())) from e
-  file.truncate(0)
-  file.write(_sign(""))
-  file.flush()
+@contextlib.contextmanager
+def _locked(path: epath.Path) -> Iterator[None]:
+  """Holds a file of a file system, and takes it away in the end."""
+  while True:
+    with open(path, "a+", encoding="utf-8") as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as e:
+        file.seek(0)
+        raise errors.InputError(_refusal(path, file.read())) from e
+      try:
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+          continue  # its last holder took it away as we opened it
+      except FileNotFoundError:
+        continue
+      file.truncate(0)
+      file.write(_sign(""))
+      file.flush()
+      try:
+        yield
+      finally:
+        path.unlink(missing_ok=True)
+      return
 
 
 @contextlib.contextmanager

@@ -32,10 +32,38 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         raise AssertionError("two hold it")
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-  with lock.held(epath.Path(tmp_path)):
-    pass
-  with lock.held(epath.Path(tmp_path)):
-    pass
+  for _ in range(2):
+    with lock.held(epath.Path(tmp_path)):
+      assert (tmp_path / lock.FILE).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def _count(path, times):
+  """Raises a number in a file by one, so many times, each under the lock."""
+  for _ in range(times):
+    while True:
+      try:
+        with lock.held(epath.Path(path / "run")):
+          number = int((path / "number").read_text())
+          time.sleep(0.001)
+          (path / "number").write_text(str(number + 1))
+          break
+      except errors.InputError:
+        time.sleep(0.0005)
+
+
+def test_never_do_two_hold_it(tmp_path):
+  """Also while holders take the file away and others open it."""
+  (tmp_path / "number").write_text("0")
+  fork = multiprocessing.get_context("fork")
+  children = [
+      fork.Process(target=_count, args=(tmp_path, 40)) for _ in range(4)]
+  for child in children:
+    child.start()
+  for child in children:
+    child.join(60)
+    assert child.exitcode == 0
+  assert (tmp_path / "number").read_text() == "160"
 
 
 def test_what_a_holder_raises_is_its_own(tmp_path):

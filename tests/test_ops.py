@@ -285,7 +285,11 @@ def case_logits(name):
   return logits.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("top_k", "top_p", "block"))
+# The one program here that computes longer than it compiles.
+@functools.partial(
+    jax.jit, static_argnames=("top_k", "top_p", "block"), compiler_options={
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False})
 def draw(logits, uniforms, top_k=0, top_p=1.0, block=512):
   """Tokens and log-probs for many uniform numbers and one row of logits."""
   def part(u):
