@@ -39,6 +39,9 @@ class Settings:
     first_cache: columns of the cache at the start.
     batch_prompts: prompts whose samples are drawn, and whose keys are held,
       at one time; 0 for all of them.
+
+  Raises:
+    ValueError: a count is below its least value.
   """
 
   num_generations: int
@@ -50,6 +53,13 @@ class Settings:
   chunk: int = 16
   first_cache: int = 64
   batch_prompts: int = 0
+
+  def __post_init__(self):
+    for name, least in (
+        ("num_generations", 1), ("max_new_tokens", 1), ("chunk", 1),
+        ("first_cache", 1), ("batch_prompts", 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))

@@ -335,3 +335,12 @@ def test_cache_is_written_in_place(params, prompts):
   assert f"f32[{P},{G},{heads},8,16]" in text  # the keys of one layer
   cache = P * G * heads * 8 * 16
   assert copies_in_loops(text, cache) == []
+
+
+@pytest.mark.parametrize("wrong", [
+    {"num_generations": 0}, {"max_new_tokens": 0}, {"chunk": 0},
+    {"first_cache": 0}, {"batch_prompts": -1}])
+def test_settings_that_would_never_end_are_refused(wrong):
+  name, = wrong
+  with pytest.raises(ValueError, match=name):
+    sampler.Settings(**{"num_generations": 2, "max_new_tokens": 4} | wrong)
