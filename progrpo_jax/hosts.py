@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import os
 import pickle
+import re
 from typing import Any, TypeVar
 import urllib.error
 import urllib.request
@@ -32,6 +33,10 @@ _SHUTDOWN_S = 30
 # Values are sent in this many bytes or twice, four times, ... as many: few
 # shapes, and so few programs.
 _LEAST_BYTES = 1 << 12
+# What an error of JAX says where the other end of a transfer is gone.
+_LOST = re.compile(
+    "UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Gg]loo|NCCL|"
+    "[Cc]onnection|heartbeat|coordination")
 
 
 def expected() -> int:
@@ -224,7 +229,7 @@ def lost_ones_named() -> Iterator[None]:
     yield
   except jax.errors.JaxRuntimeError as e:
     text = str(e).strip().splitlines()[0]
-    if count() == 1 or "RESOURCE_EXHAUSTED" in text:
+    if count() == 1 or not _LOST.search(text):
       raise
     raise errors.RunError(
         f"host {index()} of {count()} cannot go on: {text}. If another host "

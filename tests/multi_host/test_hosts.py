@@ -5,6 +5,7 @@ import json
 import pathlib
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,6 +64,22 @@ def test_alone_nothing_is_sent():
   assert hosts.any_of(True) and not hosts.any_of(False)
   assert hosts.share_out(lambda part: range(7)[part], 7) == [range(7)]
   hosts.compare("here", a=1)
+
+
+@pytest.mark.parametrize(("count", "text", "raised"), [
+    (2, "INTERNAL: [gloo] Connection closed by peer", errors.RunError),
+    (2, "UNAVAILABLE: task 1 is gone", errors.RunError),
+    (2, "RESOURCE_EXHAUSTED: out of memory", jax.errors.JaxRuntimeError),
+    (2, "INVALID_ARGUMENT: shapes", jax.errors.JaxRuntimeError),
+    (1, "UNAVAILABLE: the device", jax.errors.JaxRuntimeError),
+])
+def test_a_lost_host_is_told_from_other_errors(
+    monkeypatch, count, text, raised):
+  monkeypatch.setattr(hosts, "count", lambda: count)
+  with pytest.raises(raised, match=text.partition(":")[0]) as caught:
+    with hosts.lost_ones_named():
+      raise jax.errors.JaxRuntimeError(text)
+  assert (raised is errors.RunError) == ("start all" in str(caught.value))
 
 
 @pytest.fixture
