@@ -17,7 +17,7 @@ from progrpo_jax import train, warmup
 from progrpo_jax.rewards import sandbox
 from progrpo_jax.tasks import base
 
-STEPS, HALF = 8, 4
+STEPS, HALF = 20, 10
 # Limits that no busy machine reaches: the clock must not decide a reward.
 TIME_LIMIT_S, DEADLINE_S = 60.0, 120.0
 OURS = {
