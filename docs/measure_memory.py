@@ -1,8 +1,8 @@
 """What XLA counts of compiled programs beside what is estimated.
 
   .venv/bin/pip install libtpu
-  .venv/bin/python docs/measure_memory.py v5e:2x2 1 1 1
-  .venv/bin/python docs/measure_memory.py cpu 1 1 1
+  JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py v5e:2x2 1 1 1
+  JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py cpu 1 1 1
 
 Arguments: a topology that libtpu compiles for without a TPU, or "cpu"; then
 the mesh. For each phase MiB of a device, counted and estimated: eight layers
