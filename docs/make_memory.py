@@ -96,12 +96,18 @@ How near it comes, measured:
   (`tests/test_memory.py`): within a quarter for small models, for which
   what is not counted weighs most.
 - **The TPU compiler's count** for a v5e (libtpu 0.0.42, ahead of time, for a
-  topology of `jax.experimental.topologies` without the TPU), eight
-  layers of width 512, four rows of eight responses of 1,024 tokens, remat
-  "layer": score 562 MiB, said 578; update 2,637, said 2,799. For the 0.5B
-  shape: score 5,478 MiB, said 5,204; sample 4,490, said 4,052.
-  On four of them (fsdp 4), answers of 256 tokens: sample 195 MiB on each, said
-  193; update 287, said 405.
+  topology without the TPU;
+  `JAX_PLATFORMS=cpu python docs/measure_memory.py v5e:2x2 1 1 1`, then
+  `1 4 1`), eight layers of width 512, four rows of eight responses of 1,024
+  tokens, remat "layer", in MiB of a chip:
+
+  | MiB | sample | score | update |
+  |---|---|---|---|
+  | one chip: counted | 1,247 | 858 | 2,636 |
+  | said | 1,346 | 874 | 2,799 |
+  | fsdp 4: counted | 317 | 154 | 594 |
+  | said | 337 | 219 | 735 |
+
 - On GPUs nothing was measured: the estimate takes them to be like TPUs.
 
 So a plan should leave room: `progrpo doctor` calls a run fitting when it
