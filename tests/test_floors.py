@@ -42,7 +42,8 @@ FLOORS = [
         "tasks/files.py", "tasks/overlap.py", "tasks/sets.py",
         "tasks/testcases.py", "tasks/texts.py", "tasks/programs.py",
         "tasks/instructions.py", "tasks/reader.py", "tasks/published.py",
-        "tasks/reasoning_gym.py", "tasks/*.py",
+        "tasks/asking.py", "tasks/writing.py", "tasks/reasoning_gym.py",
+        "tasks/*.py",
     ],
     [
         "state.py", "sampler.py", "groups.py", "scoring.py", "update.py",

@@ -36,8 +36,9 @@ SPLITS = ("train", "validation")
 _ABOUT = ("rating",)
 # Modules beside the tasks that the tasks are made with.
 _NOT_TASKS = (
-    "base", "builder", "files", "instructions", "overlap", "programs",
-    "published", "reader", "rejects", "sets", "testcases", "texts",
+    "asking", "base", "builder", "files", "instructions", "overlap",
+    "programs", "published", "reader", "rejects", "sets", "testcases", "texts",
+    "writing",
 )
 
 

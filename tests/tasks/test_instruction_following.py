@@ -6,7 +6,7 @@ import pytest
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import instruction
-from progrpo_jax.tasks import base, instruction_following
+from progrpo_jax.tasks import asking, base, instruction_following
 
 TEMPLATES = instruction_following.TEMPLATES
 
@@ -32,8 +32,8 @@ def many(request):
 
 
 def test_the_ids_are_the_verifiers():
-  assert set(instruction_following.IDS) == set(instruction.IDS)
-  form = instruction_following._FULL["detectable_format:constrained_response"]
+  assert set(asking.IDS) == set(instruction.IDS)
+  form = asking.FULL["detectable_format:constrained_response"]
   for option in instruction.OPTIONS:
     assert f'"{option}"' in form
 
@@ -62,7 +62,7 @@ def test_no_pair_conflicts(many):
       frozenset(pair)
       for row in many for pair in itertools.combinations(names(row), 2))
   assert all(len(pair) == 2 for pair in pairs)
-  assert not set(pairs) & instruction_following.CONFLICTS
+  assert not set(pairs) & asking.CONFLICTS
   assert len(pairs) > 100
 
 
@@ -80,14 +80,14 @@ def test_no_pair_conflicts(many):
     ("length_constraints:number_paragraphs", "combination:two_responses"),
 ])
 def test_known_conflicts(one, other):
-  assert frozenset((one, other)) in instruction_following.CONFLICTS
+  assert frozenset((one, other)) in asking.CONFLICTS
 
 
 def test_what_is_not_excluded_does_go_together():
   """Each pair that may come has an answer, whatever the arguments."""
-  ids = instruction_following.IDS
+  ids = asking.IDS
   for pair in itertools.combinations(ids, 2):
-    if frozenset(pair) in instruction_following.CONFLICTS:
+    if frozenset(pair) in asking.CONFLICTS:
       continue
     found = rows(
         instructions=pair, min_instructions=2, max_instructions=2,
@@ -103,7 +103,7 @@ def test_every_instruction_comes(many):
   found = {name for row in many for name in names(row)}
   full = len(many[0].prompt) > 40
   assert found == set(
-      instruction_following._FULL if full else instruction_following._COMPACT)
+      asking.FULL if full else asking.COMPACT)
   lengths = {len(names(row)) for row in many}
   assert lengths == {1, 2, 3}
 
@@ -171,13 +171,13 @@ GOLDEN = [
 
 @pytest.mark.parametrize("name, kwargs, full, compact", GOLDEN)
 def test_prompts_by_hand(name, kwargs, full, compact):
-  styles = instruction_following._STYLES
-  made = instruction_following.Problem("Write a poem.", (name,), (kwargs,))
-  prompt = instruction_following.prompt(made, styles["full"])
+  styles = asking.STYLES
+  made = asking.Problem("Write a poem.", (name,), (kwargs,))
+  prompt = asking.prompt(made, styles["full"])
   assert prompt == f"Write a poem. {full}"
   if compact:
-    made = instruction_following.Problem("", (name, name), (kwargs, kwargs))
-    prompt = instruction_following.prompt(made, styles["compact"])
+    made = asking.Problem("", (name, name), (kwargs, kwargs))
+    prompt = asking.prompt(made, styles["compact"])
     assert prompt == f"{compact};{compact}:"
 
 
@@ -194,16 +194,16 @@ def test_the_repeated_prompt_is_the_first_sentence():
 def test_words_do_not_hide_in_each_other():
   """A keyword is found within words, so none may be part of other text."""
   full, compact = (
-      instruction_following._STYLES[t] for t in ("full", "compact"))
+      asking.STYLES[t] for t in ("full", "compact"))
   for style in (full, compact):
     for one, other in itertools.permutations(style.keywords, 2):
       assert one not in other
   own = " ".join((
       *full.sentences, *full.fillers, *full.endings,
-      *instruction_following._TOPICS, *instruction_following._KINDS)).lower()
+      *asking.TOPICS, *asking.KINDS)).lower()
   assert not [word for word in full.keywords if word in own]
   texts = own + " ".join((*full.keywords, *compact.keywords))
-  assert not set(texts) & set(instruction_following._RARE)
+  assert not set(texts) & set(asking.RARE)
 
 
 def test_options_of_difficulty():
