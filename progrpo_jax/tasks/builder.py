@@ -31,6 +31,20 @@ def plain(value: Any) -> Any:
   return value.item() if hasattr(value, "item") else str(value)
 
 
+def info(
+    builder: tfds.core.DatasetBuilder, *texts: str
+) -> tfds.core.DatasetInfo:
+  """Returns what a builder of problems has in a row: texts, demonstrations."""
+  text = tfds.features.Text()
+  features = dict.fromkeys(texts, text)
+  features["demonstrations"] = tfds.features.Sequence(text)
+  return tfds.core.DatasetInfo(
+      builder=builder,
+      features=tfds.features.FeaturesDict(features),
+      disable_shuffling=True,
+  )
+
+
 def folder(builder: type, name: str, version: str, data_dir: str) -> epath.Path:
   """Returns where a build lies, or will lie."""
   return epath.Path(data_dir).expanduser() / builder.name / name / version

@@ -130,19 +130,7 @@ class Published(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version(VERSION)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    text = tfds.features.Text()
-    features = {
-        "question": text,
-        "reference": text,
-        "meta": text,
-        "asks": text,
-        "demonstrations": tfds.features.Sequence(text),
-    }
-    return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(features),
-        disable_shuffling=True,
-    )
+    return builder.info(self, "question", "reference", "meta", "asks")
 
   def _split_generators(self, manager) -> dict[str, Iterator]:
     config = self.builder_config

@@ -321,18 +321,7 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version(_VERSION)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    text = tfds.features.Text()
-    features = {
-        "question": text,
-        "answer": text,
-        "metadata": text,
-        "demonstrations": tfds.features.Sequence(text),
-    }
-    return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(features),
-        disable_shuffling=True,
-    )
+    return builder.info(self, "question", "answer", "metadata")
 
   def _split_generators(self, _) -> dict[str, Iterator]:
     config = self.builder_config
