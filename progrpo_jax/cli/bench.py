@@ -8,6 +8,7 @@ Compilation is measured apart; each figure is the median of several steps.
 import argparse
 import functools
 import json
+import math
 import os
 import platform
 import resource
@@ -28,6 +29,7 @@ from progrpo_jax import (
   sampler,
   scoring,
   sharding,
+  signals,
 )
 from progrpo_jax import state as state_lib
 from progrpo_jax import update as update_lib
@@ -38,6 +40,7 @@ from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.tasks import base
 
 PROMPT = 64
+DECODE_LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 def run(argv: list[str]) -> int:
@@ -77,7 +80,9 @@ def measure(args) -> dict:
   tx = optim.adamw(optim.schedule(1e-4))
   state = state_lib.create(config, tx, params, mesh)
   rate = matmul_rate()
-  step = functools.partial(_step, args, mesh, config, _update(config, tx))
+  # Four micro-batches were fastest; fewer where four do not divide the rows.
+  update = _update(config, tx, micro_batches=math.gcd(args.prompts, 4))
+  step = functools.partial(_step, args, mesh, config, update)
   with pool_lib.Pool(workers=2) as pool:
     start = time.perf_counter()
     state, _ = step(state, pool, 0)
@@ -146,12 +151,13 @@ def work(config, prompts, samples, prompt, new) -> dict[str, float]:
               update=3 * (read + answer))
 
 
-def _update(config, tx):
+def _update(config, tx, micro_batches):
   goal = functools.partial(
       objective.objective, loss_fn=losses.clip,
       aggregate_fn=aggregate.token_mean)
   return update_lib.make(
-      config, tx, goal, scoring.Distribution(), micro_batches=4)
+      config, tx, goal, scoring.Distribution(),
+      micro_batches=micro_batches)
 
 
 def _rows(count: int) -> list[base.Row]:
@@ -198,7 +204,7 @@ def _step(args, mesh, config, update, state, pool, number):
   with jax.set_mesh(mesh):
     scores = timed("score", lambda: scoring.score(
         config, state.params, sequences, scoring.Distribution()))
-    signals = timed("advantage", lambda: signals.advantages(
+    signal = timed("advantage", lambda: signals.advantages(
         reward, correct, valid, scores.logp_NRT.reshape(p * g, new),
         rollout.mask_BT, scores.prompt_logp_NT, mask, np.float32(0.3),
         advantage=advantages.grpo, low_prob_share=0.2,
@@ -207,7 +213,7 @@ def _step(args, mesh, config, update, state, pool, number):
                  ("centre", False))))
     batch = batch_lib.TrainBatch(
         sequences=sequences, old_logp_NRT=scores.logp_NRT, ref_logp_NRT=None,
-        adv_NR=signals["adv_PG"], fresh_NR=np.ones((p, g), bool))
+        adv_NR=signal["adv_PG"], fresh_NR=np.ones((p, g), bool))
     state, _ = timed(
         "update",
         lambda: update(state, batch, np.int32(0), np.bool_(True),
@@ -223,7 +229,7 @@ def decode_curve(config, params) -> dict[int, float]:
       tokens_PT=np.zeros((4, PROMPT), np.int32), mask_PT=mask,
       user_mask_PT=mask, ids_P=np.arange(4), rows=(None,) * 4)
   curve, before = {}, (0, 0.0)
-  for length in (128, 256, 512, 1024, 2048):
+  for length in DECODE_LENGTHS:
     settings = sampler.Settings(num_generations=4, max_new_tokens=length)
     best = min(_seconds(lambda s=settings: sampler.sample(
         config, params, prompts, jax.random.key(0), s, mesh))
