@@ -268,7 +268,7 @@ def loop(
     while progress.step < total:
       policy = parts.policy(state.params)
       found, after = stages.collect(parts, policy, progress, clock)
-      batch, signal, scored = signals.prepare(
+      batch, advantages, scored = signals.prepare(
           parts, policy, reference, found.batch, progress.step, clock)
       del policy  # what trains in it is given away to the update
       state, updated = stages.improve(parts, state, batch, progress, clock)
@@ -280,7 +280,7 @@ def loop(
       if reason and parts.config.algo.reset.optimizer:
         state = stages.restart_optimizer(parts, state)
       records.log(
-          parts, progress, found, signal, measured, reason,
+          parts, progress, found, advantages, measured, reason,
           stages.judge(progress), writer, clock)
       if every and progress.step % every == 0:
         stages.compare(parts, state, found.batch.prompts, progress)

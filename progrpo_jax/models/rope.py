@@ -154,8 +154,8 @@ def rotate(x, angles, amplitude: float = 1.0) -> jax.Array:
     amplitude: multiplies the result (YaRN's sharper attention).
   """
   shape = angles.shape[:-1] + (1,) * (x.ndim - angles.ndim)
-  angles = angles.reshape(shape + angles.shape[-1:])
-  cos, sin = amplitude * jnp.cos(angles), amplitude * jnp.sin(angles)
+  turns = angles.reshape(shape + angles.shape[-1:])
+  cos, sin = amplitude * jnp.cos(turns), amplitude * jnp.sin(turns)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(
       [first * cos - second * sin, second * cos + first * sin], axis=-1)

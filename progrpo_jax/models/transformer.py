@@ -202,10 +202,11 @@ class LogZ(_Weights):
   @nn.compact
   def __call__(self, x_ND, key=None):
     d = self.config.embed_dim
-    init, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
+    normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
     x = x_ND.astype(jnp.float32)
     for i in range(2):
-      x = x @ self.weight(f"linear_{i}", (d, d), ("embed", None), init)
+      x = x @ self.weight(
+          f"linear_{i}", (d, d), ("embed", None), normal)
       x = jax.nn.gelu(x + self.weight(f"linear_{i}_bias", (d,), (None,), zeros))
       x = jax.nn.standardize(x, axis=-1, epsilon=self.config.norm_eps)
       x = x * self.weight(
@@ -215,7 +216,7 @@ class LogZ(_Weights):
         kept = jax.random.bernoulli(
             jax.random.fold_in(key, i), 1 - self.dropout, x.shape)
         x = jnp.where(kept, x / (1 - self.dropout), 0.0)
-    x = x @ self.weight("output", (d, 1), ("embed", None), init)
+    x = x @ self.weight("output", (d, 1), ("embed", None), normal)
     return x[:, 0] + self.weight("output_bias", (1,), (None,), zeros)
 
 

@@ -91,8 +91,9 @@ def bounds(entry):
   if "2" not in entry["pass@k"]:
     return {}
   pass2 = entry["pass@k"]["2"][0]
-  ks = [k for k in entry["pass@k"] if int(k) >= 2]
-  return {k: float(passk.bound_from_pass2(pass2, int(k))) for k in ks}
+  return {
+      k: float(passk.bound_from_pass2(pass2, int(k)))
+      for k in entry["pass@k"] if int(k) >= 2}
 
 
 def curve(counts):

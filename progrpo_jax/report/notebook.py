@@ -10,7 +10,8 @@ import time
 import matplotlib.image
 import numpy as np
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors
+from progrpo_jax import metrics as metrics_lib
 from progrpo_jax import run as run_lib
 from progrpo_jax.report import figures as figures_lib
 
@@ -124,7 +125,7 @@ class NotebookView:
     groups = {}
     for label, workdir in self._workdirs.items():
       try:
-        groups[label] = [metrics.load(workdir)]
+        groups[label] = [metrics_lib.load(workdir)]
       except errors.InputError:
         continue  # not begun
     made = [figure(groups) for figure in self._figures] if groups else ()

@@ -234,9 +234,9 @@ class Rows:
     for _ in range(4 * self._max_demonstrations):
       if len(found) == self._max_demonstrations:
         break
-      answer = writing.Writer(problem, self._style, rng).write()
-      if answer is not None:
-        found[answer] = None
+      written = writing.Writer(problem, self._style, rng).write()
+      if written is not None:
+        found[written] = None
     return tuple(found)
 
 

@@ -104,7 +104,7 @@ def _fenced(solutions: Any) -> tuple[str, ...]:
 
 def starter(record: Mapping[str, Any]) -> str:
   """Returns the code that a program is to begin with, "" if there is none."""
-  code = record.get("starter_code")
-  return code if isinstance(code, str) else ""
+  text = record.get("starter_code")
+  return text if isinstance(text, str) else ""
 
 
