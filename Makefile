@@ -5,14 +5,19 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# The first of these that runs and is new enough; the versions in the lock
-# are tested on 3.11. Choose another with `make setup PYTHON=...`.
+# The first of these that runs and is new enough. Choose another with
+# `make setup PYTHON=...`; an environment that is there keeps its own.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
 
 VENV := .venv
 PY := $(VENV)/bin/python
+# The tested versions. JAX 0.10 is the last for Python 3.11, so that newer
+# Pythons have a lock of their own.
+LOCKS := requirements.lock requirements-3.12.lock
+LOCK = $$($(PY) -c 'import sys; print(sys.argv[1 + (sys.version_info >= \
+  (3, 12))])' $(LOCKS))
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 # PyTorch without CUDA. If it cannot be reached, the default index serves
 # (on Linux that build brings gigabytes of CUDA libraries).
@@ -42,21 +47,21 @@ setup: $(VENV)/.setup
 
 setup-test: $(VENV)/.setup-test
 
-$(VENV)/.setup: requirements.lock setup.py
+$(VENV)/.setup: $(LOCKS) setup.py
 	@$(if $(PYTHON),,echo "No Python 3.11 or newer found: install one, or" \
 	  "name it with PYTHON=/path/to/python3" >&2; exit 2)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "Python 3.11 or newer is needed; $(PYTHON) is %d.%d: name a newer one" \
 	  " with PYTHON=/path/to/python3" % sys.version_info[:2])'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements.lock
+	$(PIP) install -r $(LOCK)
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.setup-test: $(VENV)/.setup requirements-test.lock
 	$(PIP) install --retries 0 --extra-index-url $(TORCH_INDEX) \
 	  $$(grep ^torch== requirements-test.lock)
-	$(PIP) install -r requirements-test.lock
+	$(PIP) install -r $(LOCK) -r requirements-test.lock
 	@touch $@
 
 lint: setup-test

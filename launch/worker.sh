@@ -43,16 +43,19 @@ sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
 }
 
 setup() {
-  local stamp
-  stamp="$PWD $1 $(cat requirements.lock setup.py | sha256sum)"
+  local stamp lock
+  stamp="$PWD $1 $(cat requirements*.lock setup.py | sha256sum)"
   if [[ -e $VENV/stamp && $(<"$VENV/stamp") == "$stamp" ]]; then
     echo "worker $WORKER: the environment is there"
     return
   fi
   command -v tmux >/dev/null || sudo apt-get install -y -qq tmux
   [[ -x $VENV/bin/python ]] || make_venv
-  "$VENV/bin/python" -m pip install --quiet -r requirements.lock
-  "$VENV/bin/python" -m pip install --quiet -c requirements.lock \
+  lock=$("$VENV/bin/python" -c 'import sys
+print("requirements.lock" if sys.version_info < (3, 12)
+      else "requirements-3.12.lock")')
+  "$VENV/bin/python" -m pip install --quiet -r "$lock"
+  "$VENV/bin/python" -m pip install --quiet -c "$lock" \
     --no-build-isolation -e ".[$1]"
   echo "$stamp" >"$VENV/stamp"
   echo "worker $WORKER: set up"

@@ -54,6 +54,7 @@ PYTHON = f"""#!/bin/bash
 [[ $1 == -m ]] || exit 0
 mkdir -p "$3/bin"
 echo '#!/bin/bash
+[[ $1 != -c ]] || exec {sys.executable} "$@"
 echo "$*" >>"$FAKE/pip.log"' >"$3/bin/python"
 echo '#!/bin/bash
 exec {sys.executable} -I -S {HERE}/fake_worker.py "$@"' >"$3/bin/progrpo"
@@ -458,10 +459,11 @@ def test_set_up_brings_the_tree_to_each_worker_once(cloud):
     assert not any((copy / n).exists() for n in (".git", "ignored", "gone"))
     assert (cloud.home(worker) / "progrpo_venv/stamp").exists()
   pip = (cloud.folder / "pip.log").read_text().splitlines()
+  lock = ("requirements.lock" if sys.version_info < (3, 12)
+          else "requirements-3.12.lock")
   assert sorted(pip) == 2 * [
-      "-m pip install --quiet -c requirements.lock --no-build-isolation "
-      "-e .[tpu,gcs]"] + 2 * [
-          "-m pip install --quiet -r requirements.lock"]
+      f"-m pip install --quiet -c {lock} --no-build-isolation "
+      "-e .[tpu,gcs]"] + 2 * [f"-m pip install --quiet -r {lock}"]
   stale = cloud.home(0) / "progrpo_jax" / "stale.py"
   stale.write_text("")
   assert cloud.run("setup.sh").returncode == 0
