@@ -1,4 +1,4 @@
-"""Writes docs/configs.md from the comments of configs/common.py.
+"""Writes docs/configs.md from configs/common.py: comments, defaults, ranges.
 
   python docs/make_configs.py
 
@@ -6,7 +6,10 @@ A test fails when the page is not what this makes of the file.
 """
 
 import ast
+import functools
 import pathlib
+
+from progrpo_jax import ranges
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "configs" / "common.py"
@@ -15,9 +18,11 @@ PAGE = ROOT / "docs" / "configs.md"
 INTRO = """\
 # Every key of a config
 
-Made from the comments of [configs/common.py](../configs/common.py) by
+Made from [configs/common.py](../configs/common.py) by
 `python docs/make_configs.py`; change it there. A row without words goes with
-the row above it, or says nothing that its name does not.
+the row above it, or says nothing that its name does not. A value out of the
+range of its key is refused before anything is built; numbers are finite, and
+whole ones below 2^31 where no range says otherwise.
 
 A config is a Python file with a `get_config()` that returns an
 `ml_collections.ConfigDict`. It starts from `common.get_config()`, usually
@@ -54,24 +59,23 @@ c.model.chat_template_options = {"enable_thinking": False}  # Qwen3's
 def page(source: str) -> str:
   """The whole page, from the text of configs/common.py."""
   lines = source.splitlines()
+  module: dict = {}
+  exec(compile(source, str(SOURCE), "exec"), module)
+  keys = module["keys"]()
   groups: dict[str, dict] = {"": dict(note="", rows=[])}
-  found = [
-      (ast.unparse(s.targets[0]).removeprefix("c."), s)
-      for s in _assignments(source)]
-  for name, statement in found:
+  for statement in _assignments(source):
+    name = ast.unparse(statement.targets[0]).removeprefix("c.")
     note = _comment(lines, statement.lineno - 1)
+    key = functools.reduce(getattr, name.split("."), keys)
     parent = name.rpartition(".")[0]
-    value = " ".join(
-        ast.get_source_segment(source, statement.value).split()
-    ).replace("( ", "(")
-    if isinstance(statement.value, ast.Call):
-      inner = _inner(statement)
-      if inner or any(other.startswith(f"{name}.") for other, _ in found):
-        groups[name] = dict(note=note, rows=[
-            (f"{name}.{key}", text, "") for key, text in inner])
-        continue
-      value = "{}"
-    groups[parent]["rows"].append((name, value, note))
+    if not isinstance(key, ranges.Range):
+      if key:
+        groups[name] = dict(note=note, rows=[])
+      else:
+        groups[parent]["rows"].append((name, "{}", "a dict", note))
+      continue
+    groups[parent]["rows"].append(
+        (name, _default(source, statement.value, key), key.words(), note))
   parts = [INTRO]
   for name, group in groups.items():
     if group["rows"]:
@@ -80,19 +84,21 @@ def page(source: str) -> str:
 
 
 def _assignments(source: str) -> list[ast.Assign]:
-  """The statements `c.<key> = ...` of get_config, in order."""
+  """The statements `c.<key> = ...` of `keys`, in order."""
   function = next(
-      n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef))
+      n for n in ast.parse(source).body
+      if isinstance(n, ast.FunctionDef) and n.name == "keys")
   return [
       n for n in function.body if isinstance(n, ast.Assign)
       and isinstance(n.targets[0], ast.Attribute)]
 
 
-def _inner(statement: ast.Assign) -> list[tuple[str, str]]:
-  """Keys that a group is made with: `ConfigDict(dict(a=1))`."""
-  return [
-      (k.arg, ast.unparse(k.value)) for call in statement.value.args
-      for k in call.keywords]
+def _default(source: str, call: ast.Call, key: ranges.Range) -> str:
+  """A default as the file writes it; 1e-06 is not what one types."""
+  first = call.args[0]
+  if isinstance(first, ast.Name):  # of a constant
+    return repr(key.default).replace("'", '"')
+  return " ".join(ast.get_source_segment(source, first).split())
 
 
 def _comment(lines: list[str], at: int) -> str:
@@ -104,15 +110,17 @@ def _comment(lines: list[str], at: int) -> str:
   return " ".join(found)
 
 
-def _section(name: str, note: str, rows: list[tuple[str, str, str]]) -> str:
+def _section(
+    name: str, note: str, rows: list[tuple[str, str, str, str]]) -> str:
   """One group as a heading, what is said of it, and a table."""
   out = [f"## {name or 'The run'}", ""]
   if note:
     out += [note, ""]
-  out += ["| key | default | |", "|---|---|---|"]
-  for key, value, words in rows:
-    words = words.replace("|", "\\|").replace("<", "&lt;")
-    out.append(f"| `{key}` | `{value}` | {words} |")
+  out += ["| key | default | range | |", "|---|---|---|---|"]
+  for key, value, *words in rows:
+    range_, words = (
+        w.replace("|", "\\|").replace("<", "&lt;") for w in words)
+    out.append(f"| `{key}` | `{value}` | {range_} | {words} |")
   return "\n".join([*out, ""])
 
 

@@ -49,8 +49,8 @@ def draw(floors) -> str:
       _text(24, 57, 12.5, "A file imports from the floors below it, and from "
             "files of its own folder that stand before it.", soft=True))
   foot = _text(
-      24, y + 28, 12.5, "Beside the package: configs/ (data, no code of the "
-      "package), tests/, docs/.", soft=True)
+      24, y + 28, 12.5, "Beside the package: configs/ (data, and of the "
+      "package ranges.py alone), tests/, docs/.", soft=True)
   return "\n".join((*head, *body, foot, "</svg>\n"))
 
 

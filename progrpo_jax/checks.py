@@ -1,22 +1,150 @@
-"""What a config must fulfil before anything is built from it."""
+"""What a config must fulfil before anything is built from it.
 
+The range of a single key is declared where its default stands, in
+configs/common.py; here it is held against it, and here stand the rules on keys
+beside each other.
+"""
+
+from collections.abc import Iterator
+import difflib
 import functools
+import math
+import reprlib
 from typing import Any
 
 import ml_collections
 
-from progrpo_jax import errors, sharding
-from progrpo_jax.algos import arm, reset
+from configs import common
+from progrpo_jax import errors, ranges, sharding
+from progrpo_jax.algos import reset
 from progrpo_jax.models import config as model_config
-from progrpo_jax.rewards import thinking
+
+# Built once: every stage of a schedule is held against it.
+_KEYS = common.keys()
+
+
+def check_keys(c: ml_collections.ConfigDict) -> None:
+  """Refuses keys that do not exist and values out of their range.
+
+  Raises:
+    InputError: naming the key, its value and what it may be.
+  """
+  _check_group("config", c, _KEYS)
+  for name, spec in c.data.tasks.items():
+    _check_task(f"config.data.tasks.{name}", spec)
+
+
+def check_value(name: str, value: Any, key: ranges.Range) -> None:
+  """Refuses a value that is out of the range of its key.
+
+  Raises:
+    InputError: naming the key, its value and what it may be.
+  """
+  refusal = key.refusal(value)
+  if refusal:
+    raise errors.InputError(f"{name} = {_shown(value)}: {refusal}")
+
+
+def declared(key: str) -> ranges.Range | None:
+  """What a key may be; None for one that a config file has put in itself."""
+  place = _KEYS
+  for name in key.split("."):
+    if not isinstance(place, ml_collections.ConfigDict) or name not in place:
+      return None
+    place = place[name]
+  return place if isinstance(place, ranges.Range) else None
+
+
+def paths(c, prefix: str = "") -> Iterator[str]:
+  """All keys with dots, groups among them."""
+  for name, value in c.items():
+    yield prefix + name
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from paths(value, f"{prefix}{name}.")
+
+
+def nearest(key: str, c, home: str = "config.") -> str:
+  """Writes a hint at the key of a config that is nearest to an unknown one."""
+  close = difflib.get_close_matches(key, paths(c), n=1, cutoff=0.5)
+  return f"; did you mean {home}{close[0]}?" if close else ""
+
+
+def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
+  """Holds a group of keys against its declaration."""
+  if not isinstance(group, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f"{name} = {_shown(group)}: must be a group of keys: "
+        f"{', '.join(keys) or 'those that a config puts into it'}")
+  if not keys:
+    _check_finite(name, group)
+    return
+  for key, value in group.items():
+    if key not in keys:
+      path = f"{name}.{key}".removeprefix("config.")
+      raise errors.InputError(f"no key config.{path}{nearest(path, _KEYS)}")
+    if isinstance(keys[key], ml_collections.ConfigDict):
+      _check_group(f"{name}.{key}", value, keys[key])
+    else:
+      check_value(f"{name}.{key}", value, keys[key])
+  for key in keys:
+    if key not in group:
+      raise errors.InputError(
+          f"{name}.{key} is missing: begin with common.get_config(), which "
+          "has every key")
+
+
+def _check_task(name: str, spec) -> None:
+  """Refuses an entry of data.tasks that is not like its declaration."""
+  if not isinstance(spec, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f'{name} = {_shown(spec)}: must be like {{"weight": 1.0, "options": '
+        "{}}")
+  keys = common.task()
+  for key, value in spec.items():
+    if key in keys:
+      check_value(f"{name}.{key}", value, keys[key])
+    elif key != "options":
+      close = difflib.get_close_matches(key, [*keys, "options"], n=1)
+      hint = f"; did you mean {close[0]!r}?" if close else ""
+      raise errors.InputError(f"no key {name}.{key}{hint}")
+  if not isinstance(
+      spec.get("options", {}), ml_collections.ConfigDict | dict):
+    raise errors.InputError(
+        f"{name}.options = {_shown(spec.options)}: must be a dict")
+
+
+def _check_finite(name: str, value) -> None:
+  """Refuses NaN and infinities, however deep they lie."""
+  if isinstance(value, ml_collections.ConfigDict | dict):
+    for key, inner in value.items():
+      _check_finite(f"{name}.{key}", inner)
+  elif isinstance(value, tuple | list):
+    for index, inner in enumerate(value):
+      _check_finite(f"{name}[{index}]", inner)
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise errors.InputError(f"{name} = {value}: must be a finite number")
+
+
+def _shown(value: Any) -> str:
+  """A value in one line that is not long."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  try:
+    return " ".join(reprlib.repr(value).split())
+  except ValueError:  # Python writes no number of more than 4300 digits
+    return "a number of thousands of digits"
 
 
 def validate(c: ml_collections.ConfigDict) -> None:
   """Refuses what could only fail later, or would train on nothing.
 
+  The ranges of single keys stand in configs/common.py, what they may be
+  beside each other here.
+
   Raises:
     InputError: naming the key, its value and what to do.
   """
+  check_keys(c)
 
   def refuse(key, why):
     value = functools.reduce(getattr, key.split("."), c)
@@ -28,50 +156,12 @@ def validate(c: ml_collections.ConfigDict) -> None:
            "from (`progrpo warmup` makes a small one)")
   if not c.data.tasks:
     refuse("data.tasks", "name at least one task; see `progrpo tasks list`")
-  if c.algo.num_generations < 2:
-    refuse("algo.num_generations", "a group needs at least 2 samples, or it "
-           "has no spread to learn from")
-  for key in (
-      "train.total_steps", "train.prompts_per_step", "train.num_minibatches",
-      "train.num_iterations", "train.max_skipped_updates",
-      "sampling.max_new_tokens", "sampling.chunk", "data.max_prompt_length",
-      "rewards.workers", "eval.num_problems", "eval.num_samples",
-      "eval.batch_prompts", "checkpoint.every", "checkpoint.keep"):
-    if functools.reduce(getattr, key.split("."), c) < 1:
-      refuse(key, "must be at least 1")
-  if c.algo.dynamic_sampling.prompts_per_round < 0:
-    refuse("algo.dynamic_sampling.prompts_per_round",
-           "must be positive, or 0 for train.prompts_per_step")
-  if c.sampling.batch_prompts < 0:
-    refuse("sampling.batch_prompts", "must be positive, or 0 for all at once")
-  for key in ("rewards.deadline_s", "rewards.batch_deadline_s"):
-    if functools.reduce(getattr, key.split("."), c) <= 0:
-      refuse(key, "must be above 0")
-  if c.sampling.temperature <= 0:
-    refuse("sampling.temperature", "must be above 0: greedy samples of a "
-           "group are all alike")
-  low, high = (*c.eval.creativity_range, 0, 0)[:2]
-  if not 1 <= low <= high:
-    refuse("eval.creativity_range", "needs two numbers, 1 or more, the lower "
-           "one first")
-  for key in ("sampling.top_p", "eval.top_p", "algo.arm.low_prob_share",
-              "algo.arm.prompt_low_prob_share"):
-    if not 0 < functools.reduce(getattr, key.split("."), c) <= 1:
-      refuse(key, "must lie in (0, 1]")
+  low, high = c.eval.creativity_range
+  if low > high:
+    refuse("eval.creativity_range", "needs the lower number first")
   if c.train.prompts_per_step % c.train.num_minibatches:
     refuse("train.num_minibatches", "must divide train.prompts_per_step "
            f"({c.train.prompts_per_step})")
-  for key, known in (
-      ("algo.dynamic_sampling.surplus", ("discard", "carry")),
-      ("algo.arm.active", arm.ACTIVE), ("algo.arm.apply_to", arm.APPLY_TO),
-      ("algo.arm.tail", ("probability", "entropy")),
-      ("rewards.thinking", thinking.MODES),
-      ("model.dtype", ("float32", "bfloat16")),
-      ("optim.mu_dtype", ("float32", "bfloat16")),
-      ("model.attention", model_config.ATTENTION),
-      ("model.remat", model_config.REMAT)):
-    if functools.reduce(getattr, key.split("."), c) not in known:
-      refuse(key, f"must be {' or '.join(map(repr, known))}")
   lora_config(c)
   try:
     reset.should_reset(0, last_reset=0, **reset_options(c))
@@ -80,16 +170,29 @@ def validate(c: ml_collections.ConfigDict) -> None:
   if c.algo.rephrase.enabled:
     try:
       c.algo.rephrase.template.format(prompt="", solution="")
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError, ValueError, AttributeError):
       refuse("algo.rephrase.template", "may hold {prompt} and {solution}, and "
              "other braces only in pairs: {{ and }}")
-  if not 0 <= c.algo.truncated_factor <= 1:
-    refuse("algo.truncated_factor", "must lie in [0, 1]")
-  if c.algo.beta_control.floor and not c.algo.beta:
-    refuse("algo.beta_control.floor", "needs a beta above 0 to adapt")
+  _check_control(c, refuse)
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
     refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
            f"({c.sampling.max_new_tokens})")
+
+
+def _check_control(c, refuse) -> None:
+  """Refuses bounds between which an adaptive weight could not move."""
+  entropy, beta = c.algo.entropy_control, c.algo.beta_control
+  if entropy.target and entropy.low > entropy.high:
+    refuse("algo.entropy_control.low", "must not exceed "
+           f"algo.entropy_control.high ({entropy.high})")
+  if beta.floor and not c.algo.beta:
+    refuse("algo.beta_control.floor", "needs a beta above 0 to adapt")
+  if beta.floor and beta.high < c.algo.beta:
+    refuse("algo.beta_control.high", f"must not lie below algo.beta "
+           f"({c.algo.beta})")
+  penalty = c.algo.length_penalty
+  if penalty.coef and not penalty.on + penalty.off:
+    refuse("algo.length_penalty.on", "must be above 0 where off is 0")
 
 
 def prompts_per_round(c) -> int:

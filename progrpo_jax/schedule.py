@@ -16,11 +16,10 @@ a resumed run stands in the stage that it left.
 """
 
 from collections.abc import Iterator
-import difflib
 
 import ml_collections
 
-from progrpo_jax import errors
+from progrpo_jax import checks, errors
 
 KEYS = ("name", "at_step", "after_resets", "reset", "set")
 
@@ -49,8 +48,10 @@ def every(c) -> Iterator[ml_collections.ConfigDict]:
   """The config at its beginning and after each entry.
 
   Raises:
-    InputError: an entry cannot be read; the message names it.
+    InputError: a key is out of its range, or an entry cannot be read; the
+      message names it.
   """
+  checks.check_keys(c)
   for number, entry in enumerate(c.schedule):
     _check(c, number, entry)
     _check_keys(_after(c, number), number, entry)
@@ -112,15 +113,18 @@ def _check(c, number: int, entry) -> None:
 def _check_keys(c, number: int, entry) -> None:
   """Refuses keys that the config, as it stands by then, does not have."""
   where = f"config.schedule[{number}]"
-  known = set(_paths(c))
+  known = set(checks.paths(c))
   for key, value in entry["set"].items():
     if key.split(".")[0] in _FIXED or key in _FIXED_KEYS:
       raise errors.InputError(
           f"{where}: {key} is fixed for a whole run")
     if key not in known:
-      close = difflib.get_close_matches(key, known, n=1)
-      hint = f"; did you mean {close[0]!r}?" if close else ""
-      raise errors.InputError(f"{where}: no key {key!r}{hint}")
+      raise errors.InputError(
+          f"{where}: no key {key}{checks.nearest(key, c, home='')}")
+    declared = checks.declared(key)
+    if declared is not None:
+      checks.check_value(f"{where}: {key}", value, declared)
+      continue
     old = _get(c, key)
     if isinstance(old, ml_collections.ConfigDict):
       fits = isinstance(value, dict)
@@ -137,11 +141,3 @@ def _get(c, key: str):
   for part in key.split("."):
     c = c[part]
   return c
-
-
-def _paths(c, prefix: str = "") -> Iterator[str]:
-  """All keys with dots, groups among them."""
-  for name, value in c.items():
-    yield prefix + name
-    if isinstance(value, ml_collections.ConfigDict):
-      yield from _paths(value, f"{prefix}{name}.")

@@ -13,9 +13,9 @@ from progrpo_jax.algos import advantages, losses
     ("algo.num_generations=1", "at least 2 samples"),
     ("train.total_steps=0", "must be at least 1"),
     ("eval.batch_prompts=0", "must be at least 1"),
-    ("rewards.deadline_s=0", "must be above 0"),
-    ("sampling.temperature=0", "must be above 0"),
-    ("sampling.top_p=1.5", "must lie in (0, 1]"),
+    ("rewards.deadline_s=0", "must be in (0, 86400]"),
+    ("sampling.temperature=0", "must be in [0.01, 100]: greedy samples"),
+    ("sampling.top_p=1.5", "must be in (0, 1]"),
     ("train.num_minibatches=3", "must divide train.prompts_per_step (4)"),
     ("algo.overlong_cache=5", "must not exceed sampling.max_new_tokens"),
     ("algo.dynamic_sampling.surplus=keep", "'discard' or 'carry'"),
@@ -23,8 +23,9 @@ from progrpo_jax.algos import advantages, losses
     ("algo.arm.apply_to=wrong", "'all' or 'correct'"),
     ("model.dtype=float16", "'float32' or 'bfloat16'"),
     ("model.remat=all", "'dots' or 'layer'"),
-    ("algo.reset.modes=('evry',)", "config.algo.reset: modes=('evry',)"),
-    ("algo.reset.period=0", "config.algo.reset: reset mode 'every' needs a"),
+    ("algo.reset.modes=('evry',)", "config.algo.reset.modes = ('evry',): must "
+     "be values, each 'every' or"),
+    ("algo.reset.period=0", "config.algo.reset.period = 0: must be at least"),
 ])
 def test_what_cannot_work_is_refused_before_anything_runs(
     small, override, said):
@@ -41,7 +42,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     ("algo.aggregate=token_men", "did you mean 'token_mean'?"),
     ("algo.kl=k9", "known: k1, k2, k3"),
     ("algo.loss=no_such_module.f", "cannot import no_such_module.f"),
-    ("optim.decay=expo", "decay 'expo'"),
+    ("optim.decay=expo", "'expo': must be 'constant' or 'linear' or"),
     ("train.micro_batch_generations=3", "must divide algo.num_generations"),
     ("train.micro_batch_prompts=3", "must divide the 2 rows"),
     ("sampling.max_new_tokens=2000", "beyond the 1024 positions"),

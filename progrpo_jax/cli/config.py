@@ -4,8 +4,6 @@ Unknown keys and values of a wrong type are errors that name the nearest key.
 """
 
 import argparse
-import ast
-import difflib
 import importlib.util
 import os
 import sys
@@ -14,7 +12,7 @@ from typing import NoReturn
 
 import ml_collections
 
-from progrpo_jax import errors
+from progrpo_jax import checks, errors, ranges
 
 _REPO = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
@@ -72,6 +70,7 @@ def parse(
   config = load(args.config)
   for key, value in overrides:
     override(config, key, value)
+  checks.check_keys(config)
   return config, args
 
 
@@ -129,45 +128,18 @@ def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
   place, path = config, []
   for name in [*groups, last]:
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
-      close = difflib.get_close_matches(key, _keys(config), n=1, cutoff=0.5)
-      hint = f"; did you mean config.{close[0]}?" if close else ""
-      raise errors.InputError(f"no key config.{key}{hint}")
+      raise errors.InputError(
+          f"no key config.{key}{checks.nearest(key, config)}")
     path.append(place)
     place = place[name]
   if isinstance(place, ml_collections.ConfigDict):
     raise errors.InputError(
         f"config.{key} is a group; its keys: {', '.join(place.keys())}")
-  path[-1][last] = _typed(f"config.{key}", place, value)
-
-
-def _keys(config, prefix="") -> list[str]:
-  """Dotted names of all leaves."""
-  keys = []
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      keys += _keys(value, f"{prefix}{name}.")
-    else:
-      keys.append(prefix + name)
-  return keys
-
-
-def _typed(name: str, like, text: str):
-  """Text as a value of the type of `like`."""
-  if like is None or isinstance(like, str):
-    return text
+  # What a config file put in itself is read in the type that it has there.
+  declared = checks.declared(key) or ranges.like(place)
   try:
-    if isinstance(like, bool):
-      return {"true": True, "false": False}[text.lower()]
-    if isinstance(like, int):
-      return int(text)
-    if isinstance(like, float):
-      return float(text)
-    value = ast.literal_eval(text)
-    if isinstance(like, (tuple, list)) and not isinstance(
-        value, (tuple, list)):
-      value = (value,)
-    return tuple(value) if isinstance(like, tuple) else value
-  except (KeyError, ValueError, SyntaxError) as e:
+    path[-1][last] = declared.read(value)
+  except ValueError as e:
     raise errors.InputError(
-        f"{name}: {text!r} is not of type {type(like).__name__} (it is "
-        f"{like!r} by default)") from e
+        f"config.{key}: {value!r} is not of type {type(place).__name__} (it "
+        f"is {place!r} by default)") from e
