@@ -50,7 +50,7 @@ def keys() -> ConfigDict:
 
   c.model = ConfigDict()
   # HF directory, or a run's workdir or one of its checkpoints/<step>.
-  c.model.init_from = ranges.Text("")
+  c.model.init_from = ranges.Place("")
   # Compute type; masters are float32.
   c.model.dtype = ranges.Choice("float32", of=("float32", "bfloat16"))
   # What the backward pass recomputes: "none"; "dots", all but products with
@@ -94,7 +94,7 @@ def keys() -> ConfigDict:
   # progrpo_jax/tasks/.
   c.data.tasks = ConfigDict()
   # Built data sets live here and are used again.
-  c.data.dir = ranges.Text(
+  c.data.dir = ranges.Place(
       "~/.cache/progrpo_jax/data", empty=False)
   # A longer prompt is an error, or a problem that is left out.
   c.data.max_prompt_length = ranges.Whole(256, at_least=1)
@@ -323,7 +323,7 @@ def keys() -> ConfigDict:
   c.eval.tolerant = ranges.Flag(False)
   # A text file, one document a line, that the Creativity Index is taken
   # against, over n-grams from the first to the second number of words.
-  c.eval.creativity_corpus = ranges.Text("")
+  c.eval.creativity_corpus = ranges.Place("")
   c.eval.creativity_range = ranges.Many(
       (5, 12), each=ranges.Whole(at_least=1), length=2)
 

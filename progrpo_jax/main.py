@@ -4,13 +4,14 @@
 mend), 75 stopped and saved (run the same command again).
 """
 
+import difflib
 import importlib
 import os
 import sys
 
 from absl import logging
 
-from progrpo_jax import errors
+from progrpo_jax.cli import exits
 
 COMMANDS = {
     "warmup": "train a small base policy on task demonstrations",
@@ -48,24 +49,21 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else 2
   if argv[0] not in COMMANDS:
+    close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+    hint = f" did you mean {close[0]!r}?" if close else ""
     print(
-        f"progrpo: no command {argv[0]!r}; known: {', '.join(COMMANDS)}",
+        f"progrpo: no command {argv[0]!r};{hint} known: {', '.join(COMMANDS)}",
         file=sys.stderr)
     return 2
   # Libraries greet on stderr; people read this terminal.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   logging.set_verbosity(logging.ERROR)
-  try:
-    command = importlib.import_module(f"progrpo_jax.cli.{argv[0]}")
-    return command.run(argv[1:])
-  except errors.InputError as e:
-    print(f"progrpo {argv[0]}: {e}", file=sys.stderr)
-    return 2
-  except errors.RunError as e:
-    print(f"progrpo {argv[0]}: stopped: {e}", file=sys.stderr)
-    return 1
-  except BrokenPipeError:
-    return 0
+
+  def command(words):
+    module = importlib.import_module(f"progrpo_jax.cli.{argv[0]}")
+    return module.run(words)
+
+  return exits.run(f"progrpo {argv[0]}", command, argv[1:])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ than the beginning of a name.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -95,6 +96,29 @@ def make_directory(path: str | os.PathLike) -> epath.Path:
   if not is_remote(path):
     path.mkdir(parents=True, exist_ok=True)
   return path
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether an error, or one behind it, says that the disk is full.
+
+  Orbax hands on what its storage library says, as text.
+  """
+  return _says(error, errno.ENOSPC, errno.EDQUOT)
+
+
+def lacks_files(error: BaseException | None) -> bool:
+  """Whether an error, or one behind it, says that too many files are open."""
+  return _says(error, errno.EMFILE, errno.ENFILE)
+
+
+def _says(error: BaseException | None, *numbers: int) -> bool:
+  """Whether an error or one behind it is of these kinds of the system's."""
+  while error is not None:
+    if getattr(error, "errno", None) in numbers or any(
+        os.strerror(number) in str(error) for number in numbers):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 @contextlib.contextmanager

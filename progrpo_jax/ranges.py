@@ -17,6 +17,7 @@ import abc
 import ast
 from collections.abc import Sequence
 import dataclasses
+import re
 from typing import Any
 
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -245,6 +246,18 @@ class Text(Range):
 
   def _read(self, text):
     return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Place(Text):
+  """A path of this machine, or a gs:// URL that names a bucket."""
+
+  def _within(self, value):
+    return super()._within(value) and not re.match(
+        r"\s+$|\w+://(/|$)", value)
+
+  def _bounds(self):
+    return "a path or gs://BUCKET/PATH"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,8 @@ and started again goes on as if it had never stopped, bit for bit.
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
-import os
 import signal
 from typing import Any
 
@@ -193,26 +191,13 @@ def train(c, workdir, view: progress_lib.View) -> int:
   try:
     with hosts.lost_ones_named():
       return _train(c, workdir, view)
-  except (OSError, ValueError) as e:
-    if not _is_full_disk(e):
+  except Exception as e:
+    if not places.is_full(e):
       raise
     raise errors.RunError(
         f"no space is left where --workdir {workdir} is. Its checkpoints are "
         "whole: free some space, or lower config.checkpoint.keep, and run the "
         "same command again") from e
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-  """Whether an error, or one behind it, says so.
-
-  Orbax hands on what its storage library says, as text.
-  """
-  while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (
-        os.strerror(errno.ENOSPC) in str(error)):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
 
 
 def _train(c, workdir, view: progress_lib.View) -> int:

@@ -63,7 +63,7 @@ FLOORS = [
     [
         "report/comparison.py", "report/tables.py", "report/figures.py",
         "report/live.py",
-        "report/*.py", "cli/config.py", "cli/*.py",
+        "report/*.py", "cli/exits.py", "cli/config.py", "cli/*.py",
         "cli/quickstart.py", "main.py",
     ],
 ]

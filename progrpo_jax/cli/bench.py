@@ -5,7 +5,6 @@ and 2 key heads, tied), 8 prompts x 8 samples x 128 forced tokens, float32.
 Compilation is measured apart; each figure is the median of several steps.
 """
 
-import argparse
 import functools
 import json
 import math
@@ -13,6 +12,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 
 import jax
@@ -24,8 +24,8 @@ import rich.table
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import data as data_lib
 from progrpo_jax import (
-  errors,
   optim,
+  ranges,
   sampler,
   scoring,
   sharding,
@@ -34,6 +34,8 @@ from progrpo_jax import (
 from progrpo_jax import state as state_lib
 from progrpo_jax import update as update_lib
 from progrpo_jax.algos import advantages, aggregate, losses, objective
+from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import exits
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import transformer
 from progrpo_jax.rewards import pool as pool_lib
@@ -45,19 +47,19 @@ DECODE_LENGTHS = (128, 256, 512, 1024, 2048)
 
 def run(argv: list[str]) -> int:
   """Measures and prints; returns the exit code."""
-  parser = argparse.ArgumentParser(
-      prog="make bench ARGS=...", description=__doc__.splitlines()[0])
-  parser.add_argument("--prompts", type=int, default=8)
-  parser.add_argument("--samples", type=int, default=8)
-  parser.add_argument("--new_tokens", type=int, default=128)
-  parser.add_argument("--steps", type=int, default=7)
-  parser.add_argument("--json", help="file to write the figures to")
+  parser = config_lib.plain_parser(
+      "make bench ARGS=...", __doc__.splitlines()[0])
+  parser.add("--prompts", ranges.Whole(8, at_least=1), "of a step")
+  parser.add("--samples", ranges.Whole(8, at_least=2), "of a prompt")
+  parser.add("--new_tokens", ranges.Whole(128, at_least=1), "of a sample")
+  parser.add("--steps", ranges.Whole(7, at_least=1), "that are measured")
+  parser.add(
+      "--json", ranges.Place(empty=False),
+      "file to write the figures to")
   parser.add_argument(
       "--decode", action="store_true",
       help="also: milliseconds a token as the cache grows")
   args = parser.parse_args(argv)
-  if min(args.prompts, args.samples - 1, args.new_tokens, args.steps) < 1:
-    raise errors.InputError("every size must be positive, --samples above 1")
   figures = measure(args)
   show(figures)
   if args.json:
@@ -277,4 +279,4 @@ def show(figures: dict) -> None:
 
 
 if __name__ == "__main__":
-  raise SystemExit(run(None))
+  sys.exit(exits.run("bench", run, sys.argv[1:]))

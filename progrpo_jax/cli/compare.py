@@ -1,6 +1,5 @@
 """`progrpo compare`: several runs side by side, as tables, page and JSON."""
 
-import argparse
 import json
 import os
 
@@ -10,7 +9,8 @@ import rich.console
 import rich.table
 import rich.text
 
-from progrpo_jax import errors, metrics, places
+from progrpo_jax import errors, metrics, places, ranges
+from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import comparison, html, live, tables
 
 
@@ -40,21 +40,22 @@ def run(argv):
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
-    prog="progrpo compare", description="Compare runs side by side."
+  parser = config_lib.plain_parser(
+    "progrpo compare", "Compare runs side by side."
   )
-  parser.add_argument("workdirs", nargs="+", metavar="DIR", help="a workdir")
+  place = ranges.Place(empty=False)
+  parser.add("workdirs", place, nargs="+", metavar="DIR", help="a workdir")
   parser.add_argument(
     "--labels",
     help="comma-separated names of the workdirs; workdirs of one name are the "
     "seeds of one method (default: the directories' names)",
   )
-  parser.add_argument(
-    "--base", help="workdir or JSON file of the base policy's evaluation"
+  parser.add(
+    "--base", place, help="workdir or JSON file of the base policy's evaluation"
   )
   parser.add_argument("--set", help="evaluation set (default: the first)")
-  parser.add_argument("--output", help="HTML page to write")
-  parser.add_argument("--json", help="JSON file to write")
+  parser.add("--output", place, help="HTML page to write")
+  parser.add("--json", place, help="JSON file to write")
   return parser
 
 

@@ -5,6 +5,7 @@ Unknown keys and values of a wrong type are errors that name the nearest key.
 
 import argparse
 import importlib.util
+import inspect
 import os
 import sys
 import types
@@ -17,11 +18,40 @@ from progrpo_jax import checks, errors, ranges
 _REPO = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 
-def parser(command: str, description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+  """One whose errors are ours: a line, not the whole usage."""
+
+  def error(self, message: str) -> NoReturn:
+    """Takes the place of argparse's own, which ends the process."""
+    raise errors.InputError(f"{message}; see --help")
+
+  def add(self, name: str, key: ranges.Range, help: str, **options) -> None:
+    """Adds an argument that has a range, as the keys of configs have.
+
+    Args:
+      name: of the argument, such as "--num_samples".
+      key: its default and its range.
+      help: what it is.
+      **options: of `add_argument`.
+    """
+
+    def read(text: str):
+      try:
+        value = key.read(text)
+      except ValueError:
+        value = text
+      refusal = key.refusal(value)
+      if refusal:
+        raise argparse.ArgumentTypeError(f"{text!r} {refusal}")
+      return value
+
+    self.add_argument(
+        name, type=read, default=key.default, help=help, **options)
+
+
+def parser(command: str, description: str) -> Parser:
   """A parser with `--config`; the caller adds what its command needs."""
-  made = argparse.ArgumentParser(
-      prog=f"progrpo {command}", description=description, allow_abbrev=False)
-  made.error = _refuse
+  made = plain_parser(f"progrpo {command}", description)
   made.add_argument(
       "--config", metavar="FILE[:ARG]",
       help="a config file, such as configs/tiny.py:progrpo; any key is changed "
@@ -29,9 +59,9 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
   return made
 
 
-def _refuse(message: str) -> NoReturn:
-  """Takes the place of argparse's own, which prints the usage and exits."""
-  raise errors.InputError(f"{message}; see --help")
+def plain_parser(prog: str, description: str) -> Parser:
+  """A parser of a command that takes no config."""
+  return Parser(prog=prog, description=description, allow_abbrev=False)
 
 
 def parse(
@@ -81,40 +111,52 @@ def load(spec: str) -> ml_collections.ConfigDict:
   package, so that `configs/tiny.py` works from anywhere.
 
   Raises:
-    InputError: no such file, or it does not yield a config.
+    InputError: no such file, or it does not yield a config; an error of the
+      file's own is named with its line.
   """
   file, _, arg = spec.partition(":")
   path = file
   if not os.path.exists(path) and not os.path.isabs(path):
     path = os.path.join(_REPO, file)
-  if not os.path.isfile(path):
-    raise errors.InputError(f"--config {file}: no such file")
+  if not os.path.isfile(path) or not path.endswith(".py"):
+    what = "a directory" if file and os.path.isdir(path) else (
+        "no such file" if not os.path.isfile(path) else "not a Python file")
+    raise errors.InputError(f"--config {spec or repr(spec)}: {what}")
   if _REPO not in sys.path:
     sys.path.append(_REPO)
-  module = _execute(path)
-  if not hasattr(module, "get_config"):
-    raise errors.InputError(f"--config {file}: it defines no get_config()")
-  try:
-    config = module.get_config(arg) if arg else module.get_config()
-  except ValueError as e:
-    raise errors.InputError(f"--config {spec}: {e}") from e
-  except TypeError as e:
-    if arg:
-      raise errors.InputError(
-          f"--config {spec}: get_config takes no argument {arg!r}: {e}") from e
-    raise
+  with errors.of_user(f"--config {spec}"):
+    get_config = _get_config(spec, _execute(path))
+    config = get_config(*([arg] if arg else []))
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f"--config {spec}: get_config() returned {config!r:.40}, not a "
+        "ConfigDict; begin with `c = common.get_config()`, end with `return c`")
+  config = ml_collections.ConfigDict(config)  # a frozen one is no use here
   config.lock()
   return config
 
 
+def _get_config(spec: str, module: types.ModuleType):
+  """The function of a config file, which takes what is given."""
+  file, _, arg = spec.partition(":")
+  function = getattr(module, "get_config", None)
+  if not callable(function):
+    raise errors.InputError(f"--config {file}: it defines no get_config()")
+  try:
+    inspect.signature(function).bind(*([arg] if arg else []))
+  except TypeError as e:
+    raise errors.InputError(
+        f"--config {spec}: get_config takes no argument {arg!r}: {e}" if arg
+        else f"--config {spec}: get_config {e}: --config {file}:ARGUMENT"
+    ) from e
+  return function
+
+
 def _execute(path: str) -> types.ModuleType:
   """Runs a config file as a module of its own."""
-  found = importlib.util.spec_from_file_location("progrpo_config", path)
-  module = importlib.util.module_from_spec(found)
-  try:
-    found.loader.exec_module(module)
-  except (SyntaxError, ImportError, AttributeError, KeyError) as e:
-    raise errors.InputError(f"--config {path}: {e}") from e
+  described = importlib.util.spec_from_file_location("progrpo_config", path)
+  module = importlib.util.module_from_spec(described)
+  described.loader.exec_module(module)
   return module
 
 

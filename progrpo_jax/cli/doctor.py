@@ -12,7 +12,7 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, errors, isolation, memory, sharding
+from progrpo_jax import checks, errors, isolation, memory, ranges, sharding
 from progrpo_jax.cli import config as config_lib
 
 PACKAGES = (
@@ -29,9 +29,9 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
       "--chip", choices=sorted(memory.CHIPS),
       help="plan for chips of this kind, which need not be here")
-  parser.add_argument(
-      "--devices", type=int, metavar="N",
-      help="plan for so many (default: as many as are here)")
+  parser.add(
+      "--devices", ranges.Whole(at_least=1, at_most=2**20),
+      metavar="N", help="plan for so many (default: as many as are here)")
   c, args = config_lib.parse(parser, argv, needed=False)
   console = rich.console.Console()
   console.print(_machine())
@@ -50,8 +50,6 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     InputError: the config cannot work there.
   """
   count = count or jax.device_count()
-  if count < 1:
-    raise errors.InputError(f"--devices {count}: must be at least 1")
   if chip is None:
     device = jax.devices()[0]
     chip = memory.Chip(device.platform, _device_memory() or 0)

@@ -6,22 +6,24 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, hosts, isolation, metrics, sharding
+from progrpo_jax import checks, hosts, isolation, metrics, ranges, sharding
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
+
+_PLACE = ranges.Place(empty=False)
 
 
 def run(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
   parser = config_lib.parser(
       "evaluate", "Try the held-out problems of the config's tasks.")
-  parser.add_argument(
-      "--policy", help="HF directory, workdir, or checkpoints/<step> of one "
+  parser.add(
+      "--policy", _PLACE, "HF directory, workdir, or checkpoints/<step> of one "
       "(default: config.model.init_from)")
-  parser.add_argument(
-      "--workdir", help="where to write eval.jsonl and the samples")
+  parser.add(
+      "--workdir", _PLACE, help="where to write eval.jsonl and the samples")
   c, args = config_lib.parse(parser, argv)
   if args.policy:
     c.model.init_from = args.policy

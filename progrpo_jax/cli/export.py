@@ -3,7 +3,7 @@
 import jax
 
 from progrpo_jax import policy as policy_lib
-from progrpo_jax import sharding
+from progrpo_jax import ranges, sharding
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.models import hf
 
@@ -13,10 +13,11 @@ def run(argv: list[str]) -> int:
   parser = config_lib.parser(
       "export", "Write a policy as a directory that transformers and vLLM "
       "load: safetensors, config and tokenizer.")
-  parser.add_argument(
-      "--policy", required=True,
+  place = ranges.Place(empty=False)
+  parser.add(
+      "--policy", place, required=True,
       help="workdir (its newest checkpoint) or checkpoints/<step> of one")
-  parser.add_argument("--output", required=True, help="directory to write")
+  parser.add("--output", place, required=True, help="directory to write")
   parser.add_argument(
       "--adapters", action="store_true",
       help="of a run with LoRA: the adapters alone, in PEFT's format, instead "

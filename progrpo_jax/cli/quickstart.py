@@ -5,13 +5,12 @@ only difference. What is done is not done again: a second call goes on where
 the first one stopped.
 """
 
-import argparse
 import os
 import sys
 
 from configs import methods
-from progrpo_jax import errors, train
-from progrpo_jax.cli import compare, evaluate, warmup
+from progrpo_jax import ranges, train
+from progrpo_jax.cli import compare, evaluate, exits, warmup
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.cli import train as train_command
 from progrpo_jax.models import hf
@@ -22,16 +21,23 @@ CONFIG = "configs/tiny.py"
 
 def run(argv: list[str]) -> int:
   """Runs the quickstart; returns the exit code."""
-  parser = argparse.ArgumentParser(
-      prog="make quickstart ARGS=...", description=__doc__.splitlines()[0])
+  parser = config_lib.plain_parser(
+      "make quickstart ARGS=...", __doc__.splitlines()[0])
   parser.add_argument(
       "--methods", default=",".join(METHODS),
       help="methods of configs/methods.py, with commas between them, or all")
-  parser.add_argument("--seeds", type=int, default=1, help="runs of a method")
-  parser.add_argument("--steps", type=int, help="steps of a run")
-  parser.add_argument(
-      "--output", default="runs/quickstart", help="directory of everything")
+  parser.add("--seeds", ranges.Whole(1, at_least=1), "runs of a method")
+  parser.add(
+      "--steps", ranges.Whole(at_least=1), "steps of a run")
+  parser.add(
+      "--output", ranges.Place("runs/quickstart", empty=False),
+      "directory of everything")
   args = parser.parse_args(argv)
+  names = args.methods.split(",")
+  if args.methods == "all":
+    names = [n for n in vars(methods) if not n.startswith("_")]
+  for name in names:  # before an hour of training, not after it
+    config_lib.load(f"{CONFIG}:{name}")
   base = os.path.join(args.output, "base")
   measured = os.path.join(args.output, "base-eval")
   if not hf.is_hf_dir(base):
@@ -43,9 +49,6 @@ def run(argv: list[str]) -> int:
     c.model.init_from = base
     evaluate.start(c, measured)
   workdirs, labels = [], []
-  names = args.methods.split(",")
-  if args.methods == "all":
-    names = [n for n in vars(methods) if not n.startswith("_")]
   for method in names:
     for seed in range(args.seeds):
       c = config_lib.load(f"{CONFIG}:{method}")
@@ -66,8 +69,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(run(sys.argv[1:]))
-  except errors.InputError as error:
-    print(f"quickstart: {error}", file=sys.stderr)
-    sys.exit(2)
+  sys.exit(exits.run("quickstart", run, sys.argv[1:]))

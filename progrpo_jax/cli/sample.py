@@ -3,30 +3,31 @@
 import os
 import sys
 
-from progrpo_jax import errors, inference
+from progrpo_jax import inference, ranges
 from progrpo_jax import policy as policy_lib
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
+
+_PLACE = ranges.Place(empty=False)
 
 
 def run(argv: list[str]) -> int:
   """Answers each line of the input; returns the exit code."""
   parser = config_lib.parser(
       "sample", "Answer prompts, one a line, from the keyboard or a pipe.")
-  parser.add_argument(
-      "--policy", help="HF directory, workdir, or checkpoints/<step> of one "
+  parser.add(
+      "--policy", _PLACE, "HF directory, workdir, or checkpoints/<step> of one "
       "(default: config.model.init_from)")
-  parser.add_argument(
-      "--num_samples", type=int, default=1, help="answers to each prompt")
-  parser.add_argument(
-      "--temperature", type=float, help="0 is greedy (default: the config's)")
+  parser.add(
+      "--num_samples", ranges.Whole(1, at_least=1),
+      help="answers to each prompt")
+  parser.add(
+      "--temperature", ranges.Number(
+          at_least=0.01, at_most=100, also=(0.0,)),
+      help="0 is greedy (default: the config's)")
   c, args = config_lib.parse(parser, argv)
   if args.policy:
     c.model.init_from = args.policy
-  if args.num_samples < 1:
-    raise errors.InputError("--num_samples must be at least 1")
-  if args.temperature is not None and args.temperature < 0:
-    raise errors.InputError("--temperature must not be below 0")
   mesh = inference.one_device()
   policy = policy_lib.load(c, mesh)
   for number, text in enumerate(_lines()):

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 import json
 import os
-import sys
 import types
 from typing import Any
 
@@ -12,6 +11,8 @@ from rich import console as consoles
 from rich import markup, table
 from rich import text as text_lib
 
+from progrpo_jax import ranges
+from progrpo_jax.cli import config as config_lib
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
@@ -39,18 +40,14 @@ _MAX_SHOWN = 2000  # characters of a text
 
 
 def run(argv: Sequence[str]) -> int:
-  """Runs the command; returns the exit code, 2 for bad input."""
+  """Runs the command; returns the exit code."""
   arguments = _parser().parse_args(argv)
-  try:
-    return arguments.command(arguments, consoles.Console())
-  except InputError as error:
-    print(f"progrpo tasks: {error}", file=sys.stderr)
-    return 2
+  return arguments.command(arguments, consoles.Console())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> config_lib.Parser:
   """Returns the parser of the three commands."""
-  parser = argparse.ArgumentParser(prog="progrpo tasks", description=__doc__)
+  parser = config_lib.plain_parser("progrpo tasks", __doc__)
   commands = parser.add_subparsers(required=True)
   listing = commands.add_parser("list", help="name the tasks")
   listing.set_defaults(command=_list)
@@ -58,16 +55,18 @@ def _parser() -> argparse.ArgumentParser:
   show.add_argument("name", help="a task, or the import path of your own")
   show.add_argument(
       "--split", help="train or validation; train if the task has it")
-  show.add_argument("--n", type=int, default=2, help="how many examples")
+  show.add("--n", ranges.Whole(2, at_least=1), "how many examples")
   show.add_argument("--template", help="a template of the task")
   show.set_defaults(command=_show)
   build = commands.add_parser("build", help="build the data of a task")
   build.add_argument("name", help="a task, or the import path of your own")
   build.set_defaults(command=_build)
   for command in (listing, show, build):
-    command.add_argument("--data_dir", default="~/.cache/progrpo_jax/data")
+    command.add(
+        "--data_dir", ranges.Place("~/.cache/progrpo_jax/data", empty=False),
+        "where built data is kept")
   for command in (show, build):
-    command.add_argument("--seed", type=int, default=0, help="of the problems")
+    command.add("--seed", ranges.Whole(0, at_least=0), "of the problems")
     command.add_argument(
         "--option",
         action="append",

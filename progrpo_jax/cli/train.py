@@ -1,6 +1,6 @@
 """`progrpo train`: the reinforcement learning run."""
 
-from progrpo_jax import hosts, places, train
+from progrpo_jax import hosts, places, ranges, train
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -11,8 +11,9 @@ def run(argv: list[str]) -> int:
       "train", "Train a policy by reinforcement learning. A workdir that holds "
       "a run is resumed. Exit codes: 0 done, 2 bad input, 75 stopped and saved "
       "(run the same command again).")
-  parser.add_argument(
-      "--workdir", required=True, help="of the run: a directory or gs:// URL")
+  parser.add(
+      "--workdir", ranges.Place(empty=False), required=True,
+      help="of the run: a directory or gs:// URL")
   config, args = config_lib.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   return start(config, args.workdir)

@@ -1,6 +1,6 @@
 """`progrpo warmup`: a base policy from demonstrations."""
 
-from progrpo_jax import hosts, warmup
+from progrpo_jax import hosts, ranges, warmup
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -12,8 +12,9 @@ def run(argv: list[str]) -> int:
       "tasks and write it as a Hugging Face directory. Without "
       "config.model.init_from it is a small one, sized by config.warmup, with "
       "a vocabulary of its own.")
-  parser.add_argument(
-      "--output", required=True, help="directory to write the policy to")
+  parser.add(
+      "--output", ranges.Place(empty=False), required=True,
+      help="directory to write the policy to")
   config, args = config_lib.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   start(config, args.output)

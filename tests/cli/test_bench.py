@@ -38,5 +38,5 @@ def test_any_number_of_prompts_can_be_cut_into_micro_batches(prompts):
 @pytest.mark.parametrize("argument", [
     "--prompts=0", "--samples=1", "--new_tokens=-1", "--steps=0"])
 def test_sizes_that_cannot_be_are_refused(argument):
-  with pytest.raises(errors.InputError, match="positive"):
+  with pytest.raises(errors.InputError, match="must be at least [12]"):
     bench.run([argument])

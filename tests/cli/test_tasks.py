@@ -4,6 +4,7 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
+from progrpo_jax import main
 from progrpo_jax.cli import tasks
 from progrpo_jax.rewards import sandbox
 
@@ -50,7 +51,7 @@ def test_build_prints_sizes(tmp_path, capsys):
     (["build", "countdown", "--option", "max_number=3"], "'max_numbers'"),
 ])
 def test_bad_input_is_exit_code_2(arguments, said, tmp_path, capsys):
-  assert tasks.run([*arguments, "--data_dir", str(tmp_path)]) == 2
+  assert main.main(["tasks", *arguments, "--data_dir", str(tmp_path)]) == 2
   assert said in capsys.readouterr().err
 
 
