@@ -50,6 +50,7 @@ setuptools.setup(
         "pyarrow>=20",
         "reasoning-gym>=0.1.25",
         "rich>=14",
+        "scipy>=1.15",
         "sentencepiece>=0.2.1",
         "sympy>=1.13",
         "tensorboardX>=2.6.4",

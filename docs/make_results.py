@@ -16,7 +16,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 from progrpo_jax import metrics
-from progrpo_jax.report import comparison
+from progrpo_jax.report import comparison, tables
 
 NAMES = {
     "base": "base", "grpo": "GRPO", "dr_grpo": "Dr. GRPO", "dapo": "DAPO",
@@ -52,8 +52,8 @@ def main() -> None:
   for name, entry in summary.items():
     cells = [NAMES[name]]
     cells += [
-        f"{mean:.3f} ({low:.3f} – {high:.3f})" for mean, low, high in (
-            entry["pass@k"][k] for k in ("1", "8", "32"))]
+        f"{value} ({small.replace(' to ', ' – ')})" for value, small in (
+            tables.pass_cell(entry, k) for k in ("1", "8", "32"))]
     cells += [f"{entry['entropy']:.3f}", f"{entry['distinct_correct']:.2f}"]
     cells.append(", ".join(
         level(run) for run in groups[name]) if name in groups else "")

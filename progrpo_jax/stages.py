@@ -236,7 +236,14 @@ def judge(progress: Progress) -> tuple[collapse.Verdict, bool]:
 
 
 def watched(c, values: dict[str, float]) -> float | None:
-  """The validation score that resets watch: its mean over the sets."""
+  """The validation score that resets watch: its mean over the sets.
+
+  None where a set has no more than bounds on it: the mean over the others
+  would be another score.
+  """
+  if any(k.startswith("eval/") and k.endswith(
+      f"/{c.algo.reset.watch}/at_least") for k in values):
+    return None
   found = [v for k, v in values.items() if k.split("/", 2)[-1] ==
            c.algo.reset.watch and k.startswith("eval/")]
   return sum(found) / len(found) if found else None

@@ -50,7 +50,8 @@ FLOORS = [
         "checkpoint.py", "data.py", "metrics.py", "lock.py",
     ],
     [
-        "evaluators/passk.py", "evaluators/diversity.py", "evaluators/*.py",
+        "evaluators/intervals.py", "evaluators/passk.py",
+        "evaluators/diversity.py", "evaluators/*.py",
         "evaluators/held_out.py",
     ],
     [
@@ -87,6 +88,7 @@ IMPORTERS = {
     "grain": ["tasks/*.py", "data.py"],
     "pyarrow": ["tasks/files.py"],
     "py3langid": ["rewards/language.py"],
+    "scipy": ["evaluators/intervals.py"],
     "math_verify": ["rewards/symbolic.py"],
     "sympy": ["rewards/symbolic.py"],
     "matplotlib": ["report/*.py"],

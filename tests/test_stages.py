@@ -134,6 +134,11 @@ def test_watched_score_is_the_mean_over_sets(small):
       "eval/a/pass@1/low": 0.0}
   assert np.isclose(stages.watched(c, values), 0.3)
   assert stages.watched(c, {}) is None
+  # Of one set there are bounds only: the other's value is no mean over both.
+  name = f"eval/b/{c.algo.reset.watch}"
+  bounded = {k: v for k, v in values.items() if not k.startswith("eval/b/")}
+  bounded |= {f"{name}/at_least": 0.1, f"{name}/at_most": 0.9}
+  assert stages.watched(c, bounded) is None
 
 
 def test_reset_forgets_what_was_measured_before_it(small):

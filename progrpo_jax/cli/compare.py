@@ -79,11 +79,14 @@ def _groups(workdirs, labels):
 
 def _table(summary):
   """The rows of the comparison for a terminal."""
-  every = sorted({int(k) for e in summary.values() for k in e["pass@k"]})
-  ks = [str(k) for k in comparison.pick_ks(every)]
+  ks = comparison.pick_ks(
+    {int(k) for e in summary.values() for k in (*e["pass@k"], *e["between"])}
+  )
   dataset = next(iter(summary.values()))["set"]
   table = rich.table.Table(
     title=dataset and f"pass@k on {live.printable(dataset)}",
+    caption=live.printable(tables.problems_note(summary)) or None,
+    caption_justify="left",
     box=rich.box.SIMPLE_HEAD,
     pad_edge=False,
   )
@@ -94,7 +97,7 @@ def _table(summary):
     seeds = f" ({entry['seeds']} seeds)" if entry["seeds"] > 1 else ""
     table.add_row(
       rich.text.Text(live.printable(label) + seeds),
-      *(_interval(entry["pass@k"].get(k)) for k in ks),
+      *(_interval(*tables.pass_cell(entry, str(k))) for k in ks),
       _number(entry["entropy"], 3),
       _number(entry["distinct_correct"], 2),
       _number(entry["seconds_per_step"], 2),
@@ -125,13 +128,11 @@ def _cell(value, small):
   return cell.append(f"\n{live.printable(small)}", "dim") if small else cell
 
 
-def _interval(values):
-  if values is None:
-    return rich.text.Text("–")
-  mean, low, high = values
-  cell = rich.text.Text(f"{mean:.3f} ")
+def _interval(value, small):
+  cell = rich.text.Text(f"{value} " if small else value)
   # A space that does not break: a narrow table puts the interval on a line.
-  return cell.append(f"[{low:.3f},\u00a0{high:.3f}]", style="dim")
+  small = small.replace(" to ", ", ").replace(" ", "\u00a0")
+  return cell.append(f"[{small}]", style="dim") if small else cell
 
 
 def _number(value, digits):

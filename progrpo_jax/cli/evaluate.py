@@ -63,14 +63,26 @@ def start(c, workdir: str | None) -> dict[str, float]:
 
 
 def show(values: dict[str, float]) -> None:
-  """Prints one row a measure, with its interval if it has one."""
-  table = rich.table.Table("measure", "value", "95% interval")
+  """Prints one row a measure, with its interval if it has one.
+
+  And the problems that pass@k rests on; of bounds on it both are shown.
+  """
+  table = rich.table.Table("measure", "value", "95% interval", "problems")
   for name, value in values.items():
-    if name.endswith(("/low", "/high")):
+    shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+    if name.endswith("/at_least"):
+      name = name.removesuffix("/at_least")
+      shown = f"{value:.3f} – {values[f'{name}/at_most']:.3f}"
+      interval = "not enough samples"
+    elif f"{name}/low" in values:
+      interval = f"{values[f'{name}/low']:.3f} – {values[f'{name}/high']:.3f}"
+    else:
+      interval = ""
+    measure, _, end = name.rpartition("/")
+    if end in ("low", "high", "at_most") or (
+        end == "num_problems" and "/pass@" in measure):
       continue
-    interval = ""
-    if f"{name}/low" in values:
-      interval = f"{values[name + '/low']:.3f} – {values[name + '/high']:.3f}"
-    number = f"{value:.3f}" if isinstance(value, float) else str(value)
-    table.add_row(name.removeprefix("eval/"), number, interval)
+    table.add_row(
+        name.removeprefix("eval/"), shown, interval,
+        str(values.get(f"{name}/num_problems", "")))
   rich.console.Console().print(table)

@@ -8,8 +8,15 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-# Samples and right ones among them, of each problem by its name.
+from progrpo_jax.evaluators import intervals
+
+# Samples with a verdict and right ones among them, of each problem by its
+# name; none where the verifier failed on all of them.
 Counts = Mapping[Hashable, tuple[int, int]]
+
+# A mean over fewer of the problems than this is no number of the set:
+# verifiers fail more on some problems than on others.
+ENOUGH = 0.98
 
 
 def pass_at_k(n, c, k) -> np.ndarray:
@@ -52,7 +59,7 @@ def powers(n: int) -> list[int]:
 
 
 def curve(n_X, c_X) -> np.ndarray:
-  """pass@k of each problem for every k up to the fewest samples of one.
+  """pass@k of each problem for every k up to the most samples of one.
 
   The estimates of `pass_at_k` in one running product. Beyond half of the
   samples they rest on few independent draws, and k = n on a single one.
@@ -62,7 +69,8 @@ def curve(n_X, c_X) -> np.ndarray:
     c_X: right ones among them.
 
   Returns:
-    float64 [X, K]; column k - 1 is pass@k.
+    float64 [X, K]; column k - 1 is pass@k, NaN where a problem has fewer
+    than k samples.
 
   Raises:
     ValueError: no problems, no samples, or not 0 <= c <= n.
@@ -71,12 +79,14 @@ def curve(n_X, c_X) -> np.ndarray:
   if c_X.ndim != 1 or not c_X.size:
     raise ValueError(f"c_X takes one count per problem, got shape {c_X.shape}")
   n_X = np.broadcast_to(n_X, c_X.shape)
-  if np.any(n_X < 1) or np.any((c_X < 0) | (c_X > n_X)):
+  if n_X.max() < 1 or np.any((c_X < 0) | (c_X > n_X)):
     raise ValueError(
-        f"pass@k needs 0 <= c <= n and n >= 1, got c={c_X} with n={n_X}")
-  j = np.arange(n_X.min())
-  wrong_XK = np.maximum(n_X[:, None] - c_X[:, None] - j, 0)
-  return 1.0 - np.cumprod(wrong_XK / (n_X[:, None] - j), axis=1)
+        f"pass@k needs 0 <= c <= n and a sample, got c={c_X} with n={n_X}")
+  j = np.arange(n_X.max())
+  left_XK = n_X[:, None] - j
+  wrong_XK = np.maximum(left_XK - c_X[:, None], 0)
+  values_XK = 1.0 - np.cumprod(wrong_XK / np.maximum(left_XK, 1), axis=1)
+  return np.where(left_XK > 0, values_XK, np.nan)
 
 
 def histogram(n_X, c_X, bins: int = 10) -> np.ndarray:
@@ -206,13 +216,15 @@ def bound_from_pass2(pass2: float, k) -> np.ndarray:
 def bootstrap(
     values_X, *, resamples: int = 2000, seed: int, level: float = 0.95,
 ) -> tuple[float, float, float]:
-  """Mean over problems with a percentile interval.
+  """Mean over problems with a percentile interval, of values without bounds.
 
   Problems are drawn anew, not samples: the interval says how far the mean
-  would move on other problems of the same kind.
+  would move on other problems of the same kind. For values in [0, 1] such as
+  pass@k there is `intervals.mean`, which also holds at the edges.
 
   Args:
-    values_X: one value per problem, its pass@k for example.
+    values_X: one value per problem, the number of its different right answers
+      for example.
     resamples: sets of problems to draw.
     seed: the same seed gives the same interval.
     level: share of the resampled means inside the interval.
@@ -228,88 +240,19 @@ def bootstrap(
   if values_X.ndim != 1 or not values_X.size:
     raise ValueError(
         f"bootstrap takes one value per problem, got shape {values_X.shape}")
+  if not np.all(np.isfinite(values_X)):
+    raise ValueError("bootstrap got values that are not finite")
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), got {level}")
   generator = np.random.default_rng(seed)
   size = values_X.size
   # One set at a time: all indices at once are [resamples, X].
   means = [
       values_X[generator.integers(size, size=size)].mean()
       for _ in range(resamples)]
-  low, high = _interval(values_X, means, level)
-  return float(values_X.mean()), float(low), float(high)
-
-
-def paired_bootstrap(
-    a_X, b_X, *, resamples: int = 2000, seed: int, level: float = 0.95,
-) -> tuple[float, float, float]:
-  """Mean of a - b over the same problems with a percentile interval.
-
-  Both are resampled together, so that what makes a problem hard for both
-  cancels.
-
-  Args:
-    a_X: one value per problem.
-    b_X: the value of the other run on the same problem.
-    resamples: as for `bootstrap`.
-    seed: as for `bootstrap`.
-    level: as for `bootstrap`.
-
-  Returns:
-    (mean difference, low, high).
-
-  Raises:
-    ValueError: the shapes differ, or as for `bootstrap`.
-  """
-  a_X, b_X = np.asarray(a_X, np.float64), np.asarray(b_X, np.float64)
-  if a_X.shape != b_X.shape:
-    raise ValueError(
-        f"paired values must match, got shapes {a_X.shape} and {b_X.shape}")
-  return bootstrap(a_X - b_X, resamples=resamples, seed=seed, level=level)
-
-
-def bootstrap_curve(
-    values_XK, *, resamples: int = 2000, seed: int, level: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Mean over problems of each column with a percentile interval.
-
-  All columns are resampled together, as `bootstrap` resamples one.
-
-  Args:
-    values_XK: a row per problem, `curve` for example.
-    resamples: as for `bootstrap`.
-    seed: as for `bootstrap`.
-    level: as for `bootstrap`.
-
-  Returns:
-    (mean_K, low_K, high_K); the interval holds for each k by itself.
-
-  Raises:
-    ValueError: no problems, or as for `bootstrap`.
-  """
-  values_XK = np.asarray(values_XK, np.float64)
-  if values_XK.ndim != 2 or not values_XK.size:
-    raise ValueError(
-        f"bootstrap_curve takes a row per problem, got {values_XK.shape}")
-  size = len(values_XK)
-  # How often each problem is drawn: means of all k are then one product.
-  times_RX = np.random.default_rng(seed).multinomial(
-      size, np.full(size, 1 / size), size=resamples)
-  means_RK = times_RX @ values_XK / size
-  low_K, high_K = _interval(values_XK, means_RK, level)
-  return values_XK.mean(axis=0), low_K, high_K
-
-
-def _interval(values, means, level: float) -> np.ndarray:
-  """(low, high) of resampled means, which lie along the first axis.
-
-  Raises:
-    ValueError: values that are not finite, or a level outside (0, 1).
-  """
-  if not np.all(np.isfinite(values)):
-    raise ValueError("bootstrap got values that are not finite")
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1), got {level}")
   tail = (1 - level) / 2
-  return np.quantile(means, [tail, 1 - tail], axis=0)
+  low, high = np.quantile(means, [tail, 1 - tail])
+  return float(values_X.mean()), float(low), float(high)
 
 
 def per_problem(counts: Counts, k: int) -> dict[Hashable, float]:
@@ -338,43 +281,46 @@ def mean_of(runs: Sequence[Mapping[Hashable, float]]) -> dict[Hashable, float]:
 
 def difference(
     a: Mapping[Hashable, float], b: Mapping[Hashable, float], *,
-    resamples: int = 2000, seed: int, level: float = 0.95,
-) -> tuple[float, float, float]:
-  """Mean of a - b over the problems of both, with a paired interval.
+    level: float = 0.95,
+) -> intervals.Interval:
+  """Mean of a - b over the problems of both; see `intervals.difference`.
 
   Args:
     a: {problem: value}, its pass@k from `per_problem` for example.
     b: the values of the other run. Problems are matched by name, whatever
       their order; those of one run only are left out.
-    resamples: as for `bootstrap`.
-    seed: as for `bootstrap`.
-    level: as for `bootstrap`.
+    level: share of intervals that hold the true mean.
 
   Returns:
     (mean difference, low, high).
 
   Raises:
-    ValueError: no problem is in both, or as for `bootstrap`.
+    ValueError: no problem is in both, or values outside [0, 1].
   """
-  # In one order for either side's own: the interval is then the same too.
   shared = sorted((name for name in a if name in b), key=repr)
   if not shared:
     raise ValueError(
         f"no problem is in both: {len(a)} in one and {len(b)} in the other")
-  return paired_bootstrap(
-      [a[name] for name in shared], [b[name] for name in shared],
-      resamples=resamples, seed=seed, level=level)
+  return intervals.difference(
+      [a[name] for name in shared], [b[name] for name in shared], level=level)
 
 
 def measure(samples) -> Iterator[tuple[str, float]]:
   """pass@k of held-out samples for k = 1, 2, 4, ... up to n.
 
+  Samples that the verifier itself failed on are masked, and a problem takes
+  part with those that it has left, if there are k. Which are masked is not
+  left to chance: long programs and odd answers are, and they come of hard
+  problems. Where less than `ENOUGH` of the problems take part, there is no
+  pass@k but two bounds on it.
+
   Yields:
-    `pass@k`, its interval `pass@k/low` and `pass@k/high`, and `num_problems`
-    and `num_samples` that they rest on. A sample that the verifier itself
-    failed on is not counted; a problem with fewer than k others is left out
-    of pass@k. Where the samples have a tolerant verdict, all this again by
-    it, as `tolerant/pass@k` and so on.
+    `pass@k`, its interval `pass@k/low` and `pass@k/high`, or in the place of
+    these three `pass@k/at_least` and `pass@k/at_most`, the mean over all
+    problems with the masked samples of those that lack some taken for wrong
+    ones and for right ones; `pass@k/num_problems`, how many take part; and
+    `num_problems` and `num_samples` that were tried. Where the samples have a
+    tolerant verdict, all this again by it, as `tolerant/pass@k` and so on.
   """
   yield from _measure(samples.correct_XN, samples.valid_XN)
   if samples.tolerant_XN is not None:
@@ -385,14 +331,27 @@ def measure(samples) -> Iterator[tuple[str, float]]:
 
 
 def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
-  """pass@k of one verdict, with its interval."""
-  valid_X = np.asarray(valid_XN, bool).sum(axis=1)
+  """pass@k of one verdict, with its interval or its bounds."""
+  valid_XN = np.asarray(valid_XN, bool)
   correct_X = (correct_XN & valid_XN).sum(axis=1)
-  for k in powers(correct_XN.shape[1]):
-    enough = valid_X >= k
-    if enough.any():
-      values = pass_at_k(valid_X[enough], correct_X[enough], k)
-      mean, low, high = bootstrap(values, seed=k)
+  valid_X, number = valid_XN.sum(axis=1), valid_XN.shape[1]
+  for k in powers(number):
+    takes_part = valid_X >= k
+    yield f"pass@{k}/num_problems", int(takes_part.sum())
+    if is_enough(takes_part.sum(), len(takes_part)):
+      mean, low, high = intervals.mean(
+          pass_at_k(valid_X[takes_part], correct_X[takes_part], k))
       yield f"pass@{k}", mean
       yield f"pass@{k}/low", low
       yield f"pass@{k}/high", high
+      continue
+    # The masked samples of the problems that lack some as wrong, as right.
+    n_X = np.where(takes_part, valid_X, number)
+    for name, right_X in (
+        ("at_least", correct_X), ("at_most", correct_X + n_X - valid_X)):
+      yield f"pass@{k}/{name}", float(pass_at_k(n_X, right_X, k).mean())
+
+
+def is_enough(count: int, of: int) -> bool:
+  """Whether a mean over `count` problems stands for a set of so many."""
+  return 0 < ENOUGH * of <= count

@@ -1,14 +1,18 @@
 """What several runs come to, as numbers: one entry a method.
 
 Runs of one label are seeds of one method: their means are averaged, and the
-interval is a bootstrap over the problems, of each problem's mean over the
-seeds. The mean of the seeds' intervals would be too wide, as it forgets that
-the seeds average each other's noise.
+interval is that of each problem's mean over the seeds (`intervals.mean`). The
+mean of the seeds' intervals would be too wide, as it forgets that the seeds
+average each other's noise.
 
 `summarise` reads what the evaluations reported. `analyse` adds what only the
 verdicts of the single samples tell: differences paired by problem, curves
 over all k, histograms of pass@1 and regimes. A problem is known by its text,
 so that runs evaluated apart are matched as well.
+
+Where too few problems have k samples with a verdict (`passk.ENOUGH`) there is
+no pass@k, and nothing that rests on it: there are two bounds, or the words
+"not enough samples".
 """
 
 import collections
@@ -18,23 +22,28 @@ import re
 import numpy as np
 
 from progrpo_jax import errors, metrics, places
-from progrpo_jax.evaluators import boundary, passk
+from progrpo_jax.evaluators import boundary, intervals, passk
 
 BASE = "base"
 BINS = 10
 # A set's tolerant verdicts stand beside its own; they are no set.
 _TOLERANT = "tolerant"
-_PASS = re.compile(rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)$")
+# Where there are too few samples for a pass@k there are bounds on it.
+_PASS = re.compile(
+  rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$"
+)
 _TAIL = 10
-_SEED = 0  # of all intervals that are made here
 
 
 def summarise(groups, *, base=None, dataset=None):
   """{label: entry}, `base` (a Run) first, under "base".
 
-  An entry holds `pass@k` as {"k": [mean, low, high]}, `entropy`,
-  `distinct_correct` and what else a table shows; None where nothing was
-  measured. `dataset` picks the evaluation set, else the first one found.
+  An entry holds `pass@k` as {"k": [mean, low, high]}, `between` as {"k": [at
+  least, at most]} where there are bounds in its place, `num_problems` as {"k":
+  problems that it rests on} where the runs tell, `left_out` (problems that
+  were not tried as their prompts are too long), `entropy`, `distinct_correct`
+  and what else a table shows; None where nothing was measured. `dataset` picks
+  the evaluation set, else the first one found.
   """
   if base is not None and BASE in groups:
     raise errors.InputError(f"the label {BASE!r} is taken by the base policy")
@@ -57,7 +66,8 @@ def analyse(groups, *, base=None, dataset=None):
   `curve`, [[pass@k, low, high], ...] for k = 1, 2, 3, ...;
   `histogram`, the number of problems in each tenth of pass@1;
   `difference`, {"against": label, "problems": number, "pass@k": {"k": [mean,
-  low, high]}} from the base, or else from the first label;
+  low, high]}} from the base, or else from the first label, the number being
+  that of the k with the fewest problems;
   `regimes`, {set: {...}} as `regimes` gives them, over all sets.
   """
   summary = summarise(groups, base=base, dataset=dataset)
@@ -97,28 +107,36 @@ def bounds(entry):
 
 
 def curve(counts):
-  """[[pass@k, low, high], ...] for every k that all seeds' samples reach.
+  """[[pass@k, low, high], ...] for k = 1, 2, 3, ... while samples are enough.
 
-  The interval is a bootstrap over problems of their means over the seeds.
+  Of each problem's mean over the seeds that have k samples of it.
   """
-  fewest = min((n for run in counts for n, _ in run.values()), default=0)
   shared = _shared(counts)
-  if not fewest or not shared:
-    return []
   seeds = []
   for run in counts:
-    n, c = np.array([run[problem] for problem in shared]).T
-    seeds.append(passk.curve(n, c)[:, :fewest])
-  found = passk.bootstrap_curve(np.mean(seeds, axis=0), seed=_SEED)
-  return [[float(x) for x in column] for column in np.transpose(found)]
+    n, c = np.array([run[problem] for problem in shared]).reshape(-1, 2).T
+    if not n.any():
+      return []
+    seeds.append(passk.curve(n, c))
+  fewest = min((values.shape[1] for values in seeds), default=0)
+  found = []
+  for values in np.transpose([values[:, :fewest] for values in seeds]):
+    # [X, S]: one k, the problems down and the seeds across.
+    values = values[~np.isnan(values).all(axis=1)]
+    if not passk.is_enough(len(values), len(shared)):
+      break
+    found.append(list(intervals.mean(np.nanmean(values, axis=1))))
+  return found
 
 
 def histogram(counts):
   """Problems in each tenth of pass@1, the seeds' samples taken together."""
-  shared = _shared(counts)
-  if not shared:
+  totals = [
+    np.sum([run[problem] for run in counts], 0) for problem in _shared(counts)
+  ]
+  totals = [(n, c) for n, c in totals if n]
+  if not totals:
     return []
-  totals = [np.sum([run[problem] for run in counts], 0) for problem in shared]
   n, c = np.array(totals).T
   return passk.histogram(n, c, BINS).tolist()
 
@@ -131,7 +149,9 @@ def regimes(runs, dataset, base=None):
   all seeds have. Returns a dict of `regime`, `k`, `problems`, `steps` [middle,
   final], `base`, `middle`, `final` (means), `gain` and `late` ([mean, low,
   high] of final - base and final - middle), and `gain@1`, the gain in pass@1;
-  or None where there are no three evaluations with samples.
+  or None where there are no three evaluations with samples. Where too few
+  problems have k samples at all three the regime is `boundary.NOT_ENOUGH` and
+  the means and intervals are None.
   """
   steps = _checkpoints(runs, dataset, base is not None)
   if steps is None:
@@ -145,25 +165,25 @@ def regimes(runs, dataset, base=None):
     else [step_counts(run, dataset, start) for run in runs]
   )
   k = boundary.largest_k(*starts, *middles, *finals)
-  if k is None or not all((*starts, *middles, *finals)):
+  tried = _shared([*starts, *middles, *finals])
+  if k is None or not tried:
     return None
   at = [_values(counts, k) for counts in (starts, middles, finals)]
-  if not set.intersection(*map(set, at)):
-    return None
-  found = boundary.judge(*at, seed=_SEED)
+  problems = len(set.intersection(*map(set, at)))
+  means = ("base", "middle", "final", "gain", "late", "gain@1")
+  found = {"k": k, "problems": problems, "steps": [middle, final]}
+  if not passk.is_enough(problems, len(tried)):
+    return {"regime": boundary.NOT_ENOUGH, **found, **dict.fromkeys(means)}
+  judged = boundary.judge(*at)
   return {
-    "regime": found.regime,
-    "k": k,
-    "problems": found.problems,
-    "steps": [middle, final],
-    "base": found.base,
-    "middle": found.middle,
-    "final": found.final,
-    "gain": list(found.gain),
-    "late": list(found.late),
-    "gain@1": list(
-      passk.difference(_values(finals, 1), _values(starts, 1), seed=_SEED)
-    ),
+    "regime": judged.regime,
+    **found,
+    "base": judged.base,
+    "middle": judged.middle,
+    "final": judged.final,
+    "gain": list(judged.gain),
+    "late": list(judged.late),
+    "gain@1": list(passk.difference(_values(finals, 1), _values(starts, 1))),
   }
 
 
@@ -180,18 +200,23 @@ def last_counts(groups, *, base=None, dataset=None):
 def step_counts(run, dataset, step):
   """{problem: (samples, correct)} of an evaluation, {} where it is not whole.
 
-  Samples that the verifier itself failed on do not count. Whole is what
-  reproduces the pass@1 that the evaluation reported.
+  Samples that the verifier itself failed on do not count; a problem may have
+  none. Whole is what reproduces the pass@1 that the evaluation reported, or
+  the number of problems where it reported no more than bounds.
   """
   rows = [row for row in run.evals if row["step"] == step]
-  mean = rows[-1].get(f"eval/{dataset}/pass@1") if rows else None
+  row = rows[-1] if rows else {}
+  name = f"eval/{dataset}/pass@1"
   counts = _problem_counts(run, dataset, step)
-  tried = [(n, c) for n, c in counts.values() if n]
-  if mean is None or not tried:
+  shares = [c / n for n, c in counts.values() if n]
+  if not shares:
     return {}
-  if abs(np.mean([c / n for n, c in tried]) - mean) > 1e-4:
-    return {}
-  return {problem: found for problem, found in counts.items() if found[0]}
+  if f"{name}/at_least" in row:
+    whole = len(shares) == row[f"{name}/num_problems"]
+  else:
+    mean = row.get(name)
+    whole = mean is not None and abs(np.mean(shares) - mean) <= 1e-4
+  return counts if whole else {}
 
 
 def load_base(path):
@@ -230,10 +255,10 @@ def sets(run):
 
 
 def ks(run, dataset):
-  """Every k that a run's last evaluation of the set has."""
+  """Every k that a run's last evaluation of the set has, or has bounds for."""
   row = _last(run, dataset)
   found = [_PASS.match(key) for key, value in row.items() if value is not None]
-  return sorted(int(m[2]) for m in found if m and m[1] == dataset)
+  return sorted({int(m[2]) for m in found if m and m[1] == dataset})
 
 
 def shown_ks(runs, dataset):
@@ -293,6 +318,11 @@ def _entry(runs, dataset):
     "seeds": len(runs),
     "step": max((row["step"] for row in rows_with), default=None),
     "pass@k": {},
+    "between": {},
+    "num_problems": {},
+    "left_out": max(
+      (row.get(f"eval/{dataset}/left_out", 0) for row in rows_with), default=0
+    ),
     "interval": None,
     "entropy": _mean(row.get(f"eval/{dataset}/entropy") for row in rows),
     "distinct_correct": _mean(
@@ -309,38 +339,47 @@ def _entry(runs, dataset):
   if entry["entropy"] is None:
     entry["entropy"] = entry["train_entropy"]
   if rows_with:
-    entry["pass@k"], entry["interval"] = _pass_with_intervals(runs, dataset)
+    _add_pass(entry, [run for run in runs if _last(run, dataset)], dataset)
   return entry
 
 
-def _pass_with_intervals(runs, dataset):
-  """({"k": [mean, low, high]}, what the interval is)."""
-  runs = [run for run in runs if _last(run, dataset)]
+def _add_pass(entry, runs, dataset):
+  """Fills in pass@k or its bounds, and what they rest on, of some runs."""
   rows = [_last(run, dataset) for run in runs]
   shared = sorted(set.intersection(*(set(ks(run, dataset)) for run in runs)))
   counts = [
     _problem_counts(run, dataset, row["step"])
     for run, row in zip(runs, rows, strict=True)
   ]
-  result, kinds = {}, set()
+  kinds = set()
   for k in shared:
     name = f"eval/{dataset}/pass@{k}"
-    means = [row[name] for row in rows]
+    means = [row.get(name) for row in rows]
+    numbers = [row.get(f"{name}/num_problems") for row in rows]
+    if None not in numbers:
+      entry["num_problems"][str(k)] = int(min(numbers))
+    pairs = list(zip(rows, means, strict=True))
+    if None in means:
+      entry["between"][str(k)] = [
+        float(np.mean([row.get(f"{name}/{end}", mean) for row, mean in pairs]))
+        for end in ("at_least", "at_most")
+      ]
+      continue
     lows = [row.get(f"{name}/low") for row in rows]
     highs = [row.get(f"{name}/high") for row in rows]
-    values = _per_problem(counts, k, means)
+    mean, values = float(np.mean(means)), _per_problem(counts, k, means)
     if len(runs) == 1 and None not in (lows[0], highs[0]):
       low, high, kind = lows[0], highs[0], "the run's own"
     elif values is not None:
-      _, low, high = passk.bootstrap(values, seed=k)
-      kind = "bootstrap over problems"
+      mean, low, high = intervals.mean(values)
+      kind = "over problems"
     elif None not in (*lows, *highs):
       low, high, kind = min(lows), max(highs), "range of the seeds' intervals"
     else:
       low, high, kind = min(means), max(means), "range of the seeds"
-    result[str(k)] = [float(np.mean(means)), float(low), float(high)]
+    entry["pass@k"][str(k)] = [mean, float(low), float(high)]
     kinds.add(kind)
-  return result, "; ".join(sorted(kinds))
+  entry["interval"] = "; ".join(sorted(kinds))
 
 
 def _problem_counts(run, dataset, step):
@@ -370,15 +409,13 @@ def _per_problem(counts, k, means):
   problems = set(counts[0])
   if not problems or any(set(count) != problems for count in counts):
     return None
-  values = []
-  for count, mean in zip(counts, means, strict=True):
-    n, c = np.array([count[problem] for problem in sorted(problems)]).T
-    if n.min() < k:
+  seeds = [passk.per_problem(count, k) for count in counts]
+  for values, mean in zip(seeds, means, strict=True):
+    if not values or abs(np.mean(list(values.values())) - mean) > 1e-4:
       return None
-    values.append(np.asarray(passk.pass_at_k(n, c, k), float))
-    if abs(values[-1].mean() - mean) > 1e-4:
-      return None
-  return np.mean(values, axis=0)
+  # The verifier may have failed on some samples of some seeds.
+  some = [[v[p] for v in seeds if p in v] for p in sorted(problems)]
+  return [np.mean(values) for values in some if values]
 
 
 def _last(run, dataset):
@@ -428,15 +465,18 @@ def _tolerant(runs, dataset):
 
 def _difference(mine, other, against):
   """Paired differences of pass@k for k = 1, 2, 4, ..., or None."""
-  fewest = min(
-    (n for run in (*mine, *other) for n, _ in run.values()), default=0
+  tried = len(_shared([*mine, *other]))
+  most = min(
+    (max((n for n, _ in run.values()), default=0) for run in (*mine, *other)),
+    default=0,
   )
-  found, problems = {}, 0
-  for k in passk.powers(fewest):
+  found, problems = {}, tried
+  for k in passk.powers(most):
     a, b = _values(mine, k), _values(other, k)
-    problems = len(a.keys() & b.keys())
-    if problems:
-      found[str(k)] = list(passk.difference(a, b, seed=_SEED))
+    both = len(a.keys() & b.keys())
+    if passk.is_enough(both, tried):
+      problems = min(problems, both)
+      found[str(k)] = list(passk.difference(a, b))
   if not found:
     return None
   return {"against": against, "problems": problems, "pass@k": found}

@@ -202,12 +202,17 @@ def pass_at_k(groups, base=None, dataset=None):
   """Last evaluation's pass@k against k with its interval, log2 axis.
 
   Where the samples were written the line goes through every k, else from one
-  reported k to the next; markers are on the reported ones.
+  reported k to the next; markers are on the reported ones. Upright bars are
+  bounds, where there are not samples enough for a number.
   """
   summary = comparison.summarise(groups, base=base, dataset=dataset)
   counts = comparison.last_counts(groups, base=base, dataset=dataset)
   curves = {_shown(name): comparison.curve(c) for name, c in counts.items()}
-  summary = {_shown(name): e for name, e in summary.items() if e["pass@k"]}
+  summary = {
+    _shown(name): e
+    for name, e in summary.items()
+    if e["pass@k"] or e["between"]
+  }
   if not summary:
     return None
   with matplotlib.rc_context(_STYLE):
@@ -215,6 +220,9 @@ def pass_at_k(groups, base=None, dataset=None):
     colors = {label: color for label, _, color in _colored(groups)}
     colors[comparison.BASE] = BASE
     for index, (label, entry) in enumerate(summary.items()):
+      _bars_between(axes, entry["between"], colors[label])
+      if not entry["pass@k"]:
+        continue
       ks = sorted(entry["pass@k"], key=int)
       points = curves[label] or [entry["pass@k"][k] for k in ks]
       mean, low, high = np.array(points, float).T
@@ -236,7 +244,9 @@ def pass_at_k(groups, base=None, dataset=None):
         markevery=marked,
       )
     axes.set_xscale("log", base=2)
-    every = sorted({int(k) for e in summary.values() for k in e["pass@k"]})
+    every = sorted(
+      {int(k) for e in summary.values() for k in (*e["pass@k"], *e["between"])}
+    )
     axes.set_xticks(every, [str(k) for k in every])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     dataset = next(iter(summary.values()))["set"]
@@ -246,6 +256,12 @@ def pass_at_k(groups, base=None, dataset=None):
       axes, "pass@k", share=True, legend=len(summary) > 1, steps=False, fit=True
     )
   return figure
+
+
+def _bars_between(axes, between, color):
+  """Bounds, {x: (least, most)}, as upright bars."""
+  for x, (least, most) in between.items():
+    axes.plot([int(x)] * 2, [least, most], color=color, marker="_", alpha=0.6)
 
 
 def pass_at_k_over_steps(groups, dataset=None):
@@ -262,6 +278,15 @@ def pass_at_k_over_steps(groups, dataset=None):
       for rank, k in enumerate(ks):
         found = _gather(runs, f"eval/{dataset}/pass@{k}", rows="evals")
         steps = sorted(found)
+        least, most = (
+          _gather(runs, f"eval/{dataset}/pass@{k}/{end}", rows="evals")
+          for end in ("at_least", "at_most")
+        )
+        _bars_between(
+          axes,
+          {x: (np.mean(least[x]), np.mean(most[x])) for x in least},
+          PALETTE[rank] if alone else color,
+        )
         axes.plot(
           steps,
           [np.mean(found[step]) for step in steps],

@@ -29,6 +29,9 @@ MAX_COMPLETIONS = 32
 MAX_CHARACTERS = 4000
 _MAX_EVALUATIONS = 40
 
+# Ends of the names that stand beside a measure and say what it rests on.
+_BESIDE = ("/low", "/high", "/num_problems", "/at_least", "/at_most")
+
 _FACTS = (
   ("method", "method"),
   ("algo.advantage", "advantage"),
@@ -338,12 +341,11 @@ def _pass_cards(run):
   first = run.evals[0]
   cards = []
   for k in comparison.shown_ks([run], dataset):
-    mean, low, high = entry["pass@k"][str(k)]
+    value, note = tables.pass_cell(entry, str(k))
     start = first.get(f"eval/{dataset}/pass@{k}")
-    note = f"{low:.3f} to {high:.3f}"
     if start is not None and first["step"] != entry["step"]:
       note += f"; from {start:.3f}"
-    cards.append((f"pass@{k}", f"{mean:.3f}", note))
+    cards.append((f"pass@{k}", value, note))
   return cards
 
 
@@ -492,6 +494,8 @@ def _evaluation_table(run, dataset):
     if {f"{prefix}num_problems", f"{prefix}num_samples"} <= set(last)
     else ""
   )
+  if last.get(f"{prefix}left_out"):
+    size += f"{tables.left_out_note(last[f'{prefix}left_out'])}. ".capitalize()
   left_out = len(rows) - len(chosen)
   note = f"{left_out} evaluations between them left out." if left_out else ""
   return (
@@ -509,12 +513,18 @@ def _extras(rows, prefix):
     name
     for name in names
     if not name.startswith(("pass@", "num_"))
-    and not name.endswith(("/low", "/high"))
+    and not name.endswith(_BESIDE)
   ]
 
 
 def _evaluation_cell(row, name):
   value = row.get(name)
+  least, most = row.get(f"{name}/at_least"), row.get(f"{name}/at_most")
+  if None not in (least, most):
+    return (
+      f"<td>{least:.3f} to {most:.3f}<small>not enough samples: "
+      f"{row[f'{name}/num_problems']:.0f} problems</small></td>"
+    )
   if value is None:
     return "<td>–</td>"
   if isinstance(value, str):
@@ -522,8 +532,16 @@ def _evaluation_cell(row, name):
   low, high = row.get(f"{name}/low"), row.get(f"{name}/high")
   interval = "" if None in (low, high) else f"{low:.3f} to {high:.3f}"
   digits = 3 if abs(value) < 10 else 1
+  problems = row.get(f"{name}/num_problems")
+  if problems is not None and problems != row.get(_tried(name)):
+    interval += f", {problems:.0f} problems"
   small = f"<small>{interval}</small>" if interval else ""
   return f"<td>{value:.{digits}f}{small}</td>"
+
+
+def _tried(name):
+  """The key of the problems that were tried, given one of pass@k."""
+  return f"{name.partition('/pass@')[0]}/num_problems"
 
 
 def _comparison_tables(groups, base, dataset):
@@ -554,13 +572,16 @@ def _comparison_table(groups, base, dataset, headed):
     if any(entry[column[0]] is not None for entry in summary.values())
   ]
   best = {
-    k: max(e["pass@k"][k][0] for e in summary.values() if k in e["pass@k"])
+    k: max(
+      (e["pass@k"][k][0] for e in summary.values() if k in e["pass@k"]),
+      default=None,
+    )
     for k in ks
   }
   colors = dict(zip(groups, range(len(groups)), strict=True))
   rows = []
   for label, entry in summary.items():
-    cells = [_interval_cell(entry["pass@k"].get(k), best[k]) for k in ks]
+    cells = [_interval_cell(entry, k, best[k]) for k in ks]
     cells += [
       f"<td>{'–' if entry[n] is None else format(entry[n], f'.{d}f')}</td>"
       for n, _, d in columns
@@ -582,6 +603,8 @@ def _comparison_table(groups, base, dataset, headed):
   )
   heading = f"<h3>{text(dataset)}</h3>" if headed else ""
   where = f"Last evaluation on {text(dataset)}. " if dataset else ""
+  if problems := tables.problems_note(summary):
+    where += f"{text(problems)}. "
   return (
     f'{heading}<p class="note">{where}The small numbers are 95% intervals '
     f"({text(kinds) or 'none measured'}); the best mean is bold.</p>"
@@ -614,14 +637,12 @@ def _boundary_table(table):
   )
 
 
-def _interval_cell(values, best):
-  if values is None:
-    return "<td>–</td>"
-  mean, low, high = values
-  name = ' class="best"' if mean == best else ""
-  return (
-    f"<td{name}>{mean:.3f}<small>{low:.3f} to {high:.3f}</small></td>"
-  )
+def _interval_cell(entry, k, best):
+  value, small = tables.pass_cell(entry, k)
+  is_best = k in entry["pass@k"] and entry["pass@k"][k][0] == best
+  name = ' class="best"' if is_best else ""
+  small = f"<small>{text(small)}</small>" if small else ""
+  return f"<td{name}>{value}{small}</td>"
 
 
 def _color(index):

@@ -386,13 +386,43 @@ def _number(value):
 
 
 def _pass_text(values):
-  """`countdown pass@1 0.412  pass@8 0.733` of an evaluation's metrics."""
-  found = collections.defaultdict(list)
-  for name, value in values.items():
-    group, _, k = name.rpartition("/pass@")
-    if k.isdigit() and _number(value) is not None:
-      found[group.removeprefix("eval/")].append((int(k), float(value)))
+  """`countdown pass@1 0.412  pass@8 0.733` of an evaluation's metrics.
+
+  With the number of problems where that is known, and the bounds on pass@k
+  where too few have enough samples.
+  """
+  numbers = {name: _number(value) for name, value in values.items()}
+  found = collections.defaultdict(dict)
+  for name in numbers:
+    group, _, rest = name.rpartition("/pass@")
+    k, _, end = rest.partition("/")
+    if k.isdigit() and end in ("", "at_least"):
+      if shown := _pass_value(numbers, f"{group}/pass@{k}"):
+        found[group][int(k)] = f"pass@{k} {shown}"
   return "   ".join(
-    f"{group} " + "  ".join(f"pass@{k} {v:.3f}" for k, v in sorted(pairs))
-    for group, pairs in found.items()
+    f"{group.removeprefix('eval/')} "
+    + "  ".join(text for _, text in sorted(found[group].items()))
+    + _problems_text(numbers, group)
+    for group in found
   )
+
+
+def _pass_value(numbers, name):
+  """A pass@k, or its bounds, with its own number of problems; "" for none."""
+  least, most = numbers.get(f"{name}/at_least"), numbers.get(f"{name}/at_most")
+  problems = numbers.get(f"{name}/num_problems")
+  if None not in (least, most):
+    return f"{least:.3f} to {most:.3f} (not enough samples)"
+  if numbers.get(name) is None:
+    return ""
+  tried = numbers.get(f"{name.rpartition('/pass@')[0]}/num_problems")
+  few = problems is not None and tried is not None and problems < tried
+  return f"{numbers[name]:.3f}" + (f" ({problems:.0f} problems)" if few else "")
+
+
+def _problems_text(numbers, group):
+  """How many problems were tried, and how many were not."""
+  tried = numbers.get(f"{group}/num_problems")
+  left_out = numbers.get(f"{group}/left_out")
+  text = "" if tried is None else f"  of {tried:.0f} problems"
+  return text + (f", {left_out:.0f} left out" if left_out else "")

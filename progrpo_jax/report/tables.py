@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
+from progrpo_jax.evaluators import boundary
 from progrpo_jax.report import comparison
 
 _NONE = ("–", "")
-_NOTHING = (_NONE,)
+_NOT_ENOUGH = boundary.NOT_ENOUGH.lower()
 
 
 class Table(NamedTuple):
@@ -37,8 +38,58 @@ def of(summary):
   return [table for table in made if table.rows]
 
 
+def problems_note(summary):
+  """A sentence on the problems that pass@k of a comparison rests on."""
+  tried = {
+    label: max(entry["num_problems"].values())
+    for label, entry in summary.items()
+    if entry["num_problems"]
+  }
+  notes = []
+  if len(set(tried.values())) == 1:
+    notes.append(f"{next(iter(tried.values()))} problems")
+  elif tried:
+    notes.append(", ".join(f"{k}: {n} problems" for k, n in tried.items()))
+  left_out = {k: e["left_out"] for k, e in summary.items() if e["left_out"]}
+  if len(left_out) == len(summary) and len(set(left_out.values())) == 1:
+    notes.append(left_out_note(next(iter(left_out.values()))))
+  else:
+    notes += [f"{k}: {left_out_note(n)}" for k, n in left_out.items()]
+  return "; ".join(notes)
+
+
+def left_out_note(count):
+  """Says that held-out problems were not tried."""
+  return (
+    f"{count:.0f} more were left out, with prompts longer than "
+    "data.max_prompt_length"
+  )
+
+
+def pass_cell(entry, k):
+  """pass@k of an entry as a cell: a mean with its interval, or bounds."""
+  if k in entry["pass@k"]:
+    text, small = _measured(entry["pass@k"][k])
+  elif k in entry["between"]:
+    least, most = entry["between"][k]
+    text, small = f"{least:.3f} to {most:.3f}", _NOT_ENOUGH
+  else:
+    return _NONE
+  numbers = entry["num_problems"]
+  if k in numbers and numbers[k] < max(numbers.values()):
+    small += f", {numbers[k]} problems"
+  return text, small
+
+
+def _share(value):
+  """A mean as a cell."""
+  return _NONE if value is None else (f"{value:.3f}", "")
+
+
 def _signed(values):
   """A difference with its interval as a cell."""
+  if values is None:
+    return _NONE
   mean, low, high = values
   return f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"
 
@@ -56,22 +107,19 @@ def _ks_of(found, usual=3):
 
 
 def _bound_table(summary):
-  ks = _ks_of(entry["bound"] for entry in summary.values())
+  ks = _ks_of([*(e["bound"] for e in summary.values()),
+               *(e["between"] for e in summary.values())])
   rows = [
     (
       (label, ""),
       *(
         cell
         for k in ks
-        for cell in (
-          (_measured(entry["pass@k"][k]), (f"{entry['bound'][k]:.3f}", ""))
-          if k in entry["bound"]
-          else _NOTHING * 2
-        )
+        for cell in (pass_cell(entry, k), _bound(entry, k))
       ),
     )
     for label, entry in summary.items()
-    if entry["bound"]
+    if entry["bound"] or entry["between"]
   ]
   return Table(
     "bound",
@@ -82,6 +130,13 @@ def _bound_table(summary):
     ("method", *(name for k in ks for name in (f"pass@{k}", f"bound@{k}"))),
     rows,
   )
+
+
+def _bound(entry, k):
+  """The bound on pass@k as a cell."""
+  if k in entry["bound"]:
+    return f"{entry['bound'][k]:.3f}", ""
+  return (_NOT_ENOUGH, "") if "2" in entry["between"] else _NONE
 
 
 def _difference_table(summary):
@@ -103,8 +158,8 @@ def _difference_table(summary):
   return Table(
     "difference",
     f"pass@k less that of {against}",
-    "On the same problems, with a 95% interval of a bootstrap that draws both "
-    "runs' problems together.",
+    "On the same problems, with a 95% interval of what differs on each. One "
+    "that holds 0 shows no difference.",
     ("method", *(f"pass@{k}" for k in ks)),
     rows,
   )
@@ -115,9 +170,9 @@ def _regime_table(summary):
     (
       (label, name),
       (r["regime"], f"k = {r['k']}, {r['problems']} problems"),
-      (f"{r['base']:.3f}", ""),
-      (f"{r['middle']:.3f}", f"step {r['steps'][0]}"),
-      (f"{r['final']:.3f}", f"step {r['steps'][1]}"),
+      _share(r["base"]),
+      (_share(r["middle"])[0], f"step {r['steps'][0]}"),
+      (_share(r["final"])[0], f"step {r['steps'][1]}"),
       _signed(r["gain"]),
       _signed(r["late"]),
       _signed(r["gain@1"]),
@@ -129,9 +184,9 @@ def _regime_table(summary):
     "regimes",
     "Regimes",
     "pass@k at the largest k of at most half of the samples. Diminish: the "
-    "interval of final - base is not above 0; else Plateau where that of "
-    "final - middle is not, and Sustained where it is. A wide interval makes "
-    "a label as well as no change does.",
+    "interval of final - base lies below 0. No change shown: it holds 0, as "
+    "that of few problems does whatever happened. Where it lies above 0, "
+    "Sustained if that of final - middle does too, else Plateau.",
     (
       "method",
       "regime",

@@ -66,7 +66,7 @@ def test_what_the_samples_tell_follows_in_tables(runs, capsys):
   )
   (row,) = [x for x in bounds.splitlines() if x.strip().startswith("progrpo")]
   assert row.split()[:3] == ["progrpo", "0.829", "0.829"]
-  assert regimes.count("Sustained") == 3 + 1  # a run each, and the note
+  assert regimes.count("Plateau") == 3 + 1  # a run each, and the note
   assert "step 40" in regimes and "k = 8, 8 problems" in regimes
 
 
@@ -80,7 +80,7 @@ def test_json_holds_the_analysis_beside_what_is_promised(runs, tmp_path):
   assert len(entry["curve"]) == 16 and sum(entry["histogram"]) == 8
   assert entry["difference"]["against"] == "base"
   assert entry["regimes"]["countdown"]["regime"] in (
-    "Diminish", "Plateau", "Sustained"
+    "Diminish", "No change shown", "Plateau", "Sustained"
   )
   assert result["base"]["regimes"] == {}
   assert result["base"]["difference"] is None

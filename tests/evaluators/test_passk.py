@@ -1,13 +1,14 @@
 """pass@k against counted subsets, the bound against true pass@k."""
 
 import itertools
+import types
 
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from progrpo_jax.evaluators import passk
+from progrpo_jax.evaluators import intervals, passk
 
 
 def test_golden():
@@ -167,26 +168,12 @@ def test_bootstrap_of_equal_values_has_no_width():
   assert passk.bootstrap([0.25] * 7, seed=0) == (0.25, 0.25, 0.25)
 
 
-def test_paired_bootstrap_cancels_what_both_share():
-  rng = np.random.default_rng(0)
-  hardness = rng.random(200)
-  a, b = hardness + 0.1, hardness
-  mean, low, high = passk.paired_bootstrap(a, b, seed=0)
-  np.testing.assert_allclose([mean, low, high], 0.1, atol=1e-9)
-  # Unpaired, the interval would be as wide as the hardness is spread.
-  _, low, high = passk.bootstrap(a, seed=0)
-  assert high - low > 0.05
-  assert passk.paired_bootstrap(b, a, seed=0)[0] == -mean
-
-
 @pytest.mark.parametrize("values, level, word", [
     ([], 0.95, r"\(0,\)"), ([[1.0]], 0.95, r"\(1, 1\)"),
     ([np.nan], 0.95, "finite"), ([1.0], 1.0, "level")])
 def test_bootstrap_refuses(values, level, word):
   with pytest.raises(ValueError, match=word):
     passk.bootstrap(values, seed=0, level=level)
-  with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
-    passk.paired_bootstrap([1, 2], [1, 2, 3], seed=0)
 
 
 def test_powers():
@@ -210,10 +197,12 @@ def test_curve_golden():
 def test_curve_is_pass_at_k_of_every_k(counts):
   n, c = np.array(counts).T
   found = passk.curve(n, c)
-  assert found.shape == (len(n), n.min())
-  np.testing.assert_allclose(
-      found, passk.pass_at_k(
-          n[:, None], c[:, None], np.arange(1, n.min() + 1)), atol=1e-12)
+  assert found.shape == (len(n), n.max())
+  for values, own_n, own_c in zip(found, n, c):
+    np.testing.assert_allclose(
+        values[:own_n],
+        passk.pass_at_k(own_n, own_c, np.arange(1, own_n + 1)), atol=1e-12)
+    assert np.isnan(values[own_n:]).all()
 
 
 @pytest.mark.parametrize("n, c", [
@@ -303,18 +292,6 @@ def test_bound_from_counts_refuses(call, word):
     call()
 
 
-def test_bootstrap_curve_is_the_bootstrap_of_each_column():
-  values = np.random.default_rng(0).random((50, 3))
-  mean, low, high = passk.bootstrap_curve(values, seed=0, resamples=4000)
-  for i in range(3):
-    one = passk.bootstrap(values[:, i], seed=0, resamples=4000)
-    np.testing.assert_allclose(mean[i], one[0])
-    np.testing.assert_allclose([low[i], high[i]], one[1:], atol=0.01)
-  for bad in ([1.0], np.zeros((0, 2)), [[np.nan]]):
-    with pytest.raises(ValueError):
-      passk.bootstrap_curve(bad, seed=0)
-
-
 def test_problems_with_too_few_samples_have_no_value():
   counts = {"a": (4, 1), "b": (2, 1)}
   assert passk.per_problem(counts, 2) == {"a": 0.5, "b": 1.0}
@@ -327,10 +304,78 @@ def test_difference_matches_problems_by_name():
   a = {f"p{i}": v for i, v in enumerate([0.5, 0.9, 0.2, 0.4])}
   b = {f"p{i}": v for i, v in enumerate([0.4, 0.8, 0.1, 0.3])}
   shuffled = dict(reversed(list(b.items())))
-  found = passk.difference(a, shuffled, seed=0)
-  # The same gain on each problem: paired, there is nothing left to vary.
-  np.testing.assert_allclose(found, 0.1, atol=1e-12)
-  assert found == passk.difference(a, b, seed=0)
-  assert found == passk.difference({**a, "only a": 1.0}, b, seed=0)
+  found = passk.difference(a, shuffled)
+  assert found == intervals.difference(list(a.values()), list(b.values()))
+  np.testing.assert_allclose(found[0], 0.1, atol=1e-12)
+  assert found == passk.difference(a, b)
+  assert found == passk.difference({**a, "only a": 1.0}, b)
   with pytest.raises(ValueError, match="4 in one and 1 in the other"):
-    passk.difference(a, {"x": 1.0}, seed=0)
+    passk.difference(a, {"x": 1.0})
+
+
+def _samples(correct_XN, valid_XN=None, tolerant_XN=None):
+  """What `measure` reads of the samples."""
+  correct_XN = np.asarray(correct_XN, bool)
+  valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
+  return types.SimpleNamespace(
+      rows=(None,) * len(correct_XN), correct_XN=correct_XN & valid_XN,
+      valid_XN=valid_XN, tolerant_XN=tolerant_XN)
+
+
+def test_masked_samples_of_hard_problems_do_not_raise_pass_at_k():
+  # Half of the problems are easy, half hard, and 5% of the samples of the
+  # hard ones are masked: at k = 32 most of them lack one.
+  rng = np.random.default_rng(0)
+  rho = np.repeat([0.5, 0.01], 200)
+  correct = rng.random((400, 32)) < rho[:, None]
+  valid = (rng.random((400, 32)) > 0.05) | (rho > 0.1)[:, None]
+  whole = dict(passk.measure(_samples(correct)))
+  found = dict(passk.measure(_samples(correct, valid)))
+  assert 0.6 < whole["pass@32"] < 0.66
+  assert "pass@32" not in found and "pass@32/low" not in found
+  assert found["pass@32/at_least"] <= whole["pass@32"] <= (
+      found["pass@32/at_most"])
+  # What the problems that take part would have given.
+  assert 200 < found["pass@32/num_problems"] < 280
+  takes_part = valid.all(axis=1)
+  assert correct[takes_part].any(axis=1).mean() > whole["pass@32"] + 0.1
+  for k in (1, 2, 4, 8, 16):
+    assert found[f"pass@{k}/num_problems"] == 400
+    np.testing.assert_allclose(
+        found[f"pass@{k}"], whole[f"pass@{k}"], atol=0.01)
+    assert found[f"pass@{k}/low"] < found[f"pass@{k}"]
+  assert found["num_problems"] == 400 and found["num_samples"] == 32
+
+
+def test_a_problem_takes_part_with_the_samples_that_it_has():
+  correct = np.zeros((100, 4), bool)
+  correct[0, :2] = correct[1, :1] = True
+  valid = np.ones_like(correct)
+  valid[0, 3] = valid[99] = False
+  found = dict(passk.measure(_samples(correct, valid)))
+  assert [found[f"pass@{k}/num_problems"] for k in (1, 2, 4)] == [99, 99, 98]
+  np.testing.assert_allclose(found["pass@1"], (2 / 3 + 1 / 4) / 99)
+  np.testing.assert_allclose(found["pass@4"], 1 / 98)
+  # With one less there are no 98% of the problems.
+  valid[98, 0] = False
+  found = dict(passk.measure(_samples(correct, valid)))
+  assert "pass@4" not in found and "pass@2" in found
+  # Those that have four: the second. Of the others the first is right anyway.
+  np.testing.assert_allclose(found["pass@4/at_least"], 2 / 100)
+  np.testing.assert_allclose(found["pass@4/at_most"], 4 / 100)
+
+
+def test_where_all_samples_are_masked_there_is_no_number():
+  nothing = np.zeros((5, 2), bool)
+  found = dict(passk.measure(_samples(nothing, nothing)))
+  assert found == {
+      "pass@1/num_problems": 0, "pass@1/at_least": 0, "pass@1/at_most": 1,
+      "pass@2/num_problems": 0, "pass@2/at_least": 0, "pass@2/at_most": 1,
+      "num_problems": 5, "num_samples": 2}
+
+
+def test_tolerant_verdicts_have_all_of_it():
+  right = np.eye(3, 4, dtype=bool)
+  found = dict(passk.measure(_samples(right, tolerant_XN=~right)))
+  assert found["tolerant/pass@1"] == 0.75 and found["pass@1"] == 0.25
+  assert found["tolerant/pass@4/num_problems"] == 3

@@ -419,7 +419,7 @@ def test_a_comparison_links_its_runs_and_needs_nothing(make_run, tmp_path):
   links = [a["href"] for t, a in page.elements if t == "a"]
   assert "../a%20%3C1%3E/report.html" in links
   shown = " ".join(" ".join(page.text).split())
-  for part in ("base", "ARM & co", "grpo 2 seeds", "bootstrap over problems",
+  for part in ("base", "ARM & co", "grpo 2 seeds", "over problems",
                "pass@16", "s/step", "3 runs, 2 methods"):
     assert part in shown
   assert 'class="best"' in text
@@ -432,3 +432,23 @@ def test_a_missing_run_is_named(make_run, tmp_path):
     pages.write_comparison(
       {"a": [make_run()], "b": [tmp_path / "nowhere"]}, tmp_path / "x.html"
     )
+
+
+def test_bounds_stand_where_a_pass_at_k_would(make_run, tmp_path):
+  workdir = make_run("few")
+  path = workdir / "eval.jsonl"
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  for line in lines:
+    name = "eval/countdown/pass@16"
+    for end in ("", "/low", "/high"):
+      del line[name + end]
+    line |= {f"{name}/at_least": 0.251, f"{name}/at_most": 0.752,
+             f"{name}/num_problems": 6, "eval/countdown/left_out": 5}
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  page = pages.write_report(workdir).read_text()
+  assert "0.251 to 0.752<small>not enough samples" in page
+  assert "5 more were left out" in page
+  compared = pages.write_comparison(
+    {"few": [workdir], "all": [make_run("all")]}, tmp_path / "c.html"
+  ).read_text()
+  assert "0.251 to 0.752<small>not enough samples" in compared

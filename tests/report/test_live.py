@@ -47,6 +47,23 @@ def test_a_log_gets_plain_lines_without_control_codes():
   assert "reference reset at step 4 ␛[31m" in lines
 
 
+def test_an_evaluation_says_how_many_problems_it_rests_on():
+  console = _console(terminal=False)
+  values = {
+    "eval/a/pass@1": 0.4, "eval/a/pass@1/low": 0.3, "eval/a/pass@1/high": 0.5,
+    "eval/a/pass@1/num_problems": 64, "eval/a/pass@8": 0.75,
+    "eval/a/pass@8/num_problems": 63, "eval/a/pass@32/num_problems": 40,
+    "eval/a/pass@32/at_least": 0.6, "eval/a/pass@32/at_most": 0.875,
+    "eval/a/num_problems": 64, "eval/a/left_out": 12,
+  }
+  with live.LiveView(10, "grpo", console=console) as view:
+    view.eval(4, values)
+  assert (
+    "evaluation at step 4: a pass@1 0.400  pass@8 0.750 (63 problems)  pass@32 "
+    "0.600 to 0.875 (not enough samples)  of 64 problems, 12 left out"
+  ) in console.file.getvalue().replace("\n", " ")
+
+
 def test_a_log_is_not_flooded():
   console = _console(terminal=False)
   with live.LiveView(10, "grpo", console=console, every_s=1e6) as view:
