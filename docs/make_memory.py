@@ -6,6 +6,7 @@ Everything comes from `progrpo_jax.memory`, which compiles nothing;
 it takes some ten minutes of one core.
 """
 
+import argparse
 import dataclasses
 import functools
 import pathlib
@@ -78,7 +79,7 @@ What is counted ([memory.py](../progrpo_jax/memory.py)):
 
 {terms}
 
-How near it comes, measured:
+How near it comes, measured at commit eb921ad:
 
 - **The process on a CPU** (`pytest tests/slow/test_real_sizes.py -s`): a whole
   step of the 0.5B shape in float32 with AdamW, and of the 1.5B shape in
@@ -190,11 +191,11 @@ def smallest(name: str, rank: int, chip: memory.Chip) -> str:
   return "–"
 
 
-def table(rank: int) -> str:
+def table(rank: int, names) -> str:
   """Models down, chips across."""
   lines = ["| model | " + " | ".join(memory.CHIPS) + " |",
            "|---" * (1 + len(memory.CHIPS)) + "|"]
-  for name in _SHAPES:
+  for name in names:
     cells = [smallest(name, rank, chip) for chip in memory.CHIPS.values()]
     print(name, rank, cells, flush=True)
     lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -203,15 +204,21 @@ def table(rank: int) -> str:
 
 def main() -> None:
   """Writes the page."""
-  PAGE.write_text(TEXT.format(
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--output", type=pathlib.Path, default=PAGE)
+  parser.add_argument(
+      "--models", nargs="+", default=list(_SHAPES), choices=list(_SHAPES))
+  args = parser.parse_args()
+  args.output.write_text(TEXT.format(
       terms="\n".join(
           ["| | what | when |", "|---|---|---|",
            *(f"| {' | '.join(row)} |" for row in _TERMS)]),
-      usable=memory.USABLE, largest=LARGEST, rank=RANK, full=table(0),
-      lora=table(RANK), chips=", ".join(
+      usable=memory.USABLE, largest=LARGEST, rank=RANK,
+      full=table(0, args.models),
+      lora=table(RANK, args.models), chips=", ".join(
           f"{name} {chip.memory / 2**30:.1f} GiB"
           for name, chip in memory.CHIPS.items())))
-  print(f"wrote {PAGE}")
+  print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
   .venv/bin/python docs/make_prorl.py runs/prorl_tiny
 
-prints a table in Markdown and writes docs/figures/prorl.svg. Values of an
-evaluation are means over the tasks, 64 problems of each.
+prints a table in Markdown and writes docs/figures/prorl.svg, or the file that
+a second argument names. Values of an evaluation are means over the tasks.
 """
 
 import pathlib
@@ -26,21 +26,21 @@ SHOWN = ("pass@1", "pass@8", "pass@32", "distinct_correct")
 
 def main() -> None:
   """Prints the table and writes the figure."""
-  place = pathlib.Path(sys.argv[1])
+  place, *figure = map(pathlib.Path, sys.argv[1:])
   runs = {name: metrics.load(place / name) for name in RUNS}
   print("| run | step | entropy | " + " | ".join(SHOWN) + " |\n"
         + "|---" * (3 + len(SHOWN)) + "|")
   for name, run in runs.items():
     steps, curves = tried(run)
     _, entropy = metrics.series(run.metrics, "entropy")
-    for step in (0, 500, 1000, 1500, 2000):
-      i = list(steps).index(step)
+    # The first, the last and three between: every 500 of 2,000 steps.
+    for i in np.unique(np.linspace(0, len(steps) - 1, 5).astype(int)):
+      step = int(steps[i])
       around = entropy[max(0, step - 50):step + 50]
       cells = [RUNS[name][0], str(step), f"{np.mean(around):.3f}"]
       cells += [f"{curves[k][i]:.3f}" for k in SHOWN]
       print("| " + " | ".join(cells) + " |")
-  draw(runs)
-  print(f"wrote {FIGURE}")
+  print(f"wrote {draw(runs, *figure)}")
 
 
 def tried(run):
@@ -53,18 +53,21 @@ def tried(run):
   return steps, curves
 
 
-def draw(runs) -> None:
+def draw(runs, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Three panels: entropy, pass@1, pass@32; resets as lines."""
   plt.rcParams.update({
       "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
       "axes.spines.top": False, "axes.spines.right": False})
   figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
-  kernel = np.ones(WINDOW) / WINDOW
+  # A run shorter than the window is not smoothed.
+  shortest = min(len(run.metrics) for run in runs.values())
+  window = WINDOW if shortest >= WINDOW else 1
+  kernel = np.ones(window) / window
   for name, run in runs.items():
     label, color = RUNS[name]
     steps, entropy = metrics.series(run.metrics, "entropy")
     axes[0].plot(
-        steps[WINDOW - 1:], np.convolve(entropy, kernel, "valid"),
+        steps[window - 1:], np.convolve(entropy, kernel, "valid"),
         color=color, lw=1.4)
     steps, curves = tried(run)
     for panel, k in zip(axes[1:], ("pass@1", "pass@32"), strict=True):
@@ -78,7 +81,8 @@ def draw(runs) -> None:
     panel.set_xlabel("step")
     panel.set_ylim(bottom=0)
   axes[1].legend(frameon=False, loc="lower right")
-  figure.savefig(FIGURE, metadata={"Date": None}, facecolor="white")
+  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  return path
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
   .venv/bin/python docs/make_results.py runs/methods
 
-prints the table in Markdown and writes docs/figures/methods_entropy.svg.
+prints the table in Markdown and writes docs/figures/methods_entropy.svg, or
+the file that a second argument names.
 """
 
 import collections
@@ -38,7 +39,7 @@ WINDOW = 5
 
 def main() -> None:
   """Prints the table and writes the figure."""
-  place = pathlib.Path(sys.argv[1])
+  place, *figure = map(pathlib.Path, sys.argv[1:])
   groups = collections.defaultdict(list)
   for name in NAMES:
     for workdir in sorted(place.glob(f"{name}*")):
@@ -58,8 +59,7 @@ def main() -> None:
     cells.append(", ".join(
         level(run) for run in groups[name]) if name in groups else "")
     print("| " + " | ".join(cells) + " |")
-  draw(groups)
-  print(f"wrote {FIGURE}")
+  print(f"wrote {draw(groups, *figure)}")
 
 
 def level(run) -> str:
@@ -72,12 +72,18 @@ def entropies(runs) -> np.ndarray:
   """Entropy over steps, smoothed, a row a seed."""
   rows = [metrics.series(run.metrics, "entropy")[1] for run in runs]
   length = min(map(len, rows))
-  kernel = np.ones(WINDOW) / WINDOW
+  window = smoothing(length)
+  kernel = np.ones(window) / window
   return np.stack(
       [np.convolve(row[:length], kernel, mode="valid") for row in rows])
 
 
-def draw(groups) -> None:
+def smoothing(length: int) -> int:
+  """Steps that a point is the mean of; a run of fewer is not smoothed."""
+  return WINDOW if length >= WINDOW else 1
+
+
+def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Four panels with GRPO in each; mean and range over the seeds."""
   plt.rcParams.update({
       "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
@@ -90,7 +96,8 @@ def draw(groups) -> None:
       if name not in groups:
         continue
       rows = entropies(groups[name])
-      steps = np.arange(rows.shape[1]) + (WINDOW + 1) / 2
+      done = min(len(run.metrics) for run in groups[name])
+      steps = np.arange(rows.shape[1]) + (smoothing(done) + 1) / 2
       panel.fill_between(
           steps, rows.min(0), rows.max(0), color=color, alpha=0.15, lw=0)
       panel.plot(steps, rows.mean(0), color=color, lw=1.6, label=NAMES[name])
@@ -101,7 +108,8 @@ def draw(groups) -> None:
     panel.set_xlabel("step")
   for panel in axes[:, 0]:
     panel.set_ylabel("entropy, nats a token")
-  figure.savefig(FIGURE, metadata={"Date": None}, facecolor="white")
+  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  return path
 
 
 if __name__ == "__main__":

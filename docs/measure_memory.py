@@ -9,8 +9,8 @@ the mesh. For each phase MiB of a device, counted and estimated: eight layers
 of width 512, four rows of eight responses of 1,024 tokens a micro-batch.
 """
 
+import argparse
 import math
-import sys
 
 import jax
 from jax.experimental import topologies
@@ -29,7 +29,12 @@ PHASES = ("sample", "score", "update")
 
 def main() -> None:
   """Prints a line a phase."""
-  place, sizes = sys.argv[1], tuple(map(int, sys.argv[2:5]))
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("place", help='a topology, such as v5e:2x2, or "cpu"')
+  parser.add_argument("sizes", type=int, nargs=3, help="data, fsdp, tensor")
+  parser.add_argument("--layers", type=int, default=8)
+  args = parser.parse_args()
+  place, sizes = args.place, tuple(args.sizes)
   count = math.prod(sizes)
   devices = jax.devices("cpu")
   if place != "cpu":
@@ -45,7 +50,7 @@ def main() -> None:
   c.train.prompts_per_step, c.train.micro_batch_prompts = 16, 4
   c.eval.batch_prompts = 16
   model = model_config.ModelConfig(
-      vocab_size=16384, num_layers=8, embed_dim=512, num_heads=8,
+      vocab_size=16384, num_layers=args.layers, embed_dim=512, num_heads=8,
       num_kv_heads=2, head_dim=64, mlp_dim=2048, dtype=c.model.dtype,
       remat="layer")
   platform = "cpu" if place == "cpu" else "tpu"

@@ -8,6 +8,7 @@ quartile over all steps, as other work on the machine only adds. What is
 compared is the ratio to GRPO: seconds are those of the machine.
 """
 
+import argparse
 import json
 import pathlib
 import statistics
@@ -18,23 +19,30 @@ import tempfile
 from configs import methods
 from progrpo_jax import metrics
 
-ROUNDS = 2
-STEPS = 28
+CONFIG = "configs/tiny.py"
 COMPILING = 8  # steps, the first refills of dynamic sampling among them
 STAGES = ("step", "sample", "score", "update")
 
 
 def main() -> None:
   """Prints the table in Markdown and writes every step's seconds."""
-  base, output = sys.argv[1:]
   names = [n for n in vars(methods) if not n.startswith("_")]
-  names.sort(key=lambda name: name != "grpo")
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("base", help="policy that every run starts from")
+  parser.add_argument("output", type=pathlib.Path, help="a JSON file")
+  parser.add_argument("--config", default=CONFIG)
+  parser.add_argument("--methods", nargs="+", default=names, choices=names)
+  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--steps", type=int, default=20, help="that are timed")
+  args = parser.parse_args()
+  names = sorted(args.methods, key=lambda name: name != "grpo")
   seconds = {name: {stage: [] for stage in STAGES} for name in names}
-  for turn in range(ROUNDS):
+  for turn in range(args.rounds):
     for name in names:
-      for stage, values in time_run(name, base).items():
+      run = time_run(f"{args.config}:{name}", args.base, args.steps)
+      for stage, values in run.items():
         seconds[name][stage] += values
-      pathlib.Path(output).write_text(json.dumps(seconds))
+      args.output.write_text(json.dumps(seconds))
       print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
   print(table(seconds))
 
@@ -55,14 +63,15 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
   return "\n".join(lines)
 
 
-def time_run(name: str, base: str) -> dict[str, list[float]]:
-  """Seconds of each stage of the later steps of a short run."""
+def time_run(config: str, base: str, steps: int) -> dict[str, list[float]]:
+  """Seconds of each stage of the last `steps` steps of a short run."""
   with tempfile.TemporaryDirectory() as workdir:
     subprocess.run([
         sys.executable, "-m", "progrpo_jax.main", "train",
-        "--config", f"configs/tiny.py:{name}", "--workdir", workdir,
+        "--config", config, "--workdir", workdir,
         f"--config.model.init_from={base}",
-        f"--config.train.total_steps={STEPS}", "--config.eval.every=0",
+        f"--config.train.total_steps={COMPILING + steps}",
+        "--config.eval.every=0",
         "--config.checkpoint.every=1000", "--config.log.rollouts_every=0",
     ], check=True, stdout=subprocess.DEVNULL)
     run = metrics.load(workdir)

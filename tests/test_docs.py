@@ -129,3 +129,38 @@ def test_the_figure_of_the_floors_is_the_table():
   made = runpy.run_path(str(ROOT / "docs" / "make_floors.py"))
   table = runpy.run_path(str(ROOT / "tests" / "test_floors.py"))["FLOORS"]
   assert made["FIGURE"].read_text(encoding="utf-8") == made["draw"](table)
+
+
+def sections(page):
+  """Texts between headings of a page."""
+  text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+  return re.split(r"^#+ ", text, flags=re.MULTILINE)
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".git").exists(), reason="needs the history of the project")
+@pytest.mark.parametrize("page", ["results.md", "benchmarks.md"])
+def test_measured_figures_name_the_commit_that_made_them(page):
+  measured = [s for s in sections(page) if re.search(r"^\|.*\d\.\d", s, re.M)]
+  assert len(measured) >= 3
+  for section in measured:
+    commits = re.findall(r"\b[Cc]ommits? ([0-9a-f]{7})\b", section)
+    assert commits, section.splitlines()[0]
+    for commit in commits:
+      known = subprocess.run(
+          ["git", "merge-base", "--is-ancestor", commit, "HEAD"], cwd=ROOT,
+          capture_output=True)
+      assert known.returncode == 0, f"no commit {commit} before this one"
+
+
+@pytest.mark.parametrize("page", ["results.md", "benchmarks.md"])
+def test_tables_of_the_readme_are_those_of_their_pages(page):
+  """Rows of figures in the README, of a table that the page has too."""
+  rows = re.findall(
+      r"^\|.*\d\.\d.*$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+  readme = re.findall(r"^\|.*\d\.\d.*$", README.read_text(), re.MULTILINE)
+  names = {"results.md": "base", "benchmarks.md": "sample"}
+  start = next(
+      i for i, row in enumerate(readme) if row.startswith(f"| {names[page]} "))
+  for row in readme[start:start + 3]:
+    assert row in rows, row

@@ -42,7 +42,6 @@ from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.tasks import base
 
 PROMPT = 64
-DECODE_LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 def run(argv: list[str]) -> int:
@@ -59,6 +58,9 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
       "--decode", action="store_true",
       help="also: milliseconds a token as the cache grows")
+  parser.add_argument(
+      "--decode_lengths", type=int, nargs="+", metavar="TOKENS",
+      default=(128, 256, 512, 1024, 2048), help="of --decode, growing")
   args = parser.parse_args(argv)
   figures = measure(args)
   show(figures)
@@ -117,7 +119,8 @@ def measure(args) -> dict:
       peak_memory_mb=resource.getrusage(
           resource.RUSAGE_SELF).ru_maxrss / 1024)
   if args.decode:
-    figures["decode_ms_per_token"] = decode_curve(config, state.params)
+    figures["decode_ms_per_token"] = decode_curve(
+        config, state.params, args.decode_lengths)
   return figures
 
 
@@ -223,7 +226,7 @@ def _step(args, mesh, config, update, state, pool, number):
   return state, seconds
 
 
-def decode_curve(config, params) -> dict[int, float]:
+def decode_curve(config, params, lengths) -> dict[int, float]:
   """Milliseconds a token at growing lengths, 16 sequences, best of three."""
   mesh = sharding.make_mesh()
   mask = np.ones((4, PROMPT), bool)
@@ -231,7 +234,7 @@ def decode_curve(config, params) -> dict[int, float]:
       tokens_PT=np.zeros((4, PROMPT), np.int32), mask_PT=mask,
       user_mask_PT=mask, ids_P=np.arange(4), rows=(None,) * 4)
   curve, before = {}, (0, 0.0)
-  for length in DECODE_LENGTHS:
+  for length in lengths:
     settings = sampler.Settings(num_generations=4, max_new_tokens=length)
     best = min(_seconds(lambda s=settings: sampler.sample(
         config, params, prompts, jax.random.key(0), s, mesh))

@@ -29,6 +29,9 @@ def run(argv: list[str]) -> int:
   parser.add("--seeds", ranges.Whole(1, at_least=1), "runs of a method")
   parser.add(
       "--steps", ranges.Whole(at_least=1), "steps of a run")
+  parser.add_argument(
+      "--config", default=CONFIG,
+      help="config file whose get_config takes the name of a method")
   parser.add(
       "--output", ranges.Place("runs/quickstart", empty=False),
       "directory of everything")
@@ -37,21 +40,21 @@ def run(argv: list[str]) -> int:
   if args.methods == "all":
     names = [n for n in vars(methods) if not n.startswith("_")]
   for name in names:  # before an hour of training, not after it
-    config_lib.load(f"{CONFIG}:{name}")
+    config_lib.load(f"{args.config}:{name}")
   base = os.path.join(args.output, "base")
   measured = os.path.join(args.output, "base-eval")
   if not hf.is_hf_dir(base):
-    c = config_lib.load(CONFIG)
+    c = config_lib.load(args.config)
     c.model.init_from = ""
     warmup.start(c, base)
   if not os.path.exists(os.path.join(measured, "eval.jsonl")):
-    c = config_lib.load(CONFIG)
+    c = config_lib.load(args.config)
     c.model.init_from = base
     evaluate.start(c, measured)
   workdirs, labels = [], []
   for method in names:
     for seed in range(args.seeds):
-      c = config_lib.load(f"{CONFIG}:{method}")
+      c = config_lib.load(f"{args.config}:{method}")
       c.model.init_from, c.seed = base, seed
       if args.steps is not None:
         c.train.total_steps = args.steps

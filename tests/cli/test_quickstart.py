@@ -12,17 +12,17 @@ def _mtimes(folder):
 
 
 @pytest.fixture
-def output(small, tmp_path, monkeypatch):
-  path = small.write(
+def output(small, tmp_path):
+  small.write(
       tmp_path / "config.py", train=dict(num_iterations=1),
       data=dict(max_prompt_length=12))
-  monkeypatch.setattr(quickstart, "CONFIG", str(path))
   return tmp_path / "out"
 
 
 def test_leaves_all_it_promises_and_does_nothing_twice(
     output, monkeypatch, capsys):
-  argv = ["--steps", "2", "--output", str(output)]
+  argv = ["--steps", "2", "--output", str(output),
+          "--config", str(output.parent / "config.py")]
   assert quickstart.run(argv) == 0
   assert {p.name for p in output.iterdir()} == {
       "base", "base-eval", "grpo", "progrpo", "comparison.json", "report.html"}

@@ -1,0 +1,215 @@
+"""Every command that the docs name, and the smallest form that a test runs.
+
+`documented()` reads the commands out of README, docs/, and the first texts of
+config files, scripts and notebooks' files. `STORIES` has each of them once,
+in the order in which a reader types them, with the words that make it small.
+`ELSEWHERE` and `NOT_RUN` have the rest: what another test runs, and what none
+can, with the reason.
+"""
+
+import ast
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PROGRAMS = (
+    "progrpo", "make", "python", "hf", "pip", "jupyter", "launch/", "sbatch",
+    ".venv/bin/")
+_COMMAND = re.compile(
+    r"(?:[A-Z_]+=\S+ )*(?:echo \S+ \| )?"
+    rf"(?:{'|'.join(map(re.escape, _PROGRAMS))})\S* ?[^`]*")
+
+
+def _lines(text):
+  """Lines of a block, continued ones joined, without comments."""
+  for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+    yield " ".join(re.sub(r"\s#.*", "", line).split())
+
+
+def _inline(text):
+  """Commands with arguments; without any, one is named and not shown."""
+  for inline in re.findall(r"`([^`]+)`", text):
+    if re.search(r" -|ARGS=| docs/", inline):
+      yield " ".join(inline.split())
+
+
+def _in_page(text):
+  for language, block in _BLOCK.findall(text):
+    # The annotated tree of the README is a list of files.
+    if language in ("", "sh", "bash") and "\nprogrpo_jax/\n" not in block:
+      yield from _lines(block)
+  yield from _inline(_BLOCK.sub("", text))
+
+
+def _in_module(text):
+  text = ast.get_docstring(ast.parse(text), clean=False) or ""
+  yield from _lines(
+      "\n".join(re.findall(r"^ +.*(?:\\\n.*)*", text, re.MULTILINE)))
+  yield from _inline(text)
+
+
+def documented():
+  """Command -> files that name it."""
+  commands = {}
+  pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+  modules = [
+      p for folder in ("configs", "docs", "notebooks")
+      for p in (ROOT / folder).glob("*.py")]
+  for paths, read in ((pages, _in_page), (modules, _in_module)):
+    for path in sorted(paths):
+      for line in read(path.read_text(encoding="utf-8")):
+        if _COMMAND.fullmatch(line):
+          commands.setdefault(line, []).append(str(path.relative_to(ROOT)))
+  return commands
+
+
+# A policy and a run that take seconds.
+WARMUP = """
+  --config.warmup.embed_dim=16 --config.warmup.num_layers=1
+  --config.warmup.num_heads=2 --config.warmup.num_kv_heads=1
+  --config.warmup.mlp_dim=32 --config.warmup.steps=2
+  --config.warmup.batch_size=8 --config.warmup.examples=16"""
+RUN = """
+  --config.train.total_steps=2 --config.train.prompts_per_step=4
+  --config.train.micro_batch_prompts=0 --config.algo.num_generations=4
+  --config.algo.dynamic_sampling.max_rounds=1 --config.eval.num_problems=2
+  --config.eval.num_samples=2 --config.eval.batch_prompts=2
+  --config.log.tensorboard=False --config.rewards.workers=1"""
+DATA = " --config.data.dir=data"
+# The table of prolonged training has pass@32.
+EVALS = " --config.eval.every=1 --config.eval.num_samples=32"
+
+# Story -> (command, words that are added) in order. `{small}` is a config file
+# of a small run, `{base}` a small policy, `{root}` the folder of the project.
+STORIES = {
+    "a task of one's own": [
+        ("python make_sums.py", ""),
+        ("progrpo warmup --config sums.py:base --output runs/base",
+         WARMUP + """ --config.data.tasks.chain_sum.options.num_train=16
+         --config.data.tasks.chain_sum.options.num_validation=4"""),
+        ("progrpo train --config sums.py --workdir runs/sums", RUN),
+        ("progrpo report --workdir runs/sums", ""),
+        ('echo "3+4+2=" | progrpo sample --config sums.py --policy runs/sums'
+         " --num_samples 3", ""),
+    ],
+    "the quickstart": [
+        ("make quickstart", "--config {small} --steps 1"),
+        ('make quickstart ARGS="--seeds 3"',
+         "--config {small} --steps 1 --seeds 1"),
+        ('make quickstart ARGS="--seeds 3 --methods grpo,dapo,progrpo"',
+         "--config {small} --steps 1 --seeds 1"),
+        ("progrpo train --config configs/tiny.py:progrpo --workdir"
+         " runs/progrpo", RUN + DATA + " --config.model.init_from={base}"),
+    ],
+    "all methods": [
+        ("make methods",
+         "--config {small} --steps 1 --seeds 1 --methods grpo,progrpo"),
+        (".venv/bin/python docs/make_results.py runs/methods", "figure.svg"),
+        ("progrpo train --config configs/tiny.py:progrpo --workdir DIR"
+         " --config.model.init_from=runs/methods/base"
+         " --config.algo.arm.KEY=VALUE", RUN + DATA),
+        (".venv/bin/python docs/time_methods.py runs/methods/base times.json",
+         "--config {small} --methods grpo --rounds 1 --steps 2"),
+    ],
+    "prolonged training": [
+        ("progrpo warmup --config configs/prorl_tiny.py:base --output"
+         " runs/prorl_tiny/base", WARMUP + DATA),
+        ("progrpo train --config configs/prorl_tiny.py --workdir"
+         " runs/prorl_tiny/prorl", RUN + DATA + EVALS),
+        ("progrpo train --config configs/prorl_tiny.py:no_reset --workdir"
+         " runs/prorl_tiny/no_reset", RUN + DATA + EVALS),
+        ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
+        (".venv/bin/python docs/make_prorl.py runs/prorl_tiny", "figure.svg"),
+    ],
+    "the notebooks' runs": [
+        ("progrpo warmup --config small.py --config.model.init_from="
+         " --output ../runs/notebooks/base", WARMUP + DATA),
+        ("progrpo train --config small.py:progrpo --workdir"
+         " ../runs/notebooks/progrpo", RUN + DATA),
+    ],
+    "speed": [
+        ("make bench",
+         "--prompts 2 --samples 2 --new_tokens 4 --steps 1"),
+        ("make bench ARGS=--decode",
+         "--prompts 2 --samples 2 --new_tokens 4 --steps 1 "
+         "--decode_lengths 2 4"),
+    ],
+    "programs a minute": [
+        (".venv/bin/python docs/bench_sandbox.py", "--programs 2"),
+        ("python docs/bench_sandbox.py [--workers 2] [--programs 200]",
+         "--programs 2"),
+    ],
+    "pages that scripts make": [
+        ("python docs/make_memory.py",
+         "--models Qwen2.5-0.5B --output memory.md"),
+    ],
+    "what XLA counts": [
+        ("JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py cpu 1 1 1",
+         "--layers 1"),
+    ],
+}
+
+# Command -> the test that runs it.
+ELSEWHERE = {
+    "progrpo tasks show mine.doubles": "tests/test_extending.py",
+    "progrpo warmup --config mine/config.py --output runs/doubles/base"
+    " --config.model.init_from=": "tests/test_extending.py",
+    "progrpo train --config mine/config.py --workdir runs/doubles/bounded":
+        "tests/test_extending.py",
+    "python docs/make_configs.py": "tests/test_docs.py",
+    "python docs/make_floors.py": "tests/test_docs.py",
+    "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
+    ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
+    "progrpo doctor --chip H100 --devices 64":
+        "tests/slow/test_documented.py",
+    "progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE"
+    " --workdir DIR": "tests/cli/test_train.py",
+    "launch/gpu.sh --config FILE --workdir runs/mine":
+        "tests/launch/test_local.py",
+    "launch/gpu.sh --config FILE --workdir /shared/runs/mine":
+        "tests/launch/test_local.py",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION=0.8 launch/gpu.sh --config FILE --workdir"
+    " runs/mine": "tests/launch/test_local.py",
+    "CONFIG=FILE WORKDIR=/shared/runs/mine sbatch --nodes=2"
+    " launch/slurm.sbatch": "tests/launch/test_local.py",
+    "launch/supervise.sh --delete": "tests/launch/test_launch.py",
+    "launch/supervise.sh --delete -- --config.train.total_steps=200":
+        "tests/launch/test_launch.py",
+    "launch/create.sh": "tests/launch/test_launch.py",
+    "launch/setup.sh": "tests/launch/test_launch.py",
+    "launch/run.sh": "tests/launch/test_launch.py",
+    "launch/watch.sh --every 60": "tests/launch/test_launch.py",
+    "launch/watch.sh --tensorboard": "tests/launch/test_launch.py",
+    "launch/watch.sh --stop": "tests/launch/test_launch.py",
+    "launch/fetch.sh metrics checkpoint=latest":
+        "tests/launch/test_launch.py",
+    "launch/delete.sh": "tests/launch/test_launch.py",
+    "progrpo COMMAND --help": "tests/test_main.py",
+    "progrpo report --workdir gs://NAME/RUN": "tests/test_bucket.py",
+    "progrpo export --policy gs://NAME/RUN --output DIR":
+        "tests/test_bucket.py",
+    "progrpo tasks build dapo_math_17k --option manual_dir=data":
+        "tests/tasks/test_published_sets.py",
+}
+
+# Command -> why no test runs it.
+NOT_RUN = {
+    "make test": "it is what runs this",
+    ".venv/bin/pip install -e .[cuda12]": "needs a network",
+    "pip install -e .[notebooks]": "needs a network",
+    ".venv/bin/pip install libtpu": "needs a network",
+    "JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py v5e:2x2 1 1 1":
+        "needs libtpu",
+    "JAX_PLATFORMS=cpu python docs/measure_memory.py v5e:2x2 1 1 1":
+        "needs libtpu",
+    "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
+    " --local-dir data/dapo_math_17k": "needs a network",
+}
+
+# Runs of configs at paper scale: without the model, tests/test_documented.py
+# sees it asked for by name; with small ones in the place of model and data,
+# tests/slow/test_documented.py runs them.
+PAPER = re.compile(
+    r"progrpo (train|doctor|evaluate) --config (configs/\w+_\d[\d_]*b\.py\S*)"
+    r".*")

@@ -1,0 +1,109 @@
+"""The commands of the config files at paper scale, and the figures beside."""
+
+import json
+import pathlib
+import re
+import runpy
+import shlex
+
+import pytest
+
+from progrpo_jax import main, train
+from progrpo_jax.cli import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+TABLE = runpy.run_path(str(ROOT / "tests" / "commands.py"))
+SHAPES = runpy.run_path(str(ROOT / "docs" / "make_memory.py"))["_SHAPES"]
+TRAIN = sorted(
+    command for command in TABLE["documented"]()
+    if TABLE["PAPER"].fullmatch(command) and " train " in command)
+SUMS = {"chain_sum": {"options": {
+    "template": "compact", "max_terms": 3, "max_digits": 1, "num_train": 64,
+    "num_validation": 8}}}
+# `--chip H100 --devices 64` counts 24 GiB ... with `--devices 8` 35 GiB.
+SAID = re.compile(
+    r"`progrpo doctor --chip H100 --devices (\d+)`\s+counts (\d+) GiB on each"
+    r"\s+device(?:\s+for\s+`paper`, with `--devices (\d+)` (\d+) GiB for"
+    r" `host`)?")
+
+
+class Quiet:
+  """A view that shows nothing."""
+
+  def __getattr__(self, name):
+    return lambda *args, **kwargs: None
+
+
+def shrink(config, small, folder):
+  """Model, data and sizes of a small run; the method stays what it is."""
+  like = small.config(method="grpo")
+  with config.unlocked():
+    config.model.init_from = str(small.base)
+    config.model.dtype, config.model.remat = "float32", "none"
+    config.mesh = like.mesh
+    config.data.tasks = SUMS
+    config.data.dir = str(folder / "data")
+    config.data.max_prompt_length, config.data.prompt_buckets = 12, ()
+    config.schedule = ()
+    config.sampling = like.sampling
+    config.rewards = like.rewards
+    config.eval = like.eval
+    config.eval.every = 0
+    config.algo.num_generations = 4
+    config.algo.overlong_cache = min(config.algo.overlong_cache, 2)
+    config.algo.rephrase.max_prompt_length = 64
+    config.algo.dynamic_sampling.prompts_per_round = 0
+    config.algo.dynamic_sampling.max_rounds = 2
+    config.train.prompts_per_step = 4 * config.train.num_minibatches
+    config.train.micro_batch_prompts = 0
+    config.train.micro_batch_generations = 0
+    config.train.total_steps = 1
+    config.log.tensorboard = False
+  return config
+
+
+@pytest.mark.parametrize("command", TRAIN)
+def test_a_method_at_paper_scale_trains_a_small_policy(
+    command, small, tmp_path, monkeypatch):
+  parser = config_lib.parser("train", "")
+  parser.add_argument("--workdir")
+  config, args = config_lib.parse(parser, shlex.split(command)[2:])
+  monkeypatch.chdir(tmp_path)
+  code = train.train(shrink(config, small, tmp_path), args.workdir, Quiet())
+  assert code == 0
+  row = json.loads((tmp_path / args.workdir / "metrics.jsonl").read_text())
+  assert row["step"] == 1
+
+
+def said():
+  """(file, argument, devices, GiB) of each figure in a config's first text."""
+  for path in sorted((ROOT / "configs").glob("*.py")):
+    for a, paper, b, host in SAID.findall(
+        " ".join(path.read_text(encoding="utf-8").split())):
+      yield path.name, "paper" if host else "", a, int(paper)
+      if host:
+        yield path.name, "host", b, int(host)
+
+
+@pytest.mark.parametrize(("name", "argument", "devices", "gib"), list(said()))
+def test_the_memory_that_a_config_says_is_what_the_doctor_counts(
+    name, argument, devices, gib, tmp_path, monkeypatch, capfd):
+  spec = f"configs/{name}" + f":{argument}" * bool(argument)
+  model = pathlib.Path(config_lib.load(spec).model.init_from).name
+  shape = SHAPES[{"DeepSeek-R1-Distill-Qwen-1.5B": "Qwen2.5-1.5B"}.get(
+      model, model)]
+  keys = ("num_hidden_layers", "hidden_size", "num_attention_heads",
+          "num_key_value_heads", "head_dim", "intermediate_size",
+          "vocab_size", "tie_word_embeddings")
+  place = tmp_path / "models" / model
+  place.mkdir(parents=True)
+  fields = dict(zip(keys, shape), model_type="qwen2")
+  if "Distill" in model:
+    fields["tie_word_embeddings"] = False
+  (place / "config.json").write_text(json.dumps(fields))
+  monkeypatch.chdir(tmp_path)
+  assert main.main([
+      "doctor", "--config", spec, "--chip", "H100", "--devices", devices]) == 0
+  shown = capfd.readouterr().out
+  peaks = [float(x) for x in re.findall(r"([\d.]+) GiB", shown)]
+  assert gib in [round(x) for x in peaks], shown
