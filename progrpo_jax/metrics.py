@@ -20,7 +20,7 @@ from etils import epath
 import numpy as np
 import tensorboardX
 
-from progrpo_jax import errors, places
+from progrpo_jax import errors, lines, places
 
 METRICS = "metrics.jsonl"
 EVALS = "eval.jsonl"
@@ -90,8 +90,8 @@ class MetricWriter:
     """
     path = _step_file(self.workdir / EVAL_SAMPLES, step)
     new = {record.get("set") for record in records}
-    old = _read_lines(path) if path.exists() else []
-    old = [record for record in old if record.get("set") not in new]
+    old = lines.read(path) if path.exists() else []
+    old = [record for _, record in old if record.get("set") not in new]
     _write_whole(path, [*old, *records])
 
   def close(self):
@@ -175,12 +175,15 @@ class Run:
   config: the resolved config, {} where none was written.
   metrics: one dict a training step, by rising step.
   evals: one dict an evaluated step, by rising step.
+  damage: what could not be read and was left out; grows as samples are read.
+  None where damage is an error.
   """
 
   path: epath.Path
   config: dict
   metrics: list
   evals: list
+  damage: list | None = None
 
   @property
   def name(self):
@@ -193,7 +196,7 @@ class Run:
 
   def rollouts(self, step):
     """The sampled groups of a step."""
-    return _read_lines(_step_file(self.path / ROLLOUTS, step))
+    return lines.samples(_step_file(self.path / ROLLOUTS, step), self.damage)
 
   def eval_sample_steps(self):
     """Steps whose evaluation samples were written."""
@@ -201,37 +204,44 @@ class Run:
 
   def eval_samples(self, step):
     """The samples of the evaluation at a step."""
-    return _read_lines(_step_file(self.path / EVAL_SAMPLES, step))
+    path = _step_file(self.path / EVAL_SAMPLES, step)
+    return lines.samples(path, self.damage)
 
 
-def load(workdir, *, require_metrics=True) -> Run:
+def load(workdir, *, require_metrics=True, damage=None) -> Run:
   """Reads a workdir; lines of one step are merged, the later value wins.
 
+  A torn last line is that of a run that is being written, and is left out.
+  Whatever else cannot be read is an error, or joins the list `damage`, if one
+  is given, and is left out.
+
   Raises InputError for a missing directory, for a run that has not finished
-  a step yet (unless `require_metrics=False`), and for a broken line. A torn
-  last line is that of a run that is being written, and is left out.
+  a step yet (unless `require_metrics=False`), and for damage.
   """
   path = places.place(workdir)
   if not path.is_dir():
     raise errors.InputError(f"no such workdir: {path}")
-  metrics = _read_steps(path / METRICS)
+  metrics = lines.steps(path / METRICS, damage)
   if require_metrics and not metrics:
+    if damage:
+      raise errors.InputError(f"{path} holds no metrics: {damage[0]}")
     raise errors.InputError(
       f"{path} holds no metrics yet: {METRICS} is missing or empty. Is it the "
       "workdir of a training run that has finished a step?"
     )
-  config = path / "config.json"
   return Run(
     path=path,
-    config=_parse(config, 1, config.read_text()) if config.exists() else {},
+    config=lines.config(path / "config.json", damage),
     metrics=metrics,
-    evals=_read_steps(path / EVALS),
+    evals=lines.steps(path / EVALS, damage),
+    damage=damage,
   )
 
 
 def series(rows, name):
   """(steps, values) of one metric as arrays, without absent and null ones."""
-  found = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+  found = [
+    (r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)]
   steps, values = zip(*found, strict=True) if found else ((), ())
   return np.array(steps, int), np.array(values, float)
 
@@ -286,47 +296,11 @@ def _write_whole(path, records):
   _replace(path, "".join(dumps(record) + "\n" for record in records))
 
 
-def _parse(path, number, line):
-  """The object on a line; the error names file and line."""
-  try:
-    record = json.loads(line)
-  except json.JSONDecodeError as error:
-    message = f"{path}, line {number} is not JSON: {error.msg}"
-    raise errors.InputError(message) from error
-  if not isinstance(record, dict):
-    raise errors.InputError(f"{path}, line {number} is not a JSON object")
-  return record
-
-
-def _read_lines(path):
-  """All objects of a JSONL file, without a torn last line."""
-  text = path.read_bytes().decode("utf-8", errors="replace")
-  lines = text.split("\n")
-  torn = lines.pop()  # "" when the file ends as it should
-  if torn:
-    try:
-      json.loads(torn)
-      lines.append(torn)
-    except json.JSONDecodeError:
-      pass  # killed in the middle of the write, or being written now
-  numbered = enumerate(lines, start=1)
-  return [_parse(path, n, line) for n, line in numbered if line.strip()]
-
-
-def _read_steps(path):
-  merged = {}
-  for row in _read_lines(path) if path.exists() else []:
-    if not isinstance(row.get("step"), int):
-      raise errors.InputError(f"{path} has a line without a step: {row}")
-    merged.setdefault(row["step"], {}).update(row)
-  return [merged[step] for step in sorted(merged)]
-
-
 def _cut_lines(path, last_step):
   """Drops lines after `last_step` (None: none) and a torn last line."""
   if not path.exists():
     return
-  rows = _read_lines(path)
+  rows = [row for _, row in lines.read(path)]
   if last_step is not None:
     rows = [row for row in rows if row.get("step", 0) <= last_step]
   text = "".join(dumps(row) + "\n" for row in rows)

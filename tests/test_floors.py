@@ -47,7 +47,7 @@ FLOORS = [
     ],
     [
         "state.py", "sampler.py", "groups.py", "scoring.py", "update.py",
-        "checkpoint.py", "data.py", "metrics.py", "lock.py",
+        "checkpoint.py", "data.py", "lines.py", "metrics.py", "lock.py",
     ],
     [
         "evaluators/intervals.py", "evaluators/passk.py",

@@ -31,6 +31,7 @@ def run(argv):
       groups, args.output, base=base, dataset=args.set
     )
     print(f"wrote {page}")
+  html.say_damage([run for runs in groups.values() for run in runs])
   if args.json:
     path = epath.Path(args.json)
     places.make_directory(path.parent)
@@ -73,7 +74,7 @@ def _groups(workdirs, labels):
     )
   groups = {}
   for name, workdir in zip(names, workdirs, strict=True):
-    groups.setdefault(name, []).append(metrics.load(workdir))
+    groups.setdefault(name, []).append(metrics.load(workdir, damage=[]))
   return groups
 
 

@@ -392,7 +392,7 @@ def _problem_counts(run, dataset, step):
       key = json.dumps([record.get("prompt"), record.get("reference")])
       seen[key] += 1
       correct = [
-        bool(completion["correct"])
+        bool(completion.get("correct"))
         for completion in record["completions"]
         if completion.get("status", "ok") == "ok"
       ]

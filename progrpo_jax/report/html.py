@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import time
 import urllib.parse
 
@@ -133,7 +134,7 @@ def write_report(workdir, path=None):
 
   `path` is `report.html` in the workdir unless given.
   """
-  run = metrics.load(workdir)
+  run = metrics.load(workdir, damage=[])
   path = epath.Path(path) if path else run.path / "report.html"
   groups = {run.name: [run]}
   stretches = _stretches(run)
@@ -161,13 +162,14 @@ def write_report(workdir, path=None):
     header=_header(
       "run report",
       run.name,
-      _facts(run) + _banner(stretches),
+      _facts(run) + _banner(stretches) + _damage([run]),
       _numbers(run),
       parts,
     ),
     parts=parts,
     data=rollouts,
   )
+  say_damage([run])
   return path
 
 
@@ -179,11 +181,13 @@ def write_comparison(runs, path, base=None, dataset=None):
   """
   path = epath.Path(path)
   groups = {
-    label: [metrics.load(workdir) for workdir in workdirs]
+    label: [metrics.load(workdir, damage=[]) for workdir in workdirs]
     for label, workdirs in runs.items()
   }
   base = comparison.load_base(base) if base else None
-  return write_loaded_comparison(groups, path, base=base, dataset=dataset)
+  path = write_loaded_comparison(groups, path, base=base, dataset=dataset)
+  say_damage([run for runs in groups.values() for run in runs])
+  return path
 
 
 def write_loaded_comparison(groups, path, *, base=None, dataset=None):
@@ -218,6 +222,7 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
   )
   count = sum(map(len, groups.values()))
   facts = f"<p class='note'>{count} runs, {len(groups)} methods</p>"
+  facts += _damage([run for runs in groups.values() for run in runs])
   _write(
     path,
     title="Comparison",
@@ -319,7 +324,7 @@ def _numbers(run):
     note = f"last at step {resets[-1]}" if resets else "of the reference"
     cards.append(("resets", str(len(resets)), note))
   last = run.metrics[-1]
-  if last.get("num_tokens") is not None:
+  if isinstance(last.get("num_tokens"), int | float):
     tokens = _count(last["num_tokens"])
     cards.append(("tokens", tokens, f"in {last['step']} steps"))
   _, seconds = metrics.series(run.metrics, "timing_s/step")
@@ -420,6 +425,26 @@ def _banner(stretches):
   )
 
 
+def _damage(runs):
+  """What of the files could not be read, and is therefore not on the page."""
+  lines = [line for run in runs for line in run.damage or ()]
+  if not lines:
+    return ""
+  items = "".join(f"<li>{text(line)}</li>" for line in lines[:_MAX_ALARMS])
+  rest = len(lines) - _MAX_ALARMS
+  more = f"<li>and {rest} more</li>" if rest > 0 else ""
+  return (
+    '<div class="alarm" role="note"><b>Files are damaged; what could not be '
+    f"read is left out</b><ul>{items}{more}</ul></div>"
+  )
+
+
+def say_damage(runs):
+  """Prints what of the files of runs could not be read and was left out."""
+  for line in [line for run in runs for line in run.damage or ()]:
+    print(f"damaged, left out: {live.printable(line)}", file=sys.stderr)
+
+
 def _from_to(first, last):
   return f"step {first}" if first == last else f"steps {first} to {last}"
 
@@ -491,7 +516,7 @@ def _evaluation_table(run, dataset):
   size = (
     f"{last[f'{prefix}num_problems']:.0f} problems, "
     f"{last[f'{prefix}num_samples']:.0f} samples each. "
-    if {f"{prefix}num_problems", f"{prefix}num_samples"} <= set(last)
+    if last.get(f"{prefix}num_problems") and last.get(f"{prefix}num_samples")
     else ""
   )
   if last.get(f"{prefix}left_out"):
@@ -695,7 +720,8 @@ def _state(run):
 def _config(config):
   """The resolved config, and first what differs from its defaults."""
   config = dict(config)
-  defaults = _flatten(config.pop("defaults", None) or {})
+  defaults = config.pop("defaults", None)
+  defaults = _flatten(defaults) if isinstance(defaults, dict) else {}
   flat = _flatten(config)
   if not flat:
     return '<p class="note">The workdir holds no config.json.</p>'
