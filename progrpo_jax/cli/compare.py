@@ -31,7 +31,7 @@ def run(argv):
       groups, args.output, base=base, dataset=args.set
     )
     print(f"wrote {page}")
-  html.say_damage([run for runs in groups.values() for run in runs])
+  html.say_damage(sum(groups.values(), []))
   if args.json:
     path = epath.Path(args.json)
     places.make_directory(path.parent)

@@ -7,7 +7,6 @@ import pytest
 from progrpo_jax import errors, metrics
 from progrpo_jax.report import html
 
-
 DEEP = b"[" * 100_000
 METRIC_LINES = [
   b"{torn", b"[1]", b"3", b"null", b"\xff\xfe\0", DEEP, b'{"reward": 1}',
