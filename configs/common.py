@@ -96,7 +96,8 @@ def keys() -> ConfigDict:
   # Built data sets live here and are used again.
   c.data.dir = ranges.Place(
       "~/.cache/progrpo_jax/data", empty=False)
-  # A longer prompt is an error, or a problem that is left out.
+  # A longer prompt is an error, or a problem that is left out of training or
+  # evaluation; a run says at its start how many are. See eval.partial_sets.
   c.data.max_prompt_length = ranges.Whole(256, at_least=1)
   c.data.filter_overlong_prompts = ranges.Flag(False)
   # Prompts of a batch are padded to the smallest of these that holds them;
@@ -318,6 +319,10 @@ def keys() -> ConfigDict:
       0.6, at_least=0.01, at_most=100, also=(0.0,))
   c.eval.top_p = ranges.Number(0.95, above=0, at_most=1)
   c.eval.top_k = ranges.Whole(0, at_least=0)
+  # Evaluate a published test set without its problems that are left out as
+  # their prompts are too long. Otherwise it is refused: its pass@k would be
+  # that of other problems.
+  c.eval.partial_sets = ranges.Flag(False)
   # Also judge answers without regard to a missed format; a base policy that
   # answers in its own way is then not taken for one that cannot answer.
   c.eval.tolerant = ranges.Flag(False)

@@ -5,7 +5,8 @@ resume: shuffling and mixing are Grain's, and both are functions of the index.
 So the position of a run in its data is one integer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import hashlib
 import json
 from typing import Any, Protocol
@@ -49,7 +50,8 @@ class PromptSource:
     keep: whether a row may be drawn; None for all.
 
   Attributes:
-    left_out: task -> how many rows `keep` left out, and of how many.
+    left_out: task of the rows -> how many of them `keep` left out, and of how
+      many.
   """
 
   def __init__(
@@ -66,15 +68,15 @@ class PromptSource:
     described: list[Any] = [specs, split, seed]
     self._sources = [_load(spec, split, data_dir) for spec in specs]
     self.left_out: dict[str, tuple[int, int]] = {}
+    self._whole, self._kept = self._sources, [None] * len(specs)
     if keep is not None:
-      kept = [
+      self._sources = self._kept = [
           Kept(source, keep, spec["name"])
-          for spec, source in zip(specs, self._sources)]
-      described.append([source.digest for source in kept])
-      self.left_out = {
-          spec["name"]: (len(all_) - len(some), len(all_))
-          for spec, all_, some in zip(specs, self._sources, kept)}
-      self._sources = kept
+          for spec, source in zip(specs, self._whole)]
+      described.append([source.digest for source in self._kept])
+      counts = [source.counts for source in self._kept]
+      out, of = (sum((c[n] for c in counts), Counter()) for n in range(2))
+      self.left_out = {task: (out[task], of[task]) for task in of}
     text = json.dumps(described, sort_keys=True, default=list)
     self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     parts = [
@@ -93,11 +95,27 @@ class PromptSource:
   def first(self, count: int) -> list[base.Row]:
     """Returns rows in an order that no run changes; fewer if there are fewer.
 
-    It is the order for evaluations: the seed of the run has no part in it.
+    It is the order for evaluations: the seed of the run has no part in it, and
+    a row that is left out moves no other.
     """
-    places = [(s, i) for s in self._sources for i in range(len(s))]
-    order = np.random.default_rng(0).permutation(len(places))[:count]
-    return [source[i] for source, i in (places[o] for o in order)]
+    places = [
+        (source, i, kept is None or i in kept)
+        for source, kept in zip(self._whole, self._kept)
+        for i in range(len(source))]
+    order = np.random.default_rng(0).permutation(len(places))
+    chosen = [places[o] for o in order if places[o][2]][:count]
+    return [source[i] for source, i, _ in chosen]
+
+  def rows_left_out(self) -> Iterator[base.Row]:
+    """Yields the rows that `keep` left out."""
+    for source, kept in zip(self._whole, self._kept):
+      if kept is not None:
+        yield from (source[i] for i in range(len(source)) if i not in kept)
+
+  @property
+  def refused(self) -> dict[str, int]:
+    """Why rows of the files are no problems here -> how many."""
+    return dict(sum((base.refused(s) for s in self._whole), Counter()))
 
   def state(self, position: int) -> dict[str, Any]:
     """Returns what a checkpoint keeps: the number of the next draw."""
@@ -118,13 +136,22 @@ class Kept:
 
   Attributes:
     digest: of which rows they are.
+    counts: how many rows of each task are left out, and how many there are.
   """
 
   def __init__(
       self, source: base.Source, keep: Callable[[base.Row], bool], name: str
   ):
     self._source = source
-    self._places = [i for i in range(len(source)) if keep(source[i])]
+    self._places, self.counts = [], (Counter(), Counter())
+    for i in range(len(source)):
+      row = source[i]
+      self.counts[1][row.task] += 1
+      if keep(row):
+        self._places.append(i)
+      else:
+        self.counts[0][row.task] += 1
+    self._kept = frozenset(self._places)
     if not self._places:
       raise InputError(
           f"task {name}: none of its {len(source)} prompts is short enough;"
@@ -139,6 +166,10 @@ class Kept:
     if index < 0:
       raise IndexError(index)
     return self._source[self._places[index]]
+
+  def __contains__(self, place: int) -> bool:
+    """Says whether the source's row of this number may be drawn."""
+    return place in self._kept
 
 
 def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +285,11 @@ class Prompter:
         buckets=(),
         max_prompt_length=max_prompt_length,
     )
+
+  @property
+  def source(self) -> PromptSource:
+    """Where rows come from."""
+    return self._source
 
   @property
   def left_out(self) -> dict[str, tuple[int, int]]:

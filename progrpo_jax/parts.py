@@ -48,6 +48,7 @@ from progrpo_jax.models import attention, lora
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rewards import thinking
+from progrpo_jax.tasks import base as tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Parts:
     correction: (logp_BT, sampled_logp_BT, mask_BT) -> weight_BT, or None.
     per_row: responses of a prompt in one row.
     score_parts: micro-batches of a scoring pass.
-    evaluators: held-out problems, one for each task.
+    evaluators: held-out problems, one for each task; none if eval.every is 0.
     key: from which all randomness is folded.
   """
 
@@ -297,13 +298,59 @@ def make_evaluators(c, model, tokenizer, pool, mesh, key):
     with one.unlocked():
       one.data.tasks = {name: spec}
     prompter = make_prompter(one, tokenizer, "validation")
+    check_whole(one, tokenizer, prompter.source)
     made.append(held_out.HeldOut(
         name, model=model, mesh=mesh, tokenizer=tokenizer,
         prompts=prompter.first(e.num_problems, e.batch_prompts), pool=pool,
         settings=settings, chunk=c.model.logits_chunk,
         key=jax.random.fold_in(key, held_out.STREAM), measures=measures,
-        tolerant=e.tolerant))
+        tolerant=e.tolerant,
+        left_out=sum(out for out, _ in prompter.left_out.values()),
+        refused=prompter.source.refused))
   return tuple(made)
+
+
+def check_whole(c, tokenizer, source: data_lib.PromptSource) -> None:
+  """Refuses a published test set of which problems are left out.
+
+  Raises:
+    InputError: some of its prompts are too long, and the config does not say
+      that it may be evaluated without them.
+  """
+  if c.eval.partial_sets:
+    return
+  for task, (out, of) in source.left_out.items():
+    if not out or not tasks.has_published_test(task):
+      continue
+    longest = max(
+        len(tokenizer.encode_prompt(row.prompt)[0])
+        for row in source.rows_left_out() if row.task == task)
+    raise errors.InputError(
+        f"{task}: {out} of the {of} problems of this published test set have "
+        f"prompts of more than data.max_prompt_length = "
+        f"{c.data.max_prompt_length} tokens, and its numbers would be those "
+        f"of other problems; raise that to {longest}, which the longest one "
+        "has, or set config.eval.partial_sets=True to evaluate the others "
+        "alone")
+
+
+def held_out_notes(c, evaluators) -> list[str]:
+  """Says of which held-out problems numbers are no numbers of their set."""
+  notes = []
+  for one in evaluators:
+    tried, said = one.num_problems, []
+    if one.left_out:
+      said.append(
+          f"{one.left_out} more left out, with prompts of more than "
+          f"{c.data.max_prompt_length} tokens")
+    if one.refused:
+      reasons = ", ".join(f"{n}: {why}" for why, n in one.refused.items())
+      said.append(f"rows of the held-out files are no problems ({reasons})")
+    if tried < c.eval.num_problems:
+      said.append(f"config.eval.num_problems is {c.eval.num_problems}")
+    if said:
+      notes.append(f"{one.name}: {tried} problems evaluated; {'; '.join(said)}")
+  return notes
 
 
 @functools.lru_cache(maxsize=2)
@@ -408,5 +455,6 @@ def assemble(
       advantage=make_advantage(c), kl=resolve(kl, c.algo.kl),
       correction=make_correction(c), per_row=per_row,
       score_parts=score_parts,
-      evaluators=make_evaluators(c, model, tokenizer, pool, mesh, key),
+      evaluators=make_evaluators(
+          c, model, tokenizer, pool, mesh, key) if c.eval.every else (),
       key=key)

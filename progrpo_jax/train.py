@@ -242,6 +242,8 @@ def _introduce(parts: parts_lib.Parts, view: progress_lib.View) -> None:
       view.message(
           f"{task}: {out} of {of} prompts are longer than"
           f" {parts.config.data.max_prompt_length} tokens and left out")
+  for note in parts_lib.held_out_notes(parts.config, parts.evaluators):
+    view.message(note)
 
 
 def loop(

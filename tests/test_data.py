@@ -66,6 +66,14 @@ def test_rows_may_be_left_out(folder):
   assert set(_draws(kept, 60)) == short
   assert kept.left_out == {"chain_sum": (30 - len(short), 30)}
   assert whole.left_out == {}
+  assert {r.prompt for r in kept.rows_left_out()} == all_rows - short
+  assert not list(whole.rows_left_out())
+  # Evaluations see them in one order, whatever is left out.
+  assert [r.prompt for r in kept.first(99)] == [
+      r.prompt for r in whole.first(99) if r.prompt in short]
+  # Two tasks of one module are counted together.
+  both = data.PromptSource([*specs, *specs], "train", 1, folder, keep=_short)
+  assert both.left_out == {"chain_sum": (60 - 2 * len(short), 60)}
   # Another choice of rows is another order of draws.
   with pytest.raises(InputError, match="cannot be continued"):
     whole.restore(kept.state(3))

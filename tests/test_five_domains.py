@@ -12,8 +12,9 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
+from progrpo_jax import errors, train, warmup
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import train, warmup
+from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.rewards import sandbox
 from progrpo_jax.tasks import base
 
@@ -100,6 +101,7 @@ def make(small, tmp_path_factory):
       c.data.tasks = tasks
     c.data.max_prompt_length = 48
     c.data.filter_overlong_prompts = True
+    c.eval.partial_sets = True
     c.sampling.max_new_tokens = 32
     c.sampling.chunk = 32
     c.sampling.batch_prompts = 2
@@ -191,9 +193,43 @@ def test_the_run_says_how_programs_are_isolated(unbroken):
 
 
 def test_the_run_says_what_is_left_out(unbroken):
-  said = [m for m in unbroken[1].messages if "left out" in m]
+  said = [m for m in unbroken[1].messages if "gsm8k" in m]
   assert said == [
-      "gsm8k: 1 of 9 prompts are longer than 48 tokens and left out"]
+      "gsm8k: 1 of 9 prompts are longer than 48 tokens and left out",
+      "gsm8k: 4 problems evaluated; 1 more left out, with prompts of more "
+      "than 48 tokens"]
+  workdir, view = unbroken
+  last = json.loads((workdir / "eval.jsonl").read_text().splitlines()[-1])
+  assert last["eval/gsm8k/left_out"] == 1
+  assert last["eval/gsm8k/num_problems"] == 4
+  assert last["eval/chain_sum/left_out"] == 0
+
+
+def test_a_published_test_set_is_not_cut_down_by_itself(make):
+  c = make()
+  c.eval.partial_sets = False
+  tokenizer = tokenizer_lib.load(c.model.init_from)
+
+  def check():
+    for name, task in c.data.tasks.items():
+      one = c.copy_and_resolve_references()
+      with one.unlocked():
+        one.data.tasks = {name: task}
+      source = parts_lib.make_prompter(one, tokenizer, "validation").source
+      parts_lib.check_whole(one, tokenizer, source)
+
+  with pytest.raises(errors.InputError) as caught:
+    check()
+  longest = len(tokenizer.encode_prompt("one and " * 99)[0])
+  assert str(caught.value).startswith(
+      "gsm8k: 1 of the 5 problems of this published test set have prompts of "
+      "more than data.max_prompt_length = 48 tokens")
+  assert f"raise that to {longest}," in str(caught.value)
+  # As said: with that, or with the key, it is evaluated.
+  c.data.max_prompt_length = longest
+  check()
+  c.data.max_prompt_length, c.eval.partial_sets = 48, True
+  check()
 
 
 def test_each_domain_is_evaluated(unbroken):

@@ -43,6 +43,9 @@ def start(c, workdir: str | None) -> dict[str, float]:
     evaluators = parts_lib.make_evaluators(
         c, policy.config, policy.tokenizer, pool, mesh,
         jax.random.key(c.seed))
+    if hosts.is_first():
+      for note in parts_lib.held_out_notes(c, evaluators):
+        print(note)
     records = []
     with live.progress(
         "evaluation", sum(len(e.prompts) for e in evaluators)) as tick:

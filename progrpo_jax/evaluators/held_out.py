@@ -6,7 +6,7 @@ The same problems and the same random numbers serve every evaluation of a run
 and every method beside it: what differs is the policy.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 
@@ -64,7 +64,8 @@ class HeldOut:
       self, name: str, *, model, mesh, tokenizer,
       prompts: Sequence[batch_lib.Prompts], pool,
       settings: sampler.Settings, chunk: int, key,
-      measures: Sequence[Measure] = MEASURES, tolerant: bool = False):
+      measures: Sequence[Measure] = MEASURES, tolerant: bool = False,
+      left_out: int = 0, refused: Mapping[str, int] | None = None):
     """Prepares an evaluation.
 
     Args:
@@ -81,6 +82,8 @@ class HeldOut:
       measures: read the samples.
       tolerant: give each sample a verdict that looks past a missed format
         too; it costs up to three verifications of each wrong sample.
+      left_out: problems of the set whose prompts are too long to be tried.
+      refused: why rows of the set's files are no problems -> how many.
     """
     self.name = name
     self.model, self.mesh, self.tokenizer = model, mesh, tokenizer
@@ -89,6 +92,12 @@ class HeldOut:
     self.dist = scoring.Distribution(
         temperature=settings.temperature or 1.0, chunk=chunk)
     self.key, self.measures, self.tolerant = key, measures, tolerant
+    self.left_out, self.refused = left_out, dict(refused or {})
+
+  @property
+  def num_problems(self) -> int:
+    """Problems that are tried."""
+    return sum(int((p.ids_P >= 0).sum()) for p in self.prompts)
 
   def sample(self, params, progress=lambda: None) -> Samples:
     """Draws and verifies the samples of a policy."""
@@ -105,6 +114,7 @@ class HeldOut:
     for measure in self.measures:
       for name, value in measure(samples):
         yield f"eval/{self.name}/{name}", value
+    yield f"eval/{self.name}/left_out", self.left_out
 
   def records(self, samples: Samples) -> list[dict]:
     """One record a problem, for the files that people browse."""

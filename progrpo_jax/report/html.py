@@ -537,7 +537,7 @@ def _extras(rows, prefix):
   return [
     name
     for name in names
-    if not name.startswith(("pass@", "num_"))
+    if not name.startswith(("pass@", "num_", "left_out"))
     and not name.endswith(_BESIDE)
   ]
 

@@ -17,6 +17,7 @@ equal; it is what distinct correct answers are counted by. Both see what
 follows the thought of a completion that has one (rewards/thinking).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import difflib
@@ -78,6 +79,11 @@ class Chain:
 
   def __init__(self, sources: Sequence[Source]):
     self._sources = tuple(sources)
+
+  @property
+  def refused(self) -> Counter[str]:
+    """Those of all sources, see `refused`."""
+    return sum(map(refused, self._sources), Counter())
 
   def __len__(self) -> int:
     return sum(map(len, self._sources))
@@ -147,6 +153,20 @@ def _check_options(
   for option, parameter in known.items():
     if parameter.default is parameter.empty and option not in options:
       raise InputError(f"task {name} needs the option {option!r}")
+
+
+def has_published_test(name: str) -> bool:
+  """Says whether a task's validation is a test set that others report on."""
+  published = getattr(resolve(name), "SET", None)
+  return published is not None and published.has_test
+
+
+def refused(source: Source) -> Counter[str]:
+  """Returns why rows of a source's files are no problems, and how many.
+
+  Nothing of a source that does not say so with an attribute `refused`.
+  """
+  return Counter(getattr(source, "refused", {}))
 
 
 def item(row: Row, completion: str) -> pool.Item:

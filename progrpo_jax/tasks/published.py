@@ -94,7 +94,16 @@ def rows(
   built = builder.prepare(reader.Published, config, data_dir)
   meta = {**published.meta, **(verifier_options or {})}
   return Rows(
-      built.as_data_source(split), published.name, config.name, shape, meta)
+      built.as_data_source(split), published.name, config.name, shape, meta,
+      _refused(built, split))
+
+
+def _refused(built: Any, split: str) -> dict[str, int]:
+  """Returns what the report of a build says of rows that are not in it."""
+  report = json.loads((epath.Path(built.data_dir) / "report.json").read_text())
+  account = report["splits"][split]
+  bad = {"bad": account["bad"]} if account["bad"] else {}
+  return bad | account["left_out"]
 
 
 def _own_options(
@@ -154,6 +163,8 @@ class Rows:
   Attributes:
     task: the task's name.
     name: the build's name, which changes with what is in it.
+    refused: why rows of its files are not in it -> how many; near-duplicates
+      that train leaves out are no part of this.
   """
 
   def __init__(
@@ -163,7 +174,9 @@ class Rows:
       name: str,
       template: str,
       meta: Mapping[str, Any],
+      refused: Mapping[str, int],
   ):
+    self.refused = dict(refused)
     self.task = task
     self.name = name
     self._source = source

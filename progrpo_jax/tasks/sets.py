@@ -95,6 +95,12 @@ class Set:
     names = {file.split for file in self.files(self.options)}
     return SPLITS if "train" in names else ("validation",)
 
+  @property
+  def has_test(self) -> bool:
+    """Says whether its validation is published, and not held out here."""
+    files = self.files(self.options)
+    return any(file.split == "validation" for file in files)
+
   def missing(self, record: Mapping[str, Any]) -> str:
     """Names the column that a row lacks, "" if it has all."""
     for column in self.columns:

@@ -140,3 +140,23 @@ def test_each_task_is_tried_and_the_config_keeps_them_all(
       c, loaded.config, loaded.tokenizer, pool, mesh, jax.random.key(0))
   assert [evaluator.name for evaluator in made] == ["more", "sums"]
   assert list(c.data.tasks) == ["more", "sums"]
+
+
+def test_problems_that_are_not_tried_are_told(small, policy, pool):
+  asked = ("data.filter_overlong_prompts=True", "eval.num_problems=99")
+  c = small.config("data.max_prompt_length=8", *asked)
+  evaluator = _evaluator(
+      small, policy, pool, "data.max_prompt_length=8", *asked)
+  # Those of 5 terms have 10 characters, and a first token.
+  assert 0 < evaluator.left_out < 8
+  assert evaluator.num_problems == 8 - evaluator.left_out
+  samples = evaluator.sample(policy[1].params)
+  values = dict(evaluator.run(samples))
+  assert values["eval/chain_sum/left_out"] == evaluator.left_out
+  assert values["eval/chain_sum/num_problems"] == evaluator.num_problems
+  assert parts_lib.held_out_notes(c, [evaluator]) == [
+      f"chain_sum: {evaluator.num_problems} problems evaluated; "
+      f"{evaluator.left_out} more left out, with prompts of more than 8 "
+      "tokens; config.eval.num_problems is 99"]
+  whole = _evaluator(small, policy, pool)
+  assert parts_lib.held_out_notes(small.config(), [whole]) == []

@@ -93,6 +93,27 @@ class _NoBuild:
     raise AssertionError("built a second time")
 
 
+def test_a_source_says_which_rows_of_its_files_are_no_problems(files, write):
+  write(files / "main/test-00000-of-00001.parquet", [
+      *(row(i) for i in range(100, 210)), row(100),
+      {"question": "What?", "answer": "no number"}])
+  held_out = base.load(
+      "gsm8k", "validation", data_dir=str(files.parent / "data"), seed=0,
+      manual_dir=str(files))
+  assert base.refused(held_out) == {
+      "bad": 1, "the question is there already": 1}
+  assert base.refused(base.Chain([held_out, held_out])) == {
+      "bad": 2, "the question is there already": 2}
+  assert not base.refused([])
+
+
+def test_a_published_test_is_told_from_a_share_of_train():
+  assert base.has_published_test("gsm8k")
+  assert base.has_published_test("math500")
+  assert not base.has_published_test("dapo_math_17k")
+  assert not base.has_published_test("countdown")
+
+
 def test_templates(files):
   assert load(files, template="bare")[0].prompt == question(0)
   mine = load(files, template="Q: {question} A {x}:")[0].prompt
