@@ -6,6 +6,7 @@ Letters, used as suffixes of names and in docstrings everywhere:
   B  sequences, B = P * G, prompt-major: row p * G + g
   T  tokens of a prompt or of a response (never both in one array)
   N  rows of a training batch: a prompt with R of its responses, R divides G
+  J  reward functions of the user that judge one row
   V  vocabulary    L  layers    D  width    F  MLP width
   N (in weights)  query heads   K  key and value heads   H  head width
 
@@ -14,6 +15,7 @@ ends and every response begins at one column. Masks say what is real; no code
 compares a token with the padding id.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -21,6 +23,21 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Joins arrays along their first axis.
+
+  Values of reward functions, [P, G, J], are as many as the row has that is
+  judged by most; the others have NaN in the rest.
+  """
+  if arrays[0].ndim != 3:
+    return np.concatenate(arrays)
+  most = max(x.shape[2] for x in arrays)
+  return np.concatenate([
+      np.pad(x, ((0, 0), (0, 0), (0, most - x.shape[2])),
+             constant_values=np.nan)
+      for x in arrays])
 
 
 @dataclasses.dataclass(frozen=True)

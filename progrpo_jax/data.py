@@ -7,6 +7,7 @@ So the position of a run in its data is one integer.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import hashlib
 import json
 from typing import Any, Protocol
@@ -22,7 +23,11 @@ from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
 from progrpo_jax.tasks import base
 
-_SPEC_KEYS = {"name", "weight", "options", "seed"}
+_SPEC_KEYS = {"name", "label", "weight", "options", "seed"}
+
+# What a row's meta says of the reward functions that judge it; rows that say
+# the same are judged in one call.
+_JUDGING = ("functions", "weights", "correct_by", "correct_threshold")
 
 # Of a completion that gives no answer, which no verifier needs to see.
 _SILENT = scores.Score(0.0, False, "no_answer")
@@ -42,8 +47,9 @@ class PromptSource:
   """A seeded, endless mixture of tasks with random access.
 
   Args:
-    specs: mappings {"name", "weight" = 1.0, "options" = {}, "seed" = 0}; the
-      seed of a spec decides which problems there are.
+    specs: mappings {"name", "label" = name, "weight" = 1.0, "options" = {},
+      "seed" = 0}; the seed of a spec decides which problems there are, its
+      label is that of its rows.
     split: "train" or "validation".
     seed: decides the order in which the problems come.
     data_dir: where built data is kept.
@@ -65,14 +71,17 @@ class PromptSource:
     if not specs:
       raise InputError("no task is given")
     specs = [_complete(spec) for spec in specs]
+    named = [spec.pop("label") for spec in specs]  # it changes no draw
     described: list[Any] = [specs, split, seed]
-    self._sources = [_load(spec, split, data_dir) for spec in specs]
+    self._sources: list[base.Source] = [
+        Labelled(_load(spec, split, data_dir), spec["name"], label)
+        for spec, label in zip(specs, named)]
     self.left_out: dict[str, tuple[int, int]] = {}
     self._whole, self._kept = self._sources, [None] * len(specs)
     if keep is not None:
       self._sources = self._kept = [
-          Kept(source, keep, spec["name"])
-          for spec, source in zip(specs, self._whole)]
+          Kept(source, keep, label)
+          for label, source in zip(named, self._whole)]
       described.append([source.digest for source in self._kept])
       counts = [source.counts for source in self._kept]
       out, of = (sum((c[n] for c in counts), Counter()) for n in range(2))
@@ -131,6 +140,26 @@ class PromptSource:
     return int(state["position"])
 
 
+class Labelled:
+  """The rows of a source under the label that a config gives their task.
+
+  Rows of another task, as a set that serves for validation has them, keep
+  their own.
+  """
+
+  def __init__(self, source: base.Source, task: str, label: str):
+    self._source, self._task, self._label = source, task, label
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> base.Row:
+    row = self._source[index]
+    if row.task != self._task:
+      return row
+    return dataclasses.replace(row, label=self._label)
+
+
 class Kept:
   """The rows of a source that may be drawn, in their order.
 
@@ -180,7 +209,8 @@ def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
       raise InputError(f"task: no key {key!r}{base.nearest(key, known)}")
   if "name" not in spec:
     raise InputError(f"a task without a name: {dict(spec)}")
-  full = {"weight": 1.0, "options": {}, "seed": 0, **spec}
+  full = {
+      "label": spec["name"], "weight": 1.0, "options": {}, "seed": 0, **spec}
   full["options"] = dict(full["options"])
   if not full["weight"] > 0:
     raise InputError(f"task {spec['name']}: weight {full['weight']} is not > 0")
@@ -326,7 +356,7 @@ class Prompter:
   def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
     """Encodes one row, or raises InputError that names it."""
     tokens, user = self._tokenizer.encode_prompt(row.prompt)
-    where = f"task {row.task}, row {draw} ({row.prompt[:40]!r})"
+    where = f"task {row.label}, row {draw} ({row.prompt[:40]!r})"
     if len(tokens) > self._limit:
       raise InputError(
           f"{where}: the prompt has {len(tokens)} tokens, more than"
@@ -359,7 +389,8 @@ def judge(
     rollout: batch.Rollout,
     group: int,
     share: slice,
-) -> tuple[tuple[tuple[str, ...], ...], np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[tuple[tuple[str, ...], ...], np.ndarray, np.ndarray, np.ndarray,
+           np.ndarray]:
   """Decodes and verifies a part of a rollout.
 
   Args:
@@ -371,13 +402,17 @@ def judge(
     share: the prompts to judge, a host's own.
 
   Returns:
-    (texts_PG, reward_PG, correct_PG, valid_PG) of these prompts.
+    (texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ) of these prompts;
+    see `verify`.
   """
   part = jax.tree.map(
       lambda x: x[share.start * group : share.stop * group], rollout)
   texts_PG = texts(tokenizer, part, group)
-  return texts_PG, *(
-      x.reshape(-1, group) for x in verify(pool, rows[share], texts_PG))
+  *verdicts, values_PGJ = verify(pool, rows[share], texts_PG)
+  # A host's share may be no prompts at all, whose group is of no size.
+  if not texts_PG:
+    values_PGJ = np.zeros((0, group, 0), np.float32)
+  return texts_PG, *(x.reshape(-1, group) for x in verdicts), values_PGJ
 
 
 def join(parts: Sequence[Any]) -> Any:
@@ -385,7 +420,7 @@ def join(parts: Sequence[Any]) -> Any:
 
   Args:
     parts: of each a tuple of the same fields: tuples, which are added up,
-      arrays, which are joined along their first axis, or None.
+      arrays, which are joined as `batch.concatenate` does it, or None.
   """
   joined = []
   for field in zip(*parts, strict=True):
@@ -394,7 +429,7 @@ def join(parts: Sequence[Any]) -> Any:
     elif field[0] is None:
       joined.append(None)
     else:
-      joined.append(np.concatenate(field))
+      joined.append(batch.concatenate(field))
   return tuple(joined)
 
 
@@ -404,15 +439,15 @@ def verify(
     texts_PG: Sequence[Sequence[str]],
     *,
     whole: bool = True,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns reward_PG, correct_PG and valid_PG, False where masked.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Returns reward_PG, correct_PG, valid_PG (False where masked), values_PGJ.
 
   See `score_rollout`.
   """
-  reward_PG, correct_PG, statuses = score_rollout(
+  reward_PG, correct_PG, statuses, values_PGJ = score_rollout(
       pool, rows, texts_PG, whole=whole)
   valid_PG = [[not scores.is_masked(s) for s in g] for g in statuses]
-  return reward_PG, correct_PG, np.asarray(valid_PG, bool)
+  return reward_PG, correct_PG, np.asarray(valid_PG, bool), values_PGJ
 
 
 def score_rollout(
@@ -421,8 +456,12 @@ def score_rollout(
     texts_PG: Sequence[Sequence[str]],
     *,
     whole: bool = True,
-) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-  """Returns reward_PG (float32), correct_PG (bool) and the statuses.
+) -> tuple[np.ndarray, np.ndarray, list[list[str]], np.ndarray]:
+  """Returns reward_PG, correct_PG, the statuses and values_PGJ.
+
+  Rewards and values are float32. values_PGJ[p, g, f] is what the row's
+  reward function number f says, see `function_labels`; NaN where it has no
+  opinion and where there is no such function.
 
   texts_PG[p] are the completions of rows[p]. Each is verified by its row's
   task, which sees what the pool's `answer` makes of it (nothing of a thought);
@@ -435,7 +474,7 @@ def score_rollout(
   plain = []
   for p, row in enumerate(rows):
     if _uses_functions(row):
-      key = json.dumps([row.meta["functions"], row.meta["weights"]])
+      key = json.dumps([row.meta.get(name) for name in _JUDGING])
       by_functions.setdefault(key, []).append(p)
     else:
       plain.append(p)
@@ -445,18 +484,30 @@ def score_rollout(
       [base.item(row, text) for row, text in shown if text is not None]))
   flat = [_SILENT if text is None else next(found) for _, text in shown]
   _deal(flat, plain, texts_PG, judged)
-  for key, members in by_functions.items():
-    flat = _judge(pool, key, members, rows, texts_PG)
+  most = max((len(function_labels(row)) for row in rows), default=0)
+  group = len(texts_PG[0]) if texts_PG else 0
+  values_PGJ = np.full((len(rows), group, most), np.nan, np.float32)
+  for members in by_functions.values():
+    flat, values = _judge(pool, members, rows, texts_PG)
     _deal(flat, members, texts_PG, judged)
+    said = np.asarray(values, np.float32)  # None becomes NaN
+    values_PGJ[members, :, :said.shape[-1]] = said.reshape(
+        len(members), group, -1)
   reward_PG = np.asarray([[s.reward for s in g] for g in judged], np.float32)
   correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
-  return reward_PG, correct_PG, [[s.status for s in g] for g in judged]
+  statuses = [[s.status for s in g] for g in judged]
+  return reward_PG, correct_PG, statuses, values_PGJ
+
+
+def function_labels(row: base.Row) -> list[str]:
+  """Returns what metrics call the reward functions that judge a row."""
+  return functions.labels(row.meta["functions"]) if _uses_functions(row) else []
 
 
 def _uses_functions(row: base.Row) -> bool:
   """Says whether reward functions of the user judge a row."""
-  verifier = base.resolve(row.task).VERIFIER
-  return verifier == functions.VERIFIER and bool(row.meta["functions"])
+  return bool(row.meta.get("functions")) and (
+      base.resolve(row.task).VERIFIER == functions.VERIFIER)
 
 
 def _deal(
@@ -473,21 +524,22 @@ def _deal(
 
 def _judge(
     pool: pools.Pool,
-    key: str,
     members: Sequence[int],
     rows: Sequence[base.Row],
     texts_PG: Sequence[Sequence[str]],
-) -> list[scores.Score]:
+) -> functions.Judged:
   """Calls reward functions on the completions of all of their rows."""
-  names, weights = json.loads(key)
+  meta = rows[members[0]].meta  # it says the same of who judges in all
   flat = [rows[p] for p in members for _ in texts_PG[p]]
   known = sorted({c for row in flat for c in row.meta["columns"]})
   return functions.evaluate(
       pool,
-      names,
+      meta["functions"],
       [row.prompt for row in flat],
       [text for p in members for text in texts_PG[p]],
       {c: [row.meta["columns"].get(c) for row in flat] for c in known},
-      weights=weights,
+      weights=meta.get("weights"),
+      correct_by=meta.get("correct_by"),
+      correct_threshold=meta.get("correct_threshold", 1.0),
       deadline_s=pool.batch_deadline_s,
   )

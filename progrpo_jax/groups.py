@@ -26,6 +26,8 @@ class Groups:
     valid_PG: bool, False where the verifier itself failed: such a response
       counts neither as right nor as wrong and teaches nothing.
     fresh_P: bool, True where the responses are of the present policy.
+    values_PGJ: float32, what each reward function of the user that judges the
+      row says; NaN where it has no opinion, or there is none.
   """
 
   prompts: batch_lib.Prompts
@@ -35,6 +37,7 @@ class Groups:
   correct_PG: np.ndarray
   valid_PG: np.ndarray
   fresh_P: np.ndarray
+  values_PGJ: np.ndarray
 
   def __len__(self) -> int:
     return len(self.prompts)
@@ -60,7 +63,8 @@ class Groups:
             finished_B=of_group(r.finished_B)),
         texts_PG=tuple(self.texts_PG[i] for i in index),
         reward_PG=self.reward_PG[index], correct_PG=self.correct_PG[index],
-        valid_PG=self.valid_PG[index], fresh_P=self.fresh_P[index])
+        valid_PG=self.valid_PG[index], fresh_P=self.fresh_P[index],
+        values_PGJ=self.values_PGJ[index])
 
   def without_verdicts(self) -> "Groups":
     """The same groups with nothing to learn from: they only fill a batch."""
@@ -75,7 +79,7 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
   width = max(p.prompts.tokens_PT.shape[1] for p in parts)
 
   def join(get):
-    return np.concatenate([get(p) for p in parts])
+    return batch_lib.concatenate([get(p) for p in parts])
 
   def widen(get):
     return np.concatenate([
@@ -98,7 +102,8 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
       reward_PG=join(lambda p: p.reward_PG),
       correct_PG=join(lambda p: p.correct_PG),
       valid_PG=join(lambda p: p.valid_PG),
-      fresh_P=join(lambda p: p.fresh_P))
+      fresh_P=join(lambda p: p.fresh_P),
+      values_PGJ=join(lambda p: p.values_PGJ))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +179,9 @@ def collect(
 def to_arrays(groups: Groups) -> dict[str, np.ndarray]:
   """What `from_arrays` cannot make again: no prompts, no texts."""
   r = groups.rollout
-  return dict(
+  # No array of a checkpoint may be empty, as this is without such functions.
+  values = {"values_PGJ": groups.values_PGJ} if groups.values_PGJ.size else {}
+  return values | dict(
       ids_P=groups.prompts.ids_P, tokens_BT=np.asarray(r.tokens_BT),
       mask_BT=np.asarray(r.mask_BT), logp_BT=np.asarray(r.logp_BT),
       finished_B=np.asarray(r.finished_B), reward_PG=groups.reward_PG,
@@ -195,7 +202,9 @@ def from_arrays(
       prompts=prompts_of(arrays["ids_P"]), rollout=rollout,
       texts_PG=texts_of(rollout), reward_PG=arrays["reward_PG"],
       correct_PG=arrays["correct_PG"], valid_PG=arrays["valid_PG"],
-      fresh_P=np.zeros(len(arrays["ids_P"]), bool))
+      fresh_P=np.zeros(len(arrays["ids_P"]), bool),
+      values_PGJ=arrays.get(
+          "values_PGJ", np.zeros((*arrays["valid_PG"].shape, 0), np.float32)))
 
 
 def to_sequences(groups: Groups, per_row: int) -> batch_lib.Sequences:

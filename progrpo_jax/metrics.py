@@ -49,6 +49,16 @@ def dumps(record):
   return json.dumps(plain(record), allow_nan=False)
 
 
+def functions(names):
+  """"<task>/<function>" of each reward function that a row of metrics has.
+
+  They alone have a spread of their own, `rewards/<task>/<function>/std`,
+  beside the mean that tasks have too.
+  """
+  found = (re.fullmatch(r"rewards/(.+)/std", name) for name in sorted(names))
+  return [match[1] for match in found if match]
+
+
 class MetricWriter:
   """Writes a run's measurements into its workdir.
 

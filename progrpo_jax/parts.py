@@ -253,7 +253,8 @@ def make_optimizer(c, rate):
 def make_prompter(c, tokenizer, split: str) -> data_lib.Prompter:
   """Prompts of a split of the config's tasks."""
   specs = [
-      dict(name=spec.get("module") or name, weight=spec.get("weight", 1.0),
+      dict(name=spec.get("module") or name, label=name,
+           weight=spec.get("weight", 1.0),
            options=dict(spec.get("options", {})))
       for name, spec in c.data.tasks.items()]
   keep = None

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
@@ -30,11 +31,32 @@ def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:
           1.0 - np.mean(groups.rollout.finished_B)),
       "verifier/masked": int((~valid).sum()),
   }
-  tasks = np.array([row.task for row in groups.prompts.rows])
+  tasks = np.array([row.label for row in groups.prompts.rows])
   for task in sorted(set(tasks)):
     mine = tasks == task
     if valid[mine].any():
       out[f"rewards/{task}/mean"] = float(reward[mine][valid[mine]].mean())
+  return out | measure_functions(groups)
+
+
+def measure_functions(groups: groups_lib.Groups) -> dict[str, float]:
+  """Mean and standard deviation of what each reward function says.
+
+  Over all samples of which the function has an opinion, also those that are
+  masked because another function, the one that decides, has none.
+  """
+  said: dict[str, list[np.ndarray]] = {}
+  for row, values_GJ in zip(
+      groups.prompts.rows, groups.values_PGJ, strict=True):
+    for label, values_G in zip(data_lib.function_labels(row), values_GJ.T):
+      said.setdefault(f"rewards/{row.label}/{label}", []).append(
+          values_G[~np.isnan(values_G)])
+  out = {}
+  for name, parts in sorted(said.items()):
+    values = np.concatenate(parts).astype(np.float64)
+    if values.size:
+      out |= {f"{name}/mean": float(values.mean()),
+              f"{name}/std": float(values.std())}
   return out
 
 
@@ -46,7 +68,7 @@ def rollout_records(
   finished = np.asarray(groups.rollout.finished_B).reshape(-1, size)
   return [
       dict(
-          step=step, id=int(groups.prompts.ids_P[p]), task=row.task,
+          step=step, id=int(groups.prompts.ids_P[p]), task=row.label,
           prompt=row.prompt, reference=row.reference,
           c_prompt=float(signal_["c_prompt_P"][p]),
           completions=[

@@ -36,7 +36,7 @@ def failing(
 
 def replace_worst(
     groups: groups_lib.Groups, accepted_P, rollout: batch_lib.Rollout, texts_P,
-    reward_P, correct_P,
+    reward_P, correct_P, values_PJ,
 ) -> groups_lib.Groups:
   """Puts a new response in the place of the worst of each accepted group.
 
@@ -47,6 +47,7 @@ def replace_worst(
     texts_P: the responses as text.
     reward_P: their rewards.
     correct_P: bool, their verdicts.
+    values_PJ: what reward functions of the user say of them.
 
   Returns:
     The groups; ties of the lowest reward go to the first response.
@@ -77,7 +78,8 @@ def replace_worst(
       texts_PG=tuple(map(tuple, texts)),
       reward_PG=put_PG(groups.reward_PG, reward_P),
       correct_PG=put_PG(groups.correct_PG, correct_P),
-      valid_PG=put_PG(groups.valid_PG, np.ones(len(groups), bool)))
+      valid_PG=put_PG(groups.valid_PG, np.ones(len(groups), bool)),
+      values_PGJ=put_PG(groups.values_PGJ, values_PJ))
 
 
 def rephrase(
@@ -118,7 +120,7 @@ def rephrase(
         parts.model, params, prompts, key,
         dataclasses.replace(parts.sampling, num_generations=1), parts.mesh)
   with clock.stage("verify"):
-    texts, reward, correct, valid = data_lib.join(hosts.share_out(
+    texts, reward, correct, valid, values = data_lib.join(hosts.share_out(
         functools.partial(
             data_lib.judge, parts.pool, parts.tokenizer, groups.prompts.rows,
             rollout, 1), len(groups)))
@@ -131,7 +133,7 @@ def rephrase(
         logp_BT=_plain_logp(parts, params, groups.prompts, rollout))
   return replace_worst(
       groups, accepted_P, rollout, [t[0] for t in texts], reward[:, 0],
-      correct[:, 0]), metrics
+      correct[:, 0], values[:, 0]), metrics
 
 
 def _questions(parts, groups, failing_P) -> list:

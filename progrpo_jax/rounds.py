@@ -57,13 +57,14 @@ def draw(
     with clock.stage("verify"):
       shares = hosts.gather(
           hosts.agree(lambda: [one.result() for one in judging]))
-  texts_PG, reward_PG, correct_PG, valid_PG = data_lib.join(
+  texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ = data_lib.join(
       [share for batch in zip(*shares, strict=True) for share in batch])
   return groups_lib.Groups(
       prompts=prompts,
       rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
       texts_PG=texts_PG, reward_PG=reward_PG, correct_PG=correct_PG,
-      valid_PG=valid_PG, fresh_P=np.ones(len(prompts), bool))
+      valid_PG=valid_PG, fresh_P=np.ones(len(prompts), bool),
+      values_PGJ=values_PGJ)
 
 
 @contextlib.contextmanager

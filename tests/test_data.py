@@ -196,6 +196,9 @@ def match(prompts, completions, answer, **columns):
   assert len(prompts) == len(completions) == len(answer) == 4
   return [None if c == "?" else float(c == a)
           for c, a in zip(completions, answer)]
+
+def half(prompts, completions, **columns):
+  return [0.5 for _ in completions]
 '''
 
 
@@ -206,7 +209,8 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
   file.write_text("\n".join(map(json.dumps, lines)))
   mine = base.load(
       "jsonl", "train", data_dir=folder, seed=0, file=str(file),
-      reward_functions=[f"{tmp_path}/f.py:match"],
+      reward_functions=[f"{tmp_path}/f.py:{n}" for n in ("half", "match")],
+      correct_by="match", reward_weights=[0, 1],
   )[:2]
   gym = data.eval_rows(_spec(), 1, folder)[0]
   rows = [mine[0], gym, mine[1]]
@@ -215,13 +219,18 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
       ["no", mine[1].reference.strip('"')],
   ]
   with pools.Pool(workers=1) as pool:
-    reward, correct, statuses = data.score_rollout(pool, rows, texts)
-    again, _, valid = data.verify(pool, rows, texts)
+    reward, correct, statuses, values = data.score_rollout(pool, rows, texts)
+    again, _, valid, _ = data.verify(pool, rows, texts)
   assert reward.dtype == np.float32 and reward.shape == (3, 2)
   assert reward.tolist() == [[1, 0], [1, 0], [0, 1]]
   assert correct.tolist() == [[True, False], [True, False], [False, True]]
   assert statuses == [["ok", "refused"], ["ok", "no_answer"], ["ok", "ok"]]
   assert again.tolist() == reward.tolist()
+  none = [np.nan, np.nan]  # of a row that no function judges
+  np.testing.assert_array_equal(values, np.float32([
+      [[0.5, 1], [0.5, np.nan]], [none, none], [[0.5, 0], [0.5, 1]]]))
+  assert [data.function_labels(row) for row in rows] == [
+      ["half", "match"], [], ["half", "match"]]
   assert valid.tolist() == [[True, False], [True, True], [True, True]]
 
 
@@ -255,10 +264,12 @@ def test_verifiers_see_no_thoughts_and_functions_see_all(
   texts = ["4", "<think>4", "5?</think>4", "<think>5</think>5</think>4"]
   answer = functools.partial(thinking.answer, mode=mode, inside=inside)
   with pools.Pool(workers=1, answer=answer) as pool:
-    reward, correct, found = data.score_rollout(
+    reward, correct, found, values = data.score_rollout(
         pool, judged + verified, [texts, texts])
-    again, _, valid = data.verify(pool, verified, [texts[:3]], whole=False)
+    again, _, valid, _ = data.verify(pool, verified, [texts[:3]], whole=False)
   assert found == [4 * ["ok"], statuses]
+  np.testing.assert_array_equal(
+      values[..., 0], [[len(t) for t in texts], 4 * [np.nan]])
   assert reward.tolist() == [[float(len(t)) for t in texts],
                              [float(r) for r in right]]
   assert correct[1].tolist() == right

@@ -51,7 +51,7 @@ def test_the_example_runs(mine, capsys):
   assert [row["step"] for row in rows] == [1, 2]
   for row in rows:
     assert 0 <= row["bounded/over"] <= 1
-    assert 0 <= row["rewards/mine.doubles/mean"] <= 1
+    assert 0 <= row["rewards/doubles/mean"] <= 1
     assert row["verifier/masked"] == 0
   found = [
       json.loads(line) for step in (1, 2)

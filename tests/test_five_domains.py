@@ -174,7 +174,7 @@ def test_each_domain_is_rewarded_and_nothing_is_masked(unbroken):
   steps = unbroken[1].steps
   assert sorted(steps) == list(range(1, STEPS + 1))
   for name in names():
-    key = f"rewards/{MODULES.get(name, name)}/mean"
+    key = f"rewards/{name}/mean"
     rewards = [m[key] for m in steps.values() if key in m]
     assert len(rewards) > HALF, name
     assert all(math.isfinite(r) and 0 <= r <= 1 for r in rewards), name

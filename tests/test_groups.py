@@ -10,7 +10,7 @@ from progrpo_jax import batch, groups
 G, T = 2, 3
 
 
-def made(ids, correct=None, width=4, valid=True):
+def made(ids, correct=None, width=4, valid=True, functions=0):
   """Groups whose every number can be told from the id of the draw.
 
   Prompt i has `1 + i % width` tokens, all of them 100 + i.
@@ -35,12 +35,15 @@ def made(ids, correct=None, width=4, valid=True):
       texts_PG=tuple(
           tuple(f"{i}/{g}" for g in range(G)) for i in ids),
       reward_PG=correct.astype(np.float32), correct_PG=correct,
-      valid_PG=np.full((count, G), valid), fresh_P=np.ones(count, bool))
+      valid_PG=np.full((count, G), valid), fresh_P=np.ones(count, bool),
+      values_PGJ=(rows.reshape(count, G, 1) + np.linspace(
+          0, 0.5, functions)).astype(np.float32))
 
 
 def same(a, b):
   """Asserts that two lots of groups are equal in everything."""
-  for name in ("reward_PG", "correct_PG", "valid_PG", "fresh_P"):
+  for name in (
+      "reward_PG", "correct_PG", "valid_PG", "fresh_P", "values_PGJ"):
     np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
   assert a.texts_PG == b.texts_PG and a.prompts.rows == b.prompts.rows
   for x, y, names in (
@@ -208,10 +211,26 @@ def test_responses_without_a_verdict_are_neither_right_nor_wrong():
   assert metrics["dynamic_sampling/all_wrong_frac"] == 0.25
 
 
-def test_arrays_and_back():
-  found = made([3, 9, 4], [[True, False], [False, False], [True, True]])
+def test_values_of_functions_are_widened_where_rows_have_fewer():
+  parts = [made([3], functions=2), made([4]), made([5, 6], functions=1)]
+  joined = groups.concatenate(parts)
+  assert joined.values_PGJ.dtype == np.float32
+  nan = np.nan
+  np.testing.assert_array_equal(joined.values_PGJ, [
+      [[6, 6.5], [7, 7.5]], [[nan, nan], [nan, nan]],
+      [[10, nan], [11, nan]], [[12, nan], [13, nan]]])
+  np.testing.assert_array_equal(
+      joined.take([3, 0]).values_PGJ, joined.values_PGJ[[3, 0]])
+
+
+@pytest.mark.parametrize("functions", [0, 2])
+def test_arrays_and_back(functions):
+  found = made(
+      [3, 9, 4], [[True, False], [False, False], [True, True]],
+      functions=functions)
   arrays = groups.to_arrays(found)
-  assert all(isinstance(x, np.ndarray) for x in arrays.values())
+  # An empty array could not be saved.
+  assert all(isinstance(x, np.ndarray) and x.size for x in arrays.values())
   again = groups.from_arrays(
       arrays, lambda ids: made(ids).prompts, lambda _: found.texts_PG)
   # Whatever was saved is of an earlier policy by now.

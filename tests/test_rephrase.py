@@ -38,7 +38,8 @@ def made(reward, valid=None):
           tuple(f"{i * g + j}" for j in range(g)) for i in range(p)),
       reward_PG=reward, correct_PG=reward >= 1,
       valid_PG=np.ones((p, g), bool) if valid is None else np.asarray(valid),
-      fresh_P=np.ones(p, bool))
+      fresh_P=np.ones(p, bool),
+      values_PGJ=np.zeros((p, g, 1), np.float32))
 
 
 def test_failing_groups_by_hand():
@@ -61,7 +62,10 @@ def test_the_worst_response_of_an_accepted_group_is_replaced():
       logp_BT=np.full((3, 2), -1, np.float32), finished_B=np.zeros(3, bool))
   out = rephrase.replace_worst(
       groups, np.array([True, False, True]), new, ["a", "b", "c"],
-      np.float32([1, 1, 1]), np.array([True, True, True]))
+      np.float32([1, 1, 1]), np.array([True, True, True]),
+      np.float32([[5], [6], [np.nan]]))
+  np.testing.assert_array_equal(
+      out.values_PGJ[..., 0], [[0, 5, 0], [0, 0, 0], [0, np.nan, 0]])
   np.testing.assert_allclose(
       out.reward_PG, [[0.5, 1, 0.9], [0.5, 0.2, 0.9], [0.3, 1, 0.1]])
   assert list(out.rollout.tokens_BT[:, 0]) == [0, 70, 2, 3, 4, 5, 6, 90, 8]
@@ -79,7 +83,8 @@ def test_an_unknown_verdict_is_the_first_to_go_and_becomes_known():
   groups = made([[0.0, 0.5]], [[True, False]])
   new = jax.tree.map(lambda x: x[:1], groups.rollout)
   out = rephrase.replace_worst(
-      groups, np.array([True]), new, ["a"], np.float32([1]), np.array([True]))
+      groups, np.array([True]), new, ["a"], np.float32([1]), np.array([True]),
+      np.float32([[1]]))
   assert out.texts_PG == (("0", "a"),)
   assert out.valid_PG.all()
 
@@ -110,7 +115,7 @@ def test_an_accepted_answer_counts_under_the_plain_prompt(
   monkeypatch.setattr(
       rephrase.data_lib, "verify", lambda *_: (
           np.ones((4, 1), np.float32), np.ones((4, 1), bool),
-          np.ones((4, 1), bool)))
+          np.ones((4, 1), bool), np.zeros((4, 1, 1), np.float32)))
   out, metrics = rephrase.rephrase(
       parts, params, groups, jax.random.key(0),
       progress_lib.Clock(View()))

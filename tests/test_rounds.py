@@ -47,7 +47,7 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
   verdicts = data.verify(parts.pool, prompts.rows, texts)
   assert found.texts_PG == texts
   assert found.prompts.rows == prompts.rows
-  names = ("reward_PG", "correct_PG", "valid_PG")
+  names = ("reward_PG", "correct_PG", "valid_PG", "values_PGJ")
   for name, verdict in zip(names, verdicts, strict=True):
     assert getattr(found, name).dtype == verdict.dtype
     assert np.array_equal(getattr(found, name), verdict), name

@@ -95,20 +95,30 @@ def first_digit(prompts, completions, tag, **columns):
   assert len(prompts) == len(completions) == len(tag) == len(columns["n"])
   return [None if t == "skip" else float(c[:1].isdigit())
           for c, t in zip(completions, tag)]
+
+def malus(prompts, completions, **columns):
+  return [None if len(c) > 1 else -len(c) / 4 for c in completions]
 """
 
 
 def test_own_rows_and_reward_function(small, tmp_path):
-  """A user's file and function; None is masked and counts nowhere."""
+  """A user's file and functions.
+
+  Where the one that decides has no opinion the sample is masked and counts
+  nowhere; the other one adds to the reward and has no say in what is right.
+  """
   (tmp_path / "rows.jsonl").write_text("".join(
       json.dumps({"prompt": f"{i}+{j}=", "n": i, "tag": "skip" if i > 3 else
                   "use"}) + "\n" for i in range(1, 6) for j in range(1, 5)))
   (tmp_path / "own.py").write_text(REWARDS)
   path = small.write(
       tmp_path / "config.py",
-      data=dict(tasks={"jsonl": {"options": {
+      data=dict(tasks={"digits": {"module": "jsonl", "options": {
           "file": str(tmp_path / "rows.jsonl"),
-          "reward_functions": (f"{tmp_path / 'own.py'}:first_digit",)}}}),
+          "reward_functions": (
+              f"{tmp_path / 'own.py'}:malus",
+              f"{tmp_path / 'own.py'}:first_digit"),
+          "correct_by": "first_digit"}}}),
       train=dict(total_steps=2))
   workdir = tmp_path / "run"
   argv = ["train", "--config", str(path), "--workdir", str(workdir)]
@@ -117,22 +127,33 @@ def test_own_rows_and_reward_function(small, tmp_path):
   for row in _rows(workdir):
     rollouts = _rows(workdir, f"rollouts/{row['step']:06d}.jsonl")
     assert len(rollouts) == 4
-    rewards = []
+    rewards, digits, malus = [], [], []
     for group in rollouts:
+      assert group["task"] == "digits"
       skipped = group["prompt"][0] in "45"
       for sample in group["completions"]:
         assert sample["status"] == ("masked" if skipped else "ok")
+        digit = float(sample["text"][:1].isdigit())
+        short = len(sample["text"]) <= 1
+        if short:
+          malus.append(-len(sample["text"]) / 4)
         if skipped:
           assert sample["advantage"] == 0
           masked += 1
         else:
-          assert sample["reward"] == sample["text"][:1].isdigit()
+          digits.append(digit)
+          assert sample["correct"] == bool(digit)
+          assert sample["reward"] == digit + (malus[-1] if short else 0)
           rewards.append(sample["reward"])
     assert np.isclose(row["reward"], np.mean(rewards))
-    assert row["rewards/jsonl/mean"] == row["reward"]
+    assert row["rewards/digits/mean"] == row["reward"]
+    assert np.isclose(row["correct"], np.mean(digits))
+    for name, values in (("first_digit", digits), ("malus", malus)):
+      assert np.isclose(row[f"rewards/digits/{name}/mean"], np.mean(values))
+      assert np.isclose(row[f"rewards/digits/{name}/std"], np.std(values))
     assert row["verifier/masked"] == 16 - len(rewards)
-  assert masked and 0 < row["reward"] < 1
-  assert _rows(workdir, "eval.jsonl")[0]["eval/jsonl/num_problems"] == 2
+  assert masked and 0 < row["correct"] < 1
+  assert _rows(workdir, "eval.jsonl")[0]["eval/digits/num_problems"] == 2
 
 
 VERIFIER = """

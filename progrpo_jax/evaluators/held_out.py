@@ -152,7 +152,7 @@ class HeldOut:
     # Fillers stand at the end.
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[:len(real)]
-    texts, _, correct_XN, valid_XN, tolerant_XN = data_lib.join(
+    texts, _, correct_XN, valid_XN, _, tolerant_XN = data_lib.join(
         hosts.share_out(
             functools.partial(self._judge, rows, rollout), len(rows)))
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
@@ -175,7 +175,7 @@ class HeldOut:
         self.settings.num_generations, share)
     if not self.tolerant:
       return *judged, None
-    texts, _, correct_XN, valid_XN = judged
+    texts, _, correct_XN, valid_XN, _ = judged
     return *judged, tolerant_lib.verify(
         self.pool, rows[share], texts, correct_XN, valid_XN)
 

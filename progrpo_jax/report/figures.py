@@ -79,28 +79,47 @@ def rewards_by_task(groups):
   if len(groups) > 1:  # a line a task and a label would be a tangle
     return None
   (runs,) = groups.values()
-  tasks = sorted({
+  names = {name for run in runs for row in run.metrics for name in row}
+  tasks = {
     found[1]
-    for run in runs
-    for row in run.metrics
-    for name in row
+    for name in names
     if (found := re.fullmatch(r"rewards/(.+)/mean", name))
-  })
+  }
+  tasks -= set(metrics.functions(names))
   if len(tasks) < 2:
     return None
+  return _reward_lines(runs, sorted(tasks), "Reward by task", "mean reward")
+
+
+def rewards_by_function(groups):
+  """Mean value of each reward function of the user, of one run."""
+  if len(groups) > 1:
+    return None
+  (runs,) = groups.values()
+  names = {name for run in runs for row in run.metrics for name in row}
+  functions = metrics.functions(names)
+  if not functions:
+    return None
+  return _reward_lines(
+    runs, functions, "Reward functions", "mean before weighting"
+  )
+
+
+def _reward_lines(runs, names, title, unit):
+  """A line for `rewards/<name>/mean` of each name."""
   with matplotlib.rc_context(_STYLE):
     figure, (axes,) = _axes()
-    for rank, task in enumerate(tasks):
+    for rank, name in enumerate(names):
       _line(
         axes,
-        _gather(runs, f"rewards/{task}/mean"),
+        _gather(runs, f"rewards/{name}/mean"),
         PALETTE[rank % len(PALETTE)],
-        label=_shown(task),
+        label=_shown(name),
         linestyle=_DASHES[rank // len(PALETTE) % len(_DASHES)],
       )
-    axes.set_title("Reward by task")
-    _finish(axes, "mean reward")
-    _legend_below(axes, min(len(tasks), 3))
+    axes.set_title(title)
+    _finish(axes, unit)
+    _legend_below(axes, min(len(names), 3))
   return figure
 
 

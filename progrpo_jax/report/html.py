@@ -56,6 +56,11 @@ _RUN_FIGURES = (
     "noisy; one that was not drawn in a step has no value there.",
   ),
   (
+    figures.rewards_by_function,
+    "Mean of what each reward function says of its task's completions, before "
+    "it is weighted; a completion of which it has no opinion does not count.",
+  ),
+  (
     figures.correct,
     "Share of the completions that the verifier accepts, before any shaping.",
   ),

@@ -19,6 +19,7 @@ import rich.table
 import rich.text
 
 from progrpo_jax import hosts
+from progrpo_jax import metrics as metrics_lib
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = (
@@ -163,6 +164,7 @@ class LiveView:
       value = _number(self._metrics.get(name))
       if value is not None:
         parts.append(f"{label} {form.format(value)}")
+    parts += self._of_functions()
     seconds = _number(self._metrics.get("timing_s/step"))
     if seconds is not None:
       parts.append(f"{seconds:.1f} s/step")
@@ -172,6 +174,22 @@ class LiveView:
     if self._level:
       parts.append(_LEVELS[self._level][0].upper())
     return "  ".join(parts)
+
+  def _of_functions(self):
+    """Mean and spread of what each reward function said in the last step."""
+    shown = []
+    for name in metrics_lib.functions(self._metrics):
+      mean = _number(self._metrics.get(f"rewards/{name}/mean"))
+      std = _number(self._metrics.get(f"rewards/{name}/std"))
+      if mean is not None and std is not None:
+        shown.append(f"{name} {mean:.3f} ± {std:.3f}")
+    return shown
+
+  def _functions(self):
+    shown = self._of_functions()
+    return shown and rich.text.Text(
+      f"reward functions  {'  '.join(map(printable, shown))}"
+    )
 
   def _failed(self):
     """What the verifiers failed on in the last step, or ""."""
@@ -188,9 +206,15 @@ class LiveView:
     body.add_row(self._header())
     body.add_row("")
     body.add_row(self._numbers())
-    rows = (self._alarm(), self._curves(), self._stages(), self._evaluation())
+    rows = (
+      self._functions(),
+      self._alarm(),
+      self._curves(),
+      self._stages(),
+      self._evaluation(),
+    )
     for row in rows:
-      if row is not None:
+      if row:
         body.add_row(row)
     if failed := self._failed():
       body.add_row(rich.text.Text(failed, style="yellow"))

@@ -5,15 +5,22 @@
 A function is named by "module:function" or "path/to/file.py:function" and is
 called on a whole batch, in a process of the pool. It gets every further
 column of the data as a list by its name. A None among its numbers says that
-it has no opinion of that sample; a sample of which no function has one is
-masked. Whatever else it does wrong is an error that names it.
+it has no opinion of that sample. Whatever else it does wrong is an error that
+names it.
+
+The reward is the weighted sum of the values. Whether a sample is right is not
+read off that sum, where a penalty on the length would make a right answer
+wrong: one of the functions decides it by its own value, and a sample of which
+that one has no opinion is masked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import difflib
 import functools
 import inspect
 import math
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
@@ -23,10 +30,24 @@ from progrpo_jax.rewards.score import Score
 VERIFIER = "progrpo_jax.rewards.functions:score"
 RESERVED = ("prompts", "completions")
 _CALL = "progrpo_jax.rewards.functions:call"
+_ROUNDING = 1e-6  # a sum of tenths may fall this short of the threshold
 
 
 class RewardFunctionError(InputError):
   """A reward function of the user did not do what it must."""
+
+
+class Judged(NamedTuple):
+  """What several functions say of a batch.
+
+  Attributes:
+    scores: of each completion.
+    values: of each completion, a value of each function in their order; None
+      where it has no opinion.
+  """
+
+  scores: list[Score]
+  values: list[tuple[float | None, ...]]
 
 
 def evaluate(
@@ -37,9 +58,29 @@ def evaluate(
     columns: Mapping[str, Sequence[Any]],
     *,
     weights: Sequence[float] | None = None,
+    correct_by: str | None = None,
+    correct_threshold: float = 1.0,
     deadline_s: float = 60.0,
-) -> list[Score]:
-  """Returns the weighted sum of the functions' values for each completion."""
+) -> Judged:
+  """Calls functions of the user on a batch of completions.
+
+  Args:
+    pool: makes the calls.
+    names: of the functions.
+    prompts: one for each completion.
+    completions: texts of the model.
+    columns: of the data, each a list with an entry for each completion.
+    weights: of the functions' values in the reward; 1.0 each if None.
+    correct_by: function whose value decides what is right; see `find_decider`.
+    correct_threshold: the least value that is right.
+    deadline_s: the longest that a function may take for the batch.
+
+  Raises:
+    InputError: a function does not do what it must, or the arguments do not
+      fit together.
+  """
+  weights = check_weights(names, weights)
+  deciding = find_decider(names, correct_by)
   _check_columns(columns)
   batch = [list(prompts), list(completions), dict(columns)]
   calls = [pools.Call(_CALL, [name, *batch], {}) for name in names]
@@ -56,7 +97,9 @@ def evaluate(
     if "error" in outcome.value:
       raise RewardFunctionError(outcome.value["error"])
     values.append(outcome.value["values"])
-  return combine(values, check_weights(names, weights))
+  samples = list(zip(*values))
+  return Judged(
+      combine(samples, weights, deciding, correct_threshold), samples)
 
 
 def score(
@@ -67,6 +110,8 @@ def score(
     columns: Mapping[str, Any],
     functions: Sequence[str] = (),
     weights: Sequence[float] | None = None,
+    correct_by: str | None = None,
+    correct_threshold: float = 1.0,
     verifier: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Score:
@@ -81,30 +126,99 @@ def score(
     if "error" in result:
       raise RewardFunctionError(result["error"])
     values.append(result["values"])
-  return combine(values, check_weights(functions, weights))[0]
+  return combine(
+      list(zip(*values)), check_weights(functions, weights),
+      find_decider(functions, correct_by), correct_threshold)[0]
 
 
 def combine(
-    values: Sequence[Sequence[float | None]], weights: Sequence[float]
+    samples: Sequence[Sequence[float | None]],
+    weights: Sequence[float],
+    deciding: int,
+    threshold: float,
 ) -> list[Score]:
-  """Adds up the values of several functions, sample by sample."""
+  """Returns the weighted sum and the verdict of each sample.
+
+  Args:
+    samples: values of all functions for each sample, None for no opinion,
+      which adds nothing to the sum.
+    weights: of the functions.
+    deciding: number of the function whose value decides what is right.
+    threshold: the least value of that function that is right.
+  """
   combined = []
-  for sample in zip(*values):
-    parts = [w * v for w, v in zip(weights, sample) if v is not None]
-    if not parts:
+  for sample in samples:
+    verdict = sample[deciding]
+    if verdict is None:
       combined.append(Score(0.0, False, "refused"))
       continue
-    reward = math.fsum(parts)
-    combined.append(Score(reward, reward >= 1 - 1e-6, "ok"))
+    reward = math.fsum(
+        w * v for w, v in zip(weights, sample) if v is not None)
+    combined.append(Score(reward, verdict >= threshold - _ROUNDING, "ok"))
   return combined
+
+
+def labels(names: Sequence[str]) -> list[str]:
+  """Returns the names of functions in metrics, no two of them the same.
+
+  A function goes by its own name; where two share one, as much of the path
+  before it is added as tells them apart: "mine.close", "yours.close".
+  """
+  words = [re.split(r"[/\\.:]+", n.replace(".py:", ":")) for n in names]
+  short = []
+  for name, mine in zip(names, words):
+    label = name.replace("/", ".")
+    for size in range(1, len(mine) + 1):
+      if sum(other[-size:] == mine[-size:] for other in words) == 1:
+        label = ".".join(mine[-size:])
+        break
+    short.append(label)
+  return short
+
+
+def find_decider(names: Sequence[str], correct_by: str | None) -> int:
+  """Returns the number of the function that decides what is right.
+
+  Args:
+    names: of the functions.
+    correct_by: one of them, as it is named there, or its label; may be None
+      where there is only one.
+
+  Raises:
+    InputError: there are several and none is chosen, or the chosen one is
+      none of them.
+  """
+  short = labels(names)
+  if correct_by is None:
+    if len(names) == 1:
+      return 0
+    raise InputError(
+        f"{len(names)} reward functions ({', '.join(short)}): say by"
+        f" correct_by which of them decides whether a completion is right, as"
+        f" in correct_by={short[0]!r}")
+  for known in (names, short):
+    if correct_by in known:
+      return list(known).index(correct_by)
+  close = difflib.get_close_matches(correct_by, short, n=1)
+  hint = f"; did you mean {close[0]!r}?" if close else ""
+  raise InputError(
+      f"correct_by={correct_by!r} is none of the reward functions"
+      f" {', '.join(short)}{hint}")
 
 
 def check_weights(
     names: Sequence[str], weights: Sequence[float] | None
 ) -> list[float]:
-  """Returns one weight per function, 1.0 each if none are given."""
+  """Returns one weight per function, 1.0 each if none are given.
+
+  Raises:
+    InputError: no function, one twice, or another number of weights.
+  """
   if not names:
     raise InputError("no reward function is named")
+  for name in names:
+    if list(names).count(name) > 1:
+      raise InputError(f"reward function {name} is named twice")
   if weights is None:
     return [1.0] * len(names)
   if len(weights) != len(names):

@@ -55,6 +55,8 @@ class Row:
       how hard the problem is in the points of Codeforces, where that is
       known, which the verifier is not shown.
     demonstrations: completions that score 1, for a supervised warm-up.
+    label: what metrics call its task: the name that a config gives it, by
+      which two tasks of one module are told apart; else `task`.
   """
 
   task: str
@@ -62,6 +64,11 @@ class Row:
   reference: object
   meta: dict[str, Any]
   demonstrations: tuple[str, ...] = ()
+  label: str = ""
+
+  def __post_init__(self):
+    if not self.label:
+      object.__setattr__(self, "label", self.task)
 
 
 class Source(Protocol):

@@ -7,7 +7,9 @@
 
 `prompt` is the text for the policy. What judges is the user's: reward
 functions, which get `answer` and every other column by name, or a verifier,
-which compares with `answer`. A column `demonstrations`, a list of texts that
+which compares with `answer`. Of several functions, `correct_by` names the one
+whose value decides whether a completion is right: it is from
+`correct_threshold` on. A column `demonstrations`, a list of texts that
 are right, is for warm-up and RePO and shown to neither. Rows that cannot be
 used are written with their line number and the reason to
 `<file>.rejected.jsonl` in data_dir; a greater share of them than
@@ -42,6 +44,8 @@ def load(
     max_bad_share: float = 0.0,
     reward_functions: Sequence[str] = (),
     reward_weights: Sequence[float] | None = None,
+    correct_by: str | None = None,
+    correct_threshold: float = 1.0,
     verifier: str | None = None,
     verifier_options: dict[str, Any] | None = None,
 ) -> list[base.Row]:
@@ -57,6 +61,17 @@ def load(
         ' ("module:function" or "file.py:function")')
   if reward_functions:
     functions.check_weights(reward_functions, reward_weights)
+    correct_by = reward_functions[
+        functions.find_decider(reward_functions, correct_by)]
+    if not (isinstance(correct_threshold, (int, float))
+            and math.isfinite(correct_threshold)):
+      raise InputError(
+          "correct_threshold must be a finite number, not"
+          f" {correct_threshold!r}")
+  elif reward_weights or correct_by or correct_threshold != 1.0:
+    raise InputError(
+        "reward_weights, correct_by and correct_threshold are for"
+        " reward_functions; the verifier alone says what is right")
   path = validation_file if validation_file and split != "train" else file
   records = read(path, data_dir, verifier is not None, max_bad_share)
   if not validation_file:
@@ -64,6 +79,8 @@ def load(
   meta = {
       "functions": list(reward_functions),
       "weights": list(reward_weights) if reward_weights else None,
+      "correct_by": correct_by,
+      "correct_threshold": correct_threshold,
       "verifier": verifier,
       "options": dict(verifier_options or {}),
   }

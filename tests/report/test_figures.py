@@ -166,6 +166,25 @@ def test_labels_of_ticks_are_not_cut(groups):
   assert ">0.005<" in svg
 
 
+def test_reward_functions_are_no_tasks(tmp_path):
+  rows = [
+    {"step": s, "rewards/sums/mean": 0.5, "rewards/gsm8k/mean": 0.2}
+    | {f"rewards/sums/{name}/{of}": 0.1 * s for name in ("close", "short")
+       for of in ("mean", "std")}
+    for s in (1, 2, 3)]
+  (tmp_path / "metrics.jsonl").write_text(
+    "".join(json.dumps(row) + "\n" for row in rows))
+  run = metrics.load(tmp_path)
+
+  def lines(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+  assert lines(figures.rewards_by_task({"a": [run]})) == ["gsm8k", "sums"]
+  figure = figures.rewards_by_function({"a": [run]})
+  assert lines(figure) == ["sums/close", "sums/short"]
+  assert figures.rewards_by_function({"a": [run], "b": [run]}) is None
+
+
 def test_rewards_by_task_need_several_tasks_of_one_run(tmp_path):
   def run(name, tasks):
     rows = [

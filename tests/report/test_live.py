@@ -47,6 +47,19 @@ def test_a_log_gets_plain_lines_without_control_codes():
   assert "reference reset at step 4 ␛[31m" in lines
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_each_reward_function_is_shown(terminal):
+  console = _console(terminal)
+  values = METRICS | {
+    "rewards/sums/mean": 0.4, "rewards/sums/close/mean": 0.25,
+    "rewards/sums/close/std": 0.125, "rewards/sums/short/mean": -0.5,
+    "rewards/sums/short/std": 0.0}
+  with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
+    view.step(1, values)
+  text = console.file.getvalue()
+  assert "sums/close 0.250 ± 0.125  sums/short -0.500 ± 0.000" in text
+
+
 def test_an_evaluation_says_how_many_problems_it_rests_on():
   console = _console(terminal=False)
   values = {

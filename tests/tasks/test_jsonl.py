@@ -122,11 +122,32 @@ def test_reward_functions_need_no_answer(tmp_path):
       tmp_path / "f.jsonl", [{"prompt": f"p{i}", "k": i} for i in range(9)]
   )
   rows = _load(
-      tmp_path, file, reward_functions=["m:f", "m:g"], reward_weights=[1, 2]
+      tmp_path, file, reward_functions=["m:f", "m:g"], reward_weights=[1, 2],
+      correct_by="g", correct_threshold=0.5,
   )
   assert rows[0].meta["functions"] == ["m:f", "m:g"]
+  assert rows[0].meta["correct_by"] == "m:g"
+  assert rows[0].meta["correct_threshold"] == 0.5
   assert base.item(rows[0], "x").function == functions.VERIFIER
   with pytest.raises(InputError, match="give either"):
     _load(tmp_path, file, reward_functions=["m:f"], verifier="m:g")
   with pytest.raises(InputError, match="1 reward weights for 2"):
     _load(tmp_path, file, reward_functions=["m:f", "m:g"], reward_weights=[1])
+  with pytest.raises(InputError, match="correct_by which of them decides"):
+    _load(tmp_path, file, reward_functions=["m:f", "m:g"])
+  with pytest.raises(InputError, match="correct_by='h' is none"):
+    _load(tmp_path, file, reward_functions=["m:f", "m:g"], correct_by="h")
+  with pytest.raises(InputError, match="finite number"):
+    _load(
+        tmp_path, file, reward_functions=["m:f"],
+        correct_threshold=float("nan"))
+  assert _load(tmp_path, file, reward_functions=["m:f"])[0].meta[
+      "correct_by"] == "m:f"
+
+
+@pytest.mark.parametrize("option", [
+    {"correct_by": "f"}, {"correct_threshold": 0.5}, {"reward_weights": [1]}])
+def test_options_of_functions_are_refused_beside_a_verifier(
+    tmp_path, good, option):
+  with pytest.raises(InputError, match="are for reward_functions"):
+    _load(tmp_path, good, **option)
