@@ -1,4 +1,4 @@
-"""Masked reductions, and token statistics from hidden states in chunks.
+"""Masked reductions, token statistics from hidden states, and drawing.
 
 Nothing here, forward or backward, holds an array over [B, T, V]: logits live
 for one chunk of tokens at a time.
@@ -78,6 +78,21 @@ def tail_mean(x_BT, mask_BT, share: float, *, rank_BT=None) -> jax.Array:
       num_keys=1)
   tail_BT = jnp.arange(length) < count_B[:, None]
   return masked_mean(ascending_BT, tail_BT, axis=1)
+
+
+def all_finite(tree) -> jax.Array:
+  """Whether no number of a tree is NaN or infinite; bool scalar."""
+  return jnp.all(jnp.stack(
+      [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
+def not_finite(tree) -> list[str]:
+  """Names of the arrays of a tree that hold NaN or an infinity."""
+  finite = jax.jit(lambda t: jax.tree.map(all_finite, t))(tree)
+  return [
+      jax.tree_util.keystr(path, simple=True, separator=".")
+      for path, flag in jax.tree_util.tree_leaves_with_path(finite)
+      if not flag]
 
 
 def matmul_logits(hidden_BTD, head_DV) -> jax.Array:

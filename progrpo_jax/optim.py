@@ -1,7 +1,10 @@
 """The optax chain: clipping, AdamW, schedules."""
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from progrpo_jax import ops
 
 
 def schedule(
@@ -63,6 +66,37 @@ def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
   """One update: (params, opt_state) after it."""
   updates, opt_state = tx.update(gradient, opt_state, params)
   return optax.apply_updates(params, updates), opt_state
+
+
+def apply_if_finite(
+    tx: optax.GradientTransformation, loss, gradient, opt_state, params):
+  """One update, unless something that it reads or makes is not finite.
+
+  A finite gradient is not enough: the rate may be too great for float32, or
+  the square of a gradient. Of the parameters the norm is asked for, which
+  overflows before they do: weights of 1e30 are of no more use than infinite
+  ones, and a run could not come back from them.
+
+  Args:
+    tx: the chain.
+    loss: what the gradient is of, a scalar.
+    gradient: of the parameters.
+    opt_state: of the chain.
+    params: the parameters.
+
+  Returns:
+    (params, opt_state, finite): those that were given where `finite`, a bool
+    scalar, is False.
+  """
+  new_params, new_state = apply(tx, gradient, opt_state, params)
+  finite = (
+      jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+      & jnp.isfinite(optax.tree.norm(new_params)) & ops.all_finite(new_state))
+
+  def keep(new, old):
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+  return keep(new_params, params), keep(new_state, opt_state), finite
 
 
 def _decayed(params):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import checks, errors
+from progrpo_jax import checks, errors, ops
 from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
@@ -93,11 +93,18 @@ def load(c: ml_collections.ConfigDict, mesh) -> Policy:
   and a new partition head, change nothing yet.
 
   Raises:
-    InputError: nothing there, or it cannot be read.
+    InputError: nothing there, it cannot be read, or a weight is NaN or
+      infinite.
   """
   lora = checks.lora_config(c)
   dtype = jnp.dtype(c.model.dtype if lora else "float32")
   config, params, folder = _read(_absolute(c.model.init_from), mesh, dtype)
+  broken = ops.not_finite(params)
+  if broken:
+    raise errors.InputError(
+        f"config.model.init_from = {c.model.init_from!r}: weights that are "
+        f"not finite in {', '.join(broken[:3])}"
+        f"{' and more' if len(broken) > 3 else ''}; start from another")
   tokenizer = tokenizer_lib.load(
       folder, chat_template=c.model.chat_template,
       chat_template_options=c.model.chat_template_options.to_dict(),

@@ -127,9 +127,10 @@ def improve(
     sums, skipped = jax.device_get((sums, state.skipped))
   if skipped >= c.train.max_skipped_updates:
     raise progress_lib.Diverged(
-        f"{skipped} updates in a row had a loss or gradient that was not "
-        "finite; the parameters are those of before. Lower the learning rate, "
-        "or look at the rollouts of the last steps")
+        f"{skipped} updates in a row were left out: the loss, the gradient, or "
+        "the weights or moments that they would have led to, were not finite. "
+        "The weights are those of before. Lower the learning rate, or look at "
+        "the rollouts of the last steps")
   squares = {
       name: float(sums.pop(f"gradient_square/{name}")[0])
       for name in ("policy", "kl") if f"gradient_square/{name}" in sums}

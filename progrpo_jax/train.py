@@ -26,6 +26,7 @@ from progrpo_jax import (
     hosts,
     isolation,
     lock,
+    ops,
     places,
     records,
     signals,
@@ -65,6 +66,10 @@ def start(
     clock.view.message(f"resuming from step {step}")
     like = state_lib.abstract(parts.model, parts.tx, parts.mesh)
     state, meta, data = checkpointer.restore(step, like)
+    if ops.not_finite(state.params):
+      raise errors.InputError(
+          f"the checkpoint of step {step} holds weights that are not finite; "
+          "move it away, and the run goes on from the one before it")
     parts = restage(parts, step, meta["resets"])
     group = parts.config.algo.num_generations
     surplus = groups_lib.from_arrays(

@@ -2,7 +2,8 @@
 
 Micro-batches are scanned and their gradients summed, so the gradient is that
 of the whole minibatch whatever its cut. An update in which anything is not
-finite leaves parameters and optimiser as they were and is counted.
+finite, its result included, leaves parameters and optimiser as they were and
+is counted.
 """
 
 from collections.abc import Callable
@@ -142,25 +143,17 @@ def make(
         functools.partial(objective, **dict(knobs)), micro_batches, first, key)
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)
-      params, opt_state = optim.apply(
-          tx, gradient, state.opt_state, state.params)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-
-    def keep(new, old):
-      return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
+      params, opt_state, finite = optim.apply_if_finite(
+          tx, loss, gradient, state.opt_state, state.params)
     state = state_lib.TrainState(
-        params=keep(params, state.params),
-        opt_state=keep(opt_state, state.opt_state),
+        params=params, opt_state=opt_state,
         skipped=jnp.where(finite, 0, state.skipped + 1))
     # One update that is not finite must not spoil the means of a step.
-    seen = finite.astype(jnp.float32)
     metrics = dict(
-        metrics, loss=(loss, seen), grad_norm=(norm, seen),
-        skipped_updates=(1 - seen, jnp.float32(1)))
-    metrics = {
-        name: pair if name == "skipped_updates" else keep(pair, (0.0, 0.0))
-        for name, pair in metrics.items()}
+        metrics, loss=(loss, jnp.float32(1)), grad_norm=(norm, jnp.float32(1)))
+    metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), metrics)
+    metrics["skipped_updates"] = (
+        1 - finite.astype(jnp.float32), jnp.float32(1))
     return state, metrics
 
   return jax.jit(update, donate_argnums=0)

@@ -101,7 +101,10 @@ def _start(c, pairs, mesh, key) -> policy_lib.Policy:
     jax.jit, static_argnames=("config", "tx", "dist", "size", "count"),
     donate_argnums=0)
 def _learn(state, rows, key, first, *, config, tx, dist, size, count):
-  """`count` updates on random batches of `size`; the losses come back."""
+  """`count` updates on random batches of `size`; the losses come back.
+
+  That of an update which was left out, as not finite, is NaN.
+  """
 
   def loss_fn(params, batch):
     logp, _, _ = scoring.response_scores(config, params, batch, dist)
@@ -113,7 +116,9 @@ def _learn(state, rows, key, first, *, config, tx, dist, size, count):
         jax.random.fold_in(key, step), (size,), 0, len(rows.prompt_NT))
     batch = jax.tree.map(lambda x: sharding.constrain_rows(x[index]), rows)
     loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
-    return optim.apply(tx, gradient, opt_state, params), loss
+    params, opt_state, finite = optim.apply_if_finite(
+        tx, loss, gradient, opt_state, params)
+    return (params, opt_state), jnp.where(finite, loss, jnp.nan)
 
   return lax.scan(one, state, first + jnp.arange(count))
 
@@ -162,7 +167,8 @@ def warm_up(c, output: str, tick) -> policy_lib.Policy:
       tick(count, f"loss {float(losses[-1]):.3f}")
   if not np.isfinite(float(losses[-1])):
     raise errors.InputError(
-        f"the warm-up diverged (loss {float(losses[-1])}); lower "
-        "config.warmup.learning_rate")
+        "the warm-up diverged: a loss, a gradient, or the weights that it "
+        "would have led to, were not finite; lower "
+        f"config.warmup.learning_rate ({w.learning_rate:g})")
   hf.save(output, policy.config, state[0], policy.tokenizer)
   return policy_lib.Policy(policy.config, state[0], policy.tokenizer)

@@ -220,6 +220,19 @@ def broken(inputs):
 """
 
 
+def test_weights_that_are_not_finite_are_no_start(small, tmp_path, capfd):
+  config, params = hf.load(str(small.base))
+  params = jax.tree.map(np.array, params)
+  params["norm"]["scale"][3] = np.nan
+  tokenizer = policy_lib.tokenizer_lib.load(str(small.base))
+  hf.save(str(tmp_path / "broken"), config, params, tokenizer)
+  argv = ["train", *small.args(method="grpo"), "--workdir",
+          str(tmp_path / "run"), "--config.model.init_from",
+          str(tmp_path / "broken")]
+  assert main.main(argv) == 2
+  assert "not finite in norm.scale; start from" in capfd.readouterr().err
+
+
 def test_updates_that_are_not_finite_stop_the_run(
     small, tmp_path, capfd, monkeypatch):
   """Four updates a step, abort after six in a row: in the second step, also

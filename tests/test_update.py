@@ -226,6 +226,44 @@ def test_update_that_is_not_finite_changes_nothing_and_is_counted(
   assert (good.params["norm"]["scale"] != before.params["norm"]["scale"]).any()
 
 
+@pytest.mark.parametrize("rate", [np.nan, np.inf, 1e38, 1e30])
+def test_update_whose_result_is_not_finite_changes_nothing(rate):
+  """The loss and the gradient are; the weights would not be, or so great that
+  their norm is not."""
+  tx = optim.adamw(lambda _: rate, weight_decay=0.1)
+  params = {"w": jnp.ones(3)}
+  before = tx.init(params)
+  gradient = {"w": jnp.array([1.0, 2.0, 3.0])}
+  after, opt_state, finite = jax.jit(
+      lambda *a: optim.apply_if_finite(tx, *a))(0.5, gradient, before, params)
+  assert not finite
+  equal((after, opt_state), (params, before))
+
+
+def test_update_whose_moments_are_not_finite_changes_nothing():
+  tx = optim.adamw(lambda _: 1e-3, max_grad_norm=None)
+  params = {"w": jnp.ones(3)}
+  before = tx.init(params)
+  # Its square is beyond float32, its norm, of one number alone, is not.
+  gradient = {"w": jnp.array([0.0, 0.0, 1.2e19])}
+  moments = jax.tree.map(
+      lambda x: jnp.full_like(x, 3.4e38) if x.shape else x, before)
+  after, opt_state, finite = optim.apply_if_finite(
+      tx, jnp.float32(0.5), gradient, moments, params)
+  assert not finite
+  equal((after, opt_state), (params, moments))
+
+
+def test_refused_results_are_counted(params, batch):
+  """Through the whole update, as a run calls it."""
+  run = update.make(
+      CONFIG, optim.adamw(lambda _: jnp.nan), OBJECTIVE, DIST, minibatches=2)
+  before = jax.device_get(state(params))
+  after, metrics = run(state(params), batch, np.int32(0), FIRST, KEY)
+  equal((after.params, after.opt_state), (before.params, before.opt_state))
+  assert after.skipped == 1 and mean(metrics, "skipped_updates") == 1.0
+
+
 def test_weight_that_is_not_finite_is_seen(params, batch, run):
   broken = jax.tree.map(np.copy, params)
   broken["norm"]["scale"][3] = np.nan

@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 
 from progrpo_jax import errors, warmup
@@ -43,6 +44,17 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
       (bare, "task 'jsonl' has no demonstrations")):
     with pytest.raises(errors.InputError, match=said):
       warmup.warm_up(c, tmp_path / "none", lambda *_: None)
+  assert not (tmp_path / "none").exists()
+
+
+def test_updates_that_would_ruin_the_weights_are_said(
+    small, tmp_path, monkeypatch):
+  """Left out, and not taken for a warm-up that learnt nothing."""
+  monkeypatch.setattr(
+      warmup.optim, "schedule", lambda *_, **__: lambda _: np.inf)
+  with pytest.raises(errors.InputError, match=r"lower config\.warmup\.learn"):
+    warmup.warm_up(
+        small.config("warmup.steps=2"), tmp_path / "none", lambda *_: None)
   assert not (tmp_path / "none").exists()
 
 
