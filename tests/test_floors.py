@@ -25,7 +25,7 @@ FLOORS = [
         "algos/shaping.py", "algos/reset.py", "algos/control.py",
         "algos/collapse.py",
         "rewards/score.py", "rewards/thinking.py", "rewards/sandbox.py",
-        "rewards/pool.py",
+        "rewards/serving.py", "rewards/pool.py",
         "rewards/answers.py", "rewards/latex.py", "rewards/notation.py",
         "rewards/symbolic.py", "rewards/math.py",
         "rewards/language.py", "rewards/*.py",
@@ -106,7 +106,9 @@ UNSEEN = {
     "ml_collections", "absl", "etils", "pathlib", "os", "io", "shutil",
     "tempfile", "time", "datetime"}
 # The process pool and the jail are made of processes and deadlines.
-SEEING = {"rewards/pool.py", "rewards/sandbox.py", "rewards/jail.py"}
+SEEING = {
+    "rewards/serving.py", "rewards/pool.py", "rewards/sandbox.py",
+    "rewards/jail.py"}
 
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 WITHOUT_JAX = ["rewards/*.py", "tasks/*.py"]

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
+from progrpo_jax.rewards import serving
 from progrpo_jax.rewards.score import Score
 
 VERIFIER = "progrpo_jax.rewards.functions:score"
@@ -246,12 +247,12 @@ def call(
   try:
     function = _resolve(name)
   except Exception as error:
-    return {"error": f"{head} cannot be loaded: {pools.describe(error)}"}
+    return {"error": f"{head} cannot be loaded: {serving.describe(error)}"}
   try:
     accepted = _accepted(function, columns)
     values = function(prompts=prompts, completions=completions, **accepted)
   except Exception as error:
-    return {"error": f"{head} raised {pools.describe(error)}"}
+    return {"error": f"{head} raised {serving.describe(error)}"}
   try:
     values = list(values)
   except TypeError:
@@ -298,4 +299,4 @@ def _accepted(
 @functools.cache
 def _resolve(name: str) -> Callable[..., Any]:
   """Loads a function once per worker."""
-  return pools.resolve(name)
+  return serving.resolve(name)

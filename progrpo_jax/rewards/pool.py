@@ -1,24 +1,22 @@
 """Worker processes that run verifiers under a deadline kept by the parent.
 
-A worker is started once and serves many items. It says on a pipe which item
-it has begun, so a hanging or crashing item is known, its worker is killed
-with everything that it started, and the items behind it go to a fresh one.
-An item that took too long is tried once more, in a fresh worker: a machine
-that was held up for a while must not change what a run learns from.
-Such a failure is the verifier's, not the completion's: its score has reward
-0.0 and a status that tells the caller to mask the sample.
+A worker is started once and serves many items (`serving` is its side). It
+says on a pipe which item it has begun, so a hanging or crashing item is known,
+its worker is killed with everything that it started, and the items behind it
+go to a fresh one. An item that took too long, or whose worker was killed from
+outside, is tried once more, in a fresh worker: a machine that was held up for
+a while or short of memory must not change what a run learns from. Such a
+failure is the verifier's, not the completion's: its score has reward 0.0 and a
+status that tells the caller to mask the sample.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
-import importlib
-import importlib.util
 import json
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -28,12 +26,18 @@ from typing import Any, NamedTuple
 import weakref
 
 from progrpo_jax import errors
-from progrpo_jax.rewards import thinking
-from progrpo_jax.rewards.score import Score, check, is_masked
+from progrpo_jax.rewards import serving, thinking
+from progrpo_jax.rewards.score import Score, is_masked
 
-_HEAD = struct.Struct("!I")
+Call, Outcome = serving.Call, serving.Outcome
+
+# What ends a process that has done nothing wrong: the kernel where memory runs
+# out, or a person.
+_FROM_OUTSIDE = frozenset((
+    -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP))
 _START_S = 120.0  # a worker's start, or the import of a verifier
 _LOOK_S = 0.5  # how often to look whether a silent worker still lives
+_END_S = 10.0  # what a worker's end may take; it ends what it has started
 _MAX_IDLE_DEATHS = 5
 _MAX_CHUNK = 64
 
@@ -56,22 +60,6 @@ class Item(NamedTuple):
   completion: str
   reference: object
   meta: dict[str, Any]
-
-
-class Call(NamedTuple):
-  """One call to make in a worker; arguments and result are JSON-able."""
-
-  function: str
-  args: Sequence[Any]
-  kwargs: dict[str, Any]
-
-
-class Outcome(NamedTuple):
-  """What became of a call: "ok" with a value, or a failure with a reason."""
-
-  status: str
-  value: Any
-  reason: str
 
 
 @dataclasses.dataclass
@@ -143,7 +131,7 @@ class Pool:
     keys = [json.dumps(item, sort_keys=True) for item in items]
     first = dict(zip(reversed(keys), reversed(items)))
     calls = [
-        Call(_SCORE, [i.function, i.completion, i.reference, i.meta], {})
+        Call(serving.SCORE, [i.function, i.completion, i.reference, i.meta], {})
         for i in first.values()
     ]
     outcomes = dict(zip(first, self.run(calls)))
@@ -230,6 +218,8 @@ def _said(key: str, status: str) -> str:
 
 def _kill_all(workers: "set[_Worker]") -> None:
   """Kills every worker of a pool."""
+  for worker in workers:
+    worker.stop()
   while workers:
     workers.pop().kill()
 
@@ -244,7 +234,7 @@ class _Batch:
     self.outcomes: list[Outcome | None] = [None] * len(calls)
     self.waiting = list(range(len(calls)))[::-1]
     self.idle_deaths = 0
-    self.tried: set[int] = set()  # those that have taken too long once
+    self.tried: set[int] = set()  # those that have failed once by chance
 
   def run(self) -> list[Outcome]:
     """Serves the workers until every call has its outcome."""
@@ -302,8 +292,7 @@ class _Batch:
       return self._died(worker)
     if not worker.chunk or time.monotonic() < worker.limit(self.deadline_s):
       return worker
-    if worker.chunk[0] not in self.tried:
-      self.tried.add(worker.chunk[0])
+    if self._may_be_chance(worker):
       return self._replace(worker)
     limit = self.deadline_s if worker.phase == "running" else _START_S
     where = "ran" if worker.phase == "running" else f"was {worker.phase}"
@@ -311,19 +300,28 @@ class _Batch:
 
   def _died(self, worker: "_Worker") -> "_Worker":
     """Blames the item at work for its worker's death, if there was one."""
-    how = worker.autopsy()
+    code, how = worker.autopsy()
     if worker.phase in ("loading", "running"):
+      if code in _FROM_OUTSIDE and self._may_be_chance(worker):
+        return self._replace(worker)
       return self._blame(worker, "crash", f"its worker died ({how})")
     self.idle_deaths += 1
     if self.idle_deaths > _MAX_IDLE_DEATHS:
       raise PoolError(f"workers die before they can work: {how}")
     return self._replace(worker)
 
+  def _may_be_chance(self, worker: "_Worker") -> bool:
+    """Says whether the item at work fails for the first time; notes it."""
+    index = worker.chunk[0]
+    first = index not in self.tried
+    self.tried.add(index)
+    return first
+
   def _blame(self, worker: "_Worker", status: str, why: str) -> "_Worker":
     """Gives the item at work a failure and the worker's rest a new one."""
     index = worker.chunk.pop(0)
     call = self.calls[index]
-    name = call.args[0] if call.function == _SCORE else call.function
+    name = call.args[0] if call.function == serving.SCORE else call.function
     self.outcomes[index] = Outcome(status, None, f"{name} {why}")
     return self._replace(worker)
 
@@ -358,7 +356,7 @@ class _Worker:
     self._errors = tempfile.TemporaryFile()
     calls_out, self.calls = os.pipe()
     self.results, results_in = os.pipe()
-    command = [sys.executable, "-m", "progrpo_jax.rewards.pool"]
+    command = [sys.executable, "-m", "progrpo_jax.rewards.serving"]
     arguments = [calls_out, results_in, memory_mb, os.getpid()]
     self._process = subprocess.Popen(
         command + [str(a) for a in arguments],
@@ -384,7 +382,7 @@ class _Worker:
     self.chunk = chunk
     self.since = time.monotonic()
     body = json.dumps(calls).encode()
-    self.outbox = _HEAD.pack(len(body)) + body
+    self.outbox = serving.HEAD.pack(len(body)) + body
     self.flush()
 
   def flush(self) -> None:
@@ -403,25 +401,32 @@ class _Worker:
     *lines, self._inbox = self._inbox.split(b"\n")
     return [json.loads(line) for line in lines]
 
-  def autopsy(self) -> str:
-    """Says how the process ended."""
+  def autopsy(self) -> tuple[int | None, str]:
+    """Returns the exit code, None if it has not ended, and how it ended."""
     try:
-      code = self._process.wait(timeout=1.0)
+      code = self._process.wait(timeout=_END_S)
     except subprocess.TimeoutExpired:
-      return "closed its pipe"
+      return None, "closed its pipe"
     if self.phase == "starting":
       self._errors.seek(0)
       lines = self._errors.read().decode(errors="replace").splitlines()
-      return lines[-1] if lines else f"exit code {code}"
+      return code, lines[-1] if lines else f"exit code {code}"
     if code < 0:
-      return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
+      return code, f"signal {signal.Signals(-code).name}"
+    return code, f"exit code {code}"
+
+  def stop(self) -> None:
+    """Asks the process to end, and to end what it has started."""
+    self._process.terminate()
 
   def kill(self) -> None:
-    """Kills the process group, reaps it, closes the pipes."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-      os.killpg(self._process.pid, signal.SIGKILL)
-    self._process.wait()
+    """Ends the process and what it has started, closes the pipes."""
+    self.stop()
+    try:
+      self._process.wait(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
     for fd in (self.calls, self.results):
       os.close(fd)
     self._errors.close()
@@ -432,109 +437,3 @@ def _environment() -> dict[str, str]:
   path = os.pathsep.join(p for p in sys.path if p)
   one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
   return {**os.environ, **one, "PYTHONPATH": path}
-
-
-def _write(fd: int, data: bytes) -> None:
-  """Writes all of data."""
-  view = memoryview(data)
-  while view:
-    view = view[os.write(fd, view) :]
-
-
-def resolve(name: str) -> Callable[..., Any]:
-  """Returns the function "module:function" or "path/to/file.py:function"."""
-  place, _, attribute = name.rpartition(":")
-  if not place:
-    raise ValueError(f"{name!r} is not of the form module:function")
-  if place.endswith(".py"):
-    spec = importlib.util.spec_from_file_location(
-        "user_" + os.path.basename(place)[:-3], place
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-  else:
-    module = importlib.import_module(place)
-  return getattr(module, attribute)
-
-
-# ----- The worker's side -----
-
-_SCORE = "verifier"  # a call of this name runs a verifier and checks its score
-
-
-def _serve(calls: int, results: int, memory_mb: int, parent: int) -> None:
-  """Runs calls until the parent hangs up."""
-  _confine(memory_mb)
-  threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-  def say(*message):
-    _write(results, json.dumps(message).encode() + b"\n")
-
-  say("ready")
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-  functions = {}
-  while head := _read(calls, _HEAD.size):
-    for call in json.loads(_read(calls, *_HEAD.unpack(head))):
-      say("done", *_answer(Call(*call), functions, say))
-
-
-def _answer(call: Call, functions: dict[str, Any], say: Any) -> Outcome:
-  """Makes one call; its exceptions become the outcome."""
-  verifies = call.function == _SCORE
-  name = call.args[0] if verifies else call.function
-  try:
-    if name not in functions:
-      say("loading")
-      functions[name] = resolve(name)
-    say("running")
-    if verifies:
-      _, completion, reference, meta = call.args
-      value = check(functions[name](completion, reference, **meta))
-    else:
-      value = functions[name](*call.args, **call.kwargs)
-    json.dumps(value)
-    return Outcome("ok", value, "")
-  except BaseException as error:  # SystemExit of a verifier is a failure too
-    return Outcome("crash", None, f"{name} raised {describe(error)}")
-
-
-def describe(error: BaseException) -> str:
-  """Writes an exception in one line; an odd __str__ does no harm."""
-  try:
-    text = str(error)
-  except Exception:
-    text = "?"
-  return f"{type(error).__name__}: {' '.join(text.split())[:500]}"
-
-
-def _confine(memory_mb: int) -> None:
-  """Limits memory and forbids core dumps, where the system can."""
-  try:
-    import resource
-  except ImportError:
-    return
-  limit = memory_mb * 2**20
-  with contextlib.suppress(ValueError, OSError):
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-  with contextlib.suppress(ValueError, OSError):
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _watch(parent: int) -> None:
-  """Ends the worker and its children once the parent is gone."""
-  while os.getppid() == parent:
-    time.sleep(0.5)
-  os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _read(fd: int, size: int) -> bytes:
-  """Reads exactly size bytes; fewer only at the end of the stream."""
-  parts = []
-  while size and (data := os.read(fd, min(size, 1 << 20))):
-    parts.append(data)
-    size -= len(data)
-  return b"".join(parts)
-
-
-if __name__ == "__main__":
-  _serve(*map(int, sys.argv[1:]))

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from progrpo_jax import tasks
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import logic, pool, thinking
+from progrpo_jax.rewards import logic, pool, serving, thinking
 
 SPLITS = ("train", "validation")
 # What a row's meta says of the problem, and not to the verifier.
@@ -201,5 +201,5 @@ def canonical(completion: str, row: Row) -> str:
 @functools.cache
 def _canonical(verifier: str) -> Callable[[str, Row], str] | None:
   """Returns the `canonical` of a verifier's module, if it has one."""
-  module = inspect.getmodule(pool.resolve(verifier))
+  module = inspect.getmodule(serving.resolve(verifier))
   return getattr(module, "canonical", None)

@@ -22,7 +22,7 @@ from etils import epath
 import tensorflow_datasets as tfds
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import pool
+from progrpo_jax.rewards import serving
 from progrpo_jax.tasks import builder, files, overlap, sets
 from progrpo_jax.tasks import rejects as rejects_lib
 
@@ -161,7 +161,7 @@ def _download(file: Found, manager: Any, config: Config) -> Found:
   except Exception as error:
     raise InputError(
         f"{config.published.name}: cannot download {file.url}"
-        f" ({pool.describe(error)}); or by hand:"
+        f" ({serving.describe(error)}); or by hand:"
         f" {config.published.how_to_get}"
     ) from error
   checksum = files.sha256(path)
@@ -333,7 +333,7 @@ class _Reader:
 
 def _checker(verifier: str) -> Callable[[object], None] | None:
   """Returns the `check_reference` of a verifier's module, if it has one."""
-  score = pool.resolve(verifier)
+  score = serving.resolve(verifier)
   return getattr(inspect.getmodule(score), "check_reference", None)
 
 

@@ -15,6 +15,8 @@ Item = pools.Item
 VERIFIER = '''
 import ctypes
 import os
+import re
+import signal
 import sys
 import time
 
@@ -41,6 +43,28 @@ def judge(completion, reference, **meta):
     if not os.fork():
       time.sleep(1000)
     time.sleep(1000)
+  if completion == "regex":  # holds the interpreter's lock for ever
+    re.match("(a+)+$", 50 * "a" + "b")
+  if completion == "detached":  # a grandchild in a session of its own
+    if not os.fork():
+      os.setsid()
+      if os.fork():
+        os._exit(0)
+      with open(meta["log"], "w") as log:
+        log.write(str(os.getpid()))
+      time.sleep(1000)
+    while not (os.path.exists(meta["log"]) and os.stat(meta["log"]).st_size):
+      time.sleep(0.01)
+    if meta["then"] == "hang":
+      time.sleep(1000)
+    if meta["then"] == "exit":
+      os._exit(3)
+    return (1.0, True, "ok")
+  if completion == "count and be killed":
+    with open(meta["log"], "a") as log:
+      log.write("x")
+    if os.stat(meta["log"]).st_size <= meta["kills"]:
+      os.kill(os.getpid(), signal.SIGKILL)
   if completion == "slow":
     time.sleep(0.2)
   if completion == "count and hang":
@@ -202,27 +226,82 @@ def test_no_process_stays_behind(function):
     pool.score(_items(function, ["a"]))
 
 
-def test_worker_ends_when_its_parent_is_killed(function, tmp_path):
+@pytest.mark.parametrize(("kills", "status"), [(1, "ok"), (9, "crash")])
+def test_what_was_killed_from_outside_is_tried_once_more(
+    function, tmp_path, kills, status):
+  """The kernel kills so where memory runs out; the item is not to blame."""
+  log = tmp_path / "log"
+  items = _items(
+      function, ["a", "count and be killed", "b"], log=str(log), kills=kills)
+  with pools.Pool(workers=1) as pool:
+    scores = pool.score(items)
+    assert [s.status for s in scores] == ["ok", status, "ok"]
+    assert pool.counters.crashes == (status == "crash")
+  assert log.read_text() == "xx"
+
+
+def _await_end(pid):
+  """Says whether a process is gone, or will soon be."""
+  end = time.monotonic() + 20
+  while _alive(pid) and time.monotonic() < end:
+    time.sleep(0.1)
+  return not _alive(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no subreaper elsewhere")
+@pytest.mark.parametrize("then", ["hang", "exit", "return"])
+def test_what_an_item_has_detached_ends_with_its_worker(
+    function, tmp_path, then):
+  log = tmp_path / "log"
+  items = _items(function, ["detached"], log=str(log), then=then)
+  with pools.Pool(workers=1, deadline_s=2.0) as pool:
+    assert pool.score(items)[0].status == {
+        "hang": "timeout", "exit": "crash", "return": "ok"}[then]
+    pid = int(log.read_text())
+    # What an item has started may stay for as long as its worker does.
+    assert _alive(pid) == (then == "return")
+  assert _await_end(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no subreaper elsewhere")
+def test_a_worker_ends_with_all_when_its_keeper_is_killed(function):
+  with pools.Pool(workers=1) as pool:
+    (pid, _), = [_pid(pool, function)]
+    (keeper,) = [worker._process.pid for worker in pool._alive]
+    assert pid != keeper
+    os.kill(keeper, signal.SIGKILL)
+    assert _await_end(pid)
+    assert pool.score(_items(function, ["aa"]))[0].correct
+
+
+@pytest.mark.parametrize("doing", ["hang", "regex", "detached"])
+def test_worker_ends_when_its_parent_is_killed(function, tmp_path, doing):
+  log = tmp_path / "log"
   code = textwrap.dedent(f"""
       from progrpo_jax.rewards import pool as pools
       pool = pools.Pool(workers=1)
       pid = pool.run([pools.Call({function.replace(':judge', ':where')!r},
                                  [], {{}})])[0].value[0]
       print(pid, flush=True)
-      pool.score([pools.Item({function!r}, "hang", "", {{}})])
+      pool.score([pools.Item({function!r}, {doing!r}, "", dict(
+          log={str(log)!r}, then="hang"))])
   """)
   parent = subprocess.Popen(
       [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
   )
   pid = int(parent.stdout.readline())
   assert _alive(pid)
+  pids = [pid]
+  if doing == "detached":
+    while not (log.exists() and log.read_text()):
+      time.sleep(0.1)
+    pids.append(int(log.read_text()))
+  else:
+    time.sleep(0.5)  # it works on its item by now
   parent.send_signal(signal.SIGKILL)
   parent.wait()
   parent.stdout.close()
-  end = time.monotonic() + 10
-  while _alive(pid) and time.monotonic() < end:
-    time.sleep(0.1)
-  assert not _alive(pid)
+  assert all(map(_await_end, pids))
 
 
 def test_workers_are_replaced_after_their_share_and_if_killed(function):

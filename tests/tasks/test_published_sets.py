@@ -11,7 +11,7 @@ import pytest
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import math as math_verifier
-from progrpo_jax.rewards import pool
+from progrpo_jax.rewards import serving
 from progrpo_jax.tasks import base, published, sets
 
 NAMES = [
@@ -365,7 +365,7 @@ def test_demonstrations_score_one_and_nonsense_does_not(name, load):
   for row in load(name, known.splits[-1])[:3]:
     for text in (*row.demonstrations[:1], "I do not know."):
       item = base.item(row, text)
-      judge = pool.resolve(item.function)
+      judge = serving.resolve(item.function)
       score = judge(item.completion, item.reference, **item.meta)
       if score.status == "refused":
         pytest.skip("no jail can be had here")
