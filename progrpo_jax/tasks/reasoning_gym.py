@@ -29,13 +29,13 @@ import subprocess
 import sys
 from typing import Any
 
-import reasoning_gym as gym
-from reasoning_gym import factory
 import tensorflow_datasets as tfds
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import logic
+from progrpo_jax.rewards import gym, logic
 from progrpo_jax.tasks import base, builder
+
+factory = gym.load("factory")
 
 VERIFIER = "progrpo_jax.rewards.logic:score"
 DOMAIN = "logic"
@@ -260,6 +260,7 @@ def _check_name(name: str) -> None:
   if name not in factory.DATASETS:
     known = sorted(factory.DATASETS)
     raise InputError(f"no dataset {name!r}{base.nearest(name, known)}")
+  gym.check(name)
 
 
 def _options_of_level(name: str, level: int) -> dict[str, Any]:
@@ -305,7 +306,7 @@ class Config(tfds.core.BuilderConfig):
   def __post_init__(self):
     parts = {
         "dataset": self.spec.dataset,
-        "gym": gym.__version__,
+        "gym": gym.load().__version__,
         "options": self.options,
         "sizes": [self.num_train, self.num_validation],
         "demonstrations": self.max_demonstrations,

@@ -6,10 +6,10 @@ import time
 import hypothesis
 from hypothesis import strategies as st
 import pytest
-import reasoning_gym
-from reasoning_gym.games import countdown as gym_countdown
 
-from progrpo_jax.rewards import logic
+from progrpo_jax.rewards import gym, logic
+
+gym_countdown = gym.load("games.countdown")
 
 COUNTDOWN = dict(
     dataset="countdown", metadata={"numbers": [19, 9, 3], "target": 13}
@@ -187,7 +187,7 @@ def test_value_near_the_target_is_right_as_in_reasoning_gym():
   metadata = {"numbers": [990, 9, 1, 101], "target": 999}
   text = "990+9+1/101"
   assert logic.countdown(text, **metadata) == 1.0
-  scorer = reasoning_gym.get_score_answer_fn("countdown")
+  scorer = gym.load().get_score_answer_fn("countdown")
   assert scorer(text, {"metadata": metadata}) == 1.0
 
 
@@ -195,7 +195,7 @@ def test_division_by_zero_is_wrong_though_sympy_calls_it_right():
   metadata = {"numbers": [5, 1, 1, 3, 3], "target": 5}
   text = "5+1/(1/(3-3))"
   assert logic.countdown(text, **metadata) == 0.01
-  scorer = reasoning_gym.get_score_answer_fn("countdown")
+  scorer = gym.load().get_score_answer_fn("countdown")
   assert scorer(text, {"metadata": metadata}) == 1.0
 
 

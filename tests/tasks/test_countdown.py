@@ -1,10 +1,11 @@
 import random
 
 import pytest
-from reasoning_gym.games import countdown as gym_countdown
 
-from progrpo_jax.rewards import logic
+from progrpo_jax.rewards import gym, logic
 from progrpo_jax.tasks import base, countdown
+
+gym_countdown = gym.load("games.countdown")
 
 CONFIGS = (
     {},

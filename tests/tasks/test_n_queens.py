@@ -1,8 +1,9 @@
 import random
 
-from reasoning_gym.games import n_queens as gym_n_queens
-
+from progrpo_jax.rewards import gym
 from progrpo_jax.tasks import n_queens
+
+gym_n_queens = gym.load("games.n_queens")
 
 
 def test_all_completions_of_an_empty_board_are_found():
