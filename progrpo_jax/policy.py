@@ -47,7 +47,7 @@ def read_model(path: str, **changes) -> model_config.ModelConfig:
     if not isinstance(described, dict):
       raise ValueError("not a JSON object")
     return model_config.ModelConfig.from_hf(described, **changes)
-  except (OSError, ValueError) as e:
+  except (OSError, ValueError, RecursionError) as e:
     raise errors.InputError(f"{path}: {e}") from e
 
 

@@ -247,7 +247,7 @@ class HFTokenizer:
         if token.special or i in self.stop_ids)
     self._control = self._find_control()
     self._newline, _ = self._plain("\n")
-    self._before, self._after = self._find_bare_frame()
+    self._before = self._find_bare_head()
 
   def encode(self, text: str) -> list[int]:
     """Ids of the text alone; what looks like a special token is text."""
@@ -260,8 +260,7 @@ class HFTokenizer:
     if self._chat is not None:
       return self._code(*self._chat.wrap(text))
     ids, user = self._code(text, 0, len(text))
-    return [*self._before, *ids, *self._after], [
-        *[False] * len(self._before), *user, *[False] * len(self._after)]
+    return [*self._before, *ids], [*[False] * len(self._before), *user]
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids with the tags of thoughts.
@@ -329,7 +328,12 @@ class HFTokenizer:
     file = os.path.join(local, _GENERATION_FILE)
     if os.path.exists(file):
       eos = _read_json(file).get("eos_token_id")
-      ids += eos if isinstance(eos, list) else [eos]
+      eos = eos if isinstance(eos, list) else [eos]
+      if not all(i is None or type(i) is int and i >= 0 for i in eos):
+        raise errors.InputError(
+            f"{self._path}: eos_token_id in {_GENERATION_FILE} must be a token "
+            f"id or a list of them, not {eos!r}")
+      ids += eos
     ids = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
     if not ids:
       raise errors.InputError(
@@ -362,13 +366,19 @@ class HFTokenizer:
         if not token.content.isspace()
         and (token.special or i in frame or token.content in source)}
 
-  def _find_bare_frame(self) -> tuple[list[int], list[int]]:
-    """What the tokenizer itself puts before and behind a bare text."""
+  def _find_bare_head(self) -> list[int]:
+    """What the tokenizer itself puts before a bare text, such as BOS.
+
+    What it puts behind is left out: a response follows a prompt, and behind
+    an end token there is none.
+    """
     coded = self._tokenizer(
         "a", add_special_tokens=True, return_special_tokens_mask=True)
     ids, special = coded["input_ids"], coded["special_tokens_mask"]
     own = [n for n, frame in enumerate(special) if not frame]
-    return (ids[:own[0]], ids[own[-1] + 1:]) if own else (ids, [])
+    if own:
+      return ids[:own[0]]
+    return [i for i in ids if i not in self.stop_ids]
 
   def _code(
       self, text: str, start: int, end: int) -> tuple[list[int], list[bool]]:

@@ -30,7 +30,8 @@ FLOORS = [
         "rewards/symbolic.py", "rewards/math.py",
         "rewards/language.py", "rewards/*.py",
         "sharding.py",
-        "models/rope.py", "models/config.py", "models/layers.py",
+        "models/fields.py", "models/rope.py", "models/config.py",
+        "models/layers.py",
     ],
     [
         "hosts.py", "places.py",

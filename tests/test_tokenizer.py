@@ -35,7 +35,8 @@ def char():
 
 
 def hf_directory(
-    path, template=None, stop_ids=None, pad="<|endoftext|>", bos=False):
+    path, template=None, stop_ids=None, pad="<|endoftext|>", bos=False,
+    single="<s> $A"):
   """A byte-level BPE tokenizer as in Qwen2, trained on the texts."""
   import tokenizers
   import transformers
@@ -50,7 +51,7 @@ def hf_directory(
       initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
   if bos:
     inner.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 3)])
+        single=single, special_tokens=[("<s>", 3), ("<|im_end|>", 2)])
   whole = transformers.PreTrainedTokenizerFast(
       tokenizer_object=inner, eos_token="<|im_end|>", pad_token=pad)
   whole.chat_template = template
@@ -59,6 +60,26 @@ def hf_directory(
     (path / "generation_config.json").write_text(
         json.dumps({"eos_token_id": stop_ids}))
   return str(path)
+
+
+@pytest.mark.parametrize(("single", "head"), [
+    ("<s> $A <|im_end|>", [3]), ("$A <|im_end|>", []),
+    ("$A <|im_end|> <s>", []), ("<s> $A", [3])])
+def test_no_end_token_stands_behind_a_bare_prompt(tmp_path, single, head):
+  path = hf_directory(tmp_path, bos=True, single=single)
+  tokenizer = tokenizer_lib.load(path)
+  for text in ("5 + 7", "", " a"):
+    ids, user = tokenizer.encode_prompt(text)
+    assert ids == head + tokenizer.encode(text)
+    assert user == [False] * len(head) + [True] * (len(ids) - len(head))
+    assert not set(ids) & set(tokenizer.stop_ids)
+
+
+@pytest.mark.parametrize("ids", ["x", [[1]], [True], -1, 1.5, {}])
+def test_stop_ids_that_are_no_ids_are_named(tmp_path, ids):
+  path = hf_directory(tmp_path, stop_ids=ids)
+  with pytest.raises(errors.InputError, match="eos_token_id in generation_con"):
+    tokenizer_lib.load(path)
 
 
 def test_char_vocabulary_is_the_characters_and_the_bytes(char):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from progrpo_jax.models import fields as fields_lib
 from progrpo_jax.models import rope as rope_lib
 
 
@@ -90,6 +91,9 @@ _LORA = _OWN + "lora"
 PROJECTIONS = {
     "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o",
     "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+
+# No model is deeper or wider; beyond, shapes would overflow.
+_DEEPEST, _WIDEST = 10_000, 1 << 24
 
 ATTENTION = ("auto", "xla", "splash", "cudnn")
 REMAT = ("none", "dots", "layer")
@@ -230,8 +234,9 @@ class ModelConfig:
       ValueError: the architecture or a field is not implemented; the message
         names it.
     """
+    read = fields_lib.Fields(hf)
     family = hf.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
       raise ValueError(
           f"model_type {family!r} is not supported; supported: "
           f"{', '.join(map(repr, FAMILIES))}")
@@ -241,33 +246,47 @@ class ModelConfig:
         "num_attention_heads", "intermediate_size") if k not in hf]
     if missing:
       raise ValueError(f"config.json lacks {', '.join(missing)}")
-    heads = hf["num_attention_heads"]
-    positions = hf.get("max_position_embeddings", 32768)
+    width = read.whole("hidden_size", most=_WIDEST)
+    heads = read.whole("num_attention_heads", most=_WIDEST)
+    if not hf.get("head_dim") and width < heads:
+      raise ValueError(
+          f"config field hidden_size={width} leaves num_attention_heads="
+          f"{heads} no width; mend config.json, or copy it again")
+    positions = read.whole("max_position_embeddings", 32768)
     # Transformers 5 writes RoPE under `rope_parameters`, earlier ones at the
     # top level and under `rope_scaling`.
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    rope = read.group(key)
+    theta = (rope if "rope_theta" in rope else read).positive(
+        "rope_theta", 10000.0)
+    scaling = rope_lib.Scaling.from_hf(rope, positions)
+    if scaling is not None and scaling.kind == "yarn" and theta <= 1:
+      raise ValueError(f"config field rope_theta={theta} must be above 1")
     fields = dict(
-        vocab_size=hf["vocab_size"],
-        num_layers=hf["num_hidden_layers"],
-        embed_dim=hf["hidden_size"],
+        vocab_size=read.whole("vocab_size"),
+        num_layers=read.whole("num_hidden_layers", most=_DEEPEST),
+        embed_dim=width,
         num_heads=heads,
-        num_kv_heads=hf.get("num_key_value_heads", heads),
-        head_dim=(
-            hf.get("head_dim") or FAMILIES[family].head_dim
-            or hf["hidden_size"] // heads),
-        mlp_dim=hf["intermediate_size"],
+        num_kv_heads=read.whole("num_key_value_heads", heads, most=_WIDEST),
+        head_dim=read.whole(
+            "head_dim", FAMILIES[family].head_dim or width // heads,
+            most=_WIDEST),
+        mlp_dim=read.whole("intermediate_size", most=_WIDEST),
         family=family,
-        rope_theta=float(
-            rope.get("rope_theta", hf.get("rope_theta", 10000.0))),
-        rope_scaling=rope_lib.Scaling.from_hf(rope, positions),
-        norm_eps=hf.get("rms_norm_eps", 1e-6),
-        tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        norm_eps=read.positive("rms_norm_eps", 1e-6),
+        tie_embeddings=read.flag("tie_word_embeddings"),
         max_positions=positions,
-        partition_head=bool(hf.get(_PARTITION_HEAD, False)),
+        partition_head=read.flag(_PARTITION_HEAD),
     )
-    if hf.get(_LORA):
-      own = dict(hf[_LORA])
-      fields["lora"] = LoRA(**own | {"targets": tuple(own["targets"])})
+    if hf.get(_LORA) and "lora" not in changes:
+      own = read.group(_LORA)
+      if set(own) != {f.name for f in dataclasses.fields(LoRA)}:
+        raise ValueError(f"config field {_LORA} holds {sorted(own)}")
+      fields["lora"] = LoRA(
+          rank=own.whole("rank"), alpha=own.positive("alpha"),
+          targets=tuple(own.words("targets")))
     return cls(**(fields | changes))
 
   def to_hf(self) -> dict[str, Any]:
@@ -310,7 +329,7 @@ def _refuse_unknown(hf: Mapping[str, Any]) -> None:
       raise ValueError(
           f"config field {name}={hf[name]!r} changes the arithmetic in a "
           f"way that is not implemented; supported: {allowed[0]!r}")
-  kinds = set(hf.get("layer_types") or ()) - {"full_attention"}
+  kinds = set(fields_lib.Fields(hf).words("layer_types")) - {"full_attention"}
   if kinds:
     raise ValueError(
         f"config field layer_types has {min(kinds)!r}; supported: "

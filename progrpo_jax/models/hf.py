@@ -330,6 +330,10 @@ def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
   found = {}
   files = sorted(set(names.values()))
   for file in files:
+    if file in ("", ".", "..") or "/" in file or "\\" in file:
+      raise errors.InputError(
+          f"{index}: weight_map names the file {file!r}; weights lie beside "
+          "the index, under a name without a folder")
     if not (place / file).is_file():
       raise errors.InputError(
           f"{place / file}: no such file, but {_INDEX} lists it; copy it too")

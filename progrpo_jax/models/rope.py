@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from progrpo_jax.models import fields as fields_lib
+
 # How each kind of scaling is written, and what it cannot do without.
 _FIELDS = {
     "linear": {"factor"},
@@ -98,7 +100,7 @@ class Scaling:
     kind = fields.get("rope_type", fields.get("type", "default"))
     if kind == "default":
       return None
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
       why = f"known: 'default', {', '.join(map(repr, _FIELDS))}"
       if kind in _BY_LENGTH:
         why = (
@@ -120,6 +122,7 @@ class Scaling:
     missing = sorted(_NEEDED[kind] - set(given))
     if missing:
       raise ValueError(f"RoPE of type {kind!r} lacks {', '.join(missing)}")
+    _check(fields_lib.Fields(given, "rope_scaling."))
     if kind != "linear":
       given.setdefault("original_max_position_embeddings", max_positions)
     given.setdefault("factor", max_positions / given.get(
@@ -132,6 +135,26 @@ class Scaling:
     kind = fields.pop("kind")
     return {"rope_type": kind} | {
         k: v for k, v in fields.items() if v is not None}
+
+
+def _check(read: fields_lib.Fields) -> None:
+  """Refuses fields of a scaling that are no such numbers.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  for name in read:
+    if name == "original_max_position_embeddings":
+      read.whole(name)
+    elif name == "truncate":
+      read.flag(name)
+    elif name not in ("mscale", "mscale_all_dim") or read[name] != 0:
+      read.positive(name)
+  low, high = read.get("low_freq_factor"), read.get("high_freq_factor")
+  if low is not None and low >= high:
+    raise ValueError(
+        f"config field rope_scaling.low_freq_factor={low!r} must be below "
+        f"high_freq_factor={high!r}")
 
 
 def angles(

@@ -1,10 +1,12 @@
 """Reading Hugging Face configurations, and what is refused."""
 
 import dataclasses
+import math
 
 import hypothesis
 from hypothesis import strategies as st
 import jax
+import numpy as np
 import pytest
 
 from progrpo_jax.models import config as config_lib
@@ -197,3 +199,99 @@ def test_configs_are_hashable_records():
   assert hash(a) == hash(b)
   with pytest.raises(dataclasses.FrozenInstanceError):
     a.num_layers = 4
+
+
+# The least of a config that transformers would load.
+SMALL = dict(
+    QWEN_7B, hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
+    intermediate_size=40, num_hidden_layers=2, vocab_size=50)
+
+
+@pytest.mark.parametrize("family", sorted(config_lib.FAMILIES))
+def test_null_heads_of_keys_are_as_many_as_those_of_queries(family):
+  import transformers
+  fields = dict(
+      SMALL, model_type=family, num_key_value_heads=None, head_dim=8)
+  theirs = transformers.AutoConfig.for_model(**fields)
+  assert ModelConfig.from_hf(fields).num_kv_heads == 4
+  assert theirs.num_key_value_heads == 4
+
+
+@pytest.mark.parametrize(("changes", "word"), [
+    (dict(num_attention_heads=0), "num_attention_heads=0 must be a whole"),
+    (dict(num_attention_heads=4.0), "num_attention_heads=4.0"),
+    (dict(num_attention_heads=64, num_key_value_heads=64), "no width"),
+    (dict(num_key_value_heads=0), "num_key_value_heads=0"),
+    (dict(num_key_value_heads=-2), "num_key_value_heads=-2"),
+    (dict(num_hidden_layers=True), "num_hidden_layers=True"),
+    (dict(num_hidden_layers=10**9), "from 1 to 10000"),
+    (dict(hidden_size="32"), "hidden_size='32'"),
+    (dict(vocab_size=None), "vocab_size=None"),
+    (dict(head_dim=[8]), r"head_dim=\[8\]"),
+    (dict(rms_norm_eps=0.0), "rms_norm_eps=0.0 must be a number above 0"),
+    (dict(rms_norm_eps=-1e-6), "rms_norm_eps"),
+    (dict(rms_norm_eps=float("nan")), "rms_norm_eps=nan must be a finite"),
+    (dict(rms_norm_eps="1e-6"), "rms_norm_eps='1e-6'"),
+    (dict(rope_theta=float("inf")), "rope_theta=inf"),
+    (dict(rope_theta=0), "rope_theta=0"),
+    (dict(rope_theta=10**400), "rope_theta=1000"),
+    (dict(rope_parameters=dict(rope_theta=-1.0)), "rope_parameters.rope_theta"),
+    (dict(rope_parameters=[1]), r"rope_parameters=\[1\] must be an object"),
+    (dict(rope_scaling="yarn"), "rope_scaling='yarn' must be an object"),
+    (dict(rope_scaling=dict(rope_type=["yarn"])), r"rope_type \['yarn'\]"),
+    (dict(rope_scaling=dict(rope_type="linear", factor=0)), "factor=0"),
+    (dict(rope_scaling=dict(rope_type="linear", factor="2")), "factor='2'"),
+    (dict(rope_scaling=dict(rope_type="yarn", factor=2.0), rope_theta=1),
+     "above 1"),
+    (dict(rope_scaling=dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=4.0,
+        high_freq_factor=4.0)), "must be below"),
+    (dict(tie_word_embeddings="no"), "tie_word_embeddings='no' must be true"),
+    (dict(layer_types=5), "layer_types=5 must be a list"),
+    (dict(layer_types=[["full_attention"]]), "layer_types"),
+    (dict(model_type=["qwen2"]), "model_type"),
+    (dict(progrpo_lora=dict(rank=1)), "progrpo_lora"),
+    (dict(max_position_embeddings=0), "max_position_embeddings=0"),
+])
+def test_nonsense_is_refused_by_its_name(changes, word):
+  with pytest.raises(ValueError, match=word):
+    ModelConfig.from_hf(SMALL | changes)
+
+
+_NONSENSE = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 40) | st.text(max_size=3)
+    | st.sampled_from([
+        10**9, 10**30, -1, 0, 0.0, -0.5, 1e-300, 1e300, float("inf"),
+        float("nan"), 2.5, "yarn", "linear", "llama3", "default", "silu"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
+        st.sampled_from([
+            "rope_type", "type", "factor", "rope_theta", "low_freq_factor",
+            "high_freq_factor", "beta_fast", "mscale", "mscale_all_dim",
+            "original_max_position_embeddings", "rank", "alpha", "targets"]),
+        inner, max_size=4), max_leaves=5)
+
+
+@hypothesis.given(
+    family=st.sampled_from(sorted(config_lib.FAMILIES)),
+    changes=st.dictionaries(
+        st.sampled_from([*sorted(QWEN_7B), "head_dim", "rope_scaling",
+                         "rope_parameters", "layer_types", "mlp_bias",
+                         "progrpo_lora", "progrpo_partition_head", "unheard"]),
+        _NONSENSE, min_size=1, max_size=3))
+@hypothesis.settings(max_examples=400, deadline=None)
+def test_a_config_is_read_or_refused(family, changes):
+  try:
+    config = ModelConfig.from_hf(SMALL | dict(model_type=family) | changes)
+  except ValueError as error:
+    assert str(error)
+    return
+  # What is read can be built, and is written as it was read.
+  assert config.num_params > 0 and config.num_heads % config.num_kv_heads == 0
+  assert math.isfinite(config.norm_eps) and config.norm_eps > 0
+  theta = config.rope_theta
+  assert math.isfinite(theta) and theta > 0
+  if config.head_dim < 1024:
+    angles = rope.angles(
+        np.arange(3), config.head_dim, theta, config.rope_scaling)
+    assert angles.shape == (3, config.head_dim // 2)
+  assert config.to_hf()["num_attention_heads"] == config.num_heads

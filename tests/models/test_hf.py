@@ -519,6 +519,36 @@ def test_damage_of_a_sharded_model_is_named(tmp_path, damage, words):
   assert len(str(e.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", [
+    "../model-00001-of-00002.safetensors", "/etc/passwd", "", "..",
+    "sub/model.safetensors", "..\\model.safetensors"])
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
+  place = tmp_path / "model"
+  config, params = own(tmp_path / "own")
+  hf.save(place, config, params, max_shard_bytes=100_000)
+  index = place / "model.safetensors.index.json"
+  names = json.loads(index.read_text())["weight_map"]
+  # There would be a whole file.
+  shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+  first = min(names.values())
+  edit_json(index, weight_map={
+      k: name if f == first else f for k, f in names.items()})
+  with pytest.raises(errors.InputError, match="weight_map names the file"):
+    hf.load(place)
+
+
+@pytest.mark.parametrize("changes", [
+    dict(num_attention_heads=0), dict(rms_norm_eps=[1]),
+    dict(rope_theta={"a": 1}), dict(num_hidden_layers=1e400)])
+def test_nonsense_in_the_config_is_refused_before_weights_are_read(
+    tmp_path, changes, monkeypatch):
+  own(tmp_path / "own")
+  edit_json(tmp_path / "own/config.json", **changes)
+  monkeypatch.setattr(hf, "_stored", None)
+  with pytest.raises(errors.InputError, match=next(iter(changes))):
+    hf.load(tmp_path / "own")
+
+
 def test_a_tied_head_written_twice_is_accepted(tmp_path, monkeypatch):
   _, params = own(tmp_path / "m")
   # Three of the twenty rows at a time.
