@@ -333,7 +333,7 @@ def _entry(runs, dataset):
     ),
     "train_entropy": _mean(_final(run, "entropy") for run in runs),
     "reward": _mean(_final(run, "reward") for run in runs),
-    "seconds_per_step": _mean(_seconds(run) for run in runs),
+    "seconds_per_step": median_seconds(runs),
     "workdirs": [str(run.path) for run in runs],
   }
   if entry["entropy"] is None:
@@ -505,10 +505,14 @@ def _final(run, name):
   return found and found[1]
 
 
-def _seconds(run):
-  """Median seconds of a step: the first one compiles."""
-  _, values = metrics.series(run.metrics, "timing_s/step")
-  return float(np.median(values)) if len(values) else None
+def median_seconds(runs, stage="step"):
+  """Median seconds of a step or a stage, the mean of that over runs.
+
+  A mean over steps would be moved by those that compile. None where no run
+  was timed.
+  """
+  values = [metrics.series(r.metrics, f"timing_s/{stage}")[1] for r in runs]
+  return _mean(float(np.median(v)) for v in values if len(v))
 
 
 def _mean(values):

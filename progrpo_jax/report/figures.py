@@ -196,13 +196,11 @@ def arm(groups):
 
 
 def timing(groups):
-  """Seconds per step by stage: over steps for one run, else one bar a label."""
+  """Median seconds by stage: over steps for one label, else one bar a label."""
   table = {
-    label: {stage: _gather(runs, f"timing_s/{stage}") for stage in STAGES}
+    label: runs
     for label, runs, _ in _colored(groups)
-  }
-  table = {
-    label: stages for label, stages in table.items() if any(stages.values())
+    if any(_gather(runs, f"timing_s/{stage}") for stage in STAGES)
   }
   if not table:
     return None
@@ -539,8 +537,9 @@ def _legend_below(axes, columns):
   )
 
 
-def _bars_over_steps(axes, stages):
-  """One run: seconds by stage, stacked, in at most 40 bars."""
+def _bars_over_steps(axes, runs):
+  """One label: seconds by stage, stacked, in at most 40 bars."""
+  stages = {stage: _gather(runs, f"timing_s/{stage}") for stage in STAGES}
   steps = sorted(set.union(*(set(found) for found in stages.values())))
   size = -(-len(steps) // 40)
   parts = np.split(np.array(steps), range(size, len(steps), size))
@@ -550,7 +549,7 @@ def _bars_over_steps(axes, stages):
   for stage, color in zip(STAGES, PALETTE, strict=False):
     found = stages[stage]
     height = np.array(
-      [np.mean([np.mean(found.get(int(s), [0.0])) for s in p]) for p in parts]
+      [np.median([np.mean(found.get(int(s), [0.0])) for s in p]) for p in parts]
     )
     axes.bar(middle, height, width, bottom, color=color, label=stage)
     bottom += height
@@ -558,14 +557,13 @@ def _bars_over_steps(axes, stages):
 
 
 def _bars_by_label(axes, table):
-  """Several labels: one stacked bar each, means over steps and seeds."""
+  """Several labels: a stacked bar each of medians over steps, as in tables."""
   names = list(table)
   left = np.zeros(len(names))
   for stage, color in zip(STAGES, PALETTE, strict=False):
     width = np.array(
       [
-        np.mean([np.mean(v) for v in table[name][stage].values()] or [0.0])
-        for name in names
+        comparison.median_seconds(table[name], stage) or 0.0 for name in names
       ]
     )
     axes.barh(names, width, 0.6, left, color=color, label=stage)

@@ -97,7 +97,11 @@ _RUN_FIGURES = (
     figures.clip_ratio,
     "Share of tokens whose probability ratio left the trust region.",
   ),
-  (figures.timing, "Seconds of a step by stage."),
+  (
+    figures.timing,
+    "Seconds of a step by stage: medians, which a step that compiles does not "
+    "move.",
+  ),
 )
 _EXPLORATION_FIGURES = (
   (
@@ -334,7 +338,7 @@ def _numbers(run):
     cards.append(("tokens", tokens, f"in {last['step']} steps"))
   _, seconds = metrics.series(run.metrics, "timing_s/step")
   if len(seconds):
-    note = f"{seconds.sum() / len(seconds):.2f} s a step"
+    note = f"median {comparison.median_seconds([run]):.2f} s a step"
     cards.append(("time", live.duration(seconds.sum()), note))
   items = "".join(
     f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
@@ -816,8 +820,17 @@ def _key(row):
   return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
+def _verdict(completion):
+  """Right, wrong, or unknown where the verifier failed."""
+  if completion.get("status", "ok") != "ok":
+    return "unknown"
+  return "correct" if completion.get("correct") else "wrong"
+
+
 def _row(row):
   completions = row["completions"]
+  # Counts are of all samples; of many only the first are shown.
+  verdicts = [_verdict(completion) for completion in completions]
   letters = _answer_letters(completions)
   reference = row.get("reference")
   if not isinstance(reference, str):
@@ -828,15 +841,16 @@ def _row(row):
     "prompt": _short(row.get("prompt", "")),
     "reference": _short(reference),
     "c_prompt": row.get("c_prompt"),
+    "samples": len(completions),
+    "correct": verdicts.count("correct"),
+    "unknown": verdicts.count("unknown"),
     "distinct": len(set(letters.values())),
-    "left_out": max(len(completions) - MAX_COMPLETIONS, 0),
     "completions": [
       {
         **{
           key: completion.get(key)
           for key in (
             "reward",
-            "status",
             "advantage",
             "base_advantage",
             "c_answer",
@@ -844,7 +858,7 @@ def _row(row):
             "finished",
           )
         },
-        "correct": bool(completion.get("correct")),
+        "verdict": verdicts[index],
         "text": _short(completion.get("text", "")),
         "answer": letters.get(index),
       }
@@ -868,7 +882,7 @@ def _answer_letters(completions):
   """
   letters, found = {}, {}
   for index, completion in enumerate(completions):
-    if completion.get("correct"):
+    if _verdict(completion) == "correct":
       answer = _answer(str(completion.get("text", "")))
       number = found.setdefault(answer, len(found))
       letters[index] = chr(65 + number) if number < 26 else f"Z{number}"
@@ -898,7 +912,7 @@ def _browser(rollouts):
     ("source", "samples of", ""),
     ("step", "at", ""),
     ("task", "task", ""),
-    ("show", "completions", _options("all", "correct", "wrong")),
+    ("show", "completions", _options("all", "correct", "wrong", "unknown")),
     ("group", "groups", _options("all", "mixed", "correct", "wrong")),
     ("with", "compare with", ""),
   )
@@ -909,8 +923,10 @@ def _browser(rollouts):
   return (
     '<p class="note">Every prompt with the completions sampled for it. '
     "The bars show the advantage, grey as the reward gives it and coloured as "
-    "trained on; letters name the distinct correct answers. Arrow keys walk "
-    f"through the prompts.{note}</p>"
+    "trained on; letters name the correct answers that are written "
+    "differently, of which the tables above count as one what the task takes "
+    "for equal. Counts are of all samples whose verdict is known. Arrow keys "
+    f"walk through the prompts.{note}</p>"
     f'<div class="controls">{controls}<label class="grow">search prompts and '
     'completions<input type="search" id="search"></label></div>'
     '<p class="note" id="count" aria-live="polite"></p>'

@@ -63,12 +63,12 @@ function options(select, pairs, value) {
 }
 
 const wantsCompletion = (completion) =>
-  !state.show || (state.show === "correct") === completion.correct;
+  !state.show || state.show === completion.verdict;
 
 function matches(row) {
-  const right = row.completions.filter((c) => c.correct).length;
-  const all = row.completions.length;
-  const kind = right === 0 ? "wrong" : right === all ? "correct" : "mixed";
+  const known = row.samples - row.unknown;
+  const kind = known === 0 ? "unknown" : row.correct === 0 ? "wrong"
+    : row.correct === known ? "correct" : "mixed";
   if (state.task && row.task !== state.task) return false;
   if (state.group && state.group !== kind) return false;
   if (!row.completions.some(wantsCompletion)) return false;
@@ -103,10 +103,11 @@ function advantageScale(completion, largest) {
 }
 
 function card(completion, largest) {
-  const node = element("article", completion.correct ? "card right" : "card");
+  const node = element("article", "card " + completion.verdict);
   const head = element("div", "head");
-  head.append(element("span", "verdict",
-                      completion.correct ? "✓ correct" : "✗ wrong"));
+  head.append(element("span", "verdict", {
+    correct: "✓ correct", wrong: "✗ wrong", unknown: "? no verdict",
+  }[completion.verdict]));
   if (completion.answer) {
     const answer = element("span", "answer", "answer " + completion.answer);
     const index = completion.answer.charCodeAt(0) - 65;
@@ -118,12 +119,10 @@ function card(completion, largest) {
   if (completion.finished === false) {
     head.append(element("span", "flag", "cut off"));
   }
-  if (completion.status && completion.status !== "ok") {
-    head.append(element("span", "flag", completion.status));
-  }
   node.append(head);
   const facts = element("p", "facts");
-  if (completion.reward !== null && completion.reward !== undefined) {
+  if (completion.verdict !== "unknown" &&
+      completion.reward !== null && completion.reward !== undefined) {
     fact(facts, "reward", number(completion.reward));
   }
   if (completion.advantage !== null && completion.advantage !== undefined) {
@@ -149,11 +148,12 @@ function card(completion, largest) {
 
 function side(group, row) {
   const node = element("section");
-  const right = row.completions.filter((c) => c.correct).length;
   const title = element("h3", "", `Step ${group.step} `);
-  let words = `${right} of ${row.completions.length} correct`;
-  if (right) words += `, ${row.distinct} distinct correct`;
-  if (row.left_out) words += `, ${row.left_out} completions left out`;
+  let words = `${row.correct} of ${row.samples - row.unknown} correct`;
+  if (row.correct) words += `, ${row.distinct} different answers`;
+  if (row.unknown) words += `, ${row.unknown} without a verdict`;
+  const shown = row.completions.length;
+  if (shown < row.samples) words += `; ${shown} of ${row.samples} shown`;
   title.append(element("span", "", words));
   const cards = element("div", "cards");
   const largest = Math.max(0, ...row.completions.flatMap((c) =>
@@ -208,10 +208,10 @@ function drawPrompts(rows, all) {
     button.append(element("span", "line", visible(row.prompt)));
     const dots = element("span", "dots");
     for (const completion of row.completions) {
-      dots.append(element("span", completion.correct ? "dot right" : "dot"));
+      dots.append(element("span", "dot " + completion.verdict));
     }
-    const right = row.completions.filter((c) => c.correct).length;
-    dots.append(element("span", "", `${right}/${row.completions.length}`));
+    dots.append(element("span", "",
+                        `${row.correct}/${row.samples - row.unknown}`));
     button.append(dots);
     const item = element("li");
     item.append(button);

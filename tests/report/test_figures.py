@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from progrpo_jax import metrics
-from progrpo_jax.report import figures
+from progrpo_jax.report import comparison, figures
 
 ALL = (
   figures.reward,
@@ -164,6 +164,34 @@ def test_labels_of_ticks_are_not_cut(groups):
   # Coordinates are shortened; a tick of 0.005 must stay one.
   svg = figures.to_svg(figures.kl({"a": groups["progrpo"]}), "k", "KL")
   assert ">0.005<" in svg
+
+
+def test_times_are_medians_in_bars_and_tables(tmp_path):
+  """The step that compiles takes a hundred times as long and moves nothing."""
+  groups = {}
+  for label, seconds in (("a", 1.0), ("b", 3.0)):
+    rows = [
+      {"step": s, "reward": 0.5, "timing_s/sample": t, "timing_s/update": t,
+       "timing_s/step": 2 * t}
+      for s, t in enumerate([100 * seconds, seconds, seconds], start=1)]
+    place = tmp_path / label
+    place.mkdir()
+    (place / "metrics.jsonl").write_text(
+      "".join(json.dumps(row) + "\n" for row in rows))
+    groups[label] = [metrics.load(place)]
+  table = comparison.summarise(groups)
+  assert [e["seconds_per_step"] for e in table.values()] == [2.0, 6.0]
+  (axes,) = figures.timing(groups).axes
+  ends = [bars[i].get_x() + bars[i].get_width()
+          for i in range(2) for bars in axes.containers[-1:]]
+  assert ends == [2.0, 6.0]
+  # Of one run over steps, each bar is the median of its own steps.
+  many = [dict(row, step=s) for s, row in enumerate(
+    30 * groups["a"][0].metrics, start=1)]
+  (tmp_path / "a" / "metrics.jsonl").write_text(
+    "".join(json.dumps(row) + "\n" for row in many))
+  (axes,) = figures.timing({"a": [metrics.load(tmp_path / "a")]}).axes
+  assert {bar.get_height() for bar in axes.containers[0]} == {1.0}
 
 
 def test_reward_functions_are_no_tasks(tmp_path):

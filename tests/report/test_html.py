@@ -326,8 +326,11 @@ def test_the_browser_says_what_it_leaves_out(make_run, monkeypatch):
     ("evaluation", 0),
     ("evaluation", 100),
   ]
+  # Counts are of all samples, shown or not.
+  row = groups[1]["rows"][0]
+  assert (row["samples"], row["correct"], row["distinct"]) == (8, 6, 3)
   row = groups[0]["rows"][0]
-  assert row["left_out"] == 4
+  assert row["samples"] == 8
   assert len(row["completions"]) == 4
   assert re.search(r"\[… \d+ characters left out\]", row["completions"][1][
     "text"
@@ -349,10 +352,21 @@ def test_distinct_correct_answers_get_their_letters(make_run):
   assert letters == [*"ABCABC", None, None]
   for group in page.rollouts["groups"]:
     for row in group["rows"]:
-      letters = {c["answer"] for c in row["completions"] if c["correct"]}
-      assert len(letters) == row["distinct"]
+      right = [c for c in row["completions"] if c["verdict"] == "correct"]
+      assert len(right) == row["correct"]
+      assert len({c["answer"] for c in right}) == row["distinct"]
       assert all(c["answer"] is None for c in row["completions"]
-                 if not c["correct"])
+                 if c["verdict"] != "correct")
+
+
+def test_a_sample_without_a_verdict_is_neither_right_nor_wrong():
+  row = pages._row({"prompt": "p", "completions": [
+    {"text": "1", "correct": True, "status": "ok"},
+    {"text": "2", "correct": False, "status": "ok"},
+    {"text": "3", "correct": False, "status": "masked"}]})
+  assert [c["verdict"] for c in row["completions"]] == [
+    "correct", "wrong", "unknown"]
+  assert (row["samples"], row["correct"], row["unknown"]) == (3, 1, 1)
 
 
 def test_answers_are_compared_without_the_prose():
