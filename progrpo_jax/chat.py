@@ -1,21 +1,22 @@
 """Chat templates: the text around a user's, and how answers begin and end.
 
-A template is a Jinja program that comes with the tokenizer. The surprise: it
+A template is a Jinja program that comes with the tokenizer. It is a program of
+a stranger's, so that it runs in a worker process, with limits of time and
+memory (see `rendering`). The surprise: it
 is not told what day it is. Prompts that name today's date would change from
 day to day, and a resumed run would not be the unbroken one. A template that
 can do without the date does without (Llama 3.2 then writes its own "26 Jul
 2024"); one that cannot is refused until an option says what it shall write.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import difflib
+import functools
 import re
 from typing import Any
 
-import jinja2
-from jinja2 import meta, sandbox
-
 from progrpo_jax import errors
+from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import thinking
 
 _KEY = "config.model.chat_template_options"
@@ -37,11 +38,14 @@ _GIVEN = frozenset((
     "messages", "add_generation_prompt", "continue_final_message",
     "raise_exception", "chat_template", "tokenize", _NO_CLOCK))
 
-# Marks in a template of what the model is to learn; Jinja does not know them.
-_MARKS = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
+# A prompt takes a fraction of a millisecond; a template that needs this long
+# loops. A second try follows, in case the machine was held up.
+_DEADLINE_S = 10.0
+_MEMORY_MB = 1024
 
-# Renders messages; `apply_chat_template` of a tokenizer.
-Apply = Callable[..., str]
+
+class _RanAway(errors.InputError):
+  """A template took more time or memory than it may."""
 
 
 class ChatTemplate:
@@ -56,23 +60,25 @@ class ChatTemplate:
   """
 
   def __init__(
-      self, source: str, apply: Apply, where: str, *,
+      self, source: str, special: Mapping[str, Any], where: str, *,
       system_prompt: str | None = None,
       options: Mapping[str, Any] | None = None):
     """Tries the template.
 
     Args:
       source: the Jinja program.
-      apply: renders messages, as a tokenizer's `apply_chat_template`.
+      special: names of the tokenizer's special tokens, which the program may
+        write.
       where: the template comes from, for errors.
       system_prompt: first message of the chat, if any.
       options: variables for the program, which it must read.
 
     Raises:
-      InputError: the template fails, does not write the user's text exactly
-        once, asks for today's date, or does not read an option.
+      InputError: the template fails, takes too long or too much memory, does
+        not write the user's text exactly once, asks for today's date, or does
+        not read an option.
     """
-    self.source, self._apply, self._where = source, apply, where
+    self.source, self._special, self._where = source, dict(special), where
     self._options = dict(options or {})
     self._system = [] if system_prompt is None else [
         _message("system", system_prompt)]
@@ -115,18 +121,17 @@ class ChatTemplate:
 
   def _render(self, messages: list[dict], asks: bool) -> str:
     """The chat as text; up to where the answer begins, if it asks for one."""
-    try:
-      return self._apply(
-          [*self._system, *messages], chat_template=self._program,
-          add_generation_prompt=asks, tokenize=False, **self._options)
-    except Exception as e:  # a stranger's program may raise anything
-      if _NO_CLOCK in str(e):
-        raise errors.InputError(
-            f"{self._where}: the chat template writes today's date, so that "
-            "prompts would change from day to day; say what it shall write "
-            f"instead: {_KEY}.{_CLOCK} = '26 Jul 2024'") from e
+    given = {
+        **self._special, **self._options, "add_generation_prompt": asks}
+    result = _ask(
+        "render", program=self._program,
+        messages=[*self._system, *messages], variables=given)
+    if _NO_CLOCK in result.get("error", ""):
       raise errors.InputError(
-          f"{self._where}: the chat template failed: {e}") from e
+          f"{self._where}: the chat template writes today's date, so that "
+          "prompts would change from day to day; say what it shall write "
+          f"instead: {_KEY}.{_CLOCK} = '26 Jul 2024'")
+    return _checked(self._where, result)["text"]
 
   def _try(self, messages: list[dict]) -> str:
     """The chat without the beginning of an answer, "" if that fails.
@@ -135,6 +140,8 @@ class ChatTemplate:
     """
     try:
       return self._render(messages, False)
+    except _RanAway:
+      raise
     except errors.InputError:
       return ""
 
@@ -158,14 +165,38 @@ def variables(source: str, where: str) -> set[str]:
   Raises:
     InputError: it is no Jinja template.
   """
-  environment = sandbox.ImmutableSandboxedEnvironment(
-      extensions=["jinja2.ext.loopcontrols"])
-  try:
-    program = environment.parse(_MARKS.sub("", source))
-  except jinja2.TemplateError as e:
+  return set(
+      _checked(where, _ask("variables", program=source))["names"])
+
+
+@functools.cache
+def _renderer() -> pools.Pool:
+  """The worker of all templates of this process; it ends with it."""
+  return pools.Pool(
+      workers=1, deadline_s=_DEADLINE_S, memory_mb=_MEMORY_MB)
+
+
+def _ask(function: str, **arguments: Any) -> dict[str, Any]:
+  """What a function of `rendering` returns, called in the worker."""
+  outcome, = _renderer().run([
+      pools.Call(f"progrpo_jax.rendering:{function}", [], arguments)])
+  if outcome.status == "timeout":
+    return {"limit": f"did not end within {_DEADLINE_S:g} s"}
+  if outcome.status != "ok":
+    return {"limit": f"ended its process: {outcome.reason}"}
+  return outcome.value
+
+
+def _checked(where: str, result: dict[str, Any]) -> dict[str, Any]:
+  """The result of `_ask`, or an InputError that names the template."""
+  if "limit" in result:
+    raise _RanAway(
+        f"{where}: the chat template {result['limit']}; it loops, or is no "
+        "template. config.model.chat_template takes another, or 'none'")
+  if "error" in result:
     raise errors.InputError(
-        f"{where}: the chat template failed: {e}") from e
-  return meta.find_undeclared_variables(program)
+        f"{where}: the chat template failed: {result['error']}")
+  return result
 
 
 def _message(role: str, content: str) -> dict[str, str]:

@@ -227,7 +227,7 @@ class HFTokenizer:
     self._chat = None
     if source is not None:
       self._chat = chat.ChatTemplate(
-          source, self._tokenizer.apply_chat_template, self._path,
+          source, self._tokenizer.special_tokens_map, self._path,
           system_prompt=system_prompt, options=chat_template_options)
     elif system_prompt is not None or chat_template_options:
       name = "chat_template_options" if system_prompt is None else (

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import errors
+from progrpo_jax import chat, errors
 from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf, transformer
+from progrpo_jax.rewards import pool as pools
 
 TEXTS = [
     f"Using the numbers [{a}, {b}, {c}], create an equation that equals "
@@ -253,6 +254,42 @@ def test_impossible_choices_are_errors(
     char.save(tmp_path)
   with pytest.raises(errors.InputError, match=words):
     tokenizer_lib.load(tmp_path, **options)
+
+
+LOOP = (
+    "{% for a in range(9**5) %}{% for b in range(9**5) %}"
+    "{% for c in range(9**5) %}{% endfor %}{% endfor %}{% endfor %}")
+
+
+@pytest.mark.parametrize(("template", "words"), [
+    ("{{ 'x' * 5000000000 }}", "more memory than it may"),
+    ("{% set n = namespace(t='x') %}{% for i in range(40) %}"
+     "{% set n.t = n.t + n.t %}{% endfor %}", "more memory than it may"),
+    ("{{ 'x' * 3000000 }}", "wrote 3,000,"),
+    ("{% for i in range(1000000000) %}{% endfor %}", "[Rr]ange too big"),
+    ("{{ " + 9999 * "(" + "1" + 9999 * ")" + " }}", "failed"),
+])
+def test_a_template_that_runs_away_is_an_error(tmp_path, template, words):
+  place = hf_directory(tmp_path, template + CHATML)
+  with pytest.raises(errors.InputError, match=words) as caught:
+    tokenizer_lib.load(place)
+  assert f"{place}: the chat template" in str(caught.value)
+
+
+def test_a_template_that_loops_is_an_error_and_the_next_prompt_is_not(
+    tmp_path, monkeypatch):
+  sometimes = (
+      "{% if 'bomb' in messages[-1].content %}" + LOOP + "{% endif %}")
+  place = hf_directory(tmp_path, sometimes + CHATML)
+  with pools.Pool(workers=1, deadline_s=1.0) as renderer:
+    monkeypatch.setattr(chat, "_DEADLINE_S", 1.0)
+    monkeypatch.setattr(chat, "_renderer", lambda: renderer)
+    tokenizer = tokenizer_lib.load(place)
+    before = tokenizer.encode_prompt("9")
+    with pytest.raises(
+        errors.InputError, match=f"{place}: .* did not end within 1 s"):
+      tokenizer.encode_prompt("a bomb")
+    assert tokenizer.encode_prompt("9") == before
 
 
 def test_template_that_changes_with_the_prompt(tmp_path):
