@@ -198,17 +198,19 @@ def token_stats(
 
 
 def sample_from_logits(
-    scaled_BV, uniform_B, *, top_k=0, top_p=1.0, block=512,
+    scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=512,
 ) -> tuple[jax.Array, jax.Array]:
   """Draws one token a row by inverting the cumulative distribution.
 
-  One uniform number a row is enough, where Gumbel-max takes V. The sum runs
-  over blocks first and inside the block chosen second, so that a vocabulary
-  of 150k neither loses precision nor is scanned in series.
+  Two uniform numbers a row are enough, where Gumbel-max takes V: one chooses
+  a block of tokens by the sums of the blocks, one a token inside of it. What
+  is left of the first would be too coarse for the second: in a block of
+  little weight, a sum over the whole vocabulary has few digits left. So a
+  token's probability is right to 2^-23 of its block's, and a block's to 2^-23.
 
   Args:
     scaled_BV: float32 logits after division by the temperature.
-    uniform_B: float32 in [0, 1).
+    uniform_B2: float32 in [0, 1), multiples of 2^-23.
     top_k: 0 for all.
     top_p: 1.0 for all.
     block: tokens of a block.
@@ -217,6 +219,7 @@ def sample_from_logits(
     (token_B int32, logp_B float32 under the truncated distribution).
   """
   rows, vocab = scaled_BV.shape
+  chex.assert_shape(uniform_B2, (rows, 2))
   if top_k > 0 or top_p < 1.0:
     keep = kept_tokens(scaled_BV[:, None], top_k, top_p)[:, 0]
     scaled_BV = jnp.where(keep, scaled_BV, -jnp.inf)
@@ -228,31 +231,31 @@ def sample_from_logits(
   weights = jnp.pad(weights, ((0, 0), (0, blocks * width - vocab)))
   weights = weights.reshape(rows, blocks, width)
 
-  block_weights = jnp.sum(weights, axis=-1)
-  mass = jnp.cumsum(block_weights, axis=-1)
-  point = uniform_B * mass[:, -1]
-  chosen = _first_above(block_weights, mass, point)
-  before = jnp.where(chosen > 0, _pick(mass, jnp.maximum(chosen - 1, 0)), 0.0)
+  chosen = _invert(jnp.sum(weights, axis=-1), uniform_B2[:, 0])
   weights = jnp.take_along_axis(weights, chosen[:, None, None], axis=1)[:, 0]
-  offset = _first_above(
-      weights, jnp.cumsum(weights, axis=-1), point - before)
-  token = chosen * width + offset
+  token = chosen * width + _invert(weights, uniform_B2[:, 1])
   return token, _pick(scaled_BV, token) - peak[:, 0] - log_total
 
 
-def _first_above(weights_BX, cumulative_BX, point_B) -> jax.Array:
-  """First index with weight whose cumulative sum exceeds the point.
+def _invert(weights_BX, uniform_B) -> jax.Array:
+  """Index that a uniform number chooses, in proportion to the weights.
+
+  Uniform numbers are a grid from 0 on: taken as they are, 0 would choose the
+  first index with any weight, however little. Each stands for the middle of
+  its step of 2^-23 instead. The last one must not be rounded up to the end,
+  or the last index would have that privilege.
 
   Cumulative sums are rounded, in an order that need not let them ascend: an
-  index without weight may seem to hold the point. Rounding may also leave the
-  point at the very end; the last index with weight answers then.
+  index without weight may seem to hold the point, and is passed over. Where
+  the weights are NaN the answer is the first index.
   """
   real = weights_BX > 0
-  index = jnp.arange(weights_BX.shape[-1], dtype=jnp.int32)
-  above = real & (cumulative_BX > point_B[:, None])
-  first = jnp.min(jnp.where(above, index, len(index)), axis=-1)
-  last = jnp.max(jnp.where(real, index, 0), axis=-1)
-  return jnp.minimum(first, last)
+  sums = jnp.where(real, jnp.cumsum(weights_BX, axis=-1), 0.0)
+  end_B = jnp.max(sums, axis=-1)
+  point_B = jnp.minimum(
+      (uniform_B + 2.0 ** -24) * end_B, jnp.nextafter(end_B, 0.0))
+  # The first True; the first of all where there is none.
+  return jnp.argmax(sums > point_B[:, None], axis=-1).astype(jnp.int32)
 
 
 def _pick(x_BX, index_B) -> jax.Array:

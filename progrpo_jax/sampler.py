@@ -174,20 +174,20 @@ def batches(
 
 
 def _uniforms(key, ids_P, group: int, length: int) -> jax.Array:
-  """A uniform number for each sample and token, float32 [B, T]."""
+  """Two uniform numbers for each sample and token, float32 [B, T, 2]."""
   by_prompt = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids_P)
   by_sample = jax.vmap(
       lambda k: jax.vmap(lambda g: jax.random.fold_in(k, g))(
           jnp.arange(group)))(by_prompt)
-  draw = jax.vmap(lambda k: jax.random.uniform(k, (length,)))
+  draw = jax.vmap(lambda k: jax.random.uniform(k, (length, 2)))
   return draw(by_sample.reshape(-1))
 
 
-def _choose(logits_BV, uniform_B, s: Settings):
+def _choose(logits_BV, uniform_B2, s: Settings):
   """A token a row and its log-prob."""
   if s.temperature == 0:
     token = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     picked = jnp.take_along_axis(logits_BV, token[:, None], axis=1)[:, 0]
     return token, picked - jax.nn.logsumexp(logits_BV, axis=-1)
   return ops.sample_from_logits(
-      logits_BV / s.temperature, uniform_B, top_k=s.top_k, top_p=s.top_p)
+      logits_BV / s.temperature, uniform_B2, top_k=s.top_k, top_p=s.top_p)

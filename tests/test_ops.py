@@ -296,7 +296,7 @@ def draw(logits, uniforms, top_k=0, top_p=1.0, block=512):
     rows = jnp.broadcast_to(logits, (len(u), len(logits)))
     return ops.sample_from_logits(
         rows, u, top_k=top_k, top_p=top_p, block=block)
-  token, logp = jax.lax.map(part, uniforms.reshape(-1, 5000))
+  token, logp = jax.lax.map(part, uniforms.reshape(-1, 5000, 2))
   return token.reshape(-1), logp.reshape(-1)
 
 
@@ -314,7 +314,7 @@ def exact_probs(logits, top_k=0, top_p=1.0):
 def test_frequencies_of_200k_draws_are_the_probabilities(name, options):
   logits = case_logits(name)
   n = 200_000
-  uniforms = jax.random.uniform(jax.random.key(5), (n,))
+  uniforms = jax.random.uniform(jax.random.key(5), (n, 2))
   token, logp = map(np.asarray, draw(logits, uniforms, **options))
   truncation = {k: v for k, v in options.items() if k != "block"}
   probs = exact_probs(logits, **truncation)
@@ -334,10 +334,13 @@ def test_frequencies_of_200k_draws_are_the_probabilities(name, options):
 
 def test_chi_square_would_see_a_bias_of_five_percent():
   probs = exact_probs(case_logits("small"))
-  uniforms = jax.random.uniform(jax.random.key(5), (200_000,))
+  uniforms = jax.random.uniform(jax.random.key(5), (200_000, 2))
   token, _ = draw(case_logits("small"), uniforms ** 1.05)
   counts = np.bincount(token, minlength=7)
   assert scipy.stats.chisquare(counts, probs * 200_000).pvalue < 1e-3
+
+
+GRID = 2.0 ** -23  # the step between two uniform numbers
 
 
 @pytest.mark.parametrize(
@@ -345,10 +348,77 @@ def test_chi_square_would_see_a_bias_of_five_percent():
 def test_edges_of_the_uniform_numbers_give_the_first_and_the_last_token(name):
   logits = case_logits(name)
   token, logp = jax.jit(ops.sample_from_logits)(
-      np.stack([logits, logits]), np.float32([0.0, LAST]))
+      np.stack([logits, logits]),
+      np.float32([[0.0, 0.0], [1 - GRID, 1 - GRID]]))
   real = np.flatnonzero(np.isfinite(logits))
   assert list(token) == [real[0], real[-1]]
   assert np.isfinite(logp).all()
+
+
+@pytest.mark.parametrize("edge", [0, 699])
+@pytest.mark.parametrize("uniform", [0.0, 1 - GRID, LAST])
+def test_no_edge_of_the_uniform_numbers_favours_a_token(edge, uniform):
+  """A number of 0, one in 2^23, does not draw the first token whatever its
+  weight; nor do the greatest ones the last, in any block."""
+  for others in (0.0, np.linspace(0, 1, 700)):
+    logits = np.full(700, others, np.float32)
+    for tiny in (-20.0, -80.0, -np.inf):
+      logits[[edge, 511, 512]] = tiny
+      numbers = [[u, v] for u in (uniform, 0.3, 0.74) for v in (uniform, 0.5)]
+      token, _ = ops.sample_from_logits(
+          np.stack([logits] * 6), np.float32(numbers))
+      assert not set(np.asarray(token)) & {edge, 511, 512}
+  kept, _ = ops.sample_from_logits(
+      np.stack([logits] * 2), np.float32([[0, 0], [uniform, uniform]]),
+      top_k=9, top_p=0.9)
+  assert edge not in kept
+
+
+VOCABULARY = 151_936
+
+
+@pytest.mark.parametrize("name", ["flat", "zipf", "certain"])
+def test_tails_of_a_large_vocabulary_have_their_probability(name):
+  """Both choices, of a block and inside of it, against exact numbers."""
+  rng = np.random.default_rng(1)
+  logits = {
+      "flat": np.zeros(VOCABULARY),
+      "zipf": -1.5 * np.log1p(rng.permutation(VOCABULARY)),
+      # All but 1e-4 in one token of the middle, as in most of an answer.
+      "certain": np.where(
+          np.arange(VOCABULARY) == 70_001,
+          np.log(VOCABULARY) + np.log(1e4), rng.normal(size=VOCABULARY)),
+  }[name].astype(np.float32)
+  probs = np.pad(exact_probs(logits), (0, -VOCABULARY % 512)).reshape(-1, 512)
+  weights = jnp.asarray(probs, jnp.float32)
+  by_block = shares(jnp.sum(weights, axis=-1))
+  np.testing.assert_allclose(by_block, probs.sum(axis=1), atol=3e-7)
+  for place in (0, 136, 296):
+    inside = shares(weights[place])
+    np.testing.assert_allclose(
+        inside, probs[place] / probs[place].sum(), atol=3e-7)
+    assert not inside[probs[place] == 0].any()
+
+
+@jax.jit
+def _first_numbers(weights):
+  """For each index the first number of the grid that chooses a later one."""
+  index = jnp.arange(len(weights))
+  rows = jnp.broadcast_to(weights, (len(weights), len(weights)))
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    later = ops._invert(rows, middle.astype(jnp.float32) * GRID) > index
+    return jnp.where(later, low, middle + 1), jnp.where(later, middle, high)
+
+  return jax.lax.fori_loop(
+      0, 24, halve, (0 * index, jnp.full_like(index, 2 ** 23)))[1]
+
+
+def shares(weights):
+  """The share of the uniform numbers that choose each index, by bisection."""
+  return np.diff(np.asarray(_first_numbers(weights)) * GRID, prepend=0.0)
 
 
 def test_tokens_without_weight_are_never_drawn_even_at_rounded_boundaries():
@@ -356,28 +426,33 @@ def test_tokens_without_weight_are_never_drawn_even_at_rounded_boundaries():
   # last place of a boundary, a token without weight must not slip in.
   rng = np.random.default_rng(0)
   for _ in range(3):
-    logits = (2 * rng.normal(size=1300)).astype(np.float32)
-    logits[rng.random(1300) < 0.7] = -np.inf
-    boundary = np.cumsum(exact_probs(logits))[np.isfinite(logits)]
+    weights = np.exp(2 * rng.normal(size=1300)).astype(np.float32)
+    weights[rng.random(1300) < 0.7] = 0
+    boundary = np.cumsum(weights / weights.sum(dtype=np.float64))[weights > 0]
     points = np.concatenate(
         [boundary + d * 2.0 ** -24 for d in range(-6, 7)])
     points = np.clip(points, 0, LAST).astype(np.float32)
-    points = np.resize(points, math.ceil(len(points) / 5000) * 5000)
-    token, logp = draw(logits, points)
-    assert np.isfinite(logits[token]).all() and np.isfinite(logp).all()
+    token = ops._invert(
+        jnp.broadcast_to(weights, (len(points), 1300)), points)
+    assert (weights[token] > 0).all()
 
 
 def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
-  logits = case_logits("blocks")
-  cumulative = np.cumsum(exact_probs(logits))
-  middle = cumulative - 0.5 * exact_probs(logits)
-  wide = exact_probs(logits) > 1e-5
-  token, _ = draw(logits, np.resize(middle[wide], 5000).astype(np.float32))
+  probs = np.pad(exact_probs(case_logits("blocks")), (0, 324))
+  inside = probs.reshape(2, 512)
+  by_block = inside.sum(axis=1)
+  middle = np.cumsum(inside, axis=1) - 0.5 * inside
+  middle /= by_block[:, None]
+  wide = probs > 1e-5
+  block = np.repeat(np.cumsum(by_block) - 0.5 * by_block, 512)[wide]
+  numbers = np.stack([block, middle.reshape(-1)[wide]], axis=1)
+  token, _ = draw(
+      case_logits("blocks"), np.resize(numbers, (5000, 2)).astype(np.float32))
   np.testing.assert_array_equal(
       token, np.resize(np.flatnonzero(wide), 5000))
 
 
 def test_logits_that_are_nan_give_a_token_of_the_vocabulary():
   token, _ = ops.sample_from_logits(
-      jnp.full((2, 700), jnp.nan), jnp.array([0.0, 0.9]))
+      jnp.full((2, 700), jnp.nan), jnp.array([[0.0, 0.9], [0.9, 0.0]]))
   assert ((token >= 0) & (token < 700)).all()
