@@ -264,18 +264,21 @@ def keys() -> ConfigDict:
   c.algo.reset.patience = ranges.Whole(5, at_least=1)
   c.algo.reset.min_delta = ranges.Number(0.0, at_least=0)
   c.algo.reset.watch = ranges.Text("pass@1", empty=False)
-  # KL above this multiple of its median over kl_window steps, and above
-  # kl_threshold; 0 for either leaves it out.
+  # KL above this multiple of what its growth over kl_window steps leads to
+  # expect, and above kl_threshold; 0 for either leaves it out.
   c.algo.reset.kl_factor = ranges.Number(4.0, above=1, also=(0.0,))
   c.algo.reset.kl_threshold = ranges.Number(0.0, at_least=0)
-  c.algo.reset.kl_window = ranges.Whole(20, at_least=1)
+  c.algo.reset.kl_window = ranges.Whole(20, at_least=5)
   # The KL's share of the gradient, in the median over share_window steps,
   # above which it dominates.
   c.algo.reset.share_threshold = ranges.Number(0.5, at_least=0, below=1)
   c.algo.reset.share_window = ranges.Whole(20, at_least=1)
-  c.algo.reset.min_gap = ranges.Whole(1, at_least=1)
-  # Start the optimiser anew as well.
+  # Fewest steps from a reset to one by "stall", "kl" or "dominates".
+  c.algo.reset.min_gap = ranges.Whole(20, at_least=1)
+  # Forget the optimiser's moments as well. The schedule of the learning rate
+  # goes on; its rate rises from 0 again over rewarmup_steps updates.
   c.algo.reset.optimizer = ranges.Flag(True)
+  c.algo.reset.rewarmup_steps = ranges.Whole(0, at_least=0)
 
   c.train = ConfigDict()
   c.train.total_steps = ranges.Whole(1000, at_least=1)

@@ -19,7 +19,7 @@ From the public scripts: clip 0.2 / 0.27 (the blog has 0.28), k2 with weight
 differ beyond [0.5, 5], reward times 0 for a response that is cut, dynamic
 sampling, 512 prompts of 16 in updates of 1024 samples (64 prompts). Ours: 500
 steps to a reset at the latest, 5 evaluations without a gain for a stall, 4
-times the median of 20 steps for a spike, weight 0.5 and range 0 to -1 of the
+times the trend of 20 steps for a spike, weight 0.5 and range 0 to -1 of the
 length penalty, temperature 1.2 (v1's), the share of each domain (by its size
 in v1). Two things differ from the scripts: a response counts once in the
 scale of the batch, not by its tokens, and k2's log-ratio is not clamped to

@@ -47,11 +47,14 @@ def adamw(
     rate: optax.Schedule, *, b1: float = 0.9, b2: float = 0.999,
     eps: float = 1e-8, weight_decay: float = 0.0,
     max_grad_norm: float | None = 1.0, mu_dtype: str = "float32",
+    rewarmup_steps: int = 0,
 ) -> optax.GradientTransformation:
   """AdamW behind a clip of the global gradient norm.
 
   Weight decay leaves norms and biases alone. The first moment is held in
   `mu_dtype`; the second, whose changes bfloat16 would round away, in float32.
+  After a `restarted` its rate rises from 0 to that of the schedule over
+  `rewarmup_steps` updates.
   """
   parts = []
   if max_grad_norm:
@@ -59,7 +62,52 @@ def adamw(
   parts.append(optax.adamw(
       rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed,
       mu_dtype=mu_dtype))
-  return optax.chain(*parts)
+  chain = optax.chain(*parts)
+  if not rewarmup_steps:
+    return chain
+
+  def update(gradient, state, params=None):
+    share = rewarmup(state, rewarmup_steps)
+    updates, state = chain.update(gradient, state, params)
+    return jax.tree.map(lambda x: x * share, updates), state
+
+  return optax.GradientTransformation(chain.init, update)
+
+
+def counts(opt_state) -> tuple[jax.Array, jax.Array]:
+  """Updates that the schedule has seen, and that the moments have seen.
+
+  They are two numbers since a restart forgets the moments alone: a decay that
+  began anew with each of them would never end.
+  """
+  schedule_state, moments = (
+      [x for x in jax.tree.leaves(
+          opt_state, is_leaf=lambda x: isinstance(x, kind))
+       if isinstance(x, kind)]
+      for kind in (optax.ScaleByScheduleState, optax.ScaleByAdamState))
+  return schedule_state[0].count, moments[0].count
+
+
+def rewarmup(opt_state, steps: int):
+  """Share of the schedule's rate that the next update has, in [0, 1].
+
+  Below 1 only in the first `steps` updates after a restart.
+  """
+  if not steps:
+    return 1.0
+  done, since = counts(opt_state)
+  return jnp.where(since == done, 1.0, jnp.minimum(since / steps, 1.0))
+
+
+def restarted(opt_state, fresh):
+  """A fresh state of the optimiser that goes on in the schedule of another."""
+
+  def is_schedule(x):
+    return isinstance(x, optax.ScaleByScheduleState)
+
+  return jax.tree.map(
+      lambda old, new: old if is_schedule(old) else new, opt_state, fresh,
+      is_leaf=is_schedule)
 
 
 def apply(tx: optax.GradientTransformation, gradient, opt_state, params):

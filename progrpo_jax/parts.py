@@ -67,7 +67,7 @@ class Parts:
     sampling: settings of the rollout.
     dist: distribution of all log-probs.
     tx: the optax chain.
-    learning_rate: step -> learning rate.
+    learning_rate: state of the optimiser -> rate of its next update.
     update: from `update.make`.
     advantage: reward_PG, valid_PG -> adv_PG.
     kl: (logp, ref_logp) -> KL per token.
@@ -89,7 +89,7 @@ class Parts:
   sampling: sampler.Settings
   dist: scoring.Distribution
   tx: Any
-  learning_rate: Callable[[int], float]
+  learning_rate: Callable[[Any], float]
   update: Any
   advantage: Any
   kl: Callable
@@ -229,10 +229,17 @@ def make_correction(c):
       resolve(correction, c.algo.correction), "correction_options", c)
 
 
+def updates_per_step(c) -> int:
+  """Updates of the optimiser in a step."""
+  return c.train.num_minibatches * c.train.num_iterations
+
+
 def make_schedule(c):
-  """The learning rate by optimiser update."""
-  updates = (
-      c.train.total_steps * c.train.num_minibatches * c.train.num_iterations)
+  """The learning rate by optimiser update.
+
+  An update that is left out, as not finite, is not counted.
+  """
+  updates = c.train.total_steps * updates_per_step(c)
   o = c.optim
   try:
     return optim.schedule(
@@ -247,7 +254,8 @@ def make_optimizer(c, rate):
   o = c.optim
   return optim.adamw(
       rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay,
-      max_grad_norm=o.max_grad_norm, mu_dtype=o.mu_dtype)
+      max_grad_norm=o.max_grad_norm, mu_dtype=o.mu_dtype,
+      rewarmup_steps=c.algo.reset.rewarmup_steps)
 
 
 def make_prompter(c, tokenizer, split: str) -> data_lib.Prompter:
@@ -396,6 +404,13 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
     for make in (make_schedule, make_objective, make_advantage,
                  make_correction):
       make(stage)
+    if c.optim.decay != "constant" and (
+        updates_per_step(stage) != updates_per_step(c)):
+      raise errors.InputError(
+          f"config.optim.decay = {c.optim.decay!r} counts updates, and a stage "
+          "of config.schedule makes another number of them a step "
+          "(train.num_minibatches, train.num_iterations): it would not end "
+          "with the run; leave these alone, or decay 'constant'")
   policy = policy_lib.load(c, mesh)
   attention_of(policy.config, mesh)
   params, frozen = lora.split(policy.config, policy.params)
@@ -448,8 +463,9 @@ def assemble(
           top_p=s.top_p, top_k=s.top_k, stop_ids=tokenizer.stop_ids,
           chunk=s.chunk, batch_prompts=s.batch_prompts),
       dist=dist, tx=tx,
-      learning_rate=lambda step: float(rate(
-          step * c.train.num_minibatches * c.train.num_iterations)),
+      learning_rate=lambda opt_state: float(
+          rate(optim.counts(opt_state)[0])
+          * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)),
       update=update_lib.make(
           model, tx, make_objective(c), dist,
           minibatches=c.train.num_minibatches, micro_batches=update_parts),

@@ -106,11 +106,8 @@ def log(
   """
   c, step = parts.config, progress.step
   last_reset = progress.ref_step
-  # A new optimiser begins its schedule anew.
-  updated_since = last_reset if c.algo.reset.optimizer else 0
   verdict, is_news = judgement
   values = measured | {
-      "learning_rate": parts.learning_rate(step - updated_since),
       "num_tokens": progress.num_tokens,
       "ref_reset/reset": float(bool(reason)),
       "ref_reset/ref_step": last_reset,

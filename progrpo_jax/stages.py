@@ -19,6 +19,7 @@ from progrpo_jax import (
     checks,
     errors,
     hosts,
+    optim,
     records,
     rephrase,
     rounds,
@@ -300,7 +301,10 @@ def _digest(data: str | bytes) -> str:
 def restart_optimizer(
     parts: parts_lib.Parts, state: state_lib.TrainState,
 ) -> state_lib.TrainState:
-  """The same parameters with an optimiser that has seen nothing."""
+  """The same parameters, and an optimiser without moments.
+
+  The schedule of its learning rate goes on.
+  """
   where = state_lib.shardings(parts.model, parts.tx, parts.mesh).opt_state
-  return state.replace(
-      opt_state=state_lib.fresh_optimizer(parts.tx, state.params, where))
+  fresh = state_lib.fresh_optimizer(parts.tx, state.params, where)
+  return state.replace(opt_state=optim.restarted(state.opt_state, fresh))

@@ -271,6 +271,7 @@ def loop(
       progress, reason = stages.decide_reset(parts.config, progress)
       if reason and parts.config.algo.reset.optimizer:
         state = stages.restart_optimizer(parts, state)
+      measured["learning_rate"] = parts.learning_rate(state.opt_state)
       records.log(
           parts, progress, found, advantages, measured, reason,
           stages.judge(progress), writer, clock)

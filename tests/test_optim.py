@@ -72,6 +72,44 @@ def test_rate_follows_the_schedule_from_its_beginning():
   np.testing.assert_allclose(seen, [1.0, 0.95, 0.85, 0.75], rtol=1e-5)
 
 
+def test_decay_ends_although_the_moments_are_forgotten_again_and_again():
+  """Twelve updates, the optimiser restarted after every third: constant
+  gradients, so that each update is the rate itself."""
+  tx = optim.adamw(
+      optim.schedule(0.1, decay="linear", total_steps=12), eps=0.0)
+  params = {"w": jnp.array([1.0])}
+  state, moves = tx.init(params), []
+  for number in range(12):
+    before = float(params["w"][0])
+    params, state = optim.apply(tx, {"w": jnp.array([1.0])}, state, params)
+    moves.append(before - float(params["w"][0]))
+    if number % 3 == 2:
+      state = optim.restarted(state, tx.init(params))
+      assert [int(n) for n in optim.counts(state)] == [number + 1, 0]
+      assert not float(jax.tree.leaves(state)[1][0])
+  np.testing.assert_allclose(
+      moves, [0.1 * (1 - i / 12) for i in range(12)], atol=1e-6)
+
+
+def test_rate_rises_again_after_a_restart_and_only_then():
+  tx = optim.adamw(optim.schedule(0.1), eps=0.0, rewarmup_steps=2)
+  params = {"w": jnp.array([1.0])}
+  state, moves, told = tx.init(params), [], []
+  for number in range(8):
+    before = float(params["w"][0])
+    told.append(0.1 * float(optim.rewarmup(state, 2)))
+    params, state = optim.apply(tx, {"w": jnp.array([1.0])}, state, params)
+    moves.append(before - float(params["w"][0]))
+    if number == 2:
+      state = optim.restarted(state, tx.init(params))
+  np.testing.assert_allclose(
+      moves, [0.1, 0.1, 0.1, 0.0, 0.05, 0.1, 0.1, 0.1], atol=1e-6)
+  np.testing.assert_allclose(told, moves, atol=1e-6)
+  # The same tree as without: a run may ask for it, or not, as it goes on.
+  assert jax.tree.structure(state) == jax.tree.structure(
+      optim.adamw(optim.schedule(0.1)).init(params))
+
+
 def test_clip_scales_the_whole_gradient():
   # A large eps makes Adam's first step proportional to the gradient.
   def moved(norm, gradient):

@@ -121,6 +121,12 @@ def test_a_run_refuses_a_stage_that_cannot_work(small):
                 "{'algo.num_generations': 1}},)")
 
 
+def test_a_decay_and_another_number_of_updates_a_step_are_refused(small):
+  with pytest.raises(errors.InputError, match="would not end with the run"):
+    small.train("unused", "optim.decay=linear", "schedule=({'at_step': 2, "
+                "'set': {'train.num_iterations': 1}},)")
+
+
 class Stopping:
   """A view that asks the run to stop when a step is done."""
 

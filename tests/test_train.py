@@ -62,25 +62,28 @@ def test_lost_reference_stops_the_run(small, tmp_path, capfd):
   assert "the reference policy is step 0, but" in capfd.readouterr().err
 
 
-def test_reset_decides_over_the_optimiser(small, tmp_path):
-  """Adam's count: begun anew at step 1, or run on (eight updates, one a
-  minibatch and pass)."""
+def test_reset_decides_over_the_moments_and_the_schedule_goes_on(
+    small, tmp_path):
+  """Counts of moments and schedule: eight updates, one a minibatch and pass;
+  the moments forgot them at step 1 and 2, or did not."""
   options = ("train.total_steps=2", "eval.every=0", "algo.reset.period=1",
              "optim.warmup_steps=16", "algo.dynamic_sampling.max_rounds=1")
-  counts, rates = {}, {}
-  for optimizer in (True, False):
-    workdir = tmp_path / str(optimizer)
-    small.train(workdir, *options, f"algo.reset.optimizer={optimizer}")
+  for more, counts, rates in (
+      (("algo.reset.optimizer=False",), {8}, [1 / 4, 1 / 2]),
+      (("algo.reset.optimizer=True",), {0, 8}, [1 / 4, 1 / 2]),
+      (("algo.reset.optimizer=True", "algo.reset.rewarmup_steps=4"), {0, 8},
+       [0, 0])):
+    workdir = tmp_path / "_".join(more)
+    small.train(workdir, *options, *more)
     tree = ocp.StandardCheckpointer().restore(
         workdir / "checkpoints" / "2" / "opt_state")
-    counts[optimizer] = {
+    assert counts == {
         int(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)
         if "count" in jax.tree_util.keystr(path)}
-    rates[optimizer] = [r["learning_rate"] for r in _rows(workdir)]
-  assert counts == {True: {0}, False: {8}}
-  # What is logged is the rate of the next update.
-  assert rates[True] == [0, 0]
-  assert np.allclose(rates[False], [3e-3 / 4, 3e-3 / 2])
+    # What is logged is the rate of the next update.
+    np.testing.assert_allclose(
+        [r["learning_rate"] for r in _rows(workdir)],
+        3e-3 * np.array(rates), rtol=1e-6)
 
 
 def test_kl_is_zero_after_a_reset_in_bfloat16_too(small, tmp_path):

@@ -16,12 +16,17 @@ Runs on the host, in plain Python.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import itertools
 import math
 import statistics
 
 MODES = ("every", "at", "stall", "kl", "dominates", "auto")
 # What 'auto' asks, in this order.
 AUTO = ("stall", "kl", "dominates")
+# Fewer points tell no trend from an outlier.
+MIN_WINDOW = 5
+# Deviations from the trend that a spike has to stand out by.
+_NOISE = 4.0
 _NEEDS = {
     "every": "a period", "stall": "a patience",
     "kl": "a kl_factor or a kl_threshold", "dominates": "a share_threshold"}
@@ -71,38 +76,65 @@ def kl_spike(
     kls: Sequence[float], *, factor: float | None = None,
     threshold: float | None = None, window: int = 20,
 ) -> bool:
-  """Whether the last KL stands out.
+  """Whether the last KL stands out from its own growth.
 
-  Right after a reset the KL starts from 0 and any step doubles it; a relative
-  test waits for a full window and compares with its median, which one earlier
-  spike does not move. Given both bounds, both must be passed: `threshold` is
-  then the size below which no spike matters.
+  After a reset the KL grows from 0 like a power of the steps, the square while
+  the policy moves straight on: late values are many times the early ones
+  without any spike. So a power of the steps is fitted to the values before
+  the last, and the last is held against what that leads to expect. The fit is
+  robust (Theil and Sen: the median of all slopes between two points), so that
+  one earlier spike does not move it. A KL that explodes evenly, step by step,
+  is its own trend: `threshold` and `dominates` are for that.
+
+  Given both bounds, both must be passed: `threshold` is then the size below
+  which no spike matters.
 
   Args:
-    kls: KL to the reference since the last reset, oldest first. NaN is passed
-      over.
-    factor: the last must exceed this multiple of the median of the `window`
-      values before it.
+    kls: KL to the reference in each step since the last reset, oldest first.
+      NaN is passed over, and by the fit what is not above 0 as well: the KL
+      is 0 in the first step.
+    factor: the last must exceed this multiple of what was to be expected, and
+      lie `_NOISE` times as far from that as the others do.
     threshold: the last must exceed this.
-    window: at least 1.
+    window: values before the last that are fitted, all of which must be
+      there; at least `MIN_WINDOW`.
 
   Raises:
-    ValueError: neither bound is given, or `window` is below 1.
+    ValueError: neither bound is given, or `window` is below `MIN_WINDOW`.
   """
   if factor is None and threshold is None:
     raise ValueError("kl_spike needs a factor or a threshold")
-  if window < 1:
-    raise ValueError(f"window must be at least 1, got {window}")
-  *before, last = [kl for kl in kls if not math.isnan(kl)] or [math.nan]
-  if math.isnan(last):
+  if window < MIN_WINDOW:
+    raise ValueError(f"window must be at least {MIN_WINDOW}, got {window}")
+  known = [(t, kl) for t, kl in enumerate(kls, 1) if not math.isnan(kl)]
+  if not known:
     return False
+  now, last = known[-1]
   if threshold is not None and not last > threshold:
     return False
   if factor is None:
     return True
-  if len(before) < window:
+  before = [
+      (math.log(t), math.log(kl)) for t, kl in known[:-1] if kl > 0][-window:]
+  if len(before) < window or not last > 0:
     return False
-  return last > factor * statistics.median(before[-window:])
+  expected, noise = _trend(before, math.log(now))
+  return math.log(last) - expected > max(math.log(factor), _NOISE * noise)
+
+
+def _trend(points: Sequence[tuple[float, float]], x: float):
+  """A robust line through points, at x; and how far points lie from it.
+
+  Returns:
+    (y, noise): noise is a standard deviation, from the median of distances.
+  """
+  slope = statistics.median(
+      (b[1] - a[1]) / (b[0] - a[0])
+      for a, b in itertools.combinations(points, 2))
+  start = statistics.median(y - slope * x for x, y in points)
+  distance = statistics.median(abs(y - slope * x - start) for x, y in points)
+  # The median distance of normal noise is 1 / 1.4826 of its deviation.
+  return start + slope * x, 1.4826 * distance
 
 
 def dominates(
@@ -166,7 +198,8 @@ def should_reset(
     kl_window: for 'kl'.
     share_threshold: for 'dominates'.
     share_window: for 'dominates'.
-    min_gap: fewest steps between two resets, whatever the mode.
+    min_gap: fewest steps from a reset to one for which a measurement is the
+      reason; 'every' and 'at' keep their own time.
 
   Returns:
     (whether, reason); the reason is empty when there is no reset.
@@ -181,8 +214,10 @@ def should_reset(
       dominates=share_threshold is not None)
   if step < last_reset:
     raise ValueError(f"step {step} lies before the last reset, {last_reset}")
-  if step - last_reset < max(min_gap, 1):
+  if step == last_reset:
     return False, ""
+  if step - last_reset < min_gap:
+    modes = [mode for mode in modes if mode not in AUTO]
 
   history = history or {}
   # A score measured at the reset is the one to beat; a KL logged at that step

@@ -1,5 +1,6 @@
 """Decisions on the reference, as tables of logged numbers."""
 
+import math
 import random
 
 import pytest
@@ -56,14 +57,27 @@ def test_stalled_needs_patience():
     ([], {"threshold": 0.1}, False),
     ([0.2], {"threshold": 0.1}, True),
     ([0.2, 0.1], {"threshold": 0.1}, False),  # only the last, and above it
-    ([0.0, 0.001, 0.1], {"factor": 3, "window": 3}, False),  # fresh reference
-    ([0.1, 0.1, 0.1, 0.31], {"factor": 3, "window": 3}, True),
-    ([0.1, 0.1, 0.1, 0.29], {"factor": 3, "window": 3}, False),
-    ([0.1, 0.1, 9.0, 0.31], {"factor": 3, "window": 3}, True),  # a median
-    ([9.0, 0.1, 0.1, 0.1, 0.31], {"factor": 3, "window": 3}, True),
-    ([0.1, 0.1, 0.1, 0.4], {"factor": 3, "threshold": 1, "window": 3}, False),
-    ([0.9, 0.9, 0.9, 2.0], {"factor": 3, "threshold": 1, "window": 3}, False),
-    ([0.9, 0.9, 0.9, 3.0], {"factor": 3, "threshold": 1, "window": 3}, True),
+    ([0.0, 0.001, 0.1], {"factor": 3, "window": 5}, False),  # fresh reference
+    ([0.1] * 5 + [0.31], {"factor": 3, "window": 5}, True),
+    ([0.1] * 5 + [0.29], {"factor": 3, "window": 5}, False),
+    ([0.1] * 4 + [0.31], {"factor": 3, "window": 5}, False),  # too few
+    ([0.0] + [0.1] * 4 + [0.31], {"factor": 3, "window": 5}, False),
+    # One earlier spike moves nothing.
+    ([0.1, 0.1, 9.0] + [0.1] * 4 + [0.31], {"factor": 3, "window": 7}, True),
+    ([9.0] + [0.1] * 5 + [0.31], {"factor": 3, "window": 5}, True),
+    ([0.1] * 5 + [0.4], {"factor": 3, "threshold": 1, "window": 5}, False),
+    ([0.9] * 5 + [2.0], {"factor": 3, "threshold": 1, "window": 5}, False),
+    ([0.9] * 5 + [3.0], {"factor": 3, "threshold": 1, "window": 5}, True),
+    # Growth by the square, and what stands out from it.
+    ([t ** 2 for t in range(1, 22)], {"factor": 4}, False),
+    ([t ** 2 for t in range(1, 21)] + [5 * 21 ** 2], {"factor": 4}, True),
+    ([(t - 1) ** 2 for t in range(1, 23)], {"factor": 4}, False),
+    ([(t - 1) ** 2 for t in range(1, 22)] + [5 * 21 ** 2], {"factor": 4},
+     True),
+    # Wild values: four times one of them is nothing to speak of.
+    ([0.1, 1.0, 0.2, 2.0, 0.1, 1.5, 0.3, 4.5], {"factor": 3, "window": 7},
+     False),
+    ([0.1] * 5 + [-0.1], {"factor": 3, "window": 5}, False),  # k1 may be
     ([0.2, float("nan")], {"threshold": 0.1}, True),
     ([float("nan")], {"threshold": 0.1}, False),
 ])
@@ -75,7 +89,42 @@ def test_kl_spike_needs_a_bound():
   with pytest.raises(ValueError, match="factor or a threshold"):
     reset.kl_spike([0.1])
   with pytest.raises(ValueError, match="window"):
-    reset.kl_spike([0.1], threshold=1.0, window=0)
+    reset.kl_spike([0.1], threshold=1.0, window=4)
+
+
+POWERS = (0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def grown(rng, power, noise, count):
+  """A KL that grows like a power of the steps, with log-normal noise."""
+  return [
+      1e-4 * t ** power * math.exp(rng.gauss(0, noise))
+      for t in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_growth_alone_is_no_spike(power):
+  """Of 3 * 4 * 100 judgements at each power of the steps, none is wrong; a
+  multiple of the median is passed at step 21 by growth like the square."""
+  for noise in (0.1, 0.2, 0.3):
+    for seed in range(4):
+      kls = grown(random.Random(seed), power, noise, 120)
+      assert not any(
+          reset.kl_spike(kls[:n], factor=4.0) for n in range(1, 121))
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("noise, size, least", [
+    (0.1, 6, 40), (0.2, 7, 39), (0.3, 10, 38)])
+def test_a_spike_on_top_of_growth_is_seen_in_its_step(
+    power, noise, size, least):
+  seen = 0
+  for seed in range(40):
+    rng = random.Random(seed)
+    kls = grown(rng, power, noise, rng.randint(21, 150))
+    kls[-1] *= size
+    seen += reset.kl_spike(kls, factor=4.0)
+  assert seen >= least
 
 
 @pytest.mark.parametrize("shares, window, expected", [
@@ -210,6 +259,15 @@ def test_prorl_v2():
           (900, "no validation gain in 3 evaluations")]
 
 
+def test_the_gap_is_for_what_is_measured():
+  history = {"kl": [(s, 1.0) for s in range(20)]}
+  options = {"kl_threshold": 0.5, "history": history, "min_gap": 7}
+  assert run(9, modes=("every", "kl"), period=3, **options) == [
+      (s, "3 steps since the last reset") for s in (3, 6, 9)]
+  assert run(9, modes=("at", "kl"), at_steps=(1,), **options) == [
+      (1, "step 1 is listed"), (8, "KL 1 stands out")]
+
+
 def test_first_mode_that_fires_is_the_reason():
   options = {"period": 2, "at_steps": (2,)}
   for modes, word in ((("every", "at"), "since"), (("at", "every"), "listed")):
@@ -234,7 +292,8 @@ def test_resumed_run_decides_alike():
   rng = random.Random(0)
   history = {
       "score": [(s, rng.random()) for s in range(0, 200, 5)],
-      "kl": [(s, rng.random()) for s in range(1, 200)],
+      "kl": [(s, (8 if s % 31 == 0 else 1) * (1 + rng.random() / 10))
+             for s in range(1, 200)],
       "kl_share": [(s, rng.random()) for s in range(1, 200)]}
   options = {
       "modes": ("auto", "every"), "patience": 2, "kl_factor": 2.2,
