@@ -20,7 +20,7 @@ _PROJECTIONS = (
 
 
 def get_config() -> ConfigDict:
-  """All keys; by themselves plain GRPO."""
+  """All keys; by themselves GRPO with the clip's own bounds and no KL."""
   return _defaults(keys())
 
 
@@ -133,9 +133,11 @@ def keys() -> ConfigDict:
   # Tokens decoded between two looks at whether any sample is alive.
   c.sampling.chunk = ranges.Whole(16, at_least=1)
   # Prompts that are sampled at one time, which is what the cache of keys has
-  # to have room for; 0 for all that a round draws. Samples do not depend on
-  # it. A batch is verified while the next one is sampled; it is also what
-  # reward functions of your own see at one time.
+  # to have room for; 0 for all that a round draws. In float32 samples do not
+  # depend on it; in bfloat16 only their distribution does not, as the last
+  # bits of the logits depend on the size of a batch. A batch is verified
+  # while the next one is sampled; it is also what reward functions of your
+  # own see at one time.
   c.sampling.batch_prompts = ranges.Whole(0, at_least=0)
 
   # Stages of a long run: a tuple of entries that change keys from a step or a
@@ -150,18 +152,21 @@ def keys() -> ConfigDict:
   # A function of algos/advantages.py, or an import path.
   c.algo.advantage = ranges.Text("grpo", empty=False)
   c.algo.advantage_options = ConfigDict()
-  # A function of algos/losses.py, or an import path; it gets the keys below
-  # that its signature names, and those of loss_options.
+  # A function of algos/losses.py, or an import path; it gets epsilon,
+  # epsilon_high and dual_clip if its signature names them, and loss_options.
   c.algo.loss = ranges.Text("clip", empty=False)
-  c.algo.epsilon = ranges.Number(0.2, at_least=0, at_most=1)
-  c.algo.epsilon_high = ranges.Number(0.2, at_least=0)
+  # Bounds of the ratio, 1 - epsilon and 1 + epsilon_high. 0 for the loss's own:
+  # clip and flowrl 0.2 and 0.28, clip_cov 0.2 and 0.2, gspo 3e-4 and 4e-4.
+  c.algo.epsilon = ranges.Number(0.0, at_least=0, at_most=1)
+  c.algo.epsilon_high = ranges.Number(0.0, at_least=0)
   # Bound of the ratio for bad tokens; 0 for none.
   c.algo.dual_clip = ranges.Number(0.0, above=1, also=(0.0,))
   c.algo.loss_options = ConfigDict()
   # A function of algos/aggregate.py.
   c.algo.aggregate = ranges.Text("token_mean", empty=False)
-  # KL to the reference: weight and a function of algos/kl.py. With beta 0 no
-  # reference is held.
+  # KL to the reference: weight and a function of algos/kl.py; k1 is for
+  # beta 0 alone, as it has no gradient in expectation. With beta 0 no
+  # reference is held. FlowRL's own beta is in loss_options.
   c.algo.beta = ranges.Number(0.0, at_least=0)
   c.algo.kl = ranges.Text("k3", empty=False)
   # Take the KL (k1, summed over a response) off its reward instead, times

@@ -174,6 +174,7 @@ def validate(c: ml_collections.ConfigDict) -> None:
       refuse("algo.rephrase.template", "may hold {prompt} and {solution}, and "
              "other braces only in pairs: {{ and }}")
   _check_control(c, refuse)
+  _check_teaches(c, refuse)
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
     refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
            f"({c.sampling.max_new_tokens})")
@@ -193,6 +194,27 @@ def _check_control(c, refuse) -> None:
   penalty = c.algo.length_penalty
   if penalty.coef and not penalty.on + penalty.off:
     refuse("algo.length_penalty.on", "must be above 0 where off is 0")
+
+
+def _check_teaches(c, refuse) -> None:
+  """Refuses what would be read by nothing, or has no gradient."""
+  a = c.algo
+  if a.kl == "k1" and a.beta:
+    refuse("algo.kl", f"with algo.beta = {a.beta:g} it would teach nothing: as "
+           "a loss on sampled tokens its gradient is 0 in expectation; take "
+           "'k2' or 'k3', or algo.reward_kl_coef, which takes k1 off the "
+           "reward")
+  for key in ("epsilon", "epsilon_high"):
+    if a.loss == "gspo" and a[key] >= 0.1:
+      refuse(f"algo.{key}", "no ratio of a whole response, to the power of 1 / "
+             "its length, comes near this bound of gspo; its own are 3e-4 and "
+             "4e-4: set 0 for them")
+  if a.loss == "flowrl" and a.arm.alpha:
+    refuse("algo.arm.alpha", "flowrl reads rewards and no advantages, which "
+           "ARM re-weights; set 0, or another algo.loss")
+  if a.dual_clip and a.loss in ("gspo", "cispo", "vespo", "flowrl",
+                                "clip_cov", "kl_cov"):
+    refuse("algo.dual_clip", f"{a.loss!r} has no such bound; set 0")
 
 
 def prompts_per_round(c) -> int:

@@ -80,12 +80,12 @@ def counts(opt_state) -> tuple[jax.Array, jax.Array]:
   They are two numbers since a restart forgets the moments alone: a decay that
   began anew with each of them would never end.
   """
-  schedule_state, moments = (
-      [x for x in jax.tree.leaves(
-          opt_state, is_leaf=lambda x: isinstance(x, kind))
-       if isinstance(x, kind)]
-      for kind in (optax.ScaleByScheduleState, optax.ScaleByAdamState))
-  return schedule_state[0].count, moments[0].count
+  kinds = optax.ScaleByScheduleState, optax.ScaleByAdamState
+  states = jax.tree.leaves(
+      opt_state, is_leaf=lambda x: isinstance(x, kinds))
+  schedule_count, moments_count = (
+      next(x.count for x in states if isinstance(x, kind)) for kind in kinds)
+  return schedule_count, moments_count
 
 
 def rewarmup(opt_state, steps: int):

@@ -179,10 +179,17 @@ def _with_options(function, key: str, c):
 
 
 def make_loss(c):
-  """LossInputs -> (loss_BT, metrics)."""
+  """LossInputs -> (loss_BT, metrics).
+
+  Only these keys are of the loss: `beta` and others of the same name as an
+  argument of some loss mean something else in a config. One that is 0 is left
+  to the loss's own default.
+  """
   loss = resolve(losses, c.algo.loss)
-  own = dict(c.algo) | {"dual_clip": c.algo.dual_clip or None}
-  bound = bind(loss, own, _check_options(loss, "loss_options", c))
+  bounds = {
+      k: c.algo[k] for k in ("epsilon", "epsilon_high", "dual_clip")
+      if c.algo[k]}
+  bound = bind(loss, bounds, _check_options(loss, "loss_options", c))
   if "key" in inspect.signature(loss).parameters:
     return lambda inputs: bound(inputs, key=inputs.key)
   return bound

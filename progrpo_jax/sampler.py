@@ -4,7 +4,10 @@ The prompt is read once per group and its keys are shared by the G samples.
 Decoding runs on the device in chunks; after each chunk it stops if nothing is
 alive. The cache of responses starts small and doubles, so that early tokens do
 not pay for late columns. A sample's randomness comes from its own id: neither
-its row, nor the batch around it, nor the mesh changes what it draws.
+its row, nor the batch around it, nor the mesh changes what it draws from given
+logits. In float32 neither changes its tokens; in bfloat16 the last bits of the
+logits depend on the shapes of a program, and most long responses part ways
+with those of another batch somewhere. The distribution is the same.
 """
 
 from collections.abc import Iterator
@@ -156,7 +159,8 @@ def batches(
 ) -> Iterator[batch_lib.Rollout]:
   """Yields the rollout of each settings.batch_prompts prompts in turn.
 
-  A sample does not depend on its batch. The last one is filled up with
+  In float32 a sample does not depend on its batch (in bfloat16 only its
+  random numbers do not: see above). The last one is filled up with
   prompts of the first, whose samples are dropped.
   """
   count = len(prompts)

@@ -140,3 +140,33 @@ def test_flowrl_without_what_it_reads_is_refused(small, key):
   c = small.config(f"algo.{key}=False", method="flowrl")
   with pytest.raises(errors.InputError, match=f"'flowrl'.*{key}"):
     parts_lib.make_objective(c)
+
+
+def test_measured_triggers_reset_a_run(small, tmp_path):
+  """Stall, KL and the KL's share, through the whole loop, one after another.
+
+  In the first step after a reset the KL is 0, and can be no reason."""
+  triggers = (
+      {"at_step": 2, "set": {
+          "algo.reset.modes": ("kl",), "algo.reset.kl_factor": 0.0,
+          "algo.reset.kl_threshold": 1e-12}},
+      {"at_step": 4, "set": {
+          "algo.reset.modes": ("auto",), "algo.reset.kl_threshold": 1e9,
+          "algo.reset.share_threshold": 1e-9, "algo.reset.share_window": 2}})
+  code, _ = small.train(
+      tmp_path, "algo.reset.modes=('stall',)", "algo.reset.patience=1",
+      "algo.reset.min_delta=1.0", "algo.reset.min_gap=1",
+      "train.total_steps=6", f"schedule={triggers!r}")
+  assert code == 0
+  found = rows(tmp_path)
+  reasons = {
+      row["step"]: row["ref_reset/reason"] for row in found
+      if row["ref_reset/reset"]}
+  told = [(row["kl"], row.get("kl_share")) for row in found]
+  assert list(reasons) == [2, 4, 6], told
+  for reason, said in zip(reasons.values(), (
+      "no validation gain in 1", "stands out", "of the gradient over 2")):
+    assert said in reason
+  # The reference is the policy of the step, as the next one sees it.
+  assert [row["ref_reset/ref_step"] for row in found] == [0, 2, 2, 4, 4, 6]
+  assert [kl == 0 for kl, _ in told] == [True, False] * 3

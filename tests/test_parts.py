@@ -1,7 +1,10 @@
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from progrpo_jax import errors
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import policy as policy_lib
@@ -53,6 +56,41 @@ def test_names_and_cuts_are_refused_too(small, override, said):
   with pytest.raises(errors.InputError) as caught:
     parts_lib.build(small.config(override))
   assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (("algo.kl=k1", "algo.beta=0.1"), "would teach nothing"),
+    (("algo.loss=gspo",), "set 0 for them"),
+    (("algo.loss=flowrl", "algo.arm.alpha=0.3"), "reads rewards"),
+    (("algo.loss=cispo", "algo.dual_clip=10.0"), "has no such bound"),
+    (("algo.loss=flowrl",), "algo.partition_head"),
+])
+def test_what_cannot_teach_is_refused(small, overrides, said):
+  with pytest.raises(errors.InputError) as caught:
+    parts_lib.build(small.config(*overrides, method="grpo"))
+  assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("loss", "own"), [
+    ("clip", (0.2, 0.28)), ("gspo", (3e-4, 4e-4)), ("flowrl", (0.2, 0.28)),
+    ("clip_cov", (0.2, 0.2))])
+def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
+  """Nothing of the config but what was set is bound to it: FlowRL's beta is 15
+  and not the weight of the KL, GSPO's bounds are not PPO's."""
+  c = common.get_config()
+  c.algo.loss = loss
+  signature = inspect.signature(parts_lib.make_loss(c))
+  # clip_cov's key is bound beside it.
+  if loss != "clip_cov":
+    assert own == tuple(
+        signature.parameters[k].default for k in ("epsilon", "epsilon_high"))
+  if loss == "flowrl":
+    assert signature.parameters["beta"].default == 15.0
+  assert (c.algo.epsilon, c.algo.epsilon_high) == (0.0, 0.0)
+  c.algo.epsilon, c.algo.beta = 0.05, 0.7
+  function = parts_lib.make_loss(c)
+  if loss != "clip_cov":
+    assert function.keywords == {"epsilon": 0.05}
 
 
 def test_overlong_prompts_may_be_left_out(small):

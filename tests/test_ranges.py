@@ -43,6 +43,7 @@ ZERO = SIGNED | {
     "algo.arm.alpha", "algo.dynamic_sampling.prompts_per_round",
     "algo.reset.min_delta", "algo.reset.kl_factor",
     "algo.reset.kl_threshold", "algo.reset.share_threshold",
+    "algo.reset.rewarmup_steps",
     "train.micro_batch_prompts", "train.micro_batch_generations",
     "optim.warmup_steps", "optim.b1", "optim.b2", "optim.weight_decay",
     "optim.max_grad_norm", "eval.every", "eval.temperature", "eval.top_k",

@@ -169,7 +169,9 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
   if prefix is None:
     weights = jnp.exp(scores - peak[..., None])
     total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum("nrktms,nrksh->nrktmh", weights.astype(v.dtype), v)
+    out = jnp.einsum(
+        "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v,
+        preferred_element_type=jnp.float32)
   else:
     # Each part keeps the order of axes in which its product comes out; only
     # the peaks and sums, one number a query, change order to meet.
@@ -186,12 +188,15 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
     total = jnp.sum(weights, axis=-1) + jnp.sum(
         prefix_weights, axis=-1).swapaxes(1, 2)
     out = jnp.einsum(
-        "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v
+        "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v,
+        preferred_element_type=jnp.float32,
     ) + jnp.einsum(
-        "nkrtmp,nkph->nkrtmh", prefix_weights.astype(pv.dtype), pv
+        "nkrtmp,nkph->nkrtmh", prefix_weights.astype(pv.dtype), pv,
+        preferred_element_type=jnp.float32,
     ).swapaxes(1, 2)
-  # Normalising after the product divides H numbers a query, not S. The order
+  # Normalising after the product divides H numbers a query, not S; in float32,
+  # so that products and sum are rounded to the type of `q` once. The order
   # of the axes changes last: asked for inside an einsum, it would swap the
   # operands, and XLA has no fast product for that on a CPU.
-  out = out / total[..., None].astype(out.dtype)
+  out = (out / total[..., None]).astype(q.dtype)
   return out.swapaxes(2, 3)

@@ -62,6 +62,21 @@ def plain(q, own, own_mask, prefix=None, prefix_mask=None):
   return np.einsum("nrtkms,nrskh->nrtkmh", weights, v)
 
 
+def test_bfloat16_is_rounded_once():
+  """Products, their sum and the division are in float32: the result is the
+  plain softmax over what bfloat16 holds, but for the weights' own rounding."""
+  q, own, own_mask, prefix, prefix_mask = case(seed=3)
+  q, own, prefix = jax.tree.map(
+      lambda x: jnp.asarray(x, jnp.bfloat16), (q, own, prefix))
+  out = run(q, own, own_mask, prefix, prefix_mask)
+  assert out.dtype == jnp.bfloat16
+  q, own, prefix = jax.tree.map(
+      lambda x: np.asarray(x, np.float32), (q, own, prefix))
+  expected = plain(q, own, own_mask, prefix, prefix_mask)
+  error = np.abs(np.asarray(out, np.float32) - expected)
+  assert np.mean(error) < 9e-4
+
+
 def test_two_keys_by_hand():
   q = jnp.full((1, 1, 1, 1, 1, 1), 2.0)
   k = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1, 1)
