@@ -1,11 +1,14 @@
 r"""Where the final answer stands in a completion.
 
 A completion may mark its answer in several ways. The strongest one that
-occurs counts, and all places marked in that way are returned: whoever asks
-must see that they agree.
+occurs counts, and of several places that are marked in that way the last one.
+Marks that only commas, "and", "or" or names such as "x =" separate are the
+parts of one answer: t = \boxed{2} or t = \boxed{8} says "2, 8", which is
+another answer than 8.
 """
 
 import re
+from typing import NamedTuple
 
 from progrpo_jax.errors import InputError
 
@@ -39,12 +42,28 @@ _FORMULA = re.compile(
     r"|\\\[((?:(?!\\\]).){1,300}?)\\\])[\s.*]*\Z",
     re.S,
 )
+# What may stand between the parts of one answer.
+_BETWEEN = re.compile(
+    r"(?:[\s,;&$]|\\[,;:!()\[\] ]|\\\\|\\q?quad(?![A-Za-z])|\*\*"
+    r"|\\(?:text|mbox|mathrm|textrm)\s*\{[\s,;]*(?:and|or)?[\s,;]*\}"
+    r"|(?:and|or|\\lor|\\text\s*\{\s*or\s*\})(?![A-Za-z])"
+    r"|\\?[A-Za-z]{1,7}(?:_(?:\w|\{[^{}]{1,9}\}))?'?\s*&?\s*=)*")
+_MAX_BETWEEN = 60
 _OPENINGS = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
 _AGAIN = re.compile(r"(?:the )?(?:(?:final|correct|right) )?answer\b", re.I)
 _IS = re.compile(r".*\b(?:is|are|equals)[ \t]+(\S.*)")
 _STOP = re.compile(
     r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|\*\*|(?<![\w\\])(?:because|since|as|so|"
     r"which|where|for|when|if|but|hence|therefore|i hope)\b", re.I)
+
+
+class Span(NamedTuple):
+  """Where a mark and what it holds begin and end in a text."""
+
+  start: int
+  inside: int
+  until: int
+  end: int
 
 
 def find(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
@@ -55,6 +74,30 @@ def find(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
     if found:
       return found
   return []
+
+
+def final(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
+  """Returns the parts of the last answer that the strongest form marks."""
+  for form in check_forms(forms):
+    if form in _SPANS:
+      spans = [
+          s for s in _SPANS[form](completion)
+          if not _PLACEHOLDER.fullmatch(completion, s.inside, s.until)]
+      if spans:
+        return _last(completion, spans)
+    elif marked := find(completion, (form,)):
+      return marked[-1:]
+  return []
+
+
+def _last(text: str, spans: list[Span]) -> list[str]:
+  """Returns the contents of the last spans that belong together."""
+  first = len(spans) - 1
+  while first and spans[first].start - spans[first - 1].end <= (
+      _MAX_BETWEEN) and _BETWEEN.fullmatch(
+          text, spans[first - 1].end, spans[first].start):
+    first -= 1
+  return [text[s.inside : s.until].strip() for s in spans[first:]]
 
 
 def check_forms(forms: object) -> tuple[str, ...]:
@@ -71,25 +114,36 @@ def check_forms(forms: object) -> tuple[str, ...]:
 
 def boxed(text: str) -> list[str]:
   """Returns the contents of all closed boxes that stand in no other box."""
+  return [text[s.inside : s.until].strip() for s in _boxes(text)]
+
+
+def _boxes(text: str) -> list[Span]:
+  """Returns where boxes are."""
   stack, boxes = [], []
   for match in _BRACE.finditer(text):
     if match[1] and not match[2] and len(match[1]) % 2:
       continue  # \{ is a brace to be seen, \\{ opens a group in a new row
     if match[0][-1] == "{":
-      stack.append((match.end(), bool(match[2])))
+      stack.append((match.start(), match.end(), bool(match[2])))
     elif stack:
-      start, is_box = stack.pop()
+      start, inside, is_box = stack.pop()
       if is_box:
-        while boxes and boxes[-1][0] > start:
+        while boxes and boxes[-1].start > start:
           boxes.pop()
-        boxes.append((start, match.start()))
-  found = [text[start:end].strip() for start, end in boxes]
-  return found or [m[1].rstrip(".,;") for m in _UNBRACED.finditer(text)]
+        boxes.append(Span(start, inside, match.start(), match.end()))
+  return boxes or [
+      Span(m.start(), m.start(1), m.start(1) + len(m[1].rstrip(".,;")), m.end())
+      for m in _UNBRACED.finditer(text)]
 
 
 def tagged(text: str) -> list[str]:
   """Returns what stands between <answer> and </answer>."""
-  return [m[1].strip() for m in _TAG.finditer(text)]
+  return [text[s.inside : s.until].strip() for s in _tags(text)]
+
+
+def _tags(text: str) -> list[Span]:
+  """Returns where tags are."""
+  return [Span(m.start(), *m.span(1), m.end()) for m in _TAG.finditer(text)]
 
 
 def hashed(text: str) -> list[str]:
@@ -148,3 +202,4 @@ _FINDERS = {
     "formula": formulas,
     "whole": whole,
 }
+_SPANS = {"boxed": _boxes, "tag": _tags}

@@ -61,8 +61,10 @@ def score(
   Args:
     completion: text of the model, without its thought.
     reference: the right answer: a number or text, LaTeX or not.
-    forms: in which forms an answer counts, see rewards/answers.py; one that
-      is given in several different ways is no answer.
+    forms: in which forms an answer counts, see rewards/answers.py. Of several
+      marked answers the last one counts; those that only commas, "and", "or"
+      or names separate are the parts of one, a list. If that is not the
+      reference, the status is "several_answers".
     tolerance: the relative error that a number may have; 0 is exact.
     evaluated: whether a plain number must be answered by one. Otherwise
       6*7 is 42, which also rewards whoever copies the question.
@@ -76,12 +78,16 @@ def score(
     gold = check_reference(reference)
   except InputError:
     return Score(0.0, False, "refused")
-  found = answers.find(completion, forms)
-  if not found:
+  marked = answers.final(completion, forms)
+  if not marked:
     return Score(0.0, False, "no_answer")
-  if _differ(found):
+  several = _differ(marked)
+  if several and len(marked) > _MAX_WAYS:
     return Score(0.0, False, "several_answers")
-  status, correct = _decide(gold, found[-1], tolerance, evaluated)
+  answer = "; ".join(marked) if several else marked[-1]
+  status, correct = _decide(gold, answer, tolerance, evaluated)
+  if several and status == "ok" and not correct:
+    status = "several_answers"
   return Score(float(correct), correct, status)
 
 
@@ -89,7 +95,8 @@ def check_reference(reference: object) -> str:
   """Returns a reference as text, or raises InputError: for loaders.
 
   It must be a number or a text that holds one answer, which may stand in a
-  box or behind ####.
+  box or behind ####, or be the list of several boxes as in `score`; boxes
+  with other words between them are refused.
   """
   if isinstance(reference, bool) or not isinstance(
       reference, (str, int, float)):
@@ -100,9 +107,12 @@ def check_reference(reference: object) -> str:
   if isinstance(reference, int) and abs(reference) >= 10**1000:
     raise InputError("the reference has more than 1000 digits")
   marked = answers.find(str(reference), ("boxed", "hash"))
-  if _differ(marked):
-    raise InputError(f"the reference has several answers: {marked[:3]}")
   gold = marked[-1] if marked else str(reference)
+  if _differ(marked):
+    parts = answers.final(str(reference), ("boxed", "hash"))
+    if len(parts) < len(marked):
+      raise InputError(f"the reference has several answers: {marked[:3]}")
+    gold = "; ".join(parts)
   shown = repr(gold[:80])
   if len(gold) > latex.MAX_CHARS:
     raise InputError(
@@ -119,9 +129,9 @@ def check_reference(reference: object) -> str:
   return gold
 
 
-def _differ(found: list[str]) -> bool:
+def _differ(marked: list[str]) -> bool:
   """Says whether marked answers are different ones."""
-  different = list(dict.fromkeys(found))
+  different = list(dict.fromkeys(marked))
   if len(different) > _MAX_WAYS:
     return True
   return len(set(map(normal_form, different))) > 1
@@ -148,8 +158,10 @@ def _is_undefined(tree: latex.Tree) -> bool:
 def canonical(completion: str, row: Any) -> str:
   """Returns the form under which equal answers are equal: for tasks."""
   forms = answers.check_forms(row.meta.get("forms", answers.DEFAULT))
-  found = answers.find(completion, forms)
-  return normal_form(found[-1]) if found else completion.strip()
+  marked = answers.final(completion, forms)
+  if not marked:
+    return completion.strip()
+  return normal_form("; ".join(marked) if _differ(marked) else marked[-1])
 
 
 # ----- Where Math-Verify runs -----

@@ -37,6 +37,10 @@ def rows(name):
 PAIRS = rows("math_pairs.jsonl")
 
 
+# Ways to write an answer, each with near misses and a reason.
+WAYS = rows("math_forms.jsonl")
+
+
 @pytest.fixture(scope="module")
 def pool():
   with pools.Pool(workers=1, deadline_s=30.0) as made:
@@ -79,6 +83,15 @@ def test_pairs(pool):
           row["correct"], row.get("status", "ok"))]
   assert wrong == []
   assert all(s.reward == float(s.correct) for s in scores)
+
+
+def test_ways_to_write_an_answer(pool):
+  scores = judge(pool, [(w["completion"], w["reference"]) for w in WAYS])
+  assert [w for w, s in zip(WAYS, scores) if s.correct != w["expected"]] == []
+  kinds = {w["kind"] for w in WAYS}
+  for kind in kinds:
+    verdicts = {w["expected"] for w in WAYS if w["kind"] == kind}
+    assert verdicts == {True, False}, f"{kind} has no near miss"
 
 
 def test_pairs_hold_with_the_sides_exchanged(pool):
@@ -319,7 +332,7 @@ def test_symbolic_multiplies_little_out(text):
     (r"\frac{3}{1-1}", "has no value"), (r"\frac{1}{2", "do not match"),
     (r"\sqrt{2}}", "do not match"), ("7" * 1000, "1000 characters"),
     (10**1001, "1000 digits"),
-    (r"\boxed{1} or \boxed{2}", "several answers"),
+    (r"\boxed{1}, then again \boxed{2}", "several answers"),
 ])
 def test_bad_reference_is_refused(reference, words):
   with pytest.raises(InputError, match=words):
@@ -329,6 +342,7 @@ def test_bad_reference_is_refused(reference, words):
 
 @pytest.mark.parametrize(("reference", "text"), [
     ("42", "42"), (42, "42"), (0.5, "0.5"), (-3, "-3"),
+    (r"\boxed{1} or \boxed{2}", "1; 2"),
     ("6*7 = 42\n#### 42", "42"), (r"Thus \boxed{\frac12}.", r"\frac12"),
     (r"\{1,2\}", r"\{1,2\}"), ("[0,1)", "[0,1)"), ("Evelyn", "Evelyn"),
     (r"\infty", r"\infty"), (r"\frac{1}{x}", r"\frac{1}{x}"),
