@@ -7,14 +7,14 @@ grammar (words, integrals, sets) has the tree None.
 """
 
 import cmath
-from collections.abc import Iterator
 from fractions import Fraction
 import functools
 import math
 import random
 import re
 from typing import Any
-import unicodedata
+
+from progrpo_jax.rewards import characters, presentation, words
 
 MAX_CHARS = 600
 MAX_NESTING = 16
@@ -32,39 +32,6 @@ class TooLarge(ValueError):
 
 # ----- Cleaning -----
 
-_VULGAR = {
-    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5",
-    "⅖": "2/5", "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8",
-    "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
-}
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi"
-    " omicron pi rho sigma tau upsilon phi chi psi omega"
-).split()
-_SYMBOLS = {
-    **{chr(0x3B1 + i + (i > 16)): rf"\{n} " for i, n in enumerate(_GREEK)},
-    **{v: rf"\frac{{{v_[0]}}}{{{v_[2]}}}" for v, v_ in _VULGAR.items()},
-    "Δ": r"\Delta ", "Γ": r"\Gamma ", "Ω": r"\Omega ", "φ": r"\phi ",
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ",
-    "·": r"\times ", "⋅": r"\times ", "∙": r"\times ", "∗": "*", "÷": "/",
-    "⁄": "/", "∕": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∞": r"\infty ",
-    "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "⩽": r"\le ", "⩾": r"\ge ", "≈": r"\approx ", "∪": r"\cup ",
-    "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
-    "º": r"^\circ ", "′": "'", "’": "'", "∠": r"\angle ", "∨": r"\lor ",
-    "…": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "ℝ": r"\mathbb{R}",
-    "ℂ": r"\mathbb{C}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
-    "，": ", ", "、": ", ", "；": ";", "：": ":",
-    "€": "", "£": "", "¥": "", "￥": "", "₹": "", "₽": "", "₩": "", "¢": "",
-}
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_SCALES = {
-    "dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}",
-    "lakh": "10^{5}", "million": "10^{6}", "crore": "10^{7}",
-    "billion": "10^{9}", "trillion": "10^{12}",
-}
-
 _SAME = {
     "geq": "ge", "geqslant": "ge", "gt": ">", "leq": "le", "leqslant": "le",
     "lt": "<", "neq": "ne", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
@@ -74,12 +41,17 @@ _SAME = {
     "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "degree": "^\\circ",
     "varnothing": "emptyset", "arctg": "arctan", "tg": "tan", "ctg": "cot",
     "textbackslash": "", "vee": "lor", "simeq": "approx", "equiv": "=",
-    "rightarrow": "to", "land": "wedge",
+    "rightarrow": "to", "land": "wedge", "dots": "ldots", "cdots": "ldots",
+    "dotsc": "ldots", "dotsb": "ldots", "dotsm": "ldots", "dotsi": "ldots",
+    "dotso": "ldots", "hdots": "ldots", "textellipsis": "ldots", "colon": ":",
+    "backslash": "setminus", "smallsetminus": "setminus", "Reals": "R",
+    "reals": "R", "cong": "approx", "thickapprox": "approx",
 }
 _DROPPED = frozenset((
     "left", "right", "bigl", "bigr", "Bigl", "Bigr", "big", "Big", "bigg",
     "Bigg", "biggl", "biggr", "Biggl", "Biggr", "mleft", "mright",
-    "displaystyle", "textstyle", "limits", "nolimits", "bf", "rm", "it",
+    "displaystyle", "textstyle", "scriptstyle", "normalsize", "limits",
+    "nolimits", "bf", "rm", "it",
     "mathstrut", "boldmath", "small", "large", "Large", "huge", "centering",
     "noindent", "hfill", "boxed", "fbox",
 ))
@@ -90,7 +62,7 @@ _TEXTS = (
 )
 _WRAPPERS = (
     "mathbf", "mathit", "boldsymbol", "bm", "pmb", "vec", "mathord",
-    "ensuremath", "underline",
+    "ensuremath", "underline", "mathcal", "mathscr", "mathfrak",
 )
 _WORDS = "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot sec csc log\
  ln exp pi infinity inf theta alpha beta lambda infty".split()
@@ -100,7 +72,6 @@ _TEXT = re.compile(
     rf"\\(?:text|{'|'.join(map(re.escape, _TEXTS))})\s*(?=\{{)")
 _WRAPPER = re.compile(rf"\\(?:{'|'.join(_WRAPPERS)})(?![A-Za-z])\s*")
 _WORD = re.compile(rf"(?<![\\A-Za-z])({'|'.join(_WORDS)})(?![A-Za-z])")
-_SCALE = re.compile(rf"(\d)\s*({'|'.join(_SCALES)})s?\b")
 _REPEATING = re.compile(
     r"(?<![\w.])(\d{1,30})\.(\d{0,30})\s*\\(?:overline|bar|dot)\s*"
     r"\{(\d{1,30})\}")
@@ -110,6 +81,13 @@ _CHOICE = re.compile(
     r"(?=[-+]?\s*(?:\.?\d|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z])))")
 _SET_NUMBER = re.compile(
     r"\A\s*\\text\s*\{([^{}A-Za-z\\]*\d[^{}A-Za-z\\]*)\}\s*\Z")
+_FUNCTION_TEXT = re.compile(
+    r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
+    r"|csc|log|lg|ln|exp)\s*\}")
+# 0.1666... shows its cycle three times, or twice if that is long.
+_GOES_ON = re.compile(
+    r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
+    r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])")
 _IN_TEXT = re.compile(r"\\text\{[^{}]*\}")
 
 
@@ -120,8 +98,7 @@ def clean(text: str) -> str:
   of Unicode become the LaTeX of their meaning; commands get their usual name.
   Text in \\text{} stays, with its wrapper.
   """
-  text = "".join(_plain(text))
-  text = unicodedata.normalize("NFKC", text).replace("ı", "i")
+  text = characters.plain(presentation.strip(text))
   text = re.sub(r"\\\s*([$#&_])", lambda m: m[1] if m[1] == "_" else "", text)
   text = re.sub(r"(?<!\\)\\[()\[\]]", "", text)
   text = text.replace("$", "").replace("\\%", "%")
@@ -129,28 +106,17 @@ def clean(text: str) -> str:
   text = re.sub(r"(?<!\\)\\[,;: >/]|~", " ", text)
   text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
   text = re.sub(r"\\mathrm\s*\{\s*([eid])\s*\}", r"\1", text)
+  text = re.sub(r"\\math(?:bf|rm)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))",
+                r"\\mathbb{R}", text)
   text = _WRAPPER.sub("", _TEXT.sub(r"\\text", text))
+  text = _FUNCTION_TEXT.sub(r"\\\1 ", text)
+  text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
+  text = re.sub(r"\\(q?quad)(?=[A-Za-z](?![A-Za-z]))", " ", text)
+  text = re.sub(r"\.{3,}", r"\\ldots ", text)
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
-  text = _COMMAND.sub(_command, text)
-  text = _outside_text(text, _spell)
+  text = words.unwrap(_COMMAND.sub(_command, text))
+  text = _dots(_outside_text(text, _spell))
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")
-
-
-def _plain(text: str) -> Iterator[str]:
-  """Yields text without invisible characters, symbols as LaTeX."""
-  for char in text:
-    if unicodedata.category(char) in ("Cf", "Cc", "Cs", "Co"):
-      yield " " if char in "\n\t\r\v\f" else ""
-    elif char in _SYMBOLS:
-      yield _SYMBOLS[char]
-    elif (plain := char.translate(_SUPERSCRIPTS)) != char:
-      yield f"^{{{plain}}}"
-    elif (plain := char.translate(_SUBSCRIPTS)) != char:
-      yield f"_{plain}"
-    elif unicodedata.category(char) == "Nd":
-      yield str(unicodedata.decimal(char))
-    else:
-      yield char
 
 
 def _command(match: re.Match[str]) -> str:
@@ -186,13 +152,11 @@ def _spell(text: str) -> str:
       ">=", r"\ge ").replace("!=", r"\ne ").replace("==", "=")
   text = _WORD.sub(
       lambda m: r"\infty " if m[1][:3] == "inf" else rf"\{m[1]} ", text)
-  text = _SCALE.sub(
-      lambda m: rf"{m[1]}\times {_SCALES[m[2]]}", text)
+  text = words.spell(text)
   text = re.sub(
       r"(?<![A-Za-z\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?![\w.])",
       r"\1\\times 10^{\2}", text)
   text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", text)
-  text = re.sub(r"\s*\b(?:percent(?:age)?|pct)\b", "%", text)
   text = _REPEATING.sub(_repeating, text)
   text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
   text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
@@ -204,9 +168,24 @@ def _spell(text: str) -> str:
   return re.sub(r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}", text)
 
 
+def _dots(text: str) -> str:
+  """Reads dots that end a number, and parts them from a list's last term."""
+  text = _GOES_ON.sub(
+      lambda m: _fraction(m[1], m[2], m[3] or m[4] or m[5]), text)
+  text = re.sub(r"\A\s*(-?\d+)\s*\\ldots\s*\Z", r"\1", text)
+  if "," in text:
+    text = re.sub(
+        r"(?<=\w)\s*\\ldots\s*(?=,|\\}|\)|\Z)", r",\\ldots ", text)
+  return text
+
+
 def _repeating(match: re.Match[str]) -> str:
   r"""Writes 0.1\overline{6} as the fraction that it is."""
-  whole, start, cycle = match[1], match[2], match[3]
+  return _fraction(*match.groups())
+
+
+def _fraction(whole: str, start: str, cycle: str) -> str:
+  """Returns the fraction whose decimals end in a cycle."""
   over = int(whole + start + cycle) - int(whole + start)
   return rf"\frac{{{over}}}{{{'9' * len(cycle)}{'0' * len(start)}}}"
 
@@ -220,8 +199,8 @@ _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln exp"
     .split())
 _SYMBOL_COMMANDS = frozenset(
-    [*_GREEK, "Delta", "Gamma", "Omega", "Theta", "Lambda", "Sigma", "Phi",
-     "Psi", "ell", "hbar"])
+    [*characters.GREEK, "Delta", "Gamma", "Omega", "Theta", "Lambda", "Sigma",
+     "Phi", "Psi", "Xi", "Pi", "Upsilon", "ell", "hbar"])
 _KNOWN = (
     _FUNCTIONS | _SYMBOL_COMMANDS | _DROPPED | _SPACES | set(_SAME)
     | set(_TEXTS) | set(_WRAPPERS)

@@ -8,7 +8,7 @@ little by themselves: 1,234 is a number, (1,234) a tuple, 1, 234 two numbers.
 import dataclasses
 import re
 
-from progrpo_jax.rewards import latex
+from progrpo_jax.rewards import latex, words
 
 _MAX_PARTS = 64
 
@@ -296,7 +296,8 @@ _UNITS = {
         "day", "week", "month", "year", "ml milliliter millilitre",
         "l liter litre", "dollar usd", "cent", "euro", "degree deg",
         "radian rad", "mph", "km/h kmh kph", "m/s", "j joule", "n newton",
-        "w watt", "v volt", "hz hertz", "pa pascal", "k kelvin", "mol mole",
+        "w watt", "v volt", "am a.m", "pm p.m", "hz hertz",
+        "pa pascal", "k kelvin", "mol mole",
     ) for name in names.split()
 }
 _UNIT_TEXT = re.compile(
@@ -313,20 +314,25 @@ _UNIT_GLUED = re.compile(
 def split_unit(text: str) -> tuple[str, str]:
   """Returns a quantity and its unit, "" if it has none that is known.
 
-  Words behind a number are no part of it, known or not.
+  Words behind a number are no part of it, known or not, but for those that
+  change its value and for letters that may multiply it.
   """
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
-      return match[1].strip(), _unit("".join(match.groups()[1:]))
+      unit = "".join(match.groups()[1:])
+      short = pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS)
+      if short or words.change(unwrap(unit)):
+        break
+      return match[1].strip(), _unit(unit)
   return text, ""
 
 
-def _unit(words: str) -> str:
+def _unit(text: str) -> str:
   """Returns the usual name of a unit, "" if it is not known."""
-  words = re.sub(r"\s+", " ", unwrap(words)).strip(" .")
-  words = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", words)
-  one = words if words in ("m", "s", "g") else words.casefold()
+  text = re.sub(r"\s+", " ", unwrap(text)).strip(" .")
+  text = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", text)
+  one = text if text in ("m", "s", "g") else text.casefold()
   for name in (one, one.removesuffix("s"), one.removesuffix("es")):
     if name in _UNITS:
       return _UNITS[name]
