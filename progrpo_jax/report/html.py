@@ -99,8 +99,9 @@ _RUN_FIGURES = (
   ),
   (
     figures.timing,
-    "Seconds of a step by stage: medians, which a step that compiles does not "
-    "move.",
+    "Seconds of a step by stage. A bar is the median of its steps; where runs "
+    "are compared, of all steps of a run, as in the table. The first step "
+    "compiles.",
   ),
 )
 _EXPLORATION_FIGURES = (

@@ -98,6 +98,16 @@ def test_the_script_draws_the_last_step_first(browse, make_run):
   assert len(dom.of("verdict")) == 8
 
 
+def test_counts_are_of_all_samples(browse, make_run, monkeypatch):
+  monkeypatch.setattr(pages, "MAX_COMPLETIONS", 4)
+  dom, errors = browse(_page(make_run()), "")
+  assert errors == []
+  assert len(dom.of("card")) == 4
+  detail = dom.within("detail")
+  assert "6 of 8 correct, 3 different answers; 4 of 8 shown" in detail
+  assert "6/8" in dom.within("prompts")
+
+
 def test_filters_and_search_select(browse, make_run):
   page = _page(make_run())
   dom, errors = browse(
