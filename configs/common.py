@@ -289,14 +289,19 @@ def keys() -> ConfigDict:
   c.train.total_steps = ranges.Whole(1000, at_least=1)
   # Groups of a step (P).
   c.train.prompts_per_step = ranges.Whole(32, at_least=1)
-  # Optimiser updates per pass over a step's batch, and passes over it.
+  # Optimiser updates per pass over a step's batch, and passes over it. Each
+  # update reads whole groups, of prompts that are dealt out anew for each
+  # pass.
   c.train.num_minibatches = ranges.Whole(1, at_least=1)
   c.train.num_iterations = ranges.Whole(1, at_least=1)
-  # Prompts of a micro-batch, and how many responses of a prompt it holds; 0
-  # takes the whole minibatch, the whole group.
+  # Rows of a micro-batch, and how many responses of one prompt a row holds; 0
+  # takes the whole minibatch, the whole group. They change what memory an
+  # update takes, and nothing that it computes. Clip-Cov, KL-Cov and losses
+  # that draw take a forward pass more where a minibatch is cut.
   c.train.micro_batch_prompts = ranges.Whole(0, at_least=0)
   c.train.micro_batch_generations = ranges.Whole(0, at_least=0)
-  # Abort after so many refused (non-finite) updates in a row.
+  # Stop the run after so many updates in a row that changed nothing: something
+  # of them was not finite, or their minibatch had no token to learn from.
   c.train.max_skipped_updates = ranges.Whole(5, at_least=1)
 
   c.optim = ConfigDict()

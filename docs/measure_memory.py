@@ -109,21 +109,19 @@ def _update(c, tx):
     rows, sequences = _rows(mesh), _sequences(c, mesh)
     tokens = sequences.tokens_NRT.shape
     number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
-    whole = batch.TrainBatch(
+    part = batch.TrainBatch(
         sequences=sequences, old_logp_NRT=number, ref_logp_NRT=None,
         adv_NR=flag, fresh_NR=rows(tokens[:2], bool), reward_NR=flag,
-        weight_NRT=None)
+        weight_NRT=None, id_N=rows(tokens[:1], jnp.uint32))
     update = update_lib.make(
         model, tx, objective,
         scoring.Distribution(chunk=c.model.logits_chunk),
-        minibatches=c.train.num_minibatches, micro_batches=parts)
+        micro_batches=parts, whole=parts_lib.sees_whole(c))
     scalar = sharding.replicated(mesh)
-    index, first = (
-        jax.ShapeDtypeStruct((), dtype, sharding=scalar)
-        for dtype in (jnp.int32, bool))
+    first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
     with jax.set_mesh(mesh):
       return update.lower(
-          state, whole, index, first, _key(mesh), (), _frozen(model, mesh))
+          state, part, first, _key(mesh), (), _frozen(model, mesh))
 
   return lower
 

@@ -134,6 +134,8 @@ class TrainBatch:
       matches; or None.
     weight_NRT: float32 weights that correct the sampler against the trainer,
       or None.
+    id_N: uint32, the number of the prompt's draw, by which dropout draws; or
+      None, where there is no partition head.
   """
 
   sequences: Sequences
@@ -143,11 +145,16 @@ class TrainBatch:
   fresh_NR: jax.Array
   reward_NR: jax.Array | None = None
   weight_NRT: jax.Array | None = None
+  id_N: jax.Array | None = None
 
 
 @struct.dataclass
 class LossInputs:
   """What every loss reads; each array is float32 but the mask (bool).
+
+  The B sequences are a micro-batch, whose size must not change a loss. One
+  that draws (it takes a `key`) or compares tokens of different responses (its
+  attribute `whole` is True) gets the whole minibatch.
 
   Attributes:
     logp_BT: log-probs under the policy that is trained.

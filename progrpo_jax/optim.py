@@ -117,7 +117,8 @@ def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
 
 
 def apply_if_finite(
-    tx: optax.GradientTransformation, loss, gradient, opt_state, params):
+    tx: optax.GradientTransformation, loss, gradient, opt_state, params,
+    learns=True):
   """One update, unless something that it reads or makes is not finite.
 
   A finite gradient is not enough: the rate may be too great for float32, or
@@ -131,20 +132,23 @@ def apply_if_finite(
     gradient: of the parameters.
     opt_state: of the chain.
     params: the parameters.
+    learns: bool scalar, False where there was nothing to learn from, so that
+      nothing must change.
 
   Returns:
-    (params, opt_state, finite): those that were given where `finite`, a bool
+    (params, opt_state, applied): those that were given where `applied`, a bool
     scalar, is False.
   """
   new_params, new_state = apply(tx, gradient, opt_state, params)
-  finite = (
-      jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+  applied = (
+      jnp.asarray(learns) & jnp.isfinite(loss)
+      & jnp.isfinite(optax.tree.norm(gradient))
       & jnp.isfinite(optax.tree.norm(new_params)) & ops.all_finite(new_state))
 
   def keep(new, old):
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    return jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, old)
 
-  return keep(new_params, params), keep(new_state, opt_state), finite
+  return keep(new_params, params), keep(new_state, opt_state), applied
 
 
 def _decayed(params):

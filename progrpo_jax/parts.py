@@ -195,6 +195,13 @@ def make_loss(c):
   return bound
 
 
+def sees_whole(c) -> bool:
+  """Whether the loss must see a minibatch at once: it says so, or draws."""
+  loss = resolve(losses, c.algo.loss)
+  return getattr(loss, "whole", False) or (
+      "key" in inspect.signature(loss).parameters)
+
+
 def make_objective(c):
   """The function that an update descends.
 
@@ -474,8 +481,8 @@ def assemble(
           rate(optim.counts(opt_state)[0])
           * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)),
       update=update_lib.make(
-          model, tx, make_objective(c), dist,
-          minibatches=c.train.num_minibatches, micro_batches=update_parts),
+          model, tx, make_objective(c), dist, micro_batches=update_parts,
+          whole=sees_whole(c)),
       advantage=make_advantage(c), kl=resolve(kl, c.algo.kl),
       correction=make_correction(c), per_row=per_row,
       score_parts=score_parts,

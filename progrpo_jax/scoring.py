@@ -97,12 +97,6 @@ def from_micro(tree):
       lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
-def pick_micro(tree, count: int, index):
-  """Micro-batch `index` of `to_micro(tree, count)`, the others untouched."""
-  return jax.tree.map(
-      lambda x: x.reshape(-1, count, *x.shape[1:])[:, index], tree)
-
-
 @functools.partial(
     jax.jit, static_argnames=("config", "dist", "micro_batches", "prompts"))
 def score(

@@ -114,24 +114,24 @@ def prepare(
   """Scores a batch and turns rewards into advantages.
 
   Returns:
-    (batch on the mesh, signal as numpy arrays, metrics).
+    (batch and signal as numpy arrays, metrics).
   """
   c, mesh = parts.config, parts.mesh
   size, group = groups.reward_PG.shape
   clock.may_stop()
-  sequences = sharding.put_rows(
-      groups_lib.to_sequences(groups, parts.per_row), mesh)
+  host_sequences = groups_lib.to_sequences(groups, parts.per_row)
+  sequences = sharding.put_rows(host_sequences, mesh)
   run = functools.partial(
       scoring.score, parts.model, dist=parts.dist,
       micro_batches=parts.score_parts)
   with clock.stage("score"), jax.set_mesh(mesh):
     scores = sharding.fetch(run(params, sequences=sequences))
   mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(scores.logp_NRT.shape)
-  ref_logp = ref_logp_NRT = kl_NRT = None
+  ref_logp_NRT = kl_NRT = None
   if reference is not None:
     with clock.stage("reference"), jax.set_mesh(mesh):
-      ref_logp = run(reference, sequences=sequences, prompts=False).logp_NRT
-      ref_logp_NRT = sharding.fetch(ref_logp)
+      ref_logp_NRT = sharding.fetch(
+          run(reference, sequences=sequences, prompts=False).logp_NRT)
       kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
   with clock.stage("advantage"):
     signal = _advantages(
@@ -148,21 +148,21 @@ def prepare(
   sampled_NRT = groups.rollout.logp_BT.reshape(scores.logp_NRT.shape)
   old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
   weight_NRT, measured = _correction(parts, old_NRT, sampled_NRT, mask_NRT)
-  old_logp, adv, reward, fresh, learn, weight = sharding.put_rows(
-      (old_NRT, rows(signal["adv_PG"]), rows(signal["base_PG"]), fresh_NR,
-       learn_NR, weight_NRT), mesh)
   batch = batch_lib.TrainBatch(
-      sequences=sequences.replace(
-          mask_NRT=sequences.mask_NRT & learn[..., None]),
-      old_logp_NRT=old_logp, ref_logp_NRT=ref_logp, adv_NR=adv,
-      fresh_NR=fresh, reward_NR=reward, weight_NRT=weight)
+      sequences=host_sequences.replace(
+          mask_NRT=mask_NRT & learn_NR[..., None]),
+      old_logp_NRT=old_NRT, ref_logp_NRT=ref_logp_NRT,
+      adv_NR=rows(signal["adv_PG"]), fresh_NR=fresh_NR,
+      reward_NR=rows(signal["base_PG"]), weight_NRT=weight_NRT,
+      id_N=np.repeat(
+          groups.prompts.ids_P.astype(np.uint32), group // parts.per_row))
   difference = np.abs(scores.logp_NRT - sampled_NRT)[
       mask_NRT & fresh_NR[..., None]]
   if difference.size:
     measured |= {
         "sampling/logp_difference_mean": float(np.mean(difference)),
         "sampling/logp_difference_max": float(np.max(difference))}
-  if ref_logp is not None:
+  if ref_logp_NRT is not None:
     gap = parts.kl(scores.logp_NRT, ref_logp_NRT)
     measured["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
   measured |= {k: float(v) for k, v in signal.pop("metrics").items()}

@@ -4,6 +4,7 @@ Each takes the parts of the run and what the stages before it made, and hands
 back something new; none keeps anything to itself.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import hashlib
 import json
@@ -25,6 +26,7 @@ from progrpo_jax import (
     rounds,
     schedule,
     sharding,
+    update,
 )
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
@@ -35,7 +37,7 @@ from progrpo_jax.algos import collapse, control, diagnostics, reset, shaping
 Progress, Clock = progress_lib.Progress, progress_lib.Clock
 
 # Streams of randomness within a step.
-_SAMPLE, _UPDATE, _REPHRASE = range(3)
+_SAMPLE, _UPDATE, _REPHRASE, _CHOOSE = range(4)
 
 # What `Progress.recent` remembers: of which metrics, of how many first steps
 # (what a run is held against) and of how many last ones.
@@ -106,32 +108,42 @@ def improve(
     parts: parts_lib.Parts, state: state_lib.TrainState,
     batch: batch_lib.TrainBatch, progress: Progress, clock: Clock,
 ) -> tuple[state_lib.TrainState, dict[str, float]]:
-  """Runs the updates of a step.
+  """Runs the updates of a step: passes over the batch, minibatches of each.
+
+  Which prompts share a minibatch is drawn anew for each pass. The rows of a
+  minibatch go to the devices when its turn comes: no device holds more, and
+  none has to send another what it was dealt.
+
+  Args:
+    parts: of the run.
+    state: before the step.
+    batch: of the step, on the host.
+    progress: of the run.
+    clock: of the step.
 
   Raises:
-    Diverged: too many updates in a row were not finite.
+    Diverged: too many updates in a row were not applied.
   """
   c = parts.config
   sums: dict[str, tuple[Any, Any]] = {}
   weights = knobs(c, progress)
-  key = jax.random.fold_in(
-      jax.random.fold_in(parts.key, progress.step), _UPDATE)
-  with clock.stage("update"), jax.set_mesh(parts.mesh):
-    for number in range(c.train.num_iterations * c.train.num_minibatches):
-      state, found = parts.update(
-          state, batch, np.int32(number % c.train.num_minibatches),
-          np.bool_(number == 0), jax.random.fold_in(key, number),
-          {k: np.float32(v) for k, v in weights.items()}, parts.frozen)
-      for name, (total, count) in found.items():
-        old = sums.get(name, (0.0, 0.0))
-        sums[name] = old[0] + total, old[1] + count
+  step_key = jax.random.fold_in(parts.key, progress.step)
+  key = jax.random.fold_in(step_key, _UPDATE)
+  with clock.stage("update"):
+    for number, prompts_M in enumerate(_minibatches(c, step_key)):
+      part = sharding.put_rows(
+          update.take_prompts(batch, prompts_M, c.train.prompts_per_step),
+          parts.mesh)
+      with jax.set_mesh(parts.mesh):
+        state, found = parts.update(
+            state, part, np.bool_(number == 0),
+            jax.random.fold_in(key, number),
+            {k: np.float32(v) for k, v in weights.items()}, parts.frozen)
+        for name, (total, count) in found.items():
+          old = sums.get(name, (0.0, 0.0))
+          sums[name] = old[0] + total, old[1] + count
     sums, skipped = jax.device_get((sums, state.skipped))
-  if skipped >= c.train.max_skipped_updates:
-    raise progress_lib.Diverged(
-        f"{skipped} updates in a row were left out: the loss, the gradient, or "
-        "the weights or moments that they would have led to, were not finite. "
-        "The weights are those of before. Lower the learning rate, or look at "
-        "the rollouts of the last steps")
+  _check_applied(sums, skipped, c.train.max_skipped_updates)
   squares = {
       name: float(sums.pop(f"gradient_square/{name}")[0])
       for name in ("policy", "kl") if f"gradient_square/{name}" in sums}
@@ -142,6 +154,45 @@ def improve(
     values["kl_share"] = float(diagnostics.share_of_squares(
         squares["policy"], squares["kl"]))
   return state, values
+
+
+def _minibatches(c, step_key) -> Iterator[np.ndarray]:
+  """Numbers of the prompts of each update of a step, pass by pass."""
+  key = jax.random.fold_in(step_key, _CHOOSE)
+  for number in range(c.train.num_iterations):
+    yield from update.choose_minibatches(
+        jax.random.fold_in(key, number), c.train.prompts_per_step,
+        c.train.num_minibatches)
+
+
+def _check_applied(sums, skipped: int, limit: int) -> None:
+  """Stops a run whose updates are not applied any more.
+
+  Args:
+    sums: (sum, count) of the step's metrics.
+    skipped: updates in a row, up to the last one, that were not applied.
+    limit: as many are too many.
+
+  Raises:
+    Diverged: saying why they were not.
+  """
+  if skipped < limit:
+    return
+  empty, skips = (
+      sums[name][0] for name in ("empty_updates", "skipped_updates"))
+  if empty < skips:
+    raise progress_lib.Diverged(
+        f"{skipped} updates in a row were left out: the loss, the gradient, or "
+        "the weights or moments that they would have led to, were not finite. "
+        "The weights are those of before. Lower the learning rate, or look at "
+        "the rollouts of the last steps")
+  raise progress_lib.Diverged(
+      f"{skipped} updates in a row had no token to learn from; the parameters "
+      "are those of before. Dynamic sampling found no group worth keeping "
+      "(easier or harder tasks, a higher config.algo.dynamic_sampling."
+      "max_rounds), the verifier failed, or every response was cut at "
+      "config.sampling.max_new_tokens and "
+      "config.algo.mask_truncated_completions left it out")
 
 
 def knobs(c, progress: Progress) -> dict[str, float]:

@@ -20,8 +20,8 @@ class TrainState:
       these are the adapters; the frozen weights never change, and live
       outside of what is donated and saved.
     opt_state: of the optax chain.
-    skipped: int32 scalar, updates refused in a row because something was not
-      finite.
+    skipped: int32 scalar, updates in a row that were not applied: something
+      was not finite, or there was no token to learn from.
   """
 
   params: Any

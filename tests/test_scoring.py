@@ -144,14 +144,8 @@ def test_micro_batches_and_back(count):
   micro = scoring.to_micro(tree, count)
   assert micro["a"].shape == (count, 6 // count, 4)
   jax.tree.map(np.testing.assert_array_equal, scoring.from_micro(micro), tree)
-  for i in range(count):
-    jax.tree.map(
-        np.testing.assert_array_equal, scoring.pick_micro(tree, count, i),
-        jax.tree.map(lambda x, i=i: x[i], micro))
 
 
 def test_micro_batch_takes_every_so_manyth_row():
   np.testing.assert_array_equal(
       scoring.to_micro(np.arange(6), 3), [[0, 3], [1, 4], [2, 5]])
-  np.testing.assert_array_equal(
-      scoring.pick_micro(np.arange(6), 3, 1), [1, 4])

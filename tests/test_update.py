@@ -1,5 +1,6 @@
 """The update: exact at its beginning, the same however cut, safe from NaN."""
 
+import dataclasses
 import functools
 
 import jax
@@ -58,11 +59,21 @@ def batch(params):
       fresh_NR=np.ones((N, R), bool))
 
 
+def half(batch, index):
+  """One of two minibatches."""
+  return update.take_prompts(batch, np.arange(index, N, 2), N)
+
+
 @pytest.fixture(scope="module")
 def run():
-  """Two minibatches of two micro-batches: compiled once for all tests."""
-  return update.make(
-      CONFIG, TX, OBJECTIVE, DIST, minibatches=2, micro_batches=2)
+  """On a minibatch of two micro-batches: compiled once for all tests."""
+  compiled = update.make(CONFIG, TX, OBJECTIVE, DIST, micro_batches=2)
+
+  def call(state, batch, index, first, key):
+    return compiled(state, half(batch, int(index)), first, key)
+
+  call.compiled = compiled
+  return call
 
 
 def state(params, skipped=0):
@@ -163,6 +174,64 @@ def test_gradient_in_micro_batches_is_that_of_the_whole(params, batch, rule):
   close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
+# Every loss that draws or compares tokens, and dropout in the head that
+# estimates log Z, in one objective: compiled once a cut.
+FLOW = dataclasses.replace(CONFIG, partition_head=True)
+
+
+def _all_at_once(inputs):
+  terms = [
+      losses.clip_cov(inputs, share=0.05, cov_low=0.0),
+      losses.kl_cov(inputs, share=0.3), losses.flowrl(inputs, beta=1.0)]
+  loss_BT = sum(loss_BT for loss_BT, _ in terms)
+  total, count = aggregate.token_mean(loss_BT, inputs.mask_BT)
+  return total, count, terms[0][1] | terms[1][1]
+
+
+@functools.partial(jax.jit, static_argnames="micro_batches")
+def gradient_of_all(params, batch, micro_batches):
+  return update.minibatch_gradient(
+      FLOW, params, {}, batch, DIST, _all_at_once, micro_batches, LATER, KEY,
+      whole=True)
+
+
+@pytest.mark.parametrize(("per_row", "micro_batches"), [(4, 3), (1, 4)])
+def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
+    random_params, batch, per_row, micro_batches):
+  """Six prompts of four responses, cut into rows and micro-batches."""
+  params = random_params(FLOW)
+  rng = np.random.default_rng(8)
+  prompts = slice(None, None, 2)
+
+  def cut(per_row):
+    def rows(x):
+      return x.reshape(-1, per_row, *x.shape[2:])
+
+    def repeated(x):
+      return np.repeat(x[prompts], 4 // per_row, axis=0)
+
+    q = batch.sequences
+    return batch.replace(
+        sequences=batch_lib.Sequences(
+            prompt_NT=repeated(q.prompt_NT),
+            prompt_mask_NT=repeated(q.prompt_mask_NT),
+            tokens_NRT=rows(q.tokens_NRT), mask_NRT=rows(q.mask_NRT)),
+        old_logp_NRT=rows(moved), ref_logp_NRT=rows(batch.ref_logp_NRT),
+        adv_NR=rows(batch.adv_NR), reward_NR=rows(batch.adv_NR),
+        fresh_NR=rows(batch.fresh_NR),
+        id_N=np.repeat(np.arange(6, dtype=np.uint32), 4 // per_row))
+
+  moved = batch.old_logp_NRT + rng.normal(
+      scale=0.2, size=(N, R, T)).astype(np.float32)
+  whole = gradient_of_all(params, cut(4), micro_batches=1)
+  parts = gradient_of_all(params, cut(per_row), micro_batches)
+  assert 0 < whole[2]["clip_cov/dropped"][0] < whole[2][
+      "clip_cov/candidates"][0]
+  assert optax.tree.norm(whole[1]["log_z"]) > 0.01
+  # The largest entries of the gradient are about 50.
+  close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
 def test_rules_differ_on_ragged_responses(params, batch):
   norms = [
       float(optax.tree.norm(gradient_of(
@@ -196,13 +265,22 @@ def test_masked_responses_have_no_influence(params, batch, run):
   assert (a.params["embed"]["tokens"] != c.params["embed"]["tokens"]).any()
 
 
-def test_batch_without_a_real_token_teaches_nothing(params, batch, run):
+def test_update_without_a_token_changes_nothing_and_is_counted(
+    params, batch, run):
+  """Nor the moments and the schedule, by which Adam moves on by itself."""
+  before, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
+  before = jax.device_get(before)
   nothing = batch.replace(sequences=batch.sequences.replace(
       mask_NRT=np.zeros((N, R, T), bool)))
-  after, metrics = run(state(params), nothing, np.int32(0), FIRST, KEY)
-  assert mean(metrics, "loss") == mean(metrics, "grad_norm") == 0.0
-  assert after.skipped == 0
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
+  after, metrics = run(
+      jax.tree.map(jnp.array, before), nothing, np.int32(0), LATER, KEY)
+  equal((after.params, after.opt_state), (before.params, before.opt_state))
+  assert after.skipped == 1
+  assert mean(metrics, "skipped_updates") == 1.0
+  assert mean(metrics, "empty_updates") == 1.0
+  assert metrics["loss"][1] == metrics["grad_norm"][1] == 0.0
+  good, metrics = run(after, batch, np.int32(1), LATER, KEY)
+  assert good.skipped == 0 and mean(metrics, "empty_updates") == 0.0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
@@ -285,8 +363,8 @@ def test_state_that_goes_in_is_donated(params, batch, run):
 
 def test_other_batches_and_minibatches_compile_nothing(params, batch, run):
   now, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
-  before = run._cache_size()
+  before = run.compiled._cache_size()
   now, _ = run(now, batch, np.int32(1), LATER, KEY)
   turned = jax.tree.map(lambda x: x[::-1].copy(), batch)
   run(now, turned, np.int32(0), FIRST, KEY)
-  assert run._cache_size() == before
+  assert run.compiled._cache_size() == before

@@ -10,6 +10,10 @@ ratios dominate, stands in for it.
 Tokens under the mask have loss 0 and gradient 0, even where their log-probs
 are NaN.
 
+The tokens given are a micro-batch, but for the losses that compare tokens with
+all others of a minibatch, or draw among them: those get the minibatch whole
+(`whole`, behind the last of them), so that its cut changes nothing.
+
 Throughout, r_t = pi(o_t) / pi_old(o_t) is the ratio of a token; every loss
 reports its mean and mean square over tokens as `ratio/mean` and
 `ratio/square_mean`, whatever it makes of it. sg is the stop-gradient.
@@ -257,8 +261,9 @@ def clip_cov(
   taken if there are fewer. The paper has floor(share N), its released code
   this: at least one.
 
-  Means, N and the draw are of the tokens given, that is of a micro-batch;
-  the released code is used so too.
+  Means, N and the draw are over the tokens given, in training those of a
+  minibatch. The paper has a batch; the released code has a micro-batch, and
+  so other tokens with every cut.
 
   See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
   Models" (https://arxiv.org/abs/2505.22617), section 4. The bounds 0.2 / 0.2
@@ -308,7 +313,8 @@ def kl_cov(
   loss_t = -r_t A, and + coef |log pi(o_t) - log pi_old(o_t)| on the
   max(1, floor(share N)) tokens whose Cov_t (see `clip_cov`) is highest. At
   the old policy the penalty has no gradient: it holds back the later updates
-  of a batch. Means and N are of the tokens given, that is of a micro-batch.
+  of a batch. Means and N are over the tokens given, in training those of a
+  minibatch (see `clip_cov`).
 
   See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
   Models" (https://arxiv.org/abs/2505.22617), section 4; it takes 2e-3 of the
@@ -339,6 +345,10 @@ def kl_cov(
   return _zeroed(loss_BT, mask_BT), _metrics(log_ratio_BT, mask_BT, {
       "kl_cov/penalised": high_BT, "kl_cov/penalty": penalty_BT,
       "covariance/mean": cov_BT})
+
+
+# They must see all tokens of a minibatch at once.
+clip_cov.whole = kl_cov.whole = True
 
 
 def _log_ratio(inputs) -> tuple[jax.Array, jax.Array]:

@@ -221,8 +221,8 @@ def _step(args, mesh, config, update, state, pool, number):
         adv_NR=signal["adv_PG"], fresh_NR=np.ones((p, g), bool))
     state, _ = timed(
         "update",
-        lambda: update(state, batch, np.int32(0), np.bool_(True),
-                       jax.random.key(number)))
+        lambda: update(
+            state, batch, np.bool_(True), jax.random.key(number)))
   return state, seconds
 
 

@@ -200,7 +200,7 @@ class LogZ(_Weights):
   dropout: float = 0.1
 
   @nn.compact
-  def __call__(self, x_ND, key=None):
+  def __call__(self, x_ND, keys_N=None):
     d = self.config.embed_dim
     normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
     x = x_ND.astype(jnp.float32)
@@ -212,9 +212,9 @@ class LogZ(_Weights):
       x = x * self.weight(
           f"norm_{i}_scale", (d,), (None,), nn.initializers.ones)
       x = x + self.weight(f"norm_{i}_bias", (d,), (None,), zeros)
-      if key is not None:
-        kept = jax.random.bernoulli(
-            jax.random.fold_in(key, i), 1 - self.dropout, x.shape)
+      if keys_N is not None:
+        kept = jax.vmap(lambda key, i=i: jax.random.bernoulli(
+            jax.random.fold_in(key, i), 1 - self.dropout, (d,)))(keys_N)
         x = jnp.where(kept, x / (1 - self.dropout), 0.0)
     x = x @ self.weight("output", (d, 1), ("embed", None), normal)
     return x[:, 0] + self.weight("output_bias", (1,), (None,), zeros)
@@ -345,7 +345,8 @@ def merged(config: ModelConfig, params, mesh) -> tuple[ModelConfig, Any]:
 
 
 def log_z(
-    config: ModelConfig, params, hidden_NPD, mask_NP, key=None) -> jax.Array:
+    config: ModelConfig, params, hidden_NPD, mask_NP, keys_N=None,
+) -> jax.Array:
   """Log of the partition function of each prompt, as the head estimates it.
 
   Args:
@@ -353,14 +354,14 @@ def log_z(
     params: its parameters, with a partition head.
     hidden_NPD: last hidden states of the prompts.
     mask_NP: bool, real tokens; the head reads the mean over them.
-    key: for dropout; None for none.
+    keys_N: PRNG keys of each row, for dropout; None for none.
 
   Returns:
     log_z_N, float32.
   """
   mean_ND = ops.masked_mean(hidden_NPD, mask_NP[..., None], axis=1)
   return LogZ(dtype="float32", config=config).apply(
-      {"params": params["log_z"]}, mean_ND, key)
+      {"params": params["log_z"]}, mean_ND, keys_N)
 
 
 def head(params) -> jax.Array:

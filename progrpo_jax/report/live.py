@@ -37,6 +37,8 @@ _FAILED = (
   ("verifier/crashes", "crashes"),
   ("verifier/refused", "refused"),
 )
+# Of a step that could learn from all it was given: 1, 0 and 0.
+_WHOLE = ("dynamic_sampling/filled_frac", "skipped_updates", "empty_updates")
 _STAGES = ("sample", "verify", "score", "update")
 _STAGE_STYLES = ("blue", "magenta", "cyan", "green")
 # By the number that `collapse/level` logs: word and colour.
@@ -169,8 +171,7 @@ class LiveView:
     if seconds is not None:
       parts.append(f"{seconds:.1f} s/step")
     parts.append(f"left {duration(self._time_left())}")
-    if failed := self._failed():
-      parts.append(failed)
+    parts += filter(None, (self._failed(), *self._left_out()))
     if self._level:
       parts.append(_LEVELS[self._level][0].upper())
     return "  ".join(parts)
@@ -200,6 +201,20 @@ class LiveView:
     ]
     return f"verifier: {', '.join(counts)}" if counts else ""
 
+  def _left_out(self):
+    """What the last step could not learn from, a text each."""
+    filled, skipped, empty = (
+      _number(self._metrics.get(name)) for name in _WHOLE
+    )
+    parts = []
+    if filled is not None and filled < 1:
+      parts.append(f"batch {filled:.1%} full")
+    if empty:
+      parts.append(f"no token to learn from in {empty:.1%} of the updates")
+    if skipped and skipped > (empty or 0):
+      parts.append(f"{skipped - (empty or 0):.1%} of the updates not finite")
+    return parts
+
   def _render(self):
     """The whole view as one panel."""
     body = rich.table.Table.grid(padding=(0, 0), expand=True)
@@ -216,8 +231,8 @@ class LiveView:
     for row in rows:
       if row:
         body.add_row(row)
-    if failed := self._failed():
-      body.add_row(rich.text.Text(failed, style="yellow"))
+    for text in filter(None, (self._failed(), *self._left_out())):
+      body.add_row(rich.text.Text(text, style="yellow"))
     for text in self._messages:
       body.add_row(rich.text.Text(f"• {text}", style="dim"))
     return rich.panel.Panel(

@@ -63,12 +63,12 @@ def step(params, where, config=CONFIG):
     run = update.make(config, TX, OBJECTIVE, DIST, micro_batches=2)
     before = state_lib.create(config, TX, params, where)
     after, metrics = run(
-        before, batch, np.int32(0), np.bool_(True), jax.random.key(3))
+        before, batch, np.bool_(True), jax.random.key(3))
     # Half of the first gradient is the first moment after one update.
     gradient = jax.device_get(optim.optax.tree.get(after.opt_state, "mu"))
     check_places(config, after, where)
     again, later = run(
-        after, batch, np.int32(0), np.bool_(False), jax.random.key(4))
+        after, batch, np.bool_(False), jax.random.key(4))
     check_places(config, again, where)
     assert run._cache_size() == 1
   return dict(

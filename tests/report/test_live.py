@@ -230,3 +230,21 @@ def test_failures_of_verifiers_are_shown_where_there_are_any(terminal):
   said = console.file.getvalue()
   assert "verifier: 3 masked, 2 timeouts, 1 refused" in said
   assert "crashes" not in said
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_a_step_could_not_learn_from_is_said(terminal):
+  console = _console(terminal)
+  whole = {"dynamic_sampling/filled_frac": 1.0, "skipped_updates": 0.0,
+           "empty_updates": 0.0}
+  with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
+    view.step(1, METRICS | whole)
+    assert "batch" not in console.file.getvalue()
+    assert "updates" not in console.file.getvalue()
+    view.step(2, METRICS | {
+      "dynamic_sampling/filled_frac": 0.125, "skipped_updates": 0.75,
+      "empty_updates": 0.5})
+  said = console.file.getvalue()
+  assert "batch 12.5% full" in said
+  assert "no token to learn from in 50.0% of the updates" in said
+  assert "25.0% of the updates not finite" in said

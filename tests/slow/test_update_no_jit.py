@@ -50,9 +50,9 @@ def test_update_without_a_compiler_is_the_same(random_params):
       adv_NR=np.array([[1.0], [-0.5]], np.float32),
       fresh_NR=np.zeros((2, 1), bool)))
   run = update.make(config, TX, OBJECTIVE, DIST)
-  compiled, metrics = run(state(params), batch, np.int32(0), True, KEY)
+  compiled, metrics = run(state(params), batch, True, KEY)
   with jax.disable_jit():
-    plain, same = run(state(params), batch, np.int32(0), True, KEY)
+    plain, same = run(state(params), batch, True, KEY)
   close(metrics, same, rtol=1e-4, atol=1e-6)
   # Adam divides a gradient by its size: compare what was accumulated, and
   # steps where the gradient is not all rounding.

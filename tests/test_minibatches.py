@@ -1,0 +1,145 @@
+"""What an update reads is chosen by prompts; how it is cut is memory alone."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from progrpo_jax import parts as parts_lib
+from progrpo_jax import progress as progress_lib
+from progrpo_jax import signals, stages
+from progrpo_jax import state as state_lib
+
+# Eight groups of four, four minibatches of two groups, two passes. Adam's
+# epsilon is large, so that a gradient that is all rounding moves nothing.
+SHAPE = (
+    "train.prompts_per_step=8", "train.num_minibatches=4",
+    "train.num_iterations=2", "optim.eps=1e-2", "eval.every=0",
+    "algo.beta=0.0")
+
+
+class View:
+  def phase(self, name):
+    pass
+
+  def message(self, text):
+    pass
+
+
+def clock():
+  return progress_lib.Clock(View())
+
+
+@pytest.fixture(scope="module")
+def built(small):
+  """Parts, parameters on the host, and verified groups."""
+  parts, params = parts_lib.build(small.config(*SHAPE, method="grpo"))
+  with parts.pool:
+    found, _ = stages.collect(
+        parts, params, progress_lib.Progress(), clock())
+    yield parts, jax.device_get(params), found.batch
+
+
+def cut(built, small, generations, prompts):
+  """The parts of a config that cuts its minibatches so."""
+  parts = built[0]
+  c = small.config(
+      *SHAPE, f"train.micro_batch_generations={generations}",
+      f"train.micro_batch_prompts={prompts}", method="grpo")
+  return parts_lib.assemble(
+      c, parts.mesh, parts.model, parts.frozen, parts.tokenizer, parts.pool)
+
+
+def improved(parts, params, groups):
+  """(parameters, metrics) after one step's updates."""
+  params = jax.tree.map(jax.numpy.array, params)
+  batch, _, _ = signals.prepare(parts, params, None, groups, 0, clock())
+  state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
+  state, metrics = stages.improve(
+      parts, state, batch, progress_lib.Progress(), clock())
+  return jax.device_get(state.params), metrics
+
+
+def close(a, b, **tolerance):
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+def test_any_cut_gives_the_same_updates(built, small):
+  """To rounding, over four minibatches and two passes."""
+  parts, params, groups = built
+  whole, expected = improved(parts, params, groups)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole, params)
+  assert max(jax.tree.leaves(moved)) > 1e-4
+  # One response a row, one row a micro-batch.
+  cut_, metrics = improved(cut(built, small, 1, 1), params, groups)
+  close(cut_, whole, atol=2e-6)
+  close(metrics, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("generations", [0, 1])
+def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
+    built, small, generations, monkeypatch):
+  """Each pass deals every group out once, each pass another way."""
+  parts, params, groups = built
+  if generations:
+    parts = cut(built, small, generations, 0)
+  batch, _, _ = signals.prepare(parts, params, None, groups, 0, clock())
+  dealt = []
+
+  def update(state, part, *_):
+    ids, counts = np.unique(part.id_N, return_counts=True)
+    assert (counts == 4 // part.adv_NR.shape[1]).all()
+    dealt.append(sorted(ids.tolist()))
+    scalar = np.float32(0)
+    return state, dict(
+        skipped_updates=(scalar, scalar), empty_updates=(scalar, scalar))
+
+  def deal(step):
+    dealt.clear()
+    stages.improve(
+        dataclasses.replace(parts, update=update),
+        state_lib.TrainState(params={}, opt_state=(), skipped=np.int32(0)),
+        batch, progress_lib.Progress(step=step), clock())
+    return list(dealt)
+
+  first = deal(step=3)
+  assert len(first) == 8 and all(len(ids) == 2 for ids in first)
+  everything = sorted(groups.prompts.ids_P.tolist())
+  for one_pass in (first[:4], first[4:]):
+    assert sorted(sum(one_pass, [])) == everything
+  assert sorted(first[:4]) != sorted(first[4:])
+  # The step and the pass decide, and nothing else.
+  assert deal(step=3) == first
+  assert deal(step=4) != first
+
+
+def test_updates_without_a_token_leave_all_as_it_was_and_stop_the_run(
+    built, small):
+  parts, params, groups = built
+  batch, _, _ = signals.prepare(
+      parts, params, None, groups.without_verdicts(), 0, clock())
+  assert not batch.sequences.mask_NRT.any()
+  state = state_lib.create(
+      parts.model, parts.tx, jax.tree.map(jax.numpy.array, params),
+      parts.mesh)
+  before = jax.device_get(state.opt_state)
+
+  def improve(limit, state):
+    limited = dataclasses.replace(parts, config=small.config(
+        *SHAPE, f"train.max_skipped_updates={limit}", method="grpo"))
+    return stages.improve(
+        limited, state, batch, progress_lib.Progress(), clock())
+
+  # Eight updates: one short of the limit, then beyond it.
+  state, metrics = improve(9, state)
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      jax.device_get((state.params, state.opt_state)), (params, before))
+  assert metrics["empty_updates"] == metrics["skipped_updates"] == 1
+  assert "loss" not in metrics
+  with pytest.raises(
+      progress_lib.Diverged, match="16 updates in a row had no token"):
+    improve(9, state)
