@@ -26,6 +26,7 @@ def get_config():
   """CISPO at DAPO's scale."""
   c = methods.cispo(scales.dapo())
   c.algo.dynamic_sampling.enabled = True
+  c.algo.dynamic_sampling.filter = "accuracy"
   c.algo.overlong_cache = c.sampling.max_new_tokens // 5
   c.optim.b2 = 0.95
   c.optim.eps = 1e-15

@@ -207,8 +207,8 @@ def keys() -> ConfigDict:
 
   c.algo.length_penalty = ConfigDict()
   # Adds coef * (a half cosine of the length, from hi at 0 to lo at the limit)
-  # to rewards that are above 0, during `on` of every `on + off` steps; always,
-  # if off is 0.
+  # to rewards that are above 0 and takes none of them below 0, during `on` of
+  # every `on + off` steps; always, if off is 0.
   c.algo.length_penalty.coef = ranges.Number(0.0, at_least=0)
   c.algo.length_penalty.lo = ranges.Number(-1.0)
   c.algo.length_penalty.hi = ranges.Number(0.0)
@@ -251,6 +251,11 @@ def keys() -> ConfigDict:
   # Prompts of a round; 0 for as many as a batch holds. DAPO draws three
   # batches' worth at once.
   c.algo.dynamic_sampling.prompts_per_round = ranges.Whole(0, at_least=0)
+  # A group is kept if this differs within it: "reward", as the advantage reads
+  # it, with truncated_factor and the penalties of length; or "accuracy", the
+  # verdicts (DAPO).
+  c.algo.dynamic_sampling.filter = ranges.Choice(
+      "reward", of=("reward", "accuracy"))
   # Groups that are right throughout are kept (ARM learns from them).
   c.algo.dynamic_sampling.keep_all_correct = ranges.Flag(False)
   # Groups beyond the batch: "discard", or "carry" to the next step, where

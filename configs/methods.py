@@ -28,6 +28,7 @@ def dapo(c):
   c = _surrogate(c, "dapo", epsilon_high=0.28)
   c.algo.dual_clip = 10.0
   c.algo.dynamic_sampling.enabled = True
+  c.algo.dynamic_sampling.filter = "accuracy"
   # The paper's ratio: 4096 of 20480 tokens.
   c.algo.overlong_cache = c.sampling.max_new_tokens // 5
   return c

@@ -113,7 +113,8 @@ class Collected:
   Attributes:
     batch: exactly the number of groups asked for.
     surplus: groups beyond the batch, for the next step, or None.
-    sampled: all groups that were sampled now, for honest statistics.
+    sampled: all groups as the policy sampled them now, for honest statistics:
+      those that were dropped too, without an expert's responses.
     metrics: under `dynamic_sampling/`.
   """
 
@@ -124,14 +125,17 @@ class Collected:
 
 
 def collect(
-    draw: Callable[[], Groups], keep: Callable[[Groups], np.ndarray], *,
+    draw: Callable[[], tuple[Groups, Groups]],
+    keep: Callable[[Groups], np.ndarray], *,
     count: int, max_rounds: int = 1, carried: Groups | None = None,
     carry: bool = False,
 ) -> Collected:
   """Draws groups until `count` of them are worth learning from.
 
   Args:
-    draw: samples and verifies the next prompts.
+    draw: samples and verifies the next prompts: groups to learn from, and the
+      same groups as the policy sampled them by itself, for statistics. They
+      differ where an expert's response took a sample's place.
     keep: groups -> bool for each, True where it teaches something.
     count: groups of a batch.
     max_rounds: draws at the most. If they do not fill the batch, dropped
@@ -146,9 +150,9 @@ def collect(
       dataclasses.replace(carried, fresh_P=np.zeros(len(carried), bool))]
   dropped, sampled = [], []
   while sum(map(len, kept)) < count and len(sampled) < max_rounds:
-    groups = draw()
+    groups, by_policy = draw()
     keep_P = np.asarray(keep(groups))
-    sampled.append(groups)
+    sampled.append(by_policy)
     kept.append(groups.take(np.flatnonzero(keep_P)))
     dropped.append(groups.take(np.flatnonzero(~keep_P)))
   found = sum(map(len, kept))

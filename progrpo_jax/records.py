@@ -12,14 +12,23 @@ from progrpo_jax.algos import collapse
 
 
 def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:
-  """Metrics of everything that was sampled in a step."""
+  """Metrics of everything that the policy sampled in a step.
+
+  `entropy` is the mean of -log p over the sampled tokens, by the sampler: an
+  unbiased estimate, in nats, of the mean entropy of the distributions that
+  they were drawn from. The exact mean, `entropy/kept`, is known of scored
+  groups only, and where groups are dropped, those are not all there were.
+  """
+  mask_BT = np.asarray(groups.rollout.mask_BT)
   valid, reward = groups.valid_PG, groups.reward_PG
-  length = np.sum(groups.rollout.mask_BT, axis=1)
+  length = np.sum(mask_BT, axis=1)
   counts = np.maximum(valid.sum(axis=1), 1)
   mean = np.where(valid, reward, 0).sum(axis=1) / counts
   spread = np.sqrt(
       np.where(valid, (reward - mean[:, None]) ** 2, 0).sum(axis=1) / counts)
   out = {
+      "entropy": -float(np.mean(
+          np.asarray(groups.rollout.logp_BT)[mask_BT], dtype=np.float64)),
       "reward": float(reward[valid].mean()) if valid.any() else math.nan,
       "reward_std": float(spread.mean()),
       "frac_reward_zero_std": float((spread < 1e-6).mean()),

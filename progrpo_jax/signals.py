@@ -26,7 +26,7 @@ def shaped_reward(
     kl_NRT: k1 to the reference, 0 where masked; read if the config takes it
       off the reward.
   """
-  reward_PG = groups.reward_PG
+  reward_PG = np.asarray(groups.reward_PG, np.float32)
   length_B = np.sum(groups.rollout.mask_BT, axis=1)
   limit = c.sampling.max_new_tokens
   if c.algo.truncated_factor != 1.0:
@@ -34,21 +34,42 @@ def shaped_reward(
         reward_PG.shape)
     reward_PG = np.asarray(shaping.truncated_reward(
         reward_PG, finished_PG, c.algo.truncated_factor))
+  p = c.algo.length_penalty
+  if p.coef and control.cycle_on(step, p.on, p.off):
+    value_B = shaping.cosine_length(length_B, limit, p.lo, p.hi)
+    # Only what is right at all is worth being short, and at its longest a
+    # right answer is worth no less than a wrong one. One that was cut has
+    # lost its reward above, and has nothing left to lose.
+    shorter_PG = reward_PG + p.coef * np.asarray(value_B).reshape(
+        reward_PG.shape)
+    reward_PG = np.where(
+        reward_PG > 0, np.maximum(shorter_PG, 0.0), reward_PG)
   if c.algo.overlong_cache:
     penalty_B = shaping.overlong_penalty(
         length_B, limit, c.algo.overlong_cache)
     reward_PG = reward_PG + np.asarray(penalty_B).reshape(reward_PG.shape)
-  p = c.algo.length_penalty
-  if p.coef and control.cycle_on(step, p.on, p.off):
-    value_B = shaping.cosine_length(length_B, limit, p.lo, p.hi)
-    # Only what is right at all is worth being short.
-    reward_PG = reward_PG + np.where(
-        groups.reward_PG > 0,
-        p.coef * np.asarray(value_B).reshape(reward_PG.shape), 0.0)
   if c.algo.reward_kl_coef:
     kl_PG = kl_NRT.sum(axis=-1).reshape(reward_PG.shape)
     reward_PG = reward_PG - c.algo.reward_kl_coef * kl_PG
   return np.asarray(reward_PG, np.float32)
+
+
+def keep_groups(c, groups: groups_lib.Groups, step: int) -> np.ndarray:
+  """Groups that dynamic sampling keeps, bool [P]; all where it is off.
+
+  A group is kept if what the advantage reads differs within it: the shaped
+  reward (without the KL, which needs scores), or, by
+  `algo.dynamic_sampling.filter`, the verdicts alone, as DAPO does.
+  """
+  dynamic = c.algo.dynamic_sampling
+  if not dynamic.enabled:
+    return np.ones(len(groups), bool)
+  value_PG = (
+      groups.correct_PG if dynamic.filter == "accuracy"
+      else shaped_reward(c, groups, step))
+  return np.asarray(shaping.keep_groups(
+      value_PG, keep_all_correct=dynamic.keep_all_correct,
+      valid_PG=groups.valid_PG, correct_PG=groups.correct_PG))
 
 
 @functools.partial(
@@ -167,6 +188,10 @@ def prepare(
     measured["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
   measured |= {k: float(v) for k, v in signal.pop("metrics").items()}
   measured |= _diagnostics(groups, scores, signal, mask_NRT)
+  if not (c.algo.dynamic_sampling.enabled or c.algo.rephrase.enabled):
+    # The batch is all that was sampled: its exact mean takes the place of the
+    # sampler's estimate.
+    measured["entropy"] = measured["entropy/kept"]
   return batch, signal, measured
 
 
@@ -191,7 +216,7 @@ def _diagnostics(groups, scores, signal, mask_NRT) -> dict[str, float]:
   shape = (-1, mask_NRT.shape[-1])
   mask_BT = mask_NRT.reshape(shape)
   return (
-      {"entropy": float(np.mean(scores.entropy_NRT[mask_NRT]))}
+      {"entropy/kept": float(np.mean(scores.entropy_NRT[mask_NRT]))}
       | diagnostics.entropy_quantiles(
           scores.entropy_NRT.reshape(shape), mask_BT)
       | diagnostics.covariance(

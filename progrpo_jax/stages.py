@@ -26,13 +26,14 @@ from progrpo_jax import (
     rounds,
     schedule,
     sharding,
+    signals,
     update,
 )
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
 from progrpo_jax import state as state_lib
-from progrpo_jax.algos import collapse, control, diagnostics, reset, shaping
+from progrpo_jax.algos import collapse, control, diagnostics, reset
 
 Progress, Clock = progress_lib.Progress, progress_lib.Clock
 
@@ -61,27 +62,21 @@ def collect(
   before = dataclasses.replace(parts.pool.counters)
   rephrased: list[dict[str, float]] = []
 
-  def draw() -> groups_lib.Groups:
+  def draw() -> tuple[groups_lib.Groups, groups_lib.Groups]:
     nonlocal position
     clock.may_stop()
     prompts = parts.prompter.take(position, size)
     position += size
-    groups = rounds.draw(parts, params, prompts, key, clock)
+    sampled = groups = rounds.draw(parts, params, prompts, key, clock)
     if c.algo.rephrase.enabled:
       groups, found = rephrase.rephrase(
-          parts, params, groups, jax.random.fold_in(key, _REPHRASE), clock)
+          parts, params, sampled, jax.random.fold_in(key, _REPHRASE), clock)
       rephrased.append(found)
-    return groups
-
-  def keep(groups) -> np.ndarray:
-    if not dynamic.enabled:
-      return np.ones(len(groups), bool)
-    return np.asarray(shaping.keep_groups(
-        groups.reward_PG, keep_all_correct=dynamic.keep_all_correct,
-        valid_PG=groups.valid_PG))
+    return groups, sampled
 
   collected = groups_lib.collect(
-      draw, keep, count=count, carried=progress.surplus,
+      draw, lambda groups: signals.keep_groups(c, groups, progress.step),
+      count=count, carried=progress.surplus,
       max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
       carry=dynamic.enabled and dynamic.surplus == "carry")
   tokens = int(np.sum(collected.sampled.rollout.mask_BT))

@@ -264,7 +264,7 @@ def loop(
           parts, policy, reference, found.batch, progress.step, clock)
       del policy  # what trains in it is given away to the update
       state, updated = stages.improve(parts, state, batch, progress, clock)
-      measured = found.metrics | updated | scored
+      measured = updated | found.metrics | scored
       progress = stages.advance(parts.config, after, measured)
       progress = stages.validate(
           parts, parts.policy(state.params), progress, writer, clock)

@@ -177,7 +177,8 @@ PLAIN = {
   "entropy_coef": 0.0, "reward_kl_coef": 0.0, "hold_reference": False,
   "partition_head": False, "correction": "", "truncated_factor": 1.0,
   "entropy_control.target": 0.0, "length_penalty.coef": 0.0,
-  "arm.alpha": 0.0, "dynamic_sampling.enabled": False, "reset.modes": (),
+  "arm.alpha": 0.0, "dynamic_sampling.enabled": False,
+  "dynamic_sampling.filter": "reward", "reset.modes": (),
   "rephrase.enabled": False,
 }
 OWN = {
@@ -185,7 +186,8 @@ OWN = {
   "dr_grpo": {"advantage": "dr_grpo", "aggregate": "constant"},
   "dapo": {
     "epsilon_high": 0.28, "dual_clip": 10.0, "overlong_cache": 51,
-    "dynamic_sampling.enabled": True},
+    "dynamic_sampling.enabled": True,
+    "dynamic_sampling.filter": "accuracy"},
   "progrpo": {
     "epsilon_high": 0.28, "arm.alpha": 0.3, "arm.low_prob_share": 0.2,
     "arm.active": "any_correct", "arm.apply_to": "all", "arm.centre": False},

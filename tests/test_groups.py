@@ -68,7 +68,8 @@ class Source:
     kinds = self.rounds.pop(0)
     ids = range(self.position, self.position + len(kinds))
     self.position += len(kinds)
-    return made(ids, [self.VERDICTS[k] for k in kinds])
+    drawn = made(ids, [self.VERDICTS[k] for k in kinds])
+    return drawn, drawn
 
 
 def mixed(found):
@@ -206,9 +207,21 @@ def test_responses_without_a_verdict_are_neither_right_nor_wrong():
       range(4), [[True, False], [False, False], [True, False], [False, False]])
   found = dataclasses.replace(found, valid_PG=np.array([
       [True, False], [False, True], [True, True], [False, False]]))
-  metrics = groups.collect(lambda: found, everything, count=4).metrics
+  metrics = groups.collect(
+      lambda: (found, found), everything, count=4).metrics
   assert metrics["dynamic_sampling/all_right_frac"] == 0.25
   assert metrics["dynamic_sampling/all_wrong_frac"] == 0.25
+
+
+def test_statistics_are_of_what_the_policy_sampled_by_itself():
+  """An expert's right answer in each group; the policy solved none."""
+  by_policy = made(range(2), [[False, False]] * 2)
+  taught = made(range(2), [[True, False]] * 2)
+  found = groups.collect(lambda: (taught, by_policy), mixed, count=2)
+  same(found.batch, taught)
+  same(found.sampled, by_policy)
+  assert found.metrics["dynamic_sampling/all_wrong_frac"] == 1.0
+  assert found.metrics["dynamic_sampling/keep_frac"] == 1.0
 
 
 def test_values_of_functions_are_widened_where_rows_have_fewer():

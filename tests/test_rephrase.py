@@ -159,6 +159,35 @@ def test_a_run_says_what_came_of_it(small, tmp_path, recorded):
       "algo.rephrase.template={prompt}",
       "algo.rephrase.max_prompt_length=20", "eval.every=0", method="grpo")
   assert code == 0
-  for row in recorded(tmp_path / "run")["metrics.jsonl"]:
+  rows = recorded(tmp_path / "run")["metrics.jsonl"]
+  for row in rows:
     assert row["rephrase/failing_frac"] > 0
     assert 0 <= row["rephrase/accepted_frac"] <= row["rephrase/asked_frac"]
+
+
+def test_what_an_expert_led_to_is_not_counted_as_the_policy_s_own(
+    small, tmp_path, monkeypatch, recorded):
+  """Until the first update all is measured as if nobody had asked."""
+  def all_right(parts, params, groups, key, clock):
+    right = np.ones_like(groups.reward_PG)
+    return dataclasses.replace(
+        groups, reward_PG=right, correct_PG=right.astype(bool)), {
+            "rephrase/accepted_frac": 1.0}
+
+  monkeypatch.setattr(rephrase, "rephrase", all_right)
+  rows = []
+  for name in ("True", "False"):
+    code, _ = small.train(
+        tmp_path / name, f"algo.rephrase.enabled={name}",
+        "train.total_steps=1", "eval.every=0", method="grpo")
+    assert code == 0
+    rows += recorded(tmp_path / name)["metrics.jsonl"]
+  taught, plain = rows
+  assert taught["rephrase/accepted_frac"] == 1 > plain["correct"]
+  for name in (
+      "reward", "reward_std", "correct", "frac_reward_zero_std",
+      "completions/mean_length", "rewards/chain_sum/mean", "num_tokens",
+      "dynamic_sampling/all_right_frac", "dynamic_sampling/all_wrong_frac"):
+    assert taught[name] == plain[name], name
+  # By the sampler's log-probs and by the scorer: the same in expectation.
+  assert taught["entropy"] == pytest.approx(plain["entropy"], rel=0.5)

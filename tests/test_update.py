@@ -335,9 +335,9 @@ def test_update_whose_moments_are_not_finite_changes_nothing():
 def test_refused_results_are_counted(params, batch):
   """Through the whole update, as a run calls it."""
   run = update.make(
-      CONFIG, optim.adamw(lambda _: jnp.nan), OBJECTIVE, DIST, minibatches=2)
+      CONFIG, optim.adamw(lambda _: jnp.nan), OBJECTIVE, DIST)
   before = jax.device_get(state(params))
-  after, metrics = run(state(params), batch, np.int32(0), FIRST, KEY)
+  after, metrics = run(state(params), batch, FIRST, KEY)
   equal((after.params, after.opt_state), (before.params, before.opt_state))
   assert after.skipped == 1 and mean(metrics, "skipped_updates") == 1.0
 

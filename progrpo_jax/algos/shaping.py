@@ -106,7 +106,7 @@ def mask_truncated(mask_BT, finished_B) -> jax.Array:
 
 def keep_groups(
     reward_PG, *, keep_all_correct: bool = False, tol: float = 1e-6,
-    valid_PG=None,
+    valid_PG=None, correct_PG=None,
 ) -> jax.Array:
   """Groups that dynamic sampling keeps: those whose rewards differ.
 
@@ -117,10 +117,11 @@ def keep_groups(
 
   Args:
     reward_PG: rewards.
-    keep_all_correct: keeps groups in which every reward is 1 (or more).
+    keep_all_correct: keeps groups in which every response is right.
     tol: rewards this close are equal.
     valid_PG: bool, responses that count; None for all. A group without any is
       dropped.
+    correct_PG: bool, the verdicts; None takes a reward of 1 or more for right.
 
   Returns:
     keep_P, bool.
@@ -136,7 +137,10 @@ def keep_groups(
   high_P = jnp.max(reward_PG, axis=1, where=valid_PG, initial=-jnp.inf)
   keep_P = high_P - low_P > tol
   if keep_all_correct:
-    keep_P |= (low_P >= 1.0 - tol) & jnp.any(valid_PG, axis=1)
+    right_PG = (
+        reward_PG >= 1.0 - tol if correct_PG is None
+        else jnp.asarray(correct_PG, bool))
+    keep_P |= jnp.all(right_PG | ~valid_PG, axis=1) & jnp.any(valid_PG, axis=1)
   return keep_P
 
 
