@@ -179,7 +179,8 @@ def test_what_an_expert_led_to_is_not_counted_as_the_policy_s_own(
   for name in ("True", "False"):
     code, _ = small.train(
         tmp_path / name, f"algo.rephrase.enabled={name}",
-        "train.total_steps=1", "eval.every=0", method="grpo")
+        "algo.rephrase.max_prompt_length=20", "train.total_steps=1",
+        "eval.every=0", method="grpo")
     assert code == 0
     rows += recorded(tmp_path / name)["metrics.jsonl"]
   taught, plain = rows
