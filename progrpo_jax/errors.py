@@ -47,7 +47,7 @@ def _said(error: BaseException) -> str:
       if not frame.filename.startswith(("<", _PACKAGE, _LIBRARY))
       and "-packages/" not in frame.filename]
   if not theirs:
-    return said
+    return f"{type(error).__name__}: {said}{_nearest(error)}"
   file, line, _, source = theirs[-1]
   if isinstance(error, ValueError) and source.startswith("raise "):
     return said  # it refuses in words of its own

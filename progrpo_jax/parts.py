@@ -5,6 +5,7 @@ and records that it needs.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -111,11 +112,12 @@ def resolve(module: types.ModuleType, name: str):
     InputError: there is none of that name; the message lists the known ones.
   """
   if "." in name:
-    home, _, name = name.rpartition(".")
-    try:
-      return getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError) as e:
-      raise errors.InputError(f"cannot import {home}.{name}: {e}") from e
+    home, _, last = name.rpartition(".")
+    with errors.of_user(f"cannot import {name}"):
+      function = getattr(importlib.import_module(home), last)
+    if not callable(function):
+      raise errors.InputError(f"{name} is no function")
+    return function
   known = sorted(
       n for n, f in vars(module).items()
       if inspect.isfunction(f) and f.__module__ == module.__name__
@@ -215,13 +217,21 @@ def make_objective(c):
       kl_fn=resolve(kl, c.algo.kl), beta=c.algo.beta,
       entropy_coef=c.algo.entropy_coef)
   try:
-    jax.eval_shape(made, _example(c))
+    with _of_its_author(c.algo.loss):
+      jax.eval_shape(made, _example(c))
+  except errors.InputError:
+    raise
   except (TypeError, ValueError, AssertionError) as e:
     raise errors.InputError(
         f"config.algo.loss = {c.algo.loss!r} cannot run with this config: "
         f"{e} (FlowRL needs algo.partition_head and algo.hold_reference)"
     ) from e
   return made
+
+
+def _of_its_author(name: str):
+  """Around a call of a function that a config names by its import path."""
+  return errors.of_user(name) if "." in name else contextlib.nullcontext()
 
 
 def _example(c) -> batch_lib.LossInputs:

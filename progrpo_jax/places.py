@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import re
+import stat
 
 from etils import epath
 import fsspec
@@ -82,6 +83,32 @@ def check_bucket(path: str | os.PathLike) -> None:
         f"{path}: there is no {bucket}, or no right to see it; make it with "
         f"`gcloud storage buckets create {bucket} --location=REGION`, or ask "
         "for the role roles/storage.legacyBucketReader on it")
+
+
+def check_directory(path: str | os.PathLike) -> None:
+  """Makes sure that a directory can be written, or made, without making it.
+
+  What takes hours should not find out at its end.
+
+  Raises:
+    InputError, RunError: as for `check_bucket`.
+    OSError: it cannot.
+  """
+  if is_remote(path):
+    check_bucket(path)
+    return
+  there = os.path.abspath(path)
+  while True:
+    try:
+      mode = os.stat(there).st_mode
+      break
+    except FileNotFoundError:
+      there = os.path.dirname(there)
+  for wrong, number in (
+      (not stat.S_ISDIR(mode), errno.ENOTDIR),
+      (not os.access(there, os.W_OK), errno.EACCES)):
+    if wrong:
+      raise OSError(number, os.strerror(number), there)
 
 
 def make_directory(path: str | os.PathLike) -> epath.Path:

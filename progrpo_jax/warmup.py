@@ -33,6 +33,10 @@ def demonstrations(c) -> list[tuple[str, str]]:
     InputError: a task demonstrates nothing.
   """
   tasks = dict(c.data.tasks)
+  if not tasks:
+    raise errors.InputError(
+        "config.data.tasks = {}: name at least one task; see `progrpo tasks "
+        "list`")
   pairs = []
   for name, spec in tasks.items():
     source = base.load(
@@ -85,16 +89,32 @@ def _start(c, pairs, mesh, key) -> policy_lib.Policy:
   """The policy that `model.init_from` names, or a small random one."""
   if c.model.init_from:
     return policy_lib.load(c, mesh)
-  w = c.warmup
   tokenizer = tokenizer_lib.SentencePieceTokenizer.train(
       [p + d for p, d in pairs])
-  config = model_config.ModelConfig.tiny(
-      vocab_size=tokenizer.vocab_size, embed_dim=w.embed_dim,
-      num_layers=w.num_layers, num_heads=w.num_heads,
-      num_kv_heads=w.num_kv_heads, head_dim=w.embed_dim // w.num_heads,
-      mlp_dim=w.mlp_dim, dtype=c.model.dtype, remat=c.model.remat)
+  config = _small(c, tokenizer.vocab_size)
   return policy_lib.Policy(
       config, transformer.init(config, key, mesh), tokenizer)
+
+
+def _small(c, vocab_size: int) -> model_config.ModelConfig:
+  """The small policy that `c.warmup` sizes.
+
+  Raises:
+    InputError: there is no such policy.
+  """
+  w = c.warmup
+  if w.embed_dim % w.num_heads:
+    raise errors.InputError(
+        f"config.warmup.num_heads = {w.num_heads}: must divide "
+        f"warmup.embed_dim ({w.embed_dim})")
+  try:
+    return model_config.ModelConfig.tiny(
+        vocab_size=vocab_size, embed_dim=w.embed_dim,
+        num_layers=w.num_layers, num_heads=w.num_heads,
+        num_kv_heads=w.num_kv_heads, head_dim=w.embed_dim // w.num_heads,
+        mlp_dim=w.mlp_dim, dtype=c.model.dtype, remat=c.model.remat)
+  except ValueError as e:
+    raise errors.InputError(f"config.warmup: {e}") from e
 
 
 @functools.partial(
@@ -139,6 +159,8 @@ def warm_up(c, output: str, tick) -> policy_lib.Policy:
     InputError: no demonstrations, or nothing to start from.
   """
   w = c.warmup
+  if not c.model.init_from:
+    _small(c, vocab_size=1)  # before the time that demonstrations take
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   key = jax.random.key(c.seed)
   pairs = demonstrations(c)

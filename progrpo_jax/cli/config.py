@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import ml_collections
 
-from progrpo_jax import checks, errors, ranges
+from progrpo_jax import checks, errors, places, ranges
 
 _REPO = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
@@ -62,6 +62,18 @@ def parser(command: str, description: str) -> Parser:
 def plain_parser(prog: str, description: str) -> Parser:
   """A parser of a command that takes no config."""
   return Parser(prog=prog, description=description, allow_abbrev=False)
+
+
+def check_output(flag: str, path: str) -> None:
+  """Refuses a directory that nothing could be written to in the end.
+
+  Raises:
+    InputError: naming it.
+  """
+  try:
+    places.check_directory(path)
+  except OSError as e:
+    raise errors.InputError(f"cannot write to {flag} {path}: {e}") from e
 
 
 def parse(

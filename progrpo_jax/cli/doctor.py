@@ -12,7 +12,15 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, errors, isolation, memory, ranges, sharding
+from progrpo_jax import (
+    checks,
+    errors,
+    isolation,
+    memory,
+    ranges,
+    schedule,
+    sharding,
+)
 from progrpo_jax.cli import config as config_lib
 
 PACKAGES = (
@@ -55,7 +63,8 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     chip = memory.Chip(device.platform, _device_memory() or 0)
   m = c.mesh
   mesh = sharding.abstract_mesh(count, m.data, m.fsdp, m.tensor)
-  checks.validate(c)
+  for stage in schedule.every(c):
+    checks.validate(stage)
   model = memory.model_of(c)
   phases = memory.estimate(c, model, mesh, chip.platform)
   console.print(_table(phases, mesh))

@@ -35,6 +35,8 @@ def run(argv: list[str]) -> int:
 def start(c, workdir: str | None) -> dict[str, float]:
   """Evaluates the policy that `c.model.init_from` names and prints it."""
   checks.validate(c)
+  if workdir:
+    config_lib.check_output("--workdir", workdir)
   isolation.check(c)
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   policy = policy_lib.load(c, mesh)

@@ -25,6 +25,7 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
       "--dtype", choices=("float32", "bfloat16"), default="float32")
   c, args = config_lib.parse(parser, argv, needed=False)
+  config_lib.check_output("--output", args.output)
   c = config_lib.load("configs/common.py") if c is None else c
   c.model.init_from = args.policy
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)

@@ -1,6 +1,6 @@
 """`progrpo train`: the reinforcement learning run."""
 
-from progrpo_jax import hosts, places, ranges, train
+from progrpo_jax import hosts, ranges, train
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.report import live
 
@@ -21,7 +21,7 @@ def run(argv: list[str]) -> int:
 
 def start(config, workdir: str) -> int:
   """Trains a config with the live view."""
-  places.check_bucket(workdir)
+  config_lib.check_output("--workdir", workdir)
   if not hosts.is_first():
     return train.train(config, workdir, live.Mute(f"host {hosts.index()}"))
   title = f"{config.method} in {workdir}"

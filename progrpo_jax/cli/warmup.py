@@ -23,6 +23,7 @@ def run(argv: list[str]) -> int:
 
 def start(config, output: str) -> None:
   """Warms up with a progress bar."""
+  config_lib.check_output("--output", output)
   with live.progress("warm-up", config.warmup.steps) as tick:
     warmup.warm_up(config, output, tick)
   if hosts.is_first():

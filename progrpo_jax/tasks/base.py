@@ -18,23 +18,32 @@ follows the thought of a completion that has one (rewards/thinking).
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import types
-from typing import Any, Protocol
+import typing
+from typing import Annotated, Any, Protocol
 
-from progrpo_jax import tasks
+from progrpo_jax import errors, ranges, tasks
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import logic, pool, serving, thinking
 
 SPLITS = ("train", "validation")
 # What a row's meta says of the problem, and not to the verifier.
 _ABOUT = ("rating",)
+# Of rows or of answers; and a part of them.
+Count = Annotated[int, ranges.Whole(at_least=1)]
+Share = Annotated[float, ranges.Number(at_least=0, at_most=1)]
+# Types of options, in words.
+_TYPES = {
+    str: "text", int: "a whole number", float: "a finite number",
+    bool: "True or False", type(None): "None"}
 # Modules beside the tasks that the tasks are made with.
 _NOT_TASKS = (
     "asking", "base", "builder", "files", "instructions", "overlap",
@@ -116,13 +125,28 @@ def resolve(name: str) -> types.ModuleType:
   """Imports the module of a task, given by its name or its import path."""
   if name in names():
     return importlib.import_module(f"progrpo_jax.tasks.{name}")
-  if "." in name:
+  if "." in name and all(part.isidentifier() for part in name.split(".")):
+    module = _import(name)
+    if module is not None:
+      if not callable(getattr(module, "load", None)) or not isinstance(
+          getattr(module, "VERIFIER", None), str):
+        raise InputError(
+            f"{name} is no task: it does not define load(split, *, data_dir, "
+            'seed, ...) and VERIFIER = "module:function"; see '
+            "progrpo_jax/tasks/base.py")
+      return module
+  raise InputError(f"no task {name!r}{nearest(name, names())}")
+
+
+def _import(name: str) -> types.ModuleType | None:
+  """Imports a module of the user's; None if there is none of that name."""
+  with errors.of_user(f"task {name}"):
     try:
       return importlib.import_module(name)
     except ModuleNotFoundError as error:
       if error.name and not name.startswith(error.name):
         raise  # the module is there; something that it imports is not
-  raise InputError(f"no task {name!r}{nearest(name, names())}")
+      return None
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -140,7 +164,70 @@ def load(
     raise InputError(f"no split {split!r}{nearest(split, SPLITS)}")
   module = resolve(name)
   _check_options(name, module.load, options)
-  return module.load(split, data_dir=data_dir, seed=seed, **options)
+  given = dict(data_dir=data_dir, seed=seed, **options)
+  if name in names():
+    return typed(module.load)(split, **given)
+  with errors.of_user(f"task {name}"):
+    return typed(module.load)(split, **given)
+
+
+def typed(loader: Callable[..., Source]) -> Callable[..., Source]:
+  """A loader that refuses options which are not what it is annotated with.
+
+  Options without an annotation may be anything; one that is annotated with a
+  range, such as `Count`, keeps it.
+  """
+
+  @functools.wraps(loader)
+  def checked(*args, **options):
+    try:
+      hints = typing.get_type_hints(loader, include_extras=True)
+    except (NameError, TypeError):  # of the user's own, for checkers alone
+      hints = {}
+    for option, value in options.items():
+      if option in hints and not _is_like(value, hints[option]):
+        raise InputError(
+            f"task option {option} = {str(value):.60} must be "
+            f"{_words(hints[option])}")
+    return loader(*args, **options)
+
+  return checked
+
+
+def _is_like(value: Any, hint: Any) -> bool:
+  """Whether a value is of a type; of those that options have."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return not inner[1].refusal(value)
+  if origin in (types.UnionType, typing.Union):
+    return any(_is_like(value, one) for one in inner)
+  if origin in (Sequence, list, tuple):
+    return isinstance(value, list | tuple) and (
+        not inner or all(_is_like(v, inner[0]) for v in value))
+  if origin in (Mapping, dict):
+    return hasattr(value, "items")  # of a config it is no dict
+  if hint is float:
+    return isinstance(value, int | float) and not isinstance(
+        value, bool) and math.isfinite(value)
+  if hint is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if hint in _TYPES:
+    return isinstance(value, hint)
+  return True
+
+
+def _words(hint: Any) -> str:
+  """A type in words."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return f"{_words(inner[0])}, {inner[1].words()}"
+  if origin in (types.UnionType, typing.Union):
+    return " or ".join(map(_words, inner))
+  if origin in (Sequence, list, tuple):
+    return f"a list, each {_words(inner[0])}" if inner else "a list"
+  if origin in (Mapping, dict):
+    return "a dict"
+  return _TYPES.get(hint, str(hint))
 
 
 def _check_options(

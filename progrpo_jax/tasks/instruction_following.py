@@ -44,12 +44,12 @@ def load(
     template: str = "full",
     loose: bool = False,
     binary: bool = False,
-    num_train: int = 5000,
-    num_validation: int = 500,
-    max_demonstrations: int = 4,
-    min_instructions: int = 1,
-    max_instructions: int = 3,
-    max_count: int = 4,
+    num_train: base.Count = 5000,
+    num_validation: base.Count = 500,
+    max_demonstrations: base.Count = 4,
+    min_instructions: base.Count = 1,
+    max_instructions: base.Count = 3,
+    max_count: base.Count = 4,
     instructions: Sequence[str] | None = None,
 ) -> "Rows":
   """Returns a split.

@@ -41,7 +41,7 @@ def load(
     file: str,
     validation_file: str | None = None,
     validation_share: float = 0.1,
-    max_bad_share: float = 0.0,
+    max_bad_share: base.Share = 0.0,
     reward_functions: Sequence[str] = (),
     reward_weights: Sequence[float] | None = None,
     correct_by: str | None = None,
@@ -105,9 +105,9 @@ def read(
   """Returns the usable records of a file; the others are written aside."""
   try:
     lines = epath.Path(path).expanduser().read_bytes().split(b"\n")
-  except OSError as error:
-    reason = error.strerror or error
-    raise InputError(f"cannot read {path}: {reason}") from error
+  except (OSError, ValueError) as error:  # a name with a NUL in it is neither
+    reason = getattr(error, "strerror", None) or error
+    raise InputError(f"cannot read {path!r}: {reason}") from error
   rejects = rejects_lib.Rejects(
       path, os.path.basename(path), data_dir, max_bad_share)
   good = []

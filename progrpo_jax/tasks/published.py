@@ -5,7 +5,7 @@ come from `manual_dir` where that is given, else from the hub through TFDS's
 download manager.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import inspect
 import json
 from typing import Any
@@ -16,6 +16,7 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base, builder, reader, sets
 
 
+@base.typed
 def rows(
     published: sets.Set,
     split: str,
@@ -25,14 +26,14 @@ def rows(
     manual_dir: str | None = None,
     revision: str = "main",
     template: str | None = None,
-    validation: tuple[str, ...] = (),
-    validation_share: float = 0.01,
-    against: tuple[str, ...] | None = None,
+    validation: Sequence[str] = (),
+    validation_share: base.Share = 0.01,
+    against: Sequence[str] | None = None,
     ngram: int = 13,
-    overlap_share: float = 0.5,
-    max_bad_share: float = 0.01,
-    max_prompt_chars: int = 20_000,
-    max_reference_chars: int = 4_000_000,
+    overlap_share: base.Share = 0.5,
+    max_bad_share: base.Share = 0.01,
+    max_prompt_chars: base.Count = 20_000,
+    max_reference_chars: base.Count = 4_000_000,
     verifier_options: Mapping[str, Any] | None = None,
     **own: Any,
 ) -> base.Source:

@@ -140,6 +140,7 @@ def mixture(**options: Any) -> dict[str, dict[str, Any]]:
       for name, own in MIXTURE.items()}
 
 
+@base.typed
 def rows(
     spec: Spec,
     task: str,
@@ -149,9 +150,9 @@ def rows(
     seed: int,
     template: str = "full",
     binary: bool = True,
-    num_train: int = 5000,
-    num_validation: int = 500,
-    max_demonstrations: int = 4,
+    num_train: base.Count = 5000,
+    num_validation: base.Count = 500,
+    max_demonstrations: base.Count = 4,
     level: int | None = None,
     **generator: Any,
 ) -> "Rows":
