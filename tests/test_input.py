@@ -83,7 +83,7 @@ def test_names_that_are_looked_up(small, capfd):
       ("algo.loss=a..b", "cannot import a..b"),
       ("algo.loss=..b", "cannot import ..b"),
       ("algo.advantage=os.environ", "os.environ is no function"),
-      ("algo.advantage=json.dumsp", "did you mean 'dumps'?"),
+      ("algo.advantage=json.dumpss", "did you mean 'dumps'?"),
       ("algo.kl=k4", "known: k1, k2, k3"),
       ("algo.correction=math.pi", "math.pi is no function"),
       ("model.init_from=/nowhere", "no such directory"),

@@ -9,7 +9,7 @@ import os
 import sys
 
 from configs import methods
-from progrpo_jax import ranges, train
+from progrpo_jax import errors, ranges, train
 from progrpo_jax.cli import compare, evaluate, exits, warmup
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.cli import train as train_command
@@ -39,6 +39,8 @@ def run(argv: list[str]) -> int:
   names = args.methods.split(",")
   if args.methods == "all":
     names = [n for n in vars(methods) if not n.startswith("_")]
+  if not all(names):
+    raise errors.InputError(f"--methods {args.methods!r} has an empty name")
   for name in names:  # before an hour of training, not after it
     config_lib.load(f"{args.config}:{name}")
   base = os.path.join(args.output, "base")

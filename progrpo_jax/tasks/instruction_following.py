@@ -47,8 +47,8 @@ def load(
     num_train: base.Count = 5000,
     num_validation: base.Count = 500,
     max_demonstrations: base.Count = 4,
-    min_instructions: base.Count = 1,
-    max_instructions: base.Count = 3,
+    min_instructions: int = 1,
+    max_instructions: int = 3,
     max_count: base.Count = 4,
     instructions: Sequence[str] | None = None,
 ) -> "Rows":
