@@ -38,6 +38,8 @@ def run(
     return command(list(argv))
   except errors.InputError as e:
     said = str(e)
+    if places.lacks_files(e):  # what could not be read is in order
+      code, said = GAVE_UP, f"stopped: {_few_files()}"
   except errors.RunError as e:
     code, said = GAVE_UP, f"stopped: {e}"
   except SystemExit as e:  # of --help

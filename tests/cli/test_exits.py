@@ -30,6 +30,8 @@ def caused(error, by):
     (RuntimeError("write failed: No space left on device"), 1, "no space is"),
     (caused(KeyError("x"), OSError(errno.ENOSPC, "full")), 1, "no space is"),
     (OSError(errno.EMFILE, "Too many open files"), 1, "ulimit -n 4096"),
+    (caused(errors.InputError("cannot read x"),
+            OSError(errno.EMFILE, "Too many open files")), 1, "ulimit -n 4096"),
     (ImportError("lib.so: Too many open files"), 1, "ulimit -n 4096"),
     (SystemExit(0), 0, ""), (SystemExit(None), 0, ""), (SystemExit(3), 3, ""),
     (BrokenPipeError(), 0, ""), (KeyboardInterrupt(), 130, ""),
