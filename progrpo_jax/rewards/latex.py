@@ -254,6 +254,13 @@ def symbols(tree: Tree) -> frozenset[str]:
   return frozenset().union(*found)
 
 
+def operators(tree: Tree) -> frozenset[str]:
+  """Returns what a tree is made with: its kinds of nodes, its constants."""
+  parts = [operators(a) for a in tree[1:] if isinstance(a, tuple)]
+  name = tree[1] if tree[0] == "constant" else tree[0]
+  return frozenset((name,)).union(*parts)
+
+
 def _tokens(text: str) -> list[str]:
   """Splits a text, or raises _NoExpression."""
   tokens, at = [], 0
@@ -500,6 +507,44 @@ def evaluate(tree: Tree, point: int) -> Fraction | complex | None:
     return value if cmath.isfinite(value) else None
   except (ArithmeticError, ValueError, TypeError, RecursionError):
     return None
+
+
+def real_value(
+    tree: Tree, point: int, negative: frozenset[str]
+) -> float | None:
+  """Returns a tree's value if all that it is made of is real, else None.
+
+  Args:
+    tree: an expression.
+    point: as in `evaluate`.
+    negative: the symbols that stand for a number below zero.
+  """
+  try:
+    value = _real_value(tree, point, negative)
+    return value if math.isfinite(value) else None
+  except (ArithmeticError, ValueError, TypeError, RecursionError):
+    return None
+
+
+def _real_value(tree: Tree, point: int, negative: frozenset[str]) -> Any:
+  """Evaluates a tree over the reals; raises what real_value catches."""
+  kind = tree[0]
+  if kind in ("number", "constant"):
+    value = _value(tree, point)
+  elif kind == "symbol":
+    value = _value(tree, point)
+    value = -value if tree[1] in negative else value
+  elif kind == "call":
+    value = _call(tree[1], _real_value(tree[2], point, negative))
+  else:
+    value = _bounded(_OPERATIONS[kind](
+        *(_real_value(a, point, negative) for a in tree[1:])))
+  if isinstance(value, Fraction):
+    return value
+  value = complex(value)
+  if abs(value.imag) > 1e-12 * abs(value):
+    raise ValueError("not real")
+  return value.real
 
 
 def _value(tree: Tree, point: int) -> Fraction | complex:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import dataclasses
 from fractions import Fraction
 import functools
+import itertools
 import math
 import multiprocessing
 import re
@@ -41,6 +42,7 @@ _MAX_EXPONENT = 5000
 _MAX_TERMS = 1000
 _CLOSE = 1e-9  # relative; a double is good to 1e-16
 _POINTS = (1, 2, 3)
+_MAX_SIGNS = 5  # letters for which positive and negative values are tried
 
 _NOTHING = frozenset((
     "", "nan", "none", "null", "n/a", "na", "inf", "-inf", "+inf",
@@ -175,7 +177,8 @@ class Symbolic(Protocol):
   """Compares two trees, the right one first, given their symbols' names."""
 
   def __call__(
-      self, gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str]
+      self, gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str],
+      positive: bool,
   ) -> bool:
     """Says whether they are equal."""
 
@@ -299,6 +302,8 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
     return _same_named(gold, given, how)
   if gold.kind == "chain":
     return _same_chain(gold, given, how)
+  if "ratio" in (gold.kind, given.kind):
+    return _same_ratio(gold, given, how)
   if gold.kind == "relation" or given.kind == "relation":
     return _same_relation(gold, given, how)
   if gold.kind == "words" or given.kind == "words":
@@ -321,6 +326,37 @@ def _same_words(gold: str, given: str) -> bool:
       gold == given)
 
 
+def _same_ratio(gold: Answer, given: Answer, how: How) -> bool:
+  """Compares ratios; a fraction may answer to a ratio, not the reverse.
+
+  Odds of 1:2 are no probability of 1/2.
+  """
+  if squeeze(gold.text) == squeeze(given.text):
+    return True
+  if gold.kind == given.kind and (
+      notation.is_time(gold) or gold.extra or given.extra):
+    texts = [[p.text.lstrip("0") for p in a.parts] for a in (gold, given)]
+    return texts[0] == texts[1] and (
+        not gold.extra or not given.extra or gold.extra == given.extra)
+  terms = _terms_of_ratio(gold), _terms_of_ratio(given)
+  if gold.kind != "ratio" or None in terms or (
+      len(terms[0]) != len(terms[1])):
+    return False
+  if any(all(latex.exact(t) == 0 for t in side) for side in terms):
+    return False
+  return all(
+      _same_trees(("mul", a, d), ("mul", b, c), how)
+      for (a, c), (b, d) in itertools.combinations(zip(*terms), 2))
+
+
+def _terms_of_ratio(answer: Answer) -> list[latex.Tree] | None:
+  """Returns the trees of a ratio's terms, or of a fraction's two."""
+  if answer.kind == "ratio":
+    return [latex.parse(p.text) for p in answer.parts]
+  tree = latex.parse(answer.text) if answer.kind == "atom" else None
+  return list(tree[1:]) if tree and tree[0] == "div" else None
+
+
 _UNORDERED = ("list", "set", "union")
 
 
@@ -338,11 +374,73 @@ def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
                     for a in (gold, given))
       return _same(one, other, how)
     return False
-  if gold.kind in _UNORDERED and given.kind in _UNORDERED:
+  dots = [any(p.text == _DOTS for p in a.parts) for a in (gold, given)]
+  if any(dots):
+    gold, given = _unfold(gold, given)
+  elif gold.kind in _UNORDERED and given.kind in _UNORDERED:
     if not _in_order(gold, given):
       return _same_unordered(gold, given, how)
   return len(gold.parts) == len(given.parts) and all(
       _same(g, p, how) for g, p in zip(gold.parts, given.parts))
+
+
+_DOTS = r"\ldots"
+
+
+def _unfold(gold: Answer, given: Answer) -> tuple[Answer, Answer]:
+  r"""Writes out what dots stand for where that makes two answers alike.
+
+  1,2,\ldots,n and 1,2,3,\ldots,n differ by a term that the first leaves to
+  the dots. Only terms with one difference are written out.
+  """
+  sides = [_around_dots(gold), _around_dots(given)]
+  longest = [max(len(s[i]) for s in sides) for i in (0, 1)]
+  whole = [len(a.parts) for a, s in zip((gold, given), sides) if not s[2]]
+  return tuple(
+      _written_out(answer, side, longest[0], whole)
+      for answer, side in zip((gold, given), sides))
+
+
+def _around_dots(answer: Answer) -> tuple[list[str], list[str], bool]:
+  """Returns the terms before and behind dots, and whether there are any."""
+  texts = [p.text for p in answer.parts]
+  if texts.count(_DOTS) != 1:
+    return [], [], False
+  at = texts.index(_DOTS)
+  return texts[:at], texts[at + 1 :], True
+
+
+def _written_out(
+    answer: Answer, side: tuple[list[str], list[str], bool], longest: int,
+    whole: list[int],
+) -> Answer:
+  """Returns an answer with as many terms before its dots as are asked for.
+
+  Args:
+    answer: an answer with dots or without.
+    side: what _around_dots says of it.
+    longest: how many terms the other has before its dots.
+    whole: how many terms the other has, if it has no dots.
+  """
+  before, behind, dots = side
+  values = [latex.parse(t) and latex.exact(latex.parse(t)) for t in before]
+  steps = {b - a for a, b in zip(values, values[1:])
+           } if None not in values else set()
+  if not dots or len(before) < 2 or len(steps) != 1:
+    return answer
+  wanted = whole[0] - len(behind) if whole else longest
+  step = steps.pop()
+  for _ in range(min(wanted, _MAX_WAYS * 4) - len(values)):
+    values.append(values[-1] + step)
+  texts = before + [str(v) for v in values[len(before) :]]
+  if whole:
+    last = latex.parse(behind[0]) if len(behind) == 1 else None
+    if not last or latex.exact(last) != values[-1] + step:
+      return answer
+  else:
+    texts.append(_DOTS)
+  parts = tuple(Answer("atom", t) for t in [*texts, *behind])
+  return dataclasses.replace(answer, parts=parts)
 
 
 def _in_order(gold: Answer, given: Answer) -> bool:
@@ -447,7 +545,8 @@ def _same_relation(gold: Answer, given: Answer, how: How) -> bool:
   """Compares inequalities with each other and with intervals."""
   if squeeze(gold.text) == squeeze(given.text):
     return True
-  ranges = notation.interval(gold), notation.interval(given)
+  ranges = [
+      notation.excluded(a) or notation.interval(a) for a in (gold, given)]
   if all(ranges):
     names = [
         {squeeze(p.text) for p in a.parts if notation.label(p.text)}
@@ -473,6 +572,8 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
   """Compares two expressions without structure."""
   if squeeze(gold) == squeeze(given):
     return squeeze(gold).casefold() not in _NOTHING
+  if _natural(gold, given):
+    gold = _LOG.sub(r"\\ln ", gold)
   (gold, unit), (given, other) = map(notation.split_unit, (gold, given))
   if unit and other and unit != other:
     return False
@@ -486,6 +587,21 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
       *(latex.parse(t.rstrip("% ")) for t in (gold, given)), how):
     return True
   return _same_trees(*trees, how)
+
+
+_LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)\s*")
+_LN = re.compile(r"\\ln(?![A-Za-z])")
+
+
+def _natural(gold: str, given: str) -> bool:
+  r"""Says whether \log of the reference may be the natural logarithm.
+
+  Many books write it so. The answer has to say \ln, and the reference must
+  not write both; a \log of the answer is always the decimal one.
+  """
+  return bool(
+      _LOG.search(gold) and not _LN.search(gold) and _LN.search(given)
+      and not _LOG.search(given))
 
 
 def _same_based(gold: str, given: str) -> bool:
@@ -572,7 +688,42 @@ def _ask(gold: latex.Tree, given: latex.Tree, symbolic: Symbolic) -> bool:
     return False
   if any(_has_long_number(tree) for tree in (gold, given)):
     return False
-  return symbolic(gold, given, dict(zip(names, _LETTERS)))
+  positive = _positive(gold, given, names)
+  return symbolic(gold, given, dict(zip(names, _LETTERS)), positive)
+
+
+def _positive(gold: latex.Tree, given: latex.Tree, names: list[str]) -> bool:
+  r"""Says whether letters may be taken for positive numbers.
+
+  A letter that leaves one side without a real value when it alone is negative,
+  under a root or a logarithm, stands for a positive number: \sqrt{1/k} is
+  1/\sqrt{k}. The others stay real numbers: where both sides have a value for
+  negative ones they must agree, so x is not \sqrt{x^2}. An absolute value on
+  one side only asks for real letters, so \ln x is not \ln|x|.
+  """
+  kinds = latex.operators(gold), latex.operators(given)
+  if not names or len(names) > _MAX_SIGNS or "i" in kinds[0] | kinds[1]:
+    return False
+  if ("abs" in kinds[0]) != ("abs" in kinds[1]):
+    return False
+  free = [
+      n for n in names if None not in _real_values(gold, given, 1, (n,))]
+  for signs in itertools.product((False, True), repeat=len(free)):
+    negative = tuple(itertools.compress(free, signs))
+    for point in _POINTS:
+      a, b = _real_values(gold, given, point, negative)
+      if None not in (a, b) and abs(a - b) > _CLOSE * max(abs(a), abs(b)):
+        return False
+  return len(free) < len(names)
+
+
+def _real_values(
+    gold: latex.Tree, given: latex.Tree, point: int, negative: tuple[str, ...]
+) -> tuple[float | None, float | None]:
+  """Returns the real values of two trees, some letters being negative."""
+  one, other = (
+      latex.real_value(t, point, frozenset(negative)) for t in (gold, given))
+  return one, other
 
 
 def _has_long_number(tree: latex.Tree) -> bool:
@@ -616,6 +767,10 @@ def _form(answer: Answer) -> str:
     return f"{answer.extra[0]}{','.join(parts)}{answer.extra[1]}"
   if answer.kind == "relation":
     return squeeze(answer.text)
+  if answer.kind == "ratio" and not notation.is_time(answer):
+    values = [latex.exact(latex.parse(p.text)) for p in answer.parts]
+    if None not in values and values[0]:
+      parts = [_written(v / values[0]) for v in values]
   return f"{answer.kind}({';'.join(parts)})"
 
 
@@ -632,8 +787,13 @@ def _form_atom(text: str) -> str:
   if value is None:
     names = {s: s for s in latex.symbols(tree)}
     return latex.write(tree, names) + percent
+  return _written(value) + percent
+
+
+def _written(value: Fraction) -> str:
+  """Writes a fraction of any length."""
   over, under = value.as_integer_ratio()
   # str of a long integer is refused; hex is not.
   shown = str(over) if abs(over) < 10**1000 else hex(over)
   bottom = str(under) if under < 10**1000 else hex(under)
-  return (shown if under == 1 else f"{shown}/{bottom}") + percent
+  return shown if under == 1 else f"{shown}/{bottom}"

@@ -6,6 +6,7 @@ little by themselves: 1,234 is a number, (1,234) a tuple, 1, 234 two numbers.
 """
 
 import dataclasses
+import math
 import re
 
 from progrpo_jax.rewards import latex, words
@@ -19,8 +20,8 @@ class Answer:
 
   Attributes:
     kind: "atom", "words", "list" (unordered, no brackets), "set", "tuple"
-      (also intervals), "union", "matrix", "named" (name = value), "chain"
-      (expressions joined by =), "relation" (by other signs).
+      (also intervals), "union", "ratio", "matrix", "named" (name = value),
+      "chain" (expressions joined by =), "relation" (by other signs).
     text: all of it.
     parts: what it is made of.
     extra: the brackets of a tuple, the name of a named value, the signs of a
@@ -67,6 +68,8 @@ def _read(text: str) -> Answer:
   text = text.strip()
   if len(text) > latex.MAX_CHARS or latex.nesting(text) > latex.MAX_NESTING:
     return Answer("words", text)
+  if (reals := _read_reals(text)) is not None:
+    return reals
   if (matrix := _MATRIX.fullmatch(text)) and r"\begin" not in matrix[2]:
     rows = [
         Answer("tuple", row, tuple(map(_read, row.split("&"))))
@@ -90,7 +93,149 @@ def _read(text: str) -> Answer:
   cut, _ = split(text, _CUP)
   if 1 < len(cut) <= _MAX_PARTS and SIGN.search(text) is None:
     return Answer("union", text, tuple(_read(c) for c in cut))
-  return _read_relation(text) or _read_brackets(text) or _read_atom(text)
+  return (_read_relation(text) or _read_brackets(text) or _read_ratio(text)
+          or _read_atom(text))
+
+
+# ----- Sets of real numbers -----
+
+_REALS = r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\\R(?![A-Za-z])"
+_ALL_REALS = re.compile(
+    rf"(?:{_REALS}|(?:the set of )?(?:all )?(?:the )?"
+    r"(?P<which>positive |negative |non-?negative |non-?zero )?"
+    r"real(?:s| numbers?)(?: x)?)\s*"
+    r"(?P<part>(?:\^|_)\s*(?:\{[^{}]{1,9}\}|[-+*]))?\s*"
+    r"(?:(?:\\setminus(?![A-Za-z])|-|,?\s*(?:except(?: for)?|other than"
+    r"|excluding|but))\s*(?P<without>\S.*))?", re.S | re.I)
+_HALVES = {
+    "positive": (r"(0,\infty)"), "negative": r"(-\infty,0)",
+    "nonnegative": r"[0,\infty)", "^+": r"(0,\infty)", "^-": r"(-\infty,0)",
+    "_>0": r"(0,\infty)", r"_\ge0": r"[0,\infty)", "_<0": r"(-\infty,0)",
+    r"_\le0": r"(-\infty,0]",
+}
+_NONE = re.compile(
+    r"(?:there (?:is|are) |it has |has )?no (?:real |such )?"
+    r"(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set|\\emptyset",
+    re.I)
+_BUILDER = re.compile(
+    rf"\s*(?P<name>[A-Za-z](?:_\w)?)\s*(?:\\in\s*(?:{_REALS})\s*)?"
+    r"(?:\||:|\\text\s*\{\s*such that\s*\})\s*(?P<rest>\S.*)", re.S)
+
+
+def _read_reals(text: str) -> Answer | None:
+  """Reads all real numbers, those but a few, or none."""
+  plain = re.sub(r"\s+", " ", unwrap(text)).strip(" .")
+  if _NONE.fullmatch(plain):
+    return Answer("set", r"\emptyset")
+  match = _ALL_REALS.fullmatch(plain)
+  if not match or not ("\\" in plain or re.search(r"all|reals|numbers", plain)):
+    return None
+  which = (match["which"] or "").strip().casefold().replace("-", "")
+  part = re.sub(r"[\s{}]", "", match["part"] or "")
+  without = match["without"]
+  if which == "nonzero" or part == "^*":
+    without, which, part = without and "" or "0", "", ""
+  if which or part:
+    half = _HALVES.get(which or part)
+    return _read_brackets(half) if half and not without else None
+  if without is None:
+    return _open("-\\infty", "\\infty")
+  points = without.strip()
+  if points.startswith(r"\{") and points.endswith(r"\}"):
+    points = points[2:-2]
+  cut, _ = split(points, _SEPARATOR)
+  return _all_but([c.rpartition("=")[2] for c in cut])
+
+
+def _open(left: str, right: str) -> Answer:
+  """Returns an open interval."""
+  ends = Answer("atom", left.strip()), Answer("atom", right.strip())
+  return Answer("tuple", f"({left},{right})", ends, "()")
+
+
+def _all_but(points: list[str]) -> Answer | None:
+  """Returns the real numbers but a few as a union of intervals."""
+  values = {}
+  for point in points[:_MAX_PARTS]:
+    tree = latex.parse(point)
+    if tree is None or latex.symbols(tree):
+      return None
+    value = latex.evaluate(tree, 0)
+    if value is None or complex(value).imag:
+      return None
+    values[complex(value).real] = point
+  if not values:
+    return None
+  ends = [r"-\infty", *(values[v] for v in sorted(values)), r"\infty"]
+  parts = tuple(_open(a, b) for a, b in zip(ends, ends[1:]))
+  return Answer("union", " \\cup ".join(p.text for p in parts), parts)
+
+
+def _read_builder(inner: str) -> Answer | None:
+  r"""Reads \{x \mid x > 3\} as the interval that it is."""
+  match = _BUILDER.fullmatch(inner)
+  if not match:
+    return None
+  name = re.escape(match["name"])
+  rest = re.sub(
+      rf"\A\s*{name}\s*\\in\s*(?:{_REALS})\s*(?:,|\\text\s*\{{\s*and\s*\}}"
+      rf"|and|\\wedge)?\s*|,\s*{name}\s*\\in\s*(?:{_REALS})\s*\Z", "",
+      match["rest"])
+  if not rest.strip():
+    return _open("-\\infty", "\\infty")
+  answer = _read(rest)
+  if answer.kind == "union":
+    return answer
+  if answer.kind != "relation":
+    return None
+  return excluded(answer) or interval(answer)
+
+
+def excluded(answer: Answer) -> Answer | None:
+  r"""Returns the numbers that x \ne 3 leaves."""
+  if answer.kind != "relation" or answer.extra != (r"\ne",):
+    return None
+  texts = [p.text for p in answer.parts]
+  if not label(texts[0]):
+    texts.reverse()
+  return _all_but(texts[1:]) if label(texts[0]) else None
+
+
+# ----- Ratios -----
+
+_TO = re.compile(
+    r"\s*\\text\s*\{\s*(?:is )?to\s*\}\s*|(?<=\d) (?:is )?to (?=\d)")
+_COLON = re.compile(r"\s*:\s*")
+_HALF_DAY = re.compile(r"\s*(?:\\text\s*\{\s*)?([ap])\.?m\.?\s*\}?\s*\Z", re.I)
+
+
+def _read_ratio(text: str) -> Answer | None:
+  """Reads 2:3 and 2 to 3; also 6:30 pm, whose extra is "p"."""
+  half_day = _HALF_DAY.search(text)
+  body = text[: half_day.start()] if half_day else text
+  cut, _ = split(_TO.sub(":", body), _COLON)
+  if not 1 < len(cut) <= 6 or not all(map(latex.parse, cut)):
+    return None
+  if half_day and not re.fullmatch(r"\d{1,2}:\d\d", body.strip()):
+    return None
+  extra = half_day[1].casefold() if half_day else ""
+  return Answer("ratio", text, tuple(Answer("atom", c) for c in cut), extra)
+
+
+def is_time(answer: Answer) -> bool:
+  """Says whether a ratio is a time of day: 06:30, 6:30 pm, 6:30.
+
+  A ratio is mostly given in lowest terms, which 6:30 is not.
+  """
+  texts = [p.text for p in answer.parts]
+  if answer.extra:
+    return True
+  if len(texts) != 2 or not re.fullmatch(r"\d{1,2}", texts[0]) or (
+      not re.fullmatch(r"[0-5]\d", texts[1])):
+    return False
+  hours, minutes = map(int, texts)
+  return hours < 25 and (
+      "0" in (texts[0][0], texts[1][0]) or math.gcd(hours, minutes) > 1)
 
 
 def _read_brackets(text: str) -> Answer | None:
@@ -118,6 +263,8 @@ def _read_set(text: str, inner: str) -> Answer | None:
   """Reads what stands between the braces of a set."""
   if not _balanced(inner):
     return None
+  if (built := _read_builder(inner)) is not None:
+    return built
   cut, _ = split(inner, _SEPARATOR)
   if len(cut) > _MAX_PARTS:
     return None
@@ -244,7 +391,8 @@ def label(text: str) -> str:
     return "name"
   if re.fullmatch(r"\(\s*\w(?:_\w)?(?:\s*,\s*\w(?:_\w)?)*\s*\)", text):
     return "name"
-  if re.fullmatch(r"\w+(?:_\w|_\{\w+\})?\s*:\s*\w+(?:_\w|_\{\w+\})?", text):
+  if re.fullmatch(r"\w+(?:_\w|_\{\w+\})?(?:\s*:\s*\w+(?:_\w|_\{\w+\})?){1,5}",
+                  text):
     return "name"
   tree = latex.parse(text)
   return "compound" if tree and _nameless(tree) else ""

@@ -29,7 +29,8 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def equal(
-    gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str]
+    gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str],
+    positive: bool = False,
 ) -> bool:
   """Says whether two expressions are equal, by Math-Verify.
 
@@ -40,9 +41,11 @@ def equal(
     gold: what is right.
     answer: what is given.
     names: of the symbols of both, such as Math-Verify takes for nothing else.
+    positive: whether symbols stand for positive numbers, not for real ones.
   """
   try:
-    left, right = expression(gold, names), expression(answer, names)
+    left, right = (
+        expression(tree, names, positive) for tree in (gold, answer))
     if left.has(*_NO_NUMBERS) or right.has(*_NO_NUMBERS):
       return False
     return _proved(left, right) and _agree(left, right)
@@ -81,6 +84,9 @@ def _vanishes(difference: sympy.Expr) -> bool:
   It decides what simplify would spend a second on; False says nothing.
   """
   over = sympy.numer(sympy.together(difference.rewrite(sympy.exp)))
+  if difference.has(sympy.log) and _is_short(over):
+    # Of positive symbols only; of others a logarithm stays as it is.
+    over = sympy.expand_log(over)
   return bool(over == 0 or _is_short(over) and sympy.expand(over) == 0)
 
 
@@ -103,8 +109,10 @@ def _is_short(value: sympy.Expr) -> bool:
 # ----- Building -----
 
 
-def expression(tree: latex.Tree, names: Mapping[str, str]) -> sympy.Expr:
-  """Returns a tree as sympy has it; its symbols stand for real numbers.
+def expression(
+    tree: latex.Tree, names: Mapping[str, str], positive: bool = False
+) -> sympy.Expr:
+  """Returns a tree as sympy has it; symbols are real, or positive, numbers.
 
   Raises:
     latex.TooLarge: a number in it is beyond the limits.
@@ -115,10 +123,12 @@ def expression(tree: latex.Tree, names: Mapping[str, str]) -> sympy.Expr:
   if kind == "constant":
     return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}[parts[0]]
   if kind == "symbol":
-    return sympy.Symbol(names[parts[0]], real=True)
+    assumption = {"positive": True} if positive else {"real": True}
+    return sympy.Symbol(names[parts[0]], **assumption)
   if kind == "call":
-    return _CALLS[parts[0]](expression(parts[1], names))
-  return _OPERATORS[kind](*(expression(part, names) for part in parts))
+    return _CALLS[parts[0]](expression(parts[1], names, positive))
+  return _OPERATORS[kind](
+      *(expression(part, names, positive) for part in parts))
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:

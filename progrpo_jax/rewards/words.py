@@ -88,6 +88,8 @@ def _unwrapped(match: re.Match[str]) -> str:
 def change(words: str) -> bool:
   """Says whether words behind a number are part of its value."""
   words = words.strip(" .()")
+  if words == "MM" or words and not re.search(r"[^\W\d_]", words):
+    return True
   if len(words) == 1:
     return words.isalpha() and words not in _LETTER_UNITS
   return bool(_CHANGING.search(words))
