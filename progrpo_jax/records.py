@@ -8,7 +8,7 @@ from progrpo_jax import data as data_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax.algos import collapse
+from progrpo_jax.algos import collapse, diagnostics
 
 
 def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:
@@ -45,7 +45,8 @@ def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:
     mine = tasks == task
     if valid[mine].any():
       out[f"rewards/{task}/mean"] = float(reward[mine][valid[mine]].mean())
-  return out | measure_functions(groups)
+  return out | measure_functions(groups) | diagnostics.reward_spread(
+      reward, valid)
 
 
 def measure_functions(groups: groups_lib.Groups) -> dict[str, float]:

@@ -23,8 +23,8 @@ def shaped_reward(
     c: the config.
     groups: verified groups.
     step: steps done, for penalties that come and go.
-    kl_NRT: k1 to the reference, 0 where masked; read if the config takes it
-      off the reward.
+    kl_NRT: k1 to the reference, 0 where masked; taken off the reward if the
+      config says so. None before scores are there: the reward is without it.
   """
   reward_PG = np.asarray(groups.reward_PG, np.float32)
   length_B = np.sum(groups.rollout.mask_BT, axis=1)
@@ -48,7 +48,7 @@ def shaped_reward(
     penalty_B = shaping.overlong_penalty(
         length_B, limit, c.algo.overlong_cache)
     reward_PG = reward_PG + np.asarray(penalty_B).reshape(reward_PG.shape)
-  if c.algo.reward_kl_coef:
+  if c.algo.reward_kl_coef and kl_NRT is not None:
     kl_PG = kl_NRT.sum(axis=-1).reshape(reward_PG.shape)
     reward_PG = reward_PG - c.algo.reward_kl_coef * kl_PG
   return np.asarray(reward_PG, np.float32)
@@ -221,5 +221,4 @@ def _diagnostics(groups, scores, signal, mask_NRT) -> dict[str, float]:
           scores.entropy_NRT.reshape(shape), mask_BT)
       | diagnostics.covariance(
           scores.logp_NRT.reshape(shape), signal["adv_PG"].reshape(-1, 1),
-          mask_BT)
-      | diagnostics.reward_spread(groups.reward_PG, groups.valid_PG))
+          mask_BT))

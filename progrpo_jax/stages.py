@@ -79,7 +79,9 @@ def collect(
       count=count, carried=progress.surplus,
       max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
       carry=dynamic.enabled and dynamic.surplus == "carry")
-  tokens = int(np.sum(collected.sampled.rollout.mask_BT))
+  tokens = 0  # groups carried over were counted when they were sampled
+  if collected.metrics["dynamic_sampling/rounds"]:
+    tokens = int(np.sum(collected.sampled.rollout.mask_BT))
   surplus = collected.surplus
   if surplus is not None:
     # As wide as a resumed run encodes them: another width is another program,

@@ -7,7 +7,7 @@ import pytest
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
-from progrpo_jax import signals
+from progrpo_jax import records, signals
 
 LIMIT = 8
 
@@ -23,7 +23,7 @@ def made(reward_PG, length_PG, correct_PG=None):
           tokens_PT=np.zeros((size, 1), np.int32),
           mask_PT=np.ones((size, 1), bool),
           user_mask_PT=np.ones((size, 1), bool), ids_P=np.arange(size),
-          rows=(types.SimpleNamespace(label="task"),) * size),
+          rows=(types.SimpleNamespace(label="task", meta={}),) * size),
       rollout=batch_lib.Rollout(
           tokens_BT=np.zeros(mask_BT.shape, np.int32), mask_BT=mask_BT,
           logp_BT=np.zeros(mask_BT.shape, np.float32),
@@ -94,3 +94,23 @@ def test_groups_that_are_right_throughout_are_known_by_their_verdicts(small):
 def test_without_dynamic_sampling_all_is_kept(small):
   groups = made([[1, 1], [0, 0]], [[3, 3], [3, 3]])
   assert signals.keep_groups(config(small, "grpo"), groups, step=0).all()
+
+
+def test_what_is_not_known_yet_is_no_part_of_the_filter(small):
+  """The KL that REINFORCE++ takes off the reward needs scores."""
+  c = config(
+      small, "reinforce_pp", "algo.dynamic_sampling.enabled=True")
+  assert c.algo.reward_kl_coef > 0
+  groups = made([[1, 1], [1, 0]], [[3, 3], [3, 3]])
+  np.testing.assert_array_equal(
+      signals.keep_groups(c, groups, step=0), [False, True])
+  kl_NRT = np.ones((2, 2, LIMIT), np.float32)
+  np.testing.assert_allclose(
+      signals.shaped_reward(c, groups, 0, kl_NRT),
+      groups.reward_PG - LIMIT * c.algo.reward_kl_coef, rtol=1e-6)
+
+
+def test_spread_of_rewards_is_that_of_all_groups_that_were_sampled():
+  """Dynamic sampling keeps the mixed one alone, whose spread is 0.5."""
+  groups = made([[1, 1], [1, 0], [0, 0], [0, 0]], [[3, 3]] * 4)
+  assert records.measure_rollouts(groups)["reward_spread/mean"] == 0.125
