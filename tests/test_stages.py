@@ -66,7 +66,7 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
     calls.append(1)
     return np.arange(8) < (1 if len(calls) == 1 else 4)
 
-  monkeypatch.setattr(stages.shaping, "keep_groups", keep)
+  monkeypatch.setattr(signals.shaping, "keep_groups", keep)
   widths = [
       parts.prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
   assert set(widths) == {6, 12}
