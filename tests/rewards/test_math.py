@@ -118,6 +118,19 @@ def test_cases_that_math_verify_publishes(pool):
   assert len(lenient) <= 2
 
 
+def test_differences_from_math_verify_have_reasons():
+  """What lists them is tests/rewards/beside_math_verify.py."""
+  right = {
+      (r["reference"], r["completion"]): r.get("expected", r.get("correct"))
+      for r in PAIRS + WAYS}
+  differences = rows("math_verify_differences.jsonl")
+  assert len(differences) >= 400
+  for row in differences:
+    assert row["why"]
+    assert right[row["reference"], row["completion"]] == row["right"], row
+    assert row["math_verify"] != row["right"], row
+
+
 # ----- Hostile answers -----
 
 
