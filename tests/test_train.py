@@ -67,7 +67,7 @@ def test_reset_decides_over_the_moments_and_the_schedule_goes_on(
   """Counts of moments and schedule: eight updates, one a minibatch and pass;
   the moments forgot them at step 1 and 2, or did not."""
   options = ("train.total_steps=2", "eval.every=0", "algo.reset.period=1",
-             "optim.warmup_steps=16", "algo.dynamic_sampling.max_rounds=1")
+             "optim.warmup_steps=16", "algo.dynamic_sampling.enabled=False")
   for more, counts, rates in (
       (("algo.reset.optimizer=False",), {8}, [1 / 4, 1 / 2]),
       (("algo.reset.optimizer=True",), {0, 8}, [1 / 4, 1 / 2]),
