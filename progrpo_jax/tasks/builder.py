@@ -10,12 +10,18 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging as std_logging
 import os
 from typing import Any
 
 from absl import logging
 from etils import epath
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
+
+# Tries of a download after the first one. Each waits twice as long as the one
+# before it: the 10 of TFDS take 3.5 minutes to find that there is no network.
+_RETRIES = 3
 
 
 def digest(parts: Any) -> str:
@@ -60,7 +66,7 @@ def prepare(
   data_dir = os.path.expanduser(data_dir)
   ready = folder(builder, config.name, str(config.version), data_dir)
   if not ready.exists():
-    with _lock(data_dir, config.name), _quiet():
+    with _lock(data_dir, config.name), _quiet(), _few_retries():
       made = builder(
           config=config, data_dir=data_dir, file_format="array_record"
       )
@@ -81,13 +87,31 @@ def _lock(data_dir: str, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+  """Lets TFDS give up on a download within seconds; it has no option for it."""
+  before = downloader.MAX_RETRIES
+  downloader.MAX_RETRIES = _RETRIES
+  try:
+    yield
+  finally:
+    downloader.MAX_RETRIES = before
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps the progress bars and notes of TFDS off the terminal."""
+  """Keeps progress bars and notes of TFDS and its downloads off the terminal.
+
+  What a download fails of in the end is raised.
+  """
   tfds.disable_progress_bar()
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
+  downloads = std_logging.getLogger("urllib3")
+  level = downloads.level
+  downloads.setLevel(std_logging.ERROR)
   with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
     try:
       yield
     finally:
       logging.set_verbosity(before)
+      downloads.setLevel(level)

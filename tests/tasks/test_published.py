@@ -393,6 +393,35 @@ def test_a_failed_download_says_what_to_do(files, server, monkeypatch):
   assert "hf download openai/gsm8k" in said
 
 
+def test_an_address_that_does_not_answer_is_given_up_soon(
+    files, monkeypatch, capfd):
+  tried = []
+
+  class Down(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      tried.append(self.path)
+      self.send_error(503)
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Down) as serving:
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{serving.server_address[1]}/x.json"
+    monkeypatch.setattr(gsm8k, "SET", dataclasses.replace(
+        gsm8k.SET, files=lambda _: (sets.File("train", "x.json", url),)))
+    try:
+      with pytest.raises(InputError, match="hf download openai/gsm8k"):
+        load(files, manual_dir=None)
+    finally:
+      serving.shutdown()
+      thread.join()
+  # Each one more would wait twice as long as the one before it.
+  assert 1 < len(tried) <= 4
+  assert "Retrying" not in capfd.readouterr().err
+
+
 def test_without_a_network_the_address_is_named(files):
   with pytest.raises(InputError) as caught:
     load(files, manual_dir=None)
