@@ -2,10 +2,16 @@ r"""Verifier of multiple choice, and of short answers without choices.
 
   reference "C", options ["Rome", "Oslo", "Paris", "Bern"]
 
-Right are "\boxed{C}", "<answer>(C)</answer>", "The answer is C." and a line
-that is nothing but the letter; also the option's text in the place of its
-letter, where no other option says the same. A reference that is no letter is
-a short answer (as in SCP-116K) and compared as in rewards/math.py.
+Right are "\boxed{C}", "<answer>(C)</answer>", "The answer is C.", a last line
+that is nothing but the letter, and the option's text in the place of its
+letter or behind it ("C: Paris"). A letter with the text of another option
+behind it says both, which is no answer. Where a mark, a box or a tag or a
+sentence, occurs several times the last one counts; marks with nothing but
+punctuation or "or" between them are one answer. The option that "B? No, C" and
+"not B but C" withdraw does not count.
+
+A reference that is no letter is a short answer (as in SCP-116K) and compared
+as in rewards/math.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +21,92 @@ import string
 from typing import Any
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import answers, latex, math, notation
+from progrpo_jax.rewards import answers, latex, math
 from progrpo_jax.rewards.score import Score
 
 LETTERS = string.ascii_uppercase
 _COMMON = LETTERS[:10]  # where the options are not known
 
-_FORMS = ("boxed", "tag", "sentence")
 _BARE = re.compile(r"[\s*_(\[]*([A-Za-z])[\s*_)\].:]*")
-_LEADING = re.compile(
-    r"[\s*_]*(?:(?:option|choice|answer)[\s:]+)?"
-    r"(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Z])\s*[).:])[\s*_:.]*(.*)", re.S)
-_LIST = re.compile(r"\s*(?:,|;|/|&|\band\b|\bor\b)\s*")
-_NAMED = re.compile(r"(?:option|choice)\s+\(?([A-Za-z])\)?", re.I)
+# Full-width characters, as written in Chinese, by their ASCII ones.
+_NARROW = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | str.maketrans(
+    {"\u3000": " ", "。": ".", "、": ",", "【": "[", "】": "]"})
+
+# ----- Sentences that say an answer -----
+
+_SPACES = re.compile(r"[^\S\n]*(\n)\s*|[^\S\n]+")
+_MAX_CUES = 64
+_MAX_SAID = 300
+_IS = (
+    r"(?:\s*(?:\bis|\bare|\bwas|\bwill\s+be|\bwould\s+be|\bmust\s+be|\bshould\s+be"
+    r"|\bequals|=)(?![A-Za-z])(?:\s*:)?|\s*:|\s+is(?=n['’]t\b))")
+_CUE = re.compile(
+    r"(?:\b(?:(?:final|correct|right|best)\s+){0,2}"
+    r"(?:answer|ans\.?)(?:\s+(?:choice|option|letter))?"
+    r"|\b(?:final|correct|right|best|chosen)\s+(?:option|choice|letter)"
+    r"|^[ *#>-]{0,20}(?:option|choice))"
+    r"(?:\s+(?:to|for|of|among|from)\b[^.\n:?]{0,60}?)?[\s*_]*" + _IS +
+    r"|^[ *#]{0,20}(?:(?:final|correct)\s+)?answer[\s*]*\n"
+    r"|\b(?:I|we)(?:['’](?:ll|d)|\s+will|\s+would)?\s+(?:choose|pick|select"
+    r"|go\s+with)\b"
+    r"|(?:答案|正确的?选项)\s*(?:应该|应当|应)?\s*[是为选]?\s*:?"
+    r"|(?:故|因此|所以|应该?|我)选择?\s*:?", re.I | re.M)
+# What may stand between two sentences that are one answer.
+_JOINT = re.compile(
+    r"(?:[\s,;.]*\b(?:and|or)\b)?[\s,;.]*(?:\bthe)?\Z", re.I)
+# "(B) is the right answer", but not "nor B is ..." or "if B is ...".
+_VERDICT = re.compile(
+    r"(?<!\w)\(?([A-Z])\)?[*_]{0,2}\s+is\s+(?:therefore\s+|thus\s+|clearly\s+)?"
+    r"the\s+(?:correct|right|best)\s+(?:answer|option|choice)\b(?!\s*\?)")
+_DOUBT = re.compile(
+    r"\b(?:if|whether|nor|neither|not|unless|suppose|why)\W+"
+    r"(?:(?:option|choice)\W+)?\Z", re.I)
+
+# ----- What stands around a letter -----
+
+_STYLE = re.compile(
+    r"\\(?:text|mbox|hbox|math|emph|underline|boldsymbol|bm|operatorname)"
+    r"(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
+    r"|\\(?:bf|rm|it|left|right|displaystyle|large|Large|q?quad)(?![A-Za-z])"
+    r"|\\[,;:! ()\[\]]|[$`~{}]|\*+|__+")
+# Words in front of an option that change nothing.
+_LEAD = re.compile(
+    r"(?:(?:I\s+(?:think|believe|guess|would\s+say)|it\s+is|it['’]s|it\s+must"
+    r"\s+be|(?:most\s+)?(?:likely|probably)|clearly|definitely|certainly"
+    r"|obviously|therefore|thus|hence|so|then|indeed|simply|just|either|both"
+    r"|that\s+is|the|option|choice|answer|letter|alternative|is|are)(?![\w'’])"
+    r"|选项|[\s:\"'“”.,])*", re.I)
+_TRAIL = re.compile(
+    r"\s+(?:is|are)(?:\s+the)?\s+(?:correct|right|best)"
+    r"(?:\s+(?:answer|option|choice)s?)?[\s.!]*\Z", re.I)
+_HEAD = re.compile(r"([(\[])?\s*([A-Za-z])(?(1)\s*[)\]]|(?![A-Za-z0-9]))")
+_LIST = re.compile(r"\s*(?:,|;|/|&|\band\b|\bor\b)\s*", re.I)
+_TAIL = re.compile(
+    r"(.+?)\s*[(\[]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)\]][\s.]*", re.S)
+_STOP = re.compile(
+    r"(?<=\S)[.!?](?=\s|\Z)|\n|,(?=\s+(?:the|an?)\s)|(?<![\w\\])(?:because|since|as|so|which|where"
+    r"|for|when|if|but|hence|therefore|given|due)(?!\w)|因为|因此|所以", re.I)
+_MARKED = r"[).\]:]|[({]|,|\s-+\s|\s*[–—]|[!?;]|\Z"
+# What may stand between a letter and words about it: in a mark, and in a last
+# line, where "A, B" and "A - b" may be anything.
+_COMMENT = {
+    "mark": re.compile(rf"\s*(?:{_MARKED})|\s+(?:{_STOP.pattern})", re.I),
+    "line": re.compile(r"\s*[).:\]]"),
+    "exact": re.compile(r"(?!)"),
+}
+_BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
+
+# ----- What withdraws an option -----
+
+_NO = re.compile(
+    r"([?!,;.]|\s-|[—–])\s*(no|nope|wait|sorry|actually|scratch that|correction"
+    r"|or rather|I mean)(?!\w)[\s,.!:;—-]*", re.I)
+_NOT_BUT = re.compile(
+    r"(?:not|n['’]t)\s+.{1,80}?(?:[.;]|\bbut\b)[\s,]*"
+    r"(?:rather\b|instead\b)?", re.I)
+_NOT = re.compile(
+    r"[\s,(]*\b(?:and\s+)?(?:not|rather\s+than|instead\s+of|as\s+opposed\s+to)"
+    r"\s", re.I)
 
 Options = Sequence[str] | Mapping[str, str]
 
@@ -113,46 +192,170 @@ def by_letter(options: Options | None) -> dict[str, str]:
 
 def find(completion: str, named: Mapping[str, str]) -> set[str]:
   """Returns all that a completion chooses: letters, or "?" for no option."""
-  marked = answers.find(completion, _FORMS)
-  if not marked:
-    lines = [line for line in completion.splitlines() if line.strip()]
-    marked = [line for line in lines[-1:] if _is_choice(line, named)]
-  found = set()
-  for text in marked:
-    found |= _chosen(text, named)
-  return found
+  # Long runs of spaces would make the search for sentences slow.
+  completion = _SPACES.sub(
+      lambda m: m[1] or " ", completion.translate(_NARROW))
+  if marked := answers.final(completion, ("boxed", "tag")):
+    return set().union(*(_chosen(m, named) or {"?"} for m in marked))
+  said, heard = _sentences(completion, named)
+  if said:
+    return said
+  line = completion.rstrip().rpartition("\n")[2]
+  chosen = _chosen(line, named, "line") - {"?"}
+  return chosen or ({"?"} if heard else set())
 
 
-def _is_choice(line: str, named: Mapping[str, str]) -> bool:
-  """Says whether a line is a letter alone, or one with its option."""
-  bare = _BARE.fullmatch(line)
-  if bare:
-    return bare[1].isupper() or not line.strip().isalpha()
-  leading = _LEADING.fullmatch(line)
-  return bool(leading) and "?" not in _chosen(line, named)
+def _sentences(text: str, named: Mapping[str, str]) -> tuple[set[str], bool]:
+  """Returns what the last sentences that say an option say.
+
+  The second value says whether any sentence begins as one that says an answer.
+  """
+  cues = [(*m.span(), "") for m in _CUE.finditer(text)]
+  for match in _VERDICT.finditer(text):
+    if not _DOUBT.search(text, max(match.start() - 40, 0), match.start()):
+      cues.append((*match.span(), match[1]))
+  cues = sorted(cues)[-_MAX_CUES:]
+  ends = [start for start, _, _ in cues[1:]] + [len(text)]
+  said, joined, heard = set(), False, False
+  for (_, start, letter), end in zip(cues, ends):
+    rest = letter + text[start : min(end, start + _MAX_SAID)]
+    rest = rest.strip("*_ \t\n")
+    if not letter:
+      rest = _JOINT.sub("", rest.partition("\n")[0])
+    chosen = _chosen(letter or rest, named, "mark") - {"?"}
+    heard |= bool(rest)
+    if chosen:
+      said = said | chosen if joined else chosen
+      # "The answer is A. The answer is B." is one answer of two.
+      joined = _chosen(rest, named, "exact") == chosen
+    elif rest:
+      joined = False
+  return said, heard
 
 
-def _chosen(text: str, named: Mapping[str, str]) -> set[str]:
-  """Returns the letters that a marked answer holds, else {"?"}."""
-  text = text[:latex.MAX_CHARS]
-  whole = _matching(text, named)
-  text = text.strip("* \n")
-  text = notation.unwrap(latex.clean(text)).strip()
-  bare = _BARE.fullmatch(text)
+def _chosen(
+    text: str, named: Mapping[str, str], comments: str = "mark"
+) -> set[str]:
+  """Returns the letters that an answer holds, {"?"} for something else.
+
+  What is withdrawn and not replaced leaves the empty set. `comments` is the
+  key in _COMMENT of what may stand between a letter and words about it.
+  """
+  text = text[:latex.MAX_CHARS].strip()
+  kept = _kept(text, named, comments)
+  return kept if kept is not None else _read(text, named, comments)
+
+
+def _kept(
+    text: str, named: Mapping[str, str], comments: str
+) -> set[str] | None:
+  """Returns what a text that takes back an option stands by.
+
+  None if it takes nothing back, the empty set if it stands by nothing.
+  """
+  if _matching(text, named):
+    return None
+  for match in reversed(list(_NO.finditer(text))):
+    after = _read(text[match.end() :], named, comments)
+    if after != {"?"}:
+      return after
+    if match[1] == "?" and match[2].casefold() in ("no", "nope"):
+      return set()
+  plain = _plain_mark(text)
+  if match := _NOT_BUT.match(plain):
+    after = _read(plain[match.end() :], named, comments)
+    return after if after != {"?"} else None
+  if (match := _NOT.search(plain)) and match.start():
+    return _read(plain[: match.start()], named, comments)
+  return None
+
+
+def _plain_mark(text: str) -> str:
+  """Returns a text without styles, and without words that lead to a letter."""
+  while (plain := _STYLE.sub(lambda m: m[1] or " ", text)) != text:
+    text = plain
+  text = _TRAIL.sub("", " ".join(plain.split()))
+  return text[_LEAD.match(text).end() :]
+
+
+def _read(text: str, named: Mapping[str, str], comments: str) -> set[str]:
+  """Returns the letters that a text without second thoughts holds."""
+  plain = _plain_mark(text)
+  bare = _BARE.fullmatch(plain.strip(_BETWEEN))
   # A capital is a letter, also where it is the text of another option.
   if bare and bare[1].isupper() and bare[1] in named:
     return {bare[1]}
-  if len(whole) == 1:
+  if whole := _matching(text, named) or _matching(plain, named):
     return whole
-  if match := _BARE.fullmatch(text) or _NAMED.fullmatch(text):
-    return {_known(match[1], named)}
-  if match := _LEADING.fullmatch(text):
-    letter = _known(match[1] or match[2], named)
-    return {letter} | (_matching(match[3], named) - {"?"})
-  parts = [_BARE.fullmatch(p) for p in _LIST.split(text)]
+  if bare:
+    # A small letter without a mark around it is a word.
+    if comments == "mark" or bare[1].isupper() or not text.isalpha():
+      return {_known(bare[1], named)}
+    return {"?"}
+  # A text and its letter behind it: "Oslo (B)".
+  if match := _TAIL.fullmatch(plain):
+    if front := _matching(match[1], named):
+      return front | {_known(match[2], named)}
+  if head := _HEAD.match(plain):
+    chosen = _behind(head, named, comments)
+    if chosen != {"?"}:
+      return chosen
+  parts = _parts(plain, named)
   if len(parts) > 1 and all(parts):
-    return {_known(p[1], named) for p in parts}
+    return set().union(*parts)
+  if comments == "mark":
+    # The longest beginning that is an option's text: "Oslo, since it is ...".
+    for stop in reversed(list(_STOP.finditer(plain))):
+      if same := _matching(plain[: stop.start()].strip(_BETWEEN), named):
+        return same
   return {"?"}
+
+
+def _parts(text: str, named: Mapping[str, str]) -> list[set[str]]:
+  """Returns what each part of a list of options says."""
+  parts = _LIST.split(text)
+  return [_item(p, named) for p in parts if p.strip(_BETWEEN)]
+
+
+def _item(text: str, named: Mapping[str, str]) -> set[str]:
+  """Returns what one of several options in a list says, if it is one."""
+  if same := _matching(text, named):
+    return same
+  plain = _plain_mark(text)
+  if bare := _BARE.fullmatch(plain.strip(_BETWEEN)):
+    return {_known(bare[1], named)}
+  head = _HEAD.match(plain)
+  behind = _matching(plain[head.end() :], named) if head else set()
+  return behind | {_known(head[2], named)} if behind else set()
+
+
+def _behind(
+    head: re.Match[str], named: Mapping[str, str], comments: str
+) -> set[str]:
+  """Returns a letter with the option that follows it, else {"?"}."""
+  letter, rest = _known(head[2], named), head.string[head.end() :]
+  behind = rest.strip(_BETWEEN + "=")
+  if same := _matching(behind, named) or _beginning(behind, named):
+    return {letter} | same
+  parts = _parts(rest, named) if _LIST.match(rest) else []
+  if parts and parts[0]:
+    return {letter}.union(*parts)
+  # "B (A)" says two; "(A)(C)" nothing.
+  bare = _BARE.fullmatch(behind)
+  if bare and bare[1].isupper():
+    signs = re.match(r"\s*[^\w\s]", rest)
+    between = signs and not (head[1] and rest.startswith(("(", "[")))
+    return {letter, _known(bare[1], named)} if between else {"?"}
+  clear = head[1] or (
+      head[2].isupper() and _COMMENT[comments].match(rest))
+  return {letter} if clear and comments != "exact" else {"?"}
+
+
+def _beginning(text: str, named: Mapping[str, str]) -> set[str]:
+  """Returns the option whose text stands before the first stop in a text."""
+  stop = _STOP.search(text)
+  return _matching(text[: stop.start()].strip(_BETWEEN), named) if stop else (
+      set())
 
 
 def _known(letter: str, named: Mapping[str, str]) -> str:
@@ -162,13 +365,16 @@ def _known(letter: str, named: Mapping[str, str]) -> str:
 
 def _matching(text: str, named: Mapping[str, str]) -> set[str]:
   """Returns the letter of the only option of this text, if there is one."""
-  plain = _plain(text)
-  same = {k for k, v in named.items() if plain and _plain(v) == plain}
+  if not named:
+    return set()
+  plains = {_plain(t) for t in (text, text.strip(_BETWEEN))} - {""}
+  same = {k for k, v in named.items() if _plain(v) in plains}
   return same if len(same) == 1 else set()
 
 
 def _plain(text: str) -> str:
   """Writes an option so that equal ones come out equal."""
+  text = text.translate(_NARROW)
   words = re.sub(r"[\s.,;:*_$\"'`]+", " ", text).strip().casefold()
   if re.search(r"[\d\\=]", text):
     return math.normal_form(text)

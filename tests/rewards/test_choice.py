@@ -66,6 +66,126 @@ def test_what_is_not_right(completion, score):
   assert choice.score(completion, "C", options=CITIES) == score
 
 
+FOURTEEN = [f"city{letter}" for letter in "abcdefghijklmn"]
+NUMBERS = ["1", "2", "3", "4", "5"]
+WORMS = ["E. coli", "C. elegans", "yeast"]
+BOTH = ["x", "y", "z", "Both A and B"]
+
+
+# Each rule with the nearest text that it must not take for an answer. "" is
+# no option, "AB" both of them.
+@pytest.mark.parametrize(("options", "chosen"), [
+    # A letter with its option's text behind it, or before it.
+    (CITIES, {
+        "The answer is B (Oslo).": "B", "Answer: B - Oslo": "B",
+        r"\boxed{B, Oslo}": "B", "Answer: B – Oslo": "B", "Answer: B—Oslo": "B",
+        "answer: B) Oslo": "B", "The correct answer is: **B. Oslo**": "B",
+        r"$$\boxed{\mathbf{(B)}\ \text{Oslo}}$$": "B", "Answer: B = Oslo": "B",
+        r"\boxed{B\text{: Oslo}}": "B", r"\boxed{B \quad Oslo}": "B",
+        "<answer>B: Oslo</answer>": "B", "Answer: Oslo (B)": "B",
+        "The answer is (b) Oslo": "B", "B-Oslo": "B", "Option B: Oslo": "B",
+        "The answer is B-cell": "", "The answer is C++": "", "Answer: B^2": "",
+        "Answer: B = 5": "", "Answer: B Norway": "", "B 5": ""}),
+    # Behind a letter, the text of another option says that option too.
+    (CITIES, {
+        "The answer is B, Rome": "AB", "Answer: B. Rome": "AB",
+        "Answer: Rome (B)": "AB", "Answer: B (A)": "AB",
+        "Answer: B (Rome), since it is old": "AB",
+        "Answer: B. Rome is older": "B", "Answer: C. B is wrong.": "C"}),
+    (NUMBERS, {
+        r"\boxed{\text{Option E}: 5}": "E", r"\boxed{\text{Option E}: 4}": "DE",
+        "Answer: E. 5.0": "E", "Answer: E. 7": "E", "Answer: 7": ""}),
+    # The text of one option, alone.
+    (CITIES, {
+        "It is cold.\nOslo": "B", "The answer is Oslo": "B",
+        "Answer: the Oslo": "B", "Answer: Oslo or Rome": "AB",
+        "The answer is Oslo, the capital of Norway": "B",
+        "The answer is Oslo since it is cold": "B", "Oslo is cold": "",
+        "The answer is Oslo Airport": "", "Not Oslo": ""}),
+    (WORMS, {
+        "The answer is C. elegans": "B", "The answer is E. coli": "A",
+        "The answer is C. A worm": "C", "Answer: C": "C"}),
+    (BOTH, {"The answer is both A and B": "D", "Answer: A and B": "AB"}),
+    # Styles and brackets around a letter.
+    (CITIES, {
+        "(B)": "B", "**B**": "B", "B.": "B", "Option B": "B", "[B]": "B",
+        r"\boxed{\text{(B)}}": "B", r"\boxed{\mathbf{B}}": "B",
+        r"\boxed{\textbf{B}}": "B", "The answer is $B$.": "B",
+        "Answer: \"B\"": "B", "Answer: 'B'": "B", r"\boxed{\alpha}": ""}),
+    # Words in front of it, and sentences that say an answer.
+    (CITIES, {
+        "The correct option is C": "C", "The best choice is (C) as": "C",
+        "I choose B": "B", "I'd go with (C).": "C", "The answer was B": "B",
+        "The answer to the question is B.": "B", "Answer:\n\nB": "B",
+        "**Answer**\n\nB": "B", "## Answer\nB": "B", "My final choice: B": "B",
+        "The answer is likely B": "B", "I think B": "B", "Answer (B)": "B",
+        "Option B is correct.": "B", "It must be B": "B",
+        "So (B) is the correct answer, as Oslo is cold.": "B",
+        "The answer is B\n\nBecause A is in Italy.": "B",
+        "Option B is wrong.": "", "Neither A nor B is the correct answer": "",
+        "If B is the correct answer we are lost": "", "Which option is B": "",
+        "Is B the correct answer? Hm": "", "I choose a boat": ""}),
+    # Characters as in Chinese.
+    (CITIES, {
+        "答案：B": "B", "选项B": "B", "答案是B。": "B", "故选：B．": "B",
+        "正确答案为（B）": "B", "Ｂ": "B", "Answer：Ｂ": "B",
+        "答案：Ａ、Ｂ": "AB", "Answer：B： Oslo": "B", "选项B是错误的": "",
+        "答案：挪威": ""}),
+    # An earlier sentence that speaks of an answer.
+    (CITIES, {
+        "The answer must be a city in Norway.\nThe answer is B.": "B",
+        "The answer is a capital. So the answer is B.": "B",
+        "We ask which answer is right. Final answer: B": "B",
+        "The answer is A. So the answer is C.": "C",
+        r"First \boxed{A}. But that fails, so \boxed{B}": "B",
+        "The answer is A. The answer is C.": "AC",
+        "The answer is A or the answer is C.": "AC"}),
+    # Second thoughts.
+    (CITIES, {
+        "B? No, C": "C", "Answer: B? No, C": "C", r"\boxed{B? No, C}": "C",
+        "The answer is B? No, it is C.": "C", "A? No, B? No, C.": "C",
+        "The answer is B. Wait, the answer is C.": "C", "Not A but B": "B",
+        "The correct answer is not A but B": "B", "Answer: B, not A": "B",
+        "The answer isn't A, but B.": "B", "The answer is B rather than A": "B",
+        "I first thought A, but the answer is B": "B",
+        "The answer is not A. The answer is B.": "B",
+        "The answer is B, no doubt": "B", "The answer is B? No.": "",
+        "The answer is B. Actually, it follows at once.": "B",
+        "The answer is not B": "", "Answer: B, not because of A": "B"}),
+    # Several.
+    (CITIES, {
+        "Answer: A or B": "AB", "Answer: A and B": "AB", "Answer: A/B": "AB",
+        "Answer: either A or B": "AB", "Answer: (A) and (C)": "AC",
+        "Answer: A, or Oslo": "AB", "Answer: B or so": ""}),
+    # Letters that are words, small letters, and letters without an option.
+    (CITIES, {
+        "The answer is A cat": "", "Answer: a cat": "", "A cat": "", "b": "",
+        "answer: b": "B", r"\boxed{b}": "B", "(b)": "B", "Answer: I": "",
+        "I think": "", "I": "", "Answer: C. A reason is its size": "C"}),
+    (FOURTEEN, {
+        "Answer: K": "K", "Answer: N) cityn": "N", "The answer is I.": "I",
+        "I think it is a dog": "", "Answer: O": ""}),
+    (None, {
+        "The correct option is J.": "J", "Answer: K": "", "答案：B": "B",
+        r"\boxed{\text{Option E}: 5}": "E", "B? No, C": "C"}),
+])
+def test_rules_and_what_they_must_not_take(options, chosen):
+  named = choice.by_letter(options)
+  read = {
+      text: "".join(sorted(choice.find(text, named) - {"?"}))
+      for text in chosen}
+  assert read == chosen
+
+
+@pytest.mark.parametrize("text", [
+    "Answer: " + "A, " * 9000, r"\boxed{" + "A," * 300 + "}", "A? No, " * 5000,
+    "The answer is " * 5000, "answer" + " " * 20000, "**" * 10000 + "B",
+    "\n> " * 9000 + "Answer", r"\boxed{" + r"\text{" * 90 + "}" * 91,
+    "答案" * 9000, "answer to " * 2000])
+def test_long_texts_are_read(text):
+  choice.find(text, choice.by_letter(CITIES))
+
+
 @pytest.mark.parametrize(("completion", "letter"), [
     (r"\boxed{C}", "C"), ("<answer>(C)</answer>", "C"),
     ("The answer is C.", "C"), ("C", "C"), (r"\boxed{\text{C}}", "C"),
