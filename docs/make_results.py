@@ -10,13 +10,14 @@ import collections
 import pathlib
 import sys
 
+from etils import epath
 import matplotlib
 import numpy as np
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
-from progrpo_jax import metrics
+from progrpo_jax import lines, metrics
 from progrpo_jax.report import comparison, tables
 
 NAMES = {
@@ -43,8 +44,8 @@ def main() -> None:
   groups = collections.defaultdict(list)
   for name in NAMES:
     for workdir in sorted(place.glob(f"{name}*")):
-      if workdir.name.partition("-")[0] == name and (
-          workdir / "metrics.jsonl").exists():
+      if workdir.name.partition("-")[0] == name and lines.files(
+          epath.Path(workdir) / metrics.METRICS):
         groups[name].append(metrics.load(workdir))
   base = comparison.load_base(place / "base-eval")
   summary = comparison.summarise(dict(groups), base=base)

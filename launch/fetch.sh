@@ -57,7 +57,7 @@ to=${to:-$ROOT/runs/$RUN}
   "checkpoint=STEP or path=FOLDER"
 for one in "${what[@]}"; do
   case $one in
-    metrics) get metrics.jsonl eval.jsonl config.json tb ;;
+    metrics) get metrics.jsonl metrics eval.jsonl eval config.json tb ;;
     report) get report.html ;;
     checkpoint=*) checkpoint "${one#*=}" ;;
     path=*) get "${one#*=}" ;;

@@ -3,13 +3,25 @@
 A run may be killed in the midst of a line, and a disk may damage one. What
 cannot be read is an error that names file and line, or, where the caller gives
 a list `damage`, joins it and is left out.
+
+A record of one line a step is one file on a disk, `metrics.jsonl`. In a bucket
+nothing can be appended to, and there it is a folder of parts,
+`metrics/000000.jsonl`, `metrics/000100.jsonl`, ..., each of `PART_STEPS` steps
+and named by the first: a step then writes its part anew and not the whole.
+Both are read as one, also where a run was moved and has both.
 """
 
 import json
 import re
 
+from etils import epath
+
 from progrpo_jax import errors
 
+# Steps of a part of a record in a bucket. A line has about 3 kB, so a step
+# writes 300 kB at most, and 10,000 steps are 100 objects to read.
+PART_STEPS = 100
+_PART = re.compile(r"(\d{6,})\.jsonl")
 # Of a number that a file may hold: all that is larger is damage.
 _MAX = 1e100
 # What readers reckon with.
@@ -49,6 +61,24 @@ def _parse(where, line, damage):
   return record
 
 
+def part(path: epath.Path, step: int) -> epath.Path:
+  """The part of a record that holds a step, in a bucket."""
+  first = step - step % PART_STEPS
+  return path.with_suffix("") / f"{first:06d}.jsonl"
+
+
+def files(path: epath.Path) -> list[tuple[int, epath.Path]]:
+  """[(first step that it may hold, file)] of a record, in their order."""
+  whole = [(0, path)] if path.exists() else []
+  folder = path.with_suffix("")
+  if not folder.is_dir():
+    return whole
+  matches = [
+    (_PART.fullmatch(entry.name), entry) for entry in folder.iterdir()]
+  return whole + sorted(
+    (int(match[1]), entry) for match, entry in matches if match)
+
+
 def config(path, damage):
   """The config of a run, {} without one."""
   if not path.exists():
@@ -77,10 +107,14 @@ def read(path, damage=None):
 
 
 def steps(path, damage):
-  """One dict a step; its values are numbers, texts or None."""
+  """One dict a step of a record; its values are numbers, texts or None."""
   merged = {}
-  for number, row in read(path, damage) if path.exists() else []:
-    where, step = f"{path}, line {number}", row.get("step")
+  rows = [
+    (f"{file}, line {number}", row)
+    for _, file in files(path) for number, row in read(file, damage)
+  ]
+  for where, row in rows:
+    step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or (
       not 0 <= step < _MAX
     ):

@@ -28,6 +28,8 @@ ROLLOUTS = "rollouts"
 EVAL_SAMPLES = "evals"
 # Between two copies of TensorBoard's file to a bucket.
 _COPY_S = 60.0
+# A file of TensorBoard that is larger is not copied again: a new one begins.
+_EVENTS_BYTES = 4_000_000
 _STEP_FILE = re.compile(r"(\d{6,})\.jsonl$")
 
 
@@ -72,7 +74,7 @@ class MetricWriter:
   ):
     self.workdir = places.make_directory(workdir)
     for name in (METRICS, EVALS):
-      _cut_lines(self.workdir / name, resume_step)
+      _cut_record(self.workdir / name, resume_step)
     for name in (ROLLOUTS, EVAL_SAMPLES):
       _cut_files(self.workdir / name, resume_step)
     purge = None if resume_step is None else resume_step + 1
@@ -119,7 +121,10 @@ class MetricWriter:
 
   def _write_line(self, name, step, values):
     values = {key: _scalar(key, value) for key, value in values.items()}
-    _append(self.workdir / name, {"step": int(step), **values})
+    path = self.workdir / name
+    if not _is_local(path):
+      path = lines.part(path, int(step))
+    _append(path, {"step": int(step), **values})
     numbers = {
         k: v for k, v in values.items()
         if v is not None and not isinstance(v, str) and k != "step"}
@@ -143,17 +148,27 @@ class _TensorBoard:
 
   In a bucket tensorboardX would write its file anew for each line, from a
   thread that the first failure ends, and wait for that thread for ever. There
-  the file is written on this machine and copied now and then.
+  the file is written on this machine and copied now and then, and from a
+  certain size on followed by another, so that a copy stays small.
   """
 
   def __init__(self, folder, purge_step):
     self._folder = folder
     self._copied = time.monotonic()
+    self._files = 0
     self._local = None
     if not _is_local(folder):
       self._local = epath.Path(tempfile.mkdtemp(prefix="progrpo-tb-"))
+    self._open(purge_step)
+
+  def _open(self, purge_step=None):
+    """Begins a file; TensorBoard reads those of a folder by their names."""
+    # The names begin with the second; two files of one second differ by this.
+    suffix = f".{self._files:06d}" if self._files else ""
+    self._files += 1
     self._writer = tensorboardX.SummaryWriter(
-      os.fspath(self._local or folder), purge_step=purge_step, flush_secs=10
+      os.fspath(self._local or self._folder), purge_step=purge_step,
+      flush_secs=10, filename_suffix=suffix,
     )
 
   def write(self, step, numbers):
@@ -162,6 +177,10 @@ class _TensorBoard:
     self._writer.flush()
     if self._local and time.monotonic() - self._copied > _COPY_S:
       self._copy()
+      if any(
+        path.stat().length > _EVENTS_BYTES for path in self._local.iterdir()
+      ):
+        self._next()
 
   def close(self):
     self._writer.close()
@@ -170,6 +189,14 @@ class _TensorBoard:
         self._copy()
       finally:
         self._local.rmtree()
+
+  def _next(self):
+    """Ends the file, copies what is still to come of it, begins another."""
+    self._writer.close()
+    self._copy()
+    for path in self._local.iterdir():
+      path.unlink()
+    self._open()
 
   def _copy(self):
     for path in self._local.iterdir():
@@ -279,8 +306,9 @@ def _append(path, record):
   """Adds a line durably; object stores cannot append, there it rewrites."""
   line = dumps(record) + "\n"
   if not _is_local(path):
-    old = path.read_text() if path.exists() else ""
-    path.write_text(old + line)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = path.read_bytes() if path.exists() else b""
+    path.write_bytes(old + line.encode())
     return
   with open(path, "a", encoding="utf-8") as file:
     file.write(line)
@@ -306,10 +334,17 @@ def _write_whole(path, records):
   _replace(path, "".join(dumps(record) + "\n" for record in records))
 
 
+def _cut_record(path, last_step):
+  """Drops what a record holds of later steps, whichever way it is stored."""
+  for first, file in lines.files(path):
+    if last_step is not None and first > max(last_step, 0):
+      file.unlink()
+    else:
+      _cut_lines(file, last_step)
+
+
 def _cut_lines(path, last_step):
   """Drops lines after `last_step` (None: none) and a torn last line."""
-  if not path.exists():
-    return
   rows = [row for _, row in lines.read(path)]
   if last_step is not None:
     rows = [row for row in rows if row.get("step", 0) <= last_step]

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 
 from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import errors, inference, places
+from progrpo_jax import errors, inference, lines, places
 from progrpo_jax import metrics as metrics_lib
 from progrpo_jax import policy as policy_lib
 
@@ -304,7 +304,7 @@ def load_run(workdir) -> Run:
     raise errors.InputError(f"no such workdir: {workdir}")
   files = (metrics_lib.METRICS, metrics_lib.EVALS)
   described = (path / policy_lib.MODEL_DIR / "config.json").exists()
-  if not described and not any((path / name).exists() for name in files):
+  if not described and not any(lines.files(path / name) for name in files):
     raise errors.InputError(
         f"{workdir} is not the workdir of a run: it holds neither "
         f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(files)}")

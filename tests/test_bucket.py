@@ -5,6 +5,7 @@ are children, told by their environment where it is; it is the store that tells
 when they are stopped, and how.
 """
 
+import collections
 import contextlib
 import importlib.util
 import io
@@ -245,6 +246,13 @@ def _mirror(server, bucket, folder):
   return folder
 
 
+def _joined(files):
+  """Files of a short run in a bucket, its only parts named as on a disk."""
+  parts = {f"{name}/000000.jsonl": f"{name}.jsonl"
+           for name in ("metrics", "eval")}
+  return {parts.get(name, name): data for name, data in files.items()}
+
+
 @pytest.fixture(scope="module")
 def runs(small, tmp_path_factory):
   """The run in a directory and in a bucket, and what is read of both.
@@ -319,7 +327,7 @@ def test_a_bucket_holds_the_files_that_a_directory_does(runs):
         for p in folder.rglob("*") if p.is_file() and not (
             {"checkpoints", "tb"} & set(p.relative_to(folder).parts))}
 
-  found = files(runs["bucket"] / "runs" / "run")
+  found = _joined(files(runs["bucket"] / "runs" / "run"))
   expected = files(runs["local"] / "runs" / "run")
   assert found.keys() | {".lock"} == expected.keys() | {".lock"}
   for name in found:
@@ -327,6 +335,49 @@ def test_a_bucket_holds_the_files_that_a_directory_does(runs):
       assert found[name] == expected[name], name
   events = (runs["bucket"] / "runs" / "run" / "tb").iterdir()
   assert len([p for p in events if p.stat().st_size > 1000]) == 2
+
+
+WRITE = """
+import os, sys
+from progrpo_jax import metrics
+from progrpo_jax.metrics import MetricWriter
+metrics._COPY_S, metrics._EVENTS_BYTES = 0, 50_000
+values = {f"some/metric/{i}": i / 7 for i in range(20)}
+with MetricWriter("gs://bucket/run", resume_step=-1) as writer:
+  for step in range(1, 251):
+    writer.write(step, values)
+    if step % 10 == 0:
+      writer.write_eval(step, values)
+with MetricWriter("gs://bucket/run", resume_step=240) as writer:
+  for step in range(241, 251):
+    writer.write(step, values)
+run = metrics.load("gs://bucket/run")
+assert [row["step"] for row in run.metrics] == list(range(1, 251))
+assert [row["step"] for row in run.evals] == list(range(10, 241, 10))
+"""
+
+
+def test_what_a_step_writes_does_not_grow_with_the_run(store):
+  """Records are of 100 steps, the last of fifty; a line has 720 bytes."""
+  sizes = collections.defaultdict(list)
+
+  def watch(bucket, name):
+    kind = name.removeprefix("run/").partition("/")[0]
+    sizes[kind].append(len(store.read(bucket, name)))
+
+  store.watch = watch
+  with _child(store, "-c", WRITE) as child:
+    _, err = child.communicate()
+  assert child.returncode == 0, err
+  assert len(sizes["metrics"]) > 250
+  assert 99 * 718 < max(sizes["metrics"]) <= 100 * 720
+  assert sizes["metrics"][-1] < 51 * 720 + 1
+  assert max(sizes["eval"]) <= 10 * 720
+  assert max(sizes["tb"]) < 60_000 < sum(
+      len(store.read("bucket", name))
+      for name in store.names("bucket", "run/tb/"))
+  assert len(store.names("bucket", "run/metrics/")) == 3
+  assert store.refused == []
 
 
 def test_nothing_but_an_object_store_was_asked_for(runs):
@@ -353,7 +404,7 @@ def test_evaluations_and_exports_are_alike(runs):
         str(p.relative_to(folder)): p.read_bytes()
         for p in folder.rglob("*") if p.is_file()}
 
-  assert files(runs["bucket"] / "evaluated") == files(
+  assert _joined(files(runs["bucket"] / "evaluated")) == files(
       runs["local"] / "evaluated")
   exported = files(runs["local"] / "hf")
   assert "model.safetensors" in exported

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors, lines, metrics, run
 
 
 def _write(workdir, steps, resume_step=None):
@@ -70,12 +70,48 @@ def test_a_resumed_run_has_the_files_of_the_unbroken_one(
 ):
   # On object stores files are rewritten; here that branch writes a local disk.
   monkeypatch.setattr(metrics, "_is_local", lambda path: local)
+  monkeypatch.setattr(lines, "PART_STEPS", 3)
   _write(tmp_path / "unbroken", range(1, 9))
   _write(tmp_path / "resumed", range(1, 7))
   _write(tmp_path / "resumed", range(5, 9), resume_step=4)
   unbroken = _contents(tmp_path / "unbroken")
   assert _contents(tmp_path / "resumed") == unbroken
-  assert len(unbroken) == 2 + 8 + 4
+  records = {name for name in unbroken if name.count("/") == 0 or (
+    name.startswith(("metrics/", "eval/")))}
+  assert records == ({"metrics.jsonl", "eval.jsonl"} if local else {
+    f"{name}/{part:06d}.jsonl"
+    for name in ("metrics", "eval") for part in (0, 3, 6)})
+  assert len(unbroken) == len(records) + 8 + 4
+
+
+def test_a_record_in_parts_is_read_as_one_file_is(tmp_path, monkeypatch):
+  """Also that of a run which began on a disk and went on in a bucket."""
+  monkeypatch.setattr(lines, "PART_STEPS", 3)
+  _write(tmp_path / "whole", range(1, 13))
+  _write(tmp_path / "moved", range(1, 7))
+  monkeypatch.setattr(metrics, "_is_local", lambda path: False)
+  _write(tmp_path / "parts", range(1, 13))
+  # Cut in the old file, and once more in the parts.
+  _write(tmp_path / "moved", range(6, 12), resume_step=5)
+  _write(tmp_path / "moved", range(11, 13), resume_step=10)
+  _write(tmp_path / "parts", [], resume_step=12)
+  whole = metrics.load(tmp_path / "whole")
+  assert [row["step"] for row in whole.metrics] == list(range(1, 13))
+  for name in ("parts", "moved"):
+    read = metrics.load(tmp_path / name)
+    assert (read.metrics, read.evals) == (whole.metrics, whole.evals)
+    assert run.load_run(tmp_path / name).metrics()["reward"].tolist() == [
+      row["reward"] for row in whole.metrics]
+  assert not (tmp_path / "parts/metrics.jsonl").exists()
+  assert sorted(p.name for p in (tmp_path / "moved/metrics").iterdir()) == [
+    "000006.jsonl", "000009.jsonl", "000012.jsonl"]
+  (tmp_path / "parts/metrics/000003.jsonl").write_text("{}\n")
+  with pytest.raises(errors.InputError, match="000003.jsonl, line 1 is with"):
+    metrics.load(tmp_path / "parts")
+  # Over again.
+  _write(tmp_path / "moved", [1], resume_step=-1)
+  assert [row["step"] for row in metrics.load(tmp_path / "moved").metrics] == [
+    1]
 
 
 def test_the_evaluation_at_the_resumed_step_stays(tmp_path):

@@ -9,7 +9,7 @@ import os
 import sys
 
 from configs import methods
-from progrpo_jax import errors, ranges, train
+from progrpo_jax import errors, lines, metrics, places, ranges, train
 from progrpo_jax.cli import compare, evaluate, exits, warmup
 from progrpo_jax.cli import config as config_lib
 from progrpo_jax.cli import train as train_command
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     c = config_lib.load(args.config)
     c.model.init_from = ""
     warmup.start(c, base)
-  if not os.path.exists(os.path.join(measured, "eval.jsonl")):
+  if not lines.files(places.place(measured) / metrics.EVALS):
     c = config_lib.load(args.config)
     c.model.init_from = base
     evaluate.start(c, measured)

@@ -276,7 +276,7 @@ def test_a_config_that_is_not_there_is_named(cloud):
     ("watch.sh", ["--stop"], ["worker.sh\\ stop"]),
     ("watch.sh", ["--tensorboard"], ["-- -L 6006:localhost:6006"]),
     ("fetch.sh", ["metrics"], [
-        "+ gcloud storage cp --recursive gs://bucket/run/metrics.jsonl"]),
+        "+ gcloud storage cp --recursive gs://bucket/run/metrics "]),
     ("delete.sh", [], ["+ gcloud compute tpus tpu-vm delete pod"]),
     ("supervise.sh", ["--", "--config.seed=1"], [
         "tpu-vm create pod", "tpu-vm scp", "--config.seed=1"]),
@@ -757,7 +757,9 @@ echo '{"nodes": {"pod": ["READY"]}, "queues": {}, "workers": 2, "failures":
 
 def test_fetch_brings_what_is_asked_for(cloud):
   run = cloud.folder / "buckets" / "bucket" / "run"
-  for name in ("metrics.jsonl", "config.json", "report.html", "tb/events",
+  for name in ("metrics/000000.jsonl", "metrics/000100.jsonl",
+               "eval/000000.jsonl", "evals/000100.jsonl",
+               "config.json", "report.html", "tb/events",
                "model/config.json", "checkpoints/9/commit_success.txt",
                "checkpoints/10/commit_success.txt",
                "checkpoints/11/half", "export/hf/model.safetensors"):
@@ -772,7 +774,11 @@ def test_fetch_brings_what_is_asked_for(cloud):
     shutil.rmtree(to)
     return found
 
-  assert fetched("metrics") == {"metrics.jsonl", "config.json", "tb/events"}
+  parts = {"metrics/000000.jsonl", "metrics/000100.jsonl", "eval/000000.jsonl"}
+  assert fetched("metrics") == {*parts, "config.json", "tb/events"}
+  (run / "metrics.jsonl").write_text("of a run that was moved here")
+  assert fetched("metrics") == {
+      *parts, "metrics.jsonl", "config.json", "tb/events"}
   assert fetched("report") == {"report.html"}
   assert fetched("checkpoint=latest") == {
       "checkpoints/10/commit_success.txt", "config.json", "model/config.json"}
