@@ -174,7 +174,7 @@ def agree(work: Callable[[], T]) -> T:
   for host, failure in enumerate(failed):
     if failure is not None:
       kind, text = failure
-      raise (errors.InputError if issubclass(kind, errors.InputError)
+      raise (kind if issubclass(kind, (errors.InputError, errors.RunError))
              else errors.RunError)(f"host {host}: {text}")
   return result
 

@@ -182,7 +182,7 @@ def test_damaged_file_is_named(saved, tmp_path):
       copy = tmp_path / f"{found}-{number}"
       shutil.copytree(saved, copy)
       damage(copy / name)
-      with pytest.raises(errors.InputError, match=f"{copy}/1: .*remove that"):
+      with pytest.raises(errors.InputError, match=f"{copy}/1: .*damaged"):
         keeper = checkpoint.Checkpointer(copy, read_only=True)
         keeper.restore(1, LIKE)
     found += 1
