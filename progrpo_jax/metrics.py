@@ -364,6 +364,22 @@ def _cut_files(folder, last_step):
       path.unlink()
 
 
+def recorded(workdir) -> list[str]:
+  """Names of what a workdir holds of steps after the start.
+
+  A new run would overwrite these; what it measures before its first step it
+  measures again.
+  """
+  place = epath.Path(workdir)
+  found = []
+  if (place / METRICS).exists() and (place / METRICS).stat().length:
+    found.append(METRICS)
+  for name in (ROLLOUTS, EVAL_SAMPLES):
+    if any(step > 0 for step in _steps_of(place / name)):
+      found.append(f"{name}/")
+  return found
+
+
 def _steps_of(folder):
   if not folder.is_dir():
     return []

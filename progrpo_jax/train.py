@@ -47,46 +47,106 @@ DONE, PREEMPTED = 0, 75
 CONFIG = "config.json"
 
 
-def start(
+Started = tuple[parts_lib.Parts, state_lib.TrainState, Any, Progress]
+
+
+def begin(
     parts: parts_lib.Parts, params, checkpointer, writer, clock: Clock,
-) -> tuple[parts_lib.Parts, state_lib.TrainState, Any, Progress]:
-  """A new run, evaluated and saved at step 0; or the one that is there."""
-  step = hosts.from_first(checkpointer.latest())
-  if step is None:
-    parts = restage(parts, 0, 0)
-    c = parts.config
-    state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
-    values = {}
-    if c.eval.every and c.eval.at_start:
-      values = stages.evaluate(
-          parts, parts.policy(state.params), clock, writer, 0)
-    progress = stages.remember(c, Progress(), values)
-    save(parts, checkpointer, state, progress)
-  else:
-    clock.view.message(f"resuming from step {step}")
-    like = state_lib.abstract(parts.model, parts.tx, parts.mesh)
-    state, meta, data = checkpointer.restore(step, like)
-    if ops.not_finite(state.params):
-      raise errors.InputError(
-          f"the checkpoint of step {step} holds weights that are not finite; "
-          "move it away, and the run goes on from the one before it")
-    parts = restage(parts, step, meta["resets"])
-    group = parts.config.algo.num_generations
-    surplus = groups_lib.from_arrays(
-        data, parts.prompter.of,
-        functools.partial(data_lib.texts, parts.tokenizer, group=group),
-    ) if data else None
-    progress = Progress.from_meta(
-        meta | {"position": parts.prompter.restore(meta["data"])}, surplus)
-  return parts, state, load_reference(parts, checkpointer, progress), progress
+) -> Started:
+  """A new run, evaluated and saved at step 0.
+
+  Returns:
+    (parts of its first stage, state, reference, progress).
+  """
+  parts = restage(parts, 0, 0)
+  c = parts.config
+  state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
+  values = {}
+  if c.eval.every and c.eval.at_start:
+    values = stages.evaluate(
+        parts, parts.policy(state.params), clock, writer, 0)
+  progress = stages.remember(c, Progress(), values)
+  save(parts, checkpointer, state, progress)
+  # Committed before step 1 is recorded: records without any checkpoint then
+  # mean that the checkpoints are lost.
+  checkpointer.wait()
+  return parts, state, load_reference(parts, checkpointer, 0), progress
 
 
-def load_reference(parts: parts_lib.Parts, checkpointer, progress: Progress):
-  """The reference policy, or None when nothing asks for one."""
+def recover(
+    parts: parts_lib.Parts, checkpointer, workdir: epath.Path,
+    view: progress_lib.View,
+) -> Started | None:
+  """The run that is there, from its newest step that is whole.
+
+  A step is whole if it and its reference can be read and its weights are
+  finite. From an older one nothing is lost but time: what came after it is
+  computed again, the same bit for bit. Newer ones are moved aside.
+
+  Returns:
+    What `begin` returns, or None where there is no run yet.
+
+  Raises:
+    InputError: no step is whole, or the checkpoints are not where the records
+      of a run are.
+  """
+  lost = dict(checkpointer.damaged)
+  for step in reversed(checkpointer.steps()):
+    try:
+      started = _restore(parts, checkpointer, step)
+    except checkpoint_lib.Damaged as e:
+      lost[step] = str(e)
+      continue
+    newer = sorted((s for s in lost if s > step), reverse=True)
+    for number in newer:
+      view.message(f"step {number} is passed over: {lost[number]}")
+    view.message(f"resuming from step {step}")
+    checkpointer.go_on_from(step)
+    return started
+  if lost:
+    reasons = "; ".join(f"step {s}: {lost[s]}" for s in sorted(lost))
+    raise errors.InputError(
+        f"no checkpoint of {workdir} can be read. Put a copy of one back, or "
+        f"choose another --workdir. {reasons}")
+  records = hosts.from_first(
+      metrics_lib.recorded(workdir) if hosts.is_first() else None)
+  if records:
+    raise errors.InputError(
+        f"{workdir} holds the records of a run ({', '.join(records)}) and no "
+        f"checkpoint of it. Put its {policy_lib.CHECKPOINTS}/ back to go on, "
+        "or choose another --workdir; a new run here would overwrite them")
+  return None
+
+
+def _restore(parts: parts_lib.Parts, checkpointer, step: int) -> Started:
+  """A run as it stood after a step.
+
+  Raises:
+    Damaged: this step, or its reference, is not what was written.
+  """
+  like = state_lib.abstract(parts.model, parts.tx, parts.mesh)
+  state, meta, data = checkpointer.restore(step, like)
+  if ops.not_finite(state.params):
+    raise checkpoint_lib.Damaged(
+        f"the checkpoint of step {step} holds weights that are not finite")
+  parts = restage(parts, step, meta["resets"])
+  reference = load_reference(parts, checkpointer, meta["ref_step"])
+  group = parts.config.algo.num_generations
+  surplus = groups_lib.from_arrays(
+      data, parts.prompter.of,
+      functools.partial(data_lib.texts, parts.tokenizer, group=group),
+  ) if data else None
+  progress = Progress.from_meta(
+      meta | {"position": parts.prompter.restore(meta["data"])}, surplus)
+  return parts, state, reference, progress
+
+
+def load_reference(parts: parts_lib.Parts, checkpointer, step: int):
+  """The policy of a step as reference, or None when nothing asks for one."""
   if not checks.needs_reference(parts.config):
     return None
   return parts.policy(checkpointer.load_reference(
-      progress.ref_step, parts.model, parts.mesh))
+      step, parts.model, parts.mesh))
 
 
 def restage(
@@ -222,14 +282,17 @@ def _train(c, workdir, view: progress_lib.View) -> int:
         workdir / policy_lib.CHECKPOINTS, keep=k.keep,
         keep_every=k.keep_every, background=k.background)
     stack.callback(checkpointer.close)
-    done = checkpointer.latest()
+    started = recover(parts, checkpointer, workdir, view)
+    done = -1 if started is None else started[-1].step
     writer = hosts.on_first(lambda: stack.enter_context(
         metrics_lib.MetricWriter(
             workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
-            resume_step=-1 if done is None else done)))
+            resume_step=done)))
     writer = writer or metrics_lib.Unwritten()
-    parts, *rest = start(parts, params, checkpointer, writer, clock)
-    del params  # the state has taken them over
+    if started is None:
+      started = begin(parts, params, checkpointer, writer, clock)
+    parts, *rest = started
+    del params, started  # the state has taken them over
     hosts.on_first(lambda: write_config(c, workdir))
     code = loop(parts, *rest, checkpointer, writer, clock)
     checkpointer.wait()
@@ -284,7 +347,7 @@ def loop(
           progress.step == total):
         save(parts, checkpointer, state, progress)
       if reason or parts is not before:
-        reference = load_reference(parts, checkpointer, progress)
+        reference = load_reference(parts, checkpointer, progress.ref_step)
   except progress_lib.Preempted:
     # Raised only before an update: state and progress are those of the last
     # whole step.
