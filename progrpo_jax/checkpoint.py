@@ -401,7 +401,8 @@ def newest_meta(directory) -> dict[str, Any] | None:
 
 def _sweep(directory: epath.Path) -> None:
   """Deletes what killed saves and deletions have left."""
-  for path in list(directory.iterdir()):
+  # In a bucket there is no folder before the first file in it.
+  for path in list(directory.iterdir()) if directory.is_dir() else ():
     if places.is_remote(path):
       left = path.name.isdigit() and not is_committed(path)
     else:
