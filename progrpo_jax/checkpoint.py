@@ -47,6 +47,10 @@ class Damaged(errors.InputError):
   """Files of a checkpoint are not what was written, or not there."""
 
 
+class ReferenceDamaged(Damaged):
+  """A checkpoint is whole; the one that its reference is read from is not."""
+
+
 class KeepReferences:
   """Keeps the newest steps, every n-th, and the reference of each kept one."""
 
@@ -251,9 +255,9 @@ class Checkpointer:
     for bit.
 
     Raises:
-      Damaged: there is no such checkpoint, or it cannot be read. Training on
-        without its reference, or with another, would silently change the
-        objective.
+      ReferenceDamaged: there is no such checkpoint, or it cannot be read.
+        Training on without its reference, or with another, would silently
+        change the objective.
     """
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(
@@ -263,13 +267,14 @@ class Checkpointer:
             transformer.shardings(config, mesh))))
     self.wait()
     if step not in self._reference_of and step not in self.damaged:
-      raise Damaged(
+      raise ReferenceDamaged(
           f"the reference policy is step {step}, but {self.directory} has "
           f"no checkpoint of that step (it has {self.steps()})")
     try:
       return self.load_params(step, like)
     except Damaged as e:
-      raise Damaged(f"the reference policy is step {step}: {e}") from e
+      raise ReferenceDamaged(
+          f"the reference policy is step {step}: {e}") from e
 
   def close(self) -> None:
     """Waits for background writes and releases the directory."""
@@ -300,11 +305,18 @@ class Checkpointer:
   def _set_aside(self, step: int) -> None:
     """Moves a step out of the way of one that will be written in its place."""
     home = self.directory.with_name(f"{self.directory.name}-damaged")
+    home.mkdir(parents=True, exist_ok=True)
+    if places.is_remote(home):
+      # A bucket cannot rename. The step goes once all of it is copied, so that
+      # a kill leaves it whole here or there; a copy begun before is renewed.
+      places.copy(self._path(step), home / str(step))
+      _delete(self._path(step))
+      return
     place, number = home / str(step), 1
     while place.exists():
       number += 1
       place = home / f"{step}-{number}"
-    places.move(self._path(step), place)
+    self._path(step).rename(place)
 
   def _seal(self) -> None:
     """Lists the files of the step that is about to be committed."""

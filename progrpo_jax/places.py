@@ -148,21 +148,14 @@ def _says(error: BaseException | None, *numbers: int) -> bool:
   return False
 
 
-def move(path: epath.Path, to: epath.Path) -> None:
-  """Moves a file or a folder to a place where nothing is yet.
-
-  A bucket copies: a kill leaves the old one whole, or of both a part that
-  together are the whole.
-  """
-  to.parent.mkdir(parents=True, exist_ok=True)
-  if not is_remote(path):
-    path.rename(to)
-  elif path.is_dir():
+def copy(path: epath.Path, to: epath.Path) -> None:
+  """Copies a file or a folder with all in it; what is there is overwritten."""
+  if path.is_dir():
+    to.mkdir(parents=True, exist_ok=True)
     for inner in list(path.iterdir()):
-      move(inner, to / inner.name)
+      copy(inner, to / inner.name)
   else:
     path.copy(to, overwrite=True)
-    path.unlink()
 
 
 @contextlib.contextmanager

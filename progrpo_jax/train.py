@@ -90,12 +90,14 @@ def recover(
     InputError: no step is whole, or the checkpoints are not where the records
       of a run are.
   """
-  lost = dict(checkpointer.damaged)
+  lost, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
     try:
       started = _restore(parts, checkpointer, step)
     except checkpoint_lib.Damaged as e:
       lost[step] = str(e)
+      if isinstance(e, checkpoint_lib.ReferenceDamaged):
+        readable.append(step)
       continue
     newer = sorted((s for s in lost if s > step), reverse=True)
     for number in newer:
@@ -105,14 +107,20 @@ def recover(
     return started
   if lost:
     reasons = "; ".join(f"step {s}: {lost[s]}" for s in sorted(lost))
+    instead = "choose another --workdir"
+    if readable:
+      policy = workdir / policy_lib.CHECKPOINTS / str(readable[0])
+      instead = (
+          f"begin a new run from its weights: --config.model.init_from={policy}"
+          " and another --workdir")
     raise errors.InputError(
-        f"no checkpoint of {workdir} can be read. Put a copy of one back, or "
-        f"choose another --workdir. {reasons}")
-  records = hosts.from_first(
+        f"no checkpoint of {workdir} can be gone on from. Put a copy of the "
+        f"damaged one back, or {instead}. {reasons}")
+  left = hosts.from_first(
       metrics_lib.recorded(workdir) if hosts.is_first() else None)
-  if records:
+  if left:
     raise errors.InputError(
-        f"{workdir} holds the records of a run ({', '.join(records)}) and no "
+        f"{workdir} holds the records of a run ({', '.join(left)}) and no "
         f"checkpoint of it. Put its {policy_lib.CHECKPOINTS}/ back to go on, "
         "or choose another --workdir; a new run here would overwrite them")
   return None

@@ -91,9 +91,21 @@ def test_a_run_without_any_whole_checkpoint_is_refused(copy, small):
     unlist(step)
   before = (copy / "metrics.jsonl").read_bytes()
   with pytest.raises(errors.InputError, match="no checkpoint of .* can be "
-                     "read. Put a copy of one back"):
+                     "gone on from. Put a copy of the damaged one back"):
     small.train(copy, *STEPS)
   assert (copy / "metrics.jsonl").read_bytes() == before
+
+
+def test_where_the_reference_alone_is_lost_its_weights_are_a_start(
+    copy, small):
+  steps = copy / "checkpoints"
+  shutil.rmtree(steps / "4")  # a step of a reset, its own reference
+  meta = json.loads((steps / "3" / "meta" / "metadata").read_text())
+  assert meta["ref_step"] == 2
+  damage(steps / "2")
+  with pytest.raises(
+      errors.InputError, match=f"init_from={steps / '3'} and another"):
+    small.train(copy, *STEPS)
 
 
 def test_records_without_checkpoints_are_not_overwritten(copy, small):

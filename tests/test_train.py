@@ -94,9 +94,9 @@ def test_kl_is_zero_after_a_reset_in_bfloat16_too(small, tmp_path):
 
 
 REWARDS = """
-def first_digit(prompts, completions, tag, **columns):
+def odd_digit(prompts, completions, tag, **columns):
   assert len(prompts) == len(completions) == len(tag) == len(columns["n"])
-  return [None if t == "skip" else float(c[:1].isdigit())
+  return [None if t == "skip" else float(c[:1] in tuple("13579"))
           for c, t in zip(completions, tag)]
 
 def malus(prompts, completions, **columns):
@@ -120,13 +120,13 @@ def test_own_rows_and_reward_function(small, tmp_path):
           "file": str(tmp_path / "rows.jsonl"),
           "reward_functions": (
               f"{tmp_path / 'own.py'}:malus",
-              f"{tmp_path / 'own.py'}:first_digit"),
-          "correct_by": "first_digit"}}}),
+              f"{tmp_path / 'own.py'}:odd_digit"),
+          "correct_by": "odd_digit"}}}),
       train=dict(total_steps=2))
   workdir = tmp_path / "run"
   argv = ["train", "--config", str(path), "--workdir", str(workdir)]
   assert main.main(argv) == 0
-  masked = 0
+  masked, judged = 0, set()
   for row in _rows(workdir):
     rollouts = _rows(workdir, f"rollouts/{row['step']:06d}.jsonl")
     assert len(rollouts) == 4
@@ -136,7 +136,7 @@ def test_own_rows_and_reward_function(small, tmp_path):
       skipped = group["prompt"][0] in "45"
       for sample in group["completions"]:
         assert sample["status"] == ("masked" if skipped else "ok")
-        digit = float(sample["text"][:1].isdigit())
+        digit = float(sample["text"][:1] in tuple("13579"))
         short = len(sample["text"]) <= 1
         if short:
           malus.append(-len(sample["text"]) / 4)
@@ -151,11 +151,12 @@ def test_own_rows_and_reward_function(small, tmp_path):
     assert np.isclose(row["reward"], np.mean(rewards))
     assert row["rewards/digits/mean"] == row["reward"]
     assert np.isclose(row["correct"], np.mean(digits))
-    for name, values in (("first_digit", digits), ("malus", malus)):
+    for name, values in (("odd_digit", digits), ("malus", malus)):
       assert np.isclose(row[f"rewards/digits/{name}/mean"], np.mean(values))
       assert np.isclose(row[f"rewards/digits/{name}/std"], np.std(values))
     assert row["verifier/masked"] == 16 - len(rewards)
-  assert masked and 0 < row["correct"] < 1
+    judged |= set(digits)
+  assert masked and judged == {0, 1}
   assert _rows(workdir, "eval.jsonl")[0]["eval/digits/num_problems"] == 2
 
 
