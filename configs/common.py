@@ -248,8 +248,8 @@ def keys() -> ConfigDict:
   c.algo.dynamic_sampling.enabled = ranges.Flag(False)
   # Rounds of sampling before a batch is used half full.
   c.algo.dynamic_sampling.max_rounds = ranges.Whole(10, at_least=1)
-  # Prompts of a round; 0 for as many as a batch holds. DAPO draws three
-  # batches' worth at once.
+  # Prompts of a round; 0 for as many as a batch holds. Times max_rounds they
+  # must fill a batch. DAPO draws three batches' worth at once.
   c.algo.dynamic_sampling.prompts_per_round = ranges.Whole(0, at_least=0)
   # A group is kept if this differs within it: "reward", as the advantage reads
   # it, with truncated_factor and the penalties of length; or "accuracy", the

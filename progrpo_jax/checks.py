@@ -162,6 +162,14 @@ def validate(c: ml_collections.ConfigDict) -> None:
   if c.train.prompts_per_step % c.train.num_minibatches:
     refuse("train.num_minibatches", "must divide train.prompts_per_step "
            f"({c.train.prompts_per_step})")
+  dynamic = c.algo.dynamic_sampling
+  drawn = prompts_per_round(c) * dynamic.max_rounds
+  if dynamic.enabled and drawn < c.train.prompts_per_step:
+    refuse("algo.dynamic_sampling.prompts_per_round", "times max_rounds "
+           f"({dynamic.max_rounds}) it is {drawn} prompts, and a batch is of "
+           f"train.prompts_per_step = {c.train.prompts_per_step}: it could "
+           "never be full; raise either, or set prompts_per_round = 0 for as "
+           "many as a batch holds")
   lora_config(c)
   try:
     reset.should_reset(0, last_reset=0, **reset_options(c))

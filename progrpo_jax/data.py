@@ -131,8 +131,12 @@ class PromptSource:
     return {"position": int(position), "source": self._digest}
 
   def restore(self, state: Mapping[str, Any]) -> int:
-    """Returns the position of a checkpoint of the same source."""
-    if state["source"] != self._digest:
+    """Returns the position of a checkpoint of the same source.
+
+    One saved where a stage could not begin names no source: the numbers of
+    draws go on in whichever the stage has by now.
+    """
+    if state["source"] not in (None, self._digest):
       raise InputError(
           "the checkpoint was trained on other tasks, options or seed; the"
           " order of its data cannot be continued"

@@ -439,12 +439,41 @@ def build(c: ml_collections.ConfigDict) -> tuple[Parts, Any]:
   attention_of(policy.config, mesh)
   params, frozen = lora.split(policy.config, policy.params)
   pool = make_pool(c, policy.tokenizer.opens_thought)
+  around = mesh, policy.config, frozen, policy.tokenizer, pool
   try:
-    return assemble(
-        c, mesh, policy.config, frozen, policy.tokenizer, pool), params
+    parts = assemble(c, *around)
+    _check_later_stages(c, *around)
   except errors.InputError:
     pool.close()
     raise
+  return parts, params
+
+
+def _check_later_stages(c, *around) -> None:
+  """Assembles each stage of `config.schedule` once, before the first step.
+
+  A stage that differs in nothing which is read from files or held against
+  the model is left out: to read data twice may take minutes.
+
+  Raises:
+    InputError: a stage could not begin; the message names its entry.
+  """
+
+  def read(stage):
+    return [stage[key].to_json_best_effort() for key in (
+        "data", "eval")] + [
+        stage.sampling.max_new_tokens,
+        stage.algo.rephrase.to_json_best_effort()]
+
+  seen = [read(c)]
+  for number, stage in enumerate(list(schedule_lib.every(c))[1:]):
+    if read(stage) in seen:
+      continue
+    seen.append(read(stage))
+    try:
+      assemble(stage, *around)
+    except errors.InputError as e:
+      raise errors.InputError(f"config.schedule[{number}]: {e}") from e
 
 
 def assemble(

@@ -163,14 +163,20 @@ def restage(
   c = schedule_lib.at(parts.config, step, resets)
   if c == parts.config:
     return parts
-  return parts_lib.assemble(
-      c, parts.mesh, parts.model, parts.frozen, parts.tokenizer, parts.pool)
+  return hosts.agree(lambda: parts_lib.assemble(
+      c, parts.mesh, parts.model, parts.frozen, parts.tokenizer, parts.pool))
 
 
 def save(
-    parts: parts_lib.Parts, checkpointer, state, progress: Progress) -> None:
-  """Saves everything that the next step reads."""
-  data = parts.prompter.state(progress.position)
+    parts: parts_lib.Parts | None, checkpointer, state, progress: Progress,
+) -> None:
+  """Saves everything that the next step reads.
+
+  Without parts its data is left open, see `data.PromptSource.restore`.
+  """
+  data = {"position": progress.position, "source": None}
+  if parts is not None:
+    data = parts.prompter.state(progress.position)
   checkpointer.save(
       progress.step, state, progress.to_meta() | {"data": data},
       groups_lib.to_arrays(progress.surplus) if progress.surplus else None)
@@ -348,9 +354,15 @@ def loop(
           stages.judge(progress), writer, clock)
       if every and progress.step % every == 0:
         stages.compare(parts, state, found.batch.prompts, progress)
-      before, parts = parts, restage(parts, progress.step, progress.resets)
-      if parts is not before:  # other prompts, and other scores on them
-        progress = dataclasses.replace(progress, surplus=None, scores=())
+      before = parts
+      # In the next stage: other prompts, and other scores on them.
+      fresh = dataclasses.replace(progress, surplus=None, scores=())
+      try:
+        parts = restage(parts, progress.step, progress.resets)
+      except Exception:  # its files may be gone; what was trained is kept
+        save(None, checkpointer, state, fresh)
+        raise
+      progress = progress if parts is before else fresh
       if reason or progress.step % parts.config.checkpoint.every == 0 or (
           progress.step == total):
         save(parts, checkpointer, state, progress)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from configs import common
-from progrpo_jax import errors, schedule, train
+from progrpo_jax import checks, errors, parts, schedule, train
 
 STAGES = (
   {"name": "two", "at_step": 10, "set": {"algo.num_generations": 16}},
@@ -127,6 +127,33 @@ def test_a_decay_and_another_number_of_updates_a_step_are_refused(small):
                 "'set': {'train.num_iterations': 1}},)")
 
 
+@pytest.mark.parametrize(("change", "said"), [
+  ({"data.tasks": {"jsonl": {"options": {
+    "file": "/none.jsonl", "verifier": "progrpo_jax.rewards.math:score"}}}},
+   "/none.jsonl"),
+  ({"sampling.max_new_tokens": 10**6}, "is beyond the"),
+  ({"data.max_prompt_length": 2}, "prompt"),
+  ({"algo.dynamic_sampling.max_rounds": 1, "train.prompts_per_step": 16},
+   "it could never be full"),
+])
+def test_what_a_later_stage_reads_is_read_before_the_first_step(
+    small, tmp_path, change, said):
+  with pytest.raises(errors.InputError, match=re.escape(said)) as caught:
+    small.train(
+        tmp_path, f"schedule=({{'at_step': 2, 'set': {change!r}}},)")
+  if "max_rounds" not in str(change):
+    assert "config.schedule[0]: " in str(caught.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_round_that_can_never_fill_a_batch_is_refused(small):
+  few = "algo.dynamic_sampling.prompts_per_round=1"
+  with pytest.raises(errors.InputError, match="could never be full"):
+    checks.validate(small.config(few, "algo.dynamic_sampling.max_rounds=3"))
+  enough = small.config(few, "algo.dynamic_sampling.max_rounds=4")
+  checks.validate(enough)
+
+
 class Stopping:
   """A view that asks the run to stop when a step is done."""
 
@@ -184,3 +211,32 @@ def test_a_resumed_run_stands_in_the_stage_that_it_left(
   code, _ = small.train(workdir, *change)
   assert code == train.DONE
   assert recorded(workdir) == whole
+
+
+def test_a_stage_that_cannot_begin_saves_the_step_before_it(
+    small, recorded, tmp_path, monkeypatch):
+  """Its data went between the start and its first step."""
+  change = (f"schedule=({{'at_step': 2, 'set': {LATER!r}}},)",
+            "checkpoint.every=100", "algo.reset.modes=()")
+  assert small.train(tmp_path / "whole", *change)[0] == train.DONE
+  assemble = parts.assemble
+
+  def gone(c, *args):
+    if steps:
+      raise errors.InputError("the file of the stage is gone")
+    return assemble(c, *args)
+
+  steps = []
+  view = Stopping(None)
+  view.step = lambda step, metrics: steps.append(step)
+  with monkeypatch.context() as patch:
+    patch.setattr(parts, "assemble", gone)
+    with pytest.raises(errors.InputError, match="is gone"):
+      train.train(small.config(*change), tmp_path / "broken", view)
+  assert steps == [1, 2]
+  assert (tmp_path / "broken/checkpoints/2").exists()
+  code, view = small.train(tmp_path / "broken", *change)
+  assert code == train.DONE
+  assert [step for step, _ in view.steps] == [3, 4]
+  whole, broken = recorded(tmp_path / "whole"), recorded(tmp_path / "broken")
+  assert [k for k in whole if broken.get(k) != whole[k]] == ["steps"]
