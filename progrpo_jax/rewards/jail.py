@@ -138,16 +138,34 @@ def _move_in(config: dict) -> None:
       *((n, f"/proc/self/fd/{i}") for i, n in enumerate(_STREAMS)),
   ):
     os.symlink(target, f"{root}/dev/{name}")
-  with contextlib.suppress(OSError):  # containers may forbid it: go without
-    _mount("proc", f"{root}/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
-    with open(f"{root}/proc/sys/user/max_user_namespaces", "w") as file:
-      file.write("0")
+  _mount_proc(f"{root}/proc", config)
   os.chdir(root)
   _check(_LIBC.pivot_root(b".", b"."), "pivot_root")
   _check(_LIBC.umount2(b".", _DETACH), "umount of the old root")
   os.chdir("/")
   _mount("tmpfs", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID)
   socket.sethostname("jail")
+
+
+def _mount_proc(target: str, config: dict) -> None:
+  """Shows processes, and where the kernel can do so nothing else, at target.
+
+  Sets config["last_pid"], a file to write the last process id to, if it can.
+  """
+  flags = _NOSUID | _NODEV | _NOEXEC
+  with contextlib.suppress(OSError):  # containers may forbid it: go without
+    _mount("proc", target, "proc", flags)
+    with open(f"{target}/sys/user/max_user_namespaces", "w") as file:
+      file.write("0")
+    with contextlib.suppress(OSError):
+      config["last_pid"] = os.open(
+          f"{target}/sys/kernel/ns_last_pid", os.O_WRONLY)
+    # The load, the memory and the keys of the machine are no program's affair.
+    _check(_LIBC.umount2(target.encode(), _DETACH), "umount of /proc")
+    try:
+      _mount("proc", target, "proc", flags, "subset=pid")
+    except OSError:  # Linux before 5.8
+      _mount("proc", target, "proc", flags)
 
 
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -179,6 +197,10 @@ def serve(control: socket.socket, config: dict) -> tuple[dict, list[int]]:
     if not fds:
       continue  # "kill", sent as the run ended by itself
     _empty(config)
+    if "last_pid" in config:
+      # The next id is 2, so that a program cannot tell how many ran before.
+      with contextlib.suppress(OSError):
+        os.pwrite(config["last_pid"], b"1", 0)
     child = os.fork()
     if not child:
       os.close(control.detach())
@@ -217,6 +239,23 @@ def _kill_rest(child: int, config: dict) -> None:
   with contextlib.suppress(ChildProcessError):
     while True:
       os.waitpid(-1, 0)
+  if config["mode"] == "bubblewrap" and not config["filter"]:
+    remove_ipc()
+
+
+def remove_ipc() -> None:
+  """Removes all System V objects of the namespace that it may remove."""
+  for name, arguments in (
+      ("shm", (_IPC_RMID, None)), ("msg", (_IPC_RMID, None)),
+      ("sem", (0, _IPC_RMID)),
+  ):
+    control = getattr(_LIBC, f"{name}ctl")
+    with contextlib.suppress(OSError), open(f"/proc/sysvipc/{name}") as table:
+      for line in table.readlines()[1:]:
+        control(int(line.split()[1]), *arguments)
+
+
+_IPC_RMID = 0
 
 
 def _empty(config: dict) -> None:
@@ -321,6 +360,9 @@ def _drop(config: dict, cpu_s: int) -> None:
       value = min(value, hard)
     limit(kind, (value, value))
   if config["mode"] == "namespaces":
+    if not config["filter"]:
+      # What is made here goes with the last process of the run.
+      _check(_LIBC.unshare(_NAMESPACES["ipc"]), "unshare of ipc")
     with contextlib.suppress(OSError):  # the last one is behind us
       for capability in range(64):
         _prctl(_PR_CAPBSET_DROP, capability)
@@ -331,8 +373,32 @@ def _drop(config: dict, cpu_s: int) -> None:
     _check(_LIBC.capset(head, bytes(24)), "capset")
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-  with contextlib.suppress(OSError):
-    _filter()
+  if config["filter"]:
+    with contextlib.suppress(OSError):
+      _filter()
+  elif config["mode"] != "none":
+    _forget_keys()
+
+
+def _forget_keys() -> None:
+  """Gives a run that no filter holds keyrings with nothing in them.
+
+  Its user's keyrings belong to the jail's user namespace: earlier runs have
+  written to them, and nobody outside has. Its session is the caller's own.
+  """
+  machine = os.uname().machine
+  if machine not in _MACHINES:
+    return
+  call = _REFUSED["keyctl"][_MACHINES[machine][0]]
+  _LIBC.syscall(call, _KEYS_JOIN, None)
+  # A keyring that does not exist, or a kernel without any, is no matter.
+  persistent = _LIBC.syscall(call, _KEYS_PERSISTENT, -1, _KEYS_OF_PROCESS)
+  for ring in (*_KEYS_OF_USER, persistent):
+    _LIBC.syscall(call, _KEYS_CLEAR, ring)
+
+
+_KEYS_JOIN, _KEYS_CLEAR, _KEYS_PERSISTENT = 1, 7, 22  # of keyctl(2)
+_KEYS_OF_PROCESS, _KEYS_OF_USER = -2, (-4, -5)
 
 
 def _streams() -> None:
@@ -380,8 +446,11 @@ _REFUSED = {
     "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
     "execveat": (322, 281),
     "memfd_create": (319, 279), "memfd_secret": (447, 447),
-    "shmget": (29, 194), "shmat": (30, 196), "semget": (64, 190),
-    "msgget": (68, 186), "mq_open": (240, 180),
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
+    "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192),
+    "semctl": (66, 191), "msgget": (68, 186), "msgsnd": (69, 189),
+    "msgrcv": (70, 188), "msgctl": (71, 187),
+    "mq_open": (240, 180), "mq_unlink": (241, 181),
     "ptrace": (101, 117), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "process_madvise": (440, 440),
     "kcmp": (312, 272), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),

@@ -103,7 +103,8 @@ class Jail:
     disk_mb: of the directory that it may write to, and of a file in it.
     processes: threads (at grade 2, also processes) that it may have.
     allow_unsafe: take grade 1 where the machine has no better.
-    backend: a Backend; None takes the best that works.
+    backend: a Backend; None takes the best that works. Of grade 2, it does
+      without the filter, also where there is one.
 
   Raises:
     Refused: no backend works here.
@@ -127,7 +128,7 @@ class Jail:
     self._program = program.encode("utf-8", "surrogatepass")
     self._closing = contextlib.ExitStack()
     try:
-      self._start(backend.name)
+      self._start(backend)
       self._deadline = time.monotonic() + time_limit_s
     except BaseException:
       self.close()
@@ -166,10 +167,13 @@ class Jail:
   def __exit__(self, *_) -> None:
     self.close()
 
-  def _start(self, mode: str) -> None:
+  def _start(self, backend: Backend) -> None:
     """Starts the jail and waits until it is ready."""
     errors = self._closing.enter_context(tempfile.TemporaryFile())
-    config = {"mode": mode, "tmp": "/tmp", **self._limits}
+    mode = backend.name
+    config = {
+        "mode": mode, "tmp": "/tmp", "filter": backend.grade != 2,
+        **self._limits}
     if mode == "none":
       config["tmp"] = self._closing.enter_context(
           tempfile.TemporaryDirectory(ignore_cleanup_errors=True))

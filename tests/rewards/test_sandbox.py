@@ -357,6 +357,109 @@ def test_each_backend(name):
       Gid="65534\t65534\t65534\t65534")
 
 
+# Makes what the kernel keeps after a process, or says what it finds of it.
+KEPT = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+key_calls = {"x86_64": (248, 250), "aarch64": (217, 219)}
+add_key, keyctl = key_calls[os.uname().machine]
+KEY = int(input())
+make = input() == "make"
+flags = 0o1600 if make else 0
+results = {
+    "shm": libc.shmget(KEY, 4096, flags),
+    "msg": libc.msgget(KEY, flags),
+    "sem": libc.semget(KEY, 1, flags)}
+for name, ring in (("session", -3), ("user", -4), ("user session", -5)):
+  word = b"left-%d" % KEY
+  if make:
+    results[name] = libc.syscall(add_key, b"user", word, b"x", 1, ring)
+  else:
+    results[name] = libc.syscall(keyctl, 10, ring, b"user", word, 0)
+persistent = libc.syscall(keyctl, 22, -1, -2)
+if make:
+  libc.syscall(add_key, b"user", word, b"x", 1, persistent)
+elif persistent != -1:
+  results["persistent"] = libc.syscall(
+      keyctl, 10, persistent, b"user", word, 0)
+print(sorted(name for name, result in results.items() if result >= 0))
+"""
+
+
+def kept_outside(key):
+  """The System V objects of this key that the machine has."""
+  tables = {
+      name: pathlib.Path("/proc/sysvipc", name).read_text().splitlines()
+      for name in ("shm", "msg", "sem")}
+  return [n for n, lines in tables.items() for line in lines
+          if line.split()[0] == str(key)]
+
+
+@needs_jail
+@pytest.mark.parametrize("grade", [2, 3])
+def test_nothing_that_the_kernel_keeps_outlives_a_run(grade):
+  if BEST.grade < grade or BEST.name != "namespaces":
+    pytest.skip(f"{BEST} is all there is here")
+  key = random.SystemRandom().randrange(1 << 20, 1 << 30)
+  all_ = ["msg", "sem", "session", "shm", "user", "user session"]
+  with open_jail(KEPT, backend=BEST._replace(grade=grade)) as jail:
+    made = jail.run(f"{key}\nmake")
+    assert (made.end, made.stderr) == ("exit", "")
+    # With the filter nothing is made; without it, nothing is found again.
+    assert grade == 2 or made.stdout == "[]\n"
+    assert grade == 3 or set(all_[:2]) <= set(json.loads(
+        made.stdout.replace("'", '"')))
+    assert jail.run(f"{key}\nfind").stdout == "[]\n"
+    assert kept_outside(key) == []
+  assert kept_outside(key) == []
+
+
+@needs_jail
+@pytest.mark.parametrize("grade", [2, 3])
+def test_every_run_has_the_same_view(grade):
+  if BEST.grade < grade or BEST.name != "namespaces":
+    pytest.skip(f"{BEST} is all there is here")
+  program = """
+import json, os, threading
+names = sorted(os.listdir("/proc"))
+thread = threading.Thread(target=print, args=("x",))
+thread.start()
+thread.join()
+print(json.dumps([os.getpid(), os.getppid(), os.getsid(0),
+                  thread.native_id, names, os.listdir("/tmp")]))
+"""
+  with open_jail(program, backend=BEST._replace(grade=grade)) as jail:
+    views = [jail.run("").stdout for _ in range(3)]
+  assert len(set(views)) == 1
+  pid, parent, session, thread, names, files = json.loads(
+      views[0].removeprefix("x\n"))
+  assert (pid, parent, session, thread, files) == (2, 1, 2, 3, [])
+  # Of the machine as a whole, its load or its memory, nothing is told.
+  assert names == ["1", "2", "self", "thread-self"]
+
+
+def test_what_a_middle_jail_clears_away():
+  if os.geteuid() != 0:
+    pytest.skip("an IPC namespace of its own needs root here")
+  code = """
+import ctypes, os, sys
+from progrpo_jax.rewards import jail
+libc = ctypes.CDLL(None)
+assert libc.unshare(0x08000000) == 0
+for key in (1, 2):
+  assert libc.shmget(key, 4096, 0o1600) >= 0
+  assert libc.msgget(key, 0o1600) >= 0
+  assert libc.semget(key, 2, 0o1600) >= 0
+jail.remove_ipc()
+print([call for call, size in (("shmget", [0]), ("msgget", []), ("semget", [0]))
+       if getattr(libc, call)(1, *size, 0) >= 0])
+"""
+  done = subprocess.run(
+      [sys.executable, "-c", code], capture_output=True, text=True,
+      env={"PYTHONPATH": str(ROOT)})
+  assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 PRIVILEGES = """
 for line in open("/proc/self/status"):
   if line.startswith(("Cap", "NoNew", "Seccomp:", "Uid", "Gid")):
