@@ -9,6 +9,9 @@ parent compares its output with is not in here at all.
 The server is the first process of its PID namespace. Nobody in there can
 kill, stop or trace it, and all that a run leaves behind is killed before the
 next begins. It ends when the channel closes, that is, when the parent does.
+
+It is one long file because it can import no other of the project: bubblewrap
+shows it this one alone.
 """
 
 import atexit
