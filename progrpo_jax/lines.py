@@ -50,6 +50,9 @@ def _read_bytes(path, damage):
 
 def _parse(where, line, damage):
   """The object that a text holds, or None."""
+  # A byte that is no text was decoded to it; the writer's lines are ASCII.
+  if "\ufffd" in line:
+    return _note(damage, f"{where} is not JSON: it holds bytes of no text")
   try:
     record = json.loads(line)
   # Python has no number of 5,000 digits, and no hundred thousand brackets.

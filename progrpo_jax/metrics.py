@@ -372,12 +372,34 @@ def recorded(workdir) -> list[str]:
   """
   place = epath.Path(workdir)
   found = []
-  if (place / METRICS).exists() and (place / METRICS).stat().length:
+  if any(file.stat().length for _, file in lines.files(place / METRICS)):
     found.append(METRICS)
   for name in (ROLLOUTS, EVAL_SAMPLES):
     if any(step > 0 for step in _steps_of(place / name)):
       found.append(f"{name}/")
   return found
+
+
+def lost(workdir, step) -> list[str]:
+  """What the records up to a step lack, one sentence a record.
+
+  A disk may lose what a checkpoint of the run says was written: each step has
+  a line of metrics, and each step with samples of an evaluation a line of it.
+  """
+  place = epath.Path(workdir)
+  sentences = []
+  for name, expected in (
+    (METRICS, range(1, step + 1)),
+    (EVALS, [s for s in _steps_of(place / EVAL_SAMPLES) if s <= step])):
+    there = {row["step"] for row in lines.steps(place / name, None)}
+    missing = [s for s in expected if s not in there]
+    if missing:
+      numbers = ", ".join(map(str, missing[:5]))
+      more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+      sentences.append(
+        f"{name} lacks step {numbers}{more}, which the run has gone through: "
+        "these lines are lost")
+  return sentences
 
 
 def _steps_of(folder):

@@ -303,6 +303,9 @@ def _train(c, workdir, view: progress_lib.View) -> int:
             workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
             resume_step=done)))
     writer = writer or metrics_lib.Unwritten()
+    for sentence in hosts.on_first(
+        lambda: metrics_lib.lost(workdir, done)) or ():
+      view.message(sentence)
     if started is None:
       started = begin(parts, params, checkpointer, writer, clock)
     parts, *rest = started

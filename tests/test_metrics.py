@@ -249,3 +249,23 @@ def test_series_leaves_out_absent_and_null():
   assert steps.tolist() == [1]
   assert values.tolist() == [2.0]
   assert metrics.series([], "a")[0].shape == (0,)
+
+
+def test_what_a_disk_has_lost_is_said_by_step(tmp_path):
+  _write(tmp_path, range(1, 13))
+  assert metrics.lost(tmp_path, 12) == [] == metrics.lost(tmp_path, -1)
+  for name, kept in (("metrics.jsonl", 5), ("eval.jsonl", 5)):
+    path = tmp_path / name
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[:kept]))
+  metric, evaluation = metrics.lost(tmp_path, 12)
+  assert metric.startswith("metrics.jsonl lacks step 6, 7, 8, 9, 10 and 2 more")
+  assert evaluation.startswith("eval.jsonl lacks step 12, ")
+  assert metrics.lost(tmp_path, 5) == []
+
+
+def test_bytes_that_are_no_text_are_damage(tmp_path):
+  """In a name they would make another metric of it."""
+  (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "re\xf7ard": 1}\n')
+  with pytest.raises(errors.InputError, match="line 1 is not JSON: it holds"):
+    metrics.load(tmp_path)
