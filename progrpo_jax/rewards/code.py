@@ -1,6 +1,7 @@
 """Verifier of programs: runs them on tests, in a jail.
 
-The program is the last fenced block of the completion:
+The program is the last block of the completion that is fenced as Python, or
+the last without a language where none is:
 
   I read both numbers and add them.
   ```python
@@ -18,10 +19,13 @@ lie about its own output only, and it does not know what to say.
 """
 
 import ast
+import builtins
 from collections.abc import Mapping, Sequence
+import decimal
 import json
 import math
 import re
+import symtable
 from typing import Any
 import warnings
 
@@ -29,14 +33,24 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import sandbox
 from progrpo_jax.rewards.score import Score
 
-LANGUAGES = ("", "python", "python3", "py")
 MAX_PROGRAM_CHARS = 200_000
 # Beyond these the parser is left to the jail, where it may choke.
 _MAX_PARSED_CHARS = 50_000
 _MAX_NESTING = 50
 _MAX_DEPTH = 200  # of a value
 
-_FENCE = re.compile(r"([ \t]*)(`{3,})([^`\n]*)")
+# What stands before it (a margin, the marker of a list), the fence, what it
+# says: python, Python3, {.python}, python title="x", python:main.py.
+_FENCE = re.compile(
+    r"([ \t]*(?:(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
+_LANGUAGE = re.compile(r"[ \t{.]*([a-z0-9+#.]*)")
+_PYTHON = re.compile(r"(?:python|py|pypy)(?:3(?:\.[0-9]+)?)?")
+
+Number = int | float | decimal.Decimal
+_NUMBERS = {bool, int, float, decimal.Decimal}
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_INT_DIGITS = 4000
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
 
@@ -65,11 +79,11 @@ def score(
     partial: reward the share of tests passed; else all of them or nothing.
     entry_point: name of the function that tests with "args" call.
     tolerance: numbers this close, relative to the larger of the expected one
-      and 1, are equal, and a float may stand for an int; None asks for the
-      same text, or for the same value and type.
+      and 1, are equal; None compares them as `same_number` says.
     test_limit_s: a limit for each test, within that for all.
-    prelude: source put before every program, such as imports that the
-      problems take for granted.
+    prelude: source that is executed before every program, in the same module.
+      What the published graders import (List, Counter, heappush, math, ...) is
+      there without one.
     allow_unsafe: run programs unconfined where there is no jail.
 
   Returns:
@@ -78,9 +92,12 @@ def score(
     program does is "ok".
 
   Raises:
-    InputError: the tests are malformed; no completion makes it raise.
+    InputError: the tests or the prelude are malformed; no completion makes it
+      raise.
   """
   check_tests(tests, entry_point)
+  if prelude and not is_valid(prelude):
+    raise InputError(f"prelude is no Python that compiles: {prelude!r:.80}")
   program = extract(completion)
   if program is None:
     return Score(0.0, False, "no_answer")
@@ -88,7 +105,9 @@ def score(
     return Score(0.0, False, "ok")
   try:
     with sandbox.Jail(
-        f"{prelude}\n{program}" if prelude else program,
+        program,
+        prelude=prelude,
+        published_names=_takes_for_granted(program),
         time_limit_s=time_limit_s,
         memory_mb=memory_mb,
         allow_unsafe=allow_unsafe,
@@ -136,7 +155,7 @@ def _complaint(test: Any, entry_point: str | None) -> str:
           'it has "args", so entry_point must name the function to call, not'
           f" {entry_point!r}")
     try:
-      json.dumps([list(test["args"]), test["expected"]])
+      sandbox.to_json([list(test["args"]), test["expected"]])
     except (TypeError, ValueError, RecursionError) as error:
       return f"it is not JSON ({error})"
     return ""
@@ -149,25 +168,58 @@ def _complaint(test: Any, entry_point: str | None) -> str:
 
 
 def extract(completion: str) -> str | None:
-  """Returns the last fenced block of Python; None if there is none.
+  """Returns the program of a completion; None if there is none.
 
-  A block in another language is passed over. If the last fence never closes,
-  the completion was cut off, and there is none either.
+  It is the last fenced block that says it is Python, or where none does, the
+  last that names no language: an untagged block behind a program shows what
+  it prints. If the fence of the program never closes, the completion was cut
+  off, and there is none either.
   """
-  found, block, fence, language, indent = None, [], "", "", 0
+  blocks = {True: None, False: None}  # by whether it says that it is Python
+  fence, info, block = None, "", []
   for line in completion.replace("\r\n", "\n").split("\n"):
     match = _FENCE.fullmatch(line)
-    if not fence and match:
-      fence, block, indent = match[2], [], len(match[1])
-      language = "".join(match[3].lower().split()[:1])
-    elif fence and match and match[2] >= fence and not match[3].strip():
-      if language in LANGUAGES:
-        found = "\n".join([*block, ""])
-      fence = ""
+    if fence is None:
+      if match and not (match[2][0] == "`" and "`" in match[3]):
+        fence, info, block = match, match[3], []
+    elif match and _closes(match, fence):
+      if (tagged := _is_python(info)) is not None:
+        blocks[tagged] = _dedented(block, len(fence[1]))
+      fence = None
     else:
-      margin = len(line) - len(line.lstrip(" \t"))
-      block.append(line[min(indent, margin) :])
-  return None if fence else found
+      block.append(line)
+  open_tag = None if fence is None else _is_python(info)
+  if open_tag is not None and (open_tag or blocks[True] is None):
+    return None
+  return blocks[False] if blocks[True] is None else blocks[True]
+
+
+def _closes(line: re.Match, opening: re.Match) -> bool:
+  """Whether a line of backticks or tildes closes a block."""
+  return (
+      not line[1].strip() and not line[3].strip()
+      and line[2].startswith(opening[2]))
+
+
+def _is_python(info: str) -> bool | None:
+  """Whether a fence says Python; False: no language; None: another one."""
+  word = _LANGUAGE.match(info.lower())
+  if not word[1] and not info.strip():
+    return False
+  return True if _PYTHON.fullmatch(word[1]) else None
+
+
+def _dedented(block: list[str], indent: int) -> str:
+  """Joins lines without the margin that they have from an indented fence.
+
+  Behind a list's marker the code may be indented less than the fence is.
+  """
+  margins = [
+      len(line) - len(line.lstrip(" \t")) for line in block]
+  filled = [m for m, line in zip(margins, block) if line.strip()]
+  indent = min(indent, filled[0]) if filled else indent
+  lines = [line[min(indent, m) :] for m, line in zip(margins, block)]
+  return "\n".join([*lines, ""])
 
 
 def is_valid(program: str) -> bool:
@@ -191,6 +243,28 @@ def is_valid(program: str) -> bool:
   return True
 
 
+def _takes_for_granted(program: str) -> bool:
+  """Whether a program uses a name that it nowhere defines.
+
+  True where that is not known.
+  """
+  if len(program) > _MAX_PARSED_CHARS or _nesting(program) > _MAX_NESTING:
+    return True
+  used, given = set(), set(dir(builtins))
+  try:
+    tables = [symtable.symtable(program, "program.py", "exec")]
+  except (SyntaxError, ValueError, MemoryError, RecursionError):
+    return True
+  for table in tables:
+    tables += table.get_children()
+    for symbol in table.get_symbols():
+      # A name of a function or a class of its own defines nothing for others.
+      if table is tables[0] or symbol.is_global():
+        defines = symbol.is_assigned() or symbol.is_imported()
+        (given if defines else used).add(symbol.get_name())
+  return not used <= given
+
+
 def _nesting(program: str) -> int:
   """Returns a bound on how deep brackets nest; those in texts count too."""
   depth = deepest = 0
@@ -210,7 +284,7 @@ def _passes(
 ) -> bool:
   """Runs the program on a test and compares."""
   calls = "args" in test
-  wanted = json.dumps(test["expected"]) if calls else test["output"]
+  wanted = sandbox.to_json(test["expected"]) if calls else test["output"]
   # What is more than twice as long as the right answer is wrong.
   room = max(2 * len(wanted.encode(errors="replace")), sandbox.MAX_OUTPUT)
   if not calls:
@@ -222,8 +296,8 @@ def _passes(
   if (output.end, output.code) != ("exit", 0):
     return False
   try:
-    value = json.loads(output.result)
-    expected = json.loads(wanted)  # tuples as lists, keys as text
+    value = _read(output.result)
+    expected = _read(wanted)  # tuples as lists, keys as text
     return same_value(value, expected, tolerance)
   except (ValueError, RecursionError, MemoryError):
     return False
@@ -235,7 +309,8 @@ def same_text(
   """Whether two outputs are equal, line by line and word by word.
 
   The space between words, at the end of lines, and empty lines at the end do
-  not count. With a tolerance, words that are both numbers are compared so.
+  not count. Words that are both numbers are compared as numbers, see
+  `same_number`; one with leading zeros, or spelt nan or inf, is a text.
   """
   lines, wanted = _lines(text), _lines(expected)
   if [len(line) for line in lines] != [len(line) for line in wanted]:
@@ -252,37 +327,63 @@ def _lines(text: str) -> list[list[str]]:
 
 
 def _same_word(word: str, expected: str, tolerance: float | None) -> bool:
-  """Whether two words are equal, or numbers that are close."""
+  """Whether two words are equal, or numbers that are."""
   if word == expected:
     return True
-  if tolerance is None or max(len(word), len(expected)) > 400:
+  if not (_NUMBER.fullmatch(word) and _NUMBER.fullmatch(expected)):
+    return False
+  decimals = not (_is_integer(word) or _is_integer(expected))
+  return same_number(
+      decimal.Decimal(word), decimal.Decimal(expected), decimals, tolerance)
+
+
+def _is_integer(word: str) -> bool:
+  """Whether a number is written without a point or an exponent."""
+  return word.lstrip("+-").isdigit()
+
+
+def same_number(
+    value: Number, expected: Number, decimals: bool, tolerance: float | None
+) -> bool:
+  """Whether two numbers are equal, exactly or within a tolerance.
+
+  Without a tolerance of the problem, 2.0 is 2, and two that are both written
+  as decimals (`decimals`) may differ by a millionth of the larger one, or by
+  1e-9: 0.30000000000000004 is 0.3, 1 is not 1.4, and integers of any length
+  are compared digit by digit. A tolerance is relative to the larger of the
+  expected number and 1, and integers are compared by it too.
+  """
+  if value == expected:
+    return True
+  if tolerance is None and not decimals:
     return False
   try:
-    return _close(float(word), float(expected), tolerance)
-  except ValueError:
+    value, expected = float(value), float(expected)
+  except OverflowError:  # an int beyond floats
     return False
-
-
-def _close(value: float, expected: float, tolerance: float) -> bool:
-  """Whether two finite numbers are equal within a relative tolerance."""
   if not (math.isfinite(value) and math.isfinite(expected)):
     return False
+  if tolerance is None:
+    return math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)
   return abs(value - expected) <= tolerance * max(1.0, abs(expected))
 
 
 def same_value(
     value: Any, expected: Any, tolerance: float | None = None, depth: int = 0
 ) -> bool:
-  """Whether two values read from JSON are equal, types included.
+  """Whether two values read from JSON are equal.
 
-  True is no 1, and 1 no 1.0 but for a tolerance. NaN equals NaN, as what is
-  asked is whether the right value came, and -0.0 equals 0.0.
+  Numbers are compared as in `same_number`, and True is 1 and False is 0, as
+  Python has it. NaN equals NaN, as what is asked is whether the right value
+  came. No number equals a text.
   """
   if depth > _MAX_DEPTH:
     return False
   kinds = {type(value), type(expected)}
-  if tolerance is not None and kinds <= {int, float}:
-    return _same_number(value, expected, tolerance)
+  if kinds <= _NUMBERS:
+    if bool in kinds or value != value:
+      return value == expected or value != value and expected != expected
+    return same_number(value, expected, kinds == {float}, tolerance)
   if len(kinds) > 1:
     return False
   if isinstance(value, list):
@@ -293,14 +394,14 @@ def same_value(
     return value.keys() == expected.keys() and all(
         same_value(value[key], expected[key], tolerance, depth + 1)
         for key in value)
-  return value == expected or value != value and expected != expected
+  return value == expected
 
 
-def _same_number(value, expected, tolerance: float) -> bool:
-  """Whether two numbers are equal or close; ints may be beyond floats."""
-  if value == expected or value != value and expected != expected:
-    return True
-  try:
-    return _close(float(value), float(expected), tolerance)
-  except OverflowError:
-    return False
+def _read(text: str) -> Any:
+  """Reads JSON; an integer that Python takes long to read is a Decimal."""
+  return json.loads(text, parse_int=_integer)
+
+
+def _integer(text: str) -> Number:
+  """Returns an integer of JSON."""
+  return int(text) if len(text) <= _INT_DIGITS else decimal.Decimal(text)

@@ -65,10 +65,11 @@ def main() -> None:
   except OSError as error:
     control.send(json.dumps({"failed": str(error)}).encode())
     os._exit(1)
+  given = _published() if config["published_names"] else {}
   gc.freeze()  # a child's collector need not look at what is here already
   control.send(b'{"ready": true}')
   request, fds = serve(control, config)
-  run(request, fds, config)
+  run(request, fds, config, given)
 
 
 # ----- Shutting itself in -----
@@ -280,16 +281,39 @@ def _empty(config: dict) -> None:
 
 # ----- A run -----
 
+# What the published graders of LiveCodeBench and APPS import with a star; of
+# two modules with a name in common the later one has it.
+_STARS = (
+    "string", "re", "datetime", "collections", "heapq", "bisect", "copy",
+    "math", "random", "statistics", "itertools", "functools", "operator", "io",
+    "sys", "json", "typing")
+_RECURSION = 50_000  # the limit that they set
 
-def run(request: dict, fds: list[int], config: dict) -> None:
+
+def _published() -> dict[str, object]:
+  """Returns the names that the published graders put before a program."""
+  names: dict[str, object] = {}
+  for module in _STARS:
+    exec(f"from {module} import *", names)
+  for module in _STARS:
+    exec(f"import {module}", names)
+  del names["__builtins__"]
+  return names
+
+
+def run(request: dict, fds: list[int], config: dict, given: dict) -> None:
   """Becomes the program."""
-  program, given, out, err, *result = fds
-  source = _slurp(program).decode("utf-8", "surrogatepass")
+  program, stdin, out, err, *result = fds
+  # The length of the prelude, a line end, the prelude, the program.
+  size, _, text = _slurp(program).partition(b"\n")
+  sources = [
+      part.decode("utf-8", "surrogatepass")
+      for part in (text[: int(size)], text[int(size) :])]
   args = None
   if result:
-    args = json.loads(_slurp(given))
-    given = os.open(os.devnull, os.O_RDONLY)
-  for number, fd in enumerate((given, out, err)):
+    args = json.loads(_slurp(stdin))
+    stdin = os.open(os.devnull, os.O_RDONLY)
+  for number, fd in enumerate((stdin, out, err)):
     os.dup2(fd, number)
   kept = result[0] if result else 3
   os.closerange(3, kept)
@@ -300,11 +324,12 @@ def run(request: dict, fds: list[int], config: dict) -> None:
   os.environ.clear()
   sys.argv[:] = ["program.py"]
   _streams()
+  _offer(given)
   code = 0
   try:
     if result:
-      _call(source, request["entry_point"], args, kept)
-    _execute(source, "__main__")
+      _call(sources, request["entry_point"], args, kept)
+    _execute(sources, "__main__")
   except SystemExit as error:
     code = _exit_code(error.code)
   except BaseException:
@@ -412,28 +437,94 @@ def _streams() -> None:
   sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, **how)
 
 
-def _execute(source: str, name: str) -> dict:
-  """Executes the program as a module of this name; returns its globals."""
+def _offer(given: dict[str, object]) -> None:
+  """Makes names known to the program, as builtins, which it may redefine.
+
+  No source is put before its own: `from __future__`, its docstring, the line
+  numbers of its tracebacks and its globals stay as they are, and what the
+  tests call is never one of these names.
+  """
   import _sitebuiltins
   import builtins
 
   for word in ("exit", "quit"):  # of site.py, which is not loaded here
     setattr(builtins, word, _sitebuiltins.Quitter(word, "Ctrl-D"))
+  for name, value in given.items():
+    builtins.__dict__.setdefault(name, value)
+  sys.setrecursionlimit(_RECURSION)
+
+
+def _execute(sources: list[str], name: str) -> dict:
+  """Executes a prelude and the program in it as a module; returns its globals.
+
+  They are compiled apart, but what the prelude imports from __future__ holds
+  for the program too.
+  """
+  import __future__
+
   module = types.ModuleType(name)
   sys.modules[name] = module
-  code = compile(source, "program.py", "exec", dont_inherit=True)
-  exec(code, module.__dict__)
+  features = [getattr(__future__, f) for f in __future__.all_feature_names]
+  flags = 0
+  for source, file in zip(sources, ("prelude.py", "program.py"), strict=True):
+    code = compile(source, file, "exec", flags, dont_inherit=True)
+    for feature in features:
+      flags |= code.co_flags & feature.compiler_flag
+    module.__doc__ = None
+    exec(code, module.__dict__)
   return module.__dict__
 
 
-def _call(source: str, entry_point: str, args: list, result: int) -> None:
+_PLAIN = {type(None), bool, int, float, str}
+_DEPTH = 1000  # of a value; the parent takes fewer still
+
+
+def _plain(value: object, depth: int = 0) -> object:
+  """Returns a value as what JSON has, by the built-in type that holds it.
+
+  A method that the program defines for its own type is not asked. Sequences
+  that are no list (tuples, ranges, deques, arrays) become one; what has no
+  order, or none yet, such as a set or a generator, is refused.
+
+  Raises:
+    TypeError: JSON has no such value.
+  """
+  import array
+  import collections
+
+  if depth > _DEPTH:
+    raise TypeError("the value nests too deep")
+  kind = type(value)
+  if kind in _PLAIN:
+    return value
+  for base, copy in ((int, int.__pos__), (float, float.__pos__)):
+    if issubclass(kind, base):
+      return copy(value)
+  if issubclass(kind, str):
+    return str.__add__(value, "")
+  for base in (list, tuple, range, collections.deque, array.array):
+    if issubclass(kind, base):
+      parts = list(base.__iter__(value))
+      if set(map(type, parts)) <= _PLAIN:
+        return parts
+      return [_plain(part, depth + 1) for part in parts]
+  if issubclass(kind, dict):
+    return {
+        _plain(key, depth + 1): _plain(part, depth + 1)
+        for key, part in dict.items(value)}
+  raise TypeError(f"a {kind.__name__} is returned, which is no plain value")
+
+
+def _call(
+    sources: list[str], entry_point: str, args: list, result: int
+) -> None:
   """Calls a function of the program and writes its value as JSON."""
-  names = _execute(source, "program")
+  names = _execute(sources, "program")
   if entry_point in names:
     function = names[entry_point]
   else:
     function = getattr(names["Solution"](), entry_point)
-  data = json.dumps(function(*args)).encode()
+  data = json.dumps(_plain(function(*args))).encode()
   while data:
     data = data[os.write(result, data) :]
   _flush()

@@ -162,8 +162,7 @@ class Same(str):
   def __eq__(self, other): return True
 def add(a, b): return Same("x")
 ''', [{"args": [3, 4], "expected": "7"}], "add"),
-    fails(9, "def add(a, b): return True",
-          [{"args": [0, 1], "expected": 1}], "add"),
+    fails(9, "def add(a, b): return True", SEVEN, "add"),
     fails(10, '''
 import builtins, json, sys
 builtins.isinstance = lambda *a: True
