@@ -43,14 +43,14 @@ _IS = (
 _CUE = re.compile(
     r"(?:\b(?:(?:final|correct|right|best)\s+){0,2}"
     r"(?:answer|ans\.?)(?:\s+(?:choice|option|letter))?"
-    r"|\b(?:final|correct|right|best|chosen)\s+(?:option|choice|letter)"
+    r"|\b(?:final|correct|right|best|chosen|selected)\s+(?:option|choice|letter)"
     r"|^[ *#>-]{0,20}(?:option|choice))"
     r"(?:\s+(?:to|for|of|among|from)\b[^.\n:?]{0,60}?)?[\s*_]*" + _IS +
     r"|^[ *#]{0,20}(?:(?:final|correct)\s+)?answer[\s*]*\n"
     r"|\b(?:I|we)(?:['’](?:ll|d)|\s+will|\s+would)?\s+(?:choose|pick|select"
     r"|go\s+with)\b"
     r"|(?:答案|正确的?选项)\s*(?:应该|应当|应)?\s*[是为选]?\s*:?"
-    r"|(?:故|因此|所以|应该?|我)选择?\s*:?", re.I | re.M)
+    r"|(?:故|因此|所以|应该?|我)[,\s]*选择?\s*:?|^####", re.I | re.M)
 # What may stand between two sentences that are one answer.
 _JOINT = re.compile(
     r"(?:[\s,;.]*\b(?:and|or)\b)?[\s,;.]*(?:\bthe)?\Z", re.I)
@@ -74,7 +74,7 @@ _LEAD = re.compile(
     r"(?:(?:I\s+(?:think|believe|guess|would\s+say)|it\s+is|it['’]s|it\s+must"
     r"\s+be|(?:most\s+)?(?:likely|probably)|clearly|definitely|certainly"
     r"|obviously|therefore|thus|hence|so|then|indeed|simply|just|either|both"
-    r"|that\s+is|the|option|choice|answer|letter|alternative|is|are)(?![\w'’])"
+    r"|that\s+is|that|the|correct|right|best|final|option|choice|answer|letter|alternative|is|are)(?![\w'’])"
     r"|选项|[\s:\"'“”.,])*", re.I)
 _TRAIL = re.compile(
     r"\s+(?:is|are)(?:\s+the)?\s+(?:correct|right|best)"

@@ -115,7 +115,11 @@ BOTH = ["x", "y", "z", "Both A and B"]
     # Words in front of it, and sentences that say an answer.
     (CITIES, {
         "The correct option is C": "C", "The best choice is (C) as": "C",
-        "I choose B": "B", "I'd go with (C).": "C", "The answer was B": "B",
+        "I choose B": "B", "I'd go with (C).": "C",
+        r"\boxed{\text{The correct option is C}}": "C", "#### C": "C",
+        "Selected option: C": "C", "The answer is that C is correct": "C",
+        "The answer is right": "", "#### Chapter C": "",
+        "The answer was B": "B",
         "The answer to the question is B.": "B", "Answer:\n\nB": "B",
         "**Answer**\n\nB": "B", "## Answer\nB": "B", "My final choice: B": "B",
         "The answer is likely B": "B", "I think B": "B", "Answer (B)": "B",
@@ -128,7 +132,8 @@ BOTH = ["x", "y", "z", "Both A and B"]
     # Characters as in Chinese.
     (CITIES, {
         "答案：B": "B", "选项B": "B", "答案是B。": "B", "故选：B．": "B",
-        "正确答案为（B）": "B", "Ｂ": "B", "Answer：Ｂ": "B",
+        "正确答案为（B）": "B", "因此，选B。": "B", "Ｂ": "B",
+        "Answer：Ｂ": "B",
         "答案：Ａ、Ｂ": "AB", "Answer：B： Oslo": "B", "选项B是错误的": "",
         "答案：挪威": ""}),
     # An earlier sentence that speaks of an answer.
