@@ -23,6 +23,11 @@ from progrpo_jax.models import config as model_config
 _KEYS = common.keys()
 
 
+def all_keys() -> ml_collections.ConfigDict:
+  """The declaration of every key, see configs/common.py."""
+  return _KEYS
+
+
 def check_keys(c: ml_collections.ConfigDict) -> None:
   """Refuses keys that do not exist and values out of their range.
 

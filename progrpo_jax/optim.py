@@ -56,9 +56,12 @@ def adamw(
   After a `restarted` its rate rises from 0 to that of the schedule over
   `rewarmup_steps` updates.
   """
-  parts = []
+  # Without a clip something else stands in its place: the state has one shape
+  # then, and a run can be gone on with that changes it.
+  clip = optax.identity()
   if max_grad_norm:
-    parts.append(optax.clip_by_global_norm(max_grad_norm))
+    clip = optax.clip_by_global_norm(max_grad_norm)
+  parts = [clip]
   parts.append(optax.adamw(
       rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed,
       mu_dtype=mu_dtype))

@@ -25,6 +25,8 @@ _PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
 
 # Field of a run's config.json: the weights that its adapters belong to.
 _BASE = "progrpo_base"
+# And a digest of the tokenizer that it trains with.
+TOKENIZER = "progrpo_tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +76,14 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
 
 def describe(
     c: ml_collections.ConfigDict, config: model_config.ModelConfig,
+    tokenizer: tokenizer_lib.Tokenizer,
 ) -> dict[str, Any]:
   """What stands in a run's `model/config.json`.
 
   Adapters are nothing without the weights beneath them: their place is named.
   """
   described = config.to_hf()
+  described[TOKENIZER] = tokenizer_lib.digest(tokenizer)
   if config.lora:
     described[_BASE] = _absolute(c.model.init_from)
   return described

@@ -6,6 +6,7 @@ special token survives a round trip.
 """
 
 from collections.abc import Iterable, Mapping
+import hashlib
 import io
 import itertools
 import json
@@ -20,6 +21,8 @@ from progrpo_jax import chat, errors
 from progrpo_jax.rewards import thinking
 
 _SPACE = "\u2581"  # sentencepiece's sign for a space
+# A text of words, numbers, spaces and code, for a digest of how it is coded.
+_PROBE = "What is 12 + 345?  Naïvely: def f(x):\n  return x ** 2"
 _CONFIG_FILE = "tokenizer_config.json"
 _HF_FILES = ("tokenizer.json", _CONFIG_FILE)
 _MODEL_FILE = "tokenizer.model"
@@ -57,8 +60,23 @@ class Tokenizer(Protocol):
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids, special tokens removed but for the tags of thoughts."""
 
+  def pieces(self) -> list[tuple[str, int]]:
+    """The vocabulary: each piece and its id, in the order of the ids."""
+
   def save(self, directory: str) -> None:
     """Writes the files that `load` reads."""
+
+
+def digest(tokenizer: Tokenizer) -> str:
+  """Hexadecimal digits that differ where two tokenizers do.
+
+  Of vocabulary, special ids, and how a text is coded with the template around
+  it; not of the files, which other versions of a library write otherwise.
+  """
+  what = [
+      tokenizer.pieces(), tokenizer.pad_id, list(tokenizer.stop_ids),
+      tokenizer.encode_prompt(_PROBE)]
+  return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 class SentencePieceTokenizer:
@@ -186,6 +204,11 @@ class SentencePieceTokenizer:
         int(i) for i in ids
         if 0 <= i < self.vocab_size and i not in self._silent])
 
+  def pieces(self) -> list[tuple[str, int]]:
+    """Pieces by id."""
+    return [
+        (self._processor.id_to_piece(i), i) for i in range(self.vocab_size)]
+
   def save(self, directory: str) -> None:
     """Writes `tokenizer.model`."""
     _write(epath.Path(directory) / _MODEL_FILE, self._model)
@@ -271,6 +294,10 @@ class HFTokenizer:
         [int(i) for i in ids
          if 0 <= i < self.vocab_size and i not in self._silent],
         skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+  def pieces(self) -> list[tuple[str, int]]:
+    """Pieces by id."""
+    return sorted(self._tokenizer.get_vocab().items(), key=lambda x: x[1])
 
   def save(self, directory: str) -> None:
     """Writes the tokenizer's files, with its chat template and stop ids."""

@@ -24,6 +24,7 @@ from progrpo_jax import (
     checks,
     errors,
     hosts,
+    identity,
     isolation,
     lock,
     ops,
@@ -75,7 +76,7 @@ def begin(
 
 def recover(
     parts: parts_lib.Parts, checkpointer, workdir: epath.Path,
-    view: progress_lib.View,
+    view: progress_lib.View, other: bool = False,
 ) -> Started | None:
   """The run that is there, from its newest step that is whole.
 
@@ -93,7 +94,7 @@ def recover(
   lost, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
     try:
-      started = _restore(parts, checkpointer, step)
+      started = _restore(parts, checkpointer, step, other)
     except checkpoint_lib.Damaged as e:
       lost[step] = str(e)
       if isinstance(e, checkpoint_lib.ReferenceDamaged):
@@ -126,8 +127,12 @@ def recover(
   return None
 
 
-def _restore(parts: parts_lib.Parts, checkpointer, step: int) -> Started:
+def _restore(
+    parts: parts_lib.Parts, checkpointer, step: int, other: bool) -> Started:
   """A run as it stood after a step.
+
+  One that goes on with another method or data, as its user insisted, does
+  without the groups carried over, and its draws go on by their numbers.
 
   Raises:
     Damaged: this step, or its reference, is not what was written.
@@ -143,9 +148,10 @@ def _restore(parts: parts_lib.Parts, checkpointer, step: int) -> Started:
   surplus = groups_lib.from_arrays(
       data, parts.prompter.of,
       functools.partial(data_lib.texts, parts.tokenizer, group=group),
-  ) if data else None
+  ) if data and not other else None
+  source = meta["data"] | ({"source": None} if other else {})
   progress = Progress.from_meta(
-      meta | {"position": parts.prompter.restore(meta["data"])}, surplus)
+      meta | {"position": parts.prompter.restore(source)}, surplus)
   return parts, state, reference, progress
 
 
@@ -210,28 +216,84 @@ def stops_on_signals(clock: Clock):
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def prepare_workdir(c, parts: parts_lib.Parts, workdir: epath.Path) -> None:
+def prepare_workdir(
+    c, parts: parts_lib.Parts, workdir: epath.Path, override: bool = False,
+) -> identity.Changes:
   """Writes what describes the run: its config, its model, its tokenizer.
 
   The config of a run that is there stays until nothing can refuse the new one.
 
+  Returns:
+    How the config differs from that of the run that is there.
+
   Raises:
-    InputError: the place cannot be written, or holds a run of another model.
+    InputError: the place cannot be written, or holds a run of another model;
+      or of another config or tokenizer, which `override` allows.
   """
   model = workdir / policy_lib.MODEL_DIR
-  described = json.dumps(policy_lib.describe(c, parts.model), indent=2)
+  description = policy_lib.describe(c, parts.model, parts.tokenizer)
+  described = json.dumps(description, indent=2)
   try:
     model.mkdir(parents=True, exist_ok=True)
     there = model / "config.json"
-    if there.exists() and there.read_text() != described:
+    tokenizer = _check_model(workdir, there, json.loads(described))
+    changes = _changes(c, workdir)
+    identity.check(changes, workdir, override)
+    if not override and tokenizer != description[policy_lib.TOKENIZER]:
       raise errors.InputError(
-          f"{workdir} holds a run of another model; choose a new --workdir")
+          "the tokenizer (vocabulary, special tokens or chat template) is not "
+          f"the one that the run in {workdir} was trained with: put that back "
+          "where config.model.init_from points, or choose a new --workdir "
+          "(--override goes on all the same)")
     if not (workdir / CONFIG).exists():
       write_config(c, workdir)
     _write(there, described)
     parts.tokenizer.save(model)
   except OSError as e:
     raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
+  return changes
+
+
+def _changes(c, workdir: epath.Path) -> identity.Changes:
+  """How a config differs from that of the run in a workdir, if one began."""
+  file, saved = workdir / CONFIG, workdir / policy_lib.CHECKPOINTS
+  if not file.exists() or not saved.exists() or not any(
+      place.name.isdigit() for place in saved.iterdir()):
+    return identity.Changes()
+  try:
+    old = json.loads(file.read_text())
+  except ValueError as e:
+    raise errors.InputError(
+        f"{file} cannot be read ({e}): put a copy of it back, or move it away "
+        "to go on with the config that is given") from e
+  return identity.changes(old, json.loads(c.to_json_best_effort()))
+
+
+def _check_model(
+    workdir: epath.Path, there: epath.Path, described: dict) -> str:
+  """Refuses another model than that of the run.
+
+  Args:
+    workdir: of the run.
+    there: where its model is described.
+    described: the model that is to go on.
+
+  Returns:
+    Digest of the tokenizer of the run; the new one's where there is no run,
+    or one of a version that wrote none.
+  """
+  new = described.pop(policy_lib.TOKENIZER)
+  if not there.exists():
+    return new
+  try:
+    before = json.loads(there.read_text())
+  except ValueError:
+    before = {}
+  tokenizer = before.pop(policy_lib.TOKENIZER, new)
+  if before != described:
+    raise errors.InputError(
+        f"{workdir} holds a run of another model; choose a new --workdir")
+  return tokenizer
 
 
 def write_config(c, workdir: epath.Path) -> None:
@@ -249,13 +311,16 @@ def _write(path: epath.Path, text: str) -> None:
   part.replace(path)
 
 
-def train(c, workdir, view: progress_lib.View) -> int:
+def train(
+    c, workdir, view: progress_lib.View, override: bool = False) -> int:
   """Trains to the end, or until asked to stop.
 
   Args:
     c: the resolved config.
     workdir: local directory or gs:// URL; a run that is there is resumed.
     view: is told what happens.
+    override: whether the config may change what defines the run that is there,
+      see `identity`.
 
   Returns:
     Exit code: 0 when done, 75 when stopped and saved.
@@ -269,7 +334,7 @@ def train(c, workdir, view: progress_lib.View) -> int:
   """
   try:
     with hosts.lost_ones_named():
-      return _train(c, workdir, view)
+      return _train(c, workdir, view, override)
   except Exception as e:
     if not places.is_full(e):
       raise
@@ -279,7 +344,7 @@ def train(c, workdir, view: progress_lib.View) -> int:
         "same command again") from e
 
 
-def _train(c, workdir, view: progress_lib.View) -> int:
+def _train(c, workdir, view: progress_lib.View, override: bool) -> int:
   """`train`, with a full disk as it comes."""
   hosts.compare("start", config=c.to_json_best_effort())
   clock = Clock(view)
@@ -290,14 +355,23 @@ def _train(c, workdir, view: progress_lib.View) -> int:
     _introduce(parts, view)
     workdir = epath.Path(workdir)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
-    hosts.on_first(lambda: prepare_workdir(c, parts, workdir))
+    changes = hosts.from_first(hosts.on_first(
+        lambda: prepare_workdir(c, parts, workdir, override)))
     k = c.checkpoint
     checkpointer = checkpoint_lib.Checkpointer(
         workdir / policy_lib.CHECKPOINTS, keep=k.keep,
         keep_every=k.keep_every, background=k.background)
     stack.callback(checkpointer.close)
-    started = recover(parts, checkpointer, workdir, view)
+    started = recover(
+        parts, checkpointer, workdir, view, bool(changes.defining))
     done = -1 if started is None else started[-1].step
+    if done >= c.train.total_steps:  # and its config stays what it was
+      view.message(
+          f"already finished at step {done}: raise train.total_steps")
+      hosts.gather(None)  # the first one holds the lock until all are here
+      return DONE
+    for line in changes.free + changes.defining:
+      view.message(f"changed: {line}")
     writer = hosts.on_first(lambda: stack.enter_context(
         metrics_lib.MetricWriter(
             workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,

@@ -58,8 +58,8 @@ FLOORS = [
         "evaluators/held_out.py",
     ],
     [
-        "checks.py", "schedule.py", "isolation.py", "policy.py", "parts.py",
-        "memory.py", "progress.py",
+        "checks.py", "identity.py", "schedule.py", "isolation.py", "policy.py",
+        "parts.py", "memory.py", "progress.py",
         "records.py", "rounds.py", "rephrase.py", "signals.py", "stages.py",
         "train.py",
         "warmup.py", "inference.py", "run.py",

@@ -41,7 +41,8 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(
   code, view = small.train(tmp_path, *short, method="grpo")
   assert code == train.DONE and view.steps == []
   assert view.messages == [
-      "attention: xla (platform cpu)", "resuming from step 1"]
+      "attention: xla (platform cpu)", "resuming from step 1",
+      "already finished at step 1: raise train.total_steps"]
   assert recorded(tmp_path) == before
   code, view = small.train(
       tmp_path, "train.total_steps=2", "eval.every=0", method="grpo")

@@ -14,16 +14,21 @@ def run(argv: list[str]) -> int:
   parser.add(
       "--workdir", ranges.Place(empty=False), required=True,
       help="of the run: a directory or gs:// URL")
+  parser.add_argument(
+      "--override", action="store_true",
+      help="go on with a config that changes the method, model or data of the "
+      "run in --workdir; groups carried over are dropped")
   config, args = config_lib.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
-  return start(config, args.workdir)
+  return start(config, args.workdir, args.override)
 
 
-def start(config, workdir: str) -> int:
+def start(config, workdir: str, override: bool = False) -> int:
   """Trains a config with the live view."""
   config_lib.check_output("--workdir", workdir)
   if not hosts.is_first():
-    return train.train(config, workdir, live.Mute(f"host {hosts.index()}"))
+    return train.train(
+        config, workdir, live.Mute(f"host {hosts.index()}"), override)
   title = f"{config.method} in {workdir}"
   with live.LiveView(config.train.total_steps, title) as view:
-    return train.train(config, workdir, view)
+    return train.train(config, workdir, view, override)
