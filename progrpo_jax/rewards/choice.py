@@ -100,7 +100,10 @@ _BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
 
 _NO = re.compile(
     r"([?!,;.]|\s-|[—–])\s*(no|nope|wait|sorry|actually|scratch that|correction"
-    r"|or rather|I mean)(?!\w)[\s,.!:;—-]*", re.I)
+    r"|or rather|I mean)(?!\w)"
+    # One may follow another: "B, no, actually C".
+    r"(?:[\s,.!:;—-]*\b(?:no|nope|wait|sorry|actually|rather)(?!\w))*"
+    r"[\s,.!:;—-]*", re.I)
 _NOT_BUT = re.compile(
     r"(?:not|n['’]t)\s+.{1,80}?(?:[.;]|\bbut\b)[\s,]*"
     r"(?:rather\b|instead\b)?", re.I)

@@ -520,10 +520,12 @@ def _call(
 ) -> None:
   """Calls a function of the program and writes its value as JSON."""
   names = _execute(sources, "program")
-  if entry_point in names:
-    function = names[entry_point]
+  # A helper or an import may have the name of the method that is asked for.
+  solution = names.get("Solution")
+  if isinstance(solution, type) and hasattr(solution, entry_point):
+    function = getattr(solution(), entry_point)
   else:
-    function = getattr(names["Solution"](), entry_point)
+    function = names[entry_point]
   data = json.dumps(_plain(function(*args))).encode()
   while data:
     data = data[os.write(result, data) :]

@@ -149,6 +149,7 @@ BOTH = ["x", "y", "z", "Both A and B"]
     (CITIES, {
         "B? No, C": "C", "Answer: B? No, C": "C", r"\boxed{B? No, C}": "C",
         "The answer is B? No, it is C.": "C", "A? No, B? No, C.": "C",
+        "Answer: B, no, actually C": "C", "A? No, B? Wait, no: C": "C",
         "The answer is B. Wait, the answer is C.": "C", "Not A but B": "B",
         "The correct answer is not A but B": "B", "Answer: B, not A": "B",
         "The answer isn't A, but B.": "B", "The answer is B rather than A": "B",

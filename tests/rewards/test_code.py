@@ -331,6 +331,18 @@ def test_a_name_that_is_given_is_no_function_of_the_program(
 
 
 @needs_jail
+@pytest.mark.parametrize("program", [
+    "from math import gcd\nclass Solution:\n"
+    "  def gcd(self, a, b): return gcd(a, b)",
+    "def gcd(a, b): return 7\nclass Solution:\n"
+    "  def gcd(self, a, b): return 2",
+    "class Solution: pass\ndef gcd(a, b): return 2"])
+def test_a_method_of_the_solution_comes_before_what_has_its_name(program):
+  tests = [{"args": [4, 6], "expected": 2}]
+  assert code.score(fenced(program), tests, entry_point="gcd") == RIGHT
+
+
+@needs_jail
 @pytest.mark.parametrize("program, prelude, output", [
     ("print(f(3))", "def f(x): return x + 1", "4"),
     ("from __future__ import annotations\nprint(sqrt(4))", "from math import *",
