@@ -163,7 +163,11 @@ def _read(path: str, mesh, dtype):
 def _base(workdir: epath.Path) -> str:
   """The place of the weights that a run's adapters belong to."""
   file = workdir / MODEL_DIR / "config.json"
-  base = json.loads(file.read_text()).get(_BASE)
+  try:
+    described = json.loads(file.read_text())
+  except (OSError, ValueError, RecursionError) as e:
+    raise errors.InputError(f"{file}: {e}") from e
+  base = described.get(_BASE) if isinstance(described, dict) else None
   if not isinstance(base, str):
     raise errors.InputError(f"{file} does not name the base in {_BASE!r}")
   return base

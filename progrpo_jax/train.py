@@ -262,7 +262,9 @@ def _changes(c, workdir: epath.Path) -> identity.Changes:
     return identity.Changes()
   try:
     old = json.loads(file.read_text())
-  except ValueError as e:
+    if not isinstance(old, dict):
+      raise ValueError("not a JSON object")
+  except (ValueError, RecursionError) as e:
     raise errors.InputError(
         f"{file} cannot be read ({e}): put a copy of it back, or move it away "
         "to go on with the config that is given") from e
@@ -287,8 +289,12 @@ def _check_model(
     return new
   try:
     before = json.loads(there.read_text())
-  except ValueError:
-    before = {}
+    if not isinstance(before, dict):
+      raise ValueError("not a JSON object")
+  except (ValueError, RecursionError) as e:
+    raise errors.InputError(
+        f"{there} cannot be read ({e}): put a copy of it back, or move it away "
+        "to have it written anew from the model that is given") from e
   tokenizer = before.pop(policy_lib.TOKENIZER, new)
   if before != described:
     raise errors.InputError(

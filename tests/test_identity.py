@@ -147,3 +147,15 @@ def test_with_override_a_run_goes_on_with_another_method_and_data(
   assert [row["step"] for row in recorded(tmp_path)["metrics.jsonl"]] == [1, 2]
   written = json.loads((tmp_path / "config.json").read_text())
   assert written["algo"]["num_generations"] == 8
+
+
+@pytest.mark.parametrize("name", ["config.json", "model/config.json"])
+@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff\xfe", b"[" * 10**5])
+def test_a_description_that_cannot_be_read_is_named(
+    small, tmp_path, name, content):
+  workdir = tmp_path / "run"
+  (workdir / "model").mkdir(parents=True)
+  (workdir / "checkpoints" / "1").mkdir(parents=True)
+  (workdir / name).write_bytes(content)
+  with pytest.raises(errors.InputError, match=f"{name} cannot be read"):
+    small.train(workdir, method="grpo")
