@@ -17,6 +17,8 @@ from progrpo_jax import main
 
 STEPS = ("train.total_steps=2", "eval.every=1", "eval.num_problems=2",
          "log.tensorboard=True", "checkpoint.keep=2")
+# What "train" adds to it: a step more.
+LONGER = ("train.total_steps=3", *STEPS[1:])
 FILES = (
     "config.json", "model/config.json", "model/tok*", "metrics.jsonl",
     "eval.jsonl", "rollouts/000002.jsonl", "evals/000002.jsonl",
@@ -65,7 +67,7 @@ def end(whole, unbroken, args, folder, case):
 
   Args:
     whole: workdir of a finished run.
-    unbroken: what `recorded` says of it.
+    unbroken: what `recorded` says of it after a step more.
     args: its config on the command line, and the function `recorded`.
     folder: where a copy of it is damaged.
     case: (pattern of a file, name of a way to damage it, command).
@@ -79,7 +81,7 @@ def end(whole, unbroken, args, folder, case):
   output = folder / "output"
   shutil.rmtree(output, ignore_errors=True)
   argv = {
-      "train": [*args, "--workdir", workdir],
+      "train": [*args, f"--config.{LONGER[0]}", "--workdir", workdir],
       "report": ["--workdir", workdir],
       "evaluate": [*args, "--policy", workdir, "--workdir", output],
       "sample": [*args, "--policy", workdir],

@@ -8,6 +8,7 @@ metrics of the unbroken one or says what it lacks. All cases: tests/slow.
 import json
 import pathlib
 import runpy
+import shutil
 
 import pytest
 
@@ -40,7 +41,9 @@ def test_no_command_stumbles_over_a_damaged_workdir(
   assert small.train(whole, *CASES["STEPS"])[0] == 0
   cases = [tuple(line.split()) for line in SAMPLE.split("\n") if line]
   assert set(cases) <= set(CASES["ALL"])
-  unbroken = recorded(whole)
+  shutil.copytree(whole, tmp_path / "longer")
+  assert small.train(tmp_path / "longer", *CASES["LONGER"])[0] == 0
+  unbroken = recorded(tmp_path / "longer")
   args = small.args(*CASES["STEPS"]), recorded
   bad = {}
   for case in cases:

@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+import shutil
 
 import pytest
 
@@ -17,8 +18,18 @@ def whole(small, tmp_path_factory):
   return workdir
 
 
+@pytest.fixture(scope="module")
+def unbroken(whole, small, recorded):
+  """What is recorded of the run after a step more."""
+  longer = whole.with_name("longer")
+  shutil.copytree(whole, longer)
+  assert small.train(longer, *CASES["LONGER"])[0] == 0
+  return recorded(longer)
+
+
 @pytest.mark.parametrize("case", CASES["ALL"], ids=" ".join)
-def test_no_command_stumbles(case, whole, small, recorded, tmp_path):
+def test_no_command_stumbles(
+    case, whole, unbroken, small, recorded, tmp_path):
   args = small.args(*CASES["STEPS"]), recorded
-  said = CASES["end"](whole, recorded(whole), args, tmp_path, case)
+  said = CASES["end"](whole, unbroken, args, tmp_path, case)
   assert said == ""
