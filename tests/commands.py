@@ -186,6 +186,7 @@ ELSEWHERE = {
         "tests/launch/test_launch.py",
     "launch/delete.sh": "tests/launch/test_launch.py",
     "progrpo COMMAND --help": "tests/test_main.py",
+    "progrpo train --override": "tests/test_identity.py",
     "progrpo report --workdir gs://NAME/RUN": "tests/test_bucket.py",
     "progrpo export --policy gs://NAME/RUN --output DIR":
         "tests/test_bucket.py",
@@ -198,6 +199,8 @@ NOT_RUN = {
     "make test": "it is what runs this",
     ".venv/bin/pip install -e .[cuda12]": "needs a network",
     "pip install -e .[notebooks]": "needs a network",
+    "pip install -e .[logic]": "needs a network",
+    "pip install --no-deps reasoning-gym": "needs a network",
     ".venv/bin/pip install libtpu": "needs a network",
     "JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py v5e:2x2 1 1 1":
         "needs libtpu",

@@ -51,7 +51,7 @@ def refuses(run_of_another_day, capfd):
     ("algo.num_generations=1", "at least 2 samples"),
     ("model.init_from=/nowhere/base", "'/nowhere/base': no such directory"),
     ("data.max_prompt_length=5", "task chain_sum, row"),
-    ("data.tasks.chain_sum.options.num_train=32", "other tasks, options or"),
+    ("data.tasks.chain_sum.options.num_train=32", "another config: data.tasks"),
 ])
 def test_key_or_name(small, refuses, override, said):
   refuses(small.args(override, method="grpo"), said)

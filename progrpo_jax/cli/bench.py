@@ -197,7 +197,7 @@ def _step(args, mesh, config, update, state, pool, number):
   texts = [
       [f"{3 + int(t[0]) % 3}+4*5-{int(t[1])}" for t in group]
       for group in rollout.tokens_BT.reshape(p, g, -1)]
-  reward, correct, valid = timed(
+  reward, correct, valid, _ = timed(
       "verify", lambda: data_lib.verify(pool, rows, texts))
   # Rewards as random numbers: with the verifier's alone, nearly all 0, the
   # update would do the same work on zeros.

@@ -522,7 +522,8 @@ def _call(
   names = _execute(sources, "program")
   # A helper or an import may have the name of the method that is asked for.
   solution = names.get("Solution")
-  if isinstance(solution, type) and hasattr(solution, entry_point):
+  if isinstance(solution, type) and (
+      hasattr(solution, entry_point) or entry_point not in names):
     function = getattr(solution(), entry_point)
   else:
     function = names[entry_point]

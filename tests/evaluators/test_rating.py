@@ -140,7 +140,10 @@ def measured(found):
   """Values of an evaluation with no other measure than the rating."""
   evaluator = object.__new__(held_out.HeldOut)
   evaluator.name, evaluator.measures = "set", (rating.measure,)
-  return dict(evaluator.run(found))
+  evaluator.left_out = 0
+  values = dict(evaluator.run(found))
+  assert values.pop("eval/set/left_out") == 0
+  return values
 
 
 def test_measure_golden():

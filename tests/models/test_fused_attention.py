@@ -109,14 +109,18 @@ def test_kernel_equals_the_reference(name, prompts):
 
 
 def check_bfloat16(name, prompts):
-  """Asserts that it is as close to float32 as the reference in bfloat16."""
+  """Asserts that it is as close to float32 as the reference in bfloat16.
+
+  The reference normalises in float32 and may by chance be nearer than a unit
+  of bfloat16, 2^-8 of the value; no kernel is asked for that.
+  """
   args = case("bfloat16")
   exact = results(
       "xla", prompts, jax.tree.map(lambda x: x.astype(jnp.float32), args))
   ours, theirs = (
       worst(results(n, prompts, args), exact) for n in (name, "xla"))
   assert max(ours) < 0.02
-  assert max(a / b for a, b in zip(ours, theirs)) < 2
+  assert max(a / max(b, 2**-8) for a, b in zip(ours, theirs)) < 2
 
 
 @pytest.mark.parametrize("name", EMULATED)
