@@ -31,7 +31,8 @@ def test_task_that_fails_to_import_shows_why(tmp_path, monkeypatch):
   (tmp_path / "my_task_package").mkdir()
   (tmp_path / "my_task_package" / "one.py").write_text("import not_installed")
   monkeypatch.syspath_prepend(tmp_path)
-  with pytest.raises(ModuleNotFoundError, match="not_installed"):
+  with pytest.raises(
+      InputError, match="one.py, line 1: .*'not_installed'"):
     base.resolve("my_task_package.one")
 
 
