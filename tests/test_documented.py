@@ -1,6 +1,7 @@
 """Each command of README, docs, configs and notebooks runs."""
 
 import io
+import os
 import pathlib
 import re
 import runpy
@@ -38,9 +39,14 @@ def test_what_runs_elsewhere_is_there(path):
 
 def recipe(target):
   """Words of the program that a target of the Makefile starts."""
+  # The tests may themselves be started by make, which tells a make below it
+  # so through these variables; that one would then print its directories.
+  environment = {
+      key: value for key, value in os.environ.items()
+      if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
   shown = subprocess.run(
       ["make", "-n", "-o", "setup", *shlex.split(target)], cwd=ROOT,
-      check=True, capture_output=True, text=True).stdout
+      env=environment, check=True, capture_output=True, text=True).stdout
   return shlex.split(shown.replace("\\\n", " ").splitlines()[-1])
 
 
