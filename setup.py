@@ -29,8 +29,12 @@ setuptools.setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=setuptools.find_packages(
-        include=["progrpo_jax*", "configs*"]),
+    # The run files are no package of their own, which could hide a user's:
+    # an installed package has them in a folder, see config/files.py.
+    packages=[
+        *setuptools.find_packages(include=["progrpo_jax*"]),
+        "progrpo_jax.configs"],
+    package_dir={"progrpo_jax.configs": "configs"},
     package_data={"progrpo_jax": ["**/*.html", "**/*.css", "**/*.js"]},
     entry_points={
         "console_scripts": ["progrpo = progrpo_jax.main:main"],

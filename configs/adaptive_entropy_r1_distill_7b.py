@@ -17,7 +17,7 @@ groups without spread left out, one update a batch. Stand-ins: batch, lengths,
 group size and learning rate are FlowRL's (2509.15207), in one minibatch.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -5,8 +5,8 @@
 
 Model, data, files and scale are those of configs/dapo_qwen2_5_32b.py, and so
 is what is said there of the memory. To try the method, call `methods.cispo`
-on a smaller scale of configs/scales.py. Hardware and hours: not measured
-here.
+on a smaller scale of progrpo_jax/config/scales.py. Hardware and hours: not
+measured here.
 
 To expect: the paper compares it on this model with GRPO and DAPO on AIME
 2024, as a figure; CISPO comes to DAPO's score in half of the steps, as others
@@ -19,7 +19,7 @@ TRL's. Batch, lengths, learning rate and group size are stand-ins: DAPO's
 (2503.14476).
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config():

@@ -4,9 +4,9 @@
     --workdir runs/clip_cov_7b
 
 Files and evaluation are those of configs/progrpo_qwen2_5_7b.py, the scale
-`entropy_mechanism` of configs/scales.py. Arguments: `paper` (default) and
-`host`, for one host of eight 80 GB devices. Hardware and hours: not measured
-here.
+`entropy_mechanism` of progrpo_jax/config/scales.py. Arguments: `paper`
+(default) and `host`, for one host of eight 80 GB devices. Hardware and hours:
+not measured here.
 
 To expect, the paper's averages at 7B: GRPO 38.6, clip-higher 38.8, Clip-Cov
 40.4, KL-Cov 40.6. Not reproduced here.
@@ -18,7 +18,7 @@ out, no KL. Shares and means are of a micro-batch, as in the released code: 64
 responses here. Ours: no weight decay, no warm-up, the number of steps.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

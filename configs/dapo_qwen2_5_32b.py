@@ -6,7 +6,7 @@
 Hardware and hours: not measured here. `progrpo doctor --chip H100 --devices
 64` counts 37 GiB on each device; 16 prompts are sampled at one time. The file
 says what the paper did; to try the method, call `methods.dapo` on a smaller
-scale of configs/scales.py.
+scale of progrpo_jax/config/scales.py.
 
 Files are those of configs/progrpo_qwen2_5_7b.py. A right answer has the
 reward 1 and a wrong one 0, in the paper -1: beside a spread of 1 and not 2
@@ -24,7 +24,7 @@ draws 1536 prompts at a time to fill a batch of 512; here each round draws
 and when.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config():

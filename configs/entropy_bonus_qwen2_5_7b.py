@@ -13,7 +13,7 @@ do nothing, 5e-3, which stands here, holds the entropy, 1e-2 makes it explode:
 Whether it tried them in just this setting is not known to us.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -21,7 +21,7 @@ the released code multiplies by the unclipped one. Ours: the bounds of the
 weight (0.8 and 1.28), the number of steps, what is held out and when.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

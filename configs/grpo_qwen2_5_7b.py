@@ -17,7 +17,7 @@ of 64 samples with one update a step, is not taken over. What the authors of
 the figures above left out of it (the KL, say) is not known.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -16,7 +16,7 @@ rate and group size are not known to us. Stand-ins: those of FlowRL
 short ones they clip nearly everything (see configs/tiny.py).
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -38,7 +38,7 @@ models on the same data: 512 prompts of 8 samples, minibatches of 32 prompts,
 out and when. Clip 0.2 / 0.28, share 0.2 and the models are ProGRPO's.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -15,7 +15,7 @@ paper; whether 49.4 is GRPO or the start model is not said. Not reproduced
 here.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

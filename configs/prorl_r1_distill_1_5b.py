@@ -57,7 +57,7 @@ and weight decay of AdamW, the share of each domain (by its size in the
 paper).
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

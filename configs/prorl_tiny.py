@@ -28,7 +28,7 @@ which it has 1.3% of the gradient's square after 25 steps. Learning rate and
 sizes are those of configs/tiny.py, the rest is that of `methods.prorl`.
 """
 
-from configs import methods, tiny
+from progrpo_jax.config import methods, scales
 
 
 def get_config(variant: str = "prorl"):
@@ -36,7 +36,7 @@ def get_config(variant: str = "prorl"):
   if variant not in ("prorl", "no_reset", "base"):
     raise ValueError(
         f"no variant {variant!r}; known: prorl, no_reset, base")
-  c = methods.prorl(tiny.scale())
+  c = methods.prorl(scales.laptop())
   c.model.init_from = "" if variant == "base" else "runs/prorl_tiny/base"
   c.data.tasks = {
       "countdown": _task(

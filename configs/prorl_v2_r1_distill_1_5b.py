@@ -26,7 +26,7 @@ scale of the batch, not by its tokens, and k2's log-ratio is not clamped to
 10.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -17,7 +17,7 @@ group first, as ProRL v2 has it:
 configs/prorl_v2_r1_distill_1_5b.py.
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -21,7 +21,7 @@ and how badly, the words of the question, the data. Batch, lengths and
 learning rate are stand-ins: FlowRL's (2509.15207).
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -16,7 +16,7 @@ Batch, lengths, group size and learning rate are stand-ins: FlowRL's
 (2509.15207).
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

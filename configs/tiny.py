@@ -4,14 +4,14 @@
 or, one run by itself, after `make quickstart` has left a base policy:
   progrpo train --config configs/tiny.py:progrpo --workdir runs/progrpo
 
-The argument names a method of `configs/methods.py`, any of them. Model, data,
-budget and seeds are the same for all, and so are, where the method is not
-about them, a clip of 0.2 / 0.28 and a mean over tokens. What a method is
-stands in its function, and where this small scale wants another number than
-the paper's, below. Measured results: docs/results.md.
+The argument names any method of progrpo_jax/config/methods.py. Model, data,
+budget (`scales.laptop`) and seeds are the same for all, and so are, where the
+method is not about them, a clip of 0.2 / 0.28 and a mean over tokens. What a
+method is stands in its function, and where this small scale wants another
+number than the paper's, below. Measured results: docs/results.md.
 """
 
-from configs import common, methods
+from progrpo_jax.config import methods, scales
 
 
 def get_config(method: str = "progrpo"):
@@ -20,44 +20,7 @@ def get_config(method: str = "progrpo"):
   if method not in known:
     raise ValueError(
         f"no method {method!r}; known: {', '.join(sorted(known))}")
-  return _small(known[method](scale()))
-
-
-def scale():
-  """Model, data and budget."""
-  c = common.get_config()
-  c.model.init_from = "runs/quickstart/base"
-  # Recomputing is cheaper than a trip to memory here: 204 against 270 ms for
-  # an update of 256 sequences on two cores.
-  c.model.remat = "layer"
-  c.train.micro_batch_prompts = 8
-  c.data.tasks = {
-      "countdown": {
-          "weight": 1.0,
-          "options": {"template": "compact"},
-      },
-  }
-  c.data.dir = "runs/data"
-  c.data.max_prompt_length = 32
-  c.sampling.max_new_tokens = 24
-  c.sampling.chunk = 8
-  c.algo.num_generations = 16
-  c.train.total_steps = 100
-  c.train.prompts_per_step = 32
-  c.train.num_minibatches = 2
-  c.optim.learning_rate = 3e-4
-  c.eval.every = 20
-  c.eval.num_problems = 128
-  c.eval.num_samples = 64
-  c.eval.batch_prompts = 32
-  # The policy is read as it is: no sharpening hides a lost path.
-  c.eval.temperature = 1.0
-  c.eval.top_p = 1.0
-  c.checkpoint.every = 25
-  c.log.rollouts_every = 5
-  c.warmup.steps = 1500
-  c.warmup.batch_size = 64
-  return c
+  return _small(known[method](scales.laptop()))
 
 
 def _small(c):

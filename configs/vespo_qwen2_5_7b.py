@@ -18,7 +18,7 @@ batch, 8 to 64: `paper` has 16. Batch, lengths and group size are stand-ins:
 those of FlowRL (2509.15207).
 """
 
-from configs import methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(scale: str = "paper"):

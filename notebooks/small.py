@@ -7,17 +7,17 @@ In this folder, by themselves:
   progrpo train --config small.py:progrpo --workdir ../runs/notebooks/progrpo
 
 Countdown with three numbers, a base policy that is warmed up for a minute,
-and a few dozen steps. The argument names a method of `configs/methods.py`.
+and a few dozen steps. The argument names a method, as for configs/tiny.py.
 """
 
-from configs import tiny
+from progrpo_jax.config import files
 
 RUNS = "../runs/notebooks"
 
 
 def get_config(method: str = "progrpo"):
   """The quickstart's config of a method, with less of everything."""
-  c = tiny.get_config(method)
+  c = files.load(f"tiny:{method}")
   c.model.init_from = f"{RUNS}/base"
   c.data.dir = f"{RUNS}/data"
   c.data.tasks.countdown.options = {

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import data as data_lib
-from progrpo_jax import errors, sampler, sharding
-from progrpo_jax import policy as policy_lib
+from progrpo_jax import errors
+from progrpo_jax.devices import sharding
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import sampler
+from progrpo_jax.storage import policy as policy_lib
 
 
 def one_device():

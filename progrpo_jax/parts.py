@@ -21,35 +21,30 @@ import jax.numpy as jnp
 import ml_collections
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import (
-    checks,
-    errors,
-    isolation,
-    ops,
-    optim,
-    sampler,
-    scoring,
-    sharding,
-)
-from progrpo_jax import data as data_lib
-from progrpo_jax import policy as policy_lib
-from progrpo_jax import schedule as schedule_lib
-from progrpo_jax import tokenizer as tokenizer_lib
-from progrpo_jax import update as update_lib
+from progrpo_jax import errors, ops
 from progrpo_jax.algos import (
-    advantages,
-    aggregate,
-    correction,
-    kl,
-    losses,
-    objective,
+  advantages,
+  aggregate,
+  correction,
+  kl,
+  losses,
+  objective,
 )
+from progrpo_jax.config import checks, isolation
+from progrpo_jax.config import schedule as schedule_lib
+from progrpo_jax.devices import sharding
 from progrpo_jax.evaluators import creativity, held_out
-from progrpo_jax.models import attention, lora
+from progrpo_jax.learn import optim
+from progrpo_jax.learn import update as update_lib
+from progrpo_jax.models import attention, lora, scoring
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rewards import thinking
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import sampler
+from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.tasks import base as tasks
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 @dataclasses.dataclass(frozen=True)

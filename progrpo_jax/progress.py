@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import jax
 
-from progrpo_jax import errors, hosts
-from progrpo_jax import groups as groups_lib
+from progrpo_jax import errors
+from progrpo_jax.devices import hosts
+from progrpo_jax.rollout import groups as groups_lib
 
 
 class Diverged(errors.RunError):

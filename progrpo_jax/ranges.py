@@ -1,6 +1,6 @@
 """What a key of a config, or an argument of a command, may be.
 
-A key is declared once, in configs/common.py, as its default and its range:
+A key is declared once, in config/defaults.py, as its default and its range:
 
   # Peak of the learning rate.
   c.optim.learning_rate = ranges.Number(1e-6, above=0, at_most=1)

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from progrpo_jax import data as data_lib
-from progrpo_jax import groups as groups_lib
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.algos import collapse, diagnostics
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import groups as groups_lib
 
 
 def measure_rollouts(groups: groups_lib.Groups) -> dict[str, float]:

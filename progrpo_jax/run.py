@@ -19,10 +19,11 @@ from etils import epath
 import ml_collections
 import numpy as np
 
-from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import errors, inference, lines, places
-from progrpo_jax import metrics as metrics_lib
-from progrpo_jax import policy as policy_lib
+from progrpo_jax import errors, inference, places
+from progrpo_jax.storage import checkpoint as checkpoint_lib
+from progrpo_jax.storage import lines
+from progrpo_jax.storage import metrics as metrics_lib
+from progrpo_jax.storage import policy as policy_lib
 
 _SHOWN_ROWS, _SHOWN_COLUMNS = 10, 12
 # Groups of a config that answering a prompt reads.

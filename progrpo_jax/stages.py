@@ -16,24 +16,16 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import (
-    checks,
-    errors,
-    hosts,
-    optim,
-    records,
-    rephrase,
-    rounds,
-    schedule,
-    sharding,
-    signals,
-    update,
-)
-from progrpo_jax import groups as groups_lib
+from progrpo_jax import errors, records
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import state as state_lib
 from progrpo_jax.algos import collapse, control, diagnostics, reset
+from progrpo_jax.config import checks, schedule
+from progrpo_jax.devices import hosts, sharding
+from progrpo_jax.learn import optim, signals, update
+from progrpo_jax.learn import state as state_lib
+from progrpo_jax.rollout import groups as groups_lib
+from progrpo_jax.rollout import rephrase, rounds
 
 Progress, Clock = progress_lib.Progress, progress_lib.Clock
 

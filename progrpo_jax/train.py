@@ -19,28 +19,20 @@ from typing import Any
 
 from etils import epath
 
-from progrpo_jax import checkpoint as checkpoint_lib
-from progrpo_jax import (
-    checks,
-    errors,
-    hosts,
-    identity,
-    isolation,
-    lock,
-    ops,
-    places,
-    records,
-    signals,
-    stages,
-)
-from progrpo_jax import data as data_lib
-from progrpo_jax import groups as groups_lib
-from progrpo_jax import metrics as metrics_lib
+from progrpo_jax import errors, ops, places, records, stages
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import policy as policy_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import schedule as schedule_lib
-from progrpo_jax import state as state_lib
+from progrpo_jax.config import checks, identity, isolation
+from progrpo_jax.config import schedule as schedule_lib
+from progrpo_jax.devices import hosts
+from progrpo_jax.learn import signals
+from progrpo_jax.learn import state as state_lib
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import groups as groups_lib
+from progrpo_jax.storage import checkpoint as checkpoint_lib
+from progrpo_jax.storage import lock
+from progrpo_jax.storage import metrics as metrics_lib
+from progrpo_jax.storage import policy as policy_lib
 
 Clock, Progress = progress_lib.Clock, progress_lib.Progress
 

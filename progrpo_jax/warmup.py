@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import errors, ops, optim, scoring, sharding
-from progrpo_jax import policy as policy_lib
-from progrpo_jax import state as state_lib
-from progrpo_jax import tokenizer as tokenizer_lib
+from progrpo_jax import errors, ops
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import optim
+from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, scoring, transformer
+from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 # Updates in one call of the device.
 _BLOCK = 25

@@ -30,7 +30,7 @@ def _lines(text):
 def _inline(text):
   """Commands with arguments; without any, one is named and not shown."""
   for inline in re.findall(r"`([^`]+)`", text):
-    if re.search(r" -|ARGS=| docs/", inline):
+    if re.search(r" -|ARGS=| tools/", inline):
       yield " ".join(inline.split())
 
 
@@ -54,7 +54,7 @@ def documented():
   commands = {}
   pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
   modules = [
-      p for folder in ("configs", "docs", "notebooks")
+      p for folder in ("configs", "tools", "notebooks")
       for p in (ROOT / folder).glob("*.py")]
   for paths, read in ((pages, _in_page), (modules, _in_module)):
     for path in sorted(paths):
@@ -105,11 +105,11 @@ STORIES = {
     "all methods": [
         ("make methods",
          "--config {small} --steps 1 --seeds 1 --methods grpo,progrpo"),
-        (".venv/bin/python docs/make_results.py runs/methods", "figure.svg"),
+        (".venv/bin/python tools/make_results.py runs/methods", "figure.svg"),
         ("progrpo train --config configs/tiny.py:progrpo --workdir DIR"
          " --config.model.init_from=runs/methods/base"
          " --config.algo.arm.KEY=VALUE", RUN + DATA),
-        (".venv/bin/python docs/time_methods.py runs/methods/base times.json",
+        (".venv/bin/python tools/time_methods.py runs/methods/base times.json",
          "--config {small} --methods grpo --rounds 1 --steps 2"),
     ],
     "prolonged training": [
@@ -120,7 +120,7 @@ STORIES = {
         ("progrpo train --config configs/prorl_tiny.py:no_reset --workdir"
          " runs/prorl_tiny/no_reset", RUN + DATA + EVALS),
         ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
-        (".venv/bin/python docs/make_prorl.py runs/prorl_tiny", "figure.svg"),
+        (".venv/bin/python tools/make_prorl.py runs/prorl_tiny", "figure.svg"),
     ],
     "the notebooks' runs": [
         ("progrpo warmup --config small.py --config.model.init_from="
@@ -136,16 +136,16 @@ STORIES = {
          "--decode_lengths 2 4"),
     ],
     "programs a minute": [
-        (".venv/bin/python docs/bench_sandbox.py", "--programs 2"),
-        ("python docs/bench_sandbox.py [--workers 2] [--programs 200]",
+        (".venv/bin/python tools/bench_sandbox.py", "--programs 2"),
+        ("python tools/bench_sandbox.py [--workers 2] [--programs 200]",
          "--programs 2"),
     ],
     "pages that scripts make": [
-        ("python docs/make_memory.py",
+        ("python tools/make_memory.py",
          "--models Qwen2.5-0.5B --output memory.md"),
     ],
     "what XLA counts": [
-        ("JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py cpu 1 1 1",
+        ("JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1",
          "--layers 1"),
     ],
 }
@@ -157,8 +157,8 @@ ELSEWHERE = {
     " --config.model.init_from=": "tests/test_extending.py",
     "progrpo train --config mine/config.py --workdir runs/doubles/bounded":
         "tests/test_extending.py",
-    "python docs/make_configs.py": "tests/test_docs.py",
-    "python docs/make_floors.py": "tests/test_docs.py",
+    "python tools/make_configs.py": "tests/test_docs.py",
+    "python tools/make_floors.py": "tests/test_docs.py",
     "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
     ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
     "progrpo doctor --chip H100 --devices 64":
@@ -202,9 +202,9 @@ NOT_RUN = {
     "pip install -e .[logic]": "needs a network",
     "pip install --no-deps reasoning-gym": "needs a network",
     ".venv/bin/pip install libtpu": "needs a network",
-    "JAX_PLATFORMS=cpu .venv/bin/python docs/measure_memory.py v5e:2x2 1 1 1":
+    "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1":
         "needs libtpu",
-    "JAX_PLATFORMS=cpu python docs/measure_memory.py v5e:2x2 1 1 1":
+    "JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1":
         "needs libtpu",
     "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
     " --local-dir data/dapo_math_17k": "needs a network",

@@ -283,7 +283,7 @@ def small(tmp_path_factory):
     such as data=dict(tasks={...}).
   """
   from progrpo_jax import train, warmup
-  from progrpo_jax.cli import config as config_lib
+  from progrpo_jax.cli import arguments
 
   folder = tmp_path_factory.mktemp("small")
   base = folder / "base"
@@ -295,8 +295,8 @@ def small(tmp_path_factory):
       *(f"--config.{override}" for override in overrides)]
 
   def config(*overrides, method="prorl"):
-    parser = config_lib.parser("train", "")
-    return config_lib.parse(parser, args(*overrides, method=method))[0]
+    parser = arguments.parser("train", "")
+    return arguments.parse(parser, args(*overrides, method=method))[0]
 
   def run(workdir, *overrides, method="prorl"):
     view = Quiet()

@@ -5,11 +5,11 @@ optimiser that are reset every second step, groups carried over from step to
 step, several updates a step, evaluations.
 """
 
-from configs import common, methods
+from progrpo_jax.config import defaults, methods
 
 
 def get_config(method="prorl"):
-  c = common.get_config()
+  c = defaults.get_config()
   c.data.tasks = {
       "chain_sum": {
           "weight": 1.0,

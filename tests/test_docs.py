@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from progrpo_jax import main
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.config import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -48,18 +48,18 @@ def tree(text):
 
 def test_the_page_of_keys_is_what_the_script_makes():
   spec = importlib.util.spec_from_file_location(
-      "make_configs", ROOT / "docs" / "make_configs.py")
+      "make_configs", ROOT / "tools" / "make_configs.py")
   script = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(script)
   made = script.page(script.SOURCE.read_text(encoding="utf-8"))
   assert script.PAGE.read_text(encoding="utf-8") == made, (
-      "run `python docs/make_configs.py`")
+      "run `python tools/make_configs.py`")
 
 
 def test_the_page_of_keys_has_every_key_with_its_default():
   page = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
   rows = dict(re.findall(r"^\| `([\w.]+)` \| `(.*?)` \|", page, re.MULTILINE))
-  config = config_lib.load(str(ROOT / "configs" / "common.py"))
+  config = defaults.get_config()
 
   def leaves(group, prefix=""):
     for key, value in group.items():
@@ -126,7 +126,7 @@ def test_the_tree_holds_all_that_git_holds():
 
 
 def test_the_figure_of_the_floors_is_the_table():
-  made = runpy.run_path(str(ROOT / "docs" / "make_floors.py"))
+  made = runpy.run_path(str(ROOT / "tools" / "make_floors.py"))
   table = runpy.run_path(str(ROOT / "tests" / "test_floors.py"))["FLOORS"]
   assert made["FIGURE"].read_text(encoding="utf-8") == made["draw"](table)
 

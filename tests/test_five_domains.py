@@ -14,9 +14,9 @@ import pytest
 
 from progrpo_jax import errors, train, warmup
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.rewards import sandbox
 from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 STEPS, HALF = 20, 10
 # Limits that no busy machine reaches: the clock must not decide a reward.

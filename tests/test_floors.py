@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Floor -> its files, in order; a file's own name counts before a pattern.
 FLOORS = [
-    ["errors.py", "ranges.py", "ops.py", "batch.py"],
+    ["errors.py", "ranges.py", "ops.py", "batch.py", "places.py"],
     [
         "algos/advantages.py", "algos/arm.py", "algos/kl.py",
         "algos/correction.py", "algos/losses.py", "algos/aggregate.py",
@@ -31,26 +31,32 @@ FLOORS = [
         "rewards/notation.py",
         "rewards/symbolic.py", "rewards/math.py",
         "rewards/language.py", "rewards/*.py",
-        "sharding.py",
+        "devices/sharding.py",
         "models/fields.py", "models/rope.py", "models/config.py",
         "models/layers.py",
     ],
     [
-        "hosts.py", "places.py",
+        "devices/hosts.py",
         "models/fused_attention.py", "models/attention.py",
         "models/lora.py", "models/cache.py", "models/transformer.py",
-        "models/tensors.py", "models/hf.py",
-        "rendering.py", "chat.py", "tokenizer.py", "optim.py",
-        "tasks/base.py", "tasks/builder.py", "tasks/rejects.py",
-        "tasks/files.py", "tasks/overlap.py", "tasks/sets.py",
-        "tasks/testcases.py", "tasks/texts.py", "tasks/programs.py",
-        "tasks/instructions.py", "tasks/reader.py", "tasks/published.py",
-        "tasks/asking.py", "tasks/writing.py", "tasks/reasoning_gym.py",
-        "tasks/*.py",
+        "models/scoring.py", "models/tensors.py", "models/hf.py",
+        "text/rendering.py", "text/chat.py", "text/tokenizer.py",
+        "learn/optim.py",
     ],
     [
-        "state.py", "sampler.py", "groups.py", "scoring.py", "update.py",
-        "checkpoint.py", "data.py", "lines.py", "metrics.py", "lock.py",
+        "tasks/sets/builder.py", "tasks/sets/rejects.py",
+        "tasks/sets/files.py", "tasks/sets/overlap.py", "tasks/sets/sets.py",
+        "tasks/sets/testcases.py", "tasks/sets/texts.py",
+        "tasks/sets/programs.py", "tasks/sets/instructions.py",
+        "tasks/base.py", "tasks/sets/reader.py", "tasks/sets/published.py",
+        "tasks/sets/asking.py", "tasks/sets/writing.py",
+        "tasks/reasoning_gym.py", "tasks/*.py",
+    ],
+    [
+        "rollout/sampler.py", "rollout/groups.py", "rollout/data.py",
+        "learn/state.py", "learn/update.py",
+        "storage/lines.py", "storage/metrics.py", "storage/lock.py",
+        "storage/checkpoint.py",
     ],
     [
         "evaluators/intervals.py", "evaluators/passk.py",
@@ -58,16 +64,18 @@ FLOORS = [
         "evaluators/held_out.py",
     ],
     [
-        "checks.py", "identity.py", "schedule.py", "isolation.py", "policy.py",
-        "parts.py", "memory.py", "progress.py",
-        "records.py", "rounds.py", "rephrase.py", "signals.py", "stages.py",
-        "train.py",
+        "config/defaults.py", "config/methods.py", "config/scales.py",
+        "config/checks.py", "config/identity.py", "config/schedule.py",
+        "config/isolation.py", "config/files.py", "storage/policy.py",
+        "parts.py", "plan/memory.py", "progress.py",
+        "records.py", "rollout/rounds.py", "rollout/rephrase.py",
+        "learn/signals.py", "stages.py", "train.py",
         "warmup.py", "inference.py", "run.py",
     ],
     [
         "report/comparison.py", "report/tables.py", "report/figures.py",
         "report/live.py",
-        "report/*.py", "cli/exits.py", "cli/config.py", "cli/*.py",
+        "report/*.py", "cli/exits.py", "cli/arguments.py", "cli/*.py",
         "cli/quickstart.py", "main.py",
     ],
 ]
@@ -81,15 +89,15 @@ SAME_FLOOR = {
 
 # Dependency -> its only importers.
 IMPORTERS = {
-    "flax": ["models/*.py", "batch.py", "state.py"],
-    "optax": ["optim.py", "update.py"],
-    "orbax": ["checkpoint.py"],
-    "transformers": ["tokenizer.py", "rendering.py"],
-    "sentencepiece": ["tokenizer.py"],
+    "flax": ["models/*.py", "batch.py", "learn/state.py"],
+    "optax": ["learn/optim.py", "learn/update.py"],
+    "orbax": ["storage/checkpoint.py"],
+    "transformers": ["text/tokenizer.py", "text/rendering.py"],
+    "sentencepiece": ["text/tokenizer.py"],
     "safetensors": [],
-    "tensorflow_datasets": ["tasks/*.py", "data.py"],
-    "grain": ["tasks/*.py", "data.py"],
-    "pyarrow": ["tasks/files.py"],
+    "tensorflow_datasets": ["tasks/sets/builder.py"],
+    "grain": ["rollout/prompts.py"],
+    "pyarrow": ["tasks/sets/files.py"],
     "reasoning_gym": [],  # by name alone, in rewards/gym.py
     "py3langid": ["rewards/language.py"],
     "scipy": ["evaluators/intervals.py"],
@@ -99,8 +107,8 @@ IMPORTERS = {
     "IPython": ["report/notebook.py"],
     "fsspec": ["places.py"],
     "gcsfs": [],
-    "tensorboardX": ["metrics.py"],
-    "wandb": ["metrics.py"],
+    "tensorboardX": ["storage/metrics.py"],
+    "wandb": ["storage/metrics.py"],
     "tensorflow": [],
     "torch": [],
 }
@@ -257,9 +265,9 @@ def violations_of_package(files):
         heavy = {n.split(".")[0] for n in graph.get(reached, ())} & JAX
         if heavy:
           yield f"{path}: reaches {min(heavy)} through {reached}"
-    if path != "sharding.py":
+    if path != "devices/sharding.py":
       for axis in sorted(mesh_literals(tree)):
-        yield f"{path}: names mesh axis {axis!r}; sharding.py alone does"
+        yield f"{path}: names mesh axis {axis!r}; devices/sharding.py alone does"
 
 
 def violations(files):
@@ -302,15 +310,15 @@ GOOD = {
     "progrpo_jax/rewards/pool.py": "import os, time\n",
     "progrpo_jax/rewards/logic.py": (
         "from progrpo_jax.rewards.score import Score\n"),
-    "progrpo_jax/sharding.py": 'AXES = ("data", "fsdp", "tensor")\n',
+    "progrpo_jax/devices/sharding.py": 'AXES = ("data", "fsdp", "tensor")\n',
     "progrpo_jax/tasks/base.py": (
         "from progrpo_jax import tasks\n"
         "from progrpo_jax.rewards import logic, pool\n"),
     "progrpo_jax/tasks/__init__.py": "",
     "progrpo_jax/models/transformer.py": "from flax import linen\n",
-    "progrpo_jax/state.py": (
+    "progrpo_jax/learn/state.py": (
         "from flax import struct\nfrom progrpo_jax.models import transformer"),
-    "progrpo_jax/checkpoint.py": (
+    "progrpo_jax/storage/checkpoint.py": (
         "import orbax.checkpoint as ocp\n"
         "from progrpo_jax import state as state_lib\n"
         'ITEMS = ("params", "data")\n'),
@@ -320,8 +328,8 @@ GOOD = {
         "from configs import common\nfrom progrpo_jax import train\n"
         "from progrpo_jax.report import html\n"),
     "progrpo_jax/main.py": "from progrpo_jax.cli import train\n",
-    "progrpo_jax/checks.py": "from configs import common\n",
-    "configs/common.py": (
+    "progrpo_jax/config/checks.py": "from configs import common\n",
+    "progrpo_jax/config/defaults.py": (
         "import ml_collections\nfrom progrpo_jax import ranges\n"),
 }
 
@@ -333,8 +341,9 @@ def test_made_up_code_that_keeps_the_rules():
 @pytest.mark.parametrize(("path", "source", "words"), [
     ("progrpo_jax/ops.py", "from progrpo_jax import state",
      "ops.py (floor 0) imports state.py (floor 3)"),
-    ("progrpo_jax/ops.py", "import progrpo_jax.state", "imports state.py"),
-    ("progrpo_jax/ops.py", "from progrpo_jax.state import State",
+    ("progrpo_jax/ops.py", "import progrpo_jax.learn.state",
+     "imports learn/state.py"),
+    ("progrpo_jax/ops.py", "from progrpo_jax.learn.state import State",
      "imports state.py"),
     ("progrpo_jax/ops.py", "def f():\n  from progrpo_jax import train",
      "imports train.py"),
@@ -345,7 +354,7 @@ def test_made_up_code_that_keeps_the_rules():
      "imports algos/losses.py"),
     ("progrpo_jax/algos/kl.py", "from progrpo_jax.rewards import score",
      "imports rewards/score.py"),
-    ("progrpo_jax/state.py", "from progrpo_jax import checkpoint",
+    ("progrpo_jax/learn/state.py", "from progrpo_jax import checkpoint",
      "imports checkpoint.py"),
     ("progrpo_jax/report/html.py", "from progrpo_jax.cli import train",
      "imports cli/train.py"),
@@ -364,17 +373,17 @@ def test_made_up_code_that_keeps_the_rules():
      "imports IPython"),
     ("progrpo_jax/train.py", "import optax", "imports optax, which is for"),
     ("progrpo_jax/train.py", "from orbax import checkpoint", "imports orbax"),
-    ("progrpo_jax/checkpoint.py", "import flax.struct", "imports flax"),
+    ("progrpo_jax/storage/checkpoint.py", "import flax.struct", "imports flax"),
     ("progrpo_jax/cli/train.py", "def f():\n  import matplotlib.pyplot",
      "imports matplotlib"),
-    ("progrpo_jax/tokenizer.py", "import torch", "for nobody"),
+    ("progrpo_jax/text/tokenizer.py", "import torch", "for nobody"),
     ("progrpo_jax/tasks/base.py", "import tensorflow as tf", "for nobody"),
     ("progrpo_jax/algos/kl.py", "import time", "imports time on floor 1"),
     ("progrpo_jax/ops.py", "from ml_collections import ConfigDict",
      "imports ml_collections on floor 0"),
     ("progrpo_jax/rewards/logic.py", "import os.path", "imports os"),
     ("progrpo_jax/ops.py", "x = open('a')", "opens a file"),
-    ("progrpo_jax/sharding.py", "import jax\ni = jax.process_index()",
+    ("progrpo_jax/devices/sharding.py", "import jax\ni = jax.process_index()",
      "process_index"),
     ("progrpo_jax/rewards/logic.py", "import jax.numpy as jnp",
      "rewards/logic.py: reaches jax through rewards/logic.py"),
@@ -389,10 +398,10 @@ def test_made_up_code_that_keeps_the_rules():
     ("tests/test_x.py", "x = 1  # " + MARKS[3], "test_x.py:1"),
     ("progrpo_jax/train.py", "from configs import common",
      "only the command line"),
-    ("progrpo_jax/checks.py", "from configs import methods",
+    ("progrpo_jax/config/checks.py", "from configs import methods",
      "only the command line"),
-    ("configs/common.py", "import jax.numpy as jnp", "configs are data"),
-    ("configs/common.py", "from progrpo_jax import train",
+    ("progrpo_jax/config/defaults.py", "import jax.numpy as jnp", "configs are data"),
+    ("progrpo_jax/config/defaults.py", "from progrpo_jax import train",
      "configs are data"),
 ])
 def test_made_up_code_that_breaks_a_rule(path, source, words):

@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from configs import common
 from progrpo_jax import main
 from progrpo_jax.cli import quickstart
+from progrpo_jax.config import defaults
 
 CONFIG = ["--config", "configs/tiny.py:progrpo"]
 # The commands that read a config, as far as they go without bad input.
@@ -26,8 +26,8 @@ BAD_CONFIGS = {
     "": "no such file", "nowhere.py": "no such file", "configs": "a directory",
     "README.md": "not a Python file",
     "configs/tiny.py:grop": "no method 'grop'",
-    "configs/methods.py": "defines no get_config()",
-    "configs/common.py:x": "takes no argument 'x'",
+    "progrpo_jax/config/methods.py": "defines no get_config()",
+    "progrpo_jax/config/defaults.py:x": "takes no argument 'x'",
 }
 BAD_KEYS = {
     "algo.bta=1": "did you mean config.algo.beta?",
@@ -248,4 +248,4 @@ def test_quickstart_refuses_before_it_trains(tmp_path):
 
 def test_it_was_a_hundred_and_more():
   assert len(WITH_CONFIG) * (len(BAD_CONFIGS) + len(BAD_KEYS)) > 100
-  assert common.get_config().algo.beta == 0.0
+  assert defaults.get_config().algo.beta == 0.0

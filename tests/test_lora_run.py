@@ -7,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import checkpoint, errors, main, sharding, state, train
-from progrpo_jax import policy as policy_lib
+from progrpo_jax import errors, main, train
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import state
 from progrpo_jax.models import hf, lora
+from progrpo_jax.storage import checkpoint
+from progrpo_jax.storage import policy as policy_lib
 
 LORA = ("model.lora.rank=2", "model.lora.alpha=8.0", "optim.learning_rate=0.01")
 

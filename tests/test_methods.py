@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, main, sharding
+from progrpo_jax import errors, main
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import policy as policy_lib
 from progrpo_jax.algos import control
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf
+from progrpo_jax.storage import policy as policy_lib
 
 SHORT = ("eval.every=0", "train.total_steps=2")
 

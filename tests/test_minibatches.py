@@ -9,8 +9,9 @@ import pytest
 
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import signals, stages
-from progrpo_jax import state as state_lib
+from progrpo_jax import stages
+from progrpo_jax.learn import signals
+from progrpo_jax.learn import state as state_lib
 
 # Eight groups of four, four minibatches of two groups, two passes. Adam's
 # epsilon is large, so that a gradient that is all rounding moves nothing.

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(
-    p for folder in ("progrpo_jax", "configs", "docs", "notebooks")
+    p for folder in ("progrpo_jax", "configs", "tools", "notebooks")
     for p in (ROOT / folder).rglob("*.py"))
 MODULES = {p.stem for p in (ROOT / "progrpo_jax").rglob("*.py")}
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from progrpo_jax import errors
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import policy as policy_lib
 from progrpo_jax.algos import advantages, losses
+from progrpo_jax.config import defaults
+from progrpo_jax.storage import policy as policy_lib
 
 
 @pytest.mark.parametrize(("override", "said"), [
@@ -77,7 +77,7 @@ def test_what_cannot_teach_is_refused(small, overrides, said):
 def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
   """Nothing of the config but what was set is bound to it: FlowRL's beta is 15
   and not the weight of the KL, GSPO's bounds are not PPO's."""
-  c = common.get_config()
+  c = defaults.get_config()
   c.algo.loss = loss
   signature = inspect.signature(parts_lib.make_loss(c))
   # clip_cov's key is bound beside it.
@@ -136,7 +136,7 @@ def test_own_advantage_without_validity_gets_the_mean(small, monkeypatch):
 def test_policies_of_all_kinds_load(small, tmp_path):
   workdir = tmp_path / "run"
   small.train(workdir, "train.total_steps=1", "eval.every=0", method="grpo")
-  from progrpo_jax import sharding
+  from progrpo_jax.devices import sharding
   mesh = sharding.make_mesh(1, 1, 1)
   tables = {}
   for name, place in (

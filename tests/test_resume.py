@@ -13,17 +13,11 @@ import time
 
 import pytest
 
-from progrpo_jax import (
-  checkpoint,
-  main,
-  metrics,
-  records,
-  sampler,
-  signals,
-  stages,
-  train,
-)
-from progrpo_jax import data as data_lib
+from progrpo_jax import main, records, stages, train
+from progrpo_jax.learn import signals
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import sampler
+from progrpo_jax.storage import checkpoint, metrics
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import progrpo_jax
-from progrpo_jax import errors, inference, policy, run
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import errors, inference, run
 from progrpo_jax.cli import sample as sample_command
+from progrpo_jax.config import files
 from progrpo_jax.report import comparison
+from progrpo_jax.storage import policy
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_config_is_the_one_that_was_trained(trained, small):
 @pytest.mark.parametrize("spec", [
     "tiny.py", "prorl_r1_distill_1_5b.py", "prorl_v2_r1_distill_1_5b.py"])
 def test_configs_of_every_kind_come_back(spec, make_run):
-  config = config_lib.load(f"configs/{spec}")
+  config = files.load(f"configs/{spec}")
   workdir = make_run(steps=1)
   (workdir / "config.json").write_text(config.to_json_best_effort())
   assert run.load_run(workdir).config.to_dict() == config.to_dict()

@@ -5,9 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import data, groups, optim, signals, stages
 from progrpo_jax import parts as parts_lib
 from progrpo_jax import progress as progress_lib
+from progrpo_jax import stages
+from progrpo_jax.learn import optim, signals
+from progrpo_jax.rollout import data, groups
 
 
 @pytest.fixture(scope="module")

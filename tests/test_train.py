@@ -8,9 +8,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from progrpo_jax import checkpoint, main, sharding, train
-from progrpo_jax import policy as policy_lib
+from progrpo_jax import main, train
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
+from progrpo_jax.storage import checkpoint
+from progrpo_jax.storage import policy as policy_lib
 
 
 def _rows(workdir, name="metrics.jsonl"):

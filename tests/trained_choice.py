@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from progrpo_jax.tasks import mmlu_pro, published, sets
+from progrpo_jax.tasks import mmlu_pro
+from progrpo_jax.tasks.sets.sets import published, sets
 
 VERIFIER = mmlu_pro.VERIFIER
 

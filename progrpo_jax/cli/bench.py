@@ -22,23 +22,18 @@ import rich.console
 import rich.table
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import data as data_lib
-from progrpo_jax import (
-  optim,
-  ranges,
-  sampler,
-  scoring,
-  sharding,
-  signals,
-)
-from progrpo_jax import state as state_lib
-from progrpo_jax import update as update_lib
+from progrpo_jax import ranges
 from progrpo_jax.algos import advantages, aggregate, losses, objective
-from progrpo_jax.cli import config as config_lib
-from progrpo_jax.cli import exits
+from progrpo_jax.cli import arguments, exits
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import optim, signals
+from progrpo_jax.learn import state as state_lib
+from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import transformer
+from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import base
 
 PROMPT = 64
@@ -46,7 +41,7 @@ PROMPT = 64
 
 def run(argv: list[str]) -> int:
   """Measures and prints; returns the exit code."""
-  parser = config_lib.plain_parser(
+  parser = arguments.plain_parser(
       "make bench ARGS=...", __doc__.splitlines()[0])
   parser.add("--prompts", ranges.Whole(8, at_least=1), "of a step")
   parser.add("--samples", ranges.Whole(8, at_least=2), "of a prompt")

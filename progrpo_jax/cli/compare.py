@@ -9,9 +9,10 @@ import rich.console
 import rich.table
 import rich.text
 
-from progrpo_jax import errors, metrics, places, ranges
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import errors, places, ranges
+from progrpo_jax.cli import arguments
 from progrpo_jax.report import comparison, html, live, tables
+from progrpo_jax.storage import metrics
 
 
 def run(argv):
@@ -41,7 +42,7 @@ def run(argv):
 
 
 def _parser():
-  parser = config_lib.plain_parser(
+  parser = arguments.plain_parser(
     "progrpo compare", "Compare runs side by side."
   )
   place = ranges.Place(empty=False)

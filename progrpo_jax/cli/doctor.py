@@ -12,16 +12,11 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import (
-    checks,
-    errors,
-    isolation,
-    memory,
-    ranges,
-    schedule,
-    sharding,
-)
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import errors, ranges
+from progrpo_jax.cli import arguments
+from progrpo_jax.config import checks, isolation, schedule
+from progrpo_jax.devices import sharding
+from progrpo_jax.plan import memory
 
 PACKAGES = (
     "progrpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
@@ -31,7 +26,7 @@ PACKAGES = (
 
 def run(argv: list[str]) -> int:
   """Prints what there is and what is needed; returns the exit code."""
-  parser = config_lib.parser(
+  parser = arguments.parser(
       "doctor", "Show devices and versions and, for a config, an estimate of "
       "the memory that its run takes on each device.")
   parser.add_argument(
@@ -40,7 +35,7 @@ def run(argv: list[str]) -> int:
   parser.add(
       "--devices", ranges.Whole(at_least=1, at_most=2**20),
       metavar="N", help="plan for so many (default: as many as are here)")
-  c, args = config_lib.parse(parser, argv, needed=False)
+  c, args = arguments.parse(parser, argv, needed=False)
   console = rich.console.Console()
   console.print(_machine())
   if c is None:

@@ -6,25 +6,28 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import checks, hosts, isolation, metrics, ranges, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import policy as policy_lib
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import ranges
+from progrpo_jax.cli import arguments
+from progrpo_jax.config import checks, isolation
+from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.report import live
+from progrpo_jax.storage import metrics
+from progrpo_jax.storage import policy as policy_lib
 
 _PLACE = ranges.Place(empty=False)
 
 
 def run(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
-  parser = config_lib.parser(
+  parser = arguments.parser(
       "evaluate", "Try the held-out problems of the config's tasks.")
   parser.add(
       "--policy", _PLACE, "HF directory, workdir, or checkpoints/<step> of one "
       "(default: config.model.init_from)")
   parser.add(
       "--workdir", _PLACE, help="where to write eval.jsonl and the samples")
-  c, args = config_lib.parse(parser, argv)
+  c, args = arguments.parse(parser, argv)
   if args.policy:
     c.model.init_from = args.policy
   hosts.connect(c.hosts.heartbeat_s)
@@ -36,7 +39,7 @@ def start(c, workdir: str | None) -> dict[str, float]:
   """Evaluates the policy that `c.model.init_from` names and prints it."""
   checks.validate(c)
   if workdir:
-    config_lib.check_output("--workdir", workdir)
+    arguments.check_output("--workdir", workdir)
   isolation.check(c)
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   policy = policy_lib.load(c, mesh)

@@ -2,15 +2,17 @@
 
 import jax
 
-from progrpo_jax import policy as policy_lib
-from progrpo_jax import ranges, sharding
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import ranges
+from progrpo_jax.cli import arguments
+from progrpo_jax.config import defaults
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf
+from progrpo_jax.storage import policy as policy_lib
 
 
 def run(argv: list[str]) -> int:
   """Exports; returns the exit code."""
-  parser = config_lib.parser(
+  parser = arguments.parser(
       "export", "Write a policy as a directory that transformers and vLLM "
       "load: safetensors, config and tokenizer.")
   place = ranges.Place(empty=False)
@@ -24,9 +26,9 @@ def run(argv: list[str]) -> int:
       "of a model with the adapters merged into its weights")
   parser.add_argument(
       "--dtype", choices=("float32", "bfloat16"), default="float32")
-  c, args = config_lib.parse(parser, argv, needed=False)
-  config_lib.check_output("--output", args.output)
-  c = config_lib.load("configs/common.py") if c is None else c
+  c, args = arguments.parse(parser, argv, needed=False)
+  arguments.check_output("--output", args.output)
+  c = defaults.get_config() if c is None else c
   c.model.init_from = args.policy
   mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   if args.adapters:

@@ -8,12 +8,12 @@ the first one stopped.
 import os
 import sys
 
-from configs import methods
-from progrpo_jax import errors, lines, metrics, places, ranges, train
-from progrpo_jax.cli import compare, evaluate, exits, warmup
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import errors, places, ranges, train
+from progrpo_jax.cli import arguments, compare, evaluate, exits, warmup
 from progrpo_jax.cli import train as train_command
+from progrpo_jax.config import files, methods
 from progrpo_jax.models import hf
+from progrpo_jax.storage import lines, metrics
 
 METHODS = ("grpo", "progrpo")
 CONFIG = "configs/tiny.py"
@@ -21,11 +21,12 @@ CONFIG = "configs/tiny.py"
 
 def run(argv: list[str]) -> int:
   """Runs the quickstart; returns the exit code."""
-  parser = config_lib.plain_parser(
+  parser = arguments.plain_parser(
       "make quickstart ARGS=...", __doc__.splitlines()[0])
   parser.add_argument(
       "--methods", default=",".join(METHODS),
-      help="methods of configs/methods.py, with commas between them, or all")
+      help="methods of progrpo_jax/config/methods.py, with commas between "
+      "them, or all")
   parser.add("--seeds", ranges.Whole(1, at_least=1), "runs of a method")
   parser.add(
       "--steps", ranges.Whole(at_least=1), "steps of a run")
@@ -42,21 +43,21 @@ def run(argv: list[str]) -> int:
   if not all(names):
     raise errors.InputError(f"--methods {args.methods!r} has an empty name")
   for name in names:  # before an hour of training, not after it
-    config_lib.load(f"{args.config}:{name}")
+    files.load(f"{args.config}:{name}")
   base = os.path.join(args.output, "base")
   measured = os.path.join(args.output, "base-eval")
   if not hf.is_hf_dir(base):
-    c = config_lib.load(args.config)
+    c = files.load(args.config)
     c.model.init_from = ""
     warmup.start(c, base)
   if not lines.files(places.place(measured) / metrics.EVALS):
-    c = config_lib.load(args.config)
+    c = files.load(args.config)
     c.model.init_from = base
     evaluate.start(c, measured)
   workdirs, labels = [], []
   for method in names:
     for seed in range(args.seeds):
-      c = config_lib.load(f"{args.config}:{method}")
+      c = files.load(f"{args.config}:{method}")
       c.model.init_from, c.seed = base, seed
       if args.steps is not None:
         c.train.total_steps = args.steps

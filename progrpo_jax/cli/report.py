@@ -1,13 +1,13 @@
 """`progrpo report`: one self-contained HTML page of a run."""
 
 from progrpo_jax import ranges
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import arguments
 from progrpo_jax.report import html
 
 
 def run(argv):
   """Writes the page and says where; returns the exit code."""
-  parser = config_lib.plain_parser(
+  parser = arguments.plain_parser(
     "progrpo report", "Write the HTML page of one run."
   )
   parser.add(

@@ -4,16 +4,16 @@ import os
 import sys
 
 from progrpo_jax import inference, ranges
-from progrpo_jax import policy as policy_lib
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import arguments
 from progrpo_jax.report import live
+from progrpo_jax.storage import policy as policy_lib
 
 _PLACE = ranges.Place(empty=False)
 
 
 def run(argv: list[str]) -> int:
   """Answers each line of the input; returns the exit code."""
-  parser = config_lib.parser(
+  parser = arguments.parser(
       "sample", "Answer prompts, one a line, from the keyboard or a pipe.")
   parser.add(
       "--policy", _PLACE, "HF directory, workdir, or checkpoints/<step> of one "
@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
       "--temperature", ranges.Number(
           at_least=0.01, at_most=100, also=(0.0,)),
       help="0 is greedy (default: the config's)")
-  c, args = config_lib.parse(parser, argv)
+  c, args = arguments.parse(parser, argv)
   if args.policy:
     c.model.init_from = args.policy
   mesh = inference.one_device()

@@ -12,17 +12,12 @@ from rich import markup, table
 from rich import text as text_lib
 
 from progrpo_jax import ranges
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import arguments
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
-from progrpo_jax.tasks import (
-    base,
-    instruction_following,
-    programs,
-    published,
-    sets,
-)
+from progrpo_jax.tasks import base, instruction_following
+from progrpo_jax.tasks.sets.sets import programs, published, sets
 
 _MALFORMED = "I do not know (yet"
 _NOTE = (
@@ -45,9 +40,9 @@ def run(argv: Sequence[str]) -> int:
   return arguments.command(arguments, consoles.Console())
 
 
-def _parser() -> config_lib.Parser:
+def _parser() -> arguments.Parser:
   """Returns the parser of the three commands."""
-  parser = config_lib.plain_parser("progrpo tasks", __doc__)
+  parser = arguments.plain_parser("progrpo tasks", __doc__)
   commands = parser.add_subparsers(required=True)
   listing = commands.add_parser("list", help="name the tasks")
   listing.set_defaults(command=_list)

@@ -1,13 +1,14 @@
 """`progrpo train`: the reinforcement learning run."""
 
-from progrpo_jax import hosts, ranges, train
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import ranges, train
+from progrpo_jax.cli import arguments
+from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
 
 
 def run(argv: list[str]) -> int:
   """Trains; returns the exit code."""
-  parser = config_lib.parser(
+  parser = arguments.parser(
       "train", "Train a policy by reinforcement learning. A workdir that holds "
       "a run is resumed. Exit codes: 0 done, 2 bad input, 75 stopped and saved "
       "(run the same command again).")
@@ -18,14 +19,14 @@ def run(argv: list[str]) -> int:
       "--override", action="store_true",
       help="go on with a config that changes the method, model or data of the "
       "run in --workdir; groups carried over are dropped")
-  config, args = config_lib.parse(parser, argv)
+  config, args = arguments.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   return start(config, args.workdir, args.override)
 
 
 def start(config, workdir: str, override: bool = False) -> int:
   """Trains a config with the live view."""
-  config_lib.check_output("--workdir", workdir)
+  arguments.check_output("--workdir", workdir)
   if not hosts.is_first():
     return train.train(
         config, workdir, live.Mute(f"host {hosts.index()}"), override)

@@ -1,13 +1,14 @@
 """`progrpo warmup`: a base policy from demonstrations."""
 
-from progrpo_jax import hosts, ranges, warmup
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax import ranges, warmup
+from progrpo_jax.cli import arguments
+from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
 
 
 def run(argv: list[str]) -> int:
   """Warms up; returns the exit code."""
-  parser = config_lib.parser(
+  parser = arguments.parser(
       "warmup", "Train a base policy on the demonstrations of the config's "
       "tasks and write it as a Hugging Face directory. Without "
       "config.model.init_from it is a small one, sized by config.warmup, with "
@@ -15,7 +16,7 @@ def run(argv: list[str]) -> int:
   parser.add(
       "--output", ranges.Place(empty=False), required=True,
       help="directory to write the policy to")
-  config, args = config_lib.parse(parser, argv)
+  config, args = arguments.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   start(config, args.output)
   return 0
@@ -23,7 +24,7 @@ def run(argv: list[str]) -> int:
 
 def start(config, output: str) -> None:
   """Warms up with a progress bar."""
-  config_lib.check_output("--output", output)
+  arguments.check_output("--output", output)
   with live.progress("warm-up", config.warmup.steps) as tick:
     warmup.warm_up(config, output, tick)
   if hosts.is_first():

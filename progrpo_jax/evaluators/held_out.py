@@ -14,10 +14,12 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import data as data_lib
-from progrpo_jax import hosts, sampler, scoring, sharding
+from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
+from progrpo_jax.models import scoring
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import base
 
 # Folded into the run's key for all evaluations.

@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from progrpo_jax import data as data_lib
+from progrpo_jax.rollout import data as data_lib
 from progrpo_jax.tasks import base
 
 # One answer in the forms that verifiers read; which of them is the wanted one

@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from progrpo_jax import sharding
+from progrpo_jax.devices import sharding
 
 # Queries and keys of a block of the TPU kernel, the largest that wastes
 # little; 128 is the width of a vector register and the least.

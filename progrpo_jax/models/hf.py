@@ -28,7 +28,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 import numpy as np
 
 from progrpo_jax import errors, places
-from progrpo_jax import sharding as sharding_lib
+from progrpo_jax.devices import sharding as sharding_lib
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import lora, transformer
 from progrpo_jax.models import tensors as tensors_lib

@@ -18,7 +18,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from progrpo_jax import ops, sharding
+from progrpo_jax import ops
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import attention, layers, rope
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib

@@ -21,8 +21,9 @@ import re
 
 import numpy as np
 
-from progrpo_jax import errors, metrics, places
+from progrpo_jax import errors, places
 from progrpo_jax.evaluators import boundary, intervals, passk
+from progrpo_jax.storage import metrics
 
 BASE = "base"
 BINS = 10

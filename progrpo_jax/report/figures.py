@@ -13,8 +13,8 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from progrpo_jax import metrics
 from progrpo_jax.report import comparison
+from progrpo_jax.storage import metrics
 
 # Okabe and Ito's palette, without its yellow, which white paper swallows.
 PALETTE = (

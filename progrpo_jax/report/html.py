@@ -20,8 +20,9 @@ import urllib.parse
 
 from etils import epath
 
-from progrpo_jax import metrics, places
+from progrpo_jax import places
 from progrpo_jax.report import comparison, figures, live, tables
+from progrpo_jax.storage import metrics
 
 # What the rollout browser holds at most.
 MAX_STEPS = 10

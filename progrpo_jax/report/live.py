@@ -18,8 +18,8 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from progrpo_jax import hosts
-from progrpo_jax import metrics as metrics_lib
+from progrpo_jax.devices import hosts
+from progrpo_jax.storage import metrics as metrics_lib
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = (

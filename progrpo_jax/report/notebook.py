@@ -11,9 +11,9 @@ import matplotlib.image
 import numpy as np
 
 from progrpo_jax import errors
-from progrpo_jax import metrics as metrics_lib
 from progrpo_jax import run as run_lib
 from progrpo_jax.report import figures as figures_lib
+from progrpo_jax.storage import metrics as metrics_lib
 
 _BEFORE = "starting"
 _DPI, _GAP = 72, 12  # dots an inch; dots between two figures

@@ -10,7 +10,8 @@ HuggingFaceH4/aime_2024 has them: columns problem, answer, solution, url.
 
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 

@@ -11,7 +11,8 @@ answer.
 
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 

@@ -14,7 +14,8 @@ input_output (JSON), solutions (JSON), starter_code, difficulty. Option
 
 from typing import Any
 
-from progrpo_jax.tasks import base, programs, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
 

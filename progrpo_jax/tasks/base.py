@@ -44,12 +44,6 @@ Share = Annotated[float, ranges.Number(at_least=0, at_most=1)]
 _TYPES = {
     str: "text", int: "a whole number", float: "a finite number",
     bool: "True or False", type(None): "None"}
-# Modules beside the tasks that the tasks are made with.
-_NOT_TASKS = (
-    "asking", "base", "builder", "files", "instructions", "overlap",
-    "programs", "published", "reader", "rejects", "sets", "testcases", "texts",
-    "writing",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +110,9 @@ class Chain:
 
 def names() -> list[str]:
   """Returns the names of the tasks of this package."""
-  found = [m.name for m in pkgutil.iter_modules(tasks.__path__)]
-  return [name for name in found if name not in _NOT_TASKS]
+  return [
+      module.name for module in pkgutil.iter_modules(tasks.__path__)
+      if not module.ispkg and module.name != "base"]
 
 
 @functools.cache

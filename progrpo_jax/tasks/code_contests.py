@@ -21,7 +21,8 @@ counts is `time_limit_s` for all tests together.
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.tasks import base, programs, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
 _PYTHON3 = 3

@@ -16,7 +16,8 @@ DeepCoder itself keeps the 15 tests with the longest inputs (`max_tests`).
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.tasks import base, programs, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
 

@@ -17,7 +17,8 @@ inputs, outputs and fn_name. The names of the files are from memory.
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.tasks import base, programs, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
 

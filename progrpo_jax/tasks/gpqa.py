@@ -14,7 +14,8 @@ first; the options are shuffled by the task's seed and the question.
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.choice:score"
 

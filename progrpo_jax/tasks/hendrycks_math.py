@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.rewards import answers, math
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 

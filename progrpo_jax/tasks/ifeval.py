@@ -12,7 +12,8 @@ prompt-level score; `verifier_options` changes that.
 
 from typing import Any
 
-from progrpo_jax.tasks import base, instructions, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import instructions, published, sets, texts
 
 VERIFIER = instructions.VERIFIER
 

@@ -26,8 +26,9 @@ from etils import epath
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions
-from progrpo_jax.tasks import base, files
-from progrpo_jax.tasks import rejects as rejects_lib
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import files
+from progrpo_jax.tasks.sets.sets import rejects as rejects_lib
 
 VERIFIER = functions.VERIFIER
 DOMAIN = "your own"

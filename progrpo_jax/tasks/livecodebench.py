@@ -23,7 +23,8 @@ from typing import Any
 import zlib
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.tasks import base, programs, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
 

@@ -10,7 +10,8 @@ it: lines with problem, solution, answer, subject, level, unique_id.
 
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 

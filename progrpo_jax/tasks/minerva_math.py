@@ -12,7 +12,8 @@ answer, or a solution that boxes it. The name of the file is from memory.
 
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 

@@ -15,7 +15,8 @@ and the question. Option `categories`, such as ["physics"], all by default.
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.choice:score"
 

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 import json
 from typing import Any
 
-from progrpo_jax.tasks import base, instructions, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import instructions, published, sets, texts
 
 VERIFIER = instructions.VERIFIER
 

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 import re
 from typing import Any
 
-from progrpo_jax.tasks import base, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 

@@ -15,7 +15,8 @@ from memory and can be said by `train_files` and `validation_files`.
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.tasks import base, programs, published, sets, texts
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
 
 VERIFIER = programs.VERIFIER
 

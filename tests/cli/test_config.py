@@ -1,12 +1,12 @@
 import pytest
 
 from progrpo_jax import errors, main
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import arguments
 
 
 def _parse(*argv, needed=True):
-  return config_lib.parse(
-      config_lib.parser("train", ""), list(argv), needed=needed)
+  return arguments.parse(
+      arguments.parser("train", ""), list(argv), needed=needed)
 
 
 def _tiny(*argv):

@@ -3,7 +3,9 @@ import json
 import jax
 import numpy as np
 
-from progrpo_jax import main, memory, sharding
+from progrpo_jax import main
+from progrpo_jax.devices import sharding
+from progrpo_jax.plan import memory
 
 
 def test_prints_without_compiling(small, capfd, monkeypatch):

@@ -105,32 +105,32 @@ CONFIGS = {
     "misspells a method": (
         "from configs import common, methods\n"
         "def get_config():\n"
-        "  return methods.progrop(common.get_config())",
+        "  return methods.progrop(defaults.get_config())",
         "line 3: AttributeError: module 'configs.methods' has no attribute "
         "'progrop'; did you mean 'progrpo'?"),
     "misspells a key that it reads": (
         "from configs import common\n"
         "def get_config():\n"
-        "  c = common.get_config()\n"
+        "  c = defaults.get_config()\n"
         "  c.algo.beta = 2 * c.algo.bta\n"
         "  return c", "line 4: AttributeError: "),
     "misspells a key that it sets": (
         "from configs import common\n"
         "def get_config():\n"
-        "  c = common.get_config()\n"
+        "  c = defaults.get_config()\n"
         "  c.algo.bta = 1.0\n"
         "  return c", "no key config.algo.bta; did you mean config.algo.beta?"),
     "sets a value of another type": (
         "from configs import common\n"
         "def get_config():\n"
-        "  c = common.get_config()\n"
+        "  c = defaults.get_config()\n"
         "  c.train.total_steps = 2.5\n"
         "  return c", "line 4: TypeError: "),
     "is frozen and wrong": (
         "import ml_collections\n"
         "from configs import common\n"
         "def get_config():\n"
-        "  c = common.get_config()\n"
+        "  c = defaults.get_config()\n"
         "  c.optim.b2 = 2.0\n"
         "  return ml_collections.FrozenConfigDict(c)",
         "config.optim.b2 = 2.0: must be in [0, 1)"),
@@ -152,9 +152,9 @@ def test_the_method_of_the_readme_may_be_misspelt(tmp_path, capsys):
   """Its pattern is getattr(methods, method)."""
   path = tmp_path / "sums.py"
   path.write_text(textwrap.dedent("""
-      from configs import common, methods
+      from progrpo_jax.config import defaults, methods
       def get_config(method="progrpo"):
-        return getattr(methods, method)(common.get_config())
+        return getattr(methods, method)(defaults.get_config())
       """))
   assert main.main(["doctor", "--config", f"{path}:progrop"]) == 2
   said = capsys.readouterr().err

@@ -3,10 +3,11 @@ import numpy as np
 import torch
 import transformers
 
-from progrpo_jax import main, sharding
+from progrpo_jax import main
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import policy as policy_lib
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
+from progrpo_jax.storage import policy as policy_lib
 
 
 def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):

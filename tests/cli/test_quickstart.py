@@ -3,8 +3,9 @@ import pathlib
 
 import pytest
 
-from progrpo_jax import sampler, warmup
+from progrpo_jax import warmup
 from progrpo_jax.cli import quickstart
+from progrpo_jax.rollout import sampler
 
 
 def _mtimes(folder):

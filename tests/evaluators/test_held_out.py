@@ -5,12 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import data as data_lib
-from progrpo_jax import metrics, sharding
 from progrpo_jax import parts as parts_lib
-from progrpo_jax import policy as policy_lib
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.config import files
+from progrpo_jax.devices import sharding
 from progrpo_jax.evaluators import diversity
+from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.storage import metrics
+from progrpo_jax.storage import policy as policy_lib
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_each_task_is_tried_and_the_config_keeps_them_all(
           "max_digits": 1, "num_train": 64, "num_validation": 8}}
       for name in ("more", "sums")}
   path = small.write(tmp_path / "two.py", data=dict(tasks=tasks))
-  c = config_lib.load(str(path))
+  c = files.load(str(path))
   mesh, loaded = policy
   made = parts_lib.make_evaluators(
       c, loaded.config, loaded.tokenizer, pool, mesh, jax.random.key(0))

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from progrpo_jax import metrics
 from progrpo_jax.cli import evaluate
 from progrpo_jax.evaluators import held_out, rating
+from progrpo_jax.storage import metrics
 from progrpo_jax.tasks import base
 
 CHI = 3.841459  # 95 % quantile of chi-squared, one degree of freedom

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import sampler, scoring, sharding
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.devices import sharding
+from progrpo_jax.models import hf, scoring, transformer
+from progrpo_jax.rollout import sampler
 
 SMALL = dict(
     vocab_size=40, hidden_size=56, intermediate_size=48, num_hidden_layers=2,
@@ -250,7 +251,7 @@ def test_eight_devices_give_the_logits_of_transformers(tmp_path, run_python):
         logits=torch_logits(model, tokens, mask).detach().numpy())
   out = run_python(f"""
 import jax, numpy as np
-from progrpo_jax import sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
 
 mesh = sharding.make_mesh(1, 4, 2)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progrpo_jax import sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import attention, fused_attention, transformer
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib

@@ -236,7 +236,7 @@ def test_each_device_reads_its_own_part(tmp_path, run_python):
   own(tmp_path / "m", tie_embeddings=False, num_kv_heads=4)
   run_python(f"""
 import jax, numpy as np
-from progrpo_jax import sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
 path = {str(tmp_path / "m")!r}
 _, whole = hf.load(path)
@@ -275,7 +275,7 @@ def test_two_processes_load_and_save_one_model(tmp_path, run_python):
 import os, sys
 import jax
 jax.distributed.initialize("127.0.0.1:{port}", 2, int(os.environ["RANK"]))
-from progrpo_jax import sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, tensors
 assert jax.device_count() == 4
 read, sizes = tensors.read, []

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import sampler, scoring, sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf, lora, transformer
+from progrpo_jax.models import hf, lora, scoring, transformer
+from progrpo_jax.rollout import sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,

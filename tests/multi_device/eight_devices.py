@@ -8,12 +8,14 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import optim, sampler, scoring, sharding, update
-from progrpo_jax import state as state_lib
 from progrpo_jax.algos import aggregate, kl, losses
 from progrpo_jax.algos import objective as objective_lib
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import optim, update
+from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import scoring, transformer
+from progrpo_jax.rollout import sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
     vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2,

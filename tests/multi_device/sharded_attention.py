@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from progrpo_jax import sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import attention, fused_attention
 
 N, R, T, P, H = 8, 2, 20, 6, 8

@@ -13,7 +13,8 @@ def test_eight_devices_equal_one(run_python):
 def test_meshes_of_eight_devices(run_python):
   run_python("""
 import jax, numpy as np
-from progrpo_jax import errors, sharding
+from progrpo_jax import errors
+from progrpo_jax.devices import sharding
 
 for given, sizes in [
     ((), (8, 1, 1)), ((2, 2, -1), (2, 2, 2)), ((1, -1, 2), (1, 4, 2)),

@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, hosts, sharding
+from progrpo_jax import errors
+from progrpo_jax.devices import hosts, sharding
 
 hosts.connect(heartbeat_s=20)
 me, other = hosts.index(), 1 - hosts.index()

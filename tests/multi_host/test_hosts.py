@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, hosts, train
+from progrpo_jax import errors, train
+from progrpo_jax.devices import hosts
 
 MEETING = pathlib.Path(__file__).with_name("meeting.py")
 

@@ -6,9 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors
 from progrpo_jax.evaluators import intervals, passk
 from progrpo_jax.report import comparison, tables
+from progrpo_jax.storage import metrics
 
 
 def test_one_run_keeps_the_interval_that_it_reported(make_run):

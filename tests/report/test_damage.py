@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors
 from progrpo_jax.report import html
+from progrpo_jax.storage import metrics
 
 DEEP = b"[" * 100_000
 METRIC_LINES = [

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from progrpo_jax import metrics
 from progrpo_jax.report import comparison, figures
+from progrpo_jax.storage import metrics
 
 ALL = (
   figures.reward,

@@ -6,8 +6,9 @@ import matplotlib.image
 import matplotlib.patches
 import pytest
 
-from progrpo_jax import errors, metrics
+from progrpo_jax import errors
 from progrpo_jax.report import comparison, figures, notebook, tables
+from progrpo_jax.storage import metrics
 
 
 class Shown:

@@ -4,8 +4,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from configs import common
-from progrpo_jax import checks, errors, parts
+from progrpo_jax import errors, parts
+from progrpo_jax.config import checks, defaults
 from progrpo_jax.rewards import thinking
 
 PLAIN = "2 + 2 is 4.\n<answer>4</answer>"
@@ -70,7 +70,7 @@ def test_where_a_text_ends_inside_of_a_thought(text, opens):
     ("required", False, [None, "4", None]),
     ("off", True, [PLAIN, "5</think>4", "<think>4"])])
 def test_the_config_decides_what_a_pool_shows(mode, inside, shown):
-  c = common.get_config()
+  c = defaults.get_config()
   c.rewards.thinking = mode
   c.rewards.workers = 1
   with parts.make_pool(c, inside) as pool:
@@ -79,7 +79,7 @@ def test_the_config_decides_what_a_pool_shows(mode, inside, shown):
 
 
 def test_an_unknown_mode_in_a_config_is_an_error():
-  c = common.get_config()
+  c = defaults.get_config()
   c.model.init_from = "somewhere"
   c.data.tasks.countdown = {}
   c.rewards.thinking = "on"

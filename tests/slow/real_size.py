@@ -15,15 +15,17 @@ import zlib
 import jax
 import numpy as np
 
-from configs import common
-from progrpo_jax import memory, sharding, train
+from progrpo_jax import train
+from progrpo_jax.config import defaults
+from progrpo_jax.devices import sharding
+from progrpo_jax.plan import memory
 
 _STATUS = pathlib.Path("/proc/self/status")
 
 
 def config(size, folder):
   """A step of a few tokens: weights are nearly all that there is."""
-  c = common.get_config()
+  c = defaults.get_config()
   c.model.init_from = str(folder / "base")
   c.model.remat = "layer"
   c.data.dir = str(folder / "data")

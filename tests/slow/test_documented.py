@@ -9,11 +9,12 @@ import shlex
 import pytest
 
 from progrpo_jax import main, train
-from progrpo_jax.cli import config as config_lib
+from progrpo_jax.cli import arguments
+from progrpo_jax.config import files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TABLE = runpy.run_path(str(ROOT / "tests" / "commands.py"))
-SHAPES = runpy.run_path(str(ROOT / "docs" / "make_memory.py"))["_SHAPES"]
+SHAPES = runpy.run_path(str(ROOT / "tools" / "make_memory.py"))["_SHAPES"]
 TRAIN = sorted(
     command for command in TABLE["documented"]()
     if TABLE["PAPER"].fullmatch(command) and " train " in command)
@@ -65,9 +66,9 @@ def shrink(config, small, folder):
 @pytest.mark.parametrize("command", TRAIN)
 def test_a_method_at_paper_scale_trains_a_small_policy(
     command, small, tmp_path, monkeypatch):
-  parser = config_lib.parser("train", "")
+  parser = arguments.parser("train", "")
   parser.add_argument("--workdir")
-  config, args = config_lib.parse(parser, shlex.split(command)[2:])
+  config, args = arguments.parse(parser, shlex.split(command)[2:])
   monkeypatch.chdir(tmp_path)
   code = train.train(shrink(config, small, tmp_path), args.workdir, Quiet())
   assert code == 0
@@ -89,7 +90,7 @@ def said():
 def test_the_memory_that_a_config_says_is_what_the_doctor_counts(
     name, argument, devices, gib, tmp_path, monkeypatch, capfd):
   spec = f"configs/{name}" + f":{argument}" * bool(argument)
-  model = pathlib.Path(config_lib.load(spec).model.init_from).name
+  model = pathlib.Path(files.load(spec).model.init_from).name
   shape = SHAPES[{"DeepSeek-R1-Distill-Qwen-1.5B": "Qwen2.5-1.5B"}.get(
       model, model)]
   keys = ("num_hidden_layers", "hidden_size", "num_attention_heads",

@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from progrpo_jax import tokenizer as tokenizer_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import tensors
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 SCRIPT = pathlib.Path(__file__).with_name("real_size.py")
 SHAPES = {

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import optim, scoring, update
-from progrpo_jax import state as state_lib
 from progrpo_jax.algos import aggregate, kl, losses
 from progrpo_jax.algos import objective as objective_lib
+from progrpo_jax.learn import optim, update
+from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import scoring
 
 DIST = scoring.Distribution(temperature=0.8, chunk=2)
 TX = optim.adamw(optim.schedule(0.003), weight_decay=0.1)

@@ -14,7 +14,8 @@ import pytest
 from progrpo_jax.cli import tasks as cli
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import math as math_verifier
-from progrpo_jax.tasks import base, gsm8k, published, reader, sets
+from progrpo_jax.tasks import base, gsm8k
+from progrpo_jax.tasks.sets.sets import published, reader, sets
 
 WORDS = ("red", "green", "blue", "black", "white", "brown", "grey", "pink")
 

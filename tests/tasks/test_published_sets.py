@@ -12,7 +12,8 @@ import pytest
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import math as math_verifier
 from progrpo_jax.rewards import serving
-from progrpo_jax.tasks import base, published, sets
+from progrpo_jax.tasks import base
+from progrpo_jax.tasks.sets.sets import published, sets
 
 NAMES = [
     name for name in base.names() if hasattr(base.resolve(name), "SET")]

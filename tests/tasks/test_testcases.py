@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.rewards import code
-from progrpo_jax.tasks import programs, sets, testcases
+from progrpo_jax.tasks.sets.sets import programs, sets, testcases
 
 STDIN = [{"input": "1 2\n", "output": "3\n"}, {"input": "4", "output": "4"}]
 CALLS = [{"args": [1, [2]], "expected": 3}, {"args": [4, []], "expected": 4}]

@@ -1,1 +1,0 @@
-"""Config files: `common.py` holds every key, the others change a few."""

@@ -1,0 +1,36 @@
+"""`progrpo configs`: the run files that come with the package."""
+
+import ast
+
+from progrpo_jax import errors
+from progrpo_jax.cli import arguments
+from progrpo_jax.config import checks, files
+
+
+def run(argv: list[str]) -> int:
+  """Lists the run files, or prints one; returns the exit code."""
+  parser = arguments.plain_parser(
+      "progrpo configs", "List the run files that come with the package, or "
+      "print one, to be saved and changed: `progrpo configs tiny > mine.py`. "
+      "`--config NAME` runs one as it is.")
+  parser.add_argument("name", nargs="?", help="the file to print")
+  name = parser.parse_args(argv).name
+  shipped = files.shipped()
+  if name is None:
+    width = max(map(len, shipped), default=0)
+    for key, path in shipped.items():
+      print(f"{key:<{width}}  {_first_line(path)}")
+    return 0
+  name = name.removeprefix("configs/").removesuffix(".py")
+  if name not in shipped:
+    raise errors.InputError(
+        f"no run file {name!r}{checks.close(name, shipped)}; `progrpo "
+        "configs` lists them")
+  print(shipped[name].read_text(encoding="utf-8"), end="")
+  return 0
+
+
+def _first_line(path) -> str:
+  """The first line of a file's docstring."""
+  text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+  return text.partition("\n")[0]

@@ -1,0 +1,318 @@
+"""What a config must fulfil before anything is built from it.
+
+The range of a single key is declared beside its default, in defaults.py; here
+values are held against it, and here stand the rules on several keys together.
+"""
+
+from collections.abc import Iterable, Iterator
+import difflib
+import functools
+import math
+import reprlib
+from typing import Any
+
+import ml_collections
+
+from progrpo_jax import errors, ranges
+from progrpo_jax.algos import reset
+from progrpo_jax.config import defaults
+from progrpo_jax.devices import sharding
+from progrpo_jax.models import config as model_config
+
+# Built once: every stage of a schedule is held against it.
+_KEYS = defaults.keys()
+
+
+def all_keys() -> ml_collections.ConfigDict:
+  """The declaration of every key, see defaults.py."""
+  return _KEYS
+
+
+def check_keys(c: ml_collections.ConfigDict) -> None:
+  """Refuses keys that do not exist and values out of their range.
+
+  Raises:
+    InputError: naming the key, its value and what it may be.
+  """
+  _check_group("config", c, _KEYS)
+  for name, spec in c.data.tasks.items():
+    _check_task(f"config.data.tasks.{name}", spec)
+
+
+def check_value(name: str, value: Any, key: ranges.Range) -> None:
+  """Refuses a value that is out of the range of its key.
+
+  Raises:
+    InputError: naming the key, its value and what it may be.
+  """
+  refusal = key.refusal(value)
+  if refusal:
+    raise errors.InputError(f"{name} = {_shown(value)}: {refusal}")
+
+
+def declared(key: str) -> ranges.Range | None:
+  """What a key may be; None for one that a config file has put in itself."""
+  place = _KEYS
+  for name in key.split("."):
+    if not isinstance(place, ml_collections.ConfigDict) or name not in place:
+      return None
+    place = place[name]
+  return place if isinstance(place, ranges.Range) else None
+
+
+def paths(c, prefix: str = "") -> Iterator[str]:
+  """All keys with dots, groups among them."""
+  for name, value in c.items():
+    yield prefix + name
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from paths(value, f"{prefix}{name}.")
+
+
+def nearest(key: str, c, home: str = "config.") -> str:
+  """Writes a hint at the key of a config that is nearest to an unknown one."""
+  return close(key, paths(c), home)
+
+
+def close(name: str, known: Iterable[str], home: str = "") -> str:
+  """Writes a hint at the name that is nearest to an unknown one, or nothing."""
+  matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  return f"; did you mean {home}{matches[0]}?" if matches else ""
+
+
+def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
+  """Holds a group of keys against its declaration."""
+  if not isinstance(group, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f"{name} = {_shown(group)}: must be a group of keys: "
+        f"{', '.join(keys) or 'those that a config puts into it'}")
+  if not keys:
+    _check_finite(name, group)
+    return
+  for key, value in group.items():
+    if key not in keys:
+      path = f"{name}.{key}".removeprefix("config.")
+      raise errors.InputError(f"no key config.{path}{nearest(path, _KEYS)}")
+    if isinstance(keys[key], ml_collections.ConfigDict):
+      _check_group(f"{name}.{key}", value, keys[key])
+    else:
+      check_value(f"{name}.{key}", value, keys[key])
+  for key in keys:
+    if key not in group:
+      raise errors.InputError(
+          f"{name}.{key} is missing: begin with defaults.get_config(), which "
+          "has every key")
+
+
+def _check_task(name: str, spec) -> None:
+  """Refuses an entry of data.tasks that is not like its declaration."""
+  if not isinstance(spec, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f'{name} = {_shown(spec)}: must be like {{"weight": 1.0, "options": '
+        "{}}")
+  keys = defaults.task()
+  for key, value in spec.items():
+    if key in keys:
+      check_value(f"{name}.{key}", value, keys[key])
+    elif key != "options":
+      close = difflib.get_close_matches(key, [*keys, "options"], n=1)
+      hint = f"; did you mean {close[0]!r}?" if close else ""
+      raise errors.InputError(f"no key {name}.{key}{hint}")
+  if not isinstance(
+      spec.get("options", {}), ml_collections.ConfigDict | dict):
+    raise errors.InputError(
+        f"{name}.options = {_shown(spec.options)}: must be a dict")
+
+
+def _check_finite(name: str, value) -> None:
+  """Refuses NaN and infinities, however deep they lie."""
+  if isinstance(value, ml_collections.ConfigDict | dict):
+    for key, inner in value.items():
+      _check_finite(f"{name}.{key}", inner)
+  elif isinstance(value, tuple | list):
+    for index, inner in enumerate(value):
+      _check_finite(f"{name}[{index}]", inner)
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise errors.InputError(f"{name} = {value}: must be a finite number")
+
+
+def _shown(value: Any) -> str:
+  """A value in one line that is not long."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  try:
+    return " ".join(reprlib.repr(value).split())
+  except ValueError:  # Python writes no number of more than 4300 digits
+    return "a number of thousands of digits"
+
+
+def validate(c: ml_collections.ConfigDict) -> None:
+  """Refuses what could only fail later, or would train on nothing.
+
+  The ranges of single keys stand in defaults.py, the rules on several keys
+  together here.
+
+  Raises:
+    InputError: naming the key, its value and what to do.
+  """
+  check_keys(c)
+
+  def refuse(key, why):
+    value = functools.reduce(getattr, key.split("."), c)
+    # A group of keys is written with a line's end behind it.
+    raise errors.InputError(f"config.{key} = {repr(value).strip()}: {why}")
+
+  if not c.model.init_from:
+    refuse("model.init_from", "name an HF directory or a checkpoint to start "
+           "from (`progrpo warmup` makes a small one)")
+  if not c.data.tasks:
+    refuse("data.tasks", "name at least one task; see `progrpo tasks list`")
+  low, high = c.eval.creativity_range
+  if low > high:
+    refuse("eval.creativity_range", "needs the lower number first")
+  if c.train.prompts_per_step % c.train.num_minibatches:
+    refuse("train.num_minibatches", "must divide train.prompts_per_step "
+           f"({c.train.prompts_per_step})")
+  dynamic = c.algo.dynamic_sampling
+  drawn = prompts_per_round(c) * dynamic.max_rounds
+  if dynamic.enabled and drawn < c.train.prompts_per_step:
+    refuse("algo.dynamic_sampling.prompts_per_round", "times max_rounds "
+           f"({dynamic.max_rounds}) it is {drawn} prompts, and a batch is of "
+           f"train.prompts_per_step = {c.train.prompts_per_step}: it could "
+           "never be full; raise either, or set prompts_per_round = 0 for as "
+           "many as a batch holds")
+  lora_config(c)
+  try:
+    reset.should_reset(0, last_reset=0, **reset_options(c))
+  except ValueError as e:
+    raise errors.InputError(f"config.algo.reset: {e}") from e
+  if c.algo.rephrase.enabled:
+    try:
+      c.algo.rephrase.template.format(prompt="", solution="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+      refuse("algo.rephrase.template", "may hold {prompt} and {solution}, and "
+             "other braces only in pairs: {{ and }}")
+  _check_control(c, refuse)
+  _check_teaches(c, refuse)
+  if c.algo.overlong_cache > c.sampling.max_new_tokens:
+    refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
+           f"({c.sampling.max_new_tokens})")
+
+
+def _check_control(c, refuse) -> None:
+  """Refuses bounds between which an adaptive weight could not move."""
+  entropy, beta = c.algo.entropy_control, c.algo.beta_control
+  if entropy.target and entropy.low > entropy.high:
+    refuse("algo.entropy_control.low", "must not exceed "
+           f"algo.entropy_control.high ({entropy.high})")
+  if beta.floor and not c.algo.beta:
+    refuse("algo.beta_control.floor", "needs a beta above 0 to adapt")
+  if beta.floor and beta.high < c.algo.beta:
+    refuse("algo.beta_control.high", f"must not lie below algo.beta "
+           f"({c.algo.beta})")
+  penalty = c.algo.length_penalty
+  if penalty.coef and not penalty.on + penalty.off:
+    refuse("algo.length_penalty.on", "must be above 0 where off is 0")
+
+
+def _check_teaches(c, refuse) -> None:
+  """Refuses what would be read by nothing, or has no gradient."""
+  a = c.algo
+  if a.kl == "k1" and a.beta:
+    refuse("algo.kl", f"with algo.beta = {a.beta:g} it would teach nothing: as "
+           "a loss on sampled tokens its gradient is 0 in expectation; take "
+           "'k2' or 'k3', or algo.reward_kl_coef, which takes k1 off the "
+           "reward")
+  for key in ("epsilon", "epsilon_high"):
+    if a.loss == "gspo" and a[key] >= 0.1:
+      refuse(f"algo.{key}", "no ratio of a whole response, to the power of 1 / "
+             "its length, comes near this bound of gspo; its own are 3e-4 and "
+             "4e-4: set 0 for them")
+  if a.loss == "flowrl" and a.arm.alpha:
+    refuse("algo.arm.alpha", "flowrl reads rewards and no advantages, which "
+           "ARM re-weights; set 0, or another algo.loss")
+  if a.dual_clip and a.loss in ("gspo", "cispo", "vespo", "flowrl",
+                                "clip_cov", "kl_cov"):
+    refuse("algo.dual_clip", f"{a.loss!r} has no such bound; set 0")
+
+
+def prompts_per_round(c) -> int:
+  """Prompts that are sampled at once."""
+  dynamic = c.algo.dynamic_sampling
+  if dynamic.enabled and dynamic.prompts_per_round:
+    return dynamic.prompts_per_round
+  return c.train.prompts_per_step
+
+
+def needs_reference(c) -> bool:
+  """Whether anything reads the reference policy."""
+  return bool(c.algo.beta or c.algo.reward_kl_coef or c.algo.hold_reference)
+
+
+def reset_options(c) -> dict[str, Any]:
+  """When to reset, as `algos.reset.should_reset` takes it."""
+  r = c.algo.reset
+  return dict(
+      modes=tuple(r.modes), period=r.period, at_steps=tuple(r.at_steps),
+      patience=r.patience, min_delta=r.min_delta,
+      kl_factor=r.kl_factor or None, kl_threshold=r.kl_threshold or None,
+      kl_window=r.kl_window, share_threshold=r.share_threshold or None,
+      share_window=r.share_window, min_gap=r.min_gap)
+
+
+def lora_config(c) -> model_config.LoRA | None:
+  """The adapters that the config asks for, or None.
+
+  Raises:
+    InputError: there are no such adapters.
+  """
+  if not c.model.lora.rank:
+    return None
+  try:
+    return model_config.LoRA(
+        rank=c.model.lora.rank, alpha=c.model.lora.alpha,
+        targets=tuple(c.model.lora.targets))
+  except ValueError as e:
+    raise errors.InputError(f"config.model.lora: {e}") from e
+
+
+def check_split(mesh, **counts: int) -> None:
+  """Refuses row counts that the mesh cannot split evenly.
+
+  Raises:
+    InputError: naming the count.
+  """
+  shards = sharding.batch_shards(mesh)
+  for name, count in counts.items():
+    if count % shards:
+      raise errors.InputError(
+          f"{name} = {count} cannot be divided over the {shards} batch shards "
+          f"of the mesh {dict(mesh.shape)}; make it a multiple of {shards}")
+
+
+def micro_batches(c, mesh) -> tuple[int, int, int]:
+  """How a batch is cut: (responses a row, scoring parts, minibatch parts).
+
+  Raises:
+    InputError: the cuts do not divide, or leave rows that the mesh cannot
+      split.
+  """
+  group = c.algo.num_generations
+  per_row = c.train.micro_batch_generations or group
+  if group % per_row:
+    raise errors.InputError(
+        f"config.train.micro_batch_generations = {per_row} must divide "
+        f"algo.num_generations ({group})")
+  rows = c.train.prompts_per_step // c.train.num_minibatches * (
+      group // per_row)
+  micro = c.train.micro_batch_prompts or rows
+  if rows % micro:
+    raise errors.InputError(
+        f"config.train.micro_batch_prompts = {micro} must divide the {rows} "
+        "rows of a minibatch")
+  check_split(mesh, **{
+      "config.train.prompts_per_step": c.train.prompts_per_step,
+      "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
+      "rows of a micro-batch (config.train.micro_batch_*)": micro,
+      "config.sampling.batch_prompts": c.sampling.batch_prompts,
+      "config.eval.batch_prompts": c.eval.batch_prompts})
+  return per_row, rows // micro * c.train.num_minibatches, rows // micro

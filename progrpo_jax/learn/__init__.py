@@ -1,0 +1,1 @@
+"""From verified groups to a better policy."""

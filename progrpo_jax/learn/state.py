@@ -1,0 +1,70 @@
+"""What training carries from step to step on the devices."""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import optim
+from progrpo_jax.models import lora, transformer
+
+
+@struct.dataclass
+class TrainState:
+  """Parameters and optimiser.
+
+  Attributes:
+    params: those that train, a plain dict of float32 masters. With LoRA
+      these are the adapters; the frozen weights never change, and live
+      outside of what is donated and saved.
+    opt_state: of the optax chain.
+    skipped: int32 scalar, updates in a row that were not applied: something
+      was not finite, or there was no token to learn from.
+  """
+
+  params: Any
+  opt_state: Any
+  skipped: jax.Array
+
+
+def shardings(config, tx, mesh) -> TrainState:
+  """Where each part of the state lives."""
+  params, _ = lora.split(config, transformer.shardings(config, mesh))
+  scalar = sharding.replicated(mesh)
+  return TrainState(
+      params=params,
+      opt_state=optim.shardings(tx, _abstract(config), params, scalar),
+      skipped=scalar)
+
+
+def create(config, tx, params, mesh) -> TrainState:
+  """A state at its beginning; `params` are taken over, not copied."""
+  where = shardings(config, tx, mesh)
+  return TrainState(
+      params=params,
+      opt_state=fresh_optimizer(tx, params, where.opt_state),
+      skipped=jax.device_put(np.zeros((), np.int32), where.skipped))
+
+
+def fresh_optimizer(tx, params, where):
+  """The optimiser's state at its beginning, born in its sharding."""
+  return jax.jit(tx.init, out_shardings=where)(params)
+
+
+def abstract(config, tx, mesh) -> TrainState:
+  """Shapes, types and shardings of the state, to restore into."""
+  params = _abstract(config)
+  shapes = TrainState(
+      params=params, opt_state=jax.eval_shape(tx.init, params),
+      skipped=jax.ShapeDtypeStruct((), jnp.int32))
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes, shardings(config, tx, mesh))
+
+
+def _abstract(config):
+  """Shapes and types of the parameters that train."""
+  return lora.split(config, transformer.abstract_params(config))[0]

@@ -1,0 +1,1 @@
+"""What a run leaves on a disk or in a bucket."""

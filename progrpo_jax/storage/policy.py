@@ -1,0 +1,198 @@
+"""A policy and its tokenizer, from wherever a config says."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from progrpo_jax import errors, ops
+from progrpo_jax.config import checks
+from progrpo_jax.models import config as model_config
+from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import lora as lora_lib
+from progrpo_jax.storage import checkpoint as checkpoint_lib
+from progrpo_jax.text import tokenizer as tokenizer_lib
+
+MODEL_DIR = "model"
+CHECKPOINTS = "checkpoints"
+
+# Streams of randomness of a new partition head and of new adapters.
+_PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
+
+# Field of a run's config.json: the weights that its adapters belong to.
+_BASE = "progrpo_base"
+# And a digest of the tokenizer that it trains with.
+TOKENIZER = "progrpo_tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """A policy and the tokenizer that it was trained with."""
+
+  config: model_config.ModelConfig
+  params: Any
+  tokenizer: tokenizer_lib.Tokenizer
+
+
+def read_model(path: str, **changes) -> model_config.ModelConfig:
+  """A model's `config.json`.
+
+  Raises:
+    InputError: it cannot be read, or is of a model that is not supported.
+  """
+  try:
+    described = json.loads(epath.Path(path).read_text())
+    if not isinstance(described, dict):
+      raise ValueError("not a JSON object")
+    return model_config.ModelConfig.from_hf(described, **changes)
+  except (OSError, ValueError, RecursionError) as e:
+    raise errors.InputError(f"{path}: {e}") from e
+
+
+def find_run(path: str) -> tuple[epath.Path, int | None]:
+  """(workdir, step or None) that a workdir or a checkpoint's path names.
+
+  Raises:
+    InputError: it is neither.
+  """
+  place = epath.Path(path)
+  if not place.exists():
+    raise errors.InputError(
+        f"config.model.init_from = {path!r}: no such directory")
+  workdir, step = place, None
+  if place.name.isdigit() and place.parent.name == CHECKPOINTS:
+    workdir, step = place.parent.parent, int(place.name)
+  if not (workdir / MODEL_DIR / "config.json").exists():
+    raise errors.InputError(
+        f"config.model.init_from = {path!r} is neither an HF directory "
+        "(config.json and safetensors) nor the workdir of a run (model/ and "
+        "checkpoints/) nor one of its checkpoints")
+  return workdir, step
+
+
+def describe(
+    c: ml_collections.ConfigDict, config: model_config.ModelConfig,
+    tokenizer: tokenizer_lib.Tokenizer,
+) -> dict[str, Any]:
+  """What stands in a run's `model/config.json`.
+
+  Adapters are nothing without the weights beneath them: their place is named.
+  """
+  described = config.to_hf()
+  described[TOKENIZER] = tokenizer_lib.digest(tokenizer)
+  if config.lora:
+    described[_BASE] = _absolute(c.model.init_from)
+  return described
+
+
+def load(c: ml_collections.ConfigDict, mesh) -> Policy:
+  """The policy that `config.model.init_from` names, to train or to use.
+
+  Its parameters are float32 masters. With LoRA those that do not train are
+  held in the compute type. Adapters of an earlier run are merged; new ones,
+  and a new partition head, change nothing yet.
+
+  Raises:
+    InputError: nothing there, it cannot be read, or a weight is NaN or
+      infinite.
+  """
+  lora = checks.lora_config(c)
+  dtype = jnp.dtype(c.model.dtype if lora else "float32")
+  config, params, folder = _read(_absolute(c.model.init_from), mesh, dtype)
+  broken = ops.not_finite(params)
+  if broken:
+    raise errors.InputError(
+        f"config.model.init_from = {c.model.init_from!r}: weights that are "
+        f"not finite in {', '.join(broken[:3])}"
+        f"{' and more' if len(broken) > 3 else ''}; start from another")
+  tokenizer = tokenizer_lib.load(
+      folder, chat_template=c.model.chat_template,
+      chat_template_options=c.model.chat_template_options.to_dict(),
+      system_prompt=c.model.system_prompt or None)
+  config, params = transformer.merged(config, params, mesh)
+  key = jax.random.key(c.seed)
+  if not c.algo.partition_head:
+    config, params = transformer.without_partition_head(config, params)
+  elif not config.partition_head:
+    config, params = transformer.with_partition_head(
+        config, params, jax.random.fold_in(key, _PARTITION_HEAD), mesh)
+  if lora:
+    config, params = transformer.with_lora(
+        config, lora, params, jax.random.fold_in(key, _ADAPTERS), mesh)
+  config = dataclasses.replace(
+      config, dtype=c.model.dtype, remat=c.model.remat,
+      attention=c.model.attention)
+  return Policy(config, params, tokenizer)
+
+
+def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
+  """(model, adapters, place of the weights beneath) of a run with LoRA.
+
+  Raises:
+    InputError: it has none, or cannot be read.
+  """
+  workdir, step = find_run(path)
+  config = read_model(workdir / MODEL_DIR / "config.json")
+  if config.lora is None:
+    raise errors.InputError(f"{path} was not trained with LoRA")
+  trained = _read_checkpoint(workdir, step, config, mesh, jnp.float32)
+  return config, trained, _base(workdir)
+
+
+def _read(path: str, mesh, dtype):
+  """(model, parameters, folder of the tokenizer) of a place.
+
+  Of a run they are those of its newest or named checkpoint.
+  """
+  if hf.is_hf_dir(path):
+    return *hf.load(path, dtype=dtype, mesh=mesh), path
+  workdir, step = find_run(path)
+  config = read_model(workdir / MODEL_DIR / "config.json")
+  params = _read_checkpoint(workdir, step, config, mesh, dtype)
+  if config.lora:
+    base_config, base, _ = _read(_base(workdir), mesh, dtype)
+    _, base = transformer.merged(base_config, base, mesh)
+    params = lora_lib.join(params, base)
+  return config, params, workdir / MODEL_DIR
+
+
+def _base(workdir: epath.Path) -> str:
+  """The place of the weights that a run's adapters belong to."""
+  file = workdir / MODEL_DIR / "config.json"
+  try:
+    described = json.loads(file.read_text())
+  except (OSError, ValueError, RecursionError) as e:
+    raise errors.InputError(f"{file}: {e}") from e
+  base = described.get(_BASE) if isinstance(described, dict) else None
+  if not isinstance(base, str):
+    raise errors.InputError(f"{file} does not name the base in {_BASE!r}")
+  return base
+
+
+def _read_checkpoint(workdir, step, config, mesh, dtype):
+  """The trained parameters of a run's newest or named checkpoint."""
+  checkpointer = checkpoint_lib.Checkpointer(
+      workdir / CHECKPOINTS, read_only=True)
+  step = checkpointer.latest() if step is None else step
+  if step is None:
+    raise errors.InputError(f"{workdir} holds no checkpoint yet")
+  like = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
+      *(lora_lib.split(config, tree)[0] for tree in (
+          transformer.abstract_params(config),
+          transformer.shardings(config, mesh))))
+  params = checkpointer.load_params(step, like)
+  checkpointer.close()
+  return params
+
+
+def _absolute(path: str) -> str:
+  """A place as any process in any directory names it."""
+  if "://" in path:
+    return path
+  return os.path.abspath(os.path.expanduser(path))

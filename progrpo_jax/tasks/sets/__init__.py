@@ -1,0 +1,1 @@
+"""How published sets, and files of one's own, become problems."""

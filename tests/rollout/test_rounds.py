@@ -1,0 +1,137 @@
+"""A round in batches is that of batch after batch, verified meanwhile."""
+
+import dataclasses
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from progrpo_jax import parts as parts_lib
+from progrpo_jax import progress
+from progrpo_jax.rewards import pool as pools
+from progrpo_jax.rollout import data, rounds, sampler
+
+
+class View:
+  def phase(self, name):
+    pass
+
+
+@pytest.fixture(scope="module")
+def built(small):
+  parts, params = parts_lib.build(small.config())
+  with parts.pool:
+    yield parts, params
+
+
+def _draw(built, size, clock=None, count=6):
+  parts, params = built
+  parts = dataclasses.replace(
+      parts, sampling=dataclasses.replace(parts.sampling, batch_prompts=size))
+  return rounds.draw(
+      parts, params, parts.prompter.take(0, count), jax.random.key(3),
+      clock or progress.Clock(View()))
+
+
+@pytest.mark.parametrize("size", [0, 2, 4, 8])
+def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
+  """Bit for bit. 4 does not divide the 6 prompts, 8 is more than there are."""
+  parts, params = built
+  found = _draw(built, size)
+  settings = dataclasses.replace(parts.sampling, batch_prompts=size)
+  prompts = parts.prompter.take(0, 6)
+  rollout = sampler.sample(
+      parts.model, params, prompts, jax.random.key(3), settings, parts.mesh)
+  texts = data.texts(parts.tokenizer, rollout, settings.num_generations)
+  verdicts = data.verify(parts.pool, prompts.rows, texts)
+  assert found.texts_PG == texts
+  assert found.prompts.rows == prompts.rows
+  names = ("reward_PG", "correct_PG", "valid_PG", "values_PGJ")
+  for name, verdict in zip(names, verdicts, strict=True):
+    assert getattr(found, name).dtype == verdict.dtype
+    assert np.array_equal(getattr(found, name), verdict), name
+  assert found.fresh_P.tolist() == [True] * 6
+  for one, other in zip(
+      jax.tree.leaves(found.rollout), jax.tree.leaves(rollout), strict=True):
+    assert one.dtype == other.dtype and np.array_equal(one, other)
+  # It is worth comparing: not all is alike.
+  assert len(set(found.reward_PG.ravel().tolist())) > 1
+
+
+def _slow(monkeypatch, seconds):
+  """Makes each batch's verification take so long; returns what happens."""
+  verify, batches, events = data.verify, sampler.batches, []
+
+  def slow(*args, **kwargs):
+    events.append("judge")
+    assert threading.current_thread() is not threading.main_thread()
+    time.sleep(seconds)
+    found = verify(*args, **kwargs)
+    events.append("judged")
+    return found
+
+  def sampled(*args):
+    for rollout in batches(*args):
+      events.append("sampled")
+      yield rollout
+      if "judged" not in events:  # a device that takes longer than that
+        time.sleep(1.2 * seconds)
+
+  monkeypatch.setattr(data, "verify", slow)
+  monkeypatch.setattr(sampler, "batches", sampled)
+  return events
+
+
+def test_a_batch_is_verified_while_the_next_is_sampled(built, monkeypatch):
+  _draw(built, 2)  # compiled
+  events = _slow(monkeypatch, 1.5)
+  clock = progress.Clock(View())
+  _draw(built, 2, clock, count=4)
+  assert events == [
+      "sampled", "judge", "judged", "sampled", "judge", "judged"]
+  # The first batch's 1.5 s fell into the sampling, the second's did not.
+  seconds = clock.take()
+  assert seconds["timing_s/sample"] > 1.5
+  assert 1.0 < seconds["timing_s/verify"] < 2.9
+
+
+def test_a_failure_stops_the_round_before_more_is_sampled(built, monkeypatch):
+  batches, seen = sampler.batches, []
+
+  def failing(*args, **kwargs):
+    raise pools.PoolError("no verifier works")
+
+  def sampled(*args):
+    for rollout in batches(*args):
+      seen.append(rollout)
+      yield rollout
+      time.sleep(0.5)
+
+  monkeypatch.setattr(data, "verify", failing)
+  monkeypatch.setattr(sampler, "batches", sampled)
+  with pytest.raises(pools.PoolError, match="no verifier works"):
+    _draw(built, 1)
+  assert len(seen) < 6
+
+
+def test_an_interrupt_of_the_sampling_drops_what_waits(built, monkeypatch):
+  batches, judged = sampler.batches, []
+
+  def sampled(*args):
+    found = batches(*args)
+    yield next(found)
+    yield next(found)
+    yield next(found)
+    raise KeyboardInterrupt
+
+  def slow(pool, rows, texts):
+    time.sleep(0.3)
+    judged.append(rows)
+
+  monkeypatch.setattr(data, "verify", slow)
+  monkeypatch.setattr(sampler, "batches", sampled)
+  with pytest.raises(KeyboardInterrupt):
+    _draw(built, 1)
+  assert len(judged) < 3

@@ -1,0 +1,260 @@
+import json
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from progrpo_jax import errors
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import optim, state
+from progrpo_jax.models import config, transformer
+from progrpo_jax.storage import checkpoint
+
+MODEL = config.ModelConfig.tiny(
+    embed_dim=16, num_layers=2, head_dim=4, mlp_dim=32)
+TX = optim.adamw(1e-3)
+MESH = sharding.make_mesh(devices=jax.devices()[:1])
+LIKE = state.abstract(MODEL, TX, MESH)
+
+
+def _state(seed):
+  key = jax.random.key(seed)
+  return state.create(MODEL, TX, transformer.init(MODEL, key, MESH), MESH)
+
+
+def _equal(a, b):
+  return all(
+      np.array_equal(x, y) for x, y in zip(
+          jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _save(keeper, step, ref, seed=None, data=None):
+  keeper.save(
+      step, _state(step if seed is None else seed),
+      dict(ref_step=ref, step=step), data)
+
+
+def _steps(folder):
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """Steps 0 and 1; step 1 holds carried data."""
+  folder = tmp_path_factory.mktemp("saved")
+  keeper = checkpoint.Checkpointer(folder, background=False)
+  _save(keeper, 0, 0)
+  _save(keeper, 1, 0, data=dict(ids_P=np.arange(3), ok=np.array([True, False])))
+  keeper.close()
+  return folder
+
+
+def test_restores_what_was_saved(saved):
+  keeper = checkpoint.Checkpointer(saved)
+  assert keeper.latest() == 1
+  found, meta, data = keeper.restore(1, LIKE)
+  assert _equal(found, _state(1))
+  assert meta == dict(ref_step=0, step=1)
+  assert data["ids_P"].tolist() == [0, 1, 2]
+  assert data["ids_P"].dtype == np.int64
+  assert data["ok"].dtype == bool
+  assert keeper.restore(0, LIKE)[2] == {}
+  reference = keeper.load_reference(0, MODEL, MESH)
+  assert _equal(reference, _state(0).params)
+  keeper.close()
+
+
+def test_reference_comes_in_the_compute_type(saved):
+  keeper = checkpoint.Checkpointer(saved, read_only=True)
+  model = config.dataclasses.replace(MODEL, dtype="bfloat16")
+  reference = keeper.load_reference(1, model, MESH)
+  masters = _state(1).params
+  assert _equal(reference, jax.tree.map(
+      lambda x: x.astype(jnp.bfloat16), masters))
+
+
+def test_empty_directory_has_no_latest(tmp_path):
+  keeper = checkpoint.Checkpointer(tmp_path / "new")
+  assert keeper.latest() is None
+  keeper.close()
+
+
+def test_read_only_touches_nothing(saved, tmp_path):
+  copy = tmp_path / "copy"
+  shutil.copytree(saved, copy)
+  left_by_a_kill = copy / "2.orbax-checkpoint-tmp"
+  left_by_a_kill.mkdir()
+  before = sorted((str(p), p.stat().st_mtime_ns) for p in copy.rglob("*"))
+  keeper = checkpoint.Checkpointer(copy, read_only=True)
+  assert keeper.latest() == 1
+  keeper.restore(1, LIKE)
+  keeper.close()
+  assert before == sorted(
+      (str(p), p.stat().st_mtime_ns) for p in copy.rglob("*"))
+  checkpoint.Checkpointer(copy).close()
+  assert not left_by_a_kill.exists()
+
+
+def test_policy_keeps_the_reference_of_every_kept_step():
+  reference_of, there = {}, []
+  policy = checkpoint.KeepReferences(2, 10, reference_of)
+  reference = 0
+  for step in range(200):
+    if step % 7 == 4 or step % 23 == 5:
+      reference = step
+    reference_of[step] = reference
+    there.append(step)
+    kept = policy.should_preserve(
+        [types.SimpleNamespace(step=s) for s in there], context=None)
+    there = [s for s, keep in zip(there, kept, strict=True) if keep]
+    assert set(there[-2:]) == {step, max(step - 1, 0)} & set(there)
+    assert set(range(0, step + 1, 10)) <= set(there)
+    assert {reference_of[s] for s in there} <= set(there)
+    # Nothing else is kept.
+    wanted = set(range(0, step + 1, 10)) | {step, max(step - 1, 0)}
+    assert set(there) == wanted | {reference_of[s] for s in wanted}
+
+
+def test_old_steps_go_and_references_stay(tmp_path):
+  keeper = checkpoint.Checkpointer(tmp_path, keep=2, keep_every=3)
+  for step, reference in enumerate((0, 0, 2, 2, 4, 4, 4)):
+    _save(keeper, step, reference, seed=0)
+  keeper.close()
+  assert _steps(tmp_path) == [0, 2, 3, 4, 5, 6]
+  # A run that was started again knows what each step rests on.
+  again = checkpoint.Checkpointer(tmp_path, keep=1, background=False)
+  _save(again, 7, 4, seed=0)
+  assert _steps(tmp_path) == [4, 7]
+  again.close()
+
+
+def test_missing_reference_is_named(saved, tmp_path):
+  keeper = checkpoint.Checkpointer(saved, read_only=True)
+  with pytest.raises(errors.InputError, match="reference policy is step 7"):
+    keeper.load_reference(7, MODEL, MESH)
+  with pytest.raises(errors.InputError, match="no checkpoint of step 7"):
+    keeper.load_params(7, LIKE.params)
+  own = checkpoint.Checkpointer(tmp_path)
+  with pytest.raises(ValueError, match="names step 3 as its reference"):
+    _save(own, 4, 3)
+  own.close()
+
+
+def test_update_may_take_the_buffers_while_they_are_written(tmp_path):
+  """What is saved is what was, though its memory is used again at once."""
+  spoil = jax.jit(
+      lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+  keeper = checkpoint.Checkpointer(tmp_path, keep=10)
+  for step in range(4):
+    live = _state(step)
+    keeper.save(step, live, dict(ref_step=step))
+    live = spoil(live)
+    live = spoil(live)
+  keeper.close()
+  keeper = checkpoint.Checkpointer(tmp_path, read_only=True)
+  for step in range(4):
+    assert _equal(keeper.restore(step, LIKE)[0], _state(step))
+
+
+def _flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def _truncate(path):
+  content = path.read_bytes()
+  path.write_bytes(content[:len(content) // 2])
+
+
+def test_damaged_file_is_named(saved, tmp_path):
+  """A flipped bit, half a file, no file: none is ever read as if it were good.
+
+  Two files beside the items are Orbax's own notes, and not read here.
+  """
+  found = 0
+  for path in sorted((saved / "1").rglob("*")):
+    name = path.relative_to(saved)
+    if not path.is_file() or str(name) in (
+        "1/_CHECKPOINT_METADATA", "1/commit_success.txt"):
+      continue
+    for number, damage in enumerate((_flip, _truncate, lambda p: p.unlink())):
+      copy = tmp_path / f"{found}-{number}"
+      shutil.copytree(saved, copy)
+      damage(copy / name)
+      with pytest.raises(errors.InputError, match=f"{copy}/1: .*damaged"):
+        keeper = checkpoint.Checkpointer(copy, read_only=True)
+        keeper.restore(1, LIKE)
+    found += 1
+  assert found > 20
+
+
+def test_lost_item_is_named_and_the_step_before_is_there(saved, tmp_path):
+  for item in ("data", "params"):
+    copy = tmp_path / item
+    shutil.copytree(saved, copy)
+    shutil.rmtree(copy / "1" / item)
+    keeper = checkpoint.Checkpointer(copy, read_only=True)
+    with pytest.raises(errors.InputError, match=f"{item}/"):
+      keeper.restore(1, LIKE)
+    shutil.rmtree(copy / "1")
+    keeper = checkpoint.Checkpointer(copy, read_only=True)
+    assert keeper.latest() == 0
+    assert _equal(keeper.restore(0, LIKE)[0], _state(0))
+
+
+def test_checkpoint_of_another_model_is_refused(saved):
+  keeper = checkpoint.Checkpointer(saved, read_only=True)
+  other = config.dataclasses.replace(MODEL, mlp_dim=48)
+  with pytest.raises(errors.InputError, match="cannot read params, opt_state"):
+    keeper.restore(1, state.abstract(other, TX, MESH))
+
+
+def test_directory_that_cannot_be_made(tmp_path):
+  (tmp_path / "file").write_text("")
+  for place in (tmp_path / "file" / "checkpoints", "/proc/checkpoints"):
+    with pytest.raises(errors.InputError, match="cannot write checkpoints"):
+      checkpoint.Checkpointer(place)
+
+
+MESHES = """
+import json, sys
+import jax, numpy as np
+from progrpo_jax.storage import checkpoint
+from progrpo_jax.learn import optim, state
+from progrpo_jax.devices import sharding
+from progrpo_jax.models import config
+
+model = config.ModelConfig.tiny(
+    embed_dim=16, num_layers=2, head_dim=4, mlp_dim=32)
+mesh = sharding.make_mesh(2, 2, 2)
+like = state.abstract(model, optim.adamw(1e-3), mesh)
+keeper = checkpoint.Checkpointer(sys.argv[1], read_only=True)
+found, meta, data = keeper.restore(1, like)
+for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(like)):
+  assert x.sharding == y.sharding and x.dtype == y.dtype
+assert data["ids_P"].tolist() == [0, 1, 2]
+split = max(len({str(s.index) for s in x.addressable_shards})
+            for x in jax.tree.leaves(found.params))
+sums = [np.asarray(x, np.float64).sum() for x in jax.tree.leaves(found)]
+again = checkpoint.Checkpointer(sys.argv[2])
+again.save(1, found, dict(ref_step=1), data)
+again.close()
+print(json.dumps([split, sums]))
+"""
+
+
+def test_restores_onto_another_mesh_and_back(saved, tmp_path, run_python):
+  done = run_python(["-c", MESHES, saved, tmp_path / "sharded"])
+  split, sums = json.loads(done.stdout)
+  assert split >= 4
+  whole = _state(1)
+  assert sums == [
+      np.asarray(x, np.float64).sum() for x in jax.tree.leaves(whole)]
+  keeper = checkpoint.Checkpointer(tmp_path / "sharded", read_only=True)
+  found, _, data = keeper.restore(1, LIKE)
+  assert _equal(found, whole)
+  assert data["ids_P"].tolist() == [0, 1, 2]

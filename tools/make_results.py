@@ -1,0 +1,118 @@
+"""Draws what `make methods` measured, for docs/results.md.
+
+  .venv/bin/python tools/make_results.py runs/methods
+
+prints the table in Markdown and writes docs/figures/methods_entropy.svg, or
+the file that a second argument names.
+"""
+
+import collections
+import pathlib
+import sys
+
+from etils import epath
+import matplotlib
+import numpy as np
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+from progrpo_jax.report import comparison, tables
+from progrpo_jax.storage import lines, metrics
+
+NAMES = {
+    "base": "base", "grpo": "GRPO", "dr_grpo": "Dr. GRPO", "dapo": "DAPO",
+    "progrpo": "ProGRPO", "prorl": "ProRL", "prorl_v2": "ProRL v2",
+    "gspo": "GSPO", "cispo": "CISPO", "vespo": "VESPO", "flowrl": "FlowRL",
+    "clip_cov": "Clip-Cov", "kl_cov": "KL-Cov",
+    "entropy_bonus": "entropy bonus", "adaptive_entropy": "adaptive entropy",
+    "reinforce_pp": "REINFORCE++", "rloo": "RLOO", "repo": "RePO"}
+PANELS = {
+    "advantages": ("dr_grpo", "rloo", "reinforce_pp", "repo"),
+    "losses": ("gspo", "cispo", "vespo", "flowrl"),
+    "entropy and covariance": (
+        "entropy_bonus", "adaptive_entropy", "clip_cov", "kl_cov"),
+    "whole recipes": ("dapo", "progrpo", "prorl", "prorl_v2"),
+}
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURE = _ROOT / "docs" / "figures" / "methods_entropy.svg"
+WINDOW = 5
+
+
+def main() -> None:
+  """Prints the table and writes the figure."""
+  place, *figure = map(pathlib.Path, sys.argv[1:])
+  groups = collections.defaultdict(list)
+  for name in NAMES:
+    for workdir in sorted(place.glob(f"{name}*")):
+      if workdir.name.partition("-")[0] == name and lines.files(
+          epath.Path(workdir) / metrics.METRICS):
+        groups[name].append(metrics.load(workdir))
+  base = comparison.load_base(place / "base-eval")
+  summary = comparison.summarise(dict(groups), base=base)
+  print("| method | pass@1 | pass@8 | pass@32 | entropy | distinct right "
+        "answers | signs of collapse |\n|---|---|---|---|---|---|---|")
+  for name, entry in summary.items():
+    cells = [NAMES[name]]
+    cells += [
+        f"{value} ({small.replace(' to ', ' – ')})" for value, small in (
+            tables.pass_cell(entry, k) for k in ("1", "8", "32"))]
+    cells += [f"{entry['entropy']:.3f}", f"{entry['distinct_correct']:.2f}"]
+    cells.append(", ".join(
+        level(run) for run in groups[name]) if name in groups else "")
+    print("| " + " | ".join(cells) + " |")
+  print(f"wrote {draw(groups, *figure)}")
+
+
+def level(run) -> str:
+  """What a run said of itself at its end."""
+  _, values = metrics.series(run.metrics, "collapse/level")
+  return ("–", "warning", "collapse")[int(values[-1])]
+
+
+def entropies(runs) -> np.ndarray:
+  """Entropy over steps, smoothed, a row a seed."""
+  rows = [metrics.series(run.metrics, "entropy")[1] for run in runs]
+  length = min(map(len, rows))
+  window = smoothing(length)
+  kernel = np.ones(window) / window
+  return np.stack(
+      [np.convolve(row[:length], kernel, mode="valid") for row in rows])
+
+
+def smoothing(length: int) -> int:
+  """Steps that a point is the mean of; a run of fewer is not smoothed."""
+  return WINDOW if length >= WINDOW else 1
+
+
+def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
+  """Four panels with GRPO in each; mean and range over the seeds."""
+  plt.rcParams.update({
+      "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
+      "axes.spines.top": False, "axes.spines.right": False})
+  figure, axes = plt.subplots(
+      2, 2, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
+  for panel, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
+    colors = ["0.45", *(f"C{i}" for i in range(4))]
+    for color, name in zip(colors, ("grpo", *names), strict=True):
+      if name not in groups:
+        continue
+      rows = entropies(groups[name])
+      done = min(len(run.metrics) for run in groups[name])
+      steps = np.arange(rows.shape[1]) + (smoothing(done) + 1) / 2
+      panel.fill_between(
+          steps, rows.min(0), rows.max(0), color=color, alpha=0.15, lw=0)
+      panel.plot(steps, rows.mean(0), color=color, lw=1.6, label=NAMES[name])
+    panel.set_title(title, loc="left", fontweight="bold")
+    panel.legend(frameon=False)
+  axes[0, 0].set_ylim(bottom=0)  # all share it
+  for panel in axes[1]:
+    panel.set_xlabel("step")
+  for panel in axes[:, 0]:
+    panel.set_ylabel("entropy, nats a token")
+  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  return path
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,170 @@
+"""What XLA counts of compiled programs beside what is estimated.
+
+  .venv/bin/pip install libtpu
+  JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1
+  JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1
+
+Arguments: a topology that libtpu compiles for without a TPU, or "cpu"; then
+the mesh. For each phase MiB of a device, counted and estimated: eight layers
+of width 512, four rows of eight responses of 1,024 tokens a micro-batch.
+"""
+
+import argparse
+import math
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+
+from progrpo_jax import batch
+from progrpo_jax import parts as parts_lib
+from progrpo_jax.config import checks, defaults
+from progrpo_jax.devices import sharding
+from progrpo_jax.learn import state as state_lib
+from progrpo_jax.learn import update as update_lib
+from progrpo_jax.models import config as model_config
+from progrpo_jax.models import lora, scoring, transformer
+from progrpo_jax.plan import memory
+from progrpo_jax.rollout import sampler
+
+PHASES = ("sample", "score", "update")
+
+
+def main() -> None:
+  """Prints a line a phase."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("place", help='a topology, such as v5e:2x2, or "cpu"')
+  parser.add_argument("sizes", type=int, nargs=3, help="data, fsdp, tensor")
+  parser.add_argument("--layers", type=int, default=8)
+  args = parser.parse_args()
+  place, sizes = args.place, tuple(args.sizes)
+  count = math.prod(sizes)
+  devices = jax.devices("cpu")
+  if place != "cpu":
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=place).devices
+  mesh = sharding.make_mesh(*sizes, devices=devices[:count])
+  c = defaults.get_config()
+  c.model.init_from = "-"
+  c.model.dtype = "float32" if place == "cpu" else "bfloat16"
+  c.model.remat = "layer"
+  c.data.tasks = {"countdown": {}}
+  c.data.max_prompt_length, c.sampling.max_new_tokens = 256, 1024
+  c.train.prompts_per_step, c.train.micro_batch_prompts = 16, 4
+  c.eval.batch_prompts = 16
+  model = model_config.ModelConfig(
+      vocab_size=16384, num_layers=args.layers, embed_dim=512, num_heads=8,
+      num_kv_heads=2, head_dim=64, mlp_dim=2048, dtype=c.model.dtype,
+      remat="layer")
+  platform = "cpu" if place == "cpu" else "tpu"
+  said = memory.estimate(c, model, mesh, platform)
+  for phase in PHASES:
+    counted = compiled(c, model, mesh, phase)
+    print(f"{phase}: {counted / 2**20:,.0f} MiB counted, "
+          f"{memory.total(said[phase]) / 2**20:,.0f} said", flush=True)
+
+
+def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
+  """Bytes of a device while a phase's program runs, as XLA counts them.
+
+  Arguments, temporaries, and of what stays what the program does not read.
+  """
+  tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
+  state = state_lib.abstract(model, tx, mesh)
+  lower = {"sample": _sample, "score": _score}.get(phase, _update(c, tx))
+  low = lower(c, model, mesh, state)
+  found = low.compile().memory_analysis()
+  rest = 0
+  if phase != "update":
+    rest = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(state.opt_state))
+  return found.argument_size_in_bytes + found.temp_size_in_bytes + rest
+
+
+def _sample(c, model, mesh, state):
+  rows = _rows(mesh)
+  prompts = checks.prompts_per_round(c), c.data.max_prompt_length
+  settings = sampler.Settings(
+      num_generations=c.algo.num_generations, chunk=c.sampling.chunk,
+      max_new_tokens=c.sampling.max_new_tokens, stop_ids=(1,))
+  with jax.set_mesh(mesh):
+    return sampler.generate.lower(
+        model, _params(model, mesh, state), rows(prompts, jnp.int32),
+        rows(prompts, bool), rows(prompts[:1], jnp.uint32), _key(mesh),
+        settings)
+
+
+def _score(c, model, mesh, state):
+  _, parts, _ = checks.micro_batches(c, mesh)
+  with jax.set_mesh(mesh):
+    return scoring.score.lower(
+        model, _params(model, mesh, state), _sequences(c, mesh),
+        scoring.Distribution(chunk=c.model.logits_chunk), parts)
+
+
+def _update(c, tx):
+  # Made out of the mesh, on which nothing can be computed here.
+  objective = parts_lib.make_objective(c)
+
+  def lower(c, model, mesh, state):
+    _, _, parts = checks.micro_batches(c, mesh)
+    rows, sequences = _rows(mesh), _sequences(c, mesh)
+    tokens = sequences.tokens_NRT.shape
+    number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
+    part = batch.TrainBatch(
+        sequences=sequences, old_logp_NRT=number, ref_logp_NRT=None,
+        adv_NR=flag, fresh_NR=rows(tokens[:2], bool), reward_NR=flag,
+        weight_NRT=None, id_N=rows(tokens[:1], jnp.uint32))
+    update = update_lib.make(
+        model, tx, objective,
+        scoring.Distribution(chunk=c.model.logits_chunk),
+        micro_batches=parts, whole=parts_lib.sees_whole(c))
+    scalar = sharding.replicated(mesh)
+    first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
+    with jax.set_mesh(mesh):
+      return update.lower(
+          state, part, first, _key(mesh), (), _frozen(model, mesh))
+
+  return lower
+
+
+def _rows(mesh):
+  """(shape, type) -> an array that is split as the rows of a batch."""
+  where = sharding.rows(mesh)
+  return lambda shape, dtype: jax.ShapeDtypeStruct(
+      shape, dtype, sharding=where)
+
+
+def _key(mesh):
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.ShapeDtypeStruct(
+      key.shape, key.dtype, sharding=sharding.replicated(mesh))
+
+
+def _frozen(model, mesh):
+  """Parameters that do not train, in the compute type."""
+  shapes = transformer.abstract_params(model), transformer.shardings(
+      model, mesh)
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
+      *(lora.split(model, tree)[1] for tree in shapes))
+
+
+def _params(model, mesh, state):
+  return lora.join(state.params, _frozen(model, mesh))
+
+
+def _sequences(c, mesh):
+  rows = _rows(mesh)
+  per_row, _, _ = checks.micro_batches(c, mesh)
+  count = c.train.prompts_per_step * c.algo.num_generations // per_row
+  prompt = count, c.data.max_prompt_length
+  tokens = count, per_row, c.sampling.max_new_tokens
+  return batch.Sequences(
+      prompt_NT=rows(prompt, jnp.int32), prompt_mask_NT=rows(prompt, bool),
+      tokens_NRT=rows(tokens, jnp.int32), mask_NRT=rows(tokens, bool))
+
+
+if __name__ == "__main__":
+  main()
