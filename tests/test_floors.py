@@ -45,7 +45,7 @@ FLOORS = [
     ],
     [
         "tasks/sets/builder.py", "tasks/sets/rejects.py",
-        "tasks/sets/files.py", "tasks/sets/overlap.py", "tasks/sets/sets.py",
+        "tasks/sets/files.py", "tasks/sets/overlap.py", "tasks/sets/schema.py",
         "tasks/sets/testcases.py", "tasks/sets/texts.py",
         "tasks/sets/programs.py", "tasks/sets/instructions.py",
         "tasks/base.py", "tasks/sets/reader.py", "tasks/sets/published.py",

@@ -3,15 +3,15 @@
 import dataclasses
 
 from progrpo_jax.tasks import mmlu_pro
-from progrpo_jax.tasks.sets.sets import published, sets
+from progrpo_jax.tasks.sets import published, schema
 
 VERIFIER = mmlu_pro.VERIFIER
 
 SET = dataclasses.replace(
     mmlu_pro.SET, name="tests.trained_choice",
     files=lambda _: (
-        sets.File("train", "train.parquet"),
-        sets.File("validation", "test.parquet")))
+        schema.File("train", "train.parquet"),
+        schema.File("validation", "test.parquet")))
 
 
 def load(split, **options):

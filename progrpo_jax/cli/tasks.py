@@ -17,7 +17,7 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
 from progrpo_jax.tasks import base, instruction_following
-from progrpo_jax.tasks.sets.sets import programs, published, sets
+from progrpo_jax.tasks.sets import programs, published, schema
 
 _MALFORMED = "I do not know (yet"
 _NOTE = (
@@ -92,12 +92,12 @@ def _list(arguments: argparse.Namespace, console: consoles.Console) -> int:
   return 0
 
 
-def published_set(module: types.ModuleType) -> sets.Set | None:
+def published_set(module: types.ModuleType) -> schema.Set | None:
   """Returns the published set that a task is, if it is one."""
   return getattr(module, "SET", None)
 
 
-def _data(known: sets.Set, data_dir: str) -> str:
+def _data(known: schema.Set, data_dir: str) -> str:
   """Says how large the last build of a set is, or where its files are."""
   reports = published.reports(known, data_dir)
   if not reports:

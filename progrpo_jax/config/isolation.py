@@ -11,7 +11,7 @@ from typing import Any
 from progrpo_jax import errors
 from progrpo_jax.rewards import code, sandbox
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs
+from progrpo_jax.tasks.sets import programs
 
 # Seconds that the verifier needs beside its programs: a jail's start, and
 # the end of a program that has to be killed.

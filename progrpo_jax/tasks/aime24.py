@@ -11,18 +11,18 @@ HuggingFaceH4/aime_2024 has them: columns problem, answer, solution, url.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="aime24",
     domain="mathematics",
     repo="HuggingFaceH4/aime_2024",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("validation", "data/train-00000-of-00001.parquet"),),
+        schema.File("validation", "data/train-00000-of-00001.parquet"),),
     columns=texts.SHORT_ANSWER,
     row=texts.short_answer,
     templates=texts.BOXED,

@@ -12,19 +12,19 @@ answer.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="aime25",
     domain="mathematics",
     repo="opencompass/AIME2025",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("validation", "aime2025-I.jsonl"),
-        sets.File("validation", "aime2025-II.jsonl")),
+        schema.File("validation", "aime2025-I.jsonl"),
+        schema.File("validation", "aime2025-II.jsonl")),
     columns=texts.SHORT_ANSWER,
     row=texts.short_answer,
     templates=texts.BOXED,

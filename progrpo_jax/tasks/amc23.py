@@ -12,18 +12,18 @@ some copies is 27.0 and is read as 27. The name of the file is from memory.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="amc23",
     domain="mathematics",
     repo="math-ai/amc23",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("validation", "test-00000-of-00001.parquet"),),
+        schema.File("validation", "test-00000-of-00001.parquet"),),
     columns=texts.SHORT_ANSWER,
     row=texts.short_answer,
     templates=texts.BOXED,

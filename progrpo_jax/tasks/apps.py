@@ -15,19 +15,19 @@ input_output (JSON), solutions (JSON), starter_code, difficulty. Option
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="apps",
     domain="code",
     repo="codeparrot/apps",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("train", "train.jsonl"),
-        sets.File("validation", "test.jsonl")),
+        schema.File("train", "train.jsonl"),
+        schema.File("validation", "test.jsonl")),
     columns=("question", "input_output"),
     row=programs.of_apps,
     templates=texts.CODE,

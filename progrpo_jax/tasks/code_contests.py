@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 _PYTHON3 = 3
@@ -40,22 +40,22 @@ def _rating(record: dict[str, Any]) -> dict[str, int]:
   """Returns the problem's rating by its name, nothing where it has none."""
   value = record.get("cf_rating") or 0
   if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-    raise sets.BadRow(f"cf_rating {value!r:.50} is no rating")
+    raise schema.BadRow(f"cf_rating {value!r:.50} is no rating")
   return {"rating": value} if value else {}
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Joins the kinds of tests."""
-  question = sets.text(record, "description")
+  question = schema.text(record, "description")
   if "<image>" in question:
-    raise sets.LeftOut("it shows an image")
+    raise schema.LeftOut("it shows an image")
   kinds = ["public_tests", "private_tests"]
   kinds += ["generated_tests"] if options["generated"] else []
   joined: dict[str, list] = {"input": [], "output": []}
   for kind in kinds:
     tests = record.get(kind) or {}
     if not isinstance(tests, Mapping):
-      raise sets.BadRow(f"{kind} is no record of inputs and outputs")
+      raise schema.BadRow(f"{kind} is no record of inputs and outputs")
     for side, values in joined.items():
       values += tests.get(side) or []
   made = programs.problem(
@@ -65,14 +65,14 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
   return made
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="code_contests",
     domain="code",
     repo="deepmind/code_contests",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("train", "data/train-*.parquet"),
-        sets.File("validation", "data/test-*.parquet")),
+        schema.File("train", "data/train-*.parquet"),
+        schema.File("validation", "data/test-*.parquet")),
     columns=("description", "public_tests"),
     row=_row,
     templates=texts.CODE,

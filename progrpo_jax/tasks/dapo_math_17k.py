@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
@@ -31,22 +31,22 @@ def _bare(prompt: str) -> str:
   return (before if sign and "\n" not in after.strip() else prompt).strip()
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Takes the problem out of the messages."""
   truth = record["reward_model"]
   if not isinstance(truth, Mapping):
-    raise sets.BadRow("reward_model is no record")
+    raise schema.BadRow("reward_model is no record")
   prompt = texts.user_text(record["prompt"], "prompt")
-  return sets.Problem(
+  return schema.Problem(
       _bare(prompt), texts.number_or_text(truth, "ground_truth"))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="dapo_math_17k",
     domain="mathematics",
     repo="BytedTsinghua-SIA/DAPO-Math-17k",
     verifier=VERIFIER,
-    files=lambda _: (sets.File("train", "data/dapo-math-17k.parquet"),),
+    files=lambda _: (schema.File("train", "data/dapo-math-17k.parquet"),),
     columns=("prompt", "reward_model"),
     row=_row,
     templates=texts.BOXED,

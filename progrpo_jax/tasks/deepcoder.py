@@ -17,26 +17,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
 
-def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Names the files of the subsets."""
   return (
-      *(sets.File("train", f"{name}/train-*.parquet")
+      *(schema.File("train", f"{name}/train-*.parquet")
         for name in options["subsets"]),
-      *(sets.File("validation", f"{name}/test-*.parquet")
+      *(schema.File("validation", f"{name}/test-*.parquet")
         for name in options["validation_subsets"]))
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Takes the columns of whichever subset it is."""
   more = record.get("metadata")
   name = more.get("func_name") if isinstance(more, Mapping) else None
   return programs.problem(
-      sets.text(record, "problem"),
+      schema.text(record, "problem"),
       record["tests"],
       "tests",
       starter=programs.starter(record),
@@ -45,7 +45,7 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
       max_tests=options["max_tests"])
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="deepcoder",
     domain="code",
     repo="agentica-org/DeepCoder-Preview-Dataset",

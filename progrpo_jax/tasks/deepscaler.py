@@ -13,26 +13,26 @@ answer.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Takes the columns as they are."""
   answer = texts.number_or_text(record, "answer")
   solution = record.get("solution")
   shown = texts.worked(solution, answer) if isinstance(solution, str) else ()
-  return sets.Problem(
-      sets.text(record, "problem"), answer, demonstrations=shown)
+  return schema.Problem(
+      schema.text(record, "problem"), answer, demonstrations=shown)
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="deepscaler",
     domain="mathematics",
     repo="agentica-org/DeepScaleR-Preview-Dataset",
     verifier=VERIFIER,
-    files=lambda _: (sets.File("train", "deepscaler.json"),),
+    files=lambda _: (schema.File("train", "deepscaler.json"),),
     columns=("problem", "answer"),
     row=_row,
     templates=texts.BOXED,

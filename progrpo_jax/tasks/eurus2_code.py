@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
@@ -26,15 +26,15 @@ SOURCES = ("apps", "codecontests", "codeforces", "taco")
 _ASKS = "Write Python code to solve the problem."
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Takes the question without the instruction at its end."""
   if record["ability"] != "code":
-    raise sets.LeftOut("not code")
+    raise schema.LeftOut("not code")
   if record["data_source"] not in options["sources"]:
-    raise sets.LeftOut("another source")
+    raise schema.LeftOut("another source")
   truth = record["reward_model"]
   if not isinstance(truth, Mapping):
-    raise sets.BadRow("reward_model is no record")
+    raise schema.BadRow("reward_model is no record")
   question = texts.user_text(record["prompt"], "prompt")
   before, sign, _ = question.rpartition(_ASKS)
   return programs.problem(
@@ -44,14 +44,14 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
       max_tests=options["max_tests"])
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="eurus2_code",
     domain="code",
     repo="PRIME-RL/Eurus-2-RL-Data",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("train", "train.parquet"),
-        sets.File("validation", "validation.parquet")),
+        schema.File("train", "train.parquet"),
+        schema.File("validation", "validation.parquet")),
     columns=("data_source", "prompt", "ability", "reward_model"),
     row=_row,
     templates=texts.CODE,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.choice:score"
 
@@ -24,20 +24,20 @@ _COLUMNS = (
     "Incorrect Answer 3")
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Shuffles the options."""
-  answers = [sets.text(record, column).strip() for column in _COLUMNS]
+  answers = [schema.text(record, column).strip() for column in _COLUMNS]
   return texts.choice(
-      sets.text(record, "Question"), answers, 0, seed=options["seed"])
+      schema.text(record, "Question"), answers, 0, seed=options["seed"])
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="gpqa",
     domain="science",
     repo="Idavidrein/gpqa",
     verifier=VERIFIER,
     files=lambda options: (
-        sets.File("validation", f"gpqa_{options['subset']}.csv"),),
+        schema.File("validation", f"gpqa_{options['subset']}.csv"),),
     columns=("Question", *_COLUMNS),
     row=_row,
     templates=texts.CHOICE,

@@ -13,32 +13,32 @@ import re
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 _NOTE = re.compile(r"<<[^<>]*>>")
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Takes the answer from behind the four hashes."""
-  solution, sign, answer = sets.text(record, "answer").rpartition("####")
+  solution, sign, answer = schema.text(record, "answer").rpartition("####")
   answer = answer.replace(",", "").strip()
   if not sign or not answer:
-    raise sets.BadRow("answer has no '#### ' before a final number")
+    raise schema.BadRow("answer has no '#### ' before a final number")
   shown = f"{_NOTE.sub('', solution).strip()}\n{texts.box(answer)}"
-  return sets.Problem(
-      sets.text(record, "question"), answer, demonstrations=(shown,))
+  return schema.Problem(
+      schema.text(record, "question"), answer, demonstrations=(shown,))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="gsm8k",
     domain="mathematics",
     repo="openai/gsm8k",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("train", "main/train-00000-of-00001.parquet"),
-        sets.File("validation", "main/test-00000-of-00001.parquet")),
+        schema.File("train", "main/train-00000-of-00001.parquet"),
+        schema.File("validation", "main/test-00000-of-00001.parquet")),
     columns=("question", "answer"),
     row=_row,
     templates=texts.BOXED,

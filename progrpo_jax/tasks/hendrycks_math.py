@@ -17,7 +17,7 @@ from typing import Any
 
 from progrpo_jax.rewards import answers, math
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
@@ -26,31 +26,31 @@ SUBJECTS = (
     "number_theory", "prealgebra", "precalculus")
 
 
-def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Names the files of the subjects."""
   return tuple(
-      sets.File(split, f"{subject}/{name}-00000-of-00001.parquet")
+      schema.File(split, f"{subject}/{name}-00000-of-00001.parquet")
       for split, name in (("train", "train"), ("validation", "test"))
       for subject in options["subjects"])
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Takes the answer from the solution's box."""
-  level = sets.text(record, "level").removeprefix("Level ")
+  level = schema.text(record, "level").removeprefix("Level ")
   if level not in map(str, options["levels"]):
-    raise sets.LeftOut("another level")
-  solution = sets.text(record, "solution")
+    raise schema.LeftOut("another level")
+  solution = schema.text(record, "solution")
   answer = texts.boxed(solution)
   if not answer:
-    raise sets.BadRow("the solution has no box with an answer")
+    raise schema.BadRow("the solution has no box with an answer")
   if len(set(map(math.normal_form, answers.boxed(solution)))) > 1:
-    raise sets.LeftOut("its solution boxes several answers")
-  return sets.Problem(
-      sets.text(record, "problem"), answer,
+    raise schema.LeftOut("its solution boxes several answers")
+  return schema.Problem(
+      schema.text(record, "problem"), answer,
       demonstrations=texts.worked(solution, answer))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="hendrycks_math",
     domain="mathematics",
     repo="EleutherAI/hendrycks_math",

@@ -28,7 +28,7 @@ import math
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
@@ -47,7 +47,7 @@ def _literals(code: str) -> tuple[list, list, float]:
         "assertion") and len(node.args) == 3:
       tolerance = ast.literal_eval(node.args[2])
   if tolerance is None or set(values) != {"inputs", "results"}:
-    raise sets.LeftOut("its tests are no list of inputs and results")
+    raise schema.LeftOut("its tests are no list of inputs and results")
   return values["inputs"], values["results"], tolerance
 
 
@@ -85,23 +85,23 @@ def _plain(value: Any) -> bool:
   return value is None or isinstance(value, (bool, int, str))
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Turns assertions into calls."""
   try:
-    inputs, results, tolerance = _literals(sets.text(record, "test"))
+    inputs, results, tolerance = _literals(schema.text(record, "test"))
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-    if isinstance(error, (sets.BadRow, sets.LeftOut)):
+    if isinstance(error, (schema.BadRow, schema.LeftOut)):
       raise
-    raise sets.LeftOut("its tests are no literals") from error
+    raise schema.LeftOut("its tests are no literals") from error
   if not _plain(inputs) or not _plain(results):
-    raise sets.LeftOut("its tests have values that JSON does not have")
-  prompt = sets.text(record, "prompt")
-  name = sets.text(record, "entry_point")
+    raise schema.LeftOut("its tests have values that JSON does not have")
+  prompt = schema.text(record, "prompt")
+  name = schema.text(record, "entry_point")
   cases = [
       {"input": json.loads(json.dumps(list(given))), "output": [value],
        "fn_name": name}
       for given, value in zip(inputs, results, strict=True)]
-  whole = prompt + sets.text(record, "canonical_solution")
+  whole = prompt + schema.text(record, "canonical_solution")
   made = programs.problem(
       f"Complete this function:\n```python\n{prompt.rstrip()}\n```",
       cases, "test", solutions=[whole], max_tests=options["max_tests"])
@@ -110,12 +110,12 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
   return made
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="humaneval_plus",
     domain="code",
     repo="evalplus/humanevalplus",
     verifier=VERIFIER,
-    files=lambda options: (sets.File("validation", options["file"]),),
+    files=lambda options: (schema.File("validation", options["file"]),),
     columns=("prompt", "canonical_solution", "entry_point", "test"),
     row=_row,
     templates=texts.CODE,

@@ -13,24 +13,24 @@ prompt-level score; `verifier_options` changes that.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import instructions, published, sets, texts
+from progrpo_jax.tasks.sets import instructions, published, schema, texts
 
 VERIFIER = instructions.VERIFIER
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Takes the columns as they are."""
   return instructions.problem(
-      sets.text(record, "prompt"), record["instruction_id_list"],
+      schema.text(record, "prompt"), record["instruction_id_list"],
       record["kwargs"])
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="ifeval",
     domain="instructions",
     repo="google/IFEval",
     verifier=VERIFIER,
-    files=lambda _: (sets.File("validation", "ifeval_input_data.jsonl"),),
+    files=lambda _: (schema.File("validation", "ifeval_input_data.jsonl"),),
     columns=("prompt", "instruction_id_list", "kwargs"),
     row=_row,
     templates=texts.PLAIN,

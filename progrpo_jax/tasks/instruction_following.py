@@ -26,7 +26,7 @@ from typing import Any
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import asking, writing
+from progrpo_jax.tasks.sets import asking, writing
 
 # By name: the verifier's module loads a classifier of languages.
 VERIFIER = "progrpo_jax.rewards.instruction:score"

@@ -27,8 +27,8 @@ from etils import epath
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import files
-from progrpo_jax.tasks.sets.sets import rejects as rejects_lib
+from progrpo_jax.tasks.sets import files
+from progrpo_jax.tasks.sets import rejects as rejects_lib
 
 VERIFIER = functions.VERIFIER
 DOMAIN = "your own"

@@ -24,7 +24,7 @@ import zlib
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
@@ -50,33 +50,33 @@ def _private(value: str) -> list[dict[str, Any]]:
   return json.loads(_Texts(io.BytesIO(raw)).load())
 
 
-def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Names the files of all releases up to one."""
   release = options["release"]
   if release not in range(1, 7):
     raise InputError(f"livecodebench: release is 1 to 6, not {release!r}")
   names = ["test.jsonl", *(f"test{i}.jsonl" for i in range(2, release + 1))]
-  return tuple(sets.File("validation", name) for name in names)
+  return tuple(schema.File("validation", name) for name in names)
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Joins public and private tests."""
-  date = sets.text(record, "contest_date")[:10]
+  date = schema.text(record, "contest_date")[:10]
   if date < options["first"] or (options["last"] and date > options["last"]):
-    raise sets.LeftOut("another date")
+    raise schema.LeftOut("another date")
   try:
-    cases = json.loads(sets.text(record, "public_test_cases"))
-    cases += _private(sets.text(record, "private_test_cases"))
+    cases = json.loads(schema.text(record, "public_test_cases"))
+    cases += _private(schema.text(record, "private_test_cases"))
     more = json.loads(record.get("metadata") or "{}")
-  except sets.BadRow:
+  except schema.BadRow:
     raise
   # Odd pickles raise whatever they like.
   except Exception as error:
-    raise sets.BadRow(f"test cases cannot be read ({error})") from error
+    raise schema.BadRow(f"test cases cannot be read ({error})") from error
   if not isinstance(more, dict):
-    raise sets.BadRow("metadata is no JSON object")
+    raise schema.BadRow("metadata is no JSON object")
   return programs.problem(
-      sets.text(record, "question_content"),
+      schema.text(record, "question_content"),
       cases,
       "test cases",
       starter=programs.starter(record),
@@ -84,7 +84,7 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
       max_tests=options["max_tests"])
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="livecodebench",
     domain="code",
     repo="livecodebench/code_generation_lite",

@@ -11,17 +11,17 @@ it: lines with problem, solution, answer, subject, level, unique_id.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="math500",
     domain="mathematics",
     repo="HuggingFaceH4/MATH-500",
     verifier=VERIFIER,
-    files=lambda _: (sets.File("validation", "test.jsonl"),),
+    files=lambda _: (schema.File("validation", "test.jsonl"),),
     columns=texts.SHORT_ANSWER,
     row=texts.short_answer,
     templates=texts.BOXED,

@@ -13,29 +13,29 @@ answer, or a solution that boxes it. The name of the file is from memory.
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Takes the answer from its column or from the solution's box."""
   if record.get("answer") is None:
-    answer = texts.boxed(sets.text(record, "solution"))
+    answer = texts.boxed(schema.text(record, "solution"))
   else:
     answer = texts.number_or_text(record, "answer")
-  return sets.Problem(
-      sets.text(record, "question", "problem"),
+  return schema.Problem(
+      schema.text(record, "question", "problem"),
       answer,
       demonstrations=(texts.box(answer),))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="minerva_math",
     domain="mathematics",
     repo="math-ai/minervamath",
     verifier=VERIFIER,
-    files=lambda _: (sets.File("validation", "test.jsonl"),),
+    files=lambda _: (schema.File("validation", "test.jsonl"),),
     columns=(("question", "problem"), ("answer", "solution")),
     row=_row,
     templates=texts.BOXED,

@@ -16,34 +16,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.choice:score"
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Takes off what is no option and shuffles the rest."""
   if options["categories"] and record["category"] not in options["categories"]:
-    raise sets.LeftOut("another category")
+    raise schema.LeftOut("another category")
   answers, right = record["options"], record["answer_index"]
   if not isinstance(answers, list) or not all(
       isinstance(answer, str) for answer in answers):
-    raise sets.BadRow("options is no list of texts")
+    raise schema.BadRow("options is no list of texts")
   if not isinstance(right, int) or not 0 <= right < len(answers):
-    raise sets.BadRow(f"answer_index {right!r} is none of the options")
+    raise schema.BadRow(f"answer_index {right!r} is none of the options")
   kept = [i for i, a in enumerate(answers) if i == right or a.strip() != "N/A"]
   return texts.choice(
-      sets.text(record, "question"), [answers[i] for i in kept],
+      schema.text(record, "question"), [answers[i] for i in kept],
       kept.index(right), seed=options["seed"])
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="mmlu_pro",
     domain="science",
     repo="TIGER-Lab/MMLU-Pro",
     verifier=VERIFIER,
     files=lambda _: (
-        sets.File("validation", "data/test-00000-of-00001.parquet"),),
+        schema.File("validation", "data/test-00000-of-00001.parquet"),),
     columns=("question", "options", "answer_index", "category"),
     row=_row,
     templates=texts.CHOICE,

@@ -17,12 +17,12 @@ import json
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import instructions, published, sets, texts
+from progrpo_jax.tasks.sets import instructions, published, schema, texts
 
 VERIFIER = instructions.VERIFIER
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Finds the prompt and the instructions."""
   column = "prompt" if record.get("prompt") is not None else "input"
   holder = record
@@ -32,20 +32,20 @@ def _row(record: dict[str, Any], _) -> sets.Problem:
       try:
         holder = json.loads(holder)
       except (ValueError, RecursionError) as error:
-        raise sets.BadRow(f"args is not JSON ({error})") from error
+        raise schema.BadRow(f"args is not JSON ({error})") from error
   if not isinstance(holder, Mapping):
-    raise sets.BadRow("no instruction_id_list, nor args that hold one")
+    raise schema.BadRow("no instruction_id_list, nor args that hold one")
   return instructions.problem(
       texts.user_text(record.get(column), column),
       holder.get("instruction_id_list"), holder.get("kwargs"))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="nemotron_instructions",
     domain="instructions",
     repo="nvidia/Llama-Nemotron-Post-Training-Dataset",
     verifier=VERIFIER,
-    files=lambda options: (sets.File("train", options["file"]),),
+    files=lambda options: (schema.File("train", options["file"]),),
     columns=(("prompt", "input"), ("instruction_id_list", "args")),
     row=_row,
     templates=texts.PLAIN,

@@ -18,16 +18,16 @@ from typing import Any
 
 from progrpo_jax.rewards import latex
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 
-def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Names the file of a part."""
   part = options["part"]
   return (
-      sets.File("validation", f"OlympiadBench/{part}/{part}.parquet"),)
+      schema.File("validation", f"OlympiadBench/{part}/{part}.parquet"),)
 
 
 def _tolerance(error: Any, answer: str) -> dict[str, float]:
@@ -42,25 +42,25 @@ def _tolerance(error: Any, answer: str) -> dict[str, float]:
   return {"tolerance": float(relative)} if 0 < relative < 1 else {}
 
 
-def _row(record: dict[str, Any], _) -> sets.Problem:
+def _row(record: dict[str, Any], _) -> schema.Problem:
   """Joins the final answers, without their dollar signs."""
   if record.get("modality") not in (None, "Text-only"):
-    raise sets.LeftOut("it shows an image")
+    raise schema.LeftOut("it shows an image")
   answers = record["final_answer"]
   if isinstance(answers, str):
     answers = [answers]
   if not isinstance(answers, list) or not all(
       isinstance(answer, str) for answer in answers):
-    raise sets.BadRow("final_answer is no list of texts")
+    raise schema.BadRow("final_answer is no list of texts")
   answer = ", ".join(a.strip().strip("$").strip() for a in answers)
-  return sets.Problem(
-      sets.text(record, "question"),
+  return schema.Problem(
+      schema.text(record, "question"),
       answer,
       _tolerance(record.get("error"), answer),
       demonstrations=(texts.box(answer),))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="olympiad_bench",
     domain="mathematics",
     repo="Hothan/OlympiadBench",

@@ -34,7 +34,7 @@ import tensorflow_datasets as tfds
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import gym, logic
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import builder
+from progrpo_jax.tasks.sets import builder
 
 factory = gym.load("factory")
 

@@ -19,40 +19,40 @@ import re
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets, texts
+from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 _FLAG = re.compile(r"is_\w+_same_with_matched_solution")
 
 
-def _row(record: dict[str, Any], options: Mapping[str, Any]) -> sets.Problem:
+def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Takes the ground truth from the solution, if it is there."""
   wanted = options["domains"]
   if wanted and record.get("domain") not in wanted:
-    raise sets.LeftOut("another domain")
+    raise schema.LeftOut("another domain")
   flags = [value for name, value in record.items() if _FLAG.fullmatch(name)]
   if options["agreed"] and flags and not any(flag is True for flag in flags):
-    raise sets.LeftOut("no model agrees with the solution")
+    raise schema.LeftOut("no model agrees with the solution")
   solution = record.get("matched_solution")
   if solution is None:
-    raise sets.LeftOut("no ground truth")
-  solution = sets.text(record, "matched_solution").strip()
+    raise schema.LeftOut("no ground truth")
+  solution = schema.text(record, "matched_solution").strip()
   answer = texts.boxed(solution)
   if not answer and "\n" not in solution and (
       len(solution) <= options["max_answer_chars"]):
     answer = solution.strip("$. ")
   if not answer:
-    raise sets.LeftOut("no ground truth")
-  return sets.Problem(sets.text(record, "problem"), answer)
+    raise schema.LeftOut("no ground truth")
+  return schema.Problem(schema.text(record, "problem"), answer)
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="scp116k",
     domain="science",
     repo="EricLu/SCP-116K",
     verifier=VERIFIER,
-    files=lambda options: (sets.File("train", options["file"]),),
+    files=lambda options: (schema.File("train", options["file"]),),
     columns=("problem", "matched_solution"),
     row=_row,
     templates=texts.BOXED,

@@ -16,19 +16,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import programs, published, sets, texts
+from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
 
-def _files(options: Mapping[str, Any]) -> tuple[sets.File, ...]:
+def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Names the files of both splits."""
   return (
-      sets.File("train", options["train_files"]),
-      sets.File("validation", options["validation_files"]))
+      schema.File("train", options["train_files"]),
+      schema.File("validation", options["validation_files"]))
 
 
-SET = sets.Set(
+SET = schema.Set(
     name="taco",
     domain="code",
     repo="BAAI/TACO",

@@ -8,7 +8,7 @@ from progrpo_jax.cli import evaluate
 from progrpo_jax.config import defaults, isolation
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import sandbox
-from progrpo_jax.tasks.sets.sets import programs
+from progrpo_jax.tasks.sets import programs
 
 NONE = sandbox.Backend("", 0, "namespaces: not permitted")
 

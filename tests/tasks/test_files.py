@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.tasks.sets.sets import files
+from progrpo_jax.tasks.sets import files
 
 ROWS = [{"a": "one", "b": "1"}, {"a": "two\nlines, \"quoted\"", "b": "é"}]
 NAMES = ("x.parquet", "x.jsonl", "x.json", "x.csv")

@@ -7,7 +7,7 @@ import pytest
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import instruction
 from progrpo_jax.tasks import base, instruction_following
-from progrpo_jax.tasks.sets.sets import asking
+from progrpo_jax.tasks.sets import asking
 
 TEMPLATES = instruction_following.TEMPLATES
 

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.tasks.sets.sets import overlap
+from progrpo_jax.tasks.sets import overlap
 
 TWENTY = " ".join(f"w{i}" for i in range(20))
 

@@ -15,7 +15,7 @@ from progrpo_jax.cli import tasks as cli
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import math as math_verifier
 from progrpo_jax.tasks import base, gsm8k
-from progrpo_jax.tasks.sets.sets import published, reader, sets
+from progrpo_jax.tasks.sets import published, reader, schema
 
 WORDS = ("red", "green", "blue", "black", "white", "brown", "grey", "pink")
 
@@ -363,7 +363,7 @@ def server(files):
 def test_downloads_are_noted_and_a_changed_one_is_refused(
     files, write, server, monkeypatch, tmp_path):
   at = {
-      f.path: sets.File(f.split, f.path, f"{server}/{f.path}")
+      f.path: schema.File(f.split, f.path, f"{server}/{f.path}")
       for f in gsm8k.SET.files({})}
   mine = dataclasses.replace(
       gsm8k.SET, files=lambda _: tuple(at.values()))
@@ -385,7 +385,7 @@ def test_downloads_are_noted_and_a_changed_one_is_refused(
 
 def test_a_failed_download_says_what_to_do(files, server, monkeypatch):
   mine = dataclasses.replace(gsm8k.SET, files=lambda _: (
-      sets.File("train", "x.json", f"{server}/none.json"),))
+      schema.File("train", "x.json", f"{server}/none.json"),))
   monkeypatch.setattr(gsm8k, "SET", mine)
   with pytest.raises(InputError) as caught:
     load(files, manual_dir=None)
@@ -411,7 +411,7 @@ def test_an_address_that_does_not_answer_is_given_up_soon(
     thread.start()
     url = f"http://127.0.0.1:{serving.server_address[1]}/x.json"
     monkeypatch.setattr(gsm8k, "SET", dataclasses.replace(
-        gsm8k.SET, files=lambda _: (sets.File("train", "x.json", url),)))
+        gsm8k.SET, files=lambda _: (schema.File("train", "x.json", url),)))
     try:
       with pytest.raises(InputError, match="hf download openai/gsm8k"):
         load(files, manual_dir=None)

@@ -13,7 +13,7 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import math as math_verifier
 from progrpo_jax.rewards import serving
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import published, sets
+from progrpo_jax.tasks.sets import published, schema
 
 NAMES = [
     name for name in base.names() if hasattr(base.resolve(name), "SET")]
@@ -415,7 +415,7 @@ def test_no_row_raises_anything_else(name):
       return
     try:
       made = known.row(record, known.options)
-    except (sets.BadRow, sets.LeftOut, InputError):
+    except (schema.BadRow, schema.LeftOut, InputError):
       return
     assert isinstance(made.question, str)
 
@@ -503,7 +503,7 @@ def test_code_contests_refuses_what_is_no_rating(load, value):
   record = {
       "description": "Add.", "public_tests": {"input": ["1"], "output": ["1"]},
       "cf_rating": value}
-  with pytest.raises(sets.BadRow, match="is no rating"):
+  with pytest.raises(schema.BadRow, match="is no rating"):
     published.row(record, published.options)
 
 
@@ -546,7 +546,7 @@ def test_livecodebench_pickles_run_nothing(hostile):
   packed = base64.b64encode(zlib.compress(hostile)).decode()
   record = {**lcb(1, []), "private_test_cases": packed}
   known = base.resolve("livecodebench").SET
-  with pytest.raises(sets.BadRow, match="cannot be read"):
+  with pytest.raises(schema.BadRow, match="cannot be read"):
     known.row(record, known.options)
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.rewards import code
-from progrpo_jax.tasks.sets.sets import programs, sets, testcases
+from progrpo_jax.tasks.sets import programs, schema, testcases
 
 STDIN = [{"input": "1 2\n", "output": "3\n"}, {"input": "4", "output": "4"}]
 CALLS = [{"args": [1, [2]], "expected": 3}, {"args": [4, []], "expected": 4}]
@@ -70,13 +70,13 @@ def test_outputs_are_unwrapped_only_if_all_are_wrapped():
     ([{"input": "", "output": "", "type": "html"}], "the kinds .'html'"),
 ])
 def test_what_is_no_test_case_is_named(value, words):
-  with pytest.raises(sets.BadRow, match=words):
+  with pytest.raises(schema.BadRow, match=words):
     testcases.read(value, "tests")
 
 
 @pytest.mark.parametrize("value", ["", "[]", {"inputs": [], "outputs": []}])
 def test_no_tests_leave_a_problem_out(value):
-  with pytest.raises(sets.LeftOut, match="no test cases"):
+  with pytest.raises(schema.LeftOut, match="no test cases"):
     testcases.read(value, "tests")
 
 
@@ -99,7 +99,7 @@ VALUES = st.recursive(
 def test_any_value_gives_tests_that_the_verifier_takes_or_is_refused(value):
   try:
     tests, name = testcases.read(value, "tests")
-  except (sets.BadRow, sets.LeftOut):
+  except (schema.BadRow, schema.LeftOut):
     return
   code.check_tests(tests, name)
 

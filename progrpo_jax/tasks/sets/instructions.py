@@ -5,12 +5,12 @@ import json
 from typing import Any
 
 from progrpo_jax.rewards import instruction
-from progrpo_jax.tasks.sets.sets import sets
+from progrpo_jax.tasks.sets import schema
 
 VERIFIER = "progrpo_jax.rewards.instruction:score"
 
 
-def problem(prompt: str, names: Any, kwargs: Any) -> sets.Problem:
+def problem(prompt: str, names: Any, kwargs: Any) -> schema.Problem:
   """Returns a problem of IFEval's two lists.
 
   Arguments that are null, which tables have for those of the other
@@ -20,15 +20,15 @@ def problem(prompt: str, names: Any, kwargs: Any) -> sets.Problem:
     try:
       kwargs = json.loads(kwargs)
     except (ValueError, RecursionError) as error:
-      raise sets.BadRow(f"kwargs is not JSON ({error})") from error
+      raise schema.BadRow(f"kwargs is not JSON ({error})") from error
   if not isinstance(names, list) or not isinstance(kwargs, list):
-    raise sets.BadRow("instruction_id_list and kwargs are not both lists")
+    raise schema.BadRow("instruction_id_list and kwargs are not both lists")
   for name in names:
     if name not in instruction.IDS:
-      raise sets.LeftOut(f"no check of {name!r:.60}")
+      raise schema.LeftOut(f"no check of {name!r:.60}")
   reference = {
       "instruction_id_list": names, "kwargs": [_given(k) for k in kwargs]}
-  return sets.Problem(prompt, reference)
+  return schema.Problem(prompt, reference)
 
 
 def _given(arguments: Any) -> Any:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from progrpo_jax.rewards import code
-from progrpo_jax.tasks.sets.sets import sets, testcases
+from progrpo_jax.tasks.sets import schema, testcases
 
 VERIFIER = "progrpo_jax.rewards.code:score"
 # ProRL: the share of tests passed, 0 if they take more than 5 s together.
@@ -32,7 +32,7 @@ def problem(
     name: str | None = None,
     solutions: Any = (),
     max_tests: int = 0,
-) -> sets.Problem:
+) -> schema.Problem:
   """Returns a programming problem.
 
   Args:
@@ -58,7 +58,7 @@ def problem(
       how = f"The tests call {entry} of the class Solution."
   tests = testcases.longest(tests, max_tests)
   code.check_tests(tests, entry)
-  return sets.Problem(
+  return schema.Problem(
       question,
       tests,
       {"entry_point": entry} if entry else {},
@@ -68,16 +68,16 @@ def problem(
 
 def of_apps(
     record: Mapping[str, Any], options: Mapping[str, Any]
-) -> sets.Problem:
+) -> schema.Problem:
   """Returns the problem of a row with the columns of APPS, which TACO has too.
 
   Without an option `difficulties` all are taken.
   """
   wanted = options["difficulties"]
   if wanted and record.get("difficulty") not in (None, *wanted):
-    raise sets.LeftOut("another difficulty")
+    raise schema.LeftOut("another difficulty")
   return problem(
-      sets.text(record, "question"),
+      schema.text(record, "question"),
       record["input_output"] or [],
       "input_output",
       starter=starter(record),

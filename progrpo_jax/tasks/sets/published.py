@@ -14,12 +14,12 @@ from etils import epath
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets.sets import builder, reader, sets
+from progrpo_jax.tasks.sets import builder, reader, schema
 
 
 @base.typed
 def rows(
-    published: sets.Set,
+    published: schema.Set,
     split: str,
     *,
     data_dir: str,
@@ -109,7 +109,7 @@ def _refused(built: Any, split: str) -> dict[str, int]:
 
 
 def _own_options(
-    published: sets.Set, own: Mapping[str, Any]
+    published: schema.Set, own: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns all options of a set, or raises InputError."""
   parameters = inspect.signature(rows).parameters.values()
@@ -122,7 +122,7 @@ def _own_options(
   return {**published.options, **own}
 
 
-def _template(published: sets.Set, template: str | None) -> str:
+def _template(published: schema.Set, template: str | None) -> str:
   """Returns the text of a template."""
   if template is None:
     template = next(iter(published.templates))
@@ -208,7 +208,7 @@ class Rows:
         self.task, prompt, reference, {**meta, **self._meta}, shown)
 
 
-def reports(published: sets.Set, data_dir: str) -> list[dict[str, Any]]:
+def reports(published: schema.Set, data_dir: str) -> list[dict[str, Any]]:
   """Returns the reports of the builds of a set, the oldest first."""
   top = epath.Path(data_dir).expanduser() / reader.Published.name
   found = top.glob(f"{published.name}-*/{reader.VERSION}/report.json")
@@ -217,6 +217,6 @@ def reports(published: sets.Set, data_dir: str) -> list[dict[str, Any]]:
   return [json.loads(path.read_text()) for path in found]
 
 
-def _is_of(path: epath.Path, published: sets.Set) -> bool:
+def _is_of(path: epath.Path, published: schema.Set) -> bool:
   """Says whether a report is of a set, and not of one of a longer name."""
   return path.parent.parent.name.rpartition("-")[0] == published.name

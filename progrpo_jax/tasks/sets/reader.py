@@ -23,8 +23,8 @@ import tensorflow_datasets as tfds
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import serving
-from progrpo_jax.tasks.sets.sets import builder, files, overlap, sets
-from progrpo_jax.tasks.sets.sets import rejects as rejects_lib
+from progrpo_jax.tasks.sets import builder, files, overlap, schema
+from progrpo_jax.tasks.sets import rejects as rejects_lib
 
 HUB = "https://huggingface.co/datasets"
 VERSION = "1.1.0"
@@ -56,7 +56,7 @@ class Found:
 
 
 def find(
-    published: sets.Set,
+    published: schema.Set,
     options: Mapping[str, Any],
     manual_dir: str | None,
     revision: str,
@@ -78,7 +78,7 @@ def find(
 
 
 def _at_hand(
-    published: sets.Set, file: sets.File, manual_dir: str
+    published: schema.Set, file: schema.File, manual_dir: str
 ) -> list[Found]:
   """Returns the files of one entry that lie in a folder."""
   top = epath.Path(manual_dir).expanduser()
@@ -99,7 +99,7 @@ class Config(tfds.core.BuilderConfig):
   """What a build depends on; its name is made from a digest of it."""
 
   name: str = ""
-  published: sets.Set | None = None
+  published: schema.Set | None = None
   options: dict[str, Any] = dataclasses.field(default_factory=dict)
   found: tuple[Found, ...] = ()
   held_out: float = 0.0
@@ -208,7 +208,7 @@ class _Reader:
       for number in range(len(other)):
         self._index.add(other.question(number), f"{other.task}:{number}")
 
-  def problems(self, split: str) -> Iterator[sets.Problem]:
+  def problems(self, split: str) -> Iterator[schema.Problem]:
     """Yields the problems of a split, then writes the report."""
     account = {"rows": 0, "bad": 0, "left_out": {}, "near_duplicates": []}
     seen: set[bytes] = set()
@@ -233,7 +233,7 @@ class _Reader:
 
   def _read(
       self, split: str, account: dict
-  ) -> Iterator[tuple[str, sets.Problem]]:
+  ) -> Iterator[tuple[str, schema.Problem]]:
     """Yields the good problems of a split's files with their places."""
     has_own = {file.split for file in self._found}
     wanted = split if split in has_own else "train"
@@ -271,7 +271,7 @@ class _Reader:
 
   def _make(
       self, record: dict[str, Any], account: dict
-  ) -> tuple[sets.Problem | None, str]:
+  ) -> tuple[schema.Problem | None, str]:
     """Returns a problem and "", or None and why the row is bad, if it is."""
     missing = self._config.published.missing(record)
     if missing:
@@ -279,37 +279,37 @@ class _Reader:
     try:
       problem = self._config.published.row(record, self._config.options)
       self._check_problem(problem)
-    except sets.LeftOut as error:
+    except schema.LeftOut as error:
       _count(account, str(error))
       return None, ""
-    except (sets.BadRow, InputError) as error:
+    except (schema.BadRow, InputError) as error:
       return None, str(error)
     return problem, ""
 
-  def _check_problem(self, problem: sets.Problem) -> None:
-    """Raises sets.BadRow or InputError for what cannot be a problem."""
+  def _check_problem(self, problem: schema.Problem) -> None:
+    """Raises schema.BadRow or InputError for what cannot be a problem."""
     longest, largest = self._config.max_chars
     if not problem.question.strip():
-      raise sets.BadRow("the question is empty")
+      raise schema.BadRow("the question is empty")
     if len(problem.question) > longest:
-      raise sets.BadRow(
+      raise schema.BadRow(
           f"the question has {len(problem.question)} characters, more than"
           f" max_prompt_chars={longest}")
     if problem.reference in (None, "", [], {}):
-      raise sets.BadRow("there is no answer")
+      raise schema.BadRow("there is no answer")
     try:
       size = len(json.dumps([problem.reference, problem.meta]))
       "".join((problem.question, *problem.demonstrations)).encode()
     except (TypeError, ValueError, RecursionError) as error:
-      raise sets.BadRow(f"it cannot be written ({error})") from error
+      raise schema.BadRow(f"it cannot be written ({error})") from error
     if size > largest:
-      raise sets.BadRow(
+      raise schema.BadRow(
           f"the reference has {size} characters, more than"
           f" max_reference_chars={largest}")
     if self._check is not None:
       self._check(problem.reference)
 
-  def _belongs(self, problem: sets.Problem, split: str) -> bool:
+  def _belongs(self, problem: schema.Problem, split: str) -> bool:
     """Says on which side of a split by hash a problem is."""
     if self._held_out is None:
       return True

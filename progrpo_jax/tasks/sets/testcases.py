@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
-from progrpo_jax.tasks.sets.sets import sets
+from progrpo_jax.tasks.sets import schema
 
 _CALLS = ("functional", "function_call")
 _STDIN = ("stdin", "stdin_stdout")
@@ -50,15 +50,15 @@ def read(
     pairs, kinds, found = _cases(value, column)
     name = found or name
   else:
-    raise sets.BadRow(f"{column} is a {type(value).__name__}, not test cases")
+    raise schema.BadRow(f"{column} is a {type(value).__name__}, not test cases")
   if not pairs:
-    raise sets.LeftOut("no test cases")
+    raise schema.LeftOut("no test cases")
   if set(kinds) <= set(_STDIN):
     return [_stdin(*pair, column) for pair in pairs], None
   if not set(kinds) <= set(_CALLS):
-    raise sets.BadRow(f"{column} has tests of the kinds {sorted(set(kinds))}")
+    raise schema.BadRow(f"{column} has tests of the kinds {sorted(set(kinds))}")
   if not isinstance(name, str) or not name:
-    raise sets.BadRow(f"{column} calls a function without a name")
+    raise schema.BadRow(f"{column} calls a function without a name")
   return _calls(pairs, column), name
 
 
@@ -74,11 +74,11 @@ def longest(tests: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 def _parse(text: str, column: str) -> Any:
   """Returns the value of JSON text."""
   if not text.strip():
-    raise sets.LeftOut("no test cases")
+    raise schema.LeftOut("no test cases")
   try:
     return json.loads(text)
   except (ValueError, RecursionError) as error:
-    raise sets.BadRow(f"{column} is not JSON ({error})") from error
+    raise schema.BadRow(f"{column} is not JSON ({error})") from error
 
 
 def _columns(value: Mapping[str, Any], column: str) -> list[tuple[Any, Any]]:
@@ -86,9 +86,9 @@ def _columns(value: Mapping[str, Any], column: str) -> list[tuple[Any, Any]]:
   inputs = value.get("inputs", value.get("input"))
   outputs = value.get("outputs", value.get("output"))
   if not isinstance(inputs, list) or not isinstance(outputs, list):
-    raise sets.BadRow(f"{column} has no lists of inputs and outputs")
+    raise schema.BadRow(f"{column} has no lists of inputs and outputs")
   if len(inputs) != len(outputs):
-    raise sets.BadRow(
+    raise schema.BadRow(
         f"{column} has {len(inputs)} inputs and {len(outputs)} outputs")
   return list(zip(inputs, outputs))
 
@@ -100,7 +100,7 @@ def _cases(
   pairs, kinds, name = [], [], None
   for case in value:
     if not isinstance(case, Mapping) or not {"input", "output"} <= set(case):
-      raise sets.BadRow(f"{column} has a test without input and output")
+      raise schema.BadRow(f"{column} has a test without input and output")
     more = case.get("metadata")
     named = case.get("fn_name") or (
         more.get("func_name") if isinstance(more, Mapping) else None)
@@ -118,7 +118,7 @@ def _stdin(given: Any, expected: Any, column: str) -> dict[str, str]:
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
       value = "\n".join(value)
     if not isinstance(value, str):
-      raise sets.BadRow(
+      raise schema.BadRow(
           f"{column} has a {type(value).__name__} where text is read or"
           " written")
     both.append(value)
@@ -137,7 +137,7 @@ def _calls(
       expected = (
           _parse(expected, column) if isinstance(expected, str) else expected)
     if not isinstance(given, list):
-      raise sets.BadRow(f"{column} has arguments that are no list")
+      raise schema.BadRow(f"{column} has arguments that are no list")
     tests.append({"args": given, "expected": expected})
   values = [test["expected"] for test in tests]
   if not written and all(isinstance(v, list) and len(v) == 1 for v in values):

@@ -5,7 +5,7 @@ from typing import Any
 
 from progrpo_jax.rewards import answers
 from progrpo_jax.rewards import choice as choices
-from progrpo_jax.tasks.sets.sets import sets
+from progrpo_jax.tasks.sets import schema
 
 # What a template adds to the question is ours, in the usual sense of each
 # domain; the first is the default.
@@ -53,17 +53,17 @@ def number_or_text(record: Mapping[str, Any], *columns: str) -> str:
   """Returns an answer as text; 27.0 is written 27."""
   value = next((record[c] for c in columns if record.get(c) is not None), None)
   if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-    return sets.text(record, *columns)
+    return schema.text(record, *columns)
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   return str(value).strip()
 
 
-def short_answer(record: dict[str, Any], _) -> sets.Problem:
+def short_answer(record: dict[str, Any], _) -> schema.Problem:
   """Makes a problem of the columns SHORT_ANSWER."""
   answer = number_or_text(record, "answer")
-  question = sets.text(record, "problem", "question")
-  return sets.Problem(question, answer, demonstrations=(box(answer),))
+  question = schema.text(record, "problem", "question")
+  return schema.Problem(question, answer, demonstrations=(box(answer),))
 
 
 def user_text(messages: Any, column: str) -> str:
@@ -73,16 +73,16 @@ def user_text(messages: Any, column: str) -> str:
   if not isinstance(messages, Sequence) or not all(
       isinstance(m, Mapping) for m in messages):
     kind = type(messages).__name__
-    raise sets.BadRow(f"{column} is a {kind}, not a list of messages")
+    raise schema.BadRow(f"{column} is a {kind}, not a list of messages")
   said = [m.get("content") for m in messages if m.get("role") == "user"]
   if len(said) != 1 or not isinstance(said[0], str):
-    raise sets.BadRow(f"{column} has {len(said)} messages of a user, not one")
+    raise schema.BadRow(f"{column} has {len(said)} messages of a user, not one")
   return said[0]
 
 
 def choice(
     question: str, options: Sequence[str], right: int, *, seed: int
-) -> sets.Problem:
+) -> schema.Problem:
   """Returns a question of multiple choice, its options shuffled.
 
   The order depends on the seed and the question alone. The reference is the
@@ -91,9 +91,9 @@ def choice(
   order = choices.order(len(options), seed, question)
   shown = [options[i].strip() for i in order]
   if len(options) < 2 or len(options) > len(choices.LETTERS) or not all(shown):
-    raise sets.BadRow(f"{len(options)} options, or an empty one")
+    raise schema.BadRow(f"{len(options)} options, or an empty one")
   letter = choices.LETTERS[order.index(right)]
-  return sets.Problem(
+  return schema.Problem(
       with_options(question, shown), letter, {"options": shown},
       (box(letter),))
 

@@ -10,7 +10,7 @@ import random
 import re
 from typing import Any
 
-from progrpo_jax.tasks.sets.sets.asking import LANGUAGES, Problem, Style
+from progrpo_jax.tasks.sets.asking import LANGUAGES, Problem, Style
 
 
 class Writer:
