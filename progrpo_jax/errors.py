@@ -18,6 +18,14 @@ class RunError(RuntimeError):
   """A run cannot go on; the command line prints the message and exits 1."""
 
 
+class Diverged(RunError):
+  """Too many updates in a row changed nothing."""
+
+
+class Preempted(Exception):
+  """The run was asked to stop; the state of its last step is to be saved."""
+
+
 @contextlib.contextmanager
 def of_user(what: str) -> Iterator[None]:
   """Around a call of the user's own code: what it raises is theirs to mend.

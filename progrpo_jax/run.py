@@ -16,10 +16,12 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-import ml_collections
 import numpy as np
 
-from progrpo_jax import errors, inference, places
+from progrpo_jax import errors, places
+from progrpo_jax.build import answers
+from progrpo_jax.build import stages as build
+from progrpo_jax.config import files
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lines
 from progrpo_jax.storage import metrics as metrics_lib
@@ -146,7 +148,7 @@ class Run:
         evals=[r for r in record.evals if r["step"] <= step])
 
   @property
-  def config(self) -> ml_collections.ConfigDict:
+  def config(self):
     """The resolved config, a copy: `run.config.algo.arm.alpha`.
 
     Raises:
@@ -156,7 +158,7 @@ class Run:
     if not config:
       raise errors.InputError(
           f"{self.path} holds no config.json; progrpo train writes it")
-    return ml_collections.ConfigDict(_tuples(config)).lock()
+    return files.from_json(config)
 
   def metrics(self) -> Table:
     """A row a training step.
@@ -252,21 +254,21 @@ class Run:
 
     Raises:
       InputError: no such checkpoint (the message names those that are
-        there), or as for `inference.sample`.
+        there), or as for `answers.sample`.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     c = self._sampling_config()
     step = self._pick(step, self.checkpoints(), "checkpoint")
-    mesh = inference.one_device()
+    mesh = answers.one_device()
     if step not in self._policies:
       self._policies.clear()
-      c.model.init_from = str(self.path / policy_lib.CHECKPOINTS / str(step))
       with _quiet():
-        self._policies[step] = policy_lib.load(c, mesh)
-    return inference.sample(
+        self._policies[step] = build.load_policy(
+            c, mesh, str(self.path / policy_lib.CHECKPOINTS / str(step)))
+    return answers.sample(
         c, self._policies[step], prompts, mesh, n=n, temperature=temperature)
 
-  def _sampling_config(self) -> ml_collections.ConfigDict:
+  def _sampling_config(self):
     """The config without what only training adds to a policy."""
     c = self.config
     missing = [name for name in _NEEDED if name not in c]
@@ -274,8 +276,7 @@ class Run:
       raise errors.InputError(
           f"{self.path}/config.json has no {missing[0]!r}: it is not the "
           "config of a training run")
-    c.model.lora.rank, c.algo.partition_head = 0, False
-    return c
+    return files.without_training(c)
 
   def _pick(self, step: int | None, steps: list[int], what: str) -> int:
     """The step asked for, if it is there, or the last."""
@@ -336,13 +337,6 @@ def _quiet():
     yield
   finally:
     logging.set_verbosity(before)
-
-
-def _tuples(value):
-  """Lists as the tuples that a config held before it became JSON."""
-  if isinstance(value, dict):
-    return {name: _tuples(v) for name, v in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _cell(value) -> str:

@@ -14,92 +14,207 @@ import contextlib
 import dataclasses
 import functools
 import json
-import signal
-from typing import Any
+from typing import Any, Protocol
 
 from etils import epath
 
-from progrpo_jax import errors, ops, places, records, stages
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import errors, ops, places
+from progrpo_jax import groups as groups_lib
 from progrpo_jax import progress as progress_lib
-from progrpo_jax.config import checks, identity, isolation
-from progrpo_jax.config import schedule as schedule_lib
-from progrpo_jax.devices import hosts
-from progrpo_jax.learn import signals
+from progrpo_jax.build import problems
+from progrpo_jax.build import stages as build
+from progrpo_jax.config import identity, isolation
+from progrpo_jax.devices import hosts, stopping, timing
+from progrpo_jax.learn import history
 from progrpo_jax.learn import state as state_lib
-from progrpo_jax.rollout import data as data_lib
-from progrpo_jax.rollout import groups as groups_lib
+from progrpo_jax.rollout import verify
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lock
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 
-Clock, Progress = progress_lib.Clock, progress_lib.Progress
+Progress = progress_lib.Progress
 
 DONE, PREEMPTED = 0, 75
 CONFIG = "config.json"
 
 
-Started = tuple[parts_lib.Parts, state_lib.TrainState, Any, Progress]
+class View(Protocol):
+  """What shows a run to people while it goes on."""
+
+  def phase(self, name: str) -> None:
+    """A stage of a step begins."""
+
+  def step(self, step: int, metrics: dict[str, float]) -> None:
+    """A step is done."""
+
+  def eval(self, step: int, metrics: dict[str, float]) -> None:
+    """An evaluation is done."""
+
+  def message(self, text: str) -> None:
+    """Something worth a line happened."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """Where a run begins, or goes on.
+
+  Attributes:
+    stages: stages of its first step.
+    state: parameters and optimiser.
+    reference: parameters of the reference; None where nothing reads it.
+    progress: progress of the run.
+  """
+
+  stages: build.Stages
+  state: state_lib.TrainState
+  reference: Any
+  progress: Progress
+
+
+def loop(
+    setup: build.Setup, start: Start,
+    checkpointer: checkpoint_lib.Checkpointer, writer) -> int:
+  """Runs the steps, in the order that the text of this module gives.
+
+  Returns:
+    Exit code: DONE, or PREEMPTED when the run was asked to stop.
+  """
+  stages, state = start.stages, start.state
+  reference, progress = start.reference, start.progress
+  try:
+    while progress.step < setup.total_steps:
+      policy = setup.join(state.params)
+      collected, drawn = stages.collect(policy, progress)
+      batch, advantages, scored = stages.prepare(
+          policy, reference, collected.batch, progress.step)
+      del policy  # its parameters are donated to the update
+      state, updated = stages.improve(state, batch, progress)
+      measured = updated | collected.metrics | scored
+      progress = stages.advance(drawn, measured)
+      progress = history.remember(progress, stages.validate(
+          setup.join(state.params), progress.step, writer), stages.watch)
+      progress, reason = stages.decide_reset(progress)
+      if reason and stages.resets_optimizer:
+        state = state_lib.restart_optimizer(
+            setup.model, setup.tx, setup.mesh, state)
+      measured["learning_rate"] = setup.learning_rate(state.opt_state)
+      stages.log(
+          writer, progress, collected, advantages, measured, reason,
+          history.check_collapse(progress))
+      check_hosts_agree(stages, state, collected, progress)
+      before = stages
+      stages, progress = enter_stage(
+          setup, stages, state, progress, checkpointer)
+      if reason or progress.step % stages.save_every == 0 or (
+          progress.step == setup.total_steps):
+        save(stages, checkpointer, state, progress)
+      if reason or stages is not before:
+        reference = load_reference(
+            setup, stages, checkpointer, progress.ref_step)
+  except errors.Preempted:
+    # Raised only before an update: state and progress are those of the last
+    # whole step.
+    if checkpointer.latest() != progress.step:
+      save(stages, checkpointer, state, progress)
+    return PREEMPTED
+  return DONE
+
+
+def enter_stage(
+    setup: build.Setup, stages: build.Stages, state: state_lib.TrainState,
+    progress: Progress, checkpointer: checkpoint_lib.Checkpointer,
+) -> tuple[build.Stages, Progress]:
+  """Returns the stages of the next step, and the progress in them.
+
+  Where an entry of `config.schedule` begins there are other prompts, and
+  other scores on them: groups carried over and scores are forgotten.
+  """
+  fresh = dataclasses.replace(progress, surplus=None, scores=())
+  try:
+    entered = setup.stages_at(stages, progress.step, progress.resets)
+  except Exception:  # its files may be gone; what was trained is kept
+    save(None, checkpointer, state, fresh)
+    raise
+  return entered, progress if entered is stages else fresh
+
+
+def check_hosts_agree(
+    stages: build.Stages, state: state_lib.TrainState, collected,
+    progress: Progress) -> None:
+  """Compares what hosts and devices hold after a step, where it is due.
+
+  Raises:
+    RunError: they differ.
+  """
+  stages.check_hosts_agree(
+      progress.step, dict(params=state.params, opt_state=state.opt_state),
+      progress=json.dumps(progress.to_meta(), sort_keys=True),
+      batch=collected.batch.prompts.ids_P.tobytes().hex())
 
 
 def begin(
-    parts: parts_lib.Parts, params, checkpointer, writer, clock: Clock,
-) -> Started:
-  """A new run, evaluated and saved at step 0.
+    setup: build.Setup, params, checkpointer: checkpoint_lib.Checkpointer,
+    writer) -> Start:
+  """Begins a new run: evaluates and saves it at step 0.
 
-  Returns:
-    (parts of its first stage, state, reference, progress).
+  Args:
+    setup: what the run keeps.
+    params: parameters that train; the state takes them over.
+    checkpointer: checkpoints of the workdir.
+    writer: writer of the workdir.
   """
-  parts = restage(parts, 0, 0)
-  c = parts.config
-  state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
-  values = {}
-  if c.eval.every and c.eval.at_start:
-    values = stages.evaluate(
-        parts, parts.policy(state.params), clock, writer, 0)
-  progress = stages.remember(c, Progress(), values)
-  save(parts, checkpointer, state, progress)
+  stages = setup.stages_at(setup.first, 0, 0)
+  state = state_lib.create(setup.model, setup.tx, params, setup.mesh)
+  progress = history.remember(Progress(), stages.validate(
+      setup.join(state.params), 0, writer), stages.watch)
+  save(stages, checkpointer, state, progress)
   # Committed before step 1 is recorded: records without any checkpoint then
   # mean that the checkpoints are lost.
   checkpointer.wait()
-  return parts, state, load_reference(parts, checkpointer, 0), progress
+  reference = load_reference(setup, stages, checkpointer, 0)
+  return Start(stages, state, reference, progress)
 
 
 def recover(
-    parts: parts_lib.Parts, checkpointer, workdir: epath.Path,
-    view: progress_lib.View, other: bool = False,
-) -> Started | None:
-  """The run that is there, from its newest step that is whole.
+    setup: build.Setup, checkpointer: checkpoint_lib.Checkpointer,
+    workdir: epath.Path, view: View, changed: bool = False) -> Start | None:
+  """Finds the run of a workdir and goes on from its newest whole step.
 
   A step is whole if it and its reference can be read and its weights are
   finite. From an older one nothing is lost but time: what came after it is
-  computed again, the same bit for bit. Newer ones are moved aside.
+  computed again, the same bit for bit. Newer, damaged ones are moved aside.
+
+  Args:
+    setup: what the run keeps.
+    checkpointer: checkpoints of the workdir.
+    workdir: workdir of the run.
+    view: is told of steps that are passed over.
+    changed: the user insists on another method or data.
 
   Returns:
-    What `begin` returns, or None where there is no run yet.
+    None where there is no run yet.
 
   Raises:
     InputError: no step is whole, or the checkpoints are not where the records
       of a run are.
   """
-  lost, readable = dict(checkpointer.damaged), []
+  damaged, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
     try:
-      started = _restore(parts, checkpointer, step, other)
+      start = _restore(setup, checkpointer, step, changed)
     except checkpoint_lib.Damaged as e:
-      lost[step] = str(e)
+      damaged[step] = str(e)
       if isinstance(e, checkpoint_lib.ReferenceDamaged):
         readable.append(step)
       continue
-    newer = sorted((s for s in lost if s > step), reverse=True)
-    for number in newer:
-      view.message(f"step {number} is passed over: {lost[number]}")
+    for number in sorted((s for s in damaged if s > step), reverse=True):
+      view.message(f"step {number} is passed over: {damaged[number]}")
     view.message(f"resuming from step {step}")
     checkpointer.go_on_from(step)
-    return started
-  if lost:
-    reasons = "; ".join(f"step {s}: {lost[s]}" for s in sorted(lost))
+    return start
+  if damaged:
+    reasons = "; ".join(f"step {s}: {damaged[s]}" for s in sorted(damaged))
     instead = "choose another --workdir"
     if readable:
       policy = workdir / policy_lib.CHECKPOINTS / str(readable[0])
@@ -109,121 +224,99 @@ def recover(
     raise errors.InputError(
         f"no checkpoint of {workdir} can be gone on from. Put a copy of the "
         f"damaged one back, or {instead}. {reasons}")
-  left = hosts.from_first(
+  records = hosts.from_first(
       metrics_lib.recorded(workdir) if hosts.is_first() else None)
-  if left:
+  if records:
     raise errors.InputError(
-        f"{workdir} holds the records of a run ({', '.join(left)}) and no "
+        f"{workdir} holds the records of a run ({', '.join(records)}) and no "
         f"checkpoint of it. Put its {policy_lib.CHECKPOINTS}/ back to go on, "
         "or choose another --workdir; a new run here would overwrite them")
   return None
 
 
 def _restore(
-    parts: parts_lib.Parts, checkpointer, step: int, other: bool) -> Started:
-  """A run as it stood after a step.
+    setup: build.Setup, checkpointer: checkpoint_lib.Checkpointer, step: int,
+    changed: bool) -> Start:
+  """Restores a run as it stood after a step.
 
-  One that goes on with another method or data, as its user insisted, does
-  without the groups carried over, and its draws go on by their numbers.
+  Where the user insisted on another method or data, groups carried over are
+  dropped, and the numbers of draws go on in the new data.
 
   Raises:
     Damaged: this step, or its reference, is not what was written.
   """
-  like = state_lib.abstract(parts.model, parts.tx, parts.mesh)
+  like = state_lib.abstract(setup.model, setup.tx, setup.mesh)
   state, meta, data = checkpointer.restore(step, like)
   if ops.not_finite(state.params):
     raise checkpoint_lib.Damaged(
         f"the checkpoint of step {step} holds weights that are not finite")
-  parts = restage(parts, step, meta["resets"])
-  reference = load_reference(parts, checkpointer, meta["ref_step"])
-  group = parts.config.algo.num_generations
-  surplus = groups_lib.from_arrays(
-      data, parts.prompter.of,
-      functools.partial(data_lib.texts, parts.tokenizer, group=group),
-  ) if data and not other else None
-  source = meta["data"] | ({"source": None} if other else {})
+  stages = setup.stages_at(setup.first, step, meta["resets"])
+  reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
+  surplus = None
+  if data and not changed:
+    group = stages.collect.draw.settings.num_generations
+    surplus = groups_lib.from_arrays(
+        data, stages.prompter.of,
+        functools.partial(verify.texts, setup.tokenizer, group=group))
+  source = meta["data"] | ({"source": None} if changed else {})
   progress = Progress.from_meta(
-      meta | {"position": parts.prompter.restore(source)}, surplus)
-  return parts, state, reference, progress
+      meta | {"position": stages.prompter.restore(source)}, surplus)
+  return Start(stages, state, reference, progress)
 
 
-def load_reference(parts: parts_lib.Parts, checkpointer, step: int):
-  """The policy of a step as reference, or None when nothing asks for one."""
-  if not checks.needs_reference(parts.config):
+def load_reference(
+    setup: build.Setup, stages: build.Stages,
+    checkpointer: checkpoint_lib.Checkpointer, step: int):
+  """Returns the policy of a saved step as the reference.
+
+  Its parameters come from the checkpoint: an alias of the policy's would be
+  given away at the next update. None where no stage reads it.
+  """
+  if not stages.needs_reference:
     return None
-  return parts.policy(checkpointer.load_reference(
-      step, parts.model, parts.mesh))
-
-
-def restage(
-    parts: parts_lib.Parts, step: int, resets: int) -> parts_lib.Parts:
-  """The parts of the stage of `config.schedule` that this step stands in."""
-  c = schedule_lib.at(parts.config, step, resets)
-  if c == parts.config:
-    return parts
-  return hosts.agree(lambda: parts_lib.assemble(
-      c, parts.mesh, parts.model, parts.frozen, parts.tokenizer, parts.pool))
+  return setup.join(checkpointer.load_reference(
+      step, setup.model, setup.mesh))
 
 
 def save(
-    parts: parts_lib.Parts | None, checkpointer, state, progress: Progress,
-) -> None:
+    stages: build.Stages | None, checkpointer: checkpoint_lib.Checkpointer,
+    state: state_lib.TrainState, progress: Progress) -> None:
   """Saves everything that the next step reads.
 
-  Without parts its data is left open, see `data.PromptSource.restore`.
+  Without stages the source of the prompts is left open, see
+  `PromptSource.restore`.
   """
   data = {"position": progress.position, "source": None}
-  if parts is not None:
-    data = parts.prompter.state(progress.position)
+  if stages is not None:
+    data = stages.prompter.state(progress.position)
   checkpointer.save(
       progress.step, state, progress.to_meta() | {"data": data},
       groups_lib.to_arrays(progress.surplus) if progress.surplus else None)
 
 
-@contextlib.contextmanager
-def stops_on_signals(clock: Clock):
-  """SIGTERM and Ctrl-C stop the run between stages; a second one at once.
-
-  SIGUSR1 asks for the same as often as it likes: it is the notice of a machine
-  that will be taken away, which sends its SIGTERM only then.
-  """
-
-  def ask(number, _):
-    once_more = ""
-    if number != signal.SIGUSR1:
-      signal.signal(number, signal.SIG_DFL)
-      once_more = "; once more stops at once"
-    clock.asked_to_stop = True
-    clock.view.message(
-        f"{signal.Signals(number).name}: saving, then stopping{once_more}")
-
-  before = {
-      s: signal.signal(s, ask)
-      for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      # None is a handler that is not Python's, such as JAX's own.
-      signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
 def prepare_workdir(
-    c, parts: parts_lib.Parts, workdir: epath.Path, override: bool = False,
+    c, setup: build.Setup, workdir: epath.Path, override: bool = False,
 ) -> identity.Changes:
   """Writes what describes the run: its config, its model, its tokenizer.
 
-  The config of a run that is there stays until nothing can refuse the new one.
+  On resume the old config.json stays until the new config has passed every
+  check.
+
+  Args:
+    c: the resolved config.
+    setup: what the run keeps.
+    workdir: workdir of the run.
+    override: go on with another config or tokenizer.
 
   Returns:
-    How the config differs from that of the run that is there.
+    How the config differs from that of the run in the workdir.
 
   Raises:
-    InputError: the place cannot be written, or holds a run of another model;
+    InputError: the workdir cannot be written, or holds a run of another model;
       or of another config or tokenizer, which `override` allows.
   """
   model = workdir / policy_lib.MODEL_DIR
-  description = policy_lib.describe(c, parts.model, parts.tokenizer)
+  description = build.describe(c, setup)
   described = json.dumps(description, indent=2)
   try:
     model.mkdir(parents=True, exist_ok=True)
@@ -240,58 +333,66 @@ def prepare_workdir(
     if not (workdir / CONFIG).exists():
       write_config(c, workdir)
     _write(there, described)
-    parts.tokenizer.save(model)
+    setup.tokenizer.save(model)
   except OSError as e:
     raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
   return changes
 
 
 def _changes(c, workdir: epath.Path) -> identity.Changes:
-  """How a config differs from that of the run in a workdir, if one began."""
+  """Compares a config with that of the run in a workdir, if one began."""
   file, saved = workdir / CONFIG, workdir / policy_lib.CHECKPOINTS
   if not file.exists() or not saved.exists() or not any(
       place.name.isdigit() for place in saved.iterdir()):
     return identity.Changes()
-  try:
-    old = json.loads(file.read_text())
-    if not isinstance(old, dict):
-      raise ValueError("not a JSON object")
-  except (ValueError, RecursionError) as e:
-    raise errors.InputError(
-        f"{file} cannot be read ({e}): put a copy of it back, or move it away "
-        "to go on with the config that is given") from e
+  old = _read_json(file, "to go on with the config that is given")
   return identity.changes(old, json.loads(c.to_json_best_effort()))
 
 
 def _check_model(
     workdir: epath.Path, there: epath.Path, described: dict) -> str:
-  """Refuses another model than that of the run.
+  """Refuses another model than that of the run in the workdir.
 
   Args:
-    workdir: of the run.
-    there: where its model is described.
-    described: the model that is to go on.
+    workdir: workdir of the run.
+    there: file that describes its model, if it exists.
+    described: description of the new model.
 
   Returns:
-    Digest of the tokenizer of the run; the new one's where there is no run,
-    or one of a version that wrote none.
+    Digest of the tokenizer of that run; the new one's where there is no run,
+    or where its version of this package wrote none.
   """
   new = described.pop(policy_lib.TOKENIZER)
   if not there.exists():
     return new
-  try:
-    before = json.loads(there.read_text())
-    if not isinstance(before, dict):
-      raise ValueError("not a JSON object")
-  except (ValueError, RecursionError) as e:
-    raise errors.InputError(
-        f"{there} cannot be read ({e}): put a copy of it back, or move it away "
-        "to have it written anew from the model that is given") from e
+  before = _read_json(
+      there, "to have it written anew from the model that is given")
   tokenizer = before.pop(policy_lib.TOKENIZER, new)
   if before != described:
     raise errors.InputError(
         f"{workdir} holds a run of another model; choose a new --workdir")
   return tokenizer
+
+
+def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
+  """Reads a JSON object of the workdir.
+
+  Args:
+    file: path to read.
+    away: what moving the file away would be for.
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  try:
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
+      raise ValueError("not a JSON object")
+  except (ValueError, RecursionError) as e:
+    raise errors.InputError(
+        f"{file} cannot be read ({e}): put a copy of it back, or move it away "
+        f"{away}") from e
+  return content
 
 
 def write_config(c, workdir: epath.Path) -> None:
@@ -309,25 +410,24 @@ def _write(path: epath.Path, text: str) -> None:
   part.replace(path)
 
 
-def train(
-    c, workdir, view: progress_lib.View, override: bool = False) -> int:
+def train(c, workdir, view: View, override: bool = False) -> int:
   """Trains to the end, or until asked to stop.
+
+  On many hosts every host calls this, and the first one writes.
 
   Args:
     c: the resolved config.
-    workdir: local directory or gs:// URL; a run that is there is resumed.
-    view: is told what happens.
-    override: whether the config may change what defines the run that is there,
-      see `identity`.
+    workdir: local directory or gs:// URL; a run in it is resumed.
+    view: shows the run.
+    override: whether the config may change what defines the run in the
+      workdir, see `identity`.
 
   Returns:
     Exit code: 0 when done, 75 when stopped and saved.
 
-  On many hosts every one calls this, and the first one writes.
-
   Raises:
-    InputError: the user's to mend.
-    Diverged: the updates stopped being finite.
+    InputError: bad input.
+    Diverged: the updates have no effect any more.
     RunError: the disk is full, or a host is gone; what was saved is whole.
   """
   try:
@@ -342,111 +442,53 @@ def train(
         "same command again") from e
 
 
-def _train(c, workdir, view: progress_lib.View, override: bool) -> int:
-  """`train`, with a full disk as it comes."""
+def _train(c, workdir, view: View, override: bool) -> int:
+  """`train`, without translating disk-full errors."""
   hosts.compare("start", config=c.to_json_best_effort())
-  clock = Clock(view)
+  timer, stop = timing.Timer(view.phase), stopping.Stop()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(stops_on_signals(clock))
-    parts, params = hosts.agree(lambda: parts_lib.build(c))
-    stack.enter_context(parts.pool)
-    _introduce(parts, view)
+    stack.enter_context(stop.on_signals(view.message))
+    setup, params = hosts.agree(lambda: build.make(c, timer, stop, view))
+    stack.enter_context(setup.pool)
+    _introduce(c, setup, view)
     workdir = epath.Path(workdir)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
     changes = hosts.from_first(hosts.on_first(
-        lambda: prepare_workdir(c, parts, workdir, override)))
-    k = c.checkpoint
-    checkpointer = checkpoint_lib.Checkpointer(
-        workdir / policy_lib.CHECKPOINTS, keep=k.keep,
-        keep_every=k.keep_every, background=k.background)
+        lambda: prepare_workdir(c, setup, workdir, override)))
+    checkpointer = build.make_checkpointer(
+        c, workdir / policy_lib.CHECKPOINTS)
     stack.callback(checkpointer.close)
-    started = recover(
-        parts, checkpointer, workdir, view, bool(changes.defining))
-    done = -1 if started is None else started[-1].step
-    if done >= c.train.total_steps:  # and its config stays what it was
+    start = recover(
+        setup, checkpointer, workdir, view, bool(changes.defining))
+    done = -1 if start is None else start.progress.step
+    if done >= setup.total_steps:  # and its config stays what it was
       view.message(
           f"already finished at step {done}: raise train.total_steps")
-      hosts.gather(None)  # the first one holds the lock until all are here
+      hosts.gather(None)  # the first host holds the lock until all are here
       return DONE
     for line in changes.free + changes.defining:
       view.message(f"changed: {line}")
     writer = hosts.on_first(lambda: stack.enter_context(
-        metrics_lib.MetricWriter(
-            workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
-            resume_step=done)))
+        build.make_writer(c, workdir, resume_step=done)))
     writer = writer or metrics_lib.Unwritten()
     for sentence in hosts.on_first(
         lambda: metrics_lib.lost(workdir, done)) or ():
       view.message(sentence)
-    if started is None:
-      started = begin(parts, params, checkpointer, writer, clock)
-    parts, *rest = started
-    del params, started  # the state has taken them over
+    if start is None:
+      start = begin(setup, params, checkpointer, writer)
+    del params  # the state has taken them over
     hosts.on_first(lambda: write_config(c, workdir))
-    code = loop(parts, *rest, checkpointer, writer, clock)
+    code = loop(setup, start, checkpointer, writer)
     checkpointer.wait()
-  hosts.gather(None)  # the first one may be writing yet
+  hosts.gather(None)  # the first host may still be writing
   return code
 
 
-def _introduce(parts: parts_lib.Parts, view: progress_lib.View) -> None:
+def _introduce(c, setup: build.Setup, view: View) -> None:
   """Says what the config left to the machine and to the data."""
-  view.message(parts_lib.attention_of(parts.model, parts.mesh))
-  if isolation.is_needed(parts.config):
+  view.message(build.attention_of(setup.model, setup.mesh))
+  if isolation.is_needed(c):
     view.message(f"isolation of code: {isolation.describe()}")
-  for task, (out, of) in parts.prompter.left_out.items():
-    if out:
-      view.message(
-          f"{task}: {out} of {of} prompts are longer than"
-          f" {parts.config.data.max_prompt_length} tokens and left out")
-  for note in parts_lib.held_out_notes(parts.config, parts.evaluators):
-    view.message(note)
-
-
-def loop(
-    parts, state, reference, progress, checkpointer, writer, clock) -> int:
-  """The steps, in the order that the text of this module gives."""
-  total = parts.config.train.total_steps
-  every = parts.config.hosts.compare_every
-  try:
-    while progress.step < total:
-      policy = parts.policy(state.params)
-      found, after = stages.collect(parts, policy, progress, clock)
-      batch, advantages, scored = signals.prepare(
-          parts, policy, reference, found.batch, progress.step, clock)
-      del policy  # what trains in it is given away to the update
-      state, updated = stages.improve(parts, state, batch, progress, clock)
-      measured = updated | found.metrics | scored
-      progress = stages.advance(parts.config, after, measured)
-      progress = stages.validate(
-          parts, parts.policy(state.params), progress, writer, clock)
-      progress, reason = stages.decide_reset(parts.config, progress)
-      if reason and parts.config.algo.reset.optimizer:
-        state = stages.restart_optimizer(parts, state)
-      measured["learning_rate"] = parts.learning_rate(state.opt_state)
-      records.log(
-          parts, progress, found, advantages, measured, reason,
-          stages.judge(progress), writer, clock)
-      if every and progress.step % every == 0:
-        stages.compare(parts, state, found.batch.prompts, progress)
-      before = parts
-      # In the next stage: other prompts, and other scores on them.
-      fresh = dataclasses.replace(progress, surplus=None, scores=())
-      try:
-        parts = restage(parts, progress.step, progress.resets)
-      except Exception:  # its files may be gone; what was trained is kept
-        save(None, checkpointer, state, fresh)
-        raise
-      progress = progress if parts is before else fresh
-      if reason or progress.step % parts.config.checkpoint.every == 0 or (
-          progress.step == total):
-        save(parts, checkpointer, state, progress)
-      if reason or parts is not before:
-        reference = load_reference(parts, checkpointer, progress.ref_step)
-  except progress_lib.Preempted:
-    # Raised only before an update: state and progress are those of the last
-    # whole step.
-    if checkpointer.latest() != progress.step:
-      save(parts, checkpointer, state, progress)
-    return PREEMPTED
-  return DONE
+  for sentence in problems.notes(
+      c, setup.first.prompter, setup.first.validate.evaluators):
+    view.message(sentence)

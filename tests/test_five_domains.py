@@ -13,7 +13,8 @@ from pyarrow import parquet
 import pytest
 
 from progrpo_jax import errors, train, warmup
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import problems
+from progrpo_jax.devices import stopping
 from progrpo_jax.rewards import sandbox
 from progrpo_jax.tasks import base
 from progrpo_jax.text import tokenizer as tokenizer_lib
@@ -147,7 +148,7 @@ class View:
   """Keeps the steps; may have the run stop after some."""
 
   def __init__(self, stop_after=0):
-    self.steps, self.stop_after, self.clock = {}, stop_after, None
+    self.steps, self.stop_after, self.stop = {}, stop_after, None
     self.messages = []
 
   def phase(self, name):
@@ -156,7 +157,7 @@ class View:
   def step(self, step, metrics):
     self.steps[step] = dict(metrics)
     if step == self.stop_after:
-      self.clock.asked_to_stop = True
+      self.stop.asked = True
 
   def eval(self, step, metrics):
     self.evaluated = metrics
@@ -215,8 +216,8 @@ def test_a_published_test_set_is_not_cut_down_by_itself(make):
       one = c.copy_and_resolve_references()
       with one.unlocked():
         one.data.tasks = {name: task}
-      source = parts_lib.make_prompter(one, tokenizer, "validation").source
-      parts_lib.check_whole(one, tokenizer, source)
+      source = problems.make_prompter(one, tokenizer, "validation").source
+      problems.check_whole(one, tokenizer, source)
 
   with pytest.raises(errors.InputError) as caught:
     check()
@@ -243,14 +244,14 @@ def test_a_run_stopped_in_the_middle_is_the_unbroken_one(
     unbroken, make, recorded, tmp_path, monkeypatch):
   workdir, _ = unbroken
   view = View(stop_after=HALF)
-  clock = train.Clock
+  stop = stopping.Stop
 
-  def watched(one):
-    view.clock = clock(one)
-    return view.clock
+  def watched():
+    view.stop = stop()
+    return view.stop
 
   with monkeypatch.context() as patch:
-    patch.setattr(train, "Clock", watched)
+    patch.setattr(stopping, "Stop", watched)
     assert train.train(make(), tmp_path, view) == train.PREEMPTED
   assert max(view.steps) == HALF
   again = View()
@@ -276,7 +277,7 @@ def test_code_goes_through_the_jail(make):
   texts = [
       row.demonstrations[0],
       "```python\nprint(open('/etc/passwd').read())\n```"]
-  with parts_lib.make_pool(c) as pool:
+  with problems.make_pool(c) as pool:
     found = pool.score([base.item(row, text) for text in texts])
   assert [score.correct for score in found] == [True, False]
   assert [score.status for score in found] == ["ok", "ok"]

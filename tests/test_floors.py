@@ -1,10 +1,10 @@
 """Who may import whom.
 
-The package is built in floors; a file imports from lower floors, and from
-files of its own folder that stand above it in the list of its floor. Each
-heavy dependency has few importers, the lowest floors see neither configs nor
-files nor clocks, and verifiers and tasks do without JAX, so that their
-processes start fast.
+The package is built in rooms, one above the other. A file imports from lower
+rooms, and from files of its own room that stand before it in the list of the
+room. Each heavy dependency has few importers, the lowest rooms see neither
+files nor clocks, verifiers and tasks do without JAX, so that their processes
+start fast, and no room below `config` sees a config.
 """
 
 import ast
@@ -13,78 +13,67 @@ import pathlib
 
 import pytest
 
+from progrpo_jax.config import defaults
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Floor -> its files, in order; a file's own name counts before a pattern.
-FLOORS = [
-    ["errors.py", "ranges.py", "ops.py", "batch.py", "places.py"],
-    [
-        "algos/advantages.py", "algos/arm.py", "algos/kl.py",
-        "algos/correction.py", "algos/losses.py", "algos/aggregate.py",
-        "algos/diagnostics.py", "algos/objective.py",
-        "algos/shaping.py", "algos/reset.py", "algos/control.py",
-        "algos/collapse.py",
-        "rewards/score.py", "rewards/thinking.py", "rewards/sandbox.py",
-        "rewards/serving.py", "rewards/pool.py", "rewards/gym.py",
-        "rewards/answers.py", "rewards/characters.py",
-        "rewards/presentation.py", "rewards/words.py", "rewards/latex.py",
-        "rewards/notation.py",
-        "rewards/symbolic.py", "rewards/math.py",
-        "rewards/language.py", "rewards/*.py",
-        "devices/sharding.py",
-        "models/fields.py", "models/rope.py", "models/config.py",
-        "models/layers.py",
-    ],
-    [
-        "devices/hosts.py",
-        "models/fused_attention.py", "models/attention.py",
-        "models/lora.py", "models/cache.py", "models/transformer.py",
-        "models/scoring.py", "models/tensors.py", "models/hf.py",
-        "text/rendering.py", "text/chat.py", "text/tokenizer.py",
-        "learn/optim.py",
-    ],
-    [
-        "tasks/sets/builder.py", "tasks/sets/rejects.py",
-        "tasks/sets/files.py", "tasks/sets/overlap.py", "tasks/sets/schema.py",
-        "tasks/sets/testcases.py", "tasks/sets/texts.py",
-        "tasks/sets/programs.py", "tasks/sets/instructions.py",
-        "tasks/base.py", "tasks/sets/reader.py", "tasks/sets/published.py",
-        "tasks/sets/asking.py", "tasks/sets/writing.py",
-        "tasks/reasoning_gym.py", "tasks/*.py",
-    ],
-    [
-        "rollout/sampler.py", "rollout/groups.py", "rollout/data.py",
-        "learn/state.py", "learn/update.py",
-        "storage/lines.py", "storage/metrics.py", "storage/lock.py",
-        "storage/checkpoint.py",
-    ],
-    [
-        "evaluators/intervals.py", "evaluators/passk.py",
-        "evaluators/diversity.py", "evaluators/*.py",
-        "evaluators/held_out.py",
-    ],
-    [
-        "config/defaults.py", "config/methods.py", "config/scales.py",
-        "config/checks.py", "config/identity.py", "config/schedule.py",
-        "config/isolation.py", "config/files.py", "storage/policy.py",
-        "parts.py", "plan/memory.py", "progress.py",
-        "records.py", "rollout/rounds.py", "rollout/rephrase.py",
-        "learn/signals.py", "stages.py", "train.py",
-        "warmup.py", "inference.py", "run.py",
-    ],
-    [
-        "report/comparison.py", "report/tables.py", "report/figures.py",
-        "report/live.py",
-        "report/*.py", "cli/exits.py", "cli/arguments.py", "cli/*.py",
-        "cli/quickstart.py", "main.py",
-    ],
-]
-
-# Imports within a floor and across folders, each for a reason.
-SAME_FLOOR = {
-    ("cli/*.py", "report/*.py"),  # commands that show
-    ("main.py", "cli/*.py"),  # the commands
-    ("models/*.py", "places.py"),  # files, wherever they lie
+# Room by room from the ground: name -> its files, in order. Patterns stand for
+# files that do not import each other. Rooms are folders; the ground, the run
+# and the top are files of the package itself.
+ROOMS = {
+    "ground": [
+        "errors.py", "ranges.py", "ops.py", "batch.py", "groups.py",
+        "progress.py", "places.py"],
+    "algos": [
+        "advantages.py", "arm.py", "kl.py", "correction.py", "losses.py",
+        "aggregate.py", "diagnostics.py", "objective.py", "shaping.py",
+        "reset.py", "control.py", "collapse.py"],
+    "devices": [
+        "sharding.py", "hosts.py", "timing.py", "stopping.py",
+        "agreement.py"],
+    "rewards": [
+        "score.py", "thinking.py", "sandbox.py", "serving.py", "pool.py",
+        "gym.py", "answers.py", "characters.py", "presentation.py",
+        "words.py", "latex.py", "notation.py", "symbolic.py", "math.py",
+        "language.py", "*.py"],
+    "text": ["rendering.py", "chat.py", "tokenizer.py"],
+    "models": [
+        "fields.py", "rope.py", "config.py", "layers.py",
+        "fused_attention.py", "attention.py", "lora.py", "cache.py",
+        "transformer.py", "scoring.py", "tensors.py", "hf.py"],
+    "tasks": [
+        "base.py", "sets/builder.py", "sets/rejects.py", "sets/files.py",
+        "sets/overlap.py", "sets/schema.py", "sets/testcases.py",
+        "sets/texts.py", "sets/programs.py", "sets/instructions.py",
+        "sets/reader.py", "sets/published.py", "sets/asking.py",
+        "sets/writing.py", "reasoning_gym.py", "*.py"],
+    "rollout": [
+        "prompts.py", "verify.py", "sampler.py", "shaping.py", "measure.py",
+        "draw.py", "rephrase.py", "collect.py"],
+    "learn": [
+        "optim.py", "state.py", "update.py", "advantage.py", "prepare.py",
+        "adaptive.py", "improve.py", "history.py", "reference.py",
+        "warmup.py"],
+    "evaluators": [
+        "intervals.py", "passk.py", "diversity.py", "tolerant.py", "entropy.py",
+        "rating.py", "boundary.py", "creativity.py", "held_out.py",
+        "validate.py"],
+    "storage": [
+        "lines.py", "metrics.py", "lock.py", "checkpoint.py", "policy.py",
+        "log.py"],
+    "config": [
+        "defaults.py", "methods.py", "scales.py", "checks.py", "identity.py",
+        "schedule.py", "isolation.py", "files.py"],
+    "build": [
+        "functions.py", "problems.py", "stages.py", "answers.py",
+        "base_policy.py"],
+    "plan": ["memory.py"],
+    "run": ["train.py", "run.py"],
+    "report": [
+        "comparison.py", "tables.py", "figures.py", "live.py", "html.py",
+        "notebook.py"],
+    "cli": ["exits.py", "arguments.py", "*.py", "quickstart.py"],
+    "top": ["main.py"],
 }
 
 # Dependency -> its only importers.
@@ -95,7 +84,9 @@ IMPORTERS = {
     "transformers": ["text/tokenizer.py", "text/rendering.py"],
     "sentencepiece": ["text/tokenizer.py"],
     "safetensors": [],
-    "tensorflow_datasets": ["tasks/sets/builder.py"],
+    "tensorflow_datasets": [
+        "tasks/reasoning_gym.py", "tasks/sets/builder.py",
+        "tasks/sets/reader.py"],
     "grain": ["rollout/prompts.py"],
     "pyarrow": ["tasks/sets/files.py"],
     "reasoning_gym": [],  # by name alone, in rewards/gym.py
@@ -113,14 +104,21 @@ IMPORTERS = {
     "torch": [],
 }
 
-# What floors 0 and 1 never see: configs, files, clocks.
+# What the ground, algos and models' arithmetic never see: files and clocks.
+BLIND = {"ground", "algos", "rewards"}
 UNSEEN = {
     "ml_collections", "absl", "etils", "pathlib", "os", "io", "shutil",
     "tempfile", "time", "datetime"}
-# The process pool and the jail are made of processes and deadlines.
+# The process pool and the jail are made of processes and deadlines, and
+# places.py says where files lie.
 SEEING = {
     "rewards/serving.py", "rewards/pool.py", "rewards/sandbox.py",
-    "rewards/jail.py"}
+    "rewards/jail.py", "places.py"}
+
+# The rooms that read a config, and what a read looks like.
+READERS = {"config", "build", "plan", "cli", "report"}
+CONFIG_NAMES = {"c", "cfg", "config"}
+GROUPS = set(defaults.keys()) - {"seed", "method", "data"}
 
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 WITHOUT_JAX = ["rewards/*.py", "tasks/*.py"]
@@ -139,14 +137,24 @@ def fits(path, patterns):
   return any(fnmatch.fnmatchcase(path, p) for p in patterns)
 
 
+def room_of(path):
+  """Name of a file's room; of a file of the package itself by the lists."""
+  folder, _, name = path.partition("/")
+  if name:
+    return folder
+  return next((room for room, names in ROOMS.items() if path in names), None)
+
+
 def place(path):
-  """(floor, rank within it) of a file of the package, or None."""
-  found = [
-      (pattern != path, floor, rank)
-      for floor, patterns in enumerate(FLOORS)
-      for rank, pattern in enumerate(patterns)
-      if fnmatch.fnmatchcase(path, pattern)]
-  return min(found)[1:] if found else None
+  """(room, rank within it), each as a number, of a file; None if unlisted."""
+  room = room_of(path)
+  if room not in ROOMS:
+    return None
+  name = path.removeprefix(f"{room}/")
+  ranks = [
+      (pattern != name, rank) for rank, pattern in enumerate(ROOMS[room])
+      if fnmatch.fnmatchcase(name, pattern)]
+  return (list(ROOMS).index(room), min(ranks)[1]) if ranks else None
 
 
 def imports(tree):
@@ -172,14 +180,16 @@ def target(name, files):
 
 
 def may_import(importer, imported):
-  """Whether the floors allow it."""
-  here, there = place(importer), place(imported)
-  if there[0] != here[0]:
-    return there[0] < here[0]
-  if any(fits(importer, [a]) and fits(imported, [b]) for a, b in SAME_FLOOR):
-    return True
-  folder = importer.rpartition("/")[0]
-  return folder == imported.rpartition("/")[0] and there[1] < here[1]
+  """Whether the rooms allow it."""
+  return place(imported) < place(importer)
+
+
+def config_reads(tree):
+  """Lines that read a key of a config, such as `c.algo.loss`."""
+  return sorted({
+      node.lineno for node in ast.walk(tree)
+      if isinstance(node, ast.Attribute) and node.attr in GROUPS
+      and isinstance(node.value, ast.Name) and node.value.id in CONFIG_NAMES})
 
 
 def reaches(path, files, graph):
@@ -232,34 +242,39 @@ def violations_of_package(files):
         yield f"{path}: holds more than a docstring and constants"
       continue
     if place(path) is None:
-      yield (f"{path}: on no floor; add it to FLOORS in tests/test_floors.py, "
-             "on the lowest floor that is above all it imports")
+      yield (f"{path}: in no room; add it to ROOMS in tests/test_floors.py, in "
+             "the lowest room that is above all it imports")
       continue
-    floor = place(path)[0]
+    room = room_of(path)
+    blind = room in BLIND and path not in SEEING
     for name in graph[path]:
       top = name.split(".")[0]
       if top == "":
         yield f"{path}: relative import {name}"
-      if top == "configs" and floor < len(FLOORS) - 1 and not (
-          path == "checks.py" and name == "configs.common"):
-        yield (f"{path}: imports {name}; only the command line reads configs, "
-               "and checks.py what they may be")
+      if top == "configs":
+        yield f"{path}: imports {name}; run files are read, not imported"
       if top in IMPORTERS and not fits(path, IMPORTERS[top]):
         yield (f"{path}: imports {top}, which is for "
                f"{', '.join(IMPORTERS[top]) or 'nobody'}")
-      if floor < 2 and top in UNSEEN and path not in SEEING:
-        yield f"{path}: imports {top} on floor {floor}"
+      if blind and top in UNSEEN:
+        yield f"{path}: imports {top}, which {room} does without"
+      if top == "ml_collections" and room not in READERS:
+        yield f"{path}: imports ml_collections; {room} sees no config"
       other = target(name, files) if top == "progrpo_jax" else None
       if other and place(other) and not may_import(path, other):
-        yield (f"{path} (floor {floor}) imports {other} "
-               f"(floor {place(other)[0]})")
-    if floor < 2 and path not in SEEING:
+        yield f"{path} imports {other}, which stands above it"
+    if room not in READERS:
+      for number in config_reads(tree):
+        yield f"{path}:{number}: reads a config; {room} gets numbers"
+    if blind:
       for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (
             getattr(node.func, "id", None) == "open"):
-          yield f"{path}: opens a file on floor {floor}"
+          yield f"{path}: opens a file, which {room} does without"
+    if path not in ("devices/hosts.py", "models/hf.py"):
+      for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "process_index":
-          yield f"{path}: asks for process_index on floor {floor}"
+          yield f"{path}: asks for process_index; devices/hosts.py does"
     if fits(path, WITHOUT_JAX):
       for reached in sorted(reaches(path, files, graph)):
         heavy = {n.split(".")[0] for n in graph.get(reached, ())} & JAX
@@ -267,7 +282,8 @@ def violations_of_package(files):
           yield f"{path}: reaches {min(heavy)} through {reached}"
     if path != "devices/sharding.py":
       for axis in sorted(mesh_literals(tree)):
-        yield f"{path}: names mesh axis {axis!r}; devices/sharding.py alone does"
+        yield (f"{path}: names mesh axis {axis!r}; devices/sharding.py alone "
+               "does")
 
 
 def violations(files):
@@ -278,11 +294,18 @@ def violations(files):
       for mark in MARKS:
         if mark in line:
           yield f"{path}:{number}: {mark!r}"
-    if path.startswith("configs/"):
+    if path in DATA or path.startswith("configs/"):
       for name in imports(ast.parse(source)):
-        if name != "progrpo_jax.ranges" and (
-            name.split(".")[0] in JAX | {"progrpo_jax"}):
+        if name.split(".")[0] in JAX or name.startswith("progrpo_jax") and (
+            name not in ALLOWED):
           yield f"{path}: imports {name}; configs are data"
+
+
+# Configs are data: these files start without JAX.
+DATA = {f"progrpo_jax/config/{n}.py" for n in ("defaults", "methods", "scales")}
+ALLOWED = {
+    "progrpo_jax.ranges", *(
+        f"progrpo_jax.config.{n}" for n in ("defaults", "methods", "scales"))}
 
 
 def sources():
@@ -320,15 +343,20 @@ GOOD = {
         "from flax import struct\nfrom progrpo_jax.models import transformer"),
     "progrpo_jax/storage/checkpoint.py": (
         "import orbax.checkpoint as ocp\n"
-        "from progrpo_jax import state as state_lib\n"
+        "from progrpo_jax.learn import state as state_lib\n"
         'ITEMS = ("params", "data")\n'),
-    "progrpo_jax/train.py": "from progrpo_jax import checkpoint, state\n",
+    "progrpo_jax/train.py": (
+        "from progrpo_jax.learn import state\n"
+        "from progrpo_jax.storage import checkpoint\n"),
     "progrpo_jax/report/html.py": "",
     "progrpo_jax/cli/train.py": (
-        "from configs import common\nfrom progrpo_jax import train\n"
-        "from progrpo_jax.report import html\n"),
+        "from progrpo_jax.config import defaults\n"
+        "from progrpo_jax import train\n"
+        "from progrpo_jax.report import html\nx = c.algo.loss\n"),
     "progrpo_jax/main.py": "from progrpo_jax.cli import train\n",
-    "progrpo_jax/config/checks.py": "from configs import common\n",
+    "progrpo_jax/config/checks.py": (
+        "from progrpo_jax.config import defaults\n"),
+    "configs/tiny.py": "from progrpo_jax.config import methods, scales\n",
     "progrpo_jax/config/defaults.py": (
         "import ml_collections\nfrom progrpo_jax import ranges\n"),
 }
@@ -339,28 +367,29 @@ def test_made_up_code_that_keeps_the_rules():
 
 
 @pytest.mark.parametrize(("path", "source", "words"), [
-    ("progrpo_jax/ops.py", "from progrpo_jax import state",
-     "ops.py (floor 0) imports state.py (floor 3)"),
+    ("progrpo_jax/ops.py", "from progrpo_jax.learn import state",
+     "ops.py imports learn/state.py, which stands above it"),
     ("progrpo_jax/ops.py", "import progrpo_jax.learn.state",
      "imports learn/state.py"),
     ("progrpo_jax/ops.py", "from progrpo_jax.learn.state import State",
-     "imports state.py"),
+     "imports learn/state.py"),
     ("progrpo_jax/ops.py", "def f():\n  from progrpo_jax import train",
      "imports train.py"),
     ("progrpo_jax/ops.py", "from . import errors", "relative import"),
     ("progrpo_jax/errors.py", "from progrpo_jax import ops",
-     "(floor 0) imports ops.py (floor 0)"),
+     "errors.py imports ops.py"),
     ("progrpo_jax/algos/kl.py", "from progrpo_jax.algos import losses",
      "imports algos/losses.py"),
     ("progrpo_jax/algos/kl.py", "from progrpo_jax.rewards import score",
      "imports rewards/score.py"),
-    ("progrpo_jax/learn/state.py", "from progrpo_jax import checkpoint",
-     "imports checkpoint.py"),
+    ("progrpo_jax/learn/state.py",
+     "from progrpo_jax.storage import checkpoint",
+     "imports storage/checkpoint.py"),
     ("progrpo_jax/report/html.py", "from progrpo_jax.cli import train",
      "imports cli/train.py"),
     ("progrpo_jax/cli/train.py", "from progrpo_jax import main",
      "imports main.py"),
-    ("progrpo_jax/extras.py", "", "extras.py: on no floor; add it"),
+    ("progrpo_jax/extras.py", "", "extras.py: in no room; add it"),
     ("progrpo_jax/algos/__init__.py", "from progrpo_jax.algos import kl",
      "more than a docstring"),
     ("progrpo_jax/__init__.py", "from progrpo_jax import train",
@@ -378,9 +407,13 @@ def test_made_up_code_that_keeps_the_rules():
      "imports matplotlib"),
     ("progrpo_jax/text/tokenizer.py", "import torch", "for nobody"),
     ("progrpo_jax/tasks/base.py", "import tensorflow as tf", "for nobody"),
-    ("progrpo_jax/algos/kl.py", "import time", "imports time on floor 1"),
+    ("progrpo_jax/algos/kl.py", "import time",
+     "imports time, which algos does without"),
     ("progrpo_jax/ops.py", "from ml_collections import ConfigDict",
-     "imports ml_collections on floor 0"),
+     "imports ml_collections; ground sees no config"),
+    ("progrpo_jax/train.py", "import ml_collections", "sees no config"),
+    ("progrpo_jax/learn/state.py", "def f(c):\n  return c.optim.b1",
+     "learn/state.py:2: reads a config; learn gets numbers"),
     ("progrpo_jax/rewards/logic.py", "import os.path", "imports os"),
     ("progrpo_jax/ops.py", "x = open('a')", "opens a file"),
     ("progrpo_jax/devices/sharding.py", "import jax\ni = jax.process_index()",
@@ -396,11 +429,11 @@ def test_made_up_code_that_keeps_the_rules():
     ("progrpo_jax/train.py", "axis = 'tensor'", "mesh axis 'tensor'"),
     ("progrpo_jax/train.py", "x = 1  # " + MARKS[0], MARKS[0]),
     ("tests/test_x.py", "x = 1  # " + MARKS[3], "test_x.py:1"),
-    ("progrpo_jax/train.py", "from configs import common",
-     "only the command line"),
-    ("progrpo_jax/config/checks.py", "from configs import methods",
-     "only the command line"),
-    ("progrpo_jax/config/defaults.py", "import jax.numpy as jnp", "configs are data"),
+    ("progrpo_jax/cli/train.py", "from configs import tiny",
+     "read, not imported"),
+    ("progrpo_jax/config/defaults.py", "import jax.numpy as jnp",
+     "configs are data"),
+    ("configs/tiny.py", "from progrpo_jax import train", "configs are data"),
     ("progrpo_jax/config/defaults.py", "from progrpo_jax import train",
      "configs are data"),
 ])

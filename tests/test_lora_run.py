@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from progrpo_jax import errors, main, train
+from progrpo_jax.build import stages as build
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state
 from progrpo_jax.models import hf, lora
@@ -38,7 +39,7 @@ def run(small, tmp_path_factory):
 
 
 def load(small, path):
-  return policy_lib.load(
+  return build.load_policy(
       small.config(f"model.init_from={path}"), sharding.make_mesh())
 
 
@@ -99,7 +100,7 @@ def test_training_goes_on_from_merged_adapters(small, run, tmp_path):
       tmp_path / "on", f"model.init_from={run[0]}", "train.total_steps=1",
       "eval.every=0", method="grpo")
   assert code == train.DONE
-  first = policy_lib.load(
+  first = build.load_policy(
       small.config(f"model.init_from={tmp_path}/on/checkpoints/0"),
       sharding.make_mesh())
   for x, y in zip(
@@ -142,9 +143,9 @@ def test_impossible_adapters_are_refused(small, tmp_path, override, words):
 def test_optimiser_state_is_that_of_the_adapters(small):
   c = small.config(*LORA)
   mesh = sharding.make_mesh()
-  policy = policy_lib.load(c, mesh)
-  from progrpo_jax import parts
-  tx = parts.make_optimizer(c, parts.make_schedule(c))
+  policy = build.load_policy(c, mesh)
+  from progrpo_jax.build import functions
+  tx = functions.make_optimizer(c, functions.make_schedule(c))
   like = state.abstract(policy.config, tx, mesh)
   trained, _ = lora.split(policy.config, policy.params)
   size = sum(x.size for x in jax.tree.leaves(trained))

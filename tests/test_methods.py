@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from progrpo_jax import errors, main
-from progrpo_jax import parts as parts_lib
 from progrpo_jax.algos import control
+from progrpo_jax.build import functions
+from progrpo_jax.build import stages as build
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf
-from progrpo_jax.storage import policy as policy_lib
 
 SHORT = ("eval.every=0", "train.total_steps=2")
 
@@ -50,11 +50,11 @@ def test_flowrl_trains_its_head_resumes_and_exports_the_policy_alone(
 def test_a_policy_with_a_head_starts_runs_with_and_without_one(small, flowrl):
   mesh = sharding.make_mesh(1, 1, 1)
   start = f"model.init_from={flowrl[0]}"
-  kept = policy_lib.load(small.config(start, method="flowrl"), mesh)
-  plain = policy_lib.load(small.config(start, method="grpo"), mesh)
+  kept = build.load_policy(small.config(start, method="flowrl"), mesh)
+  plain = build.load_policy(small.config(start, method="grpo"), mesh)
   assert kept.config.partition_head and not plain.config.partition_head
   assert set(kept.params) - set(plain.params) == {"log_z"}
-  new = policy_lib.load(small.config(method="flowrl"), mesh)
+  new = build.load_policy(small.config(method="flowrl"), mesh)
   trained = kept.params["log_z"]["linear_0"]
   assert not np.array_equal(trained, new.params["log_z"]["linear_0"])
 
@@ -140,7 +140,7 @@ def test_wired_methods_take_two_steps(small, tmp_path, method):
 def test_flowrl_without_what_it_reads_is_refused(small, key):
   c = small.config(f"algo.{key}=False", method="flowrl")
   with pytest.raises(errors.InputError, match=f"'flowrl'.*{key}"):
-    parts_lib.make_objective(c)
+    functions.make_objective(c)
 
 
 def test_measured_triggers_reset_a_run(small, tmp_path):

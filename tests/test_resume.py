@@ -13,11 +13,10 @@ import time
 
 import pytest
 
-from progrpo_jax import main, records, stages, train
-from progrpo_jax.learn import signals
-from progrpo_jax.rollout import data as data_lib
-from progrpo_jax.rollout import sampler
-from progrpo_jax.storage import checkpoint, metrics
+from progrpo_jax import main, train
+from progrpo_jax.learn import improve, prepare
+from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.storage import checkpoint, log, metrics
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,10 @@ def unbroken(small, tmp_path_factory):
 
   with pytest.MonkeyPatch.context() as patch:
     before(sampler, "batches", "sample")
-    before(data_lib, "verify", "verify")
-    before(signals, "prepare", "score")
-    before(stages, "improve", "update")
-    before(records, "log", "log")
+    before(verify, "verify", "verify")
+    before(prepare.Prepare, "__call__", "score")
+    before(improve.Improve, "__call__", "update")
+    before(log.Log, "__call__", "log")
     before(checkpoint.Checkpointer, "save", "save")
     before(checkpoint.Checkpointer, "_seal", "commit")
     before(checkpoint.Checkpointer, "load_reference", "reference")
@@ -138,7 +137,7 @@ def test_stopped_it_saves_and_goes_on_alike(
   # Two batches of problems are sampled before the first step.
   for module, name, number, which in (
       (sampler, "batches", signal.SIGTERM, 3),
-      (stages, "improve", signal.SIGINT, 1)):
+      (improve.Improve, "__call__", signal.SIGINT, 1)):
     original, calls = getattr(module, name), []
 
     def call(
@@ -162,8 +161,9 @@ def test_stopped_it_saves_and_goes_on_alike(
 
 SECOND = """
 import sys, time
-from progrpo_jax import main, stages
-improve, calls = stages.improve, []
+from progrpo_jax import main
+from progrpo_jax.learn.improve import Improve
+improve, calls = Improve.__call__, []
 
 def slow(*args):
   calls.append(1)
@@ -172,7 +172,7 @@ def slow(*args):
     time.sleep(100)
   return improve(*args)
 
-stages.improve = slow
+Improve.__call__ = slow
 sys.exit(main.main(sys.argv[1:]))
 """
 

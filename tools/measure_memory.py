@@ -17,7 +17,7 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 
 from progrpo_jax import batch
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import functions
 from progrpo_jax.config import checks, defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
@@ -69,7 +69,7 @@ def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
 
   Arguments, temporaries, and of what stays what the program does not read.
   """
-  tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
+  tx = functions.make_optimizer(c, functions.make_schedule(c))
   state = state_lib.abstract(model, tx, mesh)
   lower = {"sample": _sample, "score": _score}.get(phase, _update(c, tx))
   low = lower(c, model, mesh, state)
@@ -105,7 +105,7 @@ def _score(c, model, mesh, state):
 
 def _update(c, tx):
   # Made out of the mesh, on which nothing can be computed here.
-  objective = parts_lib.make_objective(c)
+  objective = functions.make_objective(c)
 
   def lower(c, model, mesh, state):
     _, _, parts = checks.micro_batches(c, mesh)
@@ -119,7 +119,7 @@ def _update(c, tx):
     update = update_lib.make(
         model, tx, objective,
         scoring.Distribution(chunk=c.model.logits_chunk),
-        micro_batches=parts, whole=parts_lib.sees_whole(c))
+        micro_batches=parts, whole=functions.sees_whole(c))
     scalar = sharding.replicated(mesh)
     first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
     with jax.set_mesh(mesh):

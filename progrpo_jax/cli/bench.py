@@ -22,21 +22,22 @@ import rich.console
 import rich.table
 
 from progrpo_jax import batch as batch_lib
+from progrpo_jax import groups as groups_lib
 from progrpo_jax import ranges
 from progrpo_jax.algos import advantages, aggregate, losses, objective
 from progrpo_jax.cli import arguments, exits
 from progrpo_jax.devices import sharding
-from progrpo_jax.learn import optim, signals
+from progrpo_jax.learn import advantage, optim
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rollout import data as data_lib
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
 
 PROMPT = 64
+_ADVANTAGE = advantage.Advantage(advantages.grpo, alpha=0.3)
 
 
 def run(argv: list[str]) -> int:
@@ -193,10 +194,14 @@ def _step(args, mesh, config, update, state, pool, number):
       [f"{3 + int(t[0]) % 3}+4*5-{int(t[1])}" for t in group]
       for group in rollout.tokens_BT.reshape(p, g, -1)]
   reward, correct, valid, _ = timed(
-      "verify", lambda: data_lib.verify(pool, rows, texts))
+      "verify", lambda: verify.verify(pool, rows, texts))
   # Rewards as random numbers: with the verifier's alone, nearly all 0, the
   # update would do the same work on zeros.
   reward = numbers.random(reward.shape).astype(np.float32)
+  groups = groups_lib.Groups(
+      prompts=prompts, rollout=rollout, texts_PG=tuple(map(tuple, texts)),
+      reward_PG=reward, correct_PG=correct, valid_PG=valid,
+      fresh_P=np.ones(p, bool), values_PGJ=np.zeros((p, g, 0), np.float32))
   sequences = sharding.put_rows(batch_lib.Sequences(
       prompt_NT=prompts.tokens_PT, prompt_mask_NT=mask,
       tokens_NRT=rollout.tokens_BT.reshape(p, g, new),
@@ -204,13 +209,7 @@ def _step(args, mesh, config, update, state, pool, number):
   with jax.set_mesh(mesh):
     scores = timed("score", lambda: scoring.score(
         config, state.params, sequences, scoring.Distribution()))
-    signal = timed("advantage", lambda: signals.advantages(
-        reward, correct, valid, scores.logp_NRT.reshape(p * g, new),
-        rollout.mask_BT, scores.prompt_logp_NT, mask, np.float32(0.3),
-        advantage=advantages.grpo, low_prob_share=0.2,
-        prompt_low_prob_share=0.2,
-        options=(("active", "any_correct"), ("apply_to", "all"),
-                 ("centre", False))))
+    signal = timed("advantage", lambda: _ADVANTAGE(reward, groups, scores))
     batch = batch_lib.TrainBatch(
         sequences=sequences, old_logp_NRT=scores.logp_NRT, ref_logp_NRT=None,
         adv_NR=signal["adv_PG"], fresh_NR=np.ones((p, g), bool))

@@ -2,18 +2,17 @@
 
 import functools
 
-import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import parts as parts_lib
 from progrpo_jax import ranges
+from progrpo_jax.build import problems
+from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
 from progrpo_jax.config import checks, isolation
-from progrpo_jax.devices import hosts, sharding
+from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
 from progrpo_jax.storage import metrics
-from progrpo_jax.storage import policy as policy_lib
 
 _PLACE = ranges.Place(empty=False)
 
@@ -41,15 +40,14 @@ def start(c, workdir: str | None) -> dict[str, float]:
   if workdir:
     arguments.check_output("--workdir", workdir)
   isolation.check(c)
-  mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  policy = policy_lib.load(c, mesh)
+  mesh = build.make_mesh(c)
+  policy = build.load_policy(c, mesh)
   values: dict[str, float] = {}
-  with parts_lib.make_pool(c, policy.tokenizer.opens_thought) as pool:
-    evaluators = parts_lib.make_evaluators(
-        c, policy.config, policy.tokenizer, pool, mesh,
-        jax.random.key(c.seed))
+  with problems.make_pool(c, policy.tokenizer.opens_thought) as pool:
+    evaluators = problems.make_evaluators(
+        c, policy.config, policy.tokenizer, pool, mesh)
     if hosts.is_first():
-      for note in parts_lib.held_out_notes(c, evaluators):
+      for note in problems.held_out_notes(c, evaluators):
         print(note)
     records = []
     with live.progress(

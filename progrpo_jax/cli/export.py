@@ -3,9 +3,9 @@
 import jax
 
 from progrpo_jax import ranges
+from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
 from progrpo_jax.config import defaults
-from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf
 from progrpo_jax.storage import policy as policy_lib
 
@@ -30,12 +30,12 @@ def run(argv: list[str]) -> int:
   arguments.check_output("--output", args.output)
   c = defaults.get_config() if c is None else c
   c.model.init_from = args.policy
-  mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+  mesh = build.make_mesh(c)
   if args.adapters:
     hf.save_adapters(args.output, *policy_lib.load_adapters(args.policy, mesh))
     print(f"wrote {args.output}")
     return 0
-  policy = policy_lib.load(c, mesh)
+  policy = build.load_policy(c, mesh)
   params = policy.params
   if args.dtype != "float32":
     params = jax.tree.map(lambda x: x.astype(args.dtype), params)

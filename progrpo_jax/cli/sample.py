@@ -3,10 +3,11 @@
 import os
 import sys
 
-from progrpo_jax import inference, ranges
+from progrpo_jax import ranges
+from progrpo_jax.build import answers
+from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
 from progrpo_jax.report import live
-from progrpo_jax.storage import policy as policy_lib
 
 _PLACE = ranges.Place(empty=False)
 
@@ -28,14 +29,14 @@ def run(argv: list[str]) -> int:
   c, args = arguments.parse(parser, argv)
   if args.policy:
     c.model.init_from = args.policy
-  mesh = inference.one_device()
-  policy = policy_lib.load(c, mesh)
-  for number, text in enumerate(_lines()):
-    answers, = inference.sample(
-        c, policy, [text], mesh, n=args.num_samples,
+  mesh = answers.one_device()
+  policy = build.load_policy(c, mesh)
+  for number, prompt in enumerate(_lines()):
+    texts, = answers.sample(
+        c, policy, [prompt], mesh, n=args.num_samples,
         temperature=args.temperature, first=number)
-    for answer in answers:
-      print(live.printable(answer), flush=True)
+    for text in texts:
+      print(live.printable(text), flush=True)
   return 0
 
 

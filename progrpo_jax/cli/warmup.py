@@ -1,6 +1,7 @@
 """`progrpo warmup`: a base policy from demonstrations."""
 
-from progrpo_jax import ranges, warmup
+from progrpo_jax import ranges
+from progrpo_jax.build import base_policy
 from progrpo_jax.cli import arguments
 from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
@@ -26,6 +27,6 @@ def start(config, output: str) -> None:
   """Warms up with a progress bar."""
   arguments.check_output("--output", output)
   with live.progress("warm-up", config.warmup.steps) as tick:
-    warmup.warm_up(config, output, tick)
+    base_policy.warm_up(config, output, tick)
   if hosts.is_first():
     print(f"base policy: {output}")

@@ -120,3 +120,22 @@ def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
     raise errors.InputError(
         f"config.{key}: {value!r} is not of type {type(place).__name__} (it "
         f"is {place!r} by default)") from e
+
+
+def from_json(content: dict) -> ml_collections.ConfigDict:
+  """Returns the config that a workdir's `config.json` holds, locked."""
+  return ml_collections.ConfigDict(_tuples(content)).lock()
+
+
+def without_training(
+    config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Takes out what only training adds to a policy: adapters and heads."""
+  config.model.lora.rank, config.algo.partition_head = 0, False
+  return config
+
+
+def _tuples(value):
+  """Turns lists into the tuples that a config held before it became JSON."""
+  if isinstance(value, dict):
+    return {name: _tuples(v) for name, v in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

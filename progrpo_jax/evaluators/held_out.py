@@ -18,8 +18,7 @@ from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import data as data_lib
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
 
 # Folded into the run's key for all evaluations.
@@ -154,7 +153,7 @@ class HeldOut:
     # Fillers stand at the end.
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[:len(real)]
-    texts, _, correct_XN, valid_XN, _, tolerant_XN = data_lib.join(
+    texts, _, correct_XN, valid_XN, _, tolerant_XN = verify.join(
         hosts.share_out(
             functools.partial(self._judge, rows, rollout), len(rows)))
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
@@ -171,8 +170,8 @@ class HeldOut:
         vocab_size=self.tokenizer.vocab_size, tolerant_XN=tolerant_XN)
 
   def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
-    """What `data.judge` returns of a share, and its tolerant verdicts."""
-    judged = data_lib.judge(
+    """Returns `verify.decode_and_verify` of a share, and tolerant verdicts."""
+    judged = verify.decode_and_verify(
         self.pool, self.tokenizer, rows, rollout,
         self.settings.num_generations, share)
     if not self.tolerant:

@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import verify as verify_lib
 from progrpo_jax.tasks import base
 
 # One answer in the forms that verifiers read; which of them is the wanted one
@@ -78,7 +78,7 @@ def verify(
   answers_XN = [[pool.answer(text) for text in texts] for texts in texts_XN]
   asked = list(_again(rows, answers_XN, tolerant_XN, valid_XN))
   if asked:
-    _, correct, _, _ = data_lib.verify(
+    _, correct, _, _ = verify_lib.verify(
         pool, [rows[x] for x, _, _ in asked], [[form] for _, _, form in asked],
         whole=False)
     for (x, n, _), (right,) in zip(asked, correct):

@@ -68,3 +68,10 @@ def abstract(config, tx, mesh) -> TrainState:
 def _abstract(config):
   """Shapes and types of the parameters that train."""
   return lora.split(config, transformer.abstract_params(config))[0]
+
+
+def restart_optimizer(config, tx, mesh, state: TrainState) -> TrainState:
+  """Returns a state without moments; its learning-rate schedule goes on."""
+  fresh = fresh_optimizer(
+      tx, state.params, shardings(config, tx, mesh).opt_state)
+  return state.replace(opt_state=optim.restarted(state.opt_state, fresh))

@@ -23,7 +23,7 @@ import ml_collections
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import functions
 from progrpo_jax.config import checks, schedule
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
@@ -167,7 +167,7 @@ class _Stage:
     self.shards = sharding.batch_shards(mesh)
     self.per_row, self.score_parts, self.update_parts = checks.micro_batches(
         c, mesh)
-    tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
+    tx = functions.make_optimizer(c, functions.make_schedule(c))
     self.state = state_lib.abstract(model, tx, mesh)
     self.local = _local(model, mesh)
     self.item = jnp.dtype(model.dtype).itemsize

@@ -7,7 +7,7 @@ plain prompt: the ratio is taken under that prompt, so the log-probs of the
 rephrased answer are scored anew without the solution in sight.
 
 "Rephrasing Policy Optimization" (https://arxiv.org/abs/2602.10819). The paper's
-thresholds are not known; those of the config are this project's own.
+thresholds are not known; the defaults are this project's.
 """
 
 import dataclasses
@@ -17,23 +17,31 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import parts as parts_lib
-from progrpo_jax import progress as progress_lib
-from progrpo_jax.devices import hosts, sharding
+from progrpo_jax import groups as groups_lib
+from progrpo_jax.devices import hosts, sharding, timing
+from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import data as data_lib
-from progrpo_jax.rollout import groups as groups_lib
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rollout import prompts as prompts_lib
+from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 def failing(
     groups: groups_lib.Groups, fail_below: float, min_share: float,
 ) -> np.ndarray:
-  """Groups that mostly fail, bool [P]; unknown verdicts count on no side."""
+  """Which groups mostly fail, bool [P].
+
+  Args:
+    groups: P verified groups; responses whose verifier failed do not count.
+    fail_below: rewards below this are failures.
+    min_share: share of failures from which a group counts, in [0, 1].
+  """
   valid_PG = groups.valid_PG
   failed_P = np.sum(valid_PG & (groups.reward_PG < fail_below), axis=1)
-  known_P = valid_PG.sum(axis=1)
-  return (known_P > 0) & (failed_P >= min_share * known_P)
+  valid_P = valid_PG.sum(axis=1)
+  return (valid_P > 0) & (failed_P >= min_share * valid_P)
 
 
 def replace_worst(
@@ -84,85 +92,108 @@ def replace_worst(
       values_PGJ=put_PG(groups.values_PGJ, values_PJ))
 
 
-def rephrase(
-    parts: parts_lib.Parts, params, groups: groups_lib.Groups, key,
-    clock: progress_lib.Clock,
-) -> tuple[groups_lib.Groups, dict[str, float]]:
-  """Groups with rephrased solutions where they fail; metrics.
+@dataclasses.dataclass(frozen=True)
+class Rephrase:
+  """Puts rephrased solutions into groups that mostly fail.
 
-  Args:
-    parts: of the run.
-    params: of the policy.
-    groups: verified groups.
-    key: of this step's rephrasing; a prompt's draw number is folded in.
-    clock: of the step.
-
-  Returns:
-    (groups, metrics): shares of the groups that fail, that could be asked
-    (the task shows a solution and the question fits), and that were answered
-    right.
+  Attributes:
+    model: configuration of the policy.
+    mesh: mesh of all devices.
+    settings: how to sample; one answer to each question.
+    dist: distribution of the log-probs.
+    tokenizer: the policy's.
+    pool: processes that verify.
+    prompter: encodes questions, in one width.
+    timer: times "sample", "verify" and "score".
+    template: question; {prompt} and {solution} are filled in.
+    fail_below: rewards below this are failures.
+    min_fail_share: share of failures from which a group is asked for.
   """
-  r = parts.config.algo.rephrase
-  failing_P = failing(groups, r.fail_below, r.min_fail_share)
-  questions = _questions(parts, groups, failing_P)
-  asked_P = np.array([q is not None for q in questions])
-  metrics = {
-      "rephrase/failing_frac": float(failing_P.mean()),
-      "rephrase/asked_frac": float(asked_P.mean()),
-      "rephrase/accepted_frac": 0.0}
-  if not asked_P.any():
-    return groups, metrics
-  # Always as many as there are groups, so that one program serves: those that
-  # are not asked repeat a question that is.
-  filler = next(q for q in questions if q is not None)
-  prompts = parts.rephraser.encode(
-      [filler if q is None else q for q in questions], groups.prompts.ids_P)
-  with clock.stage("sample"):
-    rollout = sampler.sample(
-        parts.model, params, prompts, key,
-        dataclasses.replace(parts.sampling, num_generations=1), parts.mesh)
-  with clock.stage("verify"):
-    texts, reward, correct, valid, values = data_lib.join(hosts.share_out(
-        functools.partial(
-            data_lib.judge, parts.pool, parts.tokenizer, groups.prompts.rows,
-            rollout, 1), len(groups)))
-  accepted_P = asked_P & correct[:, 0] & valid[:, 0]
-  metrics["rephrase/accepted_frac"] = float(accepted_P.mean())
-  if not accepted_P.any():
-    return groups, metrics
-  with clock.stage("score"):
-    rollout = rollout.replace(
-        logp_BT=_plain_logp(parts, params, groups.prompts, rollout))
-  return replace_worst(
-      groups, accepted_P, rollout, [t[0] for t in texts], reward[:, 0],
-      correct[:, 0], values[:, 0]), metrics
 
+  model: model_config.ModelConfig
+  mesh: jax.sharding.Mesh
+  settings: sampler.Settings
+  dist: scoring.Distribution
+  tokenizer: tokenizer_lib.Tokenizer
+  pool: pool_lib.Pool
+  prompter: prompts_lib.Prompter
+  timer: timing.Timer
+  template: str
+  fail_below: float
+  min_fail_share: float
 
-def _questions(parts, groups, failing_P) -> list:
-  """The rows to ask, or None where there is nothing to ask."""
-  template = parts.config.algo.rephrase.template
-  questions = []
-  for row, number, fails in zip(
-      groups.prompts.rows, groups.prompts.ids_P, failing_P, strict=True):
-    question = None
-    if fails and row.demonstrations:
-      # Another one each time the problem is drawn.
-      solution = row.demonstrations[int(number) % len(row.demonstrations)]
-      question = dataclasses.replace(row, prompt=template.format(
-          prompt=row.prompt, solution=solution))
-      if not parts.rephraser.fits(question):
-        question = None
-    questions.append(question)
-  return questions
+  def __call__(
+      self, params, groups: groups_lib.Groups, key,
+  ) -> tuple[groups_lib.Groups, dict[str, float]]:
+    """Returns groups with accepted answers in them, and metrics.
 
+    Metrics are shares of the groups: those that fail, those that could be
+    asked (the task shows a solution and the question fits), and those whose
+    answer the verifier accepted.
 
-def _plain_logp(parts, params, prompts, rollout) -> np.ndarray:
-  """Log-probs of one response each under the plain prompts, [P, T]."""
-  sequences = sharding.put_rows(batch_lib.Sequences(
-      prompt_NT=prompts.tokens_PT, prompt_mask_NT=prompts.mask_PT,
-      tokens_NRT=rollout.tokens_BT[:, None],
-      mask_NRT=rollout.mask_BT[:, None]), parts.mesh)
-  with jax.set_mesh(parts.mesh):
-    scores = scoring.score(
-        parts.model, params, sequences, parts.dist, prompts=False)
-  return sharding.fetch(scores.logp_NRT)[:, 0]
+    Args:
+      params: all parameters of the policy.
+      groups: P verified groups.
+      key: PRNG key; the number of a prompt's draw is folded in.
+    """
+    failing_P = failing(groups, self.fail_below, self.min_fail_share)
+    questions = self.questions(groups, failing_P)
+    asked_P = np.array([question is not None for question in questions])
+    metrics = {
+        "rephrase/failing_frac": float(failing_P.mean()),
+        "rephrase/asked_frac": float(asked_P.mean()),
+        "rephrase/accepted_frac": 0.0}
+    if not asked_P.any():
+      return groups, metrics
+    # Always P questions, so that one compiled program serves: groups that are
+    # not asked repeat a question that is.
+    filler = next(question for question in questions if question is not None)
+    prompts = self.prompter.encode(
+        [filler if question is None else question for question in questions],
+        groups.prompts.ids_P)
+    with self.timer.stage("sample"):
+      rollout = sampler.sample(
+          self.model, params, prompts, key, self.settings, self.mesh)
+    with self.timer.stage("verify"):
+      texts, reward, correct, valid, values = verify.join(hosts.share_out(
+          functools.partial(
+              verify.decode_and_verify, self.pool, self.tokenizer,
+              groups.prompts.rows, rollout, 1), len(groups)))
+    accepted_P = asked_P & correct[:, 0] & valid[:, 0]
+    metrics["rephrase/accepted_frac"] = float(accepted_P.mean())
+    if not accepted_P.any():
+      return groups, metrics
+    with self.timer.stage("score"):
+      rollout = rollout.replace(
+          logp_BT=self._plain_logp(params, groups.prompts, rollout))
+    return replace_worst(
+        groups, accepted_P, rollout, [text for text, in texts], reward[:, 0],
+        correct[:, 0], values[:, 0]), metrics
+
+  def questions(
+      self, groups: groups_lib.Groups, failing_P) -> list[base.Row | None]:
+    """Returns a question for each group, None where there is none to ask."""
+    questions = []
+    for row, number, fails in zip(
+        groups.prompts.rows, groups.prompts.ids_P, failing_P, strict=True):
+      question = None
+      if fails and row.demonstrations:
+        # Another solution each time the problem is drawn.
+        solution = row.demonstrations[int(number) % len(row.demonstrations)]
+        question = dataclasses.replace(row, prompt=self.template.format(
+            prompt=row.prompt, solution=solution))
+        if not self.prompter.fits(question):
+          question = None
+      questions.append(question)
+    return questions
+
+  def _plain_logp(self, params, prompts, rollout) -> np.ndarray:
+    """Log-probs [P, T] of one response each, under the plain prompts."""
+    sequences = sharding.put_rows(batch_lib.Sequences(
+        prompt_NT=prompts.tokens_PT, prompt_mask_NT=prompts.mask_PT,
+        tokens_NRT=rollout.tokens_BT[:, None],
+        mask_NRT=rollout.mask_BT[:, None]), self.mesh)
+    with jax.set_mesh(self.mesh):
+      scores = scoring.score(
+          self.model, params, sequences, self.dist, prompts=False)
+    return sharding.fetch(scores.logp_NRT)[:, 0]

@@ -1,4 +1,4 @@
-"""A policy and its tokenizer, from wherever a config says."""
+"""A policy and its tokenizer: from an HF directory, a run, or a checkpoint."""
 
 import dataclasses
 import json
@@ -8,10 +8,8 @@ from typing import Any
 from etils import epath
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from progrpo_jax import errors, ops
-from progrpo_jax.config import checks
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.models import lora as lora_lib
@@ -76,47 +74,70 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
 
 
 def describe(
-    c: ml_collections.ConfigDict, config: model_config.ModelConfig,
-    tokenizer: tokenizer_lib.Tokenizer,
+    config: model_config.ModelConfig, tokenizer: tokenizer_lib.Tokenizer,
+    base: str,
 ) -> dict[str, Any]:
-  """What stands in a run's `model/config.json`.
+  """Returns what stands in a run's `model/config.json`.
 
-  Adapters are nothing without the weights beneath them: their place is named.
+  Args:
+    config: configuration of the model.
+    tokenizer: the policy's, of which a digest is kept.
+    base: place of the weights beneath the adapters of a run with LoRA, without
+      which they are of no use.
   """
   described = config.to_hf()
   described[TOKENIZER] = tokenizer_lib.digest(tokenizer)
   if config.lora:
-    described[_BASE] = _absolute(c.model.init_from)
+    described[_BASE] = _absolute(base)
   return described
 
 
-def load(c: ml_collections.ConfigDict, mesh) -> Policy:
-  """The policy that `config.model.init_from` names, to train or to use.
+def load(
+    place: str, mesh, *, seed: int = 0, dtype: str = "float32",
+    remat: str = "none", attention: str = "auto",
+    lora: model_config.LoRA | None = None, partition_head: bool = False,
+    chat_template: str = "auto",
+    chat_template_options: dict[str, Any] | None = None,
+    system_prompt: str = "",
+) -> Policy:
+  """Loads a policy, to train or to use.
 
-  Its parameters are float32 masters. With LoRA those that do not train are
-  held in the compute type. Adapters of an earlier run are merged; new ones,
-  and a new partition head, change nothing yet.
+  Its parameters are float32 masters; with LoRA the frozen ones are held in
+  the compute type. Adapters of an earlier run are merged. New adapters, and a
+  new partition head, do not change the policy.
+
+  Args:
+    place: HF directory, workdir of a run, or one of its checkpoints/<step>.
+    mesh: mesh of the devices that hold the parameters.
+    seed: seed of new adapters and of a new partition head.
+    dtype: compute type.
+    remat: what the backward pass recomputes, see `ModelConfig`.
+    attention: attention kernel, see `ModelConfig`.
+    lora: adapters to train; None trains all parameters.
+    partition_head: whether the model has FlowRL's estimate of log Z.
+    chat_template: chat template, see `text.tokenizer.load`.
+    chat_template_options: variables that the template reads.
+    system_prompt: system message before each prompt; "" for none.
 
   Raises:
     InputError: nothing there, it cannot be read, or a weight is NaN or
       infinite.
   """
-  lora = checks.lora_config(c)
-  dtype = jnp.dtype(c.model.dtype if lora else "float32")
-  config, params, folder = _read(_absolute(c.model.init_from), mesh, dtype)
+  held = jnp.dtype(dtype if lora else "float32")
+  config, params, folder = _read(_absolute(place), mesh, held)
   broken = ops.not_finite(params)
   if broken:
     raise errors.InputError(
-        f"config.model.init_from = {c.model.init_from!r}: weights that are "
+        f"config.model.init_from = {place!r}: weights that are "
         f"not finite in {', '.join(broken[:3])}"
         f"{' and more' if len(broken) > 3 else ''}; start from another")
   tokenizer = tokenizer_lib.load(
-      folder, chat_template=c.model.chat_template,
-      chat_template_options=c.model.chat_template_options.to_dict(),
-      system_prompt=c.model.system_prompt or None)
+      folder, chat_template=chat_template,
+      chat_template_options=chat_template_options or {},
+      system_prompt=system_prompt or None)
   config, params = transformer.merged(config, params, mesh)
-  key = jax.random.key(c.seed)
-  if not c.algo.partition_head:
+  key = jax.random.key(seed)
+  if not partition_head:
     config, params = transformer.without_partition_head(config, params)
   elif not config.partition_head:
     config, params = transformer.with_partition_head(
@@ -125,8 +146,7 @@ def load(c: ml_collections.ConfigDict, mesh) -> Policy:
     config, params = transformer.with_lora(
         config, lora, params, jax.random.fold_in(key, _ADAPTERS), mesh)
   config = dataclasses.replace(
-      config, dtype=c.model.dtype, remat=c.model.remat,
-      attention=c.model.attention)
+      config, dtype=dtype, remat=remat, attention=attention)
   return Policy(config, params, tokenizer)
 
 

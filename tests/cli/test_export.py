@@ -4,10 +4,10 @@ import torch
 import transformers
 
 from progrpo_jax import main
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import stages as build
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
-from progrpo_jax.storage import policy as policy_lib
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):
@@ -18,7 +18,7 @@ def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):
   assert main.main(argv) == 0
   assert f"wrote {output}" in capfd.readouterr().out
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  policy = policy_lib.load(
+  policy = build.load_policy(
       small.config(f"model.init_from={workdir}"), mesh)
   tokens = np.random.default_rng(0).integers(
       4, policy.config.vocab_size, (2, 11))
@@ -30,7 +30,7 @@ def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):
     theirs = model(torch.tensor(tokens)).logits.numpy()
   assert np.allclose(ours, theirs, atol=2e-5)
   # Without the tokenizer's prefix the same text has the same ids.
-  again = parts_lib.tokenizer_lib.load(str(output))
+  again = tokenizer_lib.load(str(output))
   assert again.encode_prompt("12-3=") == policy.tokenizer.encode_prompt("12-3=")
   # A single checkpoint, in half precision.
   argv = ["export", "--policy", str(workdir / "checkpoints" / "0"),

@@ -10,7 +10,8 @@ import types
 import ml_collections
 import pytest
 
-from progrpo_jax import errors, parts
+from progrpo_jax import errors
+from progrpo_jax.build import functions
 from progrpo_jax.cli import arguments
 from progrpo_jax.config import (
     checks,
@@ -82,10 +83,10 @@ def test_every_stage_of_every_file_can_be_built(spec):
     shape=dict(data=1, fsdp=devices // tensor, tensor=tensor))
   for stage in schedule.every(config):
     checks.validate(stage)
-    parts.make_objective(stage)
-    parts.make_advantage(stage)
-    parts.make_schedule(stage)
-    parts.make_correction(stage)
+    functions.make_objective(stage)
+    functions.make_advantage(stage)
+    functions.make_schedule(stage)
+    functions.make_correction(stage)
     checks.micro_batches(stage, mesh)
 
 
@@ -268,7 +269,7 @@ BOUND = {
 def test_a_method_leaves_nothing_of_another_bound():
   """The loss gets the paper's beta, not the weight of the KL."""
   for method in set(METHODS) - {"clip_cov"}:  # its key is bound as well
-    bound = parts.make_loss(getattr(methods, method)(defaults.get_config()))
+    bound = functions.make_loss(getattr(methods, method)(defaults.get_config()))
     assert bound.keywords == BOUND.get(
       method, {"epsilon": 0.2, "epsilon_high": 0.2}), method
 

@@ -3,7 +3,7 @@
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import stages as build
 from progrpo_jax.cli import evaluate
 from progrpo_jax.config import defaults, isolation
 from progrpo_jax.rewards import pool as pools
@@ -56,7 +56,7 @@ def test_a_run_is_refused_before_its_policy_is_read(no_jail, small):
     c.data.tasks = {"apps": {"weight": 1.0, "options": {}}}
   c.model.init_from = "no/such/policy"
   with pytest.raises(errors.InputError, match="allow_unsafe_code"):
-    parts_lib.build(c)
+    build.make(c)
   with pytest.raises(errors.InputError, match="allow_unsafe_code"):
     evaluate.start(c, None)
 

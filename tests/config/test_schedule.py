@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from progrpo_jax import errors, parts, train
+from progrpo_jax import errors, train
+from progrpo_jax.build import stages as build
 from progrpo_jax.config import checks, defaults, schedule
 
 STAGES = (
@@ -219,18 +220,18 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
   change = (f"schedule=({{'at_step': 2, 'set': {LATER!r}}},)",
             "checkpoint.every=100", "algo.reset.modes=()")
   assert small.train(tmp_path / "whole", *change)[0] == train.DONE
-  assemble = parts.assemble
+  stages = build._stages
 
-  def gone(c, *args):
+  def gone(c, **around):
     if steps:
       raise errors.InputError("the file of the stage is gone")
-    return assemble(c, *args)
+    return stages(c, **around)
 
   steps = []
   view = Stopping(None)
   view.step = lambda step, metrics: steps.append(step)
   with monkeypatch.context() as patch:
-    patch.setattr(parts, "assemble", gone)
+    patch.setattr(build, "_stages", gone)
     with pytest.raises(errors.InputError, match="is gone"):
       train.train(small.config(*change), tmp_path / "broken", view)
   assert steps == [1, 2]

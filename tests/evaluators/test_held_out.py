@@ -5,32 +5,32 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import problems
+from progrpo_jax.build import stages as build
 from progrpo_jax.config import files
 from progrpo_jax.devices import sharding
 from progrpo_jax.evaluators import diversity
-from progrpo_jax.rollout import data as data_lib
+from progrpo_jax.rollout import verify
 from progrpo_jax.storage import metrics
-from progrpo_jax.storage import policy as policy_lib
 
 
 @pytest.fixture(scope="module")
 def policy(small):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  return mesh, policy_lib.load(small.config(), mesh)
+  return mesh, build.load_policy(small.config(), mesh)
 
 
 @pytest.fixture(scope="module")
 def pool(small):
-  with parts_lib.make_pool(small.config()) as made:
+  with problems.make_pool(small.config()) as made:
     yield made
 
 
 def _evaluator(small, policy, pool, *overrides):
   mesh, loaded = policy
   c = small.config(*overrides)
-  made, = parts_lib.make_evaluators(
-      c, loaded.config, loaded.tokenizer, pool, mesh, jax.random.key(c.seed))
+  made, = problems.make_evaluators(
+      c, loaded.config, loaded.tokenizer, pool, mesh)
   return made
 
 
@@ -80,7 +80,7 @@ def test_samples_do_not_depend_on_the_batch(small, policy, pool):
 def test_problems_are_those_of_the_validation_split(small, policy, pool):
   c = small.config()
   rows = _evaluator(small, policy, pool).sample(policy[1].params).rows
-  train = parts_lib.make_prompter(c, policy[1].tokenizer, "train")
+  train = problems.make_prompter(c, policy[1].tokenizer, "train")
   assert not {r.prompt for r in rows} & {
       r.prompt for r in train.take(0, 64).rows}
   again = _evaluator(small, policy, pool, "seed=5").sample(policy[1].params)
@@ -112,8 +112,8 @@ def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
   assert {s["status"] for r in evaluator.records(strict)
           for s in r["completions"]} == {"ok"}
   # The policy's answers as a chatty one would write them.
-  texts = data_lib.texts
-  monkeypatch.setattr(data_lib, "texts", lambda *args: tuple(
+  texts = verify.texts
+  monkeypatch.setattr(verify, "texts", lambda *args: tuple(
       tuple(f"The answer is {text}." for text in group)
       for group in texts(*args)))
   evaluator.tolerant = True
@@ -137,8 +137,8 @@ def test_each_task_is_tried_and_the_config_keeps_them_all(
   path = small.write(tmp_path / "two.py", data=dict(tasks=tasks))
   c = files.load(str(path))
   mesh, loaded = policy
-  made = parts_lib.make_evaluators(
-      c, loaded.config, loaded.tokenizer, pool, mesh, jax.random.key(0))
+  made = problems.make_evaluators(
+      c, loaded.config, loaded.tokenizer, pool, mesh)
   assert [evaluator.name for evaluator in made] == ["more", "sums"]
   assert list(c.data.tasks) == ["more", "sums"]
 
@@ -155,9 +155,9 @@ def test_problems_that_are_not_tried_are_told(small, policy, pool):
   values = dict(evaluator.run(samples))
   assert values["eval/chain_sum/left_out"] == evaluator.left_out
   assert values["eval/chain_sum/num_problems"] == evaluator.num_problems
-  assert parts_lib.held_out_notes(c, [evaluator]) == [
+  assert problems.held_out_notes(c, [evaluator]) == [
       f"chain_sum: {evaluator.num_problems} problems evaluated; "
       f"{evaluator.left_out} more left out, with prompts of more than 8 "
       "tokens; config.eval.num_problems is 99"]
   whole = _evaluator(small, policy, pool)
-  assert parts_lib.held_out_notes(small.config(), [whole]) == []
+  assert problems.held_out_notes(small.config(), [whole]) == []

@@ -9,14 +9,14 @@ import jax
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import functions
+from progrpo_jax.build import stages as build
 from progrpo_jax.config import checks, defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import cache
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
-from progrpo_jax.storage import policy as policy_lib
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 COMPILED = runpy.run_path(str(TOOLS / "measure_memory.py"))["compiled"]
@@ -67,9 +67,9 @@ def test_what_stays_equals_real_arrays(small):
   """In bfloat16, so that masters and reference differ."""
   c = small.config("model.dtype=bfloat16")
   mesh = sharding.make_mesh(1, 1, 1)
-  policy = policy_lib.load(c, mesh)
+  policy = build.load_policy(c, mesh)
   assert memory.model_of(c) == policy.config
-  tx = parts_lib.make_optimizer(c, parts_lib.make_schedule(c))
+  tx = functions.make_optimizer(c, functions.make_schedule(c))
   made = state_lib.create(policy.config, tx, policy.params, mesh)
   half = jax.tree.map(lambda x: x.astype("bfloat16"), made.params)
   for phase, terms in memory.estimate(

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import parts as parts_lib
-from progrpo_jax import progress as progress_lib
+from progrpo_jax import groups as groups_lib
+from progrpo_jax.build import stages as build
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import groups as groups_lib
 from progrpo_jax.rollout import rephrase
 from progrpo_jax.tasks import base
-
-
-class View:
-  def phase(self, name):
-    pass
 
 
 def made(reward, valid=None):
@@ -96,16 +90,16 @@ def built(small):
       "algo.rephrase.enabled=True", "algo.rephrase.min_fail_share=0.1",
       "algo.rephrase.max_prompt_length=20",
       "algo.rephrase.template={prompt}", method="grpo")
-  parts, params = parts_lib.build(c)
-  with parts.pool:
-    yield parts, params
+  setup, params = build.make(c)
+  with setup.pool:
+    yield setup, params
 
 
 def test_an_accepted_answer_counts_under_the_plain_prompt(
     built, monkeypatch):
   """Every answer is accepted; its log-probs are those of the plain prompt."""
-  parts, params = built
-  prompts = parts.prompter.take(0, 4)
+  setup, params = built
+  prompts = setup.first.prompter.take(0, 4)
   groups = made(np.zeros((4, 4)))
   groups = dataclasses.replace(
       groups, prompts=prompts, rollout=batch_lib.Rollout(
@@ -114,35 +108,33 @@ def test_an_accepted_answer_counts_under_the_plain_prompt(
           logp_BT=np.zeros((16, 4), np.float32),
           finished_B=np.ones(16, bool)))
   monkeypatch.setattr(
-      rephrase.data_lib, "verify", lambda *_: (
+      rephrase.verify, "verify", lambda *_: (
           np.ones((4, 1), np.float32), np.ones((4, 1), bool),
           np.ones((4, 1), bool), np.zeros((4, 1, 1), np.float32)))
-  out, metrics = rephrase.rephrase(
-      parts, params, groups, jax.random.key(0),
-      progress_lib.Clock(View()))
+  asks = setup.first.collect.rephrase
+  out, metrics = asks(params, groups, jax.random.key(0))
   assert metrics == {
       "rephrase/failing_frac": 1.0, "rephrase/asked_frac": 1.0,
       "rephrase/accepted_frac": 1.0}
   first = slice(None, None, 4)  # equal rewards: the first of each group
   scores = scoring.score(
-      parts.model, params, batch_lib.Sequences(
+      setup.model, params, batch_lib.Sequences(
           prompt_NT=prompts.tokens_PT, prompt_mask_NT=prompts.mask_PT,
           tokens_NRT=out.rollout.tokens_BT[first][:, None],
-          mask_NRT=out.rollout.mask_BT[first][:, None]), parts.dist)
+          mask_NRT=out.rollout.mask_BT[first][:, None]), asks.dist)
   np.testing.assert_allclose(
       out.rollout.logp_BT[first], scores.logp_NRT[:, 0], atol=1e-6)
   assert (out.reward_PG[:, 0] == 1).all() and not out.reward_PG[:, 1:].any()
 
 
 def test_questions_show_a_solution_and_fit_their_width(built):
-  parts, _ = built
-  c = parts.config.copy_and_resolve_references()
-  c.algo.rephrase.template = "{solution} {prompt}"
-  parts = dataclasses.replace(parts, config=c)
-  prompts = parts.prompter.take(0, 8)
+  prompter = built[0].first.prompter
+  asks = dataclasses.replace(
+      built[0].first.collect.rephrase, template="{solution} {prompt}")
+  prompts = prompter.take(0, 8)
   groups = dataclasses.replace(made(np.zeros((8, 2))), prompts=prompts)
   failing_P = np.arange(8) != 3
-  asked = rephrase._questions(parts, groups, failing_P)
+  asked = asks.questions(groups, failing_P)
   assert asked[3] is None
   for row, question in zip(prompts.rows, asked):
     if question is not None:
@@ -150,8 +142,8 @@ def test_questions_show_a_solution_and_fit_their_width(built):
           f"{d} {row.prompt}" for d in row.demonstrations}
       assert question.reference == row.reference
   # Too long a question is not asked.
-  short = dataclasses.replace(parts, rephraser=parts.prompter.resized(2))
-  assert rephrase._questions(short, groups, failing_P) == [None] * 8
+  short = dataclasses.replace(asks, prompter=prompter.resized(2))
+  assert short.questions(groups, failing_P) == [None] * 8
 
 
 def test_a_run_says_what_came_of_it(small, tmp_path, recorded):
@@ -169,13 +161,13 @@ def test_a_run_says_what_came_of_it(small, tmp_path, recorded):
 def test_what_an_expert_led_to_is_not_counted_as_the_policy_s_own(
     small, tmp_path, monkeypatch, recorded):
   """Until the first update all is measured as if nobody had asked."""
-  def all_right(parts, params, groups, key, clock):
+  def all_right(self, params, groups, key):
     right = np.ones_like(groups.reward_PG)
     return dataclasses.replace(
         groups, reward_PG=right, correct_PG=right.astype(bool)), {
             "rephrase/accepted_frac": 1.0}
 
-  monkeypatch.setattr(rephrase, "rephrase", all_right)
+  monkeypatch.setattr(rephrase.Rephrase, "__call__", all_right)
   rows = []
   for name in ("True", "False"):
     code, _ = small.train(

@@ -103,18 +103,23 @@ def main(size, folder):
   model = memory.model_of(c)
   said = memory.estimate(c, model, mesh, "cpu")
   meter, found = Meter(), {"trained": [], "frozen": []}
-  save = train.save
+  save, begin = train.save, train.begin
 
-  def watched(parts, checkpointer, state, progress):
+  def begun(setup, *args):
+    found["setup"] = setup
+    return begin(setup, *args)
+
+  def watched(stages, checkpointer, state, progress):
     meter.phase("save")
-    save(parts, checkpointer, state, progress)
+    save(stages, checkpointer, state, progress)
     meter.phase("other")
     found["trained"].append(sums(state.params))
-    found["frozen"].append(sums(parts.frozen))
+    found["frozen"].append(sums(found["setup"].frozen))
 
-  train.save = watched
+  train.save, train.begin = watched, begun
   assert train.train(c, folder / "run", meter) == train.DONE
   meter.phase("end")
+  del found["setup"]
   changed = {
       name: [k for k in before if before[k] != after[k]]
       for name, (before, after) in found.items()}

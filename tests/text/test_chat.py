@@ -15,13 +15,13 @@ import tokenizers
 import transformers
 
 from progrpo_jax import errors
-from progrpo_jax import parts as parts_lib
+from progrpo_jax.build import problems
+from progrpo_jax.build import stages as build
 from progrpo_jax.cli import evaluate
 from progrpo_jax.config import defaults, files
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf, transformer
-from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.text import chat
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
@@ -369,17 +369,17 @@ def test_a_run_knows_whether_its_prompts_open_a_thought(
   c.model.init_from = model(tmp_path / "m", loaded[name])
   c.data.dir = str(tmp_path / "data")
   c.data.max_prompt_length = 48
-  with parts_lib.build(c)[0].pool as pool:
+  with build.make(c)[0].pool as pool:
     assert [pool.answer(text) for text in ("4", "5</think>4")] == shown
   made = []
 
   def stop(*_):
     raise KeyboardInterrupt
 
-  pools = parts_lib.make_pool
-  monkeypatch.setattr(parts_lib, "make_pool", lambda *args: (
+  pools = problems.make_pool
+  monkeypatch.setattr(problems, "make_pool", lambda *args: (
       made.append(pools(*args)) or made[0]))
-  monkeypatch.setattr(parts_lib, "make_evaluators", stop)
+  monkeypatch.setattr(problems, "make_evaluators", stop)
   with pytest.raises(KeyboardInterrupt):
     evaluate.start(c, None)
   assert [made[0].answer(text) for text in ("4", "5</think>4")] == shown
@@ -391,12 +391,12 @@ def test_options_reach_the_template_from_a_config(loaded, tmp_path):
   c.model.chat_template_options.enable_thinking = False
   c.lock()
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  read = policy_lib.load(c, mesh).tokenizer
+  read = build.load_policy(c, mesh).tokenizer
   assert read._chat.tail.endswith("</think>\n\n")
   with c.unlocked():
     c.model.chat_template_options.enable_thinkign = False
   with pytest.raises(errors.InputError, match="enable_thinkign.*did you mean"):
-    policy_lib.load(c, mesh)
+    build.load_policy(c, mesh)
 
 
 @pytest.mark.parametrize(("name", "options", "words"), [

@@ -11,7 +11,7 @@ from progrpo_jax import batch
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import thinking
-from progrpo_jax.rollout import data
+from progrpo_jax.rollout import prompts, verify
 from progrpo_jax.tasks import base
 
 
@@ -43,10 +43,10 @@ def _draws(source, count):
 
 def test_draw_is_a_function_of_seed_and_number(folder):
   specs = [_spec()]
-  one = _draws(data.PromptSource(specs, "train", 1, folder), 90)
-  same = data.PromptSource(specs, "train", 1, folder)
+  one = _draws(prompts.PromptSource(specs, "train", 1, folder), 90)
+  same = prompts.PromptSource(specs, "train", 1, folder)
   assert [same.row(i).prompt for i in reversed(range(90))] == one[::-1]
-  assert _draws(data.PromptSource(specs, "train", 2, folder), 90) != one
+  assert _draws(prompts.PromptSource(specs, "train", 2, folder), 90) != one
   for epoch in range(3):
     assert sorted(one[30 * epoch : 30 * epoch + 30]) == sorted(one[:30])
   assert one[:30] != one[30:60]
@@ -58,8 +58,8 @@ def _short(row):
 
 def test_rows_may_be_left_out(folder):
   specs = [_spec(min_terms=2, max_terms=4, max_digits=1)]
-  whole = data.PromptSource(specs, "train", 1, folder)
-  kept = data.PromptSource(specs, "train", 1, folder, keep=_short)
+  whole = prompts.PromptSource(specs, "train", 1, folder)
+  kept = prompts.PromptSource(specs, "train", 1, folder, keep=_short)
   all_rows = {r.prompt for r in whole.first(99)}
   short = {p for p in all_rows if len(p) <= 4}
   assert 0 < len(short) < len(all_rows) == 30
@@ -73,32 +73,32 @@ def test_rows_may_be_left_out(folder):
   assert [r.prompt for r in kept.first(99)] == [
       r.prompt for r in whole.first(99) if r.prompt in short]
   # Two tasks of one module are counted together.
-  both = data.PromptSource([*specs, *specs], "train", 1, folder, keep=_short)
+  both = prompts.PromptSource([*specs, *specs], "train", 1, folder, keep=_short)
   assert both.left_out == {"chain_sum": (60 - 2 * len(short), 60)}
   # Another choice of rows is another order of draws.
   with pytest.raises(InputError, match="cannot be continued"):
     whole.restore(kept.state(3))
-  again = data.PromptSource(specs, "train", 1, folder, keep=_short)
+  again = prompts.PromptSource(specs, "train", 1, folder, keep=_short)
   assert again.restore(kept.state(3)) == 3
   with pytest.raises(InputError, match="chain_sum: none of its 30 prompts"):
-    data.PromptSource(specs, "train", 1, folder, keep=lambda row: False)
+    prompts.PromptSource(specs, "train", 1, folder, keep=lambda row: False)
 
 
 def test_mixture_has_the_weights(folder):
   specs = [_spec(weight=3), _spec("simple_equations", weight=1)]
-  source = data.PromptSource(specs, "train", 0, folder)
+  source = prompts.PromptSource(specs, "train", 0, folder)
   counts = collections.Counter(source.row(i).task for i in range(400))
   assert counts == {"chain_sum": 300, "simple_equations": 100}
 
 
 def test_state_resumes_and_refuses_another_source(folder):
-  source = data.PromptSource([_spec()], "train", 1, folder)
+  source = prompts.PromptSource([_spec()], "train", 1, folder)
   state = json.loads(json.dumps(source.state(np.int64(17))))
-  again = data.PromptSource([_spec()], "train", 1, folder)
+  again = prompts.PromptSource([_spec()], "train", 1, folder)
   assert again.restore(state) == 17
   for other in (
-      data.PromptSource([_spec(num_train=31)], "train", 1, folder),
-      data.PromptSource([_spec()], "train", 2, folder),
+      prompts.PromptSource([_spec(num_train=31)], "train", 1, folder),
+      prompts.PromptSource([_spec()], "train", 2, folder),
   ):
     with pytest.raises(InputError, match="cannot be continued"):
       other.restore(state)
@@ -112,12 +112,12 @@ def test_bad_specs(folder):
       ([_spec(weight=0)], "weight 0 is not > 0"),
   ):
     with pytest.raises(InputError, match=said):
-      data.PromptSource(specs, "train", 0, folder)
+      prompts.PromptSource(specs, "train", 0, folder)
 
 
 def _prompter(folder, *, buckets=(8, 16), limit=32, split="train", **options):
-  source = data.PromptSource([_spec(**options)], split, 0, folder)
-  return data.Prompter(
+  source = prompts.PromptSource([_spec(**options)], split, 0, folder)
+  return prompts.Prompter(
       source, Characters(), buckets=buckets, max_prompt_length=limit
   )
 
@@ -166,9 +166,8 @@ def test_first_rows_are_the_same_in_every_run(folder):
   ids = np.concatenate([p.ids_P for p in one])
   assert ids.tolist() == [0, 1, 2, 3, 4, 5, 6, -1, -2]
   rows = [row for p in one for row in p.rows][:7]
-  assert rows == data.eval_rows(_spec(), 7, folder)
   assert len({row.prompt for row in rows}) == 7
-  source = data.PromptSource([_spec()], "validation", 99, folder)
+  source = prompts.PromptSource([_spec()], "validation", 99, folder)
   assert source.first(7) == rows
   assert len(source.first(1000)) == 10
 
@@ -189,7 +188,7 @@ def test_texts_are_decoded_by_prompt():
       tokens_BT=tokens, mask_BT=mask.astype(bool), logp_BT=None,
       finished_B=None,
   )
-  assert data.texts(Characters(), rollout, 2) == (("ab", "c"), ("", "bbbb"))
+  assert verify.texts(Characters(), rollout, 2) == (("ab", "c"), ("", "bbbb"))
 
 
 FUNCTIONS = '''
@@ -213,15 +212,16 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
       reward_functions=[f"{tmp_path}/f.py:{n}" for n in ("half", "match")],
       correct_by="match", reward_weights=[0, 1],
   )[:2]
-  gym = data.eval_rows(_spec(), 1, folder)[0]
+  gym = prompts.PromptSource(
+      [_spec()], "validation", 0, folder).first(1)[0]
   rows = [mine[0], gym, mine[1]]
   texts = [
       [mine[0].reference.strip('"'), "?"], [gym.demonstrations[0], ""],
       ["no", mine[1].reference.strip('"')],
   ]
   with pools.Pool(workers=1) as pool:
-    reward, correct, statuses, values = data.score_rollout(pool, rows, texts)
-    again, _, valid, _ = data.verify(pool, rows, texts)
+    reward, correct, statuses, values = verify.score_rollout(pool, rows, texts)
+    again, _, valid, _ = verify.verify(pool, rows, texts)
   assert reward.dtype == np.float32 and reward.shape == (3, 2)
   assert reward.tolist() == [[1, 0], [1, 0], [0, 1]]
   assert correct.tolist() == [[True, False], [True, False], [False, True]]
@@ -230,7 +230,7 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
   none = [np.nan, np.nan]  # of a row that no function judges
   np.testing.assert_array_equal(values, np.float32([
       [[0.5, 1], [0.5, np.nan]], [none, none], [[0.5, 0], [0.5, 1]]]))
-  assert [data.function_labels(row) for row in rows] == [
+  assert [verify.function_labels(row) for row in rows] == [
       ["half", "match"], [], ["half", "match"]]
   assert valid.tolist() == [[True, False], [True, True], [True, True]]
 
@@ -265,9 +265,9 @@ def test_verifiers_see_no_thoughts_and_functions_see_all(
   texts = ["4", "<think>4", "5?</think>4", "<think>5</think>5</think>4"]
   answer = functools.partial(thinking.answer, mode=mode, inside=inside)
   with pools.Pool(workers=1, answer=answer) as pool:
-    reward, correct, found, values = data.score_rollout(
+    reward, correct, found, values = verify.score_rollout(
         pool, judged + verified, [texts, texts])
-    again, _, valid, _ = data.verify(pool, verified, [texts[:3]], whole=False)
+    again, _, valid, _ = verify.verify(pool, verified, [texts[:3]], whole=False)
   assert found == [4 * ["ok"], statuses]
   np.testing.assert_array_equal(
       values[..., 0], [[len(t) for t in texts], 4 * [np.nan]])

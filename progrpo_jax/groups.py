@@ -1,8 +1,6 @@
-"""Groups of verified responses, and how a batch of them is filled.
+"""Groups: prompts with their G responses and the verdicts on these.
 
-A group is a prompt with its G responses and their verdicts. With dynamic
-sampling, groups that teach nothing are dropped and sampling goes on until the
-batch is full or the bound on rounds is reached.
+They travel from the rollout to the learner, on the host.
 """
 
 from collections.abc import Callable, Sequence
@@ -104,80 +102,6 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
       valid_PG=join(lambda p: p.valid_PG),
       fresh_P=join(lambda p: p.fresh_P),
       values_PGJ=join(lambda p: p.values_PGJ))
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-  """A full batch, and what it took.
-
-  Attributes:
-    batch: exactly the number of groups asked for.
-    surplus: groups beyond the batch, for the next step, or None.
-    sampled: all groups as the policy sampled them now, for honest statistics:
-      those that were dropped too, without an expert's responses.
-    metrics: under `dynamic_sampling/`.
-  """
-
-  batch: Groups
-  surplus: Groups | None
-  sampled: Groups
-  metrics: dict[str, float]
-
-
-def collect(
-    draw: Callable[[], tuple[Groups, Groups]],
-    keep: Callable[[Groups], np.ndarray], *,
-    count: int, max_rounds: int = 1, carried: Groups | None = None,
-    carry: bool = False,
-) -> Collected:
-  """Draws groups until `count` of them are worth learning from.
-
-  Args:
-    draw: samples and verifies the next prompts: groups to learn from, and the
-      same groups as the policy sampled them by itself, for statistics. They
-      differ where an expert's response took a sample's place.
-    keep: groups -> bool for each, True where it teaches something.
-    count: groups of a batch.
-    max_rounds: draws at the most. If they do not fill the batch, dropped
-      groups without verdicts fill it: its shape stays, and they teach nothing.
-    carried: groups left over from an earlier step; they come first.
-    carry: whether groups beyond the batch are handed back or discarded.
-
-  Returns:
-    Collected.
-  """
-  kept = [] if carried is None else [
-      dataclasses.replace(carried, fresh_P=np.zeros(len(carried), bool))]
-  dropped, sampled = [], []
-  while sum(map(len, kept)) < count and len(sampled) < max_rounds:
-    groups, by_policy = draw()
-    keep_P = np.asarray(keep(groups))
-    sampled.append(by_policy)
-    kept.append(groups.take(np.flatnonzero(keep_P)))
-    dropped.append(groups.take(np.flatnonzero(~keep_P)))
-  found = sum(map(len, kept))
-  fill = sum(map(len, dropped))
-  everything = concatenate(
-      kept + [d.without_verdicts() for d in dropped])
-  batch = everything.take(range(count))
-  surplus = None
-  if carry and found > count:
-    surplus = everything.take(range(count, found))
-  total = found + fill - (0 if carried is None else len(carried))
-  all_sampled = concatenate(sampled) if sampled else batch
-  valid_PG, correct_PG = all_sampled.valid_PG, all_sampled.correct_PG
-  some_P = valid_PG.any(axis=1)
-  return Collected(
-      batch=batch, surplus=surplus, sampled=all_sampled,
-      metrics={
-          "dynamic_sampling/rounds": len(sampled),
-          "dynamic_sampling/keep_frac": (
-              1.0 - fill / total if total else 1.0),
-          "dynamic_sampling/filled_frac": min(1.0, found / count),
-          "dynamic_sampling/all_right_frac": float(np.mean(
-              some_P & (correct_PG | ~valid_PG).all(axis=1))),
-          "dynamic_sampling/all_wrong_frac": float(np.mean(
-              some_P & ~(correct_PG & valid_PG).any(axis=1)))})
 
 
 def to_arrays(groups: Groups) -> dict[str, np.ndarray]:

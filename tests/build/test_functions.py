@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax import parts as parts_lib
 from progrpo_jax.algos import advantages, losses
+from progrpo_jax.build import functions
+from progrpo_jax.build import stages as build
 from progrpo_jax.config import defaults
-from progrpo_jax.storage import policy as policy_lib
 
 
 @pytest.mark.parametrize(("override", "said"), [
@@ -33,7 +33,7 @@ from progrpo_jax.storage import policy as policy_lib
 def test_what_cannot_work_is_refused_before_anything_runs(
     small, override, said):
   with pytest.raises(errors.InputError) as caught:
-    parts_lib.build(small.config(override))
+    build.make(small.config(override))
   assert said in str(caught.value)
   key = override.partition("=")[0]
   assert ".".join(key.split(".")[:2]) in str(caught.value)
@@ -54,7 +54,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
 ])
 def test_names_and_cuts_are_refused_too(small, override, said):
   with pytest.raises(errors.InputError) as caught:
-    parts_lib.build(small.config(override))
+    build.make(small.config(override))
   assert said in str(caught.value)
 
 
@@ -67,7 +67,7 @@ def test_names_and_cuts_are_refused_too(small, override, said):
 ])
 def test_what_cannot_teach_is_refused(small, overrides, said):
   with pytest.raises(errors.InputError) as caught:
-    parts_lib.build(small.config(*overrides, method="grpo"))
+    build.make(small.config(*overrides, method="grpo"))
   assert said in str(caught.value)
 
 
@@ -79,7 +79,7 @@ def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
   and not the weight of the KL, GSPO's bounds are not PPO's."""
   c = defaults.get_config()
   c.algo.loss = loss
-  signature = inspect.signature(parts_lib.make_loss(c))
+  signature = inspect.signature(functions.make_loss(c))
   # clip_cov's key is bound beside it.
   if loss != "clip_cov":
     assert own == tuple(
@@ -88,19 +88,20 @@ def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
     assert signature.parameters["beta"].default == 15.0
   assert (c.algo.epsilon, c.algo.epsilon_high) == (0.0, 0.0)
   c.algo.epsilon, c.algo.beta = 0.05, 0.7
-  function = parts_lib.make_loss(c)
+  function = functions.make_loss(c)
   if loss != "clip_cov":
     assert function.keywords == {"epsilon": 0.05}
 
 
 def test_overlong_prompts_may_be_left_out(small):
   """Those of 5 terms have 10 characters, and a first token."""
-  parts, _ = parts_lib.build(small.config(
+  setup, _ = build.make(small.config(
       "data.max_prompt_length=8", "data.filter_overlong_prompts=True"))
-  with parts.pool:
-    out, of = parts.prompter.left_out["chain_sum"]
+  with setup.pool:
+    prompter = setup.first.prompter
+    out, of = prompter.left_out["chain_sum"]
     assert 0 < out < of == 64
-    prompts = parts.prompter.take(0, of - out).tokens_PT
+    prompts = prompter.take(0, of - out).tokens_PT
     assert prompts.shape == (of - out, 8)
 
 
@@ -109,15 +110,15 @@ def test_unknown_option_of_a_loss_is_refused(small):
   with c.unlocked():
     c.algo.loss_options.epsilon_hihg = 0.3
   with pytest.raises(errors.InputError, match="epsilon_hihg"):
-    parts_lib.make_objective(c)
+    functions.make_objective(c)
 
 
 def test_functions_resolve_by_name_and_by_path():
-  assert parts_lib.resolve(losses, "clip") is losses.clip
+  assert functions.resolve(losses, "clip") is losses.clip
   path = "progrpo_jax.algos.losses.clip"
-  assert parts_lib.resolve(advantages, path) is losses.clip
+  assert functions.resolve(advantages, path) is losses.clip
   with pytest.raises(errors.InputError, match="no '_real'"):
-    parts_lib.resolve(losses, "_real")
+    functions.resolve(losses, "_real")
 
 
 def test_own_advantage_without_validity_gets_the_mean(small, monkeypatch):
@@ -125,7 +126,7 @@ def test_own_advantage_without_validity_gets_the_mean(small, monkeypatch):
   monkeypatch.setattr(
       advantages, "own", lambda reward_PG: reward_PG - jnp.mean(
           reward_PG, axis=1, keepdims=True), raising=False)
-  made = parts_lib.make_advantage(
+  made = functions.make_advantage(
       small.config("algo.advantage=progrpo_jax.algos.advantages.own"))
   reward = np.array([[1.0, 0.0, 9.0], [1.0, 1.0, 9.0]], np.float32)
   valid = np.array([[True, True, False]] * 2)
@@ -143,8 +144,8 @@ def test_policies_of_all_kinds_load(small, tmp_path):
       ("base", small.base), ("run", workdir),
       ("start", workdir / "checkpoints" / "0"),
       ("end", workdir / "checkpoints" / "1")):
-    policy = policy_lib.load(small.config(f"model.init_from={place}"),
-                                   mesh)
+    policy = build.load_policy(
+        small.config(f"model.init_from={place}"), mesh)
     tables[name] = np.asarray(policy.params["embed"]["tokens"])
   assert np.array_equal(tables["base"], tables["start"])
   assert np.array_equal(tables["run"], tables["end"])
@@ -155,7 +156,7 @@ def test_policies_of_all_kinds_load(small, tmp_path):
       (tmp_path, "is neither an HF directory"),
       (tmp_path / "none", "no such directory")):
     with pytest.raises(errors.InputError, match=said):
-      policy_lib.load(small.config(f"model.init_from={place}"), mesh)
+      build.load_policy(small.config(f"model.init_from={place}"), mesh)
 
 
 def test_an_option_may_be_a_list(small, tmp_path, monkeypatch):
@@ -167,4 +168,4 @@ def test_an_option_may_be_a_list(small, tmp_path, monkeypatch):
   c = small.config("algo.loss=listed.loss")
   with c.unlocked():
     c.algo.loss_options = {"weights": [1.0, 2.0]}
-  assert callable(parts_lib.make_objective(c))
+  assert callable(functions.make_objective(c))

@@ -1,7 +1,4 @@
-"""Answers of a policy to prompts that people write.
-
-The same sampler as in training; prompts of any number are one batch.
-"""
+"""Answers of a policy to prompts that people write, sampled as in training."""
 
 from collections.abc import Sequence
 import math
@@ -11,14 +8,14 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors
+from progrpo_jax.build import problems
 from progrpo_jax.devices import sharding
-from progrpo_jax.rollout import data as data_lib
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.storage import policy as policy_lib
 
 
 def one_device():
-  """The mesh that serves people: a policy beside them needs no more."""
+  """Returns a mesh of one device, enough for the prompts of a person."""
   return sharding.make_mesh(devices=jax.devices()[:1])
 
 
@@ -29,11 +26,11 @@ def sample(
   """Answers each prompt n times.
 
   Args:
-    c: config; `c.sampling` says how to sample, `c.seed` fixes the samples.
-    policy: answers, with its own tokenizer and chat template.
-    prompts: texts of the user.
-    mesh: of the policy.
-    n: answers to each.
+    c: the config: `sampling` says how to sample, `seed` fixes the samples.
+    policy: policy that answers, with its tokenizer and chat template.
+    prompts: texts of the user; all of them are one batch.
+    mesh: mesh of the policy.
+    n: answers to each prompt.
     temperature: 0 is greedy; None takes the config's.
     first: number of the first prompt; with the seed, it fixes the samples.
 
@@ -45,8 +42,8 @@ def sample(
   """
   if n < 1:
     raise errors.InputError(f"n = {n}: at least 1 answer is needed")
-  s = c.sampling
-  temperature = s.temperature if temperature is None else temperature
+  if temperature is None:
+    temperature = c.sampling.temperature
   if not 0 <= temperature < math.inf:
     raise errors.InputError(f"temperature = {temperature} must be 0 or more")
   if not prompts:
@@ -55,12 +52,10 @@ def sample(
       policy.config, policy.params,
       encode(policy.tokenizer, prompts, c.data.max_prompt_length, first),
       jax.random.key(c.seed),
-      sampler.Settings(
-          num_generations=n, max_new_tokens=s.max_new_tokens,
-          temperature=temperature, top_p=s.top_p, top_k=s.top_k,
-          stop_ids=policy.tokenizer.stop_ids, chunk=s.chunk,
-          batch_prompts=s.batch_prompts), mesh)
-  return [list(g) for g in data_lib.texts(policy.tokenizer, rollout, n)]
+      problems.make_settings(
+          c, policy.tokenizer, num_generations=n, temperature=temperature),
+      mesh)
+  return [list(group) for group in verify.texts(policy.tokenizer, rollout, n)]
 
 
 def encode(

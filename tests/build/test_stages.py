@@ -5,44 +5,36 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import errors, groups
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import stages
-from progrpo_jax.learn import optim, signals
-from progrpo_jax.rollout import data, groups
+from progrpo_jax.build import stages as build
+from progrpo_jax.devices import stopping, timing
+from progrpo_jax.learn import adaptive, history, optim
+from progrpo_jax.learn import state as state_lib
+from progrpo_jax.rollout import shaping, verify
 
 
 @pytest.fixture(scope="module")
 def built(small):
-  """Parts with two widths of prompts, and the parameters."""
-  parts, params = parts_lib.build(small.config("data.prompt_buckets=(6,)"))
-  with parts.pool:
-    yield parts, params
-
-
-class View:
-  def __init__(self):
-    self.phases = []
-
-  def phase(self, name):
-    self.phases.append(name)
+  """A run with two widths of prompts, and its parameters."""
+  setup, params = build.make(small.config("data.prompt_buckets=(6,)"))
+  with setup.pool:
+    yield setup, params
 
 
 @pytest.fixture(scope="module")
 def collected(built):
   """Three steps' groups: some carry groups over."""
-  parts, params = built
+  setup, params = built
   progress, found = progress_lib.Progress(), []
   for _ in range(3):
-    one, progress = stages.collect(
-        parts, params, progress, progress_lib.Clock(View()))
+    one, progress = setup.first.collect(params, progress)
     progress = dataclasses.replace(progress, step=progress.step + 1)
     found.append((one, progress))
   return found
 
 
-def test_batch_is_full_and_carried_groups_come_first(built, collected):
-  parts, _ = built
+def test_batch_is_full_and_carried_groups_come_first(collected):
   carried = None
   for one, progress in collected:
     assert len(one.batch) == 4
@@ -61,31 +53,30 @@ def test_batch_is_full_and_carried_groups_come_first(built, collected):
 def test_carried_groups_are_what_a_checkpoint_gives_back(
     built, monkeypatch):
   """Their width too: with another one XLA runs another program."""
-  parts, params = built
-  calls = []
+  setup, params = built
+  prompter, calls = setup.first.prompter, []
 
   def keep(reward_PG, **_):  # one group of the first round, then four
     calls.append(1)
     return np.arange(8) < (1 if len(calls) == 1 else 4)
 
-  monkeypatch.setattr(signals.shaping, "keep_groups", keep)
+  monkeypatch.setattr(shaping.shaping, "keep_groups", keep)
   widths = [
-      parts.prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
+      prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
   assert set(widths) == {6, 12}
   batches = [
       [widths[i], *widths[i + 8:i + 12]] for i in range(len(widths) - 12)]
   start = next(
       i for i, batch in enumerate(batches)
       if batch[-1] == 6 and 12 in batch[:-1])
-  one, progress = stages.collect(
-      parts, params, progress_lib.Progress(position=start),
-      progress_lib.Clock(View()))
+  one, progress = setup.first.collect(
+      params, progress_lib.Progress(position=start))
   assert one.batch.prompts.tokens_PT.shape == (4, 12)
   carried = progress.surplus
   assert carried.prompts.tokens_PT.shape == (1, 6)
   again = groups.from_arrays(
-      groups.to_arrays(carried), parts.prompter.of,
-      lambda rollout: data.texts(parts.tokenizer, rollout, 4))
+      groups.to_arrays(carried), prompter.of,
+      lambda rollout: verify.texts(setup.tokenizer, rollout, 4))
   assert again.texts_PG == carried.texts_PG
   for a, b in ((again.prompts, carried.prompts),
                (again.rollout, carried.rollout)):
@@ -103,23 +94,26 @@ def test_progress_survives_json():
 
 
 def test_asked_to_stop_it_stops_before_the_next_draw(built):
-  parts, params = built
-  clock = progress_lib.Clock(View())
-  clock.asked_to_stop = True
-  with pytest.raises(progress_lib.Preempted):
-    stages.collect(parts, params, progress_lib.Progress(), clock)
-  assert clock.view.phases == []
+  setup, params = built
+  collect, phases = setup.first.collect, []
+  stop = stopping.Stop()
+  stop.asked = True
+  with pytest.raises(errors.Preempted):
+    dataclasses.replace(
+        collect, stop=stop, draw=dataclasses.replace(
+            collect.draw, timer=timing.Timer(phases.append)))(
+                params, progress_lib.Progress())
+  assert phases == []
 
 
 def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   """The verifier failed on one sample of each group."""
-  parts, params = built
+  setup, params = built
   batch = collected[0][0].batch
   valid = batch.valid_PG.copy()
   valid[:, 1] = False
-  train, signal, measured = signals.prepare(
-      parts, params, params, dataclasses.replace(batch, valid_PG=valid),
-      0, progress_lib.Clock(View()))
+  train, signal, measured = setup.first.prepare(
+      params, params, dataclasses.replace(batch, valid_PG=valid), 0)
   assert (signal["adv_PG"][:, 1] == 0).all()
   mask = np.asarray(train.sequences.mask_NRT)
   assert not mask[:, 1].any() and mask[:, 0].any()
@@ -129,79 +123,81 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   assert measured["sampling/logp_difference_max"] < 1e-4
 
 
-def test_watched_score_is_the_mean_over_sets(small):
-  c = small.config()
+def test_watched_score_is_the_mean_over_sets():
+  watch = "pass@1"
   values = {
       "eval/a/pass@1": 0.2, "eval/b/pass@1": 0.4, "eval/a/pass@16": 1.0,
       "eval/a/pass@1/low": 0.0}
-  assert np.isclose(stages.watched(c, values), 0.3)
-  assert stages.watched(c, {}) is None
+  assert np.isclose(history.watched(values, watch), 0.3)
+  assert history.watched({}, watch) is None
   # Of one set there are bounds only: the other's value is no mean over both.
-  name = f"eval/b/{c.algo.reset.watch}"
+  name = f"eval/b/{watch}"
   bounded = {k: v for k, v in values.items() if not k.startswith("eval/b/")}
   bounded |= {f"{name}/at_least": 0.1, f"{name}/at_most": 0.9}
-  assert stages.watched(c, bounded) is None
+  assert history.watched(bounded, watch) is None
 
 
-def test_reset_forgets_what_was_measured_before_it(small):
-  c = small.config()
+def test_reset_forgets_what_was_measured_before_it(built):
+  decide_reset = built[0].first.decide_reset
   before = progress_lib.Progress(
       step=2, scores=((0, 0.5), (2, 0.4)), kls=((1, 0.1), (2, 0.2)))
-  after, reason = stages.decide_reset(c, before)
+  after, reason = decide_reset(before)
   assert reason == "2 steps since the last reset"
   assert (after.ref_step, after.resets) == (2, 1)
   assert (after.scores, after.kls) == (((2, 0.4),), ())
-  again, reason = stages.decide_reset(c, after)
+  again, reason = decide_reset(after)
   assert (again, reason) == (after, "")
 
 
-def test_a_collapse_is_news_once_by_steps_and_by_evaluations(small):
-  c = small.config()
+def test_a_collapse_is_news_once_by_steps_and_by_evaluations():
+  advance = history.Advance(adaptive.AdaptiveWeights())
   healthy = dict(entropy=1.0, correct=0.5)
   progress = progress_lib.Progress()
   for pass1, pass16 in ((0.1, 0.8), (0.1, 0.8), (0.3, 0.5), (0.3, 0.5)):
-    progress = stages.advance(c, progress, healthy)
-    progress = stages.remember(
-        c, progress, {"eval/a/pass@1": pass1, "eval/a/pass@16": pass16})
-  verdict, is_news = stages.judge(progress)
+    progress = advance(progress, healthy)
+    progress = history.remember(
+        progress, {"eval/a/pass@1": pass1, "eval/a/pass@16": pass16},
+        "pass@1")
+  verdict, is_news = history.check_collapse(progress)
   assert verdict.level != "ok" and "pass@16" in verdict.reason and is_news
-  later = stages.advance(c, progress, healthy)
-  assert stages.judge(later) == (verdict, False)
+  later = advance(progress, healthy)
+  assert history.check_collapse(later) == (verdict, False)
 
   progress, news = progress_lib.Progress(), []
   for step in range(120):
     entropy = 1.0 if step < 60 else 1e-3
-    progress = stages.advance(c, progress, dict(healthy, entropy=entropy))
-    verdict, is_news = stages.judge(progress)
+    progress = advance(progress, dict(healthy, entropy=entropy))
+    verdict, is_news = history.check_collapse(progress)
     if is_news:
       news.append(verdict.level)
   assert news == ["collapse"] and "entropy is down" in verdict.reason
   assert len(progress.recent) == 70
 
 
-def test_clock_adds_up_stages_and_starts_over():
-  clock = progress_lib.Clock(View())
-  with clock.stage("sample"):
+def test_a_timer_adds_up_stages_and_starts_over():
+  timer = timing.Timer()
+  with timer.stage("sample"):
     pass
-  with clock.stage("sample"):
+  with timer.stage("sample"):
     pass
-  with clock.stage("update"):
+  with timer.stage("update"):
     pass
-  seconds = clock.take()
+  seconds = timer.take()
   assert seconds.keys() == {
       "timing_s/sample", "timing_s/update", "timing_s/step"}
   assert np.isclose(
       seconds["timing_s/step"],
       seconds["timing_s/sample"] + seconds["timing_s/update"])
-  assert clock.take() == {"timing_s/step": 0}
+  assert timer.take() == {"timing_s/step": 0}
 
 
 def test_new_optimiser_keeps_the_parameters_and_the_schedule(built):
-  parts, params = built
-  state = stages.state_lib.create(parts.model, parts.tx, params, parts.mesh)
+  setup, params = built
+  around = setup.model, setup.tx
+  state = state_lib.create(*around, params, setup.mesh)
   moved = state.replace(
       opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
-  fresh = stages.restart_optimizer(parts, moved)
+  fresh = state_lib.restart_optimizer(*around, setup.mesh, moved)
   differ = [
       not np.array_equal(x, y) for x, y in zip(
           jax.tree.leaves(fresh), jax.tree.leaves(state), strict=True)]

@@ -5,8 +5,9 @@ it knows many ways of being right before reinforcement learning begins to
 choose among them.
 """
 
+from collections.abc import Callable, Mapping
 import functools
-import os
+from typing import Any
 
 import jax
 from jax import lax
@@ -19,22 +20,26 @@ from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import hf, scoring, transformer
-from progrpo_jax.storage import policy as policy_lib
+from progrpo_jax.models import scoring
 from progrpo_jax.tasks import base
-from progrpo_jax.text import tokenizer as tokenizer_lib
 
 # Updates in one call of the device.
 _BLOCK = 25
 
 
-def demonstrations(c) -> list[tuple[str, str]]:
-  """(prompt, completion) pairs of the training splits, evenly over tasks.
+def demonstrations(
+    tasks: Mapping[str, Mapping[str, Any]], data_dir: str, examples: int,
+) -> list[tuple[str, str]]:
+  """Returns (prompt, completion) pairs of the training splits.
+
+  Args:
+    tasks: label of a task -> its "module" and "options".
+    data_dir: directory of built data.
+    examples: problems of each task, at the most.
 
   Raises:
-    InputError: a task demonstrates nothing.
+    InputError: there is no task, or one has no demonstrations.
   """
-  tasks = dict(c.data.tasks)
   if not tasks:
     raise errors.InputError(
         "config.data.tasks = {}: name at least one task; see `progrpo tasks "
@@ -42,26 +47,30 @@ def demonstrations(c) -> list[tuple[str, str]]:
   pairs = []
   for name, spec in tasks.items():
     source = base.load(
-        spec.get("module") or name, "train", seed=0,
-        data_dir=os.path.expanduser(c.data.dir),
+        spec.get("module") or name, "train", seed=0, data_dir=data_dir,
         **dict(spec.get("options", {})))
-    rows = [
-        source[i] for i in range(min(len(source), c.warmup.examples))]
-    found = [(r.prompt, d) for r in rows for d in r.demonstrations]
-    if not found:
+    rows = [source[i] for i in range(min(len(source), examples))]
+    shown = [(r.prompt, d) for r in rows for d in r.demonstrations]
+    if not shown:
       raise errors.InputError(
           f"task {name!r} has no demonstrations to warm up on")
-    pairs += found
+    pairs += shown
   return pairs
 
 
 def encode(
     pairs, tokenizer, max_prompt: int, max_new: int,
 ) -> batch_lib.Sequences:
-  """Pairs as rows of one response each; those too long are left out.
+  """Encodes pairs as rows of one response each.
+
+  Args:
+    pairs: (prompt, completion) texts.
+    tokenizer: tokenizer of the policy.
+    max_prompt: tokens of a prompt at the most; longer pairs are left out.
+    max_new: tokens of a completion at the most, its stop token included.
 
   Raises:
-    InputError: none is short enough.
+    InputError: no pair is short enough.
   """
   stop = tokenizer.stop_ids[0]
   encoded = [
@@ -87,45 +96,13 @@ def encode(
       mask_NRT=mask)
 
 
-def _start(c, pairs, mesh, key) -> policy_lib.Policy:
-  """The policy that `model.init_from` names, or a small random one."""
-  if c.model.init_from:
-    return policy_lib.load(c, mesh)
-  tokenizer = tokenizer_lib.SentencePieceTokenizer.train(
-      [p + d for p, d in pairs])
-  config = _small(c, tokenizer.vocab_size)
-  return policy_lib.Policy(
-      config, transformer.init(config, key, mesh), tokenizer)
-
-
-def _small(c, vocab_size: int) -> model_config.ModelConfig:
-  """The small policy that `c.warmup` sizes.
-
-  Raises:
-    InputError: there is no such policy.
-  """
-  w = c.warmup
-  if w.embed_dim % w.num_heads:
-    raise errors.InputError(
-        f"config.warmup.num_heads = {w.num_heads}: must divide "
-        f"warmup.embed_dim ({w.embed_dim})")
-  try:
-    return model_config.ModelConfig.tiny(
-        vocab_size=vocab_size, embed_dim=w.embed_dim,
-        num_layers=w.num_layers, num_heads=w.num_heads,
-        num_kv_heads=w.num_kv_heads, head_dim=w.embed_dim // w.num_heads,
-        mlp_dim=w.mlp_dim, dtype=c.model.dtype, remat=c.model.remat)
-  except ValueError as e:
-    raise errors.InputError(f"config.warmup: {e}") from e
-
-
 @functools.partial(
     jax.jit, static_argnames=("config", "tx", "dist", "size", "count"),
     donate_argnums=0)
 def _learn(state, rows, key, first, *, config, tx, dist, size, count):
-  """`count` updates on random batches of `size`; the losses come back.
+  """Makes `count` updates on random batches of `size` rows.
 
-  That of an update which was left out, as not finite, is NaN.
+  Returns (state, losses); the loss of a skipped update is NaN.
   """
 
   def loss_fn(params, batch):
@@ -145,54 +122,48 @@ def _learn(state, rows, key, first, *, config, tx, dist, size, count):
   return lax.scan(one, state, first + jnp.arange(count))
 
 
-def warm_up(c, output: str, tick) -> policy_lib.Policy:
-  """Trains a base policy and writes it as an HF directory.
+def fit(
+    config: model_config.ModelConfig, params, rows: batch_lib.Sequences, mesh,
+    key, *, steps: int, batch_size: int, learning_rate: float, chunk: int,
+    tick: Callable[[int, str], None],
+) -> dict:
+  """Trains on rows of demonstrations; returns the parameters.
 
   Args:
-    c: the resolved config; `c.warmup` sizes model and training, `c.data` and
-      `c.sampling.max_new_tokens` the task.
-    output: directory to write.
+    config: configuration of the model.
+    params: parameters at the start; they are donated.
+    rows: demonstrations, see `encode`.
+    mesh: mesh of all devices.
+    key: PRNG key of the batches.
+    steps: updates; the rate rises over a tenth of them (100 at the most) and
+      falls to 0 by a cosine.
+    batch_size: rows of an update.
+    learning_rate: peak of the rate.
+    chunk: tokens whose logits may exist at one time.
     tick: called as tick(updates, note) while training goes on.
 
-  Returns:
-    The policy.
-
   Raises:
-    InputError: no demonstrations, or nothing to start from.
+    InputError: it diverged.
   """
-  w = c.warmup
-  if not c.model.init_from:
-    _small(c, vocab_size=1)  # before the time that demonstrations take
-  mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  key = jax.random.key(c.seed)
-  pairs = demonstrations(c)
-  policy = _start(c, pairs, mesh, jax.random.fold_in(key, 0))
-  rows = encode(
-      pairs, policy.tokenizer, c.data.max_prompt_length,
-      c.sampling.max_new_tokens)
   tx = optim.adamw(optim.schedule(
-      w.learning_rate, warmup_steps=min(100, w.steps // 10), decay="cosine",
-      total_steps=w.steps))
-  where = state_lib.shardings(policy.config, tx, mesh)
-  state = (
-      policy.params,
-      state_lib.fresh_optimizer(tx, policy.params, where.opt_state))
-  dist = scoring.Distribution(chunk=c.model.logits_chunk)
+      learning_rate, warmup_steps=min(100, steps // 10), decay="cosine",
+      total_steps=steps))
+  where = state_lib.shardings(config, tx, mesh)
+  state = params, state_lib.fresh_optimizer(tx, params, where.opt_state)
+  dist = scoring.Distribution(chunk=chunk)
   rows = jax.device_put(rows, sharding.replicated(mesh))
   done = 0
   with jax.set_mesh(mesh):
-    while done < w.steps:
-      count = min(_BLOCK, w.steps - done)
+    while done < steps:
+      count = min(_BLOCK, steps - done)
       state, losses = _learn(
-          state, rows, jax.random.fold_in(key, 1), done,
-          config=policy.config, tx=tx, dist=dist, size=w.batch_size,
-          count=count)
+          state, rows, key, done, config=config, tx=tx, dist=dist,
+          size=batch_size, count=count)
       done += count
       tick(count, f"loss {float(losses[-1]):.3f}")
   if not np.isfinite(float(losses[-1])):
     raise errors.InputError(
         "the warm-up diverged: a loss, a gradient, or the weights that it "
         "would have led to, were not finite; lower "
-        f"config.warmup.learning_rate ({w.learning_rate:g})")
-  hf.save(output, policy.config, state[0], policy.tokenizer)
-  return policy_lib.Policy(policy.config, state[0], policy.tokenizer)
+        f"config.warmup.learning_rate ({learning_rate:g})")
+  return state[0]

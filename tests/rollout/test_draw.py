@@ -8,44 +8,41 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import parts as parts_lib
-from progrpo_jax import progress
+from progrpo_jax.build import stages as build
+from progrpo_jax.devices import timing
 from progrpo_jax.rewards import pool as pools
-from progrpo_jax.rollout import data, rounds, sampler
-
-
-class View:
-  def phase(self, name):
-    pass
+from progrpo_jax.rollout import sampler, verify
 
 
 @pytest.fixture(scope="module")
 def built(small):
-  parts, params = parts_lib.build(small.config())
-  with parts.pool:
-    yield parts, params
+  setup, params = build.make(small.config())
+  with setup.pool:
+    yield setup, params
 
 
-def _draw(built, size, clock=None, count=6):
-  parts, params = built
-  parts = dataclasses.replace(
-      parts, sampling=dataclasses.replace(parts.sampling, batch_prompts=size))
-  return rounds.draw(
-      parts, params, parts.prompter.take(0, count), jax.random.key(3),
-      clock or progress.Clock(View()))
+def _draw(built, size, timer=None, count=6):
+  setup, params = built
+  draw = setup.first.collect.draw
+  draw = dataclasses.replace(
+      draw, settings=dataclasses.replace(draw.settings, batch_prompts=size),
+      timer=timer or timing.Timer())
+  return draw(
+      params, setup.first.prompter.take(0, count), jax.random.key(3))
 
 
 @pytest.mark.parametrize("size", [0, 2, 4, 8])
 def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
   """Bit for bit. 4 does not divide the 6 prompts, 8 is more than there are."""
-  parts, params = built
+  setup, params = built
   found = _draw(built, size)
-  settings = dataclasses.replace(parts.sampling, batch_prompts=size)
-  prompts = parts.prompter.take(0, 6)
+  settings = dataclasses.replace(
+      setup.first.collect.draw.settings, batch_prompts=size)
+  prompts = setup.first.prompter.take(0, 6)
   rollout = sampler.sample(
-      parts.model, params, prompts, jax.random.key(3), settings, parts.mesh)
-  texts = data.texts(parts.tokenizer, rollout, settings.num_generations)
-  verdicts = data.verify(parts.pool, prompts.rows, texts)
+      setup.model, params, prompts, jax.random.key(3), settings, setup.mesh)
+  texts = verify.texts(setup.tokenizer, rollout, settings.num_generations)
+  verdicts = verify.verify(setup.pool, prompts.rows, texts)
   assert found.texts_PG == texts
   assert found.prompts.rows == prompts.rows
   names = ("reward_PG", "correct_PG", "valid_PG", "values_PGJ")
@@ -62,13 +59,13 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
 
 def _slow(monkeypatch, seconds):
   """Makes each batch's verification take so long; returns what happens."""
-  verify, batches, events = data.verify, sampler.batches, []
+  verified, batches, events = verify.verify, sampler.batches, []
 
   def slow(*args, **kwargs):
     events.append("judge")
     assert threading.current_thread() is not threading.main_thread()
     time.sleep(seconds)
-    found = verify(*args, **kwargs)
+    found = verified(*args, **kwargs)
     events.append("judged")
     return found
 
@@ -79,7 +76,7 @@ def _slow(monkeypatch, seconds):
       if "judged" not in events:  # a device that takes longer than that
         time.sleep(1.2 * seconds)
 
-  monkeypatch.setattr(data, "verify", slow)
+  monkeypatch.setattr(verify, "verify", slow)
   monkeypatch.setattr(sampler, "batches", sampled)
   return events
 
@@ -87,12 +84,12 @@ def _slow(monkeypatch, seconds):
 def test_a_batch_is_verified_while_the_next_is_sampled(built, monkeypatch):
   _draw(built, 2)  # compiled
   events = _slow(monkeypatch, 1.5)
-  clock = progress.Clock(View())
-  _draw(built, 2, clock, count=4)
+  timer = timing.Timer()
+  _draw(built, 2, timer, count=4)
   assert events == [
       "sampled", "judge", "judged", "sampled", "judge", "judged"]
   # The first batch's 1.5 s fell into the sampling, the second's did not.
-  seconds = clock.take()
+  seconds = timer.take()
   assert seconds["timing_s/sample"] > 1.5
   assert 1.0 < seconds["timing_s/verify"] < 2.9
 
@@ -109,7 +106,7 @@ def test_a_failure_stops_the_round_before_more_is_sampled(built, monkeypatch):
       yield rollout
       time.sleep(0.5)
 
-  monkeypatch.setattr(data, "verify", failing)
+  monkeypatch.setattr(verify, "verify", failing)
   monkeypatch.setattr(sampler, "batches", sampled)
   with pytest.raises(pools.PoolError, match="no verifier works"):
     _draw(built, 1)
@@ -130,7 +127,7 @@ def test_an_interrupt_of_the_sampling_drops_what_waits(built, monkeypatch):
     time.sleep(0.3)
     judged.append(rows)
 
-  monkeypatch.setattr(data, "verify", slow)
+  monkeypatch.setattr(verify, "verify", slow)
   monkeypatch.setattr(sampler, "batches", sampled)
   with pytest.raises(KeyboardInterrupt):
     _draw(built, 1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import records
-from progrpo_jax.learn import signals
-from progrpo_jax.rollout import groups as groups_lib
+from progrpo_jax import groups as groups_lib
+from progrpo_jax.build import stages as build
+from progrpo_jax.rollout import measure
 
 LIMIT = 8
 
@@ -42,17 +42,25 @@ def config(small, method, *overrides):
       f"sampling.max_new_tokens={LIMIT}", *overrides, method=method)
 
 
+def shaped(c):
+  return build.shaped_reward(c)
+
+
+def keep(c):
+  return build.keep_groups(c)
+
+
 def test_a_right_answer_never_ranks_below_a_wrong_one_in_prorl_v2(small):
   """Right and short, right and long, right and cut, wrong and short."""
   c = config(small, "prorl_v2")
   groups = made([[1, 1, 1, 0]], [[1, 7, LIMIT, 1]])
-  short, long, cut, wrong = signals.shaped_reward(c, groups, step=0)[0]
+  short, long, cut, wrong = shaped(c)(groups, step=0)[0]
   # 1 - 0.5 (1 - cos(pi t / 8)) / 2 for t = 1 and 7.
   np.testing.assert_allclose([short, long], [0.980970, 0.519030], atol=1e-6)
   assert wrong == cut == 0
   # Off after 100 steps; what was cut is still worth nothing.
   np.testing.assert_array_equal(
-      signals.shaped_reward(c, groups, step=100)[0], [1, 1, 0, 0])
+      shaped(c)(groups, step=100)[0], [1, 1, 0, 0])
 
 
 @pytest.mark.parametrize("coef", [0.5, 1.0, 3.0])
@@ -61,7 +69,7 @@ def test_no_weight_of_the_length_puts_right_below_wrong(small, coef, factor):
   c = config(small, "prorl_v2", f"algo.length_penalty.coef={coef}",
              f"algo.truncated_factor={factor}")
   groups = made([[1, 1, 1, 0, 0]], [[1, 7, LIMIT, 1, LIMIT]])
-  reward_G = signals.shaped_reward(c, groups, step=0)[0]
+  reward_G = shaped(c)(groups, step=0)[0]
   assert reward_G[:3].min() >= reward_G[3:].max() == 0
 
 
@@ -72,12 +80,12 @@ def test_dynamic_sampling_keeps_what_the_advantage_can_tell_apart(small):
       [[3, LIMIT], [3, 3], [3, 3], [3, LIMIT]])
   c = config(small, "prorl_v2", "algo.length_penalty.coef=0.0")
   np.testing.assert_array_equal(
-      signals.keep_groups(c, groups, step=0), [True, False, True, False])
+      keep(c)(groups, step=0), [True, False, True, False])
   by_accuracy = config(
       small, "prorl_v2", "algo.length_penalty.coef=0.0",
       "algo.dynamic_sampling.filter=accuracy")
   np.testing.assert_array_equal(
-      signals.keep_groups(by_accuracy, groups, step=0),
+      keep(by_accuracy)(groups, step=0),
       [False, False, True, False])
 
 
@@ -89,12 +97,11 @@ def test_groups_that_are_right_throughout_are_known_by_their_verdicts(small):
   groups = made([[1, 1], [0, 0], [2, 2]], [[6, 6], [6, 6], [3, 3]],
                 [[True, True], [False, False], [False, False]])
   np.testing.assert_array_equal(
-      signals.keep_groups(c, groups, step=0), [True, False, False])
+      keep(c)(groups, step=0), [True, False, False])
 
 
-def test_without_dynamic_sampling_all_is_kept(small):
-  groups = made([[1, 1], [0, 0]], [[3, 3], [3, 3]])
-  assert signals.keep_groups(config(small, "grpo"), groups, step=0).all()
+def test_without_dynamic_sampling_nothing_is_filtered(small):
+  assert keep(config(small, "grpo")) is None
 
 
 def test_what_is_not_known_yet_is_no_part_of_the_filter(small):
@@ -104,14 +111,14 @@ def test_what_is_not_known_yet_is_no_part_of_the_filter(small):
   assert c.algo.reward_kl_coef > 0
   groups = made([[1, 1], [1, 0]], [[3, 3], [3, 3]])
   np.testing.assert_array_equal(
-      signals.keep_groups(c, groups, step=0), [False, True])
+      keep(c)(groups, step=0), [False, True])
   kl_NRT = np.ones((2, 2, LIMIT), np.float32)
   np.testing.assert_allclose(
-      signals.shaped_reward(c, groups, 0, kl_NRT),
+      shaped(c)(groups, 0, kl_NRT),
       groups.reward_PG - LIMIT * c.algo.reward_kl_coef, rtol=1e-6)
 
 
 def test_spread_of_rewards_is_that_of_all_groups_that_were_sampled():
   """Dynamic sampling keeps the mixed one alone, whose spread is 0.5."""
   groups = made([[1, 1], [1, 0], [0, 0], [0, 0]], [[3, 3]] * 4)
-  assert records.measure_rollouts(groups)["reward_spread/mean"] == 0.125
+  assert measure.rollouts(groups)["reward_spread/mean"] == 0.125

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import parts as parts_lib
+from progrpo_jax import errors
 from progrpo_jax import progress as progress_lib
-from progrpo_jax import stages
-from progrpo_jax.learn import signals
+from progrpo_jax.build import stages as build
 from progrpo_jax.learn import state as state_lib
 
 # Eight groups of four, four minibatches of two groups, two passes. Adam's
@@ -21,45 +20,30 @@ SHAPE = (
     "algo.beta=0.0")
 
 
-class View:
-  def phase(self, name):
-    pass
-
-  def message(self, text):
-    pass
-
-
-def clock():
-  return progress_lib.Clock(View())
-
-
 @pytest.fixture(scope="module")
 def built(small):
-  """Parts, parameters on the host, and verified groups."""
-  parts, params = parts_lib.build(small.config(*SHAPE, method="grpo"))
-  with parts.pool:
-    found, _ = stages.collect(
-        parts, params, progress_lib.Progress(), clock())
-    yield parts, jax.device_get(params), found.batch
+  """Setup, parameters on the host, and verified groups."""
+  setup, params = build.make(small.config(*SHAPE, method="grpo"))
+  with setup.pool:
+    collected, _ = setup.first.collect(params, progress_lib.Progress())
+    yield setup, jax.device_get(params), collected.batch
 
 
 def cut(built, small, generations, prompts):
-  """The parts of a config that cuts its minibatches so."""
-  parts = built[0]
+  """The stages of a config that cuts its minibatches so."""
   c = small.config(
       *SHAPE, f"train.micro_batch_generations={generations}",
       f"train.micro_batch_prompts={prompts}", method="grpo")
-  return parts_lib.assemble(
-      c, parts.mesh, parts.model, parts.frozen, parts.tokenizer, parts.pool)
+  return built[0].build(c)
 
 
-def improved(parts, params, groups):
+def improved(built, stages):
   """(parameters, metrics) after one step's updates."""
+  setup, params, groups = built
   params = jax.tree.map(jax.numpy.array, params)
-  batch, _, _ = signals.prepare(parts, params, None, groups, 0, clock())
-  state = state_lib.create(parts.model, parts.tx, params, parts.mesh)
-  state, metrics = stages.improve(
-      parts, state, batch, progress_lib.Progress(), clock())
+  batch, _, _ = stages.prepare(params, None, groups, 0)
+  state = state_lib.create(setup.model, setup.tx, params, setup.mesh)
+  state, metrics = stages.improve(state, batch, progress_lib.Progress())
   return jax.device_get(state.params), metrics
 
 
@@ -70,12 +54,12 @@ def close(a, b, **tolerance):
 
 def test_any_cut_gives_the_same_updates(built, small):
   """To rounding, over four minibatches and two passes."""
-  parts, params, groups = built
-  whole, expected = improved(parts, params, groups)
+  setup, params, _ = built
+  whole, expected = improved(built, setup.first)
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole, params)
   assert max(jax.tree.leaves(moved)) > 1e-4
   # One response a row, one row a micro-batch.
-  cut_, metrics = improved(cut(built, small, 1, 1), params, groups)
+  cut_, metrics = improved(built, cut(built, small, 1, 1))
   close(cut_, whole, atol=2e-6)
   close(metrics, expected, rtol=1e-3, atol=1e-5)
 
@@ -84,10 +68,11 @@ def test_any_cut_gives_the_same_updates(built, small):
 def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
     built, small, generations, monkeypatch):
   """Each pass deals every group out once, each pass another way."""
-  parts, params, groups = built
+  setup, params, groups = built
+  stages = setup.first
   if generations:
-    parts = cut(built, small, generations, 0)
-  batch, _, _ = signals.prepare(parts, params, None, groups, 0, clock())
+    stages = cut(built, small, generations, 0)
+  batch, _, _ = stages.prepare(params, None, groups, 0)
   dealt = []
 
   def update(state, part, *_):
@@ -100,10 +85,9 @@ def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
 
   def deal(step):
     dealt.clear()
-    stages.improve(
-        dataclasses.replace(parts, update=update),
+    dataclasses.replace(stages.improve, update=update)(
         state_lib.TrainState(params={}, opt_state=(), skipped=np.int32(0)),
-        batch, progress_lib.Progress(step=step), clock())
+        batch, progress_lib.Progress(step=step))
     return list(dealt)
 
   first = deal(step=3)
@@ -119,20 +103,18 @@ def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
 
 def test_updates_without_a_token_leave_all_as_it_was_and_stop_the_run(
     built, small):
-  parts, params, groups = built
-  batch, _, _ = signals.prepare(
-      parts, params, None, groups.without_verdicts(), 0, clock())
+  setup, params, groups = built
+  batch, _, _ = setup.first.prepare(
+      params, None, groups.without_verdicts(), 0)
   assert not batch.sequences.mask_NRT.any()
   state = state_lib.create(
-      parts.model, parts.tx, jax.tree.map(jax.numpy.array, params),
-      parts.mesh)
+      setup.model, setup.tx, jax.tree.map(jax.numpy.array, params),
+      setup.mesh)
   before = jax.device_get(state.opt_state)
 
   def improve(limit, state):
-    limited = dataclasses.replace(parts, config=small.config(
-        *SHAPE, f"train.max_skipped_updates={limit}", method="grpo"))
-    return stages.improve(
-        limited, state, batch, progress_lib.Progress(), clock())
+    limited = dataclasses.replace(setup.first.improve, max_skipped=limit)
+    return limited(state, batch, progress_lib.Progress())
 
   # Eight updates: one short of the limit, then beyond it.
   state, metrics = improve(9, state)
@@ -142,5 +124,5 @@ def test_updates_without_a_token_leave_all_as_it_was_and_stop_the_run(
   assert metrics["empty_updates"] == metrics["skipped_updates"] == 1
   assert "loss" not in metrics
   with pytest.raises(
-      progress_lib.Diverged, match="16 updates in a row had no token"):
+      errors.Diverged, match="16 updates in a row had no token"):
     improve(9, state)

@@ -1,0 +1,417 @@
+"""The stages of a run, each built from the config with its numbers bound.
+
+`Setup` is what a run keeps from its first step to its last; `Stages` is what
+a step calls, and changes when an entry of `config.schedule` begins. Below this
+room no function sees a config.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import ml_collections
+
+from progrpo_jax import errors
+from progrpo_jax.algos import kl
+from progrpo_jax.build import functions, problems
+from progrpo_jax.config import checks, isolation
+from progrpo_jax.config import schedule as schedule_lib
+from progrpo_jax.devices import agreement, hosts, sharding, stopping, timing
+from progrpo_jax.evaluators import validate as validate_lib
+from progrpo_jax.learn import adaptive, history, optim, prepare, reference
+from progrpo_jax.learn import advantage as advantage_lib
+from progrpo_jax.learn import improve as improve_lib
+from progrpo_jax.learn import update as update_lib
+from progrpo_jax.models import attention, lora, scoring
+from progrpo_jax.models import config as model_config
+from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rollout import collect as collect_lib
+from progrpo_jax.rollout import draw, rephrase, shaping
+from progrpo_jax.rollout import prompts as prompts_lib
+from progrpo_jax.storage import checkpoint as checkpoint_lib
+from progrpo_jax.storage import log as log_lib
+from progrpo_jax.storage import metrics as metrics_lib
+from progrpo_jax.storage import policy as policy_lib
+from progrpo_jax.text import tokenizer as tokenizer_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+  """What a step calls, in the order in which it does.
+
+  Attributes:
+    config: the config of these stages, as text, by which they are told apart.
+    collect: rollout: prompts to a batch of verified groups.
+    prepare: groups to scores and advantages.
+    improve: the updates of the step.
+    advance: counts the step and keeps its metrics.
+    validate: held-out problems, where they are due.
+    watch: measure of an evaluation that resets watch.
+    decide_reset: whether the reference becomes the present policy.
+    resets_optimizer: whether a reset forgets the optimiser's moments.
+    log: writes and shows the step.
+    check_hosts_agree: compares hosts and devices, where it is due.
+    save_every: steps between checkpoints.
+    needs_reference: whether a stage reads the reference policy.
+    prompter: prompts by the number of their draw; its position is saved.
+  """
+
+  config: str
+  collect: collect_lib.Collect
+  prepare: prepare.Prepare
+  improve: improve_lib.Improve
+  advance: history.Advance
+  validate: validate_lib.Validate
+  watch: str
+  decide_reset: reference.DecideReset
+  resets_optimizer: bool
+  log: log_lib.Log
+  check_hosts_agree: agreement.CheckHostsAgree
+  save_every: int
+  needs_reference: bool
+  prompter: prompts_lib.Prompter
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a run keeps from its first step to its last.
+
+  Attributes:
+    mesh: mesh of all devices.
+    model: configuration of the policy.
+    frozen: parameters that do not train: with LoRA, all but the adapters.
+    tokenizer: the policy's.
+    pool: processes that verify.
+    tx: the optax chain.
+    learning_rate: optimiser state -> rate of its next update.
+    total_steps: steps of the run.
+    build: config -> its stages, around all this.
+    first: stages of the config without its schedule.
+    stages_at: (stages, step, resets) -> stages of that moment: those given,
+      unless other entries of the schedule have begun.
+  """
+
+  mesh: jax.sharding.Mesh
+  model: model_config.ModelConfig
+  frozen: dict
+  tokenizer: tokenizer_lib.Tokenizer
+  pool: pool_lib.Pool
+  tx: Any
+  learning_rate: Callable[[Any], float]
+  total_steps: int
+  build: Callable[[ml_collections.ConfigDict], Stages]
+  first: Stages
+  stages_at: Callable[[Stages, int, int], Stages]
+
+  def join(self, params) -> dict:
+    """Returns all parameters of a policy, given those that train."""
+    return lora.join(params, self.frozen)
+
+
+def make_mesh(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
+  """Returns the mesh of all devices."""
+  return sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+
+
+def load_policy(
+    c: ml_collections.ConfigDict, mesh, place: str | None = None,
+) -> policy_lib.Policy:
+  """Returns the policy that `config.model.init_from` names, or another.
+
+  Args:
+    c: the config.
+    mesh: mesh of the devices that hold its parameters.
+    place: where it is read from; None for config.model.init_from.
+
+  Raises:
+    InputError: see `storage.policy.load`.
+  """
+  m = c.model
+  return policy_lib.load(
+      m.init_from if place is None else place, mesh, seed=c.seed, dtype=m.dtype, remat=m.remat,
+      attention=m.attention, lora=checks.lora_config(c),
+      partition_head=c.algo.partition_head, chat_template=m.chat_template,
+      chat_template_options=m.chat_template_options.to_dict(),
+      system_prompt=m.system_prompt)
+
+
+def describe(
+    c: ml_collections.ConfigDict, setup: Setup) -> dict[str, Any]:
+  """Returns what stands in the `model/config.json` of a run's workdir."""
+  return policy_lib.describe(setup.model, setup.tokenizer, c.model.init_from)
+
+
+def make_checkpointer(
+    c: ml_collections.ConfigDict, place) -> checkpoint_lib.Checkpointer:
+  """Returns the checkpoints in a place, kept as the config says."""
+  k = c.checkpoint
+  return checkpoint_lib.Checkpointer(
+      place, keep=k.keep, keep_every=k.keep_every, background=k.background)
+
+
+def make_writer(
+    c: ml_collections.ConfigDict, workdir, resume_step: int,
+) -> metrics_lib.MetricWriter:
+  """Returns the writer of a workdir, which goes on after a step."""
+  return metrics_lib.MetricWriter(
+      workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
+      resume_step=resume_step)
+
+
+def check(c: ml_collections.ConfigDict, mesh) -> None:
+  """Refuses a config that cannot work, in any stage of its schedule.
+
+  Nothing is read for this but the config itself.
+
+  Raises:
+    InputError: naming the key and what to do.
+  """
+  for stage in schedule_lib.every(c):
+    checks.validate(stage)
+    isolation.check(stage)
+    checks.micro_batches(stage, mesh)
+    for make in (
+        functions.make_schedule, functions.make_objective,
+        functions.make_advantage, functions.make_correction):
+      make(stage)
+    if c.optim.decay != "constant" and (
+        functions.updates_per_step(stage) != functions.updates_per_step(c)):
+      raise errors.InputError(
+          f"config.optim.decay = {c.optim.decay!r} counts updates, and a stage "
+          "of config.schedule makes another number of them a step "
+          "(train.num_minibatches, train.num_iterations): it would not end "
+          "with the run; leave these alone, or decay 'constant'")
+
+
+def attention_of(model: model_config.ModelConfig, mesh) -> str:
+  """Returns a sentence on the attention kernel that runs on a mesh.
+
+  Raises:
+    InputError: the kernel that the config names cannot run there.
+  """
+  try:
+    return attention.choose(model, mesh.devices.flat[0].platform)[1]
+  except ValueError as e:
+    raise errors.InputError(f"config.model.attention: {e}") from e
+
+
+def make(
+    c: ml_collections.ConfigDict, timer: timing.Timer | None = None,
+    stop: stopping.Stop | None = None, view=None,
+) -> tuple[Setup, Any]:
+  """Builds a run.
+
+  Args:
+    c: the resolved config.
+    timer: times the stages.
+    stop: request to stop.
+    view: what shows the run, see `train.View`; None shows nothing.
+
+  Returns:
+    (setup, parameters that train, at their beginning). The setup's pool has
+    processes: close it.
+
+  Raises:
+    InputError: something in the config cannot work; see `checks.validate`.
+  """
+  mesh = make_mesh(c)
+  check(c, mesh)  # before the weights are read, which may take minutes
+  policy = load_policy(c, mesh)
+  attention_of(policy.config, mesh)
+  params, frozen = lora.split(policy.config, policy.params)
+  rate = functions.make_schedule(c)
+  pool = problems.make_pool(c, policy.tokenizer.opens_thought)
+  build = functools.partial(
+      _stages, mesh=mesh, model=policy.config, frozen=frozen,
+      tokenizer=policy.tokenizer, pool=pool,
+      tx=functions.make_optimizer(c, rate), timer=timer or timing.Timer(),
+      stop=stop or stopping.Stop(), view=view)
+  try:
+    first = build(c)
+    _check_later_stages(c, build)
+  except errors.InputError:
+    pool.close()
+    raise
+
+  def stages_at(stages: Stages, step: int, resets: int) -> Stages:
+    now = schedule_lib.at(c, step, resets)
+    if now.to_json_best_effort() == stages.config:
+      return stages
+    return hosts.agree(lambda: build(now))
+
+  return Setup(
+      mesh=mesh, model=policy.config, frozen=frozen,
+      tokenizer=policy.tokenizer, pool=pool, tx=build.keywords["tx"],
+      learning_rate=lambda opt_state: float(
+          rate(optim.counts(opt_state)[0])
+          * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)),
+      total_steps=c.train.total_steps, build=build, first=first,
+      stages_at=stages_at), params
+
+
+def _check_later_stages(
+    c: ml_collections.ConfigDict, build: Callable[..., Stages]) -> None:
+  """Builds each stage of `config.schedule` once, before the first step.
+
+  Stages that differ only in what is neither read from files nor checked
+  against the model are left out: reading data twice may take minutes.
+
+  Raises:
+    InputError: a stage could not begin; the message names its entry.
+  """
+
+  def reads(stage):
+    return [stage[key].to_json_best_effort() for key in ("data", "eval")] + [
+        stage.sampling.max_new_tokens,
+        stage.algo.rephrase.to_json_best_effort()]
+
+  seen = [reads(c)]
+  for number, stage in enumerate(list(schedule_lib.every(c))[1:]):
+    if reads(stage) in seen:
+      continue
+    seen.append(reads(stage))
+    try:
+      build(stage)
+    except errors.InputError as e:
+      raise errors.InputError(f"config.schedule[{number}]: {e}") from e
+
+
+def _stages(
+    c: ml_collections.ConfigDict, *, mesh, model, frozen, tokenizer, pool, tx,
+    timer, stop, view,
+) -> Stages:
+  """Builds the stages of a config around what a run keeps, see `Setup`.
+
+  Raises:
+    InputError: something in the config cannot work with it.
+  """
+  _check_positions(c, model)
+  per_row, score_parts, update_parts = checks.micro_batches(c, mesh)
+  prompter = problems.make_prompter(c, tokenizer, "train")
+  prompter.check()
+  key = jax.random.key(c.seed)
+  s = c.sampling
+  dist = scoring.Distribution(
+      temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
+      chunk=c.model.logits_chunk)
+  reward = shaped_reward(c)
+  weights = adaptive_weights(c)
+  dynamic, a = c.algo.dynamic_sampling, c.algo.arm
+  asks = rephrase.Rephrase(
+      model=model, mesh=mesh, dist=dist, tokenizer=tokenizer, pool=pool,
+      settings=problems.make_settings(c, tokenizer, num_generations=1),
+      prompter=prompter.resized(c.algo.rephrase.max_prompt_length),
+      timer=timer, template=c.algo.rephrase.template,
+      fail_below=c.algo.rephrase.fail_below,
+      min_fail_share=c.algo.rephrase.min_fail_share)
+  return Stages(
+      config=c.to_json_best_effort(), prompter=prompter,
+      collect=collect_lib.Collect(
+          prompter=prompter, key=key, stop=stop,
+          draw=draw.Draw(
+              model=model, mesh=mesh, tokenizer=tokenizer, pool=pool,
+              settings=problems.make_settings(c, tokenizer), timer=timer,
+              stop=stop),
+          count=c.train.prompts_per_step,
+          round_prompts=checks.prompts_per_round(c),
+          keep=keep_groups(c),
+          max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
+          carry=dynamic.enabled and dynamic.surplus == "carry",
+          rephrase=asks if c.algo.rephrase.enabled else None),
+      prepare=prepare.Prepare(
+          model=model, mesh=mesh, dist=dist, timer=timer, stop=stop,
+          advantage=advantage_lib.Advantage(
+              functions.make_advantage(c), a.alpha, advantage_lib.Arm(
+                  low_prob_share=a.low_prob_share,
+                  prompt_low_prob_share=a.prompt_low_prob_share, tail=a.tail,
+                  active=a.active, apply_to=a.apply_to, centre=a.centre)),
+          reward=reward, kl=functions.resolve(kl, c.algo.kl),
+          correction=functions.make_correction(c), per_row=per_row,
+          micro_batches=score_parts,
+          mask_truncated=c.algo.mask_truncated_completions,
+          all_sampled=not (dynamic.enabled or c.algo.rephrase.enabled)),
+      improve=improve_lib.Improve(
+          update=update_lib.make(
+              model, tx, functions.make_objective(c), dist,
+              micro_batches=update_parts, whole=functions.sees_whole(c)),
+          mesh=mesh, frozen=frozen, prompts=c.train.prompts_per_step,
+          num_minibatches=c.train.num_minibatches,
+          num_iterations=c.train.num_iterations,
+          max_skipped=c.train.max_skipped_updates, weights=weights, key=key,
+          timer=timer),
+      advance=history.Advance(weights),
+      validate=validate_lib.Validate(
+          evaluators=problems.make_evaluators(
+              c, model, tokenizer, pool, mesh) if c.eval.every else (),
+          every=c.eval.every, at_start=c.eval.at_start,
+          total_steps=c.train.total_steps, timer=timer,
+          show=view.eval if view else _unseen),
+      watch=c.algo.reset.watch,
+      decide_reset=reference.DecideReset(
+          options=checks.reset_options(c),
+          scheduled=functools.partial(schedule_lib.asks_for_reset, c)),
+      resets_optimizer=c.algo.reset.optimizer,
+      log=log_lib.Log(
+          rollouts_every=c.log.rollouts_every,
+          rollouts_prompts=c.log.rollouts_prompts, timer=timer,
+          show=view.step if view else _unseen,
+          say=view.message if view else _unseen),
+      check_hosts_agree=agreement.CheckHostsAgree(
+          mesh=mesh, config=c.to_json_best_effort(),
+          every=c.hosts.compare_every),
+      save_every=c.checkpoint.every,
+      needs_reference=checks.needs_reference(c))
+
+
+def _unseen(*_) -> None:
+  """Shows nothing."""
+
+
+def _check_positions(c, model: model_config.ModelConfig) -> None:
+  """Refuses prompts and responses that are longer than the model reads."""
+  widths = {"data.max_prompt_length": c.data.max_prompt_length}
+  if c.algo.rephrase.enabled:
+    widths["algo.rephrase.max_prompt_length"] = (
+        c.algo.rephrase.max_prompt_length)
+  for name, width in widths.items():
+    longest = width + c.sampling.max_new_tokens
+    if longest > model.max_positions:
+      raise errors.InputError(
+          f"{name} + sampling.max_new_tokens = {longest} is beyond the "
+          f"{model.max_positions} positions of the model")
+
+
+def shaped_reward(c) -> shaping.ShapedReward:
+  """Returns the verifier's reward with the penalties of a config."""
+  p = c.algo.length_penalty
+  return shaping.ShapedReward(
+      max_new_tokens=c.sampling.max_new_tokens,
+      truncated_factor=c.algo.truncated_factor,
+      overlong_cache=c.algo.overlong_cache, length_coef=p.coef,
+      length_range=(p.lo, p.hi), length_cycle=(p.on, p.off),
+      kl_coef=c.algo.reward_kl_coef)
+
+
+def keep_groups(c) -> shaping.KeepGroups | None:
+  """Returns what dynamic sampling keeps; None where it is off."""
+  dynamic = c.algo.dynamic_sampling
+  if not dynamic.enabled:
+    return None
+  return shaping.KeepGroups(
+      shaped_reward(c), by_accuracy=dynamic.filter == "accuracy",
+      keep_all_correct=dynamic.keep_all_correct)
+
+
+def adaptive_weights(c) -> adaptive.AdaptiveWeights:
+  """Returns the weights of the objective that a config lets move."""
+  b, e = c.algo.beta_control, c.algo.entropy_control
+  return adaptive.AdaptiveWeights(
+      beta=c.algo.beta, entropy_coef=c.algo.entropy_coef,
+      beta_rule=dict(
+          floor=b.floor, rate=b.rate, low=c.algo.beta, high=b.high,
+      ) if b.floor else None,
+      entropy_rule=dict(
+          target=e.target, step=e.step, low=e.low, high=e.high,
+      ) if e.target else None)

@@ -1,0 +1,65 @@
+"""Weights of the objective that move from step to step, see algos/control."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from progrpo_jax import progress as progress_lib
+from progrpo_jax.algos import control
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveWeights:
+  """The weights that a run adapts, and how.
+
+  Attributes:
+    beta: weight of the KL at the start.
+    entropy_coef: weight of the entropy at the start.
+    beta_rule: arguments of `control.adapt_beta`; None leaves beta alone.
+    entropy_rule: arguments of `control.adapt_entropy_coef`; None leaves the
+      entropy's weight alone.
+  """
+
+  beta: float = 0.0
+  entropy_coef: float = 0.0
+  beta_rule: Mapping[str, Any] | None = None
+  entropy_rule: Mapping[str, Any] | None = None
+
+  def in_force(self, progress: progress_lib.Progress) -> dict[str, float]:
+    """Returns the weights of this step; empty where none adapts."""
+    weights = {}
+    if self.beta_rule is not None:
+      weights["beta"] = self._beta(progress)
+    if self.entropy_rule is not None:
+      entropy = progress.recent[-1]["entropy"] if progress.recent else math.nan
+      weights["entropy_coef"] = control.entropy_coef_in_force(
+          self._entropy_coef(progress), entropy,
+          target=self.entropy_rule["target"])
+    return weights
+
+  def adapted(
+      self, progress: progress_lib.Progress, entropy: float,
+  ) -> dict[str, float]:
+    """Returns the fields of `Progress` for the next step.
+
+    Args:
+      progress: before this step.
+      entropy: mean entropy of the policy in this step, in nats per token.
+    """
+    weights = {}
+    if self.beta_rule is not None:
+      weights["beta"] = control.adapt_beta(
+          self._beta(progress), entropy, **self.beta_rule)
+    if self.entropy_rule is not None:
+      weights["entropy_coef"] = control.adapt_entropy_coef(
+          self._entropy_coef(progress), entropy, **self.entropy_rule)
+    return weights
+
+  def _beta(self, progress) -> float:
+    return self.beta if progress.beta is None else progress.beta
+
+  def _entropy_coef(self, progress) -> float:
+    if progress.entropy_coef is None:
+      return self.entropy_coef
+    return progress.entropy_coef

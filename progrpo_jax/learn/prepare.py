@@ -1,0 +1,166 @@
+"""From verified groups to what an update reads: scores, then advantages."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import groups as groups_lib
+from progrpo_jax.algos import correction as correction_lib
+from progrpo_jax.algos import diagnostics
+from progrpo_jax.devices import sharding, stopping, timing
+from progrpo_jax.learn import advantage as advantage_lib
+from progrpo_jax.models import config as model_config
+from progrpo_jax.models import scoring
+from progrpo_jax.rollout import shaping
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Scores a batch under policy and reference and computes its advantages.
+
+  Attributes:
+    model: configuration of the policy.
+    mesh: mesh of all devices.
+    dist: distribution of the log-probs.
+    advantage: advantages of shaped rewards.
+    reward: shaped reward of groups.
+    kl: per-token KL of (logp, ref_logp), for the metric `kl`.
+    per_row: responses of a prompt in one row; divides G.
+    micro_batches: parts that the rows are scored in, one after another.
+    timer: times "score", "reference" and "advantage".
+    stop: request to stop, which is looked at before scoring.
+    correction: weights of trainer over sampler,
+      (logp_BT, sampled_logp_BT, mask_BT) -> weight_BT; None for none.
+    mask_truncated: leave responses that were cut out of the loss.
+    all_sampled: the batch is everything that was sampled, so that its exact
+      entropy is also that of the rollout.
+  """
+
+  model: model_config.ModelConfig
+  mesh: jax.sharding.Mesh
+  dist: scoring.Distribution
+  advantage: advantage_lib.Advantage
+  reward: shaping.ShapedReward
+  kl: Callable
+  per_row: int
+  micro_batches: int
+  timer: timing.Timer
+  stop: stopping.Stop
+  correction: Callable | None = None
+  mask_truncated: bool = False
+  all_sampled: bool = True
+
+  def __call__(
+      self, params, reference, groups: groups_lib.Groups, step: int,
+  ) -> tuple[batch_lib.TrainBatch, dict[str, Any], dict[str, float]]:
+    """Prepares the groups of a step for its updates.
+
+    Args:
+      params: all parameters of the policy.
+      reference: those of the reference; None where nothing reads it.
+      groups: P verified groups.
+      step: steps done.
+
+    Returns:
+      (batch, advantages, metrics): host arrays, those that
+      `advantage.Advantage` returns, and numbers to log.
+
+    Raises:
+      Preempted: the run was asked to stop.
+    """
+    self.stop.check()
+    size, group = groups.reward_PG.shape
+    sequences = groups_lib.to_sequences(groups, self.per_row)
+    scores, ref_logp_NRT = self._scores(params, reference, sequences)
+    shape = scores.logp_NRT.shape  # [N, R, T]
+    mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(shape)
+    kl_NRT = None
+    if ref_logp_NRT is not None:
+      kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
+    with self.timer.stage("advantage"):
+      advantages = self.advantage(
+          self.reward(groups, step, kl_NRT), groups, scores)
+    # Which responses the loss sees: those with a verdict, and by an option
+    # only those that ended by themselves.
+    learn_PG = groups.valid_PG
+    if self.mask_truncated:
+      learn_PG = learn_PG & groups.rollout.finished_B.reshape(size, group)
+
+    def rows(x):
+      return x.reshape(-1, self.per_row)
+
+    # The ratio's denominator is the policy that sampled: the present one, by
+    # its scores, or for groups carried over an earlier one, by the sampler.
+    fresh_NR = rows(np.repeat(groups.fresh_P, group))
+    sampled_NRT = groups.rollout.logp_BT.reshape(shape)
+    old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
+    weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
+    batch = batch_lib.TrainBatch(
+        sequences=sequences.replace(
+            mask_NRT=mask_NRT & rows(learn_PG)[..., None]),
+        old_logp_NRT=old_NRT, ref_logp_NRT=ref_logp_NRT,
+        adv_NR=rows(advantages["adv_PG"]), fresh_NR=fresh_NR,
+        reward_NR=rows(advantages["base_PG"]), weight_NRT=weight_NRT,
+        id_N=np.repeat(
+            groups.prompts.ids_P.astype(np.uint32), group // self.per_row))
+    # How far sampler and trainer are apart, on tokens of the same policy.
+    difference = np.abs(scores.logp_NRT - sampled_NRT)[
+        mask_NRT & fresh_NR[..., None]]
+    if difference.size:
+      metrics |= {
+          "sampling/logp_difference_mean": float(np.mean(difference)),
+          "sampling/logp_difference_max": float(np.max(difference))}
+    if ref_logp_NRT is not None:
+      gap = self.kl(scores.logp_NRT, ref_logp_NRT)
+      metrics["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
+    metrics |= {k: float(v) for k, v in advantages.pop("metrics").items()}
+    metrics |= _diagnostics(scores, advantages["adv_PG"], mask_NRT)
+    if self.all_sampled:
+      # The exact mean takes the place of the sampler's estimate.
+      metrics["entropy"] = metrics["entropy/kept"]
+    return batch, advantages, metrics
+
+  def _scores(self, params, reference, sequences: batch_lib.Sequences):
+    """(Scores of the policy, log-probs of the reference or None), on the host.
+
+    The rows go to the devices once for both.
+    """
+    sequences = sharding.put_rows(sequences, self.mesh)
+    with self.timer.stage("score"), jax.set_mesh(self.mesh):
+      scores = sharding.fetch(scoring.score(
+          self.model, params, sequences=sequences, dist=self.dist,
+          micro_batches=self.micro_batches))
+    if reference is None:
+      return scores, None
+    with self.timer.stage("reference"), jax.set_mesh(self.mesh):
+      return scores, sharding.fetch(scoring.score(
+          self.model, reference, sequences=sequences, dist=self.dist,
+          micro_batches=self.micro_batches, prompts=False).logp_NRT)
+
+  def _correct(self, old_NRT, sampled_NRT, mask_NRT):
+    """Weights of trainer over sampler, or None; and their metrics."""
+    if self.correction is None:
+      return None, {}
+    shape = old_NRT.shape
+    old_BT, sampled_BT, mask_BT = (
+        x.reshape(-1, shape[-1]) for x in (old_NRT, sampled_NRT, mask_NRT))
+    weight_BT = self.correction(old_BT, sampled_BT, mask_BT)
+    metrics = correction_lib.metrics(weight_BT, old_BT, sampled_BT, mask_BT)
+    return np.asarray(weight_BT).reshape(shape), {
+        name: float(value) for name, value in metrics.items()}
+
+
+def _diagnostics(scores, adv_PG, mask_NRT) -> dict[str, float]:
+  """Entropies, and the covariance that drives them: signs of a collapse."""
+  shape = (-1, mask_NRT.shape[-1])
+  mask_BT = mask_NRT.reshape(shape)
+  return (
+      {"entropy/kept": float(np.mean(scores.entropy_NRT[mask_NRT]))}
+      | diagnostics.entropy_quantiles(
+          scores.entropy_NRT.reshape(shape), mask_BT)
+      | diagnostics.covariance(
+          scores.logp_NRT.reshape(shape), adv_PG.reshape(-1, 1), mask_BT))

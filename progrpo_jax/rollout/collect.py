@@ -1,0 +1,160 @@
+"""The rollout stage: groups are drawn until a batch of them is full.
+
+With dynamic sampling, groups that teach nothing are dropped and sampling goes
+on until the batch is full or the bound on rounds is reached.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import statistics
+
+import jax
+import numpy as np
+
+from progrpo_jax import groups as groups_lib
+from progrpo_jax import progress as progress_lib
+from progrpo_jax.devices import hosts, stopping
+from progrpo_jax.rollout import draw as draw_lib
+from progrpo_jax.rollout import measure, prompts, shaping
+from progrpo_jax.rollout import rephrase as rephrase_lib
+
+# Streams of randomness within a step.
+SAMPLE, REPHRASE = 0, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+  """A full batch, and what it took.
+
+  Attributes:
+    batch: exactly the number of groups asked for.
+    surplus: groups beyond the batch, for the next step, or None.
+    sampled: all groups as the policy sampled them in this step, for honest
+      statistics: dropped groups too, and without an expert's responses.
+    metrics: of the rollout, under `dynamic_sampling/` and others.
+  """
+
+  batch: groups_lib.Groups
+  surplus: groups_lib.Groups | None
+  sampled: groups_lib.Groups
+  metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+  """Collects the groups of a step.
+
+  Attributes:
+    prompter: prompts by the number of their draw.
+    draw: samples and verifies groups for prompts.
+    count: groups of a batch.
+    key: PRNG key of the run.
+    stop: request to stop, which is looked at before each round.
+    round_prompts: prompts of a round.
+    keep: which groups are kept; None keeps all.
+    max_rounds: rounds of sampling at the most.
+    carry: hand groups beyond the batch to the next step; False drops them.
+    rephrase: RePO's stage, or None.
+  """
+
+  prompter: prompts.Prompter
+  draw: draw_lib.Draw
+  count: int
+  key: jax.Array
+  stop: stopping.Stop
+  round_prompts: int
+  keep: shaping.KeepGroups | None = None
+  max_rounds: int = 1
+  carry: bool = False
+  rephrase: rephrase_lib.Rephrase | None = None
+
+  def __call__(
+      self, params, progress: progress_lib.Progress,
+  ) -> tuple[Collected, progress_lib.Progress]:
+    """Samples and verifies groups until the batch is full.
+
+    If the rounds do not fill it, dropped groups without verdicts do: the
+    shape of the batch stays, and they teach nothing.
+
+    Args:
+      params: all parameters of the policy.
+      progress: progress of the run; its surplus comes first.
+
+    Returns:
+      (what was collected, progress with the prompts and tokens counted).
+    """
+    step_key = jax.random.fold_in(self.key, progress.step)
+    key = jax.random.fold_in(step_key, SAMPLE)
+    position, carried = progress.position, progress.surplus
+    failures_before = dataclasses.replace(self.draw.pool.counters)
+    # Groups carried over were sampled by an earlier policy.
+    kept = [] if carried is None else [dataclasses.replace(
+        carried, fresh_P=np.zeros(len(carried), bool))]
+    dropped, sampled, rephrased = [], [], []
+    while sum(map(len, kept)) < self.count and len(sampled) < self.max_rounds:
+      self.stop.check()
+      groups = self.draw(
+          params, self.prompter.take(position, self.round_prompts), key)
+      position += self.round_prompts
+      sampled.append(groups)
+      if self.rephrase is not None:
+        groups, shares = self.rephrase(
+            params, groups, jax.random.fold_in(key, REPHRASE))
+        rephrased.append(shares)
+      keep_P = np.ones(len(groups), bool)
+      if self.keep is not None:
+        keep_P = self.keep(groups, progress.step)
+      kept.append(groups.take(np.flatnonzero(keep_P)))
+      dropped.append(groups.take(np.flatnonzero(~keep_P)))
+    filled = groups_lib.concatenate(
+        kept + [groups.without_verdicts() for groups in dropped])
+    num_kept = sum(map(len, kept))
+    surplus = None
+    if self.carry and num_kept > self.count:
+      # As wide as a resumed run encodes them: another width is another
+      # program, whose last bits may differ.
+      surplus = filled.take(range(self.count, num_kept))
+      surplus = dataclasses.replace(
+          surplus, prompts=self.prompter.of(surplus.prompts.ids_P))
+    batch = filled.take(range(self.count))
+    everything = groups_lib.concatenate(sampled) if sampled else batch
+    metrics = (
+        _shares(everything, kept, dropped, carried, self.count, len(sampled))
+        | measure.rollouts(everything) | self._failures(failures_before))
+    for name in rephrased[0] if rephrased else ():
+      metrics[name] = statistics.mean(shares[name] for shares in rephrased)
+    # Tokens carried over were counted when they were sampled.
+    tokens = int(np.sum(everything.rollout.mask_BT)) if sampled else 0
+    return Collected(batch, surplus, everything, metrics), dataclasses.replace(
+        progress, position=position, surplus=surplus,
+        num_tokens=progress.num_tokens + tokens)
+
+  def _failures(self, before) -> dict[str, int]:
+    """Verifications of all hosts that failed in this step, by their kind."""
+    now = self.draw.pool.counters
+    by_host = hosts.gather({
+        f"verifier/{name}": getattr(now, name) - getattr(before, name)
+        for name in ("timeouts", "crashes", "refused")})
+    return {
+        name: sum(counts[name] for counts in by_host) for name in by_host[0]}
+
+
+def _shares(
+    sampled: groups_lib.Groups, kept: Sequence[groups_lib.Groups],
+    dropped: Sequence[groups_lib.Groups], carried: groups_lib.Groups | None,
+    count: int, rounds: int,
+) -> dict[str, float]:
+  """How a batch was filled, and shares of groups without any spread."""
+  num_kept, num_dropped = sum(map(len, kept)), sum(map(len, dropped))
+  drawn = num_kept + num_dropped - (0 if carried is None else len(carried))
+  valid_PG, correct_PG = sampled.valid_PG, sampled.correct_PG
+  some_P = valid_PG.any(axis=1)
+  return {
+      "dynamic_sampling/rounds": rounds,
+      "dynamic_sampling/keep_frac": (
+          1.0 - num_dropped / drawn if drawn else 1.0),
+      "dynamic_sampling/filled_frac": min(1.0, num_kept / count),
+      "dynamic_sampling/all_right_frac": float(np.mean(
+          some_P & (correct_PG | ~valid_PG).all(axis=1))),
+      "dynamic_sampling/all_wrong_frac": float(np.mean(
+          some_P & ~(correct_PG & valid_PG).any(axis=1)))}

@@ -1,0 +1,106 @@
+"""A round of sampling: prompts in, verified groups out.
+
+A round is sampled in batches. While the devices sample one batch, a thread
+decodes the batch before it and has the pool's processes verify it, so that a
+step waits for the last batch only. Each host decodes and verifies its share of
+every batch. The groups are the same as without any of this overlap.
+"""
+
+from concurrent import futures
+import contextlib
+import dataclasses
+
+import jax
+import numpy as np
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import groups as groups_lib
+from progrpo_jax.devices import hosts, stopping, timing
+from progrpo_jax.models import config as model_config
+from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.text import tokenizer as tokenizer_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+  """Samples responses to prompts and verifies them.
+
+  Attributes:
+    model: configuration of the policy.
+    mesh: mesh of all devices.
+    settings: how to sample, and in batches of how many prompts.
+    tokenizer: the policy's, which decodes the responses.
+    pool: processes that verify.
+    timer: times "sample", and "verify": the seconds that the step waits for
+      verdicts, not those that verifying takes.
+    stop: request to stop, which is looked at between two batches.
+  """
+
+  model: model_config.ModelConfig
+  mesh: jax.sharding.Mesh
+  settings: sampler.Settings
+  tokenizer: tokenizer_lib.Tokenizer
+  pool: pool_lib.Pool
+  timer: timing.Timer
+  stop: stopping.Stop
+
+  def __call__(
+      self, params, prompts: batch_lib.Prompts, key) -> groups_lib.Groups:
+    """Draws one group for each prompt.
+
+    Args:
+      params: all parameters of the policy.
+      prompts: P prompts.
+      key: PRNG key of the sampling of this step.
+
+    Raises:
+      PoolError: too many verifications of a batch failed.
+      Preempted: the run was asked to stop between two batches.
+    """
+    group = self.settings.num_generations
+    rollouts, verdicts, start = [], [], 0
+    with _thread() as thread:
+      with self.timer.stage("sample"):
+        for rollout in sampler.batches(
+            self.model, params, prompts, key, self.settings, self.mesh):
+          end = start + len(rollout.mask_BT) // group
+          rollouts.append(rollout)
+          verdicts.append(thread.submit(
+              verify.decode_and_verify, self.pool, self.tokenizer,
+              prompts.rows[start:end], rollout, group,
+              hosts.mine(end - start)))
+          start = end
+          # A failed batch raises below, before more are sampled. All hosts
+          # leave the loop together: the next batch is a collective of all.
+          if hosts.any_of(_has_failed(verdicts)):
+            break
+          self.stop.check()
+      with self.timer.stage("verify"):
+        shares = hosts.gather(
+            hosts.agree(lambda: [future.result() for future in verdicts]))
+    # shares[host][batch]: the prompts' order is batch by batch.
+    texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ = verify.join(
+        [share for batch in zip(*shares, strict=True) for share in batch])
+    return groups_lib.Groups(
+        prompts=prompts,
+        rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
+        texts_PG=texts_PG, reward_PG=reward_PG, correct_PG=correct_PG,
+        valid_PG=valid_PG, fresh_P=np.ones(len(prompts), bool),
+        values_PGJ=values_PGJ)
+
+
+@contextlib.contextmanager
+def _thread():
+  """A thread; work that it has not begun when something fails is dropped."""
+  with futures.ThreadPoolExecutor(1, "verify") as thread:
+    try:
+      yield thread
+    except BaseException:
+      thread.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def _has_failed(verdicts: list[futures.Future]) -> bool:
+  """Whether verifying a batch has failed by now."""
+  return any(future.done() and future.exception() for future in verdicts)

@@ -1,0 +1,98 @@
+"""The reward that the advantage reads, and the groups that are worth learning.
+
+Both stand on one thing: a group teaches something if the rewards that its
+advantages are made of differ within it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from progrpo_jax import groups as groups_lib
+from progrpo_jax.algos import control, shaping
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapedReward:
+  """The verifier's reward with penalties of truncation, length and KL.
+
+  Attributes:
+    max_new_tokens: length limit of a response.
+    truncated_factor: what the reward of a response that was cut at the limit
+      is multiplied by; 1 leaves it.
+    overlong_cache: tokens before the limit over which DAPO's overlong penalty
+      grows; 0 for none.
+    length_coef: weight of ProRL v2's length penalty; 0 for none.
+    length_range: (lo, hi), value of that penalty at the limit and at length 0.
+    length_cycle: (on, off), steps for which it acts and rests in turn.
+    kl_coef: weight of the KL to the reference, in nats summed over the
+      response, that is taken off the reward (REINFORCE++); 0 for none.
+  """
+
+  max_new_tokens: int
+  truncated_factor: float = 1.0
+  overlong_cache: int = 0
+  length_coef: float = 0.0
+  length_range: tuple[float, float] = (-1.0, 0.0)
+  length_cycle: tuple[int, int] = (100, 0)
+  kl_coef: float = 0.0
+
+  def __call__(
+      self, groups: groups_lib.Groups, step: int, kl_NRT=None) -> np.ndarray:
+    """Returns float32 [P, G].
+
+    Args:
+      groups: verified groups.
+      step: steps done, which the cycle of the length penalty counts.
+      kl_NRT: log-ratio of policy to reference by token, 0 where masked; None
+        before scores are there, which leaves the KL out.
+    """
+    reward_PG = np.asarray(groups.reward_PG, np.float32)
+    shape = reward_PG.shape
+    length_B = np.sum(groups.rollout.mask_BT, axis=1)
+    if self.truncated_factor != 1.0:
+      finished_PG = np.asarray(groups.rollout.finished_B).reshape(shape)
+      reward_PG = np.asarray(shaping.truncated_reward(
+          reward_PG, finished_PG, self.truncated_factor))
+    if self.length_coef and control.cycle_on(step, *self.length_cycle):
+      value_B = shaping.cosine_length(
+          length_B, self.max_new_tokens, *self.length_range)
+      # Only a right answer gains by being short, and the longest right answer
+      # is worth no less than a wrong one. A response that was cut has lost its
+      # reward above and has nothing left to lose.
+      shorter_PG = reward_PG + self.length_coef * np.asarray(
+          value_B).reshape(shape)
+      reward_PG = np.where(
+          reward_PG > 0, np.maximum(shorter_PG, 0.0), reward_PG)
+    if self.overlong_cache:
+      penalty_B = shaping.overlong_penalty(
+          length_B, self.max_new_tokens, self.overlong_cache)
+      reward_PG = reward_PG + np.asarray(penalty_B).reshape(shape)
+    if self.kl_coef and kl_NRT is not None:
+      kl_PG = kl_NRT.sum(axis=-1).reshape(shape)
+      reward_PG = reward_PG - self.kl_coef * kl_PG
+    return np.asarray(reward_PG, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepGroups:
+  """Which groups dynamic sampling keeps (DAPO, arXiv 2503.14476, section 3.2).
+
+  Attributes:
+    reward: the shaped reward; a group is kept if it differs within the group.
+    by_accuracy: compare the verdicts instead, as DAPO does.
+    keep_all_correct: keep groups that are right throughout; ARM learns from
+      them.
+  """
+
+  reward: ShapedReward
+  by_accuracy: bool = False
+  keep_all_correct: bool = False
+
+  def __call__(self, groups: groups_lib.Groups, step: int) -> np.ndarray:
+    """Returns bool [P], True for groups to keep."""
+    value_PG = (
+        groups.correct_PG if self.by_accuracy else self.reward(groups, step))
+    return np.asarray(shaping.keep_groups(
+        value_PG, keep_all_correct=self.keep_all_correct,
+        valid_PG=groups.valid_PG, correct_PG=groups.correct_PG))

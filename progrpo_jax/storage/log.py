@@ -1,0 +1,111 @@
+"""What a step leaves behind: a line of metrics, and rollouts to browse."""
+
+from collections.abc import Callable
+import dataclasses
+
+import numpy as np
+
+from progrpo_jax import groups as groups_lib
+from progrpo_jax import progress as progress_lib
+from progrpo_jax.algos import collapse
+from progrpo_jax.devices import timing
+from progrpo_jax.rollout import collect
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """Writes and shows the steps of a run.
+
+  Attributes:
+    rollouts_every: steps between rollouts that are kept; 0 for none.
+    rollouts_prompts: groups of a step that are kept.
+    timer: seconds of the stages.
+    show: called with (step, metrics).
+    say: called with a sentence that is worth a line.
+  """
+
+  rollouts_every: int
+  rollouts_prompts: int
+  timer: timing.Timer
+  show: Callable[[int, dict[str, float]], None]
+  say: Callable[[str], None]
+
+  def __call__(
+      self, writer, progress: progress_lib.Progress,
+      collected: collect.Collected, advantages, measured: dict[str, float],
+      reason: str, verdict: tuple[collapse.Verdict, bool],
+  ) -> None:
+    """Logs a step.
+
+    Args:
+      writer: writer of the workdir.
+      progress: progress after the step.
+      collected: groups of the step.
+      advantages: advantages of the batch, see `learn.advantage`.
+      measured: metrics of all stages.
+      reason: why the reference was reset, or "".
+      verdict: verdict on a collapse, and whether it is new.
+    """
+    step = progress.step
+    judgement, is_news = verdict
+    values = measured | {
+        "num_tokens": progress.num_tokens,
+        "ref_reset/reset": float(bool(reason)),
+        "ref_reset/ref_step": progress.ref_step,
+        "ref_reset/steps_since": step - progress.ref_step,
+        "ref_reset/count": progress.resets,
+        "collapse/level": judgement.number,
+    }
+    if judgement.reason:
+      values["collapse/reason"] = judgement.reason
+    if reason:
+      values["ref_reset/reason"] = reason
+    seconds = self.timer.take()
+    values |= seconds
+    if "timing_s/sample" in seconds:  # groups carried over may fill a batch
+      tokens = int(np.sum(collected.sampled.rollout.mask_BT))
+      values["perf/tokens_per_second"] = tokens / seconds["timing_s/sample"]
+    writer.write(step, values)
+    every = self.rollouts_every
+    if every and (step % every == 0 or step == 1):
+      writer.write_rollouts(step, rollout_records(
+          step, collected.batch, advantages, self.rollouts_prompts))
+    self.show(step, values)
+    if reason:
+      self.say(f"step {step}: reference reset ({reason})")
+    if is_news:
+      sign = judgement.reason or "no sign of collapse any more"
+      self.say(f"step {step}: {judgement.level}: {sign}")
+
+
+def rollout_records(
+    step: int, groups: groups_lib.Groups, advantages, limit: int,
+) -> list[dict]:
+  """Returns a record for each of the first groups, for people to browse.
+
+  Args:
+    step: steps done.
+    groups: groups of the batch.
+    advantages: their advantages, see `learn.advantage`.
+    limit: number of groups.
+  """
+  size = groups.reward_PG.shape[1]
+  length = np.sum(groups.rollout.mask_BT, axis=1).reshape(-1, size)
+  finished = np.asarray(groups.rollout.finished_B).reshape(-1, size)
+  return [
+      dict(
+          step=step, id=int(groups.prompts.ids_P[p]), task=row.label,
+          prompt=row.prompt, reference=row.reference,
+          c_prompt=float(advantages["c_prompt_P"][p]),
+          completions=[
+              dict(
+                  text=groups.texts_PG[p][g],
+                  reward=float(groups.reward_PG[p, g]),
+                  correct=bool(groups.correct_PG[p, g]),
+                  status="ok" if groups.valid_PG[p, g] else "masked",
+                  advantage=float(advantages["adv_PG"][p, g]),
+                  base_advantage=float(advantages["base_PG"][p, g]),
+                  c_answer=float(advantages["c_answer_PG"][p, g]),
+                  length=int(length[p, g]), finished=bool(finished[p, g]))
+              for g in range(size)])
+      for p, row in enumerate(groups.prompts.rows[:limit])]
