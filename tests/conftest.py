@@ -282,7 +282,8 @@ def small(tmp_path_factory):
   write(path, **groups): writes a config file that changes keys of the groups,
     such as data=dict(tasks={...}).
   """
-  from progrpo_jax import train, warmup
+  from progrpo_jax import train
+  from progrpo_jax.build import base_policy
   from progrpo_jax.cli import arguments
 
   folder = tmp_path_factory.mktemp("small")
@@ -320,7 +321,7 @@ def small(tmp_path_factory):
     return path
 
   losses = []
-  warmup.warm_up(
+  base_policy.warm_up(
     config("model.init_from="), base, lambda count, note: losses.append(note))
   return types.SimpleNamespace(
     base=base, args=args, config=config, train=run, write=write,

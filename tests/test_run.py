@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import progrpo_jax
-from progrpo_jax import errors, inference, run
+from progrpo_jax import errors, run
+from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.cli import sample as sample_command
 from progrpo_jax.config import files
 from progrpo_jax.report import comparison
@@ -139,9 +140,9 @@ def test_adapters_that_learned_nothing_answer_as_their_base(small, tmp_path):
   made = ("model.lora.rank=2", "train.total_steps=1", "eval.every=0")
   small.train(tmp_path / "lora", *made, method="grpo")
   answers = run.load_run(tmp_path / "lora").sample(["1+2=", "3+4="], step=0)
-  c, mesh = small.config(method="grpo"), inference.one_device()
+  c, mesh = small.config(method="grpo"), answers_lib.one_device()
   base = policy.load(c, mesh)
-  assert inference.sample(c, base, ["1+2=", "3+4="], mesh, n=4) == answers
+  assert answers_lib.sample(c, base, ["1+2=", "3+4="], mesh, n=4) == answers
 
 
 def test_a_run_is_seen_as_it_goes_on(make_run):

@@ -3,8 +3,11 @@ import re
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, warmup
+from progrpo_jax import errors
+from progrpo_jax.build import base_policy
+from progrpo_jax.learn import warmup
 from progrpo_jax.models import hf
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 def _loss(note):
@@ -22,7 +25,7 @@ def test_loss_falls_and_a_policy_is_written(small):
 
 def test_goes_on_from_a_policy(small, tmp_path):
   notes = []
-  policy = warmup.warm_up(
+  policy = base_policy.warm_up(
       small.config("warmup.steps=10"), tmp_path / "more",
       lambda count, note: notes.append((count, note)))
   (count, note), = notes
@@ -43,7 +46,7 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
       (small.config("data.max_prompt_length=2"), "max_prompt_length 2 or"),
       (bare, "task 'jsonl' has no demonstrations")):
     with pytest.raises(errors.InputError, match=said):
-      warmup.warm_up(c, tmp_path / "none", lambda *_: None)
+      base_policy.warm_up(c, tmp_path / "none", lambda *_: None)
   assert not (tmp_path / "none").exists()
 
 
@@ -53,15 +56,16 @@ def test_updates_that_would_ruin_the_weights_are_said(
   monkeypatch.setattr(
       warmup.optim, "schedule", lambda *_, **__: lambda _: np.inf)
   with pytest.raises(errors.InputError, match=r"lower config\.warmup\.learn"):
-    warmup.warm_up(
+    base_policy.warm_up(
         small.config("warmup.steps=2"), tmp_path / "none", lambda *_: None)
   assert not (tmp_path / "none").exists()
 
 
 def test_long_demonstrations_are_left_out(small):
   c = small.config()
-  pairs = warmup.demonstrations(c)
-  tokenizer = warmup.policy_lib.tokenizer_lib.load(str(small.base))
+  pairs = warmup.demonstrations(
+      dict(c.data.tasks), c.data.dir, c.warmup.examples)
+  tokenizer = tokenizer_lib.load(str(small.base))
   rows = warmup.encode(pairs, tokenizer, 8, 2)
   short = [
       (p, d) for p, d in pairs if len(p) + 1 <= 8 and len(d) + 1 <= 2]

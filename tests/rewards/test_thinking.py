@@ -4,7 +4,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from progrpo_jax import errors, parts
+from progrpo_jax import errors
+from progrpo_jax.build import problems
 from progrpo_jax.config import checks, defaults
 from progrpo_jax.rewards import thinking
 
@@ -73,7 +74,7 @@ def test_the_config_decides_what_a_pool_shows(mode, inside, shown):
   c = defaults.get_config()
   c.rewards.thinking = mode
   c.rewards.workers = 1
-  with parts.make_pool(c, inside) as pool:
+  with problems.make_pool(c, inside) as pool:
     assert [pool.answer(text) for text in (
         PLAIN, "5</think>4", "<think>4")] == shown
 
