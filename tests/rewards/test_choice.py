@@ -148,7 +148,7 @@ BOTH = ["x", "y", "z", "Both A and B"]
         "Answer：Ｂ": "B",
         "答案：Ａ、Ｂ": "AB", "Answer：B： Oslo": "B", "选项B是错误的": "",
         "选B": "B", "选（B）。": "B", "本题选B。": "B", "不选A，选B": "B",
-        "不选B": "", "如果选B，就错了": "", "选B错误": "", "选项B": "B",
+        "不选B": "", "如果选B，就错了": "", "选B错误": "",
         "选出B": "", "答案：挪威": ""}),
     # One after the other is judged, the right one last.
     (CITIES, {
