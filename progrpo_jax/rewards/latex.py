@@ -64,8 +64,10 @@ _WRAPPERS = (
     "mathbf", "mathit", "boldsymbol", "bm", "pmb", "vec", "mathord",
     "ensuremath", "underline", "mathcal", "mathscr", "mathfrak",
 )
-_WORDS = "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot sec csc log\
- ln exp pi infinity inf theta alpha beta lambda infty".split()
+# Behind "sec" at the end of a text no angle follows: it is a second.
+_WORDS = (
+    "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot csc log ln exp pi"
+    r" sec(?!\s*\.?\s*\Z) infinity inf theta alpha beta lambda infty").split()
 
 _COMMAND = re.compile(r"(\\+)([A-Za-z]+)\s*")
 _TEXT = re.compile(
@@ -92,7 +94,7 @@ _SET_QUANTITY = re.compile(
     r"\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)", re.I)
 _FUNCTION_TEXT = re.compile(
     r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
-    r"|csc|log|lg|ln|exp)\s*\}")
+    r"|csc|log|lg|ln|exp)\s*\}(?!\s*\.?\s*\Z)")
 # 0.1666... shows its cycle three times, or twice if that is long.
 _GOES_ON = re.compile(
     r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"

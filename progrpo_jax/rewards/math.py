@@ -574,8 +574,8 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
     return squeeze(gold).casefold() not in _NOTHING
   if _natural(gold, given):
     gold = _LOG.sub(r"\\ln ", gold)
-  (gold, unit), (given, other) = map(notation.split_unit, (gold, given))
-  if unit and other and unit != other:
+  (gold, behind), (given, other) = map(notation.split_words, (gold, given))
+  if notation.words_differ(behind, other):
     return False
   if squeeze(gold) == squeeze(given):
     return True

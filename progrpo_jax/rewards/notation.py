@@ -460,20 +460,49 @@ _UNIT_GLUED = re.compile(
 
 
 def split_unit(text: str) -> tuple[str, str]:
-  """Returns a quantity and its unit, "" if it has none that is known.
+  """Returns a quantity and its unit, "" if it has none that is known."""
+  quantity, behind = split_words(text)
+  return quantity, _unit(behind)
 
-  Words behind a number are no part of it, known or not, but for those that
+
+def split_words(text: str) -> tuple[str, str]:
+  """Returns a quantity and the words behind it.
+
+  Words behind a number are no part of it, units or not, but for those that
   change its value and for letters that may multiply it.
   """
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
-      unit = "".join(match.groups()[1:])
+      behind = "".join(match.groups()[1:])
       short = pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS)
-      if short or words.change(unwrap(unit)):
+      if short or words.change(unwrap(behind)):
         break
-      return match[1].strip(), _unit(unit)
+      return match[1].strip(), unwrap(behind)
   return text, ""
+
+
+_FILLERS = frozenset(
+    "a an the of in total unit square sq cubic cu about only different".split())
+
+
+def words_differ(behind: str, other: str) -> bool:
+  """Says whether words behind two numbers tell the quantities apart.
+
+  They do where each side has a word that the other lacks: East and West, red
+  and blue marbles, but not miles and square miles. Of two known units the
+  names decide, and rates have too many names for this.
+  """
+  units = _unit(behind), _unit(other)
+  if all(units):
+    return units[0] != units[1]
+  if re.search(r"/|\bper\b|mph|kph", f"{behind} {other}"):
+    return False
+  one, two = (
+      {_unit(w) or w.casefold().removesuffix("s")
+       for w in re.findall(r"[A-Za-z]+", text)} - _FILLERS
+      for text in (behind, other))
+  return bool(one - two and two - one)
 
 
 def _unit(text: str) -> str:
