@@ -584,7 +584,8 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
   if not all(trees):
     return _same_based(gold, given)
   if percents[0] != percents[1]:
-    plain = [latex.parse(t.rstrip("% ")) for t in (gold, given)]
+    plain = [
+        latex.parse(t.removesuffix("%").strip()) for t in (gold, given)]
     if _is_no_share(plain[0], percents[0]) and _same_trees(*plain, how):
       return True
   return _same_trees(*trees, how)
