@@ -109,7 +109,8 @@ _BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
 
 # "B is incorrect, ", "so C is the right answer", "A错误，".
 _RATED = re.compile(
-    r"(?:only\s+)?(?:(?:the\s+)?(?:option|choice|statement|alternative)s?\s+"
+    r"(?:(?:so|thus|hence|therefore|then|only),?\s+){0,2}"
+    r"(?:(?:the\s+)?(?:option|choice|statement|alternative)s?\s+"
     r"|选项\s*)?(?P<letters>\(?[A-Z]\)?(?:\s*(?:,|and|&)\s*\(?[A-Z]\)?)*)"
     r"(?:\s+(?:(?:is|are)(?P<not>\s+not)?|(?P<isnt>(?:is|are)n['’]t))"
     r"(?:\s+the)?\s+(?:(?P<right>correct|right|true)|incorrect|wrong|false)"

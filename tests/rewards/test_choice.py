@@ -157,6 +157,7 @@ BOTH = ["x", "y", "z", "Both A and B"]
         "A is false and B is false, but C is true": "C",
         r"\boxed{\text{B is incorrect, C is correct}}": "C",
         "Answer: B isn't right; only C is correct.": "C",
+        "So A is wrong, and thus C is correct.": "C",
         "**A** is wrong, **C** is correct": "C", "A错误，C正确": "C",
         "选项A不正确，选项C正确。": "C", "A is wrong, B and C are right": "BC",
         "A is wrong, B is right, C is right": "BC",
