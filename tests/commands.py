@@ -81,7 +81,8 @@ DATA = " --config.data.dir=data"
 EVALS = " --config.eval.every=1 --config.eval.num_samples=32"
 
 # Story -> (command, words that are added) in order. `{small}` is a config file
-# of a small run, `{base}` a small policy, `{root}` the folder of the project.
+# of a small run, `{base}` a small policy, `{root}` the folder of the project,
+# `{python}` the interpreter that runs the tests.
 STORIES = {
     "a task of one's own": [
         ("python make_sums.py", ""),
@@ -134,6 +135,12 @@ STORIES = {
         ("make bench ARGS=--decode",
          "--prompts 2 --samples 2 --new_tokens 4 --steps 1 "
          "--decode_lengths 2 4"),
+    ],
+    "this project and others": [
+        (".venv/bin/python docs/bench_peers.py --ours .venv/bin/python"
+         " [--tunix PYTHON] [--trl PYTHON]",
+         "--ours {python} --layers 1 --prompts 2 --samples 2 --new_tokens 8"
+         " --warmup 1 --steps 1 --rounds 1"),
     ],
     "programs a minute": [
         (".venv/bin/python tools/bench_sandbox.py", "--programs 2"),

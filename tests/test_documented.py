@@ -95,7 +95,8 @@ def test_documented_commands_run(story, folder, small, monkeypatch, capsys):
       folder / "config.py", train=dict(num_iterations=1),
       data=dict(max_prompt_length=12), log=dict(tensorboard=False))
   for command, words in STORIES[story]:
-    words = words.format(small=config, base=small.base, root=ROOT)
+    words = words.format(
+        small=config, base=small.base, root=ROOT, python=sys.executable)
     assert run(command, words, monkeypatch) == 0, command
     capsys.readouterr()
 

@@ -44,13 +44,21 @@ _CUE = re.compile(
     r"(?:\b(?:(?:final|correct|right|best)\s+){0,2}"
     r"(?:answer|ans\.?)(?:\s+(?:choice|option|letter))?"
     r"|\b(?:final|correct|right|best|chosen|selected)\s+(?:option|choice|letter)"
+    r"|\b(?:correct|right)\s+(?:statement|alternative|one)"
+    r"|\b(?:option|choice|statement|alternative|one)\s+(?:that|which)"
+    r"\s+(?:best\s+|most\s+closely\s+)?(?:fits|matches|applies|works|answers"
+    r"|satisfies|explains|describes|completes|is\s+(?:correct|right|true|best))"
+    r"(?:\s+(?:best|here|both|all))?(?:\s+(?:the|this|these|our)"
+    r"(?:\s+(?!not?\b|least|fewest|worst|is\b|are\b)[a-z]+){1,4}?)?"
     r"|^[ *#>-]{0,20}(?:option|choice))"
     r"(?:\s+(?:to|for|of|among|from)\b[^.\n:?]{0,60}?)?[\s*_]*" + _IS +
     r"|^[ *#]{0,20}(?:(?:final|correct)\s+)?answer[\s*]*\n"
     r"|\b(?:I|we)(?:['’](?:ll|d)|\s+will|\s+would)?\s+(?:choose|pick|select"
     r"|go\s+with)\b"
     r"|(?:答案|正确的?选项)\s*(?:应该|应当|应)?\s*[是为选]?\s*:?"
-    r"|(?:故|因此|所以|应该?|我)[,\s]*选择?\s*:?|^####", re.I | re.M)
+    r"|(?:故|因此|所以|应该?|我)[,\s]*选择?\s*:?"
+    r"|(?:^|[,.;:]|本题)\s*选(?=[\s:]*\(?[A-Z](?![A-Za-z]))[\s:]*"
+    r"|^####", re.I | re.M)
 # What may stand between two sentences that are one answer.
 _JOINT = re.compile(
     r"(?:[\s,;.]*\b(?:and|or)\b)?[\s,;.]*(?:\bthe)?\Z", re.I)
@@ -94,9 +102,22 @@ _COMMENT = {
     "line": re.compile(r"\s*[).:\]]"),
     "exact": re.compile(r"(?!)"),
 }
+_ARROWS = "=>→⇒➔➜"
 _BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
 
 # ----- What withdraws an option -----
+
+# "B is incorrect, ", "so C is the right answer", "A错误，".
+_RATED = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|only),?\s+){0,2}"
+    r"(?:(?:the\s+)?(?:option|choice|statement|alternative)s?\s+"
+    r"|选项\s*)?(?P<letters>\(?[A-Z]\)?(?:\s*(?:,|and|&)\s*\(?[A-Z]\)?)*)"
+    r"(?:\s+(?:(?:is|are)(?P<not>\s+not)?|(?P<isnt>(?:is|are)n['’]t))"
+    r"(?:\s+the)?\s+(?:(?P<right>correct|right|true)|incorrect|wrong|false)"
+    r"(?:\s+(?:answer|option|choice|one|statement)s?)?"
+    r"|\s*是?(?:(?P<good>正确|对)|不正确|不对|错误?)的?)(?![\w'’])"
+    r"(?:\s*[,.;!](?:\s*(?:and|but|so|while|whereas|therefore|hence)\b)?,?"
+    r"|\s+(?:and|but|so|while|whereas)\b|\s*\Z)\s*", re.I)
 
 _NO = re.compile(
     r"([?!,;.]|\s-|[—–])\s*(no|nope|wait|sorry|actually|scratch that|correction"
@@ -258,6 +279,8 @@ def _kept(
   """
   if _matching(text, named):
     return None
+  if rated := _rated(text, named):
+    return rated
   for match in reversed(list(_NO.finditer(text))):
     after = _read(text[match.end() :], named, comments)
     if after != {"?"}:
@@ -273,11 +296,35 @@ def _kept(
   return None
 
 
-def _plain_mark(text: str) -> str:
-  """Returns a text without styles, and without words that lead to a letter."""
+def _rated(text: str, named: Mapping[str, str]) -> set[str]:
+  """Returns the options that a text calls right after it called others wrong.
+
+  The empty set if it does not end so, or says anything else: where the last
+  one is called wrong the question may be which one is.
+  """
+  text, at = _unstyled(text), 0
+  by_rating = {True: set(), False: set()}
+  right = False
+  while match := _RATED.match(text, at):
+    at = match.end()
+    denied = match["not"] or match["isnt"]
+    right = bool(match["right"] or match["good"]) != bool(denied)
+    letters = re.findall(r"\(?\b([A-Z])\b", match["letters"])
+    by_rating[right] |= {_known(letter, named) for letter in letters}
+  whole = at == len(text) and right and by_rating[False]
+  return by_rating[True] - by_rating[False] if whole else set()
+
+
+def _unstyled(text: str) -> str:
+  """Returns a text without commands and signs of style."""
   while (plain := _STYLE.sub(lambda m: m[1] or " ", text)) != text:
     text = plain
-  text = _TRAIL.sub("", " ".join(plain.split()))
+  return " ".join(text.split())
+
+
+def _plain_mark(text: str) -> str:
+  """Returns a text without styles, and without words that lead to a letter."""
+  text = _TRAIL.sub("", _unstyled(text))
   return text[_LEAD.match(text).end() :]
 
 
@@ -337,7 +384,7 @@ def _behind(
 ) -> set[str]:
   """Returns a letter with the option that follows it, else {"?"}."""
   letter, rest = _known(head[2], named), head.string[head.end() :]
-  behind = rest.strip(_BETWEEN + "=")
+  behind = rest.strip(_BETWEEN + _ARROWS)
   if same := _matching(behind, named) or _beginning(behind, named):
     return {letter} | same
   parts = _parts(rest, named) if _LIST.match(rest) else []

@@ -39,12 +39,17 @@ _MAX_PARSED_CHARS = 50_000
 _MAX_NESTING = 50
 _MAX_DEPTH = 200  # of a value
 
-# What stands before it (a margin, the marker of a list), the fence, what it
-# says: python, Python3, {.python}, python title="x", python:main.py.
+# What stands before it (the marks of a quotation, a margin, the markers of
+# lists), the fence, what it says: python, Python3, {.python}, main.py,
+# python title="x", python:main.py.
+_MARKER = (
+    r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{1,5})[.)])[ \t]+")
 _FENCE = re.compile(
-    r"([ \t]*(?:(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
+    rf"((?:[ \t]*>)*)([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})(.*)")
 _LANGUAGE = re.compile(r"[ \t{.]*([a-z0-9+#.]*)")
-_PYTHON = re.compile(r"(?:python|py|pypy)(?:3(?:\.[0-9]+)?)?")
+_PYTHON = re.compile(r"i?(?:python|py|pypy)(?:3(?:\.[0-9]+)?)?")
+_PYTHON_FILE = re.compile(r"[\w./\\-]*\w\.py")
+_ORDER_MARK = "\ufeff"
 
 Number = int | float | decimal.Decimal
 _NUMBERS = {bool, int, float, decimal.Decimal}
@@ -176,48 +181,75 @@ def extract(completion: str) -> str | None:
   off, and there is none either.
   """
   blocks = {True: None, False: None}  # by whether it says that it is Python
-  fence, info, block = None, "", []
-  for line in completion.replace("\r\n", "\n").split("\n"):
-    match = _FENCE.fullmatch(line)
+  fence, tagged, block = None, None, []
+
+  def keep():
+    if tagged is not None:
+      program = _dedented(block, fence[2])
+      blocks[tagged] = program.removeprefix(_ORDER_MARK)
+
+  text = completion.removeprefix(_ORDER_MARK).replace("\r\n", "\n")
+  for line in text.split("\n"):
+    if fence and (inner := _unquoted(line, fence[1].count(">"))) is None:
+      keep()  # with its quotation, a block ends
+      fence = None
     if fence is None:
-      if match and not (match[2][0] == "`" and "`" in match[3]):
-        fence, info, block = match, match[3], []
-    elif match and _closes(match, fence):
-      if (tagged := _is_python(info)) is not None:
-        blocks[tagged] = _dedented(block, len(fence[1]))
+      match = _FENCE.fullmatch(line)
+      if match and not (match[3][0] == "`" and "`" in match[4]):
+        fence, tagged, block = match, _is_python(match[4]), []
+    elif (match := _FENCE.fullmatch(inner)) and _closes(match, fence):
+      keep()
       fence = None
     else:
-      block.append(line)
-  open_tag = None if fence is None else _is_python(info)
-  if open_tag is not None and (open_tag or blocks[True] is None):
+      block.append(inner)
+  cut_off = fence and tagged is not None
+  if cut_off and (tagged or blocks[True] is None):
     return None
   return blocks[False] if blocks[True] is None else blocks[True]
+
+
+def _unquoted(line: str, depth: int) -> str | None:
+  """Returns a line of a quotation without its marks; None if it is none.
+
+  An empty line without them is taken for one, as few people mark those.
+  """
+  marks = re.match(rf"(?:[ \t]*>){{{depth}}}", line)
+  if marks:
+    return line[marks.end() :]
+  return None if line.strip() else ""
 
 
 def _closes(line: re.Match, opening: re.Match) -> bool:
   """Whether a line of backticks or tildes closes a block."""
   return (
-      not line[1].strip() and not line[3].strip()
-      and line[2].startswith(opening[2]))
+      not line[1] and not line[2].strip() and not line[4].strip()
+      and line[3].startswith(opening[3]))
 
 
 def _is_python(info: str) -> bool | None:
   """Whether a fence says Python; False: no language; None: another one."""
-  word = _LANGUAGE.match(info.lower())
-  if not word[1] and not info.strip():
+  if not info.strip():
     return False
+  if _PYTHON_FILE.fullmatch(info.strip()):
+    return True
+  word = _LANGUAGE.match(info.lower())
   return True if _PYTHON.fullmatch(word[1]) else None
 
 
-def _dedented(block: list[str], indent: int) -> str:
-  """Joins lines without the margin that they have from an indented fence.
+def _dedented(block: list[str], before: str) -> str:
+  """Joins lines without the margin that they have from their fence.
 
-  Behind a list's marker the code may be indented less than the fence is.
+  Args:
+    block: lines of a block.
+    before: the fence's own margin, and the markers of lists in it. Behind a
+      marker the code may be indented less than the fence is, or more.
   """
   margins = [
       len(line) - len(line.lstrip(" \t")) for line in block]
   filled = [m for m, line in zip(margins, block) if line.strip()]
-  indent = min(indent, filled[0]) if filled else indent
+  indent = filled[0] if filled else 0
+  if not before.strip():
+    indent = min(indent, len(before))
   lines = [line[min(indent, m) :] for m, line in zip(margins, block)]
   return "\n".join([*lines, ""])
 

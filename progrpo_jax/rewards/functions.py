@@ -14,7 +14,7 @@ wrong: one of the functions decides it by its own value, and a sample of which
 that one has no opinion is masked.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 import difflib
 import functools
 import inspect
@@ -253,10 +253,14 @@ def call(
     values = function(prompts=prompts, completions=completions, **accepted)
   except Exception as error:
     return {"error": f"{head} raised {serving.describe(error)}"}
+  # Keys are no rewards, a set has no order, and bytes are numbers by accident.
+  if isinstance(values, (Mapping, Set, str, bytes, bytearray)) or not (
+      isinstance(values, Iterable)):
+    return {"error": f"{head} returned {values!r:.100}, not a list of numbers"}
   try:
     values = list(values)
-  except TypeError:
-    return {"error": f"{head} returned {values!r:.100}, not a list of numbers"}
+  except Exception as error:  # of a generator
+    return {"error": f"{head} raised {serving.describe(error)}"}
   if len(values) != len(completions):
     return {
         "error": f"{head} returned {len(values)} values for"

@@ -483,14 +483,18 @@ def _plain(value: object, depth: int = 0) -> object:
   """Returns a value as what JSON has, by the built-in type that holds it.
 
   A method that the program defines for its own type is not asked. Sequences
-  that are no list (tuples, ranges, deques, arrays) become one; what has no
-  order, or none yet, such as a set or a generator, is refused.
+  that are no list (tuples, ranges, deques, arrays, the keys, values and items
+  of a dict) become one; what has no order, or none yet, such as a set or a
+  generator, is refused. A Decimal or a Fraction becomes an integer, or the
+  nearest float.
 
   Raises:
-    TypeError: JSON has no such value.
+    TypeError, ArithmeticError, ValueError: JSON has no such value.
   """
   import array
   import collections
+  import decimal
+  import fractions
 
   if depth > _DEPTH:
     raise TypeError("the value nests too deep")
@@ -502,7 +506,20 @@ def _plain(value: object, depth: int = 0) -> object:
       return copy(value)
   if issubclass(kind, str):
     return str.__add__(value, "")
-  for base in (list, tuple, range, collections.deque, array.array):
+  for base in (decimal.Decimal, fractions.Fraction):
+    if issubclass(kind, base):
+      over, under = base.as_integer_ratio(value)
+      near = over if under == 1 else over / under
+      if under != 1 and near.is_integer():
+        raise TypeError("no float is near enough to tell it from an integer")
+      return near
+  # The views of an OrderedDict come first: they have another order.
+  ordered, plain = collections.OrderedDict(), {}
+  views = [
+      type(view) for mapping in (ordered, plain)
+      for view in (mapping.keys(), mapping.values(), mapping.items())]
+  for base in (
+      list, tuple, range, collections.deque, array.array, *views):
     if issubclass(kind, base):
       parts = list(base.__iter__(value))
       if set(map(type, parts)) <= _PLAIN:

@@ -64,8 +64,10 @@ _WRAPPERS = (
     "mathbf", "mathit", "boldsymbol", "bm", "pmb", "vec", "mathord",
     "ensuremath", "underline", "mathcal", "mathscr", "mathfrak",
 )
-_WORDS = "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot sec csc log\
- ln exp pi infinity inf theta alpha beta lambda infty".split()
+# Behind "sec" at the end of a text no angle follows: it is a second.
+_WORDS = (
+    "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot csc log ln exp pi"
+    r" sec(?!\s*\.?\s*\Z) infinity inf theta alpha beta lambda infty").split()
 
 _COMMAND = re.compile(r"(\\+)([A-Za-z]+)\s*")
 _TEXT = re.compile(
@@ -81,9 +83,18 @@ _CHOICE = re.compile(
     r"(?=[-+]?\s*(?:\.?\d|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z])))")
 _SET_NUMBER = re.compile(
     r"\A\s*\\text\s*\{([^{}A-Za-z\\]*\d[^{}A-Za-z\\]*)\}\s*\Z")
+# So is a quantity, \text{5 cm}: its unit stays text, as in 5\text{ cm}. A
+# short word that is no unit may be letters to multiply, as in \text{3 xy}.
+_SHORT_UNIT = (
+    r"(?:mm|cm|km|kg|mg|ml|lbs?|oz|ft|in|yd|mi|min|hrs?|mph|kmh|am|pm)(?![a-z])")
+_SET_QUANTITY = re.compile(
+    r"\A\s*\\text\s*\{\s*([-+]?\s*(?:\d[\d.,]*(?:/\d+)?|\.\d+))"
+    rf"(\s*{_SHORT_UNIT}[a-z ./-]*|\s+[mghlsLJNWVK](?![A-Za-z])[a-z ./-]*"
+    r"|\s+(?!(?:[abcdxyz]{3}|[^aeiou\W\d]{3})(?![a-z]))[a-z]{3,}[a-z ./-]*)"
+    r"\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)", re.I)
 _FUNCTION_TEXT = re.compile(
     r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
-    r"|csc|log|lg|ln|exp)\s*\}")
+    r"|csc|log|lg|ln|exp)\s*\}(?!\s*\.?\s*\Z)")
 # 0.1666... shows its cycle three times, or twice if that is long.
 _GOES_ON = re.compile(
     r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
@@ -114,6 +125,7 @@ def clean(text: str) -> str:
   text = re.sub(r"\\(q?quad)(?=[A-Za-z](?![A-Za-z]))", " ", text)
   text = re.sub(r"\.{3,}", r"\\ldots ", text)
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
+  text = _SET_QUANTITY.sub(r"\1\\text{\2}", text)
   text = words.unwrap(_COMMAND.sub(_command, text))
   text = _dots(_outside_text(text, _spell))
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")

@@ -574,8 +574,8 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
     return squeeze(gold).casefold() not in _NOTHING
   if _natural(gold, given):
     gold = _LOG.sub(r"\\ln ", gold)
-  (gold, unit), (given, other) = map(notation.split_unit, (gold, given))
-  if unit and other and unit != other:
+  (gold, behind), (given, other) = map(notation.split_words, (gold, given))
+  if notation.words_differ(behind, other):
     return False
   if squeeze(gold) == squeeze(given):
     return True
@@ -583,10 +583,24 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
   trees = latex.parse(gold), latex.parse(given)
   if not all(trees):
     return _same_based(gold, given)
-  if percents[0] != percents[1] and _same_trees(
-      *(latex.parse(t.rstrip("% ")) for t in (gold, given)), how):
-    return True
+  if percents[0] != percents[1]:
+    plain = [
+        latex.parse(t.removesuffix("%").strip()) for t in (gold, given)]
+    if _is_no_share(plain[0], percents[0]) and _same_trees(*plain, how):
+      return True
   return _same_trees(*trees, how)
+
+
+def _is_no_share(tree: latex.Tree | None, percent: bool) -> bool:
+  """Says whether the sign of a percentage may be left out, or be added.
+
+  28 answers to 28%, but 0.5 and 0.5% may both be meant as they stand. What
+  letters stand for is only known to be a percentage if the reference says so.
+  """
+  if tree is None or latex.symbols(tree):
+    return percent
+  value = latex.evaluate(tree, 0)
+  return value is not None and abs(value) > 1
 
 
 _LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)\s*")

@@ -450,35 +450,78 @@ _UNITS = {
 }
 _UNIT_TEXT = re.compile(
     r"^(.+?)\s*\\text\s*\{([^{}]*)\}((?:\s*[/*]?\s*\\text\s*\{[^{}]*\})*)"
-    r"\s*(?:\^\s*\{?-?\d\}?)?$", re.S)
+    r"\s*(\^\s*\{?-?\d\}?)?$", re.S)
 _UNIT_WORDS = re.compile(
     r"^(.*[\d})%])\s+([A-Za-z]{2,}\.?|[mgsLNJWVK])"
-    r"((?:[ /]+(?:[A-Za-z]+\.?))*)\s*(?:\^\s*\{?-?\d\}?)?$")
+    r"((?:[ /]+(?:[A-Za-z]+\.?))*)\s*(\^\s*\{?-?\d\}?)?$")
 _UNIT_GLUED = re.compile(
     r"^(.*\d)(mm|cm|km|kg|mg|ml|mL|lb|ft|min|hr|hrs|mph|km/h|m/s)"
-    r"(?:\^\s*\{?-?\d\}?)?$")
+    r"(\^\s*\{?-?\d\}?)?$")
+_POWER = re.compile(r"\^\s*\{?\s*(-?\d)")
 
 
 def split_unit(text: str) -> tuple[str, str]:
-  """Returns a quantity and its unit, "" if it has none that is known.
+  """Returns a quantity and its unit, "" if it has none that is known."""
+  quantity, behind = split_words(text)
+  return quantity, _unit(behind)
 
-  Words behind a number are no part of it, known or not, but for those that
+
+def split_words(text: str) -> tuple[str, str]:
+  """Returns a quantity and the words behind it.
+
+  Words behind a number are no part of it, units or not, but for those that
   change its value and for letters that may multiply it.
   """
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
-      unit = "".join(match.groups()[1:])
+      behind = "".join(match.groups()[1:-1])
       short = pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS)
-      if short or words.change(unwrap(unit)):
+      if short or words.change(unwrap(behind)):
         break
-      return match[1].strip(), _unit(unit)
+      power = match.groups()[-1] or ""
+      return match[1].strip(), unwrap(behind) + power
   return text, ""
+
+
+_FILLERS = frozenset(
+    "a an the of in total unit square sq cubic cu about only different".split())
+
+
+def words_differ(behind: str, other: str) -> bool:
+  """Says whether words behind two numbers tell the quantities apart.
+
+  They do where each side has a word that the other lacks: East and West, red
+  and blue marbles, but not ways and different ways. Of two known units the
+  names and powers decide, and other rates have too many names for this.
+  """
+  units = _unit(behind), _unit(other)
+  powers = _power(behind), _power(other)
+  if all(units):
+    return units[0] != units[1] or powers[0] != powers[1]
+  if behind and other and powers[0] != powers[1] and "1" not in powers:
+    return True
+  if re.search(r"/|\bper\b|mph|kph", f"{behind} {other}"):
+    return False
+  one, two = (
+      {_unit(w) or w.casefold().removesuffix("s")
+       for w in re.findall(r"[A-Za-z]+", text)} - _FILLERS
+      for text in (behind, other))
+  return bool(one - two and two - one)
+
+
+def _power(behind: str) -> str:
+  """Returns the power to which words raise a unit: "2" of square metres."""
+  if match := _POWER.search(behind):
+    return match[1]
+  if re.search(r"\b(?:square|sq)\b", behind, re.I):
+    return "2"
+  return "3" if re.search(r"\b(?:cubic|cu)\b", behind, re.I) else "1"
 
 
 def _unit(text: str) -> str:
   """Returns the usual name of a unit, "" if it is not known."""
-  text = re.sub(r"\s+", " ", unwrap(text)).strip(" .")
+  text = re.sub(r"\s+", " ", _POWER.split(unwrap(text))[0]).strip(" .")
   text = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", text)
   one = text if text in ("m", "s", "g") else text.casefold()
   for name in (one, one.removesuffix("s"), one.removesuffix("es")):

@@ -8,6 +8,8 @@ read without them (9\text{ or more}).
 
 import re
 
+from progrpo_jax.rewards import characters
+
 _SCALES = {
     "dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}",
     "lakh": "10^{5}", "million": "10^{6}", "crore": "10^{7}",
@@ -42,13 +44,15 @@ _PERCENT = re.compile(
     r"\s*\b(?:percent(?:age)?|per\s+cent|pct)\b(?!\s*point)", re.I)
 _PI = re.compile(r"(?<=\d)\s+pi(?![A-Za-z])")
 
+# Psi is a unit of pressure, too.
+_LETTERS = "|".join(name for name in characters.GREEK if name != "psi")
 _CHANGING = re.compile(
     rf"\b(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|{_COUNTS}|bn|mn|mio|mil"
     r"|or|and|plus|minus|over|below|under|above|negative|positive|factorial"
     r"|choose|mod|modulo|base|remainder|root|inverse|reciprocal|not|if|unless"
     r"|except|least|most|than|between|to|out|mille|divided|multiplied|pi"
-    r"|infinity|percent)\b|\bper\s+cent\b|\A\s*(?:squared|cubed|times\s+\S)",
-    re.I)
+    rf"|infinity|percent|sqrt|sin|cos|tan|log|ln|exp|{_LETTERS})\b"
+    r"|\bper\s+cent\b|\A\s*(?:squared|cubed|times\s+\S)", re.I)
 _LETTER_UNITS = frozenset("mgshlLJNWVKACFT")
 # What two or three letters without a meaning of their own are: a product.
 _PRODUCT = re.compile(r"[A-Za-z]{2}|[abcdxyzABCDXYZ]{3}|[^aeiouAEIOUy\W\d]{3}")

@@ -2,7 +2,10 @@
 
 The set is math_pairs.jsonl and math_forms.jsonl, whose verdicts are right by
 test_math.py. Every row on which Math-Verify says something else stands in
-math_verify_differences.jsonl with a reason. From the project's root:
+math_verify_differences.jsonl with a reason, in which "here" is the verifier of
+this project and "there" is Math-Verify, and with a judgement: its verdict here
+is "right", or "arguable" where a careful reader could decide either way. From
+the project's root:
 
   python -m tests.rewards.beside_math_verify
 
@@ -36,10 +39,12 @@ def common_set():
 
 def math_verify(reference, completion):
   """Returns Math-Verify's verdict, as its documentation calls it."""
+  # It wants LaTeX between signs; of a bare one it takes the last number.
   gold, answer = (
-      parse(text, parsing_timeout=_LIMIT_S) for text in (reference, completion))
-  if not gold:  # it wants LaTeX between signs
-    gold = parse(f"${reference}$", parsing_timeout=_LIMIT_S)
+      parse(text, parsing_timeout=_LIMIT_S)
+      for text in (f"${reference}$", completion))
+  if not gold:
+    gold = parse(reference, parsing_timeout=_LIMIT_S)
   return bool(verify(gold, answer, timeout_seconds=_LIMIT_S))
 
 

@@ -69,6 +69,28 @@ WRONG, RIGHT = (0.0, False, "ok"), (1.0, True, "ok")
     ("\t```python\n\tif a:\n\t\tb\n\t```", "if a:\n\tb\n"),
     ("1. ```python\r\n   if a:\r\n     b\r\n   ```\r\n", "if a:\n  b\n"),
     ("  ```python\n  a = '''\nb\n  '''\n  ```", "a = '''\nb\n'''\n"),
+    # In a quotation, whose marks are no part of the program.
+    ("> So:\n> ```python\n> if a:\n>   b\n> ```\n", "if a:\n  b\n"),
+    (">```py\n>if a:\n>\n>  b\n>```", "if a:\n\n  b\n"),
+    ("> > ```py\n> > a\n> > ```", "a\n"),
+    ("  > 1. ```py\n  >    if a:\n  >      b\n  >    ```", "if a:\n  b\n"),
+    ("> ```py\n> a\n\n> b\n> ```", "a\n\nb\n"),
+    ("> ```py\n> >>> a\n> ```", ">>> a\n"),
+    ("```py\na = '''\n> b\n> ```\n'''\n```", "a = '''\n> b\n> ```\n'''\n"),
+    # A quotation ends its block, the end of the text does not.
+    ("> ```py\n> a\n\nSo\n```py\nb\n```", "b\n"),
+    ("> ```py\n> a\nSo", "a\n"), ("> ```py\n> a\n", None),
+    ("```py\na\n```\n> ```py\n> b", None),
+    # Markers of lists and names of files as people write them.
+    *((f"{mark} ```py\n   if a:\n     b\n   ```", "if a:\n  b\n") for mark in (
+        "a)", "(1)", "(a)", "b.", "•", "◦", "–", "(iv)")),
+    ("a ```py\na\n```", None), ("a) b ```py\na\n```", None),
+    *((f"```{info}\na\n```", "a\n") for info in (
+        "ipython", "IPython3", "python main.py", "main.py", "src/my-a.py",
+        "py3.12", "python-exec", "python3 -i")),
+    ("```main.pyx\na\n```", None), ("```pytb\na\n```", None),
+    # A mark of the order of bytes is no part of the text.
+    ("\ufeff```python\na\n```", "a\n"), ("```python\n\ufeffa\n```", "a\n"),
     ("print(7)", None),
     ("", None),
 ])
@@ -376,6 +398,17 @@ BIG = 10**5000 - 1
     ("namedtuple('P', 'x y')(1, 2)", [1, 2], True),
     ("{'a': deque([True])}", {"a": [1]}, True),
     ("Counter('aab')", {"a": 2, "b": 1}, True), ("{1: 2}", {"1": 2}, True),
+    ("Counter('ab').keys()", ["a", "b"], True),
+    ("{2: 1, 1: 3}.values()", [1, 3], True), ("{2: 1}.values()", [2], False),
+    ("OrderedDict(a=1).items()", [["a", 1]], True),
+    ("swapped().keys()", ["b", "a"], True),
+    ("Decimal('2.50')", 2.5, True), ("Decimal('2.50')", 2.51, False),
+    ("[Fraction(6, 3), Fraction(1, 4)]", [2, 0.25], True),
+    ("Fraction(1, 3)", 0.3333333333, True), ("Fraction(1, 3)", 0.33, False),
+    ("Decimal(10**30 + 1)", 10**30 + 1, True),
+    ("Decimal(10**30 + 1)", 10**30, False),
+    ("Decimal('7.00000000000000000001')", 7, False),
+    ("Decimal('NaN')", NAN, False), ("Decimal('1e999')", 1, False),
     ("{1, 2}", [1, 2], False), ("iter([1, 2])", [1, 2], False),
     ("'ab'", ["a", "b"], False), ("range(7, 8)", 7, False),
     ("range(10 ** 12)", [0], False), ("b'7'", "7", False),
@@ -387,7 +420,10 @@ BIG = 10**5000 - 1
     ("str(n + 1)", "1" + "0" * 5000, True),
 ])
 def test_values_of_other_types(returned, expected, right):
-  program = fenced(f"def f(n):\n  return {returned}")
+  program = fenced(
+      "from decimal import Decimal\nfrom fractions import Fraction\n"
+      "def swapped():\n  d = OrderedDict(a=1, b=2)\n  d.move_to_end('a')\n"
+      f"  return d\ndef f(n):\n  return {returned}")
   tests = [{"args": [BIG], "expected": expected}]
   assert code.score(program, tests, entry_point="f") == (
       RIGHT if right else WRONG)

@@ -32,6 +32,21 @@ def penalty(prompts, completions, **columns):
 def nothing(prompts, completions, **columns):
   return None
 
+def mapping(prompts, completions, **columns):
+  return {i: 1.0 for i in range(len(completions))}
+
+def scores(prompts, completions, **columns):
+  return {0.5, 0.1}
+
+def raw(prompts, completions, **columns):
+  return bytes(len(completions))
+
+def generator(prompts, completions, **columns):
+  return (1.0 for _ in completions)
+
+def midway(prompts, completions, **columns):
+  return (1.0 / len(c.strip("b")) for c in completions)
+
 def broken(prompts, completions, **columns):
   raise ZeroDivisionError("oh no")
 
@@ -134,6 +149,9 @@ def test_labels_tell_functions_apart(names, labels):
     ("text", "'1.0' for completion 0"),
     ("nan", "nan for completion 0"),
     ("nothing", "returned None, not a list"),
+    ("mapping", "returned {0: 1.0, 1: 1.0}, not a list"),
+    ("scores", "}, not a list"), ("raw", r"returned b'\x00\x00', not a list"),
+    ("midway", "raised ZeroDivisionError: "),
     ("broken", "raised ZeroDivisionError: oh no"),
     ("absent", "cannot be loaded: AttributeError"),
 ])
@@ -142,6 +160,11 @@ def test_errors_name_the_function(pool, named, name, said):
     _evaluate(pool, [named("length"), named(name)], correct_by="length")
   assert said in str(caught.value) and named(name) in str(caught.value)
   assert isinstance(caught.value, InputError)
+
+
+def test_any_sequence_of_numbers_is_taken(pool, named):
+  judged = _evaluate(pool, [named("generator")])
+  assert judged.values == [(1.0,), (1.0,)]
 
 
 def test_hanging_function_is_named_and_the_pool_lives_on(pool, named):

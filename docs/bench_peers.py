@@ -1,0 +1,143 @@
+"""One GRPO step by this project, Tunix and TRL, side by side.
+
+  .venv/bin/python docs/bench_peers.py --ours .venv/bin/python \
+      [--tunix PYTHON] [--trl PYTHON]
+
+Each is an interpreter in whose environment that system is installed; any may
+be left out. Every system trains a random Llama of 4.1M parameters in
+its own trainer (docs/peers/), in a process and on the same cores as the
+others. They take turns in each round, so that a machine whose load drifts is
+slow for all of them. Steps that compile are left out. A child fails if a
+sample has not all its tokens, or if training left the parameters as they were.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SYSTEMS = {"ours": "progrpo_jax", "tunix": "Tunix", "trl": "TRL"}
+# Sizes of a step, and how many are taken: what each child is told.
+SIZES = dict(
+    layers=4, prompts=8, samples=8, prompt_tokens=16, new_tokens=128,
+    warmup=2, steps=5, cores=2)
+
+
+def main() -> None:
+  """Prints the table in Markdown."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  for name, title in SYSTEMS.items():
+    parser.add_argument(
+        f"--{name}", metavar="PYTHON", help=f"interpreter that has {title}")
+  for name, default in SIZES.items():
+    parser.add_argument(f"--{name}", type=int, default=default)
+  parser.add_argument("--rounds", type=int, default=3)
+  args = parser.parse_args()
+  pythons = {}
+  for name in SYSTEMS:
+    given = vars(args)[name]
+    if given and not shutil.which(given):
+      parser.error(f"--{name} {given}: no such program")
+    if given:
+      # Children start in a folder of their own. A link is not followed: the
+      # one in a virtual environment is what tells Python of it.
+      pythons[name] = os.path.abspath(shutil.which(given))
+  if not pythons:
+    parser.error("no system: give --ours, --tunix or --trl")
+  sizes = {name: vars(args)[name] for name in SIZES}
+  cores = sorted(os.sched_getaffinity(0))[:args.cores]
+  rounds = {name: [] for name in pythons}
+  for turn in range(args.rounds):
+    for name, python in pythons.items():
+      result = run(name, python, sizes, cores)
+      rounds[name].append(result)
+      print(
+          f"round {turn + 1}: {name} "
+          f"{statistics.median(result['seconds']):.2f} s",
+          file=sys.stderr, flush=True)
+  print(report(rounds, sizes, len(cores)))
+
+
+def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
+  """A child's figures; see `Watch.write` in docs/peers/work.py.
+
+  Raises:
+    SystemExit: the child failed; the message ends with what it said last.
+  """
+  paths = [str(ROOT), str(ROOT / "docs")]
+  with tempfile.TemporaryDirectory() as folder:
+    output = pathlib.Path(folder) / "figures.json"
+    environment = os.environ | dict(
+        PYTHONPATH=os.pathsep.join(paths), HF_HOME=folder,
+        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_MODE="disabled",
+        TOKENIZERS_PARALLELISM="false", JAX_PLATFORMS="cpu",
+        TF_CPP_MIN_LOG_LEVEL="2", OMP_NUM_THREADS=str(len(cores)))
+    words = [f"--{key}={value}" for key, value in sizes.items()]
+    # XLA and torch make as many threads as there are cores to run on.
+    child = subprocess.run(
+        ["taskset", "--cpu-list", ",".join(map(str, cores)), python,
+         str(ROOT / "docs" / "peers" / f"{name}_step.py"),
+         f"--output={output}", *words],
+        env=environment, cwd=folder, capture_output=True, text=True)
+    if child.returncode or not output.exists():
+      said = (child.stdout + child.stderr)[-2000:]
+      raise SystemExit(f"{name} failed ({child.returncode}):\n{said}")
+    return json.loads(output.read_text())
+
+
+def report(
+    rounds: dict[str, list[dict]], sizes: dict[str, int], cores: int) -> str:
+  """The table and what it was measured on, in Markdown."""
+  commit = subprocess.run(
+      ["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT,
+      capture_output=True, text=True).stdout.strip()
+  versions = [
+      f"{name} {version}" for results in rounds.values()
+      for name, version in results[0]["versions"].items()]
+  first = next(iter(rounds.values()))
+  lines = [
+      f"Commit {commit or 'unknown'}. {platform.machine()}, {cores} cores; "
+      f"{first[0]['parameters'] / 1e6:.1f}M parameters; medians of "
+      f"{len(first[0]['seconds']) * len(first)} steps in {len(first)} rounds. "
+      f"{'; '.join(versions)}.", "",
+      "| system | seconds a step | / progrpo_jax | CPU seconds a step "
+      "| sampling, tokens a second | peak memory, MB |", "|---" * 6 + "|"]
+  for name, results in rounds.items():
+    lines.append(f"| {SYSTEMS[name]} | " + " | ".join(
+        row(results, rounds.get("ours"), sizes)) + " |")
+  return "\n".join(lines)
+
+
+def row(
+    results: list[dict], ours: list[dict] | None, sizes: dict[str, int],
+) -> list[str]:
+  """Cells of one system, given its rounds and ours.
+
+  The ratio is taken in each round, between neighbours in time; its median is
+  shown.
+  """
+  def every(key):
+    return [value for result in results for value in result[key]]
+
+  seconds = every("seconds")
+  ratio = "–" if ours is None else format(statistics.median(
+      statistics.median(a["seconds"]) / statistics.median(b["seconds"])
+      for a, b in zip(results, ours)), ".2f")
+  tokens = sizes["prompts"] * sizes["samples"] * sizes["new_tokens"]
+  return [
+      f"{statistics.median(seconds):.2f} "
+      f"({min(seconds):.2f} – {max(seconds):.2f})", ratio,
+      f"{statistics.median(every('cpu')):.2f}",
+      f"{tokens / statistics.median(every('sample')):,.0f}",
+      f"{max(result['peak_mb'] for result in results):,.0f}"]
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,119 @@
+"""docs/bench_peers.py's step, by progrpo_jax: a whole training run.
+
+What is measured is the loop of `progrpo train` with its verifiers, metrics
+and files. Unlike the two others it scores the samples anew before the update.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+from peers import work
+import tokenizers
+import transformers
+
+from configs import common, methods
+from progrpo_jax import inference, train
+from progrpo_jax import policy as policy_lib
+from progrpo_jax.models import config as model_config
+from progrpo_jax.models import hf, transformer
+
+
+class View:
+  """Measures at the end of each step, where its metrics are shown."""
+
+  def __init__(self, watch: work.Watch, samples: int):
+    """Measures with `watch` steps of so many samples."""
+    self._watch, self._samples = watch, samples
+
+  def phase(self, name):
+    """Stages are not measured."""
+
+  def eval(self, step, metrics):
+    """There are no evaluations."""
+
+  def message(self, text):
+    """Nothing that is said here counts."""
+
+  def step(self, step, metrics):
+    """A step ended, and the next one begins."""
+    self._watch.begin()
+    if metrics["verifier/masked"]:
+      raise SystemExit("a verifier failed")
+    self._watch.sampled(
+        self._samples, metrics["completions/mean_length"],
+        metrics["completions/max_length"], metrics["timing_s/sample"])
+
+
+def main() -> None:
+  """Trains and writes the figures."""
+  args = work.arguments()
+  watch = work.Watch(args)
+  with tempfile.TemporaryDirectory() as folder:
+    base, run = pathlib.Path(folder) / "base", pathlib.Path(folder) / "run"
+    write_base(base, args.layers)
+    c = config(args, base, watch.total_steps)
+    train.train(c, run, View(watch, args.prompts * args.samples))
+    before = load(c)
+    c.model.init_from = str(run)
+    after = load(c)
+  changed = max(
+      float(np.max(np.abs(a - b))) for a, b in zip(before, after))
+  versions = {
+      name: importlib.metadata.version(name)
+      for name in ("progrpo_jax", "jax")}
+  watch.write(versions, sum(x.size for x in after), changed)
+
+
+def write_base(folder: pathlib.Path, layers: int) -> None:
+  """A random policy with its tokenizer, as a Hugging Face directory."""
+  model = model_config.ModelConfig(
+      family="llama", vocab_size=work.VOCAB, num_layers=layers,
+      embed_dim=work.WIDTH, num_heads=work.HEADS,
+      num_kv_heads=work.KEY_HEADS, head_dim=work.HEAD, mlp_dim=work.HIDDEN)
+  mesh = inference.one_device()
+  hf.save(folder, model, transformer.init(model, jax.random.key(0), mesh))
+  words = tokenizers.models.WordLevel(
+      {str(i): i for i in range(work.VOCAB)}, unk_token="0")
+  tokenizer = tokenizers.Tokenizer(words)
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  transformers.PreTrainedTokenizerFast(
+      tokenizer_object=tokenizer).save_pretrained(folder)
+  (folder / "generation_config.json").write_text(
+      json.dumps(dict(eos_token_id=work.END)))
+
+
+def config(args, base: pathlib.Path, total_steps: int):
+  """GRPO without a KL, on the mean over tokens, and nothing beside it."""
+  c = methods.grpo(common.get_config())
+  c.model.init_from = str(base)
+  c.algo.aggregate, c.algo.beta = "token_mean", 0.0
+  c.algo.epsilon = c.algo.epsilon_high = work.CLIP
+  c.algo.num_generations = args.samples
+  c.data.tasks = {
+      "words": {"module": "peers.ours_task",
+                "options": {"tokens": args.prompt_tokens}}}
+  c.data.max_prompt_length = args.prompt_tokens
+  c.sampling.max_new_tokens = args.new_tokens
+  c.train.total_steps = total_steps
+  c.train.prompts_per_step = args.prompts
+  c.train.micro_batch_prompts = min(work.MICRO_BATCH, args.prompts)
+  c.model.remat = "layer"
+  c.optim.learning_rate = work.LEARNING_RATE
+  c.optim.max_grad_norm = work.MAX_GRAD_NORM
+  c.checkpoint.every = total_steps
+  c.log.tensorboard, c.log.rollouts_every = False, 0
+  return c
+
+
+def load(c) -> list[np.ndarray]:
+  """All parameters of the policy that a config names."""
+  policy = policy_lib.load(c, inference.one_device())
+  return [np.asarray(x) for x in jax.tree.leaves(policy.params)]
+
+
+if __name__ == "__main__":
+  main()
