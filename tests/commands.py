@@ -137,7 +137,7 @@ STORIES = {
          "--decode_lengths 2 4"),
     ],
     "this project and others": [
-        (".venv/bin/python docs/bench_peers.py --ours .venv/bin/python"
+        (".venv/bin/python tools/bench_peers.py --ours .venv/bin/python"
          " [--tunix PYTHON] [--trl PYTHON]",
          "--ours {python} --layers 1 --prompts 2 --samples 2 --new_tokens 8"
          " --warmup 1 --steps 1 --rounds 1"),

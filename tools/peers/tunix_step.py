@@ -1,4 +1,4 @@
-"""docs/bench_peers.py's step, by Tunix: its GRPO learner on one device.
+"""tools/bench_peers.py's step, by Tunix: its GRPO learner on one device.
 
 Of Tunix's own, the sampler in JAX generates. With one update a step the
 learner takes the old log-probs from the update's own pass and scores nothing.

@@ -1,4 +1,4 @@
-"""docs/bench_peers.py's step, by TRL: its GRPO trainer, on transformers.
+"""tools/bench_peers.py's step, by TRL: its GRPO trainer, on transformers.
 
 With one update a step the trainer takes the old log-probs from the update's
 own pass and scores nothing.

@@ -1,4 +1,4 @@
-"""The task of docs/peers/work.py as progrpo_jax reads one."""
+"""The task of tools/peers/work.py as progrpo_jax reads one."""
 
 from peers import work
 

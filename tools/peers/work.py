@@ -1,4 +1,4 @@
-"""The step that every system of docs/bench_peers.py takes, and its measure.
+"""The step that every system of tools/bench_peers.py takes, and its measure.
 
 Each interpreter reads this file, so it imports nothing but the standard
 library. The ids that pad and end a text lie beyond the vocabulary of the

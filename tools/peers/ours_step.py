@@ -1,4 +1,4 @@
-"""docs/bench_peers.py's step, by progrpo_jax: a whole training run.
+"""tools/bench_peers.py's step, by progrpo_jax: a whole training run.
 
 What is measured is the loop of `progrpo train` with its verifiers, metrics
 and files. Unlike the two others it scores the samples anew before the update.
@@ -15,9 +15,10 @@ from peers import work
 import tokenizers
 import transformers
 
-from configs import common, methods
-from progrpo_jax import inference, train
-from progrpo_jax import policy as policy_lib
+from progrpo_jax import train
+from progrpo_jax.build import answers
+from progrpo_jax.build import stages as build
+from progrpo_jax.config import defaults, methods
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
 
@@ -74,7 +75,7 @@ def write_base(folder: pathlib.Path, layers: int) -> None:
       family="llama", vocab_size=work.VOCAB, num_layers=layers,
       embed_dim=work.WIDTH, num_heads=work.HEADS,
       num_kv_heads=work.KEY_HEADS, head_dim=work.HEAD, mlp_dim=work.HIDDEN)
-  mesh = inference.one_device()
+  mesh = answers.one_device()
   hf.save(folder, model, transformer.init(model, jax.random.key(0), mesh))
   words = tokenizers.models.WordLevel(
       {str(i): i for i in range(work.VOCAB)}, unk_token="0")
@@ -88,7 +89,7 @@ def write_base(folder: pathlib.Path, layers: int) -> None:
 
 def config(args, base: pathlib.Path, total_steps: int):
   """GRPO without a KL, on the mean over tokens, and nothing beside it."""
-  c = methods.grpo(common.get_config())
+  c = methods.grpo(defaults.get_config())
   c.model.init_from = str(base)
   c.algo.aggregate, c.algo.beta = "token_mean", 0.0
   c.algo.epsilon = c.algo.epsilon_high = work.CLIP
@@ -111,7 +112,7 @@ def config(args, base: pathlib.Path, total_steps: int):
 
 def load(c) -> list[np.ndarray]:
   """All parameters of the policy that a config names."""
-  policy = policy_lib.load(c, inference.one_device())
+  policy = build.load_policy(c, answers.one_device())
   return [np.asarray(x) for x in jax.tree.leaves(policy.params)]
 
 

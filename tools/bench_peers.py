@@ -1,11 +1,11 @@
 """One GRPO step by this project, Tunix and TRL, side by side.
 
-  .venv/bin/python docs/bench_peers.py --ours .venv/bin/python \
+  .venv/bin/python tools/bench_peers.py --ours .venv/bin/python \
       [--tunix PYTHON] [--trl PYTHON]
 
 Each is an interpreter in whose environment that system is installed; any may
 be left out. Every system trains a random Llama of 4.1M parameters in
-its own trainer (docs/peers/), in a process and on the same cores as the
+its own trainer (tools/peers/), in a process and on the same cores as the
 others. They take turns in each round, so that a machine whose load drifts is
 slow for all of them. Steps that compile are left out. A child fails if a
 sample has not all its tokens, or if training left the parameters as they were.
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
-  """A child's figures; see `Watch.write` in docs/peers/work.py.
+  """A child's figures; see `Watch.write` in tools/peers/work.py.
 
   Raises:
     SystemExit: the child failed; the message ends with what it said last.
