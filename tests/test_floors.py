@@ -78,7 +78,8 @@ ROOMS = {
 
 # Dependency -> its only importers.
 IMPORTERS = {
-    "flax": ["models/*.py", "batch.py", "learn/state.py"],
+    "flax": [
+        "models/*.py", "batch.py", "learn/state.py", "rollout/sampler.py"],
     "optax": ["learn/optim.py", "learn/update.py"],
     "orbax": ["storage/checkpoint.py"],
     "transformers": ["text/tokenizer.py", "text/rendering.py"],

@@ -296,8 +296,8 @@ def _stages(
   dist = scoring.Distribution(
       temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
       chunk=c.model.logits_chunk)
-  reward = shaped_reward(c)
-  weights = adaptive_weights(c)
+  reward = make_reward(c)
+  weights = make_weights(c)
   dynamic, a = c.algo.dynamic_sampling, c.algo.arm
   asks = rephrase.Rephrase(
       model=model, mesh=mesh, dist=dist, tokenizer=tokenizer, pool=pool,
@@ -310,13 +310,13 @@ def _stages(
       config=c.to_json_best_effort(), prompter=prompter,
       collect=collect_lib.Collect(
           prompter=prompter, key=key, stop=stop,
-          draw=draw.Draw(
+          draw=draw.DrawGroups(
               model=model, mesh=mesh, tokenizer=tokenizer, pool=pool,
               settings=problems.make_settings(c, tokenizer), timer=timer,
               stop=stop),
           count=c.train.prompts_per_step,
           round_prompts=checks.prompts_per_round(c),
-          keep=keep_groups(c),
+          keep=make_keep(c),
           max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
           carry=dynamic.enabled and dynamic.surplus == "carry",
           rephrase=asks if c.algo.rephrase.enabled else None),
@@ -383,7 +383,7 @@ def _check_positions(c, model: model_config.ModelConfig) -> None:
           f"{model.max_positions} positions of the model")
 
 
-def shaped_reward(c) -> shaping.ShapedReward:
+def make_reward(c) -> shaping.ShapedReward:
   """Returns the verifier's reward with the penalties of a config."""
   p = c.algo.length_penalty
   return shaping.ShapedReward(
@@ -394,17 +394,17 @@ def shaped_reward(c) -> shaping.ShapedReward:
       kl_coef=c.algo.reward_kl_coef)
 
 
-def keep_groups(c) -> shaping.KeepGroups | None:
+def make_keep(c) -> shaping.KeepGroups | None:
   """Returns what dynamic sampling keeps; None where it is off."""
   dynamic = c.algo.dynamic_sampling
   if not dynamic.enabled:
     return None
   return shaping.KeepGroups(
-      shaped_reward(c), by_accuracy=dynamic.filter == "accuracy",
+      make_reward(c), by_accuracy=dynamic.filter == "accuracy",
       keep_all_correct=dynamic.keep_all_correct)
 
 
-def adaptive_weights(c) -> adaptive.AdaptiveWeights:
+def make_weights(c) -> adaptive.AdaptiveWeights:
   """Returns the weights of the objective that a config lets move."""
   b, e = c.algo.beta_control, c.algo.entropy_control
   return adaptive.AdaptiveWeights(

@@ -58,7 +58,7 @@ class Collect:
   """
 
   prompter: prompts.Prompter
-  draw: draw_lib.Draw
+  draw: draw_lib.DrawGroups
   count: int
   key: jax.Array
   stop: stopping.Stop

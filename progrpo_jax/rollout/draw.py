@@ -23,7 +23,7 @@ from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class DrawGroups:
   """Samples responses to prompts and verifies them.
 
   Attributes:

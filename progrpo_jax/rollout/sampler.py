@@ -1,13 +1,15 @@
 """Sampling: one jitted call from prompts to finished responses.
 
-The prompt is read once per group and its keys are shared by the G samples.
-Decoding runs on the device in chunks; after each chunk it stops if nothing is
-alive. The cache of responses starts small and doubles, so that early tokens do
-not pay for late columns. A sample's randomness comes from its own id: neither
-its row, nor the batch around it, nor the mesh changes what it draws from given
-logits. In float32 neither changes its tokens; in bfloat16 the last bits of the
-logits depend on the shapes of a program, and most long responses part ways
-with those of another batch somewhere. The distribution is the same.
+The prompt is read once per group, and the G samples share its keys. Decoding
+runs on the device in chunks of steps, and stops after the first chunk at whose
+end no sample is alive. The cache of responses starts small and doubles, so
+that early tokens do not pay for late columns.
+
+A sample's random numbers depend on its own id alone, not on its row, the
+batch around it, or the mesh. In float32 its tokens do not depend on these
+either. In bfloat16 the last bits of the logits depend on the shapes of a
+program, so that most long responses differ somewhere from those of another
+batch; their distribution is the same.
 """
 
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import dataclasses
 import functools
 import math
 
+from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -39,10 +42,10 @@ class Settings:
     top_p: mass kept; 1.0 keeps all.
     top_k: tokens kept; 0 keeps all.
     stop_ids: token ids that end a response; they are part of it.
-    chunk: tokens decoded between two looks at whether any sample is alive.
+    chunk: decode steps between early-stop checks.
     first_cache: columns of the cache at the start.
-    batch_prompts: prompts whose samples are drawn, and whose keys are held,
-      at one time; 0 for all of them.
+    batch_prompts: prompts whose samples are drawn at one time, and whose keys
+      the cache holds; 0 for all of them.
 
   Raises:
     ValueError: a count is below its least value.
@@ -66,6 +69,29 @@ class Settings:
         raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
 
 
+@struct.dataclass
+class DecodeState:
+  """What one decode step hands to the next; B rows.
+
+  Attributes:
+    step: int32 scalar, tokens of a response that are drawn.
+    token_B: int32, the last of them, which the next step reads.
+    alive_B: bool, True while a response has not ended.
+    cache: keys and values of the responses.
+    tokens_BT: int32 tokens drawn so far.
+    logp_BT: float32, their log-probs.
+    mask_BT: bool, True for tokens of responses that were alive.
+  """
+
+  step: jax.Array
+  token_B: jax.Array
+  alive_B: jax.Array
+  cache: cache_lib.Cache
+  tokens_BT: jax.Array
+  logp_BT: jax.Array
+  mask_BT: jax.Array
+
+
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
 def generate(
     config: transformer.ModelConfig, params, prompt_PT, prompt_mask_PT, ids_P,
@@ -74,12 +100,13 @@ def generate(
   """Samples G responses to each prompt.
 
   Args:
-    config: of the policy.
-    params: of the policy.
-    prompt_PT: int32, padded on the left.
-    prompt_mask_PT: bool.
-    ids_P: uint32 draw numbers; (key, id, g) fixes a sample's randomness.
-    key: of this step's sampling.
+    config: configuration of the policy.
+    params: all parameters of the policy.
+    prompt_PT: int32 tokens, padded on the left.
+    prompt_mask_PT: bool, real tokens.
+    ids_P: uint32 numbers of the draws; (key, id, g) fixes the random numbers
+      of a sample.
+    key: PRNG key of the sampling of a step.
     settings: how to sample.
 
   Returns:
@@ -92,65 +119,79 @@ def generate(
   unrolled = transformer.unroll(config, params)
   head = transformer.head(unrolled)
 
-  def choose(hidden_BD, column, alive):
-    logits = ops.matmul_logits(hidden_BD, head)
-    token, logp = _choose(logits, uniforms[:, column], s)
-    stop = jnp.isin(token, jnp.array(s.stop_ids, jnp.int32))
+  def draw(hidden_BD, column, alive_B):
+    """Token, log-prob and whether its response goes on, for each row."""
+    logits_BV = ops.matmul_logits(hidden_BD, head)
+    token_B, logp_B = _choose(logits_BV, uniforms[:, column], s)
+    stop_B = jnp.isin(token_B, jnp.array(s.stop_ids, jnp.int32))
     return (
-        jnp.where(alive, token, 0), jnp.where(alive, logp, 0.0),
-        alive & ~stop)
+        jnp.where(alive_B, token_B, 0), jnp.where(alive_B, logp_B, 0.0),
+        alive_B & ~stop_B)
 
+  # The last prompt token predicts the first token of each sample.
   hidden, prefix = transformer.prefill(
       config, params, prompt_PT, prompt_mask_PT)
-  first = choose(
+  token_B, logp_B, alive_B = draw(
       jnp.repeat(hidden[:, -1], group, axis=0), 0, jnp.ones(rows, bool))
 
-  # Token t - 1 goes in at column t - 1 of the cache, token t comes out; the
-  # last token never goes in. Whole chunks may run past the end.
+  # Token t - 1 is read into column t - 1 of the cache and token t is drawn;
+  # the last token is never read. Whole chunks may run past the end.
   steps = length - 1
   padded = math.ceil(steps / s.chunk) * s.chunk
-  buffers = tuple(
-      jnp.zeros((rows, padded + 1), x.dtype).at[:, 0].set(x)
-      for x in (first[0], first[1], jnp.ones(rows, bool)))
   size = min(math.ceil(s.first_cache / s.chunk) * s.chunk, padded)
-  cache = cache_lib.empty(config, prompts, group, size)
 
-  def decode(carry, _):
-    t, token, alive, cache, (tokens, logps, masks) = carry
+  def buffer(first_B):
+    return jnp.zeros((rows, padded + 1), first_B.dtype).at[:, 0].set(first_B)
+
+  def decode(state: DecodeState, _):
     hidden, cache = transformer.decode(
-        config, unrolled, token.reshape(prompts, group, 1), prefix, cache)
-    before = alive
-    token, logp, alive = choose(
-        hidden.reshape(rows, -1), jnp.minimum(t, length - 1), alive)
-    tokens = lax.dynamic_update_slice(tokens, token[:, None], (0, t))
-    logps = lax.dynamic_update_slice(logps, logp[:, None], (0, t))
-    masks = lax.dynamic_update_slice(masks, before[:, None], (0, t))
-    return (t + 1, token, alive, cache, (tokens, logps, masks)), None
+        config, unrolled, state.token_B.reshape(prompts, group, 1), prefix,
+        state.cache)
+    token_B, logp_B, alive_B = draw(
+        hidden.reshape(rows, -1), jnp.minimum(state.step, length - 1),
+        state.alive_B)
 
-  carry = (jnp.int32(1), first[0], first[2], cache, buffers)
+    def put(x_BT, x_B):
+      return lax.dynamic_update_slice(x_BT, x_B[:, None], (0, state.step))
+
+    return DecodeState(
+        step=state.step + 1, token_B=token_B, alive_B=alive_B, cache=cache,
+        tokens_BT=put(state.tokens_BT, token_B),
+        logp_BT=put(state.logp_BT, logp_B),
+        mask_BT=put(state.mask_BT, state.alive_B)), None
+
+  state = DecodeState(
+      step=jnp.int32(1), token_B=token_B, alive_B=alive_B,
+      cache=cache_lib.empty(config, prompts, group, size),
+      tokens_BT=buffer(token_B), logp_BT=buffer(logp_B),
+      mask_BT=buffer(jnp.ones(rows, bool)))
+  # One loop for each size of the cache. Its condition is read on the device:
+  # the host waits for nothing between two tokens.
   while steps > 0:
-    carry = lax.while_loop(
-        lambda c, end=size: (c[0] <= min(end, steps)) & jnp.any(c[2]),
-        lambda c: lax.scan(decode, c, length=s.chunk)[0], carry)
+    state = lax.while_loop(
+        lambda state, end=size: (
+            (state.step <= min(end, steps)) & jnp.any(state.alive_B)),
+        lambda state: lax.scan(decode, state, length=s.chunk)[0], state)
     if size >= padded:
       break
     size = min(2 * size, padded)
-    carry = (*carry[:3], cache_lib.grow(carry[3], size), carry[4])
+    state = state.replace(cache=cache_lib.grow(state.cache, size))
 
-  tokens, logps, masks = (x[:, :length] for x in carry[4])
-  stopped = jnp.isin(tokens, jnp.array(s.stop_ids, jnp.int32)) & masks
+  tokens_BT, logp_BT, mask_BT = (
+      x[:, :length] for x in (state.tokens_BT, state.logp_BT, state.mask_BT))
+  stopped_BT = jnp.isin(tokens_BT, jnp.array(s.stop_ids, jnp.int32)) & mask_BT
   return batch_lib.Rollout(
-      tokens_BT=tokens, mask_BT=masks, logp_BT=logps,
-      finished_B=jnp.any(stopped, axis=1))
+      tokens_BT=tokens_BT, mask_BT=mask_BT, logp_BT=logp_BT,
+      finished_B=jnp.any(stopped_BT, axis=1))
 
 
 def sample(
     config: transformer.ModelConfig, params, prompts: batch_lib.Prompts, key,
     settings: Settings, mesh,
 ) -> batch_lib.Rollout:
-  """`generate` from host prompts to host arrays, a batch after the other."""
+  """Samples host prompts, batch by batch, into host arrays; see `generate`."""
   return jax.tree.map(
-      lambda *parts: np.concatenate(parts),
+      lambda *arrays: np.concatenate(arrays),
       *batches(config, params, prompts, key, settings, mesh))
 
 
@@ -158,11 +199,10 @@ def batches(
     config: transformer.ModelConfig, params, prompts: batch_lib.Prompts, key,
     settings: Settings, mesh,
 ) -> Iterator[batch_lib.Rollout]:
-  """Yields the rollout of each settings.batch_prompts prompts in turn.
+  """Yields the rollouts of settings.batch_prompts prompts at a time.
 
-  In float32 a sample does not depend on its batch (in bfloat16 only its
-  random numbers do not: see above). The last one is filled up with
-  prompts of the first, whose samples are dropped.
+  The last batch is filled up with prompts of the first, whose samples are
+  dropped, so that one program serves all batches.
   """
   count = len(prompts)
   size = settings.batch_prompts or count

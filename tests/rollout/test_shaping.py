@@ -43,11 +43,11 @@ def config(small, method, *overrides):
 
 
 def shaped(c):
-  return build.shaped_reward(c)
+  return build.make_reward(c)
 
 
 def keep(c):
-  return build.keep_groups(c)
+  return build.make_keep(c)
 
 
 def test_a_right_answer_never_ranks_below_a_wrong_one_in_prorl_v2(small):
