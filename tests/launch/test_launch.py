@@ -558,15 +558,15 @@ def test_a_run_starts_everywhere_once_and_leaves_log_and_code(ready):
 
 
 def test_of_a_log_only_what_is_new_goes_to_the_bucket(ready):
-  """In parts; the last one again while it grows, and nothing when nothing is
-  new. The last copy waits for one that is under way."""
+  """In parts, of which the last is sent again while it grows."""
   ready.plan({"lines": 200, "code": 0})
   assert ready.run(
       "run.sh", ATTEMPT="t1", LOG_PART="1000").returncode == 0
   logs = ready.folder / "buckets/bucket/run/logs/t1"
-  for worker in (0, 1):
-    folder = ready.home(worker) / "progrpo_runs" / "t1"
-    ready.wait_for(lambda h=ready.home(worker): not (h / "tmux").exists())
+  homes = [ready.home(worker) for worker in (0, 1)]
+  ready.wait_for(lambda: not any((home / "tmux").exists() for home in homes))
+  for worker, home in enumerate(homes):
+    folder = home / "progrpo_runs" / "t1"
     log = (folder / "log").read_bytes()
     parts = sorted(logs.glob(f"worker-{worker}.log*"))
     assert [p.stat().st_size for p in parts] == [1000] * 4 + [len(log) - 4000]
