@@ -17,6 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=$HOME/${REMOTE_VENV:-progrpo_venv}
 RUNS=$HOME/${REMOTE_RUNS:-progrpo_runs}
 COPY_S=${COPY_S:-60}  # between two copies of the log to the bucket
+LOG_PART=${LOG_PART:-1048576}  # bytes of the log in one file of the bucket
 NOTICE_S=${NOTICE_S:-5}  # between two looks for a notice of the machine's end
 METADATA=http://metadata.google.internal/computeMetadata/v1/instance
 # The hosts of a TPU are called ...-w-0, ...-w-1 and so on.
@@ -84,10 +85,32 @@ start() {
   echo "worker $WORKER: started"
 }
 
-# copy FILE WORKDIR ATTEMPT: to the bucket; a run does not end for want of it.
+# copy FILE WORKDIR ATTEMPT NAME: to the bucket.
 copy() {
   gcloud storage cp --quiet "$1" \
-    "$2/logs/$3/worker-$WORKER.${1##*/}" >/dev/null 2>&1 || true
+    "$2/logs/$3/worker-$WORKER.$4" >/dev/null 2>&1
+}
+
+# copy_log FOLDER WORKDIR ATTEMPT: what is new of the log, in parts named log,
+# log.0001, log.0002 and so on: nothing can be appended in a bucket, and the
+# log of weeks is not to be sent once a minute. What cannot be copied is copied
+# the next time.
+copy_log() {
+  local number=0 sent=0 size name
+  # How many parts are there to the end, and how much of the next.
+  [[ ! -e $1/sent ]] || read -r number sent <"$1/sent"
+  while true; do
+    dd "if=$1/log" "of=$1/part" "bs=$LOG_PART" "skip=$number" count=1 \
+      status=none 2>/dev/null || return 0
+    size=$(stat -c %s "$1/part")
+    ((size > sent)) || return 0
+    name=log
+    ((number == 0)) || printf -v name 'log.%04d' "$number"
+    copy "$1/part" "$2" "$3" "$name" || return 0
+    sent=$size
+    ((size < LOG_PART)) || { number=$((number + 1)) && sent=0; }
+    echo "$number $sent" >"$1/sent"
+  done
 }
 
 # notice KEY: what the machine's metadata say, or nothing.
@@ -119,8 +142,13 @@ run() {
   # A notice that comes before the run can take it is left out.
   trap '' HUP USR1
   (
-    trap - TERM INT
-    while sleep "$COPY_S"; do copy "$folder/log" "$workdir" "$name"; done
+    # A copy that is under way is ended first: the last one comes after it.
+    trap 'exit 0' TERM INT
+    while true; do
+      sleep "$COPY_S" &
+      wait $!
+      copy_log "$folder" "$workdir" "$name"
+    done
   ) </dev/null >/dev/null 2>&1 &
   local copier=$!
   (
@@ -135,8 +163,10 @@ run() {
   kill "$copier" "$watcher" 2>/dev/null || true
   echo "worker $WORKER $name $code" >"$folder/exit.new"
   mv "$folder/exit.new" "$folder/exit"
-  copy "$folder/exit" "$workdir" "$name"
-  copy "$folder/log" "$workdir" "$name"
+  # A run does not fail for want of a copy.
+  copy "$folder/exit" "$workdir" "$name" exit || true
+  wait "$copier" || true
+  copy_log "$folder" "$workdir" "$name"
 }
 
 status() {

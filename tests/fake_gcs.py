@@ -53,6 +53,8 @@ class Server:
     refused: requests that no object store can do.
     watch: called with bucket and name of each object that was written, before
       its writer is told that it is.
+    deleting: called with bucket and name of each object that is there and is
+      about to be deleted, one at a time; raises Refused to keep it.
   """
 
   def __init__(self, page=1000):
@@ -62,6 +64,7 @@ class Server:
     self.counts = collections.Counter()
     self.refused = []
     self.watch = lambda bucket, name: None
+    self.deleting = lambda bucket, name: None
     self.lock = threading.RLock()
     self._uploads = {}
     self._forbidden = {}
@@ -157,6 +160,7 @@ class Server:
     """Removes an object, if the conditions hold."""
     with self.lock:
       self.get(bucket, name, query)
+      self.deleting(bucket, name)
       del self.buckets[bucket][name]
 
   def list(self, bucket, query):

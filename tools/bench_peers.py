@@ -105,7 +105,7 @@ def report(
   lines = [
       f"Commit {commit or 'unknown'}. {platform.machine()}, {cores} cores; "
       f"{first[0]['parameters'] / 1e6:.1f}M parameters; medians of "
-      f"{len(first[0]['seconds']) * len(first)} steps in {len(first)} rounds. "
+      f"{len(first[0]['seconds'])} steps in each round, of {len(first)}. "
       f"{'; '.join(versions)}.", "",
       "| system | seconds a step | / progrpo_jax | CPU seconds a step "
       "| sampling, tokens a second | peak memory, MB |", "|---" * 6 + "|"]

@@ -93,8 +93,8 @@ def score(
 
   Returns:
     reward in [0, 1]; correct if all tests passed. Status "refused" where no
-    jail can be had and "crash" where the jail failed are masked; whatever the
-    program does is "ok".
+    jail can be had, or cannot hold the program, and "crash" where the jail
+    failed are masked; whatever the program does is "ok".
 
   Raises:
     InputError: the tests or the prelude are malformed; no completion makes it

@@ -68,8 +68,8 @@ def main() -> None:
   given = _published() if config["published_names"] else {}
   gc.freeze()  # a child's collector need not look at what is here already
   control.send(b'{"ready": true}')
-  request, fds = serve(control, config)
-  run(request, fds, config, given)
+  request, fds, told = serve(control, config)
+  run(request, fds, told, config, given)
 
 
 # ----- Shutting itself in -----
@@ -192,8 +192,13 @@ def _bind(fd: int, target: str) -> None:
 # ----- Serving -----
 
 
-def serve(control: socket.socket, config: dict) -> tuple[dict, list[int]]:
-  """Forks a child for each request; returns the request in the child."""
+def serve(
+    control: socket.socket, config: dict) -> tuple[dict, list[int], int]:
+  """Forks a child for each request; returns the request in the child.
+
+  With it come the descriptors of the run, and one to say in why it cannot be
+  held. A program gets to run only where that is closed.
+  """
   while True:
     message, fds, _, _ = socket.recv_fds(control, 1 << 16, 8)
     if not message:
@@ -205,15 +210,20 @@ def serve(control: socket.socket, config: dict) -> tuple[dict, list[int]]:
       # The next id is 2, so that a program cannot tell how many ran before.
       with contextlib.suppress(OSError):
         os.pwrite(config["last_pid"], b"1", 0)
+    failed, told = os.pipe()
     child = os.fork()
     if not child:
       os.close(control.detach())
-      return json.loads(message), fds
-    for fd in fds:
+      os.close(failed)
+      return json.loads(message), fds, told
+    for fd in (*fds, told):
       os.close(fd)
     status = _wait(child, control)
     _kill_rest(child, config)
-    control.send(json.dumps({"ended": status}).encode())
+    why = os.read(failed, 1 << 10).decode()
+    os.close(failed)
+    word = {"failed": why} if why else {"ended": status}
+    control.send(json.dumps(word).encode())
 
 
 def _wait(child: int, control: socket.socket) -> int:
@@ -301,8 +311,10 @@ def _published() -> dict[str, object]:
   return names
 
 
-def run(request: dict, fds: list[int], config: dict, given: dict) -> None:
-  """Becomes the program."""
+def run(
+    request: dict, fds: list[int], told: int, config: dict, given: dict
+) -> None:
+  """Becomes the program, unless it cannot be held."""
   program, stdin, out, err, *result = fds
   # The length of the prelude, a line end, the prelude, the program.
   size, _, text = _slurp(program).partition(b"\n")
@@ -315,12 +327,18 @@ def run(request: dict, fds: list[int], config: dict, given: dict) -> None:
     stdin = os.open(os.devnull, os.O_RDONLY)
   for number, fd in enumerate((stdin, out, err)):
     os.dup2(fd, number)
-  kept = result[0] if result else 3
-  os.closerange(3, kept)
-  os.closerange(kept + bool(result), 1 << 16)
+  first = 3
+  for kept in (*sorted((*result, told)), 1 << 16):
+    os.closerange(first, kept)
+    first = kept + 1
   os.setsid()
-  os.chdir(config["tmp"])
-  _drop(config, request["cpu_s"])
+  try:
+    os.chdir(config["tmp"])
+    _drop(config, request["cpu_s"])
+  except (OSError, ValueError) as error:
+    os.write(told, str(error).encode()[: 1 << 10])
+    os._exit(1)
+  os.close(told)
   os.environ.clear()
   sys.argv[:] = ["program.py"]
   _streams()
@@ -328,7 +346,7 @@ def run(request: dict, fds: list[int], config: dict, given: dict) -> None:
   code = 0
   try:
     if result:
-      _call(sources, request["entry_point"], args, kept)
+      _call(sources, request["entry_point"], args, result[0])
     _execute(sources, "__main__")
   except SystemExit as error:
     code = _exit_code(error.code)
@@ -369,7 +387,11 @@ def _slurp(fd: int) -> bytes:
 
 
 def _drop(config: dict, cpu_s: int) -> None:
-  """Gives up privileges and resources, for good."""
+  """Gives up privileges and resources, for good.
+
+  Raises:
+    OSError, ValueError: something of what the grade promises cannot be had.
+  """
   limit = resource.setrlimit
   for name, value in (
       ("CORE", 0),
@@ -402,8 +424,12 @@ def _drop(config: dict, cpu_s: int) -> None:
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   _prctl(_PR_SET_NO_NEW_PRIVS, 1)
   if config["filter"]:
-    with contextlib.suppress(OSError):
+    try:
       _filter()
+    except OSError:
+      # A probe goes on, and finds that there is none.
+      if config["grade"] == 3:
+        raise
   elif config["mode"] != "none":
     _forget_keys()
 

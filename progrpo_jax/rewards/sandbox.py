@@ -57,7 +57,7 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}
 
 
 class Refused(RuntimeError):
-  """This machine has no jail; says why and what to do."""
+  """This machine has no jail, or not of the grade that was claimed."""
 
 
 class JailError(RuntimeError):
@@ -152,7 +152,12 @@ class Jail:
       limit_s: float = math.inf,
       max_output: int = MAX_OUTPUT,
   ) -> Output:
-    """Runs the program on an input, for limit_s or what is left of all."""
+    """Runs the program on an input, for limit_s or what is left of all.
+
+    Raises:
+      Refused: something of what the grade promises failed; it did not run.
+      JailError: the jail has failed.
+    """
     given = stdin.encode("utf-8", "replace")
     return self._serve(None, given, limit_s, max_output)
 
@@ -164,7 +169,11 @@ class Jail:
       limit_s: float = math.inf,
       max_output: int = MAX_OUTPUT,
   ) -> Output:
-    """Calls a function of the program, or a method of its class Solution."""
+    """Calls a function of the program, or a method of its class Solution.
+
+    Raises:
+      Refused, JailError: as for `run`.
+    """
     given = to_json(list(args)).encode()
     return self._serve(entry_point, given, limit_s, max_output)
 
@@ -183,7 +192,8 @@ class Jail:
     errors = self._closing.enter_context(tempfile.TemporaryFile())
     mode = backend.name
     config = {
-        "mode": mode, "tmp": "/tmp", "filter": backend.grade != 2,
+        "mode": mode, "tmp": "/tmp", "grade": backend.grade,
+        "filter": backend.grade != 2,
         "published_names": self._published_names, **self._limits}
     if mode == "none":
       config["tmp"] = self._closing.enter_context(
@@ -311,6 +321,8 @@ class Jail:
   def _status(self) -> int:
     """Returns the wait status of the run that has ended."""
     word = self._hear(time.monotonic() + _GRACE_S)
+    if "failed" in word:
+      raise Refused(f"the jail cannot hold the program: {word['failed']}")
     if "ended" not in word:
       raise JailError("the jail has died")
     return word["ended"]
@@ -525,7 +537,8 @@ def probe(name: str) -> Backend:
       seen = json.loads(output.result)
     except NoAnswer:
       raise
-    except (JailError, OSError, subprocess.SubprocessError) as error:
+    except (
+        JailError, Refused, OSError, subprocess.SubprocessError) as error:
       return Backend(name, 0, str(error))
     except ValueError:
       return Backend(name, 0, output.stderr.strip()[-500:] or output.end)

@@ -19,6 +19,7 @@ checkpoint, written before its commit and held against what is read.
 """
 
 from collections.abc import Sequence
+import contextlib
 import json
 import os
 import types
@@ -425,14 +426,21 @@ def _sweep(directory: epath.Path) -> None:
 
 
 def _delete(folder: epath.Path) -> None:
-  """Deletes a checkpoint, which from the first moment on is none."""
-  if places.is_remote(folder):
-    (folder / _COMMITTED).unlink(missing_ok=True)
-    folder.rmtree()
-    return
-  nameless = folder.with_name(f"{folder.name}{_UNFINISHED}-deleted")
-  folder.rename(nameless)
-  nameless.rmtree()
+  """Deletes a checkpoint, which from the first moment on is none.
+
+  Raises:
+    InputError: the bucket refuses it.
+    RunError: the bucket cannot be reached; what is left goes at the next start.
+  """
+  # Somebody may have deleted it by hand.
+  with places.reaching(folder), contextlib.suppress(FileNotFoundError):
+    if places.is_remote(folder):
+      (folder / _COMMITTED).unlink(missing_ok=True)
+      folder.rmtree()
+      return
+    nameless = folder.with_name(f"{folder.name}{_UNFINISHED}-deleted")
+    folder.rename(nameless)
+    nameless.rmtree()
 
 
 def is_committed(folder: epath.Path) -> bool:

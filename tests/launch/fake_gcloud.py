@@ -167,6 +167,7 @@ def storage(verb, paths, options):
 
 
 def copy(path, target):
+  """Copies, and notes [target, size] of each file in uploads.jsonl."""
   into = pathlib.Path(place(target))
   if target.endswith("/"):
     into = into / os.path.basename(path)
@@ -175,6 +176,8 @@ def copy(path, target):
     shutil.copytree(path, into, dirs_exist_ok=True)
   else:
     shutil.copy(path, into)
+    with open(FAKE / "uploads.jsonl", "a") as f:
+      f.write(json.dumps([target, into.stat().st_size]) + "\n")
 
 
 def main(argv):

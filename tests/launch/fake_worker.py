@@ -1,7 +1,8 @@
 """The `progrpo` of a fake worker: it does what the test has planned.
 
 $FAKE/plan.json is a list; the n-th start of a worker does what its n-th entry
-says: {"step": N} writes checkpoint N, then one of {"code": C},
+says: {"step": N} writes checkpoint N, {"lines": N} prints as many of 20 bytes
+in two seconds, then none in three; then it does one of {"code": C},
 {"codes": [of each worker]}, {"preempt": true}, {"wait": true} (for a signal,
 then 75) and {"hang": true}.
 """
@@ -32,6 +33,11 @@ def progrpo(argv):
     folder = FAKE / "buckets" / workdir[5:] / "checkpoints" / str(plan["step"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "commit_success.txt").write_text("")
+  for line in range(plan.get("lines", 0)):
+    print(f"{line:19}", flush=True)
+    time.sleep(2 / plan["lines"])
+  if "lines" in plan:
+    time.sleep(3)
   if plan.get("preempt"):
     return preempt(worker)
   if plan.get("hang"):

@@ -1,3 +1,4 @@
+import collections
 import json
 import os
 import pathlib
@@ -554,6 +555,31 @@ def test_a_run_starts_everywhere_once_and_leaves_log_and_code(ready):
     assert (logs / f"worker-{worker}.log").read_text() == (
         f"start 0 of worker {worker}\n")
   assert len(ready.runs(0)) == 1
+
+
+def test_of_a_log_only_what_is_new_goes_to_the_bucket(ready):
+  """In parts, of which the last is sent again while it grows."""
+  ready.plan({"lines": 200, "code": 0})
+  assert ready.run(
+      "run.sh", ATTEMPT="t1", LOG_PART="1000").returncode == 0
+  logs = ready.folder / "buckets/bucket/run/logs/t1"
+  homes = [ready.home(worker) for worker in (0, 1)]
+  ready.wait_for(lambda: not any((home / "tmux").exists() for home in homes))
+  for worker, home in enumerate(homes):
+    folder = home / "progrpo_runs" / "t1"
+    log = (folder / "log").read_bytes()
+    parts = sorted(logs.glob(f"worker-{worker}.log*"))
+    assert [p.stat().st_size for p in parts] == [1000] * 4 + [len(log) - 4000]
+    assert b"".join(p.read_bytes() for p in parts) == log
+  uploads = [
+      json.loads(line) for line in (
+          ready.folder / "uploads.jsonl").read_text().splitlines()]
+  sizes = collections.defaultdict(list)
+  for target, size in uploads:
+    sizes[target].append(size)
+  assert len(sizes) == 2 * 6  # five parts and the exit code
+  for found in sizes.values():
+    assert found == sorted(set(found)) and found[-1] <= 1000
 
 
 def test_a_signal_to_all_of_a_machine_reaches_the_run_once(ready):

@@ -17,9 +17,9 @@ import time
 
 import pytest
 
+from progrpo_jax.rewards import code, sandbox
 from progrpo_jax.rewards import jail as inside
 from progrpo_jax.rewards import pool as pools
-from progrpo_jax.rewards import sandbox
 
 ROOT = pathlib.Path(sandbox.__file__).resolve().parents[2]
 BEST = sandbox.best()
@@ -458,6 +458,64 @@ print([call for call, size in (("shmget", [0]), ("msgget", []), ("semget", [0]))
       [sys.executable, "-c", code], capture_output=True, text=True,
       env={"PYTHONPATH": str(ROOT)})
   assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# What the jail says of a thing that fails -> what in it makes it fail.
+BROKEN = {
+    "prctl 99": ("_PR_SET_SECCOMP = 1, 4, 22", "_PR_SET_SECCOMP = 1, 4, 99"),
+    "capset": ("_CAPABILITIES = 0x20080522", "_CAPABILITIES = 0"),
+}
+
+
+@pytest.fixture
+def broken(monkeypatch, tmp_path_factory):
+  """A function that breaks a part of the jail."""
+
+  def call(name):
+    source = pathlib.Path(sandbox._JAIL).read_text()
+    assert source.count(BROKEN[name][0]) == 1
+    script = tmp_path_factory.mktemp("broken") / "jail.py"
+    script.write_text(source.replace(*BROKEN[name]))
+    monkeypatch.setattr(sandbox, "_JAIL", str(script))
+    monkeypatch.setattr(sandbox, "_best", None)
+
+  return call
+
+
+@needs_jail
+def test_a_program_without_the_filter_that_was_promised_is_not_run(
+    broken, monkeypatch):
+  """Masked, whatever it is run for; a probe says what is there."""
+  if BEST != sandbox.Backend("namespaces", 3):
+    pytest.skip(f"{BEST} is all there is here")
+  broken("prctl 99")
+  with open_jail("print('ran')", backend=BEST) as jail:
+    for _ in range(2):
+      with pytest.raises(sandbox.Refused, match="cannot hold .* prctl 99"):
+        jail.run("")
+    with pytest.raises(sandbox.Refused, match="prctl 99"):
+      jail.call("f", [1])
+  tests = [{"input": "", "output": "ran"}]
+  with monkeypatch.context() as patch:
+    patch.setattr(sandbox, "_best", BEST)
+    score = code.score("```python\nprint('ran')\n```", tests)
+    assert score == (0.0, False, "refused")
+  lower = sandbox.best()
+  assert lower == sandbox.Backend("namespaces", 2)
+  assert run("print('ran')", backend=lower).stdout == "ran\n"
+
+
+@needs_jail
+@pytest.mark.parametrize("grade", [2, 3])
+def test_a_program_that_keeps_its_privileges_is_not_run(broken, grade):
+  if BEST.grade < grade or BEST.name != "namespaces":
+    pytest.skip(f"{BEST} is all there is here")
+  broken("capset")
+  with open_jail("", backend=BEST._replace(grade=grade)) as jail:
+    with pytest.raises(sandbox.Refused, match="cannot hold .* capset"):
+      jail.run("")
+  probed = sandbox.probe("namespaces")
+  assert probed.grade == 0 and "capset" in probed.reason
 
 
 PRIVILEGES = """

@@ -131,6 +131,15 @@ def test_old_steps_go_and_references_stay(tmp_path):
   again.close()
 
 
+def test_an_old_step_may_be_deleted_by_hand(tmp_path):
+  keeper = checkpoint.Checkpointer(tmp_path, keep=1, background=False)
+  _save(keeper, 0, 0)
+  shutil.rmtree(tmp_path / "0")
+  _save(keeper, 1, 1)
+  assert _steps(tmp_path) == keeper.steps() == [1]
+  keeper.close()
+
+
 def test_missing_reference_is_named(saved, tmp_path):
   keeper = checkpoint.Checkpointer(saved, read_only=True)
   with pytest.raises(errors.InputError, match="reference policy is step 7"):

@@ -16,7 +16,7 @@ LEARNING_RATE = 1e-4
 CLIP, MAX_GRAD_NORM = 0.2, 1.0
 # A Llama with tied embeddings: with four layers 4.1M parameters, float32.
 VOCAB, WIDTH, HEADS, KEY_HEADS, HEAD, HIDDEN = 512, 256, 4, 2, 64, 1024
-# Prompts of a micro-batch of the update: fastest for all three here.
+# Prompts of a micro-batch of the update; docs/benchmarks.md says why two.
 MICRO_BATCH = 2
 ROPE_THETA, NORM_EPS = 10_000.0, 1e-6
 PAD, END = VOCAB, VOCAB + 1
