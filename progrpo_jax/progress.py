@@ -19,7 +19,6 @@ class Progress:
     scores: (step, watched validation score) since the last reset.
     kls: (step, KL to the reference) since the last reset.
     kl_shares: (step, share of the KL in the gradient) since the last reset.
-    beta: weight of the KL, if it adapts; None until it has.
     entropy_coef: weight of the entropy, if it adapts; None until it has.
     recent: logged metrics of the last steps, for `algos/collapse.py`.
     evals: pass@k of every evaluation, likewise.
@@ -34,7 +33,6 @@ class Progress:
   scores: tuple[tuple[int, float], ...] = ()
   kls: tuple[tuple[int, float], ...] = ()
   kl_shares: tuple[tuple[int, float], ...] = ()
-  beta: float | None = None
   entropy_coef: float | None = None
   recent: tuple[dict[str, float], ...] = ()
   evals: tuple[dict[str, float], ...] = ()

@@ -102,6 +102,8 @@ STORIES = {
          "--config {small} --steps 1 --seeds 1"),
         ("progrpo train --config configs/tiny.py:progrpo --workdir"
          " runs/progrpo", RUN + DATA + " --config.model.init_from={base}"),
+        ("progrpo train --config configs/arm_tiny.py:correct --workdir"
+         " runs/arm_correct", RUN + DATA + " --config.model.init_from={base}"),
     ],
     "all methods": [
         ("make methods",
@@ -150,6 +152,9 @@ STORIES = {
     "pages that scripts make": [
         ("python tools/make_memory.py",
          "--models Qwen2.5-0.5B --output memory.md"),
+    ],
+    "counts of the code": [
+        ("python tools/count_house.py [--root CHECKOUT] [--trace]", ""),
     ],
     "what XLA counts": [
         ("JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1",

@@ -51,7 +51,8 @@ def main() -> None:
   parser.add_argument("--trace", action="store_true")
   args = parser.parse_args()
   root = args.root.resolve()
-  for name, value in (count(root) | (trace(root) if args.trace else {})).items():
+  counts = count(root) | (trace(root) if args.trace else {})
+  for name, value in counts.items():
     print(f"{name}: {value}")
 
 

@@ -84,12 +84,11 @@ def page(source: str) -> str:
 
 
 def _assignments(source: str) -> list[ast.Assign]:
-  """The statements `c.<key> = ...` of `keys`, in order."""
-  function = next(
-      n for n in ast.parse(source).body
-      if isinstance(n, ast.FunctionDef) and n.name == "keys")
+  """The statements `c.<key> = ...` of the file's functions, in order."""
   return [
-      n for n in function.body if isinstance(n, ast.Assign)
+      n for function in ast.parse(source).body
+      if isinstance(function, ast.FunctionDef) for n in function.body
+      if isinstance(n, ast.Assign)
       and isinstance(n.targets[0], ast.Attribute)]
 
 

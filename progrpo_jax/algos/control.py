@@ -66,45 +66,6 @@ def entropy_coef_in_force(
   return 0.0 if entropy > target else coef
 
 
-def adapt_beta(
-    beta: float, entropy: float, *, floor: float, rate: float = 1.1,
-    low: float, high: float,
-) -> float:
-  """The weight of the KL for the next step.
-
-  It is multiplied by `rate` while the entropy is below its floor, and divided
-  by it, down to its configured value, while it is not: a reference that is
-  still broad holds the policy back from narrowing further. No paper does so;
-  ProRL holds its weight constant.
-
-  A reference that is itself narrow holds the entropy down instead. After a
-  reset to a policy of low entropy a larger weight is the wrong way, which is
-  why there is a `high`.
-
-  Args:
-    beta: the weight of this step.
-    entropy: mean entropy of the policy in this step, in nats per token.
-    floor: entropy below which the weight grows.
-    rate: how fast it moves, above 1; 1.1 doubles it in 7 steps.
-    low: the configured weight, to which it comes back; positive, since no
-      multiple of 0 would ever be more.
-    high: the weight stays at or below this.
-
-  Returns:
-    The weight of the next step, in [low, high].
-
-  Raises:
-    ValueError: `rate` is not above 1, `low` is not positive or above `high`.
-  """
-  if rate <= 1:
-    raise ValueError(f"rate must be above 1, got {rate}")
-  if low <= 0:
-    raise ValueError(f"low must be positive, got {low}")
-  if not math.isnan(entropy):
-    beta = beta * rate if entropy < floor else beta / rate
-  return _bounded(beta, low, high)
-
-
 def cycle_on(step: int, on: int, off: int) -> bool:
   """Whether what comes and goes in cycles is on: `on` steps, then `off` not.
 

@@ -390,7 +390,7 @@ def make_reward(c) -> shaping.ShapedReward:
       max_new_tokens=c.sampling.max_new_tokens,
       truncated_factor=c.algo.truncated_factor,
       overlong_cache=c.algo.overlong_cache, length_coef=p.coef,
-      length_range=(p.lo, p.hi), length_cycle=(p.on, p.off),
+      length_cycle=(p.on, p.off),
       kl_coef=c.algo.reward_kl_coef)
 
 
@@ -406,12 +406,8 @@ def make_keep(c) -> shaping.KeepGroups | None:
 
 def make_weights(c) -> adaptive.AdaptiveWeights:
   """Returns the weights of the objective that a config lets move."""
-  b, e = c.algo.beta_control, c.algo.entropy_control
+  e = c.algo.entropy_control
   return adaptive.AdaptiveWeights(
-      beta=c.algo.beta, entropy_coef=c.algo.entropy_coef,
-      beta_rule=dict(
-          floor=b.floor, rate=b.rate, low=c.algo.beta, high=b.high,
-      ) if b.floor else None,
-      entropy_rule=dict(
-          target=e.target, step=e.step, low=e.low, high=e.high,
-      ) if e.target else None)
+      entropy_coef=c.algo.entropy_coef,
+      entropy_rule=(
+          dict(target=e.target, step=e.step) if e.target else None))

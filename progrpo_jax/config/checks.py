@@ -191,27 +191,13 @@ def validate(c: ml_collections.ConfigDict) -> None:
     except (KeyError, IndexError, ValueError, AttributeError):
       refuse("algo.rephrase.template", "may hold {prompt} and {solution}, and "
              "other braces only in pairs: {{ and }}")
-  _check_control(c, refuse)
+  penalty = c.algo.length_penalty
+  if penalty.coef and not penalty.on + penalty.off:
+    refuse("algo.length_penalty.on", "must be above 0 where off is 0")
   _check_teaches(c, refuse)
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
     refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
            f"({c.sampling.max_new_tokens})")
-
-
-def _check_control(c, refuse) -> None:
-  """Refuses bounds between which an adaptive weight could not move."""
-  entropy, beta = c.algo.entropy_control, c.algo.beta_control
-  if entropy.target and entropy.low > entropy.high:
-    refuse("algo.entropy_control.low", "must not exceed "
-           f"algo.entropy_control.high ({entropy.high})")
-  if beta.floor and not c.algo.beta:
-    refuse("algo.beta_control.floor", "needs a beta above 0 to adapt")
-  if beta.floor and beta.high < c.algo.beta:
-    refuse("algo.beta_control.high", f"must not lie below algo.beta "
-           f"({c.algo.beta})")
-  penalty = c.algo.length_penalty
-  if penalty.coef and not penalty.on + penalty.off:
-    refuse("algo.length_penalty.on", "must be above 0 where off is 0")
 
 
 def _check_teaches(c, refuse) -> None:

@@ -14,23 +14,17 @@ class AdaptiveWeights:
   """The weights that a run adapts, and how.
 
   Attributes:
-    beta: weight of the KL at the start.
     entropy_coef: weight of the entropy at the start.
-    beta_rule: arguments of `control.adapt_beta`; None leaves beta alone.
     entropy_rule: arguments of `control.adapt_entropy_coef`; None leaves the
       entropy's weight alone.
   """
 
-  beta: float = 0.0
   entropy_coef: float = 0.0
-  beta_rule: Mapping[str, Any] | None = None
   entropy_rule: Mapping[str, Any] | None = None
 
   def in_force(self, progress: progress_lib.Progress) -> dict[str, float]:
     """Returns the weights of this step; empty where none adapts."""
     weights = {}
-    if self.beta_rule is not None:
-      weights["beta"] = self._beta(progress)
     if self.entropy_rule is not None:
       entropy = progress.recent[-1]["entropy"] if progress.recent else math.nan
       weights["entropy_coef"] = control.entropy_coef_in_force(
@@ -48,16 +42,10 @@ class AdaptiveWeights:
       entropy: mean entropy of the policy in this step, in nats per token.
     """
     weights = {}
-    if self.beta_rule is not None:
-      weights["beta"] = control.adapt_beta(
-          self._beta(progress), entropy, **self.beta_rule)
     if self.entropy_rule is not None:
       weights["entropy_coef"] = control.adapt_entropy_coef(
           self._entropy_coef(progress), entropy, **self.entropy_rule)
     return weights
-
-  def _beta(self, progress) -> float:
-    return self.beta if progress.beta is None else progress.beta
 
   def _entropy_coef(self, progress) -> float:
     if progress.entropy_coef is None:

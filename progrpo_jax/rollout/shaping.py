@@ -11,6 +11,9 @@ import numpy as np
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.algos import control, shaping
 
+# Value of the length penalty at the limit; at length 0 it is 0.
+_LONGEST = -1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class ShapedReward:
@@ -23,7 +26,6 @@ class ShapedReward:
     overlong_cache: tokens before the limit over which DAPO's overlong penalty
       grows; 0 for none.
     length_coef: weight of ProRL v2's length penalty; 0 for none.
-    length_range: (lo, hi), value of that penalty at the limit and at length 0.
     length_cycle: (on, off), steps for which it acts and rests in turn.
     kl_coef: weight of the KL to the reference, in nats summed over the
       response, that is taken off the reward (REINFORCE++); 0 for none.
@@ -33,7 +35,6 @@ class ShapedReward:
   truncated_factor: float = 1.0
   overlong_cache: int = 0
   length_coef: float = 0.0
-  length_range: tuple[float, float] = (-1.0, 0.0)
   length_cycle: tuple[int, int] = (100, 0)
   kl_coef: float = 0.0
 
@@ -56,7 +57,7 @@ class ShapedReward:
           reward_PG, finished_PG, self.truncated_factor))
     if self.length_coef and control.cycle_on(step, *self.length_cycle):
       value_B = shaping.cosine_length(
-          length_B, self.max_new_tokens, *self.length_range)
+          length_B, self.max_new_tokens, _LONGEST, 0.0)
       # Only a right answer gains by being short, and the longest right answer
       # is worth no less than a wrong one. A response that was cut has lost its
       # reward above and has nothing left to lose.

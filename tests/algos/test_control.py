@@ -52,31 +52,6 @@ def test_entropy_coef_is_in_force_up_to_the_target():
   assert control.entropy_coef_in_force(0.01, math.nan, **options) == 0.01
 
 
-@pytest.mark.parametrize("beta, entropy, expected", [
-    (0.01, 0.1, 0.02),
-    (0.01, 0.5, 0.005),
-    (0.01, 0.3, 0.005),  # at the floor it comes back
-    (0.0015, 0.5, 0.001),  # not below the configured weight
-    (0.06, 0.1, 0.1),
-    (0.01, math.nan, 0.01),
-])
-def test_beta_rises_below_the_floor_and_comes_back(beta, entropy, expected):
-  moved = control.adapt_beta(
-      beta, entropy, floor=0.3, rate=2.0, low=0.001, high=0.1)
-  assert moved == pytest.approx(expected)
-
-
-def test_beta_doubles_in_seven_steps_and_returns_exactly():
-  options = {"floor": 0.3, "low": 1e-4, "high": 1.0}
-  beta = 1e-4
-  for _ in range(7):
-    beta = control.adapt_beta(beta, 0.1, **options)
-  assert beta == pytest.approx(1.9487171e-4)
-  for _ in range(8):  # one more than it rose, so that rounding cannot stop it
-    beta = control.adapt_beta(beta, 0.5, **options)
-  assert beta == 1e-4
-
-
 def test_cycle():
   on = [step for step in range(1400) if control.cycle_on(step, 100, 500)]
   assert on == [*range(100), *range(600, 700), *range(1200, 1300)]
@@ -89,12 +64,6 @@ def test_cycle():
      "step"),
     (lambda: control.adapt_entropy_coef(
         0.1, 0.1, target=0.2, low=2.0, high=1.0), "low"),
-    (lambda: control.adapt_beta(
-        0.1, 0.1, floor=0.2, rate=1.0, low=0.1, high=1.0), "rate"),
-    (lambda: control.adapt_beta(0.0, 0.1, floor=0.2, low=0.0, high=1.0),
-     "low"),
-    (lambda: control.adapt_beta(0.1, 0.1, floor=0.2, low=2.0, high=1.0),
-     "above high"),
     (lambda: control.cycle_on(0, 0, 0), "not both 0"),
     (lambda: control.cycle_on(0, -1, 5), "on=-1"),
 ])

@@ -25,7 +25,7 @@ from progrpo_jax.tasks import base
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
-SMALL = ("tiny", "prorl_tiny")
+SMALL = ("tiny", "prorl_tiny", "arm_tiny")
 PAPER = sorted(
   p.stem for p in FOLDER.glob("*.py") if p.stem not in SMALL)
 # Groups that take what a config puts into them.
@@ -41,7 +41,10 @@ SCALED = [n for n in PAPER if _takes_scale(n)]
 AT_PAPER_SCALE = [
   *(f"{n}.py" for n in PAPER), *(f"{n}.py:host" for n in SCALED)]
 AT_SMALL_SCALE = [
-  *(f"tiny.py:{m}" for m in METHODS), "prorl_tiny.py",
+  *(f"tiny.py:{m}" for m in METHODS),
+  *(f"arm_tiny.py:{v}" for v in (
+      "correct", "mixed", "paper", "entropy", "all_tokens", "weak",
+      "strong")), "prorl_tiny.py",
   "prorl_tiny.py:no_reset"]
 
 
@@ -211,7 +214,6 @@ OWN = {
     "reset.modes": ("every", "stall", "kl"), "reset.period": 500,
     "truncated_factor": 0.0, "length_penalty.coef": 0.5,
     "length_penalty.on": 100, "length_penalty.off": 500,
-    "length_penalty.lo": -1.0, "length_penalty.hi": 0.0,
     "correction": "drop", "correction_options.low": 0.5,
     "correction_options.high": 5.0},
   "gspo": {
