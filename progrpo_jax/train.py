@@ -82,6 +82,7 @@ def loop(
   """
   stages, state = start.stages, start.state
   reference, progress = start.reference, start.progress
+  del start  # or it would hold the first reference after a reset
   try:
     while progress.step < setup.total_steps:
       policy = setup.join(state.params)
@@ -103,15 +104,8 @@ def loop(
           writer, progress, collected, advantages, measured, reason,
           history.check_collapse(progress))
       check_hosts_agree(stages, state, collected, progress)
-      before = stages
-      stages, progress = enter_stage(
-          setup, stages, state, progress, checkpointer)
-      if reason or progress.step % stages.save_every == 0 or (
-          progress.step == setup.total_steps):
-        save(stages, checkpointer, state, progress)
-      if reason or stages is not before:
-        reference = load_reference(
-            setup, stages, checkpointer, progress.ref_step)
+      stages, reference, progress = finish_step(
+          setup, stages, state, reference, progress, checkpointer, reason)
   except errors.Preempted:
     # Raised only before an update: state and progress are those of the last
     # whole step.
@@ -121,14 +115,27 @@ def loop(
   return DONE
 
 
-def enter_stage(
+def finish_step(
     setup: build.Setup, stages: build.Stages, state: state_lib.TrainState,
-    progress: Progress, checkpointer: checkpoint_lib.Checkpointer,
-) -> tuple[build.Stages, Progress]:
-  """Returns the stages of the next step, and the progress in them.
+    reference, progress: Progress,
+    checkpointer: checkpoint_lib.Checkpointer, reason: str,
+) -> tuple[build.Stages, Any, Progress]:
+  """Enters the next stage of the schedule and saves the step, if due.
 
-  Where an entry of `config.schedule` begins there are other prompts, and
-  other scores on them: groups carried over and scores are forgotten.
+  Where a stage begins there are other prompts, and other scores on them:
+  groups carried over and scores are forgotten.
+
+  Args:
+    setup: what the run keeps.
+    stages: stages of the step.
+    state: parameters and optimiser after the step.
+    reference: parameters of the reference in the step.
+    progress: progress after the step.
+    checkpointer: checkpoints of the workdir.
+    reason: why the reference was reset, or "".
+
+  Returns:
+    (stages, reference, progress) of the next step.
   """
   fresh = dataclasses.replace(progress, surplus=None, scores=())
   try:
@@ -136,7 +143,15 @@ def enter_stage(
   except Exception:  # its files may be gone; what was trained is kept
     save(None, checkpointer, state, fresh)
     raise
-  return entered, progress if entered is stages else fresh
+  if entered is not stages:
+    progress = fresh
+  if reason or progress.step % entered.save_every == 0 or (
+      progress.step == setup.total_steps):
+    save(entered, checkpointer, state, progress)
+  if reason or entered is not stages:
+    reference = load_reference(
+        setup, entered, checkpointer, progress.ref_step)
+  return entered, reference, progress
 
 
 def check_hosts_agree(
@@ -474,11 +489,12 @@ def _train(c, workdir, view: View, override: bool) -> int:
     for sentence in hosts.on_first(
         lambda: metrics_lib.lost(workdir, done)) or ():
       view.message(sentence)
-    if start is None:
-      start = begin(setup, params, checkpointer, writer)
-    del params  # the state has taken them over
+    # Taken out of the list by the loop's call: this frame must hold neither
+    # the parameters, which the state has taken over, nor the first reference.
+    starts = [start or begin(setup, params, checkpointer, writer)]
+    del params, start
     hosts.on_first(lambda: write_config(c, workdir))
-    code = loop(setup, start, checkpointer, writer)
+    code = loop(setup, starts.pop(), checkpointer, writer)
     checkpointer.wait()
   hosts.gather(None)  # the first host may still be writing
   return code
