@@ -153,6 +153,10 @@ STORIES = {
         ("python tools/make_memory.py",
          "--models Qwen2.5-0.5B --output memory.md"),
     ],
+    "run files": [
+        ("progrpo configs", ""),
+        ("progrpo configs tiny > mine.py", ""),
+    ],
     "counts of the code": [
         ("python tools/count_house.py [--root CHECKOUT] [--trace]", ""),
     ],
@@ -170,7 +174,7 @@ ELSEWHERE = {
     "progrpo train --config mine/config.py --workdir runs/doubles/bounded":
         "tests/test_extending.py",
     "python tools/make_configs.py": "tests/test_docs.py",
-    "python tools/make_floors.py": "tests/test_docs.py",
+    "python tools/make_rooms.py": "tests/test_docs.py",
     "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
     ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
     "progrpo doctor --chip H100 --devices 64":
@@ -198,10 +202,10 @@ ELSEWHERE = {
         "tests/launch/test_launch.py",
     "launch/delete.sh": "tests/launch/test_launch.py",
     "progrpo COMMAND --help": "tests/test_main.py",
-    "progrpo train --override": "tests/test_identity.py",
-    "progrpo report --workdir gs://NAME/RUN": "tests/test_bucket.py",
+    "progrpo train --override": "tests/config/test_identity.py",
+    "progrpo report --workdir gs://NAME/RUN": "tests/storage/test_bucket.py",
     "progrpo export --policy gs://NAME/RUN --output DIR":
-        "tests/test_bucket.py",
+        "tests/storage/test_bucket.py",
     "progrpo tasks build dapo_math_17k --option manual_dir=data":
         "tests/tasks/test_published_sets.py",
 }

@@ -36,14 +36,11 @@ def anchors(text):
 def tree(text):
   """Paths of the annotated tree; an indented line lies in the folder above."""
   block = next(b for b in blocks(text) if "\nprogrpo_jax/\n" in b)
-  folder = ""
+  folders = []
   for line in block.splitlines():
-    name = line.split()[0]
-    if not line.startswith(" "):
-      folder = name if name.endswith("/") else ""
-      yield name
-    else:
-      yield folder + name
+    name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+    folders[depth:] = [name]
+    yield "".join(folders)
 
 
 def test_the_page_of_keys_is_what_the_script_makes():
@@ -125,9 +122,9 @@ def test_the_tree_holds_all_that_git_holds():
   assert top <= set(tree(README.read_text(encoding="utf-8")))
 
 
-def test_the_figure_of_the_floors_is_the_table():
-  made = runpy.run_path(str(ROOT / "tools" / "make_floors.py"))
-  table = runpy.run_path(str(ROOT / "tests" / "test_floors.py"))["FLOORS"]
+def test_the_figure_of_the_rooms_is_the_table():
+  made = runpy.run_path(str(ROOT / "tools" / "make_rooms.py"))
+  table = runpy.run_path(str(ROOT / "tests" / "test_rooms.py"))["ROOMS"]
   assert made["FIGURE"].read_text(encoding="utf-8") == made["draw"](table)
 
 

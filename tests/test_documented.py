@@ -53,7 +53,7 @@ def recipe(target):
 def run(command, words, monkeypatch):
   """Runs a documented command with further words, in this process."""
   text = re.sub(r" \[.*\]", "", command)
-  text = text.replace("KEY=VALUE", "alpha=0.1")
+  text = text.replace("KEY=VALUE", "alpha=0.1").partition(" > ")[0]
   piped, _, after = text.partition(" | ")
   if after:
     monkeypatch.setattr(

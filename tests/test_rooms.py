@@ -243,7 +243,7 @@ def violations_of_package(files):
         yield f"{path}: holds more than a docstring and constants"
       continue
     if place(path) is None:
-      yield (f"{path}: in no room; add it to ROOMS in tests/test_floors.py, in "
+      yield (f"{path}: in no room; add it to ROOMS in tests/test_rooms.py, in "
              "the lowest room that is above all it imports")
       continue
     room = room_of(path)

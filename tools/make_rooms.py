@@ -1,6 +1,6 @@
-"""Draws the floors of the package from the table that the tests enforce.
+"""Draws the rooms of the package from the table that the tests enforce.
 
-  python tools/make_floors.py
+  python tools/make_rooms.py
 """
 
 import pathlib
@@ -8,49 +8,57 @@ import runpy
 from xml.sax import saxutils
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FIGURE = ROOT / "docs" / "figures" / "floors.svg"
+FIGURE = ROOT / "docs" / "figures" / "rooms.svg"
 
-# Floor by floor from the ground: name, what stands there, colour.
-_WORDS = (
-    ("ground", "reductions, and the records that travel", "#f3eaf3"),
-    ("mathematics, verifiers, mesh", "no configs, files or clocks (but the "
-     "worker processes of rewards/pool.py)", "#f8f0ea"),
-    ("policy, text, problems", "one decoder, tokenizers, one file a task",
-     "#f6f1e4"),
-    ("the pieces of a step", "one file a piece; the loop stands above them",
-     "#eef5ee"),
-    ("evaluators", "held-out problems, sampled once, measured by each",
-     "#e9f1ea"),
-    ("the run", "the loop, its stages, and what a config becomes", "#e3ecf7"),
-    ("commands and pages", "what people type and read", "#dbe7f5"),
-)
+# What each room is for.
+_WORDS = {
+    "ground": "records that travel, reductions, errors",
+    "algos": "the mathematics, pure functions",
+    "devices": "mesh, hosts, time",
+    "rewards": "verifiers and their processes",
+    "text": "tokenizers and chat templates",
+    "models": "one decoder, Hugging Face weights",
+    "tasks": "one file a task",
+    "rollout": "prompts to verified groups",
+    "learn": "groups to a better policy",
+    "evaluators": "held-out problems",
+    "storage": "checkpoints, policies, metrics",
+    "config": "what a run is told",
+    "build": "from a config to the stages",
+    "plan": "memory before a run",
+    "run": "the loop; a run seen from a notebook",
+    "report": "what people look at",
+    "cli": "commands",
+    "top": "the command line",
+}
+_COLOURS = ("#f3eaf3", "#f8f0ea", "#f6f1e4", "#eef5ee", "#e9f1ea", "#e3ecf7")
 _MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
 _LEFT, _RIGHT, _LINE = 74, 956, 33
 
 
-def draw(floors) -> str:
-  """The figure of a table of floors, each a list of files or patterns."""
+def draw(rooms) -> str:
+  """The figure of a table of rooms, each a list of files or patterns."""
   body, y = [], 76
-  for number in reversed(range(len(floors))):
-    lines = _wrap(floors[number])
+  for number, name in reversed(list(enumerate(rooms))):
+    lines = _wrap(rooms[name])
     height = 45 + _LINE * len(lines)
-    body += _floor(number, y, height, lines)
+    body += _room(number, name, y, height, lines)
     y += height + 10
   head = (
       f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {y + 50}" '
       f'width="1000" height="{y + 50}" role="img" aria-labelledby="t d" '
       'font-family="DejaVu Sans, Verdana, Arial, sans-serif">',
-      '<title id="t">The floors of progrpo_jax</title>',
-      '<desc id="d">Seven floors of files. A file imports from lower floors, '
-      'and from files of its own folder that stand before it.</desc>',
+      '<title id="t">The rooms of progrpo_jax</title>',
+      '<desc id="d">Rooms of files, one above the other. A file imports from '
+      'lower rooms, and from files of its own that stand before it.</desc>',
       f'<rect x="1" y="1" width="998" height="{y + 48}" rx="12" '
       'fill="#ffffff" stroke="#c9ced6"/>',
-      _text(24, 36, 18, "The floors", bold=True),
-      _text(24, 57, 12.5, "A file imports from the floors below it, and from "
-            "files of its own folder that stand before it.", soft=True))
+      _text(24, 36, 18, "The rooms", bold=True),
+      _text(24, 57, 12.5, "A file imports from the rooms below its own, and "
+            "from files of its room that stand before it.", soft=True))
   foot = _text(
-      24, y + 28, 12.5, "Beside the package: configs/ (data, and of the "
-      "package ranges.py alone), tests/, docs/.", soft=True)
+      24, y + 28, 12.5, "Beside the package: configs/ (run files, which import "
+      "config/ alone), tools/, tests/, docs/.", soft=True)
   return "\n".join((*head, *body, foot, "</svg>\n"))
 
 
@@ -67,8 +75,8 @@ def _wrap(files) -> list[list[tuple[str, int, int]]]:
   return lines
 
 
-def _floor(number, y, height, lines) -> list[str]:
-  name, words, colour = _WORDS[number]
+def _room(number, name, y, height, lines) -> list[str]:
+  words, colour = _WORDS[name], _COLOURS[number % len(_COLOURS)]
   out = [
       f'<rect x="24" y="{y}" width="952" height="{height}" rx="8" '
       f'fill="{colour}" stroke="#b9c2ce"/>',
@@ -100,7 +108,7 @@ def _text(x, y, size, words, *, bold=False, soft=False, mono=False,
 
 def main() -> None:
   """Writes the figure."""
-  table = runpy.run_path(str(ROOT / "tests" / "test_floors.py"))["FLOORS"]
+  table = runpy.run_path(str(ROOT / "tests" / "test_rooms.py"))["ROOMS"]
   FIGURE.write_text(draw(table), encoding="utf-8")
   print(f"wrote {FIGURE.relative_to(ROOT)}")
 
