@@ -1,1 +1,1 @@
-"""Tasks: one file each, with an example, a prompt and a verifier."""
+"""Tasks, one module each; `base` defines what a task is."""

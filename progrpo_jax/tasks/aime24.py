@@ -1,11 +1,11 @@
-"""AIME 2024: thirty problems, answers from 0 to 999; for evaluation.
+"""AIME 2024: thirty problems with answers from 0 to 999, for evaluation.
 
   prompt  Every morning Aya goes for a $9$-kilometer-long walk and stops at a
           coffee shop afterwards. ... final answer within \\boxed{}.
   answer  \\boxed{204}
 
-American Invitational Mathematics Examination, both parts, as the hub's
-HuggingFaceH4/aime_2024 has them: columns problem, answer, solution, url.
+American Invitational Mathematics Examination, both parts. Hub repository
+HuggingFaceH4/aime_2024, columns problem, answer, solution, url.
 """
 
 from typing import Any
@@ -30,5 +30,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -1,12 +1,11 @@
-"""AIME 2025: thirty problems, answers from 0 to 999; for evaluation.
+"""AIME 2025: thirty problems with answers from 0 to 999, for evaluation.
 
   prompt  Find the sum of all integer bases $b>9$ for which $17_b$ is a divisor
           of $97_b.$ ... final answer within \\boxed{}.
   answer  \\boxed{70}
 
-American Invitational Mathematics Examination, both parts, a file each, as
-the hub's opencompass/AIME2025 has them: columns question (or problem) and
-answer.
+American Invitational Mathematics Examination, both parts, one file each. Hub
+repository opencompass/AIME2025, columns question (or problem) and answer.
 """
 
 from typing import Any
@@ -32,5 +31,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -1,12 +1,12 @@
-"""AMC 2023: forty problems of AMC 12, answers whole numbers; for evaluation.
+"""AMC 2023: forty problems of AMC 12 with integer answers, for evaluation.
 
   prompt  Cities $A$ and $B$ are $45$ miles apart. Alicia lives in $A$ and Beth
           lives in $B$. ... final answer within \\boxed{}.
   answer  \\boxed{27}
 
-American Mathematics Competitions as the hub's math-ai/amc23 has them: the
-choices are taken off; columns question (or problem) and answer, which in
-some copies is 27.0 and is read as 27. The name of the file is from memory.
+American Mathematics Competitions without their answer choices. Hub repository
+math-ai/amc23, columns question (or problem) and answer, which is 27.0 in some
+copies and is read as 27. The file's name could not be checked at the hub.
 """
 
 from typing import Any
@@ -31,5 +31,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -6,10 +6,10 @@
           for _ in range(int(input())): ...
           ```
 
-Hendrycks et al. 2021, as the hub's codeparrot/apps has it: 5,000 problems
-for train, and the published test, 5,000, as validation; lines with question,
+Hendrycks et al. 2021, hub repository codeparrot/apps: 5,000 problems for
+train, and the published test set of 5,000 as validation. Lines with question,
 input_output (JSON), solutions (JSON), starter_code, difficulty. Option
-`difficulties`. Problems without tests are left out.
+`difficulties` selects some. Problems without tests are left out.
 """
 
 from typing import Any
@@ -40,5 +40,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

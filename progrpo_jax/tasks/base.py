@@ -6,15 +6,16 @@ A task is a module: one of this package, named in a config by its file's name
   load(split, *, data_dir, seed, **options) -> Source    split: "train" or
                                                          "validation"
   VERIFIER = "module:function"      see progrpo_jax.rewards.score
-  canonical(completion, row) -> str                      optional, else the
-                                                         verifier's module's
-  DOMAIN = "logic", or SET, the published set that it is  optional, for lists
+  canonical(completion, row) -> str   optional; by default the function of
+                                      that name in the verifier's module
+  DOMAIN = "logic"                    optional, shown in lists of tasks
+  SET = schema.Set(...)               in place of DOMAIN, for published sets
 
-The verifier is called as function(completion, row.reference, **row.meta), but
-for what the meta says of the problem itself (see `Row`), in another process.
-`canonical` writes an answer so that two ways of writing one idea come out
-equal; it is what distinct correct answers are counted by. Both see what
-follows the thought of a completion that has one (rewards/thinking).
+The verifier runs in another process, as
+function(completion, row.reference, **row.meta), where meta lacks the keys that
+only describe the problem (`_DESCRIPTIVE`). `canonical` maps an answer to a
+normal form; distinct correct answers are counted by it. If a completion has a
+thinking section, both functions see only what follows it (rewards/thinking).
 """
 
 from collections import Counter
@@ -35,12 +36,12 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import logic, pool, serving, thinking
 
 SPLITS = ("train", "validation")
-# What a row's meta says of the problem, and not to the verifier.
-_ABOUT = ("rating",)
-# Of rows or of answers; and a part of them.
+# Keys of a row's meta that describe the problem; not passed to the verifier.
+_DESCRIPTIVE = ("rating",)
+# Types for options of `load`: a number of rows or answers, and a fraction.
 Count = Annotated[int, ranges.Whole(at_least=1)]
 Share = Annotated[float, ranges.Number(at_least=0, at_most=1)]
-# Types of options, in words.
+# Option types as error messages name them.
 _TYPES = {
     str: "text", int: "a whole number", float: "a finite number",
     bool: "True or False", type(None): "None"}
@@ -51,15 +52,15 @@ class Row:
   """One problem.
 
   Attributes:
-    task: name that resolves to the task's module.
+    task: name or import path of the task's module, see `resolve`.
     prompt: text for the policy.
-    reference: what the verifier compares with, JSON-able.
-    meta: the verifier's further arguments by name, JSON-able; and `rating`,
-      how hard the problem is in the points of Codeforces, where that is
-      known, which the verifier is not shown.
+    reference: reference answer for the verifier, JSON-able.
+    meta: keyword arguments of the verifier, JSON-able. May also hold
+      `rating`, the problem's difficulty in Codeforces points, which is not
+      passed to the verifier.
     demonstrations: completions that score 1, for a supervised warm-up.
-    label: what metrics call its task: the name that a config gives it, by
-      which two tasks of one module are told apart; else `task`.
+    label: task name in metrics: its name in the config, which tells two tasks
+      of one module apart. Defaults to `task`.
   """
 
   task: str
@@ -81,18 +82,18 @@ class Source(Protocol):
     """Returns the number of rows."""
 
   def __getitem__(self, index: int) -> Row:
-    """Returns row `index`, the same at every call."""
+    """Returns row `index`; every call returns the same row."""
 
 
 class Chain:
-  """Sources one after the other."""
+  """Concatenation of sources."""
 
   def __init__(self, sources: Sequence[Source]):
     self._sources = tuple(sources)
 
   @property
   def refused(self) -> Counter[str]:
-    """Those of all sources, see `refused`."""
+    """Refused rows of all sources, by reason; see `refused`."""
     return sum(map(refused, self._sources), Counter())
 
   def __len__(self) -> int:
@@ -117,7 +118,15 @@ def names() -> list[str]:
 
 @functools.cache
 def resolve(name: str) -> types.ModuleType:
-  """Imports the module of a task, given by its name or its import path."""
+  """Returns the module of a task.
+
+  Args:
+    name: name of a module of this package ("countdown"), or the import path
+      of the user's own module ("my.tasks.poems").
+
+  Raises:
+    InputError: there is no such task, or the module is not a task.
+  """
   if name in names():
     return importlib.import_module(f"progrpo_jax.tasks.{name}")
   if "." in name and all(part.isidentifier() for part in name.split(".")):
@@ -134,18 +143,18 @@ def resolve(name: str) -> types.ModuleType:
 
 
 def _import(name: str) -> types.ModuleType | None:
-  """Imports a module of the user's; None if there is none of that name."""
+  """Returns the user's module of that name, or None if there is none."""
   with errors.of_user(f"task {name}"):
     try:
       return importlib.import_module(name)
     except ModuleNotFoundError as error:
       if error.name and not name.startswith(error.name):
-        raise  # the module is there; something that it imports is not
+        raise  # the module exists, but one of its own imports does not
       return None
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-  """Writes a hint at the known word nearest to an unknown one."""
+  """Returns a hint for error messages: the closest known word, then all."""
   close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
   hint = f"; did you mean {close[0]!r}?" if close else ""
   return f"{hint} (known: {', '.join(sorted(known))})"
@@ -154,30 +163,45 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def load(
     name: str, split: str, *, data_dir: str, seed: int, **options: Any
 ) -> Source:
-  """Returns a split of a task; options are the task's own."""
+  """Returns a split of a task.
+
+  Args:
+    name: name or import path of the task, see `resolve`.
+    split: "train" or "validation".
+    data_dir: folder of the built data sets.
+    seed: seed of drawn problems and shuffled options.
+    **options: further arguments of the task's `load`.
+
+  Raises:
+    InputError: the split, the task or an option does not exist, an option is
+      missing or has a wrong value, or the data cannot be read.
+  """
   if split not in SPLITS:
     raise InputError(f"no split {split!r}{nearest(split, SPLITS)}")
   module = resolve(name)
   _check_options(name, module.load, options)
-  given = dict(data_dir=data_dir, seed=seed, **options)
+  arguments = dict(data_dir=data_dir, seed=seed, **options)
   if name in names():
-    return typed(module.load)(split, **given)
+    return typed(module.load)(split, **arguments)
+  # An exception in the user's own module is reported as the user's mistake.
   with errors.of_user(f"task {name}"):
-    return typed(module.load)(split, **given)
+    return typed(module.load)(split, **arguments)
 
 
 def typed(loader: Callable[..., Source]) -> Callable[..., Source]:
-  """A loader that refuses options which are not what it is annotated with.
+  """Wraps a loader so that its options are checked against its annotations.
 
-  Options without an annotation may be anything; one that is annotated with a
-  range, such as `Count`, keeps it.
+  An option without an annotation may have any value. An annotation may carry
+  a range, as `Count` does; the range is checked too. A violation raises
+  InputError.
   """
 
   @functools.wraps(loader)
   def checked(*args, **options):
     try:
       hints = typing.get_type_hints(loader, include_extras=True)
-    except (NameError, TypeError):  # of the user's own, for checkers alone
+    except (NameError, TypeError):
+      # A user's loader may have annotations that only type checkers resolve.
       hints = {}
     for option, value in options.items():
       if option in hints and not _is_like(value, hints[option]):
@@ -190,17 +214,17 @@ def typed(loader: Callable[..., Source]) -> Callable[..., Source]:
 
 
 def _is_like(value: Any, hint: Any) -> bool:
-  """Whether a value is of a type; of those that options have."""
+  """Says whether a value fits a type hint; unknown hints fit everything."""
   origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return not inner[1].refusal(value)
   if origin in (types.UnionType, typing.Union):
-    return any(_is_like(value, one) for one in inner)
+    return any(_is_like(value, member) for member in inner)
   if origin in (Sequence, list, tuple):
     return isinstance(value, list | tuple) and (
         not inner or all(_is_like(v, inner[0]) for v in value))
   if origin in (Mapping, dict):
-    return hasattr(value, "items")  # of a config it is no dict
+    return hasattr(value, "items")  # a ConfigDict is not a dict
   if hint is float:
     return isinstance(value, int | float) and not isinstance(
         value, bool) and math.isfinite(value)
@@ -212,7 +236,7 @@ def _is_like(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-  """A type in words."""
+  """Returns a type hint in words, for error messages."""
   origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return f"{_words(inner[0])}, {inner[1].words()}"
@@ -228,11 +252,12 @@ def _words(hint: Any) -> str:
 def _check_options(
     name: str, loader: Callable[..., Source], options: dict[str, Any]
 ) -> None:
-  """Refuses options that a loader does not have, and missing ones."""
+  """Raises InputError for unknown options and for missing ones."""
   parameters = inspect.signature(loader).parameters.values()
   known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-  for given in ("data_dir", "seed"):
-    known.pop(given, None)
+  # `load` passes these to every task; they are not options.
+  for argument in ("data_dir", "seed"):
+    known.pop(argument, None)
   for option in options:
     if option not in known and not any(
         p.kind is p.VAR_KEYWORD for p in parameters
@@ -245,38 +270,39 @@ def _check_options(
 
 
 def has_published_test(name: str) -> bool:
-  """Says whether a task's validation is a test set that others report on."""
+  """Says whether a task's validation split is a published test set."""
   published = getattr(resolve(name), "SET", None)
   return published is not None and published.has_test
 
 
 def refused(source: Source) -> Counter[str]:
-  """Returns why rows of a source's files are no problems, and how many.
+  """Returns the number of refused rows of a source's files, by reason.
 
-  Nothing of a source that does not say so with an attribute `refused`.
+  Empty for a source without the attribute `refused`.
   """
   return Counter(getattr(source, "refused", {}))
 
 
 def item(row: Row, completion: str) -> pool.Item:
-  """Returns what the pool needs to verify a completion of a row."""
+  """Returns the pool's work item that verifies a completion of a row."""
   verifier = resolve(row.task).VERIFIER
-  meta = {key: v for key, v in row.meta.items() if key not in _ABOUT}
+  meta = {key: v for key, v in row.meta.items() if key not in _DESCRIPTIVE}
   return pool.Item(verifier, completion, row.reference, meta)
 
 
 def canonical(completion: str, row: Row) -> str:
-  """Returns the form under which equal answers to a row are equal.
+  """Returns the normal form of a completion's answer; equal answers agree.
 
-  That is the task's `canonical`, else its verifier's, else the answer's text.
+  Uses the task's `canonical`, else that of its verifier's module, else the
+  text of the answer.
   """
   answer = thinking.answer(completion)
   completion = completion if answer is None else answer
   task = resolve(row.task)
-  own: Callable[[str, Row], str] | None
-  own = getattr(task, "canonical", None) or _canonical(task.VERIFIER)
-  if own is not None:
-    return own(completion, row)
+  normalize: Callable[[str, Row], str] | None
+  normalize = getattr(task, "canonical", None) or _canonical(task.VERIFIER)
+  if normalize is not None:
+    return normalize(completion, row)
   return logic.extract(completion, whole=True)
 
 

@@ -16,7 +16,7 @@ DOMAIN = "logic"
 
 
 def _prompt(entry: dict) -> str:
-  """Writes "4-1-7="."""
+  """Returns the compact prompt, such as "4-1-7="."""
   return entry["metadata"]["expression"].replace(" ", "") + "="
 
 
@@ -30,5 +30,5 @@ _SPEC = reasoning_gym.Spec(
 
 
 def load(split: str, **options: Any) -> reasoning_gym.Rows:
-  """Returns a split; options as in `reasoning_gym.rows`."""
+  """Returns a split; options of `reasoning_gym.rows`."""
   return reasoning_gym.rows(_SPEC, "chain_sum", split, **options)

@@ -6,8 +6,7 @@
   compact  prompt  "19 9 3=13:"
            answer  "19+3-9"
 
-Most problems have many right expressions, which makes this the task to watch
-diversity on.
+Most problems have many correct expressions, so this task shows diversity well.
 """
 
 from collections.abc import Iterator
@@ -24,17 +23,17 @@ VERIFIER = "progrpo_jax.rewards.logic:score"
 DOMAIN = "logic"
 
 _SOLVE_UP_TO = 4  # numbers; with five the search takes 50 times as long
-_MAX_PER_VALUE = 4
-_MAX_FOUND = 64
-_LEVEL = {"+": 1, "-": 1, "*": 2, "/": 2}
+_MAX_PER_VALUE = 4  # trees kept per value of a subset
+_MAX_SOLUTIONS = 64  # solutions looked at per problem
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
 class Generator(gym_countdown.CountdownDataset):
-  """Reasoning Gym's problems, number for number, a hundred times faster.
+  """Draws Reasoning Gym's problems a hundred times faster.
 
-  The parent builds each expression in sympy only to read its value; this
-  draws the same random numbers and does the arithmetic on integers. Question,
-  numbers and target are the parent's; the answer is written otherwise.
+  The parent builds each expression in sympy only to read its value; this class
+  draws the same random numbers and computes with integers. Question, numbers
+  and target equal the parent's; only the form of the answer differs.
   """
 
   def _generate_expression(
@@ -48,13 +47,19 @@ class Generator(gym_countdown.CountdownDataset):
     raise ValueError("no expression with a target within the bounds")
 
   def _chain(self, rng: random.Random, count: int) -> tuple[str, list, int]:
-    """Draws an expression that takes in one number after the other."""
+    """Draws an expression that applies one number after the other.
+
+    Returns:
+      (expression, numbers in order of use, value).
+    """
     low, high = self.config.min_value, self.config.max_value
     numbers = [rng.randint(low, high) for _ in range(count)]
     value, tree = numbers[0], numbers[0]
     for i in range(1, count):
       op = rng.choice(self.config.operators)
       if op == "/":
+        # The parent divides by a later number that leaves no remainder, and
+        # subtracts if there is none.
         rest = numbers[i:]
         rng.shuffle(rest)
         divisor = next((n for n in rest if value % n == 0), None)
@@ -68,38 +73,40 @@ class Generator(gym_countdown.CountdownDataset):
 
 
 def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
-  """Returns up to `limit` right expressions of distinct normal form.
+  """Returns up to `limit` correct expressions with distinct normal forms.
 
-  For up to four numbers every value that whole intermediate results lead to
-  is looked through; beyond that only the generator's own answer is known.
+  For up to four numbers, searches all values that integer intermediate results
+  reach. For more numbers, only the generator's answer is returned.
   """
   numbers = entry["metadata"]["numbers"]
   if len(numbers) > _SOLVE_UP_TO:
     return [entry["answer"]]
-  found = {}
+  solutions = {}  # normal form -> expression
   for tree in itertools.islice(
-      _reaching(numbers, entry["metadata"]["target"], rng), _MAX_FOUND
+      _reaching(numbers, entry["metadata"]["target"], rng), _MAX_SOLUTIONS
   ):
     text = write(_stir(tree, rng))
-    found.setdefault(logic.normal_form(text), text)
-  return rng.sample(list(found.values()), min(limit, len(found)))
+    solutions.setdefault(logic.normal_form(text), text)
+  return rng.sample(list(solutions.values()), min(limit, len(solutions)))
 
 
 def _reaching(
     numbers: list[int], target: int, rng: random.Random
 ) -> Iterator[Any]:
-  """Yields trees over all of the numbers whose value is the target.
+  """Yields trees that use all numbers and have the target as their value.
 
-  `values[mask]` maps each value that a subset reaches to a few trees for it.
-  Of the two parts that the whole falls into, one is walked through and the
-  other looked up.
+  A tree is a number or (operator, left tree, right tree).
   """
+  # values[mask] maps each value that a subset of the numbers reaches to a few
+  # trees for it. Masks are ordered so that subsets come before supersets.
   size = len(numbers)
   whole = (1 << size) - 1
   values = {1 << i: {n: [n]} for i, n in enumerate(numbers)}
   for mask in range(1, whole):
     if mask not in values:
       values[mask] = _combine(values, mask)
+  # The root splits the numbers in two: the values of one part are enumerated,
+  # and the value that the other part must have is looked up.
   parts = list(range(1, whole))
   rng.shuffle(parts)
   for mask in parts:
@@ -112,9 +119,9 @@ def _reaching(
 
 
 def _combine(values: dict, mask: int) -> dict[int, list]:
-  """Returns the values that a subset reaches."""
+  """Returns the values that a subset reaches, with a few trees for each."""
   reached: dict[int, list] = {}
-  part = (mask - 1) & mask
+  part = (mask - 1) & mask  # walks through the proper subsets of mask
   while part:
     pairs = itertools.product(values[part].items(), values[mask ^ part].items())
     for (a, left), (b, right) in pairs:
@@ -122,7 +129,7 @@ def _combine(values: dict, mask: int) -> dict[int, list]:
         if op == "/" and (b == 0 or a % b):
           continue
         if op in "+*" and part < mask ^ part:
-          continue  # the mirror image comes with the complement
+          continue  # the complement gives the mirror image
         trees = reached.setdefault(_apply(op, a, b), [])
         if len(trees) < _MAX_PER_VALUE:
           trees.append((op, left[0], right[0]))
@@ -131,7 +138,7 @@ def _combine(values: dict, mask: int) -> dict[int, list]:
 
 
 def _partners(a: int, target: int) -> Iterator[tuple[str, int]]:
-  """Yields (op, b) with `a op b == target`; b is whole and so is a / b."""
+  """Yields (op, b) with `a op b == target`, where b and a / b are integers."""
   yield "+", target - a
   yield "-", a - target
   if a and target % a == 0:
@@ -141,7 +148,7 @@ def _partners(a: int, target: int) -> Iterator[tuple[str, int]]:
 
 
 def _apply(op: str, a: int, b: int) -> int:
-  """Returns a op b; a division is exact."""
+  """Returns a op b; a division must be exact."""
   if op == "+":
     return a + b
   if op == "-":
@@ -150,7 +157,7 @@ def _apply(op: str, a: int, b: int) -> int:
 
 
 def _stir(tree: Any, rng: random.Random) -> Any:
-  """Swaps the sides of some sums and products."""
+  """Returns a tree with the sides of random sums and products swapped."""
   if isinstance(tree, int):
     return tree
   op, left, right = tree
@@ -161,29 +168,35 @@ def _stir(tree: Any, rng: random.Random) -> Any:
 
 
 def write(tree: Any, level: int = 0) -> str:
-  """Writes a tree with the parentheses that it needs and no spaces."""
+  """Returns a tree as text, without spaces or needless parentheses.
+
+  Args:
+    tree: number or (operator, left tree, right tree).
+    level: precedence below which the expression needs parentheses.
+  """
   if isinstance(tree, int):
     return str(tree)
   op, left, right = tree
-  own = _LEVEL[op]
-  text = write(left, own) + op + write(right, own + (op in "-/"))
-  return f"({text})" if own < level else text
+  precedence = _PRECEDENCE[op]
+  # a-(b-c) and a/(b/c) need parentheses on the right, (a-b)-c none.
+  text = write(left, precedence) + op + write(right, precedence + (op in "-/"))
+  return f"({text})" if precedence < level else text
 
 
 def canonical(completion: str, row: base.Row) -> str:
-  """Returns the normal form of the expression."""
+  """Returns the normal form of a completion's expression."""
   del row
   return logic.normal_form(logic.extract(completion, whole=True))
 
 
 def _prompt(entry: dict) -> str:
-  """Writes "19 9 3=13:"."""
+  """Returns the compact prompt, such as "19 9 3=13:"."""
   numbers = " ".join(map(str, entry["metadata"]["numbers"]))
   return f"{numbers}={entry['metadata']['target']}:"
 
 
 def _identity(entry: dict) -> str:
-  """Two problems are one if numbers and target agree in any order."""
+  """Returns numbers and target, the same for any order of the numbers."""
   numbers = sorted(entry["metadata"]["numbers"])
   return f"{numbers}={entry['metadata']['target']}"
 
@@ -207,5 +220,5 @@ _SPEC = reasoning_gym.Spec(
 
 
 def load(split: str, **options: Any) -> reasoning_gym.Rows:
-  """Returns a split; options as in `reasoning_gym.rows`."""
+  """Returns a split; options of `reasoning_gym.rows`."""
   return reasoning_gym.rows(_SPEC, "countdown", split, **options)

@@ -1,16 +1,16 @@
-"""DAPO-Math-17k: competition problems whose answers are whole numbers.
+"""DAPO-Math-17k: competition problems with integer answers.
 
   prompt  In triangle $ABC$, $\\sin \\angle A = \\frac{4}{5}$ and ... final
           answer within \\boxed{}.
   answer  \\boxed{34}
 
-Yu et al. 2025 (BytedTsinghua-SIA). The published file repeats its 17
-thousand problems a hundred times, of which one is kept, and wraps each in
-an instruction of its own, which is taken off; columns prompt (messages) and
-reward_model.ground_truth.
+Yu et al. 2025, hub repository BytedTsinghua-SIA/DAPO-Math-17k, columns prompt
+(messages) and reward_model.ground_truth. The file repeats each of its 17
+thousand problems a hundred times; one copy is kept. Each problem is wrapped in
+an instruction, which is removed.
 """
 
-from collections.abc import Mapping
+
 from typing import Any
 
 from progrpo_jax.tasks import base
@@ -24,7 +24,7 @@ _AFTER = "Remember to put your answer on its own line"
 
 
 def _bare(prompt: str) -> str:
-  """Returns a problem without the instruction around it."""
+  """Returns a problem without the published instruction around it."""
   if prompt.startswith(_BEFORE):
     prompt = prompt.partition("\n")[2]
   before, sign, after = prompt.rpartition(_AFTER)
@@ -32,10 +32,8 @@ def _bare(prompt: str) -> str:
 
 
 def _row(record: dict[str, Any], _) -> schema.Problem:
-  """Takes the problem out of the messages."""
-  truth = record["reward_model"]
-  if not isinstance(truth, Mapping):
-    raise schema.BadRow("reward_model is no record")
+  """Converts a row; the problem is the user's message."""
+  truth = texts.reward_model(record)
   prompt = texts.user_text(record["prompt"], "prompt")
   return schema.Problem(
       _bare(prompt), texts.number_or_text(truth, "ground_truth"))
@@ -55,5 +53,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -1,4 +1,4 @@
-"""DeepCoder: TACO verified, PrimeIntellect's SYNTHETIC-1, LiveCodeBench.
+"""DeepCoder: verified TACO, PrimeIntellect's SYNTHETIC-1, LiveCodeBench.
 
   prompt  Given a string s, return the longest palindrome ... The tests call
           longest. ...
@@ -6,11 +6,12 @@
           def longest(s): ...
           ```
 
-Luo et al. 2025 (agentica-org): 24 thousand problems with five tests or more.
-A folder for each subset with columns problem, tests (JSON, of several forms,
-see `testcases`), solutions, and in lcbv5 starter_code. Options: `subsets` of
-train; `validation_subsets`, codeforces and lcbv5, of the published tests.
-DeepCoder itself keeps the 15 tests with the longest inputs (`max_tests`).
+Luo et al. 2025, hub repository agentica-org/DeepCoder-Preview-Dataset: 24
+thousand problems with at least five tests each. One folder per subset, columns
+problem, tests (JSON in several formats, see `testcases`), solutions, and in
+lcbv5 starter_code. Options: `subsets` of train; `validation_subsets`, by
+default codeforces and lcbv5, of the published test sets. Like DeepCoder, keeps
+the 15 tests with the longest inputs (`max_tests`).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ VERIFIER = programs.VERIFIER
 
 
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
-  """Names the files of the subsets."""
+  """Returns the files of the subsets."""
   return (
       *(schema.File("train", f"{name}/train-*.parquet")
         for name in options["subsets"]),
@@ -32,9 +33,9 @@ def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Takes the columns of whichever subset it is."""
-  more = record.get("metadata")
-  name = more.get("func_name") if isinstance(more, Mapping) else None
+  """Converts a row of any subset."""
+  metadata = record.get("metadata")
+  name = metadata.get("func_name") if isinstance(metadata, Mapping) else None
   return programs.problem(
       schema.text(record, "problem"),
       record["tests"],
@@ -64,5 +65,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

@@ -4,10 +4,10 @@
           final answer within \\boxed{}.
   answer  \\boxed{-\\frac{2}{3}}
 
-Luo et al. 2025 (agentica-org), from AIME until 2023, AMC before 2023,
-Omni-MATH and STILL; ProRL's mathematics. One JSON list with problem, answer
-and solution. A solution is a demonstration where what it boxes is the
-answer.
+Luo et al. 2025, hub repository agentica-org/DeepScaleR-Preview-Dataset: AIME
+until 2023, AMC before 2023, Omni-MATH and STILL. ProRL's training set of
+mathematics. One JSON list with problem, answer and solution. A solution is a
+demonstration if its boxes contain the answer and nothing else.
 """
 
 from typing import Any
@@ -19,12 +19,13 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 
 
 def _row(record: dict[str, Any], _) -> schema.Problem:
-  """Takes the columns as they are."""
+  """Converts a row."""
   answer = texts.number_or_text(record, "answer")
   solution = record.get("solution")
-  shown = texts.worked(solution, answer) if isinstance(solution, str) else ()
+  demonstrations = (
+      texts.worked(solution, answer) if isinstance(solution, str) else ())
   return schema.Problem(
-      schema.text(record, "problem"), answer, demonstrations=shown)
+      schema.text(record, "problem"), answer, demonstrations=demonstrations)
 
 
 SET = schema.Set(
@@ -41,5 +42,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -1,4 +1,4 @@
-"""Eurus-2-RL, its programming part: APPS, CodeContests, TACO, Codeforces.
+"""Programming part of Eurus-2-RL: APPS, CodeContests, TACO, Codeforces.
 
   prompt  You are given an array of $n$ integers ... The program reads from
           standard input and writes to standard output. ...
@@ -6,12 +6,13 @@
           print(sum(map(int, input().split())))
           ```
 
-Cui et al. 2025 (PRIME-RL): 26,758 problems for train and 1,024 for
-validation, each part of a file that also holds mathematics, which is left
-out, as is the published instruction. ProRL's code, and its evaluation on
-four sources: option `sources`, for instance ["apps"]. Columns data_source,
-prompt (messages), ability, and reward_model.ground_truth, which is JSON with
-inputs, outputs and fn_name. The names of the files are from memory.
+Cui et al. 2025, hub repository PRIME-RL/Eurus-2-RL-Data: 26,758 problems for
+train and 1,024 for validation. The files also contain mathematics, which is
+left out, and an instruction after each problem, which is removed. ProRL's
+training set of programming, which it also evaluates on by source: option
+`sources`, for instance ["apps"]. Columns data_source, prompt (messages),
+ability, and reward_model.ground_truth (JSON with inputs, outputs and fn_name).
+The files' names could not be checked at the hub.
 """
 
 from collections.abc import Mapping
@@ -27,14 +28,12 @@ _ASKS = "Write Python code to solve the problem."
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Takes the question without the instruction at its end."""
+  """Converts a row; the instruction at the question's end is removed."""
   if record["ability"] != "code":
     raise schema.LeftOut("not code")
   if record["data_source"] not in options["sources"]:
     raise schema.LeftOut("another source")
-  truth = record["reward_model"]
-  if not isinstance(truth, Mapping):
-    raise schema.BadRow("reward_model is no record")
+  truth = texts.reward_model(record)
   question = texts.user_text(record["prompt"], "prompt")
   before, sign, _ = question.rpartition(_ASKS)
   return programs.problem(
@@ -62,5 +61,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

@@ -22,33 +22,36 @@ from progrpo_jax.tasks import base, reasoning_gym
 VERIFIER = "progrpo_jax.rewards.logic:score"
 DOMAIN = "logic"
 
-_MAX_STEPS = 20_000  # of the search, over all demonstrations of a problem
+_MAX_STEPS = 20_000  # search steps over all demonstrations of a problem
 
 
 def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
-  """Returns up to `limit` colourings, found by backtracking at random."""
+  """Returns up to `limit` colourings, found by random backtracking."""
   puzzle = entry["metadata"]["puzzle"]
-  found = {reference(entry)}
+  colourings = {reference(entry)}
+  # Each search starts afresh, since consecutive results of one search differ
+  # in few vertices. Searches may repeat a colouring, hence four per result.
   for _ in range(4 * limit):
-    if len(found) >= limit:
+    if len(colourings) >= limit:
       break
     steps = iter(range(_MAX_STEPS // (4 * limit)))
     colouring = next(_colourings(puzzle, rng, steps), None)
     if colouring:
-      found.add(_dump(colouring))
-  found = sorted(found)
-  return rng.sample(found, min(limit, len(found)))
+      colourings.add(_dump(colouring))
+  colourings = sorted(colourings)  # a set's order changes between processes
+  return rng.sample(colourings, min(limit, len(colourings)))
 
 
 def _colourings(
     puzzle: dict, rng: random.Random, steps: Iterator[int]
 ) -> Iterator[dict[int, int]]:
-  """Yields colourings in a random order until the steps are used up."""
+  """Yields colourings, vertex -> colour, until the steps are used up."""
   neighbours: dict[int, set[int]] = {v: set() for v in puzzle["vertices"]}
   for u, v in puzzle["edges"]:
     neighbours[u].add(v)
     neighbours[v].add(u)
   colours = puzzle["color_options"]
+  # Vertices with many neighbours first: dead ends show early.
   order = sorted(neighbours, key=lambda v: -len(neighbours[v]))
   colouring: dict[int, int] = {}
 
@@ -69,47 +72,51 @@ def _colourings(
 
 
 def _dump(colouring: dict[Any, int]) -> str:
-  """Writes a colouring in the scorer's format."""
+  """Returns a colouring in the scorer's format, JSON with sorted vertices."""
   ordered = sorted((int(v), c) for v, c in colouring.items())
   return json.dumps({str(v): c for v, c in ordered})
 
 
 def reference(entry: dict) -> str:
-  """Returns the generator's own colouring."""
+  """Returns the generator's colouring."""
   return _dump(entry["metadata"]["possible_answer"])
 
 
 def canonical(completion: str, row: base.Row) -> str:
-  """Returns the colouring with the colours renamed in order of appearance."""
+  """Returns the colours, numbered in order of appearance.
+
+  Colourings that differ only by a permutation of the colours become equal.
+  """
   metadata = row.meta["metadata"]
   answer = logic.extract(completion, whole=True)
   answer = logic.expand_graph_color(answer, metadata)
   try:
     colouring = json.loads(answer)
     colours = [colouring[str(v)] for v in metadata["puzzle"]["vertices"]]
-    names: dict[Any, int] = {}
-    return " ".join(str(names.setdefault(c, len(names) + 1)) for c in colours)
+    numbers: dict[Any, int] = {}
+    return " ".join(
+        str(numbers.setdefault(c, len(numbers) + 1)) for c in colours)
   except (ValueError, KeyError, TypeError, RecursionError):
     return answer
 
 
 def _prompt(entry: dict) -> str:
-  """Writes "4/3 0-3 1-2="."""
+  """Returns the compact prompt, such as "4/3 0-3 1-2="."""
   puzzle = entry["metadata"]["puzzle"]
   edges = "".join(f" {u}-{v}" for u, v in puzzle["edges"])
   return f"{len(puzzle['vertices'])}/{puzzle['num_colors']}{edges}="
 
 
 def _shorten(answer: str, entry: dict) -> str:
-  """Writes a colouring as one digit per vertex."""
+  """Returns a colouring as one digit per vertex."""
   del entry
   return "".join(str(c) for c in json.loads(answer).values())
 
 
 def _check(options: dict[str, Any]) -> None:
-  """Refuses more colours than there are digits."""
+  """Raises InputError for more colours than there are digits."""
   if options.get("num_colors", 3) > 9:
-    raise InputError("graph_color: the compact template takes 9 colours")
+    raise InputError("graph_color: the compact template takes up to 9 colours")
 
 
 _SPEC = reasoning_gym.Spec(
@@ -131,5 +138,5 @@ _SPEC = reasoning_gym.Spec(
 
 
 def load(split: str, **options: Any) -> reasoning_gym.Rows:
-  """Returns a split; options as in `reasoning_gym.rows`."""
+  """Returns a split; options of `reasoning_gym.rows`."""
   return reasoning_gym.rows(_SPEC, "graph_color", split, **options)

@@ -1,12 +1,13 @@
-"""GSM8K: word problems of grade-school arithmetic, with worked solutions.
+"""GSM8K: grade-school arithmetic word problems with worked solutions.
 
   prompt  Natalia sold clips to 48 of her friends in April, and then she sold
           half as many clips in May. How many clips did Natalia sell
           altogether in April and May? ... final answer within \\boxed{}.
   answer  \\boxed{72}
 
-Cobbe et al. 2021. 7,473 problems for train; the published test, 1,319, is
-validation. Solutions are demonstrations, without the notes for a calculator.
+Cobbe et al. 2021, hub repository openai/gsm8k: 7,473 problems for train, and
+the published test set of 1,319 as validation. Solutions are demonstrations,
+with their calculator annotations (<<6*7=42>>) removed.
 """
 
 import re
@@ -17,18 +18,18 @@ from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
-_NOTE = re.compile(r"<<[^<>]*>>")
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 def _row(record: dict[str, Any], _) -> schema.Problem:
-  """Takes the answer from behind the four hashes."""
+  """Converts a row; the answer follows #### in the solution."""
   solution, sign, answer = schema.text(record, "answer").rpartition("####")
   answer = answer.replace(",", "").strip()
   if not sign or not answer:
     raise schema.BadRow("answer has no '#### ' before a final number")
-  shown = f"{_NOTE.sub('', solution).strip()}\n{texts.box(answer)}"
+  worked = f"{_ANNOTATION.sub('', solution).strip()}\n{texts.box(answer)}"
   return schema.Problem(
-      schema.text(record, "question"), answer, demonstrations=(shown,))
+      schema.text(record, "question"), answer, demonstrations=(worked,))
 
 
 SET = schema.Set(
@@ -46,5 +47,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

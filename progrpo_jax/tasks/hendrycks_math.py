@@ -4,12 +4,12 @@
           \\boxed{}.
   answer  \\boxed{7}
 
-Hendrycks et al. 2021, as the hub's EleutherAI/hendrycks_math has it: a file
-for each subject, columns problem, level, type, solution. 7,500 problems for
-train; the published test, 5,000, is validation. The answer is what the
-solution boxes; a problem whose solution boxes several different answers, all
-of which or any of which are right, is left out. Solutions that have one box
-are demonstrations. Options: `subjects`, and `levels` from 1 to 5.
+Hendrycks et al. 2021, hub repository EleutherAI/hendrycks_math: one file per
+subject, columns problem, level, type, solution. 7,500 problems for train, and
+the published test set of 5,000 as validation. The answer is the content of the
+solution's box. A problem whose solution boxes several different answers is left
+out, since either all or any of them may be required. Solutions with only one
+boxed answer are demonstrations. Options: `subjects`, and `levels` from 1 to 5.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ SUBJECTS = (
 
 
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
-  """Names the files of the subjects."""
+  """Returns the files of the subjects."""
   return tuple(
       schema.File(split, f"{subject}/{name}-00000-of-00001.parquet")
       for split, name in (("train", "train"), ("validation", "test"))
@@ -35,7 +35,7 @@ def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Takes the answer from the solution's box."""
+  """Converts a row; the answer is in the solution's box."""
   level = schema.text(record, "level").removeprefix("Level ")
   if level not in map(str, options["levels"]):
     raise schema.LeftOut("another level")
@@ -64,5 +64,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

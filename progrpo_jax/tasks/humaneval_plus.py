@@ -1,4 +1,4 @@
-"""HumanEval+: 164 Python functions with many tests; for evaluation.
+"""HumanEval+: 164 Python functions with many tests, for evaluation.
 
   prompt  Complete this function ... def has_close_elements(numbers:
           List[float], threshold: float) -> bool: ... The tests call
@@ -7,18 +7,19 @@
           def has_close_elements(numbers, threshold): ...
           ```
 
-Liu et al. 2023 (EvalPlus), as the hub's evalplus/humanevalplus has it:
-columns task_id, prompt, canonical_solution, entry_point, test. Published
-tests are Python that asserts; a program could tamper with those. Instead the
-lists `inputs` and `results` in that Python are read as literals, never run,
-and become calls whose values are compared. Left out, and counted in the
-report: problems whose expected values are computed by a reference program or
-by a check of their own, and those with values that JSON does not have (sets,
-complex numbers). Tuples are compared as lists. A tolerance of a test (the
-third argument of `assertion`) becomes the verifier's, see `tolerance`; where
-it is 0 and floats are expected, the published tests allow 1e-6, and so does
-the verifier, unless whole numbers so large are expected that it would blur
-them.
+Liu et al. 2023 (EvalPlus), hub repository evalplus/humanevalplus: columns
+task_id, prompt, canonical_solution, entry_point, test. The published tests are
+Python code with assertions, which a submitted program could tamper with.
+Instead, the lists `inputs` and `results` in that code are read as literals,
+without running it, and become calls whose values are compared.
+
+Left out and counted in the report are problems whose expected values come from
+a reference program or a special check, and problems with values that JSON does
+not have (sets, complex numbers). Tuples are compared as lists. The tolerance of
+a test (third argument of `assertion`) becomes the verifier's `tolerance`. If it
+is 0 and floats are expected, the published tests allow 1e-6, and so does the
+verifier, unless integers are expected that are too large to be told apart at
+that relative tolerance.
 """
 
 import ast
@@ -34,7 +35,12 @@ VERIFIER = programs.VERIFIER
 
 
 def _literals(code: str) -> tuple[list, list, float]:
-  """Returns inputs, results and the tolerance of a published test."""
+  """Returns (inputs, results, tolerance) of a published test.
+
+  Raises:
+    schema.LeftOut: the test has another form.
+    SyntaxError, ValueError: the lists are not literals.
+  """
   tree = ast.parse(code)
   values: dict[str, Any] = {}
   tolerance = None
@@ -43,20 +49,21 @@ def _literals(code: str) -> tuple[list, list, float]:
       name = node.targets[0].id
       if name in ("inputs", "results"):
         values[name] = ast.literal_eval(node.value)
+    # assertion(function(*inp), exp, tolerance)
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == (
         "assertion") and len(node.args) == 3:
       tolerance = ast.literal_eval(node.args[2])
   if tolerance is None or set(values) != {"inputs", "results"}:
-    raise schema.LeftOut("its tests are no list of inputs and results")
+    raise schema.LeftOut("its tests are not lists of inputs and results")
   return values["inputs"], values["results"], tolerance
 
 
-_FLOATS = 1e-6  # what the published tests allow where floats are expected
-_BLURRED = 10**5  # whole numbers from here on are kept exact
+_FLOAT_TOLERANCE = 1e-6  # of the published tests if floats are expected
+_MIN_EXACT = 10**5  # integers from here on are compared exactly
 
 
 def _numbers(value: Any) -> Iterator[float]:
-  """Yields the numbers in a value, at any depth."""
+  """Yields the numbers in nested lists."""
   if isinstance(value, (list, tuple)):
     for part in value:
       yield from _numbers(part)
@@ -65,49 +72,51 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _tolerance(asked: float, results: list) -> float:
-  """Returns the tolerance of a problem's tests."""
-  found = list(_numbers(results))
-  if asked or not any(isinstance(number, float) for number in found):
+  """Returns the relative tolerance for comparing a problem's results."""
+  numbers = list(_numbers(results))
+  if asked or not any(isinstance(number, float) for number in numbers):
     return asked
-  large = any(
-      isinstance(number, int) and abs(number) >= _BLURRED for number in found)
-  return 0 if large else _FLOATS
+  has_large = any(
+      isinstance(number, int) and abs(number) >= _MIN_EXACT
+      for number in numbers)
+  return 0 if has_large else _FLOAT_TOLERANCE
 
 
-def _plain(value: Any) -> bool:
-  """Says whether JSON keeps a value, but for tuples becoming lists."""
+def _is_json(value: Any) -> bool:
+  """Says whether JSON can express a value, with tuples as lists."""
   if isinstance(value, (list, tuple)):
-    return all(map(_plain, value))
+    return all(map(_is_json, value))
   if isinstance(value, dict):
-    return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+    return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
   if isinstance(value, float):
     return math.isfinite(value)
   return value is None or isinstance(value, (bool, int, str))
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Turns assertions into calls."""
+  """Converts a row, its assertions becoming calls of the function."""
   try:
     inputs, results, tolerance = _literals(schema.text(record, "test"))
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-    if isinstance(error, (schema.BadRow, schema.LeftOut)):
+    if isinstance(error, (schema.BadRow, schema.LeftOut)):  # ValueErrors too
       raise
-    raise schema.LeftOut("its tests are no literals") from error
-  if not _plain(inputs) or not _plain(results):
+    raise schema.LeftOut("its tests are not literals") from error
+  if not _is_json(inputs) or not _is_json(results):
     raise schema.LeftOut("its tests have values that JSON does not have")
   prompt = schema.text(record, "prompt")
   name = schema.text(record, "entry_point")
+  # Through JSON, so that tuples become lists before the cases are checked.
   cases = [
       {"input": json.loads(json.dumps(list(given))), "output": [value],
        "fn_name": name}
       for given, value in zip(inputs, results, strict=True)]
-  whole = prompt + schema.text(record, "canonical_solution")
-  made = programs.problem(
+  solution = prompt + schema.text(record, "canonical_solution")
+  problem = programs.problem(
       f"Complete this function:\n```python\n{prompt.rstrip()}\n```",
-      cases, "test", solutions=[whole], max_tests=options["max_tests"])
+      cases, "test", solutions=[solution], max_tests=options["max_tests"])
   if tolerance := _tolerance(tolerance, results):
-    made.meta["tolerance"] = tolerance
-  return made
+    problem.meta["tolerance"] = tolerance
+  return problem
 
 
 SET = schema.Set(
@@ -127,5 +136,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

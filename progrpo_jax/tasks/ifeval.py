@@ -1,13 +1,14 @@
-"""IFEval: 541 prompts with instructions that a program can check; evaluation.
+"""IFEval: 541 prompts with verifiable instructions, for evaluation.
 
   prompt  Write a 300+ word summary of the wikipedia page "..." Do not use
           any commas and highlight at least 3 sections ...
   answer  *first* ... *second* ... *third* ... (no comma, 300 words)
 
-Zhou et al. 2023, as the hub's google/IFEval has it: lines with key, prompt,
-instruction_id_list and kwargs, a record for each instruction, whose nulls are
-dropped. Evaluation is strict and all or nothing, as the published
-prompt-level score; `verifier_options` changes that.
+Zhou et al. 2023, hub repository google/IFEval: lines with key, prompt,
+instruction_id_list and kwargs (one record per instruction, null where an
+argument does not apply). An answer scores 1 if it strictly follows all
+instructions and 0 otherwise, like the published prompt-level accuracy;
+`verifier_options` changes that.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ VERIFIER = instructions.VERIFIER
 
 
 def _row(record: dict[str, Any], _) -> schema.Problem:
-  """Takes the columns as they are."""
+  """Converts a row."""
   return instructions.problem(
       schema.text(record, "prompt"), record["instruction_id_list"],
       record["kwargs"])
@@ -39,5 +40,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -7,15 +7,15 @@ r"""Instruction following: do what the prompt says about the answer's form.
   compact  prompt  "has cat sun;words>=4:"
            answer  "cat sun pen cup"
 
-One to three of IFEval's 25 instructions are drawn that can all be followed at
-once (`asking.CONFLICTS` says which cannot), with arguments at random; the
-verifier and the form of the reference are IFEval's. A problem belongs to
-validation if the hash of its prompt says so, whatever the seed: no prompt of a
-run's validation is in any run's train. Nothing is built or downloaded.
+Draws one to three of IFEval's 25 instructions that do not conflict (see
+`asking.CONFLICTS`), with random arguments. Verifier and reference have IFEval's
+format. The hash of a prompt decides its split, whatever the seed, so no
+validation prompt of any run is a train prompt of any run. Nothing is built or
+downloaded.
 
-The compact form leaves out what cannot be said in a few characters: line
-breaks, repeated requests, and the four instructions on a language or on all
-letters of an English text.
+The compact template leaves out instructions that a few characters cannot
+express: those on line breaks, on repeating the request, on the language, and
+on the case of a whole English text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,12 +28,12 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
 from progrpo_jax.tasks.sets import asking, writing
 
-# By name: the verifier's module loads a classifier of languages.
+# A name and not an import: the verifier's module loads a language classifier.
 VERIFIER = "progrpo_jax.rewards.instruction:score"
 
 TEMPLATES = ("full", "compact")
-_VALIDATION_SHARE = 8  # one prompt of so many is validation's
-_MAX_MISSES = 5000  # draws in a row that are no new prompt
+_VALIDATION_SHARE = 8  # one of so many prompts belongs to validation
+_MAX_MISSES = 5000  # draws in a row without a new prompt before giving up
 
 
 
@@ -57,20 +57,24 @@ def load(
 
   Args:
     split: "train" or "validation".
-    data_dir: not used; nothing is built.
-    seed: of the problems; validation has none of any seed's train.
+    data_dir: unused; nothing is built.
+    seed: seed of the problems.
     template: "full" (whole sentences) or "compact" (for a tiny policy).
-    loose: whether the verifier forgives a first or last line and asterisks.
-    binary: whether only an answer that follows everything counts.
-    num_train: rows of the split train.
-    num_validation: rows of the split validation.
-    max_demonstrations: the most right answers that a row keeps.
-    min_instructions: the fewest instructions of a prompt.
-    max_instructions: the most instructions of a prompt.
-    max_count: the largest number of things (words of a kind, paragraphs,
-      bullets, ...) that an instruction asks for; words in all are twelve
-      times as many in the full template.
-    instructions: the ids to draw from; None for all that the template has.
+    loose: whether the verifier ignores a first or last line and asterisks.
+    binary: whether an answer scores only if it follows all instructions.
+    num_train: number of train rows.
+    num_validation: number of validation rows.
+    max_demonstrations: largest number of demonstrations per row.
+    min_instructions: smallest number of instructions per prompt.
+    max_instructions: largest number of instructions per prompt.
+    max_count: largest number of things (occurrences of a word, paragraphs,
+      bullets, ...) that an instruction asks for, at least 2. In the full
+      template, limits on the number of words lie below 12 * (max_count + 1).
+    instructions: ids of the instructions to draw from; None for all that the
+      template has.
+
+  Raises:
+    InputError: an option is wrong, or too few distinct prompts exist.
   """
   del data_dir
   style = _style(template)
@@ -85,21 +89,26 @@ def load(
   count = {"train": num_train, "validation": num_validation}[split]
   bounds = (min_instructions, max_instructions)
   problems = _problems(style, names, bounds, max_count, f"{seed}/{split}")
-  own = _own(problems, style, count, split == "validation")
-  if len(own) < count:
+  by_prompt = _take(problems, style, count, split == "validation")
+  if len(by_prompt) < count:
     raise InputError(
-        f"instruction_following: only {len(own)} of {count} {split} prompts"
-        " are distinct under these options; ask for fewer, or for more"
+        f"instruction_following: only {len(by_prompt)} of {count} {split}"
+        " prompts are distinct under these options; ask for fewer, or for more"
         " instructions or a larger max_count")
   meta = {"loose": loose, "binary": binary}
-  return Rows(list(own.items()), style, meta, max_demonstrations)
+  return Rows(list(by_prompt.items()), style, meta, max_demonstrations)
 
 
 def answer(reference: dict[str, Any], seed: int = 0) -> str | None:
-  """Writes a text that follows the instructions of any reference.
+  """Returns a text that follows the instructions of any reference.
 
-  None where it cannot: it has no words of the language, say, or no room. The
-  topic is nobody's; what it says follows the form alone.
+  It follows only the instructions and ignores the topic of the prompt. None if
+  no text can be written, for instance in an unsupported language or under
+  limits that leave no room.
+
+  Args:
+    reference: record of `instruction_id_list` and `kwargs`, as in IFEval.
+    seed: seed of the text.
   """
   problem = asking.Problem(
       "Write a text about this.", tuple(reference["instruction_id_list"]),
@@ -108,32 +117,36 @@ def answer(reference: dict[str, Any], seed: int = 0) -> str | None:
   try:
     return writing.Writer(problem, style, random.Random(seed)).write()
   except (KeyError, TypeError, ValueError):
-    return None  # of other sets: arguments that are not drawn here
+    return None  # other sets have arguments that are never drawn here
 
 
-def _own(
+def _take(
     problems: Iterator[asking.Problem | None],
     style: asking.Style,
     count: int,
     validation: bool,
 ) -> dict[str, asking.Problem]:
-  """Returns the first `count` of a split by prompt; fewer if there are."""
-  own: dict[str, asking.Problem] = {}
+  """Returns the first `count` problems of a split, by prompt.
+
+  Fewer if there are not enough.
+  """
+  by_prompt: dict[str, asking.Problem] = {}
   misses = 0
-  while len(own) < count and misses < _MAX_MISSES:
+  while len(by_prompt) < count and misses < _MAX_MISSES:
     problem = next(problems)
     text = problem and asking.prompt(problem, style)
-    new = text and text not in own and _is_validation(text) == validation
+    new = text and text not in by_prompt and _is_validation(text) == validation
+    # A problem that cannot be answered is dropped.
     if new and writing.Writer(problem, style, random.Random(text)).write():
-      own[text] = problem
+      by_prompt[text] = problem
       misses = 0
     else:
       misses += 1
-  return own
+  return by_prompt
 
 
 def _style(template: str) -> asking.Style:
-  """Returns the words of a template."""
+  """Returns the style of a template."""
   if template not in TEMPLATES:
     hint = base.nearest(template, TEMPLATES)
     raise InputError(f"instruction_following: no template {template!r}{hint}")
@@ -162,8 +175,17 @@ def _problems(
     most: int,
     seed: str,
 ) -> Iterator[asking.Problem | None]:
-  """Yields problems without end, None for a draw that came to nothing."""
+  """Yields problems without end, None if too few instructions fit together.
+
+  Args:
+    style: style of the template.
+    names: ids of the instructions to draw from.
+    bounds: smallest and largest number of instructions per problem.
+    most: largest number of things that an instruction asks for.
+    seed: text that seeds the problems.
+  """
   for index in itertools.count():
+    # A generator per problem, so that problem i does not depend on others.
     rng = random.Random(f"{seed}/{index}")
     chosen = _compatible(names, rng.randint(*bounds), rng)
     draw = asking.Draw(rng, style, most)
@@ -173,9 +195,9 @@ def _problems(
           f"Write {rng.choice(asking.KINDS)} about"
           f" {rng.choice(asking.TOPICS)}.")
     kwargs = [draw.arguments(name) for name in chosen]
-    for name, own in zip(chosen, kwargs):
+    for name, arguments in zip(chosen, kwargs):
       if name == "combination:repeat_prompt":
-        own["prompt_to_repeat"] = request
+        arguments["prompt_to_repeat"] = request
     problem = asking.Problem(request, tuple(chosen), tuple(kwargs))
     yield problem if len(chosen) >= bounds[0] else None
 
@@ -191,13 +213,13 @@ def _compatible(names: list[str], count: int, rng: random.Random) -> list[str]:
 
 
 def _is_validation(text: str) -> bool:
-  """Says to which split a prompt belongs, in every run."""
+  """Says whether a prompt belongs to validation, in every run."""
   digest = hashlib.sha256(text.encode()).digest()
   return digest[0] % _VALIDATION_SHARE == 0
 
 
 class Rows:
-  """The rows of a split; demonstrations are written as they are read."""
+  """Rows of a split; demonstrations are written on access."""
 
   def __init__(
       self,
@@ -229,19 +251,19 @@ class Rows:
   def _demonstrations(
       self, text: str, problem: asking.Problem
   ) -> tuple[str, ...]:
-    """Writes distinct answers to a problem, the same at every call."""
+    """Returns distinct answers to a problem, the same at every call."""
     rng = random.Random(text)
-    found: dict[str, None] = {}
+    answers: dict[str, None] = {}  # a set that keeps its order
     for _ in range(4 * self._max_demonstrations):
-      if len(found) == self._max_demonstrations:
+      if len(answers) == self._max_demonstrations:
         break
       written = writing.Writer(problem, self._style, rng).write()
       if written is not None:
-        found[written] = None
-    return tuple(found)
+        answers[written] = None
+    return tuple(answers)
 
 
 def canonical(completion: str, row: base.Row) -> str:
-  """Returns the words of an answer, without case and signs."""
+  """Returns the words of an answer in lower case, without punctuation."""
   del row
   return " ".join(writing.split(completion.lower()))

@@ -5,19 +5,18 @@
   prompt  "What is 6 * 7?"
   answer  "42"
 
-`prompt` is the text for the policy. What judges is the user's: reward
-functions, which get `answer` and every other column by name, or a verifier,
-which compares with `answer`. Of several functions, `correct_by` names the one
-whose value decides whether a completion is right: it is from
-`correct_threshold` on. A column `demonstrations`, a list of texts that
-are right, is for warm-up and RePO and shown to neither. Rows that cannot be
-used are written with their line number and the reason to
-`<file>.rejected.jsonl` in data_dir; a greater share of them than
-`max_bad_share` is an error.
+`prompt` is the text for the policy. Completions are scored by the user's own
+code: either reward functions, which get `answer` and every other column by
+name, or a verifier, which compares with `answer`. With several functions,
+`correct_by` names the one that decides whether a completion is correct: it is
+when the function returns at least `correct_threshold`. An optional column
+`demonstrations`, a list of correct completions, serves warm-up and RePO and is
+not passed to the scoring code. Unusable rows are written with their line
+number and the reason to `<file>.rejected.jsonl` in data_dir; it is an error if
+their share exceeds `max_bad_share`.
 """
 
 from collections.abc import Sequence
-import hashlib
 import math
 import os
 from typing import Any
@@ -52,14 +51,35 @@ def load(
 ) -> list[base.Row]:
   """Returns the rows of a split.
 
-  Without a validation_file, the share of the prompts whose hashes are lowest
-  is held out: which ones depends on their text alone, not on seed or order.
+  Without a validation_file, the prompts with the lowest hashes are held out.
+  The choice depends only on the text of the prompts, not on seed or order.
+
+  Args:
+    split: "train" or "validation".
+    data_dir: folder for the report of unusable rows.
+    seed: unused.
+    file: path of the prompts.
+    validation_file: path of the validation prompts; None holds out a share of
+      `file`.
+    validation_share: share of the distinct prompts held out, above 0 and
+      below 1.
+    max_bad_share: largest allowed share of unusable rows.
+    reward_functions: import paths of reward functions.
+    reward_weights: weight of each function; None weighs them equally.
+    correct_by: function that decides correctness, one of `reward_functions`.
+    correct_threshold: lowest value of that function that counts as correct.
+    verifier: import path of a verifier, in place of reward functions.
+    verifier_options: keyword arguments of the verifier.
+
+  Raises:
+    InputError: the options contradict each other, or the file cannot be used.
   """
   del seed
   if bool(reward_functions) == bool(verifier):
     raise InputError(
         "jsonl: give either reward_functions or a verifier, as import paths"
         ' ("module:function" or "file.py:function")')
+  # Options of the scoring code are checked before any file is read.
   if reward_functions:
     functions.check_weights(reward_functions, reward_weights)
     correct_by = reward_functions[
@@ -72,7 +92,7 @@ def load(
   elif reward_weights or correct_by or correct_threshold != 1.0:
     raise InputError(
         "reward_weights, correct_by and correct_threshold are for"
-        " reward_functions; the verifier alone says what is right")
+        " reward_functions; a verifier decides correctness itself")
   path = validation_file if validation_file and split != "train" else file
   records = read(path, data_dir, verifier is not None, max_bad_share)
   if not validation_file:
@@ -89,7 +109,7 @@ def load(
 
 
 def _row(record: dict[str, Any], meta: dict[str, Any]) -> base.Row:
-  """Makes a row of a valid record."""
+  """Converts a valid record to a row."""
   prompt = record["prompt"]
   columns = {
       key: v for key, v in record.items()
@@ -103,10 +123,20 @@ def _row(record: dict[str, Any], meta: dict[str, Any]) -> base.Row:
 def read(
     path: str, data_dir: str, needs_answer: bool, max_bad_share: float
 ) -> list[dict[str, Any]]:
-  """Returns the usable records of a file; the others are written aside."""
+  """Returns the usable records of a file.
+
+  Args:
+    path: path of the file, local or in a bucket.
+    data_dir: folder for the report of unusable rows.
+    needs_answer: whether a record without an answer is unusable.
+    max_bad_share: largest allowed share of unusable rows.
+
+  Raises:
+    InputError: the file cannot be read or has too many unusable rows.
+  """
   try:
     lines = epath.Path(path).expanduser().read_bytes().split(b"\n")
-  except (OSError, ValueError) as error:  # a name with a NUL in it is neither
+  except (OSError, ValueError) as error:  # ValueError: a NUL in the path
     reason = getattr(error, "strerror", None) or error
     raise InputError(f"cannot read {path!r}: {reason}") from error
   rejects = rejects_lib.Rejects(
@@ -125,7 +155,7 @@ def read(
 
 
 def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
-  """Returns a record, or the reason why it is none."""
+  """Returns (record, ""), or ({}, reason) if the line is unusable."""
   record, reason = files.parse(line)
   if reason:
     return {}, reason
@@ -152,18 +182,14 @@ def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
 def _held_out(
     records: list[dict], path: str, split: str, share: float
 ) -> list[dict]:
-  """Returns one side of the split by the hash of the prompt."""
+  """Returns the records of a split, held out by the hash of the prompt."""
   if not 0 < share < 1:
     raise InputError(f"validation_share must lie between 0 and 1, not {share}")
-  prompts = sorted({r["prompt"] for r in records}, key=_digest)
+  # Split by distinct prompt: rows that share a prompt stay on one side.
+  prompts = sorted({r["prompt"] for r in records}, key=files.text_digest)
   held = set(prompts[: math.ceil(share * len(prompts))])
   wanted = split == "validation"
   side = [r for r in records if (r["prompt"] in held) == wanted]
   if not side:
     raise InputError(f"{path}: no rows are left for the split {split!r}")
   return side
-
-
-def _digest(prompt: str) -> bytes:
-  """Returns a hash that no process or host changes."""
-  return hashlib.sha256(prompt.encode(errors="surrogatepass")).digest()

@@ -17,12 +17,13 @@ from progrpo_jax.tasks import reasoning_gym
 VERIFIER = "progrpo_jax.rewards.logic:score"
 DOMAIN = "logic"
 
+# Reasoning Gym's names of the parts of a statement -> symbols.
 _LEAVES = {"telling-truth": "K", "lying": "N"}
 _JOINS = {"and": "&", "or": "|", "->": ">", "<=>": "~"}
 
 
 def _statement(tree: list) -> str:
-  """Writes one statement in symbols."""
+  """Returns one statement in symbols."""
   kind, *parts = tree
   if kind in _LEAVES:
     return f"{_LEAVES[kind]}{parts[0]}"
@@ -32,14 +33,14 @@ def _statement(tree: list) -> str:
 
 
 def _prompt(entry: dict) -> str:
-  """Writes "0:!N1 1:(K0>K1)="."""
+  """Returns the compact prompt, such as "0:!N1 1:(K0>K1)="."""
   statements = entry["metadata"]["statements"]
   said = (f"{i}:{_statement(s)}" for i, s in enumerate(statements))
   return " ".join(said) + "="
 
 
 def _shorten(answer: str, entry: dict) -> str:
-  """Writes an answer as one letter per person."""
+  """Returns an answer as one letter per person."""
   del answer
   return "".join("NK"[truthful] for truthful in entry["metadata"]["solution"])
 
@@ -55,5 +56,5 @@ _SPEC = reasoning_gym.Spec(
 
 
 def load(split: str, **options: Any) -> reasoning_gym.Rows:
-  """Returns a split; options as in `reasoning_gym.rows`."""
+  """Returns a split; options of `reasoning_gym.rows`."""
   return reasoning_gym.rows(_SPEC, "knights_knaves", split, **options)

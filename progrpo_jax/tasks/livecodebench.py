@@ -1,4 +1,4 @@
-"""LiveCodeBench: dated problems of LeetCode, AtCoder, Codeforces; evaluation.
+"""LiveCodeBench: dated problems from programming contests, for evaluation.
 
   prompt  You are given a 0-indexed string s ... Begin with this code: ...
           The tests call countSeniors of the class Solution. ...
@@ -6,12 +6,12 @@
           class Solution: ...
           ```
 
-Jain et al. 2024, code generation, "lite", as the hub's
-livecodebench/code_generation_lite has it: lines with question_content,
-starter_code, contest_date, public_test_cases (JSON), private_test_cases
-(JSON, or base64 of zlib of a pickled JSON text, of which only a text is
-accepted) and metadata (JSON, with func_name). Options: `release` 1 to 6, the
-files up to it; `first` and `last`, dates such as "2024-08-01".
+Jain et al. 2024; problems of LeetCode, AtCoder and Codeforces. Hub repository
+livecodebench/code_generation_lite, lines with question_content, starter_code,
+contest_date, public_test_cases (JSON), private_test_cases (JSON, or a pickled
+JSON text in zlib and base64) and metadata (JSON, with func_name). Pickles are
+read without running code. Options: `release`, 1 to 6, takes the files up to
+that release; `first` and `last` are dates such as "2024-08-01".
 """
 
 import base64
@@ -28,30 +28,30 @@ from progrpo_jax.tasks.sets import programs, published, schema, texts
 
 VERIFIER = programs.VERIFIER
 
-_MAX_BYTES = 1 << 29  # of the tests of a problem
+_MAX_BYTES = 1 << 29  # decompressed size of a problem's tests
 
 
-class _Texts(pickle.Unpickler):
-  """Reads pickles of plain values: no class is looked up, so no code runs."""
+class _PlainUnpickler(pickle.Unpickler):
+  """Unpickles plain values. It looks up no class, so no code runs."""
 
   def find_class(self, module, name):
     """Refuses every class."""
-    raise pickle.UnpicklingError(f"it names {module}.{name}")
+    raise pickle.UnpicklingError(f"the pickle names {module}.{name}")
 
 
 def _private(value: str) -> list[dict[str, Any]]:
-  """Returns the private tests of either form."""
+  """Returns private tests from JSON or from base64, zlib and pickle."""
   if value.lstrip().startswith("["):
     return json.loads(value)
   unpack = zlib.decompressobj()
   raw = unpack.decompress(base64.b64decode(value), _MAX_BYTES)
   if unpack.unconsumed_tail:
     raise ValueError(f"more than {_MAX_BYTES} bytes")
-  return json.loads(_Texts(io.BytesIO(raw)).load())
+  return json.loads(_PlainUnpickler(io.BytesIO(raw)).load())
 
 
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
-  """Names the files of all releases up to one."""
+  """Returns the files of all releases up to the option `release`."""
   release = options["release"]
   if release not in range(1, 7):
     raise InputError(f"livecodebench: release is 1 to 6, not {release!r}")
@@ -60,27 +60,27 @@ def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Joins public and private tests."""
+  """Converts a row; its tests are the public and the private ones."""
   date = schema.text(record, "contest_date")[:10]
   if date < options["first"] or (options["last"] and date > options["last"]):
     raise schema.LeftOut("another date")
   try:
     cases = json.loads(schema.text(record, "public_test_cases"))
     cases += _private(schema.text(record, "private_test_cases"))
-    more = json.loads(record.get("metadata") or "{}")
+    metadata = json.loads(record.get("metadata") or "{}")
   except schema.BadRow:
     raise
-  # Odd pickles raise whatever they like.
+  # A malformed pickle may raise any exception.
   except Exception as error:
     raise schema.BadRow(f"test cases cannot be read ({error})") from error
-  if not isinstance(more, dict):
-    raise schema.BadRow("metadata is no JSON object")
+  if not isinstance(metadata, dict):
+    raise schema.BadRow("metadata is not a JSON object")
   return programs.problem(
       schema.text(record, "question_content"),
       cases,
       "test cases",
       starter=programs.starter(record),
-      name=more.get("func_name"),
+      name=metadata.get("func_name"),
       max_tests=options["max_tests"])
 
 
@@ -100,6 +100,7 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
+  # The tests of some problems exceed the default limit.
   options = {"max_reference_chars": 100_000_000, **options}
   return published.rows(SET, split, **options)

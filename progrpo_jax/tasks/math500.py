@@ -1,11 +1,11 @@
-"""MATH-500: five hundred problems of MATH's test; for evaluation.
+"""MATH-500: five hundred problems of MATH's test set, for evaluation.
 
   prompt  Convert the point $(0,3)$ in rectangular coordinates to polar
           coordinates. ... final answer within \\boxed{}.
   answer  \\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}
 
-The subset of Lightman et al. 2023, as the hub's HuggingFaceH4/MATH-500 has
-it: lines with problem, solution, answer, subject, level, unique_id.
+The subset of Lightman et al. 2023, hub repository HuggingFaceH4/MATH-500:
+lines with problem, solution, answer, subject, level, unique_id.
 """
 
 from typing import Any
@@ -29,5 +29,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

@@ -1,13 +1,13 @@
-"""Minerva's science problems: 272 of MIT OpenCourseWare; for evaluation.
+"""Minerva: 272 science problems of MIT OpenCourseWare, for evaluation.
 
   prompt  Each of the two Magellan telescopes has a diameter of $6.5 m$. In
           one configuration the effective focal length is ... final answer
           within \\boxed{}.
   answer  \\boxed{16}
 
-Lewkowycz et al. 2022, the set that papers on reasoning call Minerva, as the
-hub's math-ai/minervamath has it: lines with question (or problem), and
-answer, or a solution that boxes it. The name of the file is from memory.
+Lewkowycz et al. 2022; papers on reasoning call the set Minerva. Hub repository
+math-ai/minervamath: lines with question (or problem), and with answer or a
+solution that boxes it. The file's name could not be checked at the hub.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 
 
 def _row(record: dict[str, Any], _) -> schema.Problem:
-  """Takes the answer from its column or from the solution's box."""
+  """Converts a row; the answer is in its column or the solution's box."""
   if record.get("answer") is None:
     answer = texts.boxed(schema.text(record, "solution"))
   else:
@@ -43,5 +43,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`."""
+  """Returns a split; options of `published.rows`."""
   return published.rows(SET, split, **options)

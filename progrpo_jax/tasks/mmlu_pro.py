@@ -1,4 +1,4 @@
-"""MMLU-Pro: questions of fourteen subjects, up to ten options; evaluation.
+"""MMLU-Pro: questions on fourteen subjects with up to ten options each.
 
   prompt  Typical advertising regulatory bodies suggest, for example that
           adverts must not: encourage _________ ... (A) Unsafe practices,
@@ -6,10 +6,11 @@
           \\boxed{}.
   answer  \\boxed{G}
 
-Wang et al. 2024, as the hub's TIGER-Lab/MMLU-Pro has it: the published test,
-12,032 questions; columns question, options, answer_index, category. Options
-that are only "N/A" are taken off, and the others shuffled by the task's seed
-and the question. Option `categories`, such as ["physics"], all by default.
+For evaluation. Wang et al. 2024, hub repository TIGER-Lab/MMLU-Pro: the
+published test set of 12,032 questions, columns question, options,
+answer_index, category. Wrong options that read "N/A" are dropped; the task's
+seed and the question determine how the rest are shuffled. Option `categories`
+selects some, such as ["physics"].
 """
 
 from collections.abc import Mapping
@@ -22,15 +23,15 @@ VERIFIER = "progrpo_jax.rewards.choice:score"
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Takes off what is no option and shuffles the rest."""
+  """Converts a row; drops wrong "N/A" options and shuffles the rest."""
   if options["categories"] and record["category"] not in options["categories"]:
     raise schema.LeftOut("another category")
   answers, right = record["options"], record["answer_index"]
   if not isinstance(answers, list) or not all(
       isinstance(answer, str) for answer in answers):
-    raise schema.BadRow("options is no list of texts")
+    raise schema.BadRow("options is not a list of texts")
   if not isinstance(right, int) or not 0 <= right < len(answers):
-    raise schema.BadRow(f"answer_index {right!r} is none of the options")
+    raise schema.BadRow(f"answer_index {right!r} is not an option")
   kept = [i for i, a in enumerate(answers) if i == right or a.strip() != "N/A"]
   return texts.choice(
       schema.text(record, "question"), [answers[i] for i in kept],
@@ -52,5 +53,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

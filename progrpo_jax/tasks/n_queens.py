@@ -4,7 +4,7 @@
                    in total, such that no two attack each other. ...
                    _ Q _ _ / _ _ _ _ / _ _ _ _ / _ _ Q _
            answer  <answer>the board with the queens in place</answer>
-  compact  prompt  "2__3=" (the queen's column of each row, _ to be found)
+  compact  prompt  "2__3=" (the queen's column in each row, _ if unknown)
            answer  "2413"
 
 Compact prompts take boards of up to nine rows.
@@ -21,13 +21,13 @@ DOMAIN = "logic"
 
 
 def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
-  """Returns up to `limit` completions, found by backtracking at random."""
+  """Returns up to `limit` completed boards, found by random backtracking."""
   puzzle = entry["metadata"]["puzzle"]
   size = len(puzzle)
   fixed = {r: row.index("Q") for r, row in enumerate(puzzle) if "Q" in row}
-  found: list[list[int]] = []
+  solutions: list[list[int]] = []  # the queen's column of each row
 
-  def free(columns: list[int], column: int) -> bool:
+  def is_free(columns: list[int], column: int) -> bool:
     row = len(columns)
     return all(
         c != column and abs(c - column) != row - r
@@ -36,33 +36,33 @@ def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
 
   def place(columns: list[int]) -> None:
     if len(columns) == size:
-      found.append(columns)
-    elif len(found) < limit:
+      solutions.append(columns)
+    elif len(solutions) < limit:
       row = len(columns)
       choices = [fixed[row]] if row in fixed else rng.sample(range(size), size)
       for column in choices:
-        if len(found) < limit and free(columns, column):
+        if len(solutions) < limit and is_free(columns, column):
           place([*columns, column])
 
   place([])
-  return [_board(columns) for columns in found]
+  return [_board(columns) for columns in solutions]
 
 
 def _board(columns: list[int]) -> str:
-  """Writes a board in the scorer's format."""
+  """Returns a board in the scorer's format."""
   size = len(columns)
   rows = ("_" * c + "Q" + "_" * (size - 1 - c) for c in columns)
   return "\n".join(" ".join(row) for row in rows)
 
 
 def _prompt(entry: dict) -> str:
-  """Writes "2__3="."""
+  """Returns the compact prompt, such as "2__3="."""
   puzzle = entry["metadata"]["puzzle"]
   return "".join(_column(row) for row in puzzle) + "="
 
 
 def _shorten(answer: str, entry: dict) -> str:
-  """Writes a board as the queen's column of each row."""
+  """Returns a board as the queen's column in each row."""
   del entry
   return "".join(_column(row.split()) for row in answer.split("\n"))
 
@@ -73,7 +73,7 @@ def _column(row: list[str]) -> str:
 
 
 def _check(options: dict[str, Any]) -> None:
-  """Refuses boards with more columns than there are digits."""
+  """Raises InputError for boards with more columns than there are digits."""
   if options.get("n", 8) > 9:
     raise InputError("n_queens: the compact template takes n up to 9")
 
@@ -91,5 +91,5 @@ _SPEC = reasoning_gym.Spec(
 
 
 def load(split: str, **options: Any) -> reasoning_gym.Rows:
-  """Returns a split; options as in `reasoning_gym.rows`."""
+  """Returns a split; options of `reasoning_gym.rows`."""
   return reasoning_gym.rows(_SPEC, "n_queens", split, **options)

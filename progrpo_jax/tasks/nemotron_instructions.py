@@ -1,19 +1,19 @@
-"""Llama-Nemotron's instruction following: synthetic prompts, IFEval's form.
+"""Llama-Nemotron's instruction following: synthetic prompts as in IFEval.
 
   prompt  Write a short story about a lighthouse keeper. Your response should
           have 3 sections. Mark the beginning of each with SECTION X. ...
   answer  SECTION 1 ... SECTION 2 ... SECTION 3 ...
 
-NVIDIA 2025, the part for reinforcement learning of the hub's
-nvidia/Llama-Nemotron-Post-Training-Dataset; ProRL's instruction following.
-Lines with the prompt as a text (prompt) or messages (input), and
-instruction_id_list and kwargs, at the top or inside of args; which of these
-a release has is from memory, so all are read. Instructions that IFEval does
-not have leave the row out. The reward is the share that is followed.
+NVIDIA 2025, hub repository nvidia/Llama-Nemotron-Post-Training-Dataset, the
+part for reinforcement learning. ProRL's training set of instruction following.
+Lines with the prompt as a text (prompt) or messages (input), and with
+instruction_id_list and kwargs at the top or inside args; all these forms are
+read, since it could not be checked which one a release has. Rows with an
+instruction that IFEval does not have are left out. The reward is the share of
+instructions followed.
 """
 
 from collections.abc import Mapping
-import json
 from typing import Any
 
 from progrpo_jax.tasks import base
@@ -23,18 +23,15 @@ VERIFIER = instructions.VERIFIER
 
 
 def _row(record: dict[str, Any], _) -> schema.Problem:
-  """Finds the prompt and the instructions."""
+  """Converts a row of any of the forms."""
   column = "prompt" if record.get("prompt") is not None else "input"
   holder = record
   if record.get("instruction_id_list") is None:
     holder = record.get("args")
     if isinstance(holder, str):
-      try:
-        holder = json.loads(holder)
-      except (ValueError, RecursionError) as error:
-        raise schema.BadRow(f"args is not JSON ({error})") from error
+      holder = schema.parse_json(holder, "args")
   if not isinstance(holder, Mapping):
-    raise schema.BadRow("no instruction_id_list, nor args that hold one")
+    raise schema.BadRow("no instruction_id_list, and no args that hold one")
   return instructions.problem(
       texts.user_text(record.get(column), column),
       holder.get("instruction_id_list"), holder.get("kwargs"))
@@ -55,5 +52,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

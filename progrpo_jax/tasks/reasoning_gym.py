@@ -1,16 +1,16 @@
 """Any problem generator of Reasoning Gym, built with TFDS as ArrayRecord.
 
-The rows of a build depend on the dataset, its options, the sizes and the seed
-and on nothing else; the directory's name carries a digest of these, so a
-change of one builds anew and equal ones are built once. Validation is drawn
-first, and train leaves out whatever validation holds.
+The rows of a build depend only on the dataset, its options, the sizes and the
+seed. The directory's name contains a digest of these, so each combination is
+built once. Validation is drawn first, and train leaves out its problems.
 
-This module is also a task of its own, for the generators that have no module
-here (option `dataset`), with Reasoning Gym's question and answer format; of
-all of them but three, and of a mixture of 96 (see MIXTURE). `level` sets the
-difficulty by Reasoning Gym's curriculum, 0 the easiest; a curriculum over a
-run is several such tasks whose weights its stages change. Four generators
-depend on PYTHONHASHSEED, and are drawn in a process that has it at 0.
+Modules such as `countdown` use this one with a `Spec` that adds a compact
+template. As a task, this module serves any generator but the UNSAFE ones
+(option `dataset`), in Reasoning Gym's own question and answer format, and the
+mixture of 96 generators MIXTURE. `level` sets the difficulty by Reasoning
+Gym's curriculum, 0 being the easiest; for a curriculum over a run, define
+several such tasks and change their weights from stage to stage. Four
+generators depend on PYTHONHASHSEED and are drawn in a process where it is 0.
 
   name "reasoning_gym", options {"dataset": "spell_backward"}
   prompt  Spell this word backward (example: sun -> nus): Dealing
@@ -41,19 +41,20 @@ factory = gym.load("factory")
 VERIFIER = "progrpo_jax.rewards.logic:score"
 DOMAIN = "logic"
 
-# Their problems change with PYTHONHASHSEED: hosts of one run would disagree.
+# Their problems change with PYTHONHASHSEED, so hosts of one run would disagree.
 HASH_DEPENDENT = (
     "isomorphic_strings", "knight_swap", "ransom_note", "word_ladder")
-# Their scorers run text of the model as Python: polynomial_multiplication,
-# which depends on the hash seed as well, and two on integration.
+# Their scorers run model text as Python: polynomial_multiplication, which also
+# depends on the hash seed, and two on integration.
 UNSAFE = tuple(n for n in logic.EVALUATING if n not in logic.GUARDED)
 
-# ProRL trains on 96 tasks of Reasoning Gym, which the paper does not list.
-# These are what there is here, without the three that it keeps for tests of
-# what was not trained (acre, boxnet, game_of_life_halting), without the mixer
-# (composite), two that take over a second to draw a problem (futoshiki,
-# knight_swap) and one with too few (coin_flip, 260). The options widen three
-# that have fewer distinct problems than the mixture asks for.
+# ProRL trains on 96 tasks of Reasoning Gym, which the paper does not list. This
+# mixture has all installed generators except: the three that ProRL keeps for
+# out-of-distribution tests (acre, boxnet, game_of_life_halting), the mixer
+# (composite), two that take over a second per problem (futoshiki,
+# knight_swap), one with too few problems (coin_flip, 260), and the unsafe
+# ones. The options widen three generators that otherwise have fewer distinct
+# problems than the mixture asks for.
 _NOT_MIXED = (
     "acre", "boxnet", "game_of_life_halting", "composite", "futoshiki",
     "knight_swap", "coin_flip", *UNSAFE)
@@ -67,33 +68,36 @@ MIXTURE: dict[str, dict[str, Any]] = {
 
 TEMPLATES = ("full", "compact")
 _ASK = "\n\nGive your final answer between <answer> and </answer>."
-_SMALL_SEEDS = ("pool_matrix",)  # numpy takes 32 bits
+_SMALL_SEEDS = ("pool_matrix",)  # seed numpy, which takes 32 bits
 _VERSION = "1.0.0"
-_HEAD = "\n=== entries ===\n"  # generators may print
+# Separates the entries from anything that a generator prints.
+_HEAD = "\n=== entries ===\n"
 _MAX_TRIES_PER_ROW = 50
-# 37 thousand and 9,600 problems over 96 tasks.
+# Over 96 tasks: 37 thousand problems for train and 9,600 for validation.
 _MIXED = {"num_train": 385, "num_validation": 100, "binary": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """What a task adds to a Reasoning Gym dataset.
+  """Additions of a task to a Reasoning Gym dataset.
 
   An entry is Reasoning Gym's {"question", "answer", "metadata"}; an answer is
-  text in its scorer's format. Answers in the compact form are translated back
-  by `progrpo_jax.rewards.logic.expand`.
+  text in its scorer's format. `progrpo_jax.rewards.logic.expand` translates
+  compact answers to that format.
 
   Attributes:
-    dataset: Reasoning Gym's name of it.
-    defaults: generator options where they differ from Reasoning Gym's.
-    keep: the metadata that scorer and prompt need; None keeps all.
-    identity: entry -> text that is equal for the same problem.
-    solve: (entry, limit, rng) -> up to limit right answers.
-    reference: entry -> a right answer, for people to read.
-    compact_prompt: entry -> a short prompt, None if there is no such form.
-    compact_answer: (answer, entry) -> the answer in the compact form.
-    check: raises InputError for options that the compact form cannot take.
-    generator: the dataset's class, where it is not Reasoning Gym's own.
+    dataset: Reasoning Gym's name of the dataset.
+    defaults: generator options that differ from Reasoning Gym's defaults.
+    keep: keys of the metadata that scorer and prompt need; None keeps all.
+    identity: function from an entry to a text that identifies the problem.
+    solve: function from (entry, limit, rng) to up to `limit` correct answers.
+    reference: function from an entry to a correct answer, shown to people.
+    compact_prompt: function from an entry to a short prompt, or None if there
+      is no compact template.
+    compact_answer: function from (answer, entry) to the compact answer.
+    check: function that raises InputError for options which the compact
+      template cannot express.
+    generator: class of the dataset; None takes Reasoning Gym's.
   """
 
   dataset: str
@@ -113,13 +117,14 @@ class Spec:
 def load(
     split: str, *, dataset: str | Sequence[str], **options: Any
 ) -> base.Source:
-  """Returns a split of Reasoning Gym.
+  """Returns a split of one or several Reasoning Gym datasets.
 
   Args:
     split: "train" or "validation".
-    dataset: a generator, a list of some, or "mixture" for those of MIXTURE,
-      all with 385 and 100 problems and partial credit if not said otherwise.
-    **options: as in `rows`.
+    dataset: name of a dataset, list of names, or "mixture" for MIXTURE. Lists
+      and the mixture default to 385 train and 100 validation problems per
+      dataset and to partial credit.
+    **options: options of `rows`.
   """
   if isinstance(dataset, str) and dataset != "mixture":
     return rows(Spec(dataset), "reasoning_gym", split, **options)
@@ -132,13 +137,17 @@ def load(
 
 
 def mixture(**options: Any) -> dict[str, dict[str, Any]]:
-  """Returns MIXTURE as a config's `data.tasks`, each a task of its own."""
+  """Returns MIXTURE as entries of a config's `data.tasks`, one per dataset.
+
+  Args:
+    **options: options that every dataset gets, see `rows`.
+  """
   return {
       name: {
           "weight": 1.0,
           "module": "reasoning_gym",
-          "options": {"dataset": name, **_MIXED, **own, **options}}
-      for name, own in MIXTURE.items()}
+          "options": {"dataset": name, **_MIXED, **wider, **options}}
+      for name, wider in MIXTURE.items()}
 
 
 @base.typed
@@ -157,22 +166,26 @@ def rows(
     level: int | None = None,
     **generator: Any,
 ) -> "Rows":
-  """Returns a split of a task, building its data where that is not done.
+  """Returns a split of a task; builds its data unless it exists.
 
   Args:
-    spec: the dataset and its forms.
-    task: the task's name.
+    spec: dataset and its templates.
+    task: name of the task.
     split: "train" or "validation".
-    data_dir: where builds are kept.
-    seed: of the problems; no two splits share one.
+    data_dir: folder of all builds.
+    seed: seed of the problems; the two splits never share a problem.
     template: "full" (Reasoning Gym's question) or "compact".
-    binary: whether partial credit counts 0.
-    num_train: rows of the split train.
-    num_validation: rows of the split validation.
-    max_demonstrations: the most right answers that a row keeps.
-    level: of Reasoning Gym's curriculum, which sets the options that it
-      knows; None leaves them at their defaults.
+    binary: whether an answer with partial credit scores 0.
+    num_train: number of train rows.
+    num_validation: number of validation rows.
+    max_demonstrations: largest number of demonstrations per row.
+    level: level of Reasoning Gym's curriculum, which sets the options that
+      the curriculum covers; None keeps their defaults.
     **generator: options of the Reasoning Gym dataset.
+
+  Raises:
+    InputError: an option is wrong, or the generator has too few distinct
+      problems.
   """
   if template not in TEMPLATES:
     raise InputError(
@@ -198,7 +211,7 @@ def rows(
 
 
 class Rows:
-  """Rows of a build, formatted as they are read."""
+  """Rows of a build; prompts are formatted on access."""
 
   def __init__(
       self, source: Any, spec: Spec, task: str, template: str, binary: bool
@@ -235,7 +248,12 @@ class Rows:
 
 
 def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
-  """Returns all options of a generator, or raises InputError."""
+  """Returns the given options of a generator with the spec's defaults.
+
+  Raises:
+    InputError: the dataset or an option does not exist, or the generator
+      refuses the options.
+  """
   name = spec.dataset
   _check_name(name)
   config_class = factory.DATASETS[name][1]
@@ -243,12 +261,12 @@ def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
   known = sorted(fields - {"seed", "size"})
   for option in given:
     if option not in known:
-      hint = base.nearest(option, known + _own_options())
+      hint = base.nearest(option, known + _general_options())
       raise InputError(f"{name}: no option {option!r}{hint}")
   options = {**spec.defaults, **given}
   try:
     config = config_class(**options)
-    if hasattr(config, "validate"):  # two have nothing to validate
+    if hasattr(config, "validate"):  # two config classes lack it
       config.validate()
   except (AssertionError, TypeError, ValueError) as error:
     raise InputError(f"{name}: {error} (options: {options})") from error
@@ -256,7 +274,7 @@ def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_name(name: str) -> None:
-  """Raises InputError for a dataset that is not to be had."""
+  """Raises InputError for an unsafe, unknown or uninstalled dataset."""
   if name in UNSAFE:
     raise InputError(f"{name}: its scorer runs model text as Python code")
   if name not in factory.DATASETS:
@@ -266,7 +284,7 @@ def _check_name(name: str) -> None:
 
 
 def _options_of_level(name: str, level: int) -> dict[str, Any]:
-  """Returns what a curriculum sets at a level, 0 being the easiest."""
+  """Returns the options that a curriculum sets at a level, 0 the easiest."""
   _check_name(name)
   if not factory.has_curriculum(name):
     raise InputError(f"{name} has no curriculum, and so no levels")
@@ -277,25 +295,37 @@ def _options_of_level(name: str, level: int) -> dict[str, Any]:
     raise InputError(f"{name}: level is 0 to {highest}, not {level}")
   curriculum.set_global_level(level)
   config = curriculum.generate_configuration()
+  # The config has all options; only those that an attribute names change with
+  # the level.
   fields = {f.name for f in dataclasses.fields(config)}
-  known = set()
+  changing = set()
   for attribute in attributes:
-    known |= {
+    changing |= {
         getattr(attribute, key) for key in (
             "field_name", "lower_field_name", "upper_field_name")
         if hasattr(attribute, key)}
-  return {key: getattr(config, key) for key in sorted(known & fields)}
+  return {key: getattr(config, key) for key in sorted(changing & fields)}
 
 
-def _own_options() -> list[str]:
-  """Returns the names of the options that every dataset has here."""
+def _general_options() -> list[str]:
+  """Returns the names of the options of `rows` that every dataset has."""
   parameters = inspect.signature(rows).parameters.values()
   return [p.name for p in parameters if p.default is not p.empty]
 
 
 @dataclasses.dataclass
 class Config(tfds.core.BuilderConfig):
-  """What a build depends on; its name is made from a digest of it."""
+  """Everything that a build depends on; its name contains a digest of it.
+
+  Attributes:
+    name: name of the build; set from the other attributes.
+    spec: dataset and its templates.
+    options: options of the generator.
+    num_train: number of train rows.
+    num_validation: number of validation rows.
+    max_demonstrations: largest number of demonstrations per row.
+    seed: seed of the problems.
+  """
 
   name: str = ""
   spec: Spec | None = None
@@ -319,7 +349,7 @@ class Config(tfds.core.BuilderConfig):
 
 
 class ReasoningGym(tfds.core.GeneratorBasedBuilder):
-  """Writes the entries of a generator, validation and train disjoint."""
+  """TFDS builder of a generator's entries, in two disjoint splits."""
 
   VERSION = tfds.core.Version(_VERSION)
 
@@ -329,22 +359,23 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, _) -> dict[str, Iterator]:
     config = self.builder_config
     if config.spec.dataset in HASH_DEPENDENT:
-      drawn = _drawn_elsewhere(config)
+      splits = _draw_in_process(config)
     else:
-      drawn = _drawn(config)
+      splits = _draw(config)
     return {
         split: self._generate_examples(entries)
-        for split, entries in drawn.items()
+        for split, entries in splits.items()
     }
 
   def _generate_examples(self, entries):
     config = self.builder_config
     for index, entry in enumerate(entries):
+      # Seeded by the question, so that demonstrations do not depend on order.
       rng = random.Random(f"{config.seed}/{entry['question']}")
       answers = config.spec.solve(entry, config.max_demonstrations, rng)
       if any(not isinstance(answer, str) for answer in answers):
-        # Some generators carry no answer: only a task with a solver of its
-        # own can demonstrate those.
+        # Some generators give no answer; without a solver in the spec there
+        # is nothing to demonstrate.
         answers = []
       yield index, {
           "question": entry["question"],
@@ -354,53 +385,65 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
       }
 
 
-def _drawn(config: Config) -> dict[str, Iterator[dict]]:
-  """Returns the entries of both splits; train has none of validation."""
+def _draw(config: Config) -> dict[str, Iterator[dict]]:
+  """Returns the entries of both splits; train leaves out validation's."""
   seen: set[str] = set()
   validation = list(_entries(config, "validation", seen))
   return {
       "validation": iter(validation), "train": _entries(config, "train", seen)}
 
 
-def _drawn_elsewhere(config: Config) -> dict[str, Iterator[dict]]:
-  """Returns what `_drawn` returns in a process whose hash seed is 0."""
-  given = {
+def _draw_in_process(config: Config) -> dict[str, Iterator[dict]]:
+  """Returns the result of `_draw` in a process with PYTHONHASHSEED=0."""
+  arguments = {
       key: getattr(config, key)
       for key in ("options", "num_train", "num_validation", "seed")}
   code = f"from {__name__} import draw; draw()"
-  done = subprocess.run(
+  process = subprocess.run(
       [sys.executable, "-c", code],
-      input=json.dumps({"dataset": config.spec.dataset, **given}),
+      input=json.dumps({"dataset": config.spec.dataset, **arguments}),
       env={**os.environ, "PYTHONHASHSEED": "0",
            "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
       capture_output=True, text=True, encoding="utf-8")
-  if done.returncode == 2:
-    raise InputError(done.stderr.strip())
-  if done.returncode:
-    raise RuntimeError(f"{config.spec.dataset}: {done.stderr[-2000:]}")
-  drawn = json.loads(done.stdout.rpartition(_HEAD)[2])
-  return {split: iter(entries) for split, entries in drawn.items()}
+  if process.returncode == 2:  # an InputError, see `draw`
+    raise InputError(process.stderr.strip())
+  if process.returncode:
+    raise RuntimeError(f"{config.spec.dataset}: {process.stderr[-2000:]}")
+  splits = json.loads(process.stdout.rpartition(_HEAD)[2])
+  return {split: iter(entries) for split, entries in splits.items()}
 
 
 def draw() -> None:
-  """Writes the entries of the config on the standard input; see above."""
-  given = json.load(sys.stdin)
-  config = Config(spec=Spec(given.pop("dataset")), **given)
+  """Reads a config from standard input and writes its entries as JSON.
+
+  Main function of the process that `_draw_in_process` starts.
+  """
+  arguments = json.load(sys.stdin)
+  config = Config(spec=Spec(arguments.pop("dataset")), **arguments)
   try:
-    drawn = {split: list(found) for split, found in _drawn(config).items()}
+    splits = {split: list(entries) for split, entries in _draw(config).items()}
   except InputError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
-  print(_HEAD + json.dumps(drawn))
+  print(_HEAD + json.dumps(splits))
 
 
 def _entries(config: Config, split: str, seen: set[str]) -> Iterator[dict]:
-  """Yields the entries of a split that are not among those seen."""
+  """Yields distinct entries of a split.
+
+  Args:
+    config: configuration of the build.
+    split: "train" or "validation".
+    seen: identities of problems to leave out; new ones are added.
+
+  Raises:
+    InputError: the generator has too few distinct problems.
+  """
   size = {"train": config.num_train, "validation": config.num_validation}[split]
   generator = _generator(config, split)
-  found = 0
+  count = 0
   for index in range(_MAX_TRIES_PER_ROW * size):
-    if found == size:
+    if count == size:
       return
     try:
       entry = generator[index]
@@ -410,18 +453,20 @@ def _entries(config: Config, split: str, seen: set[str]) -> Iterator[dict]:
     if identity in seen:
       continue
     seen.add(identity)
-    found += 1
+    count += 1
     yield _slim(entry, config.spec.keep)
-  if found < size:
+  if count < size:
     raise InputError(
-        f"{config.spec.dataset}: only {found} of {size} {split} problems are"
+        f"{config.spec.dataset}: only {count} of {size} {split} problems are"
         f" distinct under the options {config.options}; ask for fewer or widen"
         " the options"
     )
 
 
 def _generator(config: Config, split: str) -> Any:
-  """Returns the generator of a split, seeded far from the other's."""
+  """Returns the generator of a split."""
+  # Generators seed entry i with seed + i, so neighbouring seeds would share
+  # problems; hashed seeds lie far apart.
   text = f"{config.seed}/{split}/{config.spec.dataset}"
   size = 3 if config.spec.dataset in _SMALL_SEEDS else 7
   seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:size], "big")
@@ -431,7 +476,7 @@ def _generator(config: Config, split: str) -> Any:
 
 
 def _slim(entry: dict, keep: tuple[str, ...] | None) -> dict:
-  """Returns an entry of plain JSON types with the metadata that is needed."""
+  """Returns an entry as plain JSON values, with the metadata to keep."""
   metadata = entry["metadata"]
   if keep is not None:
     metadata = {key: metadata[key] for key in keep}
@@ -440,5 +485,5 @@ def _slim(entry: dict, keep: tuple[str, ...] | None) -> dict:
 
 
 def prepare(config: Config, data_dir: str) -> Any:
-  """Returns the builder of a config, its data built by one process once."""
+  """Builds the data of a config unless it exists, and opens it."""
   return builder.prepare(ReasoningGym, config, data_dir)

@@ -1,17 +1,20 @@
-"""SCP-116K: problems of physics, chemistry, biology from textbooks.
+"""SCP-116K: textbook problems of physics, chemistry and biology.
 
   prompt  A particle of mass m moves in a potential ... What is its period?
           ... final answer within \\boxed{}.
   answer  \\boxed{2\\pi\\sqrt{m/k}}
 
-Lu et al. 2025, as the hub's EricLu/SCP-116K has it; ProRL's science. Columns
-problem, matched_solution and domain. The ground truth is the last box of the
-matched solution, or the whole of one that is at most `max_answer_chars` long
-and of one line; rows without one are left out, as ProRL drops them. ProRL
-then has a large model keep the rows whose truth a model's answer agrees with;
-of that the published columns is_..._same_with_matched_solution are what there
-is here: with `agreed` a row is left out where such columns are there and none
-of them is true. Where the file lies is from memory: option `file`.
+Lu et al. 2025, hub repository EricLu/SCP-116K, columns problem,
+matched_solution and domain. ProRL's training set of science. The ground truth
+is the last box of the matched solution, or the whole solution if it is one line
+of at most `max_answer_chars` characters. Like ProRL, leaves out rows without
+ground truth.
+
+ProRL also drops rows whose ground truth no model's answer agrees with, as
+judged by a large model. In its place, option `agreed` leaves out a row if it
+has published columns is_..._same_with_matched_solution and none of them is
+true. The path of the file could not be checked at the hub; option `file`
+replaces it.
 """
 
 from collections.abc import Mapping
@@ -23,11 +26,12 @@ from progrpo_jax.tasks.sets import published, schema, texts
 
 VERIFIER = "progrpo_jax.rewards.math:score"
 
+# Columns that say whether a model's answer agrees with the solution.
 _FLAG = re.compile(r"is_\w+_same_with_matched_solution")
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
-  """Takes the ground truth from the solution, if it is there."""
+  """Converts a row; the ground truth is taken from the solution."""
   wanted = options["domains"]
   if wanted and record.get("domain") not in wanted:
     raise schema.LeftOut("another domain")
@@ -38,6 +42,7 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   if solution is None:
     raise schema.LeftOut("no ground truth")
   solution = schema.text(record, "matched_solution").strip()
+  # A short solution of one line is itself the answer.
   answer = texts.boxed(solution)
   if not answer and "\n" not in solution and (
       len(solution) <= options["max_answer_chars"]):
@@ -64,5 +69,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

@@ -15,7 +15,7 @@ DOMAIN = "logic"
 
 
 def _prompt(entry: dict) -> str:
-  """Writes "56-98*e=-1218;e="."""
+  """Returns the compact prompt, such as "56-98*e=-1218;e="."""
   metadata = entry["metadata"]
   return f"{metadata['equation']};{metadata['variable']}=".replace(" ", "")
 
@@ -30,5 +30,5 @@ _SPEC = reasoning_gym.Spec(
 
 
 def load(split: str, **options: Any) -> reasoning_gym.Rows:
-  """Returns a split; options as in `reasoning_gym.rows`."""
+  """Returns a split; options of `reasoning_gym.rows`."""
   return reasoning_gym.rows(_SPEC, "simple_equations", split, **options)

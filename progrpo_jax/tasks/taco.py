@@ -6,10 +6,11 @@
           n = int(input()) ...
           ```
 
-Li et al. 2023, as the hub's BAAI/TACO has it: columns question, input_output
-(JSON), solutions (JSON), starter_code, difficulty; the published test is
-validation. Option `difficulties`, all by default. Where the files lie is
-from memory and can be said by `train_files` and `validation_files`.
+Li et al. 2023, hub repository BAAI/TACO, columns question, input_output
+(JSON), solutions (JSON), starter_code, difficulty. The published test set is
+validation. Option `difficulties` selects some. The paths of the files could not
+be checked at the hub; options `train_files` and `validation_files` replace
+them.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ VERIFIER = programs.VERIFIER
 
 
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
-  """Names the files of both splits."""
+  """Returns the files of both splits."""
   return (
       schema.File("train", options["train_files"]),
       schema.File("validation", options["validation_files"]))
@@ -48,5 +49,5 @@ SET = schema.Set(
 
 
 def load(split: str, **options: Any) -> base.Source:
-  """Returns a split; options as in `published.rows`, and the set's own."""
+  """Returns a split; options of `published.rows` and of SET."""
   return published.rows(SET, split, **options)

@@ -126,7 +126,8 @@ def test_sets_need_nothing_but_their_files(
   with pytest.raises(errors.InputError) as caught:
     base.load(task, "train", data_dir=str(tmp_path / "built"), seed=0,
               **options)
-  assert said in str(caught.value) or "is needed to keep" in str(caught.value)
+  assert said in str(caught.value) or (
+      "are to be kept out of train" in str(caught.value))
   for other in options.get("validation", ()):
     known = base.resolve(other).SET
     assert known.splits == ("validation",), other

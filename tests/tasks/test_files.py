@@ -81,7 +81,7 @@ def test_bad_rows_have_a_number_and_a_reason(tmp_path):
   (tmp_path / "x.csv").write_text("a,b\n1,2\n3\n4,5,6\n")
   read = list(files.read(str(tmp_path / "x.csv")))
   assert [bool(reason) for _, _, reason in read] == [False, True, True]
-  assert read[1][2] == "not of 2 columns"
+  assert read[1][2] == "not 2 columns"
 
 
 def test_sha256_of_known_content(tmp_path):

@@ -102,9 +102,9 @@ def test_a_source_says_which_rows_of_its_files_are_no_problems(files, write):
       "gsm8k", "validation", data_dir=str(files.parent / "data"), seed=0,
       manual_dir=str(files))
   assert base.refused(held_out) == {
-      "bad": 1, "the question is there already": 1}
+      "bad": 1, "repeated question": 1}
   assert base.refused(base.Chain([held_out, held_out])) == {
-      "bad": 2, "the question is there already": 2}
+      "bad": 2, "repeated question": 2}
   assert not base.refused([])
 
 
@@ -139,7 +139,7 @@ def test_verifier_options_are_kept_in_meta(files):
     ({"templat": "bare"}, "no option 'templat'; did you mean 'template'"),
     ({"seed_": 1}, "no option 'seed_'"),
     ({"overlap_share": 0.0}, "overlap must lie above 0"),
-    ({"against": ["countdown"]}, "countdown is no published set"),
+    ({"against": ["countdown"]}, "countdown is not a published set"),
     ({"against": ["aime42"]}, "did you mean 'aime2"),
 ])
 def test_options_are_checked(files, options, words):
@@ -156,7 +156,7 @@ def test_missing_files_are_named_with_the_way_to_get_them(files, tmp_path):
   said = str(caught.value)
   assert "gsm8k: no file main/train-00000-of-00001.parquet" in said
   assert "hf download openai/gsm8k" in said and "manual_dir=DIR" in said
-  with pytest.raises(InputError, match="taco is not downloaded by itself"):
+  with pytest.raises(InputError, match="taco cannot be downloaded"):
     load(tmp_path, name="taco", manual_dir=None, ngram=0)
 
 
@@ -256,7 +256,7 @@ def test_repeated_questions_are_kept_once(files, write):
                                                       range(20)])
   assert len(load(files)) == 5
   left_out = report(files)["splits"]["train"]["left_out"]
-  assert left_out == {"the question is there already": 15}
+  assert left_out == {"repeated question": 15}
 
 
 def test_near_duplicates_of_validation_leave_train(files, write):
@@ -303,7 +303,7 @@ def test_a_set_leaves_out_its_domains_evaluation_by_itself(tmp_path, write):
   rows = [{"problem": question(i), "answer": str(i), "solution": ""}
           for i in range(400)]
   write(tmp_path / "f/deepscaler.json", rows)
-  with pytest.raises(InputError, match="aime24 is needed to keep its problems"):
+  with pytest.raises(InputError, match="problems of aime24 are to be kept"):
     load(tmp_path / "f", name="deepscaler")
   kept = load(tmp_path / "f", name="deepscaler", against=[])
   held = load(tmp_path / "f", "validation", "deepscaler", against=[])

@@ -274,24 +274,24 @@ FILES = {
 SIZES = {
     "gsm8k": (4, 1, set()),
     "hendrycks_math": (14, 15, {"its solution boxes several answers"}),
-    "dapo_math_17k": (None, None, {"the question is there already"}),
+    "dapo_math_17k": (None, None, {"repeated question"}),
     "deepscaler": (None, None, set()),
     "aime24": (None, 4, set()),
     "aime25": (None, 2, set()),
     "amc23": (None, 1, set()),
     "math500": (None, 4, set()),
     "minerva_math": (None, 2, set()),
-    "olympiad_bench": (None, 3, {"it shows an image"}),
+    "olympiad_bench": (None, 3, {"it has an image"}),
     "eurus2_code": (2, 2, {"not code"}),
     "deepcoder": (4, 2, set()),
     "apps": (1, 1, {"no test cases"}),
     "taco": (1, 1, set()),
-    "code_contests": (1, 1, {"it shows an image"}),
+    "code_contests": (1, 1, {"it has an image"}),
     "livecodebench": (None, 6, set()),
     "humaneval_plus": (None, 2, {
-        "its tests are no list of inputs and results",
+        "its tests are not lists of inputs and results",
         "its tests have values that JSON does not have",
-        "its tests are no literals"}),
+        "its tests are not literals"}),
     "scp116k": (None, None, {
         "no ground truth", "no model agrees with the solution"}),
     "gpqa": (None, 20, set()),
@@ -503,7 +503,7 @@ def test_code_contests_refuses_what_is_no_rating(load, value):
   record = {
       "description": "Add.", "public_tests": {"input": ["1"], "output": ["1"]},
       "cf_rating": value}
-  with pytest.raises(schema.BadRow, match="is no rating"):
+  with pytest.raises(schema.BadRow, match="is not a rating"):
     published.row(record, published.options)
 
 

@@ -65,7 +65,8 @@ def test_outputs_are_unwrapped_only_if_all_are_wrapped():
     ([{"input": 1, "output": "1"}], "a int where text is read"),
     ([{"input": "", "output": [1]}], "a list where text is read"),
     ([{"input": [], "output": 1, "type": "function_call"}], "without a name"),
-    ([{"input": 1, "output": 1, "fn_name": "f"}], "arguments that are no list"),
+    ([{"input": 1, "output": 1, "fn_name": "f"}],
+     "arguments that are not a list"),
     ([{"input": "{", "output": "1", "fn_name": "f"}], "not JSON"),
     ([{"input": "", "output": "", "type": "html"}], "the kinds .'html'"),
 ])

@@ -1,1 +1,1 @@
-"""How published sets, and files of one's own, become problems."""
+"""Reading, checking and building of published data sets."""

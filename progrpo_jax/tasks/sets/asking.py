@@ -1,7 +1,7 @@
-"""What a drawn prompt asks for: instructions, their arguments, their words.
+"""Instructions of drawn prompts: their wording, arguments and conflicts.
 
-The instructions are IFEval's; how each is put depends on the style of the
-template. See `instruction_following`.
+The instructions are IFEval's (Zhou et al. 2023); the wording of each depends
+on the template's style. Used by the task `instruction_following`.
 """
 
 import dataclasses
@@ -11,8 +11,10 @@ import re
 from typing import Any
 
 _RELATIONS = {"at least": ">=", "less than": "<"}
-COMMON, RARE = "aeinorst", "jqxz"  # no text below has a rare one
+COMMON, RARE = "aeinorst", "jqxz"  # letters; no text below has a rare one
 
+# Instruction -> wording, with its arguments as fields. FULL has every
+# instruction; COMPACT has those that a few characters can express.
 FULL = {
     "keywords:existence":
         "Include these words in the response: {keywords}.",
@@ -107,8 +109,13 @@ COMPACT = {
 
 
 def _pairs() -> frozenset[frozenset[str]]:
-  """Returns the pairs of instructions that are never asked for together."""
+  """Returns the pairs of instructions that are never asked for together.
+
+  A pair conflicts if one text cannot follow both, or if `writing` cannot
+  write a text that follows both.
+  """
   by_name = {name.rpartition(":")[2]: name for name in IDS}
+  # Each of these fixes the layout of the whole text, so no two go together.
   shapes = ("number_paragraphs nth_paragraph_first_word number_bullet_lists"
             " constrained_response multiple_sections json_format"
             " two_responses")
@@ -126,8 +133,8 @@ def _pairs() -> frozenset[frozenset[str]]:
       "repeat_prompt": "letter_frequency number_words two_responses"
                        " nth_paragraph_first_word",
   }
-  # These go with few others.
-  alone = {
+  # These conflict with all instructions but the listed ones.
+  allowed = {
       "constrained_response": "no_comma forbidden_words",
       "json_format": "existence frequency forbidden_words letter_frequency"
                      " number_placeholders number_words",
@@ -135,12 +142,12 @@ def _pairs() -> frozenset[frozenset[str]]:
                            " number_paragraphs number_words"
                            " number_bullet_lists two_responses quotation",
   }
-  for name, others in alone.items():
-    rest = set(by_name) - set(others.split()) - {name}
+  for name, compatible in allowed.items():
+    rest = set(by_name) - set(compatible.split()) - {name}
     against[name] = " ".join([against.get(name, ""), *rest])
-  found = [(a, b) for a, others in against.items() for b in others.split()]
-  found += itertools.combinations(shapes.split(), 2)
-  return frozenset(frozenset((by_name[a], by_name[b])) for a, b in found)
+  pairs = [(a, b) for a, others in against.items() for b in others.split()]
+  pairs += itertools.combinations(shapes.split(), 2)
+  return frozenset(frozenset((by_name[a], by_name[b])) for a, b in pairs)
 
 
 CONFLICTS = _pairs()
@@ -148,7 +155,13 @@ CONFLICTS = _pairs()
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What one prompt asks for: the request and its instructions in order."""
+  """Content of a prompt.
+
+  Attributes:
+    request: sentence that asks for a text, "" in the compact template.
+    names: ids of the instructions, in order.
+    kwargs: arguments of each instruction.
+  """
 
   request: str
   names: tuple[str, ...]
@@ -158,7 +171,13 @@ class Problem:
 class Draw:
   """Draws the arguments of a problem's instructions.
 
-  No word is drawn twice, so that none is both wanted and forbidden.
+  Each instruction with arguments has a method of its name. No word is drawn
+  twice, so that none is both required and forbidden.
+
+  Args:
+    rng: source of randomness.
+    style: style of the template.
+    most: largest number of things that an instruction asks for.
   """
 
   def __init__(self, rng: random.Random, style: "Style", most: int):
@@ -168,9 +187,9 @@ class Draw:
     self._words = iter(rng.sample(style.keywords, len(style.keywords)))
 
   def arguments(self, name: str) -> dict[str, Any]:
-    """Returns the kwargs of an instruction."""
-    own = getattr(self, name.rpartition(":")[2], None)
-    return own() if own else {}
+    """Returns the kwargs of an instruction, {} if it has none."""
+    method = getattr(self, name.rpartition(":")[2], None)
+    return method() if method else {}
 
   def _count(self, least: int = 1) -> int:
     return self.rng.randint(least, max(self.most, least))
@@ -179,10 +198,13 @@ class Draw:
     return list(itertools.islice(self._words, count))
 
   def _limit(self, relation: str, count: str, least: int = 1) -> dict[str, Any]:
-    """Draws a relation and a number; "less than 1" is never asked."""
-    chosen = self.rng.choice(list(_RELATIONS))
-    least = max(least, 2) if chosen == "less than" else least
-    return {count: self._count(least), relation: chosen}
+    """Draws a relation and a number, stored under the two given keys.
+
+    "less than 1" is never drawn.
+    """
+    drawn = self.rng.choice(list(_RELATIONS))
+    least = max(least, 2) if drawn == "less than" else least
+    return {count: self._count(least), relation: drawn}
 
   def existence(self):
     return {"keywords": self._words_of(self.rng.randint(1, 2))}
@@ -196,6 +218,7 @@ class Draw:
 
   def letter_frequency(self):
     limit = self._limit("let_relation", "let_frequency")
+    # "less than" asks for a letter that the written texts do not have.
     scarce = limit["let_relation"] == "less than"
     return {"letter": self.rng.choice(RARE if scarce else COMMON), **limit}
 
@@ -210,6 +233,7 @@ class Draw:
 
   def number_words(self):
     limit = self._limit("relation", "num_words")
+    # Scaled to the length of a sentence, at a random point of the step.
     per_word, extra = self.style.words_per_count, self.rng.random()
     limit["num_words"] = int(per_word * (limit["num_words"] + extra))
     return limit
@@ -247,18 +271,18 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """The words of a template.
+  """Wording of a template and of the answers to it.
 
   Attributes:
-    forms: instruction -> how it is put.
-    sentences: what a text is filled with, with a place for the {topic}.
-    keywords: words to ask for or to forbid; none is part of another or, in
-      the full template, of anything else.
-    fillers: words to repeat until there are enough of a letter.
-    endings: phrases to end with; empty stands for any keyword.
-    words_per_count: words asked for, per unit of max_count.
-    lines: what stands between the lines and parts of an answer.
-    full: whether it is written in whole sentences.
+    forms: wording of each instruction.
+    sentences: sentences that fill a text, with a field {topic}.
+    keywords: words to require or forbid. None contains another; in the full
+      template no other text contains one either.
+    fillers: words to repeat until a text has enough of a letter.
+    endings: phrases to end with; if empty, a keyword is drawn instead.
+    words_per_count: number of words asked for, per unit of max_count.
+    lines: separator between the lines and parts of an answer.
+    full: whether texts consist of whole sentences.
   """
 
   forms: dict[str, str]
@@ -304,6 +328,7 @@ STYLES = {
         12, "\n", True),
     "compact": Style(COMPACT, _SHORT, _SHORT, _SHORT, (), 1, "", False),
 }
+# Code of a language -> its English name, then sentences to fill a text with.
 LANGUAGES = {
     "de": ("German", "Viele Menschen mögen das sehr", "Das ist eine gute Frage",
            "Wir sprechen heute gerne darüber", "Die Kinder lernen es schon in"
@@ -326,21 +351,22 @@ LANGUAGES = {
 }
 
 
+# Plurals after a 1, which the wording of FULL produces.
 _ONE = re.compile(r"\b(1 (?:time|sentence|placeholder|passage))s\b")
 
 
 def prompt(problem: Problem, style: Style) -> str:
-  """Writes the prompt of a problem."""
-  asked = [
+  """Returns the prompt of a problem."""
+  wordings = [
       style.forms[name].format(**_worded(kwargs, style))
       for name, kwargs in zip(problem.names, problem.kwargs)]
   if not style.full:
-    return f"{';'.join(asked)}:"
-  return _ONE.sub(r"\1", " ".join([problem.request, *asked]))
+    return f"{';'.join(wordings)}:"
+  return _ONE.sub(r"\1", " ".join([problem.request, *wordings]))
 
 
 def _worded(kwargs: dict[str, Any], style: Style) -> dict[str, Any]:
-  """Puts the arguments of an instruction into words."""
+  """Returns the arguments of an instruction as the prompt words them."""
   worded = {}
   for key, value in kwargs.items():
     if isinstance(value, list):

@@ -1,8 +1,9 @@
-"""How the tasks build their data with TFDS, once, as ArrayRecord.
+"""Builds the data of tasks with TFDS, once, as ArrayRecord.
 
-A build lies in <data_dir>/<builder>/<name>/<version>, where the name carries
-a digest of all that the data depends on: a change of it builds anew, equal
-ones are built once. TensorFlow is not needed and not imported.
+A build lies in <data_dir>/<builder>/<name>/<version>. The name contains a
+digest of everything that the data depends on, so a change of options makes a
+new build and equal options share one. TensorFlow is neither needed nor
+imported.
 """
 
 from collections.abc import Iterator
@@ -19,19 +20,19 @@ from etils import epath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-# Tries of a download after the first one. Each waits twice as long as the one
-# before it: the 10 of TFDS take 3.5 minutes to find that there is no network.
+# Retries of a download. The delay doubles with each, so the 10 retries of TFDS
+# take 3.5 minutes to report that there is no network.
 _RETRIES = 3
 
 
 def digest(parts: Any) -> str:
-  """Returns 16 hexadecimal digits for a tree of plain values."""
+  """Returns 16 hexadecimal digits of the SHA-256 of a tree of plain values."""
   text = json.dumps(parts, sort_keys=True, default=plain)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def plain(value: Any) -> Any:
-  """Turns numpy scalars and sets into what JSON knows; the rest into text."""
+  """Converts numpy scalars and sets to JSON values, anything else to text."""
   if isinstance(value, (set, frozenset)):
     return sorted(value)
   return value.item() if hasattr(value, "item") else str(value)
@@ -40,19 +41,25 @@ def plain(value: Any) -> Any:
 def info(
     builder: tfds.core.DatasetBuilder, *texts: str
 ) -> tfds.core.DatasetInfo:
-  """Returns what a builder of problems has in a row: texts, demonstrations."""
+  """Returns the TFDS description of a builder of problems.
+
+  Args:
+    builder: builder that is described.
+    *texts: names of the text features; `demonstrations`, a list of texts, is
+      added to them.
+  """
   text = tfds.features.Text()
   features = dict.fromkeys(texts, text)
   features["demonstrations"] = tfds.features.Sequence(text)
   return tfds.core.DatasetInfo(
       builder=builder,
       features=tfds.features.FeaturesDict(features),
-      disable_shuffling=True,
+      disable_shuffling=True,  # row i is the i-th that was generated
   )
 
 
 def folder(builder: type, name: str, version: str, data_dir: str) -> epath.Path:
-  """Returns where a build lies, or will lie."""
+  """Returns the directory of a build, which need not exist yet."""
   return epath.Path(data_dir).expanduser() / builder.name / name / version
 
 
@@ -62,22 +69,34 @@ def prepare(
     data_dir: str,
     download: tfds.download.DownloadConfig | None = None,
 ) -> Any:
-  """Returns the builder of a config, its data built by one process once."""
+  """Builds the data of a config unless it exists, and opens it.
+
+  Args:
+    builder: class of the TFDS builder.
+    config: configuration of the build.
+    data_dir: folder of all builds, local or in a bucket.
+    download: settings of TFDS's download manager.
+
+  Returns:
+    A read-only TFDS builder of the finished data.
+  """
   data_dir = os.path.expanduser(data_dir)
   ready = folder(builder, config.name, str(config.version), data_dir)
   if not ready.exists():
     with _lock(data_dir, config.name), _quiet(), _few_retries():
-      made = builder(
+      # A process that waited for the lock finds the data there; TFDS then
+      # returns at once.
+      writer = builder(
           config=config, data_dir=data_dir, file_format="array_record"
       )
-      made.download_and_prepare(download_config=download)
+      writer.download_and_prepare(download_config=download)
   return tfds.builder_from_directory(ready)
 
 
 @contextlib.contextmanager
 def _lock(data_dir: str, name: str) -> Iterator[None]:
-  """Lets one process of this machine build; buckets have no such lock."""
-  if "://" in data_dir:
+  """Lets one process of this machine build at a time."""
+  if "://" in data_dir:  # buckets have no file locks
     yield
     return
   os.makedirs(data_dir, exist_ok=True)
@@ -88,7 +107,8 @@ def _lock(data_dir: str, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-  """Lets TFDS give up on a download within seconds; it has no option for it."""
+  """Lets TFDS give up on a download within seconds."""
+  # TFDS has no option for this, only a module constant.
   before = downloader.MAX_RETRIES
   downloader.MAX_RETRIES = _RETRIES
   try:
@@ -99,9 +119,9 @@ def _few_retries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps progress bars and notes of TFDS and its downloads off the terminal.
+  """Keeps progress bars and logs of TFDS and its downloads off the terminal.
 
-  What a download fails of in the end is raised.
+  Errors are still raised.
   """
   tfds.disable_progress_bar()
   before = logging.get_verbosity()

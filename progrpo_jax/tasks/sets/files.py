@@ -1,9 +1,9 @@
-"""Readers of the formats that data sets are published in.
+"""Readers of the file formats of published data sets.
 
-Each yields (number, record, reason): the row's number as the publisher's
-tools count it (lines and rows from 1), the row as a dictionary of plain
-values, and "" or the reason why there is none. What concerns a file as a
-whole is an InputError that names it.
+Each yields (number, record, reason) per row: the number of the line or row,
+counted from 1; the row as a dictionary of plain values; and "", or the reason
+why the row is unreadable, with an empty record. A file that cannot be read at
+all raises an InputError that names it.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,9 +29,12 @@ def read(path: str, name: str = "") -> Numbered:
   """Yields the rows of a file.
 
   Args:
-    path: where it lies.
-    name: what it is published as, whose ending says the format:
-      .parquet, .jsonl, .json or .csv, the last three also with .gz.
+    path: path of the file; a download has a path without a useful ending.
+    name: published name of the file, whose ending gives the format: .parquet,
+      .jsonl, .json or .csv, the last three also with .gz. Defaults to path.
+
+  Raises:
+    InputError: the format is unknown or the file cannot be read.
   """
   name = name or path
   zipped = name.endswith(".gz")
@@ -49,12 +52,12 @@ def read(path: str, name: str = "") -> Numbered:
 
 
 def unit(name: str) -> str:
-  """Returns what the numbers of a file's rows count."""
+  """Returns what the row numbers of a file count, "line" or "row"."""
   return "line" if ".jsonl" in name else "row"
 
 
 def parse(line: bytes) -> tuple[Any, str]:
-  """Returns the value of a line of JSON and "", or None and a reason."""
+  """Returns (value, "") of a line of JSON, or (None, reason)."""
   try:
     return json.loads(line.decode(), parse_constant=_no_constant), ""
   except UnicodeDecodeError as error:
@@ -66,12 +69,12 @@ def parse(line: bytes) -> tuple[Any, str]:
 
 
 def _no_constant(name: str) -> None:
-  """Refuses NaN and infinities, which Python's reader would take."""
+  """Refuses NaN and infinities, which json.loads would accept."""
   raise ValueError(f"{name} is no JSON value")
 
 
 def _jsonl(file: BinaryIO, path: str) -> Numbered:
-  """Reads one JSON object a line; empty lines are passed over."""
+  """Reads one JSON object per line and skips empty lines."""
   del path
   for number, line in enumerate(file, start=1):
     if not line.strip():
@@ -79,11 +82,11 @@ def _jsonl(file: BinaryIO, path: str) -> Numbered:
     record, reason = parse(line.rstrip(b"\r\n"))
     if not reason and not isinstance(record, dict):
       reason = f"a {type(record).__name__}, not an object"
-    yield number, {} if reason else record, reason or ""
+    yield number, {} if reason else record, reason
 
 
 def _json(file: BinaryIO, path: str) -> Numbered:
-  """Reads one list of JSON objects."""
+  """Reads a JSON list of objects."""
   text = file.read()
   if not text.strip():
     raise InputError(f"{path} holds no rows")
@@ -105,14 +108,15 @@ def _json(file: BinaryIO, path: str) -> Numbered:
 
 
 def _csv(file: BinaryIO, path: str) -> Numbered:
-  """Reads comma-separated values under a line of names."""
-  csv.field_size_limit(1 << 27)
+  """Reads comma-separated values with a header line."""
+  csv.field_size_limit(1 << 27)  # characters; tests are longer than 131,072
   text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
   rows = csv.DictReader(text, strict=True)
   try:
     for number, row in enumerate(rows, start=1):
+      # DictReader collects surplus fields under None and fills gaps with None.
       if None in row or None in row.values():
-        yield number, {}, f"not of {len(rows.fieldnames)} columns"
+        yield number, {}, f"not {len(rows.fieldnames)} columns"
       else:
         yield number, row, ""
   except (csv.Error, UnicodeDecodeError) as error:
@@ -136,6 +140,11 @@ _READERS: dict[str, Callable[[BinaryIO, str], Numbered]] = {
 
 
 def sha256(path: epath.Path) -> str:
-  """Returns the checksum of a file's content."""
+  """Returns the SHA-256 of a file's content in hexadecimal digits."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> bytes:
+  """Returns the SHA-256 of a text, the same in every process and version."""
+  return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -1,7 +1,6 @@
-"""What the published sets of verifiable instructions share."""
+"""Code shared by the published sets of verifiable instructions."""
 
 from collections.abc import Mapping
-import json
 from typing import Any
 
 from progrpo_jax.rewards import instruction
@@ -11,16 +10,22 @@ VERIFIER = "progrpo_jax.rewards.instruction:score"
 
 
 def problem(prompt: str, names: Any, kwargs: Any) -> schema.Problem:
-  """Returns a problem of IFEval's two lists.
+  """Returns a problem of IFEval's format.
 
-  Arguments that are null, which tables have for those of the other
-  instructions, are dropped; a null in place of all arguments is none.
+  Tables have one column per argument of any instruction, with null where an
+  instruction does not take it, so null arguments are dropped.
+
+  Args:
+    prompt: text for the policy.
+    names: list of instruction ids.
+    kwargs: arguments of each instruction, a list or JSON of a list.
+
+  Raises:
+    schema.BadRow: names or kwargs are malformed.
+    schema.LeftOut: an instruction has no check.
   """
   if isinstance(kwargs, str):
-    try:
-      kwargs = json.loads(kwargs)
-    except (ValueError, RecursionError) as error:
-      raise schema.BadRow(f"kwargs is not JSON ({error})") from error
+    kwargs = schema.parse_json(kwargs, "kwargs")
   if not isinstance(names, list) or not isinstance(kwargs, list):
     raise schema.BadRow("instruction_id_list and kwargs are not both lists")
   for name in names:
@@ -32,7 +37,7 @@ def problem(prompt: str, names: Any, kwargs: Any) -> schema.Problem:
 
 
 def _given(arguments: Any) -> Any:
-  """Returns the arguments that are not null."""
+  """Returns the arguments that are not null; {} in place of null."""
   if arguments is None:
     return {}
   if not isinstance(arguments, Mapping):

@@ -1,20 +1,21 @@
 """Near-duplicates between training and evaluation, by n-grams of words.
 
-A text is read as its words, letters or digits in a row, and the signs
-+ - * / ^ = < >, after Unicode's compatibility form (NFKC) and in lower case;
-the rest separates. TeX's \\dfrac and \\tfrac are \\frac, \\left and \\right are
-nothing. G(x) is the set of the n-grams of x, or of x as a whole where x is
-shorter than n words.
+The words of a text are its runs of letters or digits and the signs
++ - * / ^ = < >, in lower case after Unicode's compatibility normalization
+(NFKC); everything else separates words. TeX's \\dfrac and \\tfrac are read as
+\\frac, and \\left and \\right are dropped. G(x) is the set of the n-grams of
+text x; if x has fewer than n words, x as a whole is its only n-gram.
 
-A training text t is a near-duplicate of an evaluation text e where
+A training text t is a near-duplicate of an evaluation text e if
 
   |G(t) & F(e)| >= share * min(|G(t)|, |G(e)|)
 
-with F(e) those of G(e) that no earlier evaluation text has. So one n-gram
-belongs to one evaluation text, and all of the work is linear in the length of
-the texts, however many share a phrase. What that costs: of evaluation texts
-that resemble each other, a match may be told as one with the first. A text
-shorter than n words matches an equally short one alone.
+where F(e) contains the n-grams of G(e) that no earlier evaluation text has.
+Each n-gram thus belongs to one evaluation text, and the work is linear in the
+length of the texts even if many share a phrase. The price: if two evaluation
+texts resemble each other, a match with the second may be reported as one with
+the first, and n-grams that they share do not count for the second. A text
+shorter than n words matches only a text with the same words.
 """
 
 import re
@@ -28,11 +29,11 @@ _TEX = {"dfrac": "frac", "tfrac": "frac", "left": "", "right": ""}
 
 
 class Match(NamedTuple):
-  """What a text is a near-duplicate of.
+  """Evaluation text that a training text nearly duplicates.
 
   Attributes:
-    name: the evaluation text's name.
-    share: common n-grams over those of the shorter text.
+    name: name of the evaluation text.
+    share: number of common n-grams over that of the shorter text.
   """
 
   name: str
@@ -40,27 +41,31 @@ class Match(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-  """Returns the words and signs that a text is compared by."""
+  """Returns the normalized words and signs of a text, in order."""
   folded = unicodedata.normalize("NFKC", text).lower()
-  found = (_TEX.get(word, word) for word in _WORD.findall(folded))
-  return [word for word in found if word]
+  normalized = (_TEX.get(word, word) for word in _WORD.findall(folded))
+  return [word for word in normalized if word]
 
 
 def grams(text: str, n: int) -> set[str]:
-  """Returns the n-grams of a text; see the head of this module."""
-  found = words(text)
-  if not found:
+  """Returns the n-grams of a text, G(text) of the module's docstring."""
+  tokens = words(text)
+  if not tokens:
     return set()
-  starts = range(max(len(found) - n + 1, 1))
-  return {" ".join(found[i : i + n]) for i in starts}
+  starts = range(max(len(tokens) - n + 1, 1))
+  return {" ".join(tokens[i : i + n]) for i in starts}
 
 
 class Index:
-  """Evaluation texts to compare training texts with.
+  """Index of the n-grams of evaluation texts.
 
   Args:
-    n: words of an n-gram.
-    share: what makes a near-duplicate, above 0 and at most 1.
+    n: words per n-gram, at least 1.
+    share: share of common n-grams from which texts are near-duplicates, above
+      0 and at most 1.
+
+  Raises:
+    InputError: an argument is out of range.
   """
 
   def __init__(self, n: int = 13, share: float = 0.5):
@@ -70,32 +75,36 @@ class Index:
       raise InputError(f"overlap must lie above 0 and at most 1, not {share}")
     self._n = n
     self._share = share
-    self._owner: dict[str, int] = {}
+    self._owner: dict[str, int] = {}  # n-gram -> evaluation text it belongs to
     self._names: list[str] = []
-    self._sizes: list[int] = []
+    self._sizes: list[int] = []  # |G(e)| of each evaluation text
 
   def __len__(self) -> int:
     return len(self._names)
 
   def add(self, text: str, name: str) -> None:
-    """Takes in an evaluation text."""
-    found = grams(text, self._n)
+    """Adds an evaluation text; names need not be distinct."""
+    text_grams = grams(text, self._n)
     place = len(self._names)
-    for gram in found:
+    for gram in text_grams:
       self._owner.setdefault(gram, place)
     self._names.append(name)
-    self._sizes.append(len(found))
+    self._sizes.append(len(text_grams))
 
   def match(self, text: str) -> Match | None:
-    """Returns the evaluation text that a text repeats most, if any."""
-    found = grams(text, self._n)
-    common: dict[int, int] = {}
-    for gram in found:
+    """Returns the evaluation text that shares most with a text.
+
+    None if none shares enough to be a near-duplicate. Of equal shares, the
+    text that was added first wins.
+    """
+    text_grams = grams(text, self._n)
+    common: dict[int, int] = {}  # evaluation text -> |G(t) & F(e)|
+    for gram in text_grams:
       place = self._owner.get(gram)
       if place is not None:
         common[place] = common.get(place, 0) + 1
     shares = [
-        (count / min(len(found), self._sizes[place]), -place)
+        (count / min(len(text_grams), self._sizes[place]), -place)
         for place, count in common.items()]
     best, place = max(shares, default=(0.0, 0))
     return Match(self._names[-place], best) if best >= self._share else None

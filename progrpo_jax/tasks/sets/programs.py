@@ -1,7 +1,7 @@
-"""What the published sets of programming problems share.
+"""Code shared by the published sets of programming problems.
 
-Their test cases are read by `testcases`; a problem says whether a program
-that reads and writes is asked for, or a function.
+`testcases` reads their test cases. The prompt of a problem says whether it
+asks for a program on standard input and output or for a function.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,11 @@ from progrpo_jax.rewards import code
 from progrpo_jax.tasks.sets import schema, testcases
 
 VERIFIER = "progrpo_jax.rewards.code:score"
-# ProRL: the share of tests passed, 0 if they take more than 5 s together.
+# Training reward, after ProRL: the share of tests passed, or 0 if all tests
+# together take more than 5 s.
 META = {"time_limit_s": 5.0, "memory_mb": 512, "partial": True}
-# All or nothing. More time needs a later deadline of the pool, too.
+# Evaluation: 1 if all tests pass, else 0. A longer time limit would also need
+# a longer deadline of the pool.
 EVALUATION = {**META, "time_limit_s": 8.0, "partial": False}
 AGAINST = ("humaneval_plus", "livecodebench")
 
@@ -36,14 +38,20 @@ def problem(
   """Returns a programming problem.
 
   Args:
-    question: what is asked for.
+    question: text of the problem.
     cases: published test cases, see `testcases`.
-    column: where they stand, for messages.
-    starter: the beginning of the program, if one is given.
-    name: of the function to call, where `cases` does not say it.
-    solutions: published programs, a list or JSON of one; the first is a
-      demonstration. They are said to be right and are not run here.
-    max_tests: the most tests kept, those with the longest inputs; 0: all.
+    column: name of their column, for messages.
+    starter: code that the program has to begin with, "" for none.
+    name: name of the function to call, if `cases` does not contain it.
+    solutions: published programs, a list or JSON of a list. The first short
+      one becomes a demonstration; it is not run to check it.
+    max_tests: largest number of tests to keep, those with the longest inputs;
+      0 keeps all.
+
+  Raises:
+    schema.BadRow: the test cases cannot be read.
+    schema.LeftOut: there are no test cases.
+    InputError: the verifier refuses a test.
   """
   tests, entry = testcases.read(cases, column, name)
   if starter.strip():
@@ -53,7 +61,7 @@ def problem(
   how = _READS
   if entry:
     how = f"The tests call {entry}."
-    # The tests of LeetCode call a method of the class that is begun.
+    # LeetCode's tests call a method of the class in the starter code.
     if "class Solution" in starter or "class Solution" in question:
       how = f"The tests call {entry} of the class Solution."
   tests = testcases.longest(tests, max_tests)
@@ -69,9 +77,9 @@ def problem(
 def of_apps(
     record: Mapping[str, Any], options: Mapping[str, Any]
 ) -> schema.Problem:
-  """Returns the problem of a row with the columns of APPS, which TACO has too.
+  """Returns the problem of a row with the columns of APPS and TACO.
 
-  Without an option `difficulties` all are taken.
+  An empty option `difficulties` selects all.
   """
   wanted = options["difficulties"]
   if wanted and record.get("difficulty") not in (None, *wanted):
@@ -86,7 +94,7 @@ def of_apps(
 
 
 def _fenced(solutions: Any) -> tuple[str, ...]:
-  """Returns the first short solution as a completion."""
+  """Returns the first short solution as a completion, in a tuple."""
   if isinstance(solutions, str):
     try:
       solutions = json.loads(solutions) if solutions.strip() else ()
@@ -103,7 +111,7 @@ def _fenced(solutions: Any) -> tuple[str, ...]:
 
 
 def starter(record: Mapping[str, Any]) -> str:
-  """Returns the code that a program is to begin with, "" if there is none."""
+  """Returns the code that a program has to begin with, "" for none."""
   text = record.get("starter_code")
   return text if isinstance(text, str) else ""
 

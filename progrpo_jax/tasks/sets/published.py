@@ -1,7 +1,7 @@
-"""The options and the rows of a published data set.
+"""Options and rows of a published data set.
 
-A set's own module says what it is (`sets.Set`), `reader` builds it. Files
-come from `manual_dir` where that is given, else from the hub through TFDS's
+The module of a set describes it (`schema.Set`), and `reader` builds it. Files
+come from `manual_dir` if it is given, else from the hub through TFDS's
 download manager.
 """
 
@@ -36,37 +36,45 @@ def rows(
     max_prompt_chars: base.Count = 20_000,
     max_reference_chars: base.Count = 4_000_000,
     verifier_options: Mapping[str, Any] | None = None,
-    **own: Any,
+    **set_options: Any,
 ) -> base.Source:
-  """Returns a split of a set, building its data where that is not done.
+  """Returns a split of a set; builds its data unless it exists.
 
   Args:
-    published: the set.
+    published: the published set.
     split: "train" or "validation".
-    data_dir: where builds are kept.
-    seed: decides what the set leaves to chance, the order of options.
-    manual_dir: a folder with the files, in place of a download, or with a
-      folder of the set's name that holds them; sets that are named in
-      `against` and `validation` are looked for there likewise.
-    revision: of the hub's repository.
-    template: a name of the set's templates, or a text with {question} in it.
-    validation: evaluation sets that stand in for the set's own validation.
-    validation_share: of the questions, about how many are held out where the
-      set has no validation of its own; which ones depends on their text.
-    against: evaluation sets whose near-duplicates train leaves out, beside
-      those of `validation` and of the set itself; the set's list if None.
-    ngram: words of an n-gram, see `overlap`; 0 compares nothing.
-    overlap_share: what makes a near-duplicate.
-    max_bad_share: the largest share of bad rows.
-    max_prompt_chars: a longer question is a bad row.
-    max_reference_chars: and so is a longer reference, as JSON.
-    verifier_options: changes of the verifier's arguments.
-    **own: options of the set.
+    data_dir: folder of all builds.
+    seed: seed of the shuffled options of multiple-choice questions.
+    manual_dir: folder with the files, which replaces the download. Files may
+      lie in it directly or in a subfolder with the set's name. Sets named in
+      `against` and `validation` are looked up there too.
+    revision: branch, tag or commit of the hub's repository.
+    template: name of one of the set's templates, or a text with {question} in
+      it; None takes the set's first template.
+    validation: names of evaluation sets that replace the set's validation.
+    validation_share: approximate share of the questions held out if no
+      validation is published; the choice depends on their text.
+    against: names of evaluation sets whose near-duplicates train leaves out,
+      besides those of `validation` and the set's own validation; None takes
+      the set's list.
+    ngram: words per n-gram, see `overlap`; 0 compares nothing.
+    overlap_share: share of common n-grams from which texts are
+      near-duplicates.
+    max_bad_share: largest allowed share of bad rows.
+    max_prompt_chars: characters above which a question is a bad row.
+    max_reference_chars: characters of the reference, as JSON, above which a
+      row is bad.
+    verifier_options: keyword arguments of the verifier that replace the set's.
+    **set_options: options of the set.
+
+  Raises:
+    InputError: an option is wrong, a file is missing or unreadable, or too
+      many of its rows are bad.
   """
-  options = _own_options(published, own)
+  options = _all_options(published, set_options)
   if "seed" in options:
     options["seed"] = seed
-  shape = _template(published, template)
+  template_text = _template(published, template)
   shared = {
       "data_dir": data_dir, "seed": seed, "manual_dir": manual_dir,
       "revision": revision}
@@ -74,19 +82,21 @@ def rows(
     raise InputError(
         f"{published.name} is for evaluation: it has no split {split!r}")
   if split == "validation" and validation:
-    return base.Chain([_other(name, **shared) for name in validation])
+    return base.Chain([_evaluation_set(name, **shared) for name in validation])
+  # An evaluation-only set has no train split to keep near-duplicates out of.
   if "train" not in published.splits or not ngram:
-    others = ()
+    evaluation_names = ()
   else:
     listed = published.against if against is None else tuple(against)
-    others = tuple(dict.fromkeys((*validation, *listed)))
+    evaluation_names = tuple(dict.fromkeys((*validation, *listed)))
   config = reader.Config(
       published=published,
       options=options,
-      found=reader.find(
+      inputs=reader.find(
           published, options, _folder(manual_dir, published.name), revision),
       held_out=validation_share,
-      others=tuple(_other(name, **shared) for name in others),
+      evaluation_sets=tuple(
+          _evaluation_set(name, **shared) for name in evaluation_names),
       ngram=ngram,
       overlap_share=overlap_share,
       max_bad_share=max_bad_share,
@@ -96,34 +106,39 @@ def rows(
   built = builder.prepare(reader.Published, config, data_dir)
   meta = {**published.meta, **(verifier_options or {})}
   return Rows(
-      built.as_data_source(split), published.name, config.name, shape, meta,
-      _refused(built, split))
+      built.as_data_source(split), published.name, config.name, template_text,
+      meta, _refused(built, split))
 
 
 def _refused(built: Any, split: str) -> dict[str, int]:
-  """Returns what the report of a build says of rows that are not in it."""
+  """Returns the number of rows that a build leaves out, by reason."""
   report = json.loads((epath.Path(built.data_dir) / "report.json").read_text())
   account = report["splits"][split]
   bad = {"bad": account["bad"]} if account["bad"] else {}
   return bad | account["left_out"]
 
 
-def _own_options(
-    published: schema.Set, own: Mapping[str, Any]
+def _all_options(
+    published: schema.Set, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Returns all options of a set, or raises InputError."""
+  """Returns the given options of a set and the defaults of its others.
+
+  Raises:
+    InputError: the set does not have a given option.
+  """
+  # The hint of an error also names the options that every set has.
   parameters = inspect.signature(rows).parameters.values()
   general = [p.name for p in parameters if p.default is not p.empty]
-  for option in own:
+  for option in given:
     if option not in published.options or option == "seed":
       known = [*(set(published.options) - {"seed"}), *general]
       hint = base.nearest(option, known)
       raise InputError(f"task {published.name}: no option {option!r}{hint}")
-  return {**published.options, **own}
+  return {**published.options, **given}
 
 
 def _template(published: schema.Set, template: str | None) -> str:
-  """Returns the text of a template."""
+  """Returns the text of a template, given by name or as text."""
   if template is None:
     template = next(iter(published.templates))
   if template in published.templates:
@@ -132,41 +147,43 @@ def _template(published: schema.Set, template: str | None) -> str:
     return template
   hint = base.nearest(template, list(published.templates))
   raise InputError(
-      f"{published.name}: no template {template!r}, nor does it have"
-      f" {{question}} in it{hint}"
+      f"{published.name}: no template {template!r}, and as a text it lacks"
+      f" {{question}}{hint}"
   )
 
 
 def _folder(manual_dir: str | None, name: str) -> str | None:
-  """Returns the folder with a set's files: its own, if there is one."""
+  """Returns a set's subfolder of manual_dir if it exists, else manual_dir."""
   if manual_dir is None:
     return None
-  own = epath.Path(manual_dir).expanduser() / name
-  return str(own) if own.exists() else manual_dir
+  subfolder = epath.Path(manual_dir).expanduser() / name
+  return str(subfolder) if subfolder.exists() else manual_dir
 
 
-def _other(name: str, **shared: Any) -> "Rows":
-  """Returns the problems of an evaluation set, named by another set."""
+def _evaluation_set(name: str, **shared: Any) -> "Rows":
+  """Returns the validation split of another set."""
   published = getattr(base.resolve(name), "SET", None)
   if published is None:
-    raise InputError(f"{name} is no published set that one can leave out")
+    raise InputError(
+        f"{name} is not a published set, so it cannot be named in against or"
+        " validation")
   try:
     return rows(published, "validation", **shared)
   except InputError as error:
     raise InputError(
-        f"{error}; {name} is needed to keep its problems out of train: give"
-        " its files, or against=[] to leave nothing out"
+        f"{error}; the problems of {name} are to be kept out of train: give"
+        " its files, or against=[] to keep them in"
     ) from error
 
 
 class Rows:
-  """Rows of a build, formatted as they are read.
+  """Rows of a build; prompts are formatted on access.
 
   Attributes:
-    task: the task's name.
-    name: the build's name, which changes with what is in it.
-    refused: why rows of its files are not in it -> how many; near-duplicates
-      that train leaves out are no part of this.
+    task: name of the task.
+    name: name of the build, which changes with its content.
+    refused: number of refused rows by reason, without the near-duplicates
+      that train leaves out.
   """
 
   def __init__(
@@ -189,7 +206,7 @@ class Rows:
     return len(self._source)
 
   def question(self, index: int) -> str:
-    """Returns a question without what a template adds."""
+    """Returns a question without the text of the template."""
     return self._source[index]["question"].decode()
 
   def __getitem__(self, index: int) -> base.Row:
@@ -199,7 +216,7 @@ class Rows:
     reference, meta, asks = (
         json.loads(record[key]) for key in ("reference", "meta", "asks"))
     prompt = self._template
-    # The question comes last: it may hold braces of its own.
+    # The question is filled in last: it may contain braces.
     asks["question"] = record["question"].decode()
     for name, text in asks.items():
       prompt = prompt.replace(f"{{{name}}}", text)
@@ -209,14 +226,12 @@ class Rows:
 
 
 def reports(published: schema.Set, data_dir: str) -> list[dict[str, Any]]:
-  """Returns the reports of the builds of a set, the oldest first."""
+  """Returns the reports of all builds of a set, oldest first."""
   top = epath.Path(data_dir).expanduser() / reader.Published.name
-  found = top.glob(f"{published.name}-*/{reader.VERSION}/report.json")
-  found = [path for path in found if _is_of(path, published)]
-  found = sorted(found, key=lambda path: path.stat().mtime)
-  return [json.loads(path.read_text()) for path in found]
-
-
-def _is_of(path: epath.Path, published: schema.Set) -> bool:
-  """Says whether a report is of a set, and not of one of a longer name."""
-  return path.parent.parent.name.rpartition("-")[0] == published.name
+  paths = top.glob(f"{published.name}-*/{reader.VERSION}/report.json")
+  # The pattern also matches sets whose name continues with "-".
+  paths = [
+      path for path in paths
+      if path.parent.parent.name.rpartition("-")[0] == published.name]
+  paths = sorted(paths, key=lambda path: path.stat().mtime)
+  return [json.loads(path.read_text()) for path in paths]

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: written aside, and too many of them an error."""
+"""Report of the unusable rows of a file; too many of them are an error."""
 
 import json
 from typing import Any
@@ -7,19 +7,19 @@ from etils import epath
 
 from progrpo_jax.errors import InputError
 
-_SHOWN = 3  # bad rows in an error message
-_TEXT = 200  # characters kept of each
+_SHOWN = 3  # bad rows quoted in an error message
+_TEXT = 200  # characters kept of each bad row
 
 
 class Rejects:
   """Collects the bad rows of a file.
 
   Args:
-    path: the file, for messages.
-    name: they go to `<data_dir>/<name>.rejected.jsonl`.
-    data_dir: where they are written.
-    max_bad_share: the largest share of the rows that may be bad.
-    unit: what numbers count, "line" or "row".
+    path: path of the file, for messages.
+    name: name of the report, which is `<data_dir>/<name>.rejected.jsonl`.
+    data_dir: folder of the report.
+    max_bad_share: largest allowed share of bad rows.
+    unit: what row numbers count, "line" or "row".
   """
 
   def __init__(
@@ -32,7 +32,7 @@ class Rejects:
   ):
     self._path = path
     folder = epath.Path(data_dir).expanduser()
-    self._aside = folder / f"{name}.rejected.jsonl"
+    self._report = folder / f"{name}.rejected.jsonl"
     self._limit = max_bad_share
     self._unit = unit
     self._bad: list[dict[str, Any]] = []
@@ -41,20 +41,29 @@ class Rejects:
     return len(self._bad)
 
   def add(self, number: int, reason: str, text: str) -> None:
-    """Notes a bad row, by its number in the file."""
+    """Adds a bad row.
+
+    Args:
+      number: number of the row in the file.
+      reason: what is wrong with it.
+      text: content of the row, of which the beginning is kept.
+    """
     self._bad.append(
         {self._unit: number, "reason": reason, "text": text[:_TEXT]})
 
   def close(self, good: int) -> None:
-    """Writes the bad rows; raises InputError where they are too many.
+    """Writes the report if there are bad rows.
 
     Args:
-      good: how many rows of the file are not bad.
+      good: number of good rows of the file.
+
+    Raises:
+      InputError: the share of bad rows is too large, or the file is empty.
     """
     total = good + len(self._bad)
     if self._bad:
-      self._aside.parent.mkdir(parents=True, exist_ok=True)
-      self._aside.write_text(
+      self._report.parent.mkdir(parents=True, exist_ok=True)
+      self._report.write_text(
           "".join(json.dumps(row) + "\n" for row in self._bad))
     if len(self._bad) > self._limit * total:
       first = [
@@ -62,7 +71,7 @@ class Rejects:
           for row in self._bad[:_SHOWN]]
       raise InputError(
           f"{self._path}: {len(self._bad)} of {total} rows are bad"
-          f" ({'; '.join(first)}; all in {self._aside}); max_bad_share is"
+          f" ({'; '.join(first)}; all in {self._report}); max_bad_share is"
           f" {self._limit:g}"
       )
     if not good:

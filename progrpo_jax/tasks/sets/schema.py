@@ -1,36 +1,38 @@
-"""What a published data set is, and what it makes of a row.
+"""Description of a published data set.
 
-A `Set` says which files there are, which columns, and how a row of a file
-becomes a `Problem`. How files are read, checked and built is in `reader`, the
-options that every set has in `published`.
+A `Set` names the files of a data set and their columns, and converts a row of
+a file to a `Problem`. `reader` reads, checks and builds the files; `published`
+has the options that every set shares.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import json
 from typing import Any
 
-SPLITS = ("validation", "train")  # in the order in which they are built
+SPLITS = ("validation", "train")  # in build order
 
 
 class BadRow(ValueError):
-  """A row that does not hold what the set promises; it is written aside."""
+  """A row is unusable; the reader reports it with the message."""
 
 
 class LeftOut(ValueError):
-  """A row that is not wanted; the message is the reason it is counted by."""
+  """A row is left out on purpose; the reader counts it under the message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What a set makes of a row.
+  """Problem made from a row of a published file.
 
   Attributes:
-    question: the problem without any instruction on how to answer.
-    reference: what the verifier compares with, JSON-able.
-    meta: the verifier's further arguments and the problem's rating, see
+    question: text of the problem without instructions on how to answer.
+    reference: reference answer for the verifier, JSON-able.
+    meta: keyword arguments of the verifier and the problem's rating, see
       `base.Row`, JSON-able.
     demonstrations: completions that score 1.
-    asks: texts by name that a template may have beside {question}.
+    asks: texts that fill the template's fields other than {question}, by
+      field.
   """
 
   question: str
@@ -42,13 +44,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """A published file.
+  """Published file.
 
   Attributes:
     split: "train" or "validation".
-    path: its path in the repository and below manual_dir; with a * in it, all
-      files of that form, which are read from manual_dir only.
-    url: where it is to be had, if not at the hub under `path`.
+    path: path in the repository and below manual_dir. A path with * stands
+      for all matching files and is read from manual_dir only.
+    url: address of the file, if it is not at the hub under `path`.
   """
 
   split: str
@@ -58,22 +60,24 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Set:
-  """A published set.
+  """Published data set.
 
   Attributes:
-    name: the task's name.
+    name: name of the task.
     domain: "mathematics", "code", "science" or "instructions".
-    repo: its repository on the hub.
-    verifier: "module:function".
-    files: options -> its files.
-    columns: those that a row must have; a tuple gives alternative names.
-    row: (record, options) -> Problem; raises BadRow or LeftOut.
-    templates: name -> prompt with {question} in it, the usual one first.
-    meta: verifier arguments of all rows, which `verifier_options` may change.
-    options: the set's own options with their defaults; an option `seed` is
-      the task's.
+    repo: repository on the hub.
+    verifier: verifier as "module:function".
+    files: function from options to the files of the set.
+    columns: required columns; a tuple lists alternative names of one column.
+    row: function from (record, options) to a Problem; raises BadRow or
+      LeftOut.
+    templates: prompts with {question} in them, by name, the default first.
+    meta: keyword arguments of the verifier for all rows, which
+      `verifier_options` may replace.
+    options: options of the set and their defaults. An option `seed` gets the
+      seed of the task and cannot be set.
     against: evaluation sets whose near-duplicates train leaves out.
-    access: what else is needed to get the files, for people.
+    access: steps that a user must take before downloading, "" if none.
   """
 
   name: str
@@ -91,18 +95,18 @@ class Set:
 
   @property
   def splits(self) -> tuple[str, ...]:
-    """Its splits: without files for train it is for evaluation only."""
+    """Splits in build order; a set without train files is evaluation only."""
     names = {file.split for file in self.files(self.options)}
     return SPLITS if "train" in names else ("validation",)
 
   @property
   def has_test(self) -> bool:
-    """Says whether its validation is published, and not held out here."""
+    """Whether a validation split is published, and not held out of train."""
     files = self.files(self.options)
     return any(file.split == "validation" for file in files)
 
   def missing(self, record: Mapping[str, Any]) -> str:
-    """Names the column that a row lacks, "" if it has all."""
+    """Returns the first column that a row lacks, "" if it has all."""
     for column in self.columns:
       names = (column,) if isinstance(column, str) else column
       if not any(name in record for name in names):
@@ -111,13 +115,14 @@ class Set:
 
   @property
   def by_hand(self) -> bool:
-    """Says whether the files have to be fetched by the user."""
-    unnamed = any("*" in file.path for file in self.files(self.options))
-    return unnamed or bool(self.access)
+    """Whether the user has to fetch the files."""
+    # The hub is not asked which files match a pattern.
+    has_patterns = any("*" in file.path for file in self.files(self.options))
+    return has_patterns or bool(self.access)
 
   @property
   def how_to_get(self) -> str:
-    """Says how to fetch the files by hand."""
+    """Instructions for fetching the files by hand."""
     note = f"{self.access}, then " if self.access else ""
     return (
         f"{note}hf download {self.repo} --repo-type dataset --local-dir DIR,"
@@ -125,10 +130,10 @@ class Set:
 
 
 def text(record: Mapping[str, Any], *columns: str) -> str:
-  """Returns the text of the first of the columns that there is.
+  """Returns the text of the first of the columns that a row has.
 
   Raises:
-    BadRow: there is none, or it is no text.
+    BadRow: the row has none of them, or its value is not a text.
   """
   for column in columns:
     value = record.get(column)
@@ -138,3 +143,15 @@ def text(record: Mapping[str, Any], *columns: str) -> str:
       raise BadRow(f"{column} is a {type(value).__name__}, not a string")
     return value
   raise BadRow(f"no {' or '.join(columns)}")
+
+
+def parse_json(text: str, column: str) -> Any:
+  """Returns the value of a column's JSON text.
+
+  Raises:
+    BadRow: the text is not JSON.
+  """
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise BadRow(f"{column} is not JSON ({error})") from error

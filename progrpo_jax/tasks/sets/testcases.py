@@ -1,19 +1,20 @@
-"""Test cases of published programming problems, in one form.
+"""Converts the test cases of published programming problems to one format.
 
-Out come, for a program that reads and writes, [{"input": text, "output":
-text}], and for a function to call, [{"args": list, "expected": value}] with
-its name. What goes in, as values or as JSON:
+Tests of a program are [{"input": text, "output": text}], from standard input
+to standard output. Tests of a function are [{"args": list, "expected":
+value}], together with the function's name. Published formats, as values or
+as JSON:
 
   {"inputs": [...], "outputs": [...], "fn_name": name}   APPS, TACO, Eurus
   {"input": [...], "output": [...]}                      CodeContests
   [{"input", "output", "type" or "testtype", ...}]       DeepCoder, LiveCode-
                                                          Bench
 
-The function's name stands in fn_name or in metadata.func_name. An input of a
-call is a list of arguments, or, in LiveCodeBench, text with one JSON value a
-line. Where every expected value of a problem is a list of length one, APPS
-has wrapped it, and it is unwrapped; a function that really returns such lists
-in all of its tests is the price of that.
+The function's name is in fn_name or metadata.func_name. The input of a call is
+a list of arguments or, in LiveCodeBench, a text with one JSON value per line.
+APPS wraps each expected value in a list of length one, so if all expected
+values of a problem are such lists, they are unwrapped. A function that really
+returns such lists in all of its tests is therefore judged wrongly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 
 from progrpo_jax.tasks.sets import schema
 
+# Published names of the two kinds of tests.
 _CALLS = ("functional", "function_call")
 _STDIN = ("stdin", "stdin_stdout")
 
@@ -29,16 +31,16 @@ _STDIN = ("stdin", "stdin_stdout")
 def read(
     value: Any, column: str, name: str | None = None
 ) -> tuple[list[dict[str, Any]], str | None]:
-  """Returns test cases and the name of the function to call, if there is one.
+  """Returns (tests, name of the function to call or None).
 
   Args:
-    value: the published test cases.
-    column: where they stand, for messages.
-    name: of the function, where it stands elsewhere.
+    value: published test cases.
+    column: name of their column, for messages.
+    name: name of the function, for sets that publish it elsewhere.
 
   Raises:
-    BadRow: they are of none of the forms.
-    LeftOut: there are none.
+    BadRow: the test cases have none of the published formats.
+    LeftOut: there are no test cases.
   """
   if isinstance(value, str):
     value = _parse(value, column)
@@ -47,12 +49,13 @@ def read(
     pairs = _columns(value, column)
     kinds = [_CALLS[0] if name else _STDIN[0]] * len(pairs)
   elif isinstance(value, Sequence):
-    pairs, kinds, found = _cases(value, column)
-    name = found or name
+    pairs, kinds, case_name = _cases(value, column)
+    name = case_name or name
   else:
     raise schema.BadRow(f"{column} is a {type(value).__name__}, not test cases")
   if not pairs:
     raise schema.LeftOut("no test cases")
+  # All tests of a problem must be of one kind.
   if set(kinds) <= set(_STDIN):
     return [_stdin(*pair, column) for pair in pairs], None
   if not set(kinds) <= set(_CALLS):
@@ -63,7 +66,10 @@ def read(
 
 
 def longest(tests: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-  """Returns the tests with the longest inputs, in their order; 0 means all."""
+  """Returns the `most` tests with the longest inputs, in their order.
+
+  All tests if `most` is 0.
+  """
   if not most or len(tests) <= most:
     return tests
   sizes = [len(json.dumps(t.get("input", t.get("args")))) for t in tests]
@@ -72,17 +78,14 @@ def longest(tests: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def _parse(text: str, column: str) -> Any:
-  """Returns the value of JSON text."""
+  """Returns the value of JSON text; an empty text means no test cases."""
   if not text.strip():
     raise schema.LeftOut("no test cases")
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise schema.BadRow(f"{column} is not JSON ({error})") from error
+  return schema.parse_json(text, column)
 
 
 def _columns(value: Mapping[str, Any], column: str) -> list[tuple[Any, Any]]:
-  """Returns pairs of inputs and outputs that stand in two lists."""
+  """Returns (input, output) pairs from a record of two lists."""
   inputs = value.get("inputs", value.get("input"))
   outputs = value.get("outputs", value.get("output"))
   if not isinstance(inputs, list) or not isinstance(outputs, list):
@@ -96,23 +99,24 @@ def _columns(value: Mapping[str, Any], column: str) -> list[tuple[Any, Any]]:
 def _cases(
     value: Sequence[Any], column: str
 ) -> tuple[list[tuple[Any, Any]], list[str], str | None]:
-  """Returns pairs, their kinds and the function's name, of a list of cases."""
+  """Returns (input, output) pairs, their kinds and the function's name."""
   pairs, kinds, name = [], [], None
   for case in value:
     if not isinstance(case, Mapping) or not {"input", "output"} <= set(case):
       raise schema.BadRow(f"{column} has a test without input and output")
-    more = case.get("metadata")
-    named = case.get("fn_name") or (
-        more.get("func_name") if isinstance(more, Mapping) else None)
-    name = named or name
+    metadata = case.get("metadata")
+    case_name = case.get("fn_name") or (
+        metadata.get("func_name") if isinstance(metadata, Mapping) else None)
+    name = case_name or name
+    # A case without a kind is a call if it names a function.
     kind = case.get("type") or case.get("testtype")
-    kinds.append(str(kind or (_CALLS[0] if named else _STDIN[0])))
+    kinds.append(str(kind or (_CALLS[0] if case_name else _STDIN[0])))
     pairs.append((case["input"], case["output"]))
   return pairs, kinds, name
 
 
 def _stdin(given: Any, expected: Any, column: str) -> dict[str, str]:
-  """Returns a test of a program; lists are lines."""
+  """Returns a test of a program; a list of texts is joined as lines."""
   both = []
   for value in (given, expected):
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
@@ -129,17 +133,18 @@ def _calls(
     pairs: Sequence[tuple[Any, Any]], column: str
 ) -> list[dict[str, Any]]:
   """Returns tests of a function."""
-  tests, written = [], False
+  tests, is_json_text = [], False
   for given, expected in pairs:
-    if isinstance(given, str):
-      written = True
+    if isinstance(given, str):  # LiveCodeBench: one JSON value per line
+      is_json_text = True
       given = [_parse(line, column) for line in given.split("\n") if line]
       expected = (
           _parse(expected, column) if isinstance(expected, str) else expected)
     if not isinstance(given, list):
-      raise schema.BadRow(f"{column} has arguments that are no list")
+      raise schema.BadRow(f"{column} has arguments that are not a list")
     tests.append({"args": given, "expected": expected})
   values = [test["expected"] for test in tests]
-  if not written and all(isinstance(v, list) and len(v) == 1 for v in values):
+  wrapped = all(isinstance(v, list) and len(v) == 1 for v in values)
+  if wrapped and not is_json_text:  # see the module's docstring on APPS
     tests = [{**test, "expected": test["expected"][0]} for test in tests]
   return tests

@@ -1,4 +1,4 @@
-"""Prompt templates and small readings of text that published sets share."""
+"""Prompt templates and small text helpers shared by published sets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from progrpo_jax.rewards import answers
 from progrpo_jax.rewards import choice as choices
 from progrpo_jax.tasks.sets import schema
 
-# What a template adds to the question is ours, in the usual sense of each
-# domain; the first is the default.
+# Templates by name, the default first. The added instructions are this
+# project's wording of the usual ones of each domain.
 BOXED = {
     "boxed": (
         "{question}\n\nThink step by step, and put your final answer within"
@@ -29,18 +29,19 @@ CODE = {
 }
 PLAIN = {"bare": "{question}"}
 
+# Evaluation sets of mathematics, and the columns of sets with short answers.
 MATHEMATICS = (
     "aime24", "aime25", "amc23", "math500", "minerva_math", "olympiad_bench")
 SHORT_ANSWER = (("problem", "question"), "answer")
 
 
 def boxed(solution: str) -> str:
-  """Returns what stands in the last box of a TeX text, "" if nothing does."""
+  """Returns the content of the last box of a TeX text, "" if it has none."""
   return next(reversed(answers.boxed(solution)), "")
 
 
 def worked(solution: str, answer: str) -> tuple[str, ...]:
-  """Returns a solution as a demonstration, if it boxes the answer alone."""
+  """Returns (solution,) for a demonstration, () if it boxes anything else."""
   return (solution,) if set(answers.boxed(solution)) == {answer} else ()
 
 
@@ -50,7 +51,11 @@ def box(answer: str) -> str:
 
 
 def number_or_text(record: Mapping[str, Any], *columns: str) -> str:
-  """Returns an answer as text; 27.0 is written 27."""
+  """Returns the first present column as text; 27.0 becomes "27".
+
+  Raises:
+    schema.BadRow: no column is present, or the value is no number or text.
+  """
   value = next((record[c] for c in columns if record.get(c) is not None), None)
   if isinstance(value, bool) or not isinstance(value, (int, float, str)):
     return schema.text(record, *columns)
@@ -60,14 +65,18 @@ def number_or_text(record: Mapping[str, Any], *columns: str) -> str:
 
 
 def short_answer(record: dict[str, Any], _) -> schema.Problem:
-  """Makes a problem of the columns SHORT_ANSWER."""
+  """Returns the problem of a row with the columns SHORT_ANSWER."""
   answer = number_or_text(record, "answer")
   question = schema.text(record, "problem", "question")
   return schema.Problem(question, answer, demonstrations=(box(answer),))
 
 
 def user_text(messages: Any, column: str) -> str:
-  """Returns what the user says in a list of messages, or in a plain text."""
+  """Returns the user's text in a list of chat messages; a text is kept.
+
+  Raises:
+    schema.BadRow: there is not exactly one message of the user.
+  """
   if isinstance(messages, str):
     return messages
   if not isinstance(messages, Sequence) or not all(
@@ -80,13 +89,34 @@ def user_text(messages: Any, column: str) -> str:
   return said[0]
 
 
+def reward_model(record: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns the column reward_model, which holds the ground truth.
+
+  Raises:
+    schema.BadRow: the column is not a record.
+  """
+  truth = record["reward_model"]
+  if not isinstance(truth, Mapping):
+    raise schema.BadRow("reward_model is not a record")
+  return truth
+
+
 def choice(
     question: str, options: Sequence[str], right: int, *, seed: int
 ) -> schema.Problem:
-  """Returns a question of multiple choice, its options shuffled.
+  """Returns a multiple-choice problem with shuffled options.
 
-  The order depends on the seed and the question alone. The reference is the
-  letter of the right one.
+  The order depends only on the seed and the question. The reference is the
+  letter of the correct option.
+
+  Args:
+    question: text of the question without options.
+    options: texts of the options.
+    right: index of the correct option.
+    seed: seed of the order.
+
+  Raises:
+    schema.BadRow: the number of options is wrong, or an option is empty.
   """
   order = choices.order(len(options), seed, question)
   shown = [options[i].strip() for i in order]

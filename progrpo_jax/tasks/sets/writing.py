@@ -1,6 +1,7 @@
-"""Answers that follow a drawn prompt's instructions, for demonstrations.
+"""Writes answers that follow a drawn prompt's instructions.
 
-See `instruction_following`; what is asked stands in `asking`.
+They are the demonstrations of the task `instruction_following`; `asking` has
+the instructions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,13 @@ from progrpo_jax.tasks.sets.asking import LANGUAGES, Problem, Style
 
 
 class Writer:
-  """Writes answers to a problem that follow all of its instructions."""
+  """Writes one answer that follows all instructions of a problem.
+
+  Args:
+    problem: request and instructions.
+    style: style of the template.
+    rng: source of randomness.
+  """
 
   def __init__(self, problem: Problem, style: Style, rng: random.Random):
     self.style = style
@@ -23,20 +30,20 @@ class Writer:
     self.args = {
         name.rpartition(":")[2]: kwargs
         for name, kwargs in zip(problem.names, problem.kwargs)}
-    self.taken = _words_in(problem)
+    self.taken = _words_in(problem)  # words that fillers must not add
     self.fill = self._fill()
 
   def write(self) -> str | None:
-    """Returns an answer, None if the limits leave no room for one."""
+    """Returns an answer, or None if the limits are too tight for one."""
     if "constrained_response" in self.args:
       return f"My answer is {self.rng.choice(['yes', 'no', 'maybe'])}."
-    text = self._wrapped(self._arranged(self._parts()))
-    return text if self._short_enough(text) else None
+    text = self._wrap(self._arrange(self._parts()))
+    return text if self._is_short_enough(text) else None
 
   def _fill(self) -> Iterator[str]:
-    """Yields sentences without end, none twice in a row."""
+    """Returns an endless iterator of sentences, none twice in a row."""
     sentences = list(self.style.sentences)
-    if language := self._of("response_language").get("language"):
+    if language := self._args_of("response_language").get("language"):
       sentences = list(LANGUAGES[language][1:])
     elif self.style.full:
       topic = self.request.partition(" about ")[2].rstrip(".")
@@ -45,83 +52,91 @@ class Writer:
     self.rng.shuffle(sentences)
     return itertools.cycle(sentences)
 
-  def _of(self, name: str) -> dict[str, Any]:
-    """Returns the arguments of an instruction, {} if it is not asked for."""
+  def _args_of(self, name: str) -> dict[str, Any]:
+    """Returns the arguments of an instruction, {} if the problem lacks it."""
     return self.args.get(name, {})
 
   def _parts(self) -> list[list[str]]:
-    """Returns the sentences of each part of the text."""
+    """Returns the sentences of each part (paragraph, bullet, ...) of a text."""
+    # At most one of these instructions is present, since they conflict.
     count = max(
-        self._of("number_paragraphs").get("num_paragraphs", 1),
-        self._of("nth_paragraph_first_word").get("num_paragraphs", 1),
-        self._of("number_bullet_lists").get("num_bullets", 1),
-        self._of("multiple_sections").get("num_sections", 1),
+        self._args_of("number_paragraphs").get("num_paragraphs", 1),
+        self._args_of("nth_paragraph_first_word").get("num_paragraphs", 1),
+        self._args_of("number_bullet_lists").get("num_bullets", 1),
+        self._args_of("multiple_sections").get("num_sections", 1),
         1 + ("two_responses" in self.args))
+    # Required words go into the last part, or make up a text without filling.
     extras = self._extras()
-    if extras and count == 1 and self._may_be_lean():
+    if extras and count == 1 and self._drops_filling():
       parts = [extras]
     else:
       parts = [[next(self.fill)] for _ in range(count)]
       parts[-1] += extras
-    if nth := self._of("nth_paragraph_first_word"):
+    if nth := self._args_of("nth_paragraph_first_word"):
       beginning = f"{nth['first_word'].capitalize()} is how this begins"
       parts[nth["nth_paragraph"] - 1].insert(0, beginning)
-    wanted = self._at_least("number_sentences", "num_sentences")
-    while len(parts[-1]) < wanted:
+    # Lower limits are met by sentences at the end. Sentences are only counted
+    # in texts of one part, since the limit conflicts with all layouts.
+    least = self._at_least("number_sentences", "num_sentences")
+    while len(parts[-1]) < least:
       parts[-1].append(next(self.fill))
-    wanted = self._at_least("number_words", "num_words")
-    while sum(len(split(s)) for part in parts for s in part) < wanted:
+    least = self._at_least("number_words", "num_words")
+    while sum(len(split(s)) for part in parts for s in part) < least:
       parts[-1].append(next(self.fill))
     return parts
 
-  def _may_be_lean(self) -> bool:
-    """Says whether to leave out what nothing asks for, in compact texts."""
+  def _drops_filling(self) -> bool:
+    """Says whether to omit sentences that no instruction needs.
+
+    Only in compact texts: always under an upper limit, else at random.
+    """
     limited = any(
-        "less than" in self._of(name).values()
+        "less than" in self._args_of(name).values()
         for name in ("number_words", "number_sentences"))
     return not self.style.full and (limited or self.rng.random() < 0.5)
 
   def _extras(self) -> list[str]:
-    """Returns the sentences that certain words and signs are asked for in."""
-    found = []
-    if keywords := self._of("existence").get("keywords"):
-      found.append(self._say("This has to do with", keywords))
+    """Returns sentences with the required words and signs, shuffled."""
+    sentences = []
+    if keywords := self._args_of("existence").get("keywords"):
+      sentences.append(self._sentence("This has to do with", keywords))
     if count := self._at_least("frequency", "frequency"):
-      keyword = self._of("frequency")["keyword"]
-      found.append(self._say("We say", [keyword] * count))
+      keyword = self._args_of("frequency")["keyword"]
+      sentences.append(self._sentence("We say", [keyword] * count))
     if count := self._at_least("letter_frequency", "let_frequency"):
-      letter = self._of("letter_frequency")["letter"]
+      letter = self._args_of("letter_frequency")["letter"]
       free = [w for w in self._shuffled() if w not in self.taken]
       word = max(free, key=lambda w: w.count(letter))
       word = word if letter in word else letter
-      repeats = -(-count // word.count(letter))
-      found.append(self._say("Think of", [word] * repeats))
+      repeats = -(-count // word.count(letter))  # rounded up
+      sentences.append(self._sentence("Think of", [word] * repeats))
     word = next(w for w in self._shuffled() if w not in self.taken)
     if count := self._at_least("capital_word_frequency", "capital_frequency"):
-      found.append(self._say("It is", [word.upper()] * count))
-    if count := self._of("number_placeholders").get("num_placeholders"):
-      found.append(self._say("Write to", [f"[{word}]"] * count))
-    if count := self._of("number_highlighted_sections").get("num_highlights"):
-      found.append(self._say("What counts is", [f"*{word}*"] * count))
-    return self.rng.sample(found, len(found))
+      sentences.append(self._sentence("It is", [word.upper()] * count))
+    if count := self._args_of("number_placeholders").get("num_placeholders"):
+      sentences.append(self._sentence("Write to", [f"[{word}]"] * count))
+    highlights = self._args_of("number_highlighted_sections")
+    if count := highlights.get("num_highlights"):
+      sentences.append(self._sentence("What counts is", [f"*{word}*"] * count))
+    return self.rng.sample(sentences, len(sentences))
 
   def _shuffled(self) -> list[str]:
     """Returns the fillers in a random order."""
     return self.rng.sample(self.style.fillers, len(self.style.fillers))
 
-  def _say(self, beginning: str, words: Sequence[str]) -> str:
-    """Makes a sentence of words."""
+  def _sentence(self, beginning: str, words: Sequence[str]) -> str:
+    """Returns a sentence that contains the words, without the full stop."""
     if not self.style.full:
       return " ".join(words)
     return f"{beginning} {' and '.join(words)}"
 
   def _at_least(self, name: str, key: str) -> int:
-    """Returns the number that there must be, 0 if there is none."""
-    args = self._of(name)
+    """Returns the lower limit that an instruction sets, 0 if it sets none."""
+    args = self._args_of(name)
     return args.get(key, 0) if "at least" in args.values() else 0
 
-  def _arranged(self, parts: list[list[str]]) -> str:
-    """Joins the parts as the instruction on the text's shape wants them."""
+  def _arrange(self, parts: list[list[str]]) -> str:
+    """Joins the parts in the layout that an instruction asks for."""
     stop = "." if self.style.full or "number_sentences" in self.args else ""
     texts = [" ".join(f"{s}{stop}" for s in part) for part in parts]
     line = self.style.lines
@@ -135,21 +150,22 @@ class Writer:
       return "\n\n".join(texts)
     if "number_bullet_lists" in self.args:
       return "\n".join(f"* {text}" for text in texts)
-    if word := self._of("multiple_sections").get("section_spliter"):
+    if word := self._args_of("multiple_sections").get("section_spliter"):
       numbered = enumerate(texts, start=1)
       return "\n".join(f"{word} {i}\n{text}" for i, text in numbered)
     return texts[0]
 
-  def _wrapped(self, text: str) -> str:
-    """Adds what stands before and after a text, and sets its case."""
+  def _wrap(self, text: str) -> str:
+    """Adds title, postscript, ending, request and quotes; sets the case."""
     line = self.style.lines
+    # Quotes enclose everything, and so come after all other additions.
     if "title" in self.args:
       title = "A few words" if self.style.full else next(self.fill)
       text = f"<<{title}>>{line}{text}"
-    if marker := self._of("postscript").get("postscript_marker"):
+    if marker := self._args_of("postscript").get("postscript_marker"):
       thanks = "Thank you" if self.style.full else next(self.fill)
       text = f"{text}{line or ' '}{marker} {thanks}"
-    if phrase := self._of("end_checker").get("end_phrase"):
+    if phrase := self._args_of("end_checker").get("end_phrase"):
       text = f"{text}{line or ' '}{phrase}"
     if "repeat_prompt" in self.args:
       text = f"{self.request}{line}{text}"
@@ -159,13 +175,14 @@ class Writer:
       return text.upper()
     return text.lower() if "english_lowercase" in self.args else text
 
-  def _short_enough(self, text: str) -> bool:
-    """Says whether a text stays below the limits that are asked for."""
+  def _is_short_enough(self, text: str) -> bool:
+    """Says whether a text stays below the upper limits of the problem."""
     words, sentences = (
-        self._of(name) for name in ("number_words", "number_sentences"))
+        self._args_of(name) for name in ("number_words", "number_sentences"))
     if "less than" in words.values() and (
         len(split(text)) >= words["num_words"]):
       return False
+    # Sentences end with a sign, and the last one also with the text.
     ends = re.findall(r"[.?]|[^.?\s\"]\"?$", text)
     return "less than" not in sentences.values() or (
         len(ends) < sentences["num_sentences"])
@@ -177,6 +194,6 @@ def split(text: str) -> list[str]:
 
 
 def _words_in(problem: Problem) -> set[str]:
-  """Returns the words that a problem's arguments hold."""
+  """Returns the words in a problem's arguments."""
   values = [v for kwargs in problem.kwargs for v in kwargs.values()]
   return set(split(json.dumps(values)))
