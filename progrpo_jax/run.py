@@ -304,12 +304,12 @@ def load_run(workdir) -> Run:
   path = places.place(workdir)
   if not path.is_dir():
     raise errors.InputError(f"no such workdir: {workdir}")
-  files = (metrics_lib.METRICS, metrics_lib.EVALS)
+  records = (metrics_lib.METRICS, metrics_lib.EVALS)
   described = (path / policy_lib.MODEL_DIR / "config.json").exists()
-  if not described and not any(lines.files(path / name) for name in files):
+  if not described and not any(lines.files(path / name) for name in records):
     raise errors.InputError(
         f"{workdir} is not the workdir of a run: it holds neither "
-        f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(files)}")
+        f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(records)}")
   return Run(path)
 
 

@@ -463,7 +463,7 @@ def _train(c, workdir, view: View, override: bool) -> int:
   timer, stop = timing.Timer(view.phase), stopping.Stop()
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
-    setup, params = hosts.agree(lambda: build.make(c, timer, stop, view))
+    setup, params = hosts.agree(lambda: build.make_setup(c, timer, stop, view))
     stack.enter_context(setup.pool)
     _introduce(c, setup, view)
     workdir = epath.Path(workdir)
@@ -505,6 +505,6 @@ def _introduce(c, setup: build.Setup, view: View) -> None:
   view.message(build.attention_of(setup.model, setup.mesh))
   if isolation.is_needed(c):
     view.message(f"isolation of code: {isolation.describe()}")
-  for sentence in problems.notes(
+  for sentence in problems.all_notes(
       c, setup.first.prompter, setup.first.validate.evaluators):
     view.message(sentence)

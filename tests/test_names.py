@@ -90,7 +90,7 @@ def test_no_local_hides_a_name_of_its_file(path):
     "import signal\ndef f(signal):\n  pass\n",
     "from progrpo_jax import metrics\ndef f():\n  for metrics in (): pass\n",
     "def g(): pass\ndef f():\n  g = 1\n",
-    "def f(t):\n  signals = t(lambda: signals.advantages(1))\n",
+    "def f(t):\n  prepare = t(lambda: prepare.advantages(1))\n",
     "LIMIT = 1\ndef f():\n  with open('x') as LIMIT: pass\n",
 ])
 def test_each_way_of_hiding_is_seen(source):

@@ -10,10 +10,10 @@ import pytest
 import progrpo_jax
 from progrpo_jax import errors, run
 from progrpo_jax.build import answers as answers_lib
+from progrpo_jax.build import stages as build
 from progrpo_jax.cli import sample as sample_command
 from progrpo_jax.config import files
 from progrpo_jax.report import comparison
-from progrpo_jax.storage import policy
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_adapters_that_learned_nothing_answer_as_their_base(small, tmp_path):
   small.train(tmp_path / "lora", *made, method="grpo")
   answers = run.load_run(tmp_path / "lora").sample(["1+2=", "3+4="], step=0)
   c, mesh = small.config(method="grpo"), answers_lib.one_device()
-  base = policy.load(c, mesh)
+  base = build.load_policy(c, mesh)
   assert answers_lib.sample(c, base, ["1+2=", "3+4="], mesh, n=4) == answers
 
 

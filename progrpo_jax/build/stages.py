@@ -197,7 +197,7 @@ def attention_of(model: model_config.ModelConfig, mesh) -> str:
     raise errors.InputError(f"config.model.attention: {e}") from e
 
 
-def make(
+def make_setup(
     c: ml_collections.ConfigDict, timer: timing.Timer | None = None,
     stop: stopping.Stop | None = None, view=None,
 ) -> tuple[Setup, Any]:

@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
   name = name.removeprefix("configs/").removesuffix(".py")
   if name not in shipped:
     raise errors.InputError(
-        f"no run file {name!r}{checks.close(name, shipped)}; `progrpo "
+        f"no run file {name!r}{checks.hint(name, shipped)}; `progrpo "
         "configs` lists them")
   print(shipped[name].read_text(encoding="utf-8"), end="")
   return 0

@@ -36,8 +36,8 @@ _MAX_SHOWN = 2000  # characters of a text
 
 def run(argv: Sequence[str]) -> int:
   """Runs the command; returns the exit code."""
-  arguments = _parser().parse_args(argv)
-  return arguments.command(arguments, consoles.Console())
+  args = _parser().parse_args(argv)
+  return args.command(args, consoles.Console())
 
 
 def _parser() -> arguments.Parser:
@@ -72,7 +72,7 @@ def _parser() -> arguments.Parser:
   return parser
 
 
-def _list(arguments: argparse.Namespace, console: consoles.Console) -> int:
+def _list(args: argparse.Namespace, console: consoles.Console) -> int:
   """Prints each task: domain, first line of its docstring, its data."""
   task = table.Column("task", no_wrap=True)
   found = table.Table(task, "domain", "what it asks for", "data")
@@ -85,7 +85,7 @@ def _list(arguments: argparse.Namespace, console: consoles.Console) -> int:
     doc = module.__doc__.strip().splitlines()[0]
     known = published_set(module)
     domain = known.domain if known else getattr(module, "DOMAIN", "")
-    data = _data(known, arguments.data_dir) if known else "no download"
+    data = _data(known, args.data_dir) if known else "no download"
     found.add_row(name, domain, markup.escape(doc), markup.escape(data))
   console.print(found)
   console.print(_NOTE, highlight=False)
@@ -112,11 +112,11 @@ def _splits(name: str) -> Sequence[str]:
   return [s for s in base.SPLITS if known is None or s in known.splits]
 
 
-def _show(arguments: argparse.Namespace, console: consoles.Console) -> int:
+def _show(args: argparse.Namespace, console: consoles.Console) -> int:
   """Prints examples with a right, a wrong and a malformed answer."""
-  split = arguments.split or _splits(arguments.name)[0]
-  source = _load(arguments, split)
-  rows = [source[i] for i in range(min(arguments.n, len(source)))]
+  split = args.split or _splits(args.name)[0]
+  source = _load(args, split)
+  rows = [source[i] for i in range(min(args.n, len(source)))]
   near = rows + [source[i] for i in range(min(len(source), _OTHERS))]
   others = [t for row in near for t in row.demonstrations[:1]]
   others += [t for row in near for t in _of_reference(row)[:1]]
@@ -136,25 +136,25 @@ def _show(arguments: argparse.Namespace, console: consoles.Console) -> int:
   return 0
 
 
-def _build(arguments: argparse.Namespace, console: consoles.Console) -> int:
+def _build(args: argparse.Namespace, console: consoles.Console) -> int:
   """Builds every split and prints the sizes."""
-  for split in _splits(arguments.name):
-    source = _load(arguments, split)
-    console.print(f"{arguments.name} {split}: {len(source)} rows")
-  console.print(f"in {os.path.expanduser(arguments.data_dir)}")
+  for split in _splits(args.name):
+    source = _load(args, split)
+    console.print(f"{args.name} {split}: {len(source)} rows")
+  console.print(f"in {os.path.expanduser(args.data_dir)}")
   return 0
 
 
-def _load(arguments: argparse.Namespace, split: str) -> base.Source:
+def _load(args: argparse.Namespace, split: str) -> base.Source:
   """Loads a split with the options of the command line."""
-  options = dict(map(_option, arguments.option))
-  if getattr(arguments, "template", None):
-    options["template"] = arguments.template
+  options = dict(map(_option, args.option))
+  if getattr(args, "template", None):
+    options["template"] = args.template
   return base.load(
-      arguments.name,
+      args.name,
       split,
-      data_dir=os.path.expanduser(arguments.data_dir),
-      seed=arguments.seed,
+      data_dir=os.path.expanduser(args.data_dir),
+      seed=args.seed,
       **options,
   )
 

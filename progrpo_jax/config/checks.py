@@ -70,10 +70,10 @@ def paths(c, prefix: str = "") -> Iterator[str]:
 
 def nearest(key: str, c, home: str = "config.") -> str:
   """Writes a hint at the key of a config that is nearest to an unknown one."""
-  return close(key, paths(c), home)
+  return hint(key, paths(c), home)
 
 
-def close(name: str, known: Iterable[str], home: str = "") -> str:
+def hint(name: str, known: Iterable[str], home: str = "") -> str:
   """Writes a hint at the name that is nearest to an unknown one, or nothing."""
   matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f"; did you mean {home}{matches[0]}?" if matches else ""
@@ -114,9 +114,8 @@ def _check_task(name: str, spec) -> None:
     if key in keys:
       check_value(f"{name}.{key}", value, keys[key])
     elif key != "options":
-      close = difflib.get_close_matches(key, [*keys, "options"], n=1)
-      hint = f"; did you mean {close[0]!r}?" if close else ""
-      raise errors.InputError(f"no key {name}.{key}{hint}")
+      raise errors.InputError(
+          f"no key {name}.{key}{hint(key, [*keys, 'options'])}")
   if not isinstance(
       spec.get("options", {}), ml_collections.ConfigDict | dict):
     raise errors.InputError(

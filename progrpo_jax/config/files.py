@@ -7,6 +7,7 @@ package, which `progrpo configs` lists, also by their name alone.
 
 import importlib.util
 import inspect
+import os
 import pathlib
 import types
 
@@ -39,12 +40,14 @@ def find(file: str) -> pathlib.Path:
   """
   path = pathlib.Path(file)
   name = path.stem if path.parent.name == "configs" else file
-  if not path.exists() and not path.is_absolute():
+  # Not `Path.exists`, which raises where a name is too long or has a NUL.
+  if not os.path.exists(path) and not path.is_absolute():
     path = shipped().get(name, path)
-  if path.is_file() and path.suffix == ".py":
+  is_file = os.path.isfile(path)
+  if is_file and path.suffix == ".py":
     return path
-  what = "a directory" if file and path.is_dir() else (
-      "not a Python file" if path.is_file() else
+  what = "a directory" if file and os.path.isdir(path) else (
+      "not a Python file" if is_file else
       "no such file, nor one of `progrpo configs`")
   raise errors.InputError(f"--config {file or repr(file)}: {what}")
 

@@ -33,7 +33,7 @@ from progrpo_jax.config import defaults
 def test_what_cannot_work_is_refused_before_anything_runs(
     small, override, said):
   with pytest.raises(errors.InputError) as caught:
-    build.make(small.config(override))
+    build.make_setup(small.config(override))
   assert said in str(caught.value)
   key = override.partition("=")[0]
   assert ".".join(key.split(".")[:2]) in str(caught.value)
@@ -54,7 +54,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
 ])
 def test_names_and_cuts_are_refused_too(small, override, said):
   with pytest.raises(errors.InputError) as caught:
-    build.make(small.config(override))
+    build.make_setup(small.config(override))
   assert said in str(caught.value)
 
 
@@ -67,7 +67,7 @@ def test_names_and_cuts_are_refused_too(small, override, said):
 ])
 def test_what_cannot_teach_is_refused(small, overrides, said):
   with pytest.raises(errors.InputError) as caught:
-    build.make(small.config(*overrides, method="grpo"))
+    build.make_setup(small.config(*overrides, method="grpo"))
   assert said in str(caught.value)
 
 
@@ -95,7 +95,7 @@ def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
 
 def test_overlong_prompts_may_be_left_out(small):
   """Those of 5 terms have 10 characters, and a first token."""
-  setup, _ = build.make(small.config(
+  setup, _ = build.make_setup(small.config(
       "data.max_prompt_length=8", "data.filter_overlong_prompts=True"))
   with setup.pool:
     prompter = setup.first.prompter

@@ -17,7 +17,7 @@ from progrpo_jax.rollout import shaping, verify
 @pytest.fixture(scope="module")
 def built(small):
   """A run with two widths of prompts, and its parameters."""
-  setup, params = build.make(small.config("data.prompt_buckets=(6,)"))
+  setup, params = build.make_setup(small.config("data.prompt_buckets=(6,)"))
   with setup.pool:
     yield setup, params
 

@@ -103,32 +103,32 @@ CONFIGS = {
         "def get_config(method):\n  pass", "missing a required argument: "
         "'method': --config"),
     "misspells a method": (
-        "from configs import common, methods\n"
+        "from progrpo_jax.config import defaults, methods\n"
         "def get_config():\n"
         "  return methods.progrop(defaults.get_config())",
-        "line 3: AttributeError: module 'configs.methods' has no attribute "
-        "'progrop'; did you mean 'progrpo'?"),
+        "line 3: AttributeError: module 'progrpo_jax.config.methods' has no "
+        "attribute 'progrop'; did you mean 'progrpo'?"),
     "misspells a key that it reads": (
-        "from configs import common\n"
+        "from progrpo_jax.config import defaults\n"
         "def get_config():\n"
         "  c = defaults.get_config()\n"
         "  c.algo.beta = 2 * c.algo.bta\n"
         "  return c", "line 4: AttributeError: "),
     "misspells a key that it sets": (
-        "from configs import common\n"
+        "from progrpo_jax.config import defaults\n"
         "def get_config():\n"
         "  c = defaults.get_config()\n"
         "  c.algo.bta = 1.0\n"
         "  return c", "no key config.algo.bta; did you mean config.algo.beta?"),
     "sets a value of another type": (
-        "from configs import common\n"
+        "from progrpo_jax.config import defaults\n"
         "def get_config():\n"
         "  c = defaults.get_config()\n"
         "  c.train.total_steps = 2.5\n"
         "  return c", "line 4: TypeError: "),
     "is frozen and wrong": (
         "import ml_collections\n"
-        "from configs import common\n"
+        "from progrpo_jax.config import defaults\n"
         "def get_config():\n"
         "  c = defaults.get_config()\n"
         "  c.optim.b2 = 2.0\n"

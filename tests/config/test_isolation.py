@@ -56,7 +56,7 @@ def test_a_run_is_refused_before_its_policy_is_read(no_jail, small):
     c.data.tasks = {"apps": {"weight": 1.0, "options": {}}}
   c.model.init_from = "no/such/policy"
   with pytest.raises(errors.InputError, match="allow_unsafe_code"):
-    build.make(c)
+    build.make_setup(c)
   with pytest.raises(errors.InputError, match="allow_unsafe_code"):
     evaluate.start(c, None)
 

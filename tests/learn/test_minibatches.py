@@ -23,7 +23,7 @@ SHAPE = (
 @pytest.fixture(scope="module")
 def built(small):
   """Setup, parameters on the host, and verified groups."""
-  setup, params = build.make(small.config(*SHAPE, method="grpo"))
+  setup, params = build.make_setup(small.config(*SHAPE, method="grpo"))
   with setup.pool:
     collected, _ = setup.first.collect(params, progress_lib.Progress())
     yield setup, jax.device_get(params), collected.batch

@@ -16,7 +16,7 @@ from progrpo_jax.rollout import sampler, verify
 
 @pytest.fixture(scope="module")
 def built(small):
-  setup, params = build.make(small.config())
+  setup, params = build.make_setup(small.config())
   with setup.pool:
     yield setup, params
 

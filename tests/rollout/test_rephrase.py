@@ -90,7 +90,7 @@ def built(small):
       "algo.rephrase.enabled=True", "algo.rephrase.min_fail_share=0.1",
       "algo.rephrase.max_prompt_length=20",
       "algo.rephrase.template={prompt}", method="grpo")
-  setup, params = build.make(c)
+  setup, params = build.make_setup(c)
   with setup.pool:
     yield setup, params
 

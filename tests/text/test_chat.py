@@ -369,7 +369,7 @@ def test_a_run_knows_whether_its_prompts_open_a_thought(
   c.model.init_from = model(tmp_path / "m", loaded[name])
   c.data.dir = str(tmp_path / "data")
   c.data.max_prompt_length = 48
-  with build.make(c)[0].pool as pool:
+  with build.make_setup(c)[0].pool as pool:
     assert [pool.answer(text) for text in ("4", "5</think>4")] == shown
   made = []
 
