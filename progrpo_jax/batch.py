@@ -130,8 +130,8 @@ class TrainBatch:
     adv_NR: float32 advantages.
     fresh_NR: bool, True where the sampling policy is the policy at the start
       of the step; False for responses carried over from an earlier one.
-    reward_NR: float32, the base method's advantages before ARM, which FlowRL
-      matches; or None.
+    base_advantage_NR: float32, the base method's advantages before ARM, which
+      FlowRL matches; or None.
     weight_NRT: float32 weights that correct the sampler against the trainer,
       or None.
     id_N: uint32, the number of the prompt's draw, by which dropout draws; or
@@ -143,7 +143,7 @@ class TrainBatch:
   ref_logp_NRT: jax.Array | None
   adv_NR: jax.Array
   fresh_NR: jax.Array
-  reward_NR: jax.Array | None = None
+  base_advantage_NR: jax.Array | None = None
   weight_NRT: jax.Array | None = None
   id_N: jax.Array | None = None
 

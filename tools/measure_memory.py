@@ -114,7 +114,7 @@ def _update(c, tx):
     number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
     part = batch.TrainBatch(
         sequences=sequences, old_logp_NRT=number, ref_logp_NRT=None,
-        adv_NR=flag, fresh_NR=rows(tokens[:2], bool), reward_NR=flag,
+        adv_NR=flag, fresh_NR=rows(tokens[:2], bool), base_advantage_NR=flag,
         weight_NRT=None, id_N=rows(tokens[:1], jnp.uint32))
     update = update_lib.make(
         model, tx, objective,

@@ -104,7 +104,7 @@ class Prepare:
             mask_NRT=mask_NRT & rows(learn_PG)[..., None]),
         old_logp_NRT=old_NRT, ref_logp_NRT=ref_logp_NRT,
         adv_NR=rows(advantages["adv_PG"]), fresh_NR=fresh_NR,
-        reward_NR=rows(advantages["base_PG"]), weight_NRT=weight_NRT,
+        base_advantage_NR=rows(advantages["base_PG"]), weight_NRT=weight_NRT,
         id_N=np.repeat(
             groups.prompts.ids_P.astype(np.uint32), group // self.per_row))
     # How far sampler and trainer are apart, on tokens of the same policy.

@@ -24,16 +24,15 @@ from progrpo_jax.models import lora, scoring, transformer
 
 
 def choose_minibatches(key, prompts: int, count: int) -> np.ndarray:
-  """Deals the prompts of a batch out to minibatches, each to one of them.
+  """Deals the prompts of a batch out to minibatches.
 
   Args:
-    key: of one pass over the batch.
-    prompts: of the batch.
-    count: minibatches; divides the prompts.
+    key: PRNG key of a pass over the batch, which decides the permutation.
+    prompts: number of prompts of the batch.
+    count: number of minibatches; divides the prompts.
 
   Returns:
-    int [count, prompts / count]: numbers of prompts, by a permutation that the
-    key alone decides.
+    int [count, prompts / count]: numbers of the prompts of each minibatch.
   """
   return np.asarray(jax.random.permutation(key, prompts)).reshape(count, -1)
 
@@ -41,25 +40,25 @@ def choose_minibatches(key, prompts: int, count: int) -> np.ndarray:
 def take_prompts(
     batch: batch_lib.TrainBatch, prompts_M, prompts: int,
 ) -> batch_lib.TrainBatch:
-  """The rows of some of a batch's prompts: whole groups, in this order.
+  """Returns the rows of some prompts of a batch: whole groups, in order.
 
   Args:
-    batch: host arrays.
-    prompts_M: numbers of the prompts wanted.
-    prompts: of the batch; its rows are prompt-major.
+    batch: host arrays, prompt-major.
+    prompts_M: numbers of the prompts.
+    prompts: number of prompts of the batch.
   """
   return jax.tree.map(
       lambda x: x.reshape(prompts, -1, *x.shape[1:])[prompts_M].reshape(
           -1, *x.shape[1:]), batch)
 
 
-def _rows(x):
-  """[N, R, T] -> [N * R, T]; None stays None."""
+def _flat(x):
+  """[N, R, T] -> [B, T], B = N * R; None stays None."""
   return None if x is None else x.reshape(-1, x.shape[-1])
 
 
 def _read(config, params, batch: batch_lib.TrainBatch, dist, first, key):
-  """What the policy says of a batch: the part of `LossInputs` with gradients.
+  """Runs the policy on a batch: the part of `LossInputs` with gradients.
 
   Returns:
     dict of logp_BT, entropy_BT and log_z_B (None without a partition head).
@@ -81,18 +80,18 @@ def _read(config, params, batch: batch_lib.TrainBatch, dist, first, key):
   same = first & batch.fresh_NR[..., None]
   logp = jnp.where(
       same, batch.old_logp_NRT + (logp - lax.stop_gradient(logp)), logp)
-  return dict(logp_BT=_rows(logp), entropy_BT=_rows(entropy), log_z_B=log_z_B)
+  return dict(logp_BT=_flat(logp), entropy_BT=_flat(entropy), log_z_B=log_z_B)
 
 
 def _lay_out(batch: batch_lib.TrainBatch, read, key) -> batch_lib.LossInputs:
-  """`_read`'s result beside the data that losses read."""
+  """Puts the result of `_read` beside the data that losses read."""
   return batch_lib.LossInputs(
-      **read, old_logp_BT=_rows(batch.old_logp_NRT),
-      ref_logp_BT=_rows(batch.ref_logp_NRT), adv_B=batch.adv_NR.reshape(-1),
-      mask_BT=_rows(batch.sequences.mask_NRT),
-      reward_B=(None if batch.reward_NR is None
-                else batch.reward_NR.reshape(-1)),
-      weight_BT=_rows(batch.weight_NRT), key=key)
+      **read, old_logp_BT=_flat(batch.old_logp_NRT),
+      ref_logp_BT=_flat(batch.ref_logp_NRT), adv_B=batch.adv_NR.reshape(-1),
+      mask_BT=_flat(batch.sequences.mask_NRT),
+      reward_B=(None if batch.base_advantage_NR is None
+                else batch.base_advantage_NR.reshape(-1)),
+      weight_BT=_flat(batch.weight_NRT), key=key)
 
 
 def loss_inputs(
@@ -101,13 +100,13 @@ def loss_inputs(
   """Runs the policy on a batch and lays out what losses read.
 
   Args:
-    config: of the model.
+    config: configuration of the model.
     params: all parameters.
     batch: N rows of R responses.
     dist: distribution of the log-probs.
-    first: bool scalar, True while `params` are those that `old_logp_NRT` was
-      scored with.
-    key: for losses that draw, and for dropout.
+    first: bool scalar, True while `params` are the parameters under which
+      `old_logp_NRT` was scored.
+    key: PRNG key for losses that draw, and for dropout.
   """
   dropout, draw = jax.random.split(key)
   return _lay_out(
@@ -121,19 +120,21 @@ def minibatch_gradient(
   """Loss, gradient and metrics of a minibatch, micro-batch by micro-batch.
 
   Args:
-    config: of the model.
-    params: those that train, which the gradient is for.
-    frozen: the others.
-    batch: the minibatch.
+    config: configuration of the model.
+    params: trainable parameters (differentiated).
+    frozen: frozen parameters.
+    batch: rows of the minibatch.
     dist: distribution of the log-probs.
-    objective: see `make`.
-    micro_batches: parts that are run one after another.
-    first: see `loss_inputs`.
-    key: see `loss_inputs`.
-    whole: see `make`.
+    objective: objective to descend, as for `make`.
+    micro_batches: number of micro-batches, run one after another.
+    first: whether the scored parameters are still unchanged, as for
+      `loss_inputs`.
+    key: PRNG key, as for `loss_inputs`.
+    whole: whether the objective must see the whole minibatch, as for `make`.
 
   Returns:
-    (loss, gradient, metrics): metrics are (sum, count) pairs.
+    (loss, gradient, metrics): a scalar, a tree like `params`, and (sum, count)
+    pairs.
   """
   dropout, draw = jax.random.split(key)
 
@@ -159,26 +160,27 @@ def minibatch_gradient(
   return total / count, jax.tree.map(lambda g: g / count, gradient), metrics
 
 
-def _summed(one: Callable, tree, micro_batches: int):
-  """The sum of `one` over the micro-batches of a tree of rows."""
+def _summed(function: Callable, tree, micro_batches: int):
+  """Sums a function's results over the micro-batches of a tree of rows."""
   if micro_batches == 1:
-    return one(tree)
+    return function(tree)
   micros = scoring.to_micro(tree, micro_batches)
   zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros)))
+      jax.eval_shape(function, jax.tree.map(lambda x: x[0], micros)))
+  # A scan, not a Python loop: one program, whatever their number.
   return lax.scan(
-      lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None),
+      lambda sums, micro: (jax.tree.map(jnp.add, sums, function(micro)), None),
       zeros, micros)[0]
 
 
 def _in_two_passes(read, goal, params, batch, micro_batches: int):
   """Value and gradient of an objective that must see all tokens at once.
 
-  The first pass reads the minibatch without gradients. The objective's
-  derivatives by what was read need no model; the second pass takes them back
-  through it, micro-batch by micro-batch. One forward pass more than a sum
-  over micro-batches costs.
+  The first pass runs the model without gradients, micro-batch by micro-batch.
+  The derivatives of the objective by the log-probs need no model. The second
+  pass takes them back through it. This costs one forward pass more than a sum
+  over micro-batches.
   """
   rows, responses = batch.adv_NR.shape
 
@@ -211,27 +213,27 @@ def make(
   """Builds the update.
 
   Args:
-    config: of the model.
-    tx: the optax chain.
-    objective: (LossInputs, **knobs) -> (sum, count, metrics).
+    config: configuration of the model.
+    tx: optax chain.
+    objective: (LossInputs, **weights) -> (sum, count, metrics).
     dist: distribution of the log-probs.
-    micro_batches: parts of a minibatch, run one after another.
+    micro_batches: number of micro-batches, run one after another.
     whole: whether the objective must see the whole minibatch at once, as one
       that draws or ranks tokens must; otherwise it sees micro-batches.
 
   Returns:
-    update(state, batch, first, key, knobs=(), frozen=()) -> (state, metrics),
-    jitted; the state that goes in is donated. `batch` is one minibatch,
-    `knobs` are weights of the objective that change from step to step,
-    `frozen` are the parameters that do not train; metrics are (sum, count)
-    pairs.
+    update(state, batch, first, key, weights=(), frozen=()) -> (state,
+    metrics), jitted; the state is donated. `batch` is one minibatch,
+    `weights` are the weights of the objective that change from step to step
+    (arguments, so that a change compiles nothing), `frozen` the frozen
+    parameters; metrics are (sum, count) pairs.
   """
 
   def update(
-      state: state_lib.TrainState, batch, first, key, knobs=(), frozen=()):
+      state: state_lib.TrainState, batch, first, key, weights=(), frozen=()):
     loss, gradient, metrics = minibatch_gradient(
         config, state.params, dict(frozen), batch, dist,
-        functools.partial(objective, **dict(knobs)), micro_batches, first,
+        functools.partial(objective, **dict(weights)), micro_batches, first,
         key, whole)
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)

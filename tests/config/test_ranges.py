@@ -230,7 +230,7 @@ def test_keys_that_do_not_exist_or_are_missing():
 @pytest.mark.parametrize(("spec", "words"), [
     ({"weight": -1.0}, "tasks.a.weight = -1.0: must be above 0"),
     ({"weight": math.nan}, "tasks.a.weight = nan: must be a finite number"),
-    ({"wieght": 1.0}, "no key config.data.tasks.a.wieght; did you mean 'wei"),
+    ({"wieght": 1.0}, "no key config.data.tasks.a.wieght; did you mean wei"),
     ({"module": 3}, "tasks.a.module = 3: must be None or text"),
     ({"options": 3}, "tasks.a.options = 3: must be a dict"),
     ({"options": {"x": [1.0, math.inf]}}, "tasks.a.options.x[1] = inf: must"),

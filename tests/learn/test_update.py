@@ -218,7 +218,7 @@ def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
             prompt_mask_NT=repeated(q.prompt_mask_NT),
             tokens_NRT=rows(q.tokens_NRT), mask_NRT=rows(q.mask_NRT)),
         old_logp_NRT=rows(moved), ref_logp_NRT=rows(batch.ref_logp_NRT),
-        adv_NR=rows(batch.adv_NR), reward_NR=rows(batch.adv_NR),
+        adv_NR=rows(batch.adv_NR), base_advantage_NR=rows(batch.adv_NR),
         fresh_NR=rows(batch.fresh_NR),
         id_N=np.repeat(np.arange(6, dtype=np.uint32), 4 // per_row))
 
