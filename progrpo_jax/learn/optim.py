@@ -49,23 +49,29 @@ def adamw(
     max_grad_norm: float | None = 1.0, mu_dtype: str = "float32",
     rewarmup_steps: int = 0,
 ) -> optax.GradientTransformation:
-  """AdamW behind a clip of the global gradient norm.
+  """Returns AdamW behind a clip of the global gradient norm.
 
-  Weight decay leaves norms and biases alone. The first moment is held in
-  `mu_dtype`; the second, whose changes bfloat16 would round away, in float32.
-  After a `restarted` its rate rises from 0 to that of the schedule over
-  `rewarmup_steps` updates.
+  Args:
+    rate: learning rate by the number of the update.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: decay of matrices; norms and biases have none.
+    max_grad_norm: gradients of a greater norm are scaled down to it; 0 or None
+      leaves them.
+    mu_dtype: type of the first moment. The second is float32: its changes are
+      so small that bfloat16 would round them away.
+    rewarmup_steps: updates over which the rate rises from 0 again after
+      `restarted`.
   """
-  # Without a clip something else stands in its place: the state has one shape
-  # then, and a run can be gone on with that changes it.
+  # Without a clip its place is kept: the state has the same tree either way,
+  # so that a resumed run may change `max_grad_norm`.
   clip = optax.identity()
   if max_grad_norm:
     clip = optax.clip_by_global_norm(max_grad_norm)
-  parts = [clip]
-  parts.append(optax.adamw(
+  chain = optax.chain(clip, optax.adamw(
       rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed,
       mu_dtype=mu_dtype))
-  chain = optax.chain(*parts)
   if not rewarmup_steps:
     return chain
 
@@ -78,10 +84,10 @@ def adamw(
 
 
 def counts(opt_state) -> tuple[jax.Array, jax.Array]:
-  """Updates that the schedule has seen, and that the moments have seen.
+  """Returns how many updates the schedule and the moments have seen.
 
-  They are two numbers since a restart forgets the moments alone: a decay that
-  began anew with each of them would never end.
+  These are two numbers because a restart forgets only the moments: a schedule
+  that began anew with each restart would never end.
   """
   kinds = optax.ScaleByScheduleState, optax.ScaleByAdamState
   states = jax.tree.leaves(
@@ -92,9 +98,9 @@ def counts(opt_state) -> tuple[jax.Array, jax.Array]:
 
 
 def rewarmup(opt_state, steps: int):
-  """Share of the schedule's rate that the next update has, in [0, 1].
+  """Returns the share of the scheduled rate for the next update, in [0, 1].
 
-  Below 1 only in the first `steps` updates after a restart.
+  It is below 1 only in the first `steps` updates after a restart.
   """
   if not steps:
     return 1.0
@@ -103,7 +109,7 @@ def rewarmup(opt_state, steps: int):
 
 
 def restarted(opt_state, fresh):
-  """A fresh state of the optimiser that goes on in the schedule of another."""
+  """Returns a fresh optimiser state that keeps its place in the schedule."""
 
   def is_schedule(x):
     return isinstance(x, optax.ScaleByScheduleState)
@@ -114,7 +120,7 @@ def restarted(opt_state, fresh):
 
 
 def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
-  """One update: (params, opt_state) after it."""
+  """Makes one update; returns (params, opt_state)."""
   updates, opt_state = tx.update(gradient, opt_state, params)
   return optax.apply_updates(params, updates), opt_state
 
@@ -122,25 +128,25 @@ def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
 def apply_if_finite(
     tx: optax.GradientTransformation, loss, gradient, opt_state, params,
     learns=True):
-  """One update, unless something that it reads or makes is not finite.
+  """Makes one update, unless something in it is not finite.
 
-  A finite gradient is not enough: the rate may be too great for float32, or
-  the square of a gradient. Of the parameters the norm is asked for, which
-  overflows before they do: weights of 1e30 are of no more use than infinite
-  ones, and a run could not come back from them.
+  A finite gradient is not enough: the rate, or the square of a gradient, may
+  overflow float32. For the parameters their norm is checked, which overflows
+  before they do: weights of 1e30 are as useless as infinite ones, and a run
+  could not come back from them.
 
   Args:
-    tx: the chain.
-    loss: what the gradient is of, a scalar.
-    gradient: of the parameters.
-    opt_state: of the chain.
-    params: the parameters.
-    learns: bool scalar, False where there was nothing to learn from, so that
-      nothing must change.
+    tx: optax chain.
+    loss: scalar loss.
+    gradient: gradient of the loss, a tree like `params`.
+    opt_state: state of the chain.
+    params: trainable parameters.
+    learns: bool scalar, False where there was no token to learn from, so that
+      nothing may change.
 
   Returns:
-    (params, opt_state, applied): those that were given where `applied`, a bool
-    scalar, is False.
+    (params, opt_state, applied); unchanged where `applied`, a bool scalar, is
+    False.
   """
   new_params, new_state = apply(tx, gradient, opt_state, params)
   applied = (
@@ -161,13 +167,13 @@ def _decayed(params):
 
 
 def shardings(tx: optax.GradientTransformation, params, like, other):
-  """Shardings of the optimiser's state.
+  """Returns the shardings of the optimiser's state.
 
   Args:
-    tx: the chain.
+    tx: optax chain.
     params: abstract parameters.
-    like: their shardings; moments take the sharding of their parameter.
-    other: the sharding of counters.
+    like: shardings of the parameters; a moment has that of its parameter.
+    other: sharding of counters.
   """
   return optax.tree_utils.tree_map_params(
       tx, lambda _, sharding: sharding, jax.eval_shape(tx.init, params), like,

@@ -17,12 +17,11 @@ class TrainState:
   """Parameters and optimiser.
 
   Attributes:
-    params: those that train, a plain dict of float32 masters. With LoRA
-      these are the adapters; the frozen weights never change, and live
-      outside of what is donated and saved.
-    opt_state: of the optax chain.
-    skipped: int32 scalar, updates in a row that were not applied: something
-      was not finite, or there was no token to learn from.
+    params: trainable parameters, a plain dict of float32 masters. With LoRA
+      these are the adapters; frozen weights are neither donated nor saved.
+    opt_state: state of the optax chain.
+    skipped: int32 scalar, latest updates in a row that were skipped, because
+      something was not finite or there was no token to learn from.
   """
 
   params: Any
@@ -31,7 +30,7 @@ class TrainState:
 
 
 def shardings(config, tx, mesh) -> TrainState:
-  """Where each part of the state lives."""
+  """Returns the sharding of each array of the state."""
   params, _ = lora.split(config, transformer.shardings(config, mesh))
   scalar = sharding.replicated(mesh)
   return TrainState(
@@ -41,7 +40,7 @@ def shardings(config, tx, mesh) -> TrainState:
 
 
 def create(config, tx, params, mesh) -> TrainState:
-  """A state at its beginning; `params` are taken over, not copied."""
+  """Returns the state of a new run; `params` are taken over, not copied."""
   where = shardings(config, tx, mesh)
   return TrainState(
       params=params,
@@ -50,12 +49,12 @@ def create(config, tx, params, mesh) -> TrainState:
 
 
 def fresh_optimizer(tx, params, where):
-  """The optimiser's state at its beginning, born in its sharding."""
+  """Returns the optimiser's first state, created in its sharding."""
   return jax.jit(tx.init, out_shardings=where)(params)
 
 
 def abstract(config, tx, mesh) -> TrainState:
-  """Shapes, types and shardings of the state, to restore into."""
+  """Returns shapes, types and shardings of the state, to restore into."""
   params = _abstract(config)
   shapes = TrainState(
       params=params, opt_state=jax.eval_shape(tx.init, params),
@@ -66,7 +65,7 @@ def abstract(config, tx, mesh) -> TrainState:
 
 
 def _abstract(config):
-  """Shapes and types of the parameters that train."""
+  """Shapes and types of the trainable parameters."""
   return lora.split(config, transformer.abstract_params(config))[0]
 
 
