@@ -156,6 +156,8 @@ STORIES = {
     "run files": [
         ("progrpo configs", ""),
         ("progrpo configs tiny > mine.py", ""),
+        ("progrpo train --config tiny:progrpo --workdir runs/tiny",
+         RUN + DATA + " --config.model.init_from={base}"),
     ],
     "counts of the code": [
         ("python tools/count_house.py [--root CHECKOUT] [--trace]", ""),
