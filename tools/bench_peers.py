@@ -71,7 +71,7 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
   Raises:
     SystemExit: the child failed; the message ends with what it said last.
   """
-  paths = [str(ROOT), str(ROOT / "docs")]
+  paths = [str(ROOT), str(ROOT / "tools")]
   with tempfile.TemporaryDirectory() as folder:
     output = pathlib.Path(folder) / "figures.json"
     environment = os.environ | dict(
@@ -83,7 +83,7 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
     # XLA and torch make as many threads as there are cores to run on.
     child = subprocess.run(
         ["taskset", "--cpu-list", ",".join(map(str, cores)), python,
-         str(ROOT / "docs" / "peers" / f"{name}_step.py"),
+         str(ROOT / "tools" / "peers" / f"{name}_step.py"),
          f"--output={output}", *words],
         env=environment, cwd=folder, capture_output=True, text=True)
     if child.returncode or not output.exists():
