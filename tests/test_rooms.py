@@ -34,8 +34,9 @@ ROOMS = {
     "rewards": [
         "score.py", "thinking.py", "sandbox.py", "serving.py", "pool.py",
         "gym.py", "answers.py", "characters.py", "presentation.py",
-        "words.py", "latex.py", "notation.py", "symbolic.py", "math.py",
-        "language.py", "*.py"],
+        "words.py", "expressions.py", "evaluation.py", "latex.py",
+        "notation.py", "symbolic.py", "identity.py", "equality.py",
+        "math.py", "language.py", "*.py"],
     "text": ["rendering.py", "chat.py", "tokenizer.py"],
     "models": [
         "fields.py", "rope.py", "config.py", "layers.py",

@@ -21,7 +21,7 @@ import string
 from typing import Any
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import answers, latex, math
+from progrpo_jax.rewards import answers, expressions, math
 from progrpo_jax.rewards.score import Score
 
 LETTERS = string.ascii_uppercase
@@ -265,7 +265,7 @@ def _chosen(
   What is withdrawn and not replaced leaves the empty set. `comments` is the
   key in _COMMENT of what may stand between a letter and words about it.
   """
-  text = text[:latex.MAX_CHARS].strip()
+  text = text[:expressions.MAX_CHARS].strip()
   kept = _kept(text, named, comments)
   return kept if kept is not None else _read(text, named, comments)
 

@@ -1,31 +1,33 @@
-r"""How an answer is built: tuple, set, interval, equation, quantity.
+r"""Structure of an answer: tuple, set, interval, equation, quantity.
 
-The text of an answer is read into an `Answer`, whose parts are answers again
-and whose leaves are expressions (see rewards/latex.py) or words. Commas decide
-little by themselves: 1,234 is a number, (1,234) a tuple, 1, 234 two numbers.
+Parses the text of an answer to an `Answer`, whose parts are answers again and
+whose leaves are expressions (see rewards/expressions.py) or words. The meaning
+of a comma depends on its surroundings: 1,234 is a number, (1,234) a tuple and
+1, 234 a list of two numbers.
 """
 
 import dataclasses
 import math
 import re
 
-from progrpo_jax.rewards import latex, words
+from progrpo_jax.rewards import evaluation, expressions, latex, words
 
 _MAX_PARTS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """An answer as it is built.
+  """Parsed answer.
 
   Attributes:
-    kind: "atom", "words", "list" (unordered, no brackets), "set", "tuple"
-      (also intervals), "union", "ratio", "matrix", "named" (name = value),
-      "chain" (expressions joined by =), "relation" (by other signs).
-    text: all of it.
-    parts: what it is made of.
-    extra: the brackets of a tuple, the name of a named value, the signs of a
-      relation.
+    kind: "atom" (one expression), "words", "list" (unordered, no brackets),
+      "set", "tuple" (also intervals), "union", "ratio", "matrix", "named"
+      (name = value), "chain" (expressions joined by =) or "relation"
+      (expressions joined by other signs).
+    text: text of the whole answer.
+    parts: parsed parts.
+    extra: brackets of a tuple, name of a named value, signs of a relation, or
+      "a" or "p" of a time of day (am, pm).
   """
 
   kind: str
@@ -44,6 +46,7 @@ _ROWS = re.compile(r"\s*;\s*")
 _CUP = re.compile(r"\\cup(?![A-Za-z])\s*")
 SIGN = re.compile(
     r"\s*(\\(?:le|ge|ne|in|approx|to|sim|subset)(?![A-Za-z])|:=|[=<>])\s*")
+# Sign -> sign of the same relation with its sides swapped.
 FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le",
             r"\ne": r"\ne"}
 _WORDS_ONLY = re.compile(r"[A-Za-z][A-Za-z' /-]*\.?")
@@ -57,16 +60,22 @@ _OPEN, _CLOSE_BRACKETS = "([{", ")]}"
 
 
 def read(text: str, *, thousands: bool = True) -> Answer:
-  """Reads the structure of an answer as it stands in a text."""
+  """Parses an answer.
+
+  Args:
+    text: answer as marked in a completion or given as the reference.
+    thousands: whether 1,234 is one number; otherwise it is a list of two.
+  """
   text = latex.clean(text)
   text = text.replace(r"\langle", "(").replace(r"\rangle", ")")
   return _read(_join_thousands(text) if thousands else text)
 
 
 def _read(text: str) -> Answer:
-  """Reads a clean text."""
+  """Parses a text cleaned by `latex.clean`."""
   text = text.strip()
-  if len(text) > latex.MAX_CHARS or latex.nesting(text) > latex.MAX_NESTING:
+  if len(text) > expressions.MAX_CHARS or (
+      expressions.nesting(text) > expressions.MAX_NESTING):
     return Answer("words", text)
   if (reals := _read_reals(text)) is not None:
     return reals
@@ -75,13 +84,16 @@ def _read(text: str) -> Answer:
         Answer("tuple", row, tuple(map(_read, row.split("&"))))
         for row in re.split(r"\\\\(?:\[[^\]]*\])?", matrix[2]) if row.strip()]
     return Answer("matrix", text, tuple(rows))
+  # A decimal comma, since no separator of thousands follows a 0.
   if re.fullmatch(r"-?0,\d+", text):
     return Answer("atom", text.replace(",", "."))
+  # Semicolons separate more weakly than commas and "and": 1,2; 3,4.
   cut, signs = split(text, _ROWS)
   if len(cut) < 2:
     cut, signs = split(text, _SEPARATOR)
   if 1 < len(cut) <= _MAX_PARTS:
     parts = tuple(_read(c) for c in cut)
+    # Inequalities or intervals joined by "or" are a union.
     if all(s in ("or", r"\lor") for s in signs):
       ranges = [interval(p) for p in parts]
       if all(ranges) and any(p.kind == "relation" or "[" in p.extra or (
@@ -107,6 +119,7 @@ _ALL_REALS = re.compile(
     r"(?P<part>(?:\^|_)\s*(?:\{[^{}]{1,9}\}|[-+*]))?\s*"
     r"(?:(?:\\setminus(?![A-Za-z])|-|,?\s*(?:except(?: for)?|other than"
     r"|excluding|but))\s*(?P<without>\S.*))?", re.S | re.I)
+# Kind of numbers, or mark behind the R -> interval.
 _HALVES = {
     "positive": (r"(0,\infty)"), "negative": r"(-\infty,0)",
     "nonnegative": r"[0,\infty)", "^+": r"(0,\infty)", "^-": r"(-\infty,0)",
@@ -123,7 +136,10 @@ _BUILDER = re.compile(
 
 
 def _read_reals(text: str) -> Answer | None:
-  """Reads all real numbers, those but a few, or none."""
+  """Parses the set of all real numbers, a half, all but a few, or none.
+
+  None if the text means none of these.
+  """
   plain = re.sub(r"\s+", " ", unwrap(text)).strip(" .")
   if _NONE.fullmatch(plain):
     return Answer("set", r"\emptyset")
@@ -134,6 +150,7 @@ def _read_reals(text: str) -> Answer | None:
   part = re.sub(r"[\s{}]", "", match["part"] or "")
   without = match["without"]
   if which == "nonzero" or part == "^*":
+    # All but zero; together with further exceptions it is not understood.
     without, which, part = without and "" or "0", "", ""
   if which or part:
     half = _HALVES.get(which or part)
@@ -154,13 +171,16 @@ def _open(left: str, right: str) -> Answer:
 
 
 def _all_but(points: list[str]) -> Answer | None:
-  """Returns the real numbers but a few as a union of intervals."""
+  """Returns the real numbers except some points as a union of intervals.
+
+  None if a point is not a real constant.
+  """
   values = {}
   for point in points[:_MAX_PARTS]:
-    tree = latex.parse(point)
-    if tree is None or latex.symbols(tree):
+    tree = expressions.parse(point)
+    if tree is None or expressions.symbols(tree):
       return None
-    value = latex.evaluate(tree, 0)
+    value = evaluation.evaluate(tree, 0)
     if value is None or complex(value).imag:
       return None
     values[complex(value).real] = point
@@ -172,11 +192,15 @@ def _all_but(points: list[str]) -> Answer | None:
 
 
 def _read_builder(inner: str) -> Answer | None:
-  r"""Reads \{x \mid x > 3\} as the interval that it is."""
+  r"""Parses the inside of \{x \mid x > 3\} as an interval.
+
+  None if it is not a set of this form.
+  """
   match = _BUILDER.fullmatch(inner)
   if not match:
     return None
   name = re.escape(match["name"])
+  # A condition that x is real says nothing and is removed at either end.
   rest = re.sub(
       rf"\A\s*{name}\s*\\in\s*(?:{_REALS})\s*(?:,|\\text\s*\{{\s*and\s*\}}"
       rf"|and|\\wedge)?\s*|,\s*{name}\s*\\in\s*(?:{_REALS})\s*\Z", "",
@@ -192,7 +216,10 @@ def _read_builder(inner: str) -> Answer | None:
 
 
 def excluded(answer: Answer) -> Answer | None:
-  r"""Returns the numbers that x \ne 3 leaves."""
+  r"""Returns the set of numbers that satisfy x \ne 3.
+
+  None if the answer is not of this form.
+  """
   if answer.kind != "relation" or answer.extra != (r"\ne",):
     return None
   texts = [p.text for p in answer.parts]
@@ -210,11 +237,14 @@ _HALF_DAY = re.compile(r"\s*(?:\\text\s*\{\s*)?([ap])\.?m\.?\s*\}?\s*\Z", re.I)
 
 
 def _read_ratio(text: str) -> Answer | None:
-  """Reads 2:3 and 2 to 3; also 6:30 pm, whose extra is "p"."""
+  """Parses 2:3 and 2 to 3, also 6:30 pm, whose extra is "p".
+
+  None if the text is no ratio.
+  """
   half_day = _HALF_DAY.search(text)
   body = text[: half_day.start()] if half_day else text
   cut, _ = split(_TO.sub(":", body), _COLON)
-  if not 1 < len(cut) <= 6 or not all(map(latex.parse, cut)):
+  if not 1 < len(cut) <= 6 or not all(map(expressions.parse, cut)):
     return None
   if half_day and not re.fullmatch(r"\d{1,2}:\d\d", body.strip()):
     return None
@@ -225,7 +255,7 @@ def _read_ratio(text: str) -> Answer | None:
 def is_time(answer: Answer) -> bool:
   """Says whether a ratio is a time of day: 06:30, 6:30 pm, 6:30.
 
-  A ratio is mostly given in lowest terms, which 6:30 is not.
+  Ratios are mostly given in lowest terms, unlike 6:30.
   """
   texts = [p.text for p in answer.parts]
   if answer.extra:
@@ -239,7 +269,10 @@ def is_time(answer: Answer) -> bool:
 
 
 def _read_brackets(text: str) -> Answer | None:
-  """Reads a set, a tuple or an interval."""
+  """Parses a text in brackets: a set, a tuple or an interval.
+
+  None if the brackets do not enclose the whole text or only group it.
+  """
   if text.startswith(r"\{") and text.endswith(r"\}"):
     return _read_set(text, text[2:-2])
   if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE_BRACKETS:
@@ -260,14 +293,15 @@ def _read_brackets(text: str) -> Answer | None:
 
 
 def _read_set(text: str, inner: str) -> Answer | None:
-  """Reads what stands between the braces of a set."""
+  """Parses the inside of a set; None if it is not one."""
   if not _balanced(inner):
     return None
-  if (built := _read_builder(inner)) is not None:
-    return built
+  if (described := _read_builder(inner)) is not None:
+    return described
   cut, _ = split(inner, _SEPARATOR)
   if len(cut) > _MAX_PARTS:
     return None
+  # A part with a plus-minus sign is a list of two, which become two elements.
   parts = []
   for part in (_read(c) for c in cut if c):
     parts += part.parts if part.kind == "list" else [part]
@@ -275,10 +309,11 @@ def _read_set(text: str, inner: str) -> Answer | None:
 
 
 def _read_relation(text: str) -> Answer | None:
-  """Reads what signs of relation join, None if there are none."""
+  """Parses expressions joined by signs of relation; None if there are none."""
   cut, signs = split(text, SIGN)
   if len(cut) < 2 or len(cut) > 8 or not all(cut):
     return None
+  # An approximate value is dropped behind an exact one: \pi \approx 3.14.
   if r"\approx" in signs:
     at = signs.index(r"\approx")
     if at == 0 and label(cut[0]):
@@ -298,7 +333,7 @@ _SIGN_APPROX = re.compile(r"\\approx(?![A-Za-z])")
 
 
 def _read_atom(text: str) -> Answer:
-  """Reads one expression; with a +- in it, it is the list of two."""
+  r"""Parses one expression; one with \pm is the list of its two values."""
   text = text.strip()
   if _PLUS_MINUS.search(text):
     pair = []
@@ -311,8 +346,17 @@ def _read_atom(text: str) -> Answer:
 
 
 def split(text: str, separator: re.Pattern[str]) -> tuple[list[str], list]:
-  """Splits a text outside of its brackets; returns pieces and separators."""
-  pieces, found, start, depth, scanned = [], [], 0, 0, 0
+  """Splits a text outside of its brackets.
+
+  Args:
+    text: text to split.
+    separator: pattern of a separator.
+
+  Returns:
+    (pieces, the first group of each separator). Pieces between commas may not
+    be empty.
+  """
+  pieces, signs, start, depth, scanned = [], [], 0, 0, 0
   for match in separator.finditer(text):
     between = text[scanned : match.start()]
     depth += sum(c in _OPEN for c in between)
@@ -320,16 +364,16 @@ def split(text: str, separator: re.Pattern[str]) -> tuple[list[str], list]:
     scanned = match.start()
     if depth == 0:
       pieces.append(text[start : match.start()].strip())
-      found.append(next((g for g in match.groups() if g), ""))
+      signs.append(next((g for g in match.groups() if g), ""))
       start = scanned = match.end()
   pieces.append(text[start:].strip())
   if separator in (_SEPARATOR, _ROWS):
     pieces = [p for p in pieces if p]
-  return pieces, found
+  return pieces, signs
 
 
 def _balanced(text: str) -> bool:
-  """Says whether no bracket closes one that is opened before the text."""
+  """Says whether all brackets of a text are opened and closed in it."""
   depth = 0
   for char in text:
     depth += (char in _OPEN) - (char in _CLOSE_BRACKETS)
@@ -339,7 +383,7 @@ def _balanced(text: str) -> bool:
 
 
 def _join_thousands(text: str) -> str:
-  """Takes the separators out of numbers that stand in no bracket."""
+  """Removes the separators of thousands from numbers outside of brackets."""
   parts, end = [], 0
   for match in _THOUSANDS.finditer(text):
     before = text[: match.start()]
@@ -350,7 +394,7 @@ def _join_thousands(text: str) -> str:
 
 
 def is_words(text: str) -> bool:
-  r"""Says whether a text is words, not the product of its letters."""
+  r"""Says whether a text is words and not a product of letters."""
   plain = unwrap(text).strip()
   if plain == "" or not _WORDS_ONLY.fullmatch(plain):
     return False
@@ -360,7 +404,7 @@ def is_words(text: str) -> bool:
 
 
 def unwrap(text: str) -> str:
-  r"""Takes the contents of \text{} out."""
+  r"""Replaces each \text{...} by its content."""
   return re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
 
 
@@ -381,10 +425,12 @@ _APPLIED = re.compile(
 
 
 def label(text: str) -> str:
-  """Returns what may stand for a value before =: "name", "compound" or "".
+  """Returns the kind of name that a left side of = is.
 
-  A compound name holds no number, such as m+n: an equation of the question,
-  x^2-5 = 4, must not pass for the answer 4.
+  Returns:
+    "name" for a symbol or words; "compound" for symbols joined by operators,
+    such as m+n; "" for anything else. A compound name has no numbers, so that
+    an equation of the question, x^2-5 = 4, does not pass for the answer 4.
   """
   text = text.strip()
   if _NAME.fullmatch(text) or _APPLIED.fullmatch(text) or is_words(text):
@@ -394,26 +440,30 @@ def label(text: str) -> str:
   if re.fullmatch(r"\w+(?:_\w|_\{\w+\})?(?:\s*:\s*\w+(?:_\w|_\{\w+\})?){1,5}",
                   text):
     return "name"
-  tree = latex.parse(text)
-  return "compound" if tree and _nameless(tree) else ""
+  tree = expressions.parse(text)
+  return "compound" if tree and _has_only_symbols(tree) else ""
 
 
-def _nameless(tree: latex.Tree) -> bool:
-  """Says whether a tree joins nothing but symbols by + - * /."""
+def _has_only_symbols(tree: expressions.Tree) -> bool:
+  """Says whether a tree consists of symbols joined by + - * / and | |."""
   if tree[0] == "symbol":
     return True
   return tree[0] in ("add", "mul", "div", "neg", "abs") and all(
-      _nameless(a) for a in tree[1:])
+      _has_only_symbols(a) for a in tree[1:])
 
 
 def interval(answer: Answer) -> Answer | None:
-  """Returns the interval that a relation, or an interval itself, means."""
+  """Returns the interval of a relation such as 1 < x <= 2; None if none.
+
+  Answers that are intervals, unions or sets already are returned as they are.
+  """
   if answer.kind == "named":
     return interval(answer.parts[0])
   if answer.kind in ("tuple", "union", "set"):
     return answer
   if answer.kind != "relation":
     return None
+  # Brought to the form left < x < right, with infinity for a missing side.
   texts, signs = [p.text for p in answer.parts], list(answer.extra)
   if len(texts) == 2 and not label(texts[0]):
     texts, signs = texts[::-1], [FLIPPED.get(signs[0], "")]
@@ -434,6 +484,7 @@ def interval(answer: Answer) -> Answer | None:
 
 # ----- Units -----
 
+# Name of a unit -> its usual name, the first of each line.
 _UNITS = {
     name: names.split()[0]
     for names in (
@@ -461,26 +512,27 @@ _POWER = re.compile(r"\^\s*\{?\s*(-?\d)")
 
 
 def split_unit(text: str) -> tuple[str, str]:
-  """Returns a quantity and its unit, "" if it has none that is known."""
-  quantity, behind = split_words(text)
-  return quantity, _unit(behind)
+  """Returns (quantity, usual name of its unit, "" if none is known)."""
+  quantity, suffix = split_words(text)
+  return quantity, _unit(suffix)
 
 
 def split_words(text: str) -> tuple[str, str]:
-  """Returns a quantity and the words behind it.
+  """Returns (quantity, words behind it).
 
-  Words behind a number are no part of it, units or not, but for those that
-  change its value and for letters that may multiply it.
+  Words that change the value ("million") and letters that may be factors stay
+  with the quantity; all other words are split off, units or not.
   """
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
-      behind = "".join(match.groups()[1:-1])
-      short = pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS)
-      if short or words.change(unwrap(behind)):
+      suffix = "".join(match.groups()[1:-1])
+      is_product = (
+          pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS))
+      if is_product or words.change(unwrap(suffix)):
         break
       power = match.groups()[-1] or ""
-      return match[1].strip(), unwrap(behind) + power
+      return match[1].strip(), unwrap(suffix) + power
   return text, ""
 
 
@@ -488,43 +540,45 @@ _FILLERS = frozenset(
     "a an the of in total unit square sq cubic cu about only different".split())
 
 
-def words_differ(behind: str, other: str) -> bool:
-  """Says whether words behind two numbers tell the quantities apart.
+def words_differ(left: str, right: str) -> bool:
+  """Says whether the words behind two numbers make the quantities differ.
 
-  They do where each side has a word that the other lacks: East and West, red
-  and blue marbles, but not ways and different ways. Of two known units the
-  names and powers decide, and other rates have too many names for this.
+  They do if each side has a word that the other lacks: "East" and "West", "red
+  marbles" and "blue marbles", but not "ways" and "different ways". Two known
+  units are compared by name and power.
   """
-  units = _unit(behind), _unit(other)
-  powers = _power(behind), _power(other)
+  units = _unit(left), _unit(right)
+  powers = _power(left), _power(right)
   if all(units):
     return units[0] != units[1] or powers[0] != powers[1]
-  if behind and other and powers[0] != powers[1] and "1" not in powers:
+  if left and right and powers[0] != powers[1] and "1" not in powers:
     return True
-  if re.search(r"/|\bper\b|mph|kph", f"{behind} {other}"):
+  # Rates have too many spellings to be compared by words.
+  if re.search(r"/|\bper\b|mph|kph", f"{left} {right}"):
     return False
-  one, two = (
+  left_words, right_words = (
       {_unit(w) or w.casefold().removesuffix("s")
        for w in re.findall(r"[A-Za-z]+", text)} - _FILLERS
-      for text in (behind, other))
-  return bool(one - two and two - one)
+      for text in (left, right))
+  return bool(left_words - right_words and right_words - left_words)
 
 
-def _power(behind: str) -> str:
-  """Returns the power to which words raise a unit: "2" of square metres."""
-  if match := _POWER.search(behind):
+def _power(suffix: str) -> str:
+  """Returns the power of the unit in words: "2" of "square metres"."""
+  if match := _POWER.search(suffix):
     return match[1]
-  if re.search(r"\b(?:square|sq)\b", behind, re.I):
+  if re.search(r"\b(?:square|sq)\b", suffix, re.I):
     return "2"
-  return "3" if re.search(r"\b(?:cubic|cu)\b", behind, re.I) else "1"
+  return "3" if re.search(r"\b(?:cubic|cu)\b", suffix, re.I) else "1"
 
 
 def _unit(text: str) -> str:
   """Returns the usual name of a unit, "" if it is not known."""
   text = re.sub(r"\s+", " ", _POWER.split(unwrap(text))[0]).strip(" .")
   text = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", text)
-  one = text if text in ("m", "s", "g") else text.casefold()
-  for name in (one, one.removesuffix("s"), one.removesuffix("es")):
+  # The case of one letter matters: M is no metre.
+  word = text if text in ("m", "s", "g") else text.casefold()
+  for name in (word, word.removesuffix("s"), word.removesuffix("es")):
     if name in _UNITS:
       return _UNITS[name]
   return ""

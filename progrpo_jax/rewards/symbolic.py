@@ -16,7 +16,7 @@ import math
 from math_verify import verify
 import sympy
 
-from progrpo_jax.rewards import latex
+from progrpo_jax.rewards import evaluation, expressions
 
 _DIGITS = 30
 # Sympy works out what is a number as soon as it is written.
@@ -29,7 +29,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def equal(
-    gold: latex.Tree, answer: latex.Tree, names: Mapping[str, str],
+    gold: expressions.Tree, answer: expressions.Tree, names: Mapping[str, str],
     positive: bool = False,
 ) -> bool:
   """Says whether two expressions are equal, by Math-Verify.
@@ -64,7 +64,8 @@ def warm() -> None:
       ("(x+1)^2", "x^2+2x+1"), (r"\frac{\sqrt{8}}{\pi}", r"\frac{2\sqrt2}\pi"),
       (r"\sin{(2x)}", r"2\sin{(x)}\cos{(x)}"), (r"|-x|+\ln{x}", r"|x|+\ln{x}"),
       (r"\sin^{2}{(x)}+y", r"1-\cos^{2}{(x)}+y"), ("x+y", "x+y+1")):
-    equal(latex.parse(gold), latex.parse(answer), {"x": "x", "y": "y"})
+    left, right = expressions.parse(gold), expressions.parse(answer)
+    equal(left, right, {"x": "x", "y": "y"})
 
 
 def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
@@ -110,12 +111,12 @@ def _is_short(value: sympy.Expr) -> bool:
 
 
 def expression(
-    tree: latex.Tree, names: Mapping[str, str], positive: bool = False
+    tree: expressions.Tree, names: Mapping[str, str], positive: bool = False
 ) -> sympy.Expr:
   """Returns a tree as sympy has it; symbols are real, or positive, numbers.
 
   Raises:
-    latex.TooLarge: a number in it is beyond the limits.
+    evaluation.TooLarge: a number in it is beyond the limits.
   """
   kind, *parts = tree
   if kind == "number":
@@ -136,21 +137,21 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_Rational and exponent.is_Rational:
     bits = max(abs(base.p).bit_length(), base.q.bit_length())
     if abs(exponent) * bits > _MAX_BITS:
-      raise latex.TooLarge("a power")
+      raise evaluation.TooLarge("a power")
   return sympy.Pow(base, exponent)
 
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:
   """Returns a factorial."""
   if value.is_Integer and value > _MAX_COUNT:
-    raise latex.TooLarge("a factorial")
+    raise evaluation.TooLarge("a factorial")
   return sympy.factorial(value)
 
 
 def _binomial(n: sympy.Expr, k: sympy.Expr) -> sympy.Expr:
   """Returns a binomial."""
   if k.is_Integer and min(abs(k), abs(n - k)) > _MAX_COUNT:
-    raise latex.TooLarge("a binomial")
+    raise evaluation.TooLarge("a binomial")
   return sympy.binomial(n, k)
 
 

@@ -16,7 +16,7 @@ Option `part` selects another part, such as "OE_TO_physics_en_COMP".
 from collections.abc import Mapping
 from typing import Any
 
-from progrpo_jax.rewards import latex
+from progrpo_jax.rewards import evaluation, expressions, latex
 from progrpo_jax.tasks import base
 from progrpo_jax.tasks.sets import published, schema, texts
 
@@ -36,8 +36,8 @@ def _tolerance(error: Any, answer: str) -> dict[str, float]:
     allowed = float(error)
   except (TypeError, ValueError):
     return {}  # no error, or one for each of several answers
-  tree = latex.parse(latex.clean(answer))
-  value = latex.evaluate(tree, 0) if tree else None
+  tree = expressions.parse(latex.clean(answer))
+  value = evaluation.evaluate(tree, 0) if tree else None
   relative = allowed / abs(value) if value else 0
   return {"tolerance": float(relative)} if 0 < relative < 1 else {}
 

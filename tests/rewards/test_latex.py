@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from progrpo_jax.rewards import latex
+from progrpo_jax.rewards import evaluation, expressions, latex
 
 
 @pytest.mark.parametrize(("text", "cleaned"), [
@@ -37,9 +37,9 @@ def test_clean(text, cleaned):
     ("9^{9^{9}}", None), ("99999!", None), ("(-1)^{999999999}", -1),
 ])
 def test_exact(text, value):
-  tree = latex.parse(latex.clean(text))
+  tree = expressions.parse(latex.clean(text))
   assert tree is not None
-  assert latex.exact(tree) == value
+  assert evaluation.exact(tree) == value
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -50,7 +50,7 @@ def test_exact(text, value):
     (r"\sqrt[3]{2}", 2 ** (1 / 3)), (r"\tan(1)+1", math.tan(1) + 1),
 ])
 def test_evaluate(text, value):
-  found = latex.evaluate(latex.parse(latex.clean(text)), 0)
+  found = evaluation.evaluate(expressions.parse(latex.clean(text)), 0)
   assert abs(complex(found) - value) < 1e-12
 
 
@@ -60,12 +60,12 @@ def test_evaluate(text, value):
     "x" * 700, "(" * 17 + "x" + ")" * 17, "+".join("x" * 250), "9" * 1001,
 ])
 def test_no_expression(text):
-  assert latex.parse(text) is None
+  assert expressions.parse(text) is None
 
 
 def test_a_letter_has_one_value_and_its_own():
   def value(text, point=1):
-    return latex.evaluate(latex.parse(text), point)
+    return evaluation.evaluate(expressions.parse(text), point)
 
   assert value("x") == value("x") != value("y")
   assert value("x") != value("X") and value("x_1") == value("x_{1}")
@@ -82,22 +82,22 @@ def test_a_letter_has_one_value_and_its_own():
 ])
 def test_large_numbers_take_no_time(text):
   start = time.process_time()
-  tree = latex.parse(text)
+  tree = expressions.parse(text)
   assert tree is not None
-  value = latex.evaluate(tree, 0)
+  value = evaluation.evaluate(tree, 0)
   if isinstance(value, Fraction):
-    assert value.numerator.bit_length() <= latex.MAX_BITS
+    assert value.numerator.bit_length() <= evaluation.MAX_BITS
   assert time.process_time() - start < 0.5
 
 
 def test_write_can_be_read_in_one_way_only():
-  tree = latex.parse(latex.clean(r"-\frac{a+1.5}{2b}^2 + \sin x!"))
+  tree = expressions.parse(latex.clean(r"-\frac{a+1.5}{2b}^2 + \sin x!"))
   names = {"a": "a", "b": "b", "x": "x"}
-  text = latex.write(tree, names)
-  again = latex.parse(latex.clean(text))
+  text = expressions.write(tree, names)
+  again = expressions.parse(latex.clean(text))
   for point in range(3):
-    assert abs(latex.evaluate(tree, point) - latex.evaluate(again, point)
-               ) < 1e-12
+    values = [evaluation.evaluate(t, point) for t in (tree, again)]
+    assert abs(values[0] - values[1]) < 1e-12
   assert "." not in text
 
 
@@ -115,9 +115,9 @@ TREES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(TREES)
 def test_written_trees_keep_their_value(tree):
-  again = latex.parse(latex.clean(latex.write(tree, {"x": "x"})))
+  again = expressions.parse(latex.clean(expressions.write(tree, {"x": "x"})))
   assert again is not None
-  one, other = latex.evaluate(tree, 1), latex.evaluate(again, 1)
+  one, other = evaluation.evaluate(tree, 1), evaluation.evaluate(again, 1)
   assert (one is None) == (other is None)
   if one is not None:
     assert abs(complex(one) - complex(other)) <= 1e-9 * abs(complex(one))
@@ -127,6 +127,6 @@ def test_written_trees_keep_their_value(tree):
 @given(st.text(max_size=80))
 def test_no_text_raises(text):
   cleaned = latex.clean(text)
-  latex.parse(cleaned)
-  latex.parse(text)
+  expressions.parse(cleaned)
+  expressions.parse(text)
   assert "$" not in cleaned

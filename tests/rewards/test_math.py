@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import answers, latex, math, symbolic
+from progrpo_jax.rewards import answers, evaluation, expressions, math, symbolic
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
 from progrpo_jax.tasks import base
@@ -302,7 +302,7 @@ def test_plain_answers_start_no_worker(monkeypatch):
     (r"\ln{0}", r"\ln{0}", False),
 ])
 def test_symbolic(gold, answer, equal):
-  trees = latex.parse(gold), latex.parse(answer)
+  trees = expressions.parse(gold), expressions.parse(answer)
   assert None not in trees
   assert symbolic.equal(*trees, {"x": "x", "y": "y"}) is equal
 
@@ -313,8 +313,8 @@ def test_symbolic(gold, answer, equal):
 ])
 def test_symbolic_builds_no_huge_number(text):
   """Not even where the limits of `math` do not stand before it."""
-  tree, start = latex.parse(text), time.process_time()
-  with pytest.raises(latex.TooLarge):
+  tree, start = expressions.parse(text), time.process_time()
+  with pytest.raises(evaluation.TooLarge):
     symbolic.expression(tree, {"x": "x"})
   assert not symbolic.equal(tree, tree, {"x": "x"})
   assert time.process_time() - start < 1
@@ -326,7 +326,7 @@ def test_symbolic_builds_no_huge_number(text):
 ])
 def test_symbolic_multiplies_little_out(text):
   start = time.process_time()
-  built = symbolic.expression(latex.parse(text), {"x": "x", "y": "y"})
+  built = symbolic.expression(expressions.parse(text), {"x": "x", "y": "y"})
   assert not symbolic._vanishes(built - 1)
   assert time.process_time() - start < 1
 
@@ -503,6 +503,6 @@ def test_order_matters_in_tuples_and_not_in_sets(numbers, random):
 
 
 def test_limits_leave_room_for_real_answers():
-  assert latex.parse("x" * (latex.MAX_CHARS + 1)) is None
-  assert latex.parse("(" * 10 + "x" + ")" * 10) is not None
-  assert latex.exact(latex.parse("2^{10000}-1")) == 2**10000 - 1
+  assert expressions.parse("x" * (expressions.MAX_CHARS + 1)) is None
+  assert expressions.parse("(" * 10 + "x" + ")" * 10) is not None
+  assert evaluation.exact(expressions.parse("2^{10000}-1")) == 2**10000 - 1
