@@ -1,9 +1,9 @@
-"""Writes docs/memory.md: which model trains on how many of which chips.
+"""Writes docs/memory.md: how many chips of which kind a model needs.
 
   python tools/make_memory.py
 
-Everything comes from `progrpo_jax.plan.memory`, which compiles nothing;
-it takes some ten minutes of one core.
+The tables come from `progrpo_jax.plan.memory`, which compiles nothing. It takes
+about ten minutes of one core.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
 
-PAGE = pathlib.Path(__file__).with_name("memory.md")
+PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "memory.md"
 LARGEST = 256  # chips
 
 # Layers, width, heads, key heads, width of a head, MLP, vocabulary, tied.
@@ -34,33 +34,32 @@ RANK = 32
 
 # What is counted: name, what it is, when it is there.
 _TERMS = (
-    ("weights that train",
-     "float32 masters",
+    ("trained weights",
+     "float32",
      "always"),
-    ("weights that do not",
-     "in `model.dtype`, with LoRA",
+    ("frozen weights",
+     "with LoRA, in `model.dtype`",
      "always"),
     ("optimiser",
-     "two moments, of what trains; `optim.mu_dtype` halves the "
-     "first",
+     "two moments of the trained weights; `optim.mu_dtype` halves the first",
      "always"),
     ("reference",
-     "of what trains, in `model.dtype`; none where nothing reads "
-     "it",
+     "a copy of the trained weights in `model.dtype`; none where nothing "
+     "reads it",
      "always"),
-    ("weights as decoding reads them",
-     "merged, cast, a tree a layer",
+    ("weights for decoding",
+     "LoRA merged, cast to `model.dtype`, one tree per layer",
      "sample, evaluate"),
-    ("keys of prompts and responses",
+    ("keys and values",
      "of `sampling.batch_prompts` prompts and all their samples",
      "sample, evaluate"),
     ("gradient",
-     "float32; prompts and responses have one each for a moment, "
-     "micro-batches one more",
+     "float32; the passes over prompts and responses each have one for a "
+     "moment, micro-batches add one more",
      "update"),
-    ("what the backward pass keeps",
-     "what differentiation hands over, traced for one device's "
-     "rows; `model.remat`",
+    ("residuals of the backward pass",
+     "what the forward pass keeps for it, traced for one device's rows; see "
+     "`model.remat`",
      "update"),
     ("activations",
      "the largest arrays of one layer, or of a chunk of logits "
@@ -71,57 +70,60 @@ _TERMS = (
 TEXT = """\
 # Memory
 
-`progrpo doctor --config FILE` counts what a run takes of each device, phase by
-phase, before anything is compiled and without the devices: `--chip v5e
---devices 16` plans for sixteen that are somewhere else. A directory with a
-model's `config.json` is enough for `model.init_from`. If the run does not fit
-on the mesh of the config, the doctor names one that does, if there is any.
+`progrpo doctor --config FILE` estimates the memory that a run takes of each
+device in each phase, before anything is compiled. The devices need not be here:
+`--chip v5e --devices 16` plans for sixteen v5e chips. For `model.init_from` a
+directory with the model's `config.json` is enough. If the run does not fit on
+the mesh of the config, the doctor names a mesh on which it does, if there is
+one.
 
 What is counted ([memory.py](../progrpo_jax/plan/memory.py)):
 
 {terms}
 
-How near it comes, measured at commit eb921ad:
+The estimate beside measurements, made at commit eb921ad:
 
 - **The process on a CPU** (`pytest tests/slow/test_real_sizes.py -s`): a whole
   step of the 0.5B shape in float32 with AdamW, and of the 1.5B shape in
-  bfloat16 with LoRA, random weights, a few tokens. Resident memory above that
-  of the imports:
+  bfloat16 with LoRA, with random weights and few tokens. Resident memory, less
+  that of the imports:
 
   | GiB | sample | score | update | save |
   |---|---|---|---|---|
   | 0.5B, AdamW: measured | 7.68 | 5.78 | 11.35 | 10.94 |
-  | said | 7.37 | 5.56 | 11.19 | 11.04 |
+  | estimated | 7.37 | 5.56 | 11.19 | 11.04 |
   | 1.5B, LoRA: measured | 13.30 | 8.65 | 10.03 | 3.67 |
-  | said | 11.85 | 8.97 | 9.89 | 3.32 |
+  | estimated | 11.85 | 8.97 | 9.89 | 3.32 |
 
 - **XLA's own count** of compiled programs in float32 on a CPU
-  (`tests/test_memory.py`): within a quarter for small models, for which
-  what is not counted weighs most.
-- **The TPU compiler's count** for a v5e (libtpu 0.0.42, ahead of time, for a
-  topology without the TPU;
+  ([test_memory.py](../tests/plan/test_memory.py)): the estimate is within a
+  quarter of it for small models, where what is not counted weighs most.
+- **The TPU compiler's count** for a v5e (libtpu 0.0.42, compiled ahead of time
+  without the TPU:
   `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1`, then
-  `1 4 1`), eight layers of width 512, four rows of eight responses of 1,024
+  `1 4 1`): eight layers of width 512, four rows of eight responses of 1,024
   tokens, remat "layer", in MiB of a chip:
 
   | MiB | sample | score | update |
   |---|---|---|---|
-  | one chip: counted | 1,247 | 858 | 2,636 |
-  | said | 1,346 | 874 | 2,799 |
-  | fsdp 4: counted | 317 | 154 | 594 |
-  | said | 337 | 219 | 735 |
+  | one chip: compiler | 1,247 | 858 | 2,636 |
+  | estimated | 1,346 | 874 | 2,799 |
+  | fsdp 4: compiler | 317 | 154 | 594 |
+  | estimated | 337 | 219 | 735 |
 
-- On GPUs nothing was measured: the estimate takes them to be like TPUs.
+- On GPUs nothing was measured; the estimate treats them like TPUs.
 
-So a plan should leave room: `progrpo doctor` calls a run fitting when it
-fills at most {usable:.0%} of a chip.
+A plan should therefore leave room: for `progrpo doctor` a run fits if it fills
+at most {usable:.0%} of a chip.
 
 ## The smallest mesh that fits
 
-Chips, and the mesh (`mesh.data` x `mesh.fsdp` x `mesh.tensor`) that cuts least
-among those of so many, powers of two up to {largest}. bfloat16, remat "layer",
-32 prompts a step with 8 samples each, 512 and 2,048 tokens, one prompt and its
-samples a device at a time (sampled) and one response (trained), no reference.
+Each cell has the number of chips, the mesh (`mesh.data` x `mesh.fsdp` x
+`mesh.tensor`) and the peak memory of a chip. Numbers of chips are powers of two
+up to {largest}; of the meshes of one size that fit, the least divided one is
+shown. The run: bfloat16, remat "layer", 32 prompts a step with 8 samples each,
+prompts of 512 and responses of 2,048 tokens, no reference; each device samples
+one prompt at a time with all its samples and trains on one response at a time.
 Memory of a chip: {chips}.
 
 ### All weights, AdamW
@@ -132,15 +134,15 @@ Memory of a chip: {chips}.
 
 {lora}
 
-Longer answers and more samples take more: with `sampling.batch_prompts` fewer
-prompts are sampled at a time, and `train.micro_batch_generations` = 1 with
-`train.micro_batch_prompts` = the number of batch shards trains on one response
-a device.
+Longer responses and more samples take more memory. A smaller
+`sampling.batch_prompts` samples fewer prompts at a time;
+`train.micro_batch_generations` = 1 and `train.micro_batch_prompts` = the number
+of batch shards train on one response per device at a time.
 """
 
 
 def config(shards: int, rank: int):
-  """The run that the table is about."""
+  """Returns the config of the run in the tables."""
   c = defaults.get_config()
   c.model.init_from = "-"
   c.model.dtype = "bfloat16"
@@ -163,7 +165,7 @@ def config(shards: int, rank: int):
 
 @functools.cache
 def peak(name: str, rank: int, sizes, platform: str) -> float:
-  """Bytes that the run takes of each chip; infinite where it cannot run."""
+  """Returns the peak bytes of each chip; infinite where the run cannot be."""
   layers, width, heads, keys, head, mlp, vocab, tied = _SHAPES[name]
   c = config(sizes[0] * sizes[1], rank)
   model = model_config.ModelConfig(
@@ -179,11 +181,11 @@ def peak(name: str, rank: int, sizes, platform: str) -> float:
 
 
 def smallest(name: str, rank: int, chip: memory.Chip) -> str:
-  """A cell of the table."""
+  """Returns a cell of the table: the fewest chips that fit, and their mesh."""
   count = 1
   while count <= LARGEST:
     for sizes in memory.meshes(count):
-      if sizes[0] > 1 and sizes[1] > 1:  # copies and cuts: no smaller than cuts
+      if sizes[0] > 1 and sizes[1] > 1:  # fsdp alone takes less than both
         continue
       need = peak(name, rank, sizes, chip.platform)
       if need <= memory.USABLE * chip.memory:
@@ -194,7 +196,7 @@ def smallest(name: str, rank: int, chip: memory.Chip) -> str:
 
 
 def table(rank: int, names) -> str:
-  """Models down, chips across."""
+  """Returns the Markdown table: models down, chips across."""
   lines = ["| model | " + " | ".join(memory.CHIPS) + " |",
            "|---" * (1 + len(memory.CHIPS)) + "|"]
   for name in names:
