@@ -1,18 +1,29 @@
-"""The records that travel through a step, and the legend of their axes.
+"""Records passed between the parts of a step, and the legend of array axes.
 
-Letters, used as suffixes of names and in docstrings everywhere:
+Names of arrays end in the letters of their axes, and docstrings write shapes
+with the same letters. Each letter has one meaning:
 
-  P  prompts of a batch            G  samples (generations) of one prompt
-  B  sequences, B = P * G, prompt-major: row p * G + g
-  T  tokens of a prompt or of a response (never both in one array)
-  N  rows of a training batch: a prompt with R of its responses, R divides G
-  J  reward functions of the user that judge one row
-  V  vocabulary    L  layers    D  width    F  MLP width
-  N (in weights)  query heads   K  key and value heads   H  head width
+  Batch
+    P  prompts of a batch
+    G  samples (generations) of one prompt
+    B  sequences; B = P * G, prompt-major: sequence p * G + g
+    N  rows of a training batch: one prompt with R of its responses
+    R  responses of a row; R divides G
+    T  tokens of a prompt or of a response (never both in one array)
+    J  user reward functions that judge one row
+  Model
+    V  vocabulary    L  layers    D  model width    F  MLP width
+    Q  query heads   K  key/value heads   M  query heads per KV head, Q / K
+    H  width of one head
+  Keys and values
+    C  prompt tokens whose keys are shared by the R responses of a row
+    S  response tokens whose keys a query may see (columns of the cache)
+  Helpers
+    X  any axis that a helper reduces or indexes
 
-Prompts are padded on the left, responses on the right, so that every prompt
-ends and every response begins at one column. Masks say what is real; no code
-compares a token with the padding id.
+Prompts are padded on the left and responses on the right, so within a batch
+all prompts end at one column and all responses begin at one column. Boolean
+masks mark real tokens (True); no code compares a token with the padding id.
 """
 
 from collections.abc import Sequence
@@ -28,14 +39,14 @@ import numpy as np
 def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
   """Joins arrays along their first axis.
 
-  Values of reward functions, [P, G, J], are as many as the row has that is
-  judged by most; the others have NaN in the rest.
+  Three-dimensional arrays are reward values [P, G, J]. Their J may differ:
+  the result has the largest J, and shorter rows are filled with NaN.
   """
   if arrays[0].ndim != 3:
     return np.concatenate(arrays)
-  most = max(x.shape[2] for x in arrays)
+  width = max(x.shape[2] for x in arrays)
   return np.concatenate([
-      np.pad(x, ((0, 0), (0, 0), (0, most - x.shape[2])),
+      np.pad(x, ((0, 0), (0, 0), (0, width - x.shape[2])),
              constant_values=np.nan)
       for x in arrays])
 
@@ -47,10 +58,10 @@ class Prompts:
   Attributes:
     tokens_PT: int32, padded on the left.
     mask_PT: bool, real tokens.
-    user_mask_PT: bool, tokens of the user's own text; the prompt confidence
-      of ARM is taken over these.
-    ids_P: int64, the number of the draw; no two draws of a run share one.
-    rows: the task row behind each prompt.
+    user_mask_PT: bool, tokens of the user's text, without the chat template;
+      ARM's prompt confidence is taken over these.
+    ids_P: int64, number of each prompt's draw, unique within a run.
+    rows: task row of each prompt.
   """
 
   tokens_PT: np.ndarray
@@ -69,9 +80,9 @@ class Rollout:
 
   Attributes:
     tokens_BT: int32, padded on the right.
-    mask_BT: bool, real response tokens, the stop token among them.
-    logp_BT: float32, log-prob under the distribution that was sampled from
-      (temperature and truncation applied); 0 where the mask is False.
+    mask_BT: bool, real response tokens, including the stop token.
+    logp_BT: float32, log-probs under the sampling distribution (after
+      temperature and truncation); 0 where the mask is False.
     finished_B: bool, False where the response was cut at the length limit.
   """
 
@@ -83,13 +94,13 @@ class Rollout:
 
 @struct.dataclass
 class Sequences:
-  """Rows of prompts and their responses: what scoring and update read.
+  """Rows of prompts and their responses, the input of scoring and update.
 
   Attributes:
     prompt_NT: int32 prompt tokens, padded on the left.
-    prompt_mask_NT: bool.
+    prompt_mask_NT: bool, real prompt tokens.
     tokens_NRT: int32 response tokens, padded on the right.
-    mask_NRT: bool.
+    mask_NRT: bool, real response tokens.
   """
 
   prompt_NT: jax.Array
@@ -100,15 +111,15 @@ class Sequences:
 
 @struct.dataclass
 class Scores:
-  """What one policy says of sequences, all float32.
+  """Log-probs and entropies of sequences under one policy, all float32.
 
   Attributes:
     logp_NRT: log-probs of the response tokens, 0 where masked.
     entropy_NRT: exact entropy over the vocabulary in nats, 0 where masked.
-    prompt_logp_NT: log-probs of the prompt tokens given those before them; 0
-      at the first real token, which nothing predicts, and at padding.
-    prompt_entropy_NT: entropy of the distributions that those were drawn
-      from, likewise.
+    prompt_logp_NT: log-probs of the prompt tokens given the tokens before
+      them; 0 at padding and at the first real token, which has no context.
+    prompt_entropy_NT: entropy in nats of the distribution at each prompt
+      token; 0 at the same places.
   """
 
   logp_NRT: jax.Array
@@ -119,23 +130,24 @@ class Scores:
 
 @struct.dataclass
 class TrainBatch:
-  """Rows with everything that an update needs besides the policy.
+  """Rows with every input of an update except the policy.
 
   Attributes:
-    sequences: the tokens; `mask_NRT` is False throughout responses that must
-      not be learned from.
-    old_logp_NRT: float32, log-probs under the policy that is the denominator
-      of the ratio.
-    ref_logp_NRT: float32 under the reference, or None when it has no part.
-    adv_NR: float32 advantages.
-    fresh_NR: bool, True where the sampling policy is the policy at the start
-      of the step; False for responses carried over from an earlier one.
-    base_advantage_NR: float32, the base method's advantages before ARM, which
-      FlowRL matches; or None.
-    weight_NRT: float32 weights that correct the sampler against the trainer,
-      or None.
-    id_N: uint32, the number of the prompt's draw, by which dropout draws; or
-      None, where there is no partition head.
+    sequences: prompt and response tokens; `mask_NRT` is all False in
+      responses excluded from learning.
+    old_logp_NRT: float32, log-probs under the old policy (the denominator of
+      the importance ratio).
+    ref_logp_NRT: float32, log-probs under the reference policy, or None when
+      the loss does not use it.
+    adv_NR: float32, advantages.
+    fresh_NR: bool, True where the response was sampled by the policy at the
+      start of this step, False where it was carried over from an earlier one.
+    base_advantage_NR: float32, advantages of the base method before ARM, which
+      FlowRL matches as rewards, or None.
+    weight_NRT: float32, importance weights that correct the sampler's
+      log-probs to the trainer's, or None.
+    id_N: uint32, number of the prompt's draw, which seeds the dropout of the
+      partition head, or None without that head.
   """
 
   sequences: Sequences
@@ -150,25 +162,27 @@ class TrainBatch:
 
 @struct.dataclass
 class LossInputs:
-  """What every loss reads; each array is float32 but the mask (bool).
+  """Inputs of every loss; all arrays are float32 except the bool mask.
 
-  The B sequences are a micro-batch, whose size must not change a loss. One
-  that draws (it takes a `key`) or compares tokens of different responses (its
-  attribute `whole` is True) gets the whole minibatch.
+  The B sequences are one micro-batch, and the result of a loss must not depend
+  on how a minibatch is cut into micro-batches. A loss that draws random numbers
+  (it takes a `key`) or compares tokens of different responses (its attribute
+  `whole` is True) therefore gets the whole minibatch at once.
 
   Attributes:
-    logp_BT: log-probs under the policy that is trained.
-    old_logp_BT: log-probs under the policy of the ratio's denominator.
-    ref_logp_BT: log-probs under the reference, or None.
-    mask_BT: tokens that count.
-    adv_B: advantages, one per sequence; or
-    adv_BT: advantages, one per token. `token_adv_BT` reads either.
+    logp_BT: log-probs under the policy being trained.
+    old_logp_BT: log-probs under the old policy (denominator of the ratio).
+    mask_BT: bool, tokens that the loss counts.
+    adv_B: advantages per sequence, or None where `adv_BT` is given.
+    adv_BT: advantages per token, or None where `adv_B` is given;
+      `token_adv_BT` reads either.
+    ref_logp_BT: log-probs under the reference policy, or None.
     entropy_BT: entropy over the vocabulary in nats, or None.
     log_z_B: log of the partition function (FlowRL), or None.
-    reward_B: reward normalised in its group (FlowRL), or None.
-    weight_BT: correction of the sampler against the trainer, which multiplies
-      the policy term, or None.
-    key: a PRNG key, for losses that draw.
+    reward_B: reward normalised within its group (FlowRL), or None.
+    weight_BT: sampler-to-trainer importance weights, which multiply the policy
+      term, or None.
+    key: PRNG key for losses that draw random numbers, or None.
   """
 
   logp_BT: jax.Array
@@ -185,7 +199,7 @@ class LossInputs:
 
   @property
   def token_adv_BT(self) -> jax.Array:
-    """Advantages, one per token.
+    """Advantages per token, [B, T].
 
     Raises:
       ValueError: neither or both of `adv_B` and `adv_BT` are given.

@@ -1,13 +1,14 @@
-"""The processes of a run: one a host, each with the devices of its own.
+"""The processes of a multi-host run: one per host, each with local devices.
 
-All run the same program on the same data. What is computed on devices is
-computed by all of them together; what is done on a host is either cheap, and
-done by every one alike, or shared out (`mine`) and handed round (`gather`); or
-it writes a file, and is the first host's. A decision is made from values that
-every host has alike, and `compare` finds out where that has failed.
+All processes run the same program on the same data. Device computations run
+on all of them together. Host work is either cheap and repeated by every
+process, or divided (`mine`) and its results exchanged (`gather`). Only the
+first process writes files. Decisions are taken from values that are equal on
+every host; `compare` raises where they are not.
 
-On one process nothing of this costs anything. Each function here but `connect`
-and `mine` is a meeting: every process calls it, in the same order.
+No-ops on one process. `gather`, `any_of`, `from_first`, `agree`, `on_first`,
+`share_out` and `compare` are collectives: every process must call them, in
+the same order.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,27 +28,28 @@ from progrpo_jax import errors
 
 T = TypeVar("T")
 
-# A host that ends alone waits so long for the others to end too. All that is
-# slow, such as the last checkpoint, is behind them by then.
+# Seconds that a process waits at its end for the other processes to end. Slow
+# work, such as the last checkpoint, is already done by then.
 _SHUTDOWN_S = 30
-# Values are sent in this many bytes or twice, four times, ... as many: few
-# shapes, and so few programs.
+# Smallest buffer of `gather`. Buffers are this size times a power of two, so
+# that few shapes are compiled.
 _LEAST_BYTES = 1 << 12
-# What an error of JAX says where the other end of a transfer is gone.
+# Words in JAX's error messages that mean that another process is gone.
 _LOST = re.compile(
     "UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Gg]loo|NCCL|"
     "[Cc]onnection|heartbeat|coordination")
 
 
 def expected() -> int:
-  """How many processes the environment names, without any of JAX's devices.
+  """Number of processes that the environment announces.
 
-  In turn: JAX_NUM_PROCESSES, beside JAX_COORDINATOR_ADDRESS and
-  JAX_PROCESS_ID; the tasks of a step of Slurm or of an Open MPI job; the
-  hosts of a TPU, of which its variables or the machine's metadata tell.
+  Reads, in this order: JAX_NUM_PROCESSES; the task count of a Slurm step or an
+  Open MPI job; the hosts of a TPU, from its variables or the metadata server.
+  Asks JAX for no device, so it may run before `connect`.
 
   Raises:
-    InputError: a variable is not what it should be.
+    InputError: a variable is not a number, or JAX_COORDINATOR_ADDRESS is set
+      without JAX_NUM_PROCESSES.
   """
   for name in ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS",
                "OMPI_COMM_WORLD_SIZE"):
@@ -65,113 +67,125 @@ def expected() -> int:
 
 
 def connect(heartbeat_s: int = 100) -> None:
-  """Joins the other processes of the run, if there are any.
+  """Connects to the other processes of the run, if there are any.
 
-  It comes before anything that asks JAX for a device.
+  Call it before anything that asks JAX for a device.
 
   Args:
-    heartbeat_s: seconds without a word after which a process counts as lost,
-      and all others end.
+    heartbeat_s: seconds without a heartbeat after which a process counts as
+      lost and all other processes are ended.
 
   Raises:
-    InputError: the environment's variables contradict each other.
-    RunError: the others did not come.
+    InputError: the environment's variables are missing or contradict each
+      other.
+    RunError: the other processes did not connect in time.
   """
   if expected() < 2 or jax.distributed.is_initialized():
     return
-  given = {}
+  # Empty for Slurm, Open MPI and TPUs: JAX reads their variables itself.
+  arguments = {}
   if os.environ.get("JAX_NUM_PROCESSES"):
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if not address or ":" not in address:
       raise errors.InputError(
           "JAX_NUM_PROCESSES is set: set JAX_COORDINATOR_ADDRESS to "
           "HOST:PORT of process 0 and JAX_PROCESS_ID to this one's number")
-    given = dict(
+    arguments = dict(
         coordinator_address=address, num_processes=expected(),
         process_id=_number("JAX_PROCESS_ID"))
-    if given["process_id"] >= given["num_processes"]:
+    if arguments["process_id"] >= arguments["num_processes"]:
       raise errors.InputError(
-          f"JAX_PROCESS_ID={given['process_id']} is not below "
-          f"JAX_NUM_PROCESSES={given['num_processes']}")
+          f"JAX_PROCESS_ID={arguments['process_id']} is not below "
+          f"JAX_NUM_PROCESSES={arguments['num_processes']}")
   try:
     jax.distributed.initialize(
-        **given, heartbeat_timeout_seconds=heartbeat_s,
+        **arguments, heartbeat_timeout_seconds=heartbeat_s,
         shutdown_timeout_seconds=_SHUTDOWN_S)
   except ValueError as e:
-    raise errors.InputError(f"the hosts of the run: {e}") from e
+    raise errors.InputError(
+        f"the hosts of the run cannot be connected: {e}") from e
   except RuntimeError as e:
     raise errors.RunError(
-        f"the other hosts of the run did not come: {e}") from e
+        f"the other hosts of the run did not connect: {e}") from e
 
 
 def count() -> int:
-  """The number of processes."""
+  """Number of processes."""
   return jax.process_count()
 
 
 def index() -> int:
-  """This process's number, from 0."""
+  """Number of this process, from 0."""
   return jax.process_index()
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes."""
+  """Whether this is process 0, the only one that writes files."""
   return index() == 0
 
 
 def mine(total: int) -> slice:
-  """This host's share of so many things: a part of near-equal, ordered parts.
+  """Slice of `total` items that this host works on.
+
+  The hosts' slices are contiguous, in host order, and differ in size by at
+  most one.
   """
   return slice(
       total * index() // count(), total * (index() + 1) // count())
 
 
 def gather(value: T) -> list[T]:
-  """Every host's value, in the order of the hosts.
+  """Collects the value of every host, in host order.
 
   Args:
-    value: anything that can be pickled: the processes of a run trust each
-      other.
+    value: any picklable value. Unpickling is safe here because the processes
+      of a run trust each other.
   """
   if count() == 1:
     return [value]
   data = np.frombuffer(pickle.dumps(value), np.uint8)
-  sizes = _all(np.int32(data.size))
+  # Pickles differ in length; all are padded to one width [hosts, width].
+  sizes = _stacked(np.int32(data.size))
   width = _LEAST_BYTES
   while width < sizes.max():
     width *= 2
-  found = _all(np.pad(data, (0, width - data.size)))
+  pickles = _stacked(np.pad(data, (0, width - data.size)))
   return [
-      pickle.loads(found[i, :size].tobytes()) for i, size in enumerate(sizes)]
+      pickle.loads(pickles[i, :size].tobytes())
+      for i, size in enumerate(sizes)]
 
 
 def any_of(flag: bool) -> bool:
-  """Whether it is so on any host."""
-  return bool(flag) if count() == 1 else bool(_all(np.bool_(flag)).any())
+  """Whether the flag is True on any host."""
+  return bool(flag) if count() == 1 else bool(_stacked(np.bool_(flag)).any())
 
 
 def from_first(value: T) -> T:
-  """The first host's value."""
+  """Value of the first host, on every host."""
   return gather(value if is_first() else None)[0]
 
 
 def agree(work: Callable[[], T]) -> T:
-  """Does something on every host; where it fails on one, it fails on all.
+  """Calls `work` on every host; a failure on one host raises on all.
 
   Raises:
-    InputError, RunError, OSError: of `work`, on this host or on another.
+    InputError, RunError, OSError: raised by `work` on this host.
+    InputError, RunError: raised by `work` on another host, which the message
+      names; an OSError there becomes a RunError here.
   """
   if count() == 1:
     return work()
+  # A host that failed still takes part in the `gather`: otherwise the other
+  # hosts would wait for it forever.
   result = error = None
   try:
     result = work()
   except (errors.InputError, errors.RunError, OSError) as e:
     error = e
-  failed = gather(None if error is None else (type(error), str(error)))
+  failures = gather(None if error is None else (type(error), str(error)))
   if error is not None:
     raise error
-  for host, failure in enumerate(failed):
+  for host, failure in enumerate(failures):
     if failure is not None:
       kind, text = failure
       raise (kind if issubclass(kind, (errors.InputError, errors.RunError))
@@ -180,51 +194,59 @@ def agree(work: Callable[[], T]) -> T:
 
 
 def on_first(work: Callable[[], T]) -> T | None:
-  """Does something on the first host alone; elsewhere it is None.
+  """Calls `work` on the first host; returns None on all other hosts.
 
   Raises:
-    InputError, RunError, OSError: of `work`, on every host.
+    InputError, RunError, OSError: raised by `work`; on every host, as in
+      `agree`.
   """
   return agree(work if is_first() else lambda: None)
 
 
 def share_out(work: Callable[[slice], T], total: int) -> list[T]:
-  """What `work` makes of each host's share, in the order of the hosts.
+  """Divides items among the hosts and collects each host's result.
 
   Args:
-    work: of `mine(total)`.
-    total: things to share out.
+    work: function of this host's slice of the items, from `mine`.
+    total: number of items.
+
+  Returns:
+    Results of `work`, in host order.
 
   Raises:
-    InputError, RunError, OSError: of `work`, on any host.
+    InputError, RunError, OSError: raised by `work` on any host, as in `agree`.
   """
   return gather(agree(lambda: work(mine(total))))
 
 
 def compare(where: str, **values: Any) -> None:
-  """Finds out whether every host has the same values.
+  """Checks that every host has the same values.
 
   Args:
-    where: for the message.
-    **values: small ones, such as digests, by their names.
+    where: point in the run, which starts the error message.
+    **values: small values to compare, such as digests, by name.
 
   Raises:
-    RunError: they differ; the message names the values and the hosts.
+    RunError: hosts differ; the message names the values and the hosts.
   """
-  found = gather(values)
-  wrong = [
-      f"{name} (hosts {_those(found, name)})" for name in values
-      if any(one[name] != found[0][name] for one in found)]
-  if wrong:
+  by_host = gather(values)
+  differing = [
+      f"{name} (hosts {_minority(by_host, name)})" for name in values
+      if any(host[name] != by_host[0][name] for host in by_host)]
+  if differing:
     raise errors.RunError(
-        f"{where}: the hosts differ in {'; '.join(wrong)}. They must run one "
-        "program with one config on the same files; go on from the last "
+        f"{where}: the hosts differ in {'; '.join(differing)}. They must run "
+        "one program with one config on the same files; go on from the last "
         "checkpoint once they do")
 
 
 @contextlib.contextmanager
 def lost_ones_named() -> Iterator[None]:
-  """What JAX raises when a host is gone is raised as a RunError."""
+  """Context in which JAX's errors about a lost host become a RunError.
+
+  Raises:
+    RunError: another host is gone.
+  """
   try:
     yield
   except jax.errors.JaxRuntimeError as e:
@@ -237,20 +259,20 @@ def lost_ones_named() -> Iterator[None]:
         "and the run goes on from its last checkpoint") from e
 
 
-def _those(found: list[Mapping[str, Any]], name: str) -> str:
-  """Which hosts have something else than most."""
-  values = [one[name] for one in found]
+def _minority(by_host: list[Mapping[str, Any]], name: str) -> str:
+  """Numbers of the hosts whose value differs from the most common one."""
+  values = [host[name] for host in by_host]
   usual = max(values, key=values.count)
   return ", ".join(str(i) for i, v in enumerate(values) if v != usual)
 
 
-def _all(array) -> np.ndarray:
-  """Every host's array of one shape, stacked."""
+def _stacked(array) -> np.ndarray:
+  """Arrays of all hosts, stacked as [hosts, ...]; equal shapes everywhere."""
   return np.asarray(multihost_utils.process_allgather(array))
 
 
 def _number(name: str) -> int:
-  """A variable of the environment as a number."""
+  """Value of an environment variable as a whole number."""
   text = os.environ.get(name, "")
   if not text.isdigit():
     raise errors.InputError(f"{name}={text!r} is not a number")
@@ -266,9 +288,10 @@ def _is_tpu_host() -> bool:
 
 
 def _tpu_hosts() -> str:
-  """The hosts of this machine's TPU with commas between them.
+  """Comma-separated hosts of this machine's TPU slice.
 
-  Off Google Cloud nobody tells, and there is one.
+  Without TPU_WORKER_HOSTNAMES and without Google Cloud's metadata server the
+  result is "", which `expected` counts as one host.
   """
   named = os.environ.get("TPU_WORKER_HOSTNAMES")
   if named:

@@ -1,8 +1,8 @@
-"""The mesh, and the way from logical axes of an array to axes of the mesh.
+"""The device mesh, and the mapping from logical array axes to mesh axes.
 
-This file and `configs/` alone name the axes of the mesh: `data` splits the
-batch, `fsdp` splits the batch and the parameters, `tensor` splits heads, the
-MLP and the vocabulary.
+Only this file and `configs/` name mesh axes: `data` splits the batch, `fsdp`
+splits the batch and the parameters, `tensor` splits heads, the MLP and the
+vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from progrpo_jax import errors
 
 AXES = ("data", "fsdp", "tensor")
 
-# Logical axis -> mesh axis or axes. `batch` is the rows of any batch.
+# Logical axis -> mesh axes that split it. "batch" is the first axis of batches.
 RULES: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "vocab": ("tensor",),
@@ -41,7 +41,14 @@ RULES: Mapping[str, tuple[str, ...]] = {
 
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-  """A mesh over the devices; one size may be -1 for "what is left".
+  """Makes a mesh over devices.
+
+  Args:
+    data: devices along "data". Of the three sizes one may be -1, which is then
+      the number of devices divided by the other two.
+    fsdp: devices along "fsdp".
+    tensor: devices along "tensor".
+    devices: devices of the mesh; None takes all.
 
   Raises:
     InputError: the sizes do not multiply to the number of devices.
@@ -55,9 +62,15 @@ def make_mesh(
 def abstract_mesh(
     count: int, data: int = -1, fsdp: int = 1, tensor: int = 1,
 ) -> AbstractMesh:
-  """The mesh that `count` devices would form, without any of them.
+  """Makes the mesh that `count` devices would form, without real devices.
 
-  Shapes, specs and shardings follow from it as from a real one.
+  Specs and shardings can be derived from it as from a real mesh.
+
+  Args:
+    count: number of devices.
+    data: devices along "data"; as in `make_mesh`, one size may be -1.
+    fsdp: devices along "fsdp".
+    tensor: devices along "tensor".
 
   Raises:
     InputError: the sizes do not multiply to the number of devices.
@@ -68,15 +81,16 @@ def abstract_mesh(
 
 
 def _sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
-  """The sizes with their -1 replaced by "what is left" of the devices."""
+  """Mesh sizes with a -1 replaced by the devices left for that axis."""
   sizes = list(sizes)
-  known = math.prod(s for s in sizes if s != -1)
+  given = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise errors.InputError(
         f"mesh sizes {dict(zip(AXES, sizes))}: each is at least 1, and at "
         "most one is -1")
-  if -1 in sizes and count % known == 0:
-    sizes[sizes.index(-1)] = count // known
+  # A remainder leaves the -1, so that the product below cannot match.
+  if -1 in sizes and count % given == 0:
+    sizes[sizes.index(-1)] = count // given
   if math.prod(sizes) != count:
     raise errors.InputError(
         f"mesh {dict(zip(AXES, sizes))} does not fit {count} "
@@ -88,19 +102,20 @@ def spec(
     axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
     rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
-  """Partition of one array from the names of its logical axes.
+  """Partition spec of an array from the names of its logical axes.
 
-  An axis that its mesh axes do not divide is left whole (two KV heads on a
-  `tensor` axis of four are replicated).
+  A dimension that its mesh axes do not divide stays whole: two KV heads are
+  replicated on a `tensor` axis of four.
 
   Args:
-    axes: a logical name or None for each dimension.
-    shape: of the array.
-    mesh: on which it will live.
-    rules: logical axis -> mesh axes; unknown names are not split.
+    axes: logical name of each dimension; None does not split it.
+    shape: shape of the array.
+    mesh: mesh that will hold the array.
+    rules: mesh axes of each logical axis; unknown names are not split.
 
   Raises:
-    ValueError: two dimensions ask for one mesh axis, or the lengths differ.
+    ValueError: two dimensions map to one mesh axis, or `axes` and `shape`
+      differ in length.
   """
   if len(axes) != len(shape):
     raise ValueError(f"logical axes {axes} do not match shape {shape}")
@@ -117,8 +132,9 @@ def spec(
             f"map to mesh axis {axis!r}; change the sharding rules")
       used[axis] = name
     parts.append(wanted if len(wanted) > 1 else wanted[0])
-  # As XLA writes it: what an update returns must look, to the cache of
-  # compiled programs, like what went in.
+  # Drop trailing Nones, as XLA does in the shardings that it returns: JAX's
+  # cache of compiled programs tells the two spellings apart, and an update
+  # would be compiled again for parameters from an earlier update.
   while parts and parts[-1] is None:
     parts.pop()
   return PartitionSpec(*parts)
@@ -128,34 +144,39 @@ def named(
     axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
     rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> NamedSharding:
-  """`spec` on its mesh."""
+  """Sharding of an array from its logical axes; arguments as for `spec`."""
   return NamedSharding(mesh, spec(axes, shape, mesh, rules))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Whole on every device."""
+  """Sharding that holds the whole array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def ways(axis: str, mesh: Mesh) -> int:
-  """Into how many parts a mesh would cut a logical axis."""
+  """Number of parts into which a mesh splits a logical axis it divides."""
   return math.prod(mesh.shape[a] for a in RULES[axis])
 
 
 def batch_shards(mesh: Mesh) -> int:
-  """Into how many parts the rows of a batch are split."""
+  """Number of parts into which a mesh splits the rows of a batch."""
   return ways("batch", mesh)
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-  """Split along the first axis, the rows of a batch."""
+  """Sharding that splits the first axis, the rows of a batch."""
   return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
 def put_rows(tree: Any, mesh: Mesh) -> Any:
   """Places host arrays on the mesh, split along their first axis.
 
-  Every process passes all rows; each device takes its own.
+  Args:
+    tree: arrays with all rows; equal in every process.
+    mesh: mesh that will hold them.
+
+  Returns:
+    The tree with device arrays; each device holds only its rows.
   """
   sharding = rows(mesh)
 
@@ -167,23 +188,25 @@ def put_rows(tree: Any, mesh: Mesh) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-  """Whole arrays on the host, in every process alike.
+  """Copies whole arrays to the host, in every process.
 
-  What no process holds whole is gathered by all devices first.
+  A collective where arrays are spread over processes: their parts are
+  gathered first.
   """
-  def get(x):
+  def gathered(x):
     if isinstance(x, jax.Array) and not (
         x.is_fully_addressable or x.is_fully_replicated):
       return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return x
 
-  return jax.device_get(jax.tree.map(get, tree))
+  return jax.device_get(jax.tree.map(gathered, tree))
 
 
 def constrain_rows(x):
-  """Inside a jit under `jax.set_mesh`: keeps the first axis split as rows.
+  """Constrains the first axis of `x` to be split as rows, inside a jit.
 
-  Without a mesh in context, as in a notebook, it does nothing.
+  Takes the mesh from `jax.set_mesh`; without one, as in a notebook, returns
+  `x` unchanged.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return x
@@ -195,83 +218,90 @@ def by_shard(
 ) -> jax.Array:
   """Calls `fn` on every device with that device's parts of the arguments.
 
-  For what no partitioner can cut up, such as kernels. Without a mesh in
-  context, or on one device, it is a plain call.
+  For functions that XLA's partitioner cannot split, such as kernels. Without
+  a mesh in context, or on one device, this is a plain call.
 
   Args:
-    fn: function of the parts; its result is cut as its first argument is.
-    args: arrays.
-    axes: of each array the names of its logical axes.
+    fn: function of the parts; its result is split as its first argument.
+    args: whole arrays.
+    axes: logical axes of each array.
 
   Returns:
-    What `fn` returns, put together.
+    The whole result of `fn`.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return fn(*args)
   specs = tuple(
       spec(names, x.shape, mesh) for x, names in zip(args, axes, strict=True))
-  # Nothing knows what a kernel's result varies over, so it is not checked.
+  # `check_vma` is off: JAX cannot infer over which mesh axes a kernel's result
+  # varies.
   return jax.shard_map(
       fn, in_specs=specs, out_specs=specs[0], check_vma=False)(*args)
 
 
 def unequal_copies(tree: Any, mesh: Mesh) -> list[str]:
-  """Names the arrays of which two devices hold different copies.
+  """Paths of the arrays whose copies differ between devices.
 
-  An array that a mesh does not cut along an axis has a copy on every device
-  of that axis, and nothing ever holds one copy against another: a chip that
-  errs, or a host that went another way, shows here alone.
+  An array that is not split along a mesh axis has a copy on every device of
+  that axis. JAX never compares the copies, so a faulty chip or a host that
+  diverged shows only here.
 
   Args:
     tree: arrays on the mesh.
-    mesh: of all processes, which all call this.
+    mesh: mesh of all processes; every process must call this.
+
+  Returns:
+    Paths in the tree, their keys joined by "/".
   """
   if mesh.size == 1:
     return []
   leaves = jax.tree.leaves_with_path(tree)
   arrays = [x for _, x in leaves]
   specs = tuple(x.sharding.spec for x in arrays)
-  sums = fetch(_checksums(tuple(arrays), mesh, specs))
-  found = []
-  for (path, _), spec_, sum_DFT in zip(leaves, specs, sums, strict=True):
-    cut = {a for part in spec_ if part for a in np.ravel(part)}
-    copies = tuple(i for i, a in enumerate(mesh.axis_names) if a not in cut)
-    if (sum_DFT.max(copies) != sum_DFT.min(copies)).any():
-      found.append(jax.tree_util.keystr(path, simple=True, separator="/"))
-  return found
+  checksums = fetch(_checksums(tuple(arrays), mesh, specs))
+  unequal = []
+  for (path, _), spec_, sums in zip(leaves, specs, checksums, strict=True):
+    # `sums` has an axis per mesh axis; along those that do not split the array
+    # all entries must be equal.
+    split = {a for part in spec_ if part for a in np.ravel(part)}
+    copies = tuple(i for i, a in enumerate(mesh.axis_names) if a not in split)
+    if (sums.max(copies) != sums.min(copies)).any():
+      unequal.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+  return unequal
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "specs"))
 def _checksums(arrays, mesh: Mesh, specs):
-  """A number of each array's part on each device, [data, fsdp, tensor]."""
-  one = (1,) * len(mesh.axis_names)
+  """Checksums of each array's parts: uint32, one per device, in mesh shape."""
+  unit = (1,) * len(mesh.axis_names)
 
-  def of_part(x):
+  def checksum(x):
     bits = lax.bitcast_convert_type(
         x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
-    # Odd weights by place: parts that swap two numbers differ too.
+    # Weighted by position, so that swapped numbers change the sum. Odd weights
+    # have an inverse modulo 2^32: any change of one number changes the sum.
     place = lax.iota(jnp.uint32, bits.size).reshape(bits.shape)
-    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32).reshape(one)
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32).reshape(unit)
 
   return jax.shard_map(
-      lambda *parts: tuple(map(of_part, parts)), mesh=mesh, in_specs=specs,
+      lambda *parts: tuple(map(checksum, parts)), mesh=mesh, in_specs=specs,
       out_specs=(PartitionSpec(*mesh.axis_names),) * len(specs),
       check_vma=False)(*arrays)
 
 
 def platform() -> str:
-  """The platform that a jit will run on, asked while it is traced.
+  """Platform ("cpu", "gpu" or "tpu") that a function being traced will run on.
 
-  That of the mesh in context; without one, JAX's default. Arrays cannot be
-  asked: a trace knows their shapes alone, and may serve others later.
+  The platform of the mesh in context, or JAX's default without one. It cannot
+  be read from the arguments: while traced they have shapes but no devices.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else jax.default_backend()
 
 
 def pretend(platform: str):
-  """A context in which one device of a platform is traced for."""
+  """Context in which functions are traced for one device of a platform."""
   device = AbstractDevice(
       device_kind=platform, num_cores=1, platform=platform)
   return jax.sharding.use_abstract_mesh(AbstractMesh(

@@ -1,11 +1,15 @@
-"""Attention over a sequence's own keys and, if given, a shared prefix.
+"""Attention over a sequence's own keys and, optionally, a shared prefix.
 
-The R responses of a row share the keys of its prompt: the prompt is kept once
-and read once, and the two parts are joined under one softmax.
+The R responses of a row share the keys of its prompt. The prompt's keys are
+stored and read once per row; own keys and prefix keys enter one softmax.
 
-`attend` is the reference: any mask, all scores at once. Decoding calls it.
-`causal` is what reads whole prompts and whole responses, by the reference, by
-the reference in blocks of queries where a sequence is long, or by a kernel.
+`attend` is the reference: it takes any mask and computes all scores at once.
+Decoding calls it. `causal` reads whole prompts and whole responses: through
+`attend`, through `attend` in blocks of queries where sequences are long, or
+through a kernel.
+
+Axis letters are those of the legend in `batch`. Here T counts queries, S own
+keys and C prefix keys.
 """
 
 import math
@@ -17,30 +21,31 @@ import jax.numpy as jnp
 from progrpo_jax import ops
 from progrpo_jax.models import fused_attention
 
-# Scores that one head of one sequence may hold at a time: above this number,
-# 4 MiB in float32, the queries are read in blocks.
+# Largest number of scores per head and sequence that are computed at once
+# (4 MiB in float32). Longer sequences are read in blocks of queries.
 SCORES = 2 ** 20
 
-# The queries are cut into this many stripes, each of which multiplies only
-# the keys up to its last query: 5/8 of all products instead of the half that
-# a causal mask leaves.
+# Groups of blocks in `in_blocks`. Each stripe multiplies only the keys up to
+# its last query. A causal mask needs 1/2 of all products; four stripes compute
+# 5/8 of them; each further stripe is one more loop to compile.
 _STRIPES = 4
 
 
 def choose(config, platform: str) -> tuple[str, str]:
-  """Which implementation of `causal` a model runs on a platform.
+  """Chooses the implementation of `causal` for a model and a platform.
 
-  Decoding reads one token at a time and always takes the reference.
+  Decoding always uses `attend`, whatever is chosen here.
 
   Args:
-    config: of the model; `config.attention` is what was asked for.
-    platform: "cpu", "gpu" or "tpu", as JAX calls them.
+    config: model configuration; `config.attention` is the requested
+      implementation, or "auto".
+    platform: JAX's name of the platform: "cpu", "gpu" or "tpu".
 
   Returns:
-    "xla", "splash" or "cudnn"; and a sentence for the log that says why.
+    (name, reason): "xla", "splash" or "cudnn", and a line for the log.
 
   Raises:
-    ValueError: what was asked for by name cannot run; the message says why.
+    ValueError: the requested implementation cannot run; the message says why.
   """
   asked = config.attention
   if asked == "auto":
@@ -61,23 +66,21 @@ def causal(
     q, own, key_mask=None, prefix=None, prefix_mask=None,
     implementation: str = "xla",
 ) -> jax.Array:
-  """Attention of a sequence to itself and to what came before it.
+  """Causal attention of a sequence to itself and to a prefix.
 
-  Query t sees the whole prefix and the own keys 0 to t, where the masks say
-  that they are real. Axes as in `attend`.
+  Query t sees the real keys of the prefix and the real own keys 0 to t.
 
   Args:
-    q: [N, R, T, K, M, H].
+    q: queries [N, R, T, K, M, H].
     own: (k, v) of the same T positions, [N, R, K, H, T] and [N, R, K, T, H].
     key_mask: bool [N, T], own keys that are real; None for all.
-    prefix: as for `attend`.
-    prefix_mask: bool [N, P].
-    implementation: from `choose`.
+    prefix: (k, v) of the prefix, as for `attend`, or None.
+    prefix_mask: bool [N, C], prefix keys that are real, or None.
+    implementation: name from `choose`.
 
   Returns:
-    [N, R, T, K, M, H] in the type of `q`. What stands at a query whose own
-    key is not real is finite, differs between implementations, and is for the
-    caller to ignore.
+    [N, R, T, K, M, H] in the type of `q`. At padding queries (own key not
+    real) values are finite but differ between implementations; ignore them.
   """
   args = q, own, key_mask, prefix, prefix_mask
   if implementation == "splash":
@@ -87,7 +90,8 @@ def causal(
   length = q.shape[2]
   keys = length if prefix is None else length + prefix_mask.shape[1]
   if length * keys > SCORES:
-    # At least eight queries a block: fewer would not fill a product.
+    # A multiple of eight queries per block: smaller matrix products waste the
+    # hardware.
     size = 8 * math.ceil(length / (8 * math.ceil(length * keys / SCORES)))
     return in_blocks(*args, size=size)
   return attend(q, own, _seen(0, length, length, key_mask), prefix, prefix_mask)
@@ -96,11 +100,12 @@ def causal(
 def in_blocks(
     q, own, key_mask=None, prefix=None, prefix_mask=None, *, size: int,
 ) -> jax.Array:
-  """`causal` by the reference, for `size` queries at a time.
+  """Computes `causal` with `attend`, for `size` queries at a time.
 
-  The backward pass makes the scores of a block again: neither pass holds more
-  than those of one.
+  The backward pass recomputes the scores of each block, so either pass holds
+  the scores of one block only.
   """
+  # Pad T to whole blocks: [N, R, T, ...] -> [count, N, R, size, ...].
   length = q.shape[2]
   count = math.ceil(length / size)
   pad = [(0, 0)] * q.ndim
@@ -108,12 +113,13 @@ def in_blocks(
   blocks = jnp.pad(q, pad)
   blocks = blocks.reshape(q.shape[:2] + (count, size) + q.shape[3:])
   blocks = jnp.moveaxis(blocks, 2, 0)
-  # The gradients of keys and values are summed over the blocks, in float32.
+  # Cast to float32 outside the blocks and back inside: the gradients of keys
+  # and values are then summed over the blocks in float32.
   k, v, prefix = jax.tree.map(
       lambda x: x.astype(jnp.float32), (*own, prefix))
 
   def stripe(first, last):
-    end = min(last * size, length)
+    end = min(last * size, length)  # no query of the stripe sees later keys
 
     @jax.checkpoint
     def block(start, q, k, v, prefix):
@@ -133,9 +139,12 @@ def in_blocks(
 
 
 def _seen(start, queries: int, keys: int, key_mask) -> jax.Array:
-  """Which of the first `keys` own keys are seen from `start` on."""
-  rows = start + jnp.arange(queries)
-  seen = jnp.arange(keys) <= rows[:, None]
+  """Causal mask of queries from `start` on over the first `keys` own keys.
+
+  Bool [queries, keys], or [N, 1, queries, keys] with a `key_mask`.
+  """
+  positions = start + jnp.arange(queries)
+  seen = jnp.arange(keys) <= positions[:, None]
   if key_mask is None:
     return seen
   return seen & key_mask[:, None, None, :keys]
@@ -144,19 +153,18 @@ def _seen(start, queries: int, keys: int, key_mask) -> jax.Array:
 def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
   """Softmax attention with grouped queries.
 
-  Axes: N rows, R responses, T queries, S or P keys, K key heads, M query
-  heads of one key head, H width of a head.
-
   Args:
-    q: [N, R, T, K, M, H].
-    own: (k, v), [N, R, K, H, S] and [N, R, K, S, H].
-    own_mask: bool, broadcastable to [N, R, T, S]; True where seen.
-    prefix: (k, v), [N, K, H, P] and [N, K, P, H], seen by all R, or None.
-    prefix_mask: bool [N, P].
+    q: queries [N, R, T, K, M, H].
+    own: (k, v) of the sequences, [N, R, K, H, S] and [N, R, K, S, H].
+    own_mask: bool, broadcastable to [N, R, T, S], True where a query sees an
+      own key.
+    prefix: (k, v) shared by the R responses of a row, [N, K, H, C] and
+      [N, K, C, H], or None.
+    prefix_mask: bool [N, C], prefix keys that are real, or None.
 
   Returns:
-    [N, R, T, K, M, H] in the type of `q`. A query that sees nothing gets a
-    mean of masked values: finite, and for the caller to ignore.
+    [N, R, T, K, M, H] in the type of `q`. A query that sees no key gets a mean
+    of masked values, which is finite; ignore it.
   """
   q = q * q.shape[-1] ** -0.5
   k, v = own
@@ -164,7 +172,8 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
       "nrtkmh,nrkhs->nrktms", q, k, preferred_element_type=jnp.float32)
   seen = jnp.broadcast_to(own_mask, q.shape[:3] + k.shape[-1:])
   scores = jnp.where(seen[:, :, None, :, None, :], scores, ops.NEGATIVE)
-  # The peak only keeps exp in range; no gradient goes through it.
+  # The peak keeps exp in range and cancels in the quotient, so its gradient is
+  # zero and need not be computed.
   peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1))  # nrktm
   if prefix is None:
     weights = jnp.exp(scores - peak[..., None])
@@ -173,11 +182,12 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
         "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v,
         preferred_element_type=jnp.float32)
   else:
-    # Each part keeps the order of axes in which its product comes out; only
-    # the peaks and sums, one number a query, change order to meet.
+    # Prefix scores keep the axis order of their product, which differs from
+    # that of the own scores. To join the two parts only peaks and sums are
+    # transposed, one number per query and head.
     pk, pv = prefix
     prefix_scores = jnp.einsum(
-        "nrtkmh,nkhp->nkrtmp", q, pk, preferred_element_type=jnp.float32)
+        "nrtkmh,nkhc->nkrtmc", q, pk, preferred_element_type=jnp.float32)
     prefix_scores = jnp.where(
         prefix_mask[:, None, None, None, None, :], prefix_scores, ops.NEGATIVE)
     prefix_peak = jax.lax.stop_gradient(
@@ -191,12 +201,12 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
         "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v,
         preferred_element_type=jnp.float32,
     ) + jnp.einsum(
-        "nkrtmp,nkph->nkrtmh", prefix_weights.astype(pv.dtype), pv,
+        "nkrtmc,nkch->nkrtmh", prefix_weights.astype(pv.dtype), pv,
         preferred_element_type=jnp.float32,
     ).swapaxes(1, 2)
-  # Normalising after the product divides H numbers a query, not S; in float32,
-  # so that products and sum are rounded to the type of `q` once. The order
-  # of the axes changes last: asked for inside an einsum, it would swap the
-  # operands, and XLA has no fast product for that on a CPU.
+  # Normalise after the product: this divides H numbers per query, not S + C.
+  # In float32, so that the result is rounded to the type of `q` once.
+  # K and T are swapped last: as the output order of an einsum, the swap would
+  # exchange its operands, and XLA has no fast CPU product for that.
   out = (out / total[..., None]).astype(q.dtype)
   return out.swapaxes(2, 3)

@@ -1,12 +1,13 @@
-"""The key-value cache: two parts, both plain records of arrays.
+"""The key-value cache: two records of arrays, `Prefix` and `Cache`.
 
-`Prefix` holds the keys of prompts, made once by the prefill and shared by the
-responses of a row. `Cache` holds the keys of responses while they grow: an
-array a layer, in the carry of the loop over tokens, written in place.
+`Prefix` holds the keys and values of prompts, computed once by `prefill` and
+shared by the responses of a row. `Cache` holds those of the growing responses:
+one array per layer, carried through the loop over tokens and updated in place.
 
-Heads stand before time, so that what one head multiplies lies together. Keys
-have time last: the scores of one query are then sums of rows, which on a CPU
-takes a quarter of the time of as many dot products along rows.
+Axis letters are those of the legend in `batch`. The head axis K comes before
+time, so that each head's operands are contiguous. Keys have time last: the
+scores of a query are then sums of rows, which on a CPU take a quarter of the
+time of dot products along rows.
 """
 
 from flax import struct
@@ -22,14 +23,14 @@ class Prefix:
   """Keys and values of prompts.
 
   Attributes:
-    k: [L, N, K, H, P].
-    v: [L, N, K, P, H].
-    mask_NP: bool, real prompt tokens.
+    k: keys [L, N, K, H, C].
+    v: values [L, N, K, C, H].
+    mask_NC: bool, real prompt tokens.
   """
 
   k: jax.Array
   v: jax.Array
-  mask_NP: jax.Array
+  mask_NC: jax.Array
 
 
 @struct.dataclass
@@ -37,9 +38,9 @@ class Cache:
   """Keys and values of responses, filled up to `length`.
 
   Attributes:
-    k: L arrays [N, R, K, H, S].
-    v: L arrays [N, R, K, S, H].
-    length: int32 scalar; all rows are written at one column.
+    k: keys, L arrays [N, R, K, H, S].
+    v: values, L arrays [N, R, K, S, H].
+    length: int32 scalar, number of columns written, equal for all rows.
   """
 
   k: tuple[jax.Array, ...]
@@ -48,14 +49,21 @@ class Cache:
 
   @property
   def size(self) -> int:
-    """Columns that there is room for."""
+    """Number of columns allocated, S."""
     return self.k[0].shape[-1]
 
 
 def empty(
     config: config_lib.ModelConfig, rows: int, responses: int, size: int,
 ) -> Cache:
-  """A cache of `size` columns with nothing in it."""
+  """Makes an empty cache.
+
+  Args:
+    config: model configuration.
+    rows: N.
+    responses: R.
+    size: number of columns to allocate, S.
+  """
   shape = rows, responses, config.num_kv_heads
   k, v = (*shape, config.head_dim, size), (*shape, size, config.head_dim)
 
@@ -67,19 +75,23 @@ def empty(
 
 
 def grow(cache: Cache, size: int) -> Cache:
-  """The same cache with room for `size` columns."""
-  more, no = (0, size - cache.size), (0, 0)
+  """Returns the cache with `size` allocated columns; new ones are zero."""
+  more, no = (0, size - cache.size), (0, 0)  # zeros after each axis
   return cache.replace(
       k=tuple(jnp.pad(k, (no, no, no, no, more)) for k in cache.k),
       v=tuple(jnp.pad(v, (no, no, no, more, no)) for v in cache.v))
 
 
 def write(past, new) -> tuple[jax.Array, jax.Array]:
-  """A layer's keys and values with new columns written into them.
+  """Writes new columns into the keys and values of a layer.
 
   Args:
-    past: (k, v, start): as in `Cache`, and the column to write at.
-    new: (k, v), [N, R, K, H, T] and [N, R, K, T, H].
+    past: (k, v, start): one layer's arrays of a `Cache`, and the first column
+      to write.
+    new: (k, v) of the new columns, [N, R, K, H, T] and [N, R, K, T, H].
+
+  Returns:
+    (k, v) with the new columns.
   """
   k, v, start = past
   return (
@@ -88,7 +100,7 @@ def write(past, new) -> tuple[jax.Array, jax.Array]:
 
 
 def bytes_per_token(config: config_lib.ModelConfig) -> int:
-  """Bytes that one token takes, keys and values of all layers."""
+  """Bytes of one token's keys and values in all layers."""
   return (
       2 * config.num_layers * config.num_kv_heads * config.head_dim
       * jnp.dtype(config.dtype).itemsize)

@@ -1,8 +1,8 @@
-"""One description of every decoder that the policy can be.
+"""Model configuration, and its reading from a Hugging Face `config.json`.
 
-Qwen2 and Qwen2.5, Qwen3 and Llama are one decoder with three switches. What a
-checkpoint's configuration asks for beyond them is refused by name: a field
-that nobody has read here might change the arithmetic.
+Qwen2, Qwen2.5, Qwen3 and Llama are one decoder with a few switches (`Family`).
+Unknown fields of a checkpoint's configuration are refused by name, because
+they may change the arithmetic. Axis letters are those of the legend in `batch`.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,14 @@ from progrpo_jax.models import rope as rope_lib
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """What tells one architecture from another.
+  """Differences between the supported architectures.
 
   Attributes:
-    architecture: class of transformers that loads it.
+    architecture: name of the class in transformers.
     qkv_bias: whether q, k and v have biases.
     qk_norm: whether each head of q and k is normed before its rotation.
-    head_dim: width of a head where a config does not say; None is the width
-      of the model over its heads.
-    fields: config fields that say so to transformers.
+    head_dim: default of H for configs without the field; None means D / Q.
+    fields: config fields that tell transformers of these switches.
   """
 
   architecture: str
@@ -45,34 +44,34 @@ FAMILIES = {
         fields={"attention_bias": False, "mlp_bias": False}),
 }
 
-# Fields of a Hugging Face config that change the arithmetic in ways that this
-# decoder does not implement; each is refused unless it has a value named.
+# Fields of a Hugging Face config whose other values would change the
+# arithmetic: each is accepted only with a value listed here.
 _NEUTRAL = {
     "hidden_act": ("silu",),
     "attention_dropout": (0, 0.0, None),
     "partial_rotary_factor": (1, 1.0, None),
 }
 
-# Fields that are read, or that say nothing of the arithmetic. Any other one
-# is refused, unless it is switched off (None or False).
+# Fields that are read, and fields without effect on the arithmetic. Any other
+# field is refused unless its value is None or False.
 _READ = {
     "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads",
     "num_key_value_heads", "head_dim", "intermediate_size", "rope_theta",
     "rope_scaling", "rope_parameters", "rms_norm_eps", "tie_word_embeddings",
     "max_position_embeddings", "model_type", "layer_types"}
 _SILENT = {
-    # Of the weights' beginning, their storage, and what wrote the file.
+    # Initialisation and storage of the weights, and the writer of the file.
     "architectures", "initializer_range", "torch_dtype", "dtype",
     "transformers_version", "name_or_path", "unsloth_version",
     "unsloth_fixed", "use_cache", "auto_map", "finetuning_task",
-    # Where sliding windows would be, if they were used.
+    # Range of sliding windows, unused while `use_sliding_window` is False.
     "sliding_window", "max_window_layers",
-    # How the arithmetic is cut up, not what it is.
+    # How the computation is split, with the same result.
     "pretraining_tp", "chunk_size_feed_forward",
-    # Special tokens; the tokenizer's own files are read for them.
+    # Special tokens, which are read from the tokenizer's files instead.
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
     "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
-    # What transformers 4 wrote into every config for every task.
+    # Defaults of all tasks, which transformers 4 wrote into every config.
     "return_dict", "id2label", "label2id", "problem_type", "pruned_heads",
     "task_specific_params", "tokenizer_class", "prefix", "is_decoder",
     "max_length", "min_length", "do_sample", "early_stopping", "num_beams",
@@ -82,17 +81,17 @@ _SILENT = {
     "num_return_sequences", "suppress_tokens", "begin_suppress_tokens",
     "exponential_decay_length_penalty", "tf_legacy_loss"}
 
-# Fields of our own in the config.json of a run's workdir begin with this.
+# Prefix of this package's fields in the config.json of a run's workdir.
 _OWN = "progrpo_"
 _PARTITION_HEAD = _OWN + "partition_head"
 _LORA = _OWN + "lora"
 
-# Weights that LoRA can adapt, by the names of Hugging Face.
+# Weights that LoRA can adapt: Hugging Face name -> name in the parameters.
 PROJECTIONS = {
     "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o",
     "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 
-# No model is deeper or wider; beyond, shapes would overflow.
+# Upper bounds of depth and width; beyond them shapes would overflow.
 _DEEPEST, _WIDEST = 10_000, 1 << 24
 
 ATTENTION = ("auto", "xla", "splash", "cudnn")
@@ -104,8 +103,8 @@ class LoRA:
   """Low-rank adapters (https://arxiv.org/abs/2106.09685).
 
   Attributes:
-    rank: r, at least 1.
-    alpha: the product of the factors is multiplied by alpha / rank.
+    rank: rank r of the factors, at least 1.
+    alpha: scale of the adapters; the product A B is multiplied by alpha / r.
     targets: adapted weights, keys of `PROJECTIONS`.
   """
 
@@ -124,11 +123,11 @@ class LoRA:
 
   @property
   def scale(self) -> float:
-    """What the product of the factors is multiplied by."""
+    """Factor of the product A B: alpha / rank."""
     return self.alpha / self.rank
 
   def adapts(self, name: str) -> bool:
-    """Whether it adapts a weight, by its name in the parameters."""
+    """Whether a weight has adapters; `name` is its name in the parameters."""
     return any(PROJECTIONS[t] == name for t in self.targets)
 
 
@@ -137,26 +136,28 @@ class ModelConfig:
   """Shape and arithmetic of a decoder.
 
   Attributes:
-    vocab_size: V, rows of the embedding (padding rows included).
-    num_layers: L.
+    vocab_size: V, rows of the embedding, padding rows included.
+    num_layers: L, number of layers.
     embed_dim: D, width of the residual stream.
-    num_heads: N, query heads.
-    num_kv_heads: K, key and value heads; divides N.
-    head_dim: H.
+    num_heads: Q, number of query heads.
+    num_kv_heads: K, number of key/value heads; divides Q.
+    head_dim: H, width of one head.
     mlp_dim: F, width of the gated MLP.
-    family: a key of `FAMILIES`.
+    family: architecture, a key of `FAMILIES`.
     rope_theta: base of the rotary frequencies.
-    rope_scaling: how they are stretched, or None.
+    rope_scaling: scaling of the rotary frequencies, or None.
     norm_eps: epsilon of RMSNorm.
-    tie_embeddings: whether the head is the transposed embedding.
-    max_positions: longest sequence that the model was made for.
-    dtype: compute type, "float32" or "bfloat16"; masters stay as stored.
+    tie_embeddings: whether the output embedding is the transposed token
+      embedding.
+    max_positions: longest sequence that the model was made for, in tokens.
+    dtype: compute type, "float32" or "bfloat16"; parameters keep the type that
+      they are stored in.
     remat: what the backward pass recomputes: "none"; "dots" (everything but
-      products with weights); "layer" (each layer).
+      products with weights); "layer" (whole layers).
     attention: "auto" (by platform), "xla", "splash" (TPU) or "cudnn" (GPU).
-    lora: adapters that train in the place of the weights, or None.
+    lora: adapters, which are trained instead of the weights, or None.
     partition_head: whether FlowRL's estimate of log Z is trained beside the
-      policy; it is no part of what is exported.
+      policy; it is not exported.
   """
 
   vocab_size: int
@@ -188,12 +189,12 @@ class ModelConfig:
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(
           f"dtype {self.dtype!r} must be 'float32' or 'bfloat16'")
-    for name, known in (
+    for name, choices in (
         ("remat", REMAT), ("attention", ATTENTION), ("family", FAMILIES)):
-      if getattr(self, name) not in known:
+      if getattr(self, name) not in choices:
         raise ValueError(
             f"{name} {getattr(self, name)!r}: known are "
-            f"{', '.join(map(repr, known))}")
+            f"{', '.join(map(repr, choices))}")
 
   @property
   def qkv_bias(self) -> bool:
@@ -207,7 +208,10 @@ class ModelConfig:
 
   @property
   def num_params(self) -> int:
-    """Number of the policy's parameters, tied embeddings counted once."""
+    """Number of parameters; tied embeddings count once.
+
+    Adapters and the partition head are not counted.
+    """
     d, h, f = self.embed_dim, self.head_dim, self.mlp_dim
     heads = self.num_heads + 2 * self.num_kv_heads
     attention = d * h * (heads + self.num_heads)
@@ -219,7 +223,12 @@ class ModelConfig:
 
   @classmethod
   def tiny(cls, vocab_size: int = 64, **changes) -> "ModelConfig":
-    """The laptop policy: three layers of width 64."""
+    """Configuration of the laptop policy: three layers of width 64.
+
+    Args:
+      vocab_size: V.
+      **changes: values of other fields.
+    """
     base = cls(
         vocab_size=vocab_size, num_layers=3, embed_dim=64, num_heads=4,
         num_kv_heads=2, head_dim=16, mlp_dim=192, rope_theta=1e4,
@@ -228,11 +237,15 @@ class ModelConfig:
 
   @classmethod
   def from_hf(cls, hf: dict[str, Any], **changes) -> "ModelConfig":
-    """Reads the dict of a Hugging Face `config.json`.
+    """Reads a Hugging Face `config.json`.
+
+    Args:
+      hf: content of the file.
+      **changes: fields to set in place of the values read.
 
     Raises:
-      ValueError: the architecture or a field is not implemented; the message
-        names it.
+      ValueError: the architecture or a field is missing, malformed or not
+        implemented; the message names it.
     """
     read = fields_lib.Fields(hf)
     family = hf.get("model_type")
@@ -246,6 +259,8 @@ class ModelConfig:
         "num_attention_heads", "intermediate_size") if k not in hf]
     if missing:
       raise ValueError(f"config.json lacks {', '.join(missing)}")
+    # Without `head_dim` a head's width is hidden_size / num_attention_heads,
+    # which must not be 0.
     width = read.whole("hidden_size", most=_WIDEST)
     heads = read.whole("num_attention_heads", most=_WIDEST)
     if not hf.get("head_dim") and width < heads:
@@ -253,15 +268,7 @@ class ModelConfig:
           f"config field hidden_size={width} leaves num_attention_heads="
           f"{heads} no width; mend config.json, or copy it again")
     positions = read.whole("max_position_embeddings", 32768)
-    # Transformers 5 writes RoPE under `rope_parameters`, earlier ones at the
-    # top level and under `rope_scaling`.
-    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
-    rope = read.group(key)
-    theta = (rope if "rope_theta" in rope else read).positive(
-        "rope_theta", 10000.0)
-    scaling = rope_lib.Scaling.from_hf(rope, positions)
-    if scaling is not None and scaling.kind == "yarn" and theta <= 1:
-      raise ValueError(f"config field rope_theta={theta} must be above 1")
+    theta, scaling = _read_rope(read, positions)
     fields = dict(
         vocab_size=read.whole("vocab_size"),
         num_layers=read.whole("num_hidden_layers", most=_DEEPEST),
@@ -281,23 +288,18 @@ class ModelConfig:
         partition_head=read.flag(_PARTITION_HEAD),
     )
     if hf.get(_LORA) and "lora" not in changes:
-      own = read.group(_LORA)
-      if set(own) != {f.name for f in dataclasses.fields(LoRA)}:
-        raise ValueError(f"config field {_LORA} holds {sorted(own)}")
-      fields["lora"] = LoRA(
-          rank=own.whole("rank"), alpha=own.positive("alpha"),
-          targets=tuple(own.words("targets")))
+      fields["lora"] = _read_lora(read.group(_LORA))
     return cls(**(fields | changes))
 
   def to_hf(self) -> dict[str, Any]:
-    """The dict that `from_hf` reads and that transformers loads."""
+    """Content of a `config.json` for `from_hf` and for transformers."""
     family = FAMILIES[self.family]
-    own = {_PARTITION_HEAD: True} if self.partition_head else {}
+    extra = {_PARTITION_HEAD: True} if self.partition_head else {}
     if self.lora:
-      own[_LORA] = dataclasses.asdict(self.lora) | {
+      extra[_LORA] = dataclasses.asdict(self.lora) | {
           "targets": list(self.lora.targets)}
     scaling = self.rope_scaling
-    return own | dict(family.fields) | dict(
+    return extra | dict(family.fields) | dict(
         architectures=[family.architecture],
         model_type=self.family,
         vocab_size=self.vocab_size,
@@ -318,11 +320,44 @@ class ModelConfig:
     )
 
 
-def _refuse_unknown(hf: Mapping[str, Any]) -> None:
-  """Refuses fields that change the arithmetic, or may.
+def _read_rope(
+    read: fields_lib.Fields, positions: int,
+) -> tuple[float, rope_lib.Scaling | None]:
+  """Reads base and scaling of the rotary frequencies.
 
   Raises:
-    ValueError: naming the field.
+    ValueError: a field is malformed or not implemented.
+  """
+  # Transformers 5 writes all of RoPE under `rope_parameters`; earlier versions
+  # write theta at the top level and the rest under `rope_scaling`.
+  key = "rope_parameters" if read.get("rope_parameters") else "rope_scaling"
+  rope = read.group(key)
+  theta = (rope if "rope_theta" in rope else read).positive(
+      "rope_theta", 10000.0)
+  scaling = rope_lib.Scaling.from_hf(rope, positions)
+  if scaling is not None and scaling.kind == "yarn" and theta <= 1:
+    raise ValueError(f"config field rope_theta={theta} must be above 1")
+  return theta, scaling
+
+
+def _read_lora(read: fields_lib.Fields) -> LoRA:
+  """Reads the adapters of a run's workdir.
+
+  Raises:
+    ValueError: fields are missing, unknown or malformed.
+  """
+  if set(read) != {f.name for f in dataclasses.fields(LoRA)}:
+    raise ValueError(f"config field {_LORA} holds {sorted(read)}")
+  return LoRA(
+      rank=read.whole("rank"), alpha=read.positive("alpha"),
+      targets=tuple(read.words("targets")))
+
+
+def _refuse_unknown(hf: Mapping[str, Any]) -> None:
+  """Refuses fields that change the arithmetic, and unknown fields.
+
+  Raises:
+    ValueError: a field is refused; the message names it.
   """
   for name, allowed in _NEUTRAL.items():
     if hf.get(name, allowed[0]) not in allowed:
@@ -335,9 +370,9 @@ def _refuse_unknown(hf: Mapping[str, Any]) -> None:
         f"config field layer_types has {min(kinds)!r}; supported: "
         "'full_attention'")
   for name, value in hf.items():
-    known = name in _READ | _SILENT | set(_NEUTRAL) or name.startswith(
+    is_known = name in _READ | _SILENT | set(_NEUTRAL) or name.startswith(
         ("_", _OWN))
-    if not known and value is not None and value is not False:
+    if not is_known and value is not None and value is not False:
       raise ValueError(
           f"config field {name}={value!r} is not known here and may change "
           "the arithmetic; if it does not, take it out of config.json")

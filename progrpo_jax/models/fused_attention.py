@@ -1,9 +1,12 @@
 """Causal attention by kernels that never write the scores to memory.
 
-`splash` is for TPUs, `cudnn` for GPUs. Both take what `attention.causal` takes
-and hand the kernel one plain problem: the keys of a prompt joined with those
-of each response. Under a mesh every device runs the kernel on its own rows and
-heads, for no partitioner can look inside it.
+`splash` is for TPUs, `cudnn` for GPUs. Both take the arguments of
+`attention.causal` and give the kernel one plain attention problem per response:
+the prompt's keys concatenated with those of the response. XLA's partitioner
+cannot split a kernel, so under a mesh every device runs it on its own rows and
+heads.
+
+Axis letters are those of the legend in `batch`. Here B = N * R.
 """
 
 import functools
@@ -14,17 +17,23 @@ import jax.numpy as jnp
 
 from progrpo_jax.devices import sharding
 
-# Queries and keys of a block of the TPU kernel, the largest that wastes
-# little; 128 is the width of a vector register and the least.
+# Block sizes of the TPU kernel; `_block` takes the largest that pads little.
+# 128, the width of a vector register, is the smallest allowed.
 _BLOCKS = 512, 256, 128
 
-# Columns are a multiple of this for cuDNN, whose tiles are as wide. An odd
-# number JAX refuses to differentiate, as of 0.10.2.
+# Columns are padded to a multiple of cuDNN's tile width. JAX 0.10.2 cannot
+# differentiate the kernel with an odd number of columns.
 _CUDNN_COLUMNS = 64
 
 
 def obstacle(name: str, config, platform: str) -> str | None:
-  """Why an implementation cannot run a model on a platform; None if it can."""
+  """Reason why an implementation cannot run a model, or None if it can.
+
+  Args:
+    name: implementation: "xla", "splash" or "cudnn".
+    config: model configuration.
+    platform: JAX's name of the platform: "cpu", "gpu" or "tpu".
+  """
   home = {"splash": "tpu", "cudnn": "gpu"}.get(name, platform)
   if platform != home:
     return f"it is for platform {home} and this is {platform}"
@@ -43,18 +52,19 @@ def splash(
     q, own, key_mask=None, prefix=None, prefix_mask=None, *,
     interpret: bool = False,
 ) -> jax.Array:
-  """`attention.causal` by the splash kernel of JAX's Pallas library.
+  """Computes `attention.causal` with the splash kernel of JAX's Pallas library.
 
-  What is padding is told by segment ids: a query sees the keys whose id is
-  its own. Padding thus sees padding, itself at least, and no sum is empty.
+  Segment ids mark padding: a query sees only keys with its own id. Padding
+  queries therefore see padding keys, at least their own, and every softmax has
+  a key.
 
   Args:
-    q: as for `attention.causal`, like the next four.
-    own: (k, v).
-    key_mask: or None.
-    prefix: (k, v), or None.
-    prefix_mask: or None.
-    interpret: emulates the kernel; for tests on other platforms.
+    q: queries [N, R, T, K, M, H].
+    own: (k, v) of the same positions, as for `attention.causal`.
+    key_mask: bool [N, T], or None.
+    prefix: (k, v) of the prompts, or None.
+    prefix_mask: bool [N, C], or None.
+    interpret: whether to emulate the kernel, for tests on other platforms.
 
   Returns:
     [N, R, T, K, M, H] in the type of `q`.
@@ -68,22 +78,23 @@ def cudnn(
     q, own, key_mask=None, prefix=None, prefix_mask=None, *,
     implementation: str = "cudnn",
 ) -> jax.Array:
-  """`attention.causal` by cuDNN's flash attention.
+  """Computes `attention.causal` with cuDNN's flash attention.
 
-  cuDNN masks by an array of all scores, by lengths, or causally from the
-  first query and the first key on, which alone costs nothing. So each row's
-  columns are sorted, real ones first: then the causal mask hides padding too.
-  Queries of zeros stand at the prompt's columns, to keep the two diagonals
-  one; the kernel spends P^2 / 2 scores on them, and a query that sees nothing
-  does not exist.
+  cuDNN can mask by an array as large as the scores, by lengths, or causally
+  with query 0 aligned to key 0; only the causal mask is free. Each row's
+  columns are therefore sorted, real ones first, so that the causal mask hides
+  padding too. Zero queries are put at the prompt's columns, to align queries
+  with keys. The kernel spends C^2 / 2 scores on them, and every query sees at
+  least one key.
 
   Args:
-    q: as for `attention.causal`, like the next four.
-    own: (k, v).
-    key_mask: or None.
-    prefix: (k, v), or None.
-    prefix_mask: or None.
-    implementation: for `jax.nn.dot_product_attention`; "xla" in tests.
+    q: queries [N, R, T, K, M, H].
+    own: (k, v) of the same positions, as for `attention.causal`.
+    key_mask: bool [N, T], or None.
+    prefix: (k, v) of the prompts, or None.
+    prefix_mask: bool [N, C], or None.
+    implementation: argument of `jax.nn.dot_product_attention`; tests pass
+      "xla".
 
   Returns:
     [N, R, T, K, M, H] in the type of `q`.
@@ -94,14 +105,16 @@ def cudnn(
 
 
 def _on_each_device(kernel, q, own, key_mask, prefix, prefix_mask):
-  """Runs a kernel, as `_local` does, on the rows and heads of each device."""
+  """Runs a kernel, through `_local`, on the rows and heads of each device."""
   rows, _, length, key_heads, group, width = q.shape
   if key_mask is None:
     key_mask = jnp.ones((rows, length), bool)
+  # No prefix becomes one of zero columns.
   if prefix is None:
     prefix = own[0][:, 0, :, :, :0], own[1][:, 0, :, :0]
     prefix_mask = key_mask[:, :0]
-  # The key head of each head, cut as the heads are.
+  # [Q], the key head of each query head. It is split as the query heads are,
+  # so that a device knows which key heads its query heads need.
   of_head = jnp.repeat(jnp.arange(key_heads), group)
   own_axes = "batch", None, "kv_heads", None, None
   prefix_axes = "batch", "kv_heads", None, None
@@ -115,27 +128,30 @@ def _on_each_device(kernel, q, own, key_mask, prefix, prefix_mask):
 
 
 def _local(kernel, group, q, of_head, k, v, pk, pv, key_mask, prefix_mask):
-  """Runs a kernel on what one device has.
+  """Runs a kernel on one device's rows and heads.
+
+  Q and K count the heads on this device. K may be all key heads of the model,
+  where the mesh does not divide them.
 
   Args:
-    kernel: function of q [B, T, heads, H], keys and values [B, P + T, key
-      heads, H], and real [B, P + T], where they are; B = N * R, and the key
-      heads divide the heads.
-    group: M, heads of one key head.
-    q: [N, R, T, heads, H].
-    of_head: the key head of each head, counted over all devices.
-    k: [N, R, key heads, H, T].
-    v: [N, R, key heads, T, H].
-    pk: [N, key heads, H, P].
-    pv: [N, key heads, P, H].
-    key_mask: [N, T].
-    prefix_mask: [N, P].
+    kernel: function of queries [B, T, Q, H], keys and values [B, C + T, K', H]
+      with K' dividing Q, and a mask [B, C + T] of real keys.
+    group: M, query heads per key head.
+    q: queries [N, R, T, Q, H].
+    of_head: [Q], key head of each query head, numbered over all devices.
+    k: own keys [N, R, K, H, T].
+    v: own values [N, R, K, T, H].
+    pk: prefix keys [N, K, H, C].
+    pv: prefix values [N, K, C, H].
+    key_mask: bool [N, T], own keys that are real.
+    prefix_mask: bool [N, C], prefix keys that are real.
 
   Returns:
-    [N, R, T, heads, H].
+    [N, R, T, Q, H].
   """
   responses, heads = q.shape[1], q.shape[3]
 
+  # [N, C, K, H] and [N, R, T, K, H] -> [N, R, C + T, K, H].
   def join(prompt, own):
     prompt = jnp.broadcast_to(
         prompt[:, None], prompt.shape[:1] + (responses,) + prompt.shape[1:])
@@ -144,9 +160,11 @@ def _local(kernel, group, q, of_head, k, v, pk, pv, key_mask, prefix_mask):
   k = join(pk.transpose(0, 3, 1, 2), k.transpose(0, 1, 4, 2, 3))
   v = join(pv.transpose(0, 2, 1, 3), v.transpose(0, 1, 3, 2, 4))
   if heads != k.shape[3] * group:
-    # All the key heads, but few of the heads: take those that they belong to.
-    of_run = of_head[::math.gcd(heads, group)]
-    k, v = (jnp.take(x, of_run, axis=3, mode="clip") for x in (k, v))
+    # The device has all key heads but only some query heads: take one key
+    # head per run of query heads that share it.
+    run = math.gcd(heads, group)
+    k, v = (
+        jnp.take(x, of_head[::run], axis=3, mode="clip") for x in (k, v))
   real = jnp.concatenate([prefix_mask, key_mask], axis=1)
   out = kernel(
       *(x.reshape((-1,) + x.shape[2:]) for x in (q, k, v)),
@@ -155,8 +173,8 @@ def _local(kernel, group, q, of_head, k, v, pk, pv, key_mask, prefix_mask):
 
 
 def _splash(q, k, v, real, *, interpret):
-  """`splash` in the kernel's terms: heads first, whole blocks."""
-  # Not above: it is experimental, and no concern of those without a TPU.
+  """Calls the splash kernel: pads to whole blocks and moves heads first."""
+  # Imported here because it is experimental and needed on TPUs only.
   from jax.experimental.pallas.ops.tpu import splash_attention as splash_lib
 
   length, heads, width = q.shape[1:]
@@ -166,8 +184,8 @@ def _splash(q, k, v, real, *, interpret):
   block_k = _block(columns + queries - length)
   keys = _round_up(columns + queries - length, block_k)
   after = queries - length
-  # Padding keys stand before the prompt, so that the last query and the last
-  # key meet in the corner of a block.
+  # Queries are padded behind. Keys are padded by as many columns behind and
+  # by the rest in front, so that last query and last key still correspond.
   before = keys - columns - after
 
   def pad(x, before):
@@ -190,20 +208,22 @@ def _splash(q, k, v, real, *, interpret):
 
 
 def _block(length: int) -> int:
-  """Columns of a block, for so many of them."""
+  """Largest block size whose padded length is within 1/8 of 128's."""
   least = _round_up(length, _BLOCKS[-1])
   return next(b for b in _BLOCKS if 8 * _round_up(length, b) <= 9 * least)
 
 
 def _round_up(x: int, multiple: int) -> int:
+  """Smallest multiple of `multiple` that is at least `x`."""
   return multiple * math.ceil(x / multiple)
 
 
 def _cudnn(q, k, v, real, *, implementation):
-  """`cudnn` in the kernel's terms: as many queries as keys, real ones first."""
+  """Calls the cuDNN kernel: as many queries as keys, real columns first."""
   length = q.shape[1]
   columns = _round_up(k.shape[1], _CUDNN_COLUMNS)
-  # Padding and the prompt's queries come before what there is.
+  # Pad all in front: queries by zeros at the prompt's columns, and both to
+  # whole tiles. The padded mask is False there.
   q, k, v, real = (
       jnp.pad(x, ((0, 0), (columns - x.shape[1], 0)) + ((0, 0),) * (x.ndim - 2))
       for x in (q, k, v, real))
@@ -216,5 +236,8 @@ def _cudnn(q, k, v, real, *, implementation):
 
 @jax.vmap
 def _permute(x, order):
-  """`x[order]`, told that it is a permutation: its gradient is no sum."""
+  """Returns `x[order]`; `order` is a permutation.
+
+  Declared unique, so that the gradient is a plain scatter without sums.
+  """
   return x.at[order].get(unique_indices=True, mode="promise_in_bounds")

@@ -1,16 +1,16 @@
-"""Arithmetic of the decoder outside attention, as free functions."""
+"""Arithmetic of the decoder outside attention, as plain functions."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-# Of the last axis of an array with a weight.
+# Multiplies the last axis of an array by a weight.
 Product = Callable[[jax.Array], jax.Array]
 
 
 def rms_norm(x, scale_D, eps: float) -> jax.Array:
-  """Root-mean-square norm, in float32 inside, in the type of `x` outside."""
+  """RMSNorm of the last axis, computed in float32, returned in `x`'s type."""
   wide = x.astype(jnp.float32)
   square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
   normed = wide * jax.lax.rsqrt(square + eps)
@@ -18,19 +18,18 @@ def rms_norm(x, scale_D, eps: float) -> jax.Array:
 
 
 def linear(x, kernel) -> jax.Array:
-  """Product of the last axis of `x` with the first of a kernel.
-
-  The axes before it are taken as one. With several of them XLA's CPU backend
-  fuses whatever made the gradient of the product into a transposed copy of
-  it, which took longer than the products themselves.
+  """Multiplies the last axis of `x` by the first axis of a kernel.
 
   Args:
-    x: [..., D].
-    kernel: [D, ...].
+    x: activations [..., D].
+    kernel: weight [D, outputs...].
 
   Returns:
-    [..., ...], the axes of both.
+    [..., outputs...].
   """
+  # As one matrix product [rows, D] x [D, outputs]. With several leading axes
+  # XLA's CPU backend makes a transposed copy of the incoming gradient, fused
+  # with its producer, which took longer than the products themselves.
   flat = x.reshape(-1, x.shape[-1])
   out = flat @ kernel.reshape(kernel.shape[0], -1)
   return out.reshape(x.shape[:-1] + kernel.shape[1:])

@@ -1,9 +1,10 @@
-"""LoRA: which parameters train, and how adapters fold into their weights.
+"""LoRA: which parameters are trained, and merging adapters into weights.
 
-An adapted weight W has two factors beside it in the tree, `NAME_lora_a` and
-`NAME_lora_b`, and acts as W + (alpha / rank) A B (https://arxiv.org/abs/
-2106.09685, equation 3). The weights themselves are frozen: they have no
-gradient, no optimiser state and no place in a checkpoint.
+An adapted weight W has two factors beside it in the parameter tree,
+`NAME_lora_a` and `NAME_lora_b`, and acts as W + (alpha / rank) A B
+(https://arxiv.org/abs/2106.09685, equation 3). All weights of an adapted model
+are frozen: they get no gradient and no optimiser state, and checkpoints leave
+them out.
 """
 
 import jax
@@ -16,30 +17,39 @@ A, B = "_lora_a", "_lora_b"
 
 
 def split(config: config_lib.ModelConfig, params) -> tuple[dict, dict]:
-  """(trained, frozen) parts of a tree of parameters, or of what is like it.
+  """Splits a tree into trainable and frozen parameters.
 
-  Without adapters all is trained. With them they are, and the partition head.
+  Without adapters every parameter is trainable. With adapters only these and
+  the partition head are.
+
+  Args:
+    config: model configuration.
+    params: nested dict of parameters, or one of the same structure, such as
+      their shardings.
+
+  Returns:
+    (trained, frozen): nested dicts without empty branches.
   """
   if config.lora is None:
     return params, {}
 
-  def pick(tree, wanted, trained=False):
-    found = {}
+  def part(tree, trainable, in_trained=False):
+    kept = {}
     for name, x in tree.items():
-      trains = trained or name == "log_z" or name.endswith((A, B))
+      is_trained = in_trained or name == "log_z" or name.endswith((A, B))
       if isinstance(x, dict):
-        inside = pick(x, wanted, trains)
-        if inside:
-          found[name] = inside
-      elif trains == wanted:
-        found[name] = x
-    return found
+        branch = part(x, trainable, is_trained)
+        if branch:
+          kept[name] = branch
+      elif is_trained == trainable:
+        kept[name] = x
+    return kept
 
-  return pick(params, True), pick(params, False)
+  return part(params, True), part(params, False)
 
 
 def join(trained: dict, frozen: dict) -> dict:
-  """The whole tree; its leaves are those of the parts."""
+  """Inverse of `split`: one tree with the leaves of both parts."""
   both = {**frozen, **trained}
   for name in trained.keys() & frozen.keys():
     both[name] = join(trained[name], frozen[name])
@@ -47,41 +57,50 @@ def join(trained: dict, frozen: dict) -> dict:
 
 
 def merge(config: config_lib.ModelConfig, params) -> dict:
-  """Adapters folded into their weights: the tree of a model without any.
+  """Folds adapters into their weights.
 
-  The sum is taken in float32 and rounded once, to the weight's type.
+  The sum is computed in float32 and rounded once, to the type of the weight.
+
+  Args:
+    config: model configuration.
+    params: nested dict of parameters.
+
+  Returns:
+    Parameters of the same model without adapters.
   """
   if config.lora is None:
     return params
 
   def fold(tree):
-    found = {}
+    merged = {}
     for name, x in tree.items():
       if isinstance(x, dict):
-        found[name] = fold(x)
+        merged[name] = fold(x)
       elif name + A in tree:
-        found[name] = _folded(
+        merged[name] = _folded(
             x, tree[name + A], tree[name + B], config.lora.scale)
       elif not name.endswith((A, B)):
-        found[name] = x
-    return found
+        merged[name] = x
+    return merged
 
   return fold(params)
 
 
 def _folded(weight, a, b, scale: float) -> jax.Array:
-  """Weights of all layers with their adapters: [L, inputs..., outputs...].
+  """Merges one stacked weight [L, inputs..., outputs...] with its adapters.
 
-  Layer by layer, so that one of them exists in float32 and not the stack.
+  Works layer by layer, so that only one layer exists in float32 at a time.
   """
 
   def fold(layer):
     weight, a, b = layer
+    # [inputs, rank] x [rank, outputs]. Highest precision, since accelerators
+    # otherwise multiply float32 with bfloat16 operands.
     update = jnp.matmul(
         a.astype(jnp.float32).reshape(-1, a.shape[-1]),
         b.astype(jnp.float32).reshape(b.shape[0], -1),
         precision=lax.Precision.HIGHEST)
-    whole = weight.astype(jnp.float32) + scale * update.reshape(weight.shape)
-    return whole.astype(weight.dtype)
+    merged = weight.astype(jnp.float32) + scale * update.reshape(weight.shape)
+    return merged.astype(weight.dtype)
 
   return lax.map(fold, (weight, a, b))

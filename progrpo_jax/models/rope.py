@@ -1,7 +1,7 @@
-"""Rotary positions: their angles, and how contexts beyond training fit in.
+"""Rotary position embeddings (RoPE) and their scaling for long contexts.
 
-A checkpoint says with `Scaling` how its frequencies were stretched. Kinds
-whose frequencies depend on the length of the whole sequence are refused.
+`Scaling` describes how a checkpoint's frequencies were scaled. Kinds whose
+frequencies depend on the length of the whole sequence are refused.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from progrpo_jax.models import fields as fields_lib
 
-# How each kind of scaling is written, and what it cannot do without.
+# Fields that each kind of scaling may have, and those that it must have.
 _FIELDS = {
     "linear": {"factor"},
     "llama3": {
@@ -30,33 +30,40 @@ _NEEDED = {
     "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
     "yarn": set(),
 }
-# Their frequencies depend on the length of the whole sequence.
+# Kinds whose frequencies depend on the length of the whole sequence.
 _BY_LENGTH = ("dynamic", "longrope", "su")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-  """How rotary frequencies are stretched for contexts beyond the trained ones.
+  """Scaling of rotary frequencies for contexts longer than in pretraining.
 
-  The names are those of Hugging Face configs; a field that a kind does not
+  Field names are those of Hugging Face configs. A field that a kind does not
   use is None.
 
   Attributes:
-    kind: "linear" (all frequencies divided by the factor), "llama3" (the low
-      ones are, with a ramp in between; https://arxiv.org/abs/2407.21783) or
-      "yarn" (a ramp over the dimensions, and the attention made sharper;
-      https://arxiv.org/abs/2309.00071).
-    factor: by how much.
-    original_max_position_embeddings: longest sequence before the stretch.
-    low_freq_factor: llama3; wavelengths above original / this are divided.
-    high_freq_factor: llama3; wavelengths below original / this are kept.
-    beta_fast: yarn; dimensions that turn more often over the original length
-      are kept.
-    beta_slow: yarn; dimensions that turn less often are divided.
-    attention_factor: yarn; multiplies cos and sin, None for the paper's.
-    mscale: yarn; of the paper's factor, with `mscale_all_dim`.
-    mscale_all_dim: yarn.
-    truncate: yarn; whether the ends of the ramp are whole dimensions.
+    kind: "linear" (all frequencies divided by `factor`), "llama3" (low
+      frequencies divided, high ones kept, a ramp between;
+      https://arxiv.org/abs/2407.21783) or "yarn" (a ramp over the dimensions
+      and sharper attention; https://arxiv.org/abs/2309.00071).
+    factor: divisor of the scaled frequencies.
+    original_max_position_embeddings: longest sequence before scaling, in
+      tokens.
+    low_freq_factor: llama3; frequencies with fewer turns over the original
+      length are divided.
+    high_freq_factor: llama3; frequencies with more turns over the original
+      length are kept.
+    beta_fast: yarn; dimensions with more turns over the original length are
+      kept.
+    beta_slow: yarn; dimensions with fewer turns over the original length are
+      divided.
+    attention_factor: yarn; multiplier of cos and sin; None computes it from
+      `factor` as in the paper.
+    mscale: yarn; coefficient in the computed multiplier, used together with
+      `mscale_all_dim`.
+    mscale_all_dim: yarn; the same coefficient in that multiplier's divisor.
+    truncate: yarn; whether the ends of the ramp are rounded to whole
+      dimensions; None means True.
   """
 
   kind: str
@@ -73,7 +80,7 @@ class Scaling:
 
   @property
   def amplitude(self) -> float:
-    """What cos and sin are multiplied by; 1 but for yarn."""
+    """Multiplier of cos and sin; 1 except for yarn (its section 3.4)."""
     if self.kind != "yarn":
       return 1.0
     if self.attention_factor is not None:
@@ -92,10 +99,18 @@ class Scaling:
   def from_hf(
       cls, fields: Mapping[str, Any], max_positions: int,
   ) -> "Scaling | None":
-    """Reads `rope_scaling` or `rope_parameters`; None if nothing is scaled.
+    """Reads `rope_scaling` or `rope_parameters` of a Hugging Face config.
+
+    Args:
+      fields: content of that field.
+      max_positions: longest sequence of the model, in tokens.
+
+    Returns:
+      The scaling, or None where the frequencies are not scaled.
 
     Raises:
-      ValueError: the kind or a field is not implemented, or one is missing.
+      ValueError: the kind is not implemented, or a field is unknown, missing
+        or malformed; the message names it.
     """
     kind = fields.get("rope_type", fields.get("type", "default"))
     if kind == "default":
@@ -117,12 +132,14 @@ class Scaling:
       raise ValueError(
           f"RoPE of type {kind!r} has a field {unknown[0]!r} = "
           f"{given[unknown[0]]!r} that is not known")
+    # Some configs state a partial rotation of 1, which is all of the head.
     if given.pop("partial_rotary_factor", 1) != 1:
       raise ValueError("partial_rotary_factor other than 1 is not supported")
     missing = sorted(_NEEDED[kind] - set(given))
     if missing:
       raise ValueError(f"RoPE of type {kind!r} lacks {', '.join(missing)}")
     _check(fields_lib.Fields(given, "rope_scaling."))
+    # Defaults as in transformers: the factor is the ratio of the lengths.
     if kind != "linear":
       given.setdefault("original_max_position_embeddings", max_positions)
     given.setdefault("factor", max_positions / given.get(
@@ -130,7 +147,7 @@ class Scaling:
     return cls(kind=kind, **given)
 
   def to_hf(self) -> dict[str, Any]:
-    """The dict that `from_hf` reads."""
+    """Content of the config field that `from_hf` reads."""
     fields = dataclasses.asdict(self)
     kind = fields.pop("kind")
     return {"rope_type": kind} | {
@@ -138,10 +155,10 @@ class Scaling:
 
 
 def _check(read: fields_lib.Fields) -> None:
-  """Refuses fields of a scaling that are no such numbers.
+  """Checks types and ranges of the fields of a scaling.
 
   Raises:
-    ValueError: naming the field.
+    ValueError: a field is malformed; the message names it.
   """
   for name in read:
     if name == "original_max_position_embeddings":
@@ -160,7 +177,17 @@ def _check(read: fields_lib.Fields) -> None:
 def angles(
     positions, head_dim: int, theta: float,
     scaling: Scaling | None = None) -> jax.Array:
-  """Angles of positions, float32 [..., H / 2]."""
+  """Rotary angles of positions.
+
+  Args:
+    positions: positions [...], in tokens.
+    head_dim: H, width of a head.
+    theta: base of the frequencies.
+    scaling: scaling of the frequencies, or None.
+
+  Returns:
+    float32 [..., H / 2], in radians.
+  """
   half = head_dim // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   if scaling is not None:
@@ -169,13 +196,20 @@ def angles(
 
 
 def rotate(x, angles, amplitude: float = 1.0) -> jax.Array:
-  """Turns the halves of each head by the angles (the layout of Llama in HF).
+  """Rotates each head by the angles.
+
+  Pairs dimension i with i + H / 2, the layout of Hugging Face's Llama, and not
+  2 i with 2 i + 1 as in the paper (https://arxiv.org/abs/2104.09864).
 
   Args:
     x: [..., T, heads..., H] with one or two axes of heads.
-    angles: [..., T, H / 2], the same leading axes and T.
-    amplitude: multiplies the result (YaRN's sharper attention).
+    angles: [..., T, H / 2], with the same leading axes and T.
+    amplitude: multiplier of the result (`Scaling.amplitude`).
+
+  Returns:
+    Array of the shape and type of `x`; computed in float32.
   """
+  # Broadcast over the axes of heads: [..., T, 1..., H / 2].
   shape = angles.shape[:-1] + (1,) * (x.ndim - angles.ndim)
   turns = angles.reshape(shape + angles.shape[-1:])
   cos, sin = amplitude * jnp.cos(turns), amplitude * jnp.sin(turns)
@@ -186,16 +220,16 @@ def rotate(x, angles, amplitude: float = 1.0) -> jax.Array:
 
 
 def _linear(frequency, theta, s):
-  """All positions are interpolated (https://arxiv.org/abs/2306.15595)."""
+  """Position interpolation (https://arxiv.org/abs/2306.15595)."""
   del theta
   return frequency / s.factor
 
 
 def _llama3(frequency, theta, s):
-  """Low frequencies are divided, high ones kept, those between mixed.
+  """Scaling of Llama 3.1 (https://arxiv.org/abs/2407.21783).
 
-  Llama 3.1 (https://arxiv.org/abs/2407.21783); the bounds are turns over the
-  original length.
+  Low frequencies are divided, high ones kept and those between interpolated;
+  the bounds are turns over the original length.
   """
   del theta
   turns = s.original_max_position_embeddings * frequency / (2 * math.pi)
@@ -210,7 +244,7 @@ def _yarn(frequency, theta, s):
   half = len(frequency)
 
   def dimension(turns):
-    """The pair of dimensions that turns so often over the original length."""
+    """Index of the pair that makes `turns` turns over the original length."""
     return half * math.log(
         s.original_max_position_embeddings / (turns * 2 * math.pi)
     ) / math.log(theta)
@@ -218,11 +252,11 @@ def _yarn(frequency, theta, s):
   low, high = dimension(s.beta_fast or 32), dimension(s.beta_slow or 1)
   if s.truncate is not False:
     low, high = math.floor(low), math.ceil(high)
-  # The upper bound is counted in single dimensions where the ramp runs over
-  # pairs; so did the authors' code, and so were the models trained.
+  # The upper bound counts single dimensions (2 * half), although the ramp runs
+  # over pairs: the authors' code does so, and models were trained with it.
   low, high = max(low, 0), min(high, 2 * half - 1)
   if low == high:
-    high += 0.001
+    high += 0.001  # as in the authors' code, against division by zero
   divided = jnp.clip(
       (jnp.arange(half, dtype=jnp.float32) - low) / (high - low), 0.0, 1.0)
   return frequency * (1 - divided) + frequency / s.factor * divided

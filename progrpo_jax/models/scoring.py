@@ -1,9 +1,10 @@
-"""Scoring: what a policy says of given sequences.
+"""Scoring: log-probs and entropies of given sequences under a policy.
 
-One function serves the policy, the reference and the update, so that their
-log-probs differ by parameters alone. A prompt is read once for all responses
-of its row: the prompt's own log-probs cost one pass over the prompt, and the
-responses pay for their own tokens only.
+The policy, the reference and the update use the same functions, so their
+log-probs differ only by the parameters. A prompt is read once for all
+responses of its row, and each response is read without its prompt.
+
+Axis letters are those of the legend in `batch`.
 """
 
 import dataclasses
@@ -20,13 +21,13 @@ from progrpo_jax.models import transformer
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-  """The distribution that log-probs are taken under; as when sampling.
+  """The distribution under which log-probs are taken: that of the sampler.
 
   Attributes:
-    temperature: divides the logits.
-    top_p: mass kept.
-    top_k: tokens kept; 0 for all.
-    chunk: tokens whose logits may exist at one time.
+    temperature: divisor of the logits.
+    top_p: probability mass kept; 1.0 keeps all.
+    top_k: number of tokens kept; 0 keeps all.
+    chunk: number of tokens whose logits exist at one time.
   """
 
   temperature: float = 1.0
@@ -38,61 +39,80 @@ class Distribution:
 def response_scores(
     config, params, sequences: batch_lib.Sequences, dist: Distribution,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Differentiable scores of the responses.
+  """Differentiable log-probs and entropies of the responses.
+
+  Args:
+    config: model configuration.
+    params: parameters of the policy.
+    sequences: N rows.
+    dist: distribution of the log-probs.
 
   Returns:
-    (logp_NRT, entropy_NRT, hidden_NPD): float32, 0 where masked; and the
-    hidden states of the prompts, for `prompt_scores`.
+    (logp_NRT, entropy_NRT, hidden_NTD): log-probs and entropies, float32 and
+    0 where masked, and the hidden states of the prompts.
   """
-  q = sequences
-  rows, responses, length = q.tokens_NRT.shape
+  rows, responses, length = sequences.tokens_NRT.shape
   prompt_hidden, prefix = transformer.prefill(
-      config, params, q.prompt_NT, q.prompt_mask_NT)
-  # The last prompt state predicts the first token; the last token predicts
-  # nothing that was sampled and is not read at all.
-  first = jnp.broadcast_to(
+      config, params, sequences.prompt_NT, sequences.prompt_mask_NT)
+  # The last prompt state predicts the first response token. The last response
+  # token predicts nothing that was sampled, so `extend` does not read it.
+  hidden = jnp.broadcast_to(
       prompt_hidden[:, None, -1:], (rows, responses, 1, config.embed_dim))
   if length > 1:
-    hidden = transformer.extend(
-        config, params, q.tokens_NRT[:, :, :-1], prefix)
-    first = jnp.concatenate([first, hidden], axis=2)
+    later = transformer.extend(
+        config, params, sequences.tokens_NRT[:, :, :-1], prefix)
+    hidden = jnp.concatenate([hidden, later], axis=2)
+  # [N, R, T, ...] -> [N * R, T, ...] and back.
   logp, entropy = ops.token_stats(
-      first.reshape(rows * responses, length, -1), transformer.head(params),
-      q.tokens_NRT.reshape(rows * responses, length),
+      hidden.reshape(rows * responses, length, -1), transformer.head(params),
+      sequences.tokens_NRT.reshape(rows * responses, length),
       **dataclasses.asdict(dist))
 
-  def shape(x):
-    return jnp.where(q.mask_NRT, x.reshape(q.mask_NRT.shape), 0.0)
+  def masked(x):
+    mask_NRT = sequences.mask_NRT
+    return jnp.where(mask_NRT, x.reshape(mask_NRT.shape), 0.0)
 
-  return shape(logp), shape(entropy), prompt_hidden
+  return masked(logp), masked(entropy), prompt_hidden
 
 
 def prompt_scores(
-    params, hidden_NPD, sequences: batch_lib.Sequences, dist: Distribution,
+    params, hidden_NTD, sequences: batch_lib.Sequences, dist: Distribution,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of prompt tokens given those before them, and entropies."""
-  q = sequences
-  found = ops.token_stats(
-      hidden_NPD[:, :-1], transformer.head(params), q.prompt_NT[:, 1:],
+  """Log-probs and entropies of the prompt tokens.
+
+  Args:
+    params: parameters of the policy.
+    hidden_NTD: hidden states of the prompts, from `response_scores`.
+    sequences: N rows.
+    dist: distribution of the log-probs.
+
+  Returns:
+    (prompt_logp_NT, prompt_entropy_NT), float32; 0 at padding and at the first
+    real token, which has no context.
+  """
+  stats = ops.token_stats(
+      hidden_NTD[:, :-1], transformer.head(params), sequences.prompt_NT[:, 1:],
       **dataclasses.asdict(dist))
-  predicted = q.prompt_mask_NT[:, 1:] & q.prompt_mask_NT[:, :-1]
+  # Token t is predicted if it and token t - 1 are real; column 0 never is.
+  mask_NT = sequences.prompt_mask_NT
+  predicted = mask_NT[:, 1:] & mask_NT[:, :-1]
   logp, entropy = (
-      jnp.pad(jnp.where(predicted, x, 0.0), ((0, 0), (1, 0))) for x in found)
+      jnp.pad(jnp.where(predicted, x, 0.0), ((0, 0), (1, 0))) for x in stats)
   return logp, entropy
 
 
 def to_micro(tree, count: int):
-  """[N, ...] -> [count, N / count, ...], each device keeping its rows.
+  """Cuts rows into micro-batches, [N, ...] -> [count, N / count, ...].
 
-  Micro-batch m takes rows m, m + count, ...: with N split over devices in
-  blocks, every micro-batch is split alike and nothing moves.
+  Micro-batch m takes rows m, m + count, ...: devices hold contiguous blocks of
+  rows, so each device already has its share of every micro-batch.
   """
   return jax.tree.map(
       lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
 def from_micro(tree):
-  """The inverse of `to_micro`."""
+  """Inverse of `to_micro`."""
   return jax.tree.map(
       lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
@@ -103,22 +123,22 @@ def score(
     config, params, sequences: batch_lib.Sequences, dist: Distribution,
     micro_batches: int = 1, prompts: bool = True,
 ) -> batch_lib.Scores:
-  """Scores of sequences under one policy.
+  """Scores sequences under one policy.
 
   Args:
-    config: of the model.
-    params: of the policy or the reference.
+    config: model configuration.
+    params: parameters of the policy or the reference.
     sequences: N rows.
     dist: distribution of the log-probs.
-    micro_batches: parts that the rows are scored in, one after another;
-      divides N.
-    prompts: whether prompt log-probs are wanted; zeros otherwise.
+    micro_batches: number of micro-batches, scored one after another; must
+      divide N.
+    prompts: whether to compute prompt scores; otherwise they are zeros.
 
   Returns:
-    Scores, constant for any gradient.
+    Scores of all N rows.
   """
 
-  def one(micro):
+  def score_micro(micro):
     logp, entropy, hidden = response_scores(config, params, micro, dist)
     prompt = (jnp.zeros(micro.prompt_NT.shape, jnp.float32),) * 2
     if prompts:
@@ -128,5 +148,5 @@ def score(
         prompt_entropy_NT=prompt[1])
 
   if micro_batches == 1:
-    return one(sequences)
-  return from_micro(lax.map(one, to_micro(sequences, micro_batches)))
+    return score_micro(sequences)
+  return from_micro(lax.map(score_micro, to_micro(sequences, micro_batches)))

@@ -1,12 +1,15 @@
 """The policy: one decoder for sampler, scorer and update.
 
-Linen declares each weight once (shape, logical axes, initialiser) and scans
-one layer over stacked weights. Outside this package only the functions below
-are seen; parameters are a plain dict, the cache goes in and comes out.
+Flax Linen declares each weight once (shape, logical axes, initialiser) and
+scans one layer over stacked weights. Other packages call the functions below
+and never a Linen module: parameters are a plain dict, and caches are explicit
+arguments and results.
 
-`prefill` reads prompts; `extend` reads whole responses after them, when
-scoring and training; `decode` reads them one token at a time, when sampling.
-All three run the same modules, so sampler and trainer cannot drift apart.
+`prefill` reads prompts. `extend` reads whole responses after them (scoring and
+training), `decode` a token at a time (sampling). All three run the same
+modules, so sampler and trainer compute the same function.
+
+Axis letters are those of the legend in `batch`.
 """
 
 import dataclasses
@@ -29,31 +32,49 @@ ModelConfig = config_lib.ModelConfig
 
 
 class _Weights(nn.Module):
-  """Weights named together: {name: (shape, logical axes, initialiser)}."""
+  """Base of modules with weights.
+
+  Attributes:
+    dtype: compute type; weights are cast to it where they are used.
+  """
 
   dtype: str
 
   def weight(self, name, shape, axes, init):
+    """Declares a weight with its logical axes; returns it in `dtype`."""
     boxed = nn.with_logical_partitioning(init, axes)
     return self.param(name, boxed, shape).astype(self.dtype)
 
 
 class _Products(_Weights):
-  """Weights that activations are multiplied by."""
+  """Base of modules that multiply activations by weights.
+
+  Attributes:
+    config: model configuration.
+  """
 
   config: ModelConfig
 
   def product(self, x, name, shape, axes, inputs=1):
-    """Product of `x` with a weight and, where it is adapted, its adapters.
+    """Multiplies `x` by a weight, plus its LoRA adapters if it has any.
 
-    The first `inputs` axes of the weight are the last axis of `x`.
+    Args:
+      x: activations [..., product of the input sizes].
+      name: name of the weight.
+      shape: shape of the weight, input axes first.
+      axes: logical axes of the weight.
+      inputs: number of its input axes.
+
+    Returns:
+      [..., output axes of the weight].
     """
     ins, outs, lora = shape[:inputs], shape[inputs:], self.config.lora
     kernel = self.weight(name, shape, axes, nn.initializers.normal(0.02))
     out = layers.linear(x, kernel.reshape(-1, *outs))
     if lora is None or not lora.adapts(name):
       return out
-    # As PEFT begins: A uniform, B zero, so that the policy is the base's.
+    # Initialised as in PEFT: A uniform and B zero, so A B = 0 at the start
+    # and the policy equals the base model.
     bound = math.prod(ins) ** -0.5
     a = self.weight(
         name + lora_lib.A, (*ins, lora.rank), (*axes[:inputs], None),
@@ -66,7 +87,12 @@ class _Products(_Weights):
 
 
 class Norm(_Weights):
-  """Scale of an RMSNorm."""
+  """RMSNorm over the last axis.
+
+  Attributes:
+    width: size of that axis.
+    eps: epsilon under the root.
+  """
 
   width: int
   eps: float
@@ -78,17 +104,29 @@ class Norm(_Weights):
 
 
 class Attention(_Products):
-  """Grouped-query attention with rotary positions.
-
-  `own_mask` says which own keys are real, or None for all; with a `past`, it
-  says which columns of the cache each query sees.
-  """
+  """Grouped-query attention with rotary positions."""
 
   @nn.compact
   def __call__(self, x, angles, own_mask, prefix, prefix_mask, past):
-    c = self.config
-    d, n, k, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
+    """Attends to the sequence's own keys and to those of its prompt.
 
+    Args:
+      x: [N, R, T, D], normed residual stream.
+      angles: [N, R, T, H / 2], rotary angles.
+      own_mask: without `past`, bool [N, T], own keys that are real, or None
+        for all; with it, bool [T, S], cache columns that each query sees.
+      prefix: (k, v) of the prompt, as for `attention.attend`, or None.
+      prefix_mask: bool [N, C], real prompt tokens, or None.
+      past: (k, v, column) of the cache, as for `cache.write`, or None.
+
+    Returns:
+      (out, own): attention output [N, R, T, D]; own keys and values
+      [N, R, K, H, S] and [N, R, K, S, H], with S = T without `past`.
+    """
+    c = self.config
+    d, q, k, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
+
+    # [N, R, T, D] -> [N, R, T, heads, H].
     def project(name, heads, axis):
       out = self.product(x, name, (d, heads, h), ("embed", axis, None))
       if c.qkv_bias:
@@ -96,7 +134,8 @@ class Attention(_Products):
             f"{name}_bias", (heads, h), (axis, None), nn.initializers.zeros)
       return out
 
-    def turn(name, heads, axis):
+    # Projection, norm of each head (Qwen3), rotation by position.
+    def project_rotated(name, heads, axis):
       out = project(name, heads, axis)
       if c.qk_norm:
         out = Norm(
@@ -104,10 +143,12 @@ class Attention(_Products):
       amplitude = c.rope_scaling.amplitude if c.rope_scaling else 1.0
       return rope.rotate(out, angles, amplitude)
 
-    q = turn("q", n, "heads")
-    own = turn("k", k, "kv_heads"), project("v", k, "kv_heads")
-    # [N, R, T, K, H] to the order in which attention multiplies them.
-    own = own[0].transpose(0, 1, 3, 4, 2), own[1].swapaxes(2, 3)
+    query = project_rotated("q", q, "heads")
+    keys = project_rotated("k", k, "kv_heads")
+    values = project("v", k, "kv_heads")
+    # [N, R, T, K, H] -> [N, R, K, H, T] and [N, R, K, T, H], the layout of
+    # the cache.
+    own = keys.transpose(0, 1, 3, 4, 2), values.swapaxes(2, 3)
     if past is not None:
       own = cache_lib.write(past, own)
       attend = attention.attend
@@ -115,21 +156,24 @@ class Attention(_Products):
       attend = functools.partial(
           attention.causal,
           implementation=attention.choose(c, sharding.platform())[0])
+    # Consecutive query heads share a key head: [.., Q, H] -> [.., K, M, H].
+    batch = query.shape[:3]
     with jax.named_scope("attend"):
       out = attend(
-          q.reshape(q.shape[:3] + (k, n // k, h)), own, own_mask, prefix,
+          query.reshape(batch + (k, q // k, h)), own, own_mask, prefix,
           prefix_mask)
     out = self.product(
-        out.reshape(q.shape[:3] + (n * h,)), "o", (n, h, d),
+        out.reshape(batch + (q * h,)), "o", (q, h, d),
         ("heads", None, "embed"), inputs=2)
     return out, own
 
 
 class Mlp(_Products):
-  """Gated MLP."""
+  """Gated MLP (SwiGLU)."""
 
   @nn.compact
   def __call__(self, x):
+    """Maps [..., D] to [..., D]."""
     d, f = self.config.embed_dim, self.config.mlp_dim
 
     def product(name, shape, axes):
@@ -142,12 +186,21 @@ class Mlp(_Products):
 
 
 class Layer(nn.Module):
-  """One layer: the residual stream goes through, keys and values come out."""
+  """One layer: attention and MLP, each behind a norm and a residual sum.
+
+  Attributes:
+    config: model configuration.
+  """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, x, prefix, angles, own_mask, prefix_mask, past=None):
+    """Returns (residual stream, own keys and values); see `Attention`.
+
+    `prefix` comes second because `nn.scan` slices it by layer, and passes the
+    arguments after it unchanged to every layer.
+    """
     c = self.config
     norm = functools.partial(
         Norm, dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps)
@@ -162,28 +215,38 @@ class Layer(nn.Module):
 
 
 class Embed(_Weights):
-  """Token embedding."""
+  """Token embedding.
+
+  Attributes:
+    config: model configuration.
+  """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, tokens):
+    """Maps int32 tokens [...] to vectors [..., D]."""
     c = self.config
     table = self.weight(
         "tokens", (c.vocab_size, c.embed_dim), ("vocab", "embed"),
         nn.initializers.normal(0.02))
-    # Rows stay split as a batch from here on; without this the partitioner
-    # may follow the table and split the width instead.
+    # Activations are split by rows from here on. Without this constraint the
+    # partitioner may follow the table and split the width instead.
     return sharding.constrain_rows(table[tokens])
 
 
 class Head(_Weights):
-  """Output embedding of a model whose embeddings are not tied."""
+  """Output embedding of a model with untied embeddings.
+
+  Attributes:
+    config: model configuration.
+  """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self):
+    """Declares the kernel [D, V]; `head` reads it from the parameters."""
     c = self.config
     self.weight(
         "kernel", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
@@ -191,10 +254,14 @@ class Head(_Weights):
 
 
 class LogZ(_Weights):
-  """FlowRL's head: an estimate of log Z from the states of a prompt.
+  """FlowRL's partition head: estimates log Z from a prompt's hidden states.
 
   Three linear layers as wide as the model; GELU, LayerNorm and dropout after
   the first two (https://arxiv.org/abs/2509.15207, section 4).
+
+  Attributes:
+    config: model configuration.
+    dropout: probability of zeroing an activation.
   """
 
   config: ModelConfig
@@ -202,6 +269,7 @@ class LogZ(_Weights):
 
   @nn.compact
   def __call__(self, x_ND, keys_N=None):
+    """Returns log_z_N of mean states; `keys_N` as for `log_z`."""
     d = self.config.embed_dim
     normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
     x = x_ND.astype(jnp.float32)
@@ -214,6 +282,7 @@ class LogZ(_Weights):
           f"norm_{i}_scale", (d,), (None,), nn.initializers.ones)
       x = x + self.weight(f"norm_{i}_bias", (d,), (None,), zeros)
       if keys_N is not None:
+        # A key per row: a row's dropout does not depend on its micro-batch.
         kept = jax.vmap(lambda key, i=i: jax.random.bernoulli(
             jax.random.fold_in(key, i), 1 - self.dropout, (d,)))(keys_N)
         x = jnp.where(kept, x / (1 - self.dropout), 0.0)
@@ -222,39 +291,56 @@ class LogZ(_Weights):
 
 
 class Decoder(_Weights):
-  """Embedding, layers and the last norm; the head is applied elsewhere.
+  """Embedding, layers and final norm; callers apply the output embedding.
 
-  The layers are one layer scanned over stacked weights: what is compiled does
-  not grow with depth.
+  One layer is scanned over stacked weights, so the compiled program does not
+  grow with depth.
+
+  Attributes:
+    config: model configuration.
   """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, tokens, positions, own_mask, prefix):
+    """Reads sequences.
+
+    Args:
+      tokens: int32 [N, R, T].
+      positions: int32 [N, R, T], rotary positions.
+      own_mask: bool [N, T], real tokens, or None for all.
+      prefix: `cache.Prefix` of the prompts, or None.
+
+    Returns:
+      (hidden, (k, v)): [N, R, T, D]; [L, N, R, K, H, T], [L, N, R, K, T, H].
+    """
     c = self.config
     x = Embed(dtype=c.dtype, config=c, name="embed")(tokens)
     if not c.tie_embeddings:
       Head(dtype=c.dtype, config=c, name="head")()
-    if c.partition_head:  # declared here, called by `log_z`
+    # Called only to declare its weights; `log_z` computes with them.
+    if c.partition_head:
       LogZ(dtype="float32", config=c, name="log_z")(
           jnp.zeros((1, c.embed_dim)))
     angles = rope.angles(
         positions, c.head_dim, c.rope_theta, c.rope_scaling)
     block = Layer
     if c.remat != "none":
-      policy = None
+      policy = None  # of "layer": keeps nothing but the layer's inputs
       if c.remat == "dots":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
       block = nn.remat(Layer, prevent_cse=False, policy=policy)
+    # The prefix is sliced along L, as the weights are; the rest is broadcast.
     scanned = nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True},
         length=c.num_layers,
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: None})
-    pair = None if prefix is None else (prefix.k, prefix.v)
-    mask = None if prefix is None else prefix.mask_NP
-    x, own = scanned(config=c, name="layers")(x, pair, angles, own_mask, mask)
+    prefix_kv = None if prefix is None else (prefix.k, prefix.v)
+    prefix_mask = None if prefix is None else prefix.mask_NC
+    x, own = scanned(config=c, name="layers")(
+        x, prefix_kv, angles, own_mask, prefix_mask)
     x = Norm(
         dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
     return x, own
@@ -265,8 +351,9 @@ def _decoder(config: ModelConfig) -> Decoder:
 
 
 def _init(config: ModelConfig, key):
-  """Boxed parameters (with logical axes), traced or real."""
-  # No parameter depends on the kernel, and not every machine can trace it.
+  """Random parameters in boxes that hold their logical axes."""
+  # Parameters do not depend on the attention kernel, and tracing a kernel
+  # fails on machines without its platform.
   config = dataclasses.replace(config, attention="xla")
   tokens = jnp.zeros((1, 1, 1), jnp.int32)
   return _decoder(config).init(key, tokens, tokens, None, None)["params"]
@@ -281,7 +368,7 @@ def abstract_params(config: ModelConfig) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def shardings(config: ModelConfig, mesh) -> Any:
-  """A tree of `NamedSharding`s like the parameters'."""
+  """The sharding of each parameter on a mesh, as a tree of `NamedSharding`."""
   boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
   axes = jax.tree.map(
       lambda box: box.names, boxed,
@@ -292,7 +379,16 @@ def shardings(config: ModelConfig, mesh) -> Any:
 
 
 def init(config: ModelConfig, key, mesh) -> Any:
-  """Random float32 parameters, each born in its sharding."""
+  """Random float32 parameters, each created in its sharding.
+
+  Args:
+    config: model configuration.
+    key: PRNG key of the initialisers.
+    mesh: mesh that holds the parameters.
+
+  Returns:
+    Nested dict of arrays.
+  """
   make = jax.jit(
       lambda k: nn.meta.unbox(_init(config, k)),
       out_shardings=shardings(config, mesh))
@@ -302,7 +398,7 @@ def init(config: ModelConfig, key, mesh) -> Any:
 def with_partition_head(
     config: ModelConfig, params, key, mesh,
 ) -> tuple[ModelConfig, Any]:
-  """The same policy with a new, random partition head."""
+  """Adds a random partition head; returns the new (config, params)."""
   config = dataclasses.replace(config, partition_head=True)
   make = jax.jit(
       lambda k: nn.meta.unbox(_init(config, k))["log_z"],
@@ -312,7 +408,7 @@ def with_partition_head(
 
 def without_partition_head(
     config: ModelConfig, params) -> tuple[ModelConfig, Any]:
-  """The policy alone."""
+  """Removes the partition head, if any; returns the new (config, params)."""
   config = dataclasses.replace(config, partition_head=False)
   return config, {k: v for k, v in params.items() if k != "log_z"}
 
@@ -320,20 +416,33 @@ def without_partition_head(
 def with_lora(
     config: ModelConfig, lora: config_lib.LoRA, params, key, mesh,
 ) -> tuple[ModelConfig, Any]:
-  """The same policy with new adapters in float32, which change nothing yet."""
+  """Adds float32 adapters; returns the new (config, params).
+
+  New adapters are zero products, so the policy stays the same function.
+
+  Args:
+    config: model configuration without adapters.
+    lora: adapter configuration.
+    params: parameters of the model, kept as they are.
+    key: PRNG key of the adapters' initialisers.
+    mesh: mesh that holds the parameters.
+  """
   config = dataclasses.replace(config, lora=lora)
 
-  def pick(tree):
+  def adapters(tree):
     return lora_lib.split(config, {"layers": tree["layers"]})[0]
 
   make = jax.jit(
-      lambda k: pick(nn.meta.unbox(_init(config, k))),
-      out_shardings=pick(shardings(config, mesh)))
+      lambda k: adapters(nn.meta.unbox(_init(config, k))),
+      out_shardings=adapters(shardings(config, mesh)))
   return config, lora_lib.join(make(key), params)
 
 
 def merged(config: ModelConfig, params, mesh) -> tuple[ModelConfig, Any]:
-  """The same policy as a model without adapters; takes the weights over."""
+  """Folds adapters into their weights; returns the new (config, params).
+
+  The frozen weights in `params` are donated: do not use them afterwards.
+  """
   if config.lora is None:
     return config, params
   plain = dataclasses.replace(config, lora=None)
@@ -346,52 +455,54 @@ def merged(config: ModelConfig, params, mesh) -> tuple[ModelConfig, Any]:
 
 
 def log_z(
-    config: ModelConfig, params, hidden_NPD, mask_NP, keys_N=None,
+    config: ModelConfig, params, hidden_NTD, mask_NT, keys_N=None,
 ) -> jax.Array:
-  """Log of the partition function of each prompt, as the head estimates it.
+  """Log of each prompt's partition function, estimated by the partition head.
 
   Args:
-    config: of the model.
-    params: its parameters, with a partition head.
-    hidden_NPD: last hidden states of the prompts.
-    mask_NP: bool, real tokens; the head reads the mean over them.
-    keys_N: PRNG keys of each row, for dropout; None for none.
+    config: model configuration.
+    params: parameters with a partition head.
+    hidden_NTD: last hidden states of the prompts.
+    mask_NT: bool, real tokens; the head reads the mean over them.
+    keys_N: PRNG key of each row's dropout; None turns dropout off.
 
   Returns:
     log_z_N, float32.
   """
-  mean_ND = ops.masked_mean(hidden_NPD, mask_NP[..., None], axis=1)
+  mean_ND = ops.masked_mean(hidden_NTD, mask_NT[..., None], axis=1)
   return LogZ(dtype="float32", config=config).apply(
       {"params": params["log_z"]}, mean_ND, keys_N)
 
 
 def head(params) -> jax.Array:
-  """Output embedding [D, V]."""
+  """Output embedding [D, V]; the transposed token embedding where tied."""
   if "head" in params:
     return params["head"]["kernel"]
   return params["embed"]["tokens"].T
 
 
 def prefill(
-    config: ModelConfig, params, tokens_NP, mask_NP,
+    config: ModelConfig, params, tokens_NT, mask_NT,
 ) -> tuple[jax.Array, cache_lib.Prefix]:
   """Reads prompts.
 
   Args:
-    config: of the model.
-    params: its parameters.
-    tokens_NP: int32, padded on either side.
-    mask_NP: bool, real tokens.
+    config: model configuration.
+    params: parameters.
+    tokens_NT: int32 prompt tokens, padded on either side.
+    mask_NT: bool, real tokens.
 
   Returns:
-    (hidden_NPD, prefix): hidden states (to be ignored at padding), and the
-    keys for `extend`.
+    (hidden_NTD, prefix): hidden states (meaningless at padding), and the
+    prompts' keys and values for `extend` and `decode`.
   """
-  positions = jnp.maximum(jnp.cumsum(mask_NP, axis=1) - 1, 0)
+  # Positions count real tokens, so padding does not shift a prompt. The
+  # decoder reads the prompt as one response [N, 1, T] without a prefix.
+  positions = jnp.maximum(jnp.cumsum(mask_NT, axis=1) - 1, 0)
   hidden, (k, v) = _decoder(config).apply(
-      {"params": params}, tokens_NP[:, None], positions[:, None], mask_NP,
+      {"params": params}, tokens_NT[:, None], positions[:, None], mask_NT,
       None)
-  prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NP=mask_NP)
+  prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NC=mask_NT)
   return hidden[:, 0], prefix
 
 
@@ -401,13 +512,14 @@ def extend(
   """Reads R responses after each of N prompts, all columns at once.
 
   Args:
-    config: of the model.
-    params: its parameters.
-    tokens_NRT: int32; padding may only follow real tokens.
-    prefix: from `prefill`.
+    config: model configuration.
+    params: parameters.
+    tokens_NRT: int32 response tokens, padded on the right only: no mask hides
+      padding from later queries.
+    prefix: keys and values of the prompts, from `prefill`.
 
   Returns:
-    hidden_NRTD.
+    hidden_NRTD, hidden states.
   """
   columns = jnp.arange(tokens_NRT.shape[2])
   hidden, _ = _decoder(config).apply(
@@ -417,10 +529,10 @@ def extend(
 
 
 def unroll(config: ModelConfig, params) -> dict:
-  """Parameters as `decode` reads them: a tree a layer, in the compute type.
+  """Parameters for `decode`: adapters merged, cast, one tree per layer.
 
-  Merged, cast and cut once, outside the loop over tokens. Inside it, cutting
-  a layer out of stacked weights would copy the whole model for every token.
+  Call it once, outside the loop over tokens: inside the loop, slicing a layer
+  out of stacked weights would copy the whole model for every token.
   """
   params = lora_lib.merge(config, params)
   params = jax.tree.map(lambda x: x.astype(config.dtype), params)
@@ -436,51 +548,59 @@ def decode(
 ) -> tuple[jax.Array, cache_lib.Cache]:
   """Reads the next columns of R responses after each of N prompts.
 
-  The modules are those that `extend` scans; here each layer has its own
-  weights and cache, which is written in place and read where it lies.
+  Runs the modules that `extend` scans, as a Python loop over layers: each
+  layer then has its own cache arrays, which are updated in place.
 
   Args:
-    config: of the model.
-    unrolled: from `unroll`.
-    tokens_NRT: int32, the next column or columns.
-    prefix: from `prefill`.
-    cache: with the columns before these.
+    config: model configuration.
+    unrolled: parameters from `unroll`.
+    tokens_NRT: int32, the next column or columns of the responses.
+    prefix: keys and values of the prompts, from `prefill`.
+    cache: keys and values of the columns before these.
 
   Returns:
-    (hidden_NRTD, cache with these columns written).
+    (hidden_NRTD, cache): hidden states, and the cache with these columns
+    written.
   """
-  c = dataclasses.replace(config, lora=None)  # `unroll` has merged it
+  c = dataclasses.replace(config, lora=None)  # `unroll` merged the adapters
   columns = cache.length + jnp.arange(tokens_NRT.shape[2])
   positions = _positions(prefix, tokens_NRT, columns)
   angles = rope.angles(
       positions, c.head_dim, c.rope_theta, c.rope_scaling)
+  # bool [T, S]: each query sees the cache up to its own column.
   seen = jnp.arange(cache.size) <= columns[:, None]
   x = Embed(dtype=c.dtype, config=c).apply(
       {"params": unrolled["embed"]}, tokens_NRT)
-  written = []
+  layers_kv = []
   for i, weights in enumerate(unrolled["layers"]):
     x, own = Layer(c).apply(
         {"params": weights}, x, (prefix.k[i], prefix.v[i]), angles, seen,
-        prefix.mask_NP, (cache.k[i], cache.v[i], cache.length))
-    written.append(own)
+        prefix.mask_NC, (cache.k[i], cache.v[i], cache.length))
+    layers_kv.append(own)
   x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps).apply(
       {"params": unrolled["norm"]}, x)
-  k, v = zip(*written, strict=True)
+  k, v = zip(*layers_kv, strict=True)
   return x, cache.replace(
       k=k, v=v, length=cache.length + tokens_NRT.shape[2])
 
 
 def _positions(prefix: cache_lib.Prefix, tokens_NRT, columns) -> jax.Array:
-  """Positions of response columns: they follow the real prompt tokens."""
-  prompt = jnp.sum(prefix.mask_NP, axis=1)
+  """Positions [N, R, T] of response columns, counted after the real prompt."""
+  prompt_length = jnp.sum(prefix.mask_NC, axis=1)
   return jnp.broadcast_to(
-      prompt[:, None, None] + columns, tokens_NRT.shape)
+      prompt_length[:, None, None] + columns, tokens_NRT.shape)
 
 
 def logits(config: ModelConfig, params, tokens_BT, mask_BT) -> jax.Array:
-  """Logits [B, T, V], float32; for tests and notebooks: it holds them all.
+  """Float32 logits [B, T, V] of whole sequences, for tests and notebooks.
 
-  Padding may stand on either side; `mask_BT` says what is real.
+  All logits are held at once; training uses `ops.token_stats` instead.
+
+  Args:
+    config: model configuration.
+    params: parameters.
+    tokens_BT: int32 tokens, padded on either side.
+    mask_BT: bool, real tokens.
   """
   hidden, _ = prefill(config, params, tokens_BT, mask_BT)
   return ops.matmul_logits(hidden, head(params))

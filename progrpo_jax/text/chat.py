@@ -1,12 +1,12 @@
-"""Chat templates: the text around a user's, and how answers begin and end.
+"""Chat templates: the text around a user's text and around an answer.
 
-A template is a Jinja program that comes with the tokenizer. It is a program of
-a stranger's, so that it runs in a worker process, with limits of time and
-memory (see `rendering`). The surprise: it
-is not told what day it is. Prompts that name today's date would change from
-day to day, and a resumed run would not be the unbroken one. A template that
-can do without the date does without (Llama 3.2 then writes its own "26 Jul
-2024"); one that cannot is refused until an option says what it shall write.
+A template is a Jinja program that comes with the tokenizer. It is untrusted,
+so it runs in a worker process with limits on time and memory (`rendering`).
+
+Templates cannot read today's date. Prompts with the date would change from day
+to day, and a resumed run would differ from an uninterrupted one. Templates that
+have a default date use it (Llama 3.2 writes "26 Jul 2024"); templates that need
+one are refused until an option sets it.
 """
 
 from collections.abc import Mapping
@@ -21,60 +21,62 @@ from progrpo_jax.rewards import thinking
 
 _KEY = "config.model.chat_template_options"
 
-# What stands in the place of a message while the template's own text is found
-# out.
+# Placeholder messages. Rendering them shows the template's own text.
 _PROBE = "PROBE-OF-THE-CHAT-TEMPLATE"
 _ANSWER = "ANSWER-TO-THE-PROBE"
 
-# The function of transformers that tells a template the time, and what its
-# calls are turned into: nothing, or a macro that writes an option of that name.
+# transformers gives templates a clock function of the first name. Calls of it
+# are renamed to the second name, which is undefined, or a macro that writes the
+# option of the first name.
 _CLOCK = "strftime_now"
 _NO_CLOCK = "date_of_this_run"
 _MACRO = (
     f"{{% macro {_NO_CLOCK}(format) %}}{{{{ {_CLOCK} }}}}{{% endmacro %}}\n")
 
-# What a template reads that is no option of it.
+# Variables that the renderer sets; they are not options.
 _GIVEN = frozenset((
     "messages", "add_generation_prompt", "continue_final_message",
     "raise_exception", "chat_template", "tokenize", _NO_CLOCK))
 
-# A prompt takes a fraction of a millisecond; a template that needs this long
-# loops. A second try follows, in case the machine was held up.
+# Rendering a prompt takes less than a millisecond; a template that needs this
+# long is in an endless loop. The pool tries again, in case the machine stalled.
 _DEADLINE_S = 10.0
 _MEMORY_MB = 1024
 
 
 class _RanAway(errors.InputError):
-  """A template took more time or memory than it may."""
+  """A template exceeded its limit of time or memory."""
 
 
 class ChatTemplate:
   """A chat template with the system prompt and the options of a run.
 
   Attributes:
-    source: the Jinja program.
-    head: what it writes before the user's text.
-    tail: what it writes after it, up to where the answer begins.
-    answer_end: what it writes after an answer; "" if it writes no answers.
-    opens_thought: whether the answer begins inside of a thought.
+    source: Jinja program.
+    head: text that the template writes before the user's text.
+    tail: text that it writes between the user's text and the answer.
+    answer_end: text that it writes after an answer; "" if it cannot render
+      answers.
+    opens_thought: whether the prompt opens a thought (<think>), so that the
+      answer begins inside of it.
   """
 
   def __init__(
       self, source: str, special: Mapping[str, Any], where: str, *,
       system_prompt: str | None = None,
       options: Mapping[str, Any] | None = None):
-    """Tries the template.
+    """Renders placeholder messages to find the template's own text.
 
     Args:
-      source: the Jinja program.
-      special: names of the tokenizer's special tokens, which the program may
-        write.
-      where: the template comes from, for errors.
-      system_prompt: first message of the chat, if any.
-      options: variables for the program, which it must read.
+      source: Jinja program.
+      special: the tokenizer's special tokens by name, such as "bos_token";
+        variables for the program.
+      where: origin of the template, which starts error messages.
+      system_prompt: system message of the chat, or None.
+      options: further variables for the program; it must read each of them.
 
     Raises:
-      InputError: the template fails, takes too long or too much memory, does
+      InputError: the template fails, exceeds its limit of time or memory, does
         not write the user's text exactly once, asks for today's date, or does
         not read an option.
     """
@@ -87,56 +89,66 @@ class ChatTemplate:
     if _CLOCK in self._options:
       self._program = _MACRO + self._program
     question = [_message("user", _PROBE)]
-    asked = self._render(question, True)
-    parts = asked.split(_PROBE)
+    prompt = self._render(question, True)
+    parts = prompt.split(_PROBE)
     if len(parts) != 2:
       raise errors.InputError(
           f"{where}: the chat template writes the user's text "
           f"{len(parts) - 1} times; it must do so once")
     self.head, self.tail = parts
+    # Rendered with and without the beginning of an answer, the question shows
+    # what the template writes there. If both are equal, the template always
+    # begins the answer, and its tail has that text.
     bare = self._try(question)
-    begun = asked[len(bare):] if bare and asked.startswith(bare) else ""
-    # A template that always begins the answer does so in its tail.
-    self.opens_thought = thinking.opens(begun or self.tail)
+    opening = (
+        prompt[len(bare):] if bare and prompt.startswith(bare) else "")
+    self.opens_thought = thinking.opens(opening or self.tail)
     answered = self._try([*question, _message("assistant", _ANSWER)])
     self.answer_end = answered.partition(_ANSWER)[2]
 
   def wrap(self, text: str) -> tuple[str, int, int]:
-    """The chat of a prompt, and from where to where it is the user's text.
+    """Renders the chat of a prompt.
 
-    The template may change that text (Llama 3 trims it), but nothing around
-    it.
+    The template may change the user's text (Llama 3 trims it).
+
+    Args:
+      text: text of the user.
+
+    Returns:
+      (chat, start, end): the user's text is chat[start:end].
 
     Raises:
-      InputError: what stands around the text is not what it was before.
+      InputError: the text around the user's text is not `head` and `tail`.
     """
     chat = self._render([_message("user", text)], True)
     end = len(chat) - len(self.tail)
     if not (chat.startswith(self.head) and chat.endswith(self.tail)
             and end >= len(self.head)):
       raise errors.InputError(
-          f"{self._where}: the chat template changes with the prompt, so "
-          f"that the user's part cannot be found in {chat[:200]!r}")
+          f"{self._where}: the chat template changes with the prompt, so the "
+          f"user's text cannot be found in {chat[:200]!r}")
     return chat, len(self.head), end
 
-  def _render(self, messages: list[dict], asks: bool) -> str:
-    """The chat as text; up to where the answer begins, if it asks for one."""
-    given = {
-        **self._special, **self._options, "add_generation_prompt": asks}
-    result = _ask(
+  def _render(self, messages: list[dict], opens_answer: bool) -> str:
+    """Renders a chat, with the beginning of an answer if `opens_answer`."""
+    values = {
+        **self._special, **self._options,
+        "add_generation_prompt": opens_answer}
+    result = _call(
         "render", program=self._program,
-        messages=[*self._system, *messages], variables=given)
+        messages=[*self._system, *messages], variables=values)
+    # Jinja's error about the undefined name means that the clock was called.
     if _NO_CLOCK in result.get("error", ""):
       raise errors.InputError(
-          f"{self._where}: the chat template writes today's date, so that "
-          "prompts would change from day to day; say what it shall write "
-          f"instead: {_KEY}.{_CLOCK} = '26 Jul 2024'")
+          f"{self._where}: the chat template writes today's date, so prompts "
+          "would change from day to day; set a fixed date, such as "
+          f"{_KEY}.{_CLOCK} = '26 Jul 2024'")
     return _checked(self._where, result)["text"]
 
   def _try(self, messages: list[dict]) -> str:
-    """The chat without the beginning of an answer, "" if that fails.
+    """Renders a chat without the beginning of an answer; "" if that fails.
 
-    Templates for one question alone are fine.
+    Failure is allowed because some templates render nothing but prompts.
     """
     try:
       return self._render(messages, False)
@@ -149,35 +161,43 @@ class ChatTemplate:
     """Refuses options that the template does not read."""
     if not self._options:
       return
-    known = variables(self.source, self._where) - _GIVEN
+    readable = variables(self.source, self._where) - _GIVEN
     for name in self._options:
-      if name not in known:
-        close = difflib.get_close_matches(name, sorted(known), n=1)
+      if name not in readable:
+        close = difflib.get_close_matches(name, sorted(readable), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise errors.InputError(
             f"{_KEY}.{name}: the chat template of {self._where} does not read "
-            f"it{hint} (it reads {', '.join(sorted(known)) or 'none'})")
+            f"it{hint} (it reads {', '.join(sorted(readable)) or 'none'})")
 
 
 def variables(source: str, where: str) -> set[str]:
-  """The names that a template reads and does not set in every case.
+  """Names of the variables that a template reads without always setting them.
+
+  Args:
+    source: Jinja program.
+    where: origin of the template, which starts error messages.
 
   Raises:
-    InputError: it is no Jinja template.
+    InputError: the source is not a Jinja template.
   """
   return set(
-      _checked(where, _ask("variables", program=source))["names"])
+      _checked(where, _call("variables", program=source))["names"])
 
 
 @functools.cache
 def _renderer() -> pools.Pool:
-  """The worker of all templates of this process; it ends with it."""
+  """The worker that renders all templates; it ends with this process."""
   return pools.Pool(
       workers=1, deadline_s=_DEADLINE_S, memory_mb=_MEMORY_MB)
 
 
-def _ask(function: str, **arguments: Any) -> dict[str, Any]:
-  """What a function of `rendering` returns, called in the worker."""
+def _call(function: str, **arguments: Any) -> dict[str, Any]:
+  """Calls a function of `rendering` in the worker.
+
+  Returns:
+    Its result, or {"limit": reason} if the worker was stopped or died.
+  """
   outcome, = _renderer().run([
       pools.Call(f"progrpo_jax.text.rendering:{function}", [], arguments)])
   if outcome.status == "timeout":
@@ -188,11 +208,16 @@ def _ask(function: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _checked(where: str, result: dict[str, Any]) -> dict[str, Any]:
-  """The result of `_ask`, or an InputError that names the template."""
+  """Returns a result of `_call`; raises if it reports a failure.
+
+  Raises:
+    InputError: the template failed or exceeded a limit.
+  """
   if "limit" in result:
     raise _RanAway(
-        f"{where}: the chat template {result['limit']}; it loops, or is no "
-        "template. config.model.chat_template takes another, or 'none'")
+        f"{where}: the chat template {result['limit']}: it is in an endless "
+        "loop, or is not a template. Set config.model.chat_template to another "
+        "template or to 'none'")
   if "error" in result:
     raise errors.InputError(
         f"{where}: the chat template failed: {result['error']}")

@@ -1,8 +1,8 @@
 """Text to token ids and back: sentencepiece and Hugging Face tokenizers.
 
-Both classes answer to one protocol (`Tokenizer`). The surprise: `decode` drops
-special tokens but `encode` never makes them, so text that merely looks like a
-special token survives a round trip.
+Both classes implement the protocol `Tokenizer`. `decode` drops special tokens
+and `encode` never produces them, so text that looks like a special token
+survives a round trip.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,30 +21,30 @@ from progrpo_jax import errors
 from progrpo_jax.rewards import thinking
 from progrpo_jax.text import chat
 
-_SPACE = "\u2581"  # sentencepiece's sign for a space
-# A text of words, numbers, spaces and code, for a digest of how it is coded.
+_SPACE = "\u2581"  # sentencepiece's character for a space
+# Text with words, numbers, spaces and code; its ids are part of the digest.
 _PROBE = "What is 12 + 345?  Naïvely: def f(x):\n  return x ** 2"
 _CONFIG_FILE = "tokenizer_config.json"
 _HF_FILES = ("tokenizer.json", _CONFIG_FILE)
 _MODEL_FILE = "tokenizer.model"
 _GENERATION_FILE = "generation_config.json"
-# Where models that see keep their chat template.
+# Files in which vision models keep their chat template.
 _PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
-# What a tokenizer may be made of; weights are not.
+# Extensions of the files of a tokenizer, which exclude weights.
 _KINDS = (".json", ".jinja", ".model", ".txt")
 _TEMPLATES = "additional_chat_templates"
 
 
 class Tokenizer(Protocol):
-  """What the rest of the program knows of a tokenizer.
+  """Interface of tokenizers.
 
   Attributes:
-    pad_id: fills rows; masks say what is real, so it may equal a stop id.
-    stop_ids: any of these ends a response; the first one is written at the
-      end of a demonstration.
-    vocab_size: number of ids; the model's may be larger (padded).
-    opens_thought: whether a prompt ends inside of a thought, so that the
-      response begins there.
+    pad_id: id of padding; may equal a stop id, because masks tell padding from
+      tokens.
+    stop_ids: ids that end a response; the first one ends demonstrations.
+    vocab_size: number of ids; the model's vocabulary may be larger (padded).
+    opens_thought: whether prompts end inside a thought, so that responses begin
+      there.
   """
 
   pad_id: int
@@ -56,37 +56,50 @@ class Tokenizer(Protocol):
     """Ids of the text alone, without special tokens."""
 
   def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
-    """Ids of a prompt as the model reads it, and which are the user's."""
+    """Encodes a prompt as the model reads it.
+
+    Returns:
+      (ids, user): ids with template or BOS, and a flag per id that is True for
+      the user's text.
+    """
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of the ids, special tokens removed but for the tags of thoughts."""
+    """Text of the ids without special tokens; tags of thoughts are kept."""
 
   def pieces(self) -> list[tuple[str, int]]:
-    """The vocabulary: each piece and its id, in the order of the ids."""
+    """The vocabulary as (piece, id) pairs, sorted by id."""
 
   def save(self, directory: str) -> None:
     """Writes the files that `load` reads."""
 
 
 def digest(tokenizer: Tokenizer) -> str:
-  """Hexadecimal digits that differ where two tokenizers do.
+  """Digest of what a tokenizer does, as 16 hexadecimal digits.
 
-  Of vocabulary, special ids, and how a text is coded with the template around
-  it; not of the files, which other versions of a library write otherwise.
+  Hashes the vocabulary, the special ids and the ids of a text with its
+  template. Files are not hashed, since versions of a library write them
+  differently.
   """
-  what = [
+  behaviour = [
       tokenizer.pieces(), tokenizer.pad_id, list(tokenizer.stop_ids),
       tokenizer.encode_prompt(_PROBE)]
-  return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+  return hashlib.sha256(json.dumps(behaviour).encode()).hexdigest()[:16]
 
 
 class SentencePieceTokenizer:
-  """A sentencepiece `.model` file; prompts begin with BOS if it has one."""
+  """A sentencepiece tokenizer; prompts begin with BOS if the model has one."""
 
   opens_thought = False
 
   def __init__(self, model: bytes):
-    """Reads a serialised model, as `train` and a `.model` file hold it."""
+    """Reads a model.
+
+    Args:
+      model: content of a `.model` file.
+
+    Raises:
+      InputError: the bytes are not a model, or the model has no </s>.
+    """
     import sentencepiece
     self._model = model
     try:
@@ -106,7 +119,7 @@ class SentencePieceTokenizer:
         if processor.is_control(i) or processor.is_unknown(i))
     self._bytes = [processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
     self._spells = all(map(processor.is_byte, self._bytes))
-    # Llama 2's is one: it reads "a" as " a".
+    # Whether the model puts a space before a text: Llama 2's reads "a" as " a".
     self._puts_space = processor.normalize("a").startswith(_SPACE)
 
   @classmethod
@@ -115,22 +128,25 @@ class SentencePieceTokenizer:
       vocab_size: int | None = None, model_type: str = "char",
       byte_fallback: bool = True,
   ) -> "SentencePieceTokenizer":
-    """Trains a vocabulary on the texts; the same texts give the same bytes.
+    """Trains a vocabulary; the same texts give the same bytes.
 
-    With `byte_fallback` any text survives encode and decode: 256 pieces
-    stand for single bytes, and the text is not normalised.
+    With `byte_fallback` any text survives encoding and decoding: the vocabulary
+    has 256 pieces for single bytes, and text is not normalised.
 
     Args:
-      texts: to count characters or pieces in.
-      path: of the `.model` file to write, if any.
-      vocab_size: upper limit, special tokens and bytes included; None keeps
-        every character of the texts (`char` only).
-      model_type: "char", "bpe" or "unigram".
-      byte_fallback: whether characters not in the texts are spelled as bytes
-        (otherwise they become <unk> and are lost).
+      texts: training texts.
+      path: `.model` file to write, or None.
+      vocab_size: largest number of ids, special tokens and bytes included;
+        None keeps every character of the texts ("char" only).
+      model_type: kind of vocabulary: "char", "bpe" or "unigram".
+      byte_fallback: whether characters that are not in the texts are encoded
+        as bytes; otherwise they become <unk> and are lost.
 
     Returns:
-      The tokenizer, with ids 0 <pad>, 1 <s>, 2 </s>, 3 <unk>.
+      Tokenizer with ids 0 <pad>, 1 <s>, 2 </s>, 3 <unk>.
+
+    Raises:
+      InputError: an argument is invalid, or training failed.
     """
     import sentencepiece
     if model_type not in ("char", "bpe", "unigram"):
@@ -142,6 +158,8 @@ class SentencePieceTokenizer:
     characters = len(set("".join(texts)))
     if not characters:
       raise errors.InputError("no text to train a vocabulary on")
+    # Special tokens, then bytes; the limit is soft, so one id to spare costs
+    # nothing.
     base = 4 + (256 if byte_fallback else 0)
     if vocab_size is None:
       vocab_size = base + characters + 1
@@ -177,12 +195,15 @@ class SentencePieceTokenizer:
     text = _valid(text)
     if not self._spells:
       return self._processor.encode(text)
-    # The sign that sentencepiece writes for a space would come back as one.
+    # A literal "\u2581" would be decoded as a space, so it is encoded as bytes
+    # and the text around it piece by piece.
     first, *parts = text.split(_SPACE)
     ids = self._processor.encode(first)
     for part in parts:
       ids += self._spell(_SPACE)
-      if self._puts_space:  # which is right where the text has one itself
+      if self._puts_space:
+        # Encoding a piece adds a space, which is right only where the text has
+        # one: the word up to the next space is encoded as bytes too.
         word, space, part = part.partition(" ")
         ids += self._spell(word)
         ids += self._processor.encode(part) if part else self._spell(space)
@@ -191,16 +212,17 @@ class SentencePieceTokenizer:
     return ids
 
   def _spell(self, text: str) -> list[int]:
-    """Ids of the bytes of a text."""
+    """Ids of the UTF-8 bytes of a text."""
     return [self._bytes[b] for b in text.encode()]
 
   def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
-    """Ids with BOS in front, and which of them are the user's."""
+    """Ids with BOS in front, and a flag per id: True for the user's text."""
     ids = self.encode(text)
     return self._bos + ids, [False] * len(self._bos) + [True] * len(ids)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of the ids; special ids and those past the vocabulary drop out."""
+    """Text of the ids; special ids and ids outside the vocabulary are dropped.
+    """
     return self._processor.decode([
         int(i) for i in ids
         if 0 <= i < self.vocab_size and i not in self._silent])
@@ -216,12 +238,12 @@ class SentencePieceTokenizer:
 
 
 class HFTokenizer:
-  """A tokenizer in a Hugging Face directory; nothing is downloaded.
+  """A tokenizer in a local Hugging Face directory; nothing is downloaded.
 
-  A prompt cannot play a role: no special token, and no other token that the
-  chat template writes, is ever made of the user's text: it is spelled out like
-  any text. The tags of thoughts are the exception. They give nobody a role,
-  prompts speak of them, and `decode` keeps them, for verifiers to find.
+  User text cannot imitate the chat's markup: it is never encoded as a special
+  token or as another added token that the template writes, but as plain text.
+  The tags of thoughts (<think>) are an exception: they do not change roles,
+  prompts mention them, and `decode` keeps them for verifiers.
   """
 
   def __init__(
@@ -231,19 +253,19 @@ class HFTokenizer:
     """Reads the directory.
 
     Args:
-      local: directory with `tokenizer.json`, or with files that
-        transformers makes one of.
-      chat_template: "auto" wraps prompts in the tokenizer's own template if
-        it has one, "own" demands that it has one, "none" leaves prompts
-        bare, a name takes that one of several; anything else is itself a
-        Jinja template, which writes BOS if there is to be one.
-      chat_template_options: variables that the template reads.
-      system_prompt: first message of the chat; needs a template.
-      where: what errors call the directory, if not `local`.
+      local: local directory with `tokenizer.json`, or with files that
+        transformers converts to it.
+      chat_template: "auto" uses the tokenizer's template if it has one; "own"
+        requires it; "none" uses no template; the name of a template picks one
+        of several; any other text is a Jinja template, which must write BOS
+        itself if the model needs it.
+      chat_template_options: variables for the template.
+      system_prompt: system message of the chat; requires a template.
+      where: name of the directory in error messages; None is `local`.
 
     Raises:
-      InputError: no usable tokenizer; or the template is missing, fails, or
-        does not read an option.
+      InputError: there is no usable tokenizer, or the template is missing,
+        fails, or does not read an option.
     """
     self._path = where or local
     self._tokenizer = _read_tokenizer(local, self._path)
@@ -274,12 +296,12 @@ class HFTokenizer:
     self._before = self._find_bare_head()
 
   def encode(self, text: str) -> list[int]:
-    """Ids of the text alone; what looks like a special token is text."""
+    """Ids of the text alone; text like a special token stays plain text."""
     text = _valid(text)
     return self._code(text, 0, len(text))[0]
 
   def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
-    """Ids with template or BOS, and which of them are the user's."""
+    """Ids with template or BOS, and a flag per id: True for the user's text."""
     text = _valid(text)
     if self._chat is not None:
       return self._code(*self._chat.wrap(text))
@@ -287,9 +309,9 @@ class HFTokenizer:
     return [*self._before, *ids], [*[False] * len(self._before), *user]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of the ids with the tags of thoughts.
+    """Text of the ids, including the tags of thoughts.
 
-    Special ids, stop ids and those past the vocabulary drop out.
+    Special ids, stop ids and ids outside the vocabulary are dropped.
     """
     return self._tokenizer.decode(
         [int(i) for i in ids
@@ -310,9 +332,10 @@ class HFTokenizer:
     with tempfile.TemporaryDirectory() as local:
       self._tokenizer.save_pretrained(local)
       _make_common(os.path.join(local, _CONFIG_FILE))
-      there = directory / _GENERATION_FILE
+      # Other settings of an existing generation_config.json are kept.
+      existing = directory / _GENERATION_FILE
       _write_json(os.path.join(local, _GENERATION_FILE), (
-          _read_json(there) if there.exists() else {}) | generation)
+          _read_json(existing) if existing.exists() else {}) | generation)
       for folder, _, files in os.walk(local):
         for file in files:
           source = epath.Path(folder) / file
@@ -320,7 +343,11 @@ class HFTokenizer:
               directory / source.relative_to(local), source.read_bytes())
 
   def _pick_template(self, choice: str) -> str | None:
-    """The Jinja text, or None for bare prompts."""
+    """Jinja text of the chosen template, or None for prompts without one.
+
+    Raises:
+      InputError: the choice does not exist.
+    """
     own = self._tokenizer.chat_template or None
     named = own if isinstance(own, dict) else {}
     if choice == "none":
@@ -339,18 +366,24 @@ class HFTokenizer:
         raise errors.InputError(
             f"{self._path}: the tokenizer has no chat template")
       return own
+    # Every Jinja template has a brace; without one it is a misspelled name.
     if "{" not in choice:
-      known = ["auto", "own", "none", *sorted(named)]
+      names = ["auto", "own", "none", *sorted(named)]
       raise errors.InputError(
-          f"chat_template {choice!r} must be {', '.join(map(repr, known))} or "
+          f"chat_template {choice!r} must be {', '.join(map(repr, names))} or "
           "a Jinja template")
     return choice
 
   def _find_stop_ids(self, local: str) -> tuple[int, ...]:
-    """What ends an answer: first of all what the chat template ends it with.
+    """Ids that end an answer.
 
-    Then the tokenizer's EOS, and those of `generation_config.json`. A base
-    checkpoint may have a template whose <|im_end|> neither of these names.
+    In this order: the token that the chat template writes after an answer, the
+    tokenizer's EOS, and the EOS ids of `generation_config.json`. The first is
+    needed because a base checkpoint may have a template with <|im_end|> while
+    its EOS is another token.
+
+    Raises:
+      InputError: there is none, or the file is malformed.
     """
     ids = [self._end_of_turn(), self._tokenizer.eos_token_id]
     file = os.path.join(local, _GENERATION_FILE)
@@ -371,7 +404,10 @@ class HFTokenizer:
     return ids
 
   def _end_of_turn(self) -> int | None:
-    """The token that the chat template writes right behind an answer."""
+    """The added token that the template writes right after an answer.
+
+    Spaces before it are skipped; None if text comes first.
+    """
     if self._chat is None:
       return None
     for i in self._plain(self._chat.answer_end)[0]:
@@ -382,11 +418,16 @@ class HFTokenizer:
     return None
 
   def _find_control(self) -> dict[int, str]:
-    """Ids that no text of a user's may be coded as, and how they look."""
+    """Control tokens {id: text}: ids that user text must not be encoded as.
+
+    These are the added tokens that are special, occur in what the template
+    writes, or occur in the template's source. Whitespace tokens are left out.
+    """
     source, frame = "", []
     if self._chat is not None:
       source = self._chat.source
-      # A template may build its tokens: '<|' + message['role'] + '|>'.
+      # Rendered text is searched besides the source, because a template may
+      # compose its tokens: '<|' + message['role'] + '|>'.
       for part in (self._chat.head, self._chat.tail, self._chat.answer_end):
         frame += self._plain(part)[0]
     return {
@@ -395,27 +436,32 @@ class HFTokenizer:
         and (token.special or i in frame or token.content in source)}
 
   def _find_bare_head(self) -> list[int]:
-    """What the tokenizer itself puts before a bare text, such as BOS.
+    """Ids that the tokenizer puts before a text without template, such as BOS.
 
-    What it puts behind is left out: a response follows a prompt, and behind
-    an end token there is none.
+    Ids that it puts after the text are left out: the response follows there,
+    and nothing may follow an end token.
     """
     coded = self._tokenizer(
         "a", add_special_tokens=True, return_special_tokens_mask=True)
     ids, special = coded["input_ids"], coded["special_tokens_mask"]
-    own = [n for n, frame in enumerate(special) if not frame]
-    if own:
-      return ids[:own[0]]
+    text_places = [n for n, is_special in enumerate(special) if not is_special]
+    if text_places:
+      return ids[:text_places[0]]
+    # "a" gave no token at all: all ids are the tokenizer's additions.
     return [i for i in ids if i not in self.stop_ids]
 
   def _code(
       self, text: str, start: int, end: int) -> tuple[list[int], list[bool]]:
-    """Ids of a text, and which are of the user's part, text[start:end].
+    """Encodes a text whose part text[start:end] is the user's.
 
-    Where a control token would come of that part, the text is cut within it
-    and coded piece by piece, so that it is spelled out. Text without such is
-    coded in one piece, as transformers would.
+    Where the user's part would become a control token, the text is cut inside
+    of that token and encoded piece by piece, which spells it out. Other text is
+    encoded in one piece, as by transformers.
+
+    Returns:
+      (ids, user): ids, and a flag per id: True for the user's text.
     """
+    # Repeated until no control token is left: a cut may create new ones.
     cuts = {0}
     while True:
       ids, spans = self._code_pieces(text, sorted(cuts))
@@ -425,7 +471,7 @@ class HFTokenizer:
       if not forged:
         break
       cuts |= forged
-    # A template's token may have swallowed spaces of the user's.
+    # A control token is the template's even if its span covers user spaces.
     user = [
         lo < end and hi > start and i not in self._control
         for i, (lo, hi) in zip(ids, _filled(spans, len(text)))]
@@ -434,10 +480,15 @@ class HFTokenizer:
   def _cut(
       self, text: str, span: tuple[int, int], token: int, start: int,
       end: int) -> int | None:
-    """Where to cut a control token, None if it is the template's own."""
+    """Position at which to cut a control token; None if the template wrote it.
+
+    Raises:
+      InputError: the token is one character, which cannot be cut.
+    """
     lo, hi = span
     content = self._control[token]
-    at = text.find(content, lo, hi)  # spaces around it may belong to the span
+    # The span may include spaces around the token; narrow it to the token.
+    at = text.find(content, lo, hi)
     if at >= 0:
       lo, hi = at, at + len(content)
     if lo >= end or hi <= start:
@@ -451,10 +502,15 @@ class HFTokenizer:
   def _code_pieces(
       self, text: str, cuts: list[int],
   ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and spans of a text that is cut at the given places, 0 first."""
+    """Ids and spans of a text that is cut at the given places, 0 first.
+
+    Spans count characters of the whole text.
+    """
     ids, spans = self._plain(text[:cuts[1]] if cuts[1:] else text)
     for lo, hi in itertools.pairwise([*cuts[1:], len(text)]):
-      # Some tokenizers put a space before what they take for a beginning.
+      # Some tokenizers add a space at the beginning of a text. A newline in
+      # front takes that place, and its ids are dropped; if the newline was
+      # merged with the piece, the piece is encoded alone.
       piece, places = self._plain("\n" + text[lo:hi])
       size = len(self._newline)
       shift = lo - 1
@@ -466,7 +522,10 @@ class HFTokenizer:
     return ids, spans
 
   def _plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and spans of a text, what looks like a special token being one."""
+    """Ids and spans of a text, as transformers encodes it.
+
+    Text that looks like a special token becomes that token.
+    """
     coded = self._tokenizer(
         text, add_special_tokens=False, verbose=False,
         return_offsets_mapping=True)
@@ -474,41 +533,52 @@ class HFTokenizer:
 
 
 def _read_tokenizer(local: str, where: str):
-  """The tokenizer of transformers in a directory, with its chat template.
+  """Reads transformers' tokenizer and the chat template of a directory.
+
+  Args:
+    local: local directory.
+    where: name of the directory in error messages.
 
   Raises:
-    InputError: there is none, or none of the fast kind.
+    InputError: there is no tokenizer, or it is not of the fast kind.
   """
-  # Only its tokenizers are used; it need not say that PyTorch is missing.
+  # Silences transformers' warning that PyTorch is missing; only its tokenizers
+  # are used.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   import transformers
-  # AutoTokenizer goes by the model's type and may replace the rules of
-  # tokenizer.json by those of that type's usual tokenizer.
+  # AutoTokenizer picks a class by the model's type, which may override rules
+  # of tokenizer.json; the plain fast class reads the file as it is.
   kind = transformers.AutoTokenizer
   if os.path.exists(os.path.join(local, "tokenizer.json")):
     kind = transformers.PreTrainedTokenizerFast
   try:
-    found = kind.from_pretrained(local, local_files_only=True)
-  except Exception as e:  # the parser of tokenizer.json raises no other
+    tokenizer = kind.from_pretrained(local, local_files_only=True)
+  except Exception as e:  # the parser of tokenizer.json raises plain Exception
     raise errors.InputError(f"{where}: no usable tokenizer: {e}") from e
-  if not found.is_fast:
+  # Slow tokenizers do not tell the spans of their tokens.
+  if not tokenizer.is_fast:
     raise errors.InputError(
-        f"{where}: the tokenizer has no tokenizer.json, so that the user's "
-        "part of a prompt cannot be found; convert it with transformers")
+        f"{where}: the tokenizer has no tokenizer.json, so the user's part of "
+        "a prompt cannot be found; convert it with transformers")
   for name in _PROCESSOR_FILES:
     file = os.path.join(local, name)
-    if not found.chat_template and os.path.exists(file):
-      found.chat_template = template = _read_json(file).get("chat_template")
+    if not tokenizer.chat_template and os.path.exists(file):
+      template = _read_json(file).get("chat_template")
       if isinstance(template, list):
-        found.chat_template = {t["name"]: t["template"] for t in template}
-  return found
+        template = {t["name"]: t["template"] for t in template}
+      tokenizer.chat_template = template
+  return tokenizer
 
 
 def _filled(spans: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-  """Spans of a text's tokens; an empty one becomes the gap that it lies in.
+  """Replaces empty spans of tokens by the gap between their neighbours.
 
-  Many a tokenizer leaves spaces out of its spans, so that a token of nothing
-  else is told from its neighbours alone.
+  Many tokenizers leave spaces out of spans, so a token of spaces only has an
+  empty span.
+
+  Args:
+    spans: (start, end) of each token.
+    size: length of the text, which ends the last gap.
   """
   filled, end = [], 0
   for n, (lo, hi) in enumerate(spans):
@@ -522,16 +592,17 @@ def _filled(spans: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
 
 
 def _make_common(file: str) -> None:
-  """Makes a tokenizer's config one that version 4 of transformers reads too.
+  """Rewrites a tokenizer's config so that transformers 4 reads it too.
 
-  Many a vLLM is built on that, and does not know the names of version 5;
-  version 5 knows these.
+  Many versions of vLLM use transformers 4, which does not know the names that
+  version 5 writes; version 5 still reads the old names.
   """
   content = _read_json(file)
   content["tokenizer_class"] = "PreTrainedTokenizerFast"
   if isinstance(content.get("extra_special_tokens"), list):
     content["additional_special_tokens"] = content.pop("extra_special_tokens")
-  for key in ("is_local", "local_files_only"):  # of this process
+  # Settings of this process's `from_pretrained`, not of the tokenizer.
+  for key in ("is_local", "local_files_only"):
     content.pop(key, None)
   _write_json(file, content)
 
@@ -543,11 +614,17 @@ def load(
   """Reads the tokenizer of a directory, or a `.model` file.
 
   A directory with `tokenizer.json` or `tokenizer_config.json` is a Hugging
-  Face tokenizer; one with `tokenizer.model` alone is sentencepiece. The path
-  is local, or a URL such as gs://bucket/model. The options: see `HFTokenizer`.
+  Face tokenizer; one with only `tokenizer.model` is sentencepiece.
+
+  Args:
+    path: local path, or a URL such as gs://bucket/model.
+    chat_template: choice of the template, as for `HFTokenizer`.
+    chat_template_options: variables for the template.
+    system_prompt: system message of the chat.
 
   Raises:
-    InputError: no tokenizer there, or a template was asked of one without.
+    InputError: there is no tokenizer, or template, options or a system prompt
+      were given for a sentencepiece tokenizer.
   """
   place, path = epath.Path(path), os.fspath(path)
   if any((place / f).exists() for f in _HF_FILES):
@@ -575,17 +652,17 @@ def load(
 
 
 def _copy(directory: epath.Path, local: str) -> None:
-  """Copies what a tokenizer may be made of."""
-  for found in directory.iterdir():
-    if found.name == _TEMPLATES:
+  """Copies the files of a tokenizer to a local directory."""
+  for entry in directory.iterdir():
+    if entry.name == _TEMPLATES:
       os.makedirs(os.path.join(local, _TEMPLATES), exist_ok=True)
-      _copy(found, os.path.join(local, _TEMPLATES))
-    elif found.suffix in _KINDS:
-      _write(epath.Path(local) / found.name, found.read_bytes())
+      _copy(entry, os.path.join(local, _TEMPLATES))
+    elif entry.suffix in _KINDS:
+      _write(epath.Path(local) / entry.name, entry.read_bytes())
 
 
 def _valid(text: str) -> str:
-  """The text with lone surrogates, which no UTF-8 can spell, replaced."""
+  """Replaces lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
   return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
@@ -593,7 +670,7 @@ def _write(path: epath.PathLike, content: bytes) -> None:
   """Writes a file whole or not at all."""
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  if "://" in os.fspath(path):  # a bucket has no halves of files
+  if "://" in os.fspath(path):  # buckets replace an object whole
     path.write_bytes(content)
     return
   part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -602,13 +679,17 @@ def _write(path: epath.PathLike, content: bytes) -> None:
 
 
 def _write_json(path: epath.PathLike, content: dict) -> None:
-  """Writes an object as people read it."""
+  """Writes an indented JSON file."""
   _write(path, (json.dumps(
       content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _read_json(path: epath.PathLike) -> dict:
-  """The object in a JSON file."""
+  """Reads the object in a JSON file.
+
+  Raises:
+    InputError: the file is not JSON, or not an object.
+  """
   try:
     content = json.loads(epath.Path(path).read_text(encoding="utf-8"))
   except ValueError as e:
