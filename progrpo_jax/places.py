@@ -1,9 +1,9 @@
-"""Where files lie: on this machine, or in a bucket that gs:// names.
+"""Paths of files on this machine or in a gs:// bucket.
 
-A bucket is reached through `epath`, which takes gcsfs, and by Orbax through
-TensorStore and google-cloud-storage. It is no file system: an object is
-replaced whole, nothing is appended to or renamed, and a directory is no more
-than the beginning of a name.
+This package reaches buckets through `epath`, which uses gcsfs; Orbax reaches
+them through TensorStore and google-cloud-storage. A bucket is not a file
+system: objects are replaced whole, cannot be appended to or renamed, and a
+directory is only a common prefix of names.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ import fsspec
 
 from progrpo_jax import errors
 
-# gcsfs keeps what it has listed and never looks again: it would see neither
-# the checkpoints that TensorStore writes beside it nor what others write.
+# gcsfs caches listings forever by default, and would not see the checkpoints
+# that TensorStore writes, nor files of other processes.
 for _protocol in ("gs", "gcs"):
   fsspec.config.conf.setdefault(_protocol, {})["use_listings_cache"] = False
-# It also logs the traceback of each error that it raises.
+# It also logs a traceback of each error that it raises.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
-# What the clients say -> what to do about it.
+# (pattern of a client's error message, advice to the user).
 _ADVICE = (
     (r"^Forbidden|^403\b|, 403$|PERMISSION_DENIED",
      "whoever runs this needs the roles roles/storage.objectAdmin and "
@@ -38,37 +38,41 @@ _ADVICE = (
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-  """Whether the path is not of this machine's file system."""
+  """Whether the path is a URL, not a path on this machine."""
   return "://" in os.fspath(path)
 
 
 def place(path: str | os.PathLike) -> epath.Path:
-  """The path, on this machine or elsewhere; it need not exist.
+  """Returns a local or remote path; it need not exist.
 
   Raises:
-    InputError: places of its kind cannot be opened here, or not by this user.
-    RunError: it cannot be reached at the moment.
+    InputError: the kind of path is unsupported, its client is not installed,
+      or the user lacks access.
+    RunError: the path cannot be reached at the moment.
   """
   path = os.fspath(path)
   if not is_remote(path):
     return epath.Path(path)
   try:
-    found = epath.Path(path)
+    remote = epath.Path(path)
   except KeyError as e:
     raise errors.InputError(
         f"{path}: {e} is no kind of place; use gs:// or a local path") from e
   with reaching(path):
-    found.exists()  # what opens such places is imported at its first use
-  return found
+    # The first use imports the client and opens a connection: errors of both
+    # surface here.
+    remote.exists()
+  return remote
 
 
 def check_bucket(path: str | os.PathLike) -> None:
-  """Makes sure that what is written there has a bucket to go to.
+  """Checks that the bucket of a remote path exists.
 
-  gcsfs would make one of any name, also of one with a slip.
+  Writing would not reveal a misspelled name, because gcsfs creates missing
+  buckets.
 
   Raises:
-    InputError: there is none; or as for `place`.
+    InputError: the bucket does not exist, or as for `place`.
     RunError: as for `place`.
   """
   if not is_remote(path):
@@ -77,8 +81,8 @@ def check_bucket(path: str | os.PathLike) -> None:
   scheme, _, rest = os.fspath(path).partition("://")
   bucket = f"{scheme}://{rest.partition('/')[0]}"
   with reaching(path):
-    there = epath.Path(bucket).exists()
-  if not there:
+    exists = epath.Path(bucket).exists()
+  if not exists:
     raise errors.InputError(
         f"{path}: there is no {bucket}, or no right to see it; make it with "
         f"`gcloud storage buckets create {bucket} --location=REGION`, or ask "
@@ -86,37 +90,41 @@ def check_bucket(path: str | os.PathLike) -> None:
 
 
 def check_directory(path: str | os.PathLike) -> None:
-  """Makes sure that a directory can be written, or made, without making it.
+  """Checks that a directory can be written or created, without creating it.
 
-  What takes hours should not find out at its end.
+  Called before hours of work whose result goes there.
 
   Raises:
     InputError, RunError: as for `check_bucket`.
-    OSError: it cannot.
+    OSError: the directory cannot be written or created.
   """
   if is_remote(path):
     check_bucket(path)
     return
-  there = os.path.abspath(path)
+  # The nearest existing parent decides: the path would be created below it.
+  parent = os.path.abspath(path)
   while True:
     try:
-      mode = os.stat(there).st_mode
+      mode = os.stat(parent).st_mode
       break
     except FileNotFoundError:
-      there = os.path.dirname(there)
-  for wrong, number in (
+      parent = os.path.dirname(parent)
+  for is_obstacle, number in (
       (not stat.S_ISDIR(mode), errno.ENOTDIR),
-      (not os.access(there, os.W_OK), errno.EACCES)):
-    if wrong:
-      raise OSError(number, os.strerror(number), there)
+      (not os.access(parent, os.W_OK), errno.EACCES)):
+    if is_obstacle:
+      raise OSError(number, os.strerror(number), parent)
 
 
 def make_directory(path: str | os.PathLike) -> epath.Path:
-  """The path as a directory to write to; in a bucket it needs no making.
+  """Creates a directory to write to; in a bucket only checks the bucket.
+
+  Returns:
+    The path.
 
   Raises:
     InputError, RunError: as for `check_bucket`.
-    OSError: the local directory cannot be made.
+    OSError: the local directory cannot be created.
   """
   check_bucket(path)
   path = epath.Path(path)
@@ -126,20 +134,21 @@ def make_directory(path: str | os.PathLike) -> epath.Path:
 
 
 def is_full(error: BaseException | None) -> bool:
-  """Whether an error, or one behind it, says that the disk is full.
-
-  Orbax hands on what its storage library says, as text.
-  """
+  """Whether an error, or a cause of it, means that the disk is full."""
   return _says(error, errno.ENOSPC, errno.EDQUOT)
 
 
 def lacks_files(error: BaseException | None) -> bool:
-  """Whether an error, or one behind it, says that too many files are open."""
+  """Whether an error, or a cause of it, means that too many files are open."""
   return _says(error, errno.EMFILE, errno.ENFILE)
 
 
 def _says(error: BaseException | None, *numbers: int) -> bool:
-  """Whether an error or one behind it is of these kinds of the system's."""
+  """Whether an error, or a cause of it, has one of the system's error numbers.
+
+  Orbax passes on the system's message as text without the number, so the text
+  is searched too.
+  """
   while error is not None:
     if getattr(error, "errno", None) in numbers or any(
         os.strerror(number) in str(error) for number in numbers):
@@ -149,7 +158,7 @@ def _says(error: BaseException | None, *numbers: int) -> bool:
 
 
 def copy(path: epath.Path, to: epath.Path) -> None:
-  """Copies a file or a folder with all in it; what is there is overwritten."""
+  """Copies a file, or a directory recursively; overwrites existing files."""
   if path.is_dir():
     to.mkdir(parents=True, exist_ok=True)
     for inner in list(path.iterdir()):
@@ -160,13 +169,14 @@ def copy(path: epath.Path, to: epath.Path) -> None:
 
 @contextlib.contextmanager
 def reaching(path: str | os.PathLike) -> Iterator[None]:
-  """Turns what goes wrong at a remote place into one line on it.
+  """Context that turns errors of a remote path into errors of one line.
 
-  Each kind of place, and each of its clients, has errors of its own.
+  It catches every exception, since each client has its own classes. Errors of
+  local paths pass unchanged.
 
   Raises:
-    InputError: with what to do.
-    RunError: there is nothing to do but to try again.
+    InputError: the user can mend the cause; the message says how.
+    RunError: the cause is unknown or temporary.
   """
   try:
     yield
@@ -175,12 +185,14 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
   except Exception as e:
     if not is_remote(path):
       raise
-    said = " ".join(str(e).split()) or type(e).__name__
-    message = f"{os.fspath(path)}: cannot be reached: {said}"
+    # Clients' messages may have several lines.
+    reason = " ".join(str(e).split()) or type(e).__name__
+    message = f"{os.fspath(path)}: cannot be reached: {reason}"
+    # epath imports gcsfs at its first use.
     if isinstance(e, ImportError):
       raise errors.InputError(
           f"{message}; run `pip install 'progrpo_jax[gcs]'`") from e
-    for sign, advice in _ADVICE:
-      if re.search(sign, said):
+    for pattern, advice in _ADVICE:
+      if re.search(pattern, reason):
         raise errors.InputError(f"{message}; {advice}") from e
     raise errors.RunError(message) from e

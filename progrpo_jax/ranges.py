@@ -1,16 +1,15 @@
-"""What a key of a config, or an argument of a command, may be.
+"""Defaults and allowed values of config keys and command-line arguments.
 
-A key is declared once, in config/defaults.py, as its default and its range:
+A key is declared once, in config/defaults.py, with its default and its range:
 
   # Peak of the learning rate.
   c.optim.learning_rate = ranges.Number(1e-6, above=0, at_most=1)
 
-Default, check, the reading of a value on the command line and the row of
-docs/configs.md all follow from that. `also` names single values outside of
-the bounds that have a meaning of their own, such as 0 for "none"; a key that
-may be None has None there. `why` takes the place of the sentence on the bounds
-where these do not explain themselves. Every number is finite, fractional ones
-as float32 too, and whole ones fit int32 unless their bounds say otherwise.
+The default, the check, the parsing on the command line and the row of
+docs/configs.md all come from this declaration. `also` lists allowed values
+outside the bounds, such as 0 for "off", or None. `why` is an error message that
+replaces the one about the bounds. All numbers are finite; a `Number` must be
+finite in float32, and a `Whole` must fit int32 unless its bounds are wider.
 """
 
 import abc
@@ -29,12 +28,12 @@ _TRUTH = {"true": True, "false": False}
 
 @dataclasses.dataclass(frozen=True)
 class Range(abc.ABC):
-  """A default, and which values may take its place.
+  """A default and a set of allowed values.
 
   Attributes:
-    default: the value where nothing is said; None where there is none.
-    also: values outside of the bounds that are allowed as well.
-    why: what is said of a value outside of the bounds; "" for the bounds.
+    default: default value; None if there is no default.
+    also: allowed values outside the bounds.
+    why: error message for a value outside the bounds; "" names the bounds.
   """
 
   default: Any = None
@@ -43,13 +42,13 @@ class Range(abc.ABC):
   why: str = ""
 
   def refusal(self, value: Any) -> str:
-    """What is wrong with a value, as "must be ..."; "" if nothing is."""
+    """Error message "must be ..." for a value; "" if the value is allowed."""
     if value is None:
-      fits = None in self.also
+      is_allowed = None in self.also
     else:
-      fits = self._is_kind(value) and (
+      is_allowed = self._is_kind(value) and (
           value in self.also or self._within(value))
-    if fits:
+    if is_allowed:
       return ""
     if self.why and self._is_kind(value):
       return self.why
@@ -58,48 +57,52 @@ class Range(abc.ABC):
     return f"must be {', '.join(w for w in (kind, words) if w not in _EMPTY)}"
 
   def words(self) -> str:
-    """The range in words, such as "0 or above 1"."""
+    """Describes the range, as in "0 or above 1"."""
     return " or ".join([*map(_text, self.also), self._bounds()])
 
   def read(self, text: str) -> Any:
-    """The value that a text stands for, not yet held against the bounds.
+    """Parses a value, without checking the bounds.
+
+    Args:
+      text: text of the value on the command line.
 
     Raises:
-      ValueError: it stands for none of this kind.
+      ValueError: the text is not a value of this kind.
     """
     if text.lower() == "none" and None in self.also:
       return None
     return self._read(text)
 
-  # What a value of this kind is called, if its words do not say so.
+  # Name of the kind in messages; "" where the description of the bounds names
+  # it already.
   _KIND = ""
 
   @abc.abstractmethod
   def _is_kind(self, value: Any) -> bool:
-    """Whether a value is of this kind, bounds apart."""
+    """Whether a value has the right type, whatever the bounds."""
 
   @abc.abstractmethod
   def _within(self, value: Any) -> bool:
-    """Whether a value of this kind keeps the bounds."""
+    """Whether a value of the right type is within the bounds."""
 
   @abc.abstractmethod
   def _bounds(self) -> str:
-    """The bounds in words."""
+    """Describes the bounds."""
 
   @abc.abstractmethod
   def _read(self, text: str) -> Any:
-    """A text as a value of this kind."""
+    """Parses a text; raises ValueError if it is not of this kind."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Number(Range):
-  """A finite number; fractions are allowed.
+  """A finite number, whole or fractional.
 
   Attributes:
-    above: it is greater than this.
-    at_least: it is this or greater.
-    below: it is less than this.
-    at_most: it is this or less.
+    above: exclusive lower bound, or None.
+    at_least: inclusive lower bound, or None.
+    below: exclusive upper bound, or None.
+    at_most: inclusive upper bound, or None.
   """
 
   _: dataclasses.KW_ONLY
@@ -122,6 +125,7 @@ class Number(Range):
         or self.at_most is not None and value > self.at_most)
 
   def _bounds(self):
+    # In words with one bound, as an interval such as "in (0, 1]" with two.
     if self.above is not None:
       low, bracket = f"above {_text(self.above)}", f"({_text(self.above)}"
     elif self.at_least is not None:
@@ -148,8 +152,8 @@ class Whole(Range):
   """A whole number.
 
   Attributes:
-    at_least: the least one.
-    at_most: the greatest one.
+    at_least: smallest allowed number.
+    at_most: largest allowed number.
   """
 
   _: dataclasses.KW_ONLY
@@ -165,11 +169,14 @@ class Whole(Range):
     return self.at_least <= value <= self.at_most
 
   def refusal(self, value):
-    """As for every range; the end of int32 is named where it is passed."""
-    said = super().refusal(value)
-    if said and self._is_kind(value) and value > self.at_most:
+    """As `Range.refusal`, but a number that is too large names the limit.
+
+    The description of the bounds leaves out the limit of int32.
+    """
+    message = super().refusal(value)
+    if message and self._is_kind(value) and value > self.at_most:
       return f"must be at most {self.at_most}"
-    return said
+    return message
 
   def _bounds(self):
     if self.at_most != _INT32_MAX:
@@ -204,7 +211,7 @@ class Choice(Range):
   """One of a few names.
 
   Attributes:
-    of: the names.
+    of: allowed names.
   """
 
   _: dataclasses.KW_ONLY
@@ -225,10 +232,10 @@ class Choice(Range):
 
 @dataclasses.dataclass(frozen=True)
 class Text(Range):
-  """A text: a path, a name, a sentence.
+  """A text, such as a path, a name or a sentence.
 
   Attributes:
-    empty: whether it may be empty.
+    empty: whether an empty text, or one of spaces, is allowed.
   """
 
   _: dataclasses.KW_ONLY
@@ -238,7 +245,7 @@ class Text(Range):
     return isinstance(value, str)
 
   def _within(self, value):
-    # No file has a NUL in its name, and no tokenizer wants one.
+    # NUL is invalid in file names, and tokenizers may fail on it.
     return "\0" not in value and (self.empty or bool(value.strip()))
 
   def _bounds(self):
@@ -250,7 +257,7 @@ class Text(Range):
 
 @dataclasses.dataclass(frozen=True)
 class Place(Text):
-  """A path of this machine, or a gs:// URL that names a bucket."""
+  """A local path, or a gs:// URL with a bucket."""
 
   def _within(self, value):
     return super()._within(value) and not re.match(
@@ -262,11 +269,11 @@ class Place(Text):
 
 @dataclasses.dataclass(frozen=True)
 class Many(Range):
-  """A tuple, or a list.
+  """A tuple or a list.
 
   Attributes:
-    each: what each of its values is; None for anything.
-    length: how many there are; None for any number.
+    each: range of each element; None allows anything.
+    length: number of elements; None allows any number.
   """
 
   default: Any = ()
@@ -298,7 +305,8 @@ class Many(Range):
 
 
 def like(value: Any) -> Range:
-  """A range of the kind of a value, without bounds."""
+  """Makes an unbounded range for values of the type of `value`."""
+  # In this order, since a bool is an int and an int is a Number.
   for kind in (Flag, Whole, Number, Text, Many):
     declared = kind(value)
     if not declared.refusal(value):
@@ -307,5 +315,5 @@ def like(value: Any) -> Range:
 
 
 def _text(value: Any) -> str:
-  """A value as one writes it."""
+  """A value as text; floats in their shortest form."""
   return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Whether the hosts and devices of a run still hold the same."""
+"""Periodic check that the hosts and devices of a run hold equal values."""
 
 import dataclasses
 import hashlib
@@ -12,12 +12,12 @@ from progrpo_jax.devices import hosts, sharding
 
 @dataclasses.dataclass(frozen=True)
 class CheckHostsAgree:
-  """Compares hosts, and devices that hold copies of one array.
+  """Compares the hosts, and the copies of arrays on different devices.
 
   Attributes:
     mesh: mesh of all devices.
-    config: the config as text.
-    every: steps between comparisons; 0 for never.
+    config: config as text, compared among the hosts.
+    every: steps between comparisons; 0 turns them off.
   """
 
   mesh: jax.sharding.Mesh
@@ -25,16 +25,18 @@ class CheckHostsAgree:
   every: int
 
   def __call__(self, step: int, arrays: dict[str, Any], **texts: str) -> None:
-    """Compares where it is due after a step.
+    """Compares, if a comparison is due after this step.
+
+    Every process must call this.
 
     Args:
-      step: steps done.
+      step: number of steps done.
       arrays: trees of device arrays by name.
-      **texts: what else every host must have alike.
+      **texts: further texts that must be equal on every host, by name.
 
     Raises:
-      RunError: two hosts, or two devices with a copy of one array, differ; the
-        message names what and where.
+      RunError: two hosts differ, or two copies of an array do; the message
+        names the values and the hosts, or the arrays.
     """
     if not self.every or step % self.every:
       return
@@ -46,4 +48,4 @@ class CheckHostsAgree:
       raise errors.RunError(
           f"step {step}: devices hold different copies of "
           f"{', '.join(unequal[:5])}{' and more' if len(unequal) > 5 else ''}: "
-          "one of them errs. Go on from the last checkpoint without it")
+          "one of them is faulty. Go on from the last checkpoint without it")

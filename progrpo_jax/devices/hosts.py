@@ -97,6 +97,8 @@ def connect(heartbeat_s: int = 100) -> None:
       raise errors.InputError(
           f"JAX_PROCESS_ID={arguments['process_id']} is not below "
           f"JAX_NUM_PROCESSES={arguments['num_processes']}")
+  # JAX raises ValueError where the variables are incomplete, and RuntimeError
+  # where the other processes do not answer.
   try:
     jax.distributed.initialize(
         **arguments, heartbeat_timeout_seconds=heartbeat_s,

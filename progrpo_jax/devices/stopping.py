@@ -1,4 +1,4 @@
-"""Requests to stop a run, from signals that reach any of its hosts."""
+"""Requests to stop a run, sent as signals to any of its hosts."""
 
 from collections.abc import Callable
 import contextlib
@@ -9,35 +9,39 @@ from progrpo_jax.devices import hosts
 
 
 class Stop:
-  """Whether someone asked the run to stop."""
+  """Request to stop the run.
+
+  Attributes:
+    asked: whether this host was asked to stop.
+  """
 
   def __init__(self):
+    """Starts without a request."""
     self.asked = False
 
   def check(self) -> None:
-    """Ends the step if the run was asked to stop, here or on another host.
+    """Ends the step if any host was asked to stop.
 
-    Every host calls it, at a point where nothing of the step is applied yet.
+    Every host must call this, before the step changes any state.
 
     Raises:
-      Preempted: it was.
+      Preempted: a host was asked to stop.
     """
     if hosts.any_of(self.asked):
       raise errors.Preempted
 
   @contextlib.contextmanager
   def on_signals(self, say: Callable[[str], None]):
-    """Takes SIGTERM, SIGINT and SIGUSR1 as requests inside its body.
+    """Context in which SIGTERM, SIGINT and SIGUSR1 are requests to stop.
 
-    A second SIGTERM or SIGINT ends the process at once. SIGUSR1 may come
-    again: it announces that a machine will be taken away, and the SIGTERM
-    follows later.
+    A second SIGTERM or SIGINT ends the process at once. A second SIGUSR1 does
+    not: schedulers send it ahead of the SIGTERM that takes a machine away.
 
     Args:
-      say: called with a sentence when a request comes.
+      say: function called with a line for the log at each request.
     """
 
-    def ask(number, _):
+    def on_signal(number, _):
       again = ""
       if number != signal.SIGUSR1:
         signal.signal(number, signal.SIG_DFL)
@@ -46,11 +50,12 @@ class Stop:
       say(f"{signal.Signals(number).name}: saving, then stopping{again}")
 
     before = {
-        s: signal.signal(s, ask)
+        s: signal.signal(s, on_signal)
         for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
       yield
     finally:
       for number, handler in before.items():
-        # None is a handler that is not Python's, such as JAX's own.
+        # None means a handler that was not installed from Python, such as
+        # JAX's; it cannot be restored.
         signal.signal(number, signal.SIG_DFL if handler is None else handler)

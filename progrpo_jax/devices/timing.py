@@ -1,4 +1,4 @@
-"""Seconds of the stages of a step."""
+"""Wall-clock times of the stages of a step."""
 
 from collections.abc import Callable
 import contextlib
@@ -8,20 +8,20 @@ import jax
 
 
 class Timer:
-  """Times the stages of a step, and names them in a profile."""
+  """Times the stages of a step and names them in a profiler trace."""
 
   def __init__(self, announce: Callable[[str], None] = lambda name: None):
-    """Starts with no seconds.
+    """Starts with no times.
 
     Args:
-      announce: called with the name of each stage as it begins.
+      announce: function called with the name of each stage as it begins.
     """
     self._announce = announce
     self._seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
   def stage(self, name: str):
-    """Times its body; a stage that runs several times in a step adds up."""
+    """Context of a stage; times of a stage that runs repeatedly are added."""
     self._announce(name)
     start = time.perf_counter()
     with jax.profiler.TraceAnnotation(name):
@@ -30,7 +30,11 @@ class Timer:
         self._seconds.get(name, 0.0) + time.perf_counter() - start)
 
   def take(self) -> dict[str, float]:
-    """Returns timing_s/<stage> since the last call, and their sum as step."""
+    """Takes the times since the last call.
+
+    Returns:
+      Seconds by "timing_s/STAGE", with their sum as "timing_s/step".
+    """
     seconds, self._seconds = self._seconds, {}
     seconds["step"] = sum(seconds.values())
     return {f"timing_s/{name}": s for name, s in seconds.items()}

@@ -254,6 +254,7 @@ class ModelConfig:
           f"model_type {family!r} is not supported; supported: "
           f"{', '.join(map(repr, FAMILIES))}")
     _refuse_unknown(hf)
+    # Required fields; every other field has a default.
     missing = [k for k in (
         "vocab_size", "num_hidden_layers", "hidden_size",
         "num_attention_heads", "intermediate_size") if k not in hf]
@@ -266,7 +267,7 @@ class ModelConfig:
     if not hf.get("head_dim") and width < heads:
       raise ValueError(
           f"config field hidden_size={width} leaves num_attention_heads="
-          f"{heads} no width; mend config.json, or copy it again")
+          f"{heads} no width; correct config.json, or copy it again")
     positions = read.whole("max_position_embeddings", 32768)
     theta, scaling = _read_rope(read, positions)
     fields = dict(
@@ -287,6 +288,7 @@ class ModelConfig:
         max_positions=positions,
         partition_head=read.flag(_PARTITION_HEAD),
     )
+    # Read only if needed: `hf.load` passes lora=None to ignore the field.
     if hf.get(_LORA) and "lora" not in changes:
       fields["lora"] = _read_lora(read.group(_LORA))
     return cls(**(fields | changes))
@@ -299,6 +301,7 @@ class ModelConfig:
       extra[_LORA] = dataclasses.asdict(self.lora) | {
           "targets": list(self.lora.targets)}
     scaling = self.rope_scaling
+    # Fields of transformers 4 (rope_theta, torch_dtype); version 5 reads them.
     return extra | dict(family.fields) | dict(
         architectures=[family.architecture],
         model_type=self.family,
@@ -359,20 +362,24 @@ def _refuse_unknown(hf: Mapping[str, Any]) -> None:
   Raises:
     ValueError: a field is refused; the message names it.
   """
+  # An absent field has its first neutral value.
   for name, allowed in _NEUTRAL.items():
     if hf.get(name, allowed[0]) not in allowed:
       raise ValueError(
           f"config field {name}={hf[name]!r} changes the arithmetic in a "
           f"way that is not implemented; supported: {allowed[0]!r}")
+  # Layers may alternate with sliding windows, which are not implemented.
   kinds = set(fields_lib.Fields(hf).words("layer_types")) - {"full_attention"}
   if kinds:
     raise ValueError(
         f"config field layer_types has {min(kinds)!r}; supported: "
         "'full_attention'")
+  # Names with an underscore are annotations of transformers, such as
+  # `_name_or_path`.
   for name, value in hf.items():
     is_known = name in _READ | _SILENT | set(_NEUTRAL) or name.startswith(
         ("_", _OWN))
     if not is_known and value is not None and value is not False:
       raise ValueError(
-          f"config field {name}={value!r} is not known here and may change "
-          "the arithmetic; if it does not, take it out of config.json")
+          f"config field {name}={value!r} is unknown and may change the "
+          "arithmetic; if it does not, remove it from config.json")

@@ -95,7 +95,7 @@ class Fields(Mapping):
     text = repr(value)
     text = text if len(text) <= 80 else text[:80] + "…"
     return ValueError(
-        f"config field {self._name}{name}={text} must be {wanted}; mend "
+        f"config field {self._name}{name}={text} must be {wanted}; correct "
         "config.json, or copy it again")
 
 

@@ -1,9 +1,9 @@
-"""Weights from and to Hugging Face safetensors directories.
+"""Reading and writing weights in Hugging Face safetensors directories.
 
-One table of names serves both directions, and shapes come from the weights'
-declaration in `transformer`. The surprise: neither direction ever holds a
-model, nor one parameter of all layers, on the host. Tensors go one by one
-between the file and the devices, which alone turn them into our layout.
+One table of names (`_TABLE`) serves both directions, and shapes come from the
+declaration of the weights in `transformer`. Neither direction holds a whole
+model on the host, nor a parameter of all layers: tensors pass one by one
+between file and devices, and the devices convert the layout.
 """
 
 import collections
@@ -42,26 +42,27 @@ _LAYER = "model.layers.{}."
 _STACKED = "layers/"
 _HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
 
-# Stands in a bucket beside a model that is being written; such a directory
-# may be written anew.
+# File that marks an unfinished model in a bucket; a directory with it may be
+# overwritten.
 _UNFINISHED = "progrpo-unfinished"
 
-# Tensors read ahead of the one that goes to the devices, and threads that do
-# so: one stream from a bucket is far slower than the network.
+# Number of tensors read ahead, and of reading threads: a single stream from a
+# bucket is far slower than the network.
 _AHEAD = 4
-# Bytes of each of two tensors that are compared at a time.
+# Bytes of each tensor that `_equal` compares at a time.
 _COMPARED = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  """One tensor of the checkpoint and its place in ours.
+  """A parameter and its tensors in a checkpoint.
 
   Attributes:
-    path: of our parameter; those under `layers` are stacked on axis 0.
-    name: of the tensor, with a place for the number of the layer.
-    inputs: how many leading axes of our weight are inputs. The checkpoint
-      holds [outputs, inputs], each flattened; 0 is a bias, None is no change.
+    path: path of the parameter; those under `layers` are stacked on axis 0.
+    name: name of the tensor, with a placeholder for the layer's number.
+    inputs: number of leading input axes of the weight. The checkpoint stores
+      [outputs, inputs], each flattened; 0 is a bias (outputs only), and None
+      is a tensor stored in the parameter's own shape.
   """
 
   path: str
@@ -70,15 +71,15 @@ class _Entry:
 
   @property
   def stacked(self) -> bool:
-    """Whether each layer has such a tensor."""
+    """Whether the parameter has a tensor in each layer."""
     return self.path.startswith(_STACKED)
 
   def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of one layer, given the whole parameter's."""
+    """Shape in one layer, given the shape of the whole parameter."""
     return shape[1:] if self.stacked else shape
 
   def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of the tensor in the checkpoint, given the whole parameter's."""
+    """Shape of the tensor, given the shape of the whole parameter."""
     shape = self.shape(shape)
     if self.inputs is None:
       return shape
@@ -88,15 +89,16 @@ class _Entry:
     return (outputs, math.prod(shape[:self.inputs]))
 
   def hf_sharding(self, sharding: Sharding) -> Sharding:
-    """Of the tensor, given the whole parameter's: each device has its own.
+    """Sharding of the tensor, given that of the whole parameter.
 
-    Flattened axes are split as the first of them. Where another one is split
-    too, devices read more than they keep.
+    Each device gets the part of the tensor that it needs. Flattened axes are
+    split as the first of them; where another of them is split too, devices read
+    more than they keep.
     """
     if not isinstance(sharding, NamedSharding) or (
         self.inputs is None and not self.stacked):
       return sharding
-    # None as often as the longest parameter has axes.
+    # Specs may end early: fill up to the four axes of the longest parameter.
     parts = [*sharding.spec, *[None] * 4][1 if self.stacked else 0:]
     if self.inputs == 0:
       parts = parts[:1]
@@ -129,7 +131,7 @@ _TABLE = (
     _Entry("head/kernel", _HEAD, 1),
 )
 
-# The factors of an adapted weight, as PEFT names them.
+# Factors of adapted weights under PEFT's names.
 _ADAPTERS = tuple(
     _Entry(
         entry.path + end,
@@ -139,18 +141,18 @@ _ADAPTERS = tuple(
     for end, name, inputs in (
         (lora.A, "lora_A", entry.inputs), (lora.B, "lora_B", 1)))
 
-# Stored type -> the type that a parameter has when none is asked for.
+# Stored type -> default type of the parameter.
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float32",
            "F64": "float32"}
-# Types of parameters that are written.
+# Parameter types that can be written.
 _WRITTEN = ("float32", "bfloat16")
 
 
 def is_hf_dir(path: str | os.PathLike) -> bool:
-  """Whether the directory holds a configuration and safetensors weights.
+  """Whether a directory holds a configuration and safetensors weights.
 
   Raises:
-    InputError: places of its kind cannot be opened here.
+    InputError: the path is of an unsupported kind, such as s3://.
   """
   return _is_model(places.place(path))
 
@@ -161,19 +163,23 @@ def load(
 ) -> tuple[ModelConfig, dict]:
   """Reads a model.
 
-  Every process calls it and reads what its own devices need; beside that, the
-  host holds a few tensors of one layer.
+  Every process must call this; each reads the parts that its devices need. The
+  host holds only a few tensors of one layer at a time.
 
   Args:
     path: directory with `config.json` and safetensors weights: a local path,
       or a URL such as gs://bucket/model.
-    dtype: of the parameters; None keeps the stored type (half precision
-      becomes float32). The compute type is the config's own field.
-    mesh: on which each parameter is made in its sharding, or None for the
-      default device.
+    dtype: type of the parameters; None keeps bfloat16 and float32 as stored
+      and reads other types as float32. The compute type is `config.dtype`.
+    mesh: mesh on which the parameters are created in their shardings, or None
+      for the default device.
+
+  Returns:
+    (config, params).
 
   Raises:
-    InputError: naming the file, field or tensor that is missing or wrong.
+    InputError: a file, field or tensor is missing or wrong; the message names
+      it.
   """
   place = places.place(path)
   config = _load_config(place)
@@ -197,6 +203,8 @@ def load(
     sharding = entry.hf_sharding(targets[entry.path].sharding)
     return entry, layer, _read_parts(stored[name], sharding)
 
+  # Stacked parameters start as zeros on the devices and are filled layer by
+  # layer in place.
   params = {}
   for entry, layer, parts in _ahead(read, _tensors(config, shapes)):
     if entry.stacked and entry.path not in params:
@@ -204,7 +212,8 @@ def load(
           {p: t for p, t in targets.items() if p.startswith(_STACKED)})
     params[entry.path] = _put(
         params.get(entry.path), parts, entry, layer, targets[entry.path])
-    # Else more would be read than the devices have taken.
+    # Without waiting, tensors would be read faster than devices take them and
+    # pile up on the host.
     jax.block_until_ready(params[entry.path])
   return config, jax.tree_util.tree_map_with_path(
       lambda keys, _: params[_path(keys)], tree)
@@ -213,25 +222,29 @@ def load(
 def save(
     path: str | os.PathLike, config: ModelConfig, params: Any,
     tokenizer: Any = None, *, max_shard_bytes: int = 4 << 30) -> None:
-  """Writes a directory that transformers and `load` read, whole or not at all.
+  """Writes a model directory for transformers and `load`.
 
-  Every process calls it; the first one writes, one tensor at a time, and that
-  is what the host holds. Where the parameters are spread over processes, each
-  device holds that tensor too. An earlier model in the same place is replaced:
-  on a local disk at the end, in a bucket, which has no renaming, at the
-  beginning. There `config.json` comes last, so that what a failure leaves is
-  not taken for a model.
+  Every process must call this; the first one writes. The host holds one tensor
+  at a time. Parameters that are spread over processes are gathered tensor by
+  tensor, so each device also holds one whole tensor.
+
+  An earlier model in the directory is replaced. On a local disk the new one is
+  written beside it and renamed at the end, so the directory is always whole. A
+  bucket has no renaming: the earlier model is removed first and `config.json`
+  is written last, so that a partial model is never taken for a whole one.
 
   Args:
     path: directory: a local path, or a URL such as gs://bucket/model.
-    config: of the model.
-    params: each float32 or bfloat16, written as it is.
-    tokenizer: saved beside the weights, and names the stop tokens, if given.
-    max_shard_bytes: of one weights file.
+    config: model configuration.
+    params: parameters, each float32 or bfloat16, written in their type.
+    tokenizer: tokenizer to save beside the weights, whose stop ids go into the
+      configuration, or None.
+    max_shard_bytes: largest size of one weights file, in bytes.
 
   Raises:
-    InputError: the place is taken by something else, or the tokenizer does
-      not fit the model.
+    InputError: the path exists and is not a model directory, or the tokenizer
+      has more ids than the model.
+    ValueError: a parameter has a wrong shape or type, or no tensor.
   """
   place = places.place(path)
   if not places.is_remote(place):
@@ -243,10 +256,11 @@ def save(
     raise errors.InputError(
         f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
         f"{config.vocab_size}")
+  # Checked in every process before anything is written.
   config, params = transformer.without_partition_head(config, params)
   flat = {path: jnp.asarray(leaf) for path, leaf in _flat(params).items()}
   _check_params(flat, config)
-  # Nobody may begin before all have looked at what was there.
+  # All processes must have checked the directory before the first one writes.
   _sync_processes()
   writes = jax.process_index() == 0
   with _directory(place) if writes else contextlib.nullcontext() as directory:
@@ -263,23 +277,26 @@ def save(
 def save_adapters(
     path: str | os.PathLike, config: ModelConfig, adapters: Any, base: str,
 ) -> None:
-  """Writes adapters as PEFT does; every process calls it, the first writes.
+  """Writes adapters in PEFT's format.
+
+  Every process must call this; the first one writes.
 
   Args:
-    path: directory that is not there yet, or is empty: a local path or a URL.
-    config: of the model, with `lora`.
-    adapters: what trained; a partition head is left out.
-    base: place or hub name of the model that they belong to.
+    path: new or empty directory: a local path or a URL.
+    config: model configuration with `lora`.
+    adapters: trained parameters; a partition head among them is not written.
+    base: path or hub name of the base model.
 
   Raises:
-    InputError: something is there.
+    InputError: the directory is not empty.
   """
   place = places.place(path)
   if place.exists() and any(place.iterdir()):
     raise errors.InputError(f"{place} is not empty; choose another place")
+  # Adapters are in the layers; a partition head is not.
   flat = {
       path: jnp.asarray(leaf) for path, leaf in _flat(adapters).items()
-      if path.startswith("layers/")}
+      if path.startswith(_STACKED)}
   writes = jax.process_index() == 0
   if writes:
     places.make_directory(place)
@@ -288,6 +305,7 @@ def save_adapters(
       place / "adapter_model.safetensors" if writes else None, flat,
       {name: (entry, layer) for name, entry, layer in _tensors(
           config, flat, _ADAPTERS)})
+  # Fields as PEFT writes them. Plain scaling alpha / r, no rsLoRA and no DoRA.
   if writes:
     _write_json(place / "adapter_config.json", dict(
         peft_type="LORA", task_type="CAUSAL_LM",
@@ -307,14 +325,19 @@ def _load_config(place: epath.Path) -> ModelConfig:
     raise errors.InputError(f"{place}: no {_CONFIG}")
   described = _read_json(file)
   try:
-    # Heads and adapters are of runs; no tensors of this format hold them.
+    # Partition heads and adapters belong to runs; model directories have no
+    # tensors of them.
     return ModelConfig.from_hf(described, partition_head=False, lora=None)
   except ValueError as e:
     raise errors.InputError(f"{file}: {e}") from e
 
 
 def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
-  """The tensors of a directory by name, in one file or several."""
+  """Tensors of a directory by name, from one file or several.
+
+  Raises:
+    InputError: weights are missing, or index and files disagree.
+  """
   single, index = place / _WEIGHTS, place / _INDEX
   if single.is_file():
     return tensors_lib.index(single)
@@ -322,13 +345,14 @@ def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
     raise errors.InputError(
         f"{place}: no {_WEIGHTS} and no {_INDEX}; weights in another format "
         "must be converted to safetensors first")
-  names = _read_json(index).get("weight_map")
-  if not isinstance(names, dict) or not names or not all(
-      isinstance(f, str) for f in names.values()):
+  file_of = _read_json(index).get("weight_map")
+  if not isinstance(file_of, dict) or not file_of or not all(
+      isinstance(f, str) for f in file_of.values()):
     raise errors.InputError(
         f"{index}: no weight_map of names to files; copy it again")
-  found = {}
-  files = sorted(set(names.values()))
+  tensors = {}
+  files = sorted(set(file_of.values()))
+  # The index is untrusted: its names must not lead out of the directory.
   for file in files:
     if file in ("", ".", "..") or "/" in file or "\\" in file:
       raise errors.InputError(
@@ -337,22 +361,27 @@ def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
     if not (place / file).is_file():
       raise errors.InputError(
           f"{place / file}: no such file, but {_INDEX} lists it; copy it too")
+  # Headers are read in parallel; index and files must list the same tensors.
   with futures.ThreadPoolExecutor(_AHEAD) as threads:
     indices = threads.map(lambda f: tensors_lib.index(place / f), files)
   for file, held in zip(files, indices, strict=True):
-    listed = {n for n, f in names.items() if f == file}
+    listed = {n for n, f in file_of.items() if f == file}
     for name in sorted(listed ^ held.keys()):
       raise errors.InputError(
           f"{place / file}: tensor {name!r} is "
           + ("missing" if name in listed else f"not listed in {_INDEX}"))
-    found |= held
-  return found
+    tensors |= held
+  return tensors
 
 
 def _check_tensors(
     place: epath.Path, stored: Mapping[str, tensors_lib.Tensor],
     config: ModelConfig, shapes: Mapping) -> None:
-  """Every tensor is there, in its shape and a known type, and no other."""
+  """Checks that the tensors are exactly those of the model.
+
+  Raises:
+    InputError: a tensor is missing or unexpected, or has a wrong shape or type.
+  """
   expected = {
       name: entry.hf_shape(shapes[entry.path].shape)
       for name, entry, _ in _tensors(config, shapes)}
@@ -361,6 +390,7 @@ def _check_tensors(
     raise errors.InputError(
         f"{place}: {len(missing)} tensor(s) missing, among them "
         f"{missing[0]!r}")
+  # Old exports store the rotary frequencies, which are computed here.
   extra = sorted(
       n for n in stored.keys() - expected.keys()
       if not n.endswith(".rotary_emb.inv_freq"))
@@ -387,7 +417,7 @@ def _check_tensors(
 
 
 def _equal(a: tensors_lib.Tensor, b: tensors_lib.Tensor) -> bool:
-  """Whether two tensors hold the same numbers; read some rows at a time."""
+  """Whether two tensors are equal; some rows are read at a time."""
   if a.shape != b.shape:
     return False
   rows = max(_COMPARED * a.shape[0] // max(a.nbytes, b.nbytes, 1), 1)
@@ -401,16 +431,16 @@ def _equal(a: tensors_lib.Tensor, b: tensors_lib.Tensor) -> bool:
 def _kept_types(
     stored: Mapping[str, tensors_lib.Tensor], config: ModelConfig,
     shapes: Mapping) -> dict[str, Any]:
-  """Parameter -> the type that holds what is stored of it."""
-  found = {}
+  """Type of each parameter: the smallest that holds all of its tensors."""
+  types = {}
   for name, entry, _ in _tensors(config, shapes):
     dtype = jnp.dtype(_DTYPES[stored[name].stored])
-    found[entry.path] = jnp.promote_types(found.get(entry.path, dtype), dtype)
-  return found
+    types[entry.path] = jnp.promote_types(types.get(entry.path, dtype), dtype)
+  return types
 
 
 def _ahead(read: Callable, items: Iterable) -> Iterator:
-  """Results of `read` in order, the next ones in the making."""
+  """Yields `read(item)` in order, while threads compute the next results."""
   queue = collections.deque()
   with futures.ThreadPoolExecutor(_AHEAD) as threads:
     try:
@@ -427,11 +457,15 @@ def _ahead(read: Callable, items: Iterable) -> Iterator:
 
 def _read_parts(
     tensor: tensors_lib.Tensor, sharding: Sharding) -> dict[tuple, np.ndarray]:
-  """What this process's devices need of a tensor, by the spans of its axes.
+  """Reads the parts of a tensor that this process's devices need.
 
-  The least box around it all is read if it is no larger than the parts: local
-  devices that share the columns of a matrix do not each read its rows.
+  If the bounding box of all parts is no larger than their sum, the box is read
+  once: devices that hold different columns then do not each read all rows.
+
+  Returns:
+    Parts by their spans.
   """
+  # Devices with copies of one part share its spans.
   wanted = {
       _spans(index, tensor.shape) for index in
       sharding.addressable_devices_indices_map(tensor.shape).values()}
@@ -446,16 +480,16 @@ def _read_parts(
       for axis in zip(*wanted))
   if _volume(box) > sum(_volume(spans) for spans in wanted):
     return {spans: read(spans) for spans in wanted}
-  whole = read(box)
+  content = read(box)
   return {
-      spans: whole[tuple(
+      spans: content[tuple(
           slice(a - first, b - first)
           for (a, b), (first, _) in zip(spans, box))]
       for spans in wanted}
 
 
 def _spans(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
-  """(start, stop) of each axis."""
+  """Slices of a tensor as a (start, stop) pair per axis."""
   return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
 
@@ -465,7 +499,7 @@ def _volume(spans: tuple) -> int:
 
 
 def _zeros(targets: Mapping) -> dict[str, jax.Array]:
-  """Parameters of zeros, where they will live."""
+  """Creates zero parameters in their shardings."""
   make = jax.jit(
       lambda: {p: jnp.zeros(t.shape, t.dtype) for p, t in targets.items()},
       out_shardings={p: t.sharding for p, t in targets.items()})
@@ -473,7 +507,19 @@ def _zeros(targets: Mapping) -> dict[str, jax.Array]:
 
 
 def _put(parameter, parts: dict, entry: _Entry, layer: int | None, target):
-  """The parameter, if it is of all layers, with a tensor that was read."""
+  """Puts a tensor that was read into its parameter.
+
+  Args:
+    parameter: stacked parameter to fill, which is donated; None for a parameter
+      without layers, which is created.
+    parts: parts of the tensor, from `_read_parts`.
+    entry: table entry of the tensor.
+    layer: number of the layer, or None.
+    target: shape, type and sharding of the parameter.
+
+  Returns:
+    The parameter.
+  """
   sharding = entry.hf_sharding(target.sharding)
   shape = entry.hf_shape(target.shape)
   x = jax.make_array_from_callback(
@@ -485,14 +531,16 @@ def _put(parameter, parts: dict, entry: _Entry, layer: int | None, target):
   return _set_whole(entry.inputs, target)(x)
 
 
-# A program for each shape, not for each layer or tensor.
+# Jitted functions are cached by shape and sharding, so that all layers share
+# one compiled program.
 _per_shape = functools.lru_cache(maxsize=256)
 
 
 @_per_shape
 def _set_layer(inputs: int | None, target):
-  """Writes a tensor of the checkpoint into its layer, in place."""
-  # XLA's CPU backend would widen all of a bfloat16 array to change a part.
+  """Function that writes a checkpoint tensor into a layer, in place."""
+  # On a CPU the update runs on the bits as integers: XLA's CPU backend would
+  # convert a whole bfloat16 array to float32 to update a part of it.
   on_cpu = next(iter(target.sharding.device_set)).platform == "cpu"
   bits = f"uint{8 * target.dtype.itemsize}" if on_cpu else None
 
@@ -511,7 +559,7 @@ def _set_layer(inputs: int | None, target):
 
 @_per_shape
 def _set_whole(inputs: int | None, target):
-  """Makes a parameter of a tensor of the checkpoint."""
+  """Function that converts a checkpoint tensor to a parameter."""
   return jax.jit(
       lambda x: _to_ours(x, inputs, target.shape).astype(target.dtype),
       out_shardings=target.sharding)
@@ -519,13 +567,14 @@ def _set_whole(inputs: int | None, target):
 
 @_per_shape
 def _get(inputs: int | None, stacked: bool, sharding: Sharding | None):
-  """Copies a tensor of the checkpoint out of a parameter."""
+  """Function that copies a checkpoint tensor out of a parameter."""
 
   def get(leaf, layer):
     if stacked:
       x = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
     else:
-      # What numpy sees of the leaf itself would live as long as the leaf.
+      # JAX caches the host copy of an array until the array is freed; a copy
+      # of the leaf is freed at once.
       x = jnp.copy(leaf)
     return _to_hf(x, inputs)
 
@@ -533,12 +582,12 @@ def _get(inputs: int | None, stacked: bool, sharding: Sharding | None):
 
 
 def _to_ours(x, inputs: int | None, shape: tuple[int, ...]) -> jax.Array:
-  """A tensor of the checkpoint as our weight of that shape."""
+  """Converts a checkpoint tensor to a weight of the given shape."""
   return (x.T if inputs else x).reshape(shape)
 
 
 def _to_hf(x, inputs: int | None) -> jax.Array:
-  """Our weight as the checkpoint has it."""
+  """Converts a weight to the checkpoint's layout."""
   if inputs is None:
     return x
   return x.reshape(math.prod(x.shape[:inputs]), -1).T if inputs else x.ravel()
@@ -547,7 +596,14 @@ def _to_hf(x, inputs: int | None) -> jax.Array:
 def _tensors(
     config: ModelConfig, flat: Mapping, table: Iterable[_Entry] = _TABLE,
 ) -> Iterator[tuple[str, _Entry, int | None]]:
-  """(name, entry, layer) of each tensor of the checkpoint."""
+  """Yields (name, entry, layer) of each checkpoint tensor.
+
+  Args:
+    config: model configuration.
+    flat: the model's parameters by path; other entries of the table are
+      skipped.
+    table: entries of weights or adapters.
+  """
   entries = [e for e in table if e.path in flat]
   for entry in entries:
     if not entry.stacked:
@@ -559,18 +615,22 @@ def _tensors(
 
 
 def _check_params(flat: Mapping, config: ModelConfig) -> None:
-  """The parameters are those of the config, of types that are written."""
+  """Checks that parameters fit the configuration and can be written.
+
+  Raises:
+    ValueError: a parameter has a wrong shape or type, or no tensor.
+  """
   expected = _flat(transformer.abstract_params(config))
-  known = {entry.path for entry in _TABLE}
+  in_table = {entry.path for entry in _TABLE}
+  # Both sides: a missing or unexpected parameter has shape None on one.
   for path in sorted(expected.keys() | flat.keys()):
-    found = [
+    shape, wanted = (
         tuple(tree[path].shape) if path in tree else None
-        for tree in (flat, expected)]
-    if found[0] != found[1]:
+        for tree in (flat, expected))
+    if shape != wanted:
       raise ValueError(
-          f"parameter {path} has shape {found[0]}, the config asks for "
-          f"{found[1]}")
-    if path not in known:
+          f"parameter {path} has shape {shape}, the config asks for {wanted}")
+    if path not in in_table:
       raise ValueError(
           f"parameter {path} has no place in a checkpoint; merge adapters "
           "first")
@@ -581,7 +641,7 @@ def _check_params(flat: Mapping, config: ModelConfig) -> None:
 
 
 def _documents(config, tokenizer, dtype) -> dict[str, dict]:
-  """The JSON files beside the weights, in the order of writing."""
+  """JSON files beside the weights, in writing order: `config.json` is last."""
   stops = {}
   if tokenizer is not None:
     ids = list(tokenizer.stop_ids)
@@ -595,27 +655,28 @@ def _documents(config, tokenizer, dtype) -> dict[str, dict]:
 
 
 def _is_model(place: epath.Path) -> bool:
-  """Whether there is a model that could be loaded."""
+  """Whether a directory has the files of a model."""
   return (place / _CONFIG).is_file() and any(
       (place / f).is_file() for f in (_WEIGHTS, _INDEX))
 
 
 def _may_write(place: epath.Path) -> bool:
-  """Whether nothing would be lost but a model."""
+  """Whether the directory may be overwritten: absent, empty or a model."""
   if not place.exists() or _is_model(place):
     return True
   if not place.is_dir():
     return False
   if places.is_remote(place):
     return (place / _UNFINISHED).exists() or not any(place.iterdir())
-  # `iterdir` would hide the files whose names end in "~".
+  # Not `iterdir`, which skips files whose names end in "~".
   return not os.listdir(place)
 
 
 @contextlib.contextmanager
 def _directory(place: epath.Path) -> Iterator[epath.Path]:
-  """Where to write what shall stand at `place`."""
+  """Context with the directory to write to; its end finishes the model."""
   if places.is_remote(place):
+    # No renaming in a bucket: write in place, marked until it is finished.
     mark = place / _UNFINISHED
     places.check_bucket(place)
     mark.write_text("This model is being written, or was not finished.\n")
@@ -623,6 +684,7 @@ def _directory(place: epath.Path) -> Iterator[epath.Path]:
     yield place
     mark.unlink()
     return
+  # On a local disk write beside the directory; a failure leaves nothing.
   temporary = place.parent / f".{place.name}.{os.getpid()}.part"
   try:
     os.makedirs(temporary)
@@ -633,7 +695,7 @@ def _directory(place: epath.Path) -> Iterator[epath.Path]:
 
 
 def _clear(place: epath.Path, mark: epath.Path) -> None:
-  """Removes an earlier model, first what makes it one."""
+  """Removes an earlier model, its `config.json` first, but keeps the mark."""
   (place / _CONFIG).unlink(missing_ok=True)
   for child in list(place.iterdir()):
     # A bucket may list the directory itself.
@@ -646,7 +708,9 @@ def _clear(place: epath.Path, mark: epath.Path) -> None:
 
 
 def _put_in_place(temporary: epath.Path, place: epath.Path) -> None:
-  """Moves a finished local directory to its name."""
+  """Renames a finished local directory to `place`."""
+  # A directory cannot be renamed onto one that is not empty: move the earlier
+  # model aside first.
   earlier = None
   if os.path.exists(place):
     earlier = f"{temporary}.old"
@@ -660,10 +724,12 @@ def _put_in_place(temporary: epath.Path, place: epath.Path) -> None:
 def _write_weights(
     directory: epath.Path | None, config: ModelConfig, flat: Mapping,
     max_shard_bytes: int) -> None:
-  """Writes the tensors, in several files when they are large.
+  """Writes the tensors, in several files if they exceed `max_shard_bytes`.
 
-  Without a directory they are gathered all the same, for who writes them.
+  A process that does not write passes None as `directory`; it still takes part
+  in gathering each tensor.
   """
+  # Greedy: a file is closed before the tensor that would exceed its size.
   shards, size, total = [{}], 0, 0
   for name, entry, layer in _tensors(config, flat):
     leaf = flat[entry.path]
@@ -674,6 +740,7 @@ def _write_weights(
     shards[-1][name] = entry, layer
     size += nbytes
     total += nbytes
+  # A single file has no index; several are named as transformers does.
   files = {}
   for number, shard in enumerate(shards, 1):
     file = _WEIGHTS
@@ -690,7 +757,13 @@ def _write_weights(
 def _write_tensors(
     path: epath.Path | None, flat: Mapping,
     tensors: Mapping[str, tuple[_Entry, int | None]]) -> None:
-  """Writes one file of tensors, each {name: (entry, layer)}."""
+  """Writes one file.
+
+  Args:
+    path: path of the file, or None in a process that does not write.
+    flat: parameters by path.
+    tensors: (entry, layer) of each tensor of the file by name.
+  """
   declared = {
       name: (flat[entry.path].dtype, entry.hf_shape(flat[entry.path].shape))
       for name, (entry, _) in tensors.items()}
@@ -706,7 +779,12 @@ def _write_tensors(
 def _fetch(
     leaf: jax.Array, entry: _Entry, layer: int | None, wanted: bool,
 ) -> np.ndarray | None:
-  """A tensor of the checkpoint, on the host if it is wanted there."""
+  """Converts a layer of a parameter to its tensor, on all devices.
+
+  Returns:
+    The tensor on the host if `wanted`, else None.
+  """
+  # Parameters spread over processes are gathered to every device.
   sharding = None
   if not leaf.is_fully_addressable:
     sharding = sharding_lib.replicated(leaf.sharding.mesh)
@@ -715,13 +793,14 @@ def _fetch(
   x = _get(entry.inputs, entry.stacked, sharding)(leaf, layer or 0)
   if wanted:
     return np.asarray(x)
-  # Else a process that writes nothing would run ahead of the one that does.
+  # Without waiting, processes that do not write would run ahead of the one
+  # that does and pile up gathered tensors.
   jax.block_until_ready(x)
   return None
 
 
 def _write_tokenizer(directory: epath.Path, tokenizer) -> None:
-  """Writes the tokenizer's files; it knows local places only."""
+  """Writes the tokenizer's files; to a bucket through a local directory."""
   if not places.is_remote(directory):
     tokenizer.save(os.fspath(directory))
     return
@@ -735,19 +814,23 @@ def _write_tokenizer(directory: epath.Path, tokenizer) -> None:
 
 
 def _flat(tree) -> dict[str, Any]:
-  """{path: leaf}."""
+  """Leaves of a tree by path, {"layers/mlp/up": leaf}."""
   return {
       _path(keys): leaf
       for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _path(keys) -> str:
-  """Keys of a nested dict as one string."""
+  """Joins the keys of a nested dict to a path."""
   return "/".join(k.key for k in keys)
 
 
 def _read_json(path: epath.Path) -> dict:
-  """The object in a JSON file."""
+  """Reads the object in a JSON file.
+
+  Raises:
+    InputError: the file cannot be read, is not JSON, or is not an object.
+  """
   try:
     content = json.loads(path.read_bytes())
   except (ValueError, RecursionError) as e:
@@ -767,7 +850,7 @@ def _write_json(path: epath.Path, content: dict) -> None:
 
 
 def _sync(path: epath.Path) -> None:
-  """Waits until a local file or directory is on the disk."""
+  """Flushes a local file or directory to the disk."""
   if places.is_remote(path):
     return
   descriptor = os.open(path, os.O_RDONLY)
@@ -778,6 +861,6 @@ def _sync(path: epath.Path) -> None:
 
 
 def _sync_processes() -> None:
-  """Waits for the other processes."""
+  """Barrier: waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("hf.save")

@@ -33,6 +33,7 @@ def split(config: config_lib.ModelConfig, params) -> tuple[dict, dict]:
   if config.lora is None:
     return params, {}
 
+  # Everything below a trained branch, such as "log_z", is trained.
   def part(tree, trainable, in_trained=False):
     kept = {}
     for name, x in tree.items():
@@ -71,6 +72,7 @@ def merge(config: config_lib.ModelConfig, params) -> dict:
   if config.lora is None:
     return params
 
+  # A weight with factors beside it is merged; the factors are dropped.
   def fold(tree):
     merged = {}
     for name, x in tree.items():

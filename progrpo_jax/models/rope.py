@@ -123,6 +123,7 @@ class Scaling:
             "that keys in a cache and keys of a scored sequence would differ; "
             "for sequences that need no scaling, take the field out")
       raise ValueError(f"rope_type {kind!r} is not supported: {why}")
+    # Null fields count as absent; theta is read by the model's configuration.
     given = {
         k: v for k, v in fields.items()
         if v is not None and k not in ("rope_type", "type", "rope_theta")}

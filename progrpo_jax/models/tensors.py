@@ -1,9 +1,9 @@
 """Files in the safetensors format, read in parts and written as a stream.
 
-The library of that name opens local files only and wants every tensor of a
-file in memory to write it; here any place that `epath` opens will do, gs://
-among them. The surprise: no file stays open between two reads, so that any
-number of threads may read one.
+The safetensors library opens local files only, and to write a file it needs all
+of its tensors in memory. This module opens any path that `epath` supports, such
+as gs://. No file stays open between two reads, so any number of threads may
+read the same file.
 
 Format: 8 bytes with the length of the header (little-endian), the header as
 JSON {name: {dtype, shape, data_offsets}}, then the tensors without gaps
@@ -33,26 +33,26 @@ _DTYPES = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 _NAMES = {np.dtype(v): k for k, v in _DTYPES.items()}
 
-# The library's own limit; its writer pads the header to a multiple of 8.
+# The library's limit in bytes; its writer pads the header to a multiple of 8.
 _MAX_HEADER = 100_000_000
 _ALIGN = 8
 _LENGTH = 8
 _METADATA = "__metadata__"
 
-# Bytes read or written at a time, beside the tensor itself.
+# Size in bytes of the buffer for reading and writing.
 _BLOCK = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Where a tensor lies.
+  """Location of a tensor in a file.
 
   Attributes:
-    path: of its file.
-    name: in the file.
-    stored: its type, as the format spells it.
-    shape: of the tensor.
-    start: its first byte, counted from the beginning of the file.
+    path: path of the file.
+    name: name of the tensor.
+    stored: type of the tensor in the format's spelling, such as "BF16".
+    shape: shape of the tensor.
+    start: offset of its first byte in the file.
   """
 
   path: epath.Path
@@ -63,21 +63,29 @@ class Tensor:
 
   @property
   def dtype(self) -> np.dtype:
-    """Its type, as numpy has it."""
+    """Type of the tensor in numpy."""
     return np.dtype(_DTYPES[self.stored])
 
   @property
   def nbytes(self) -> int:
-    """Its size."""
+    """Size of the tensor in bytes."""
     return self.dtype.itemsize * math.prod(self.shape)
 
 
 def index(path: epath.Path) -> dict[str, Tensor]:
-  """The tensors of a file by name; the file's size is that of its tensors.
+  """Reads the header of a file and checks that its tensors fill the file.
+
+  Args:
+    path: path of the file.
+
+  Returns:
+    Tensors by name.
 
   Raises:
-    InputError: the file cannot be read, or is not whole; it names the tensor.
+    InputError: the file cannot be read, or is damaged; the message names the
+      tensor.
   """
+  # The length comes from the file: check it before reading that many bytes.
   try:
     with path.open("rb") as f:
       f.seek(0, os.SEEK_END)
@@ -94,28 +102,33 @@ def index(path: epath.Path) -> dict[str, Tensor]:
     raise _unreadable(path, e) from e
   if len(content) < length:
     raise _damaged(path, "the file ends within its header")
+  # Offsets in the header count from the end of the header.
   start = _LENGTH + length
-  found = [
+  tensors = [
       _tensor(path, name, entry, start)
       for name, entry in _header(path, content).items() if name != _METADATA]
-  _check_offsets(path, found, start, size)
-  return {t.name: t for t in found}
+  _check_offsets(path, tensors, start, size)
+  return {t.name: t for t in tensors}
 
 
 def read(tensor: Tensor, part: tuple[slice, ...] = ()) -> np.ndarray:
-  """A rectangular part of a tensor, bit for bit.
+  """Reads a rectangular part of a tensor, bit for bit.
 
-  A range of the first axis is one range of the file. Of other ranges, whole
-  rows are read, some at a time, so that the host holds little besides the
-  part.
+  Rows are read whole, some at a time, and cut on the host, so that little
+  memory is used besides the part.
 
   Args:
-    tensor: from `index`.
-    part: a range of each of the first axes, without steps.
+    tensor: tensor from `index`.
+    part: slices without steps of the leading axes; axes without one are read
+      whole.
+
+  Returns:
+    Array of the part, in the stored type.
 
   Raises:
-    InputError: the file has gone, or changed since its header was read.
+    InputError: the file is gone, or has changed since its header was read.
   """
+  # A (start, stop) pair per axis; an empty slice stays empty.
   spans = [
       s.indices(n)[:2] for s, n in zip(part, tensor.shape)
   ] + [(0, n) for n in tensor.shape[len(part):]]
@@ -127,7 +140,7 @@ def read(tensor: Tensor, part: tuple[slice, ...] = ()) -> np.ndarray:
     with tensor.path.open("rb") as f:
       if tensor.shape:
         _fill(f, tensor, out, tensor.start, tensor.shape, spans)
-      else:  # a scalar is a row of one
+      else:  # a scalar is read as one row of one element
         _fill(f, tensor, out[None], tensor.start, (1,), [(0, 1)])
   except OSError as e:
     raise _unreadable(tensor.path, e) from e
@@ -141,14 +154,15 @@ def write(
   """Writes a file, one tensor after the other.
 
   Args:
-    path: of the file. None writes nothing: `fetch` is called all the same, in
-      the same order, which matters where all processes must gather a tensor.
+    path: path of the file. With None nothing is written, but `fetch` is called
+      in the same order: gathering a tensor may need all processes.
     declared: (dtype, shape) of each tensor by name.
-    fetch: a tensor by name, called once for each, in the order of the file.
-    metadata: for the header.
+    fetch: function that returns the tensor of a name; called once for each, in
+      file order.
+    metadata: entries of the header's metadata, or None.
 
   Raises:
-    ValueError: a type that the format lacks, or a tensor is not as declared.
+    ValueError: the format lacks a type, or a tensor is not as declared.
   """
   shapes = {}
   for name, (dtype, shape) in declared.items():
@@ -156,7 +170,8 @@ def write(
     if shapes[name][0] not in _NAMES:
       raise ValueError(
           f"tensor {name}: safetensors has no type {shapes[name][0]}")
-  # Wide types first: each tensor is then aligned to its own type.
+  # Wide types first, so that each tensor is aligned to its type. The header
+  # has the offsets of all tensors, so their sizes are declared beforehand.
   order = sorted(shapes, key=lambda name: -shapes[name][0].itemsize)
   header, end = {_METADATA: dict(metadata)} if metadata else {}, 0
   for name in order:
@@ -179,11 +194,15 @@ def write(
             f"tensor {name} is {x.dtype}{x.shape}, not "
             f"{shapes[name][0]}{shapes[name][1]}")
       _write_blocks(f, x)
-      del x  # or the next one would be fetched beside it
+      del x  # frees it before the next one is fetched
 
 
 def _header(path: epath.Path, content: bytes) -> dict[str, Any]:
-  """The header, parsed."""
+  """Parses the header.
+
+  Raises:
+    InputError: the header is malformed.
+  """
   try:
     header = json.loads(content.decode(), object_pairs_hook=_unique)
   except (ValueError, RecursionError) as e:
@@ -198,25 +217,35 @@ def _header(path: epath.Path, content: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs):
-  """A JSON object without repeated keys."""
-  found = dict(pairs)
-  if len(found) < len(pairs):
-    raise ValueError("a name stands there twice")
-  return found
+  """Makes a dict of a JSON object's pairs; repeated keys are a ValueError."""
+  unique = dict(pairs)
+  if len(unique) < len(pairs):
+    raise ValueError("a name occurs twice")
+  return unique
 
 
 def _tensor(path: epath.Path, name: str, entry: Any, start: int) -> Tensor:
-  """One entry of the header, checked by itself."""
+  """Reads and checks one entry of the header.
+
+  Args:
+    path: path of the file.
+    name: name of the tensor.
+    entry: value of the name in the header.
+    start: offset of the first tensor in the file.
+
+  Raises:
+    InputError: the entry is malformed, or of an unsupported type.
+  """
 
   def sizes(key):
-    found = entry.get(key)
-    if not isinstance(found, list) or not all(
-        type(n) is int and n >= 0 for n in found):
+    values = entry.get(key)
+    if not isinstance(values, list) or not all(
+        type(n) is int and n >= 0 for n in values):
       raise _damaged(path, f"{key} are not sizes", name)
-    return found
+    return values
 
   if not isinstance(entry, dict):
-    raise _damaged(path, "described by no JSON object", name)
+    raise _damaged(path, "its description is not a JSON object", name)
   stored, shape, ends = (
       entry.get("dtype"), sizes("shape"), sizes("data_offsets"))
   if not isinstance(stored, str) or stored not in _DTYPES:
@@ -224,10 +253,11 @@ def _tensor(path: epath.Path, name: str, entry: Any, start: int) -> Tensor:
         f"{path}: tensor {_short(name)} is stored as {_short(stored)}; "
         f"supported: {', '.join(_DTYPES)}")
   itemsize = np.dtype(_DTYPES[stored]).itemsize
-  # What numpy cannot index: too many axes, or too long ones.
+  # Shapes that numpy cannot index: too many axes, or too many bytes.
   if len(shape) > 32 or math.prod(
       max(n, 1) for n in shape) * itemsize > sys.maxsize:
     raise _damaged(path, f"no such shape: {_short(shape)}", name)
+  # Offsets must enclose exactly the bytes of the shape.
   if len(ends) != 2 or ends[1] - ends[0] != itemsize * math.prod(shape):
     raise _damaged(
         path, f"bytes {_short(ends)} do not hold {stored} of shape "
@@ -236,10 +266,14 @@ def _tensor(path: epath.Path, name: str, entry: Any, start: int) -> Tensor:
 
 
 def _check_offsets(
-    path: epath.Path, found: list[Tensor], start: int, size: int) -> None:
-  """The tensors fill the file, one after the other."""
+    path: epath.Path, tensors: list[Tensor], start: int, size: int) -> None:
+  """Checks that the tensors fill the file without gaps or overlaps.
+
+  Raises:
+    InputError: they do not.
+  """
   at = start
-  for tensor in sorted(found, key=lambda t: (t.start, t.nbytes)):
+  for tensor in sorted(tensors, key=lambda t: (t.start, t.nbytes)):
     if tensor.start != at:
       raise _damaged(
           path, f"begins at byte {tensor.start} where {at} was expected",
@@ -255,13 +289,24 @@ def _check_offsets(
 def _fill(
     f: BinaryIO, tensor: Tensor, out: np.ndarray, at: int, shape, spans,
 ) -> None:
-  """Reads the spans of an array that begins at byte `at` into `out`."""
+  """Reads a part of an array into `out`.
+
+  Args:
+    f: file of the tensor.
+    tensor: tensor of the array.
+    out: array of the part.
+    at: offset of the array in the file.
+    shape: shape of the array: of the tensor, or of one of its rows.
+    spans: (start, stop) of each axis of the part.
+  """
+  # Rows larger than the buffer are read as arrays of their own.
   row = tensor.dtype.itemsize * math.prod(shape[1:])
   first, last = spans[0]
   if len(shape) > 1 and row > _BLOCK:
     for i in range(first, last):
       _fill(f, tensor, out[i - first], at + i * row, shape[1:], spans[1:])
     return
+  # Otherwise as many whole rows at a time as fit into the buffer.
   cut = tuple(slice(*span) for span in spans[1:])
   step = max(_BLOCK // row, 1)
   f.seek(at + first * row)
@@ -275,7 +320,7 @@ def _fill(
 
 
 def _write_blocks(f: BinaryIO, x: np.ndarray) -> None:
-  """Writes an array, whatever its strides, some rows at a time."""
+  """Writes an array of any strides, some rows at a time."""
   x = np.atleast_1d(x)
   step = max(_BLOCK * len(x) // max(x.nbytes, 1), 1)
   for start in range(0, len(x), step):
@@ -283,25 +328,25 @@ def _write_blocks(f: BinaryIO, x: np.ndarray) -> None:
 
 
 def _damaged(path: epath.Path, reason: str, name: str | None = None):
-  """The error for a file that is not as the format has it."""
+  """Error for a file that violates the format."""
   subject = "" if name is None else f"tensor {_short(name)}: "
   return errors.InputError(
       f"{path}: damaged or cut short ({subject}{reason}); copy it again")
 
 
 def _unreadable(path: epath.Path, e: OSError):
-  """The error for a file that cannot be opened or read."""
+  """Error for a file that cannot be opened or read."""
   reason = "no such file" if isinstance(e, FileNotFoundError) else (
       f"cannot be read: {_one_line(e)}")
   return errors.InputError(f"{path}: {reason}")
 
 
 def _short(x: Any) -> str:
-  """What a stranger wrote, on one line of bounded length."""
+  """Untrusted value on one line, cut to 200 characters."""
   text = repr(x)
   return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _one_line(e: Exception) -> str:
-  """An error's text on one line."""
+  """Text of an error on one line."""
   return " ".join(str(e).split()) or type(e).__name__

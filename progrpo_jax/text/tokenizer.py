@@ -114,9 +114,11 @@ class SentencePieceTokenizer:
     self.pad_id = max(processor.pad_id(), 0)
     self.vocab_size = processor.get_piece_size()
     self._bos = [processor.bos_id()] if processor.bos_id() >= 0 else []
+    # Ids that `decode` drops.
     self._silent = frozenset(
         i for i in range(self.vocab_size)
         if processor.is_control(i) or processor.is_unknown(i))
+    # Ids of the 256 single bytes, if the model has them.
     self._bytes = [processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
     self._spells = all(map(processor.is_byte, self._bytes))
     # Whether the model puts a space before a text: Llama 2's reads "a" as " a".
@@ -268,6 +270,7 @@ class HFTokenizer:
         fails, or does not read an option.
     """
     self._path = where or local
+    # The template: its rendered text is needed for the ids below.
     self._tokenizer = _read_tokenizer(local, self._path)
     source = self._pick_template(chat_template)
     self._chat = None
@@ -282,12 +285,15 @@ class HFTokenizer:
           f"{self._path}: {name} needs a chat template, and there is none")
     self.opens_thought = self._chat is not None and self._chat.opens_thought
     self.vocab_size = len(self._tokenizer)
+    # Added tokens without the tags of thoughts, which count as plain text.
     self._added = {
         i: token for i, token in self._tokenizer.added_tokens_decoder.items()
         if token.content not in thinking.TAGS}
     self.stop_ids = self._find_stop_ids(local)
     pad = self._tokenizer.pad_token_id
     self.pad_id = self.stop_ids[0] if pad is None else pad
+    # Ids that `decode` drops, ids that user text must not become, and the ids
+    # of a newline and of what precedes a text without template.
     self._silent = frozenset(
         i for i, token in self._added.items()
         if token.special or i in self.stop_ids)
@@ -329,6 +335,8 @@ class HFTokenizer:
     generation = dict(
         eos_token_id=stops if len(stops) > 1 else stops[0],
         pad_token_id=self.pad_id)
+    # transformers writes to local directories only; the files are then copied,
+    # each whole or not at all.
     with tempfile.TemporaryDirectory() as local:
       self._tokenizer.save_pretrained(local)
       _make_common(os.path.join(local, _CONFIG_FILE))
@@ -348,6 +356,7 @@ class HFTokenizer:
     Raises:
       InputError: the choice does not exist.
     """
+    # Either one template or a dict of named ones.
     own = self._tokenizer.chat_template or None
     named = own if isinstance(own, dict) else {}
     if choice == "none":
@@ -385,6 +394,7 @@ class HFTokenizer:
     Raises:
       InputError: there is none, or the file is malformed.
     """
+    # The file may have one id, a list, or none.
     ids = [self._end_of_turn(), self._tokenizer.eos_token_id]
     file = os.path.join(local, _GENERATION_FILE)
     if os.path.exists(file):
@@ -395,6 +405,7 @@ class HFTokenizer:
             f"{self._path}: eos_token_id in {_GENERATION_FILE} must be a token "
             f"id or a list of them, not {eos!r}")
       ids += eos
+    # Without repetitions, in the order above.
     ids = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
     if not ids:
       raise errors.InputError(
@@ -628,6 +639,7 @@ def load(
   """
   place, path = epath.Path(path), os.fspath(path)
   if any((place / f).exists() for f in _HF_FILES):
+    # transformers reads local files only: remote ones are copied first.
     options = dict(
         chat_template=chat_template, system_prompt=system_prompt,
         chat_template_options=chat_template_options, where=path)
@@ -636,6 +648,7 @@ def load(
     with tempfile.TemporaryDirectory() as local:
       _copy(place, local)
       return HFTokenizer(local, **options)
+  # Otherwise sentencepiece: a `.model` file, or a directory with one.
   file = place if place.is_file() else place / _MODEL_FILE
   if not place.exists():
     raise errors.InputError(f"{path}: no such file or directory")

@@ -268,7 +268,7 @@ WHOLE = content({"a": entry([2], 0, 8), "b": entry([3], 8, 20)}, bytes(20))
              b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'),
      ["twice"]),
     (content({"__metadata__": {"a": 1}}), ["__metadata__"]),
-    (content({"a": 1}), ["'a'", "no JSON object"]),
+    (content({"a": 1}), ["'a'", "is not a JSON object"]),
     (content({"a": {"dtype": "F32", "shape": [0]}}), ["'a'", "data_offsets"]),
     (content({"a": entry([0], 0, 0, "F7")}), ["'a'", "F7", "BF16"]),
     (content({"a": entry([0], 0, 0, 7)}), ["'a'", "stored as 7"]),
