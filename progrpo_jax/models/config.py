@@ -381,5 +381,5 @@ def _refuse_unknown(hf: Mapping[str, Any]) -> None:
         ("_", _OWN))
     if not is_known and value is not None and value is not False:
       raise ValueError(
-          f"config field {name}={value!r} is unknown and may change the "
-          "arithmetic; if it does not, remove it from config.json")
+          f"config field {name}={value!r} is not known and may change "
+          "the arithmetic; if it does not, remove it from config.json")
