@@ -110,6 +110,33 @@ class Setup:
     return lora.join(params, self.frozen)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fixed:
+  """What all stages of a run share, whatever the schedule changes.
+
+  Attributes:
+    mesh: mesh of all devices.
+    model: configuration of the policy.
+    frozen: parameters that do not train.
+    tokenizer: the policy's.
+    pool: processes that verify.
+    tx: the optax chain.
+    timer: times the stages.
+    stop: request to stop.
+    view: what shows the run; None shows nothing.
+  """
+
+  mesh: jax.sharding.Mesh
+  model: model_config.ModelConfig
+  frozen: dict
+  tokenizer: tokenizer_lib.Tokenizer
+  pool: pool_lib.Pool
+  tx: Any
+  timer: timing.Timer
+  stop: stopping.Stop
+  view: Any
+
+
 def make_mesh(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
   """Returns the mesh of all devices."""
   return sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
@@ -223,11 +250,15 @@ def make_setup(
   params, frozen = lora.split(policy.config, policy.params)
   rate = functions.make_schedule(c)
   pool = problems.make_pool(c, policy.tokenizer.opens_thought)
-  build = functools.partial(
-      _stages, mesh=mesh, model=policy.config, frozen=frozen,
+  fixed = _Fixed(
+      mesh=mesh, model=policy.config, frozen=frozen,
       tokenizer=policy.tokenizer, pool=pool,
       tx=functions.make_optimizer(c, rate), timer=timer or timing.Timer(),
       stop=stop or stopping.Stop(), view=view)
+
+  def build(stage: ml_collections.ConfigDict) -> Stages:
+    return _stages(stage, fixed)
+
   try:
     first = build(c)
     _check_later_stages(c, build)
@@ -243,7 +274,7 @@ def make_setup(
 
   return Setup(
       mesh=mesh, model=policy.config, frozen=frozen,
-      tokenizer=policy.tokenizer, pool=pool, tx=build.keywords["tx"],
+      tokenizer=policy.tokenizer, pool=pool, tx=fixed.tx,
       learning_rate=lambda opt_state: float(
           rate(optim.counts(opt_state)[0])
           * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)),
@@ -278,91 +309,121 @@ def _check_later_stages(
       raise errors.InputError(f"config.schedule[{number}]: {e}") from e
 
 
-def _stages(
-    c: ml_collections.ConfigDict, *, mesh, model, frozen, tokenizer, pool, tx,
-    timer, stop, view,
-) -> Stages:
-  """Builds the stages of a config around what a run keeps, see `Setup`.
+def _stages(c: ml_collections.ConfigDict, fixed: _Fixed) -> Stages:
+  """Builds the stages of a config around what a run keeps.
 
   Raises:
     InputError: something in the config cannot work with it.
   """
-  _check_positions(c, model)
-  per_row, score_parts, update_parts = checks.micro_batches(c, mesh)
-  prompter = problems.make_prompter(c, tokenizer, "train")
+  _check_positions(c, fixed.model)
+  prompter = problems.make_prompter(c, fixed.tokenizer, "train")
   prompter.check()
-  key = jax.random.key(c.seed)
-  s = c.sampling
-  dist = scoring.Distribution(
-      temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
-      chunk=c.model.logits_chunk)
-  reward = make_reward(c)
   weights = make_weights(c)
-  dynamic, a = c.algo.dynamic_sampling, c.algo.arm
-  asks = rephrase.Rephrase(
-      model=model, mesh=mesh, dist=dist, tokenizer=tokenizer, pool=pool,
-      settings=problems.make_settings(c, tokenizer, num_generations=1),
-      prompter=prompter.resized(c.algo.rephrase.max_prompt_length),
-      timer=timer, template=c.algo.rephrase.template,
-      fail_below=c.algo.rephrase.fail_below,
-      min_fail_share=c.algo.rephrase.min_fail_share)
   return Stages(
       config=c.to_json_best_effort(), prompter=prompter,
-      collect=collect_lib.Collect(
-          prompter=prompter, key=key, stop=stop,
-          draw=draw.DrawGroups(
-              model=model, mesh=mesh, tokenizer=tokenizer, pool=pool,
-              settings=problems.make_settings(c, tokenizer), timer=timer,
-              stop=stop),
-          count=c.train.prompts_per_step,
-          round_prompts=checks.prompts_per_round(c),
-          keep=make_keep(c),
-          max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
-          carry=dynamic.enabled and dynamic.surplus == "carry",
-          rephrase=asks if c.algo.rephrase.enabled else None),
-      prepare=prepare.Prepare(
-          model=model, mesh=mesh, dist=dist, timer=timer, stop=stop,
-          advantage=advantage_lib.Advantage(
-              functions.make_advantage(c), a.alpha, advantage_lib.Arm(
-                  low_prob_share=a.low_prob_share,
-                  prompt_low_prob_share=a.prompt_low_prob_share, tail=a.tail,
-                  active=a.active, apply_to=a.apply_to, centre=a.centre)),
-          reward=reward, kl=functions.resolve(kl, c.algo.kl),
-          correction=functions.make_correction(c), per_row=per_row,
-          micro_batches=score_parts,
-          mask_truncated=c.algo.mask_truncated_completions,
-          all_sampled=not (dynamic.enabled or c.algo.rephrase.enabled)),
-      improve=improve_lib.Improve(
-          update=update_lib.make(
-              model, tx, functions.make_objective(c), dist,
-              micro_batches=update_parts, whole=functions.sees_whole(c)),
-          mesh=mesh, frozen=frozen, prompts=c.train.prompts_per_step,
-          num_minibatches=c.train.num_minibatches,
-          num_iterations=c.train.num_iterations,
-          max_skipped=c.train.max_skipped_updates, weights=weights, key=key,
-          timer=timer),
-      advance=history.Advance(weights),
-      validate=validate_lib.Validate(
-          evaluators=problems.make_evaluators(
-              c, model, tokenizer, pool, mesh) if c.eval.every else (),
-          every=c.eval.every, at_start=c.eval.at_start,
-          total_steps=c.train.total_steps, timer=timer,
-          show=view.eval if view else _unseen),
-      watch=c.algo.reset.watch,
+      collect=_collect(c, fixed, prompter), prepare=_prepare(c, fixed),
+      improve=_improve(c, fixed, weights), advance=history.Advance(weights),
+      validate=_validate(c, fixed), watch=c.algo.reset.watch,
       decide_reset=reference.DecideReset(
           options=checks.reset_options(c),
           scheduled=functools.partial(schedule_lib.asks_for_reset, c)),
-      resets_optimizer=c.algo.reset.optimizer,
-      log=log_lib.Log(
-          rollouts_every=c.log.rollouts_every,
-          rollouts_prompts=c.log.rollouts_prompts, timer=timer,
-          show=view.step if view else _unseen,
-          say=view.message if view else _unseen),
+      resets_optimizer=c.algo.reset.optimizer, log=_log(c, fixed),
       check_hosts_agree=agreement.CheckHostsAgree(
-          mesh=mesh, config=c.to_json_best_effort(),
+          mesh=fixed.mesh, config=c.to_json_best_effort(),
           every=c.hosts.compare_every),
       save_every=c.checkpoint.every,
       needs_reference=checks.needs_reference(c))
+
+
+def _distribution(c) -> scoring.Distribution:
+  """The distribution of all log-probs: that of the rollout."""
+  s = c.sampling
+  return scoring.Distribution(
+      temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
+      chunk=c.model.logits_chunk)
+
+
+def _collect(c, fixed: _Fixed, prompter) -> collect_lib.Collect:
+  """The rollout stage of a config."""
+  dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
+  around = dict(
+      model=fixed.model, mesh=fixed.mesh, tokenizer=fixed.tokenizer,
+      pool=fixed.pool, timer=fixed.timer)
+  asks = None
+  if r.enabled:
+    asks = rephrase.Rephrase(
+        **around, dist=_distribution(c),
+        settings=problems.make_settings(
+            c, fixed.tokenizer, num_generations=1),
+        prompter=prompter.resized(r.max_prompt_length), template=r.template,
+        fail_below=r.fail_below, min_fail_share=r.min_fail_share)
+  return collect_lib.Collect(
+      prompter=prompter, key=jax.random.key(c.seed), stop=fixed.stop,
+      draw=draw.DrawGroups(
+          **around, settings=problems.make_settings(c, fixed.tokenizer),
+          stop=fixed.stop),
+      count=c.train.prompts_per_step,
+      round_prompts=checks.prompts_per_round(c), keep=make_keep(c),
+      max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
+      carry=dynamic.enabled and dynamic.surplus == "carry", rephrase=asks)
+
+
+def _prepare(c, fixed: _Fixed) -> prepare.Prepare:
+  """The scores and advantages of a config."""
+  a = c.algo.arm
+  per_row, score_parts, _ = checks.micro_batches(c, fixed.mesh)
+  return prepare.Prepare(
+      model=fixed.model, mesh=fixed.mesh, dist=_distribution(c),
+      timer=fixed.timer, stop=fixed.stop,
+      advantage=advantage_lib.Advantage(
+          functions.make_advantage(c), a.alpha, advantage_lib.Arm(
+              low_prob_share=a.low_prob_share,
+              prompt_low_prob_share=a.prompt_low_prob_share, tail=a.tail,
+              active=a.active, apply_to=a.apply_to, centre=a.centre)),
+      reward=make_reward(c), kl=functions.resolve(kl, c.algo.kl),
+      correction=functions.make_correction(c), per_row=per_row,
+      micro_batches=score_parts,
+      mask_truncated=c.algo.mask_truncated_completions,
+      all_sampled=not (
+          c.algo.dynamic_sampling.enabled or c.algo.rephrase.enabled))
+
+
+def _improve(
+    c, fixed: _Fixed, weights: adaptive.AdaptiveWeights,
+) -> improve_lib.Improve:
+  """The updates of a config."""
+  _, _, update_parts = checks.micro_batches(c, fixed.mesh)
+  t = c.train
+  return improve_lib.Improve(
+      update=update_lib.make(
+          fixed.model, fixed.tx, functions.make_objective(c),
+          _distribution(c), micro_batches=update_parts,
+          whole=functions.sees_whole(c)),
+      mesh=fixed.mesh, frozen=fixed.frozen, prompts=t.prompts_per_step,
+      num_minibatches=t.num_minibatches, num_iterations=t.num_iterations,
+      max_skipped=t.max_skipped_updates, weights=weights,
+      key=jax.random.key(c.seed), timer=fixed.timer)
+
+
+def _validate(c, fixed: _Fixed) -> validate_lib.Validate:
+  """The evaluations of a config."""
+  evaluators = ()
+  if c.eval.every:
+    evaluators = problems.make_evaluators(
+        c, fixed.model, fixed.tokenizer, fixed.pool, fixed.mesh)
+  return validate_lib.Validate(
+      evaluators=evaluators, every=c.eval.every, at_start=c.eval.at_start,
+      total_steps=c.train.total_steps, timer=fixed.timer,
+      show=fixed.view.eval if fixed.view else _unseen)
+
+
+def _log(c, fixed: _Fixed) -> log_lib.Log:
+  """What a config writes and shows of a step."""
+  return log_lib.Log(
+      rollouts_every=c.log.rollouts_every,
+      rollouts_prompts=c.log.rollouts_prompts, timer=fixed.timer,
+      show=fixed.view.step if fixed.view else _unseen,
+      say=fixed.view.message if fixed.view else _unseen)
 
 
 def _unseen(*_) -> None:

@@ -222,10 +222,10 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
   assert small.train(tmp_path / "whole", *change)[0] == train.DONE
   stages = build._stages
 
-  def gone(c, **around):
+  def gone(c, fixed):
     if steps:
       raise errors.InputError("the file of the stage is gone")
-    return stages(c, **around)
+    return stages(c, fixed)
 
   steps = []
   view = Stopping(None)
