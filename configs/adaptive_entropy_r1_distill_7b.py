@@ -6,15 +6,16 @@
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
 Hardware and hours: not measured here.
 
-To expect: the report's 7B model, trained on mathematics and code with growing
-contexts, comes from 43.6 to 57.5, an average of AIME 2024 and 2025 and
-LiveCodeBench. This config has neither its data nor its contexts, and is here
-to try the entropy's control. Not reproduced here.
+What to expect: the report trains its 7B model on mathematics and code with
+growing contexts, from 43.6 to 57.5 (average of AIME 2024, AIME 2025 and
+LiveCodeBench). This config has other data and contexts; it serves to try the
+control of the entropy. Not reproduced here.
 
 From the report, as others quote it: an entropy bonus whose weight moves by
-0.005 a step to hold 0.2 nats, no KL, temperature 1, a mean over tokens,
-groups without spread left out, one update a batch. Stand-ins: batch, lengths,
-group size and learning rate are FlowRL's (2509.15207), in one minibatch.
+0.005 per step to hold 0.2 nats, no KL, temperature 1, a mean over tokens,
+groups without spread left out, one update per batch. Stand-ins: batch,
+lengths, group size and learning rate are FlowRL's (2509.15207), with one
+minibatch.
 """
 
 from progrpo_jax.config import methods, scales

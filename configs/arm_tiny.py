@@ -1,20 +1,20 @@
-"""ProGRPO on the quickstart's task, with ARM taken apart.
+"""ProGRPO on the quickstart's task, with one part of ARM changed.
 
   progrpo train --config configs/arm_tiny.py:correct --workdir runs/arm_correct
 
-Needs the base policy that `make quickstart` leaves. The argument names what
-differs from configs/tiny.py:progrpo:
+Needs the base policy that `make quickstart` leaves. The argument names the
+difference from configs/tiny.py:progrpo:
 
-  correct      only right responses are re-weighted
-  mixed        only groups with right and wrong responses are
-  paper        no centring: the prompt's own confidence, as the paper has it
-  entropy      the tail of uncertain tokens, not of improbable ones
-  all_tokens   confidence over all tokens: 1 / perplexity
-  weak         a tenth of the strength
-  strong       three times the strength
+  correct      re-weights only right responses
+  mixed        re-weights only groups with both right and wrong responses
+  paper        no centring: the prompt's own confidence, as in the paper
+  entropy      confidence over the most uncertain tokens, not the least probable
+  all_tokens   confidence over all tokens, which is 1 / perplexity
+  weak         alpha 0.1 instead of 1
+  strong       alpha 3 instead of 1
 
-Hardware and hours: a run takes about three minutes of two cores. Measured
-results of some of these are in docs/results.md.
+Hardware and hours: a run takes about three minutes on two cores. Results of
+some variants are in docs/results.md.
 """
 
 from progrpo_jax.config import methods, scales

@@ -3,19 +3,20 @@
   progrpo train --config configs/clip_cov_qwen2_5_7b.py:host \
     --workdir runs/clip_cov_7b
 
-Files and evaluation are those of configs/progrpo_qwen2_5_7b.py, the scale
-`entropy_mechanism` of progrpo_jax/config/scales.py. Arguments: `paper`
-(default) and `host`, for one host of eight 80 GB devices. Hardware and hours:
+Files and evaluation are those of configs/progrpo_qwen2_5_7b.py; the scale is
+`entropy_mechanism` of progrpo_jax/config/scales.py. Argument: `paper`
+(default), or `host` for one host of eight 80 GB devices. Hardware and hours:
 not measured here.
 
-To expect, the paper's averages at 7B: GRPO 38.6, clip-higher 38.8, Clip-Cov
-40.4, KL-Cov 40.6. Not reproduced here.
+What to expect, the paper's averages at 7B: GRPO 38.6, clip-higher 38.8,
+Clip-Cov 40.4, KL-Cov 40.6. Not reproduced here.
 
 From the paper: 2e-4 of the tokens, drawn among those of covariance 1 to 5,
 clip 0.2 (the released scripts have 1), 256 prompts of 8 samples in 8 updates,
 8192 tokens, temperature 1, learning rate 5e-7, groups without spread filtered
-out, no KL. Shares and means are of a micro-batch, as in the released code: 64
-responses here. Ours: no weight decay, no warm-up, the number of steps.
+out, no KL. Shares and means are over a micro-batch, as in the released code;
+here that is 64 responses. Chosen here: no weight decay, no warm-up, the number
+of steps.
 """
 
 from progrpo_jax.config import methods, scales

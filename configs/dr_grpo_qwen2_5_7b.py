@@ -4,16 +4,16 @@
     --workdir runs/dr_grpo_7b
 
 Model, data, files, scales and evaluation are those of
-configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
-not measured here.
+configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
+measured here.
 
-To expect: no score of this method in this setting is known to us.
+What to expect: we know of no score of this method in this setting.
 
 From the paper: no division by the group's spread, no KL, clip 0.2 on both
 sides, 8 samples, and token sums divided by a constant. The constant is
-sampling.max_new_tokens, as in the authors' code, which samples at most 3000
-tokens; here it is 8192, which makes the loss smaller by 3000 / 8192. Adam
-makes up for the scale, the clip of the gradient norm does not.
+sampling.max_new_tokens, as in the authors' code. That code samples at most 3000
+tokens; here the limit is 8192, which makes the loss smaller by 3000 / 8192.
+Adam compensates for the scale, the clip of the gradient norm does not.
 """
 
 from progrpo_jax.config import methods, scales

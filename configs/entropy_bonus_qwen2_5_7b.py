@@ -4,13 +4,14 @@
     --workdir runs/entropy_bonus_7b
 
 Model, data, files, scales and evaluation are those of
-configs/clip_cov_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+configs/clip_cov_qwen2_5_7b.py; only the method differs. Hardware and hours:
 not measured here.
 
-To expect, says the paper: no gain over GRPO (38.6). Weights of 1e-4 and 1e-3
-do nothing, 5e-3, which stands here, holds the entropy, 1e-2 makes it explode:
+What to expect, according to the paper: no gain over GRPO (38.6). Weights of
+1e-4 and 1e-3 have no effect, 5e-3 (the one here) holds the entropy, and with
+1e-2 it explodes. Another weight:
   --config.algo.entropy_coef=1e-3
-Whether it tried them in just this setting is not known to us.
+We do not know whether the paper tried them in exactly this setting.
 """
 
 from progrpo_jax.config import methods, scales

@@ -4,21 +4,22 @@
     --workdir runs/flowrl_7b
 
 Files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py, which
-are this paper's. Hardware and hours: not measured here. Beside the policy it
+took them from this paper. Hardware and hours: not measured here. The run also
 holds a reference and trains an estimate of log Z, three layers as wide as the
 model.
 
-To expect, mean of 16 samples at temperature 0.6 and top_p 0.95, averages over
-six test sets of mathematics: REINFORCE++ 31.52, PPO 31.98, GRPO 32.48, FlowRL
-35.63; without its importance weight 26.71. At 32B 48.39, beside 38.34 for
-GRPO. ProGRPO's paper has 35.3 for its own rerun at 7B, as others quote it.
-Not reproduced here.
+What to expect, mean of 16 samples at temperature 0.6 and top_p 0.95, averages
+over six test sets of mathematics: REINFORCE++ 31.52, PPO 31.98, GRPO 32.48,
+FlowRL 35.63; without its importance weight 26.71. At 32B 48.39, against 38.34
+for GRPO. ProGRPO's paper has 35.3 for its own run of FlowRL at 7B, as others
+quote it. Not reproduced here.
 
 From the paper: the loss, beta 15, the start model as the reference, 512
 prompts of 8 samples, minibatches of 32, 2048 and 8192 tokens, learning rate
-1e-6, weight decay 0.1, 10 warm-up steps. The weight is the text's, clipped;
-the released code multiplies by the unclipped one. Ours: the bounds of the
-weight (0.8 and 1.28), the number of steps, what is held out and when.
+1e-6, weight decay 0.1, 10 warm-up steps. The importance weight is clipped, as
+in the paper's text; the released code does not clip it. Chosen here: the
+bounds of the weight (0.8 and 1.28), the number of steps, the held-out problems
+and when they are evaluated.
 """
 
 from progrpo_jax.config import methods, scales

@@ -3,18 +3,18 @@
   progrpo train --config configs/grpo_qwen2_5_7b.py:host --workdir runs/grpo_7b
 
 Model, data, files, scales and evaluation are those of
-configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
-not measured here.
+configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
+measured here.
 
-To expect, averages over the six test sets named there: 37.6 Pass@1 and 54.7
-Pass@32, ProGRPO's figures for its GRPO as others quote them; 32.48 (mean of
-16 samples) in FlowRL's paper (2509.15207); 38.6 in 2505.22617, under other
-settings. None is reproduced here.
+What to expect, averages over the six test sets named there: 37.6 Pass@1 and
+54.7 Pass@32, ProGRPO's figures for its GRPO as others quote them; 32.48 (mean
+of 16 samples) in FlowRL's paper (2509.15207); 38.6 in 2505.22617, with other
+settings. None of these is reproduced here.
 
-From the paper of GRPO: advantage, mean per sequence, k3 with weight 0.04. Its
-clip is not printed (0.2 is used everywhere else); its own batch, 16 prompts
-of 64 samples with one update a step, is not taken over. What the authors of
-the figures above left out of it (the KL, say) is not known.
+From the paper of GRPO: advantage, mean per sequence, k3 with weight 0.04. It
+does not print its clip; 0.2 is used everywhere else. Its batch, 16 prompts of
+64 samples with one update per step, is not used here. It is not known which
+parts of GRPO (the KL, for instance) the authors of the figures above left out.
 """
 
 from progrpo_jax.config import methods, scales

@@ -3,17 +3,17 @@
   progrpo train --config configs/gspo_qwen2_5_7b.py:host --workdir runs/gspo_7b
 
 Model, data, files, scales and evaluation are those of
-configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
-not measured here.
+configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
+measured here.
 
-To expect: no score in this setting is known to us. The paper trains
-Qwen3-30B-A3B-Base, a mixture of experts, which cannot be read here.
+What to expect: we know of no score in this setting. The paper trains
+Qwen3-30B-A3B-Base, a mixture of experts, which this package cannot read.
 
 From the paper: the sequence's ratio, bounds 3e-4 / 4e-4, a mean over
-responses, no KL, a batch in 4 minibatches. Its batch size, lengths, learning
-rate and group size are not known to us. Stand-ins: those of FlowRL
-(2509.15207). The bounds are narrow for responses of thousands of tokens; for
-short ones they clip nearly everything (see configs/tiny.py).
+responses, no KL, a batch in 4 minibatches. We do not know its batch size,
+lengths, learning rate and group size. Stand-ins: those of FlowRL (2509.15207).
+The bounds suit responses of thousands of tokens; for short responses they clip
+nearly everything (see configs/tiny.py).
 """
 
 from progrpo_jax.config import methods, scales

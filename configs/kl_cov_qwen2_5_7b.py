@@ -4,11 +4,11 @@
     --workdir runs/kl_cov_7b
 
 Model, data, files, scales, evaluation and the scores to expect are those of
-configs/clip_cov_qwen2_5_7b.py; the method alone differs. Hardware and hours:
+configs/clip_cov_qwen2_5_7b.py; only the method differs. Hardware and hours:
 not measured here.
 
-From the paper: no clip, a KL of weight 1 to the policy that sampled on the
-2e-3 of the tokens with the highest covariance; at 32B 2e-4:
+From the paper: no clip; a KL of weight 1 to the policy that sampled, on the
+2e-3 of the tokens with the highest covariance. At 32B the share is 2e-4:
   --config.algo.loss_options.share=2e-4
 """
 

@@ -4,15 +4,15 @@
     --workdir runs/progrpo_1_5b
 
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py,
-and so is what is known of the settings and what is a stand-in (FlowRL's,
-2509.15207, which does not train this model). Hardware and hours: not measured
-here. `progrpo doctor --chip H100 --devices 64` counts 11 GiB on each device
-for `paper`, with `--devices 8` 14 GiB for `host`.
+which also says what is known of the settings. The stand-ins are FlowRL's
+(2509.15207), which does not train this model. Hardware and hours: not measured
+here. `progrpo doctor --chip H100 --devices 64` estimates 11 GiB on each device
+for `paper`, and with `--devices 8` 14 GiB for `host`.
 
-To expect: an average Pass@1 over the six test sets that rises from 49.4 to
-58.3. That is the paper's figure as others quote it, not checked against the
-paper; whether 49.4 is GRPO or the start model is not said. Not reproduced
-here.
+What to expect: an average Pass@1 over the six test sets that rises from 49.4
+to 58.3. This is the paper's figure as others quote it, not checked against the
+paper; the quotes do not say whether 49.4 is GRPO or the start model. Not
+reproduced here.
 """
 
 from progrpo_jax.config import methods, scales

@@ -8,24 +8,24 @@
   progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset
 
 Argument: `prorl` (default); `no_reset`, the same without resets and without
-KL; `base`, which needs no policy to start from. Steps, problems, mixture and
-temperature are the same in both runs.
+KL; or `base`, for the warm-up, which needs no policy to start from. Steps,
+problems, mixture and temperature are the same in both runs.
 
 Hardware and hours: a run takes about an hour of one core beside other work,
-the base six minutes. What came of them is in docs/results.md.
+the base six minutes. Results are in docs/results.md.
 
-The base that the first command makes has pass@1 / pass@32 on 64 held-out
-problems of each task: countdown 0.080 / 0.734, chain_sum 0.060 / 0.859,
-graph_color 0.171 / 0.953, n_queens 0.303 / 0.984. So there is something to
-learn everywhere, and something to lose.
+The base policy that the first command makes has pass@1 / pass@32 on 64
+held-out problems of each task: countdown 0.080 / 0.734, chain_sum 0.060 /
+0.859, graph_color 0.171 / 0.953, n_queens 0.303 / 0.984. Every task thus has
+pass@1 to gain and pass@32 to lose.
 
-What deviates from the paper, for this scale. A stage of config.schedule
-changes the weights of the tasks and nothing else, so that every evaluation
-tries the same problems and the two runs see the same mixture whenever a reset
-comes. A reset comes after two evaluations without a gain, and after 400 steps
-at the latest: at least four in 2,000 steps. The weight of the KL is 0.03, with
-which it has 1.3% of the gradient's square after 25 steps. Learning rate and
-sizes are those of configs/tiny.py, the rest is that of `methods.prorl`.
+Differences from the paper, for this scale: entries of config.schedule change
+only the weights of the tasks, so that every evaluation has the same problems
+and both runs see the same mixture, whenever a reset happens. A reset happens
+after two evaluations without a gain and at the latest after 400 steps, so at
+least four times in 2,000 steps. The KL has weight 0.03, with which it has 1.3%
+of the gradient's square after 25 steps. Learning rate and sizes are those of
+configs/tiny.py; all else is `methods.prorl`.
 """
 
 from progrpo_jax.config import methods, scales

@@ -4,16 +4,16 @@
     --workdir runs/reinforce_pp_7b
 
 Model, data, files, scales and evaluation are those of
-configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
-not measured here.
+configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
+measured here.
 
-To expect: 31.52 in FlowRL's paper (2509.15207), the average that
-configs/flowrl_qwen2_5_7b.py names. Not reproduced here.
+What to expect: 31.52 in FlowRL's paper (2509.15207), the average described in
+configs/flowrl_qwen2_5_7b.py. Not reproduced here.
 
 From the paper: advantages with the mean and spread of the whole batch, clip
-0.2, k1 to the start model off the reward with weight 1e-3. Batch, lengths,
-group size and learning rate are stand-ins: FlowRL's. With a baseline of the
-group first, as ProRL v2 has it:
+0.2, k1 to the start model subtracted from the reward with weight 1e-3.
+Stand-ins: batch, lengths, group size and learning rate are FlowRL's. The
+variant that first subtracts the mean of the group is
 configs/prorl_v2_r1_distill_1_5b.py.
 """
 

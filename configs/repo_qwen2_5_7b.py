@@ -5,20 +5,19 @@
 Model, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
 Hardware and hours: not measured here.
 
-Files: data/deepscaler, whose published solutions are the expert's where they
-box the answer, and the six test sets of configs/progrpo_qwen2_5_7b.py. The
-paper trains on the hard part of OpenR1-Math.
+Files: data/deepscaler, whose published solutions serve as the expert's where
+they box the answer, and the six test sets of configs/progrpo_qwen2_5_7b.py.
+The paper trains on the hard part of OpenR1-Math.
 
-To expect: no score in this setting is known to us. The paper trains Qwen3-8B,
-which cannot be read here; on the hard part of OpenR1-Math it has AIME 2024
-13.1, AIME 2025 10.0 and MATH500 78.2, as others quote it. Not reproduced
-here.
+What to expect: we know of no score in this setting. The paper trains Qwen3-8B
+on the hard part of OpenR1-Math and has AIME 2024 13.1, AIME 2025 10.0 and
+MATH500 78.2, as others quote it. Not reproduced here.
 
-From the paper: where enough of a group fails, its worst response gives way to
-the policy's own rephrasing of an expert solution, if the verifier accepts
-that; then GRPO, its ratio under the plain prompt. Ours: how many must fail
-and how badly, the words of the question, the data. Batch, lengths and
-learning rate are stand-ins: FlowRL's (2509.15207).
+From the paper: where enough of a group fails, its worst response is replaced by
+the policy's own rephrasing of an expert solution, if the verifier accepts it;
+then GRPO, with the ratio under the plain prompt. Chosen here: how many
+responses must fail and how badly, the wording of the question, the data.
+Stand-ins: batch, lengths and learning rate are FlowRL's (2509.15207).
 """
 
 from progrpo_jax.config import methods, scales

@@ -3,16 +3,16 @@
   progrpo train --config configs/rloo_qwen2_5_7b.py:host --workdir runs/rloo_7b
 
 Model, data, files, scales and evaluation are those of
-configs/progrpo_qwen2_5_7b.py; the method alone differs. Hardware and hours:
-not measured here.
+configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
+measured here.
 
-To expect: no score in this setting is known to us. The paper learns from
+What to expect: we know of no score in this setting. The paper learns from
 human preferences.
 
 From the paper: the advantage, the sum of log-probs of a response, one update
-a batch. The constant that divides the sum is sampling.max_new_tokens; Adam
-makes up for its scale, the clip of the gradient norm does not. Ours: no KL.
-Batch, lengths, group size and learning rate are stand-ins: FlowRL's
+per batch. The sum is divided by a constant, sampling.max_new_tokens; Adam
+compensates for its scale, the clip of the gradient norm does not. Chosen here:
+no KL. Stand-ins: batch, lengths, group size and learning rate are FlowRL's
 (2509.15207).
 """
 

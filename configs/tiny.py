@@ -1,14 +1,14 @@
 """The quickstart: a character-level policy on Countdown, on a laptop's CPU.
 
   make quickstart
-or, one run by itself, after `make quickstart` has left a base policy:
+or, for one run, after `make quickstart` has made the base policy:
   progrpo train --config configs/tiny.py:progrpo --workdir runs/progrpo
 
 The argument names any method of progrpo_jax/config/methods.py. Model, data,
-budget (`scales.laptop`) and seeds are the same for all, and so are, where the
-method is not about them, a clip of 0.2 / 0.28 and a mean over tokens. What a
-method is stands in its function, and where this small scale wants another
-number than the paper's, below. Measured results: docs/results.md.
+budget (`scales.laptop`) and seeds are the same for all methods. So are a clip
+of 0.2 / 0.28 and a mean over tokens, unless the method is about these. A
+method's keys are set by its function; `_small` below sets those that need
+another value than the paper's at this scale. Results: docs/results.md.
 """
 
 from progrpo_jax.config import methods, scales
