@@ -1,14 +1,14 @@
-"""One GRPO step by this project, Tunix and TRL, side by side.
+"""Times one GRPO step by progrpo_jax, Tunix and TRL, side by side.
 
   .venv/bin/python tools/bench_peers.py --ours .venv/bin/python \
       [--tunix PYTHON] [--trl PYTHON]
 
-Each is an interpreter in whose environment that system is installed; any may
-be left out. Every system trains a random Llama of 4.1M parameters in
-its own trainer (tools/peers/), in a process and on the same cores as the
-others. They take turns in each round, so that a machine whose load drifts is
-slow for all of them. Steps that compile are left out. A child fails if a
-sample has not all its tokens, or if training left the parameters as they were.
+Each option names a Python interpreter whose environment has that system; any
+may be left out. Every system trains a random Llama of 4.1M parameters in its
+own trainer (tools/peers/), in a separate process, on the same cores. The
+systems take turns in each round, so that a drifting load of the machine slows
+all of them. Steps that compile are left out. A run fails if a sample does not
+have all its tokens, or if training did not change the parameters.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SYSTEMS = {"ours": "progrpo_jax", "tunix": "Tunix", "trl": "TRL"}
-# Sizes of a step, and how many are taken: what each child is told.
+# Sizes of a step and the numbers of steps; options of tools/peers/*_step.py.
 SIZES = dict(
     layers=4, prompts=8, samples=8, prompt_tokens=16, new_tokens=128,
     warmup=2, steps=5, cores=2)
@@ -46,8 +46,8 @@ def main() -> None:
     if given and not shutil.which(given):
       parser.error(f"--{name} {given}: no such program")
     if given:
-      # Children start in a folder of their own. A link is not followed: the
-      # one in a virtual environment is what tells Python of it.
+      # Absolute, because children start in another folder. A symbolic link is
+      # not resolved: Python finds its virtual environment by the link's place.
       pythons[name] = os.path.abspath(shutil.which(given))
   if not pythons:
     parser.error("no system: give --ours, --tunix or --trl")
@@ -66,10 +66,10 @@ def main() -> None:
 
 
 def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
-  """A child's figures; see `Watch.write` in tools/peers/work.py.
+  """Returns the figures of one run; see `Watch.write` in tools/peers/work.py.
 
   Raises:
-    SystemExit: the child failed; the message ends with what it said last.
+    SystemExit: the run failed; the message has the end of its output.
   """
   paths = [str(ROOT), str(ROOT / "tools")]
   with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
         TOKENIZERS_PARALLELISM="false", JAX_PLATFORMS="cpu",
         TF_CPP_MIN_LOG_LEVEL="2", OMP_NUM_THREADS=str(len(cores)))
     words = [f"--{key}={value}" for key, value in sizes.items()]
-    # XLA and torch make as many threads as there are cores to run on.
+    # XLA and torch start one thread for each core that the process may use.
     child = subprocess.run(
         ["taskset", "--cpu-list", ",".join(map(str, cores)), python,
          str(ROOT / "tools" / "peers" / f"{name}_step.py"),
@@ -94,7 +94,7 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
 
 def report(
     rounds: dict[str, list[dict]], sizes: dict[str, int], cores: int) -> str:
-  """The table and what it was measured on, in Markdown."""
+  """Returns the table and a line on the machine and versions, in Markdown."""
   commit = subprocess.run(
       ["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT,
       capture_output=True, text=True).stdout.strip()
@@ -118,10 +118,10 @@ def report(
 def row(
     results: list[dict], ours: list[dict] | None, sizes: dict[str, int],
 ) -> list[str]:
-  """Cells of one system, given its rounds and ours.
+  """Returns the cells of one system, given its rounds and progrpo_jax's.
 
-  The ratio is taken in each round, between neighbours in time; its median is
-  shown.
+  The ratio is taken within each round, where the load is most alike; the cell
+  has the median over rounds.
   """
   def every(key):
     return [value for result in results for value in result[key]]

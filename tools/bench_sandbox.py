@@ -1,10 +1,10 @@
-"""Programs a minute through the jail, as the verifier of code runs them.
+"""Measures how many programs a minute the verifier of code runs in the jail.
 
   python tools/bench_sandbox.py [--workers 2] [--programs 200]
 
-Each line is a batch of programs, all different, with one jail a program and
-one process a test. CPU seconds are those of the jails and all in them: on a
-machine without other work, cores / seconds is what the rate comes to.
+Each row is a batch of different programs, with one jail per program and one
+process per test. CPU seconds are those of the jails and everything in them; on
+an idle machine the rate is about cores / CPU seconds.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 from progrpo_jax.rewards import code, sandbox
 
 SUM = "# {}\nprint(sum(map(int, input().split())))"
-# Ten thousand steps and a few imports, as an easy problem takes.
+# Ten thousand steps and a few imports, like the solution of an easy problem.
 WORK = """# {}
 import collections, heapq, itertools, math, re
 a, b = map(int, input().split())
@@ -36,7 +36,8 @@ def main() -> None:
   if not backend.grade:
     raise SystemExit(f"no jail here: {backend.reason}")
   print(f"{backend.name}, grade {backend.grade}; {options.workers} workers\n")
-  print("| program | tests | a minute | CPU seconds each |\n|---|---|---|---|")
+  print("| program | tests | programs a minute | CPU seconds per program |\n"
+        "|---|---|---|---|")
   for name, program, tests in (
       ("a sum", SUM, 1), ("a sum", SUM, 10), ("10,000 steps", WORK, 1),
       ("10,000 steps", WORK, 10)):
@@ -47,7 +48,7 @@ def main() -> None:
 def run(
     program: str, tests: int, programs: int, workers: int
 ) -> tuple[float, float]:
-  """Scores programs; returns how many a minute, and CPU seconds of each."""
+  """Returns (programs a minute, CPU seconds per program)."""
   cases = [{"input": f"{i} 1\n", "output": f"{i + 1}\n"} for i in range(tests)]
   texts = [f"```python\n{program.format(i)}\n```" for i in range(programs)]
   with futures.ThreadPoolExecutor(workers) as threads:
@@ -62,7 +63,7 @@ def run(
 
 
 def busy_s() -> float:
-  """Seconds of the CPU that this process's dead children have used."""
+  """Returns the CPU seconds of this process's children that have ended."""
   usage = resource.getrusage(resource.RUSAGE_CHILDREN)
   return usage.ru_utime + usage.ru_stime
 

@@ -1,12 +1,12 @@
-"""Counts what makes the package hard or easy to read, in this checkout.
+"""Counts what makes a package easy or hard to read.
 
   python tools/count_house.py [--root CHECKOUT] [--trace]
 
-Run with another checkout as the root, for instance a worktree of an older
-commit, it counts that one: a table before and after a redesign is two runs.
-With --trace a run of two steps on a tiny policy is followed call by call: the
-files that a config and the tokens of a batch pass, and how often the walk
-comes back to a file that it had left. That takes a minute.
+--root counts another checkout, for instance a worktree of an older commit: two
+runs compare the code before and after a redesign. --trace follows a training
+run of two steps on a tiny policy call by call. It counts the files through
+which a config and the tokens of a batch pass, and how often they return to a
+file that they had left. That takes a minute.
 """
 
 import argparse
@@ -22,28 +22,28 @@ import sys
 import tempfile
 import tokenize
 
-LONG = 60  # lines of a function
+LONG = 60  # lines; a longer function is counted
 RIDDLES = {"found", "known", "one", "made", "own"}
-# An entry of Args that names no thing.
+# An entry of Args that does not begin with a noun.
 _EMPTY = re.compile(
     r"^ +\w+: (?:of|for|from|as|in|to|by|those|that|what|which|the others|see)"
     r"\b.*$", re.MULTILINE)
-# A read of a config: an attribute of this name, of a variable of that name.
+# A read of a config: an attribute of `_GROUPS` on a variable of `_CONFIGS`.
 _GROUPS = {
     "algo", "train", "sampling", "rewards", "optim", "eval", "checkpoint",
     "hosts", "log", "warmup", "mesh", "schedule", "model"}
 _CONFIGS = {"c", "cfg", "config"}
-# Where a config may be read: rooms, and the files that they were once.
+# Files that may read a config: rooms, and files of the time before rooms.
 _READERS = (
     "config/", "build/", "plan/", "cli/", "report/", "parts.py", "checks.py",
     "schedule.py", "identity.py", "isolation.py", "memory.py")
-# Conventions by which one name stands in many files: one function a task, a
-# verifier, a command, an evaluator.
+# Names that many files share by convention: the entry points of tasks,
+# verifiers, commands and evaluators.
 _SHARED = {"load", "score", "canonical", "run", "measure", "start"}
 
 
 def main() -> None:
-  """Prints the counts, one a line."""
+  """Prints the counts, one per line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
       "--root", type=pathlib.Path,
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def count(root: pathlib.Path) -> dict[str, object]:
-  """What can be counted without running anything."""
+  """Returns the counts that need no run."""
   files = {
       str(path.relative_to(root / "progrpo_jax")): path.read_text("utf-8")
       for path in sorted((root / "progrpo_jax").rglob("*.py"))}
@@ -77,7 +77,7 @@ def count(root: pathlib.Path) -> dict[str, object]:
       riddles += sum(
           isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
           and n.id in RIDDLES for n in ast.walk(node))
-    # A method's settings bear the name of its function.
+    # methods.py names its functions after the methods, as algos/ does.
     for node in tree.body if name != "config/methods.py" else ():
       if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (
           not node.name.startswith("_") and node.name not in _SHARED):
@@ -103,7 +103,7 @@ def count(root: pathlib.Path) -> dict[str, object]:
 
 
 def _code_lines(text: str, tree: ast.AST) -> int:
-  """Lines with code on them: no blank ones, no comments, no docstrings."""
+  """Returns the number of lines with code, without comments and docstrings."""
   lines = set()
   for token in tokenize.generate_tokens(io.StringIO(text).readline):
     if token.type not in (
@@ -119,7 +119,7 @@ def _code_lines(text: str, tree: ast.AST) -> int:
 
 
 def _keys(root: pathlib.Path) -> int:
-  """Keys that are declared with their defaults."""
+  """Returns the number of config keys."""
   sys.path.insert(0, str(root))
   for place in ("progrpo_jax/config/defaults.py", "configs/common.py"):
     if (root / place).exists():
@@ -129,14 +129,14 @@ def _keys(root: pathlib.Path) -> int:
 
 
 def _leaves(group) -> int:
-  """Declared keys of a group; an empty group is a key that takes a dict."""
+  """Returns the keys of a group; an empty group is a key that takes a dict."""
   if not hasattr(group, "items"):
     return 1
   return sum(map(_leaves, group.values())) or 1
 
 
 def trace(root: pathlib.Path) -> dict[str, object]:
-  """Files that a config and a batch's tokens pass in a run of two steps."""
+  """Returns the files that a config and a batch pass in a run of two steps."""
   sys.path.insert(0, str(root))
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   main_ = importlib.import_module("progrpo_jax.main").main

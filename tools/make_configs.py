@@ -2,7 +2,8 @@
 
   python tools/make_configs.py
 
-A test fails when the page is not what this makes of the file.
+The source is progrpo_jax/config/defaults.py. tests/test_docs.py fails if the
+page is not up to date.
 """
 
 import ast
@@ -18,37 +19,37 @@ PAGE = ROOT / "docs" / "configs.md"
 INTRO = """\
 # Every key of a config
 
-Made from [defaults.py](../progrpo_jax/config/defaults.py) by
-`python tools/make_configs.py`; change it there. A row without words goes with
-the row above it, or says nothing that its name does not. A value out of the
-range of its key is refused before anything is built; numbers are finite, and
-whole ones below 2^31 where no range says otherwise.
+This page is made from [defaults.py](../progrpo_jax/config/defaults.py) by
+`python tools/make_configs.py`; change the keys there. A row without a
+description belongs to the row above it, or its name says all. A value outside
+of the range of its key is refused before anything is built. Numbers must be
+finite, and whole numbers below 2^31 unless the range says otherwise.
 
-A config is a Python file with a `get_config()` that returns an
+A config is a Python file with a function `get_config()` that returns an
 `ml_collections.ConfigDict`. It starts from `defaults.get_config()`, usually
-applies a method of [methods.py](../progrpo_jax/config/methods.py), and changes
-what its run needs:
+applies a method of [methods.py](../progrpo_jax/config/methods.py), and sets the
+keys that differ in its run:
 
 ```
 progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE --workdir DIR
 ```
 
-`ARGUMENT` is handed to `get_config`. A value on the command line is read in
-the type of the default; a tuple is written as in Python:
-`--config.algo.reset.modes="('every',)"`. A key that is not below is an error
-that names the nearest one. The exceptions are `data.tasks`, the options of
-loss, advantage and correction (`algo.loss_options`, `algo.advantage_options`,
-`algo.correction_options`) and those of the chat template
-(`model.chat_template_options`), which are empty here and take what a config
-file puts into them:
+`ARGUMENT` is passed to `get_config`. `FILE` may also be the name of a run file
+that comes with the package; `progrpo configs` lists these. A value on the
+command line is read in the type of the default; a tuple is written as in
+Python: `--config.algo.reset.modes="('every',)"`. An unknown key is an error
+that names the nearest key. Only these keys accept entries of any name, and are
+empty by default: `data.tasks`, the options of loss, advantage and correction
+(`algo.loss_options`, `algo.advantage_options`, `algo.correction_options`) and
+those of the chat template (`model.chat_template_options`):
 
 ```python
 c.data.tasks = {
     "sums": {                     # a label, or the name of a task
-        "module": "jsonl",        # the task or the import path of a module;
-                                  # left out, the label is the name
-        "weight": 1.0,            # share of the prompts, relative
-        "options": {"file": "sums.jsonl"},  # the task's own
+        "module": "jsonl",        # name of a task, or import path of a module;
+                                  # by default the label
+        "weight": 1.0,            # share of the prompts, relative to the others
+        "options": {"file": "sums.jsonl"},  # arguments of the task's `load`
     },
 }
 c.model.chat_template_options = {"enable_thinking": False}  # Qwen3's
@@ -57,7 +58,7 @@ c.model.chat_template_options = {"enable_thinking": False}  # Qwen3's
 
 
 def page(source: str) -> str:
-  """The whole page, from the text of progrpo_jax/config/defaults.py."""
+  """Returns the page, given the text of progrpo_jax/config/defaults.py."""
   lines = source.splitlines()
   module: dict = {}
   exec(compile(source, str(SOURCE), "exec"), module)
@@ -84,7 +85,7 @@ def page(source: str) -> str:
 
 
 def _assignments(source: str) -> list[ast.Assign]:
-  """The statements `c.<key> = ...` of the file's functions, in order."""
+  """Returns the statements `c.<key> = ...` of the file, in order."""
   return [
       n for function in ast.parse(source).body
       if isinstance(function, ast.FunctionDef) for n in function.body
@@ -93,25 +94,25 @@ def _assignments(source: str) -> list[ast.Assign]:
 
 
 def _default(source: str, call: ast.Call, key: ranges.Range) -> str:
-  """A default as the file writes it; 1e-06 is not what one types."""
+  """Returns a default as the file writes it: 1e-6, where repr has 1e-06."""
   first = call.args[0]
-  if isinstance(first, ast.Name):  # of a constant
+  if isinstance(first, ast.Name):  # a constant of the file: show its value
     return repr(key.default).replace("'", '"')
   return " ".join(ast.get_source_segment(source, first).split())
 
 
 def _comment(lines: list[str], at: int) -> str:
-  """The comment right above a line, as one text."""
-  found = []
+  """Returns the comment right above a line, its lines joined."""
+  comment = []
   while at and lines[at - 1].strip().startswith("#"):
     at -= 1
-    found.insert(0, lines[at].strip().removeprefix("#").strip())
-  return " ".join(found)
+    comment.insert(0, lines[at].strip().removeprefix("#").strip())
+  return " ".join(comment)
 
 
 def _section(
     name: str, note: str, rows: list[tuple[str, str, str, str]]) -> str:
-  """One group as a heading, what is said of it, and a table."""
+  """Returns a group of keys: heading, note and table."""
   out = [f"## {name or 'The run'}", ""]
   if note:
     out += [note, ""]

@@ -2,8 +2,8 @@
 
   .venv/bin/python tools/make_prorl.py runs/prorl_tiny
 
-prints a table in Markdown and writes docs/figures/prorl.svg, or the file that
-a second argument names. Values of an evaluation are means over the tasks.
+Prints the table in Markdown and writes docs/figures/prorl.svg; a second
+argument names another file. Values of an evaluation are means over the tasks.
 """
 
 import pathlib
@@ -45,17 +45,17 @@ def main() -> None:
 
 
 def tried(run):
-  """(steps, measure -> mean over the tasks) of the evaluations."""
+  """Returns (steps of the evaluations, measure -> its means over the tasks)."""
   curves = {}
   for k in SHOWN:
-    found = [metrics.series(run.evals, f"eval/{t}/{k}") for t in TASKS]
-    steps = found[0][0]
-    curves[k] = np.mean([values for _, values in found], axis=0)
+    by_task = [metrics.series(run.evals, f"eval/{t}/{k}") for t in TASKS]
+    steps = by_task[0][0]
+    curves[k] = np.mean([values for _, values in by_task], axis=0)
   return steps, curves
 
 
 def draw(runs, path: pathlib.Path = FIGURE) -> pathlib.Path:
-  """Three panels: entropy, pass@1, pass@32; resets as lines."""
+  """Draws entropy, pass@1 and pass@32, with resets as vertical lines."""
   plt.rcParams.update({
       "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
       "axes.spines.top": False, "axes.spines.right": False})

@@ -1,9 +1,9 @@
-"""Draws what `make methods` measured, for docs/results.md.
+"""Table and figure of the runs of `make methods`, for docs/results.md.
 
   .venv/bin/python tools/make_results.py runs/methods
 
-prints the table in Markdown and writes docs/figures/methods_entropy.svg, or
-the file that a second argument names.
+Prints the table in Markdown and writes docs/figures/methods_entropy.svg; a
+second argument names another file.
 """
 
 import collections
@@ -65,13 +65,13 @@ def main() -> None:
 
 
 def level(run) -> str:
-  """What a run said of itself at its end."""
+  """Returns the last `collapse/level` of a run, in a word."""
   _, values = metrics.series(run.metrics, "collapse/level")
   return ("–", "warning", "collapse")[int(values[-1])]
 
 
 def entropies(runs) -> np.ndarray:
-  """Entropy over steps, smoothed, a row a seed."""
+  """Returns smoothed entropies, [seeds, steps]."""
   rows = [metrics.series(run.metrics, "entropy")[1] for run in runs]
   length = min(map(len, rows))
   window = smoothing(length)
@@ -81,12 +81,12 @@ def entropies(runs) -> np.ndarray:
 
 
 def smoothing(length: int) -> int:
-  """Steps that a point is the mean of; a run of fewer is not smoothed."""
+  """Returns the width of the running mean; 1 for runs shorter than it."""
   return WINDOW if length >= WINDOW else 1
 
 
 def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
-  """Four panels with GRPO in each; mean and range over the seeds."""
+  """Draws four panels, GRPO in each: mean and range over the seeds."""
   plt.rcParams.update({
       "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
       "axes.spines.top": False, "axes.spines.right": False})
@@ -105,7 +105,7 @@ def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
       panel.plot(steps, rows.mean(0), color=color, lw=1.6, label=NAMES[name])
     panel.set_title(title, loc="left", fontweight="bold")
     panel.legend(frameon=False)
-  axes[0, 0].set_ylim(bottom=0)  # all share it
+  axes[0, 0].set_ylim(bottom=0)  # all panels share this axis
   for panel in axes[1]:
     panel.set_xlabel("step")
   for panel in axes[:, 0]:

@@ -1,12 +1,13 @@
-"""What XLA counts of compiled programs beside what is estimated.
+"""Compares XLA's count of memory with the estimate of `plan.memory`.
 
   .venv/bin/pip install libtpu
   JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1
   JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1
 
-Arguments: a topology that libtpu compiles for without a TPU, or "cpu"; then
-the mesh. For each phase MiB of a device, counted and estimated: eight layers
-of width 512, four rows of eight responses of 1,024 tokens a micro-batch.
+Arguments: a topology, for which libtpu compiles without a TPU, or "cpu"; then
+the sizes of the mesh. Prints MiB per device for each phase, counted and
+estimated, for a model of eight layers of width 512 and micro-batches of four
+rows of eight responses of 1,024 tokens.
 """
 
 import argparse
@@ -31,7 +32,7 @@ PHASES = ("sample", "score", "update")
 
 
 def main() -> None:
-  """Prints a line a phase."""
+  """Prints a line for each phase."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("place", help='a topology, such as v5e:2x2, or "cpu"')
   parser.add_argument("sizes", type=int, nargs=3, help="data, fsdp, tensor")
@@ -65,21 +66,22 @@ def main() -> None:
 
 
 def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
-  """Bytes of a device while a phase's program runs, as XLA counts them.
+  """Returns the bytes of a device while a phase runs, as XLA counts them.
 
-  Arguments, temporaries, and of what stays what the program does not read.
+  These are the program's arguments and temporaries, and the optimiser's moments
+  where the program does not read them.
   """
   tx = functions.make_optimizer(c, functions.make_schedule(c))
   state = state_lib.abstract(model, tx, mesh)
   lower = {"sample": _sample, "score": _score}.get(phase, _update(c, tx))
   low = lower(c, model, mesh, state)
-  found = low.compile().memory_analysis()
+  analysis = low.compile().memory_analysis()
   rest = 0
   if phase != "update":
     rest = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(state.opt_state))
-  return found.argument_size_in_bytes + found.temp_size_in_bytes + rest
+  return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + rest
 
 
 def _sample(c, model, mesh, state):
@@ -104,7 +106,7 @@ def _score(c, model, mesh, state):
 
 
 def _update(c, tx):
-  # Made out of the mesh, on which nothing can be computed here.
+  # Outside of the mesh: its devices may exist for the compiler only.
   objective = functions.make_objective(c)
 
   def lower(c, model, mesh, state):
@@ -130,7 +132,7 @@ def _update(c, tx):
 
 
 def _rows(mesh):
-  """(shape, type) -> an array that is split as the rows of a batch."""
+  """Returns (shape, type) -> abstract array, sharded as rows of a batch."""
   where = sharding.rows(mesh)
   return lambda shape, dtype: jax.ShapeDtypeStruct(
       shape, dtype, sharding=where)
@@ -143,7 +145,7 @@ def _key(mesh):
 
 
 def _frozen(model, mesh):
-  """Parameters that do not train, in the compute type."""
+  """Returns the abstract frozen parameters, in the compute type."""
   shapes = transformer.abstract_params(model), transformer.shardings(
       model, mesh)
   return jax.tree.map(

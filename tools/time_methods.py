@@ -1,11 +1,11 @@
-"""Seconds of a step of every method, side by side, for docs/results.md.
+"""Times a step of every method, for docs/results.md.
 
   .venv/bin/python tools/time_methods.py runs/methods/base times.json
 
-The methods take turns in each of two rounds, from one base, each in a process
-of its own; the first steps, which compile, are left out. A figure is the lower
-quartile over all steps, as other work on the machine only adds. What is
-compared is the ratio to GRPO: seconds are those of the machine.
+The methods take turns in each of two rounds, from one base policy, each in a
+separate process. The first steps, which compile, are left out. The table has
+the lower quartile over all steps, because other work on the machine only adds
+time. Compare ratios to GRPO; seconds depend on the machine.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from progrpo_jax.config import methods
 from progrpo_jax.storage import metrics
 
 CONFIG = "configs/tiny.py"
-COMPILING = 8  # steps, the first refills of dynamic sampling among them
+COMPILING = 8  # first steps, left out; dynamic sampling compiles refills too
 STAGES = ("step", "sample", "score", "update")
 
 
@@ -33,7 +33,8 @@ def main() -> None:
   parser.add_argument("--config", default=CONFIG)
   parser.add_argument("--methods", nargs="+", default=names, choices=names)
   parser.add_argument("--rounds", type=int, default=2)
-  parser.add_argument("--steps", type=int, default=20, help="that are timed")
+  parser.add_argument(
+      "--steps", type=int, default=20, help="steps that are timed")
   args = parser.parse_args()
   names = sorted(args.methods, key=lambda name: name != "grpo")
   seconds = {name: {stage: [] for stage in STAGES} for name in names}
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
-  """Lower quartiles, method by method, in Markdown."""
+  """Returns the table of lower quartiles, in Markdown."""
   quick = {
       name: {stage: statistics.quantiles(values, n=4)[0]
              for stage, values in stages.items()}
@@ -64,7 +65,7 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
 
 
 def time_run(config: str, base: str, steps: int) -> dict[str, list[float]]:
-  """Seconds of each stage of the last `steps` steps of a short run."""
+  """Returns the seconds of each stage in the last `steps` steps of a run."""
   with tempfile.TemporaryDirectory() as workdir:
     subprocess.run([
         sys.executable, "-m", "progrpo_jax.main", "train",

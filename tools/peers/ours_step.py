@@ -1,7 +1,7 @@
-"""tools/bench_peers.py's step, by progrpo_jax: a whole training run.
+"""The step of tools/bench_peers.py by progrpo_jax: a whole training run.
 
-What is measured is the loop of `progrpo train` with its verifiers, metrics
-and files. Unlike the two others it scores the samples anew before the update.
+Measures the loop of `progrpo train`, with its verifiers, metrics and files.
+Unlike Tunix and TRL it scores the samples once more before the update.
 """
 
 import importlib.metadata
@@ -24,23 +24,23 @@ from progrpo_jax.models import hf, transformer
 
 
 class View:
-  """Measures at the end of each step, where its metrics are shown."""
+  """A `train.View` that measures each step when its metrics are shown."""
 
   def __init__(self, watch: work.Watch, samples: int):
-    """Measures with `watch` steps of so many samples."""
+    """Measures steps of `samples` samples with `watch`."""
     self._watch, self._samples = watch, samples
 
   def phase(self, name):
-    """Stages are not measured."""
+    """Ignores the stages of a step."""
 
   def eval(self, step, metrics):
-    """There are no evaluations."""
+    """Ignores evaluations; there are none."""
 
   def message(self, text):
-    """Nothing that is said here counts."""
+    """Ignores messages."""
 
   def step(self, step, metrics):
-    """A step ended, and the next one begins."""
+    """Ends a step and begins the next."""
     self._watch.begin()
     if metrics["verifier/masked"]:
       raise SystemExit("a verifier failed")
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def write_base(folder: pathlib.Path, layers: int) -> None:
-  """A random policy with its tokenizer, as a Hugging Face directory."""
+  """Writes a random policy and its tokenizer as a Hugging Face directory."""
   model = model_config.ModelConfig(
       family="llama", vocab_size=work.VOCAB, num_layers=layers,
       embed_dim=work.WIDTH, num_heads=work.HEADS,
@@ -88,7 +88,7 @@ def write_base(folder: pathlib.Path, layers: int) -> None:
 
 
 def config(args, base: pathlib.Path, total_steps: int):
-  """GRPO without a KL, on the mean over tokens, and nothing beside it."""
+  """Returns a config of GRPO without KL, with the loss averaged over tokens."""
   c = methods.grpo(defaults.get_config())
   c.model.init_from = str(base)
   c.algo.aggregate, c.algo.beta = "token_mean", 0.0
@@ -111,7 +111,7 @@ def config(args, base: pathlib.Path, total_steps: int):
 
 
 def load(c) -> list[np.ndarray]:
-  """All parameters of the policy that a config names."""
+  """Returns all parameters of the policy that a config names."""
   policy = build.load_policy(c, answers.one_device())
   return [np.asarray(x) for x in jax.tree.leaves(policy.params)]
 

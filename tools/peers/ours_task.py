@@ -1,4 +1,4 @@
-"""The task of tools/peers/work.py as progrpo_jax reads one."""
+"""The prompts and rewards of tools/peers/work.py as a progrpo_jax task."""
 
 from peers import work
 
@@ -9,13 +9,13 @@ VERIFIER = "peers.ours_task:score"
 
 
 def load(split, *, data_dir, seed, tokens, count=64):
-  """Prompts of random words."""
+  """Returns prompts of random words."""
   return [
       base.Row("peers.ours_task", work.prompt(n, tokens), None, {})
       for n in range(count)]
 
 
 def score(completion, reference):
-  """The share of even words."""
+  """Returns the share of even words."""
   share = work.reward(completion)
   return Score(share, share > 0.5)

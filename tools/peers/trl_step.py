@@ -1,7 +1,7 @@
-"""tools/bench_peers.py's step, by TRL: its GRPO trainer, on transformers.
+"""The step of tools/bench_peers.py by TRL's GRPO trainer.
 
-With one update a step the trainer takes the old log-probs from the update's
-own pass and scores nothing.
+With one update per step the trainer takes the old log-probs from the update's
+own pass, without scoring the samples first.
 """
 
 import importlib.metadata
@@ -24,7 +24,7 @@ class Begins(transformers.TrainerCallback):
     self._watch = watch
 
   def on_step_begin(self, args, state, control, **kwargs):
-    """Nothing is left to compute: a CPU's operations are done in turn."""
+    """Begins a step; on a CPU all work of the step before is done."""
     self._watch.begin()
 
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def make_model(layers: int) -> transformers.LlamaForCausalLM:
-  """The policy."""
+  """Returns the policy, with random weights."""
   return transformers.LlamaForCausalLM(transformers.LlamaConfig(
       vocab_size=work.VOCAB, num_hidden_layers=layers,
       hidden_size=work.WIDTH, num_attention_heads=work.HEADS,
@@ -69,7 +69,7 @@ def make_model(layers: int) -> transformers.LlamaForCausalLM:
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
-  """A word is the number of its id; what pads and ends is never sampled."""
+  """Returns a tokenizer whose words are ids; padding and end have no logit."""
   words = tokenizers.models.WordLevel(
       {str(i): i for i in range(work.VOCAB)}, unk_token="0")
   tokenizer = tokenizers.Tokenizer(words)
@@ -80,7 +80,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def config(args, folder: str, steps: int) -> trl.GRPOConfig:
-  """The clipped loss on the mean over tokens, float32, no KL."""
+  """Returns settings for the clipped loss averaged over tokens, without KL."""
   rows = args.prompts * args.samples
   micro = min(work.MICRO_BATCH * args.samples, rows)
   return trl.GRPOConfig(
@@ -98,7 +98,7 @@ def config(args, folder: str, steps: int) -> trl.GRPOConfig:
 
 
 def leaves(model: torch.nn.Module) -> list[np.ndarray]:
-  """A copy of all parameters."""
+  """Returns a copy of all parameters."""
   return [x.detach().numpy().copy() for x in model.parameters()]
 
 

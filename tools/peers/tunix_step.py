@@ -1,7 +1,8 @@
-"""tools/bench_peers.py's step, by Tunix: its GRPO learner on one device.
+"""The step of tools/bench_peers.py by Tunix's GRPO learner, on one device.
 
-Of Tunix's own, the sampler in JAX generates. With one update a step the
-learner takes the old log-probs from the update's own pass and scores nothing.
+Tunix's own JAX sampler ("vanilla") generates. With one update per step the
+learner takes the old log-probs from the update's own pass, without scoring the
+samples first.
 """
 
 import importlib.metadata
@@ -18,26 +19,26 @@ from tunix.rl.rollout import base_rollout
 
 
 class Words:
-  """The tokenizer: a word is the number of its id."""
+  """A tokenizer whose words are ids."""
 
   def encode(self, text, **_):
-    """Ids of a text."""
+    """Returns the ids of a text."""
     return [int(word) for word in text.split()]
 
   def decode(self, ids, **_):
-    """The text of ids."""
+    """Returns the text of ids."""
     return " ".join(map(str, ids))
 
   def bos_id(self):
-    """Prompts begin with none."""
+    """Returns None: prompts do not begin with a special token."""
     return None
 
   def eos_id(self):
-    """Never sampled."""
+    """Returns an id that the model has no logit for."""
     return work.END
 
   def pad_id(self):
-    """Never sampled either, and never needed."""
+    """Returns an id that the model has no logit for; nothing is padded."""
     return work.PAD
 
 
@@ -71,9 +72,9 @@ def main() -> None:
 
 
 def batches(args, watch: work.Watch, model):
-  """Prompts of each step; the learner asks for them when the last is done."""
+  """Yields the prompts of each step, when the learner asks for the next."""
   for step in range(watch.total_steps):
-    # Updates are computed while Python is here already.
+    # The last update may still be running on the device.
     jax.block_until_ready(nnx.state(model))
     watch.begin()
     first = step * args.prompts
@@ -83,7 +84,7 @@ def batches(args, watch: work.Watch, model):
 
 
 def make_model(layers: int) -> nnx.Module:
-  """The policy; Tunix leaves its MLPs at zero, so all weights are drawn."""
+  """Returns the policy; draws all weights, as Tunix initialises MLPs with 0."""
   model = llama.Llama3(llama.ModelConfig(
       num_layers=layers, vocab_size=work.VOCAB, embed_dim=work.WIDTH,
       hidden_dim=work.HIDDEN, num_heads=work.HEADS, head_dim=work.HEAD,
@@ -98,7 +99,7 @@ def make_model(layers: int) -> nnx.Module:
 
 
 def cluster_config(args, mesh, steps: int) -> rl_cluster.ClusterConfig:
-  """All roles on one device, which share one copy of the policy."""
+  """Returns settings: all roles share one device and one policy."""
   roles = rl_cluster.Role
   optimizer = optax.chain(
       optax.clip_by_global_norm(work.MAX_GRAD_NORM),
@@ -121,7 +122,7 @@ def cluster_config(args, mesh, steps: int) -> rl_cluster.ClusterConfig:
 
 
 def leaves(model) -> list[np.ndarray]:
-  """A copy of all parameters."""
+  """Returns a copy of all parameters."""
   return [np.array(x) for x in jax.tree.leaves(nnx.state(model))]
 
 

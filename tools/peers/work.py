@@ -1,8 +1,8 @@
-"""The step that every system of tools/bench_peers.py takes, and its measure.
+"""The step that every system of tools/bench_peers.py takes, and its timing.
 
-Each interpreter reads this file, so it imports nothing but the standard
-library. The ids that pad and end a text lie beyond the vocabulary of the
-model: no sample can stop early, and nothing has to be suppressed for it.
+The interpreters of all systems import this file, so it imports only the
+standard library. The ids for padding and end lie outside of the model's
+vocabulary: no sample can stop early, and no token has to be suppressed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PAD, END = VOCAB, VOCAB + 1
 
 
 def arguments() -> argparse.Namespace:
-  """Sizes of the step, and the file for `Watch.write`."""
+  """Parses the sizes of the step, and the file for `Watch.write`."""
   parser = argparse.ArgumentParser()
   for name in (
       "layers", "prompts", "samples", "prompt_tokens", "new_tokens", "warmup",
@@ -34,36 +34,36 @@ def arguments() -> argparse.Namespace:
 
 
 def prompt(number: int, tokens: int) -> str:
-  """A text of so many words; each word, a number, is a token."""
+  """Returns a text of `tokens` words; each word, a number, is one token."""
   draw = random.Random(number)
   return " ".join(str(draw.randrange(VOCAB)) for _ in range(tokens))
 
 
 def reward(completion: str) -> float:
-  """The share of even words: it differs within every group."""
+  """Returns the share of even words, which differs within every group."""
   words = completion.split()
   return sum(int(word) % 2 == 0 for word in words) / len(words)
 
 
 class Watch:
-  """Seconds of each step, of the clock and of the CPU, and of sampling in it.
+  """Measures wall and CPU seconds of each step, and of the sampling in it.
 
-  A step lasts from one `begin` to the next; a last one, begun for nothing but
-  its time, is not measured.
+  A step lasts from one `begin` to the next. The last `begin` ends the last
+  measured step; the step that it begins is not measured.
   """
 
   def __init__(self, args: argparse.Namespace):
-    """Measures what `arguments` returns."""
+    """Measures steps of the sizes that `arguments` returned."""
     self._args = args
     self._begun, self._used, self._sample = [], [], []
 
   @property
   def total_steps(self) -> int:
-    """Steps to take: those that compile, those measured, and the last."""
+    """Steps to run: warm-up, measured, and one more that is not measured."""
     return self._args.warmup + self._args.steps + 1
 
   def begin(self) -> None:
-    """Here all of the step before is computed."""
+    """Begins a step; all work of the step before must be done."""
     self._begun.append(time.perf_counter())
     self._used.append(time.process_time())
 
@@ -71,16 +71,17 @@ class Watch:
       self, count: int, mean: float, longest: float,
       seconds: float | None = None,
   ) -> None:
-    """The step has its samples.
+    """Records that the step has its samples.
 
     Args:
       count: number of samples.
-      mean: tokens of one in the mean.
-      longest: tokens of the longest one.
-      seconds: that sampling took; None counts from the beginning of the step.
+      mean: mean number of tokens of a sample.
+      longest: tokens of the longest sample.
+      seconds: duration of sampling; None counts from the beginning of the
+        step.
 
     Raises:
-      SystemExit: they are not the samples that were asked for.
+      SystemExit: number or lengths of the samples are not those asked for.
     """
     if seconds is None:
       seconds = time.perf_counter() - self._begun[-1]
@@ -93,7 +94,7 @@ class Watch:
     self._sample.append(seconds)
 
   def rewards(self, completions: list[str]) -> list[float]:
-    """`sampled`, for a system that asks for all rewards of a step at once."""
+    """Returns the rewards of all samples of a step, after `sampled`."""
     lengths = [len(text.split()) for text in completions]
     self.sampled(
         len(completions), sum(lengths) / len(lengths), max(lengths))
@@ -103,12 +104,12 @@ class Watch:
     """Writes the JSON file of --output.
 
     Args:
-      versions: of the system and of what it stands on.
-      parameters: their number.
-      changed: the largest difference of one between beginning and end.
+      versions: versions of the system and its main dependencies, by name.
+      parameters: number of parameters.
+      changed: largest change of a parameter between beginning and end.
 
     Raises:
-      SystemExit: steps are missing, or the parameters are what they were.
+      SystemExit: steps are missing, or no parameter changed.
     """
     skip, steps = self._args.warmup, self._args.steps
     if len(self._begun) != self.total_steps:
@@ -121,6 +122,6 @@ class Watch:
     self._args.output.write_text(json.dumps(dict(
         seconds=seconds, cpu=cpu, sample=self._sample[skip:skip + steps],
         versions=versions, parameters=parameters, changed=changed,
-        # Of this process alone; kilobytes on Linux.
+        # Peak of this process without its children; kilobytes on Linux.
         peak_mb=resource.getrusage(
             resource.RUSAGE_SELF).ru_maxrss / 1024)))
