@@ -1,0 +1,1 @@
+"""From a config to the stages of a run; the only code between both."""

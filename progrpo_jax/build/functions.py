@@ -1,0 +1,212 @@
+"""The functions that a config names: loss, advantage, schedule and others.
+
+A name is looked up in the module of its kind by `getattr`, or imported, if it
+is the import path of a function of the user's own. There is no registry.
+"""
+
+import contextlib
+import difflib
+import functools
+import importlib
+import inspect
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from progrpo_jax import batch as batch_lib
+from progrpo_jax import errors, ops
+from progrpo_jax.algos import (
+    advantages,
+    aggregate,
+    correction,
+    kl,
+    losses,
+    objective,
+)
+from progrpo_jax.config import checks
+from progrpo_jax.learn import optim
+
+
+def resolve(module: types.ModuleType, name: str):
+  """Returns a function of a module by its name, or any by its import path.
+
+  Raises:
+    InputError: there is no such function; the message lists the module's.
+  """
+  if "." in name:
+    home, _, last = name.rpartition(".")
+    with errors.of_user(f"cannot import {name}"):
+      function = getattr(importlib.import_module(home), last)
+    if not callable(function):
+      raise errors.InputError(f"{name} is no function")
+    return function
+  known = sorted(
+      n for n, f in vars(module).items()
+      if inspect.isfunction(f) and f.__module__ == module.__name__
+      and not n.startswith("_"))
+  if name in known:
+    return getattr(module, name)
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f"did you mean {close[0]!r}? " if close else ""
+  raise errors.InputError(
+      f"no {name!r} in {module.__name__}; {hint}known: {', '.join(known)} "
+      "(or give an import path)")
+
+
+def bind(function, *sources):
+  """Binds those entries of the sources that are arguments of the function."""
+  names = inspect.signature(function).parameters
+  options = {}
+  for source in sources:
+    options |= {k: v for k, v in dict(source).items() if k in names}
+  return functools.partial(function, **options)
+
+
+def make_advantage(c):
+  """Returns the base method, (reward_PG, valid_PG) -> adv_PG.
+
+  A function of the user may have no argument `valid_PG`: the rewards of
+  samples that the verifier failed on are then set to their group's mean.
+  """
+  function = _with_options(
+      resolve(advantages, c.algo.advantage), "advantage_options", c)
+  if "valid_PG" in inspect.signature(function).parameters:
+    return function
+
+  def with_means(reward_PG, valid_PG):
+    mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
+    return jnp.where(
+        valid_PG, function(jnp.where(valid_PG, reward_PG, mean_P1)), 0.0)
+
+  return with_means
+
+
+def _check_options(function, key: str, c) -> dict[str, Any]:
+  """Returns the options `config.algo.<key>` of a function.
+
+  Raises:
+    InputError: an option is no argument of the function.
+  """
+  options = c.algo[key].to_dict()
+  for option in options:
+    if option not in inspect.signature(function).parameters:
+      name = getattr(function, "__name__", repr(function))
+      raise errors.InputError(
+          f"config.algo.{key}.{option}: {name!r} has no such argument")
+  return options
+
+
+def _with_options(function, key: str, c):
+  """The function with the options of `config.algo.<key>` bound."""
+  options = _check_options(function, key, c)
+  return functools.partial(function, **options) if options else function
+
+
+def make_loss(c):
+  """Returns the loss, LossInputs -> (loss_BT, metrics).
+
+  Of the config's keys only the bounds below are arguments of a loss; FlowRL's
+  `beta`, for one, is not `config.algo.beta`. A bound of 0 leaves the default
+  of the loss.
+  """
+  loss = resolve(losses, c.algo.loss)
+  bounds = {
+      k: c.algo[k] for k in ("epsilon", "epsilon_high", "dual_clip")
+      if c.algo[k]}
+  bound = bind(loss, bounds, _check_options(loss, "loss_options", c))
+  if "key" in inspect.signature(loss).parameters:
+    return lambda inputs: bound(inputs, key=inputs.key)
+  return bound
+
+
+def sees_whole(c) -> bool:
+  """Whether the loss must see a minibatch at once.
+
+  A loss says so by an attribute `whole`; one that draws must as well.
+  """
+  loss = resolve(losses, c.algo.loss)
+  return getattr(loss, "whole", False) or (
+      "key" in inspect.signature(loss).parameters)
+
+
+def make_objective(c):
+  """Returns the objective of an update, see `algos.objective`.
+
+  Raises:
+    InputError: the loss reads something that this config does not provide.
+  """
+  average = resolve(aggregate, c.algo.aggregate)
+  goal = functools.partial(
+      objective.objective, loss_fn=make_loss(c),
+      aggregate_fn=bind(average, {"length": c.sampling.max_new_tokens}),
+      kl_fn=resolve(kl, c.algo.kl), beta=c.algo.beta,
+      entropy_coef=c.algo.entropy_coef)
+  try:
+    with _of_its_author(c.algo.loss):
+      jax.eval_shape(goal, _example(c))
+  except errors.InputError:
+    raise
+  except (TypeError, ValueError, AssertionError) as e:
+    raise errors.InputError(
+        f"config.algo.loss = {c.algo.loss!r} cannot run with this config: "
+        f"{e} (FlowRL needs algo.partition_head and algo.hold_reference)"
+    ) from e
+  return goal
+
+
+def _of_its_author(name: str):
+  """Context for a call of a function that may be the user's own."""
+  return errors.of_user(name) if "." in name else contextlib.nullcontext()
+
+
+def _example(c) -> batch_lib.LossInputs:
+  """Inputs of a loss under this config: right shapes, values of no meaning."""
+  token, row = jnp.zeros((2, 3)), jnp.zeros(2)
+  return batch_lib.LossInputs(
+      logp_BT=token, old_logp_BT=token, mask_BT=jnp.ones((2, 3), bool),
+      adv_B=row, entropy_BT=token, reward_B=row,
+      ref_logp_BT=token if checks.needs_reference(c) else None,
+      log_z_B=row if c.algo.partition_head else None,
+      weight_BT=token if c.algo.correction else None, key=jax.random.key(0))
+
+
+def make_correction(c):
+  """Returns the weights of trainer over sampler, or None.
+
+  A function (logp_BT, sampled_logp_BT, mask_BT) -> weight_BT.
+  """
+  if not c.algo.correction:
+    return None
+  return _with_options(
+      resolve(correction, c.algo.correction), "correction_options", c)
+
+
+def updates_per_step(c) -> int:
+  """Returns how many updates the optimiser makes in a step."""
+  return c.train.num_minibatches * c.train.num_iterations
+
+
+def make_schedule(c):
+  """Returns the learning rate as a function of the update's number.
+
+  Updates that are skipped, because something was not finite, do not count.
+  """
+  updates = c.train.total_steps * updates_per_step(c)
+  o = c.optim
+  try:
+    return optim.schedule(
+        o.learning_rate, warmup_steps=o.warmup_steps, decay=o.decay,
+        total_steps=updates)
+  except ValueError as e:
+    raise errors.InputError(f"config.optim: {e}") from e
+
+
+def make_optimizer(c, rate):
+  """Returns the optax chain with a learning rate from `make_schedule`."""
+  o = c.optim
+  return optim.adamw(
+      rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay,
+      max_grad_norm=o.max_grad_norm, mu_dtype=o.mu_dtype,
+      rewarmup_steps=c.algo.reset.rewarmup_steps)
