@@ -1,10 +1,9 @@
-r"""Where the final answer stands in a completion.
+r"""Finds the final answer in a completion.
 
-A completion may mark its answer in several ways. The strongest one that
-occurs counts, and of several places that are marked in that way the last one.
-Marks that only commas, "and", "or" or names such as "x =" separate are the
-parts of one answer: t = \boxed{2} or t = \boxed{8} says "2, 8", which is
-another answer than 8.
+A completion may mark its answer in several forms. The strongest form that
+occurs counts, and of several marks of that form the last. Marks separated only
+by commas, "and", "or" or names such as "x =" are parts of one answer:
+t = \boxed{2} or t = \boxed{8} answers "2, 8" and not 8.
 """
 
 import re
@@ -15,7 +14,7 @@ from progrpo_jax.errors import InputError
 # "boxed": \boxed{...} or \fbox{...}. "tag": <answer>...</answer>. "hash": a
 # line "#### ..." (GSM8K). "sentence": "the (final) answer is ...". "formula":
 # the text ends in $...$, \(...\) or \[...\]. "whole": the text, if it is one
-# line. The order is that of strength.
+# line. The strongest form comes first.
 FORMS = ("boxed", "tag", "hash", "sentence", "formula", "whole")
 DEFAULT = FORMS[:-1]
 
@@ -42,7 +41,7 @@ _FORMULA = re.compile(
     r"|\\\[((?:(?!\\\]).){1,300}?)\\\])[\s.*]*\Z",
     re.S,
 )
-# What may stand between the parts of one answer.
+# Text between the parts of one answer.
 _BETWEEN = re.compile(
     r"(?:[\s,;&$]|\\[,;:!()\[\] ]|\\\\|\\q?quad(?![A-Za-z])|\*\*"
     r"|\\(?:text|mbox|mathrm|textrm)\s*\{[\s,;]*(?:and|or)?[\s,;]*\}"
@@ -58,7 +57,14 @@ _STOP = re.compile(
 
 
 class Span(NamedTuple):
-  """Where a mark and what it holds begin and end in a text."""
+  """Position of a mark in a text.
+
+  Attributes:
+    start: index of the mark's first character.
+    inside: index of its content's first character.
+    until: index after its content.
+    end: index after the mark.
+  """
 
   start: int
   inside: int
@@ -67,17 +73,25 @@ class Span(NamedTuple):
 
 
 def find(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
-  """Returns the answers that the strongest form occurring marks."""
+  """Returns all answers marked in the strongest form that occurs."""
   for form in check_forms(forms):
-    found = [
+    marked = [
         a for a in _FINDERS[form](completion) if not _PLACEHOLDER.fullmatch(a)]
-    if found:
-      return found
+    if marked:
+      return marked
   return []
 
 
 def final(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
-  """Returns the parts of the last answer that the strongest form marks."""
+  """Returns the parts of the last answer marked in the strongest form.
+
+  Args:
+    completion: text of the model without its thinking section.
+    forms: forms to look for, of FORMS.
+
+  Returns:
+    One text for a single answer, several for a list, none without an answer.
+  """
   for form in check_forms(forms):
     if form in _SPANS:
       spans = [
@@ -101,7 +115,7 @@ def _last(text: str, spans: list[Span]) -> list[str]:
 
 
 def check_forms(forms: object) -> tuple[str, ...]:
-  """Returns the forms in their order, or raises InputError."""
+  """Returns the forms by strength; raises InputError for unknown or none."""
   chosen = (forms,) if isinstance(forms, str) else tuple(forms)
   for form in chosen:
     if form not in FORMS:
@@ -113,21 +127,22 @@ def check_forms(forms: object) -> tuple[str, ...]:
 
 
 def boxed(text: str) -> list[str]:
-  """Returns the contents of all closed boxes that stand in no other box."""
+  """Returns the contents of all closed outermost boxes."""
   return [text[s.inside : s.until].strip() for s in _boxes(text)]
 
 
 def _boxes(text: str) -> list[Span]:
-  """Returns where boxes are."""
-  stack, boxes = [], []
+  """Returns the positions of all closed outermost boxes."""
+  stack, boxes = [], []  # open braces, (start, inside, is_box); closed boxes
   for match in _BRACE.finditer(text):
     if match[1] and not match[2] and len(match[1]) % 2:
-      continue  # \{ is a brace to be seen, \\{ opens a group in a new row
+      continue  # \{ prints a brace; in \\{, a brace follows a line break
     if match[0][-1] == "{":
       stack.append((match.start(), match.end(), bool(match[2])))
     elif stack:
       start, inside, is_box = stack.pop()
       if is_box:
+        # Boxes inside of this one closed before it.
         while boxes and boxes[-1].start > start:
           boxes.pop()
         boxes.append(Span(start, inside, match.start(), match.end()))
@@ -137,32 +152,33 @@ def _boxes(text: str) -> list[Span]:
 
 
 def tagged(text: str) -> list[str]:
-  """Returns what stands between <answer> and </answer>."""
+  """Returns the contents of all <answer>...</answer>."""
   return [text[s.inside : s.until].strip() for s in _tags(text)]
 
 
 def _tags(text: str) -> list[Span]:
-  """Returns where tags are."""
+  """Returns the positions of all answer tags."""
   return [Span(m.start(), *m.span(1), m.end()) for m in _TAG.finditer(text)]
 
 
 def hashed(text: str) -> list[str]:
-  """Returns what stands behind the #### of the last line that has one."""
+  """Returns the text after #### in the last line that has one."""
   lines = [m[1].strip() for m in _HASH.finditer(text)]
   return lines[-1:]
 
 
 def sentences(text: str) -> list[str]:
-  """Returns what sentences of the kind "The answer is 5." say."""
-  said = [m[1] for m in _SENTENCE.finditer(text)][-_MAX_SENTENCES:]
-  return [s for s in map(_said, said) if s]
+  """Returns the answers of sentences such as "The answer is 5."."""
+  rests = [m[1] for m in _SENTENCE.finditer(text)][-_MAX_SENTENCES:]
+  return [answer for answer in map(_stated, rests) if answer]
 
 
-def _said(rest: str) -> str:
-  """Cuts the answer out of the rest of its line; "" if there is none."""
+def _stated(rest: str) -> str:
+  """Returns the answer in the rest of its sentence's line, "" if none."""
   rest = rest.strip("* \t")
   if _AGAIN.match(rest):
-    return ""  # "Final answer: The answer is 5." is found at its end
+    return ""  # "Final answer: The answer is 5." matches again at its end
+  # A formula in delimiters, unless words or digits continue it.
   for opening, closing in _OPENINGS.items():
     if rest.startswith(opening):
       inside, closed, after = rest[len(opening) :].partition(closing)
@@ -171,25 +187,27 @@ def _said(rest: str) -> str:
       if closed and not re.match(r"\s*\w", after):
         return inside
       if closed and opening == "$" and re.match(r"\d", rest[1:]):
-        break  # "$5 to $10": money
+        break  # "$5 to $10" is about money
       return inside if closed else rest
+  # Plain text up to the end of the sentence. Of a long one, only what follows
+  # "is" counts, and without a digit or formula it is no answer.
   end = _STOP.search(rest)
-  said = rest[: end.start()] if end else rest
-  if len(said.split()) > 3 and (match := _IS.search(said)):
+  sentence = rest[: end.start()] if end else rest
+  if len(sentence.split()) > 3 and (match := _IS.search(sentence)):
     return match[1].strip(" \t:$")
-  says_something = re.search(r"[\d\\]", said) or len(said.split()) <= 3
-  return said.strip(" \t:") if says_something else ""
+  is_answer = re.search(r"[\d\\]", sentence) or len(sentence.split()) <= 3
+  return sentence.strip(" \t:") if is_answer else ""
 
 
 def formulas(text: str) -> list[str]:
-  """Returns the formula that ends the text."""
+  """Returns the formula at the end of a text, if there is one."""
   tail = text[-_MAX_LINE - 50 :]
   match = _FORMULA.search(tail)
   return [next(g for g in match.groups() if g)] if match else []
 
 
 def whole(text: str) -> list[str]:
-  """Returns the text if it is one line."""
+  """Returns a text that is one short line, else nothing."""
   line = text.strip()
   return [line] if len(line) <= _MAX_LINE and "\n" not in line else []
 

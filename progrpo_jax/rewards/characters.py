@@ -1,4 +1,4 @@
-"""Characters of Unicode as the LaTeX of their meaning."""
+"""Translates Unicode characters to LaTeX."""
 
 from collections.abc import Iterator
 import re
@@ -18,7 +18,7 @@ _CAPITALS = {
     "Π": "Pi", "Σ": "Sigma", "Υ": "Upsilon", "Φ": "Phi", "Ψ": "Psi",
     "Ω": "Omega", "∆": "Delta",
 }
-# Greek capitals that look like Latin ones are those in every formula.
+# Greek capitals that look like Latin letters are read as those.
 _LOOK_ALIKE = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧ", "ABEZHIKMNOPTX"))
 SYMBOLS = {
     **{chr(0x3B1 + i + (i > 16)): rf"\{n} " for i, n in enumerate(GREEK)},
@@ -60,7 +60,7 @@ _DIGITS_OF = {**_RAISED, **_LOWERED}
 
 
 def plain(text: str) -> str:
-  """Returns text without invisible characters, symbols as LaTeX."""
+  """Returns a text with symbols as LaTeX and without invisible characters."""
   if text.isascii() and text.isprintable():
     return text
   text = _FRACTION.sub(_fraction, text)
@@ -68,13 +68,13 @@ def plain(text: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-  """Writes ³⁄₄ as a fraction."""
+  """Returns ³⁄₄ as a LaTeX fraction."""
   over, under = ("".join(_DIGITS_OF[c] for c in g) for g in match.groups())
   return rf"\frac{{{over}}}{{{under}}}"
 
 
 def _run(match: re.Match[str]) -> str:
-  """Writes raised characters as one exponent, lowered ones as one index."""
+  """Returns raised characters as one exponent, lowered ones as one index."""
   if match[1]:
     return f"^{{{''.join(_RAISED[c] for c in match[1])}}}"
   index = "".join(_LOWERED[c] for c in match[2])
@@ -93,6 +93,6 @@ def _plain(text: str) -> Iterator[str]:
     elif unicodedata.category(char) == "Nd":
       yield str(unicodedata.decimal(char))
     else:
-      # A letter of a mathematical alphabet is a symbol of Unicode below it.
+      # NFKC maps letters of mathematical alphabets to plain letters.
       for part in unicodedata.normalize("NFKC", char).replace("ı", "i"):
         yield SYMBOLS.get(part, part)

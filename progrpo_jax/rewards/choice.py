@@ -1,17 +1,16 @@
-r"""Verifier of multiple choice, and of short answers without choices.
+r"""Verifier of multiple-choice questions, and of short answers.
 
   reference "C", options ["Rome", "Oslo", "Paris", "Bern"]
 
-Right are "\boxed{C}", "<answer>(C)</answer>", "The answer is C.", a last line
-that is nothing but the letter, and the option's text in the place of its
-letter or behind it ("C: Paris"). A letter with the text of another option
-behind it says both, which is no answer. Where a mark, a box or a tag or a
-sentence, occurs several times the last one counts; marks with nothing but
-punctuation or "or" between them are one answer. The option that "B? No, C" and
-"not B but C" withdraw does not count.
+Accepts "\boxed{C}", "<answer>(C)</answer>", "The answer is C.", a last line
+that consists of the letter, and the option's text in place of its letter or
+behind it ("C: Paris"). A letter followed by the text of another option chooses
+both, which is not a valid answer. Of several boxes, tags or sentences the last
+counts; those separated only by punctuation or "or" form one answer. An option
+that is withdrawn ("B? No, C", "not B but C") does not count.
 
-A reference that is no letter is a short answer (as in SCP-116K) and compared
-as in rewards/math.py.
+A reference that is not a letter is a short answer (as in SCP-116K), which
+rewards/math.py compares.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +24,15 @@ from progrpo_jax.rewards import answers, expressions, math
 from progrpo_jax.rewards.score import Score
 
 LETTERS = string.ascii_uppercase
-_COMMON = LETTERS[:10]  # where the options are not known
+_COMMON = LETTERS[:10]  # letters of unknown options
 
+# A letter with nothing but brackets and punctuation around it.
 _BARE = re.compile(r"[\s*_(\[]*([A-Za-z])[\s*_)\].:]*")
-# Full-width characters, as written in Chinese, by their ASCII ones.
+# Full-width characters, used in Chinese texts -> ASCII.
 _NARROW = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | str.maketrans(
     {"\u3000": " ", "。": ".", "、": ",", "【": "[", "】": "]"})
 
-# ----- Sentences that say an answer -----
+# ----- Sentences that state an answer -----
 
 _SPACES = re.compile(r"[^\S\n]*(\n)\s*|[^\S\n]+")
 _MAX_CUES = 64
@@ -40,6 +40,7 @@ _MAX_SAID = 300
 _IS = (
     r"(?:\s*(?:\bis|\bare|\bwas|\bwill\s+be|\bwould\s+be|\bmust\s+be|\bshould\s+be"
     r"|\bequals|=)(?![A-Za-z])(?:\s*:)?|\s*:|\s+is(?=n['’]t\b))")
+# The beginning of a sentence that states an answer, in English or Chinese.
 _CUE = re.compile(
     r"(?:\b(?:(?:final|correct|right|best)\s+){0,2}"
     r"(?:answer|ans\.?)(?:\s+(?:choice|option|letter))?"
@@ -59,7 +60,7 @@ _CUE = re.compile(
     r"|(?:故|因此|所以|应该?|我)[,\s]*选择?\s*:?"
     r"|(?:^|[,.;:]|本题)\s*选(?=[\s:]*\(?[A-Z](?![A-Za-z]))[\s:]*"
     r"|^####", re.I | re.M)
-# What may stand between two sentences that are one answer.
+# Text between two sentences that form one answer.
 _JOINT = re.compile(
     r"(?:[\s,;.]*\b(?:and|or)\b)?[\s,;.]*(?:\bthe)?\Z", re.I)
 # "(B) is the right answer", but not "nor B is ..." or "if B is ...".
@@ -70,19 +71,20 @@ _DOUBT = re.compile(
     r"\b(?:if|whether|nor|neither|not|unless|suppose|why)\W+"
     r"(?:(?:option|choice)\W+)?\Z", re.I)
 
-# ----- What stands around a letter -----
+# ----- Text around a letter -----
 
 _STYLE = re.compile(
     r"\\(?:text|mbox|hbox|math|emph|underline|boldsymbol|bm|operatorname)"
     r"(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
     r"|\\(?:bf|rm|it|left|right|displaystyle|large|Large|q?quad)(?![A-Za-z])"
     r"|\\[,;:! ()\[\]]|[$`~{}]|\*+|__+")
-# Words in front of an option that change nothing.
+# Words in front of an option that do not change which one is chosen.
 _LEAD = re.compile(
     r"(?:(?:I\s+(?:think|believe|guess|would\s+say)|it\s+is|it['’]s|it\s+must"
     r"\s+be|(?:most\s+)?(?:likely|probably)|clearly|definitely|certainly"
     r"|obviously|therefore|thus|hence|so|then|indeed|simply|just|either|both"
-    r"|that\s+is|that|the|correct|right|best|final|option|choice|answer|letter|alternative|is|are)(?![\w'’])"
+    r"|that\s+is|that|the|correct|right|best|final|option|choice|answer|letter"
+    r"|alternative|is|are)(?![\w'’])"
     r"|选项|[\s:\"'“”.,])*", re.I)
 _TRAIL = re.compile(
     r"\s+(?:is|are)(?:\s+the)?\s+(?:correct|right|best)"
@@ -95,8 +97,8 @@ _STOP = re.compile(
     r"(?<=\S)[.!?](?=\s|\Z)|\n|,(?=\s+(?:the|an?)\s)|(?<![\w\\])(?:because|since|as|so|which|where"
     r"|for|when|if|but|hence|therefore|given|due)(?!\w)|因为|因此|所以", re.I)
 _MARKED = r"[).\]:]|[({]|,|\s-+\s|\s*[–—]|[!?;]|\Z"
-# What may stand between a letter and words about it: in a mark, and in a last
-# line, where "A, B" and "A - b" may be anything.
+# Separator between a letter and a comment on it: in a mark ("B, since ..."), in
+# a last line, where "A, B" and "A - b" may mean anything, and none at all.
 _COMMENT = {
     "mark": re.compile(rf"\s*(?:{_MARKED})|\s+(?:{_STOP.pattern})", re.I),
     "line": re.compile(r"\s*[).:\]]"),
@@ -105,7 +107,7 @@ _COMMENT = {
 _ARROWS = "=>→⇒➔➜"
 _BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
 
-# ----- What withdraws an option -----
+# ----- Withdrawn options -----
 
 # "B is incorrect, ", "so C is the right answer", "A错误，".
 _RATED = re.compile(
@@ -122,7 +124,7 @@ _RATED = re.compile(
 _NO = re.compile(
     r"([?!,;.]|\s-|[—–])\s*(no|nope|wait|sorry|actually|scratch that|correction"
     r"|or rather|I mean)(?!\w)"
-    # One may follow another: "B, no, actually C".
+    # Several may follow each other: "B, no, actually C".
     r"(?:[\s,.!:;—-]*\b(?:no|nope|wait|sorry|actually|rather)(?!\w))*"
     r"[\s,.!:;—-]*", re.I)
 _NOT_BUT = re.compile(
@@ -142,15 +144,18 @@ def score(
     options: Options | None = None,
     tolerance: float = 0.0,
 ) -> Score:
-  """Scores a completion by the letter that it chooses; no text raises.
+  """Scores a completion by the option that it chooses.
 
   Args:
-    completion: text of the model, without its thought.
-    reference: the letter of the right option, or the right short answer.
-    options: the options in the order of their letters, or by letter.
-    tolerance: the relative error that a short answer may have.
+    completion: text of the model without its thinking section.
+    reference: letter or text of the correct option, or a short answer.
+    options: texts of the options, in order or by letter; None if unknown.
+    tolerance: relative error that a short answer may have.
 
-  A reference that check_reference refuses has the status "refused".
+  Returns:
+    Reward 1 if the answer is correct, else 0. The status is "no_answer" if
+    nothing is chosen, "several_answers" if several options are, and "refused"
+    if the reference is unusable. No completion makes it raise.
   """
   try:
     gold, named = check_reference(reference, options)
@@ -158,22 +163,25 @@ def score(
     return Score(0.0, False, "refused")
   if not gold:
     return math.score(completion, reference, tolerance=tolerance)
-  found = find(completion, named)
-  if not found:
+  chosen = find(completion, named)
+  if not chosen:
     return Score(0.0, False, "no_answer")
-  if len(found) > 1:
+  if len(chosen) > 1:
     return Score(0.0, False, "several_answers")
-  correct = found == {gold}
+  correct = chosen == {gold}
   return Score(float(correct), correct, "ok")
 
 
 def check_reference(
     reference: object, options: Options | None = None
 ) -> tuple[str, dict[str, str]]:
-  """Returns the right letter and the options by letter: for loaders.
+  """Returns (letter of the correct option, options by letter).
 
-  The letter is "" for a short answer. Raises InputError for a reference that
-  is neither, and for options that cannot be told apart from it.
+  The letter is "" for a short answer. Loaders call it to check their data.
+
+  Raises:
+    InputError: the options are malformed, or the reference is neither an
+      option nor a short answer.
   """
   named = by_letter(options)
   if isinstance(reference, str):
@@ -181,9 +189,10 @@ def check_reference(
     letter = match[1].upper() if match else ""
     if letter in (named or dict.fromkeys(_COMMON)):
       return letter, named
-    same = [k for k, v in named.items() if _plain(v) == _plain(reference)]
-    if len(same) == 1:
-      return same[0], named
+    # The text of an option, if no other option has the same.
+    matches = [k for k, v in named.items() if _plain(v) == _plain(reference)]
+    if len(matches) == 1:
+      return matches[0], named
   if named:
     raise InputError(
         f"the reference {str(reference)[:80]!r} is none of the options"
@@ -193,7 +202,11 @@ def check_reference(
 
 
 def by_letter(options: Options | None) -> dict[str, str]:
-  """Returns options by their letters, or raises InputError."""
+  """Returns the texts of options by letter.
+
+  Raises:
+    InputError: the options are not 2 to 26 texts with distinct letters.
+  """
   if options is None:
     return {}
   if isinstance(options, Mapping):
@@ -210,60 +223,75 @@ def by_letter(options: Options | None) -> dict[str, str]:
     if letter not in LETTERS or len(letter) != 1:
       raise InputError(f"an option's letter may not be {letter[:20]!r}")
     if not isinstance(option, str) or not option.strip():
-      raise InputError(f"option {letter} is no text: {option!r:.50}")
+      raise InputError(f"option {letter} is not a text: {option!r:.50}")
   return named
 
 
 def find(completion: str, named: Mapping[str, str]) -> set[str]:
-  """Returns all that a completion chooses: letters, or "?" for no option."""
+  """Returns the letters of the options that a completion chooses.
+
+  Contains "?" for an answer that is no option; empty if there is no answer.
+
+  Args:
+    completion: text of the model without its thinking section.
+    named: texts of the options by letter, empty if unknown.
+  """
   # Long runs of spaces would make the search for sentences slow.
   completion = _SPACES.sub(
       lambda m: m[1] or " ", completion.translate(_NARROW))
   if marked := answers.final(completion, ("boxed", "tag")):
     return set().union(*(_chosen(m, named) or {"?"} for m in marked))
-  said, heard = _sentences(completion, named)
-  if said:
-    return said
+  stated, has_sentence = _sentences(completion, named)
+  if stated:
+    return stated
+  # Without marks and sentences, the last line may be the option.
   line = completion.rstrip().rpartition("\n")[2]
   chosen = _chosen(line, named, "line") - {"?"}
-  return chosen or ({"?"} if heard else set())
+  return chosen or ({"?"} if has_sentence else set())
 
 
 def _sentences(text: str, named: Mapping[str, str]) -> tuple[set[str], bool]:
-  """Returns what the last sentences that say an option say.
+  """Returns (options of the last sentences that state one, has_sentence).
 
-  The second value says whether any sentence begins as one that says an answer.
+  has_sentence says whether any sentence begins like a statement of an answer,
+  even if what follows is no option.
   """
   cues = [(*m.span(), "") for m in _CUE.finditer(text)]
   for match in _VERDICT.finditer(text):
     if not _DOUBT.search(text, max(match.start() - 40, 0), match.start()):
       cues.append((*match.span(), match[1]))
+  # (start, end, letter or "") of each cue; a sentence ends at the next cue.
   cues = sorted(cues)[-_MAX_CUES:]
   ends = [start for start, _, _ in cues[1:]] + [len(text)]
-  said, joined, heard = set(), False, False
+  stated, joined, has_sentence = set(), False, False
   for (_, start, letter), end in zip(cues, ends):
     rest = letter + text[start : min(end, start + _MAX_SAID)]
     rest = rest.strip("*_ \t\n")
     if not letter:
       rest = _JOINT.sub("", rest.partition("\n")[0])
     chosen = _chosen(letter or rest, named, "mark") - {"?"}
-    heard |= bool(rest)
+    has_sentence |= bool(rest)
     if chosen:
-      said = said | chosen if joined else chosen
+      stated = stated | chosen if joined else chosen
       # "The answer is A. The answer is B." is one answer of two.
       joined = _chosen(rest, named, "exact") == chosen
     elif rest:
       joined = False
-  return said, heard
+  return stated, has_sentence
 
 
 def _chosen(
     text: str, named: Mapping[str, str], comments: str = "mark"
 ) -> set[str]:
-  """Returns the letters that an answer holds, {"?"} for something else.
+  """Returns the letters of the options that a marked answer chooses.
 
-  What is withdrawn and not replaced leaves the empty set. `comments` is the
-  key in _COMMENT of what may stand between a letter and words about it.
+  {"?"} if it is no option, the empty set if it withdraws one without naming
+  another.
+
+  Args:
+    text: marked answer.
+    named: texts of the options by letter.
+    comments: key of _COMMENT, the separators allowed before a comment.
   """
   text = text[:expressions.MAX_CHARS].strip()
   kept = _kept(text, named, comments)
@@ -273,20 +301,22 @@ def _chosen(
 def _kept(
     text: str, named: Mapping[str, str], comments: str
 ) -> set[str] | None:
-  """Returns what a text that takes back an option stands by.
+  """Returns the options that remain in a text that withdraws one.
 
-  None if it takes nothing back, the empty set if it stands by nothing.
+  None if the text withdraws nothing, the empty set if nothing remains.
   """
   if _matching(text, named):
     return None
   if rated := _rated(text, named):
     return rated
+  # "B? No, C": what follows the last withdrawal counts if it is an option.
   for match in reversed(list(_NO.finditer(text))):
     after = _read(text[match.end() :], named, comments)
     if after != {"?"}:
       return after
     if match[1] == "?" and match[2].casefold() in ("no", "nope"):
       return set()
+  # "not B but C", then "C, not B".
   plain = _plain_mark(text)
   if match := _NOT_BUT.match(plain):
     after = _read(plain[match.end() :], named, comments)
@@ -297,10 +327,10 @@ def _kept(
 
 
 def _rated(text: str, named: Mapping[str, str]) -> set[str]:
-  """Returns the options that a text calls right after it called others wrong.
+  """Returns the options that a text calls right after calling others wrong.
 
-  The empty set if it does not end so, or says anything else: where the last
-  one is called wrong the question may be which one is.
+  The empty set if the text contains anything else or ends with an option
+  called wrong, since the question may ask for the wrong one.
   """
   text, at = _unstyled(text), 0
   by_rating = {True: set(), False: set()}
@@ -316,29 +346,29 @@ def _rated(text: str, named: Mapping[str, str]) -> set[str]:
 
 
 def _unstyled(text: str) -> str:
-  """Returns a text without commands and signs of style."""
+  """Returns a text without commands and marks of style."""
   while (plain := _STYLE.sub(lambda m: m[1] or " ", text)) != text:
     text = plain
   return " ".join(text.split())
 
 
 def _plain_mark(text: str) -> str:
-  """Returns a text without styles, and without words that lead to a letter."""
+  """Returns a text without styles and words that introduce an option."""
   text = _TRAIL.sub("", _unstyled(text))
   return text[_LEAD.match(text).end() :]
 
 
 def _read(text: str, named: Mapping[str, str], comments: str) -> set[str]:
-  """Returns the letters that a text without second thoughts holds."""
+  """Returns the letters that a text without withdrawals chooses, else {"?"}."""
   plain = _plain_mark(text)
   bare = _BARE.fullmatch(plain.strip(_BETWEEN))
-  # A capital is a letter, also where it is the text of another option.
+  # A capital is a letter even if it is also the text of another option.
   if bare and bare[1].isupper() and bare[1] in named:
     return {bare[1]}
   if whole := _matching(text, named) or _matching(plain, named):
     return whole
   if bare:
-    # A small letter without a mark around it is a word.
+    # A lower-case letter without a mark around it is a word ("a").
     if comments == "mark" or bare[1].isupper() or not text.isalpha():
       return {_known(bare[1], named)}
     return {"?"}
@@ -347,7 +377,7 @@ def _read(text: str, named: Mapping[str, str], comments: str) -> set[str]:
     if front := _matching(match[1], named):
       return front | {_known(match[2], named)}
   if head := _HEAD.match(plain):
-    chosen = _behind(head, named, comments)
+    chosen = _headed(head, named, comments)
     if chosen != {"?"}:
       return chosen
   parts = _parts(plain, named)
@@ -362,68 +392,76 @@ def _read(text: str, named: Mapping[str, str], comments: str) -> set[str]:
 
 
 def _parts(text: str, named: Mapping[str, str]) -> list[set[str]]:
-  """Returns what each part of a list of options says."""
+  """Returns the letters that each part of a list of options chooses."""
   parts = _LIST.split(text)
   return [_item(p, named) for p in parts if p.strip(_BETWEEN)]
 
 
 def _item(text: str, named: Mapping[str, str]) -> set[str]:
-  """Returns what one of several options in a list says, if it is one."""
-  if same := _matching(text, named):
-    return same
+  """Returns the letter of a part of a list, the empty set if it is none."""
+  if matches := _matching(text, named):
+    return matches
   plain = _plain_mark(text)
   if bare := _BARE.fullmatch(plain.strip(_BETWEEN)):
     return {_known(bare[1], named)}
   head = _HEAD.match(plain)
-  behind = _matching(plain[head.end() :], named) if head else set()
-  return behind | {_known(head[2], named)} if behind else set()
+  # A letter with an option's text behind it.
+  matches = _matching(plain[head.end() :], named) if head else set()
+  return matches | {_known(head[2], named)} if matches else set()
 
 
-def _behind(
+def _headed(
     head: re.Match[str], named: Mapping[str, str], comments: str
 ) -> set[str]:
-  """Returns a letter with the option that follows it, else {"?"}."""
+  """Returns the letters of a text that begins with one, else {"?"}.
+
+  Args:
+    head: match of the letter.
+    named: texts of the options by letter.
+    comments: key of _COMMENT, the separators allowed before a comment.
+  """
   letter, rest = _known(head[2], named), head.string[head.end() :]
-  behind = rest.strip(_BETWEEN + _ARROWS)
-  if same := _matching(behind, named) or _beginning(behind, named):
-    return {letter} | same
+  remark = rest.strip(_BETWEEN + _ARROWS)
+  if matches := _matching(remark, named) or _beginning(remark, named):
+    return {letter} | matches
   parts = _parts(rest, named) if _LIST.match(rest) else []
   if parts and parts[0]:
     return {letter}.union(*parts)
-  # "B (A)" says two; "(A)(C)" nothing.
-  bare = _BARE.fullmatch(behind)
+  # "B (A)" chooses two options; "(A)(C)" none.
+  bare = _BARE.fullmatch(remark)
   if bare and bare[1].isupper():
     signs = re.match(r"\s*[^\w\s]", rest)
     between = signs and not (head[1] and rest.startswith(("(", "[")))
     return {letter, _known(bare[1], named)} if between else {"?"}
-  clear = head[1] or (
+  # A letter in brackets, or a capital that a separator follows.
+  is_clear = head[1] or (
       head[2].isupper() and _COMMENT[comments].match(rest))
-  return {letter} if clear and comments != "exact" else {"?"}
+  return {letter} if is_clear and comments != "exact" else {"?"}
 
 
 def _beginning(text: str, named: Mapping[str, str]) -> set[str]:
-  """Returns the option whose text stands before the first stop in a text."""
+  """Returns the option whose text precedes the first stop in a text."""
   stop = _STOP.search(text)
   return _matching(text[: stop.start()].strip(_BETWEEN), named) if stop else (
       set())
 
 
 def _known(letter: str, named: Mapping[str, str]) -> str:
-  """Returns a letter that an option has, else "?"."""
+  """Returns the letter in upper case if an option has it, else "?"."""
   return letter.upper() if letter.upper() in (named or _COMMON) else "?"
 
 
 def _matching(text: str, named: Mapping[str, str]) -> set[str]:
-  """Returns the letter of the only option of this text, if there is one."""
+  """Returns the letter of the option with this text, if exactly one has it."""
   if not named:
     return set()
   plains = {_plain(t) for t in (text, text.strip(_BETWEEN))} - {""}
-  same = {k for k, v in named.items() if _plain(v) in plains}
-  return same if len(same) == 1 else set()
+  matches = {k for k, v in named.items() if _plain(v) in plains}
+  return matches if len(matches) == 1 else set()
 
 
 def _plain(text: str) -> str:
-  """Writes an option so that equal ones come out equal."""
+  """Returns a normal form of an option's text."""
   text = text.translate(_NARROW)
   words = re.sub(r"[\s.,;:*_$\"'`]+", " ", text).strip().casefold()
   if re.search(r"[\d\\=]", text):
@@ -432,7 +470,7 @@ def _plain(text: str) -> str:
 
 
 def canonical(completion: str, row: Any) -> str:
-  """Returns the letter that is chosen, or the short answer: for tasks."""
+  """Returns the chosen letter or the short answer, for `tasks.base`."""
   gold, named = check_reference(row.reference, row.meta.get("options"))
   if not gold:
     return math.canonical(completion, row)
@@ -443,11 +481,15 @@ def canonical(completion: str, row: Any) -> str:
 
 
 def order(count: int, seed: int, row: object) -> list[int]:
-  """Returns in which order a row shows its options: 0 to count - 1, mixed.
+  """Returns a random permutation of 0 to count - 1, the order of options.
 
-  It depends on the seed and on the row's id alone: not on the process, the
-  host or the other rows. The right option `i` gets the letter
-  LETTERS[order.index(i)].
+  It depends only on the seed and the row: not on the process, the host or
+  other rows. Option `i` gets the letter LETTERS[order.index(i)].
+
+  Args:
+    count: number of options.
+    seed: seed of the order.
+    row: id or text of the row.
   """
   indices = list(range(count))
   random.Random(f"{seed}/{row}").shuffle(indices)
@@ -455,5 +497,5 @@ def order(count: int, seed: int, row: object) -> list[int]:
 
 
 def shuffle(options: Sequence[str], seed: int, row: object) -> list[str]:
-  """Returns the options in the order of `order`."""
+  """Returns options in the order given by `order`."""
   return [options[i] for i in order(len(options), seed, row)]

@@ -1,17 +1,18 @@
-"""The inside of the jail: run as a script by `sandbox`, imported by nobody.
+"""Server inside of a jail; `sandbox` runs this file as a script.
 
-It shuts itself in, then serves runs of one program after another. Every run
-is a child forked before any of the program's code was loaded. The child gets
-its descriptors from outside (the program, its input, pipes for its output)
-and nothing else: the channel to the parent is closed in it, and what the
-parent compares its output with is not in here at all.
+The server isolates itself, then runs one program as often as the parent asks.
+Each run is a child process, forked from a server that has never loaded any of
+the program's code. The child gets file descriptors for the program, its input
+and its output, and nothing else: its copy of the channel to the parent is
+closed, and the expected output never enters the jail.
 
-The server is the first process of its PID namespace. Nobody in there can
-kill, stop or trace it, and all that a run leaves behind is killed before the
-next begins. It ends when the channel closes, that is, when the parent does.
+The server is the first process of its PID namespace, so no process in there
+can kill, stop or trace it. It kills everything that a run leaves behind before
+the next run. It ends when the channel closes, which happens when the parent
+ends.
 
-It is one long file because it can import no other of the project: bubblewrap
-shows it this one alone.
+This is one long file because it cannot import other files of the project:
+bubblewrap makes only this one visible.
 """
 
 import atexit
@@ -28,9 +29,10 @@ import struct
 import sys
 import types
 
-NOBODY = 65534  # also in sandbox.py, which cannot import a script
+NOBODY = 65534  # same value as in sandbox.py; neither file can import the other
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
+# Constants of mount(2), umount2(2), unshare(2) and prctl(2).
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 1, 2, 4, 8, 32
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 0x40000
 _DETACH = 2
@@ -45,12 +47,12 @@ _NAMESPACES = {
 }
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 38, 24
-_CAPABILITIES = 0x20080522  # version of the structure of capset(2)
+_CAPABILITIES = 0x20080522  # version of capset(2)'s header
 _DEVICES = ("null", "zero", "full", "urandom", "random")
 
 
 def main() -> None:
-  """Shuts itself in and serves; comes back in the children alone."""
+  """Isolates this process and serves; returns only in its children."""
   config = json.loads(sys.argv[1])
   control = socket.socket(fileno=config.pop("control"))
   try:
@@ -59,24 +61,30 @@ def main() -> None:
       _move_in(config)
     elif config["mode"] == "none":
       _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A handler would let signals from within through to the first process.
+    # The first process of a namespace is immune to signals that it does not
+    # handle, and Python handles SIGINT by default.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _prctl(_PR_SET_DUMPABLE, 0)
   except OSError as error:
     control.send(json.dumps({"failed": str(error)}).encode())
     os._exit(1)
-  given = _published() if config["published_names"] else {}
-  gc.freeze()  # a child's collector need not look at what is here already
+  names = _published() if config["published_names"] else {}
+  gc.freeze()  # children need not collect objects that exist already
   control.send(b'{"ready": true}')
-  request, fds, told = serve(control, config)
-  run(request, fds, told, config, given)
+  request, fds, failure = serve(control, config)
+  run(request, fds, failure, config, names)
 
 
-# ----- Shutting itself in -----
+# ----- Isolation -----
 
 
 def _check(result: int, what: str) -> int:
-  """Raises OSError, which says what was tried, if a call of libc failed."""
+  """Returns the result of a libc call; raises OSError if it failed.
+
+  Args:
+    result: return value, negative on failure.
+    what: description of the call, for the message.
+  """
   if result < 0:
     number = ctypes.get_errno()
     raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -84,25 +92,28 @@ def _check(result: int, what: str) -> int:
 
 
 def _prctl(option: int, *values: int) -> int:
-  """Calls prctl(2) with all of its arguments."""
+  """Calls prctl(2), with zeros for missing arguments."""
   words = [ctypes.c_ulong(v) for v in (*values, 0, 0, 0, 0)[:4]]
   return _check(_LIBC.prctl(option, *words), f"prctl {option}")
 
 
 def _mount(source: str, target: str, kind: str, flags: int, data: str = ""):
   """Calls mount(2)."""
-  words = [w.encode() for w in (source, target, kind)]
-  done = _LIBC.mount(*words, ctypes.c_ulong(flags), data.encode())
-  _check(done, f"mount of {source} on {target}")
+  texts = [text.encode() for text in (source, target, kind)]
+  result = _LIBC.mount(*texts, ctypes.c_ulong(flags), data.encode())
+  _check(result, f"mount of {source} on {target}")
 
 
 def _unshare(control: socket.socket) -> None:
-  """Enters new namespaces; comes back as the first process in them."""
+  """Enters new namespaces; returns in the first process in them.
+
+  The parent maps users in between, which a process cannot do for itself.
+  """
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  with contextlib.suppress(OSError):  # root alone may
+  with contextlib.suppress(OSError):  # only root may
     os.setgroups([])
   with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as f:
-    f.write("1000")  # short of memory, the machine kills this first
+    f.write("1000")  # the first to be killed if the machine runs out of memory
   flags = 0
   for flag in _NAMESPACES.values():
     flags |= flag
@@ -110,19 +121,21 @@ def _unshare(control: socket.socket) -> None:
   control.send(b'{"unshared": true}')
   if control.recv(16) != b"mapped":
     os._exit(1)
+  # A new PID namespace takes effect for children only.
   child = os.fork()
   if child:
     control.close()
     os.waitpid(child, 0)
     os._exit(0)
-  # If its parent is gone by now, so is the other end of the channel.
+  # If the parent has died before this line, the channel is closed and the
+  # server ends at its first read.
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _move_in(config: dict) -> None:
-  """Makes a root directory of what the program needs, and moves there."""
+  """Builds a root directory with what the program needs and moves to it."""
   _mount("none", "/", "", _REC | _PRIVATE)
-  # Opened first: the new root may hide their paths.
+  # Sources are opened first, since mounting the new root may hide their paths.
   devices = [f"/dev/{name}" for name in _DEVICES]
   sources = {p: os.open(p, os.O_PATH) for p in [*config["binds"], *devices]}
   root = next(d for d in ("/tmp", "/mnt", "/var") if os.path.isdir(d))
@@ -135,6 +148,7 @@ def _move_in(config: dict) -> None:
   for path, fd in sources.items():
     _bind(fd, root + path)
     os.close(fd)
+  # An empty directory on top of each hidden one, then the rest of /dev.
   for path in config["hidden"]:
     _mount("tmpfs", root + path, "tmpfs", _RDONLY, "size=4k")
   for name, target in (
@@ -143,6 +157,7 @@ def _move_in(config: dict) -> None:
   ):
     os.symlink(target, f"{root}/dev/{name}")
   _mount_proc(f"{root}/proc", config)
+  # Swap the roots, detach the old one, and make the new one read-only.
   os.chdir(root)
   _check(_LIBC.pivot_root(b".", b"."), "pivot_root")
   _check(_LIBC.umount2(b".", _DETACH), "umount of the old root")
@@ -152,19 +167,20 @@ def _move_in(config: dict) -> None:
 
 
 def _mount_proc(target: str, config: dict) -> None:
-  """Shows processes, and where the kernel can do so nothing else, at target.
+  """Mounts /proc at target, restricted to processes if the kernel can.
 
-  Sets config["last_pid"], a file to write the last process id to, if it can.
+  Sets config["last_pid"] to a descriptor of the file with the last process id,
+  if it can be opened.
   """
   flags = _NOSUID | _NODEV | _NOEXEC
-  with contextlib.suppress(OSError):  # containers may forbid it: go without
+  with contextlib.suppress(OSError):  # containers may forbid /proc; not needed
     _mount("proc", target, "proc", flags)
     with open(f"{target}/sys/user/max_user_namespaces", "w") as file:
       file.write("0")
     with contextlib.suppress(OSError):
       config["last_pid"] = os.open(
           f"{target}/sys/kernel/ns_last_pid", os.O_WRONLY)
-    # The load, the memory and the keys of the machine are no program's affair.
+    # Mounted again without the machine's load, memory and keys.
     _check(_LIBC.umount2(target.encode(), _DETACH), "umount of /proc")
     try:
       _mount("proc", target, "proc", flags, "subset=pid")
@@ -176,7 +192,7 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def _bind(fd: int, target: str) -> None:
-  """Shows an opened file or directory at target, for reading only."""
+  """Mounts an opened file or directory at target, read-only."""
   source = f"/proc/self/fd/{fd}"
   if os.path.isdir(source):
     os.makedirs(target, exist_ok=True)
@@ -184,7 +200,7 @@ def _bind(fd: int, target: str) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
   _mount(source, target, "", _BIND | _REC)
-  # What the mount forbids already must stay forbidden.
+  # A remount must keep the restrictions of the original mount.
   kept = os.statvfs(target).f_flag & (_NOSUID | _NODEV | _NOEXEC)
   _mount("none", target, "", _REMOUNT | _BIND | _RDONLY | _NOSUID | kept)
 
@@ -194,40 +210,42 @@ def _bind(fd: int, target: str) -> None:
 
 def serve(
     control: socket.socket, config: dict) -> tuple[dict, list[int], int]:
-  """Forks a child for each request; returns the request in the child.
+  """Forks a child for each request; returns only in the children.
 
-  With it come the descriptors of the run, and one to say in why it cannot be
-  held. A program gets to run only where that is closed.
+  Returns:
+    (request, descriptors of the run, descriptor for a failure message). The
+    program runs only after the child has closed the last one, that is, after
+    all restrictions are in place.
   """
   while True:
     message, fds, _, _ = socket.recv_fds(control, 1 << 16, 8)
     if not message:
       os._exit(0)
     if not fds:
-      continue  # "kill", sent as the run ended by itself
+      continue  # a "kill" that arrived after the run had ended
     _empty(config)
     if "last_pid" in config:
       # The next id is 2, so that a program cannot tell how many ran before.
       with contextlib.suppress(OSError):
         os.pwrite(config["last_pid"], b"1", 0)
-    failed, told = os.pipe()
+    failure, failure_in = os.pipe()
     child = os.fork()
     if not child:
       os.close(control.detach())
-      os.close(failed)
-      return json.loads(message), fds, told
-    for fd in (*fds, told):
+      os.close(failure)
+      return json.loads(message), fds, failure_in
+    for fd in (*fds, failure_in):
       os.close(fd)
     status = _wait(child, control)
     _kill_rest(child, config)
-    why = os.read(failed, 1 << 10).decode()
-    os.close(failed)
-    word = {"failed": why} if why else {"ended": status}
-    control.send(json.dumps(word).encode())
+    reason = os.read(failure, 1 << 10).decode()
+    os.close(failure)
+    answer = {"failed": reason} if reason else {"ended": status}
+    control.send(json.dumps(answer).encode())
 
 
 def _wait(child: int, control: socket.socket) -> int:
-  """Waits for a child or for word to kill it; returns its wait status."""
+  """Waits until a child ends, or kills it on request; returns its status."""
   pidfd = os.pidfd_open(child)
   poller = select.poll()
   poller.register(pidfd, select.POLLIN)
@@ -237,14 +255,14 @@ def _wait(child: int, control: socket.socket) -> int:
     if pidfd in ready:
       os.close(pidfd)
       return os.waitpid(child, 0)[1]
-    word = control.recv(16)
+    message = control.recv(16)
     os.kill(child, signal.SIGKILL)
-    if not word:
+    if not message:  # the parent is gone
       os._exit(0)
 
 
 def _kill_rest(child: int, config: dict) -> None:
-  """Kills what a run has left behind, and reaps it."""
+  """Kills and reaps the processes that a run leaves behind."""
   with contextlib.suppress(ProcessLookupError):
     if config["mode"] == "none":
       os.killpg(child, signal.SIGKILL)
@@ -258,7 +276,7 @@ def _kill_rest(child: int, config: dict) -> None:
 
 
 def remove_ipc() -> None:
-  """Removes all System V objects of the namespace that it may remove."""
+  """Removes the System V objects of the namespace, if permitted."""
   for name, arguments in (
       ("shm", (_IPC_RMID, None)), ("msg", (_IPC_RMID, None)),
       ("sem", (0, _IPC_RMID)),
@@ -279,7 +297,7 @@ def _empty(config: dict) -> None:
     size = f"size={config['disk_mb']}m,nr_inodes=1k,mode=1777"
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, size)
     return
-  import shutil  # slow to import, and for this case only
+  import shutil  # slow to import, and only needed here
 
   for entry in os.scandir(config["tmp"]):
     if entry.is_dir(follow_symlinks=False):
@@ -291,17 +309,17 @@ def _empty(config: dict) -> None:
 
 # ----- A run -----
 
-# What the published graders of LiveCodeBench and APPS import with a star; of
-# two modules with a name in common the later one has it.
+# Modules that the published graders of LiveCodeBench and APPS import with a
+# star. If two modules share a name, the later one wins.
 _STARS = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy",
     "math", "random", "statistics", "itertools", "functools", "operator", "io",
     "sys", "json", "typing")
-_RECURSION = 50_000  # the limit that they set
+_RECURSION = 50_000  # recursion limit that those graders set
 
 
 def _published() -> dict[str, object]:
-  """Returns the names that the published graders put before a program."""
+  """Returns the names that the published graders define for a program."""
   names: dict[str, object] = {}
   for module in _STARS:
     exec(f"from {module} import *", names)
@@ -312,11 +330,21 @@ def _published() -> dict[str, object]:
 
 
 def run(
-    request: dict, fds: list[int], told: int, config: dict, given: dict
+    request: dict, fds: list[int], failure: int, config: dict, names: dict
 ) -> None:
-  """Becomes the program, unless it cannot be held."""
+  """Runs the program in this process; never returns.
+
+  Args:
+    request: "entry_point", the function to call or None, and "cpu_s".
+    fds: descriptors of program, input, stdout, stderr, and of the result for a
+      call.
+    failure: descriptor for a message if a restriction fails. The program does
+      not run then.
+    config: configuration of the jail.
+    names: names to define for the program.
+  """
   program, stdin, out, err, *result = fds
-  # The length of the prelude, a line end, the prelude, the program.
+  # The file has the prelude's length, a newline, the prelude, the program.
   size, _, text = _slurp(program).partition(b"\n")
   sources = [
       part.decode("utf-8", "surrogatepass")
@@ -325,10 +353,12 @@ def run(
   if result:
     args = json.loads(_slurp(stdin))
     stdin = os.open(os.devnull, os.O_RDONLY)
+  # Standard streams in place; all other descriptors closed but the result's
+  # and the failure's.
   for number, fd in enumerate((stdin, out, err)):
     os.dup2(fd, number)
   first = 3
-  for kept in (*sorted((*result, told)), 1 << 16):
+  for kept in (*sorted((*result, failure)), 1 << 16):
     os.closerange(first, kept)
     first = kept + 1
   os.setsid()
@@ -336,13 +366,13 @@ def run(
     os.chdir(config["tmp"])
     _drop(config, request["cpu_s"])
   except (OSError, ValueError) as error:
-    os.write(told, str(error).encode()[: 1 << 10])
+    os.write(failure, str(error).encode()[: 1 << 10])
     os._exit(1)
-  os.close(told)
+  os.close(failure)
   os.environ.clear()
   sys.argv[:] = ["program.py"]
   _streams()
-  _offer(given)
+  _define(names)
   code = 0
   try:
     if result:
@@ -357,7 +387,7 @@ def run(
 
 
 def _exit_code(value: object) -> int:
-  """Returns what sys.exit of a value means; shows it if it is a message."""
+  """Returns the exit code of sys.exit(value); prints a message, as Python."""
   if value is None or isinstance(value, int):
     return int(value or 0) & 0xFF
   print(value, file=sys.stderr)
@@ -365,7 +395,7 @@ def _exit_code(value: object) -> int:
 
 
 def _leave(code: int) -> None:
-  """Ends as Python does, but for the slow end, which frees all memory."""
+  """Ends as Python does, but skips the slow release of all memory."""
   if "threading" in sys.modules:
     sys.modules["threading"]._shutdown()
   atexit._run_exitfuncs()
@@ -374,9 +404,9 @@ def _leave(code: int) -> None:
 
 
 def _flush() -> None:
-  """Writes out what is buffered, in streams that were put aside too."""
+  """Flushes the standard streams, also the original stdout if replaced."""
   for file in (sys.stdout, sys.__stdout__, sys.stderr):
-    with contextlib.suppress(Exception):  # closed, full, or no file at all
+    with contextlib.suppress(Exception):  # closed, full, or not a file
       file.flush()
 
 
@@ -387,10 +417,14 @@ def _slurp(fd: int) -> bytes:
 
 
 def _drop(config: dict, cpu_s: int) -> None:
-  """Gives up privileges and resources, for good.
+  """Gives up privileges and limits resources, irreversibly.
+
+  Args:
+    config: configuration of the jail.
+    cpu_s: limit on CPU seconds.
 
   Raises:
-    OSError, ValueError: something of what the grade promises cannot be had.
+    OSError, ValueError: a restriction that the grade promises failed.
   """
   limit = resource.setrlimit
   for name, value in (
@@ -411,9 +445,9 @@ def _drop(config: dict, cpu_s: int) -> None:
     limit(kind, (value, value))
   if config["mode"] == "namespaces":
     if not config["filter"]:
-      # What is made here goes with the last process of the run.
+      # System V objects then disappear with the last process of the run.
       _check(_LIBC.unshare(_NAMESPACES["ipc"]), "unshare of ipc")
-    with contextlib.suppress(OSError):  # the last one is behind us
+    with contextlib.suppress(OSError):  # raised after the last capability
       for capability in range(64):
         _prctl(_PR_CAPBSET_DROP, capability)
     if os.getuid() == 0:
@@ -427,7 +461,7 @@ def _drop(config: dict, cpu_s: int) -> None:
     try:
       _filter()
     except OSError:
-      # A probe goes on, and finds that there is none.
+      # A probe (grade 0) continues and finds that there is no filter.
       if config["grade"] == 3:
         raise
   elif config["mode"] != "none":
@@ -435,17 +469,18 @@ def _drop(config: dict, cpu_s: int) -> None:
 
 
 def _forget_keys() -> None:
-  """Gives a run that no filter holds keyrings with nothing in them.
+  """Empties the keyrings of a run that no filter keeps from using them.
 
-  Its user's keyrings belong to the jail's user namespace: earlier runs have
-  written to them, and nobody outside has. Its session is the caller's own.
+  The user's keyrings belong to the jail's user namespace, so only earlier runs
+  can have written to them. The session keyring is the caller's and is replaced
+  by a new one.
   """
   machine = os.uname().machine
   if machine not in _MACHINES:
     return
   call = _REFUSED["keyctl"][_MACHINES[machine][0]]
   _LIBC.syscall(call, _KEYS_JOIN, None)
-  # A keyring that does not exist, or a kernel without any, is no matter.
+  # Errors are ignored: a keyring may not exist, nor keyrings in the kernel.
   persistent = _LIBC.syscall(call, _KEYS_PERSISTENT, -1, _KEYS_OF_PROCESS)
   for ring in (*_KEYS_OF_USER, persistent):
     _LIBC.syscall(call, _KEYS_CLEAR, ring)
@@ -456,35 +491,35 @@ _KEYS_OF_PROCESS, _KEYS_OF_USER = -2, (-4, -5)
 
 
 def _streams() -> None:
-  """Opens the standard streams anew, for what they are now."""
-  how = dict(encoding="utf-8", errors="surrogateescape", closefd=False)
-  sys.stdin = sys.__stdin__ = open(0, **how)
-  sys.stdout = sys.__stdout__ = open(1, "w", **how)
-  sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, **how)
+  """Reopens the standard streams on their new descriptors."""
+  options = dict(encoding="utf-8", errors="surrogateescape", closefd=False)
+  sys.stdin = sys.__stdin__ = open(0, **options)
+  sys.stdout = sys.__stdout__ = open(1, "w", **options)
+  sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, **options)
 
 
-def _offer(given: dict[str, object]) -> None:
-  """Makes names known to the program, as builtins, which it may redefine.
+def _define(names: dict[str, object]) -> None:
+  """Defines names for the program as builtins, which it may redefine.
 
-  No source is put before its own: `from __future__`, its docstring, the line
-  numbers of its tracebacks and its globals stay as they are, and what the
-  tests call is never one of these names.
+  Compared with imports in front of its source, this keeps its `from __future__`
+  imports, docstring, line numbers and globals as they are, and the function
+  that the tests call is never one of these names.
   """
   import _sitebuiltins
   import builtins
 
-  for word in ("exit", "quit"):  # of site.py, which is not loaded here
-    setattr(builtins, word, _sitebuiltins.Quitter(word, "Ctrl-D"))
-  for name, value in given.items():
+  for name in ("exit", "quit"):  # normally from site.py, which is not loaded
+    setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
+  for name, value in names.items():
     builtins.__dict__.setdefault(name, value)
   sys.setrecursionlimit(_RECURSION)
 
 
 def _execute(sources: list[str], name: str) -> dict:
-  """Executes a prelude and the program in it as a module; returns its globals.
+  """Executes a prelude and the program in one module; returns its globals.
 
-  They are compiled apart, but what the prelude imports from __future__ holds
-  for the program too.
+  They are compiled separately, but the prelude's imports from __future__ also
+  apply to the program.
   """
   import __future__
 
@@ -502,20 +537,19 @@ def _execute(sources: list[str], name: str) -> dict:
 
 
 _PLAIN = {type(None), bool, int, float, str}
-_DEPTH = 1000  # of a value; the parent takes fewer still
+_DEPTH = 1000  # nesting of a value; the parent accepts less
 
 
 def _plain(value: object, depth: int = 0) -> object:
-  """Returns a value as what JSON has, by the built-in type that holds it.
+  """Converts a value to JSON types by its built-in base type.
 
-  A method that the program defines for its own type is not asked. Sequences
-  that are no list (tuples, ranges, deques, arrays, the keys, values and items
-  of a dict) become one; what has no order, or none yet, such as a set or a
-  generator, is refused. A Decimal or a Fraction becomes an integer, or the
-  nearest float.
+  Only methods of built-in types are called, never those of a class that the
+  program defines. Tuples, ranges, deques, arrays and views of dicts become
+  lists. Sets and generators are refused. A Decimal or a Fraction becomes an
+  integer or the nearest float.
 
   Raises:
-    TypeError, ArithmeticError, ValueError: JSON has no such value.
+    TypeError, ArithmeticError, ValueError: JSON cannot express the value.
   """
   import array
   import collections
@@ -539,7 +573,8 @@ def _plain(value: object, depth: int = 0) -> object:
       if under != 1 and near.is_integer():
         raise TypeError("no float is near enough to tell it from an integer")
       return near
-  # The views of an OrderedDict come first: they have another order.
+  # OrderedDict's views come first, since they subclass a dict's views but
+  # iterate in another order.
   ordered, plain = collections.OrderedDict(), {}
   views = [
       type(view) for mapping in (ordered, plain)
@@ -548,6 +583,7 @@ def _plain(value: object, depth: int = 0) -> object:
       list, tuple, range, collections.deque, array.array, *views):
     if issubclass(kind, base):
       parts = list(base.__iter__(value))
+      # Shortcut for long flat lists.
       if set(map(type, parts)) <= _PLAIN:
         return parts
       return [_plain(part, depth + 1) for part in parts]
@@ -555,15 +591,22 @@ def _plain(value: object, depth: int = 0) -> object:
     return {
         _plain(key, depth + 1): _plain(part, depth + 1)
         for key, part in dict.items(value)}
-  raise TypeError(f"a {kind.__name__} is returned, which is no plain value")
+  raise TypeError(f"a {kind.__name__} is returned, which JSON cannot express")
 
 
 def _call(
     sources: list[str], entry_point: str, args: list, result: int
 ) -> None:
-  """Calls a function of the program and writes its value as JSON."""
+  """Calls a function of the program and writes its value as JSON.
+
+  Args:
+    sources: prelude and program.
+    entry_point: name of a function or of a method of the class Solution.
+    args: arguments.
+    result: descriptor to write to.
+  """
   names = _execute(sources, "program")
-  # A helper or an import may have the name of the method that is asked for.
+  # The method wins, since a helper or an import may have the same name.
   solution = names.get("Solution")
   if isinstance(solution, type) and (
       hasattr(solution, entry_point) or entry_point not in names):
@@ -574,14 +617,15 @@ def _call(
   while data:
     data = data[os.write(result, data) :]
   _flush()
-  os._exit(0)  # whatever threads it has left behind
+  os._exit(0)  # without waiting for threads
 
 
 # ----- The filter of system calls -----
 
-# Name -> number on x86_64 and on aarch64; -1 where it does not exist. Refused
-# are new processes and programs, memory that RLIMIT_AS does not count, other
-# processes, and parts of the kernel that no such program needs.
+# Refused calls: name -> number on x86_64 and on aarch64, -1 if it does not
+# exist. They start processes and programs, use memory that RLIMIT_AS does not
+# count, act on other processes, or reach parts of the kernel that programs of
+# this kind do not need.
 _REFUSED = {
     "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
     "execveat": (322, 281),
@@ -616,6 +660,7 @@ _REFUSED = {
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _SOCKET, _PRLIMIT = (41, 198), (302, 261)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+# Instructions, offsets and results of a seccomp filter.
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
@@ -624,7 +669,7 @@ _CLONE_THREAD, _AF_UNIX = 0x10000, 1
 
 
 def _filter() -> None:
-  """Installs the filter; raises OSError where the system has none."""
+  """Installs the filter; raises OSError if the system has none."""
   machine = os.uname().machine
   if machine not in _MACHINES:
     raise OSError(f"no filter for {machine}")
@@ -639,9 +684,10 @@ def _filter() -> None:
 
 
 def rules(machine: str) -> list[tuple[int, int, int, int]]:
-  """Returns the filter: lines of (code, skip if true, skip if false, value).
+  """Returns the filter as BPF instructions.
 
-  A skip counts lines to leave out after the next.
+  Each is (code, skip if true, skip if false, value), where a skip is the number
+  of instructions to jump over.
   """
   column, number = _MACHINES[machine]
   refuse, allow = (_RETURN, 0, 0, _ERROR | _EPERM), (_RETURN, 0, 0, _ALLOW)
@@ -651,20 +697,20 @@ def rules(machine: str) -> list[tuple[int, int, int, int]]:
       (_RETURN, 0, 0, _KILL),
       (_LOAD, 0, 0, _NUMBER),
   ]
-  if machine == "x86_64":  # the numbers of its 32-bit variant begin here
+  if machine == "x86_64":  # numbers of the x32 ABI begin at 0x40000000
     lines += [(_AT_LEAST, 0, 1, 0x40000000), refuse]
   for call in _REFUSED.values():
     if call[column] >= 0:
       lines += [(_EQUAL, 0, 1, call[column]), refuse]
-  # Its flags are out of a filter's reach; libc then takes clone.
+  # A filter cannot read clone3's flags. ENOSYS makes libc use clone instead.
   lines += [
       (_EQUAL, 0, 1, _CLONE3[column]),
       (_RETURN, 0, 0, _ERROR | _ENOSYS),
   ]
   for call, test, value in (
-      (_CLONE, _ANY_BIT, _CLONE_THREAD),  # threads, no processes
+      (_CLONE, _ANY_BIT, _CLONE_THREAD),  # threads but no processes
       (_SOCKET, _EQUAL, _AF_UNIX),
-      (_PRLIMIT, _EQUAL, 0),  # its own limits, not the server's
+      (_PRLIMIT, _EQUAL, 0),  # the process's own limits, not the server's
   ):
     lines += [
         (_EQUAL, 0, 4, call[column]),

@@ -1,13 +1,13 @@
-"""Worker processes that run verifiers under a deadline kept by the parent.
+"""Worker processes that run verifiers under a deadline.
 
-A worker is started once and serves many items (`serving` is its side). It
-says on a pipe which item it has begun, so a hanging or crashing item is known,
-its worker is killed with everything that it started, and the items behind it
-go to a fresh one. An item that took too long, or whose worker was killed from
-outside, is tried once more, in a fresh worker: a machine that was held up for
-a while or short of memory must not change what a run learns from. Such a
-failure is the verifier's, not the completion's: its score has reward 0.0 and a
-status that tells the caller to mask the sample.
+A worker is started once and serves many items (`serving` is its code). It
+reports on a pipe which item it has begun, so the parent knows which item hangs
+or crashes. It then kills the worker with everything that it started, and a new
+worker takes the remaining items. An item that took too long, or whose worker
+was killed from outside, is tried once more in a new worker, so that a machine
+that is briefly stalled or short of memory does not change what a run learns
+from. An item that fails is the verifier's fault and not the completion's: its
+score has reward 0.0 and a status that masks the sample.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,29 +31,28 @@ from progrpo_jax.rewards.score import Score, is_masked
 
 Call, Outcome = serving.Call, serving.Outcome
 
-# What ends a process that has done nothing wrong: the kernel where memory runs
-# out, or a person.
+# Signals from outside: from the kernel when memory runs out, or from a person.
 _FROM_OUTSIDE = frozenset((
     -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP))
-_START_S = 120.0  # a worker's start, or the import of a verifier
-_LOOK_S = 0.5  # how often to look whether a silent worker still lives
-_END_S = 10.0  # what a worker's end may take; it ends what it has started
-_MAX_IDLE_DEATHS = 5
-_MAX_CHUNK = 64
+_START_S = 120.0  # time limit for a worker's start or a verifier's import
+_POLL_S = 0.5  # interval between checks that a silent worker is alive
+_END_S = 10.0  # time limit for a worker's end, in which it kills descendants
+_MAX_IDLE_DEATHS = 5  # deaths of workers without an item before giving up
+_MAX_CHUNK = 64  # items handed to a worker at once
 
 
 class PoolError(errors.RunError):
-  """So many items failed that their scores mean nothing."""
+  """Too many items of a batch failed, or the pool cannot work."""
 
 
 class Item(NamedTuple):
-  """One completion to verify: function(completion, reference, **meta).
+  """Completion to verify, by function(completion, reference, **meta).
 
   Attributes:
-    function: "module:function", or "path/to/file.py:function".
+    function: verifier, "module:function" or "path/to/file.py:function".
     completion: text of the model.
-    reference: what the verifier compares with, JSON-able.
-    meta: further arguments by name, JSON-able.
+    reference: reference answer, JSON-able.
+    meta: keyword arguments of the verifier, JSON-able.
   """
 
   function: str
@@ -64,7 +63,7 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass
 class Counters:
-  """What a pool has seen since it was made."""
+  """Numbers of items and of failures since a pool was created."""
 
   items: int = 0
   timeouts: int = 0
@@ -73,23 +72,21 @@ class Counters:
 
 
 class Pool:
-  """A few worker processes; a context manager.
+  """Pool of worker processes; a context manager.
 
   Args:
-    workers: how many processes.
-    deadline_s: the longest that one item may run, import apart; the second
-      time that it takes longer it counts as failed.
-    memory_mb: limit on a worker's address space.
-    max_failure_share: a batch of two or more items of which a greater share
-      fails, or is refused by its verifier, raises PoolError.
-    restart_after: items after which a worker is replaced, so that caches and
-      leaks of verifiers do not grow for ever.
-    batch_deadline_s: the longest that a reward function of the user, called on
-      a whole batch, may run.
-    options: verifier -> arguments that this machine gives it, beside those
-      of the item.
-    answer: what is shown to a verifier of a whole completion; None where the
-      completion gives no answer.
+    workers: number of processes.
+    deadline_s: time limit of one item, without the verifier's import. An item
+      that exceeds it twice has failed.
+    memory_mb: limit on a worker's address space, in MiB.
+    max_failure_share: largest share of failed or refused items in a batch of
+      two or more; a larger share raises PoolError.
+    restart_after: number of items after which a worker is replaced, which
+      bounds the growth of caches and leaks in verifiers.
+    batch_deadline_s: time limit of a user's reward function on a whole batch.
+    options: additional keyword arguments by verifier, set by the machine.
+    answer: function from a completion to the text for the verifier, or to None
+      if the completion gives no answer.
   """
 
   def __init__(
@@ -122,12 +119,15 @@ class Pool:
   def score(self, items: Iterable[Item]) -> list[Score]:
     """Returns the score of each item, in order.
 
-    Equal items are verified once. Raises PoolError when more than the
-    permitted share of the items failed.
+    Equal items are verified once.
+
+    Raises:
+      PoolError: more than max_failure_share of the items failed.
     """
     items = [
         item._replace(meta={**item.meta, **self._options[item.function]})
         if item.function in self._options else item for item in items]
+    # One call per distinct item.
     keys = [json.dumps(item, sort_keys=True) for item in items]
     first = dict(zip(reversed(keys), reversed(items)))
     calls = [
@@ -144,7 +144,7 @@ class Pool:
       else:
         scores.append(Score(0.0, False, outcome.status))
       if is_masked(scores[-1].status):
-        reasons.append(outcome.reason or _said(key, scores[-1].status))
+        reasons.append(outcome.reason or _reason(key, scores[-1].status))
     statuses = [score.status for score in scores]
     self.counters.timeouts += statuses.count("timeout")
     self.counters.crashes += statuses.count("crash")
@@ -161,14 +161,22 @@ class Pool:
   def run(
       self, calls: Sequence[Call], *, deadline_s: float | None = None
   ) -> list[Outcome]:
-    """Makes each call in some worker; returns what became of each."""
+    """Makes each call in some worker and returns the outcomes, in order.
+
+    Args:
+      calls: calls to make.
+      deadline_s: time limit of each call; None takes the pool's.
+
+    Raises:
+      PoolError: the pool is closed, or its workers cannot start.
+    """
     if not self._finalizer.alive:
       raise PoolError("the pool is closed")
     with self._lock:
       return _Batch(self, calls, deadline_s or self._deadline_s).run()
 
   def close(self) -> None:
-    """Kills the workers and all that they started; may be called again."""
+    """Kills the workers and all their descendants; may be called again."""
     self._finalizer()
     self._idle = []
 
@@ -185,35 +193,40 @@ class Pool:
     return worker
 
   def _discard(self, worker: "_Worker") -> None:
-    """Kills a worker for good."""
+    """Kills a worker and forgets it."""
     worker.kill()
     self._alive.discard(worker)
 
   def _take(self) -> list["_Worker"]:
-    """Returns the workers, worn ones replaced."""
+    """Hands out the idle workers, replacing those that served enough items."""
     for i, worker in enumerate(self._idle):
       if worker.served >= self._restart_after:
         self._discard(worker)
         self._idle[i] = self._start()
-    taken, self._idle = self._idle, []
-    return taken
+    workers, self._idle = self._idle, []
+    return workers
 
   def _give(self, workers: Iterable["_Worker"]) -> None:
-    """Takes workers back; missing ones are started."""
+    """Takes workers back and starts new ones for any that are missing."""
     self._idle = list(workers)
     while len(self._idle) < self._size:
       self._idle.append(self._start())
 
 
-def _said(key: str, status: str) -> str:
-  """Says why a verifier's own verdict is no verdict."""
+def _reason(key: str, status: str) -> str:
+  """Returns a message about a masked score that a verifier returned.
+
+  Args:
+    key: item as JSON.
+    status: status of its score.
+  """
   name = json.loads(key)[0]
   if status == "refused":
     return (
         f"{name} refused to judge: the machine lacks what it needs"
-        " (`progrpo doctor` shows the isolation of code), or the row's"
-        " reference is none that it reads")
-  return f"{name} said {status!r}"
+        " (`progrpo doctor` shows the isolation of code), or it cannot use the"
+        " row's reference")
+  return f"{name} returned the status {status!r}"
 
 
 def _kill_all(workers: "set[_Worker]") -> None:
@@ -225,16 +238,22 @@ def _kill_all(workers: "set[_Worker]") -> None:
 
 
 class _Batch:
-  """The calls of one `run`, and who is working on which."""
+  """State of the calls of one `Pool.run`.
+
+  Args:
+    pool: pool that makes the calls.
+    calls: calls to make.
+    deadline_s: time limit of each call.
+  """
 
   def __init__(self, pool: Pool, calls: Sequence[Call], deadline_s: float):
     self.pool = pool
     self.calls = calls
     self.deadline_s = deadline_s
     self.outcomes: list[Outcome | None] = [None] * len(calls)
-    self.waiting = list(range(len(calls)))[::-1]
+    self.waiting = list(range(len(calls)))[::-1]  # a stack; the next one last
     self.idle_deaths = 0
-    self.tried: set[int] = set()  # those that have failed once by chance
+    self.tried: set[int] = set()  # calls that have been tried once in vain
 
   def run(self) -> list[Outcome]:
     """Serves the workers until every call has its outcome."""
@@ -247,7 +266,7 @@ class _Batch:
         for worker in workers:
           self._listen(worker)
         workers = [self._judge(w) for w in workers]
-    except BaseException:  # an interrupt in the middle leaves workers busy
+    except BaseException:  # an interrupt would leave workers busy
       workers = []
       for worker in list(self.pool._alive):
         self.pool._discard(worker)
@@ -257,26 +276,27 @@ class _Batch:
     return self.outcomes
 
   def _feed(self, worker: "_Worker") -> None:
-    """Hands the next chunk to a worker that has nothing to do."""
+    """Hands the next chunk of calls to a worker that has none."""
     if worker.chunk or not self.waiting:
       return
+    # A quarter of a worker's equal share, so that all finish at similar times.
     share = -(-len(self.waiting) // (4 * self.pool._size))
     size = min(max(share, 1), _MAX_CHUNK)
     chunk = [self.waiting.pop() for _ in range(min(size, len(self.waiting)))]
     worker.send(chunk, [self.calls[i] for i in chunk])
 
   def _wait(self, busy: list["_Worker"]) -> None:
-    """Waits for a word, for room in a pipe, or for the nearest deadline."""
+    """Waits for a message, for room in a pipe, or for the next deadline."""
     wait = min(w.limit(self.deadline_s) for w in busy) - time.monotonic()
     poller = select.poll()
     for worker in busy:
       poller.register(worker.results, select.POLLIN)
       if worker.outbox:
         poller.register(worker.calls, select.POLLOUT)
-    poller.poll(1000 * min(max(wait, 0), _LOOK_S) + 1)
+    poller.poll(1000 * min(max(wait, 0), _POLL_S) + 1)
 
   def _listen(self, worker: "_Worker") -> None:
-    """Goes on writing to a worker and takes in what it has to say."""
+    """Continues to write to a worker and processes its messages."""
     worker.flush()
     for kind, *content in worker.receive():
       worker.since = time.monotonic()
@@ -287,38 +307,38 @@ class _Batch:
         worker.served += 1
 
   def _judge(self, worker: "_Worker") -> "_Worker":
-    """Replaces a worker that is dead or has run out of time."""
+    """Returns the worker, or a new one if it is dead or out of time."""
     if worker.gone:
-      return self._died(worker)
+      return self._replace_dead(worker)
     if not worker.chunk or time.monotonic() < worker.limit(self.deadline_s):
       return worker
     if self._may_be_chance(worker):
       return self._replace(worker)
     limit = self.deadline_s if worker.phase == "running" else _START_S
     where = "ran" if worker.phase == "running" else f"was {worker.phase}"
-    return self._blame(worker, "timeout", f"{where} for over {limit:g} s")
+    return self._fail(worker, "timeout", f"{where} for over {limit:g} s")
 
-  def _died(self, worker: "_Worker") -> "_Worker":
-    """Blames the item at work for its worker's death, if there was one."""
+  def _replace_dead(self, worker: "_Worker") -> "_Worker":
+    """Replaces a dead worker; the item that it ran has crashed."""
     code, how = worker.autopsy()
     if worker.phase in ("loading", "running"):
       if code in _FROM_OUTSIDE and self._may_be_chance(worker):
         return self._replace(worker)
-      return self._blame(worker, "crash", f"its worker died ({how})")
+      return self._fail(worker, "crash", f"its worker died ({how})")
     self.idle_deaths += 1
     if self.idle_deaths > _MAX_IDLE_DEATHS:
       raise PoolError(f"workers die before they can work: {how}")
     return self._replace(worker)
 
   def _may_be_chance(self, worker: "_Worker") -> bool:
-    """Says whether the item at work fails for the first time; notes it."""
+    """Says whether the current item fails for the first time; records it."""
     index = worker.chunk[0]
     first = index not in self.tried
     self.tried.add(index)
     return first
 
-  def _blame(self, worker: "_Worker", status: str, why: str) -> "_Worker":
-    """Gives the item at work a failure and the worker's rest a new one."""
+  def _fail(self, worker: "_Worker", status: str, why: str) -> "_Worker":
+    """Records a failure of the current item and replaces the worker."""
     index = worker.chunk.pop(0)
     call = self.calls[index]
     name = call.args[0] if call.function == serving.SCORE else call.function
@@ -326,23 +346,25 @@ class _Batch:
     return self._replace(worker)
 
   def _replace(self, worker: "_Worker") -> "_Worker":
-    """Kills a worker, puts its items back and starts another."""
+    """Kills a worker, puts its items back and starts a new one."""
     self.waiting.extend(reversed(worker.chunk))
     self.pool._discard(worker)
     return self.pool._start()
 
 
 class _Worker:
-  """The parent's end of one process.
+  """The pool's side of a worker process.
 
   Attributes:
-    chunk: indices of the calls that it still has, the one at work first.
-    phase: "starting", "ready", "loading", "running" or "done".
-    since: when it last spoke, or was given work.
-    served: how many calls it has finished.
-    outbox: bytes that its pipe had no room for yet.
-    calls, results: our ends of the two pipes.
-    gone: its pipe has closed.
+    chunk: indices of its unfinished calls, the current one first.
+    phase: kind of its last message: "starting", "ready", "loading", "running"
+      or "done".
+    since: time of its last message, or when it was given work.
+    served: number of calls that it has finished.
+    outbox: bytes that still have to be written to its pipe.
+    calls: descriptor to which calls are written.
+    results: descriptor from which messages are read.
+    gone: whether its process has ended or its pipe is closed.
   """
 
   def __init__(self, memory_mb: int):
@@ -373,12 +395,12 @@ class _Worker:
     os.set_blocking(self.calls, False)
 
   def limit(self, deadline_s: float) -> float:
-    """Returns the time at which the current phase has lasted too long."""
+    """Returns the time by which the current phase must end."""
     return self.since + (
         deadline_s if self.phase == "running" else _START_S)
 
   def send(self, chunk: list[int], calls: list[Call]) -> None:
-    """Begins to write calls; the worker reads them whole before it starts."""
+    """Begins to write calls to the worker, as one length-prefixed message."""
     self.chunk = chunk
     self.since = time.monotonic()
     body = json.dumps(calls).encode()
@@ -386,13 +408,13 @@ class _Worker:
     self.flush()
 
   def flush(self) -> None:
-    """Writes what the pipe has room for; a broken pipe shows in `gone`."""
+    """Writes as much as the pipe takes; `receive` notices a broken pipe."""
     with contextlib.suppress(BlockingIOError, BrokenPipeError):
       while self.outbox:
         self.outbox = self.outbox[os.write(self.calls, self.outbox) :]
 
   def receive(self) -> list[list[Any]]:
-    """Returns the whole messages that have come; notes the pipe's end."""
+    """Returns the complete messages so far and updates `gone`."""
     self.gone = self._process.poll() is not None
     with contextlib.suppress(BlockingIOError):
       while data := os.read(self.results, 1 << 16):
@@ -402,7 +424,7 @@ class _Worker:
     return [json.loads(line) for line in lines]
 
   def autopsy(self) -> tuple[int | None, str]:
-    """Returns the exit code, None if it has not ended, and how it ended."""
+    """Returns (exit code or None if it has not ended, description)."""
     try:
       code = self._process.wait(timeout=_END_S)
     except subprocess.TimeoutExpired:

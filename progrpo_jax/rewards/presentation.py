@@ -1,7 +1,7 @@
-r"""What only presents an answer: colour, emphasis, ticks, words before it.
+r"""Removes the presentation of an answer: colour, emphasis, ticks, lead-ins.
 
-Everything is taken off that does not change what is said. Emphasis of
-Markdown is told from powers (x**2) by what stands before it.
+Only text that does not change the value is removed. Markdown emphasis is told
+from powers (x**2) by the character before it.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 _NAME_END = r"(?![A-Za-z])"
 _GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 # \color{blue}{9}, \textcolor[HTML]{FF0000}{9}, \fcolorbox{red}{white}{9}: the
-# arguments that name colours go, the group that is coloured stays.
+# arguments that name colours are removed, the coloured group stays.
 _COLOUR = re.compile(
     rf"\\(?:(?:text|math|cell|row)?color|colorbox){_NAME_END}\s*"
     rf"(?:\[[^\[\]]*\]\s*)?(?:\{{[\w!.,#\s-]*\}}\s*)"
@@ -18,7 +18,7 @@ _COLOUR = re.compile(
     rf"|\\bbox{_NAME_END}\s*(?:\[[^\[\]]*\]\s*)?"
     rf"|\\(?:framebox|hl|uline|underline|underbar|uuline){_NAME_END}\s*"
     rf"(?:\[[^\[\]]*\]\s*)*(?=\{{)")
-# What is not seen, or is no part of the formula.
+# Invisible text and spacing, labels and tags.
 _UNSEEN = re.compile(
     rf"\\(?:[hv]?phantom|[hv]space\*?|mspace|label|tag\*?)\s*{_GROUP}"
     r"|\\(?:kern|hskip|mkern|mskip)\s*-?[\d.]+\s*(?:pt|em|ex|mu|cm|mm|in)"
@@ -39,7 +39,7 @@ _ENDS = (
 _TAG = re.compile(
     r"<(b|i|u|em|strong|mark|span|p|div|code|big|center|font)"
     r"(?:\s+[\w-]+\s*=[^<>]{0,80})?>([^<>]*)</\1>|<br\s*/?>", re.I)
-# = 9, \approx 9, => 9, \therefore x = 9: a sign that has no left side.
+# A sign without a left side: = 9, \approx 9, => 9, \therefore x = 9.
 _LEADING_SIGN = re.compile(
     rf"\A(?:{_BLANK})*(?:={{1,2}}>?|≈|≃|≅|⇒|⟹|→|⟶|∴|➡|➜|\\(?:approx|simeq|cong"
     rf"|implies|therefore|Rightarrow|Longrightarrow|rightarrow|to){_NAME_END}"
@@ -71,20 +71,22 @@ _MAX_ROUNDS = 6
 
 
 def strip(text: str) -> str:
-  """Returns an answer without what presents it."""
+  """Returns an answer without its presentation."""
   text = _TAG.sub(lambda m: m[2] or " ", text) if "<" in text else text
   text = _UNSEEN.sub(" ", text)
   text = _COLOUR.sub("", text)
+  # Layers may be nested in any order: **Answer: `9`**.
   for _ in range(_MAX_ROUNDS):
-    before, text = text, _round(text)
+    before, text = text, _unwrap_layer(text)
     if text == before:
       break
   return text
 
 
-def _round(text: str) -> str:
-  """Takes one layer off."""
+def _unwrap_layer(text: str) -> str:
+  """Removes one layer of emphasis, quotes and lead-ins."""
   text = _BOLD.sub(r"\2", _TICKS.sub("", text).strip())
+  # Quotes around the whole text, not around two parts of it ('a' and 'b').
   for opening, closing in _ENDS:
     inner = text[len(opening) : -len(closing)]
     if len(text) > len(opening) + len(closing) and (
@@ -92,7 +94,8 @@ def _round(text: str) -> str:
             opening not in inner and closing not in inner):
       text = inner.strip()
   text = _LEADING_SIGN.sub("", text)
-  if (lead := _LEAD_TEXT.match(text)) and _says_nothing(lead[1]):
+  # Words that introduce the answer, in \text{} or plain.
+  if (lead := _LEAD_TEXT.match(text)) and _is_lead(lead[1]):
     text = text[lead.end() :]
   whole = _WHOLE_TEXT.fullmatch(text)
   if whole and _LEAD.match(whole[1]) and re.search(r"\d", whole[1]):
@@ -104,8 +107,8 @@ def _round(text: str) -> str:
   return text
 
 
-def _says_nothing(words: str) -> bool:
-  """Says whether words in front of a value only present it."""
+def _is_lead(words: str) -> bool:
+  """Says whether words in front of a value only introduce it."""
   lead = _LEAD.match(words.strip() + " 0")
   return bool(lead) and lead.end() == len(words.strip()) + 1 or (
       words.strip(" :,").casefold() in (
@@ -114,6 +117,6 @@ def _says_nothing(words: str) -> bool:
 
 
 def _is_value(rest: str) -> bool:
-  """Says whether what follows a lead-in is the value itself."""
+  """Says whether the text after a lead-in is a value and not its negation."""
   return bool(re.search(r"[\d\\$]|\A\W*[A-Za-z]+\W*\Z", rest)) and (
       not _NEGATED.match(rest.strip(" *$\"'")))

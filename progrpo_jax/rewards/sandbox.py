@@ -1,27 +1,27 @@
-"""Runs programs that a model wrote, in a jail.
+"""Runs model-written programs in a jail.
 
   with Jail(source, time_limit_s=5.0) as jail:
     print(jail.run("3 4\\n").stdout)
     print(jail.call("add", [3, 4]).result)
 
 A program sees a read-only standard library, an empty directory of limited
-size and its input: no other file of the machine, no network, no process but
-its own, no environment, no uid but nobody's. Every run has a fresh process;
-nothing is left behind. `jail` is what goes on inside.
+size, and its input. It sees no other file of the machine, no network, no other
+process and no environment, and runs as nobody. Every run has a fresh process
+and leaves nothing behind. `jail` is the code on the inside.
 
 Grades of isolation, as `probe` reports them:
 
-  1  a process with limits on its resources: it reads and writes whatever its
-     user may. Only taken with allow_unsafe=True.
-  2  namespaces: a root directory, processes, users and a network of its own.
-  3  that, and a filter of system calls: no further processes either.
+  1  a process with limited resources, which can read and write everything
+     that its user can; used only with allow_unsafe=True
+  2  namespaces: separate root directory, processes, users and network
+  3  namespaces and a filter of system calls, which also prevents new processes
 
-Grades 2 and 3 share the machine's kernel and are no boundary against faults
-in it. For programs of people who would look for those, use a virtual machine.
+Grades 2 and 3 share the machine's kernel and do not protect against its bugs.
+Against programs whose authors look for those, use a virtual machine.
 
-Not limited: the memory of all jails together. One may use memory_mb + disk_mb,
-at grade 2 `processes` times memory_mb. Bubblewrap sets no limit to the number
-of files; it is taken only where it alone may make namespaces.
+The memory of all jails together is not limited. One jail may use memory_mb +
+disk_mb, at grade 2 `processes` times memory_mb. Bubblewrap does not limit the
+number of files; it is used only if no other program may create namespaces.
 """
 
 from collections.abc import Sequence
@@ -43,41 +43,41 @@ from typing import Any, NamedTuple
 
 NOBODY = 65534
 MAX_OUTPUT = 1 << 20
-_START_S = 20.0  # until a jail must be ready, on a busy machine too
-_GRACE_S = 5.0  # until a killed run must be gone
+_START_S = 20.0  # time limit for the start of a jail, even on a busy machine
+_GRACE_S = 5.0  # time limit for the end of a killed run
 _MAX_STDERR = 1 << 20
 _JAIL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jail.py")
 _PYTHON = os.path.realpath(sys.executable)
-# No user site, no site-packages, nothing of the working directory; UTF-8;
-# integers of any length as text.
+# Without user site, site-packages and working directory; UTF-8; conversion of
+# integers of any length to text.
 _FLAGS = ("-P", "-s", "-S", "-B", "-X", "utf8", "-X", "int_max_str_digits=0")
-# A set's order is the same in every run. Of an address space limited as this
-# one is, glibc would give every thread 64 MB for a heap of its own.
+# A fixed hash seed gives sets the same order in every run. A single arena keeps
+# glibc from reserving 64 MB of the limited address space per thread.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}
 
 
 class Refused(RuntimeError):
-  """This machine has no jail, or not of the grade that was claimed."""
+  """This machine has no jail, or not one of the claimed grade."""
 
 
 class JailError(RuntimeError):
-  """The jail, not the program in it, has failed."""
+  """The jail failed, not the program in it."""
 
 
 class NoAnswer(JailError):
-  """The jail was too slow; the next one may not be."""
+  """The jail did not answer in time; another try may succeed."""
 
 
 class Output(NamedTuple):
-  """What became of a run.
+  """Result of a run.
 
   Attributes:
     end: "exit", "signal", "timeout" (killed at its limit) or "flood" (killed
       for too much output).
-    code: the exit code, or the signal's number.
-    stdout: what it wrote there, undecodable bytes replaced.
-    stderr: likewise.
-    result: of a call, the JSON text of its value; else empty.
+    code: exit code, or number of the signal.
+    stdout: standard output, undecodable bytes replaced.
+    stderr: standard error, undecodable bytes replaced.
+    result: return value of a call as JSON, "" for a run.
   """
 
   end: str
@@ -88,7 +88,13 @@ class Output(NamedTuple):
 
 
 class Backend(NamedTuple):
-  """A way to isolate: its name and grade, or why there is none (grade 0)."""
+  """Method of isolation.
+
+  Attributes:
+    name: "namespaces", "bubblewrap", or "none" for grade 1.
+    grade: grade of isolation, 0 if the method does not work here.
+    reason: why it does not work.
+  """
 
   name: str
   grade: int
@@ -96,24 +102,24 @@ class Backend(NamedTuple):
 
 
 class Jail:
-  """A jail for one program; a context manager.
+  """Jail for one program; a context manager.
 
   Args:
     program: Python source.
-    prelude: Python source that is executed before it, in the same module.
-    published_names: let the program use what the published graders import
-      for it (List, Counter, heappush, math, ...) without importing it; costs
-      the start of the jail about 50 ms.
-    time_limit_s: for all runs together, from the moment the jail is ready.
-    memory_mb: of address space, for each process of it.
-    disk_mb: of the directory that it may write to, and of a file in it.
-    processes: threads (at grade 2, also processes) that it may have.
-    allow_unsafe: take grade 1 where the machine has no better.
-    backend: a Backend; None takes the best that works. Of grade 2, it does
-      without the filter, also where there is one.
+    prelude: Python source executed before the program, in the same module.
+    published_names: whether the program can use names that the published
+      graders import (List, Counter, heappush, math, ...) without importing
+      them; makes the start about 50 ms slower.
+    time_limit_s: time limit of all runs together, from when the jail is ready.
+    memory_mb: address space per process, in MiB.
+    disk_mb: size of the writable directory and of each file in it, in MiB.
+    processes: number of threads, and at grade 2 of processes.
+    allow_unsafe: whether to use grade 1 if nothing better works.
+    backend: method of isolation; None takes the best one that works. One of
+      grade 2 goes without the filter even if the machine has one.
 
   Raises:
-    Refused: no backend works here.
+    Refused: no method of isolation works here.
     JailError: the jail could not be set up.
   """
 
@@ -152,14 +158,19 @@ class Jail:
       limit_s: float = math.inf,
       max_output: int = MAX_OUTPUT,
   ) -> Output:
-    """Runs the program on an input, for limit_s or what is left of all.
+    """Runs the program on an input.
+
+    Args:
+      stdin: text on standard input.
+      limit_s: time limit, within the rest of time_limit_s.
+      max_output: number of bytes of output at which the run is killed.
 
     Raises:
-      Refused: something of what the grade promises failed; it did not run.
-      JailError: the jail has failed.
+      Refused: a restriction that the grade promises failed; it did not run.
+      JailError: the jail failed.
     """
-    given = stdin.encode("utf-8", "replace")
-    return self._serve(None, given, limit_s, max_output)
+    data = stdin.encode("utf-8", "replace")
+    return self._serve(None, data, limit_s, max_output)
 
   def call(
       self,
@@ -171,14 +182,20 @@ class Jail:
   ) -> Output:
     """Calls a function of the program, or a method of its class Solution.
 
+    Args:
+      entry_point: name of the function or method.
+      args: arguments, JSON-able.
+      limit_s: time limit, within the rest of time_limit_s.
+      max_output: number of bytes of output at which the run is killed.
+
     Raises:
-      Refused, JailError: as for `run`.
+      Refused, JailError: as in `run`.
     """
-    given = to_json(list(args)).encode()
-    return self._serve(entry_point, given, limit_s, max_output)
+    data = to_json(list(args)).encode()
+    return self._serve(entry_point, data, limit_s, max_output)
 
   def close(self) -> None:
-    """Ends everything in the jail; may be called again."""
+    """Ends all processes of the jail; may be called again."""
     self._closing.close()
 
   def __enter__(self) -> "Jail":
@@ -189,6 +206,7 @@ class Jail:
 
   def _start(self, backend: Backend) -> None:
     """Starts the jail and waits until it is ready."""
+    # stderr of the server goes to a file, which explains a failed start.
     errors = self._closing.enter_context(tempfile.TemporaryFile())
     mode = backend.name
     config = {
@@ -204,6 +222,7 @@ class Jail:
     if mode == "bubblewrap":
       wrapper = _bubblewrap(self._limits["disk_mb"])
     nobody = mode == "bubblewrap" and os.geteuid() == 0
+    # Messages keep their boundaries, and an end of either side is noticed.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     self._control = self._closing.enter_context(ours)
     with theirs:
@@ -220,13 +239,13 @@ class Jail:
           **(_AS_NOBODY if nobody else {}),
       )
     self._closing.callback(self._end)
-    self._meet(errors)
+    self._await_ready(errors)
 
-  def _meet(self, errors) -> None:
-    """Does what the jail asks for until it is ready."""
+  def _await_ready(self, errors) -> None:
+    """Waits until the jail is ready, and maps its users when it asks."""
     deadline = time.monotonic() + _START_S
-    while "ready" not in (word := self._hear(deadline)):
-      if "unshared" in word:
+    while "ready" not in (message := self._receive(deadline)):
+      if "unshared" in message:
         try:
           _map_users(self._process.pid)
         except OSError as error:
@@ -235,11 +254,11 @@ class Jail:
         self._control.send(b"mapped")
         continue
       errors.seek(0)
-      said = errors.read(10_000).decode(errors="replace").strip()
-      raise JailError(word.get("failed") or said or "it ended at once")
+      output = errors.read(10_000).decode(errors="replace").strip()
+      raise JailError(message.get("failed") or output or "it ended at once")
 
-  def _hear(self, deadline: float) -> dict[str, Any]:
-    """Returns the jail's next message; empty if it has ended."""
+  def _receive(self, deadline: float) -> dict[str, Any]:
+    """Returns the jail's next message; empty if the jail has ended."""
     poller = select.poll()
     poller.register(self._control, select.POLLIN)
     if not poller.poll(1000 * max(deadline - time.monotonic(), 0)):
@@ -250,15 +269,23 @@ class Jail:
     return {}
 
   def _serve(
-      self, entry_point: str | None, given: bytes, limit_s: float, cap: int
+      self, entry_point: str | None, data: bytes, limit_s: float, cap: int
   ) -> Output:
-    """Has the jail run the program once; gathers what it writes."""
+    """Runs the program once and collects its output.
+
+    Args:
+      entry_point: function to call; None runs the program.
+      data: input, or arguments as JSON.
+      limit_s: time limit.
+      cap: number of bytes of output at which the run is killed.
+    """
     limit_s = min(limit_s, self._deadline - time.monotonic())
     if limit_s <= 0:
       return Output("timeout", 0, "", "", "")
     names = ["stdout", "stderr", *["result"] * (entry_point is not None)]
     caps = {"stdout": cap, "stderr": _MAX_STDERR, "result": cap}
     request = {"entry_point": entry_point, "cpu_s": math.ceil(limit_s) + 1}
+    # One extra CPU second, so that the clock here decides about a timeout.
     with contextlib.ExitStack() as stack:
       readers, writers = {}, []
       for name in names:
@@ -266,7 +293,8 @@ class Jail:
         readers[name] = stack.enter_context(open(end, "rb", buffering=0))
         os.set_blocking(end, False)
         writers.append(stack.enter_context(open(other, "wb", buffering=0)))
-      files = [_sealed(self._program), _sealed(given)]
+      # Sealed, so that a run cannot change what the next run reads.
+      files = [_sealed(self._program), _sealed(data)]
       for fd in files:
         stack.callback(os.close, fd)
       fds = [*files, *(w.fileno() for w in writers)]
@@ -279,7 +307,13 @@ class Jail:
       return self._gather(readers, caps, time.monotonic() + limit_s)
 
   def _gather(self, readers, caps, deadline: float) -> Output:
-    """Reads to the end of the run, or kills it."""
+    """Reads the outputs until the run ends; kills it at a limit.
+
+    Args:
+      readers: pipes by name.
+      caps: largest number of bytes to keep, by name.
+      deadline: time at which the run is killed.
+    """
     texts = {name: bytearray() for name in caps}
     names = {reader.fileno(): name for name, reader in readers.items()}
     poller = select.poll()
@@ -289,11 +323,11 @@ class Jail:
     while status is None or names:
       wait = deadline - time.monotonic()
       if wait <= 0 and status is not None:
-        break  # unconfined, what it left behind may keep a pipe open
+        break  # at grade 1, surviving processes may keep a pipe open
       if wait <= 0:
         killed, deadline = self._kill("timeout", killed)
       for fd, _ in poller.poll(1000 * max(wait, 0) + 1):
-        if fd not in names:
+        if fd not in names:  # the jail reports the end of the run
           poller.unregister(fd)
           status = self._status()
           deadline = time.monotonic() + 1.0
@@ -307,28 +341,36 @@ class Jail:
         if len(texts[name]) == caps[name] and not killed and status is None:
           killed, deadline = self._kill("flood", killed)
     end, code = _verdict(status)
-    shown = (texts[n].decode("utf-8", "replace") for n in caps)
-    return Output(killed or end, code, *shown)
+    decoded = (texts[n].decode("utf-8", "replace") for n in caps)
+    return Output(killed or end, code, *decoded)
 
-  def _kill(self, why: str, before: str) -> tuple[str, float]:
-    """Has the run killed; returns why, and when it must be gone."""
-    if before:
+  def _kill(self, reason: str, earlier: str) -> tuple[str, float]:
+    """Asks the jail to kill the run.
+
+    Args:
+      reason: "timeout" or "flood".
+      earlier: reason of an earlier attempt, "" for the first.
+
+    Returns:
+      (reason, time by which the run must have ended).
+    """
+    if earlier:
       raise NoAnswer("a killed run does not end")
     with contextlib.suppress(OSError):
       self._control.send(b"kill")
-    return why, time.monotonic() + _GRACE_S
+    return reason, time.monotonic() + _GRACE_S
 
   def _status(self) -> int:
     """Returns the wait status of the run that has ended."""
-    word = self._hear(time.monotonic() + _GRACE_S)
-    if "failed" in word:
-      raise Refused(f"the jail cannot hold the program: {word['failed']}")
-    if "ended" not in word:
+    message = self._receive(time.monotonic() + _GRACE_S)
+    if "failed" in message:
+      raise Refused(f"the jail cannot hold the program: {message['failed']}")
+    if "ended" not in message:
       raise JailError("the jail has died")
-    return word["ended"]
+    return message["ended"]
 
   def _end(self) -> None:
-    """Hangs up, which ends the jail, and reaps it."""
+    """Closes the channel, which ends the jail, and reaps its process."""
     self._control.close()
     try:
       self._process.wait(_GRACE_S)
@@ -339,21 +381,21 @@ class Jail:
 
 
 def to_json(value: Any) -> str:
-  """Returns a value as JSON; unlike json.dumps, with integers of any length.
+  """Returns a value as JSON; unlike json.dumps, integers may be of any length.
 
   Raises:
-    TypeError, ValueError, RecursionError: JSON has no such value.
+    TypeError, ValueError, RecursionError: JSON cannot express the value.
   """
   try:
     return json.dumps(value)
-  except ValueError:  # too many digits, or a list in itself
+  except ValueError:  # too many digits, or a list that contains itself
     pass
   if isinstance(value, int):
     return str(decimal.Decimal(value))
   if isinstance(value, (list, tuple)):
     return f"[{', '.join(map(to_json, value))}]"
   if isinstance(value, dict):
-    # A key is written as json.dumps does: as text, whatever it is.
+    # json.dumps converts keys to text; its output of one key is cut out.
     pairs = (
         f"{json.dumps({key: 0})[1:-4]}: {to_json(part)}"
         for key, part in value.items())
@@ -365,14 +407,14 @@ _AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 
 
 def _verdict(status: int) -> tuple[str, int]:
-  """Splits a wait status into how a process ended, and with what."""
+  """Returns ("signal" or "exit", its number or code) of a wait status."""
   if os.WIFSIGNALED(status):
     return "signal", os.WTERMSIG(status)
   return "exit", os.waitstatus_to_exitcode(status)
 
 
 def _sealed(data: bytes) -> int:
-  """Returns a descriptor, at its start, of an unchangeable file in memory."""
+  """Returns a descriptor of an immutable file in memory, at its start."""
   import fcntl
 
   fd = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -388,25 +430,29 @@ def _sealed(data: bytes) -> int:
 
 
 def _map_users(pid: int) -> None:
-  """Gives a new user namespace its users.
+  """Maps the users of a new user namespace.
 
-  Ours is nobody in there. If ours is root, root is mapped too, so that the
-  jail may be built of files that only root can reach; the program itself is
-  made nobody, outside as well: root's processes have no limit in number.
+  The current user becomes nobody in the namespace. If it is root, root is
+  mapped as well, so that the jail can use files that only root can read. The
+  program then runs as nobody outside of the namespace too, since the number of
+  root's processes has no limit.
+
+  Args:
+    pid: process in the namespace.
   """
   with contextlib.suppress(OSError):
     _write(f"/proc/{pid}/setgroups", "deny")
-  for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
-    path, alone = f"/proc/{pid}/{kind}_map", f"{NOBODY} {own} 1"
+  for kind, current in (("uid", os.geteuid()), ("gid", os.getegid())):
+    path, single = f"/proc/{pid}/{kind}_map", f"{NOBODY} {current} 1"
     try:
       both = f"0 0 1\n{NOBODY} {NOBODY} 1"
-      _write(path, both if os.geteuid() == 0 else alone)
-    except PermissionError:  # a root that is itself but a mapped user
-      _write(path, alone)
+      _write(path, both if os.geteuid() == 0 else single)
+    except PermissionError:  # root in a container may be a mapped user itself
+      _write(path, single)
 
 
 def _write(path: str, text: str) -> None:
-  """Writes to a file of the kernel, which takes it in one piece."""
+  """Writes a text to a kernel file in a single write."""
   fd = os.open(path, os.O_WRONLY)
   try:
     os.write(fd, text.encode())
@@ -414,12 +460,14 @@ def _write(path: str, text: str) -> None:
     os.close(fd)
 
 
-# ----- What the program needs of the machine -----
+# ----- Files of the machine that a program needs -----
 
+# Extension modules whose shared libraries must be visible in the jail, and the
+# program that finds those libraries.
 _EXTENSIONS = (
     "_bz2", "_ctypes", "_decimal", "_hashlib", "_lzma", "_sqlite3", "_ssl",
     "_uuid", "zlib")
-_LOOK = f"""
+_FIND_LIBRARIES = f"""
 import json, sys
 for name in {_EXTENSIONS}:
   try:
@@ -434,20 +482,22 @@ print(json.dumps([sys.path, sorted({{m[0].strip() for m in maps if m}})]))
 
 @functools.cache
 def _layout() -> dict[str, Any]:
-  """Returns what the jail's root directory is made of.
+  """Returns the content of the jail's root directory.
 
-  "binds" are paths shown for reading, "hidden" are directories in them that
-  are shown empty, "links" are symbolic links.
+  "binds" are paths that are readable, "hidden" are directories in them that
+  appear empty, and "links" maps symbolic links to their targets.
   """
-  done = subprocess.run(
-      [_PYTHON, *_FLAGS, "-c", _LOOK],
+  process = subprocess.run(
+      [_PYTHON, *_FLAGS, "-c", _FIND_LIBRARIES],
       env=_ENVIRONMENT, cwd="/", capture_output=True, check=True, timeout=60)
-  path, maps = json.loads(done.stdout)
+  path, maps = json.loads(process.stdout)
+  # Directories of the standard library, without those inside of others.
   binds = [p for p in path if os.path.isdir(p)]
   binds = [p for p in binds if not any(p.startswith(f"{q}/") for q in binds)]
   packages = ("site-packages", "dist-packages")
   hidden = [f"{p}/{name}" for p in binds for name in packages]
   hidden = [p for p in hidden if os.path.isdir(p)]
+  # Shared libraries, under all names by which they may be loaded.
   files = {"/etc/ld.so.cache"}
   for library in maps:
     if ".so" in os.path.basename(library):
@@ -462,8 +512,8 @@ def _layout() -> dict[str, Any]:
 
 
 def _aliases(library: str) -> set[str]:
-  """Returns the names under which the loader may look for a library."""
-  found = {library}
+  """Returns the paths under which the loader may look for a library."""
+  paths = {library}
   stem = os.path.basename(library).partition(".so")[0].partition("-")[0]
   for folder in (os.path.dirname(library), "/lib64", "/usr/lib64", "/lib"):
     folder = os.path.realpath(folder)
@@ -472,12 +522,12 @@ def _aliases(library: str) -> set[str]:
     for name in os.listdir(folder):
       path = f"{folder}/{name}"
       if name.startswith(stem) and os.path.realpath(path) == library:
-        found.add(path)
-  return found
+        paths.add(path)
+  return paths
 
 
 def _bubblewrap(disk_mb: int) -> list[str]:
-  """Returns the command that puts what follows it into a jail."""
+  """Returns the command prefix that runs a command in a jail."""
   layout = _layout()
   words = [
       "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
@@ -498,10 +548,10 @@ def _bubblewrap(disk_mb: int) -> list[str]:
   return [shutil.which("bwrap") or words[0], *words[1:]]
 
 
-# ----- Which backend works -----
+# ----- Choice of the backend -----
 
-# Whether it is nobody, below the first process of its own namespace, sees the
-# file that it is told of, sees a network, and may start a process.
+# Reports the uid, the parent's id, whether a file outside of the jail exists,
+# the network interfaces, and whether a process can be started.
 _PROBE = """
 import os, socket
 def look(path):
@@ -520,10 +570,16 @@ def look(path):
 
 
 def probe(name: str) -> Backend:
-  """Tries a backend, "namespaces" or "bubblewrap", on a real program.
+  """Tries a method of isolation by running a program.
+
+  Args:
+    name: "namespaces" or "bubblewrap".
+
+  Returns:
+    The backend with its grade, 0 if it does not work here.
 
   Raises:
-    NoAnswer: it neither worked nor failed; trying again may tell.
+    NoAnswer: the jail was too slow; another try may succeed.
   """
   if sys.platform != "linux":
     return Backend(name, 0, "it needs Linux")
@@ -552,9 +608,9 @@ _best: Backend | None = None
 
 
 def best() -> Backend:
-  """Returns the first backend that works here, tried once per process.
+  """Returns the first backend that works here; tries once per process.
 
-  Without one, its grade is 0 and its reason says what each failed on.
+  If none works, the grade is 0 and the reason says why each failed.
   """
   global _best
   if _best is None:
@@ -571,14 +627,21 @@ def best() -> Backend:
 
 
 def choose(*, allow_unsafe: bool = False) -> Backend:
-  """Returns the backend to use, or raises Refused."""
-  found = best()
-  if found.grade:
-    return found
+  """Returns the backend to use.
+
+  Args:
+    allow_unsafe: whether to use grade 1 if nothing better works.
+
+  Raises:
+    Refused: no backend works here.
+  """
+  backend = best()
+  if backend.grade:
+    return backend
   if allow_unsafe and sys.platform == "linux":
     return Backend("none", 1)
   raise Refused(
-      f"no jail for programs can be set up here ({found.reason}). Install"
+      f"no jail for programs can be set up here ({backend.reason}). Install"
       " bubblewrap, or allow user namespaces (in a container, --security-opt"
       " seccomp=unconfined or --privileged; on Ubuntu, sysctl -w"
       " kernel.apparmor_restrict_unprivileged_userns=0). On a machine that has"

@@ -1,16 +1,16 @@
-"""A worker of the pool, seen from inside: run as a script by `pool`.
+"""Processes of a pool's worker; `pool` runs this file as a script.
 
-It is two processes. The worker makes calls of verifiers and of the user's
-functions. Its keeper, which it is forked from, runs no code but this file's,
-and so still acts while the worker is stuck in a regular expression that never
-gives up the interpreter. When the pool says so (by SIGTERM), when the process
-of the pool is gone, or when the worker ends, the keeper ends the worker and
-all that it has started, sessions of their own included, and then ends as the
-worker did.
+There are two processes. The worker calls verifiers and the user's functions.
+Its keeper, the parent of the worker, runs only code of this file, so it can
+still act while the worker is stuck in C code that does not release the
+interpreter, such as a slow regular expression. The keeper kills the worker and
+all processes that it started, in whatever session, when the pool asks for it
+(SIGTERM), when the pool's process is gone, or when the worker ends. It then
+ends with the worker's exit code or signal.
 
-On Linux the keeper adopts what the worker's children leave behind, and the
-kernel ends the worker if the keeper is killed. Elsewhere only the worker and
-its process group are ended.
+On Linux, the keeper adopts orphaned descendants of the worker, and the kernel
+kills the worker if the keeper is killed. Elsewhere only the worker and its
+process group are killed.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,22 @@ from typing import Any, NamedTuple
 from progrpo_jax.rewards.score import check
 
 HEAD = struct.Struct("!I")
-SCORE = "verifier"  # a call of this name runs a verifier and checks its score
+# A call of this name runs the verifier named in its first argument and checks
+# the score.
+SCORE = "verifier"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_LOOK_S = 0.5  # how often a keeper looks whether the pool's process is there
-_END_S = 5.0  # how long it tries to end what does not die
+_POLL_S = 0.5  # interval between checks that the pool's process still exists
+_END_S = 5.0  # time limit for killing descendants
 
 
 class Call(NamedTuple):
-  """One call to make in a worker; arguments and result are JSON-able."""
+  """Function call for a worker.
+
+  Attributes:
+    function: "module:function", "path/to/file.py:function", or SCORE.
+    args: positional arguments, JSON-able.
+    kwargs: keyword arguments, JSON-able.
+  """
 
   function: str
   args: Any
@@ -45,7 +53,13 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What became of a call: "ok" with a value, or a failure with a reason."""
+  """Result of a call.
+
+  Attributes:
+    status: "ok", "timeout" or "crash".
+    value: return value, JSON-able; None unless the status is "ok".
+    reason: description of a failure, "" if the status is "ok".
+  """
 
   status: str
   value: Any
@@ -53,23 +67,23 @@ class Outcome(NamedTuple):
 
 
 def resolve(name: str) -> Callable[..., Any]:
-  """Returns the function "module:function" or "path/to/file.py:function"."""
-  place, _, attribute = name.rpartition(":")
-  if not place:
+  """Imports the function "module:function" or "path/to/file.py:function"."""
+  path, _, attribute = name.rpartition(":")
+  if not path:
     raise ValueError(f"{name!r} is not of the form module:function")
-  if place.endswith(".py"):
+  if path.endswith(".py"):
     spec = importlib.util.spec_from_file_location(
-        "user_" + os.path.basename(place)[:-3], place
+        "user_" + os.path.basename(path)[:-3], path
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
   else:
-    module = importlib.import_module(place)
+    module = importlib.import_module(path)
   return getattr(module, attribute)
 
 
 def describe(error: BaseException) -> str:
-  """Writes an exception in one line; an odd __str__ does no harm."""
+  """Returns an exception as one line; its __str__ may raise."""
   try:
     text = str(error)
   except Exception:
@@ -78,20 +92,20 @@ def describe(error: BaseException) -> str:
 
 
 def main(calls: int, results: int, memory_mb: int, parent: int) -> None:
-  """Forks the worker; its keeper ends as it does.
+  """Forks the worker and keeps it; ends as the worker does.
 
   Args:
-    calls: descriptor that the worker reads its calls from.
-    results: descriptor that it writes to what became of them.
-    memory_mb: limit on its address space.
-    parent: the pool's process.
+    calls: descriptor from which the worker reads calls.
+    results: descriptor to which it writes messages and outcomes.
+    memory_mb: limit on its address space, in MiB.
+    parent: process id of the pool.
   """
   keeper = os.getpid()
   _prctl(_PR_SET_CHILD_SUBREAPER, 1)
   worker = os.fork()
   if not worker:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != keeper:  # it was killed before that was said
+    if os.getppid() != keeper:  # it was killed before prctl took effect
       os._exit(1)
     os.setpgid(0, 0)
     _serve(calls, results, memory_mb)
@@ -105,22 +119,29 @@ def main(calls: int, results: int, memory_mb: int, parent: int) -> None:
 
 
 def _keep(worker: int, parent: int) -> int:
-  """Waits for one of the three ends; returns the worker's wait status."""
+  """Waits until the worker has to end, ends it, and returns its wait status.
+
+  Args:
+    worker: process id of the worker.
+    parent: process id of the pool.
+  """
   stops = []
   signal.signal(signal.SIGTERM, lambda *_: stops.append(True))
   signal.signal(signal.SIGCHLD, lambda *_: None)
+  # Signals write to this pipe, so that one that arrives just before select is
+  # not missed.
   woken, wake = os.pipe()
   os.set_blocking(wake, False)
-  signal.set_wakeup_fd(wake)  # a signal between two looks is not slept through
+  signal.set_wakeup_fd(wake)
   while os.getppid() == parent and not stops:
     with contextlib.suppress(ChildProcessError):
       while (ended := os.waitpid(-1, os.WNOHANG))[0]:
         if ended[0] == worker:
           _end_rest()
           return ended[1]
-    if select.select([woken], [], [], _LOOK_S)[0]:
+    if select.select([woken], [], [], _POLL_S)[0]:
       os.read(woken, 1 << 10)
-  for kill in (os.killpg, os.kill):  # it may not have its group yet
+  for kill in (os.killpg, os.kill):  # it may not have a process group yet
     with contextlib.suppress(ProcessLookupError, PermissionError):
       kill(worker, signal.SIGKILL)
   _, status = os.waitpid(worker, 0)
@@ -129,10 +150,10 @@ def _keep(worker: int, parent: int) -> int:
 
 
 def _end_rest() -> None:
-  """Kills and reaps what the worker's end has left to the keeper.
+  """Kills and reaps the descendants that the worker leaves to the keeper.
 
-  A process that ends hands its own children over, so that this goes on until
-  there are none.
+  Each process that ends hands its children to the keeper, so this repeats until
+  none are left.
   """
   end = time.monotonic() + _END_S
   with contextlib.suppress(ChildProcessError):  # there are none
@@ -146,63 +167,71 @@ def _end_rest() -> None:
 
 
 def _children(parent: int) -> list[int]:
-  """Returns the children of a process, as far as /proc tells of them."""
+  """Returns the children of a process; none on systems without /proc."""
   children = []
   for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
     if name.isdigit():
       with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
-        # "pid (name) state parent ...", where the name may hold anything.
+        # "pid (name) state parent ...", where the name may contain anything.
         if int(file.read().rpartition(")")[2].split()[1]) == parent:
           children.append(int(name))
   return children
 
 
 def _end_as(status: int) -> None:
-  """Ends with the exit code or by the signal of a wait status."""
+  """Ends this process with the exit code or signal of a wait status."""
   if os.WIFSIGNALED(status):
     number = os.WTERMSIG(status)
     _limit("CORE", 0)
-    with contextlib.suppress(OSError):  # of SIGKILL, which has no other action
+    with contextlib.suppress(OSError):  # SIGKILL has no settable action
       signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
   os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def _prctl(option: int, value: int) -> None:
-  """Calls prctl(2), where there is one."""
+  """Calls prctl(2) on Linux."""
   if sys.platform == "linux":
-    words = [ctypes.c_ulong(v) for v in (value, 0, 0, 0)]
-    ctypes.CDLL(None).prctl(option, *words)
+    arguments = [ctypes.c_ulong(v) for v in (value, 0, 0, 0)]
+    ctypes.CDLL(None).prctl(option, *arguments)
 
 
 # ----- The worker -----
 
 
 def _serve(calls: int, results: int, memory_mb: int) -> None:
-  """Runs calls until the pool hangs up."""
+  """Runs calls until the pool closes its pipe."""
   _limit("AS", memory_mb * 2**20)
   _limit("CORE", 0)
 
-  def say(*message):
+  def send(*message):
     _write(results, json.dumps(message).encode() + b"\n")
 
-  say("ready")
+  # Errors before "ready" reach the pool through stderr; later output of
+  # verifiers is discarded.
+  send("ready")
   os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
   functions = {}
   while head := _read(calls, HEAD.size):
     for call in json.loads(_read(calls, *HEAD.unpack(head))):
-      say("done", *_answer(Call(*call), functions, say))
+      send("done", *_execute(Call(*call), functions, send))
 
 
-def _answer(call: Call, functions: dict[str, Any], say: Any) -> Outcome:
-  """Makes one call; its exceptions become the outcome."""
+def _execute(call: Call, functions: dict[str, Any], send: Any) -> Outcome:
+  """Makes one call; exceptions become an outcome.
+
+  Args:
+    call: call to make.
+    functions: functions loaded so far, by name; new ones are added.
+    send: function that sends a message to the pool.
+  """
   verifies = call.function == SCORE
   name = call.args[0] if verifies else call.function
   try:
     if name not in functions:
-      say("loading")
+      send("loading")
       functions[name] = resolve(name)
-    say("running")
+    send("running")
     if verifies:
       _, completion, reference, meta = call.args
       value = check(functions[name](completion, reference, **meta))
@@ -215,7 +244,7 @@ def _answer(call: Call, functions: dict[str, Any], say: Any) -> Outcome:
 
 
 def _limit(kind: str, value: int) -> None:
-  """Limits a resource of this process, where the system can."""
+  """Limits a resource of this process if the system supports it."""
   try:
     import resource
   except ImportError:
@@ -232,7 +261,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def _read(fd: int, size: int) -> bytes:
-  """Reads exactly size bytes; fewer only at the end of the stream."""
+  """Reads size bytes; fewer only at the end of the stream."""
   parts = []
   while size and (data := os.read(fd, min(size, 1 << 20))):
     parts.append(data)

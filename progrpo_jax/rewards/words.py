@@ -1,9 +1,9 @@
-r"""Words that say or change a value: million, squared, halves, or more.
+r"""Words that are part of a value: million, squared, halves, or more.
 
-What stands behind a number is mostly a unit or a thing that is counted, and
-no part of the value. These words are: they are written as mathematics where
-that is plain (5\text{ million}), and otherwise keep the number from being
-read without them (9\text{ or more}).
+Words behind a number are mostly a unit or a counted thing, which is not part
+of the value. The words here are. They are translated to mathematics if their
+meaning is clear (5\text{ million}); otherwise they keep the number from being
+read on its own (9\text{ or more}).
 """
 
 import re
@@ -25,7 +25,7 @@ _COUNTS = (
     "|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety")
 _SCALE_NAMES = "|".join(_SCALES)
 _PART_NAMES = "|".join(_PARTS)
-# Words with which a text begins that has to be read, not dropped.
+# Words at the beginning of a \text{} that must not be dropped.
 _VALUE = (
     rf"(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|squared|cubed|factorial"
     r"|and\s+a\s+half|percent|per\s+cent|pct|pi|choose|is\s+to|to)(?![A-Za-z])")
@@ -44,8 +44,9 @@ _PERCENT = re.compile(
     r"\s*\b(?:percent(?:age)?|per\s+cent|pct)\b(?!\s*point)", re.I)
 _PI = re.compile(r"(?<=\d)\s+pi(?![A-Za-z])")
 
-# Psi is a unit of pressure, too.
+# "psi" is left out, as it is also a unit of pressure.
 _LETTERS = "|".join(name for name in characters.GREEK if name != "psi")
+# Words that change a value in ways that are not translated.
 _CHANGING = re.compile(
     rf"\b(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|{_COUNTS}|bn|mn|mio|mil"
     r"|or|and|plus|minus|over|below|under|above|negative|positive|factorial"
@@ -54,13 +55,14 @@ _CHANGING = re.compile(
     rf"|infinity|percent|sqrt|sin|cos|tan|log|ln|exp|{_LETTERS})\b"
     r"|\bper\s+cent\b|\A\s*(?:squared|cubed|times\s+\S)", re.I)
 _LETTER_UNITS = frozenset("mgshlLJNWVKACFT")
-# What two or three letters without a meaning of their own are: a product.
+# Two or three letters that form no word, and so are a product.
 _PRODUCT = re.compile(r"[A-Za-z]{2}|[abcdxyzABCDXYZ]{3}|[^aeiouAEIOUy\W\d]{3}")
 _ENDINGS = frozenset("th st nd rd am pm".split())
 
 
 def unwrap(text: str) -> str:
-  r"""Takes words of value that stand behind an operand out of \text{}."""
+  r"""Moves words that are part of a value out of \text{} behind an operand."""
+  # Several may follow each other: 5\text{ million squared}.
   for _ in range(3):
     before, text = text, _IN_TEXT.sub(_unwrapped, text)
     if text == before:
@@ -69,7 +71,7 @@ def unwrap(text: str) -> str:
 
 
 def spell(text: str) -> str:
-  """Writes words behind a number that make up its value as mathematics."""
+  """Translates words behind a number that are part of its value to LaTeX."""
   text = _AND_A_HALF.sub(r"\1\\frac{1}{2}", text)
   text = _PART.sub(
       lambda m: rf"\frac{{{m[1]}}}{{{_PARTS[m[2].casefold()]}}}", text)
@@ -84,13 +86,13 @@ def spell(text: str) -> str:
 
 
 def _unwrapped(match: re.Match[str]) -> str:
-  r"""Takes a word out of \text{}; what follows it stays there."""
+  r"""Moves a word out of \text{}; the words behind it stay inside."""
   rest = rf"\text{{{match[2]}}}" if match[2].strip() else ""
   return f" {match[1]} {rest}"
 
 
 def change(words: str) -> bool:
-  """Says whether words behind a number are part of its value."""
+  """Says whether words behind a number change its value."""
   words = words.strip(" .()")
   if words == "MM" or words and not re.search(r"[^\W\d_]", words):
     return True
@@ -100,6 +102,11 @@ def change(words: str) -> bool:
 
 
 def is_product(word: str, units: object) -> bool:
-  """Says whether a short word outside of a text is letters to multiply."""
+  r"""Says whether a short word outside of \text{} is a product of letters.
+
+  Args:
+    word: word behind a number.
+    units: names of units, which are no products.
+  """
   return bool(_PRODUCT.fullmatch(word)) and word not in _ENDINGS and (
       word.casefold() not in units and word.casefold()[:-1] not in units)
