@@ -1,21 +1,20 @@
-"""Verifier of programs: runs them on tests, in a jail.
+"""Verifier of programs: runs them on tests in a jail.
 
-The program is the last block of the completion that is fenced as Python, or
-the last without a language where none is:
+The program is the completion's last fenced block of Python, or its last fenced
+block without a language if none is marked as Python:
 
   I read both numbers and add them.
   ```python
   print(sum(map(int, input().split())))
   ```
 
-A test is {"input": "3 4\\n", "output": "7\\n"} for a program that reads and
-writes, or {"args": [3, 4], "expected": 7} for a function, entry_point, of the
-program or of its class Solution.
+A test is {"input": "3 4\\n", "output": "7\\n"} for a program on standard input
+and output, or {"args": [3, 4], "expected": 7} for the function `entry_point` of
+the program or of its class Solution.
 
-What a test expects never enters the jail. The jail hands back what was
-written, as text, and it is compared here: an exit code, a verdict that the
-program prints, an object that equals everything prove nothing. A program may
-lie about its own output only, and it does not know what to say.
+The expected output never enters the jail. The jail returns the program's output
+as text, which is compared here, so a program gains nothing by an exit code, by
+printing a verdict, or by returning an object that equals everything.
 """
 
 import ast
@@ -34,13 +33,13 @@ from progrpo_jax.rewards import sandbox
 from progrpo_jax.rewards.score import Score
 
 MAX_PROGRAM_CHARS = 200_000
-# Beyond these the parser is left to the jail, where it may choke.
+# Larger programs are parsed only in the jail, where a crash does no harm.
 _MAX_PARSED_CHARS = 50_000
 _MAX_NESTING = 50
-_MAX_DEPTH = 200  # of a value
+_MAX_DEPTH = 200  # nesting of a value
 
-# What stands before it (the marks of a quotation, a margin, the markers of
-# lists), the fence, what it says: python, Python3, {.python}, main.py,
+# Groups of a fence: marks of a quotation, margin and list markers, the fence
+# itself, and its info string: python, Python3, {.python}, main.py,
 # python title="x", python:main.py.
 _MARKER = (
     r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{1,5})[.)])[ \t]+")
@@ -76,33 +75,35 @@ def score(
 
   Args:
     completion: text of the model.
-    tests: of one kind or of both, at least one.
-    time_limit_s: for all tests together, the start of the jail apart. It must
-      be well below the deadline of the process that this runs in: beyond that
-      the sample is masked, while a program that is too slow scores 0.
-    memory_mb: of address space for the program.
-    partial: reward the share of tests passed; else all of them or nothing.
+    tests: tests of one or both kinds, at least one.
+    time_limit_s: time limit of all tests together, without the jail's start.
+      It must be well below the deadline of the process that this runs in: a
+      program that exceeds the time limit scores 0, but a sample that exceeds
+      the deadline is masked.
+    memory_mb: address space of the program, in MiB.
+    partial: whether the reward is the share of tests passed; otherwise it is 1
+      if all are passed and else 0.
     entry_point: name of the function that tests with "args" call.
-    tolerance: numbers this close, relative to the larger of the expected one
-      and 1, are equal; None compares them as `same_number` says.
-    test_limit_s: a limit for each test, within that for all.
-    prelude: source that is executed before every program, in the same module.
-      What the published graders import (List, Counter, heappush, math, ...) is
-      there without one.
-    allow_unsafe: run programs unconfined where there is no jail.
+    tolerance: allowed difference of numbers, relative to the larger of 1 and
+      the expected number; None for the default of `same_number`.
+    test_limit_s: time limit of each test.
+    prelude: source executed before the program, in the same module. The names
+      that published graders import (List, Counter, heappush, math, ...) are
+      defined without it.
+    allow_unsafe: whether to run programs unconfined if there is no jail.
 
   Returns:
-    reward in [0, 1]; correct if all tests passed. Status "refused" where no
-    jail can be had, or cannot hold the program, and "crash" where the jail
-    failed are masked; whatever the program does is "ok".
+    Reward in [0, 1]; correct if all tests passed. The status is "refused" if no
+    jail is available or a restriction failed, and "crash" if the jail failed;
+    both are masked. Anything that the program does is "ok".
 
   Raises:
-    InputError: the tests or the prelude are malformed; no completion makes it
+    InputError: the tests or the prelude are malformed. No completion makes it
       raise.
   """
   check_tests(tests, entry_point)
   if prelude and not is_valid(prelude):
-    raise InputError(f"prelude is no Python that compiles: {prelude!r:.80}")
+    raise InputError(f"prelude is not valid Python: {prelude!r:.80}")
   program = extract(completion)
   if program is None:
     return Score(0.0, False, "no_answer")
@@ -112,42 +113,43 @@ def score(
     with sandbox.Jail(
         program,
         prelude=prelude,
-        published_names=_takes_for_granted(program),
+        published_names=_uses_undefined_names(program),
         time_limit_s=time_limit_s,
         memory_mb=memory_mb,
         allow_unsafe=allow_unsafe,
     ) as jail:
-      passed = 0
+      num_passed = 0
       for test in tests:
-        right = _passes(
+        passes = _passes(
             jail, test, entry_point, test_limit_s or math.inf, tolerance)
-        passed += right
-        if not (right or partial):
+        num_passed += passes
+        if not (passes or partial):
           break
   except sandbox.Refused:
     return Score(0.0, False, "refused")
   except (sandbox.JailError, OSError):
     return Score(0.0, False, "crash")
-  correct = passed == len(tests)
-  return Score(passed / len(tests) if partial else float(correct), correct)
+  correct = num_passed == len(tests)
+  share = num_passed / len(tests)
+  return Score(share if partial else float(correct), correct)
 
 
 def check_tests(
     tests: Sequence[Mapping[str, Any]], entry_point: str | None = None
 ) -> None:
-  """Raises InputError, which names the test, unless all are well-formed."""
+  """Raises InputError, which names the test, if a test is malformed."""
   if isinstance(tests, (str, Mapping)) or not isinstance(tests, Sequence):
     raise InputError(f"tests must be a list, not {type(tests).__name__}")
   if not tests:
     raise InputError("there are no tests; a program needs at least one")
   for index, test in enumerate(tests):
-    wrong = _complaint(test, entry_point)
-    if wrong:
-      raise InputError(f"test {index}: {wrong}")
+    problem = _complaint(test, entry_point)
+    if problem:
+      raise InputError(f"test {index}: {problem}")
 
 
 def _complaint(test: Any, entry_point: str | None) -> str:
-  """Says what is wrong with a test; empty if nothing is."""
+  """Returns what is wrong with a test, "" if nothing is."""
   if not isinstance(test, Mapping):
     return f"must be a mapping, not {type(test).__name__}"
   if "args" in test:
@@ -173,14 +175,15 @@ def _complaint(test: Any, entry_point: str | None) -> str:
 
 
 def extract(completion: str) -> str | None:
-  """Returns the program of a completion; None if there is none.
+  """Returns the program of a completion, None if there is none.
 
-  It is the last fenced block that says it is Python, or where none does, the
-  last that names no language: an untagged block behind a program shows what
-  it prints. If the fence of the program never closes, the completion was cut
-  off, and there is none either.
+  The program is the last fenced block marked as Python, or if there is none,
+  the last without a language. (A block without a language behind a program
+  usually shows its output.) If the program's fence never closes, the completion
+  was cut off and has no program.
   """
-  blocks = {True: None, False: None}  # by whether it says that it is Python
+  blocks = {True: None, False: None}  # last block, by whether marked as Python
+  # Match of the open fence, its mark (see `_is_python`), lines of its block.
   fence, tagged, block = None, None, []
 
   def keep():
@@ -191,7 +194,7 @@ def extract(completion: str) -> str | None:
   text = completion.removeprefix(_ORDER_MARK).replace("\r\n", "\n")
   for line in text.split("\n"):
     if fence and (inner := _unquoted(line, fence[1].count(">"))) is None:
-      keep()  # with its quotation, a block ends
+      keep()  # the end of a quotation ends its block
       fence = None
     if fence is None:
       match = _FENCE.fullmatch(line)
@@ -209,9 +212,13 @@ def extract(completion: str) -> str | None:
 
 
 def _unquoted(line: str, depth: int) -> str | None:
-  """Returns a line of a quotation without its marks; None if it is none.
+  """Returns a line without its marks of quotation, None if it lacks them.
 
-  An empty line without them is taken for one, as few people mark those.
+  An empty line needs no marks, since these are often left out.
+
+  Args:
+    line: line of a completion.
+    depth: number of marks.
   """
   marks = re.match(rf"(?:[ \t]*>){{{depth}}}", line)
   if marks:
@@ -220,14 +227,18 @@ def _unquoted(line: str, depth: int) -> str | None:
 
 
 def _closes(line: re.Match, opening: re.Match) -> bool:
-  """Whether a line of backticks or tildes closes a block."""
+  """Says whether a fence closes the block of an opening fence."""
   return (
       not line[1] and not line[2].strip() and not line[4].strip()
       and line[3].startswith(opening[3]))
 
 
 def _is_python(info: str) -> bool | None:
-  """Whether a fence says Python; False: no language; None: another one."""
+  """Returns True for Python, False for no language, None for another one.
+
+  Args:
+    info: text behind a fence.
+  """
   if not info.strip():
     return False
   if _PYTHON_FILE.fullmatch(info.strip()):
@@ -237,12 +248,13 @@ def _is_python(info: str) -> bool | None:
 
 
 def _dedented(block: list[str], before: str) -> str:
-  """Joins lines without the margin that they have from their fence.
+  """Joins the lines of a block without their common margin.
 
   Args:
     block: lines of a block.
-    before: the fence's own margin, and the markers of lists in it. Behind a
-      marker the code may be indented less than the fence is, or more.
+    before: margin and list markers in front of the fence. Without a marker, at
+      most the margin is removed; behind a marker, code may be indented less or
+      more than the fence.
   """
   margins = [
       len(line) - len(line.lstrip(" \t")) for line in block]
@@ -255,10 +267,10 @@ def _dedented(block: list[str], before: str) -> str:
 
 
 def is_valid(program: str) -> bool:
-  """Whether a program may be tried: False if it cannot be compiled.
+  """Says whether a program may compile; nothing is executed.
 
-  Nothing is executed. What might be hard on the parser counts as valid: the
-  jail finds out.
+  Programs that might overload the parser count as valid and are compiled only
+  in the jail.
   """
   if len(program) > MAX_PROGRAM_CHARS:
     return False
@@ -275,14 +287,11 @@ def is_valid(program: str) -> bool:
   return True
 
 
-def _takes_for_granted(program: str) -> bool:
-  """Whether a program uses a name that it nowhere defines.
-
-  True where that is not known.
-  """
+def _uses_undefined_names(program: str) -> bool:
+  """Says whether a program may use names that it does not define."""
   if len(program) > _MAX_PARSED_CHARS or _nesting(program) > _MAX_NESTING:
     return True
-  used, given = set(), set(dir(builtins))
+  used, defined = set(), set(dir(builtins))
   try:
     tables = [symtable.symtable(program, "program.py", "exec")]
   except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -290,15 +299,15 @@ def _takes_for_granted(program: str) -> bool:
   for table in tables:
     tables += table.get_children()
     for symbol in table.get_symbols():
-      # A name of a function or a class of its own defines nothing for others.
+      # Local names of functions and classes do not matter.
       if table is tables[0] or symbol.is_global():
         defines = symbol.is_assigned() or symbol.is_imported()
-        (given if defines else used).add(symbol.get_name())
-  return not used <= given
+        (defined if defines else used).add(symbol.get_name())
+  return not used <= defined
 
 
 def _nesting(program: str) -> int:
-  """Returns a bound on how deep brackets nest; those in texts count too."""
+  """Returns an upper bound on the nesting of brackets, strings included."""
   depth = deepest = 0
   for char in program:
     if char in _BRACKETS:
@@ -314,10 +323,10 @@ def _passes(
     limit_s: float,
     tolerance: float | None,
 ) -> bool:
-  """Runs the program on a test and compares."""
+  """Says whether the program passes a test."""
   calls = "args" in test
   wanted = sandbox.to_json(test["expected"]) if calls else test["output"]
-  # What is more than twice as long as the right answer is wrong.
+  # An output more than twice as long as the expected one is wrong anyway.
   room = max(2 * len(wanted.encode(errors="replace")), sandbox.MAX_OUTPUT)
   if not calls:
     output = jail.run(test["input"], limit_s=limit_s, max_output=room)
@@ -338,11 +347,16 @@ def _passes(
 def same_text(
     text: str, expected: str, tolerance: float | None = None
 ) -> bool:
-  """Whether two outputs are equal, line by line and word by word.
+  """Says whether two outputs are equal, line by line and word by word.
 
-  The space between words, at the end of lines, and empty lines at the end do
-  not count. Words that are both numbers are compared as numbers, see
-  `same_number`; one with leading zeros, or spelt nan or inf, is a text.
+  The amount of space and empty lines at the end do not matter. Two words that
+  are both numbers are compared by `same_number`; words with leading zeros and
+  "nan" and "inf" are text.
+
+  Args:
+    text: output of the program.
+    expected: expected output.
+    tolerance: see `same_number`.
   """
   lines, wanted = _lines(text), _lines(expected)
   if [len(line) for line in lines] != [len(line) for line in wanted]:
@@ -354,12 +368,12 @@ def same_text(
 
 
 def _lines(text: str) -> list[list[str]]:
-  """Splits a text into the words of its lines."""
+  """Returns the words of each line of a text."""
   return [line.split() for line in text.rstrip().split("\n")]
 
 
 def _same_word(word: str, expected: str, tolerance: float | None) -> bool:
-  """Whether two words are equal, or numbers that are."""
+  """Says whether two words are equal, or are equal numbers."""
   if word == expected:
     return True
   if not (_NUMBER.fullmatch(word) and _NUMBER.fullmatch(expected)):
@@ -370,20 +384,23 @@ def _same_word(word: str, expected: str, tolerance: float | None) -> bool:
 
 
 def _is_integer(word: str) -> bool:
-  """Whether a number is written without a point or an exponent."""
+  """Says whether a number is written without a point or an exponent."""
   return word.lstrip("+-").isdigit()
 
 
 def same_number(
     value: Number, expected: Number, decimals: bool, tolerance: float | None
 ) -> bool:
-  """Whether two numbers are equal, exactly or within a tolerance.
+  """Says whether two numbers are equal, exactly or within a tolerance.
 
-  Without a tolerance of the problem, 2.0 is 2, and two that are both written
-  as decimals (`decimals`) may differ by a millionth of the larger one, or by
-  1e-9: 0.30000000000000004 is 0.3, 1 is not 1.4, and integers of any length
-  are compared digit by digit. A tolerance is relative to the larger of the
-  expected number and 1, and integers are compared by it too.
+  Args:
+    value: number of the program.
+    expected: expected number.
+    decimals: whether both are written as decimals. Without a tolerance, they
+      may then differ by a millionth of the larger one or by 1e-9; other numbers
+      must be exactly equal.
+    tolerance: allowed difference, relative to the larger of 1 and the expected
+      number, for integers too; None if the problem gives none.
   """
   if value == expected:
     return True
@@ -403,11 +420,16 @@ def same_number(
 def same_value(
     value: Any, expected: Any, tolerance: float | None = None, depth: int = 0
 ) -> bool:
-  """Whether two values read from JSON are equal.
+  """Says whether two values read from JSON are equal.
 
-  Numbers are compared as in `same_number`, and True is 1 and False is 0, as
-  Python has it. NaN equals NaN, as what is asked is whether the right value
-  came. No number equals a text.
+  Numbers are compared by `same_number`. As in Python, True is 1 and False is
+  0. NaN equals NaN, since a test may expect it. No number equals a text.
+
+  Args:
+    value: value of the program.
+    expected: expected value.
+    tolerance: see `same_number`.
+    depth: depth of the values in the compared ones.
   """
   if depth > _MAX_DEPTH:
     return False
@@ -430,10 +452,10 @@ def same_value(
 
 
 def _read(text: str) -> Any:
-  """Reads JSON; an integer that Python takes long to read is a Decimal."""
+  """Returns the value of JSON text, with very long integers as Decimals."""
   return json.loads(text, parse_int=_integer)
 
 
 def _integer(text: str) -> Number:
-  """Returns an integer of JSON."""
+  """Returns an integer of JSON; Python reads long ones slowly or not at all."""
   return int(text) if len(text) <= _INT_DIGITS else decimal.Decimal(text)

@@ -1,17 +1,16 @@
-"""The user's own reward functions, of the signature that TRL made common.
+"""The user's reward functions, with the signature that TRL uses.
 
   f(prompts, completions, **columns) -> list of numbers
 
 A function is named by "module:function" or "path/to/file.py:function" and is
-called on a whole batch, in a process of the pool. It gets every further
-column of the data as a list by its name. A None among its numbers says that
-it has no opinion of that sample. Whatever else it does wrong is an error that
-names it.
+called on a whole batch, in a process of the pool. It gets the other columns of
+the data as lists, by name. A value of None means that it has no opinion of a
+sample. Any other misbehaviour is an error that names the function.
 
-The reward is the weighted sum of the values. Whether a sample is right is not
-read off that sum, where a penalty on the length would make a right answer
-wrong: one of the functions decides it by its own value, and a sample of which
-that one has no opinion is masked.
+The reward is the weighted sum of the values. One of the functions decides by
+its own value whether a sample is correct, and a sample of which it has no
+opinion is masked. The sum would not do, since a length penalty could turn a
+correct answer into a wrong one.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -31,20 +30,20 @@ from progrpo_jax.rewards.score import Score
 VERIFIER = "progrpo_jax.rewards.functions:score"
 RESERVED = ("prompts", "completions")
 _CALL = "progrpo_jax.rewards.functions:call"
-_ROUNDING = 1e-6  # a sum of tenths may fall this short of the threshold
+_ROUNDING = 1e-6  # tolerance at the threshold for rounding errors in values
 
 
 class RewardFunctionError(InputError):
-  """A reward function of the user did not do what it must."""
+  """A reward function of the user failed or returned unusable values."""
 
 
 class Judged(NamedTuple):
-  """What several functions say of a batch.
+  """Result of several functions on a batch.
 
   Attributes:
-    scores: of each completion.
-    values: of each completion, a value of each function in their order; None
-      where it has no opinion.
+    scores: score of each completion.
+    values: value of each function, for each completion; None where a function
+      has no opinion.
   """
 
   scores: list[Score]
@@ -66,23 +65,23 @@ def evaluate(
   """Calls functions of the user on a batch of completions.
 
   Args:
-    pool: makes the calls.
-    names: of the functions.
-    prompts: one for each completion.
+    pool: pool that makes the calls.
+    names: names of the functions.
+    prompts: prompt of each completion.
     completions: texts of the model.
-    columns: of the data, each a list with an entry for each completion.
-    weights: of the functions' values in the reward; 1.0 each if None.
-    correct_by: function whose value decides what is right; see `find_decider`.
-    correct_threshold: the least value that is right.
-    deadline_s: the longest that a function may take for the batch.
+    columns: further columns of the data, with one entry per completion.
+    weights: weight of each function in the reward; None weighs all 1.0.
+    correct_by: function that decides correctness, see `find_decider`.
+    correct_threshold: smallest value of that function that is correct.
+    deadline_s: time limit of each function for the batch.
 
   Raises:
-    InputError: a function does not do what it must, or the arguments do not
-      fit together.
+    InputError: a function fails, or the arguments do not fit together.
   """
   weights = check_weights(names, weights)
   deciding = find_decider(names, correct_by)
   _check_columns(columns)
+  # One call per function on the whole batch; any failure ends the run.
   batch = [list(prompts), list(completions), dict(columns)]
   calls = [pools.Call(_CALL, [name, *batch], {}) for name in names]
   outcomes = pool.run(calls, deadline_s=deadline_s)
@@ -98,7 +97,7 @@ def evaluate(
     if "error" in outcome.value:
       raise RewardFunctionError(outcome.value["error"])
     values.append(outcome.value["values"])
-  samples = list(zip(*values))
+  samples = list(zip(*values))  # from one list per function to one per sample
   return Judged(
       combine(samples, weights, deciding, correct_threshold), samples)
 
@@ -116,14 +115,30 @@ def score(
     verifier: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Score:
-  """Scores one completion of a user's row, by a verifier or by functions."""
+  """Scores one completion of the task jsonl, by a verifier or by functions.
+
+  Args:
+    completion: text of the model.
+    reference: column `answer` of the row.
+    prompt: prompt of the row.
+    columns: further columns of the row.
+    functions: names of reward functions.
+    weights: weight of each function in the reward; None weighs all 1.0.
+    correct_by: function that decides correctness, see `find_decider`.
+    correct_threshold: smallest value of that function that is correct.
+    verifier: name of a verifier, in place of reward functions.
+    options: keyword arguments of the verifier.
+
+  Raises:
+    InputError: a function fails, or the arguments do not fit together.
+  """
   if verifier is not None:
-    judge = _resolve(verifier)
-    return scores.check(judge(completion, reference, **(options or {})))
+    verify = _resolve(verifier)
+    return scores.check(verify(completion, reference, **(options or {})))
   values = []
   for name in functions:
-    one = {key: [value] for key, value in columns.items()}
-    result = call(name, [prompt], [completion], one)
+    batch = {key: [value] for key, value in columns.items()}
+    result = call(name, [prompt], [completion], batch)
     if "error" in result:
       raise RewardFunctionError(result["error"])
     values.append(result["values"])
@@ -138,14 +153,15 @@ def combine(
     deciding: int,
     threshold: float,
 ) -> list[Score]:
-  """Returns the weighted sum and the verdict of each sample.
+  """Returns the score of each sample: weighted sum and correctness.
 
   Args:
-    samples: values of all functions for each sample, None for no opinion,
-      which adds nothing to the sum.
-    weights: of the functions.
-    deciding: number of the function whose value decides what is right.
-    threshold: the least value of that function that is right.
+    samples: values of all functions, for each sample. None (no opinion) adds
+      nothing to the sum.
+    weights: weight of each function.
+    deciding: index of the function that decides correctness. A sample of which
+      it has no opinion has the status "refused".
+    threshold: smallest value of that function that is correct.
   """
   combined = []
   for sample in samples:
@@ -160,33 +176,36 @@ def combine(
 
 
 def labels(names: Sequence[str]) -> list[str]:
-  """Returns the names of functions in metrics, no two of them the same.
+  """Returns distinct short names of functions, for metrics.
 
-  A function goes by its own name; where two share one, as much of the path
-  before it is added as tells them apart: "mine.close", "yours.close".
+  A label is the function's name without module or path. If two functions share
+  it, as much of the path as needed is added: "first.close", "second.close".
+
+  Args:
+    names: full names of the functions.
   """
-  words = [re.split(r"[/\\.:]+", n.replace(".py:", ":")) for n in names]
+  paths = [re.split(r"[/\\.:]+", n.replace(".py:", ":")) for n in names]
   short = []
-  for name, mine in zip(names, words):
+  for name, parts in zip(names, paths):
     label = name.replace("/", ".")
-    for size in range(1, len(mine) + 1):
-      if sum(other[-size:] == mine[-size:] for other in words) == 1:
-        label = ".".join(mine[-size:])
+    for size in range(1, len(parts) + 1):
+      if sum(other[-size:] == parts[-size:] for other in paths) == 1:
+        label = ".".join(parts[-size:])
         break
     short.append(label)
   return short
 
 
 def find_decider(names: Sequence[str], correct_by: str | None) -> int:
-  """Returns the number of the function that decides what is right.
+  """Returns the index of the function that decides correctness.
 
   Args:
-    names: of the functions.
-    correct_by: one of them, as it is named there, or its label; may be None
-      where there is only one.
+    names: names of the functions.
+    correct_by: name or label of the deciding function; may be None if there is
+      only one function.
 
   Raises:
-    InputError: there are several and none is chosen, or the chosen one is
+    InputError: there are several functions and correct_by is None, or it is
       none of them.
   """
   short = labels(names)
@@ -197,9 +216,9 @@ def find_decider(names: Sequence[str], correct_by: str | None) -> int:
         f"{len(names)} reward functions ({', '.join(short)}): say by"
         f" correct_by which of them decides whether a completion is right, as"
         f" in correct_by={short[0]!r}")
-  for known in (names, short):
-    if correct_by in known:
-      return list(known).index(correct_by)
+  for candidates in (names, short):
+    if correct_by in candidates:
+      return list(candidates).index(correct_by)
   close = difflib.get_close_matches(correct_by, short, n=1)
   hint = f"; did you mean {close[0]!r}?" if close else ""
   raise InputError(
@@ -210,10 +229,11 @@ def find_decider(names: Sequence[str], correct_by: str | None) -> int:
 def check_weights(
     names: Sequence[str], weights: Sequence[float] | None
 ) -> list[float]:
-  """Returns one weight per function, 1.0 each if none are given.
+  """Returns the weight of each function, 1.0 if no weights are given.
 
   Raises:
-    InputError: no function, one twice, or another number of weights.
+    InputError: there is no function, a function is named twice, or the number
+      of weights is wrong.
   """
   if not names:
     raise InputError("no reward function is named")
@@ -230,7 +250,7 @@ def check_weights(
 
 
 def _check_columns(columns: Mapping[str, Any]) -> None:
-  """Refuses columns whose names a function's own arguments have."""
+  """Raises InputError for columns that are named like other arguments."""
   for name in RESERVED:
     if name in columns:
       raise InputError(f"a column may not be called {name!r}")
@@ -242,7 +262,17 @@ def call(
     completions: list[str],
     columns: dict[str, list[Any]],
 ) -> dict[str, Any]:
-  """Runs in a worker: returns {"values": ...} or {"error": what is wrong}."""
+  """Calls a reward function; runs in a worker.
+
+  Args:
+    name: name of the function.
+    prompts: prompt of each completion.
+    completions: texts of the model.
+    columns: further columns, with one entry per completion.
+
+  Returns:
+    {"values": list of numbers or None}, or {"error": message}.
+  """
   head = f"reward function {name}"
   try:
     function = _resolve(name)
@@ -253,19 +283,21 @@ def call(
     values = function(prompts=prompts, completions=completions, **accepted)
   except Exception as error:
     return {"error": f"{head} raised {serving.describe(error)}"}
-  # Keys are no rewards, a set has no order, and bytes are numbers by accident.
+  # Iterables that are not lists of rewards: a set has no order, and iterating
+  # bytes gives numbers by accident.
   if isinstance(values, (Mapping, Set, str, bytes, bytearray)) or not (
       isinstance(values, Iterable)):
     return {"error": f"{head} returned {values!r:.100}, not a list of numbers"}
   try:
     values = list(values)
-  except Exception as error:  # of a generator
+  except Exception as error:  # raised by a generator
     return {"error": f"{head} raised {serving.describe(error)}"}
   if len(values) != len(completions):
     return {
         "error": f"{head} returned {len(values)} values for"
         f" {len(completions)} completions"
     }
+  # Only plain floats and None cross the pipe to the pool.
   plain = []
   for index, value in enumerate(values):
     number = _number(value)
@@ -279,7 +311,7 @@ def call(
 
 
 def _number(value: Any) -> float | None:
-  """Returns a value as a float, None for None, NaN for what is no number."""
+  """Returns a value as a float, None for None, NaN if it is not a number."""
   if value is None:
     return None
   if isinstance(value, (str, bytes)):
@@ -293,7 +325,7 @@ def _number(value: Any) -> float | None:
 def _accepted(
     function: Callable[..., Any], columns: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns the columns that a function without **kwargs has a place for."""
+  """Returns the columns that a function's signature accepts."""
   parameters = inspect.signature(function).parameters
   if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     return columns
@@ -302,5 +334,5 @@ def _accepted(
 
 @functools.cache
 def _resolve(name: str) -> Callable[..., Any]:
-  """Loads a function once per worker."""
+  """Imports a function, once per worker."""
   return serving.resolve(name)

@@ -1,9 +1,9 @@
-"""Reasoning Gym, which is installed on its own and imported here alone.
+"""Imports Reasoning Gym, which is installed separately.
 
-It requires pycosat, a solver in C that has no wheel for every Python, and so
-a C compiler. One of its hundred generators uses it (`NEEDS_SOLVER`), yet all
-of them import it. Where it is missing an empty module stands in its place,
-and that generator alone is not to be had.
+Reasoning Gym requires pycosat, a solver in C without wheels for every Python,
+so installing it may need a C compiler. All generators import it, but only one
+of a hundred uses it (`NEEDS_SOLVER`). If it is missing, an empty module takes
+its place, and only that generator is unavailable.
 """
 
 import functools
@@ -21,26 +21,29 @@ INSTALL_SOLVER = f"pip install {_SOLVER}"
 
 
 def load(name: str = "") -> types.ModuleType:
-  """Imports Reasoning Gym, or a module of it by its name, such as "factory".
+  """Imports Reasoning Gym or a module of it.
+
+  Args:
+    name: name of a module, such as "factory"; "" for the package.
 
   Raises:
     InputError: it is not installed; the message has the command.
   """
   has_solver()
   try:
-    # The whole first: an import that failed half way leaves modules behind.
-    whole = importlib.import_module(_GYM)
-    return importlib.import_module(f"{_GYM}.{name}") if name else whole
+    # The package first, since a failed import of a module leaves parts behind.
+    package = importlib.import_module(_GYM)
+    return importlib.import_module(f"{_GYM}.{name}") if name else package
   except ModuleNotFoundError as error:
     raise InputError(
         f"this task is made with Reasoning Gym ({error}): {INSTALL}") from error
 
 
 def check(dataset: str) -> None:
-  """Refuses a generator that cannot work here.
+  """Checks that a dataset's generator works here.
 
   Raises:
-    InputError: it needs the solver; the message has the command.
+    InputError: it needs the missing solver; the message has the command.
   """
   if dataset in NEEDS_SOLVER and not has_solver():
     raise InputError(
@@ -51,7 +54,7 @@ def check(dataset: str) -> None:
 
 @functools.cache
 def has_solver() -> bool:
-  """Whether the solver is there; if not, puts a module in its place."""
+  """Says whether the solver is installed; else installs an empty module."""
   try:
     importlib.import_module(_SOLVER)
   except ImportError:

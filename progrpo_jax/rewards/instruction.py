@@ -1,34 +1,33 @@
 """Verifier of instruction following: the 25 instructions of IFEval.
 
-A reference says what was asked for, in the form of IFEval's own data:
+A reference lists the instructions in the format of IFEval's data:
 
   {"instruction_id_list": ["keywords:frequency", "punctuation:no_comma"],
    "kwargs": [{"keyword": "rain", "frequency": 2, "relation": "at least"}, {}]}
 
-The function of an instruction is its id with "_" for ":". Each follows the
-definition of IFEval (Zhou et al. 2023, arXiv:2311.07911) and its published
-program, with these differences:
+The function that checks an instruction is named after its id, with "_" for ":".
+Each follows the definition of IFEval (Zhou et al. 2023, arXiv:2311.07911) and
+its published code, with these differences:
 
-  sentences         are split by the rules of `sentences`, not by nltk's punkt
-                    model, which would have to be downloaded. The two differ
-                    on abbreviations that stand in neither list, on initials,
-                    and on the numbers of a list ("1." is no sentence here).
-  capital words     "DON'T" and "U.S." are one word; nltk's tokenizer makes
-                    two of the first.
-  languages         are told by py3langid, not by langdetect, which draws at
-                    random; a text without a letter of a language's script
-                    is not in it, where IFEval takes one without any letters
-                    for any language.
-  letters           may be signs, such as "#", in whose place IFEval's program
-                    draws a letter at random.
-  keywords          are text, not regular expressions; a forbidden word that
-                    ends in a sign ("C++") is found.
-  bullets           a line that is one asterisk and nothing else is none.
-  postscript marks  other than P.S. and P.P.S are text too.
+  sentences         Split by the rules of `sentences`, not by nltk's punkt
+                    model, which would have to be downloaded. The two differ on
+                    abbreviations outside of both lists, on initials, and on
+                    numbers of lists ("1." is no sentence here).
+  capital words     "DON'T" and "U.S." are one word each; nltk splits the first
+                    in two.
+  languages         Detected by py3langid, not by langdetect, which is random.
+                    A text must contain a letter of the language's script;
+                    IFEval accepts a text without letters for any language.
+  letters           May be other characters, such as "#"; IFEval's code then
+                    draws a random letter instead.
+  keywords          Plain text, not regular expressions; forbidden words that
+                    end in a symbol ("C++") are found.
+  bullets           A line that is only an asterisk is not a bullet.
+  postscript marks  Marks other than P.S. and P.P.S are plain text too.
 
-As there, keywords are looked for within words ("cat" is in "concatenate"),
-case does not count, and words are runs of letters, digits and underscores.
-All of it takes time in proportion to the text: no pattern here backtracks.
+As in IFEval, keywords also match within words ("cat" in "concatenate"), case
+is ignored, and words are runs of letters, digits and underscores. No pattern
+backtracks, so the time is linear in the length of the text.
 """
 
 import inspect
@@ -71,6 +70,7 @@ IDS = (
 RELATIONS = ("at least", "less than")
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
+# Kinds of arguments, for checks.
 _LISTS = ("keywords", "forbidden_words")
 _RELATIONS = ("relation", "let_relation", "capital_relation")
 _COUNTS = ("frequency", "let_frequency", "capital_frequency", "nth_paragraph")
@@ -83,39 +83,45 @@ def score(
     loose: bool = False,
     binary: bool = False,
 ) -> Score:
-  """Scores a completion; no text makes it raise.
+  """Scores a completion by the instructions that it follows.
 
-  The reward is the share of the instructions that are followed, or with
-  `binary` 1 if all are and else 0. `loose` reads the completion in eight ways
-  (see `readings`) and counts an instruction that is followed in one of them.
-  An empty completion follows nothing.
+  Args:
+    completion: text of the model.
+    reference: record of `instruction_id_list` and `kwargs`.
+    loose: whether an instruction counts if any of the eight variants of the
+      completion follows it, see `readings`.
+    binary: whether the reward is 1 only if all instructions are followed.
+
+  Returns:
+    The share of instructions followed, or 0 or 1 if `binary`. An empty
+    completion follows none. No completion makes it raise.
   """
   if not completion.strip():
     return Score(0.0, False, "no_answer")
-  found = followed(completion, reference, loose=loose)
-  share = sum(found) / len(found)
-  return Score(float(all(found)) if binary else share, all(found), "ok")
+  results = followed(completion, reference, loose=loose)
+  share = sum(results) / len(results)
+  return Score(float(all(results)) if binary else share, all(results), "ok")
 
 
 def followed(
     completion: str, reference: dict[str, Any], *, loose: bool = False
 ) -> list[bool]:
-  """Says of each instruction of a reference whether it is followed."""
+  """Returns whether each instruction of a reference is followed."""
   texts = readings(completion) if loose else [completion]
   texts = [text for text in dict.fromkeys(texts) if text.strip()]
-  found = []
+  results = []
   for name, kwargs in zip(reference["instruction_id_list"],
                           reference["kwargs"]):
     check, given = _check(name), _given(kwargs)
-    found.append(any(check(text, **given) for text in texts))
-  return found
+    results.append(any(check(text, **given) for text in texts))
+  return results
 
 
 def readings(completion: str) -> list[str]:
-  """Returns the eight texts of IFEval's loose reading.
+  """Returns the eight variants of a completion in IFEval's loose reading.
 
-  They forgive a first line ("Sure, here it is:"), a last line, and asterisks:
-  the text without neither, either or both lines, each with and without "*".
+  The completion is taken whole, without its first line ("Sure, here it is:"),
+  without its last line, and without both, each with and without asterisks.
   """
   lines = completion.split("\n")
   parts = [
@@ -128,7 +134,7 @@ def readings(completion: str) -> list[str]:
 
 
 def check_reference(reference: Any) -> None:
-  """Raises InputError if a reference is none that `score` can use."""
+  """Raises InputError if `score` cannot use a reference."""
   if not isinstance(reference, dict):
     raise InputError(
         "the reference of an instruction-following row must be an object with"
@@ -146,7 +152,12 @@ def check_reference(reference: Any) -> None:
 
 
 def _check_kwargs(name: Any, kwargs: Any) -> None:
-  """Raises InputError for an unknown id or for arguments it cannot take."""
+  """Raises InputError for an unknown id or wrong arguments.
+
+  Args:
+    name: id of an instruction.
+    kwargs: its arguments.
+  """
   if name not in IDS:
     raise InputError(
         f"no instruction {name!r:.100} (known: {', '.join(IDS)})")
@@ -171,24 +182,27 @@ def _check_kwargs(name: Any, kwargs: Any) -> None:
 
 
 def arguments(name: str) -> tuple[str, ...]:
-  """Returns the names of the arguments of an instruction."""
+  """Returns the names of an instruction's arguments."""
   return tuple(inspect.signature(_check(name)).parameters)[1:]
 
 
 def _check(name: str) -> Any:
-  """Returns the function of an instruction's id."""
+  """Returns the function that checks an instruction."""
   if name not in IDS:
     raise KeyError(f"no instruction {name!r:.100}; check_reference tells")
   return globals()[name.replace(":", "_")]
 
 
 def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
-  """Leaves out the nulls that tables have for arguments of other ids."""
+  """Returns the arguments that are not null.
+
+  Tables have a null for each argument that an instruction does not take.
+  """
   return {key: value for key, value in kwargs.items() if value is not None}
 
 
 def _problem(key: str, value: Any) -> str:
-  """Says what an argument must be, "" if it is that."""
+  """Returns what an argument must be, "" if it is valid."""
   if key in _RELATIONS:
     return "" if value in RELATIONS else " or ".join(map(repr, RELATIONS))
   if key in _COUNTS or key.startswith("num_"):
@@ -209,7 +223,7 @@ def _problem(key: str, value: Any) -> str:
 
 
 def _is_text(value: Any) -> bool:
-  """Says whether a value is a text with more than white space."""
+  """Says whether a value is a text that is not blank."""
   return isinstance(value, str) and bool(value.strip())
 
 
@@ -217,8 +231,8 @@ def _is_text(value: Any) -> bool:
 
 _WORD = re.compile(r"\w++")
 _CAPITAL_WORD = re.compile(r"\w++(?:[-'\u2019./]\w++)*+")
-# The end of a sentence: its marks as a whole, closing quotes and brackets,
-# then space or the end of the text. Chinese and Japanese need no space.
+# The end of a sentence: a run of marks, closing quotes and brackets, then space
+# or the end of the text. Chinese and Japanese marks need no space.
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}*_"
 _END = re.compile(
     rf"(?<![.!?\u2026])[.!?\u2026]++[{_CLOSING}]*+(?=\s|\Z)"
@@ -227,11 +241,11 @@ _NEXT = re.compile(r"\s*+[\"'\u201c\u2018\u00ab(\[{*_]*+(.?)")
 _ALWAYS = re.compile(r"[!?\u3002\uff01\uff1f\u0964\u06d4\u061f]")
 _LOOK_BACK = 12  # characters; no abbreviation is that long
 
-# A name or an example follows, so that the period never ends a sentence ...
+# Abbreviations before a name or an example, whose period ends no sentence ...
 _WITHIN = frozenset(
     "mr mrs ms dr prof rev hon gen capt lt sgt st mt messrs mme vs e.g i.e cf"
     " fig vol p.s p.p.s".split())
-# ... and one that does if a capital letter follows.
+# ... and abbreviations whose period ends one if a capital letter follows.
 _EITHER = frozenset(
     "etc inc ltd corp jr sr approx dept u.s u.k u.n a.m p.m ph.d al jan feb"
     " mar apr jun jul aug sep sept oct nov dec".split())
@@ -243,28 +257,34 @@ def words(text: str) -> int:
 
 
 def sentences(text: str, enough: float = math.inf) -> int:
-  """Counts the sentences of a text, and stops once there are `enough`.
+  """Returns the number of sentences of a text; stops counting at `enough`.
 
-  One ends at . ! ? or an ellipsis that space follows. A period does not end
-  one after an abbreviation, a single capital letter other than I, or the
-  number that begins a line. Line ends do not matter, and what has neither
-  letter nor digit is no sentence.
+  A sentence ends at . ! ? or an ellipsis followed by space. A period after an
+  abbreviation, a single capital letter other than I, or a number at the
+  beginning of a line does not end one. Line breaks do not matter. A sentence
+  contains at least one letter or digit.
+
+  Args:
+    text: text to count in.
+    enough: number of sentences at which to stop counting.
   """
   count = begin = 0
-  said = False  # whether there was a word since the last sentence
+  has_word = False  # whether there was a word since the last sentence
   for match in _END.finditer(text):
     if count >= enough:
       return count
-    # Only what is new is searched, or marks without words take for ever.
-    said = said or _WORD.search(text, begin, match.start()) is not None
+    # Only new text is searched, else many marks without words would make the
+    # time quadratic.
+    has_word = has_word or (
+        _WORD.search(text, begin, match.start()) is not None)
     begin = match.end()
-    if said and _ends(text, match):
-      count, said = count + 1, False
-  return count + (said or _WORD.search(text, begin) is not None)
+    if has_word and _ends(text, match):
+      count, has_word = count + 1, False
+  return count + (has_word or _WORD.search(text, begin) is not None)
 
 
 def _ends(text: str, match: re.Match[str]) -> bool:
-  """Says whether marks that may end a sentence do."""
+  """Says whether a match of _END ends a sentence."""
   marks = match.group()
   after = _NEXT.match(text, match.end()).group(1)
   if _ALWAYS.search(marks) or not after:
@@ -276,7 +296,8 @@ def _ends(text: str, match: re.Match[str]) -> bool:
   line = before.rpartition("\n")[2]
   word = re.split(r"\s", line)[-1].lstrip("\"'([*_\u201c\u2018")
   if word.isdecimal() and word == line.strip():
-    return first > 0 and line == before  # else it is a number of a list
+    # A number of a list, unless the line is longer than what was looked at.
+    return first > 0 and line == before
   if len(word) == 1 and word.isupper() and word != "I":
     return False
   if word.lower() in _WITHIN:
@@ -285,12 +306,12 @@ def _ends(text: str, match: re.Match[str]) -> bool:
 
 
 def _compare(count: int, relation: str, threshold: float) -> bool:
-  """Says whether a count is as asked."""
+  """Says whether a count fulfils a relation to a threshold."""
   return count < threshold if relation == RELATIONS[1] else count >= threshold
 
 
 def _literal(keyword: str) -> re.Pattern[str]:
-  """Returns what finds a keyword anywhere in a text, in either case."""
+  """Returns a pattern that finds a keyword anywhere, ignoring case."""
   return re.compile(re.escape(keyword.strip()), re.IGNORECASE)
 
 
@@ -305,13 +326,13 @@ def keywords_existence(text: str, keywords: list[str]) -> bool:
 def keywords_frequency(
     text: str, keyword: str, frequency: int, relation: str
 ) -> bool:
-  """A keyword occurs so often."""
+  """A keyword occurs at least, or less than, `frequency` times."""
   count = sum(1 for _ in _literal(keyword).finditer(text))
   return _compare(count, relation, frequency)
 
 
 def keywords_forbidden_words(text: str, forbidden_words: list[str]) -> bool:
-  """None of the words occurs as a word of its own."""
+  """None of the words occurs as a whole word."""
   return not any(
       re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE)
       for word in forbidden_words)
@@ -320,7 +341,7 @@ def keywords_forbidden_words(text: str, forbidden_words: list[str]) -> bool:
 def keywords_letter_frequency(
     text: str, letter: str, let_frequency: int, let_relation: str
 ) -> bool:
-  """A letter or sign occurs so often, in either case."""
+  """A character occurs at least, or less than, so often, ignoring case."""
   count = text.lower().count(letter.lower())
   return _compare(count, let_relation, let_frequency)
 
@@ -333,7 +354,7 @@ def language_response_language(text: str, language: str) -> bool:
 def length_constraints_number_sentences(
     text: str, num_sentences: int, relation: str
 ) -> bool:
-  """There are so many sentences."""
+  """There are at least, or less than, so many sentences."""
   count = sentences(text, enough=num_sentences)
   return _compare(count, relation, num_sentences)
 
@@ -341,7 +362,7 @@ def length_constraints_number_sentences(
 def length_constraints_number_paragraphs(
     text: str, num_paragraphs: int
 ) -> bool:
-  """Dividers *** make so many paragraphs, none but the outermost empty."""
+  """Dividers *** make exactly so many paragraphs; no inner one is empty."""
   parts = [part.strip() for part in text.split("***")]
   inner = parts[1:-1]
   filled = sum(map(bool, parts))
@@ -351,16 +372,17 @@ def length_constraints_number_paragraphs(
 def length_constraints_number_words(
     text: str, num_words: int, relation: str
 ) -> bool:
-  """There are so many words."""
+  """There are at least, or less than, so many words."""
   return _compare(words(text), relation, num_words)
 
 
 def length_constraints_nth_paragraph_first_word(
     text: str, num_paragraphs: int, nth_paragraph: int, first_word: str
 ) -> bool:
-  r"""The n-th of so many paragraphs, divided by "\n\n", begins with a word.
+  r"""The n-th of exactly so many paragraphs begins with a word.
 
-  Empty paragraphs are not counted, yet have a number, as in IFEval.
+  Paragraphs are separated by "\n\n". As in IFEval, empty ones are numbered but
+  not counted.
   """
   parts = text.split("\n\n")
   filled = sum(1 for part in parts if part.strip())
@@ -377,7 +399,7 @@ def length_constraints_nth_paragraph_first_word(
 def detectable_content_number_placeholders(
     text: str, num_placeholders: int
 ) -> bool:
-  """At least so many [placeholders] stand in square brackets."""
+  """There are at least so many placeholders in square brackets."""
   count = 0
   for line in text.split("\n"):
     begin = line.find("[")
@@ -388,7 +410,7 @@ def detectable_content_number_placeholders(
 
 
 def detectable_content_postscript(text: str, postscript_marker: str) -> bool:
-  """A postscript begins with its mark."""
+  """The mark of a postscript occurs."""
   text, marker = text.lower(), postscript_marker.strip().lower()
   if marker == "p.p.s":
     return re.search(r"p\.\s?p\.\s?s", text) is not None
@@ -408,14 +430,14 @@ def detectable_format_number_bullet_lists(text: str, num_bullets: int) -> bool:
 
 
 def detectable_format_constrained_response(text: str) -> bool:
-  """One of the answers of OPTIONS is given."""
+  """One of the answers in OPTIONS occurs."""
   return any(option in text for option in OPTIONS)
 
 
 def detectable_format_number_highlighted_sections(
     text: str, num_highlights: int
 ) -> bool:
-  """At least so many passages stand in *one* asterisk or **two**."""
+  """At least so many passages are enclosed in *one* or **two** asterisks."""
   single = re.findall(r"\*([^\n*]*+)\*", text)
   double = re.findall(r"\*\*([^\n*]*+)\*\*", text)
   count = sum(1 for passage in single + double if passage.strip())
@@ -425,13 +447,13 @@ def detectable_format_number_highlighted_sections(
 def detectable_format_multiple_sections(
     text: str, section_spliter: str, num_sections: int
 ) -> bool:
-  """At least so many sections begin with the word and a number."""
+  """There are at least so many headings of the word and a number."""
   heading = re.escape(section_spliter.strip()) + r"\s?\d"
   return sum(1 for _ in re.finditer(heading, text)) >= num_sections
 
 
 def detectable_format_json_format(text: str) -> bool:
-  """The whole text is JSON, perhaps within a fence."""
+  """The whole text is JSON, optionally in a fenced block."""
   text = text.strip()
   for fence in ("```json", "```Json", "```JSON", "```"):
     text = text.removeprefix(fence)
@@ -443,7 +465,7 @@ def detectable_format_json_format(text: str) -> bool:
 
 
 def detectable_format_title(text: str) -> bool:
-  """A <<title>> stands within a line."""
+  """A line contains a <<title>>."""
   for line in text.split("\n"):
     begin, end = line.find("<<"), line.rfind(">>")
     title = line[begin + 2 : end] if 0 <= begin < end else ""
@@ -453,7 +475,7 @@ def detectable_format_title(text: str) -> bool:
 
 
 def combination_two_responses(text: str) -> bool:
-  """Two different responses are divided by ******."""
+  """There are two different responses, separated by ******."""
   parts = [part.strip() for part in text.split("******")]
   filled = [part for part in parts if part]
   return all(parts[1:-1]) and len(filled) == 2 and filled[0] != filled[1]
@@ -465,12 +487,12 @@ def combination_repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
 
 
 def startend_end_checker(text: str, end_phrase: str) -> bool:
-  """The text ends with a phrase, perhaps in quotation marks."""
+  """The text ends with a phrase, optionally in quotation marks."""
   return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
 
 def startend_quotation(text: str) -> bool:
-  """The whole text stands within double quotation marks."""
+  """The whole text is enclosed in double quotation marks."""
   text = text.strip()
   return len(text) > 1 and text[0] == text[-1] == '"'
 
@@ -478,7 +500,7 @@ def startend_quotation(text: str) -> bool:
 def change_case_capital_word_frequency(
     text: str, capital_frequency: int, capital_relation: str
 ) -> bool:
-  """So many words are all in capitals."""
+  """At least, or less than, so many words are in capital letters."""
   count = sum(1 for m in _CAPITAL_WORD.finditer(text) if m.group().isupper())
   return _compare(count, capital_relation, capital_frequency)
 

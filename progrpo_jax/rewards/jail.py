@@ -4,7 +4,7 @@ The server isolates itself, then runs one program as often as the parent asks.
 Each run is a child process, forked from a server that has never loaded any of
 the program's code. The child gets file descriptors for the program, its input
 and its output, and nothing else: its copy of the channel to the parent is
-closed, and the expected output never enters the jail.
+closed, and what the parent compares the output with never enters the jail.
 
 The server is the first process of its PID namespace, so no process in there
 can kill, stop or trace it. It kills everything that a run leaves behind before

@@ -1,29 +1,27 @@
-"""Which language a text is in, for the instructions that ask for one.
+"""Language identification, for instructions that ask for a language.
 
-The classifier is py3langid's, a naive Bayes model over byte sequences that is
-part of the library: no download, and the same verdict at every call. It is
-loaded when this module is imported, on purpose. That takes up to a few
-seconds on a busy machine, and a worker's imports have a deadline of their
-own, while its items have a short one.
+The classifier is py3langid's naive Bayes model over byte sequences. It is part
+of the library, so nothing is downloaded, and it is deterministic. It is loaded
+when this module is imported, because that takes up to a few seconds on a busy
+machine: a worker's imports have a long deadline, its items a short one.
 
-A few words are often too little to tell a language by: "Hello" alone could be
-Finnish. From a short sentence on the verdict is dependable.
+A few words are often too little to identify a language; "Hello" alone could be
+Finnish. From a short sentence on, the result is reliable.
 """
 
 import unicodedata
 
 from py3langid import langid
 
-# ISO 639-1. These are the languages of IFEval and of langdetect, which it
-# uses; py3langid knows more, and would call some short text by their names.
+# ISO 639-1 codes of the languages of IFEval and of langdetect, which it uses.
+# py3langid knows more languages and would assign them to some short texts.
 CODES = tuple(
     "af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja"
     " kn ko lt lv mk ml mr ne nl no pa pl pt ro ru sk sl so sq sv sw ta te th"
     " tl tr uk ur vi zh".split())
 _SAME = {"zh-cn": "zh", "zh-tw": "zh"}  # langdetect's names
 
-# First words of the Unicode names of a language's letters, where those are not
-# Latin. What has too few letters to be told apart is in none of these.
+# Language -> first words of the Unicode names of its letters, if not Latin.
 _SCRIPTS = {
     **dict.fromkeys(("ar", "fa", "ur"), ("ARABIC",)),
     **dict.fromkeys(("bg", "mk", "ru", "uk"), ("CYRILLIC",)),
@@ -34,10 +32,10 @@ _SCRIPTS = {
     "pa": ("GURMUKHI",), "ta": ("TAMIL",), "te": ("TELUGU",),
     "th": ("THAI",), "zh": ("CJK",)}
 
-# Kindred languages (Hindi and Nepali, Bulgarian and Macedonian) share most
-# of a sentence: one that is this near to the likeliest counts as well.
+# Related languages (Hindi and Nepali, Bulgarian and Macedonian) share most of
+# a sentence, so any language with this share of the highest probability fits.
 _NEAR = 0.5
-_MAX_CHARS = 10_000  # the beginning and the end of a longer text are read
+_MAX_CHARS = 10_000  # of a longer text, only beginning and end are read
 
 _CLASSIFIER = langid.LanguageIdentifier.from_model_file(
     langid.MODEL_FILE, norm_probs=True)
@@ -45,16 +43,20 @@ _CLASSIFIER.set_languages(CODES)
 
 
 def code(name: str) -> str | None:
-  """Returns the code by which a language is known here, None if it is not."""
+  """Returns the code in CODES of a language's name, None if unknown."""
   name = name.strip().lower()
   name = _SAME.get(name, name)
   return name if name in CODES else None
 
 
 def fits(text: str, language: str) -> bool:
-  """Says whether a text may be taken for one in a language of CODES.
+  """Says whether a text may be in a language.
 
-  A text without a letter of a language's script is not in that language.
+  A text without a letter of the language's script is not.
+
+  Args:
+    text: text to classify.
+    language: code of CODES.
   """
   if len(text) > _MAX_CHARS:
     half = _MAX_CHARS // 2
@@ -63,5 +65,5 @@ def fits(text: str, language: str) -> bool:
   if not any(unicodedata.name(c, "").startswith(script)
              for c in text if c.isalpha()):
     return False
-  likely = dict(_CLASSIFIER.rank(text))
-  return likely[language] >= _NEAR * max(likely.values())
+  probabilities = dict(_CLASSIFIER.rank(text))
+  return probabilities[language] >= _NEAR * max(probabilities.values())

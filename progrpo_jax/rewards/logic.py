@@ -1,16 +1,21 @@
-"""Verifier of the procedural tasks: Reasoning Gym's own `score_answer`.
+"""Verifier of procedural tasks, by Reasoning Gym's `score_answer`.
 
-Two scorers of Reasoning Gym evaluate the text of the model as Python. No text
-reaches them here before a check in plain Python has found it harmless:
-countdown's is replaced by an exact evaluator that gives the same verdict
-about fifty times faster, n_queens' sees boards only. The single difference in
-countdown: a division by zero is wrong here, while sympy goes on with an
-infinity and may call 5+1/(1/(3-3)) a five. puzzle24's is replaced too, and is
-stricter: the numbers must be those of the problem and the value 24 itself;
-Reasoning Gym's takes any four small numbers and drops the fraction of 24.9.
-Three more see nothing but lists of plain literals. Two scorers have slips
-that are mended here: that of game_of_life_halting calls every text right, and
-that of ARC's boards finds none equal once a problem has been through JSON.
+Some of Reasoning Gym's scorers evaluate model text as Python. They are replaced
+here, or see only text that a check in plain Python has found harmless:
+
+  countdown     replaced by an exact evaluator with the same verdicts, about
+                fifty times faster. One difference: a division by zero is wrong
+                here, while sympy continues with infinity and accepts
+                5+1/(1/(3-3)) as 5.
+  puzzle24      replaced by the same evaluator, which is stricter: the numbers
+                must be those of the problem and the value exactly 24. Reasoning
+                Gym accepts any four small numbers and truncates 24.9.
+  n_queens      sees only boards.
+  binary_matrix, spiral_matrix, string_insertion
+                see only lists of literals.
+
+Two scorers have bugs that are corrected here: game_of_life_halting's accepts
+every text, and ARC's accepts no board once a problem has been stored as JSON.
 """
 
 import ast
@@ -24,8 +29,8 @@ from typing import Any
 from progrpo_jax.rewards import gym
 from progrpo_jax.rewards.score import Score
 
-# Scorers of Reasoning Gym that hand model text to eval or to sympy's parser,
-# which evals too. Those of GUARDED have a check of ours in front.
+# Datasets whose scorers pass model text to eval or to sympy's parser, which
+# also evals. Those in GUARDED are checked or replaced here.
 EVALUATING = (
     "binary_matrix",
     "countdown",
@@ -63,12 +68,19 @@ def score(
     template: str = "full",
     binary: bool = True,
 ) -> Score:
-  """Scores a completion of a Reasoning Gym problem; never raises.
+  """Scores a completion of a Reasoning Gym problem.
 
-  reference and metadata are `answer` and `metadata` of the problem's entry.
-  With template "full" the answer is what stands in the last <answer> tags;
-  with "compact" it is the whole completion where there are no tags, and it
-  is translated from the compact form. binary turns partial credit into 0.
+  Args:
+    completion: text of the model.
+    reference: `answer` of the problem's entry.
+    dataset: Reasoning Gym's name of the dataset.
+    metadata: `metadata` of the problem's entry.
+    template: "full": the answer is in the last <answer> tags. "compact": it is
+      the whole completion if there are no tags, and is translated by `expand`.
+    binary: whether an answer with partial credit scores 0.
+
+  Returns:
+    Reward in [0, 1]; correct if it is 1. No completion makes it raise.
   """
   answer = extract(completion, whole=template == "compact")
   if not answer:
@@ -81,7 +93,12 @@ def score(
 
 
 def extract(completion: str, *, whole: bool) -> str:
-  """Returns the last tagged answer, else (if whole) all of the text."""
+  """Returns the last tagged answer, "" if there is none.
+
+  Args:
+    completion: text of the model.
+    whole: whether a completion without tags is the answer.
+  """
   tagged = _TAGGED.findall(completion)
   if tagged:
     return tagged[-1].strip()
@@ -91,7 +108,17 @@ def extract(completion: str, *, whole: bool) -> str:
 def verdict(
     dataset: str, answer: str, reference: object, metadata: dict[str, Any]
 ) -> float:
-  """Returns Reasoning Gym's reward of an answer in its own format."""
+  """Returns Reasoning Gym's reward of an answer.
+
+  Args:
+    dataset: Reasoning Gym's name of the dataset.
+    answer: answer in the format of the dataset's scorer.
+    reference: `answer` of the problem's entry.
+    metadata: `metadata` of the problem's entry.
+
+  Raises:
+    ValueError: the scorer would evaluate the answer as Python.
+  """
   if len(answer) > MAX_ANSWER_CHARS:
     return 0.0
   if dataset == "countdown":
@@ -108,7 +135,7 @@ def verdict(
   if dataset == "game_of_life_halting":
     return float(answer.strip().lower() == str(reference).lower())
   if dataset in _BOARDS:
-    # It compares with a tuple of tuples, which JSON has made lists.
+    # The scorer compares with tuples, which JSON has turned into lists.
     board = tuple(tuple(line) for line in metadata["output"])
     metadata = {**metadata, "output": board}
   if dataset in EVALUATING and dataset not in GUARDED:
@@ -117,26 +144,31 @@ def verdict(
   scorer = _scorer(dataset)
   try:
     return float(scorer(answer, entry))
-  except Exception:  # a few scorers trip over odd text: that text is wrong
+  except Exception:  # some scorers raise on malformed answers
     return 0.0
 
 
 @functools.cache
 def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
-  """Returns the bound score_answer of a dataset; imports on first use."""
+  """Returns the score_answer of a dataset; imports Reasoning Gym."""
   return gym.load().get_score_answer_fn(dataset)
 
 
 def countdown(answer: str, numbers: list[int], target: int) -> float:
-  """Returns countdown's reward: 1 right, 0.05 wrong, 0.01 not understood.
+  """Returns countdown's reward: 1 correct, 0.05 wrong, 0.01 no expression.
 
-  Right is an expression over + - * / that uses each number once and whose
-  value is the target within Reasoning Gym's tolerance.
+  A correct expression joins each number once by + - * / and has the target as
+  its value, within Reasoning Gym's tolerance.
+
+  Args:
+    answer: expression.
+    numbers: numbers of the problem.
+    target: target of the problem.
   """
-  found = _worked_out(answer)
-  if found is None:
+  result = _evaluate(answer)
+  if result is None:
     return 0.01
-  value, used = found
+  value, used = result
   if used != sorted(numbers):
     return 0.05
   close = abs(float(value) - target) <= 1e-6 + 1e-5 * abs(target)
@@ -144,14 +176,12 @@ def countdown(answer: str, numbers: list[int], target: int) -> float:
 
 
 def puzzle24(answer: str, numbers: list[int]) -> float:
-  """Returns 1 for an expression over each number once that is 24, else 0.01.
-  """
-  return 1.0 if _worked_out(answer) == (24, sorted(numbers)) else 0.01
+  """Returns 1 if an expression uses each number once and is 24, else 0.01."""
+  return 1.0 if _evaluate(answer) == (24, sorted(numbers)) else 0.01
 
 
-def _worked_out(answer: str) -> tuple[Fraction | int, list[int]] | None:
-  """Returns the value of an expression and its numbers, sorted, if it is one.
-  """
+def _evaluate(answer: str) -> tuple[Fraction | int, list[int]] | None:
+  """Returns (value, sorted numbers) of an expression, None if it has none."""
   tree = parse(answer)
   if tree is None:
     return None
@@ -163,7 +193,7 @@ def _worked_out(answer: str) -> tuple[Fraction | int, list[int]] | None:
 
 
 def _is_list(answer: str) -> bool:
-  """Says whether a text is a list of numbers, texts and such lists only."""
+  """Says whether a text is a nested list of literals."""
   try:
     tree = ast.parse(answer.strip(), mode="eval").body
   except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -174,10 +204,10 @@ def _is_list(answer: str) -> bool:
 
 
 def parse(text: str) -> ast.expr | None:
-  """Parses arithmetic over whole numbers; None if it is anything else.
+  """Returns the tree of arithmetic on integers; None for any other text.
 
-  The limits on length, digits and nesting, and the refusal of ** and //,
-  bound the cost of everything that is done with the tree.
+  The limits on length, digits and nesting and the exclusion of ** and // bound
+  the cost of evaluating the tree.
   """
   text = text.strip()
   if len(text) > _MAX_EXPRESSION_CHARS or not _EXPRESSION.fullmatch(text):
@@ -217,7 +247,7 @@ def _nesting(text: str) -> int:
 
 
 def _value(node: ast.expr) -> Fraction | int:
-  """Evaluates a parsed tree exactly."""
+  """Returns the exact value of a parsed tree."""
   if isinstance(node, ast.Constant):
     return node.value
   if isinstance(node, ast.UnaryOp):
@@ -234,11 +264,11 @@ def _value(node: ast.expr) -> Fraction | int:
 
 
 def normal_form(text: str) -> str:
-  """Writes an expression so that mere rewritings of it come out equal.
+  """Returns a normal form that reordered expressions share.
 
-  Sums and products are flattened and sorted, signs and divisions pushed to
-  the leaves: 3+4*2, 2*4+3 and 3-(-4*2) share one form, (3+4)*2 does not.
-  Text that is no expression is returned without its spaces.
+  Sums and products are flattened and sorted; signs and divisions are moved to
+  the leaves. 3+4*2, 2*4+3 and 3-(-4*2) have the same form, (3+4)*2 another.
+  Text that is not an expression is returned without its spaces.
   """
   tree = parse(text)
   if tree is None:
@@ -247,12 +277,17 @@ def normal_form(text: str) -> str:
 
 
 def _sum(node: ast.expr) -> str:
-  """Normal form of a node as a sum of signed products."""
+  """Returns the normal form of a node as a sum of signed products."""
   return "".join(f"{s}{p}" for s, p in sorted(_terms(node, 1))) or "0"
 
 
 def _terms(node: ast.expr, sign: int) -> list[tuple[str, str]]:
-  """Splits a node into the signed products that it adds up."""
+  """Returns the (sign, product) terms of a node.
+
+  Args:
+    node: node of a parsed tree.
+    sign: 1 or -1, multiplied to all terms.
+  """
   if isinstance(node, ast.UnaryOp):
     flip = -1 if isinstance(node.op, ast.USub) else 1
     return _terms(node.operand, sign * flip)
@@ -265,7 +300,12 @@ def _terms(node: ast.expr, sign: int) -> list[tuple[str, str]]:
 
 
 def _factors(node: ast.expr, op: str) -> tuple[int, list[tuple[str, str]]]:
-  """Splits a node into its sign and the factors that it multiplies."""
+  """Returns (sign, (operator, factor) pairs) of a node.
+
+  Args:
+    node: node of a parsed tree.
+    op: "*", or "/" if the node is divided by.
+  """
   if isinstance(node, ast.Constant):
     return 1, [(op, str(node.value))]
   if isinstance(node, ast.UnaryOp):
@@ -281,18 +321,18 @@ def _factors(node: ast.expr, op: str) -> tuple[int, list[tuple[str, str]]]:
 
 
 def expand(dataset: str, answer: str, metadata: dict[str, Any]) -> str:
-  """Translates a compact answer into the format of the dataset's scorer.
+  """Translates a compact answer to the format of the dataset's scorer.
 
-  The translator is the function `expand_<dataset>` of this module; a dataset
-  without one uses one format for both. An answer that does not have the
-  compact form is returned as it is.
+  The translator is the function `expand_<dataset>` of this module. A dataset
+  without one has the same format in both templates. An answer that is not in
+  compact form is returned unchanged.
   """
   translate = globals().get(f"expand_{dataset}")
   return translate(answer, metadata) if translate else answer
 
 
 def expand_graph_color(answer: str, metadata: dict[str, Any]) -> str:
-  """Turns one digit per vertex into a JSON map: "121" is vertex 0 in 1."""
+  """Converts one digit per vertex to a JSON map from vertex to colour."""
   vertices = metadata["puzzle"]["vertices"]
   if not re.fullmatch("[1-9]+", answer) or len(answer) != len(vertices):
     return answer
@@ -300,7 +340,7 @@ def expand_graph_color(answer: str, metadata: dict[str, Any]) -> str:
 
 
 def expand_n_queens(answer: str, metadata: dict[str, Any]) -> str:
-  """Turns the queen's column of each row, "2413", into a board."""
+  """Converts the queen's column in each row, "2413", to a board."""
   size = len(metadata["puzzle"])
   if not re.fullmatch("[1-9]+", answer) or len(answer) != size:
     return answer
@@ -309,7 +349,7 @@ def expand_n_queens(answer: str, metadata: dict[str, Any]) -> str:
 
 
 def expand_knights_knaves(answer: str, metadata: dict[str, Any]) -> str:
-  """Turns K (truthful) or N per person into sentences on the names."""
+  """Converts K (knight) or N (knave) per person to sentences."""
   names = metadata["names"]
   if not re.fullmatch("[KN]+", answer) or len(answer) != len(names):
     return answer

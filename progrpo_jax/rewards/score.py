@@ -1,4 +1,4 @@
-"""The verdict of a verifier."""
+"""Score: the result of a verifier."""
 
 import math
 from typing import NamedTuple
@@ -11,17 +11,18 @@ STATUSES = (
     "crash",
     "refused",
 )
+# Statuses of samples that are left out of learning.
 MASKED = frozenset(("timeout", "crash", "refused"))
 
 
 class Score(NamedTuple):
-  """What a verifier says of one completion.
+  """Result of verifying one completion.
 
   Attributes:
-    reward: a finite number.
-    correct: whether the answer is right; partial credit is not.
-    status: one of STATUSES; those in MASKED say that the verifier, not the
-      completion, is at fault, so the sample must be left out of learning.
+    reward: reward, finite.
+    correct: whether the answer is correct; partial credit is not enough.
+    status: one of STATUSES. Those in MASKED mean that the verifier failed and
+      not the completion, so the sample is left out of learning.
   """
 
   reward: float
@@ -30,19 +31,23 @@ class Score(NamedTuple):
 
 
 def is_masked(status: str) -> bool:
-  """Says whether a sample of this status is left out of learning."""
+  """Says whether samples with this status are left out of learning."""
   return status in MASKED
 
 
 def check(value: object) -> Score:
-  """Returns value as a Score, or raises ValueError if it is none."""
+  """Converts a verifier's return value to a Score.
+
+  Raises:
+    ValueError: it is not (finite reward, correct, one of STATUSES).
+  """
   if not isinstance(value, (tuple, list)) or len(value) != 3:
     raise ValueError(f"expected (reward, correct, status), got {value!r:.200}")
   reward, correct, status = value
   if isinstance(reward, bool) or not hasattr(reward, "__float__"):
-    raise ValueError(f"reward is no number: {reward!r:.200}")
+    raise ValueError(f"reward is not a number: {reward!r:.200}")
   if not math.isfinite(float(reward)):
     raise ValueError(f"reward is not finite: {reward!r}")
   if status not in STATUSES:
-    raise ValueError(f"status {status!r:.50} is none of {STATUSES}")
+    raise ValueError(f"status {status!r:.50} is not one of {STATUSES}")
   return Score(float(reward), bool(correct), status)

@@ -1,12 +1,11 @@
-"""Math-Verify, configured strictly, for the worker processes.
+"""Math-Verify with strict settings, for worker processes.
 
-It has no limit on its time here: its own timeouts are signals, which only
-reach a main thread and never code written in C, so they are off, and whoever
-calls must be able to kill this process (see progrpo_jax.rewards.math). It
-compares two expressions that are built from the trees of
-progrpo_jax.rewards.latex: its parser of LaTeX, which takes a second for what
-it does not misread, is not asked. As it drops differences below 1e-15, what
-it takes for equal is computed once more to thirty digits.
+Its time is not limited here. Math-Verify's own timeouts are signals, which
+reach only a main thread and no code in C, so they are off, and the caller must
+be able to kill this process (see rewards/math.py). Its LaTeX parser, which is
+slow and misreads some texts, is not used: expressions are built from the trees
+of rewards/expressions.py. Math-Verify ignores differences below 1e-15, so
+expressions that it calls equal are evaluated once more to thirty digits.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +18,12 @@ import sympy
 from progrpo_jax.rewards import evaluation, expressions
 
 _DIGITS = 30
-# Sympy works out what is a number as soon as it is written.
+# Limits on numbers, which sympy evaluates as soon as they are built.
 _MAX_BITS = 100_000
-_MAX_COUNT = 5000  # of what a factorial or a binomial multiplies
-_MAX_TERMS = 500  # of the sums that the cheap proof multiplies out
+_MAX_COUNT = 5000  # factors of a factorial or a binomial coefficient
+_MAX_TERMS = 500  # terms of sums that the cheap proof multiplies out
 
-# They warn, once per process, that the timeouts are off.
+# It would warn, once per process, that its timeouts are off.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
@@ -34,14 +33,14 @@ def equal(
 ) -> bool:
   """Says whether two expressions are equal, by Math-Verify.
 
-  verify(gold, answer) is not verify(answer, gold); the order matters. What
-  it stumbles over is not equal.
+  The order matters: verify(gold, answer) may differ from verify(answer, gold).
+  Expressions on which sympy or Math-Verify fails are not equal.
 
   Args:
-    gold: what is right.
-    answer: what is given.
-    names: of the symbols of both, such as Math-Verify takes for nothing else.
-    positive: whether symbols stand for positive numbers, not for real ones.
+    gold: tree of the correct answer.
+    answer: tree of the given answer.
+    names: name for each symbol, which Math-Verify must read as a variable.
+    positive: whether symbols are positive numbers instead of real ones.
   """
   try:
     left, right = (
@@ -51,7 +50,7 @@ def equal(
     return _proved(left, right) and _agree(left, right)
   except MemoryError:
     raise
-  except Exception:  # sympy raises all sorts of errors on odd expressions
+  except Exception:  # sympy raises errors of any type
     return False
 
 
@@ -59,7 +58,7 @@ _NO_NUMBERS = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
 
 
 def warm() -> None:
-  """Runs what is slow the first time."""
+  """Runs comparisons that are slow the first time, to fill sympy's caches."""
   for gold, answer in (
       ("(x+1)^2", "x^2+2x+1"), (r"\frac{\sqrt{8}}{\pi}", r"\frac{2\sqrt2}\pi"),
       (r"\sin{(2x)}", r"2\sin{(x)}\cos{(x)}"), (r"|-x|+\ln{x}", r"|x|+\ln{x}"),
@@ -69,7 +68,7 @@ def warm() -> None:
 
 
 def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
-  """Proves that two expressions are equal: cheaply, else by Math-Verify."""
+  """Says whether equality can be proved: cheaply, else by Math-Verify."""
   try:
     if _vanishes(left - right):
       return True
@@ -80,19 +79,20 @@ def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
 
 
 def _vanishes(difference: sympy.Expr) -> bool:
-  """Says whether exponentials for all functions leave nothing of a sum.
+  """Says whether a difference is 0 after rewriting functions as exponentials.
 
-  It decides what simplify would spend a second on; False says nothing.
+  It decides quickly what takes sympy's simplify a second. False means that the
+  difference may still be 0.
   """
   over = sympy.numer(sympy.together(difference.rewrite(sympy.exp)))
   if difference.has(sympy.log) and _is_short(over):
-    # Of positive symbols only; of others a logarithm stays as it is.
+    # Expands logarithms of positive symbols only.
     over = sympy.expand_log(over)
   return bool(over == 0 or _is_short(over) and sympy.expand(over) == 0)
 
 
 def _is_short(value: sympy.Expr) -> bool:
-  """Says whether an expression has few terms when it is multiplied out."""
+  """Says whether an expression has few terms when multiplied out."""
   terms = 1
   for part in sympy.preorder_traversal(value):
     base, exponent = part.as_base_exp() if part.is_Pow else (part, 1)
@@ -107,16 +107,21 @@ def _is_short(value: sympy.Expr) -> bool:
   return True
 
 
-# ----- Building -----
+# ----- Conversion of trees -----
 
 
 def expression(
     tree: expressions.Tree, names: Mapping[str, str], positive: bool = False
 ) -> sympy.Expr:
-  """Returns a tree as sympy has it; symbols are real, or positive, numbers.
+  """Converts a tree to a sympy expression.
+
+  Args:
+    tree: tree of an expression.
+    names: name for each symbol.
+    positive: whether symbols are positive numbers instead of real ones.
 
   Raises:
-    evaluation.TooLarge: a number in it is beyond the limits.
+    evaluation.TooLarge: a number is beyond the limits.
   """
   kind, *parts = tree
   if kind == "number":
@@ -133,7 +138,7 @@ def expression(
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-  """Raises to a power."""
+  """Returns a power; raises TooLarge before sympy computes a huge number."""
   if base.is_Rational and exponent.is_Rational:
     bits = max(abs(base.p).bit_length(), base.q.bit_length())
     if abs(exponent) * bits > _MAX_BITS:
@@ -142,14 +147,14 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:
-  """Returns a factorial."""
+  """Returns a factorial; raises TooLarge for a large argument."""
   if value.is_Integer and value > _MAX_COUNT:
     raise evaluation.TooLarge("a factorial")
   return sympy.factorial(value)
 
 
 def _binomial(n: sympy.Expr, k: sympy.Expr) -> sympy.Expr:
-  """Returns a binomial."""
+  """Returns a binomial coefficient; raises TooLarge for a large one."""
   if k.is_Integer and min(abs(k), abs(n - k)) > _MAX_COUNT:
     raise evaluation.TooLarge("a binomial")
   return sympy.binomial(n, k)
@@ -177,7 +182,7 @@ _OPERATORS: dict[str, Callable[..., sympy.Expr]] = {
 
 
 def _agree(left: sympy.Basic, right: sympy.Basic) -> bool:
-  """Compares the values at one point to many digits."""
+  """Says whether the values at one point agree to many digits."""
   names = sorted(left.free_symbols | right.free_symbols, key=str)
   point = {s: sympy.Rational(13 + 5 * i, 7 + i) for i, s in enumerate(names)}
   a, b = (sympy.N(e.subs(point).doit(), _DIGITS) for e in (left, right))

@@ -1,35 +1,40 @@
-"""Where the answer stands in a completion that thinks first.
+"""Separates the answer of a completion from its thinking section.
 
-Policies such as DeepSeek-R1 and Qwen3 write a thought between `<think>` and
-`</think>` before they answer. What stands in a thought is no answer, however
-much it looks like one: a verifier is shown what comes after it.
+Policies such as DeepSeek-R1 and Qwen3 write a thinking section between
+`<think>` and `</think>` before they answer. Text in that section is not an
+answer, even if it looks like one, so verifiers see only what follows it.
 """
 
 OPEN, CLOSE = "<think>", "</think>"
 TAGS = (OPEN, CLOSE)
 
-# "auto": after the thought, if there is one. "required": after the thought,
-# and there must be one. "off": the tags are text like any other.
+# "auto": the answer follows the thinking section, if there is one. "required":
+# there must be one. "off": the tags are ordinary text.
 MODES = ("auto", "required", "off")
 
 
 def answer(
     completion: str, mode: str = "auto", *, inside: bool = False
 ) -> str | None:
-  """Returns the text in which the answer is looked for, None if there is none.
+  """Returns the part of a completion that holds the answer.
 
-  It is what follows the last `</think>`, and all of a completion that has no
-  thought. A thought that was begun and not ended leaves no answer: whoever
-  wrote the thought's beginning, and however many were ended before.
+  This is the text after the last `</think>`, or the whole completion if it has
+  no thinking section. If a section is opened and not closed, by the completion
+  or the prompt, there is no answer.
 
   Args:
     completion: text of the model.
     mode: one of MODES.
-    inside: whether the prompt has opened a thought, so that the completion
-      begins in the midst of it.
+    inside: whether the prompt opens a thinking section.
+
+  Returns:
+    The text, or None if there is no answer.
+
+  Raises:
+    ValueError: the mode is unknown.
   """
   if mode not in MODES:
-    raise ValueError(f"thinking {mode!r} is none of {MODES}")
+    raise ValueError(f"thinking {mode!r} is not one of {MODES}")
   if mode == "off":
     return completion
   _, closed, rest = completion.rpartition(CLOSE)
@@ -41,5 +46,5 @@ def answer(
 
 
 def opens(text: str) -> bool:
-  """Says whether a text ends inside of a thought."""
+  """Says whether a text ends inside of a thinking section."""
   return text.rfind(OPEN) > text.rfind(CLOSE)

@@ -55,7 +55,7 @@ def test_no_thought_is_ever_shown(parts_of_it):
 
 
 def test_an_unknown_mode_is_an_error():
-  with pytest.raises(ValueError, match="'on' is none of"):
+  with pytest.raises(ValueError, match="'on' is not one of"):
     thinking.answer("", "on")
 
 
