@@ -153,15 +153,15 @@ def test_tasks(tmp_path, monkeypatch, capfd):
   for name, said in (
       ("nope", "no task 'nope'"), ("countdwn", "did you mean 'countdown'?"),
       ("", "no task ''"), (".", "no task '.'"), ("a..b", "no task 'a..b'"),
-      ("os.path", "os.path is no task"), ("json.decoder", "is no task"),
+      ("os.path", "os.path is not a task"), ("json.decoder", "is no task"),
       ("no.such.module", "no task 'no.such.module'"),
-      ("progrpo_jax.tasks.base", "is no task")):
+      ("progrpo_jax.tasks.base", "is not a task")):
     for action in ("show", "build"):
       throw(["tasks", action, name], said, capfd)
   for name, said in (
       ("broken_task", "broken_task.py, line 1: ZeroDivisionError"),
       ("needy_task", "No module named 'no_such_library'"),
-      ("half_task", "is no task"),
+      ("half_task", "is not a task"),
       ("raising_task", "raising_task.py, line 3: KeyError: 'x'")):
     package = tmp_path / f"of_{name}"
     package.mkdir()

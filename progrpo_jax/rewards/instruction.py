@@ -167,8 +167,8 @@ def _check_kwargs(name: Any, kwargs: Any) -> None:
   given, wanted = _given(kwargs), arguments(name)
   for key in given:
     if key not in wanted:
-      known = ", ".join(wanted) or "none"
-      raise InputError(f"{name}: no argument {key!r:.50} (known: {known})")
+      names = ", ".join(wanted) or "none"
+      raise InputError(f"{name}: no argument {key!r:.50} (known: {names})")
   for key in wanted:
     if key not in given:
       raise InputError(f"{name}: needs the argument {key!r}")

@@ -438,11 +438,11 @@ class _Worker:
     return code, f"exit code {code}"
 
   def stop(self) -> None:
-    """Asks the process to end, and to end what it has started."""
+    """Asks the process to end together with its descendants."""
     self._process.terminate()
 
   def kill(self) -> None:
-    """Ends the process and what it has started, closes the pipes."""
+    """Ends the process and its descendants, and closes the pipes."""
     self.stop()
     try:
       self._process.wait(timeout=_END_S)
@@ -457,5 +457,5 @@ class _Worker:
 def _environment() -> dict[str, str]:
   """Returns a worker's environment: the parent's path, one BLAS thread."""
   path = os.pathsep.join(p for p in sys.path if p)
-  one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-  return {**os.environ, **one, "PYTHONPATH": path}
+  threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+  return {**os.environ, **threads, "PYTHONPATH": path}

@@ -135,7 +135,7 @@ def resolve(name: str) -> types.ModuleType:
       if not callable(getattr(module, "load", None)) or not isinstance(
           getattr(module, "VERIFIER", None), str):
         raise InputError(
-            f"{name} is no task: it does not define load(split, *, data_dir, "
+            f"{name} is not a task: it must define load(split, *, data_dir, "
             'seed, ...) and VERIFIER = "module:function"; see '
             "progrpo_jax/tasks/base.py")
       return module
@@ -254,17 +254,17 @@ def _check_options(
 ) -> None:
   """Raises InputError for unknown options and for missing ones."""
   parameters = inspect.signature(loader).parameters.values()
-  known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+  declared = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
   # `load` passes these to every task; they are not options.
   for argument in ("data_dir", "seed"):
-    known.pop(argument, None)
+    declared.pop(argument, None)
   for option in options:
-    if option not in known and not any(
+    if option not in declared and not any(
         p.kind is p.VAR_KEYWORD for p in parameters
     ):
-      hint = nearest(option, list(known))
+      hint = nearest(option, list(declared))
       raise InputError(f"task {name}: no option {option!r}{hint}")
-  for option, parameter in known.items():
+  for option, parameter in declared.items():
     if parameter.default is parameter.empty and option not in options:
       raise InputError(f"task {name} needs the option {option!r}")
 

@@ -258,10 +258,10 @@ def check_options(spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
   _check_name(name)
   config_class = factory.DATASETS[name][1]
   fields = {f.name for f in dataclasses.fields(config_class)}
-  known = sorted(fields - {"seed", "size"})
+  allowed = sorted(fields - {"seed", "size"})
   for option in given:
-    if option not in known:
-      hint = base.nearest(option, known + _general_options())
+    if option not in allowed:
+      hint = base.nearest(option, allowed + _general_options())
       raise InputError(f"{name}: no option {option!r}{hint}")
   options = {**spec.defaults, **given}
   try:
@@ -278,8 +278,8 @@ def _check_name(name: str) -> None:
   if name in UNSAFE:
     raise InputError(f"{name}: its scorer runs model text as Python code")
   if name not in factory.DATASETS:
-    known = sorted(factory.DATASETS)
-    raise InputError(f"no dataset {name!r}{base.nearest(name, known)}")
+    hint = base.nearest(name, sorted(factory.DATASETS))
+    raise InputError(f"no dataset {name!r}{hint}")
   gym.check(name)
 
 

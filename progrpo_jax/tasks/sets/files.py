@@ -40,8 +40,8 @@ def read(path: str, name: str = "") -> Numbered:
   zipped = name.endswith(".gz")
   kind = name.removesuffix(".gz").rpartition(".")[2]
   if kind not in _READERS:
-    known = ", ".join(f".{k}" for k in sorted(_READERS))
-    raise InputError(f"{path}: no reader for .{kind} (known: {known})")
+    kinds = ", ".join(f".{k}" for k in sorted(_READERS))
+    raise InputError(f"{path}: no reader for .{kind} (known: {kinds})")
   try:
     with epath.Path(path).expanduser().open("rb") as file:
       stream = gzip.open(file) if zipped else file

@@ -131,8 +131,8 @@ def _all_options(
   general = [p.name for p in parameters if p.default is not p.empty]
   for option in given:
     if option not in published.options or option == "seed":
-      known = [*(set(published.options) - {"seed"}), *general]
-      hint = base.nearest(option, known)
+      allowed = [*(set(published.options) - {"seed"}), *general]
+      hint = base.nearest(option, allowed)
       raise InputError(f"task {published.name}: no option {option!r}{hint}")
   return {**published.options, **given}
 
