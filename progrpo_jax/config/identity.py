@@ -1,10 +1,10 @@
-"""What makes a run the same run: which keys may change between two starts.
+"""Which config keys may change when a run is resumed.
 
-A workdir is one run: its method, model and data are those that its
-`config.json` names, or its curves would be those of two. How far it goes, how
-fast it learns, how it is measured, kept and spread over machines may change.
-Everything that is not listed here is taken to define the run, so a new key is
-safe by default.
+A workdir holds one run with one method, model and data, those of its
+`config.json`; otherwise its curves would mix two experiments. The number of
+steps, the learning rate, and how the run is evaluated, saved and spread over
+machines may change. Every key that is not listed here defines the run, so a new
+key is protected by default.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,18 +17,19 @@ import ml_collections
 from progrpo_jax import errors
 from progrpo_jax.config import checks
 
-# Keys, and groups of keys, that may change in any run that goes on.
+# Keys, and groups of keys, that may change when a run is resumed.
 _FREE = (
     "train.total_steps", "train.max_skipped_updates",
-    # Memory and speed alone.
+    # Only memory and speed depend on these.
     "train.micro_batch_prompts", "train.micro_batch_generations", "mesh",
     "model.remat", "model.attention", "model.logits_chunk",
     "data.dir", "data.prompt_buckets", "sampling.chunk",
     "sampling.batch_prompts",
     "optim.learning_rate", "optim.warmup_steps", "optim.decay",
-    # What is measured, kept and shown.
+    # Evaluation, checkpoints, logs, health checks of hosts.
     "eval", "checkpoint", "log", "hosts",
-    # The processes that verify; what an answer is stands in rewards.thinking.
+    # Worker processes of verifiers. Not rewards.thinking, which decides what
+    # counts as the answer.
     "rewards.workers", "rewards.deadline_s", "rewards.batch_deadline_s",
     "rewards.memory_mb", "rewards.max_failure_share",
     "rewards.allow_unsafe_code",
@@ -39,11 +40,11 @@ _ABSENT = object()
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-  """How a config differs from that of the run in its workdir.
+  """Differences between a config and the one in the run's workdir.
 
   Attributes:
-    free: changes that any run may make, each as "key: old -> new".
-    defining: changes that make it another run, likewise.
+    free: permitted changes, each as "key: old -> new".
+    defining: changes that would make it another run, in the same form.
   """
 
   free: tuple[str, ...] = ()
@@ -51,35 +52,45 @@ class Changes:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
-  """Compares two configs, as read from JSON.
+  """Compares two configs.
 
-  A key that one of them does not have, as it is of another version, is free.
+  A key that only one config has was added or removed by another version of
+  this package; such a change is permitted.
+
+  Args:
+    old: config of the run in the workdir, read from its JSON.
+    new: config to resume with, in the same form.
   """
   free, defining = [], []
   for key in _keys():
     before, after = _get(old, key), _get(new, key)
-    if _like(key, before) == _like(key, after):
+    if _normalised(key, before) == _normalised(key, after):
       continue
-    line = f"{key}: {_shown(before)} -> {_shown(after)}"
+    line = f"{key}: {_shortened(before)} -> {_shortened(after)}"
     (free if _is_free(key, before, after) else defining).append(line)
   return Changes(tuple(free), tuple(defining))
 
 
-def check(found: Changes, workdir, override: bool) -> None:
-  """Refuses a config that makes another run of the one in a workdir.
+def check(difference: Changes, workdir, override: bool) -> None:
+  """Refuses to resume a run with a config that would make it another run.
+
+  Args:
+    difference: what `changes` returned.
+    workdir: workdir of the run, for the message.
+    override: whether the user permits any change.
 
   Raises:
-    InputError: naming each key, its old and its new value.
+    InputError: a defining key changed; the message has old and new values.
   """
-  if found.defining and not override:
+  if difference.defining and not override:
     raise errors.InputError(
-        f"{workdir} holds a run of another config: "
-        f"{'; '.join(found.defining)}. Choose another --workdir, or change it "
-        "in the midst of the run with --override")
+        f"{workdir} holds a run with another config: "
+        f"{'; '.join(difference.defining)}. Choose another --workdir, or pass "
+        "--override to change the config in the middle of the run")
 
 
 def _keys(group=None, prefix: str = "") -> Iterator[str]:
-  """All declared keys; a group that takes anything is one of them."""
+  """Yields all declared keys; a group of free-form options is one key."""
   for name, key in (checks.all_keys() if group is None else group).items():
     if isinstance(key, ml_collections.ConfigDict) and key:
       yield from _keys(key, f"{prefix}{name}.")
@@ -88,7 +99,7 @@ def _keys(group=None, prefix: str = "") -> Iterator[str]:
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:
-  """A value, or _ABSENT."""
+  """Returns the value of a dotted key, or _ABSENT."""
   for name in key.split("."):
     if not isinstance(config, Mapping) or name not in config:
       return _ABSENT
@@ -96,28 +107,31 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
   return config
 
 
-def _like(key: str, value: Any) -> Any:
-  """A value as it is compared: one meaning, one form."""
+def _normalised(key: str, value: Any) -> Any:
+  """Returns a value in a form that is equal for equal meanings.
+
+  Paths become absolute, and tasks get their default options.
+  """
   if key == "model.init_from" and value is not _ABSENT:
     return value if "://" in value else os.path.abspath(
         os.path.expanduser(value))
   if key == "data.tasks" and isinstance(value, Mapping):
-    usual = {"module": None, "weight": 1.0, "options": {}}
-    return {name: usual | dict(spec) for name, spec in value.items()}
+    defaults = {"module": None, "weight": 1.0, "options": {}}
+    return {name: defaults | dict(spec) for name, spec in value.items()}
   return value
 
 
 def _is_free(key: str, before: Any, after: Any) -> bool:
-  """Whether a run may make this change."""
+  """Returns whether a resumed run may make this change."""
   if before is _ABSENT or after is _ABSENT:
     return True
-  if key == "schedule":  # entries may follow those that are there
+  if key == "schedule":  # entries may be appended, not changed or removed
     return list(after)[:len(before)] == list(before)
   return any(key == free or key.startswith(f"{free}.") for free in _FREE)
 
 
-def _shown(value: Any) -> str:
-  """A value in a few words."""
+def _shortened(value: Any) -> str:
+  """Returns a value as text of at most 120 characters."""
   if value is _ABSENT:
     return "(no such key)"
   text = repr(value)

@@ -1,7 +1,7 @@
-"""What a run that executes programs of its policy asks of the machine.
+"""Checks that this machine can run programs written by the policy.
 
-Programs are run by the verifier of code in a jail (rewards/sandbox). Where
-there is none, every sample would be refused; so a run says so at its start.
+The verifier of code runs them in a jail (rewards/sandbox). Without one it would
+refuse every sample, so a run that needs a jail checks for it at its start.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from progrpo_jax.rewards import code, sandbox
 from progrpo_jax.tasks import base
 from progrpo_jax.tasks.sets import programs
 
-# Seconds that the verifier needs beside its programs: a jail's start, and
-# the end of a program that has to be killed.
+# Seconds that the verifier needs beside a program's time limit: to start a
+# jail, and to kill a program that is too slow.
 MARGIN_S = 2.0
 
 _GRADES = {
@@ -25,83 +25,97 @@ _GRADES = {
 
 
 def is_needed(c) -> bool:
-  """Whether a task of the config has programs run."""
+  """Returns whether a task of the config has programs run."""
   return any(True for _ in _limits(c))
 
 
 def options(c) -> dict[str, dict[str, Any]]:
-  """What the verifiers are given on this machine, beside a row's own."""
+  """Returns verifier -> options that depend on this machine.
+
+  They come on top of the options in a row of data.
+  """
   if not c.rewards.allow_unsafe_code:
     return {}
   return {programs.VERIFIER: {"allow_unsafe": True}}
 
 
 def check(c) -> None:
-  """Refuses a config whose programs cannot be run, or not in time.
+  """Refuses a config if its programs cannot be run, or not in time.
 
   Raises:
-    InputError: naming the key, and what to do.
+    InputError: a deadline is too short, or there is no jail; the message
+      names the key and what to do.
   """
   for key, limit in _limits(c):
     if limit + MARGIN_S > c.rewards.deadline_s:
       raise errors.InputError(
           f"config.rewards.deadline_s = {c.rewards.deadline_s:g}: must be at"
           f" least {limit + MARGIN_S:g}, {MARGIN_S:g} more than {key}"
-          f" ({limit:g}), or a program that is too slow would be taken for a"
-          " verifier that fails")
+          f" ({limit:g}), or a program that is too slow would count as a"
+          " failure of the verifier")
   if is_needed(c):
     backend(c.rewards.allow_unsafe_code)
 
 
 def backend(allow_unsafe: bool) -> sandbox.Backend:
-  """Returns what isolates programs here, or raises InputError."""
+  """Returns the jail of this machine.
+
+  Args:
+    allow_unsafe: whether no jail at all is accepted too.
+
+  Raises:
+    InputError: there is none, or it did not start.
+  """
   try:
     return sandbox.choose(allow_unsafe=allow_unsafe)
   except sandbox.Refused as error:
     raise errors.InputError(
-        f"a task has programs of the policy run, and {error} Here that is"
-        " config.rewards.allow_unsafe_code; the other way is to leave the"
-        " tasks of code out of config.data.tasks") from error
+        f"a task runs programs of the policy, and {error} The key for that is"
+        " config.rewards.allow_unsafe_code; or remove the tasks of code from"
+        " config.data.tasks") from error
   except sandbox.NoAnswer as error:
     raise errors.InputError(
-        f"the jail for programs of the policy did not start ({error}): is the"
-        " machine very busy? Try again") from error
+        f"the jail for programs of the policy did not start ({error}); the"
+        " machine may be very busy. Try again") from error
 
 
 def describe() -> str:
-  """Says in a line how programs are isolated here."""
+  """Returns a line on how programs are isolated on this machine."""
   try:
-    found = sandbox.best()
+    jail = sandbox.best()
   except sandbox.NoAnswer as error:
     return f"not known ({error})"
-  if not found.grade:
-    return f"none ({found.reason})"
-  return f"grade {found.grade}: {_GRADES[found.grade]} ({found.name})"
+  if not jail.grade:
+    return f"none ({jail.reason})"
+  return f"grade {jail.grade}: {_GRADES[jail.grade]} ({jail.name})"
 
 
 def _limits(c) -> Iterator[tuple[str, float]]:
-  """Yields (key, seconds) for each task of the config that runs programs."""
-  usual = inspect.signature(code.score).parameters["time_limit_s"].default
+  """Yields (key, time limit in seconds) of each task that runs programs."""
+  default = inspect.signature(code.score).parameters["time_limit_s"].default
   for name, spec in c.data.tasks.items():
-    given = dict(spec.get("options", {}))
-    changed = dict(given.get("verifier_options") or {})
+    task_options = dict(spec.get("options", {}))
+    verifier_options = dict(task_options.get("verifier_options") or {})
     where = f"config.data.tasks.{name}.options.verifier_options.time_limit_s"
     task = spec.get("module") or name
-    if _runs_programs(task) or given.get("verifier") == programs.VERIFIER:
-      yield where, float(
-          changed.get("time_limit_s", _of_set(task).get("time_limit_s", usual)))
-    for other in given.get("validation") or ():
-      if isinstance(other, str) and _runs_programs(other):
-        limit = _of_set(other).get("time_limit_s", usual)
-        yield f"the time limit of {other}, held out by {name},", float(limit)
+    # The config's limit precedes the set's, and that the verifier's default.
+    if _runs_programs(task) or (
+        task_options.get("verifier") == programs.VERIFIER):
+      yield where, float(verifier_options.get(
+          "time_limit_s", _set_options(task).get("time_limit_s", default)))
+    # Held-out sets of the task have their own verifiers.
+    for held_out in task_options.get("validation") or ():
+      if isinstance(held_out, str) and _runs_programs(held_out):
+        limit = _set_options(held_out).get("time_limit_s", default)
+        yield f"the time limit of {held_out}, held out by {name},", float(limit)
 
 
 def _runs_programs(task: str) -> bool:
-  """Whether a task's verifier runs what it is given."""
+  """Returns whether a task's verifier runs programs."""
   return base.resolve(task).VERIFIER == programs.VERIFIER
 
 
-def _of_set(task: str) -> Mapping[str, Any]:
-  """The verifier's arguments that a published set brings along."""
+def _set_options(task: str) -> Mapping[str, Any]:
+  """Returns the verifier's options that a published set declares."""
   published = getattr(base.resolve(task), "SET", None)
   return published.meta if published else {}

@@ -1,21 +1,21 @@
-"""Orbax checkpoints: what a run resumes from, and what its reference is.
+"""Orbax checkpoints: resuming a run, and reading back its reference policy.
 
 A checkpoint has the items `params`, `opt_state`, `data` and `meta`. The
-reference policy is the `params` of one of them, named by `ref_step` in every
-`meta`: it is read back from the disk in the policy's shardings and in the
-compute type. It is never an alias of live parameters, which the next donated
-update would overwrite.
+reference policy is the `params` of the checkpoint that `ref_step` in `meta`
+names. It is read back from the disk in the policy's shardings and in the
+compute type, and never aliases live parameters, which the next donated update
+would overwrite.
 
-A reset at step s writes `ref_step = s` into checkpoint s itself. The commit of
-a checkpoint is atomic, so no kill can leave a run between two references. Its
-end is too: a checkpoint loses its name (in a bucket its mark of being whole)
-before its first file goes, and what a kill leaves of it is swept up when the
-run goes on. Orbax would delete it in place, and half of it would still look
-like a checkpoint.
+A reset at step s writes `ref_step = s` into checkpoint s itself. Committing a
+checkpoint is atomic, so a kill cannot leave a run between two references.
+Deleting one is atomic too: it is renamed (in a bucket: its commit marker is
+deleted) before its first file is deleted, and the rest of a killed deletion is
+removed when the run resumes. Orbax would delete it in place, and a half-deleted
+checkpoint would still look like a whole one.
 
-Orbax reads a committed checkpoint of which a byte has changed without a word.
-A list of all files with their sizes and checksums therefore stands in each
-checkpoint, written before its commit and held against what is read.
+Orbax does not notice a changed byte in a committed checkpoint. Each checkpoint
+therefore holds a manifest of its files with sizes and checksums, written before
+the commit and compared with what is read.
 """
 
 from collections.abc import Sequence
@@ -38,23 +38,29 @@ from progrpo_jax.models import lora, transformer
 
 _MANIFEST = "manifest.json"
 _META = "meta/metadata"
-# Of a bucket's checkpoint: written last, and taken away first.
+# Commit marker of a checkpoint in a bucket: written last and deleted first.
 _COMMITTED = "commit_success.txt"
-# Part of the name by which Orbax knows what it may sweep up.
+# Orbax treats a directory with this in its name as unfinished.
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_BLOCK = 1 << 24
+_BLOCK = 1 << 24  # bytes read at a time for a checksum
 
 
 class Damaged(errors.InputError):
-  """Files of a checkpoint are not what was written, or not there."""
+  """Files of a checkpoint are missing or differ from what was written."""
 
 
 class ReferenceDamaged(Damaged):
-  """A checkpoint is whole; the one that its reference is read from is not."""
+  """The checkpoint that holds the reference policy is missing or damaged."""
 
 
 class KeepReferences:
-  """Keeps the newest steps, every n-th, and the reference of each kept one."""
+  """Keeps the newest steps, every n-th step, and the references of both.
+
+  Attributes:
+    latest: number of newest steps to keep.
+    every: also keep steps that this divides; 0 for none.
+    reference_of: step -> step of its reference, for readable checkpoints.
+  """
 
   def __init__(self, latest: int, every: int, reference_of: dict[int, int]):
     self.latest = latest
@@ -62,41 +68,41 @@ class KeepReferences:
     self.reference_of = reference_of
 
   def should_preserve(self, checkpoints, *, context=None) -> Sequence[bool]:
-    """One decision a checkpoint, oldest first."""
+    """Returns one decision per checkpoint, for checkpoints sorted by step."""
     del context
     steps = [c.step for c in checkpoints]
     kept = set(steps[-self.latest:])
     kept |= {s for s in steps if self.every and s % self.every == 0}
-    # Of a damaged one nobody can tell the reference.
+    # A damaged checkpoint's reference is unknown: it counts as its own.
     kept |= {self.reference_of.get(s, s) for s in kept}
     return [s in kept for s in steps]
 
 
 class Checkpointer:
-  """Saves and restores the steps of one run.
+  """Saves and restores the checkpoints of one run.
 
   Attributes:
-    damaged: step -> why it cannot be read, of those that stand where a
-      checkpoint does.
+    directory: directory of the checkpoints, one subdirectory per step.
+    damaged: step -> reason, for checkpoints that cannot be read.
   """
 
   def __init__(
       self, directory, *, keep: int = 2, keep_every: int = 0,
       background: bool = True, read_only: bool = False):
-    """Opens a directory of checkpoints, made if it does not exist.
+    """Opens a directory of checkpoints and creates it if it does not exist.
 
     Args:
       directory: local path or gs:// URL.
-      keep: newest steps kept (their references are kept beside them); in the
-        background one more, until the next save.
+      keep: number of newest steps to keep, beside their references; background
+        writing keeps one more until the next save.
       keep_every: also keep steps that this divides; 0 for none.
-      background: write in the background while training goes on.
-      read_only: only restore; nothing is made or tidied up.
+      background: whether to write in the background while training goes on.
+      read_only: whether to restore only; nothing is created or deleted.
 
     Raises:
       InputError: the directory cannot be written.
     """
-    # Orbax takes absolute places only; a gs:// URL is one as it stands.
+    # Orbax accepts absolute paths only; a gs:// URL is already absolute.
     place = os.fspath(directory)
     self.directory = epath.Path(
         place if "://" in place else os.path.abspath(place))
@@ -118,45 +124,56 @@ class Checkpointer:
           f"cannot write checkpoints to {directory}: {e}") from e
     self._reference_of: dict[int, int] = {}
     self.damaged: dict[int, str] = {}
-    # What the first host sees holds for all: it may be tidying up by now.
-    for step, (reference, reason) in hosts.from_first(self._look()).items():
+    # All hosts take the first host's listing: it may be deleting already, and
+    # the hosts' own listings could differ.
+    for step, (reference, reason) in hosts.from_first(
+        self._list_steps()).items():
       if reason:
         self.damaged[step] = reason
       else:
         self._reference_of[step] = reference
     self._policy = KeepReferences(keep, keep_every, self._reference_of)
 
-  def _look(self) -> dict[int, tuple[int | None, str]]:
-    """Step -> (its reference, "") or (None, what is wrong with it)."""
-    seen = {}
+  def _list_steps(self) -> dict[int, tuple[int | None, str]]:
+    """Returns step -> (step of its reference, "") or (None, damage).
+
+    Empty on all hosts but the first.
+    """
+    listing = {}
     for step in self._manager.all_steps() if hosts.is_first() else ():
       try:
-        self._check_there(step)
-        seen[step] = self._read_meta(step)["ref_step"], ""
+        self._check_complete(step)
+        listing[step] = self._read_meta(step)["ref_step"], ""
       except Damaged as e:
-        # A run that goes on meanwhile may have deleted it.
+        # A reader may meet a training run that has just deleted the step.
         if self._path(step).exists():
-          seen[step] = None, str(e)
-    return seen
+          listing[step] = None, str(e)
+    return listing
 
   def steps(self) -> list[int]:
-    """Steps of which all files are there, oldest first."""
+    """Returns the steps whose files are all present, in rising order."""
     return sorted(self._reference_of)
 
   def latest(self) -> int | None:
-    """The newest of them, or None."""
+    """Returns the newest of `steps()`, or None if there is none."""
     return max(self._reference_of, default=None)
 
   def reference_of(self, step: int) -> int:
-    """The step whose parameters are the reference of a step."""
+    """Returns the step whose parameters are the reference at `step`."""
     return self._reference_of[step]
 
   def save(
       self, step: int, state: state_lib.TrainState, meta: dict[str, Any],
       data: dict[str, Any] | None = None) -> None:
-    """Saves a step; `meta` is JSON-able and names its `ref_step`.
+    """Saves a step.
 
     The arrays of `state` may be donated once this returns.
+
+    Args:
+      step: number of steps done.
+      state: training state.
+      meta: JSON-able record of the step with the key `ref_step`.
+      data: arrays of groups carried over to the next step, or None.
 
     Raises:
       ValueError: the reference of this step is not among the checkpoints.
@@ -174,7 +191,7 @@ class Checkpointer:
         meta=ocp.args.JsonSave(meta))
     if data:
       items["data"] = ocp.args.StandardSave(data)
-    self.wait()  # `_seal` of the save before still reads `_saving`
+    self.wait()  # `_seal` of the previous save may still read `_saving`
     self._reference_of[step] = reference
     self._saving = step
     self._manager.save(step, args=ocp.args.Composite(**items))
@@ -182,30 +199,34 @@ class Checkpointer:
       self.wait()
 
   def wait(self) -> None:
-    """Returns when all is committed, and what is not to be kept is gone."""
+    """Waits until the last save is committed, then deletes expired steps."""
     self._manager.wait_until_finished()
     if self._saving is not None:
       self._prune()
       self._saving = None
 
   def go_on_from(self, step: int) -> None:
-    """Makes a step the newest one and leaves only what a run keeps.
+    """Makes `step` the newest checkpoint and deletes expired ones.
 
-    Later ones are moved to a folder beside this one, and so are damaged ones
-    that would be kept if they were whole. The rest goes, as it would have gone
-    before the last run was killed.
+    Later checkpoints are moved to the directory `<directory>-damaged`, and so
+    are damaged ones that would be kept if they were whole. Expired ones are
+    deleted, as the killed run would have done.
+
+    Args:
+      step: step that the run resumes from.
     """
     all_steps = sorted({*self._reference_of, *self.damaged})
     aside = [s for s in all_steps if s > step]
     aside += [
-        s for s in self._kept([s for s in all_steps if s <= step])
+        s for s in self._unexpired([s for s in all_steps if s <= step])
         if s in self.damaged]
     hosts.on_first(lambda: [self._set_aside(s) for s in aside])
     for s in aside:
       self._reference_of.pop(s, None)
       self.damaged.pop(s, None)
     self._prune()
-    # Orbax would not write a step anew of which it remembers another.
+    # Orbax refuses to save a step that it has listed before, so it must list
+    # again; the gather makes every host wait for the first one's moves.
     hosts.gather(None)
     self._manager.reload()
 
@@ -214,12 +235,17 @@ class Checkpointer:
   ) -> tuple[state_lib.TrainState, dict[str, Any], dict[str, Any]]:
     """Restores a step into the shapes, types and shardings of `like`.
 
+    Args:
+      step: step to restore.
+      like: training state, of arrays or of `jax.ShapeDtypeStruct`.
+
     Returns:
-      (state, meta, data).
+      (state, meta, data): training state, JSON record, and arrays of groups
+      carried over ({} for none).
 
     Raises:
-      Damaged: a file is not what was written.
-      InputError: the checkpoint is of another model or optimiser.
+      Damaged: a file differs from what was written.
+      InputError: the checkpoint was made with another model or optimiser.
     """
     items = dict(
         params=ocp.args.StandardRestore(like.params),
@@ -228,18 +254,28 @@ class Checkpointer:
     if step in self.damaged:
       raise Damaged(self.damaged[step])
     meta = self.load_meta(step)
-    if any(name.startswith("data/") for name in self._listed(step)):
+    # `data` is saved only when groups were carried over.
+    if any(name.startswith("data/") for name in self._manifest(step)):
       items["data"] = ocp.args.StandardRestore()
     out = self._restore(step, items)
     state = state_lib.TrainState(params=out["params"], **out["opt_state"])
     return state, meta, out.get("data") or {}
 
   def load_meta(self, step: int) -> dict[str, Any]:
-    """The JSON record of a step."""
+    """Returns the JSON record of a step, the same on every host."""
     return hosts.agree(lambda: self._read_meta(step))
 
   def load_params(self, step: int, like) -> Any:
-    """The parameters of a step, in the shapes, types and shardings given."""
+    """Returns the parameters of a step.
+
+    Args:
+      step: step to read.
+      like: tree of `jax.ShapeDtypeStruct` with shapes, types and shardings.
+
+    Raises:
+      Damaged: a file differs from what was written.
+      InputError: there is no such checkpoint, or its model is another.
+    """
     if step in self.damaged:
       raise Damaged(self.damaged[step])
     if step not in self._reference_of:
@@ -250,17 +286,23 @@ class Checkpointer:
         step, dict(params=ocp.args.StandardRestore(like)))["params"]
 
   def load_reference(self, step: int, config, mesh) -> Any:
-    """The trained parameters of a step as a reference policy.
+    """Returns the trained parameters of a step as a reference policy.
 
-    They come in the compute type of the policy, to which the policy's own
-    masters are cast in the forward: right after a reset both are equal bit
+    They have the compute type, to which the forward pass casts the policy's
+    float32 masters: right after a reset, policy and reference are equal bit
     for bit.
+
+    Args:
+      step: step of the reference.
+      config: model configuration.
+      mesh: mesh of the devices that hold the parameters.
 
     Raises:
       ReferenceDamaged: there is no such checkpoint, or it cannot be read.
-        Training on without its reference, or with another, would silently
-        change the objective.
+        Training without it, or with another one, would silently change the
+        objective.
     """
+    # With LoRA only the adapters are in the checkpoint.
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(
             x.shape, jnp.dtype(config.dtype), sharding=s),
@@ -288,29 +330,30 @@ class Checkpointer:
   def _path(self, step: int) -> epath.Path:
     return self.directory / str(step)
 
-  def _kept(self, steps: list[int]) -> list[int]:
-    """Those of the steps, oldest first, that are not to be deleted."""
+  def _unexpired(self, steps: list[int]) -> list[int]:
+    """Returns the sorted steps without those that are to be deleted."""
     infos = [types.SimpleNamespace(step=s) for s in steps]
     return [
         s for s, kept in zip(
             steps, self._policy.should_preserve(infos), strict=True) if kept]
 
   def _prune(self) -> None:
-    """Deletes what is not to be kept, a step before its reference."""
+    """Deletes expired checkpoints."""
     steps = sorted({*self._reference_of, *self.damaged})
-    for step in sorted({*steps} - {*self._kept(steps)}, reverse=True):
+    # Newest first: a kill in between leaves no step without its reference.
+    for step in sorted({*steps} - {*self._unexpired(steps)}, reverse=True):
       self._reference_of.pop(step, None)
       self.damaged.pop(step, None)
       if hosts.is_first():
         _delete(self._path(step))
 
   def _set_aside(self, step: int) -> None:
-    """Moves a step out of the way of one that will be written in its place."""
+    """Moves a checkpoint away, so that its step can be saved again."""
     home = self.directory.with_name(f"{self.directory.name}-damaged")
     home.mkdir(parents=True, exist_ok=True)
     if places.is_remote(home):
-      # A bucket cannot rename. The step goes once all of it is copied, so that
-      # a kill leaves it whole here or there; a copy begun before is renewed.
+      # A bucket cannot rename. The original is deleted after the whole copy,
+      # so a kill leaves one of the two whole; the next start copies again.
       places.copy(self._path(step), home / str(step))
       _delete(self._path(step))
       return
@@ -321,60 +364,61 @@ class Checkpointer:
     self._path(step).rename(place)
 
   def _seal(self) -> None:
-    """Lists the files of the step that is about to be committed."""
+    """Writes the manifest of the step that is about to be committed."""
     if hosts.is_first():
-      # Object stores have no renaming: there it is written in its place.
+      # A file system holds the step under a temporary name until the commit;
+      # an object store cannot rename and holds it under its final one.
       unfinished = list(self.directory.glob(f"{self._saving}.*-tmp*"))
       folder, = unfinished or [self._path(self._saving)]
       (folder / _MANIFEST).write_text(json.dumps({
           str(p.relative_to(folder)): _digest(p) for p in _files(folder)}))
 
-  def _listed(self, step: int) -> dict[str, list[int]]:
-    """File -> its size and checksum when it was written."""
+  def _manifest(self, step: int) -> dict[str, list[int]]:
+    """Returns file -> [size, checksum] as written."""
     try:
       return dict(json.loads((self._path(step) / _MANIFEST).read_text()))
     except (OSError, ValueError, TypeError) as e:
       raise self._damage(step, _MANIFEST, e) from e
 
-  def _check_there(self, step: int) -> None:
-    """Refuses a step of which a file is gone."""
-    folder, listed = self._path(step), self._listed(step)
+  def _check_complete(self, step: int) -> None:
+    """Raises Damaged if a file of the manifest is missing."""
+    folder, manifest = self._path(step), self._manifest(step)
     try:
-      there = {str(p.relative_to(folder)) for p in _files(folder)}
+      present = {str(p.relative_to(folder)) for p in _files(folder)}
     except OSError as e:
       raise self._damage(step, "the files", e) from e
-    for name in listed:
-      if name not in there:
-        raise self._damage(step, name, FileNotFoundError("it is gone"))
+    for name in manifest:
+      if name not in present:
+        raise self._damage(step, name, FileNotFoundError("it is missing"))
 
   def _read_meta(self, step: int) -> dict[str, Any]:
-    """The JSON record of a step, compared with the list."""
-    listed = self._listed(step)
-    names = {n for n in listed if n.startswith("meta/")} | {_META}
-    self._compare(step, "meta", sorted(names), listed)
+    """Returns the JSON record of a step, compared with the manifest."""
+    manifest = self._manifest(step)
+    names = {n for n in manifest if n.startswith("meta/")} | {_META}
+    self._compare(step, "meta", sorted(names), manifest)
     return json.loads((self._path(step) / _META).read_text())
 
   def _compare(
       self, step: int, what: str, names: Sequence[str],
-      listed: dict[str, list[int]]) -> None:
-    """Refuses files that are not what the list says."""
+      manifest: dict[str, list[int]]) -> None:
+    """Raises Damaged if a file differs from the manifest."""
     for name in names:
       try:
-        if _digest(self._path(step) / name) != listed.get(name):
+        if _digest(self._path(step) / name) != manifest.get(name):
           raise ValueError(f"{name} is not what was written")
       except (OSError, ValueError) as e:
         raise self._damage(step, what, e) from e
 
   def _restore(self, step, items):
-    """Reads items, their files compared with the list; hosts share that."""
+    """Reads items after comparing their files with the manifest."""
     names = ", ".join(items)
 
     def compare():
-      listed = self._listed(step)
-      mine = sorted(
-          n for n in listed if n.partition("/")[0] in items
-      )[hosts.index()::hosts.count()]
-      self._compare(step, names, mine, listed)
+      manifest = self._manifest(step)
+      # Each host compares its share of the files: checksums read all bytes.
+      files = sorted(n for n in manifest if n.partition("/")[0] in items)
+      self._compare(
+          step, names, files[hosts.index()::hosts.count()], manifest)
 
     hosts.agree(compare)
     try:
@@ -382,22 +426,27 @@ class Checkpointer:
     except (ValueError, OSError, KeyError, TypeError) as e:
       raise errors.InputError(
           f"cannot read {names} of checkpoint {self._path(step)}: "
-          f"{_first_line(e)}; its files are whole, but made with another model "
-          "or optimiser: put back what the config said of them, or start a new "
-          f"run from it with --config.model.init_from={self._path(step)} and "
-          "another --workdir") from e
+          f"{_first_line(e)}; its files are undamaged, but were written with "
+          "another model or optimiser: restore these settings of the config, "
+          "or start a new run from it with "
+          f"--config.model.init_from={self._path(step)} and another --workdir"
+      ) from e
 
   def _damage(self, step: int, what: str, error: Exception) -> Damaged:
-    """The error for a checkpoint that is not what was written."""
+    """Returns the error for a checkpoint that is damaged."""
     return Damaged(
         f"cannot read {what} of checkpoint {self._path(step)}: "
         f"{_first_line(error)}; it is damaged")
 
 
 def newest_meta(directory) -> dict[str, Any] | None:
-  """The JSON record of the newest step that has one, without opening them.
+  """Returns the JSON record of the newest readable step, or None.
 
-  Nothing is made, tidied up or compared: it is for a look before the start.
+  For messages before a run starts: it opens no `Checkpointer`, changes nothing
+  on disk and compares no checksums.
+
+  Args:
+    directory: directory of checkpoints, which need not exist.
   """
   directory = epath.Path(directory)
   folders = directory.iterdir() if directory.is_dir() else ()
@@ -414,25 +463,25 @@ def newest_meta(directory) -> dict[str, Any] | None:
 
 
 def _sweep(directory: epath.Path) -> None:
-  """Deletes what killed saves and deletions have left."""
-  # In a bucket there is no folder before the first file in it.
+  """Deletes what killed saves and killed deletions have left behind."""
+  # A bucket has no empty directories, so this one may not exist yet.
   for path in list(directory.iterdir()) if directory.is_dir() else ():
     if places.is_remote(path):
-      left = path.name.isdigit() and not is_committed(path)
+      partial = path.name.isdigit() and not is_committed(path)
     else:
-      left = _UNFINISHED in path.name
-    if left:
+      partial = _UNFINISHED in path.name
+    if partial:
       path.rmtree()
 
 
 def _delete(folder: epath.Path) -> None:
-  """Deletes a checkpoint, which from the first moment on is none.
+  """Deletes a checkpoint; from the first change on it does not count as one.
 
   Raises:
-    InputError: the bucket refuses it.
-    RunError: the bucket cannot be reached; what is left goes at the next start.
+    InputError: the bucket refuses the deletion.
+    RunError: the bucket cannot be reached; the next start deletes the rest.
   """
-  # Somebody may have deleted it by hand.
+  # FileNotFoundError: somebody may have deleted it by hand.
   with places.reaching(folder), contextlib.suppress(FileNotFoundError):
     if places.is_remote(folder):
       (folder / _COMMITTED).unlink(missing_ok=True)
@@ -444,15 +493,16 @@ def _delete(folder: epath.Path) -> None:
 
 
 def is_committed(folder: epath.Path) -> bool:
-  """Whether a step was saved to its end; in a bucket half a one has its name.
+  """Returns whether a checkpoint was saved completely.
 
-  A file system renames a step when it is whole.
+  A file system renames a complete checkpoint to its step; in a bucket, where
+  a partial one has that name too, a marker file says so.
   """
   return ocp.utils.is_checkpoint_finalized(folder)
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:
-  """All files under a folder."""
+  """Returns all files under a directory, sorted within each directory."""
   files = []
   for path in sorted(folder.iterdir()):
     files += _files(path) if path.is_dir() else [path]
@@ -460,7 +510,7 @@ def _files(folder: epath.Path) -> list[epath.Path]:
 
 
 def _digest(path: epath.Path) -> list[int]:
-  """Size and checksum of a file."""
+  """Returns [size in bytes, CRC-32] of a file."""
   size = checksum = 0
   with path.open("rb") as f:
     while block := f.read(_BLOCK):
@@ -470,5 +520,5 @@ def _digest(path: epath.Path) -> list[int]:
 
 
 def _first_line(error: Exception) -> str:
-  """What an error says, in short."""
+  """Returns the first line of an error's message, or the error's type."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]

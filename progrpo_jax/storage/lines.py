@@ -1,14 +1,14 @@
-"""The lines of JSON that a run has written, as far as they can be read.
+"""Reads the JSON files of a workdir, and reports damage in them.
 
-A run may be killed in the midst of a line, and a disk may damage one. What
-cannot be read is an error that names file and line, or, where the caller gives
-a list `damage`, joins it and is left out.
+A run may be killed in the middle of a line, and a disk may damage one. An
+unreadable line is an error that names file and line. A caller that passes a
+list `damage` gets that message appended to it instead, and the line is skipped.
 
-A record of one line a step is one file on a disk, `metrics.jsonl`. In a bucket
-nothing can be appended to, and there it is a folder of parts,
+A record has one line per step. On a disk it is one file, `metrics.jsonl`. A
+bucket cannot append, so there it is a directory of parts,
 `metrics/000000.jsonl`, `metrics/000100.jsonl`, ..., each of `PART_STEPS` steps
-and named by the first: a step then writes its part anew and not the whole.
-Both are read as one, also where a run was moved and has both.
+and named by its first: a step then rewrites one part and not the whole record.
+A run that was moved may have both; they are read as one record.
 """
 
 import json
@@ -18,21 +18,22 @@ from etils import epath
 
 from progrpo_jax import errors
 
-# Steps of a part of a record in a bucket. A line has about 3 kB, so a step
-# writes 300 kB at most, and 10,000 steps are 100 objects to read.
+# Steps per part of a record in a bucket. A line has about 3 kB, so a step
+# rewrites 300 kB at most, and 10,000 steps are 100 objects to read.
 PART_STEPS = 100
 _PART = re.compile(r"(\d{6,})\.jsonl")
-# Of a number that a file may hold: all that is larger is damage.
+# A larger number in a file counts as damage.
 _MAX = 1e100
-# What readers reckon with.
+# Metrics that reports compute with, so that a text there is damage.
 _ALWAYS_NUMBERS = re.compile(
   r"pass@|/(low|high|entropy|distinct_correct|mean_length|num_\w+)$")
+# Fields of a completion that reports compute with.
 _NUMBERS = (
   "reward", "correct", "advantage", "base_advantage", "c_answer", "length")
 
 
 def _note(damage, message, cause=None):
-  """Adds what cannot be read to a list; without one it is an error."""
+  """Appends a message to `damage`, or raises InputError if that is None."""
   if damage is None:
     raise errors.InputError(message) from cause
   if message not in damage:
@@ -40,7 +41,7 @@ def _note(damage, message, cause=None):
 
 
 def _read_bytes(path, damage):
-  """What a file holds, b"" where it cannot be read."""
+  """Returns the bytes of a file, b"" if it cannot be read."""
   try:
     return path.read_bytes()
   except OSError as error:
@@ -49,13 +50,14 @@ def _read_bytes(path, damage):
 
 
 def _parse(where, line, damage):
-  """The object that a text holds, or None."""
-  # A byte that is no text was decoded to it; the writer's lines are ASCII.
+  """Returns the JSON object in a line, or None if the line is damaged."""
+  # Invalid bytes were decoded to U+FFFD; lines are written in ASCII.
   if "\ufffd" in line:
-    return _note(damage, f"{where} is not JSON: it holds bytes of no text")
+    return _note(damage, f"{where} is not JSON: it holds invalid bytes")
   try:
     record = json.loads(line)
-  # Python has no number of 5,000 digits, and no hundred thousand brackets.
+  # Python also refuses integers of 5,000 digits (ValueError) and 100,000
+  # nested brackets (RecursionError).
   except (ValueError, RecursionError) as error:
     reason = getattr(error, "msg", None) or error
     return _note(damage, f"{where} is not JSON: {reason}", error)
@@ -65,13 +67,22 @@ def _parse(where, line, damage):
 
 
 def part(path: epath.Path, step: int) -> epath.Path:
-  """The part of a record that holds a step, in a bucket."""
+  """Returns the file that holds a step of a record in a bucket.
+
+  Args:
+    path: file of the whole record, such as <workdir>/metrics.jsonl.
+    step: number of a step.
+  """
   first = step - step % PART_STEPS
   return path.with_suffix("") / f"{first:06d}.jsonl"
 
 
 def files(path: epath.Path) -> list[tuple[int, epath.Path]]:
-  """[(first step that it may hold, file)] of a record, in their order."""
+  """Returns (first possible step, file) of each file of a record, sorted.
+
+  Args:
+    path: file of the whole record, such as <workdir>/metrics.jsonl.
+  """
   whole = [(0, path)] if path.exists() else []
   folder = path.with_suffix("")
   if not folder.is_dir():
@@ -83,7 +94,7 @@ def files(path: epath.Path) -> list[tuple[int, epath.Path]]:
 
 
 def config(path, damage):
-  """The config of a run, {} without one."""
+  """Returns the config in a `config.json`, {} if there is no such file."""
   if not path.exists():
     return {}
   text = _read_bytes(path, damage).decode("utf-8", errors="replace")
@@ -91,14 +102,24 @@ def config(path, damage):
 
 
 def read(path, damage=None):
-  """[(line's number, object)] of a JSONL file, without a torn last line."""
+  """Returns [(line number, object)] of a JSONL file.
+
+  An incomplete last line is dropped silently.
+
+  Args:
+    path: JSONL file.
+    damage: list to which unreadable lines are reported; None raises.
+
+  Raises:
+    InputError: a line cannot be read, and `damage` is None.
+  """
   text = _read_bytes(path, damage).decode("utf-8", errors="replace")
   lines = text.split("\n")
-  torn = lines.pop()  # "" when the file ends as it should
-  if torn:
+  last = lines.pop()  # "" if the file ends with a line feed
+  if last:
     try:
-      json.loads(torn)
-      lines.append(torn)
+      json.loads(last)
+      lines.append(last)
     except (ValueError, RecursionError):
       pass  # killed in the middle of the write, or being written now
   records = [
@@ -110,7 +131,18 @@ def read(path, damage=None):
 
 
 def steps(path, damage):
-  """One dict a step of a record; its values are numbers, texts or None."""
+  """Returns one dict per step of a record, by rising step.
+
+  Lines of one step are merged; the later value wins. Values are numbers, texts
+  or None.
+
+  Args:
+    path: file of the whole record, such as <workdir>/metrics.jsonl.
+    damage: list to which unreadable values are reported; None raises.
+
+  Raises:
+    InputError: a value cannot be read, and `damage` is None.
+  """
   merged = {}
   rows = [
     (f"{file}, line {number}", row)
@@ -118,11 +150,13 @@ def steps(path, damage):
   ]
   for where, row in rows:
     step = row.get("step")
+    # Without a step the line belongs nowhere and is skipped as a whole.
     if not isinstance(step, int) or isinstance(step, bool) or (
       not 0 <= step < _MAX
     ):
       _note(damage, f"{where} is without a step: {str(row):.80}")
       continue
+    # A damaged value is removed, and the rest of the line is used.
     for key in [key for key in row if not _is_metric(key, row[key])]:
       _note(damage, f"{where}: {key} = {str(row[key]):.40} is no number")
       del row[key]
@@ -131,9 +165,20 @@ def steps(path, damage):
 
 
 def samples(path, damage):
-  """The records of samples, a problem each."""
+  """Returns the records of a file of samples, one per problem.
+
+  Args:
+    path: JSONL file of rollouts or of evaluation samples.
+    damage: list to which damaged records are reported; None raises for a line
+      that is not a JSON object, and does not look into records.
+
+  Raises:
+    InputError: a line cannot be read, and `damage` is None.
+  """
   if damage is None:
     return [record for _, record in read(path)]
+  # A caller that tolerates damage goes on to compute with what is left, so
+  # the fields it reads are checked too.
   records = []
   for number, record in read(path, damage):
     completions = record.get("completions")
@@ -152,14 +197,14 @@ def samples(path, damage):
 
 
 def _is_metric(key, value):
-  """Whether a metric may have a value; some are texts."""
+  """Returns whether a value is possible for a metric; some are texts."""
   return _is_number(value) or (
     isinstance(value, str) and not _ALWAYS_NUMBERS.search(key)
   )
 
 
 def _is_number(value):
-  """Whether a value is a finite number, or None for one that was not."""
+  """Returns whether a value is a finite number, or None (written for NaN)."""
   return value is None or (
     isinstance(value, int | float) and abs(value) < _MAX
   )

@@ -1,10 +1,11 @@
-"""One writer a workdir: a second run on it is refused.
+"""A lock on a workdir: a second run that would write to it is refused.
 
-A supervisor that starts a run again while the old one still lives must not let
-both write. On a file system the kernel keeps the lock and frees it when its
-holder dies, however it dies. An object store has no locks: there the holder
-writes a file anew again and again, and whoever finds a file watches it. If it
-changes, its writer lives; if not, that one is gone. No clocks are compared.
+A supervisor may restart a run while the old process is still alive; the two
+must not both write. On a file system the kernel holds the lock and frees it
+whenever the process ends. An object store has no locks: there the holder
+rewrites the lock file periodically (a heartbeat). A newcomer that finds a lock
+file watches it: if the content changes, the holder is alive; if not, it is
+dead. Clocks of different machines are never compared.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from progrpo_jax import errors, places
 
 FILE = ".lock"
 
-# Between two beats of a holder on an object store, and how long a file is
-# watched before its writer counts as gone.
+# On an object store: seconds between heartbeats, and seconds that a lock file
+# is watched before its holder counts as dead (several missed heartbeats).
 _BEAT_S = 10.0
 _WATCH_S = 45.0
 
@@ -34,15 +35,15 @@ _WATCH_S = 45.0
 def held(
     workdir: epath.Path, *, beat_s: float = _BEAT_S, watch_s: float = _WATCH_S,
 ) -> Iterator[None]:
-  """Holds the workdir while the context lasts.
+  """Locks a workdir while the context lasts.
 
   Args:
-    workdir: local directory, made if it does not exist, or URL.
-    beat_s: between two signs of life on an object store.
-    watch_s: how long another one's sign of life is waited for there.
+    workdir: local directory, created if it does not exist, or URL.
+    beat_s: seconds between heartbeats on an object store.
+    watch_s: seconds to wait there for a heartbeat of another holder.
 
   Raises:
-    InputError: another run holds it, or it cannot be written.
+    InputError: another run holds the lock, or the workdir cannot be written.
   """
   path = workdir / FILE
   with contextlib.ExitStack() as stack:
@@ -61,7 +62,7 @@ def held(
 
 @contextlib.contextmanager
 def _locked(path: epath.Path) -> Iterator[None]:
-  """Holds a file of a file system, and takes it away in the end."""
+  """Locks a file of a file system, and deletes it at the end."""
   while True:
     with open(path, "a+", encoding="utf-8") as file:
       try:
@@ -69,13 +70,15 @@ def _locked(path: epath.Path) -> Iterator[None]:
       except BlockingIOError as e:
         file.seek(0)
         raise errors.InputError(_refusal(path, file.read())) from e
+      # The previous holder may have deleted the file between our open and our
+      # lock. A lock on a deleted file excludes nobody, so start over.
       try:
         if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-          continue  # its last holder took it away as we opened it
+          continue
       except FileNotFoundError:
         continue
       file.truncate(0)
-      file.write(_sign(""))
+      file.write(_heartbeat(""))
       file.flush()
       try:
         yield
@@ -86,72 +89,85 @@ def _locked(path: epath.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _beating(path: epath.Path, beat_s: float, watch_s: float) -> Iterator[None]:
-  """Holds a file of an object store."""
-  mine = uuid.uuid4().hex
-  found = _read(path)
+  """Holds a lock file of an object store by rewriting it periodically."""
+  owner = uuid.uuid4().hex
+  # Watch an existing file: it is left over from a killed run if it disappears
+  # or does not change for `watch_s`.
+  before = _read(path)
   start = time.monotonic()
-  while found is not None and time.monotonic() - start < watch_s:
+  while before is not None and time.monotonic() - start < watch_s:
     time.sleep(min(beat_s, watch_s) / 4)
     now = _read(path)
     if now is None:
       break
-    if now != found:
+    if now != before:
       raise errors.InputError(_refusal(path, now))
-  path.write_text(_sign(mine))
+  # Take the lock, and keep its heartbeat going in a thread.
+  path.write_text(_heartbeat(owner))
   done = threading.Event()
   thread = threading.Thread(
-      target=_beat, args=(path, mine, beat_s, done), daemon=True)
+      target=_beat, args=(path, owner, beat_s, done), daemon=True)
   thread.start()
   try:
     yield
   finally:
     done.set()
     thread.join()
-    if mine in (_read(path) or ""):
+    # Another run may hold the lock by now; its file stays.
+    if owner in (_read(path) or ""):
       path.unlink()
 
 
 def _beat(
-    path: epath.Path, mine: str, beat_s: float, done: threading.Event,
+    path: epath.Path, owner: str, beat_s: float, done: threading.Event,
 ) -> None:
-  """Writes a file anew until told to end.
+  """Rewrites a lock file until told to end.
 
-  Two that come at the same moment both find nothing; the one that writes last
-  keeps the place, and the other ends here.
+  Two runs that start at the same moment may both find no file. The one that
+  writes last keeps the lock; the other finds that out here and ends its
+  process.
+
+  Args:
+    path: lock file.
+    owner: token of this process.
+    beat_s: seconds between heartbeats.
+    done: event that ends the loop.
   """
   while not done.wait(beat_s):
     try:
       now = _read(path)
-      if now is not None and mine not in now:
+      if now is not None and owner not in now:
         print(f"stopped: {_refusal(path, now)}", file=sys.stderr, flush=True)
-        os._exit(1)  # whatever it wrote from here on would be the other's
-      path.write_text(_sign(mine))
-    except Exception as e:  # the store may come back; a beat may be left out
+        # An exception would end this thread only, and the main thread would
+        # go on to write into the other run's files.
+        os._exit(1)
+      path.write_text(_heartbeat(owner))
+    except Exception as e:  # the store may recover: skip this heartbeat
       print(f"cannot write {path}: {e}", file=sys.stderr, flush=True)
 
 
-def _sign(owner: str) -> str:
-  """A sign of life, unlike any before."""
+def _heartbeat(owner: str) -> str:
+  """Returns the content of a lock file, different at each call."""
   return json.dumps(dict(
       host=socket.gethostname(), pid=os.getpid(), owner=owner,
       beat=uuid.uuid4().hex))
 
 
 def _read(path: epath.Path) -> str | None:
-  """What stands in a file, or None without one."""
+  """Returns the text of a file, or None if there is no such file."""
   try:
     return path.read_text()
   except FileNotFoundError:
     return None
 
 
-def _refusal(path, sign: str) -> str:
-  """The message for whoever comes second."""
+def _refusal(path, heartbeat: str) -> str:
+  """Returns the message for a run that finds the workdir locked."""
   try:
-    holder = json.loads(sign)
+    holder = json.loads(heartbeat)
     who = f"process {holder['pid']} on {holder['host']}"
   except (ValueError, KeyError, TypeError):
     who = "another process"
   return (
-      f"{who} writes to this --workdir (it holds {path}): let it end, or stop "
-      "it, or choose another --workdir")
+      f"{who} writes to this --workdir (it holds {path}): wait until it ends, "
+      "or stop it, or choose another --workdir")

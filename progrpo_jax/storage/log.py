@@ -1,4 +1,4 @@
-"""What a step leaves behind: a line of metrics, and rollouts to browse."""
+"""Logs a training step: a line of metrics, and rollouts for people to read."""
 
 from collections.abc import Callable
 import dataclasses
@@ -17,11 +17,11 @@ class Log:
   """Writes and shows the steps of a run.
 
   Attributes:
-    rollouts_every: steps between rollouts that are kept; 0 for none.
-    rollouts_prompts: groups of a step that are kept.
-    timer: seconds of the stages.
-    show: called with (step, metrics).
-    say: called with a sentence that is worth a line.
+    rollouts_every: steps between saved rollouts; 0 for none.
+    rollouts_prompts: number of groups saved per step.
+    timer: timer of the stages.
+    show: callback of (step, metrics).
+    say: callback of a message to the user.
   """
 
   rollouts_every: int
@@ -38,14 +38,15 @@ class Log:
     """Logs a step.
 
     Args:
-      writer: writer of the workdir.
+      writer: metric writer of the workdir.
       progress: progress after the step.
       collected: groups of the step.
       advantages: advantages of the batch, see `learn.advantage`.
       measured: metrics of all stages.
       reason: why the reference was reset, or "".
-      verdict: verdict on a collapse, and whether it is new.
+      verdict: (verdict on collapse, whether it differs from the last step's).
     """
+    # Metrics of the run's progress, beside those measured by the stages.
     step = progress.step
     judgement, is_news = verdict
     values = measured | {
@@ -62,10 +63,12 @@ class Log:
       values["ref_reset/reason"] = reason
     seconds = self.timer.take()
     values |= seconds
-    if "timing_s/sample" in seconds:  # groups carried over may fill a batch
+    # A batch filled by groups carried over needs no sampling.
+    if "timing_s/sample" in seconds:
       tokens = int(np.sum(collected.sampled.rollout.mask_BT))
       values["perf/tokens_per_second"] = tokens / seconds["timing_s/sample"]
     writer.write(step, values)
+    # The first step's rollouts are always saved, to look at the prompts early.
     every = self.rollouts_every
     if every and (step % every == 0 or step == 1):
       writer.write_rollouts(step, rollout_records(
@@ -81,14 +84,18 @@ class Log:
 def rollout_records(
     step: int, groups: groups_lib.Groups, advantages, limit: int,
 ) -> list[dict]:
-  """Returns a record for each of the first groups, for people to browse.
+  """Returns JSON-able records of the first groups of a batch.
 
   Args:
-    step: steps done.
+    step: number of steps done.
     groups: groups of the batch.
-    advantages: their advantages, see `learn.advantage`.
-    limit: number of groups.
+    advantages: advantages of the groups, see `learn.advantage`.
+    limit: largest number of groups.
+
+  Returns:
+    One dict per group with its prompt, reference and completions.
   """
+  # Arrays are flat over the batch; [P, G] here.
   size = groups.reward_PG.shape[1]
   length = np.sum(groups.rollout.mask_BT, axis=1).reshape(-1, size)
   finished = np.asarray(groups.rollout.finished_B).reshape(-1, size)

@@ -1,10 +1,10 @@
-"""Writes what a run measures, and reads it back as one record.
+"""Writes the measurements of a run, and reads them back as one record.
 
-The files are the truth (`metrics.jsonl`, `eval.jsonl`, `rollouts/`,
-`evals/`); TensorBoard and W&B are mirrors of them. A resumed run first cuts
-what lies after its checkpoint, so that its files equal those of the unbroken
-run. NaN and infinities become `null`: JSON has no word for them, and a file
-that half of the readers refuse is worth less than the sign of an infinity.
+The files are authoritative (`metrics.jsonl`, `eval.jsonl`, `rollouts/`,
+`evals/`); TensorBoard and W&B receive copies. A resumed run first removes
+everything after its checkpoint, so that its files equal those of an
+uninterrupted run. NaN and infinities are written as `null`: standard JSON has
+no such numbers, and many readers refuse Python's extension.
 """
 
 import dataclasses
@@ -27,15 +27,18 @@ METRICS = "metrics.jsonl"
 EVALS = "eval.jsonl"
 ROLLOUTS = "rollouts"
 EVAL_SAMPLES = "evals"
-# Between two copies of TensorBoard's file to a bucket.
+# Seconds between copies of TensorBoard's file to a bucket.
 _COPY_S = 60.0
-# A file of TensorBoard that is larger is not copied again: a new one begins.
+# Above this size a new TensorBoard file begins: every copy is of a whole file.
 _EVENTS_BYTES = 4_000_000
 _STEP_FILE = re.compile(r"(\d{6,})\.jsonl$")
 
 
 def plain(value):
-  """Turns numpy and jax values, at any depth, into what JSON can hold."""
+  """Returns a value with numpy and jax values, at any depth, made JSON-able.
+
+  NaN and infinities become None.
+  """
   if isinstance(value, dict):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
@@ -48,31 +51,50 @@ def plain(value):
 
 
 def dumps(record):
-  """One line of JSON; ASCII, so that lone surrogates survive the file."""
+  """Returns a record as one line of JSON.
+
+  It is ASCII, because a lone surrogate cannot be encoded in UTF-8.
+  """
   return json.dumps(plain(record), allow_nan=False)
 
 
 def functions(names):
-  """"<task>/<function>" of each reward function that a row of metrics has.
+  """Returns "<task>/<function>" of each reward function in a row of metrics.
 
-  They alone have a spread of their own, `rewards/<task>/<function>/std`,
-  beside the mean that tasks have too.
+  Only reward functions have a metric `rewards/<task>/<function>/std`; tasks
+  have a mean alone.
+
+  Args:
+    names: names of metrics.
   """
-  found = (re.fullmatch(r"rewards/(.+)/std", name) for name in sorted(names))
-  return [match[1] for match in found if match]
+  matches = (re.fullmatch(r"rewards/(.+)/std", name) for name in sorted(names))
+  return [match[1] for match in matches if match]
 
 
 class MetricWriter:
   """Writes a run's measurements into its workdir.
 
-  `resume_step=s` keeps everything up to and including step `s` and cuts the
-  rest; -1 starts over; None appends to whatever is there. Only one process of
-  a run may own a writer.
+  Only one process of a run may have a writer.
+
+  Attributes:
+    workdir: workdir of the run.
   """
 
   def __init__(
     self, workdir, *, tensorboard=True, wandb=False, resume_step=None
   ):
+    """Opens the files of a workdir, which is created if it does not exist.
+
+    Args:
+      workdir: local path or gs:// URL.
+      tensorboard: whether to write for TensorBoard too.
+      wandb: whether to log to W&B too.
+      resume_step: last step to keep, everything later is removed; -1 starts
+        over; None removes nothing.
+
+    Raises:
+      InputError: wandb is not installed.
+    """
     self.workdir = places.make_directory(workdir)
     for name in (METRICS, EVALS):
       _cut_record(self.workdir / name, resume_step)
@@ -85,21 +107,25 @@ class MetricWriter:
     self._wandb = _start_wandb(self.workdir) if wandb else None
 
   def write(self, step, values):
-    """Adds the line of one training step."""
+    """Appends the line of a training step; `values` maps names to numbers."""
     self._write_line(METRICS, step, values)
 
   def write_eval(self, step, values):
-    """Adds the line of one evaluation; `values` are named `eval/<set>/...`."""
+    """Appends the line of an evaluation; names are `eval/<set>/...`."""
     self._write_line(EVALS, step, values)
 
   def write_rollouts(self, step, records):
-    """Writes the sampled groups of a step, one prompt a line."""
+    """Writes the sampled groups of a step, one line per prompt."""
     _write_whole(_step_file(self.workdir / ROLLOUTS, step), records)
 
   def write_eval_samples(self, step, records):
-    """Writes the samples of an evaluation, one problem a line.
+    """Writes the samples of an evaluation, one line per problem.
 
     Sets may be written one after the other; a set written again is replaced.
+
+    Args:
+      step: number of steps done.
+      records: record of each problem, its set named by "set".
     """
     path = _step_file(self.workdir / EVAL_SAMPLES, step)
     new = {record.get("set") for record in records}
@@ -108,7 +134,7 @@ class MetricWriter:
     _write_whole(path, [*old, *records])
 
   def close(self):
-    """Flushes the mirrors; the files need none."""
+    """Closes TensorBoard and W&B; the run's own files are always flushed."""
     if self._tensorboard:
       self._tensorboard.close()
     if self._wandb:
@@ -126,6 +152,7 @@ class MetricWriter:
     if not _is_local(path):
       path = lines.part(path, int(step))
     _append(path, {"step": int(step), **values})
+    # TensorBoard and W&B take numbers only: no texts, no null.
     numbers = {
         k: v for k, v in values.items()
         if v is not None and not isinstance(v, str) and k != "step"}
@@ -136,7 +163,7 @@ class MetricWriter:
 
 
 class Unwritten:
-  """Stands for the writer on hosts that leave the writing to the first."""
+  """Replaces the writer on every host but the first, which writes alone."""
 
   def write(self, step, values):
     """Writes nothing."""
@@ -145,12 +172,12 @@ class Unwritten:
 
 
 class _TensorBoard:
-  """The mirror in TensorBoard's format.
+  """Writes metrics for TensorBoard.
 
-  In a bucket tensorboardX would write its file anew for each line, from a
-  thread that the first failure ends, and wait for that thread for ever. There
-  the file is written on this machine and copied now and then, and from a
-  certain size on followed by another, so that a copy stays small.
+  In a bucket, tensorboardX would rewrite its whole file for each line in a
+  thread, and after a first failure wait for the dead thread for ever. There
+  the file is written to a local temporary directory and copied periodically;
+  a large file is followed by a new one, so that copies stay small.
   """
 
   def __init__(self, folder, purge_step):
@@ -163,8 +190,8 @@ class _TensorBoard:
     self._open(purge_step)
 
   def _open(self, purge_step=None):
-    """Begins a file; TensorBoard reads those of a folder by their names."""
-    # The names begin with the second; two files of one second differ by this.
+    """Begins a file; TensorBoard reads a directory's files in name order."""
+    # Names begin with the time in seconds, so files of one second need this.
     suffix = f".{self._files:06d}" if self._files else ""
     self._files += 1
     self._writer = tensorboardX.SummaryWriter(
@@ -192,7 +219,7 @@ class _TensorBoard:
         self._local.rmtree()
 
   def _next(self):
-    """Ends the file, copies what is still to come of it, begins another."""
+    """Closes the current file, copies its end, and begins a new one."""
     self._writer.close()
     self._copy()
     for path in self._local.iterdir():
@@ -207,14 +234,15 @@ class _TensorBoard:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A workdir as its readers see it.
+  """The measurements in a workdir.
 
-  path: the workdir.
-  config: the resolved config, {} where none was written.
-  metrics: one dict a training step, by rising step.
-  evals: one dict an evaluated step, by rising step.
-  damage: what could not be read and was left out; grows as samples are read.
-  None where damage is an error.
+  Attributes:
+    path: workdir.
+    config: resolved config, {} if none was written.
+    metrics: one dict per training step, by rising step.
+    evals: one dict per evaluated step, by rising step.
+    damage: messages about unreadable lines, which are skipped; it grows as
+      samples are read. None if damage is an error.
   """
 
   path: epath.Path
@@ -225,36 +253,42 @@ class Run:
 
   @property
   def name(self):
-    """The workdir's last part."""
+    """Last part of the workdir's path."""
     return self.path.name or os.fspath(self.path)
 
   def rollout_steps(self):
-    """Steps whose sampled groups were written."""
+    """Returns the steps whose sampled groups were written, sorted."""
     return _steps_of(self.path / ROLLOUTS)
 
   def rollouts(self, step):
-    """The sampled groups of a step."""
+    """Returns the sampled groups of a step, one dict per prompt."""
     return lines.samples(_step_file(self.path / ROLLOUTS, step), self.damage)
 
   def eval_sample_steps(self):
-    """Steps whose evaluation samples were written."""
+    """Returns the steps whose evaluation samples were written, sorted."""
     return _steps_of(self.path / EVAL_SAMPLES)
 
   def eval_samples(self, step):
-    """The samples of the evaluation at a step."""
+    """Returns the evaluation samples of a step, one dict per problem."""
     path = _step_file(self.path / EVAL_SAMPLES, step)
     return lines.samples(path, self.damage)
 
 
 def load(workdir, *, require_metrics=True, damage=None) -> Run:
-  """Reads a workdir; lines of one step are merged, the later value wins.
+  """Reads the measurements in a workdir.
 
-  A torn last line is that of a run that is being written, and is left out.
-  Whatever else cannot be read is an error, or joins the list `damage`, if one
-  is given, and is left out.
+  Lines of one step are merged; the later value wins. An incomplete last line
+  is skipped silently: the run may be writing it now.
 
-  Raises InputError for a missing directory, for a run that has not finished
-  a step yet (unless `require_metrics=False`), and for damage.
+  Args:
+    workdir: local path or gs:// URL.
+    require_metrics: whether a run without a finished step is an error.
+    damage: list to which messages about unreadable lines are appended, and
+      the lines skipped; None makes them errors.
+
+  Raises:
+    InputError: there is no such directory, no finished step (if required), or
+      a line cannot be read.
   """
   path = places.place(workdir)
   if not path.is_dir():
@@ -277,15 +311,23 @@ def load(workdir, *, require_metrics=True, damage=None) -> Run:
 
 
 def series(rows, name):
-  """(steps, values) of one metric as arrays, without absent and null ones."""
-  found = [
+  """Returns (steps, values) of one metric, without absent and null values.
+
+  Args:
+    rows: one dict per step, as in `Run.metrics`.
+    name: name of the metric.
+
+  Returns:
+    Two arrays of one length: whole numbers and floats.
+  """
+  pairs = [
     (r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)]
-  steps, values = zip(*found, strict=True) if found else ((), ())
+  steps, values = zip(*pairs, strict=True) if pairs else ((), ())
   return np.array(steps, int), np.array(values, float)
 
 
 def _scalar(key, value):
-  """One number of a line; anything with a shape is a mistake of the caller."""
+  """Returns a metric as one JSON value; several values are a ValueError."""
   value = plain(value)
   while isinstance(value, list) and len(value) == 1:
     value = value[0]
@@ -304,7 +346,10 @@ def _step_file(folder, step):
 
 
 def _append(path, record):
-  """Adds a line durably; object stores cannot append, there it rewrites."""
+  """Appends a line to a file and flushes it to the disk.
+
+  An object store cannot append: there the file is rewritten.
+  """
   line = dumps(record) + "\n"
   if not _is_local(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -318,8 +363,8 @@ def _append(path, record):
 
 
 def _replace(path, text):
-  """Writes a file so that a reader sees the old text or the new, no mixture."""
-  if not _is_local(path):  # an object store replaces a file in one go
+  """Replaces a file atomically: a reader sees the old or the new text."""
+  if not _is_local(path):  # writes to an object store are atomic
     path.write_text(text)
     return
   temporary = f"{os.fspath(path)}.tmp"
@@ -336,7 +381,7 @@ def _write_whole(path, records):
 
 
 def _cut_record(path, last_step):
-  """Drops what a record holds of later steps, whichever way it is stored."""
+  """Removes later steps from a record, be it one file or a bucket's parts."""
   for first, file in lines.files(path):
     if last_step is not None and first > max(last_step, 0):
       file.unlink()
@@ -345,7 +390,7 @@ def _cut_record(path, last_step):
 
 
 def _cut_lines(path, last_step):
-  """Drops lines after `last_step` (None: none) and a torn last line."""
+  """Removes lines after `last_step` (None: no limit) and an incomplete one."""
   rows = [row for _, row in lines.read(path)]
   if last_step is not None:
     rows = [row for row in rows if row.get("step", 0) <= last_step]
@@ -355,7 +400,7 @@ def _cut_lines(path, last_step):
 
 
 def _cut_files(folder, last_step):
-  """Removes the files of later steps, and what a killed write left behind."""
+  """Removes files of later steps and temporary files of killed writes."""
   if not folder.exists():
     return
   for path in list(folder.iterdir()):
@@ -366,39 +411,47 @@ def _cut_files(folder, last_step):
 
 
 def recorded(workdir) -> list[str]:
-  """Names of what a workdir holds of steps after the start.
+  """Returns the names of files and directories with records of step 1 or later.
 
-  A new run would overwrite these; what it measures before its first step it
-  measures again.
+  A new run in the workdir would overwrite them. Records of step 0 do not count:
+  a new run measures its start again.
+
+  Args:
+    workdir: local path or URL.
   """
   place = epath.Path(workdir)
-  found = []
+  names = []
   if any(file.stat().length for _, file in lines.files(place / METRICS)):
-    found.append(METRICS)
+    names.append(METRICS)
   for name in (ROLLOUTS, EVAL_SAMPLES):
     if any(step > 0 for step in _steps_of(place / name)):
-      found.append(f"{name}/")
-  return found
+      names.append(f"{name}/")
+  return names
 
 
 def lost(workdir, step) -> list[str]:
-  """What the records up to a step lack, one sentence a record.
+  """Returns sentences about missing lines up to a step, one per record.
 
-  A disk may lose what a checkpoint of the run says was written: each step has
-  a line of metrics, and each step with samples of an evaluation a line of it.
+  Every step should have a line of metrics, and every step with evaluation
+  samples a line of its evaluation. A disk may have lost lines that were written
+  before the checkpoint of `step`.
+
+  Args:
+    workdir: local path or URL.
+    step: step of a checkpoint.
   """
   place = epath.Path(workdir)
   sentences = []
   for name, expected in (
     (METRICS, range(1, step + 1)),
     (EVALS, [s for s in _steps_of(place / EVAL_SAMPLES) if s <= step])):
-    there = {row["step"] for row in lines.steps(place / name, None)}
-    missing = [s for s in expected if s not in there]
+    present = {row["step"] for row in lines.steps(place / name, None)}
+    missing = [s for s in expected if s not in present]
     if missing:
       numbers = ", ".join(map(str, missing[:5]))
       more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
       sentences.append(
-        f"{name} lacks step {numbers}{more}, which the run has gone through: "
+        f"{name} lacks step {numbers}{more}, which the run has finished: "
         "these lines are lost")
   return sentences
 
@@ -411,7 +464,7 @@ def _steps_of(folder):
 
 
 def _start_wandb(workdir):
-  """A W&B run that a resumed run finds again, by the workdir's path."""
+  """Starts a W&B run, or resumes the one with the same workdir path."""
   try:
     import wandb
   except ImportError as error:

@@ -88,7 +88,7 @@ def entry(**changes):
   ([entry(at_step=True)], "'at_step' = True should be"),
   ([entry(at_step=None, after_resets=-1)], "'after_resets' = -1 should be"),
   ([entry(at_step=5), entry(at_step=4)],
-   "[1]: 'at_step' = 4 stands behind an entry with 5"),
+   "[1]: 'at_step' = 4 comes after an entry with 5"),
   ([entry(set={"algo.num_generation": 4})],
    "no key algo.num_generation; did you mean algo.num_generations?"),
   ([entry(set={"optim.learning_rate": 1.0})], "fixed for a whole run"),
@@ -102,7 +102,7 @@ def entry(**changes):
   ([entry(set={"algo.beta": True})],
    "algo.beta = True: must be a finite number, at least 0"),
   ([entry(set={"algo.reset.modes": "every"})], "must be a tuple"),
-  ([entry(set={"data.tasks": "a"})], "data.tasks = 'a' should be like"),
+  ([entry(set={"data.tasks": "a"})], "data.tasks = 'a' should have the type"),
   # Of the tasks that are there by then.
   ([entry(set={"data.tasks": {"b": {"weight": 2.0}}}),
     entry(set={"data.tasks.a.weight": 1.0})],
