@@ -71,8 +71,8 @@ ROOMS = {
     "plan": ["memory.py"],
     "run": ["train.py", "run.py"],
     "report": [
-        "comparison.py", "tables.py", "figures.py", "live.py", "html.py",
-        "notebook.py"],
+        "comparison.py", "tables.py", "figures.py", "live.py", "markup.py",
+        "rollouts.py", "sections.py", "html.py", "notebook.py"],
     "cli": ["exits.py", "arguments.py", "*.py", "quickstart.py"],
     "top": ["main.py"],
 }

@@ -56,10 +56,6 @@ class Verdict:
     """0 ok, 1 warning, 2 collapse."""
     return LEVELS.index(self.level)
 
-  def to_metrics(self) -> dict[str, Any]:
-    """As a row of metrics holds it."""
-    return {"collapse/level": self.number, "collapse/reason": self.reason}
-
 
 def start_of(
     history: Sequence[Mapping[str, Any]], count: int = 10) -> dict[str, float]:

@@ -112,25 +112,6 @@ def reward_spread(reward_PG, valid_PG=None) -> dict[str, float]:
       "reward_spread/q10": float(q10), "reward_spread/q90": float(q90)}
 
 
-def kl_gradient_share(policy_grad_BT, kl_grad_BT, mask_BT) -> jax.Array:
-  """The KL's share of the gradient, from one whole batch.
-
-  |g_kl| / (|g_kl| + |g_policy|), with g the gradient of either term by the
-  log-prob of each sampled token. Gradients by the parameters would cost a
-  backward pass each; both terms reach the parameters through these log-probs.
-
-  Args:
-    policy_grad_BT: gradient of the policy term.
-    kl_grad_BT: gradient of the KL term, its weight included.
-    mask_BT: real tokens; what stands under the mask is inert.
-
-  Returns:
-    The share in [0, 1], float32: 0 for two gradients of 0.
-  """
-  return share_of_squares(
-      *gradient_squares(policy_grad_BT, kl_grad_BT, mask_BT))
-
-
 def gradient_squares(
     policy_grad_BT, kl_grad_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   """Squared norms of both gradients, to be added up over a batch's pieces.
@@ -142,9 +123,10 @@ def gradient_squares(
   means over one and the same count, or pieces would weigh differently.
 
   Args:
-    policy_grad_BT: as for `kl_gradient_share`.
-    kl_grad_BT: as for `kl_gradient_share`.
-    mask_BT: as for `kl_gradient_share`.
+    policy_grad_BT: gradient of the policy term by each token's log-prob.
+    kl_grad_BT: gradient of the KL term by each token's log-prob, its weight
+      included.
+    mask_BT: real tokens; masked positions contribute nothing.
 
   Returns:
     (square of |g_policy|, square of |g_kl|), float32 scalars.

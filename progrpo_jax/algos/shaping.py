@@ -83,27 +83,6 @@ def truncated_reward(reward_B, finished_B, factor: float = 0.0) -> jax.Array:
   return jnp.where(finished_B, reward_B, factor * reward_B)
 
 
-def mask_truncated(mask_BT, finished_B) -> jax.Array:
-  """Empties the mask of responses that were cut at the length limit.
-
-  Nothing is learned from them, right or wrong: the overlong filtering of
-  "DAPO" (https://arxiv.org/abs/2503.14476), section 3.4.
-
-  Args:
-    mask_BT: real tokens.
-    finished_B: bool, responses that ended by themselves.
-
-  Returns:
-    mask_BT, bool.
-  """
-  mask_BT = jnp.asarray(mask_BT, bool)
-  finished_B = jnp.asarray(finished_B)
-  chex.assert_rank([mask_BT, finished_B], [2, 1])
-  chex.assert_equal_shape_prefix([mask_BT, finished_B], 1)
-  chex.assert_type(finished_B, bool)
-  return mask_BT & finished_B[:, None]
-
-
 def keep_groups(
     reward_PG, *, keep_all_correct: bool = False, tol: float = 1e-6,
     valid_PG=None, correct_PG=None,

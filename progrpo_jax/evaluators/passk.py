@@ -161,34 +161,6 @@ def bound(pass1_X, k, *, n=None) -> np.ndarray:
   return 1.0 - ((1.0 - rho_X.mean()) ** 2 + variance) ** (k / 2)
 
 
-def bound_from_counts(n_X, c_X, k) -> np.ndarray:
-  """The bound from n samples of each problem of which c are right.
-
-  `bound` with its correction: the variance of c/n less its share of sampling
-  noise, the mean of c (n - c) / (n^2 (n - 1)). What is left of
-  (1 - E rho)^2 + Var rho is then 1 - pass@2, estimated without bias; unlike
-  `bound`, this keeps it where noise has made the variance negative, so that
-  at k = 2 bound and measured pass@2 are one number.
-
-  Args:
-    n_X: samples of each problem, a number or one per problem.
-    c_X: right ones among them.
-    k: >= 2; an array gives a bound for each.
-
-  Returns:
-    float64, the shape of k. A measured pass@k may lie above it by the noise
-    of both.
-
-  Raises:
-    ValueError: k < 2, n < 2, no problems, or not 0 <= c <= n.
-  """
-  if np.any(np.asarray(n_X) < 2):
-    raise ValueError(f"the correction needs n >= 2 samples, got n={n_X}")
-  if not np.size(c_X):
-    raise ValueError("the bound needs a problem")
-  return bound_from_pass2(np.mean(pass_at_k(n_X, c_X, 2)), k)
-
-
 def bound_from_pass2(pass2: float, k) -> np.ndarray:
   """The bound where only the mean pass@2 is known.
 

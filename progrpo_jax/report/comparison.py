@@ -278,6 +278,13 @@ def pick_ks(every):
   return sorted({every[0], every[len(every) // 2], every[-1]})
 
 
+def evenly_spaced(count, limit):
+  """At most `limit` indices below `count`, the first and the last included."""
+  if count <= limit:
+    return list(range(count))
+  return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
+
+
 def ending(run, name):
   """(start, end) of a metric, means over ten steps, or None."""
   _, values = metrics.series(run.metrics, name)

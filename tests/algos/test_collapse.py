@@ -31,11 +31,9 @@ def levels(history, **options):
       for end in range(1, len(history) + 1)]
 
 
-def test_verdict_as_metrics():
+def test_verdict_as_a_number():
   assert [collapse.Verdict(level).number for level in collapse.LEVELS] == [
       0, 1, 2]
-  assert collapse.Verdict("warning", "why").to_metrics() == {
-      "collapse/level": 1, "collapse/reason": "why"}
   with pytest.raises(AttributeError):
     collapse.Verdict().level = "collapse"
 

@@ -87,6 +87,12 @@ def test_what_has_nothing_to_measure_is_left_out():
   assert diagnostics.reward_spread(x, mask) == {}
 
 
+def _kl_share(policy_BT, kl_BT, mask_BT):
+  """The KL's share of the gradient of one whole batch."""
+  return diagnostics.share_of_squares(
+      *diagnostics.gradient_squares(policy_BT, kl_BT, mask_BT))
+
+
 def test_kl_share_by_hand():
   # |g_policy| = 5 and |g_kl| = 1.25 over the real tokens.
   policy_BT = jnp.array([[3.0, 0.0], [4.0, NAN]])
@@ -94,18 +100,17 @@ def test_kl_share_by_hand():
   mask_BT = jnp.array([[True, True], [True, False]])
   assert diagnostics.gradient_squares(policy_BT, kl_BT, mask_BT) == (
       25.0, 1.5625)
-  for share in (diagnostics.kl_gradient_share,
-                jax.jit(diagnostics.kl_gradient_share)):
+  for share in (_kl_share, jax.jit(_kl_share)):
     assert share(policy_BT, kl_BT, mask_BT) == pytest.approx(0.2)
 
 
 def test_kl_share_at_the_ends():
   zero, one = jnp.zeros((1, 2)), jnp.ones((1, 2))
   mask = jnp.ones((1, 2), bool)
-  assert diagnostics.kl_gradient_share(one, zero, mask) == 0
-  assert diagnostics.kl_gradient_share(zero, one, mask) == 1
-  assert diagnostics.kl_gradient_share(zero, zero, mask) == 0
-  assert diagnostics.kl_gradient_share(one, -one, mask) == pytest.approx(0.5)
+  assert _kl_share(one, zero, mask) == 0
+  assert _kl_share(zero, one, mask) == 1
+  assert _kl_share(zero, zero, mask) == 0
+  assert _kl_share(one, -one, mask) == pytest.approx(0.5)
 
 
 def test_kl_share_is_exact_under_accumulation():
@@ -113,7 +118,7 @@ def test_kl_share_is_exact_under_accumulation():
   policy, kl = rng.normal(size=(2, 12, 7)) * [[[1.0]], [[0.3]]]
   policy[:4] *= 20  # pieces unlike each other
   mask = rng.random((12, 7)) < 0.8
-  whole = float(diagnostics.kl_gradient_share(policy, kl, mask))
+  whole = float(_kl_share(policy, kl, mask))
   pieces = [
       diagnostics.gradient_squares(policy[i:i + 4], kl[i:i + 4], mask[i:i + 4])
       for i in (0, 4, 8)]
@@ -135,6 +140,6 @@ def test_shapes_and_masks_that_do_not_fit_are_refused():
   with pytest.raises(ValueError):
     diagnostics.covariance(x, np.ones((5, 1)), mask)
   with pytest.raises(AssertionError):
-    diagnostics.kl_gradient_share(x, x[:1], mask)
+    diagnostics.gradient_squares(x, x[:1], mask)
   with pytest.raises(AssertionError):
     diagnostics.reward_spread(x, np.ones((2, 3)))

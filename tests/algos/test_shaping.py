@@ -46,15 +46,6 @@ def test_truncated_reward():
     shaping.truncated_reward(reward, np.ones(4))
 
 
-def test_mask_truncated():
-  mask = np.array([[True, False], [True, True]])
-  np.testing.assert_array_equal(
-      shaping.mask_truncated(mask, np.array([True, False])),
-      [[True, False], [False, False]])
-  with pytest.raises(AssertionError, match=r"\(3,\)"):
-    shaping.mask_truncated(mask, np.ones(3, bool))
-
-
 GROUPS = np.array([
     [1, 1, 1, 1],  # all right
     [0, 0, 0, 0],  # all wrong

@@ -10,6 +10,7 @@ import pytest
 
 from progrpo_jax import errors
 from progrpo_jax.report import html as pages
+from progrpo_jax.report import markup, rollouts
 
 
 class _Reader(html.parser.HTMLParser):
@@ -299,22 +300,22 @@ def test_a_hostile_name_is_escaped(make_run, name):
 
 
 def test_text_loses_what_html_forbids():
-  assert pages.text("<a&\x00\x1b\ud800\u202e>\n") == (
+  assert markup.text("<a&\x00\x1b\ud800\u202e>\n") == (
     "&lt;a&amp;␀␛\ufffd\ufffd&gt;\n"
   )
 
 
 def test_embedded_json_cannot_end_its_element():
-  coded = pages.embed({"x": "</script><!--", "nan": float("nan")})
+  coded = markup.embed({"x": "</script><!--", "nan": float("nan")})
   assert "<" not in coded
   assert json.loads(coded) == {"x": "</script><!--", "nan": None}
 
 
 def test_the_browser_says_what_it_leaves_out(make_run, monkeypatch):
-  monkeypatch.setattr(pages, "MAX_STEPS", 2)
-  monkeypatch.setattr(pages, "MAX_PROMPTS", 3)
-  monkeypatch.setattr(pages, "MAX_COMPLETIONS", 4)
-  monkeypatch.setattr(pages, "MAX_CHARACTERS", 50)
+  monkeypatch.setattr(rollouts, "MAX_STEPS", 2)
+  monkeypatch.setattr(rollouts, "MAX_PROMPTS", 3)
+  monkeypatch.setattr(rollouts, "MAX_COMPLETIONS", 4)
+  monkeypatch.setattr(rollouts, "MAX_CHARACTERS", 50)
   _, page = _report(make_run())
   shown = " ".join(page.text)
   assert "2 of 5 steps of training" in shown
@@ -360,7 +361,7 @@ def test_distinct_correct_answers_get_their_letters(make_run):
 
 
 def test_a_sample_without_a_verdict_is_neither_right_nor_wrong():
-  row = pages._row({"prompt": "p", "completions": [
+  row = rollouts._row({"prompt": "p", "completions": [
     {"text": "1", "correct": True, "status": "ok"},
     {"text": "2", "correct": False, "status": "ok"},
     {"text": "3", "correct": False, "status": "masked"}]})
@@ -378,7 +379,7 @@ def test_answers_are_compared_without_the_prose():
     {"text": "no tag", "correct": True},
     {"text": "no tag", "correct": False},
   ]
-  assert pages._answer_letters(completions) == {
+  assert rollouts._answer_letters(completions) == {
     0: "A",
     1: "A",
     2: "B",
@@ -411,7 +412,7 @@ def test_config_shows_what_differs_from_the_defaults(make_run):
   path.write_text(json.dumps(config))
   text, _ = _report(workdir)
   table = re.search(r"changed</th>.*?</table>", text, flags=re.DOTALL)[0]
-  assert re.findall(r"<tr><th>(.*?)</th>", table) == [
+  assert re.findall(r'<tr><th scope="row">(.*?)</th>', table) == [
     "algo.loss",
     "algo.arm.alpha",
   ]

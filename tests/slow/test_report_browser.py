@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from progrpo_jax.report import html as pages
+from progrpo_jax.report import rollouts
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = (
@@ -99,7 +100,7 @@ def test_the_script_draws_the_last_step_first(browse, make_run):
 
 
 def test_counts_are_of_all_samples(browse, make_run, monkeypatch):
-  monkeypatch.setattr(pages, "MAX_COMPLETIONS", 4)
+  monkeypatch.setattr(rollouts, "MAX_COMPLETIONS", 4)
   dom, errors = browse(_page(make_run()), "")
   assert errors == []
   assert len(dom.of("card")) == 4

@@ -1,0 +1,86 @@
+"""Text, JSON and tables as HTML, escaped.
+
+Labels, settings, reasons and completions may hold anything, markup included.
+Whatever enters a page from a run passes through `text`, `embed` or `table`.
+"""
+
+import html
+import json
+from typing import NamedTuple
+
+from progrpo_jax.report import live
+from progrpo_jax.storage import metrics
+
+
+class Cell(NamedTuple):
+  """One cell of a table.
+
+  Attributes:
+    shown: main text of the cell.
+    small: small print below or beside the text; "" for none.
+    is_best: whether the cell holds the best value of its column (bold).
+    link: relative address the text links to, already quoted; "" for none.
+    color: CSS colour of a swatch before the text; "" for none.
+  """
+
+  shown: str
+  small: str = ""
+  is_best: bool = False
+  link: str = ""
+  color: str = ""
+
+
+def text(value):
+  """Returns any text as HTML, escaped, without characters HTML forbids."""
+  clean = "".join(
+    c if c in "\n\t" or c.isprintable() else live.printable(c)
+    for c in str(value)
+  )
+  return html.escape(clean)
+
+
+def embed(value):
+  """Returns JSON that cannot end the <script> element that holds it."""
+  coded = json.dumps(metrics.plain(value), separators=(",", ":"))
+  return coded.replace("<", "\\u003c")
+
+
+def table(columns, rows, *, words=False):
+  """Returns a table as HTML with every cell escaped.
+
+  Args:
+    columns: names of the columns; empty for a table without a head.
+    rows: lists of cells, each a string or a `Cell`; the first cell of a row
+      names the row.
+    words: whether the cells hold text rather than numbers (aligned left).
+  """
+  head = "".join(f'<th scope="col">{text(name)}</th>' for name in columns)
+  body = "".join(
+    f"<tr>{_cell(row[0], is_head=True)}{''.join(map(_cell, row[1:]))}</tr>"
+    for row in rows
+  )
+  head = f"<thead><tr>{head}</tr></thead>" if head else ""
+  kind = ' class="words"' if words else ""
+  # Wide tables scroll sideways inside this box, not with the whole page.
+  return (
+    f'<div class="scroll"><table{kind}>{head}<tbody>{body}</tbody></table>'
+    "</div>"
+  )
+
+
+def _cell(cell, is_head=False):
+  if isinstance(cell, str):
+    cell = Cell(cell)
+  content = text(cell.shown)
+  if cell.link:
+    content = f'<a href="{html.escape(cell.link)}">{content}</a>'
+  if cell.color:
+    style = f"background:{html.escape(cell.color)}"
+    content = f'<span class="swatch" style="{style}"></span>{content}'
+  small = f"<small>{text(cell.small)}</small>" if cell.small else ""
+  if is_head:
+    # Small print follows a row's name on the same line, hence the space.
+    space = " " if small else ""
+    return f'<th scope="row">{content}{space}{small}</th>'
+  best = ' class="best"' if cell.is_best else ""
+  return f"<td{best}>{content}{small}</td>"

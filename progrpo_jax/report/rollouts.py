@@ -1,0 +1,193 @@
+"""The rollout browser of a page: its data and the frame its script fills."""
+
+import hashlib
+import json
+import re
+
+from progrpo_jax.report import comparison, markup
+
+# Limits of the browser's data, so that a page stays a few megabytes.
+MAX_STEPS = 10
+MAX_PROMPTS = 24
+MAX_COMPLETIONS = 32
+MAX_CHARACTERS = 4000
+
+_COMPLETION_KEYS = (
+  "reward",
+  "advantage",
+  "base_advantage",
+  "c_answer",
+  "length",
+  "finished",
+)
+
+
+def collect(run):
+  """Returns the rollouts of a run within the limits.
+
+  Args:
+    run: loaded run.
+
+  Returns:
+    A dict of `groups`, one per source and step, each with `source`, `step` and
+    `rows` (one per prompt), and `left_out`, phrases that say what was cut.
+  """
+  groups, left_out = [], []
+  sources = (
+    ("training", run.rollout_steps(), run.rollouts),
+    ("evaluation", run.eval_sample_steps(), run.eval_samples),
+  )
+  for source, steps, read in sources:
+    chosen = [
+      steps[i] for i in comparison.evenly_spaced(len(steps), MAX_STEPS)
+    ]
+    if len(chosen) < len(steps):
+      left_out.append(f"{len(chosen)} of {len(steps)} steps of {source}")
+    records = {step: read(step) for step in chosen}
+    seen = _steps_by_prompt(records.values())
+    for step, rows in records.items():
+      if len(rows) > MAX_PROMPTS:
+        left_out.append(
+          f"{MAX_PROMPTS} of {len(rows)} prompts of {source} step {step}"
+        )
+      # Prompts shared with other steps first: they can be compared.
+      rows = sorted(rows, key=lambda row: -seen[_key(row)])[:MAX_PROMPTS]
+      rows = [_row(row) for row in rows]
+      if rows:
+        groups.append({"source": source, "step": step, "rows": rows})
+  return {"groups": groups, "left_out": left_out}
+
+
+def _steps_by_prompt(steps):
+  """{prompt key: number of steps that hold the prompt}."""
+  seen = {}
+  for rows in steps:
+    for key in {_key(row) for row in rows}:
+      seen[key] = seen.get(key, 0) + 1
+  return seen
+
+
+def _key(row):
+  """Returns an id of the prompt, the same at every step."""
+  identity = json.dumps([row.get("prompt"), row.get("reference")], default=str)
+  return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def _verdict(completion):
+  """Returns "correct", "wrong", or "unknown" where the verifier failed."""
+  if completion.get("status", "ok") != "ok":
+    return "unknown"
+  return "correct" if completion.get("correct") else "wrong"
+
+
+def _row(row):
+  """Returns one prompt with its completions, as the script reads it."""
+  completions = row["completions"]
+  # The counts cover all completions; only the first MAX_COMPLETIONS are shown.
+  verdicts = [_verdict(completion) for completion in completions]
+  letters = _answer_letters(completions)
+  reference = row.get("reference")
+  if not isinstance(reference, str):
+    reference = "" if reference is None else json.dumps(reference)
+  return {
+    "key": _key(row),
+    "task": str(row.get("task") or row.get("set") or ""),
+    "prompt": _short(row.get("prompt", "")),
+    "reference": _short(reference),
+    "c_prompt": row.get("c_prompt"),
+    "samples": len(completions),
+    "correct": verdicts.count("correct"),
+    "unknown": verdicts.count("unknown"),
+    "distinct": len(set(letters.values())),
+    "completions": [
+      {
+        **{key: completion.get(key) for key in _COMPLETION_KEYS},
+        "verdict": verdicts[index],
+        "text": _short(completion.get("text", "")),
+        "answer": letters.get(index),
+      }
+      for index, completion in enumerate(completions[:MAX_COMPLETIONS])
+    ],
+  }
+
+
+def _short(value):
+  """Cuts a text at MAX_CHARACTERS and says how much was cut."""
+  value = str(value)
+  if len(value) <= MAX_CHARACTERS:
+    return value
+  left = len(value) - MAX_CHARACTERS
+  return f"{value[:MAX_CHARACTERS]}\n[… {left} characters left out]"
+
+
+def _answer_letters(completions):
+  """{index: letter} of the correct completions; equal answers share a letter.
+
+  The answer is the last <answer> or \\boxed{} of the text, else the whole text.
+  """
+  letters, numbers = {}, {}
+  for index, completion in enumerate(completions):
+    if _verdict(completion) == "correct":
+      answer = _answer(str(completion.get("text", "")))
+      number = numbers.setdefault(answer, len(numbers))
+      letters[index] = chr(65 + number) if number < 26 else f"Z{number}"
+  return letters
+
+
+def _answer(completion):
+  """Returns the answer of a completion, without white space."""
+  tagged = re.findall(r"<answer>(.*?)</answer>", completion, flags=re.DOTALL)
+  # One level of nested braces, as in \boxed{\frac{1}{2}}.
+  boxed = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", completion)
+  answer = (tagged or boxed or [completion])[-1]
+  return re.sub(r"\s+", "", answer)
+
+
+def browser(data):
+  """Returns the HTML frame that the page's script fills.
+
+  Args:
+    data: result of `collect`.
+  """
+  if not data["groups"]:
+    return '<p class="note">The workdir holds no rollouts.</p>'
+  left_out = data["left_out"]
+  note = (
+    f" To keep the page small it holds {markup.text('; '.join(left_out[:4]))}"
+    f"{' and more such cuts' if len(left_out) > 4 else ''}; the workdir has "
+    "them all."
+    if left_out
+    else ""
+  )
+  # Selects without options here are filled by the script from the data.
+  selects = (
+    ("source", "samples of", ""),
+    ("step", "at", ""),
+    ("task", "task", ""),
+    ("show", "completions", _options("all", "correct", "wrong", "unknown")),
+    ("group", "groups", _options("all", "mixed", "correct", "wrong")),
+    ("with", "compare with", ""),
+  )
+  controls = "".join(
+    f'<label>{label}<select id="{name}">{choices}</select></label>'
+    for name, label, choices in selects
+  )
+  return (
+    '<p class="note">Every prompt with the completions sampled for it. '
+    "The bars show the advantage: grey before ARM, coloured as "
+    "trained on. Letters mark correct answers that are written differently; "
+    "the tables above may count some of them as one, by the task's own rule "
+    "of equality. Counts are of all samples whose verdict is known. Arrow "
+    f"keys walk through the prompts.{note}</p>"
+    f'<div class="controls">{controls}<label class="grow">search prompts and '
+    'completions<input type="search" id="search"></label></div>'
+    '<p class="note" id="count" aria-live="polite"></p>'
+    '<div class="browser"><ul class="prompts" id="prompts" '
+    'aria-label="Prompts"></ul><div id="detail"></div></div>'
+    "<noscript><p>The rollout browser needs JavaScript.</p></noscript>"
+  )
+
+
+def _options(everything, *names):
+  rest = "".join(f'<option value="{n}">{n}</option>' for n in names)
+  return f'<option value="">{everything}</option>{rest}'
