@@ -1,15 +1,15 @@
-"""Advantages of the responses of one prompt against each other.
+"""Advantages from the rewards of groups of responses.
 
 Each function maps the rewards of P groups of G responses to advantages of the
-same shape. Where the rewards that are compared are all equal, the advantage
-is exactly 0: no rounding is ever divided by a spread that is itself rounding.
-They are those of a group; `reinforce_pp` alone compares a whole batch. No
-gradient passes through any of this, since rewards are data.
+same shape. Rewards are compared within a group, by `reinforce_pp` within the
+whole batch. Where the compared rewards are all equal, the advantage is exactly
+0: a rounding error is never divided by a spread that is itself a rounding
+error. Rewards are data, so no gradient passes through these functions.
 
-The keyword `valid_PG` (bool) marks responses that count. One that was lost to
-a failure of the infrastructure (a verifier that was killed, say) is not
-wrong, it is unknown: it takes no part in means, spreads and counts, and its
-own advantage is 0, whatever its reward says.
+The keyword `valid_PG` (bool) marks responses with a verdict. A response whose
+verification failed (a verifier that was killed, for example) is unknown, not
+wrong: it is left out of means, spreads and counts, and its advantage is 0,
+whatever its reward.
 
 Papers: GRPO, https://arxiv.org/abs/2402.03300; Dr. GRPO,
 https://arxiv.org/abs/2503.20783; RLOO, https://arxiv.org/abs/2402.14740;
@@ -22,25 +22,25 @@ import jax.numpy as jnp
 
 from progrpo_jax import ops
 
-# Rewards closer than four float32 roundings of the largest are equal: 0.3 and
-# 0.1 + 0.2 are one reward that was added up in two ways.
+# Rewards that differ by less than four float32 roundings of the largest one
+# count as equal: 0.3 and 0.1 + 0.2 are the same reward, summed in two ways.
 _ROUNDING = 4 * float(jnp.finfo(jnp.float32).eps)
 
 
 def grpo(reward_PG, eps: float = 1e-6, *, valid_PG=None) -> jax.Array:
-  """Standardises rewards in their group.
+  """Standardises rewards within each group.
 
   A_i = (R_i - mean_j R_j) / (sigma_j R_j + eps), with the population standard
-  deviation (divisor G). Frameworks built on torch.std divide by G - 1, which
-  makes their advantages smaller by sqrt((G - 1) / G).
+  deviation (divisor G). Frameworks built on torch.std divide by G - 1, so
+  their advantages are smaller by a factor sqrt((G - 1) / G).
 
-  See "DeepSeekMath" (https://arxiv.org/abs/2402.03300), section 4.1.2. The
-  part for process supervision is left out.
+  See "DeepSeekMath" (https://arxiv.org/abs/2402.03300), section 4.1.2. Process
+  supervision is not implemented.
 
   Args:
-    reward_PG: rewards.
+    reward_PG: reward of each response.
     eps: added to the standard deviation.
-    valid_PG: responses that count; None for all.
+    valid_PG: bool, responses with a verdict; None for all.
 
   Returns:
     adv_PG, float32.
@@ -51,17 +51,17 @@ def grpo(reward_PG, eps: float = 1e-6, *, valid_PG=None) -> jax.Array:
 
 
 def dr_grpo(reward_PG, *, valid_PG=None) -> jax.Array:
-  """Centres rewards in their group and leaves their scale alone.
+  """Centres rewards within each group without rescaling them.
 
-  A_i = R_i - mean_j R_j. Without the division, groups that are nearly solved
-  or nearly hopeless weigh no more than the others.
+  A_i = R_i - mean_j R_j. Dividing by the standard deviation would give extra
+  weight to groups that are almost all correct or almost all wrong.
 
   See "Understanding R1-Zero-Like Training: A Critical Perspective"
   (https://arxiv.org/abs/2503.20783).
 
   Args:
-    reward_PG: rewards.
-    valid_PG: responses that count; None for all.
+    reward_PG: reward of each response.
+    valid_PG: bool, responses with a verdict; None for all.
 
   Returns:
     adv_PG, float32.
@@ -71,17 +71,17 @@ def dr_grpo(reward_PG, *, valid_PG=None) -> jax.Array:
 
 
 def rloo(reward_PG, *, valid_PG=None) -> jax.Array:
-  """Subtracts from each reward the mean of the others in its group.
+  """Subtracts from each reward the mean of the group's other rewards.
 
-  A_i = R_i - 1/(G-1) sum_{j != i} R_j = G/(G-1) (R_i - mean_j R_j). A response
-  without others has advantage 0.
+  A_i = R_i - 1/(G-1) sum_{j != i} R_j = G/(G-1) (R_i - mean_j R_j). The only
+  valid response of a group has advantage 0.
 
   See "Back to Basics: Revisiting REINFORCE Style Optimization"
   (https://arxiv.org/abs/2402.14740).
 
   Args:
-    reward_PG: rewards.
-    valid_PG: responses that count; None for all.
+    reward_PG: reward of each response.
+    valid_PG: bool, responses with a verdict; None for all.
 
   Returns:
     adv_PG, float32.
@@ -97,23 +97,23 @@ def reinforce_pp(
   """Standardises rewards over the whole batch.
 
   A_i = (R_i - mean_batch R) / (sigma_batch R + eps), with the population
-  standard deviation. With `baseline`, R_i - mean_group R stands in the place
-  of R_i; the mean of that over the batch is 0, so it is left alone, and a
-  group whose rewards are all equal has advantage exactly 0.
+  standard deviation. With `baseline`, R_i is replaced by R_i - mean_group R,
+  whose mean over the batch is 0 and is not subtracted again; a group of equal
+  rewards then has advantage exactly 0.
 
-  All groups share one scale: a group that is nearly solved is not blown up,
-  as dividing by its own deviation would.
+  All groups share one scale, so a group that is almost all correct does not
+  get the large advantages that dividing by its own deviation would give it.
 
   See "REINFORCE++" (https://arxiv.org/abs/2501.03262); ProRL v2 uses it with
-  `baseline`. Every response counts once, where implementations that
-  standardise token by token count it by its length. The paper's KL penalty
-  inside the reward is left to the caller.
+  `baseline`. Every response counts once; implementations that standardise
+  token by token weight responses by length. The paper's KL penalty inside the
+  reward is left to the caller.
 
   Args:
-    reward_PG: rewards.
+    reward_PG: reward of each response.
     eps: added to the standard deviation.
-    baseline: subtracts the mean of the group first.
-    valid_PG: responses that count; None for all.
+    baseline: whether to subtract the group's mean first.
+    valid_PG: bool, responses with a verdict; None for all.
 
   Returns:
     adv_PG, float32.
@@ -128,13 +128,16 @@ def reinforce_pp(
     valid_PG = jnp.asarray(valid_PG)
     chex.assert_equal_shape([reward_PG, valid_PG])
     valid_PG = valid_PG.reshape(1, -1)
-  # The batch as one group.
+  # The whole batch is treated as one group.
   adv_1B = grpo(reward_PG.reshape(1, -1), eps, valid_PG=valid_PG)
   return adv_1B.reshape(reward_PG.shape)
 
 
 def _centre(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
-  """Rewards less their group's mean, exactly 0 where all are equal."""
+  """Returns rewards minus their group's mean, and the mask of valid ones.
+
+  Exactly 0 in groups of equal rewards and at invalid responses.
+  """
   reward_PG = jnp.asarray(reward_PG, jnp.float32)
   chex.assert_rank(reward_PG, 2)
   if valid_PG is None:
@@ -148,10 +151,10 @@ def _centre(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
   high_P1 = jnp.max(
       reward_PG, axis=1, keepdims=True, where=valid_PG, initial=-jnp.inf)
   scale_P1 = jnp.maximum(jnp.abs(low_P1), jnp.abs(high_P1))
-  # Rewards that cancel to almost 0 have no scale of their own; the floor
-  # stands in for it.
-  differ_P1 = high_P1 - low_P1 > _ROUNDING * jnp.maximum(scale_P1, 1e-6)
+  # The floor keeps rounding errors apart from real differences where all
+  # rewards are sums that cancel to almost 0.
   # A group without valid responses has low inf and high -inf: not different.
+  differ_P1 = high_P1 - low_P1 > _ROUNDING * jnp.maximum(scale_P1, 1e-6)
   mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
   centred_PG = jnp.where(valid_PG & differ_P1, reward_PG - mean_P1, 0.0)
   return centred_PG, valid_PG

@@ -1,11 +1,12 @@
-"""From one value per token to one number, in the ways that papers differ in.
+"""Averages of per-token losses; papers differ in the weights they use.
 
-Each function returns `(sum, count)`, float32 scalars; the number is
-sum / count. They are returned apart so that it comes out the same however a
-batch is cut: the sums and the counts of the pieces are added up first.
+Each function returns `(sum, count)`, float32 scalars; the average is
+sum / count. Sum and count are returned separately so that the result does not
+depend on how a batch is split: add up the sums and the counts of all
+micro-batches, then divide.
 
-A sequence without real tokens contributes to neither, except to the count of
-`constant`, which is fixed by its definition.
+A response without real tokens adds nothing to either, except in `constant`,
+whose count is fixed.
 """
 
 import chex
@@ -16,13 +17,13 @@ from progrpo_jax import ops
 
 
 def token_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
-  """Every token of the batch weighs the same; long responses weigh more.
+  """Mean over all tokens of the batch; long responses weigh more.
 
   1 / sum_i |o_i| * sum_i sum_t x. See "DAPO"
-  (https://arxiv.org/abs/2503.14476), eq. 8; ProGRPO averages so too.
+  (https://arxiv.org/abs/2503.14476), eq. 8; ProGRPO uses it too.
 
   Args:
-    x_BT: a value per token.
+    x_BT: value of each token.
     mask_BT: real tokens.
 
   Returns:
@@ -33,17 +34,17 @@ def token_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
 
 
 def sequence_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
-  """Every response weighs the same; tokens of long responses weigh less.
+  """Mean over responses of their mean over tokens; responses weigh the same.
 
   1 / B * sum_i 1 / |o_i| * sum_t x. See "DeepSeekMath"
   (https://arxiv.org/abs/2402.03300), eq. 3.
 
   Args:
-    x_BT: a value per token.
+    x_BT: value of each token.
     mask_BT: real tokens.
 
   Returns:
-    (sum over responses of their mean, number of responses with a token).
+    (sum over responses of their token mean, number of non-empty responses).
   """
   x_BT, mask_BT = _checked(x_BT, mask_BT)
   some_B = jnp.any(mask_BT, axis=1)
@@ -52,16 +53,17 @@ def sequence_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
 
 
 def constant(x_BT, mask_BT, length: float) -> tuple[jax.Array, jax.Array]:
-  """Divides by a budget of tokens that no response's length can change.
+  """Sum over tokens divided by a fixed token budget per response.
 
-  1 / (B * length) * sum_i sum_t x. See "Understanding R1-Zero-Like Training"
-  (https://arxiv.org/abs/2503.20783); `length` there is the longest response
-  that may be sampled. All B rows count, those without real tokens too.
+  1 / (B * length) * sum_i sum_t x, so a token's weight does not depend on the
+  length of any response. See "Understanding R1-Zero-Like Training"
+  (https://arxiv.org/abs/2503.20783), where `length` is the longest response
+  that may be sampled. All B rows count, including rows without real tokens.
 
   Args:
-    x_BT: a value per token.
+    x_BT: value of each token.
     mask_BT: real tokens.
-    length: budget of tokens per response, > 0.
+    length: token budget per response, > 0.
 
   Returns:
     (sum over tokens, B * length).
@@ -77,7 +79,7 @@ def constant(x_BT, mask_BT, length: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _checked(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
-  """Float32 and bool arrays of one shape [B, T]."""
+  """Converts to float32 and bool arrays of one shape [B, T]."""
   x_BT = jnp.asarray(x_BT, jnp.float32)
   mask_BT = jnp.asarray(mask_BT, bool)
   chex.assert_rank([x_BT, mask_BT], 2)

@@ -1,24 +1,24 @@
 """ARM, the Advantage Re-weighting Mechanism of ProGRPO.
 
-Where at least one response of a group is right, each advantage is shifted by
-how much less confident the policy is of the response than of the prompt:
+In groups with at least one correct response, ARM shifts each advantage by the
+policy's confidence in the prompt minus its confidence in the response:
 
   A~_i = A_i                                if no response is correct
   A~_i = A_i + alpha (c(q) - c(o_i | q))    otherwise
 
-so that among right answers the rare ones gain and the habitual ones lose, and
-probability spreads over all the ways of being right. The surprise: a group in
-which every response is right has A_i = 0, and there ARM is the only gradient.
-As every c lies in (0, 1], no advantage moves by more than alpha.
+Among correct answers, rare ones gain and frequent ones lose, so probability
+spreads over all correct answers. Note that a group in which every response is
+correct has A_i = 0: there ARM is the only gradient. Since every c lies in
+(0, 1], no advantage changes by more than alpha.
 
-The printed condition is that the rewards of the group do not sum to 0. It is
-asked here of the verifier's verdict, a bool: a sum of rewards in {-1, +1} is 0
-for a group that is half right, and a shaped reward is never quite 0.
+The paper's condition is that the rewards of the group do not sum to 0. This
+module tests the verifier's bool verdict instead: rewards in {-1, +1} sum to 0
+in a group that is half correct, and shaped rewards hardly ever sum to 0.
 
-See "ProGRPO" (https://arxiv.org/abs/2602.05281). The paper leaves open which
-tokens of the prompt count, what ranks the tokens of a response, which
-responses of an active group are shifted and the value of alpha; each is an
-argument.
+See "ProGRPO" (https://arxiv.org/abs/2602.05281). The paper does not say which
+tokens of the prompt count, how the tokens of a response are ranked, which
+responses of an active group are shifted, or the value of alpha; each is an
+argument here.
 """
 
 import chex
@@ -37,21 +37,23 @@ def answer_confidence(
   """Confidence in each response, over its least probable tokens.
 
   c(o|q) = exp(1/|T_low| sum_{t in T_low} log p(o_t | q, o_<t)), where T_low
-  are the ceil(low_prob_share * |o|) positions of that response whose sampled
-  token was least probable. The rest are near certain and would drown them.
+  are the ceil(low_prob_share * |o|) positions of the response whose sampled
+  token was least probable. The other tokens are nearly certain; including them
+  would hide the difference between responses.
 
-  The paper's name for it speaks of low probability; its "most uncertain"
-  positions may also be read as those of highest entropy, which `entropy_BT`
-  chooses. The probabilities averaged are the sampled tokens' either way.
+  The paper names the quantity after low probability, but its "most uncertain"
+  positions can also be read as the positions of highest entropy: pass
+  `entropy_BT` for that. In both cases the log-probs of the sampled tokens are
+  averaged.
 
-  A response without tokens has confidence 1, the value of an empty product.
+  A response without tokens has confidence 1 (empty product).
 
   Args:
     logp_BT: log-probs of the sampled tokens.
-    mask_BT: response tokens, the stop token among them.
-    low_prob_share: in (0, 1].
-    entropy_BT: entropy over the vocabulary at each token; T_low are then the
-      positions where it is highest. None ranks by log-prob.
+    mask_BT: response tokens, including the stop token.
+    low_prob_share: share of the tokens in T_low, in (0, 1].
+    entropy_BT: entropy over the vocabulary at each token, which T_low then
+      ranks by, highest first; None ranks by log-prob.
 
   Returns:
     c_B in [0, 1], float32.
@@ -64,19 +66,19 @@ def prompt_confidence(
 ) -> jax.Array:
   """Confidence in each prompt, over its least probable tokens.
 
-  The same rule as for a response, since the formula writes one function for
-  both. The paper also speaks of prompt perplexity: `low_prob_share=1.0` is
-  1 / perplexity, the mean over all tokens.
+  The same rule as for a response, since the paper's formula uses one function
+  for both. The paper also mentions prompt perplexity: with
+  `low_prob_share=1.0` the confidence is 1 / perplexity.
 
-  A prompt without counted tokens has confidence 1, as a response has.
+  A prompt without counted tokens has confidence 1.
 
   Args:
-    logp_PT: log-probs of the prompt's tokens, each given those before it.
-    mask_PT: the tokens that count: the user's own text, without the first
-      token of the sequence (nothing predicts it) and without the chat
-      template (nearly certain, and alike for all prompts).
-    low_prob_share: in (0, 1].
-    entropy_BT: as for `answer_confidence`; its rows are the prompts.
+    logp_PT: log-probs of the prompt's tokens, each given the tokens before it.
+    mask_PT: counted tokens: the user's text without the first token of the
+      sequence (nothing predicts it) and without the chat template (nearly
+      certain and the same in all prompts).
+    low_prob_share: share of the tokens in T_low, in (0, 1].
+    entropy_BT: entropy at each prompt token, as for `answer_confidence`.
 
   Returns:
     c_P in [0, 1], float32.
@@ -89,31 +91,31 @@ def reweight(
     active: str = "any_correct", apply_to: str = "all", centre: bool = False,
     valid_PG=None,
 ) -> jax.Array:
-  """Shifts advantages towards responses that the policy is less sure of.
+  """Shifts advantages towards responses the policy is less confident of.
 
-  See the module for the formula. It is the default: every response of a group
-  with a correct one, the wrong ones too.
+  The defaults are the formula in the module's docstring: every response of a
+  group with a correct one is shifted, including the wrong ones.
 
   Args:
     adv_PG: advantages A_i of the base method.
-    correct_PG: bool, the verifier's verdict before any shaping of the reward.
+    correct_PG: bool, the verifier's verdict before any reward shaping.
     c_prompt_P: `prompt_confidence` of each prompt.
     c_answer_PG: `answer_confidence` of each response.
-    alpha: strength; 0.3 is used elsewhere in public code, the paper's value
-      is not known.
-    active: 'any_correct', groups with a correct response; 'mixed', only those
-      that hold a wrong one too.
+    alpha: strength. Other public code uses 0.3; the paper does not give its
+      value.
+    active: 'any_correct', groups with a correct response; 'mixed', groups with
+      both a correct and a wrong response.
     apply_to: 'all' responses of an active group, or the 'correct' ones.
-    centre: puts the mean confidence of the shifted responses of the group (of
-      all, or of the correct ones, as `apply_to` says) in the place of c(q).
-      The shifts of a group then sum to 0: their order is kept, and the group
-      as a whole is pushed neither up nor down.
-    valid_PG: bool, responses whose verdict is known; None for all. The others
-      keep their advantage and count neither as right nor as wrong.
+    centre: replaces c(q) by the group's mean confidence over the shifted
+      responses. The shifts of a group then sum to 0: their order is kept, but
+      the group as a whole is pushed neither up nor down.
+    valid_PG: bool, responses whose verdict is known; None for all. Responses
+      without a verdict keep their advantage and count neither as correct nor
+      as wrong.
 
   Returns:
-    adv_PG, float32; groups and responses that ARM leaves alone come back
-    exactly as they came.
+    adv_PG, float32; groups and responses that are not shifted are unchanged
+    bit for bit.
 
   Raises:
     ValueError: `active` or `apply_to` is unknown.
@@ -128,8 +130,8 @@ def reweight(
   anchor_P = c_prompt_P
   if centre:
     anchor_P = ops.masked_mean(c_answer_PG, shifted_PG, axis=1)
-  # The confidences are made by the policy, but they are part of the
-  # advantage: the policy gradient holds them constant.
+  # Confidences depend on the policy, but as part of the advantage they are
+  # constants of the policy gradient.
   gap_PG = jax.lax.stop_gradient(anchor_P[:, None] - c_answer_PG)
   return jnp.where(shifted_PG, adv_PG + alpha * gap_PG, adv_PG)
 
@@ -138,28 +140,28 @@ def metrics(
     adv_PG, new_adv_PG, correct_PG, c_prompt_P, c_answer_PG, *,
     active: str = "any_correct", valid_PG=None,
 ) -> dict[str, jax.Array]:
-  """What ARM did to a batch, and what it would act upon.
+  """Statistics of the confidence gap and of ARM's effect on a batch.
 
-  The sign of c(q) - c(o|q) decides whether ARM pushes all that was sampled up
-  (entropy falls) or down (it rises), so its mean and spread are worth a
-  curve. They are taken over all valid responses, active or not, and with c(q)
-  whatever `centre` was.
+  The sign of the gap c(q) - c(o|q) decides whether ARM pushes sampled
+  responses up (entropy falls) or down (entropy rises), so its mean and spread
+  are logged. They cover all valid responses, active or not, and always use
+  c(q), even if `reweight` was called with `centre`.
 
   Args:
     adv_PG: advantages before ARM.
-    new_adv_PG: what `reweight` returned.
-    correct_PG: as for `reweight`.
-    c_prompt_P: as for `reweight`.
-    c_answer_PG: as for `reweight`.
-    active: as for `reweight`.
-    valid_PG: as for `reweight`.
+    new_adv_PG: advantages from `reweight`.
+    correct_PG: bool, verdict on each response.
+    c_prompt_P: confidence in each prompt.
+    c_answer_PG: confidence in each response.
+    active: rule for active groups, as passed to `reweight`.
+    valid_PG: bool, responses whose verdict is known; None for all.
 
   Returns:
     float32 scalars: `arm/gap_mean` and `arm/gap_std` of c(q) - c(o|q);
-    `arm/sign_flip`, share of valid responses whose advantage changed sign (an
-    advantage of 0 has none); `arm/active_groups`, share of groups;
+    `arm/sign_flip`, share of valid responses whose advantage changed from
+    positive to negative or back; `arm/active_groups`, share of active groups;
     `arm/c_prompt_mean`; `arm/c_answer_mean`; `arm/bonus_abs_mean`, mean of
-    |A~ - A| over valid responses, those that were not shifted included.
+    |A~ - A| over valid responses, shifted or not.
   """
   adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG = _checked(
       adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG)
@@ -192,7 +194,7 @@ def _confidence(logp_BT, mask_BT, low_prob_share, entropy_BT) -> jax.Array:
 
 
 def _active_P(correct_PG, valid_PG, active) -> jax.Array:
-  """Groups that ARM acts upon."""
+  """Returns which groups ARM shifts; bool."""
   if active not in ACTIVE:
     raise ValueError(f"active={active!r} is not one of {ACTIVE}")
   any_right_P = jnp.any(correct_PG & valid_PG, axis=1)
@@ -202,7 +204,7 @@ def _active_P(correct_PG, valid_PG, active) -> jax.Array:
 
 
 def _checked(adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG):
-  """Arrays of the promised types, or an error that names the shapes."""
+  """Converts and checks the arguments; errors name the shapes."""
   adv_PG = jnp.asarray(adv_PG, jnp.float32)
   correct_PG = jnp.asarray(correct_PG)
   c_prompt_P = jnp.asarray(c_prompt_P, jnp.float32)
@@ -213,6 +215,6 @@ def _checked(adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG):
   chex.assert_rank([adv_PG, c_prompt_P], [2, 1])
   chex.assert_equal_shape([adv_PG, correct_PG, c_answer_PG, valid_PG])
   chex.assert_equal_shape_prefix([adv_PG, c_prompt_P], 1)
-  # Not a matter of taste: rewards in {-1, +1} cast to bool are all True.
+  # No silent cast to bool: rewards in {-1, +1} would all become True.
   chex.assert_type([correct_PG, valid_PG], bool)
   return adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG

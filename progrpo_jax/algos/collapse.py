@@ -1,19 +1,18 @@
-"""Whether a run is collapsing, in one word and one sentence.
+"""Judges from logged metrics whether a run is collapsing.
 
-Decided from logged rows and from nothing else: no clock, no state of its own.
-A run that was interrupted and resumed is therefore judged as the unbroken one
-would have been. One odd step says nothing: what is wrong must be so in three
-quarters of a window before it is said, and in no more than a quarter of one
-before it is taken back, so that a value at its bound does not flicker.
+The verdict depends on the logged rows only (no clock, no hidden state), so a
+run that was interrupted and resumed is judged like an uninterrupted one. A
+single odd step changes nothing: an alarm is raised once a metric is beyond its
+bound in three quarters of a window and cleared once it is beyond in at most a
+quarter, so a value near its bound does not make the alarm flicker.
 
-Every bound is a pair, (warning, collapse): from the first on it is time to
-look, from the second on it is of no use to go on as before. The numbers are
-this project's own; what they are to catch is what papers show: the entropy
-gone, or exploding under a bonus ("The Entropy Mechanism of Reinforcement
-Learning for Reasoning Language Models", https://arxiv.org/abs/2505.22617),
-and pass@k below the base policy's while pass@1 is above it ("Assessing
-Diversity Collapse in Reasoning", Dang et al., 2025). Metrics that are absent,
-null or NaN are passed over.
+Every bound is a pair (warning, collapse). Warning: look at the run; collapse:
+change something. The numbers are this project's choice. The failures they
+catch are from papers: entropy that vanishes, or explodes under a bonus ("The
+Entropy Mechanism of Reinforcement Learning for Reasoning Language Models",
+https://arxiv.org/abs/2505.22617), and pass@k that falls below the base
+policy's while pass@1 rises above it ("Assessing Diversity Collapse in
+Reasoning", Dang et al., 2025). Absent, null and NaN metrics are skipped.
 
 Runs on the host, in plain Python.
 """
@@ -31,8 +30,8 @@ LEVELS = ("ok", "warning", "collapse")
 ENTROPY, SPREAD = "entropy", "reward_spread/mean"
 ZERO_SPREAD, CORRECT = "frac_reward_zero_std", "correct"
 LENGTH, CLIPPED = "completions/mean_length", "completions/clipped_ratio"
-# Shares of a window in which something must be wrong to be said, and at most
-# wrong to be taken back.
+# An alarm is raised at this share of bad steps in a window, and cleared at or
+# below the second one.
 _SET, _CLEAR = 0.75, 0.25
 _PASS = re.compile(r"eval/(.+)/pass@(\d+)$")
 
@@ -41,11 +40,11 @@ Pair = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What is to be said of a run at one step.
+  """The state of a run at one step.
 
   Attributes:
     level: one of LEVELS.
-    reason: in words, with the numbers; empty when the level is 'ok'.
+    reason: sentence with the numbers; empty when the level is 'ok'.
   """
 
   level: str = "ok"
@@ -53,17 +52,20 @@ class Verdict:
 
   @property
   def number(self) -> int:
-    """0 ok, 1 warning, 2 collapse."""
+    """The level as logged: 0 ok, 1 warning, 2 collapse."""
     return LEVELS.index(self.level)
 
 
 def start_of(
     history: Sequence[Mapping[str, Any]], count: int = 10) -> dict[str, float]:
-  """What a run is held against: medians over the first steps that have them.
+  """Medians of a run's first steps, the baseline for `judge`.
 
   Args:
     history: rows of metrics from the first step on, oldest first.
-    count: steps that the median is taken over.
+    count: number of values per metric that the median is taken over.
+
+  Returns:
+    {metric: median}, without metrics that were never logged.
   """
   names = (ENTROPY, SPREAD, CORRECT, LENGTH)
   series = {name: _values(history, name)[:count] for name in names}
@@ -86,43 +88,48 @@ def judge(
   """Judges a run by its last rows.
 
   Args:
-    history: rows of metrics, oldest first; twice the window is enough, more
-      remembers longer what was said.
-    start: `start_of` the whole run; needed once `history` no longer reaches
-      back to the first step.
-    evals: rows of evaluations, oldest first, the base policy's among them if
-      there is one.
-    window: steps over which something must be wrong.
-    entropy_share: entropy below this share of its start. Half is usual, and
-      what is learned is paid for with it; a tenth leaves one way of answering.
-    entropy_floor: entropy below this, in nats, wherever it started.
-    entropy_growth: entropy above this multiple of its start, and
-    entropy_high: above this, in nats: a narrow start may well triple.
-    zero_spread: share of groups without any difference in reward. Half of them
-      is usual; of 64 groups, the second bound leaves one that teaches.
-    spread_share: a warning where rewards within groups spread less than this
-      share of what they did at the start.
-    solved: where at least this share of responses is right, groups agree since
-      there is nothing left to learn, which is no collapse.
-    length_share: responses shorter than this share of their start. It is a
-      warning at most while as many are right as at the start: learning to be
-      brief is no collapse.
-    clipped: share of responses that are cut off at the length limit.
-    pass_drop: fall of pass@k, at the largest k, while pass@1 rises, from the
-      mean of the first `patience` evaluations.
-    patience: evaluations over which it must have fallen.
+    history: rows of metrics, oldest first. Two windows are enough for a
+      verdict; with more rows an alarm that is not yet cleared lasts longer.
+    start: result of `start_of` for the whole run; None takes the first rows of
+      `history`, which must then reach back to the first step.
+    evals: rows of evaluations, oldest first, starting with the base policy's
+      if it was evaluated.
+    window: steps over which a bound must be exceeded.
+    entropy_share: lower bounds on entropy, as shares of its start. A fall to
+      one half is usual in training; a tenth leaves one way of answering.
+    entropy_floor: lower bounds on entropy in nats, whatever the start. The
+      higher of share and floor applies.
+    entropy_growth: upper bounds on entropy, as multiples of its start.
+    entropy_high: upper bounds on entropy in nats. The higher of growth and
+      this one applies, since a low entropy may triple without harm.
+    zero_spread: upper bounds on the share of groups with equal rewards. Half
+      of the groups is usual; the second bound leaves one group in 64 with a
+      gradient.
+    spread_share: lower bound (warning only) on the reward spread within
+      groups, as a share of its start.
+    solved: share of correct responses from which equal rewards are no
+      collapse: there is little left to learn.
+    length_share: lower bounds on response length, as shares of its start.
+      A warning at most while accuracy is no lower than at the start: learning
+      to be brief is no collapse.
+    clipped: upper bounds on the share of responses cut at the length limit.
+    pass_drop: upper bounds on the fall of pass@k (largest k) while pass@1
+      rises, from the mean of the first `patience` evaluations.
+    patience: evaluations over which the fall must last.
 
   Returns:
-    The worst that was found; the reason names everything at that level.
+    The worst verdict of all checks; its reason joins those of every check at
+    that level.
 
   Raises:
-    ValueError: a window is below 1, or a collapse comes before its warning.
+    ValueError: a window is below 1, or a warning bound lies beyond its
+      collapse bound.
   """
   for name, value in (("window", window), ("patience", patience)):
     if value < 1:
       raise ValueError(f"{name} must be at least 1, got {value}")
   start = start_of(history) if start is None else start
-  found = [
+  findings = [
       _low_entropy(history, start, window, entropy_share, entropy_floor),
       _high_entropy(history, start, window, entropy_growth, entropy_high),
       _equal_rewards(history, window, zero_spread, solved),
@@ -131,24 +138,25 @@ def judge(
       _cut_off(history, window, clipped),
       *_narrowing(evals, pass_drop, patience),
   ]
-  worst = max(level for level, _ in found)
+  worst = max(level for level, _ in findings)
   if not worst:
     return Verdict()
-  reasons = [reason for level, reason in found if level == worst]
+  reasons = [reason for level, reason in findings if level == worst]
   return Verdict(LEVELS[worst], "; ".join(reasons))
 
 
 def _low_entropy(history, start, window, share, floor) -> tuple[int, str]:
-  """Hardly any entropy is left."""
+  """Checks for vanishing entropy."""
   first = _number(start.get(ENTROPY)) or 0.0
   bounds = [max(s * first, f) for s, f in zip(share, floor)]
   level, now = _level(history, ENTROPY, operator.lt, bounds, window)
-  of = f", {now / first:.0%} of {first:.3g} at the start" if first else ""
-  return level, f"entropy is down to {now:.3g} nats{of}"
+  share_left = (
+      f", {now / first:.0%} of {first:.3g} at the start" if first else "")
+  return level, f"entropy is down to {now:.3g} nats{share_left}"
 
 
 def _high_entropy(history, start, window, growth, high) -> tuple[int, str]:
-  """The policy dissolves into noise."""
+  """Checks for exploding entropy."""
   first = _number(start.get(ENTROPY))
   if first is None:
     return 0, ""
@@ -159,7 +167,7 @@ def _high_entropy(history, start, window, growth, high) -> tuple[int, str]:
 
 
 def _equal_rewards(history, window, bounds, solved) -> tuple[int, str]:
-  """Hardly any group teaches."""
+  """Checks for groups whose rewards are all equal, which have no gradient."""
   level, now = _level(history, ZERO_SPREAD, operator.gt, bounds, window)
   text = f"{now:.0%} of the groups have no spread in reward"
   right = _now(history, CORRECT, window)
@@ -171,7 +179,7 @@ def _equal_rewards(history, window, bounds, solved) -> tuple[int, str]:
 
 
 def _small_spread(history, start, window, share, solved) -> tuple[int, str]:
-  """Rewards within groups differ less and less."""
+  """Checks for a shrinking reward spread within groups."""
   first = _number(start.get(SPREAD))
   right = _now(history, CORRECT, window)
   if first is None or (right is not None and right >= solved):
@@ -182,7 +190,7 @@ def _small_spread(history, start, window, share, solved) -> tuple[int, str]:
 
 
 def _short(history, start, window, share) -> tuple[int, str]:
-  """Responses have shrunk to nothing."""
+  """Checks for shrinking responses."""
   first = _number(start.get(LENGTH))
   if first is None:
     return 0, ""
@@ -197,34 +205,38 @@ def _short(history, start, window, share) -> tuple[int, str]:
 
 
 def _cut_off(history, window, bounds) -> tuple[int, str]:
-  """Responses do not end any more."""
+  """Checks for responses that no longer end before the length limit."""
   level, now = _level(history, CLIPPED, operator.gt, bounds, window)
   return level, f"{now:.0%} of the responses are cut off at the length limit"
 
 
 def _narrowing(evals, drop, patience) -> list[tuple[int, str]]:
-  """For each evaluation set: pass@k falls while pass@1 rises."""
+  """Checks each evaluation set for a pass@k that falls as pass@1 rises."""
   _check_order(operator.gt, drop, "pass_drop")
-  # Sets may be evaluated at different steps: the last row need not have all.
+  # The largest k of each set. All rows are read, since sets may be evaluated
+  # at different steps and the last row need not hold every set.
   highest: dict[str, int] = {}
   for row in evals:
-    here: dict[str, int] = {}
+    row_highest: dict[str, int] = {}
     for match in filter(None, map(_PASS.match, row)):
-      here[match[1]] = max(here.get(match[1], 0), int(match[2]))
-    highest |= here
+      row_highest[match[1]] = max(
+          row_highest.get(match[1], 0), int(match[2]))
+    # A later row replaces an earlier one, so that k is one still reported.
+    highest |= row_highest
   return [
       _narrowing_on(evals, name, k, drop, patience)
       for name, k in highest.items() if k > 1]
 
 
 def _narrowing_on(evals, name, k, drop, patience) -> tuple[int, str]:
-  """The same for one set and one k."""
+  """Checks one evaluation set at one k."""
   pairs = [
       (_number(row.get(f"eval/{name}/pass@1")),
        _number(row.get(f"eval/{name}/pass@{k}"))) for row in evals]
   pairs = [pair for pair in pairs if None not in pair]
   if not pairs:
     return 0, ""
+  # The first `patience` evaluations are the baseline for the later ones.
   first_1, first_k = _means(pairs[:patience])
   level = 0
   for number, bound in enumerate(drop, 1):
@@ -241,7 +253,11 @@ def _narrowing_on(evals, name, k, drop, patience) -> tuple[int, str]:
 def _level(
     history, name: str, beyond: Callable[[float, float], bool],
     bounds: Sequence[float], window: int) -> tuple[int, float]:
-  """The highest level that a metric is at, and its median over the window."""
+  """Returns a metric's level and its median over the window.
+
+  `beyond` compares a value with a bound: `operator.lt` for lower bounds,
+  `operator.gt` for upper bounds.
+  """
   _check_order(beyond, bounds, name)
   values = _values(history, name)
   level = 0
@@ -252,7 +268,7 @@ def _level(
 
 
 def _check_order(beyond, bounds, name) -> None:
-  """A collapse lies beyond its warning."""
+  """Raises ValueError where the warning lies beyond the collapse."""
   if beyond(bounds[0], bounds[-1]):
     raise ValueError(
         f"bounds of {name} are (warning, collapse), but the warning "
@@ -260,7 +276,7 @@ def _check_order(beyond, bounds, name) -> None:
 
 
 def _persists(flags: Iterable[bool], window: int) -> bool:
-  """Whether something set in and has not gone again since."""
+  """Whether an alarm was raised and not cleared since, with hysteresis."""
   last = collections.deque(maxlen=window)
   on = False
   for flag in flags:
@@ -274,25 +290,25 @@ def _persists(flags: Iterable[bool], window: int) -> bool:
 
 
 def _now(history, name: str, window: int) -> float | None:
-  """Median of a metric over the window, or None."""
+  """Median of a metric over the window; None if it was never logged."""
   values = _values(history, name)[-window:]
   return statistics.median(values) if values else None
 
 
 def _means(pairs) -> tuple[float, float]:
-  """Of the first and of the second numbers."""
-  ones, others = zip(*pairs)
-  return statistics.fmean(ones), statistics.fmean(others)
+  """Means of the first and of the second numbers of pairs."""
+  firsts, seconds = zip(*pairs)
+  return statistics.fmean(firsts), statistics.fmean(seconds)
 
 
 def _values(history, name: str) -> list[float]:
-  """A metric's finite values, oldest first."""
+  """Finite values of a metric, oldest first."""
   values = [_number(row.get(name)) for row in history]
   return [value for value in values if value is not None]
 
 
 def _number(value) -> float | None:
-  """A finite float, or None for what is absent, a word or not finite."""
+  """A value as a finite float; None if absent, text or not finite."""
   if value is None or isinstance(value, str):
     return None
   value = float(value)

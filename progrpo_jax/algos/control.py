@@ -1,9 +1,8 @@
-"""Weights of the objective that move from step to step.
+"""Weights of the objective that change from step to step.
 
-Each function makes the next step's value from this step's and a number that
-the run has logged, and from nothing else: no clock, no state of its own. A run
-that was interrupted and resumed therefore moves them as the unbroken one would
-have. A measurement that is NaN moves nothing.
+Each function computes the next value from the current one and a logged number
+only (no clock, no hidden state), so a run that was interrupted and resumed
+changes them like an uninterrupted one. A NaN measurement changes nothing.
 
 Runs on the host, in plain Python.
 """
@@ -15,26 +14,26 @@ def adapt_entropy_coef(
     coef: float, entropy: float, *, target: float, step: float = 0.005,
     low: float = 0.0, high: float = 1.0,
 ) -> float:
-  """The weight of the entropy bonus for the next step.
+  """Returns the weight of the entropy bonus for the next step.
 
-  It grows by `step` while the entropy is at or below its target and shrinks by
-  as much while it is above. A constant weight has no good value: 1e-3 does
-  nothing, 1e-2 makes the entropy explode, and what lies between depends on the
-  data (https://arxiv.org/abs/2505.22617, figure 9).
+  The weight grows by `step` while the entropy is at or below its target and
+  shrinks by `step` while it is above. No constant weight works in general:
+  1e-3 does nothing, 1e-2 makes the entropy explode, and the effect of values
+  between depends on the data (https://arxiv.org/abs/2505.22617, figure 9).
 
   See "Skywork Open Reasoner 1" (https://arxiv.org/abs/2505.22312); TRL has the
   same rule and these defaults, with a target of 0.2 nats.
 
   Args:
-    coef: the weight of this step.
-    entropy: mean entropy of the policy in this step, in nats per token.
-    target: entropy to hold.
-    step: how far the weight moves, positive.
-    low: the weight stays at or above this.
-    high: the weight stays at or below this.
+    coef: weight of the current step.
+    entropy: mean entropy of the policy in the current step, in nats per token.
+    target: entropy to hold, in nats per token.
+    step: change of the weight per step, positive.
+    low: smallest weight.
+    high: largest weight.
 
   Returns:
-    The weight of the next step, in [low, high].
+    Weight of the next step, in [low, high].
 
   Raises:
     ValueError: `step` is not positive, or `low` is above `high`.
@@ -48,17 +47,17 @@ def adapt_entropy_coef(
 
 def entropy_coef_in_force(
     coef: float, entropy: float, *, target: float) -> float:
-  """The weight that a step applies: 0 while the entropy is above its target.
+  """Returns the weight a step applies: 0 while entropy is above its target.
 
-  The weight itself goes on falling step by step; without this the policy would
-  be pushed on upwards until it has come back to its lower bound.
+  `adapt_entropy_coef` lowers the weight slowly. Without this switch the bonus
+  would go on raising the entropy until the weight reached its lower bound.
 
   See "Skywork Open Reasoner 1" (https://arxiv.org/abs/2505.22312).
 
   Args:
-    coef: the weight, from `adapt_entropy_coef`.
-    entropy: the last entropy that was measured; NaN for none.
-    target: entropy to hold.
+    coef: weight from `adapt_entropy_coef`.
+    entropy: last measured entropy, in nats per token; NaN for none.
+    target: entropy to hold, in nats per token.
 
   Returns:
     `coef` or 0.
@@ -67,19 +66,19 @@ def entropy_coef_in_force(
 
 
 def cycle_on(step: int, on: int, off: int) -> bool:
-  """Whether what comes and goes in cycles is on: `on` steps, then `off` not.
+  """Whether a term that alternates `on` and `off` steps is on at a step.
 
-  ProRL v2 (blog of August 2025) lets its length penalty act for 100 steps of
-  every 600, so that responses grow short in between without forgetting how to
-  be long.
+  ProRL v2 (blog of August 2025) applies its length penalty in 100 steps of
+  every 600, so that responses become shorter for a while but the policy does
+  not forget how to write long ones.
 
   Args:
-    step: steps done before this one; the cycle begins on, at 0.
-    on: steps that it is on; 0 for never.
-    off: steps that it is off; 0 for always on.
+    step: number of steps before this one; cycles start at 0 with `on` steps.
+    on: number of steps on per cycle; 0 for never.
+    off: number of steps off per cycle; 0 for always on.
 
   Raises:
-    ValueError: one of them is negative, or both are 0.
+    ValueError: `on` or `off` is negative, or both are 0.
   """
   if on < 0 or off < 0 or on + off == 0:
     raise ValueError(
@@ -89,7 +88,7 @@ def cycle_on(step: int, on: int, off: int) -> bool:
 
 
 def _bounded(value: float, low: float, high: float) -> float:
-  """The value within its bounds."""
+  """Clamps a value to [low, high]; ValueError if low is above high."""
   if low > high:
     raise ValueError(f"low={low} is above high={high}")
   return min(max(value, low), high)

@@ -1,14 +1,15 @@
-"""Weights that correct for a sampler that is not quite the trainer.
+"""Importance weights for the mismatch between sampler and trainer.
 
-Responses are drawn by one program and scored by another. The same parameters
-give probabilities that differ a little, through another type, another kernel
-or, with responses of an earlier step, another policy. The importance weight of
-a token is r_t = pi(o_t) / mu(o_t), pi the trainer's policy at the start of the
-step and mu what was sampled from; it multiplies the loss of that token, beside
-the ratio to pi that a loss makes for itself. Each function bounds it in its
-own way, since a product of few large weights would be the whole gradient.
+Responses are sampled by one program and scored by another. Their probabilities
+differ a little even with the same parameters: another dtype, another kernel
+or, for responses of an earlier step, another policy. The importance weight of
+a token is r_t = pi(o_t) / mu(o_t), with pi the trainer's policy at the start
+of the step and mu the distribution sampled from. It multiplies the token's
+loss, in addition to the ratio to pi that the loss itself contains. Each
+function here bounds the weight differently; unbounded, a few large weights
+would dominate the gradient.
 
-Weights are data: no gradient passes through them. A token under the mask has
+Weights are constants: no gradient passes through them. Masked tokens have
 weight 0.
 
 See "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 
 from progrpo_jax import ops
 
-# exp(20) is 5e8: a ratio beyond that has no meaning, but it stays finite.
+# exp(20) is 5e8: a larger ratio means nothing, but must stay finite.
 MAX_LOG_RATIO = 20.0
 
 
@@ -29,14 +30,15 @@ def truncate(
     logp_BT, sampled_logp_BT, mask_BT, cap: float = 2.0) -> jax.Array:
   """Truncated importance sampling: min(r_t, cap).
 
-  Every token keeps a part in the update; the cap alone bounds it.
+  No token is removed from the update; large weights are capped.
 
-  See the module for the source, whose cap is 2.
+  The source named in the module's docstring uses a cap of 2.
 
   Args:
-    logp_BT: log-probs by the trainer, of the policy that sampled.
-    sampled_logp_BT: log-probs as the sampler had them.
-    mask_BT: tokens that count.
+    logp_BT: log-probs of the sampled tokens, computed by the trainer with the
+      parameters that sampled.
+    sampled_logp_BT: log-probs of the same tokens, computed by the sampler.
+    mask_BT: response tokens.
     cap: largest weight, > 0.
 
   Returns:
@@ -54,19 +56,19 @@ def truncate(
 def drop(
     logp_BT, sampled_logp_BT, mask_BT, low: float = 0.5, high: float = 5.0,
 ) -> jax.Array:
-  """The ratio where it lies in [low, high], and 0 where it does not.
+  """The ratio where it lies in [low, high], otherwise 0.
 
-  A token that sampler and trainer disagree about is taken out of the update,
-  on either side. It still counts in the mean over tokens, as in OpenRLHF and
-  NeMo-RL, which call this IcePop; ProRL v2 (OpenRLHF's script) runs it with
-  these bounds. Inside them the ratio itself is the weight.
+  A token on which sampler and trainer disagree, in either direction, is
+  removed from the update. It still counts in the mean over tokens, as in
+  OpenRLHF and NeMo-RL, which call this method IcePop. ProRL v2 (OpenRLHF's
+  script) uses these bounds.
 
   Args:
-    logp_BT: as for `truncate`.
-    sampled_logp_BT: as for `truncate`.
-    mask_BT: as for `truncate`.
-    low: smallest ratio that stays, >= 0.
-    high: largest ratio that stays, at least `low`.
+    logp_BT: log-probs of the sampled tokens, computed by the trainer.
+    sampled_logp_BT: log-probs of the same tokens, computed by the sampler.
+    mask_BT: response tokens.
+    low: smallest ratio kept, >= 0.
+    high: largest ratio kept, at least `low`.
 
   Returns:
     weight_BT, 0 or in [low, high], float32.
@@ -83,23 +85,24 @@ def drop(
 
 def metrics(
     weight_BT, logp_BT, sampled_logp_BT, mask_BT) -> dict[str, jax.Array]:
-  """What the weights are, and how many tokens their bounds touch.
+  """Statistics of the weights and of the tokens their bounds change.
 
   Args:
-    weight_BT: what `truncate` or `drop` returned.
-    logp_BT: as for `truncate`.
-    sampled_logp_BT: as for `truncate`.
-    mask_BT: as for `truncate`.
+    weight_BT: weights from `truncate` or `drop`.
+    logp_BT: log-probs of the sampled tokens, computed by the trainer.
+    sampled_logp_BT: log-probs of the same tokens, computed by the sampler.
+    mask_BT: response tokens.
 
   Returns:
-    float32 scalars over the tokens that count: `sampling/weight_mean`;
-    `sampling/truncated`, the share whose weight is less than its ratio;
-    `sampling/ratio_mean`, about 1 whenever the two policies are near, and
+    float32 scalars over the response tokens: `sampling/weight_mean`;
+    `sampling/truncated`, the share of tokens whose weight is below their
+    ratio; `sampling/ratio_mean`, near 1 while the two policies agree, and
     `sampling/ratio_max`.
   """
   ratio_BT, mask_BT = _ratio(logp_BT, sampled_logp_BT, mask_BT)
   chex.assert_equal_shape([weight_BT, mask_BT])
-  # The ratio may differ in its last bits from that of another program.
+  # The weights may come from another compiled program, whose ratio differs in
+  # the last bits.
   bounded_BT = weight_BT < ratio_BT * (1 - 1e-5)
   return {
       "sampling/weight_mean": ops.masked_mean(weight_BT, mask_BT),
@@ -110,12 +113,13 @@ def metrics(
 
 
 def _ratio(logp_BT, sampled_logp_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
-  """Trainer over sampler per token, 1 under the mask, and the mask."""
+  """Returns pi / mu per token (1 at masked positions) and the mask."""
   logp_BT = jnp.asarray(logp_BT, jnp.float32)
   sampled_logp_BT = jnp.asarray(sampled_logp_BT, jnp.float32)
   mask_BT = jnp.asarray(mask_BT, bool)
   chex.assert_rank(logp_BT, 2)
   chex.assert_equal_shape([logp_BT, sampled_logp_BT, mask_BT])
+  # Masked before exp: padding may hold NaN or -inf log-probs.
   log_ratio_BT = jax.lax.stop_gradient(
       jnp.where(mask_BT, logp_BT - sampled_logp_BT, 0.0))
   ratio_BT = jnp.exp(jnp.clip(log_ratio_BT, -MAX_LOG_RATIO, MAX_LOG_RATIO))

@@ -1,13 +1,13 @@
-"""What a step says about where its policy is going.
+"""Early signs of where a policy is heading, measured at each step.
 
-The mean entropy is late news: it falls after the tokens that decide have
-already fallen. Its quantiles, how far probability and advantage go together,
-how much rewards still differ within a group, and how much of the gradient is
-the KL's are seen earlier. `algos/collapse.py` judges them.
+Mean entropy reacts late: most tokens are certain from the start and hide the
+few decisive ones. These signs move earlier: quantiles of the entropy, the
+covariance of log-prob and advantage, the reward spread within groups and the
+KL's share of the gradient. `algos/collapse.py` judges them.
 
-All but the gradients are taken on the host, in numpy and float64, over every
-real token of a step: exact quantiles, no sketch of them. What has nothing to
-measure is left out, not reported as 0.
+All but the gradient norms are computed on the host, in numpy and float64, over
+every real token of a step, so that quantiles are exact. A measure without data
+is left out, not reported as 0.
 """
 
 import chex
@@ -20,22 +20,22 @@ from progrpo_jax import ops
 
 def entropy_quantiles(
     entropy_BT, mask_BT, *, low: float = 0.01) -> dict[str, float]:
-  """How the entropy is spread over the tokens.
+  """Quantiles of the entropy over tokens.
 
-  Most tokens of a response are all but certain from the start; what there is
-  to explore sits in the upper tail. A mean that falls because the many certain
-  tokens became more so is no loss, a 90% quantile that falls is one.
+  Most tokens of a response are nearly certain from the start; exploration
+  happens in the upper tail. It does no harm if the mean falls because certain
+  tokens became more certain, but a falling 90% quantile means less exploration.
 
   Args:
-    entropy_BT: exact entropy at each token in nats, of any shape.
+    entropy_BT: entropy over the vocabulary at each token in nats, any shape.
     mask_BT: real tokens, the same shape.
-    low: a token below this is decided: at 0.01 nats the most probable token
-      has a probability of about 0.998.
+    low: entropy in nats below which a token counts as decided. At 0.01 nats
+      the most probable token has a probability of about 0.998.
 
   Returns:
-    `entropy/q10`, `entropy/q50`, `entropy/q90` over the real tokens, with
-    linear interpolation, and `entropy/low_share`, the share of them below
-    `low`; nothing if there is no real token.
+    `entropy/q10`, `entropy/q50` and `entropy/q90` over real tokens, linearly
+    interpolated, and `entropy/low_share`, the share of real tokens below
+    `low`; {} if there is no real token.
   """
   entropy = _real(entropy_BT, mask_BT)
   if not entropy.size:
@@ -49,26 +49,27 @@ def entropy_quantiles(
 
 def covariance(
     logp_BT, adv_BT, mask_BT, *, high: float = 1.0) -> dict[str, float]:
-  """How far what is probable is also what is rewarded.
+  """Covariance of log-prob and advantage over tokens.
 
-  Cov_t = (log pi(y_t) - mean) (A_t - mean), the means over the real tokens of
-  the batch. The entropy falls in proportion to the mean of it, and rises where
-  that is negative; a few tokens of large covariance make up most of the mean,
-  and they are those that Clip-Cov and KL-Cov hold back.
+  Cov_t = (log pi(y_t) - mean) (A_t - mean), with means over the real tokens of
+  the batch. The entropy falls in proportion to the mean of Cov_t, and rises
+  where it is negative. A few tokens with a large covariance make up most of
+  the mean; Clip-Cov and KL-Cov restrain those tokens.
 
   See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
   Models" (https://arxiv.org/abs/2505.22617).
 
   Args:
-    logp_BT: log-prob of each sampled token, of any shape.
-    adv_BT: advantage of each token, the same shape or one that broadcasts to
-      it, such as [B, 1].
+    logp_BT: log-prob of each sampled token, any shape.
+    adv_BT: advantage of each token, of a shape that broadcasts to `logp_BT`,
+      such as [B, 1].
     mask_BT: real tokens, the shape of `logp_BT`.
-    high: a covariance above this is a large one; the lower bound of Clip-Cov.
+    high: covariance above which a token counts as high; the default is the
+      lower bound of Clip-Cov.
 
   Returns:
     `covariance/logp_advantage`, the mean, and `covariance/high_share`, the
-    share of real tokens above `high`; nothing if there is no real token.
+    share of real tokens above `high`; {} if there is no real token.
   """
   logp = _real(logp_BT, mask_BT)
   if not logp.size:
@@ -81,19 +82,19 @@ def covariance(
 
 
 def reward_spread(reward_PG, valid_PG=None) -> dict[str, float]:
-  """How much rewards differ within a group, which is all that teaches.
+  """Standard deviation of the rewards within groups.
 
-  The spread is the standard deviation (divisor: the count) of a group's
-  rewards; it does not need them to be 0 or 1.
+  Only differences within a group give a gradient. The divisor is the number of
+  valid responses. Rewards may be any numbers, not just 0 or 1.
 
   Args:
     reward_PG: rewards.
-    valid_PG: bool, responses that count; None for all. A group with fewer than
-      two of them has no spread and is passed over.
+    valid_PG: bool, responses with a verdict; None for all. Groups with fewer
+      than two valid responses are skipped.
 
   Returns:
-    `reward_spread/mean`, `reward_spread/q10`, `reward_spread/q90` over the
-    groups; nothing if there is none.
+    `reward_spread/mean`, `reward_spread/q10` and `reward_spread/q90` over the
+    groups; {} if every group is skipped.
   """
   reward_PG = np.asarray(reward_PG, np.float64)
   chex.assert_rank(reward_PG, 2)
@@ -114,13 +115,17 @@ def reward_spread(reward_PG, valid_PG=None) -> dict[str, float]:
 
 def gradient_squares(
     policy_grad_BT, kl_grad_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
-  """Squared norms of both gradients, to be added up over a batch's pieces.
+  """Squared norms of both gradients, which add up over micro-batches.
 
-  A norm, or a share, of the whole cannot be had from those of the pieces; the
-  squares can: add each of the two over micro-batches, minibatches and hosts,
-  then call `share_of_squares` once. Both may be divided by one number on the
-  way, such as a count. The gradients of all pieces must be of sums, or of
-  means over one and the same count, or pieces would weigh differently.
+  Norms and shares of micro-batches do not combine, squared norms do: sum both
+  over micro-batches, minibatches and hosts, then call `share_of_squares` once.
+  Both sums may be divided by the same number, such as a token count. The
+  gradients must be of sums, or of means over one fixed count; otherwise
+  micro-batches would be weighted differently.
+
+  The gradients are with respect to the log-probs of the sampled tokens:
+  gradients by the parameters would cost one backward pass per term, and both
+  terms reach the parameters through these log-probs.
 
   Args:
     policy_grad_BT: gradient of the policy term by each token's log-prob.
@@ -142,19 +147,24 @@ def gradient_squares(
 
 
 def share_of_squares(policy_square, kl_square) -> jax.Array:
-  """The KL's share of the gradient, from the sums of `gradient_squares`.
+  """The KL's share of the gradient: |g_kl| / (|g_kl| + |g_policy|).
+
+  Args:
+    policy_square: |g_policy|^2, summed over `gradient_squares`.
+    kl_square: |g_kl|^2, summed over `gradient_squares`.
 
   Returns:
-    The share in [0, 1], float32: 0 for two gradients of 0.
+    Share in [0, 1], float32; 0 if both gradients are 0.
   """
   policy = jnp.sqrt(jnp.asarray(policy_square, jnp.float32))
   kl = jnp.sqrt(jnp.asarray(kl_square, jnp.float32))
   total = policy + kl
+  # The inner `where` keeps 0 / 0 out of the branch that is not selected.
   return jnp.where(total > 0, kl / jnp.where(total > 0, total, 1.0), 0.0)
 
 
 def _real(x_BT, mask_BT) -> np.ndarray:
-  """The values at real tokens, flat, in float64."""
+  """Returns the values at real tokens as a flat float64 array."""
   x_BT, mask_BT = np.asarray(x_BT, np.float64), np.asarray(mask_BT)
   chex.assert_type(mask_BT, bool)
   chex.assert_equal_shape([x_BT, mask_BT])

@@ -1,9 +1,10 @@
 """Estimators of KL(policy || reference) from tokens that the policy sampled.
 
 With d = log pi(y) - log pi_ref(y) at a sampled token y, each function returns
-an estimate per token: k1 and k3 are unbiased for the KL when y comes from the
-policy, k2 is not, but its gradient is the gradient of the KL. All are 0 where
-the two agree, exactly so right after the reference was reset to the policy.
+an estimate per token. If y was sampled from the policy, k1 and k3 are unbiased
+estimates of the KL; k2 is biased, but its expected gradient is the KL's. All
+are 0 where the two policies agree, and exactly 0 right after the reference was
+reset to the policy.
 
 See "Approximating KL Divergence" by John Schulman
 (http://joschu.net/blog/kl-approx.html); k3 is the penalty of GRPO
@@ -14,17 +15,17 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# exp(20) is 5e8. Further apart than this a token says that something is
-# broken, and one such token must not turn a batch into inf.
+# exp(20) is 5e8. A larger log-ratio means something is broken; one such token
+# must not turn the whole batch's KL into inf.
 MAX_LOG_RATIO = 20.0
 
 
 def k1(logp, ref_logp) -> jax.Array:
-  """The log-ratio itself: unbiased, of either sign, of large variance.
+  """The log-ratio: unbiased, positive or negative, with a large variance.
 
-  k1 = d. As a loss on sampled tokens it teaches nothing (the expectation of
-  its gradient is 0); it is for logging and for penalties inside the reward.
-  No clamp: it is finite whenever its arguments are.
+  k1 = d. It is useless as a loss on sampled tokens (its expected gradient is
+  0); use it for logging and for penalties inside the reward. No clamp: it is
+  finite whenever its arguments are.
 
   Args:
     logp: log-probs under the policy, any shape.
@@ -37,7 +38,7 @@ def k1(logp, ref_logp) -> jax.Array:
 
 
 def k2(logp, ref_logp) -> jax.Array:
-  """Half the squared log-ratio: never negative, of low variance, biased.
+  """Half the squared log-ratio: biased, never negative, low variance.
 
   k2 = d^2 / 2. No clamp: it is finite for every |d| < 1e19.
 
@@ -52,11 +53,11 @@ def k2(logp, ref_logp) -> jax.Array:
 
 
 def k3(logp, ref_logp) -> jax.Array:
-  """Unbiased and never negative: the penalty of GRPO.
+  """The penalty of GRPO: unbiased and never negative.
 
   k3 = exp(-d) - 1 + d, that is pi_ref/pi - log(pi_ref/pi) - 1. d is clamped
-  to [-20, 20], beyond which the gradient is 0, so that exp cannot overflow;
-  the value itself is not clamped, since it is also what gets logged.
+  to [-20, 20] (gradient 0 outside) so that exp cannot overflow. The result is
+  not clamped further, since it is logged as well.
 
   Args:
     logp: log-probs under the policy, any shape.
@@ -66,13 +67,13 @@ def k3(logp, ref_logp) -> jax.Array:
     One estimate per token, float32.
   """
   d = jnp.clip(_log_ratio(logp, ref_logp), -MAX_LOG_RATIO, MAX_LOG_RATIO)
-  # expm1 keeps the digits that 1 would swallow: near a fresh reference d is
-  # about 1e-4, and k3 about 5e-9.
+  # exp(-d) - 1 would lose all digits in float32: shortly after a reset d is
+  # about 1e-4 and k3 about 5e-9.
   return jnp.expm1(-d) + d
 
 
 def _log_ratio(logp, ref_logp) -> jax.Array:
-  """log pi - log pi_ref per token, in float32."""
+  """Returns log pi - log pi_ref per token, in float32."""
   logp = jnp.asarray(logp, jnp.float32)
   ref_logp = jnp.asarray(ref_logp, jnp.float32)
   chex.assert_equal_shape([logp, ref_logp])

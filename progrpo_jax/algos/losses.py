@@ -1,22 +1,20 @@
 """Policy-gradient losses, one value per token.
 
 Each function takes a `LossInputs` and returns `(loss_BT, metrics)`: the loss
-to minimise at every token, not yet averaged (`algos/aggregate.py` does that),
-and diagnostics as name -> (sum, count), so that a mean over accumulated
-micro-batches and over hosts is the sum of sums over the sum of counts. A
-maximum cannot be carried so; the mean square of the ratio, which a few large
-ratios dominate, stands in for it.
+to minimise at every token, not yet averaged (see `algos/aggregate.py`), and
+metrics as name -> (sum, count), so that a mean over micro-batches and hosts is
+the sum of sums divided by the sum of counts. A maximum does not fit this form;
+the mean square of the ratio, dominated by a few large ratios, replaces it.
 
-Tokens under the mask have loss 0 and gradient 0, even where their log-probs
-are NaN.
+Masked tokens have loss 0 and gradient 0, even if their log-probs are NaN.
 
-The tokens given are a micro-batch, but for the losses that compare tokens with
-all others of a minibatch, or draw among them: those get the minibatch whole
-(`whole`, behind the last of them), so that its cut changes nothing.
+Most losses are called with a micro-batch. Losses that rank or draw tokens
+within a minibatch have the attribute `whole` set and are called with the whole
+minibatch, so that the split into micro-batches does not change the result.
 
-Throughout, r_t = pi(o_t) / pi_old(o_t) is the ratio of a token; every loss
-reports its mean and mean square over tokens as `ratio/mean` and
-`ratio/square_mean`, whatever it makes of it. sg is the stop-gradient.
+Notation: r_t = pi(o_t) / pi_old(o_t) is the ratio of a token, sg the
+stop-gradient. Every loss reports the mean and mean square of r_t over tokens
+as `ratio/mean` and `ratio/square_mean`.
 """
 
 import chex
@@ -25,8 +23,8 @@ import jax.numpy as jnp
 
 from progrpo_jax import batch, ops
 
-# exp(20) is 5e8: beyond that a ratio has no meaning and its gradient is 0,
-# but it stays finite. The same bound as in verl.
+# exp(20) is 5e8: a larger ratio means nothing. It is clamped so that it stays
+# finite, with gradient 0. The same bound as in verl.
 MAX_LOG_RATIO = 20.0
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -36,29 +34,31 @@ def clip(
     inputs: batch.LossInputs, *, epsilon: float = 0.2,
     epsilon_high: float = 0.28, dual_clip: float | None = None,
 ) -> tuple[jax.Array, Metrics]:
-  """The clipped surrogate of PPO with a bound of its own on either side.
+  """The clipped surrogate of PPO with separate lower and upper bounds.
 
-  loss_t = -min(r_t A, clip(r_t, 1 - epsilon, 1 + epsilon_high) A). Only one
-  bound can matter to a token: a good one is not pushed above
-  1 + epsilon_high, a bad one not below 1 - epsilon; past its bound a token
-  has no gradient. A higher upper bound leaves room to the rare tokens.
+  loss_t = -min(r_t A, clip(r_t, 1 - epsilon, 1 + epsilon_high) A). A token
+  with A > 0 is not pushed above 1 + epsilon_high, a token with A < 0 not below
+  1 - epsilon; beyond its bound a token has no gradient. A higher upper bound
+  lets rare tokens grow more.
 
   See "Proximal Policy Optimization" (https://arxiv.org/abs/1707.06347), eq.
   7, and for the two bounds "DAPO" (https://arxiv.org/abs/2503.14476), eq. 10.
   For `dual_clip` see https://arxiv.org/abs/1912.09729.
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT` and the advantages are read.
-    epsilon: the ratio of a bad token counts down to 1 - epsilon.
-    epsilon_high: the ratio of a good token counts up to 1 + epsilon_high.
-    dual_clip: the ratio of a bad token counts up to this, which bounds its
-      loss by dual_clip * |A|; > 1, or None for no bound.
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
+    epsilon: distance of the lower bound from 1, for tokens with A < 0.
+    epsilon_high: distance of the upper bound from 1, for tokens with A > 0.
+    dual_clip: upper bound on the ratio of tokens with A < 0, which bounds
+      their loss by dual_clip * |A|; > 1, or None for no bound.
 
   Returns:
-    loss_BT, float32, and metrics over the tokens: `clip_ratio/low_mean` and
-    `clip_ratio/high_mean`, the shares past either bound on the side where it
-    binds, `clip_ratio/region_mean`, their sum, `clip_ratio/dual_mean` if
-    `dual_clip` is given, `ratio/mean` and `ratio/square_mean`.
+    loss_BT, float32, and metrics over tokens: `clip_ratio/low_mean` (share of
+    tokens with A < 0 below the lower bound), `clip_ratio/high_mean` (share of
+    tokens with A > 0 above the upper bound), `clip_ratio/region_mean` (their
+    sum), `clip_ratio/dual_mean` if `dual_clip` is given, `ratio/mean` and
+    `ratio/square_mean`.
 
   Raises:
     ValueError: `dual_clip` is not above 1.
@@ -79,40 +79,41 @@ def gspo(
     inputs: batch.LossInputs, *, epsilon: float = 3e-4,
     epsilon_high: float = 4e-4, token_level: bool = False,
 ) -> tuple[jax.Array, Metrics]:
-  """The clipped surrogate of the likelihood of whole responses.
+  """The clipped surrogate with one ratio per response.
 
   s_i = (pi(o_i) / pi_old(o_i))^(1/|o_i|) = exp(1/|o_i| sum_t log r_t), and
-  every token of a response carries its response's -min(s_i A, clip(s_i) A).
-  The mean over a response of one value is that value, so that under
-  `sequence_mean` this is the paper's 1/G sum_i; each token then has the
-  gradient of s_i, 1/|o_i| of s_i A. Under `token_mean` long responses weigh
-  more.
+  every token of a response has the loss -min(s_i A, clip(s_i) A). Averaged by
+  `sequence_mean` this is the paper's 1/G sum_i; under `token_mean` long
+  responses weigh more.
 
-  The geometric mean of ratios moves far less than a ratio: hence the bounds.
+  A geometric mean of ratios varies far less than a single ratio, hence the
+  small default bounds.
 
   See "Group Sequence Policy Optimization"
   (https://arxiv.org/abs/2507.18071), eq. 5 and 7; for `token_level`, eq. 13
   and 14.
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT` and the advantages are read.
-    epsilon: s_i of a bad response counts down to 1 - epsilon.
-    epsilon_high: s_i of a good response counts up to 1 + epsilon_high.
-    token_level: puts s_it = sg(s_i) pi(o_t) / sg(pi(o_t)) in the place of
-      s_i. The values are the same, and so is the gradient of a response's
-      mean as long as its advantage is one; an advantage per token then
-      reaches its own token alone.
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
+    epsilon: distance of the lower bound on s_i from 1, where A < 0.
+    epsilon_high: distance of the upper bound on s_i from 1, where A > 0.
+    token_level: whether to replace s_i by s_it = sg(s_i) pi(o_t) / sg(pi(o_t)).
+      The values are equal, and so is the gradient of a response's mean if all
+      its tokens have the same advantage. With advantages per token, each one
+      then acts on its own token only.
 
   Returns:
-    loss_BT, float32, and metrics over the tokens: the `clip_ratio/*` of
-    `clip`, here of s_i, and `gspo/ratio`, the mean of s_i.
+    loss_BT, float32, and metrics over tokens: the `clip_ratio/*` of `clip`,
+    computed from s_i, and `gspo/ratio`, the mean of s_i.
   """
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
   log_s_BT = jnp.broadcast_to(
       ops.masked_mean(log_ratio_BT, mask_BT, axis=1)[:, None], mask_BT.shape)
   if token_level:
-    own_BT = log_ratio_BT - jax.lax.stop_gradient(log_ratio_BT)
-    log_s_BT = jax.lax.stop_gradient(log_s_BT) + own_BT
+    # Value 0, gradient of the token's own log-ratio.
+    zero_BT = log_ratio_BT - jax.lax.stop_gradient(log_ratio_BT)
+    log_s_BT = jax.lax.stop_gradient(log_s_BT) + zero_BT
   s_BT = _exp(log_s_BT)
   loss_BT, clipped = _surrogate(s_BT, adv_BT, epsilon, epsilon_high)
   return _zeroed(loss_BT, mask_BT), _metrics(
@@ -122,23 +123,25 @@ def gspo(
 def cispo(
     inputs: batch.LossInputs, *, cap: float = 5.0,
 ) -> tuple[jax.Array, Metrics]:
-  """REINFORCE with a ratio that is capped as a weight.
+  """REINFORCE weighted by the capped ratio.
 
-  loss_t = -sg(min(r_t, cap)) A log pi(o_t). No token loses its gradient, as
-  the rare ones that start a new thought do under a clipped surrogate; only
-  how much one may weigh is bounded, from above.
+  loss_t = -sg(min(r_t, cap)) A log pi(o_t). Every token keeps a gradient; a
+  clipped surrogate removes it from rare tokens, such as those that start a new
+  thought. The cap only bounds a token's weight from above.
 
-  See "MiniMax-M1" (https://arxiv.org/abs/2506.13585), eq. 4 and 5, whose cap
-  is not disclosed; 5 is TRL's. The optional mask of eq. 6 and 7 is left out.
+  See "MiniMax-M1" (https://arxiv.org/abs/2506.13585), eq. 4 and 5. The paper
+  does not give its cap; 5 is TRL's. The optional mask of eq. 6 and 7 is not
+  implemented.
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT` and the advantages are read.
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
     cap: largest weight, > 0.
 
   Returns:
-    loss_BT, float32, and metrics over the tokens: `clip_ratio/high_mean`, the
-    share above the cap whatever their advantage, and `cispo/weight`, the mean
-    of the capped ratio.
+    loss_BT, float32, and metrics over tokens: `clip_ratio/high_mean`, the
+    share of tokens above the cap whatever their advantage, and
+    `cispo/weight`, the mean of the capped ratio.
 
   Raises:
     ValueError: `cap` is not positive.
@@ -157,26 +160,28 @@ def vespo(
     inputs: batch.LossInputs, *, k_pos: float = 2.0, lambda_pos: float = 3.0,
     k_neg: float = 3.0, lambda_neg: float = 2.0,
 ) -> tuple[jax.Array, Metrics]:
-  """REINFORCE with a smooth weight of the whole response's ratio.
+  """REINFORCE weighted by a smooth function of the response's ratio.
 
-  loss_t = -sg(phi(W_i)) A log pi(o_t), W_i = prod_t r_t, not normalised by
-  length, and phi(W) = W^k exp(lambda (1 - W)). phi(1) = 1; the weight is
-  largest at W = k / lambda and falls to 0 on both sides, so that neither a
-  response the policy has left nor one it has run towards drives the update.
+  loss_t = -sg(phi(W_i)) A log pi(o_t), with W_i = prod_t r_t, not normalised
+  by length, and phi(W) = W^k exp(lambda (1 - W)). phi(1) = 1. The weight is
+  largest at W = k / lambda and falls to 0 on both sides, so responses whose
+  probability has changed a lot since sampling, in either direction, hardly
+  affect the update.
 
-  See "VESPO" (https://arxiv.org/abs/2602.10693). As in its code the log-ratio
-  of a token and their sum over a response are clamped to [-20, 20].
+  See "VESPO" (https://arxiv.org/abs/2602.10693). As in its code, the log-ratio
+  of a token and the sum over a response are both clamped to [-20, 20].
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT` and the advantages are read.
-    k_pos: k where A >= 0.
-    lambda_pos: lambda where A >= 0.
-    k_neg: k where A < 0.
-    lambda_neg: lambda where A < 0.
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
+    k_pos: exponent k where A >= 0.
+    lambda_pos: decay rate lambda where A >= 0.
+    k_neg: exponent k where A < 0.
+    lambda_neg: decay rate lambda where A < 0.
 
   Returns:
-    loss_BT, float32, and metrics over the tokens: the means of `vespo/weight`,
-    which is phi, and of `vespo/log_ratio`, which is log W.
+    loss_BT, float32, and metrics over tokens: `vespo/weight`, the mean of phi,
+    and `vespo/log_ratio`, the mean of log W.
   """
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
   log_w_BT = jax.lax.stop_gradient(jnp.broadcast_to(
@@ -184,7 +189,7 @@ def vespo(
   good_BT = adv_BT >= 0
   k_BT = jnp.where(good_BT, k_pos, k_neg)
   lambda_BT = jnp.where(good_BT, lambda_pos, lambda_neg)
-  # 1 - W by expm1 keeps its digits near W = 1, where a fresh policy is.
+  # expm1 keeps the digits of 1 - W near W = 1, where the first update starts.
   weight_BT = jnp.exp(k_BT * log_w_BT - lambda_BT * jnp.expm1(log_w_BT))
   loss_BT = -weight_BT * adv_BT * _logp(inputs, mask_BT)
   return loss_BT, _metrics(log_ratio_BT, mask_BT, {
@@ -195,44 +200,46 @@ def flowrl(
     inputs: batch.LossInputs, *, beta: float = 15.0, epsilon: float = 0.2,
     epsilon_high: float = 0.28,
 ) -> tuple[jax.Array, Metrics]:
-  """Matches the policy to the distribution of rewards by trajectory balance.
+  """Trajectory balance: matches the policy to a reward-tilted reference.
 
-  For each response y of a prompt x
+  The loss of a response y to a prompt x is
 
     w (log Z(x) + 1/|y| log pi(y|x) - beta r - 1/|y| log pi_ref(y|x))^2
 
-  which is 0 everywhere where pi is pi_ref exp(beta r) / Z (of single tokens;
-  of longer responses, where the geometric means are). w is the ratio of the
-  whole response, clipped to [1 - epsilon, 1 + epsilon_high] and held
-  constant. Every token carries its response's term: `sequence_mean` makes
-  the mean over responses of it.
+  It is 0 for every response if pi = pi_ref exp(beta r) / Z, where for
+  responses longer than a token pi and pi_ref stand for the geometric means of
+  their token probabilities. w is the ratio of the whole response, clipped to
+  [1 - epsilon, 1 + epsilon_high] and treated as a constant. Every token has
+  its response's loss, so `sequence_mean` averages over responses.
 
   See "FlowRL" (https://arxiv.org/abs/2509.15207). Its released code computes
-  the clipped w and multiplies by the unclipped one; this is the paper's.
+  the clipped w but multiplies by the unclipped ratio; this function follows
+  the paper.
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT`; `ref_logp_BT`; `log_z_B`,
-      the trained estimate of log Z of the prompt of each row, which gets a
-      gradient; `reward_B`, normalised in its group. No advantages are read.
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT`,
+      `ref_logp_BT`, `log_z_B` (trained estimate of log Z of each row's prompt,
+      gets a gradient) and `reward_B` (normalised within its group), but no
+      advantages.
     beta: inverse temperature of the rewards.
-    epsilon: w is at least 1 - epsilon.
-    epsilon_high: w is at most 1 + epsilon_high.
+    epsilon: distance of the lower bound on w from 1.
+    epsilon_high: distance of the upper bound on w from 1.
 
   Returns:
-    loss_BT, float32, and metrics over the responses: the means of
-    `flowrl/log_z`, `flowrl/residual` (what is squared, with its sign) and
-    `flowrl/weight`, and the shares `clip_ratio/low_mean` and
-    `clip_ratio/high_mean` whose ratio lies beyond either bound.
+    loss_BT, float32, and metrics over responses: the means `flowrl/log_z`,
+    `flowrl/residual` (the signed number that is squared) and `flowrl/weight`,
+    and `clip_ratio/low_mean` and `clip_ratio/high_mean`, the shares of
+    responses whose ratio lies below or above the bounds.
 
   Raises:
-    ValueError: something that is read is None.
+    ValueError: `ref_logp_BT`, `log_z_B` or `reward_B` is None.
   """
   ref_logp_BT, log_z_B, reward_B = _flow_inputs(inputs)
   log_ratio_BT, mask_BT = _log_ratio(inputs)
   some_B = jnp.any(mask_BT, axis=1)
   gap_BT = _logp(inputs, mask_BT) - ref_logp_BT
-  # Rows without tokens may carry a NaN as their reward: it is taken out
-  # before the square, whose gradient would spread it.
+  # Rows without tokens may have a NaN reward. It is masked before the square,
+  # since masking afterwards would leave a NaN gradient.
   residual_B = jnp.where(some_B, log_z_B - beta * reward_B, 0.0)
   residual_B += ops.masked_mean(gap_BT, mask_BT, axis=1)
   ratio_B = jax.lax.stop_gradient(_exp(_sequence_log_ratio(log_ratio_BT)))
@@ -251,40 +258,41 @@ def clip_cov(
     share: float = 2e-4, cov_low: float = 1.0, cov_high: float = 5.0,
     epsilon: float = 0.2, epsilon_high: float = 0.2,
 ) -> tuple[jax.Array, Metrics]:
-  """The clipped surrogate without a few tokens that would eat the entropy.
+  """The clipped surrogate without a random few high-covariance tokens.
 
-  Entropy falls by the covariance of log-prob and advantage, and few tokens
-  make most of it. With Cov_t = (log pi(o_t) - mean)(A_t - mean), tokens with
-  cov_low < Cov < cov_high that the surrogate does not clip already are
-  candidates; max(1, floor(share N)) of them, N the number of tokens, are
-  drawn with equal chances and get loss 0, hence gradient 0. All of them are
-  taken if there are fewer. The paper has floor(share N), its released code
-  this: at least one.
+  Entropy falls in proportion to the covariance of log-prob and advantage, and
+  a few tokens make up most of it. With Cov_t = (log pi(o_t) - mean)(A_t -
+  mean), candidates are tokens with cov_low < Cov_t < cov_high that the
+  surrogate does not clip. Of these, max(1, floor(share N)) tokens, with N the
+  number of tokens, are drawn uniformly and get loss and gradient 0 (all
+  candidates if there are fewer). The paper has floor(share N); the minimum of
+  1 is from its released code.
 
-  Means, N and the draw are over the tokens given, in training those of a
-  minibatch. The paper has a batch; the released code has a micro-batch, and
-  so other tokens with every cut.
+  Means, N and the draw are over the tokens in `inputs`, in training a
+  minibatch. The paper uses the batch; its released code uses the micro-batch,
+  which makes the choice of tokens depend on the split.
 
   See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
-  Models" (https://arxiv.org/abs/2505.22617), section 4. The bounds 0.2 / 0.2
-  are those of the text; the released scripts run it with 1 / 1.
+  Models" (https://arxiv.org/abs/2505.22617), section 4. The clip bounds 0.2 /
+  0.2 are the paper's; the released scripts use 1 / 1.
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT` and the advantages are read.
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
     key: PRNG key of the draw; None takes `inputs.key`.
-    share: of the tokens, in (0, 1].
-    cov_low: a candidate's covariance is above this.
-    cov_high: a candidate's covariance is below this.
-    epsilon: as for `clip`.
-    epsilon_high: as for `clip`.
+    share: share of the tokens to drop, in (0, 1].
+    cov_low: lower bound on a candidate's covariance, exclusive.
+    cov_high: upper bound on a candidate's covariance, exclusive.
+    epsilon: distance of the lower clip bound from 1.
+    epsilon_high: distance of the upper clip bound from 1.
 
   Returns:
-    loss_BT, float32, and metrics over the tokens: the `clip_ratio/*` of
-    `clip`, of the surrogate alone; the shares `clip_cov/candidates` and
+    loss_BT, float32, and metrics over tokens: the `clip_ratio/*` of `clip`,
+    before tokens are dropped; the shares `clip_cov/candidates` and
     `clip_cov/dropped`; `covariance/mean`.
 
   Raises:
-    ValueError: there is no key, or `share` is outside (0, 1].
+    ValueError: `key` and `inputs.key` are None, or `share` is outside (0, 1].
   """
   key = inputs.key if key is None else key
   if key is None:
@@ -308,27 +316,28 @@ def clip_cov(
 def kl_cov(
     inputs: batch.LossInputs, *, share: float = 2e-3, coef: float = 1.0,
 ) -> tuple[jax.Array, Metrics]:
-  """The plain ratio, and a KL penalty on the tokens of highest covariance.
+  """The unclipped ratio with a KL penalty on high-covariance tokens.
 
-  loss_t = -r_t A, and + coef |log pi(o_t) - log pi_old(o_t)| on the
-  max(1, floor(share N)) tokens whose Cov_t (see `clip_cov`) is highest. At
-  the old policy the penalty has no gradient: it holds back the later updates
-  of a batch. Means and N are over the tokens given, in training those of a
+  loss_t = -r_t A, plus coef |log pi(o_t) - log pi_old(o_t)| on the
+  max(1, floor(share N)) tokens with the highest Cov_t (see `clip_cov`). At the
+  old policy the penalty has gradient 0, so it restrains only the later updates
+  of a batch. Means and N are over the tokens in `inputs`, in training a
   minibatch (see `clip_cov`).
 
   See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
-  Models" (https://arxiv.org/abs/2505.22617), section 4; it takes 2e-3 of the
-  tokens at 7B and 2e-4 at 32B.
+  Models" (https://arxiv.org/abs/2505.22617), section 4, which uses a share of
+  2e-3 at 7B and 2e-4 at 32B.
 
   Args:
-    inputs: `logp_BT`, `old_logp_BT`, `mask_BT` and the advantages are read.
-    share: of the tokens, in (0, 1].
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
+    share: share of the tokens to penalise, in (0, 1].
     coef: weight of the penalty.
 
   Returns:
-    loss_BT, float32, and metrics over the tokens: `kl_cov/penalised`, the
-    share with the penalty; `kl_cov/penalty`, the mean of what it adds;
-    `covariance/mean`.
+    loss_BT, float32, and metrics over tokens: `kl_cov/penalised`, the share of
+    penalised tokens; `kl_cov/penalty`, the mean of the penalty over all
+    tokens; `covariance/mean`.
 
   Raises:
     ValueError: `share` is outside (0, 1].
@@ -336,9 +345,9 @@ def kl_cov(
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
   cov_BT = _covariance(inputs, adv_BT, mask_BT)
   high_BT = _lowest(-cov_BT, mask_BT, _part(mask_BT, share))
-  # |x| as x sg(sign x): the derivative of jnp.abs at 0, where every token
-  # stands at first, is 1. No clamp: a token that has run away would be left
-  # without the gradient that brings it back.
+  # |x| is written x sg(sign x): jnp.abs has derivative 1 at 0, where every
+  # token starts. No clamp, which would remove the gradient that pulls a token
+  # back once it has moved far away.
   sign_BT = jax.lax.stop_gradient(jnp.sign(log_ratio_BT))
   penalty_BT = coef * jnp.where(high_BT, log_ratio_BT * sign_BT, 0.0)
   loss_BT = penalty_BT - _exp(log_ratio_BT) * adv_BT
@@ -347,15 +356,15 @@ def kl_cov(
       "covariance/mean": cov_BT})
 
 
-# They must see all tokens of a minibatch at once.
+# Called with all tokens of a minibatch, see the module's docstring.
 clip_cov.whole = kl_cov.whole = True
 
 
 def _log_ratio(inputs) -> tuple[jax.Array, jax.Array]:
-  """log r per token, 0 under the mask, and the mask.
+  """Returns log r per token, 0 at masked positions, and the mask.
 
-  The zeros stand before any nonlinear operation: put in afterwards they would
-  stop NaN values but not their NaN gradients.
+  Masked before any nonlinear operation: masking afterwards would remove NaN
+  values but not their NaN gradients.
   """
   logp_BT, old_logp_BT = inputs.logp_BT, inputs.old_logp_BT
   mask_BT = jnp.asarray(inputs.mask_BT, bool)
@@ -363,14 +372,14 @@ def _log_ratio(inputs) -> tuple[jax.Array, jax.Array]:
   chex.assert_equal_shape([logp_BT, old_logp_BT, mask_BT])
   chex.assert_type([logp_BT, old_logp_BT], float)
   logp_BT = jnp.asarray(logp_BT, jnp.float32)
-  # The policy of the denominator is data: a caller that computes it in the
-  # same trace gets no gradient through it. So are advantages and rewards.
+  # pi_old is a constant even if the caller computes it in the same trace, and
+  # so are advantages and rewards.
   old_logp_BT = jax.lax.stop_gradient(jnp.asarray(old_logp_BT, jnp.float32))
   return jnp.where(mask_BT, logp_BT - old_logp_BT, 0.0), mask_BT
 
 
 def _real(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Log-ratio and advantage per token, 0 under the mask, and the mask."""
+  """Returns log-ratio and advantage per token (0 if masked) and the mask."""
   log_ratio_BT, mask_BT = _log_ratio(inputs)
   adv_BT = inputs.token_adv_BT
   chex.assert_equal_shape([adv_BT, mask_BT])
@@ -380,17 +389,17 @@ def _real(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _logp(inputs, mask_BT) -> jax.Array:
-  """Log-probs of the trained policy, 0 under the mask."""
+  """Returns log-probs of the trained policy, 0 at masked positions."""
   return jnp.where(mask_BT, jnp.asarray(inputs.logp_BT, jnp.float32), 0.0)
 
 
 def _exp(log_ratio) -> jax.Array:
-  """The ratio of a log-ratio, finite whatever that is."""
+  """Returns the ratio of a log-ratio, clamped to stay finite."""
   return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
 def _sequence_log_ratio(log_ratio_BT) -> jax.Array:
-  """log pi(o) / pi_old(o) of whole responses, tokens and sum clamped."""
+  """Returns log pi(o) / pi_old(o) per response, tokens and sum clamped."""
   log_ratio_BT = jnp.clip(log_ratio_BT, -MAX_LOG_RATIO, MAX_LOG_RATIO)
   log_ratio_B = jnp.sum(log_ratio_BT, axis=1)
   return jnp.clip(log_ratio_B, -MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -399,10 +408,10 @@ def _sequence_log_ratio(log_ratio_BT) -> jax.Array:
 def _surrogate(
     ratio_BT, adv_BT, epsilon, epsilon_high, ceiling=jnp.inf,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """-min(r A, clip(r) A), and which tokens are past their bound.
+  """Returns -min(r A, clip(r) A) and which tokens are beyond their bound.
 
-  With the sign of A resolved: r is capped for a good token and floored for a
-  bad one (and capped at `ceiling`).
+  By the sign of A: where A >= 0 r is capped at 1 + epsilon_high, where A < 0
+  it is clipped to [1 - epsilon, ceiling].
   """
   low, high = 1.0 - epsilon, 1.0 + epsilon_high
   bounded_BT = jnp.where(
@@ -417,7 +426,7 @@ def _surrogate(
 
 
 def _covariance(inputs, adv_BT, mask_BT) -> jax.Array:
-  """(log pi - mean)(A - mean) per token, the means over real tokens."""
+  """Returns (log pi - mean)(A - mean) per token, means over real tokens."""
   logp_BT = jax.lax.stop_gradient(_logp(inputs, mask_BT))
   cov_BT = (logp_BT - ops.masked_mean(logp_BT, mask_BT)) * (
       adv_BT - ops.masked_mean(adv_BT, mask_BT))
@@ -425,19 +434,19 @@ def _covariance(inputs, adv_BT, mask_BT) -> jax.Array:
 
 
 def _part(mask_BT, share) -> jax.Array:
-  """max(1, floor(share * N)) of N real tokens; int32 scalar."""
+  """Returns max(1, floor(share * N)) for N real tokens, int32 scalar."""
   if not 0 < share <= 1:
     raise ValueError(f"a share of tokens must lie in (0, 1], got {share}")
   tokens = jnp.sum(mask_BT, dtype=jnp.float32)
-  # 0.072 * 375 is a little below 27 in float32.
+  # The factor undoes rounding: 0.072 * 375 is a little below 27 in float32.
   count = jnp.floor(share * tokens * (1 + 1e-6))
   return jnp.maximum(count.astype(jnp.int32), 1)
 
 
 def _lowest(score_BT, eligible_BT, count) -> jax.Array:
-  """Which are the `count` eligible tokens of lowest score; bool.
+  """Returns a bool mask of the `count` eligible tokens of lowest score.
 
-  By rank, not by a threshold: random scores in float32 have ties.
+  By rank rather than by threshold, since random float32 scores have ties.
   """
   score_X = jnp.where(eligible_BT, score_BT, jnp.inf).ravel()
   rank_X = jnp.argsort(jnp.argsort(score_X))
@@ -445,12 +454,12 @@ def _lowest(score_BT, eligible_BT, count) -> jax.Array:
 
 
 def _flow_inputs(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What FlowRL alone reads: log-probs of the reference, log Z, rewards."""
+  """Returns the inputs only FlowRL reads: ref log-probs, log Z, rewards."""
   missing = [
       name for name in ("ref_logp_BT", "log_z_B", "reward_B")
       if getattr(inputs, name) is None]
   if missing:
-    raise ValueError(f"flowrl reads {', '.join(missing)} of LossInputs: None")
+    raise ValueError(f"flowrl needs {', '.join(missing)} in LossInputs")
   ref_logp_BT, reward_B = inputs.ref_logp_BT, inputs.reward_B
   chex.assert_equal_shape([ref_logp_BT, inputs.logp_BT])
   chex.assert_shape([inputs.log_z_B, reward_B], inputs.logp_BT.shape[:1])
@@ -461,20 +470,20 @@ def _flow_inputs(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _zeroed(x_BT, mask_BT) -> jax.Array:
-  """`x_BT` where the mask is True, else 0."""
+  """Returns `x_BT` where the mask is True, else 0."""
   return jnp.where(mask_BT, x_BT, 0.0)
 
 
-def _metrics(log_ratio_BT, mask_BT, own) -> Metrics:
-  """Metrics over tokens: those of a loss's own and of the ratio."""
+def _metrics(log_ratio_BT, mask_BT, quantities) -> Metrics:
+  """Returns metrics over tokens of some quantities and of the ratio."""
   ratio_BT = _exp(log_ratio_BT)
   return _means(
-      own | {"ratio/mean": ratio_BT, "ratio/square_mean": ratio_BT**2},
+      quantities | {"ratio/mean": ratio_BT, "ratio/square_mean": ratio_BT**2},
       mask_BT)
 
 
 def _means(quantities, mask) -> Metrics:
-  """(sum, count) of each quantity, over real tokens or real rows."""
+  """Returns (sum, count) of each quantity over real tokens or rows."""
   count = jnp.sum(mask, dtype=jnp.float32)
   return {
       name: (ops.masked_sum(x, mask), count) for name, x in quantities.items()}

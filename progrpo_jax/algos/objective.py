@@ -1,8 +1,8 @@
-"""The number that an update descends: policy term, KL and entropy together.
+"""The training loss: policy term, KL penalty and entropy bonus.
 
-The three are added per token and averaged once, by one rule, so that a
-coefficient means the same whatever the rule. Which term, which estimator and
-which rule are the caller's: this file knows none by name.
+The three are added per token and then averaged together by one rule, so that
+their coefficients mean the same under every rule. The caller chooses the
+policy term, the KL estimator and the rule; this file names none of them.
 """
 
 from collections.abc import Callable
@@ -25,26 +25,28 @@ def objective(
   (https://arxiv.org/abs/2505.24864, eq. 4) with its sign turned, as a loss.
 
   Args:
-    inputs: what the terms read. `entropy_BT` must be the trained policy's
-      for the entropy term to have a gradient.
+    inputs: arrays the terms read. `entropy_BT` must be computed from the
+      trained parameters for the entropy term to have a gradient.
     loss_fn: inputs -> (loss_BT, metrics), a function of `algos/losses.py`
       with its settings bound.
     aggregate_fn: (x_BT, mask_BT) -> (sum, count), a function of
       `algos/aggregate.py` with its settings bound.
     kl_fn: (logp, ref_logp) -> KL per token, a function of `algos/kl.py`; used
       where `inputs.ref_logp_BT` is given.
-    beta: weight of the KL; a plain 0 measures the KL and leaves it out.
-    entropy_coef: weight of the entropy; a plain 0 leaves it out.
+    beta: weight of the KL. With a Python 0 the KL is measured but not part of
+      the loss.
+    entropy_coef: weight of the entropy. With a Python 0 the entropy is
+      measured but not part of the loss.
 
   Returns:
-    (sum, count, metrics): the loss is sum / count. The metrics are those of
-    `loss_fn`, name -> (sum, count), with `loss` (this loss), and, where there
-    is something to measure, `kl` and `entropy` as means over tokens, and
-    `gradient_square/policy` and `/kl`, the squared norms of the gradients of
-    the two terms' sums by the log-probs.
+    (sum, count, metrics): the loss is sum / count. The metrics, name ->
+    (sum, count), are the metrics of `loss_fn`, `loss` (this loss) and, where
+    their inputs are given, `kl` and `entropy` (means over tokens) and
+    `gradient_square/policy` and `/kl` (squared norms of the gradients of each
+    term's sum with respect to the log-probs).
 
   Raises:
-    ValueError: a weight is given without what it weighs.
+    ValueError: `beta` or `entropy_coef` is not 0 but its inputs are missing.
   """
   mask_BT = jnp.asarray(inputs.mask_BT, bool)
   chex.assert_rank(mask_BT, 2)
@@ -53,6 +55,7 @@ def objective(
   tokens = jnp.sum(mask_BT, dtype=jnp.float32)
   metrics = dict(metrics)
 
+  # KL penalty; also logged where beta is 0.
   kl_known = kl_fn is not None and inputs.ref_logp_BT is not None
   if not _is_zero(beta) and not kl_known:
     raise ValueError(f"beta={beta} needs kl_fn and inputs.ref_logp_BT")
@@ -64,14 +67,15 @@ def objective(
       metrics |= _gradient_squares(
           inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT)
 
+  # Entropy bonus; also logged where its coefficient is 0.
   entropy_known = inputs.entropy_BT is not None
   if not _is_zero(entropy_coef) and not entropy_known:
     raise ValueError(f"entropy_coef={entropy_coef} needs inputs.entropy_BT")
   if entropy_known:
     chex.assert_equal_shape([inputs.entropy_BT, mask_BT])
     metrics["entropy"] = ops.masked_sum(inputs.entropy_BT, mask_BT), tokens
-    # Left out, not multiplied by 0: the backward pass through the entropy of
-    # a large vocabulary costs as much as that of the loss.
+    # Skipped rather than multiplied by 0: the backward pass through the
+    # entropy of a large vocabulary costs as much as the loss's own.
     if not _is_zero(entropy_coef):
       entropy_BT = jnp.where(mask_BT, inputs.entropy_BT, 0.0)
       loss_BT = loss_BT - entropy_coef * entropy_BT
@@ -82,7 +86,7 @@ def objective(
 
 
 def _policy_term(inputs, loss_fn, mask_BT) -> tuple[jax.Array, losses.Metrics]:
-  """The loss of every token, corrected for the sampler if weights are given."""
+  """Loss per token, times the importance weights if they are given."""
   loss_BT, metrics = loss_fn(inputs)
   if inputs.weight_BT is None:
     return loss_BT, metrics
@@ -92,11 +96,11 @@ def _policy_term(inputs, loss_fn, mask_BT) -> tuple[jax.Array, losses.Metrics]:
 
 def _gradient_squares(
     inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT) -> losses.Metrics:
-  """Squared norms of the gradients of both terms by the log-probs.
+  """Squared norms of both terms' gradients with respect to the log-probs.
 
-  The model's own gradient of each term would cost a backward pass; by the
-  log-probs, through which both reach the model, it costs nothing. Sums over
-  micro-batches stay exact.
+  Gradients by the parameters would cost one backward pass per term. Both terms
+  reach the parameters through the log-probs, where gradients are almost free.
+  The squares add up exactly over micro-batches.
   """
 
   def policy(logp_BT):
@@ -117,12 +121,13 @@ def _gradient_squares(
 
 
 def _kl_arguments(inputs, mask_BT) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of policy and reference, both 0 under the mask.
+  """Log-probs of policy and reference, both 0 at masked positions.
 
-  Zeroed before the estimator, whose gradient at NaN would be NaN.
+  Masked before the estimator: a NaN there would give a NaN gradient even if
+  the result were masked afterwards.
   """
   chex.assert_equal_shape([inputs.logp_BT, inputs.ref_logp_BT, mask_BT])
-  # The reference is data, as `old_logp_BT` is.
+  # The reference is a constant, like `old_logp_BT`.
   ref_logp_BT = jax.lax.stop_gradient(inputs.ref_logp_BT)
   return (
       jnp.where(mask_BT, inputs.logp_BT, 0.0),
@@ -130,5 +135,5 @@ def _kl_arguments(inputs, mask_BT) -> tuple[jax.Array, jax.Array]:
 
 
 def _is_zero(weight) -> bool:
-  """Whether a weight is a plain 0; an array may change, so it is not."""
+  """Whether a weight is a Python 0; a traced array may be any value."""
   return isinstance(weight, int | float) and weight == 0

@@ -1,16 +1,17 @@
-"""When the reference policy is set to the current one.
+"""Decides when the reference policy is set to the current policy.
 
-Every function decides from numbers that the run has logged and from nothing
-else: no clock, no state of its own. A run that was interrupted and resumed
-therefore resets at the very steps at which the unbroken one would have.
+The decision depends on logged numbers only (no clock, no hidden state), so a
+run that was interrupted and resumed resets at the same steps as an
+uninterrupted one.
 
 "ProRL" (https://arxiv.org/abs/2505.24864, sections 2.3.1 and 3.3) resets the
 reference "periodically" and when validation stalls or drops, because the KL
-comes to dominate the loss; it prints neither a period nor a trigger. ProRL v2
+comes to dominate the loss; it gives neither a period nor a trigger. ProRL v2
 (blog of August 2025) resets every 200 to 500 steps, or on a spike of the KL or
-a stall, and keeps the optimiser: modes ("every", "stall", "kl"). That the KL
-dominates is asked of the gradient here, since it is the gradient that it takes
-over. The numbers are this project's own.
+a stall, and keeps the optimiser: modes ("every", "stall", "kl"). Mode
+"dominates" measures the KL's share of the gradient rather than of the loss,
+since it is the update that the KL takes over. The default numbers are this
+project's choice.
 
 Runs on the host, in plain Python.
 """
@@ -21,11 +22,11 @@ import math
 import statistics
 
 MODES = ("every", "at", "stall", "kl", "dominates", "auto")
-# What 'auto' asks, in this order.
+# The modes 'auto' stands for, in order.
 AUTO = ("stall", "kl", "dominates")
-# Fewer points tell no trend from an outlier.
+# With fewer points a trend cannot be told from an outlier.
 MIN_WINDOW = 5
-# Deviations from the trend that a spike has to stand out by.
+# Standard deviations by which a spike must exceed the trend.
 _NOISE = 4.0
 _NEEDS = {
     "every": "a period", "stall": "a patience",
@@ -36,8 +37,8 @@ def every(step: int, period: int) -> bool:
   """Whether `step` is a positive multiple of `period`.
 
   Args:
-    step: steps done.
-    period: at least 1.
+    step: number of finished steps.
+    period: steps between resets, at least 1.
 
   Raises:
     ValueError: `period` is below 1.
@@ -51,15 +52,15 @@ def stalled(
     scores: Sequence[float], patience: int, min_delta: float = 0.0) -> bool:
   """Whether the last `patience` evaluations brought no gain.
 
-  The best of them is compared with the best before them, so that a score that
-  dropped and recovers counts as stalled until it passes its old height.
+  Their best score is compared with the best score before them, so a score
+  that dropped and recovers counts as stalled until it exceeds its old maximum.
 
   Args:
     scores: validation scores since the last reset, oldest first, higher is
-      better; the first is the one to beat. NaN, an evaluation that measured
-      nothing, is passed over.
-    patience: evaluations to wait, at least 1.
-    min_delta: a gain must be larger than this.
+      better; the first one is the baseline. NaN (nothing was measured) is
+      skipped.
+    patience: number of evaluations to wait, at least 1.
+    min_delta: smallest difference that counts as a gain, exclusive.
 
   Raises:
     ValueError: `patience` is below 1.
@@ -76,28 +77,28 @@ def kl_spike(
     kls: Sequence[float], *, factor: float | None = None,
     threshold: float | None = None, window: int = 20,
 ) -> bool:
-  """Whether the last KL stands out from its own growth.
+  """Whether the last KL is a spike above its growth trend.
 
-  After a reset the KL grows from 0 like a power of the steps, the square while
-  the policy moves straight on: late values are many times the early ones
-  without any spike. So a power of the steps is fitted to the values before
-  the last, and the last is held against what that leads to expect. The fit is
-  robust (Theil and Sen: the median of all slopes between two points), so that
-  one earlier spike does not move it. A KL that explodes evenly, step by step,
-  is its own trend: `threshold` and `dominates` are for that.
+  After a reset the KL grows from 0 like a power of the step number (its square
+  while the policy moves in one direction), so late values are many times the
+  early ones without any spike. A power law is therefore fitted to the values
+  before the last one and extrapolated to it. The fit is robust (Theil-Sen:
+  median of the slopes of all pairs of points), so one earlier spike does not
+  move it. A KL that grows steadily without limit follows its own trend and is
+  no spike; `threshold` and `dominates` catch it.
 
-  Given both bounds, both must be passed: `threshold` is then the size below
-  which no spike matters.
+  If both bounds are given, both must be exceeded: `threshold` is then the
+  size below which a spike does not matter.
 
   Args:
     kls: KL to the reference in each step since the last reset, oldest first.
-      NaN is passed over, and by the fit what is not above 0 as well: the KL
-      is 0 in the first step.
-    factor: the last must exceed this multiple of what was to be expected, and
-      lie `_NOISE` times as far from that as the others do.
-    threshold: the last must exceed this.
-    window: values before the last that are fitted, all of which must be
-      there; at least `MIN_WINDOW`.
+      NaN is skipped; values <= 0 are left out of the fit (the KL is 0 in the
+      first step).
+    factor: the last KL must exceed this multiple of its extrapolated value,
+      and exceed it by `_NOISE` standard deviations of the fitted points.
+    threshold: the last KL must exceed this value.
+    window: number of fitted values before the last one, at least
+      `MIN_WINDOW`. With fewer values there is no spike.
 
   Raises:
     ValueError: neither bound is given, or `window` is below `MIN_WINDOW`.
@@ -106,16 +107,18 @@ def kl_spike(
     raise ValueError("kl_spike needs a factor or a threshold")
   if window < MIN_WINDOW:
     raise ValueError(f"window must be at least {MIN_WINDOW}, got {window}")
-  known = [(t, kl) for t, kl in enumerate(kls, 1) if not math.isnan(kl)]
-  if not known:
+  measured = [(t, kl) for t, kl in enumerate(kls, 1) if not math.isnan(kl)]
+  if not measured:
     return False
-  now, last = known[-1]
+  now, last = measured[-1]
   if threshold is not None and not last > threshold:
     return False
   if factor is None:
     return True
+  # A power law is a straight line in log-log coordinates.
   before = [
-      (math.log(t), math.log(kl)) for t, kl in known[:-1] if kl > 0][-window:]
+      (math.log(t), math.log(kl))
+      for t, kl in measured[:-1] if kl > 0][-window:]
   if len(before) < window or not last > 0:
     return False
   expected, noise = _trend(before, math.log(now))
@@ -123,33 +126,35 @@ def kl_spike(
 
 
 def _trend(points: Sequence[tuple[float, float]], x: float):
-  """A robust line through points, at x; and how far points lie from it.
+  """Evaluates a robust line through points at x, with the points' noise.
 
   Returns:
-    (y, noise): noise is a standard deviation, from the median of distances.
+    (y, noise): value of the line at x, and the points' standard deviation
+    around it, estimated from their median distance.
   """
   slope = statistics.median(
       (b[1] - a[1]) / (b[0] - a[0])
       for a, b in itertools.combinations(points, 2))
   start = statistics.median(y - slope * x for x, y in points)
   distance = statistics.median(abs(y - slope * x - start) for x, y in points)
-  # The median distance of normal noise is 1 / 1.4826 of its deviation.
+  # For normal noise the standard deviation is 1.4826 median distances.
   return start + slope * x, 1.4826 * distance
 
 
 def dominates(
     shares: Sequence[float], *, threshold: float, window: int = 20) -> bool:
-  """Whether the KL has taken over the gradient.
+  """Whether the KL term dominates the gradient.
 
-  The median over the window is asked: right after a reset the share is 0, and
-  a batch whose advantages are nearly all 0 has a share near 1 by itself.
+  The median over the window decides, since single steps mislead: right after
+  a reset the share is 0, and in a batch whose advantages are nearly all 0 it
+  is near 1.
 
   Args:
-    shares: the KL's share of the gradient since the last reset, in [0, 1],
-      oldest first. NaN is passed over.
-    threshold: the median must exceed this.
-    window: last values that the median is taken over, all of which must be
-      there; at least 1.
+    shares: KL's share of the gradient in each step since the last reset, in
+      [0, 1], oldest first. NaN is skipped.
+    threshold: value in [0, 1) that the median must exceed.
+    window: number of last values in the median, at least 1. With fewer values
+      the answer is False.
 
   Raises:
     ValueError: `threshold` is outside [0, 1) or `window` is below 1.
@@ -174,35 +179,36 @@ def should_reset(
 ) -> tuple[bool, str]:
   """Whether to reset the reference after this step, and why.
 
-  Modes are asked in the order given; the first that fires is the reason.
+  Modes are tried in the order given; the first one that fires gives the
+  reason.
 
   Args:
-    step: steps done, the current one included.
-    last_reset: step at which the reference was taken; 0 for the start model.
-      A reset never happens at that step again.
+    step: number of finished steps, including the current one.
+    last_reset: step of the last reset; 0 for none. There is never a second
+      reset at that step.
     modes: any of 'every' (each `period` steps since the last reset), 'at' (at
       the listed `at_steps`), 'stall' (`stalled` on history["score"]), 'kl'
       (`kl_spike` on history["kl"]), 'dominates' (`dominates` on
-      history["kl_share"]) and 'auto' (any of the last three whose setting is
-      given). Empty: never.
-    history: name -> (step, value) pairs as logged, in any order. Those from
-      before the last reset or after `step` are passed over: a log may run
-      past the checkpoint that a run resumed from. Of two values for a step
-      the later in the log holds.
-    period: for 'every'.
-    at_steps: for 'at'.
-    patience: for 'stall'.
-    min_delta: for 'stall'.
-    kl_factor: for 'kl'.
-    kl_threshold: for 'kl'.
-    kl_window: for 'kl'.
-    share_threshold: for 'dominates'.
-    share_window: for 'dominates'.
-    min_gap: fewest steps from a reset to one for which a measurement is the
-      reason; 'every' and 'at' keep their own time.
+      history["kl_share"]) and 'auto' (the last three, as far as their
+      settings are given). Empty for no resets.
+    history: {name: (step, value) pairs} as logged, in any order. Pairs from
+      before the last reset or after `step` are skipped: a log may run past
+      the checkpoint a run resumed from. The later of two values for one step
+      counts.
+    period: steps between resets of 'every'.
+    at_steps: steps of the resets of 'at'.
+    patience: number of evaluations without a gain for 'stall'.
+    min_delta: smallest gain for 'stall', exclusive.
+    kl_factor: multiple of the expected KL for 'kl'.
+    kl_threshold: smallest KL for 'kl', exclusive.
+    kl_window: number of fitted values for 'kl'.
+    share_threshold: KL's share of the gradient for 'dominates'.
+    share_window: number of steps in the median of 'dominates'.
+    min_gap: fewest steps between a reset and a measured one ('stall', 'kl',
+      'dominates'); 'every' and 'at' ignore it.
 
   Returns:
-    (whether, reason); the reason is empty when there is no reset.
+    (decision, reason); the reason is empty when there is no reset.
 
   Raises:
     ValueError: a mode is unknown, lacks its setting, or `step` lies before
@@ -220,8 +226,8 @@ def should_reset(
     modes = [mode for mode in modes if mode not in AUTO]
 
   history = history or {}
-  # A score measured at the reset is the one to beat; a KL logged at that step
-  # was still taken to the reference before.
+  # The score measured at the reset step is the baseline of 'stall'. The KL and
+  # its share logged at that step still refer to the old reference.
   scores = _logged(history.get("score", ()), last_reset, step)
   kls = _logged(history.get("kl", ()), last_reset + 1, step)
   shares = _logged(history.get("kl_share", ()), last_reset + 1, step)
@@ -244,26 +250,26 @@ def should_reset(
 
 
 def _triggers(modes, **given: bool) -> list[str]:
-  """The modes with 'auto' spelled out; all of them have their settings."""
+  """Expands 'auto' and checks that every mode has its settings."""
   unknown = [mode for mode in modes if mode not in MODES]
   if isinstance(modes, str) or unknown:
     raise ValueError(f"modes={modes!r}: give a sequence of some of {MODES}")
-  found = []
+  triggers = []
   for mode in modes:
     if mode != "auto":
       if not given[mode]:
         raise ValueError(f"reset mode {mode!r} needs {_NEEDS[mode]}")
-      found.append(mode)
+      triggers.append(mode)
       continue
-    known = [trigger for trigger in AUTO if given[trigger]]
-    if not known:
+    ready = [trigger for trigger in AUTO if given[trigger]]
+    if not ready:
       needs = ", ".join(_NEEDS[trigger] for trigger in AUTO)
       raise ValueError(f"reset mode 'auto' needs some of: {needs}")
-    found += known
-  return found
+    triggers += ready
+  return triggers
 
 
 def _logged(pairs, first: int, last: int) -> list[float]:
-  """Values logged for steps first..last, in the order of the steps."""
+  """Values logged for steps first to last, in step order."""
   by_step = {step: value for step, value in pairs if first <= step <= last}
   return [by_step[step] for step in sorted(by_step)]

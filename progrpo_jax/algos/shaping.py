@@ -1,8 +1,8 @@
-"""What happens to rewards and groups before advantages are taken.
+"""Reward shaping and group filtering before advantages are computed.
 
-Length shaping is added to the reward; `keep_groups` says which groups teach
-anything and is the filter of dynamic sampling. The verifier's verdict stays
-as it was: pass@k and ARM ask it, not the shaped reward.
+Length terms are added to the reward; `keep_groups` is the filter of dynamic
+sampling. The verifier's verdict is not changed: pass@k and ARM read the
+verdict, not the shaped reward.
 """
 
 import chex
@@ -11,16 +11,16 @@ import jax.numpy as jnp
 
 
 def overlong_penalty(length_B, max_length: int, cache: int) -> jax.Array:
-  """A penalty that grows over the last `cache` tokens before the limit.
+  """Penalty that grows over the last `cache` tokens before the limit.
 
-  0 up to max_length - cache, then linear, -1 at max_length and beyond.
+  0 up to max_length - cache tokens, then linear, -1 from max_length on.
 
   See "DAPO" (https://arxiv.org/abs/2503.14476), eq. 13.
 
   Args:
     length_B: tokens of each response.
-    max_length: the limit.
-    cache: tokens over which the penalty grows, in [1, max_length].
+    max_length: length limit in tokens.
+    cache: number of tokens over which the penalty grows, in [1, max_length].
 
   Returns:
     penalty_B in [-1, 0], float32.
@@ -37,16 +37,16 @@ def overlong_penalty(length_B, max_length: int, cache: int) -> jax.Array:
 
 def cosine_length(
     length_B, max_length: int, lo: float, hi: float) -> jax.Array:
-  """A value that falls with length from `hi` to `lo` along half a cosine.
+  """Length term that falls from `hi` to `lo` along half a cosine.
 
-  lo + (hi - lo) / 2 * (1 + cos(pi * t / T)), t the length and T the maximum,
-  beyond which it stays at `lo`. ProRL v2 adds a multiple of it to the reward,
-  on and off in cycles.
+  lo + (hi - lo) / 2 * (1 + cos(pi * t / T)) for a length t up to T, and `lo`
+  beyond. ProRL v2 adds a multiple of it to the reward, in cycles (see
+  `control.cycle_on`).
 
   Args:
     length_B: tokens of each response.
-    max_length: T, positive.
-    lo: value at the maximum.
+    max_length: T in tokens, positive.
+    lo: value at length T.
     hi: value at length 0.
 
   Returns:
@@ -65,13 +65,13 @@ def truncated_reward(reward_B, finished_B, factor: float = 0.0) -> jax.Array:
   """Multiplies the reward of responses that did not stop by `factor`.
 
   ProRL (https://arxiv.org/abs/2505.24864, appendix E) penalises responses
-  that fail to terminate without giving the form; this one, with factor 0, is
-  that of OpenRLHF's ProRL recipe. It leaves rewards <= 0 no worse off.
+  that do not terminate but gives no formula; factor 0 is what OpenRLHF's ProRL
+  recipe does. Rewards <= 0 do not get worse.
 
   Args:
-    reward_B: rewards, any shape.
-    finished_B: bool, responses that ended by themselves, the same shape.
-    factor: in [0, 1]; 1 changes nothing.
+    reward_B: reward of each response, any shape.
+    finished_B: bool, responses that ended with a stop token, the same shape.
+    factor: multiplier in [0, 1]; 1 changes nothing.
 
   Returns:
     reward_B, float32.
@@ -87,20 +87,22 @@ def keep_groups(
     reward_PG, *, keep_all_correct: bool = False, tol: float = 1e-6,
     valid_PG=None, correct_PG=None,
 ) -> jax.Array:
-  """Groups that dynamic sampling keeps: those whose rewards differ.
+  """Which groups dynamic sampling keeps: groups whose rewards differ.
 
   DAPO (https://arxiv.org/abs/2503.14476, eq. 11) keeps groups that are
-  neither all right nor all wrong; for rewards in between, equal rewards carry
-  no gradient either. Under ARM a group that is all right does teach, which
-  `keep_all_correct` is for.
+  neither all correct nor all wrong. This rule also covers fractional rewards,
+  whose groups have no gradient either if all rewards are equal. Under ARM an
+  all-correct group does have a gradient: set `keep_all_correct`.
 
   Args:
-    reward_PG: rewards.
-    keep_all_correct: keeps groups in which every response is right.
-    tol: rewards this close are equal.
-    valid_PG: bool, responses that count; None for all. A group without any is
-      dropped.
-    correct_PG: bool, the verdicts; None takes a reward of 1 or more for right.
+    reward_PG: reward of each response.
+    keep_all_correct: whether to keep groups in which every response is
+      correct.
+    tol: largest difference of rewards that count as equal.
+    valid_PG: bool, responses with a verdict; None for all. A group without
+      valid responses is dropped.
+    correct_PG: bool, verdict on each response; None takes rewards of 1 or more
+      as correct.
 
   Returns:
     keep_P, bool.
@@ -112,6 +114,7 @@ def keep_groups(
   valid_PG = jnp.asarray(valid_PG)
   chex.assert_type(valid_PG, bool)
   chex.assert_equal_shape([reward_PG, valid_PG])
+  # Without valid responses low is inf and high -inf: not different.
   low_P = jnp.min(reward_PG, axis=1, where=valid_PG, initial=jnp.inf)
   high_P = jnp.max(reward_PG, axis=1, where=valid_PG, initial=-jnp.inf)
   keep_P = high_P - low_P > tol
@@ -124,7 +127,7 @@ def keep_groups(
 
 
 def _lengths(length_B) -> jax.Array:
-  """Lengths as float32, which holds every length below 16 million."""
+  """Converts lengths to float32, exact below 16 million."""
   length_B = jnp.asarray(length_B, jnp.float32)
   chex.assert_rank(length_B, 1)
   return length_B

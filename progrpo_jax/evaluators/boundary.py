@@ -1,11 +1,11 @@
-"""Whether training moved what a policy can reach: three regimes.
+"""Regimes: whether training changed which problems a policy can solve.
 
-The boundary is pass@k at a large k. A gain there, over the base and over a
-checkpoint half way, says that training still adds problems that the policy
-can solve; the label is a summary of two intervals and is never shown without
-them. ProRL (https://arxiv.org/abs/2505.24864, section 4.2) sorts tasks into
-three by eye; the thresholds are this file's, and so is the fourth: an interval
-that holds 0 shows neither a gain nor a loss.
+The boundary of a policy is its pass@k at a large k. A gain over the base and
+over a checkpoint half way means that training still adds solvable problems.
+The regime summarises two intervals and is always shown together with them.
+ProRL (https://arxiv.org/abs/2505.24864, section 4.2) assigns tasks to three
+regimes by eye; the thresholds here are this project's choice, and so is the
+fourth regime, for an interval that contains 0 (neither a gain nor a loss).
 """
 
 from collections.abc import Hashable, Mapping
@@ -16,7 +16,7 @@ import numpy as np
 from progrpo_jax.evaluators import intervals, passk
 
 REGIMES = ("Diminish", "No change shown", "Plateau", "Sustained")
-# In the place of one, where too few problems have samples enough.
+# Replaces a regime where too few problems have enough samples.
 NOT_ENOUGH = "Not enough samples"
 LARGEST_K = 128
 
@@ -24,16 +24,16 @@ Interval = intervals.Interval
 
 
 class Judgement(NamedTuple):
-  """The regime of a run on a set of problems, and what it rests on.
+  """The regime of a run on a set of problems, with its numbers.
 
   Attributes:
     regime: one of REGIMES.
-    problems: that all three checkpoints were tried on.
-    base: mean value of the base.
-    middle: of the checkpoint half way.
-    final: of the last checkpoint.
-    gain: (mean, low, high) of final - base, paired over problems.
-    late: (mean, low, high) of final - middle.
+    problems: number of problems tried at all three times.
+    base: mean pass@k before training.
+    middle: mean pass@k half way.
+    final: mean pass@k at the end.
+    gain: (mean, low, high) of final - base, paired by problem.
+    late: (mean, low, high) of final - middle, paired by problem.
   """
 
   regime: str
@@ -46,19 +46,21 @@ class Judgement(NamedTuple):
 
 
 def largest_k(*runs: passk.Counts, limit: int = LARGEST_K) -> int | None:
-  """The k to judge by: the largest power of 2 with n >= 2k on most problems.
+  """The k to judge by: the largest power of 2 with 2k <= n on most problems.
 
-  Above half of the samples the estimate is nearly "any right at all", of one
-  draw: a count too high by one on every problem passes for a gain. A few
-  problems with less, whose samples the verifier failed on, do no harm.
+  With k above n / 2 the estimate is nearly "any of the n samples is correct",
+  a single draw, and one more correct sample per problem would look like a
+  gain. "Most" is the median: a few problems with fewer samples, because the
+  verifier failed on some, do not lower k.
 
   Args:
-    *runs: {problem: (samples, right ones)} of each run to compare.
-    limit: the largest k that is of interest.
+    *runs: {problem: (samples, correct samples)} of each compared run.
+    limit: largest k to return.
 
   Returns:
-    k, or None where half of the problems of a run have less than two samples.
+    k, or None if the median problem of a run has fewer than two samples.
   """
+  # Lower median of the number of samples, for each run.
   middles = [
       sorted(n for n, _ in run.values())[(len(run) - 1) // 2]
       for run in runs if run]
@@ -71,19 +73,18 @@ def judge(
     base: Mapping[Hashable, float], middle: Mapping[Hashable, float],
     final: Mapping[Hashable, float], *, level: float = 0.95,
 ) -> Judgement:
-  """Sorts a run into a regime by its pass@k at three times.
+  """Returns the regime of a run from its pass@k at three times.
+
+  Problems that are not in all three mappings are left out.
 
   Args:
-    base: {problem: pass@k} before training, as `passk.per_problem` gives it.
-    middle: half way.
-    final: at the end. Problems that are not in all three are left out.
-    level: of the intervals.
-
-  Returns:
-    The regime with its intervals.
+    base: {problem: pass@k} before training, from `passk.per_problem`.
+    middle: {problem: pass@k} half way.
+    final: {problem: pass@k} at the end.
+    level: confidence level of the intervals.
 
   Raises:
-    ValueError: no problem is in all three.
+    ValueError: no problem is in all three mappings.
   """
   shared = sorted(
       (name for name in base if name in middle and name in final), key=repr)
@@ -102,11 +103,13 @@ def judge(
 
 
 def regime(gain: Interval, late: Interval) -> str:
-  """The regime that two (mean, low, high) intervals add up to.
+  """Returns the regime of two intervals (mean, low, high).
 
-  Diminish: that of final - base lies below 0. No change shown: it holds 0.
-  Otherwise there is a gain: Sustained where that of final - middle lies above
-  0, else Plateau (the gain came early; it may have shrunk since, see `late`).
+  Args:
+    gain: interval of final - base. Below 0: Diminish. Containing 0: No change
+      shown. Above 0: Sustained or Plateau.
+    late: interval of final - middle. Above 0: Sustained; otherwise Plateau
+      (the gain came early and may have shrunk since).
   """
   if gain[2] < 0:
     return "Diminish"

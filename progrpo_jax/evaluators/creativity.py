@@ -1,14 +1,15 @@
-"""How much of a text is not in a corpus: the Creativity Index.
+"""The Creativity Index: how much of a text is not copied from a corpus.
 
-The share of a text's tokens that lie in no long passage of the corpus, added
-up over lengths of "long". Passages are found exactly, in a suffix automaton:
-time and memory are linear in the corpus, and a text is looked up in one pass
-over its tokens. The corpus is a local one (training prompts, demonstrations),
-where the paper searches terabytes of the web: the index is a relative
-measure, to be compared on one corpus and one range only.
+For a passage length L, the uniqueness of a text is the share of its tokens
+that lie in no passage of L or more tokens that also occurs in the corpus. The
+index is the sum of the uniqueness over a range of L. Passages are matched
+exactly with a suffix automaton: time and memory are linear in the corpus, and
+looking up a text takes one pass over its tokens. The paper searches terabytes
+of the web; here the corpus is local (training prompts, demonstrations), so
+compare indices only for the same corpus and the same range of L.
 
 See "AI as Humanity's Salieri" (https://arxiv.org/abs/2410.04265), section 2.
-Left out: its search for near-verbatim passages by embeddings.
+Its search for near-verbatim passages by embeddings is not implemented.
 """
 
 import collections
@@ -25,14 +26,22 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 class CorpusIndex:
   """All passages of a corpus, as a suffix automaton.
 
+  A state stands for a set of passages that end at the same places. It has the
+  length of its longest passage, a suffix link (the state of its longest
+  suffix with more end places) and transitions by the next token.
+
   Attributes:
-    num_tokens: of the corpus.
-    num_states: of the automaton, at most 2 (num_tokens + documents) + 1; one
-      takes about half a kilobyte.
+    num_tokens: number of tokens of the corpus.
+    num_states: number of states of the automaton, at most
+      2 (num_tokens + documents) + 1; a state takes about half a kilobyte.
   """
 
   def __init__(self, documents: Iterable[Sequence[Hashable]]):
-    """Indexes documents, sequences of words or of token ids."""
+    """Indexes documents.
+
+    Args:
+      documents: sequences of words or of token ids.
+    """
     self.num_tokens = 0
     self._next: list[dict[Hashable, int]] = [{}]
     self._link = [-1]
@@ -42,29 +51,28 @@ class CorpusIndex:
       for token in document:
         last = self._extend(last, token)
         self.num_tokens += 1
-      # Equal to nothing, so that no passage goes on into the next document.
+      # A separator equal to no token: no passage crosses two documents.
       last = self._extend(last, object())
 
   @property
   def num_states(self) -> int:
-    """States of the automaton."""
+    """Number of states of the automaton."""
     return len(self._next)
 
   def longest_matches(self, tokens: Sequence[Hashable]) -> np.ndarray:
-    """Length of the longest passage of the corpus that ends at each token.
-
-    A step either takes one more token or gives up some of the passage, which
-    can happen no more often: at most two steps a token.
+    """Length of the longest corpus passage that ends at each token.
 
     Args:
-      tokens: of the text, as those of the documents.
+      tokens: text of T tokens, of the same kind as the documents' tokens.
 
     Returns:
-      int [T].
+      int [T]; 0 where the token is not in the corpus.
     """
     lengths = []
     state = length = 0
     for token in tokens:
+      # Shorten the match until the token extends it. Every suffix link
+      # shortens it, so that there are at most two steps per token in total.
       follow = self._next[state].get(token)
       while follow is None and state:
         state = self._link[state]
@@ -76,8 +84,12 @@ class CorpusIndex:
     return np.array(lengths, int)
 
   def _extend(self, last: int, token: Hashable) -> int:
-    """Adds a token after the text that ends in state `last`."""
+    """Adds a token after state `last`; returns the new last state.
+
+    The usual online construction (Blumer et al., 1985).
+    """
     new = self._add({}, self._length[last] + 1)
+    # Suffixes that were never followed by the token now are.
     state = last
     while state >= 0 and token not in self._next[state]:
       self._next[state][token] = new
@@ -85,11 +97,14 @@ class CorpusIndex:
     if state < 0:
       self._link[new] = 0
       return new
+    # A suffix was followed by the token before: link to that state, if all its
+    # passages are suffixes of the new text.
     follow = self._next[state][token]
     if self._length[follow] == self._length[state] + 1:
       self._link[new] = follow
       return new
-    # `follow` also stands for longer passages, which end in fewer places.
+    # Otherwise `follow` also has longer passages, which end at fewer places:
+    # split it. The clone takes the short passages with the new end place.
     clone = self._add(dict(self._next[follow]), self._length[state] + 1)
     self._link[clone] = self._link[follow]
     self._link[follow] = self._link[new] = clone
@@ -99,7 +114,7 @@ class CorpusIndex:
     return new
 
   def _add(self, follows: dict[Hashable, int], length: int) -> int:
-    """Adds a state; returns its number."""
+    """Adds a state and returns its number."""
     self._next.append(follows)
     self._link.append(0)
     self._length.append(length)
@@ -107,19 +122,21 @@ class CorpusIndex:
 
 
 def covered(tokens: Sequence[Hashable], index: CorpusIndex) -> np.ndarray:
-  """Length of the longest passage of the corpus that each token lies in.
+  """Length of the longest corpus passage that contains each token.
 
   Args:
-    tokens: of the text.
-    index: of the corpus.
+    tokens: text of T tokens.
+    index: index of the corpus.
 
   Returns:
-    int [T]; 0 for a token that the corpus does not have.
+    int [T]; 0 where the token is not in the corpus.
   """
   length_T = index.longest_matches(tokens)
   start_T = np.arange(len(length_T)) - length_T + 1
-  # Neither ends nor starts go back, so the passages over a token are a window
-  # that slides: its maximum is kept at the head of a falling queue.
+  # The longest passage ending at each token starts no earlier than the one
+  # before it, so the passages that contain token t form a sliding window of end
+  # positions. A queue of falling lengths keeps the window's maximum at its
+  # head.
   longest_T = np.zeros(len(length_T), int)
   queue: collections.deque[int] = collections.deque()
   end = 0
@@ -137,18 +154,18 @@ def covered(tokens: Sequence[Hashable], index: CorpusIndex) -> np.ndarray:
 
 def uniqueness(
     tokens: Sequence[Hashable], index: CorpusIndex, length: int) -> float:
-  """Share of the tokens in no passage of `length` or more of the corpus.
+  """Share of the tokens in no corpus passage of `length` or more tokens.
 
   Args:
-    tokens: of the text.
-    index: of the corpus.
-    length: L, at least 1.
+    tokens: text, words or ids as in the corpus.
+    index: index of the corpus.
+    length: passage length L, at least 1.
 
   Returns:
     The share, in [0, 1]; 1 for a text shorter than `length`.
 
   Raises:
-    ValueError: no tokens, or `length` is below 1.
+    ValueError: the text has no tokens, or `length` is below 1.
   """
   return creativity_index(tokens, index, length, length)
 
@@ -157,33 +174,34 @@ def creativity_index(
     tokens: Sequence[Hashable], corpus_index: CorpusIndex, low: int = 5,
     high: int = 12,
 ) -> float:
-  """Sum of the uniqueness at each L from low to high.
+  """Sum of the uniqueness of a text at each L from low to high.
 
   Args:
-    tokens: of the text, words or ids as in the corpus.
-    corpus_index: of the corpus.
+    tokens: text, words or ids as in the corpus.
+    corpus_index: index of the corpus.
     low: smallest L, at least 1.
-    high: largest L. A number means nothing without the range.
+    high: largest L. Report the range with the number: other ranges give other
+      numbers.
 
   Returns:
-    Between 0 (all of it copied, in passages of `high` or more) and
-    high - low + 1. A text shorter than `low` scores the highest: compare
+    The index, from 0 (everything copied in passages of `high` or more tokens)
+    to high - low + 1. A text shorter than `low` gets the maximum, so compare
     texts of similar length.
 
   Raises:
-    ValueError: no tokens, or not 1 <= low <= high.
+    ValueError: the text has no tokens, or not 1 <= low <= high.
   """
   if not 1 <= low <= high:
     raise ValueError(f"the range needs 1 <= low <= high, got {low} to {high}")
   if not len(tokens):
     raise ValueError("the Creativity Index of a text without tokens")
-  # A token in a passage of m is unique at every L above m.
+  # A token whose longest passage has m tokens is unique at every L above m.
   above_T = high - np.maximum(covered(tokens, corpus_index), low - 1)
   return float(np.mean(np.maximum(above_T, 0)))
 
 
 def words(text: str) -> list[str]:
-  """The words and the marks of a text, each by itself."""
+  """Splits a text into words and punctuation marks."""
   return _WORD.findall(text)
 
 
@@ -191,16 +209,16 @@ def measure(
     index: CorpusIndex, low: int = 5, high: int = 12, *,
     split: Callable[[str], Sequence[Hashable]] = words,
 ) -> Callable[..., Iterator[tuple[str, float]]]:
-  """A measure of held-out samples against a corpus.
+  """Returns a measure of held-out samples against a corpus.
 
-  Of each problem the first `diversity.MAX_SAMPLES` samples are looked up;
-  samples without words are left out.
+  It reads the first `diversity.MAX_SAMPLES` samples of each problem and leaves
+  out samples without tokens.
 
   Args:
-    index: of the corpus, its documents cut by the same `split`.
-    low: as for `creativity_index`.
-    high: as for `creativity_index`.
-    split: cuts a text.
+    index: index of the corpus, whose documents were cut by the same `split`.
+    low: smallest passage length.
+    high: largest passage length.
+    split: function that splits a text into tokens.
 
   Returns:
     A function of the samples that yields `creativity_<low>_<high>`, the mean
@@ -211,10 +229,10 @@ def measure(
     for suffix, texts_X in diversity.chosen(samples, samples.texts_XN):
       means = []
       for texts in texts_X:
-        found = [creativity_index(tokens, index, low, high)
-                 for tokens in map(split, texts) if tokens]
-        if found:
-          means.append(np.mean(found))
+        scores = [creativity_index(tokens, index, low, high)
+                  for tokens in map(split, texts) if tokens]
+        if scores:
+          means.append(np.mean(scores))
       if means:
         yield f"creativity_{low}_{high}{suffix}", float(np.mean(means))
 

@@ -1,8 +1,8 @@
-"""How different the answers to a prompt are, in plain Python.
+"""Diversity of the answers to a prompt, in plain Python.
 
-Garbage is diverse, so every measure is worth more over the correct answers
-than over all. `distinct_correct` is the cleanest: it counts ways of being
-right.
+Garbage is diverse too, so every measure says more over correct answers than
+over all answers. The clearest one is `distinct_correct`, the number of
+different correct answers.
 """
 
 import bisect
@@ -14,19 +14,19 @@ import numpy as np
 
 from progrpo_jax.tasks import base
 
-# What the measures of surface form read of each problem: samples are alike in
-# law, so the first are as good as any, and the same number of texts makes
-# self-BLEU comparable. One evaluation then looks at no more than
-# problems * 16 * 512 tokens for each length of n-gram: some 5 s for 64
-# problems of the longest samples, on one core.
+# Limits on what the n-gram measures read per problem. Samples are independent,
+# so the first ones are representative, and self-BLEU is comparable only for the
+# same number of texts. An evaluation reads at most problems * 16 * 512 tokens
+# per n-gram length: about 5 s on one core for 64 problems with the longest
+# samples.
 MAX_SAMPLES = 16
 MAX_TOKENS = 512
-_ORDERS = 4  # of BLEU
-_UNMATCHED = 0.1  # counted where no n-gram of an order matches
+_ORDERS = 4  # BLEU compares n-grams of 1 to 4 tokens
+_UNMATCHED = 0.1  # matches assumed where no n-gram of a length matches
 
 
 def collapse_spaces(text: str) -> str:
-  """The text with every run of white space made one space, none at the ends."""
+  """Strips a text and replaces each run of white space by one space."""
   return " ".join(text.split())
 
 
@@ -37,14 +37,15 @@ def distinct_correct(
   """Number of different correct answers to one prompt.
 
   Args:
-    texts: the answers.
-    correct: which of them are right.
-    canonical: maps an answer to what makes it itself (the solution without
-      the prose around it, say); two answers are one if it is equal. None
-      compares the texts but for white space.
+    texts: answers to the prompt.
+    correct: verdict on each answer.
+    canonical: maps an answer to a key, equal for equivalent answers (the
+      solution without the prose around it, for example). None compares texts
+      up to white space.
 
   Returns:
-    The count; it grows with the number of samples, so compare like with like.
+    The count. It grows with the number of samples, so compare counts only for
+    equal numbers of samples.
 
   Raises:
     ValueError: the lengths differ.
@@ -58,11 +59,12 @@ def distinct_correct(
 
 def ngram_counts(
     texts: Sequence[str | Sequence[Hashable]], n: int) -> tuple[int, int]:
-  """Distinct and total n-grams of some texts, none across two texts.
+  """Counts distinct and total n-grams; no n-gram crosses two texts.
 
   Args:
-    texts: sequences of tokens (ids or words); a string is cut at white space.
-    n: length of the n-grams, at least 1.
+    texts: sequences of tokens (ids or words); a string is split at white
+      space.
+    n: length of the n-grams in tokens, at least 1.
 
   Returns:
     (distinct, total).
@@ -83,41 +85,41 @@ def ngram_counts(
 
 
 def distinct_n(texts: Sequence[str | Sequence[Hashable]], n: int) -> float:
-  """Share of the n-grams that are distinct; 0 where there are none.
+  """Distinct n-grams as a share of all n-grams.
 
-  It falls with the amount of text even where the style does not change: fix
-  the length, or use `ead`.
+  It falls with the amount of text even if the style stays the same: compare
+  texts of equal length, or use `ead`.
 
   See "A Diversity-Promoting Objective Function"
   (https://arxiv.org/abs/1510.03055), where it is distinct-1 and distinct-2.
 
   Args:
-    texts: as for `ngram_counts`.
-    n: as for `ngram_counts`.
+    texts: token sequences, or strings to split at white space.
+    n: length of the n-grams in tokens, at least 1.
 
   Returns:
-    The share, in [0, 1].
+    The share, in [0, 1]; 0 if there are no n-grams.
   """
   distinct, total = ngram_counts(texts, n)
   return distinct / total if total else 0.0
 
 
 def ead(num_distinct: int, num_total: int, vocab_size: int) -> float:
-  """Expectation-adjusted distinct: distinct n-grams over those to expect.
+  """Expectation-adjusted distinct: distinct tokens over their expected number.
 
-  N / (V (1 - ((V - 1) / V)^C)): the denominator is the number of different
-  tokens among C that are drawn uniformly from V, so that length cancels.
+  N / (V (1 - ((V - 1) / V)^C)). The denominator is the expected number of
+  different tokens among C drawn uniformly from V, which corrects for length.
 
   See "Rethinking and Refining the Distinct Metric"
   (https://arxiv.org/abs/2202.13587).
 
   Args:
-    num_distinct: N.
-    num_total: C.
-    vocab_size: V, at least 1.
+    num_distinct: number N of distinct tokens.
+    num_total: number C of tokens.
+    vocab_size: size V of the vocabulary, at least 1.
 
   Returns:
-    The ratio, 0 where there are no tokens.
+    The ratio; 0 if there are no tokens.
 
   Raises:
     ValueError: `vocab_size` is below 1.
@@ -132,15 +134,16 @@ def ead(num_distinct: int, num_total: int, vocab_size: int) -> float:
 
 def ead_of(
     texts: Sequence[str | Sequence[Hashable]], vocab_size: int) -> float:
-  """`ead` of the tokens of some texts together.
+  """`ead` of the tokens of several texts together.
 
-  Where the texts draw on much less than the vocabulary, the expectation is
-  near the number of tokens and length does not cancel: compare runs of one
-  tokenizer and of similar length.
+  If the texts use only a small part of the vocabulary, the expected number is
+  close to the number of tokens and length is not corrected for: compare only
+  runs with the same tokenizer and similar lengths.
 
   Args:
-    texts: as for `ngram_counts`.
-    vocab_size: of the tokenizer, or of all words that could stand there.
+    texts: token sequences, or strings to split at white space.
+    vocab_size: size of the tokenizer's vocabulary, or number of possible
+      words.
 
   Returns:
     The ratio.
@@ -149,25 +152,24 @@ def ead_of(
 
 
 def self_bleu(texts: Sequence[str | Sequence[Hashable]]) -> float:
-  """Mean BLEU of each text against all the others; 1 for equal ones.
+  """Mean BLEU of each text against all other texts.
 
-  BLEU of orders 1 to 4 with clipped counts and a brevity penalty to the
-  reference nearest in length (the shorter of two), no order longer than the
-  text. An order without a match counts 0.1 matches (Chen and Cherry's first
-  smoothing), or else one absent 4-gram would make everything 0. An n-gram's
-  count in "all but this text" is read off its two highest counts, so that
-  the cost is linear in the tokens.
+  BLEU with n-grams of 1 to 4 tokens (none longer than the text), clipped
+  counts and a brevity penalty towards the reference nearest in length (the
+  shorter one of two). An n-gram length without a match counts 0.1 matches
+  (Chen and Cherry's first smoothing); otherwise a single missing length would
+  make the score 0.
 
   See "Texygen" (https://arxiv.org/abs/1802.01886) for self-BLEU, Papineni et
   al. (2002) for BLEU.
 
   Args:
-    texts: as for `ngram_counts`. More of them match more: compare like with
-      like.
+    texts: token sequences, or strings to split at white space. The score grows
+      with the number of texts, so compare scores only for equal numbers.
 
   Returns:
-    The mean, in [0, 1]; diversity is 1 less it. Of a text without tokens
-    BLEU is 0.
+    The mean, in [0, 1]: 1 if all texts are equal; diversity is 1 minus it. A
+    text without tokens has BLEU 0.
 
   Raises:
     ValueError: fewer than two texts.
@@ -177,6 +179,8 @@ def self_bleu(texts: Sequence[str | Sequence[Hashable]]) -> float:
   tokens = [t.split() if isinstance(t, str) else list(t) for t in texts]
   logs = np.zeros(len(tokens))
   for n in range(1, _ORDERS + 1):
+    # An n-gram's highest count in the other texts follows from its two
+    # highest counts overall, which keeps the cost linear in the tokens.
     counts = [_ngrams(text, n) for text in tokens]
     top = _two_highest(counts)
     for i, count in enumerate(counts):
@@ -194,13 +198,16 @@ def self_bleu(texts: Sequence[str | Sequence[Hashable]]) -> float:
 
 
 def _ngrams(tokens: Sequence[Hashable], n: int) -> collections.Counter:
-  """How often each n-gram occurs."""
+  """Counts the n-grams of a text."""
   return collections.Counter(
       tuple(tokens[i:i + n]) for i in range(len(tokens) - n + 1))
 
 
 def _two_highest(counts: Sequence[collections.Counter]) -> dict:
-  """{n-gram: (highest count in a text, second highest, whose the highest)}."""
+  """{n-gram: (highest count in a text, second highest, index of that text)}.
+
+  The index is of the text with the highest count.
+  """
   top: dict[tuple, tuple[int, int, int]] = {}
   for i, count in enumerate(counts):
     for ngram, c in count.items():
@@ -213,7 +220,11 @@ def _two_highest(counts: Sequence[collections.Counter]) -> dict:
 
 
 def _brevity(length: int, lengths: Sequence[int]) -> float:
-  """Log of the penalty of a text among sorted lengths that hold its own."""
+  """Log of the brevity penalty of a text.
+
+  `lengths` are the sorted lengths of all texts, including this one.
+  """
+  # The nearest other length is a neighbour of the text's own position.
   at = bisect.bisect_left(lengths, length)
   others = [*lengths[max(at - 1, 0):at], *lengths[at + 1:at + 2]]
   nearest = min(others, key=lambda other: (abs(other - length), other))
@@ -221,15 +232,16 @@ def _brevity(length: int, lengths: Sequence[int]) -> float:
 
 
 def chosen(samples, items_XN) -> Iterator[tuple[str, list[list]]]:
-  """The samples that measures of surface form read: of all, and the correct.
+  """Selects the samples that n-gram measures read, all and correct ones.
 
   Args:
     samples: held-out samples.
-    items_XN: what to read of each, texts or tokens.
+    items_XN: text or tokens of each sample.
 
   Yields:
-    ("", a list per problem) and ("_correct", a list per problem that has
-    any), of the first MAX_SAMPLES that count.
+    ("", lists) for all samples with a verdict and ("_correct", lists) for the
+    correct ones: a list per problem of its first MAX_SAMPLES items, without
+    problems that have none.
   """
   for suffix, counts_XN in (
       ("", samples.valid_XN),
@@ -237,20 +249,22 @@ def chosen(samples, items_XN) -> Iterator[tuple[str, list[list]]]:
     lists = [
         [item for item, counts in zip(items, verdicts) if counts]
         for items, verdicts in zip(items_XN, counts_XN)]
-    yield suffix, [found[:MAX_SAMPLES] for found in lists if found]
+    yield suffix, [kept[:MAX_SAMPLES] for kept in lists if kept]
 
 
 def measure(samples) -> Iterator[tuple[str, float]]:
-  """Different correct answers of held-out samples, and their surface form.
+  """Measures the diversity of held-out samples.
+
+  Args:
+    samples: held-out samples.
 
   Yields:
     `distinct_correct`, the mean over problems of the number of different
-    correct answers among the n samples, equal answers being recognised by the
-    task's own `canonical`; then, as means over problems, of the first
-    MAX_TOKENS tokens of the first MAX_SAMPLES samples: `ead`, `distinct_2`
-    and `self_bleu_diversity` (1 - self-BLEU, of problems with two samples or
-    more). The same with `_correct` is of the correct samples among all, where
-    there are any.
+    correct answers among all samples, told apart by the task's `canonical`;
+    then, over the first MAX_TOKENS tokens of the first MAX_SAMPLES samples,
+    means over problems of `ead`, `distinct_2` and `self_bleu_diversity`
+    (1 - self-BLEU, problems with at least two samples only); then the same
+    three with the suffix `_correct` over correct samples, if there are any.
   """
   counts = [
       distinct_correct(

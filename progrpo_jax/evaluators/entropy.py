@@ -1,4 +1,4 @@
-"""How undecided a policy is, token by token."""
+"""Entropy of a policy over the tokens of held-out samples."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,18 @@ import numpy as np
 
 
 def measure(samples) -> Iterator[tuple[str, float]]:
-  """Entropy over tokens of all samples and of the correct ones, and length.
+  """Measures the entropy and length of held-out samples.
+
+  Args:
+    samples: held-out samples.
 
   Yields:
     `entropy`, the mean over tokens of the entropy over the vocabulary at the
-    sampling temperature, in nats; `entropy_correct`, the same over correct
-    samples, if there are any; `mean_length` in tokens.
+    sampling temperature, in nats; `entropy_correct`, the same over the tokens
+    of correct samples, if there are any; `mean_length` in tokens.
   """
   length = np.asarray(samples.length_XN, np.float64)
+  # Sums over tokens, so that the means weight every token equally.
   total = np.asarray(samples.entropy_XN, np.float64) * length
   yield "entropy", float(total.sum() / max(length.sum(), 1))
   right = np.asarray(samples.correct_XN, bool)

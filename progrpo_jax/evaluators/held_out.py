@@ -1,9 +1,9 @@
-"""Held-out problems: sampled once, measured by every plug-in.
+"""Held-out problems: sampled once, then read by every measure.
 
-Samples cost far more than what is read off them, so the evaluator draws them
-and each measure (`passk.measure`, `entropy.measure`, ...) reads the same ones.
-The same problems and the same random numbers serve every evaluation of a run
-and every method beside it: what differs is the policy.
+Sampling costs far more than measuring, so the evaluator draws the samples once
+and every measure (`passk.measure`, `entropy.measure`, ...) reads the same
+ones. Every evaluation of a run, and of other runs of the same key, uses the
+same problems and random numbers: only the policy differs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,25 +21,25 @@ from progrpo_jax.models import scoring
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
 
-# Folded into the run's key for all evaluations.
+# Folded into the run's PRNG key to get the key of its evaluations.
 STREAM = 0x6576616C
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """n verified samples of each of X problems.
+  """N verified samples of each of X problems.
 
   Attributes:
-    rows: the problems.
-    texts_XN: the samples.
-    correct_XN: bool; False where the verifier failed.
+    rows: problems.
+    texts_XN: text of each sample.
+    correct_XN: bool, the strict verdict; False where the verifier failed.
     valid_XN: bool, False where the verifier failed.
-    entropy_XN: mean entropy over each sample's tokens, in nats.
-    length_XN: tokens of each sample.
-    tokens_XN: the tokens themselves, without one that ends the sample.
-    vocab_size: of the tokenizer.
-    tolerant_XN: bool, the verdict that looks past a missed format; None where
-      it was not asked for.
+    entropy_XN: mean entropy over the tokens of each sample, in nats.
+    length_XN: number of tokens of each sample, including the stop token.
+    tokens_XN: tokens of each sample, without stop tokens.
+    vocab_size: size of the tokenizer's vocabulary.
+    tolerant_XN: bool, the verdict that forgives a wrong format; None if it was
+      not computed.
   """
 
   rows: tuple[base.Row, ...]
@@ -70,26 +70,27 @@ class HeldOut:
     """Prepares an evaluation.
 
     Args:
-      name: of the set, in metric names.
+      name: name of the set, in metric names.
       model: configuration of the policy.
-      mesh: of the devices.
-      tokenizer: of the policy.
-      prompts: batches of one size; a problem that fills up the last batch
-        has a negative id and is left out of all measures.
-      pool: verifies.
-      settings: how to sample, `num_generations` samples a problem.
-      chunk: tokens whose logits may exist at one time.
-      key: for all samples.
-      measures: read the samples.
-      tolerant: give each sample a verdict that looks past a missed format
-        too; it costs up to three verifications of each wrong sample.
-      left_out: problems of the set whose prompts are too long to be tried.
-      refused: why rows of the set's files are no problems -> how many.
+      mesh: device mesh.
+      tokenizer: tokenizer of the policy.
+      prompts: batches of equal size; problems that pad the last batch have a
+        negative id and are left out of all measures.
+      pool: pool of verifiers.
+      settings: sampling settings; `num_generations` samples per problem.
+      chunk: number of tokens whose logits may exist at the same time.
+      key: PRNG key of all samples.
+      measures: functions from `Samples` to (name, value) pairs.
+      tolerant: whether to add the verdict that forgives a wrong format; it
+        costs up to three more verifications of each wrong sample.
+      left_out: number of problems of the set whose prompts are too long.
+      refused: {reason: number} of the rows of the set's files that are not
+        valid problems.
     """
     self.name = name
     self.model, self.mesh, self.tokenizer = model, mesh, tokenizer
     self.prompts, self.pool, self.settings = prompts, pool, settings
-    # At temperature 0 the entropy is that of the distribution at 1.
+    # At temperature 0 the entropy is measured at temperature 1.
     self.dist = scoring.Distribution(
         temperature=settings.temperature or 1.0, chunk=chunk)
     self.key, self.measures, self.tolerant = key, measures, tolerant
@@ -97,11 +98,16 @@ class HeldOut:
 
   @property
   def num_problems(self) -> int:
-    """Problems that are tried."""
+    """Number of problems tried, without padding."""
     return sum(int((p.ids_P >= 0).sum()) for p in self.prompts)
 
   def sample(self, params, progress=lambda: None) -> Samples:
-    """Draws and verifies the samples of a policy."""
+    """Draws and verifies the samples of a policy.
+
+    Args:
+      params: all parameters of the policy.
+      progress: function called after each batch.
+    """
     parts = []
     for prompts in self.prompts:
       parts.append(self._sample_batch(params, prompts))
@@ -118,7 +124,7 @@ class HeldOut:
     yield f"eval/{self.name}/left_out", self.left_out
 
   def records(self, samples: Samples) -> list[dict]:
-    """One record a problem, for the files that people browse."""
+    """Returns one record per problem, as written to the workdir's files."""
     return [
         dict(
             set=self.name, prompt=row.prompt, reference=row.reference,
@@ -127,7 +133,7 @@ class HeldOut:
         for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))]
 
   def _record(self, samples: Samples, x: int, n: int) -> dict:
-    """What is kept of one sample."""
+    """Returns the record of sample n of problem x."""
     record = dict(
         text=samples.texts_XN[x][n], correct=bool(samples.correct_XN[x, n]),
         status="ok" if samples.valid_XN[x, n] else "masked")
@@ -136,6 +142,7 @@ class HeldOut:
     return record
 
   def _sample_batch(self, params, prompts: batch_lib.Prompts) -> Samples:
+    """Samples, scores and verifies one batch of problems."""
     n = self.settings.num_generations
     rollout = sampler.sample(
         self.model, params, prompts, self.key, self.settings, self.mesh)
@@ -143,6 +150,7 @@ class HeldOut:
         prompt_NT=prompts.tokens_PT, prompt_mask_NT=prompts.mask_PT,
         tokens_NRT=rollout.tokens_BT.reshape(len(prompts), n, -1),
         mask_NRT=rollout.mask_BT.reshape(len(prompts), n, -1)), self.mesh)
+    # The sampler returns no entropies: score the samples.
     with jax.set_mesh(self.mesh):
       scores = scoring.score(
           self.model, params, sequences, self.dist, prompts=False)
@@ -150,9 +158,10 @@ class HeldOut:
     length_XN = mask_XNT.sum(axis=-1)
     entropy_XN = sharding.fetch(scores.entropy_NRT).sum(axis=-1) / np.maximum(
         length_XN, 1)
-    # Fillers stand at the end.
+    # Padding problems are at the end of the batch.
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[:len(real)]
+    # Each host verifies its share of the problems; all get all verdicts.
     texts, _, correct_XN, valid_XN, _, tolerant_XN = verify.join(
         hosts.share_out(
             functools.partial(self._judge, rows, rollout), len(rows)))
@@ -170,7 +179,12 @@ class HeldOut:
         vocab_size=self.tokenizer.vocab_size, tolerant_XN=tolerant_XN)
 
   def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
-    """Returns `verify.decode_and_verify` of a share, and tolerant verdicts."""
+    """Verifies one host's share of the problems.
+
+    Returns:
+      The tuple of `verify.decode_and_verify`, followed by the tolerant
+      verdicts or None.
+    """
     judged = verify.decode_and_verify(
         self.pool, self.tokenizer, rows, rollout,
         self.settings.num_generations, share)
@@ -182,7 +196,7 @@ class HeldOut:
 
 
 def _join(values: list):
-  """One field of all batches, from that of each."""
+  """Joins one field of `Samples` over batches."""
   first = values[0]
   if isinstance(first, np.ndarray):
     return np.concatenate(values)

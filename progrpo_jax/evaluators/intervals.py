@@ -1,22 +1,22 @@
-"""Intervals of means over problems, which hold at 0 and at 1 as well.
+"""Confidence intervals of means over problems, also valid near 0 and 1.
 
-A bootstrap draws what was seen: of 64 problems that are all right it makes
-[1, 1], and of 30 whose mean is 0.02 an interval that holds that mean less
-than half of the time. Here a mean is treated as a proportion, of as many
-problems as would scatter like these ("effective sample size"), with the
-Clopper-Pearson interval: E. L. Korn and B. I. Graubard, "Confidence intervals
-for proportions with small expected number of positive counts estimated from
-survey data" (Survey Methodology 24, 1998). The surprise: the scatter is that
-of the values and two more, one at either end of the range, so that values
-which happen to be alike do not pass for certainty.
+A bootstrap can only resample observed values: 64 correct problems of 64 give
+[1, 1], and with 30 problems and a mean of 0.02 its interval contains the true
+mean less than half of the time. Here the mean is treated as a proportion with
+the Clopper-Pearson interval, at an effective sample size: the number of
+right-or-wrong problems whose mean would vary as much as this one. See E. L.
+Korn and B. I. Graubard, "Confidence intervals for proportions with small
+expected number of positive counts estimated from survey data" (Survey
+Methodology 24, 1998). The variance is taken over the values and two more, 0
+and 1, so that values which happen to be equal do not look certain.
 
-By simulation (tests/evaluators/test_intervals.py), from 30 problems on and for
-means from 0.02 to 1, 93% or more of the 95% intervals hold the mean; of a
-bootstrap's it may be 5% (30 problems, a mean of 0.998). They are wider. With 64
-problems, and a bootstrap's width in brackets: 0.234 (0.220) where problems are
-right or wrong at a mean of 0.3; 0.181 (0.171) where their pass@1 is spread as
-Beta(0.5, 0.5); 0.085 (0.048) where they are right or wrong at a mean of 0.02,
-which the bootstrap's hold 72% of the time.
+By simulation (tests/evaluators/test_intervals.py), for 30 problems or more and
+means from 0.02 to 1, at least 93% of the 95% intervals contain the mean; with
+a bootstrap it can be 5% (30 problems, mean 0.998). The price is width. For 64
+problems (bootstrap in brackets): 0.234 (0.220) for right-or-wrong problems
+with a mean of 0.3; 0.181 (0.171) for pass@1 distributed as Beta(0.5, 0.5);
+0.085 (0.048) for right-or-wrong problems with a mean of 0.02, where 72% of the
+bootstrap intervals contain the mean.
 """
 
 import numpy as np
@@ -24,30 +24,31 @@ import scipy.special
 
 Interval = tuple[float, float, float]
 
-# Parameters of a beta distribution are above 0.
+# Parameters of a beta distribution must be positive.
 _LEAST = 1e-12
 
-# Half of the least range that differences are taken to have: smaller ones
-# that are all there is to see do not bound those of other problems.
+# Differences are assumed to range over at least [-0.25, 0.25], even if all
+# observed ones are smaller: other problems may differ more.
 _LEAST_RANGE = 0.25
 
 
 def mean(values_X, *, level: float = 0.95) -> Interval:
   """Mean over problems of values in [0, 1], with its interval.
 
-  It says how far the mean would move on other problems of the same kind.
-  Where all values are 0 or 1 it is that of Clopper and Pearson: 64 right ones
-  of 64 give 0.944 to 1.
+  The interval says how far the mean would move on other problems of the same
+  kind. If all problems are right (or all wrong) it is the Clopper-Pearson
+  interval: 64 of 64 give 0.944 to 1.
 
   Args:
-    values_X: one value per problem, its pass@k for example.
-    level: share of intervals that hold the true mean, at least.
+    values_X: one value per problem, such as its pass@k.
+    level: confidence level, in (0, 1).
 
   Returns:
     (mean, low, high).
 
   Raises:
-    ValueError: no problems, values outside [0, 1], or a level outside (0, 1).
+    ValueError: there are no problems, a value is outside [0, 1], or the level
+      is outside (0, 1).
   """
   values_X = np.asarray(values_X, np.float64)
   if values_X.ndim != 1:
@@ -59,13 +60,19 @@ def mean(values_X, *, level: float = 0.95) -> Interval:
 def columns(
     values_XK, *, level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """`mean` of each column of values, a row per problem.
+  """Returns `mean` of each column of values.
+
+  Args:
+    values_XK: values in [0, 1], one row per problem.
+    level: confidence level of each interval, in (0, 1).
 
   Returns:
-    (mean_K, low_K, high_K); the interval holds for each k by itself.
+    (mean_K, low_K, high_K). The level holds for each column separately, not
+    for all of them together.
 
   Raises:
-    ValueError: as for `mean`.
+    ValueError: there are no problems, a value is outside [0, 1], or the level
+      is outside (0, 1).
   """
   values_XK = np.asarray(values_XK, np.float64)
   if values_XK.ndim != 2 or not values_XK.size:
@@ -76,15 +83,15 @@ def columns(
     raise ValueError(f"level must lie in (0, 1), got {level}")
   size, tail = len(values_XK), (1 - level) / 2
   centre_K = values_XK.mean(axis=0)
-  # The scatter of the values and of two more, at 0 and at 1.
+  # Variance of the values together with one 0 and one 1.
   ends_2K = np.broadcast_to([[0.0], [1.0]], (2, values_XK.shape[1]))
   more_XK = np.concatenate([values_XK, ends_2K])
   middle_K, spread_K = more_XK.mean(axis=0), more_XK.var(axis=0)
-  # p (1 - p) is the variance of a proportion, the largest there is in [0, 1]
-  # at that mean: this is never less than the number of problems.
+  # Effective sample size. p (1 - p) is the largest variance that values in
+  # [0, 1] can have at mean p, so it is at least the number of problems.
   number_K = size * middle_K * (1 - middle_K) / spread_K
   right_K, wrong_K = number_K * centre_K, number_K * (1 - centre_K)
-  # The quantiles are not defined where none is right, or none is wrong.
+  # The beta quantile is undefined at a mean of 0 (low end) or 1 (high end).
   quantile = scipy.special.betaincinv
   low_K = np.where(
       centre_K > 0,
@@ -98,29 +105,31 @@ def columns(
 def difference(a_X, b_X, *, level: float = 0.95) -> Interval:
   """Mean of a - b over the same problems, with its interval.
 
-  Paired, so that what makes a problem hard for both cancels. As `mean` on the
-  range from the largest difference seen, 0.25 at least, to its opposite: one
-  problem of many that differs shows no change, as problems that were not tried
-  may differ as much the other way. Where no problem differs the range is that
-  of all differences, -1 to 1: it is not known how large one would be.
+  Differences are paired by problem, so a problem's difficulty cancels. They
+  are rescaled to [0, 1] and passed to `mean`, assuming the range [-d, d] with
+  d the largest absolute difference, but at least 0.25. One differing problem
+  among many therefore shows no change: an untried problem may differ as much
+  in the other direction. If no problem differs, d is 1, since nothing is known
+  about the size of differences.
 
-  By the same simulation 93% or more of these hold the mean where values are
-  right or wrong, and of pass@1 and pass@32 of 64 samples. Of pass@1 that a run
-  raised by 0.045 they are 0.036 wide for 64 problems where a bootstrap's are
-  0.027, of pass@32 0.197 and 0.171. Rare differences much larger than those
-  seen (one problem in 20 that changes by 1, among 30 that change by 0.05) are
+  By the same simulation at least 93% of the intervals contain the mean, for
+  right-or-wrong values and for pass@1 and pass@32 of 64 samples. For 64
+  problems whose pass@1 rose by 0.045 they are 0.036 wide (bootstrap 0.027),
+  for pass@32 0.197 (0.171). Rare differences much larger than the observed
+  ones (a change of 1 in one problem of 20, where 30 changed by 0.05) are
   covered no better than by a bootstrap.
 
   Args:
     a_X: one value in [0, 1] per problem.
-    b_X: the value of the other run on the same problem.
-    level: as for `mean`.
+    b_X: value of the other run for the same problem, in [0, 1].
+    level: confidence level, in (0, 1).
 
   Returns:
     (mean difference, low, high).
 
   Raises:
-    ValueError: the shapes differ, or as for `mean`.
+    ValueError: the shapes differ, there are no problems, a value is outside
+      [0, 1], or the level is outside (0, 1).
   """
   a_X, b_X = np.asarray(a_X, np.float64), np.asarray(b_X, np.float64)
   if a_X.shape != b_X.shape:
@@ -132,6 +141,7 @@ def difference(a_X, b_X, *, level: float = 0.95) -> Interval:
   change_X = a_X - b_X
   largest = np.abs(change_X).max(initial=0.0)
   largest = max(largest, _LEAST_RANGE) if largest else 1.0
+  # [-largest, largest] to [0, 1] and back.
   centre, low, high = mean(
       np.clip((change_X / largest + 1) / 2, 0, 1), level=level)
   return tuple(float(largest * (2 * x - 1)) for x in (centre, low, high))

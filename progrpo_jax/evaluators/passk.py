@@ -1,7 +1,7 @@
-"""pass@k: how often at least one of k samples is right.
+"""pass@k: the probability that at least one of k samples is correct.
 
-Estimates in numpy float64 on the host: they are exact ratios of binomials,
-for n in the hundreds, computed once per evaluation.
+Computed on the host in numpy float64, once per evaluation: the estimates are
+ratios of binomials for n in the hundreds.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -10,32 +10,32 @@ import numpy as np
 
 from progrpo_jax.evaluators import intervals
 
-# Samples with a verdict and right ones among them, of each problem by its
-# name; none where the verifier failed on all of them.
+# {problem: (samples with a verdict, correct samples)}; (0, 0) where the
+# verifier failed on every sample.
 Counts = Mapping[Hashable, tuple[int, int]]
 
-# A mean over fewer of the problems than this is no number of the set:
-# verifiers fail more on some problems than on others.
+# Smallest share of a set's problems whose mean stands for the set. Verifiers
+# fail more often on hard problems, so a mean over fewer problems is biased.
 ENOUGH = 0.98
 
 
 def pass_at_k(n, c, k) -> np.ndarray:
-  """Unbiased estimate of pass@k from n samples of which c are right.
+  """Unbiased estimate of pass@k from n samples of which c are correct.
 
-  1 - C(n - c, k) / C(n, k), as the product over j < k of
-  (n - c - j) / (n - j), in which nothing can overflow; exactly 1 where fewer
-  than k samples are wrong. (1 - (1 - c/n)^k is biased downwards.)
+  1 - C(n - c, k) / C(n, k), computed as 1 - prod_{j < k} (n - c - j) / (n - j),
+  which cannot overflow; exactly 1 if fewer than k samples are wrong. (The
+  simpler 1 - (1 - c/n)^k is biased downwards.)
 
   See "Evaluating Large Language Models Trained on Code"
   (https://arxiv.org/abs/2107.03374), eq. 1.
 
   Args:
-    n: samples of each problem.
-    c: right ones among them.
-    k: samples that may be tried. The three broadcast against each other.
+    n: number of samples.
+    c: number of correct samples.
+    k: number of samples that may be tried. n, c and k are broadcast.
 
   Returns:
-    float64 of the broadcast shape; the mean over problems is the caller's.
+    float64 of the broadcast shape, not averaged over problems.
 
   Raises:
     ValueError: not 1 <= k <= n or not 0 <= c <= n.
@@ -47,33 +47,33 @@ def pass_at_k(n, c, k) -> np.ndarray:
     raise ValueError(f"pass@k needs 0 <= c <= n, got c={c} with n={n}")
   j = np.arange(np.max(k, initial=0))
   n, c, k = n[..., None], c[..., None], k[..., None]
-  # The factor at j = n - c is 0, and with it the product from there on. The
-  # maximum keeps the division defined past n, where no factor counts.
+  # If k > n - c, the factor at j = n - c is 0 and so is the product. The
+  # maximum avoids dividing by 0 at j >= n, where factors are not used.
   factors = np.where(j < k, (n - c - j) / np.maximum(n - j, 1), 1.0)
   return 1.0 - np.prod(factors, axis=-1)
 
 
 def powers(n: int) -> list[int]:
-  """The k that are reported of n samples: 1, 2, 4, ... up to n."""
+  """Returns the k reported for n samples: 1, 2, 4, ... up to n."""
   return [2**i for i in range(n.bit_length())] if n > 0 else []
 
 
 def curve(n_X, c_X) -> np.ndarray:
-  """pass@k of each problem for every k up to the most samples of one.
+  """pass@k of each problem for k = 1, 2, ... up to the largest n.
 
-  The estimates of `pass_at_k` in one running product. Beyond half of the
-  samples they rest on few independent draws, and k = n on a single one.
+  The same estimates as `pass_at_k`, from one running product. For k above n / 2
+  they rest on few independent draws; k = n is a single draw.
 
   Args:
-    n_X: samples of each problem, a number or one per problem.
-    c_X: right ones among them.
+    n_X: number of samples, one for all problems or one per problem.
+    c_X: number of correct samples of each problem.
 
   Returns:
     float64 [X, K]; column k - 1 is pass@k, NaN where a problem has fewer
     than k samples.
 
   Raises:
-    ValueError: no problems, no samples, or not 0 <= c <= n.
+    ValueError: there are no problems or samples, or not 0 <= c <= n.
   """
   c_X = np.asarray(c_X)
   if c_X.ndim != 1 or not c_X.size:
@@ -82,6 +82,8 @@ def curve(n_X, c_X) -> np.ndarray:
   if n_X.max() < 1 or np.any((c_X < 0) | (c_X > n_X)):
     raise ValueError(
         f"pass@k needs 0 <= c <= n and a sample, got c={c_X} with n={n_X}")
+  # Factor j is the chance that draw j + 1 is wrong if all before it were:
+  # `wrong` of the `left` samples.
   j = np.arange(n_X.max())
   left_XK = n_X[:, None] - j
   wrong_XK = np.maximum(left_XK - c_X[:, None], 0)
@@ -90,18 +92,18 @@ def curve(n_X, c_X) -> np.ndarray:
 
 
 def histogram(n_X, c_X, bins: int = 10) -> np.ndarray:
-  """Problems by their pass@1, in bins of equal width over [0, 1].
+  """Histogram of problems by pass@1, with bins of equal width over [0, 1].
 
-  In whole numbers, as 3 of 10 must not fall on either side of 0.3 by
-  rounding. A bin holds its lower end; the last one also holds 1.
+  A bin includes its lower end; the last bin also includes 1.
 
   Args:
-    n_X: samples of each problem, a number or one per problem, at least 1.
-    c_X: right ones among them.
-    bins: how many.
+    n_X: number of samples, one for all problems or one per problem, at least
+      1.
+    c_X: number of correct samples of each problem.
+    bins: number of bins.
 
   Returns:
-    int [bins], the number of problems in each.
+    int [bins], number of problems in each bin.
 
   Raises:
     ValueError: `bins` is below 1, or not 0 <= c <= n with n >= 1.
@@ -112,35 +114,38 @@ def histogram(n_X, c_X, bins: int = 10) -> np.ndarray:
   if np.any(n_X < 1) or np.any((c_X < 0) | (c_X > n_X)):
     raise ValueError(
         f"pass@1 needs 0 <= c <= n and n >= 1, got c={c_X} with n={n_X}")
+  # Integer arithmetic: 3 of 10 must not land beside 0.3 by rounding.
   where_X = np.minimum(c_X * bins // n_X, bins - 1)
   return np.bincount(where_X.ravel(), minlength=bins)
 
 
 def bound(pass1_X, k, *, n=None) -> np.ndarray:
-  """Upper bound on the mean pass@k, from mean and variance of pass@1.
+  """Upper bound on the mean pass@k from the mean and variance of pass@1.
 
-  E[pass@k] <= 1 - ((1 - E rho)^2 + Var rho)^(k/2), rho the pass@1 of a
-  problem; equality at k = 2. It says how much a policy that is sure of itself
-  on every problem, right or wrong (a large variance), can gain by sampling.
+  E[pass@k] <= 1 - ((1 - E rho)^2 + Var rho)^(k/2), with rho the pass@1 of a
+  problem; equality at k = 2. The bound is low if the variance is large: a
+  policy that is certain on every problem, correct or not, gains little from
+  sampling.
 
   See "Assessing Diversity Collapse in Reasoning" by Dang et al., quoted as
   eq. 5 of "ProRL" (https://arxiv.org/abs/2505.24864). By Jensen's inequality
-  it holds for k >= 2 only; at k = 1 its direction would be reversed.
+  it holds for k >= 2 only; at k = 1 the inequality is reversed.
 
   Args:
     pass1_X: pass@1 of each problem.
-    k: >= 2; an array gives a bound for each.
-    n: samples behind each pass@1 (a number or one per problem). Estimates
-      vary more than what they estimate, by rho (1 - rho) / n on average; with
-      n given that part, estimated without bias as the mean of
-      c (n - c) / (n^2 (n - 1)), is subtracted, down to a variance of 0. None
-      for exact values.
+    k: number of samples, >= 2; an array gives one bound per k.
+    n: number of samples behind each pass@1 (one for all problems or one per
+      problem); None if pass@1 is exact. Estimates vary by rho (1 - rho) / n
+      more than the true values, on average; the unbiased estimate of this, the
+      mean of c (n - c) / (n^2 (n - 1)), is subtracted from the variance, down
+      to 0.
 
   Returns:
-    float64, the shape of k.
+    float64 of the shape of k.
 
   Raises:
-    ValueError: k < 2, n < 2, or values that are not shares of problems.
+    ValueError: k < 2, n < 2, or `pass1_X` is not one value in [0, 1] per
+      problem.
   """
   rho_X = np.asarray(pass1_X, np.float64)
   k = np.asarray(k)
@@ -162,20 +167,22 @@ def bound(pass1_X, k, *, n=None) -> np.ndarray:
 
 
 def bound_from_pass2(pass2: float, k) -> np.ndarray:
-  """The bound where only the mean pass@2 is known.
+  """The bound of `bound`, from the mean pass@2 alone.
 
-  (1 - E rho)^2 + Var rho = E (1 - rho)^2 = 1 - E pass@2, so that the bound is
-  1 - (1 - pass@2)^(k/2).
+  (1 - E rho)^2 + Var rho = E (1 - rho)^2 = 1 - E pass@2, so the bound is
+  1 - (1 - pass@2)^(k/2). With the unbiased pass@2 of n samples the sampling
+  noise in the variance is corrected for. A measured pass@k may still lie above
+  the bound, by the noise of both.
 
   Args:
     pass2: mean pass@2 over problems.
-    k: >= 2; an array gives a bound for each.
+    k: number of samples, >= 2; an array gives one bound per k.
 
   Returns:
-    float64, the shape of k.
+    float64 of the shape of k.
 
   Raises:
-    ValueError: k < 2, or pass2 outside [0, 1].
+    ValueError: k < 2, or `pass2` is outside [0, 1].
   """
   k = np.asarray(k)
   if np.any(k < 2):
@@ -188,25 +195,25 @@ def bound_from_pass2(pass2: float, k) -> np.ndarray:
 def bootstrap(
     values_X, *, resamples: int = 2000, seed: int, level: float = 0.95,
 ) -> tuple[float, float, float]:
-  """Mean over problems with a percentile interval, of values without bounds.
+  """Mean over problems with a bootstrap interval, for unbounded values.
 
-  Problems are drawn anew, not samples: the interval says how far the mean
-  would move on other problems of the same kind. For values in [0, 1] such as
-  pass@k there is `intervals.mean`, which also holds at the edges.
+  Problems are resampled, not samples: the interval says how far the mean would
+  move on other problems of the same kind. For values in [0, 1], such as
+  pass@k, use `intervals.mean`, which is also valid near 0 and 1.
 
   Args:
-    values_X: one value per problem, the number of its different right answers
-      for example.
-    resamples: sets of problems to draw.
-    seed: the same seed gives the same interval.
-    level: share of the resampled means inside the interval.
+    values_X: one value per problem, such as its number of different correct
+      answers.
+    resamples: number of bootstrap resamples.
+    seed: seed of the resampling.
+    level: confidence level of the percentile interval.
 
   Returns:
     (mean, low, high).
 
   Raises:
-    ValueError: no problems, values that are not finite, or a level outside
-      (0, 1).
+    ValueError: there are no problems, values are not finite, or the level is
+      outside (0, 1).
   """
   values_X = np.asarray(values_X, np.float64)
   if values_X.ndim != 1 or not values_X.size:
@@ -218,7 +225,7 @@ def bootstrap(
     raise ValueError(f"level must lie in (0, 1), got {level}")
   generator = np.random.default_rng(seed)
   size = values_X.size
-  # One set at a time: all indices at once are [resamples, X].
+  # One resample at a time: all at once would need [resamples, X] indices.
   means = [
       values_X[generator.integers(size, size=size)].mean()
       for _ in range(resamples)]
@@ -231,11 +238,11 @@ def per_problem(counts: Counts, k: int) -> dict[Hashable, float]:
   """pass@k of each problem that has at least k samples.
 
   Args:
-    counts: {problem: (samples, right ones)}.
-    k: samples that may be tried.
+    counts: {problem: (samples, correct samples)}.
+    k: number of samples that may be tried.
 
   Returns:
-    {problem: estimate}, in the order of counts.
+    {problem: estimate}, in the order of `counts`.
   """
   enough = {name: nc for name, nc in counts.items() if nc[0] >= k}
   if not enough:
@@ -245,7 +252,14 @@ def per_problem(counts: Counts, k: int) -> dict[Hashable, float]:
 
 
 def mean_of(runs: Sequence[Mapping[Hashable, float]]) -> dict[Hashable, float]:
-  """Mean over runs (seeds) of the problems that all of them have."""
+  """Mean over runs (seeds) for each problem that every run has.
+
+  Args:
+    runs: {problem: value} of each run, at least one.
+
+  Returns:
+    {problem: mean value}, in the order of the first run.
+  """
   shared = [name for name in runs[0] if all(name in run for run in runs)]
   return {
       name: float(np.mean([run[name] for run in runs])) for name in shared}
@@ -255,19 +269,20 @@ def difference(
     a: Mapping[Hashable, float], b: Mapping[Hashable, float], *,
     level: float = 0.95,
 ) -> intervals.Interval:
-  """Mean of a - b over the problems of both; see `intervals.difference`.
+  """Mean of a - b over shared problems; see `intervals.difference`.
+
+  Problems are matched by name; problems of only one run are left out.
 
   Args:
-    a: {problem: value}, its pass@k from `per_problem` for example.
-    b: the values of the other run. Problems are matched by name, whatever
-      their order; those of one run only are left out.
-    level: share of intervals that hold the true mean.
+    a: {problem: value} of one run, such as pass@k from `per_problem`.
+    b: {problem: value} of the other run.
+    level: confidence level of the interval.
 
   Returns:
     (mean difference, low, high).
 
   Raises:
-    ValueError: no problem is in both, or values outside [0, 1].
+    ValueError: no problem is in both, or a value is outside [0, 1].
   """
   shared = sorted((name for name in a if name in b), key=repr)
   if not shared:
@@ -278,21 +293,23 @@ def difference(
 
 
 def measure(samples) -> Iterator[tuple[str, float]]:
-  """pass@k of held-out samples for k = 1, 2, 4, ... up to n.
+  """Measures pass@k of held-out samples for k = 1, 2, 4, ... up to n.
 
-  Samples that the verifier itself failed on are masked, and a problem takes
-  part with those that it has left, if there are k. Which are masked is not
-  left to chance: long programs and odd answers are, and they come of hard
-  problems. Where less than `ENOUGH` of the problems take part, there is no
-  pass@k but two bounds on it.
+  Samples on which the verifier failed are masked; a problem takes part if it
+  has at least k samples left. Masking is not random: long programs and odd
+  answers are masked more often, and they come from hard problems. If fewer
+  than `ENOUGH` of the problems take part, two bounds replace pass@k.
+
+  Args:
+    samples: held-out samples.
 
   Yields:
-    `pass@k`, its interval `pass@k/low` and `pass@k/high`, or in the place of
-    these three `pass@k/at_least` and `pass@k/at_most`, the mean over all
-    problems with the masked samples of those that lack some taken for wrong
-    ones and for right ones; `pass@k/num_problems`, how many take part; and
-    `num_problems` and `num_samples` that were tried. Where the samples have a
-    tolerant verdict, all this again by it, as `tolerant/pass@k` and so on.
+    For each k `pass@k/num_problems`, the number of problems that take part,
+    and either `pass@k` with its interval `pass@k/low` and `pass@k/high`, or
+    the bounds `pass@k/at_least` and `pass@k/at_most`: means over all problems
+    with the masked samples of problems that lack samples counted as wrong and
+    as correct. With tolerant verdicts, the same names under `tolerant/`. Then
+    `num_problems` and `num_samples`, the numbers tried.
   """
   yield from _measure(samples.correct_XN, samples.valid_XN)
   if samples.tolerant_XN is not None:
@@ -303,7 +320,7 @@ def measure(samples) -> Iterator[tuple[str, float]]:
 
 
 def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
-  """pass@k of one verdict, with its interval or its bounds."""
+  """Yields pass@k of one verdict with its interval, or its bounds."""
   valid_XN = np.asarray(valid_XN, bool)
   correct_X = (correct_XN & valid_XN).sum(axis=1)
   valid_X, number = valid_XN.sum(axis=1), valid_XN.shape[1]
@@ -317,7 +334,8 @@ def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
       yield f"pass@{k}/low", low
       yield f"pass@{k}/high", high
       continue
-    # The masked samples of the problems that lack some as wrong, as right.
+    # Problems with k samples keep theirs; the others count all n samples, the
+    # masked ones as wrong (at_least) or as correct (at_most).
     n_X = np.where(takes_part, valid_X, number)
     for name, right_X in (
         ("at_least", correct_X), ("at_most", correct_X + n_X - valid_X)):
@@ -325,5 +343,5 @@ def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
 
 
 def is_enough(count: int, of: int) -> bool:
-  """Whether a mean over `count` problems stands for a set of so many."""
+  """Whether a mean over `count` problems stands for a set of `of` problems."""
   return 0 < ENOUGH * of <= count

@@ -1,15 +1,15 @@
-"""A rating in the manner of Codeforces, from problems solved and failed.
+"""A Codeforces-style rating from solved and failed problems.
 
 A solver of rating r solves a problem of rating d with probability
 1 / (1 + 10^((d - r) / 400)): the Elo model of M. Mirzayanov, "Open Codeforces
-Rating System" (codeforces.com/blog/entry/20762), where a problem's rating is
-that of a contestant who solves it half of the time. Given the problems'
-ratings, `rate` returns the r under which what was seen is likeliest, and the
-interval of all r that a likelihood-ratio test does not reject (S. Wilks, "The
-Large-Sample Distribution of the Likelihood Ratio", 1938).
+Rating System" (codeforces.com/blog/entry/20762), in which a contestant solves
+a problem of their own rating half of the time. Given the problems' ratings,
+`rate` returns the maximum-likelihood r and the interval of all r that a
+likelihood-ratio test does not reject (S. Wilks, "The Large-Sample Distribution
+of the Likelihood Ratio", 1938).
 
-Left out: the time to a solution and wrong submissions before it, both of
-which count in contests; such a number is not comparable with a contestant's.
+Contests also count the time to a solution and wrong submissions, which are
+ignored here, so these ratings are not comparable with contestants' ratings.
 """
 
 from collections.abc import Iterator
@@ -29,9 +29,10 @@ class Rating(NamedTuple):
   """A rating with its interval, in rating points.
 
   Attributes:
-    value: the likeliest rating; -inf if nothing was solved, inf if all was.
-    low: lower end of the interval, -inf where there is none.
-    high: upper end, inf where there is none.
+    value: maximum-likelihood rating; -inf if nothing was solved, inf if every
+      problem was.
+    low: lower end of the interval; -inf if there is none.
+    high: upper end of the interval; inf if there is none.
   """
 
   value: float
@@ -45,12 +46,14 @@ def rate(
   """Returns the rating of a solver.
 
   Args:
-    rating_N: ratings of the problems, such as 1500; finite.
-    passed_N: whether each was solved, or the share of samples that did.
-    level: of the interval, one of 0.5, 0.8, 0.9, 0.95, 0.99.
+    rating_N: rating of each problem, such as 1500; finite.
+    passed_N: whether each problem was solved, or the share of samples that
+      solved it.
+    level: confidence level of the interval, one of 0.5, 0.8, 0.9, 0.95, 0.99.
 
   Raises:
-    ValueError: no problems, other shapes, values outside their ranges.
+    ValueError: there are no problems, the shapes differ, or values lie outside
+      their ranges.
   """
   rating_N = np.asarray(rating_N, np.float64)
   passed_N = np.asarray(passed_N, np.float64)
@@ -65,6 +68,7 @@ def rate(
     raise ValueError("passed_N must lie in [0, 1]")
   if level not in _QUANTILES:
     raise ValueError(f"level must be one of {list(_QUANTILES)}, not {level}")
+  # The interval ends where the log-likelihood has fallen by half the quantile.
   value = _likeliest(rating_N, passed_N)
   floor = _log_likelihood(value, rating_N, passed_N) - _QUANTILES[level] / 2
   ends = []
@@ -72,24 +76,28 @@ def rate(
     if value == sign * math.inf:
       ends.append(value)
       continue
+    # From an infinite estimate the search starts far out on that side.
     start = value if math.isfinite(value) else _extreme(rating_N, -sign)
     ends.append(_crossing(start, sign, floor, rating_N, passed_N))
   return Rating(value, *ends)
 
 
 def measure(samples) -> Iterator[tuple[str, float]]:
-  """Rating of the policy, by the held-out problems that have one themselves.
+  """Rates the policy on the held-out problems that have a rating.
 
-  The meta of a row says it (see `tasks.base.Row`); what counts of a problem is
-  the share of its samples that are right, and its weight is that of one
-  attempt, however many samples there are. A sample that the verifier itself
-  failed on is not counted, nor is a problem without any other.
+  A problem's rating is `meta["rating"]` of its row (see `tasks.base.Row`). Each
+  problem counts as one attempt, passed by the share of its samples that are
+  correct. Samples on which the verifier failed are left out, and so are
+  problems without any other sample.
+
+  Args:
+    samples: held-out samples.
 
   Yields:
-    `rating` and its interval `rating/low` and `rating/high`, in points; nothing
-    for a set without ratings. If no sample is right the rating is -inf, if all
-    are it is inf, and so is that end of the interval: the files of a run write
-    `null` for it, and the other end says what is known.
+    `rating` and its interval `rating/low` and `rating/high`, in rating points;
+    nothing for a set without ratings. The rating is -inf if no sample is
+    correct and inf if all are, and so is that end of the interval; the files
+    of a run hold `null` for infinite values.
   """
   valid_XN = np.asarray(samples.valid_XN, bool)
   right_X = (samples.correct_XN & valid_XN).sum(axis=1)
@@ -98,31 +106,36 @@ def measure(samples) -> Iterator[tuple[str, float]]:
       for row, right, valid in zip(samples.rows, right_X, valid_XN.sum(axis=1))
       if valid and "rating" in row.meta]
   if rated:
-    found = rate(*zip(*rated))
-    yield "rating", found.value
-    yield "rating/low", found.low
-    yield "rating/high", found.high
+    rating = rate(*zip(*rated))
+    yield "rating", rating.value
+    yield "rating/low", rating.low
+    yield "rating/high", rating.high
 
 
 def _likeliest(rating_N, passed_N) -> float:
-  """The rating of which the expected number of solved problems is right."""
+  """The rating whose expected number of solved problems is the observed one.
+
+  That is the maximum-likelihood rating of the model.
+  """
   solved = passed_N.sum()
   if solved == 0:
     return -math.inf
   if (passed_N == 1).all():
     return math.inf
+  # If all problems were equally hard, `odds` above their rating would be the
+  # answer: the easiest and the hardest problem bracket it.
   odds = _SCALE * math.log(solved / (len(passed_N) - solved))
   low, high = rating_N.min() + odds, rating_N.max() + odds
   return _bisect(lambda r: _chances(r, rating_N).sum() < solved, low, high)
 
 
 def _chances(rating: float, rating_N):
-  """The probability to solve each problem."""
+  """Probability of solving each problem."""
   return 0.5 * (1 + np.tanh((rating - rating_N) / (2 * _SCALE)))
 
 
 def _log_likelihood(rating: float, rating_N, passed_N) -> float:
-  """The log-probability of what was solved; 0 at the right infinity."""
+  """Log-likelihood of a rating; an infinite estimate fits perfectly: 0."""
   if not math.isfinite(rating):
     return 0.0
   x_N = (rating - rating_N) / _SCALE
@@ -131,13 +144,16 @@ def _log_likelihood(rating: float, rating_N, passed_N) -> float:
 
 
 def _extreme(rating_N, sign: int) -> float:
-  """A rating far to one side of all problems."""
+  """A rating far above (sign 1) or below (sign -1) all problems."""
   spread = 40 * _SCALE + _SCALE * math.log(len(rating_N))
   return float(rating_N.max() + spread if sign > 0 else rating_N.min() - spread)
 
 
 def _crossing(start, sign: int, floor: float, rating_N, passed_N) -> float:
-  """Where the log-likelihood falls to floor, from start in a direction."""
+  """The rating, from start in one direction, where the likelihood hits floor.
+
+  `floor` is a log-likelihood.
+  """
   step = _SCALE
   while _log_likelihood(start + sign * step, rating_N, passed_N) > floor:
     step *= 2
@@ -148,7 +164,8 @@ def _crossing(start, sign: int, floor: float, rating_N, passed_N) -> float:
 
 
 def _bisect(below, low: float, high: float) -> float:
-  """Where a predicate turns from true to false, to the last bits."""
+  """The point where a predicate turns from true to false, to float precision.
+  """
   for _ in range(100):
     middle = (low + high) / 2
     if below(middle):

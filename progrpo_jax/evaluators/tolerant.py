@@ -1,10 +1,10 @@
-"""The answer of a completion that missed the format, and its verdict.
+"""Tolerant verdicts: correctness of answers in a wrong format.
 
-A base policy boxes its answer where `<answer>` tags were asked for, or just
-says it; part of what training gains on it is the format alone (ProRL,
-https://arxiv.org/abs/2505.24864, appendix F.1). The tolerant verdict finds
-the one answer that the text ends on, writes it as the verifier wants it and
-asks the same verifier. The strict verdict stays what it is.
+A base policy often puts its answer in a box where `<answer>` tags were asked
+for, or in plain text, so part of what training gains is format alone (ProRL,
+https://arxiv.org/abs/2505.24864, appendix F.1). The tolerant verdict extracts
+the final answer of a text, writes it in the formats verifiers read and asks
+the same verifier again. The strict verdict is not changed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ import numpy as np
 from progrpo_jax.rollout import verify as verify_lib
 from progrpo_jax.tasks import base
 
-# One answer in the forms that verifiers read; which of them is the wanted one
-# is the verifier's business. None of them changes the answer.
+# The formats verifiers read. All are tried, since a task does not tell which
+# one it wants; none changes the answer.
 _FORMS = ("<answer>{}</answer>", "\\boxed{{{}}}", "{}")
 
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -25,16 +25,17 @@ _SAID = re.compile(
     r"\banswer(?:\s+is)?(?:\s*[:=]|(?<=is))\s*(\S[^\n]*)", re.IGNORECASE)
 _FENCED = re.compile(r"```[^\n]*\n(.*?)\n?```", re.DOTALL)
 _THOUGHT = "</think>"
-_MAX_ROUNDS = 3  # of wrappings around an answer
+_MAX_ROUNDS = 3  # nested wrappings removed from around an answer
 
 
 def answer(text: str) -> str:
-  """Returns the one answer that a completion comes to, "" if it has none.
+  """Returns the final answer of a completion, "" if it has none.
 
-  After any `</think>`, the first of these that is there: the last `<answer>`
-  tag (also one left open), the last \\boxed{}, what follows the last "answer
-  is" or "answer:" on its line, the last fenced block, the last line. Boxes,
-  dollars, asterisks, back-quotes and a full stop around it are taken off.
+  Only text after the last `</think>` is read. The answer is the first of these
+  that exists: the content of the last `<answer>` tag (closed or not), the
+  content of the last \\boxed{}, the rest of the line after the last "answer
+  is" or "answer:", the last fenced block, the last line. Boxes, dollars,
+  asterisks, back-quotes and a final full stop around it are removed.
   """
   text = text.rpartition(_THOUGHT)[2]
   tagged = _TAG.findall(text)
@@ -44,17 +45,21 @@ def answer(text: str) -> str:
   if boxed is not None:
     return _bare(boxed)
   for pattern in (_SAID, _FENCED):
-    found = pattern.findall(text)
-    if found:
-      return _bare(found[-1])
+    matches = pattern.findall(text)
+    if matches:
+      return _bare(matches[-1])
   lines = text.strip().splitlines()
   return _bare(lines[-1]) if lines else ""
 
 
 def forms(text: str) -> list[str]:
-  """Returns the answer of a completion in each form a verifier may want."""
-  found = answer(text)
-  written = [form.format(found) for form in _FORMS] if found else []
+  """Returns the answer of a completion in each format a verifier may want.
+
+  Empty if there is no answer; without a format equal to the text itself, which
+  the strict verdict has covered.
+  """
+  final = answer(text)
+  written = [form.format(final) for form in _FORMS] if final else []
   return [form for form in written if form != text]
 
 
@@ -62,18 +67,20 @@ def verify(
     pool, rows: Sequence[base.Row], texts_XN: Sequence[Sequence[str]],
     correct_XN, valid_XN,
 ) -> np.ndarray:
-  """Asks again about the samples whose strict verdict is wrong.
+  """Verifies wrong samples again in other formats.
 
   Args:
-    pool: verifies.
-    rows: the problems.
-    texts_XN: the samples.
-    correct_XN: bool, the strict verdict.
-    valid_XN: bool, False where the verifier failed; not asked again.
+    pool: pool of verifiers.
+    rows: problems.
+    texts_XN: text of each sample.
+    correct_XN: bool, strict verdict.
+    valid_XN: bool, False where the verifier failed; these samples are not
+      verified again.
 
   Returns:
-    bool [X, N]: right by the strict verdict, or in some form.
+    bool [X, N]: correct by the strict verdict or in any format.
   """
+  # The pool strips the thought first; None means it was not ended.
   tolerant_XN = np.array(correct_XN, bool)
   answers_XN = [[pool.answer(text) for text in texts] for texts in texts_XN]
   asked = list(_again(rows, answers_XN, tolerant_XN, valid_XN))
@@ -87,9 +94,10 @@ def verify(
 
 
 def _again(rows, answers_XN, correct_XN, valid_XN) -> Iterator:
-  """Yields (problem, sample, form) of all that is to be asked.
+  """Yields (problem, sample, text) of every further verification.
 
-  A thought that was not ended is no missed format: it gives no answer.
+  Samples whose thought was not ended (answer None) are skipped: they have no
+  answer in any format.
   """
   for x in range(len(rows)):
     for n, text in enumerate(answers_XN[x]):
@@ -99,7 +107,7 @@ def _again(rows, answers_XN, correct_XN, valid_XN) -> Iterator:
 
 
 def _boxed(text: str) -> str | None:
-  """Returns what stands in the last box whose braces close, or None."""
+  """Returns the content of the last box with balanced braces, or None."""
   for start in reversed([m.end() for m in _BOX.finditer(text)]):
     depth = 1
     for at in range(start, len(text)):
@@ -110,7 +118,7 @@ def _boxed(text: str) -> str | None:
 
 
 def _bare(text: str) -> str:
-  """Takes off what is often written around an answer."""
+  """Removes boxes, marks and a full stop around an answer."""
   for _ in range(_MAX_ROUNDS):
     text = text.strip().strip("$*`").strip()
     if text.endswith(".") and not text.endswith(".."):

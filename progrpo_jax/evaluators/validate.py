@@ -1,4 +1,4 @@
-"""Held-out problems, tried while a run goes on."""
+"""Evaluation of the policy on held-out problems during a run."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -9,15 +9,15 @@ from progrpo_jax.evaluators import held_out
 
 @dataclasses.dataclass(frozen=True)
 class Validate:
-  """Evaluates the policy of a run and writes what comes of it.
+  """Evaluates the policy at its due steps and writes the results.
 
   Attributes:
-    evaluators: held-out problems, one evaluator for each task.
-    every: steps between evaluations; 0 for none.
-    at_start: evaluate before the first step too.
-    total_steps: steps of the run, after the last of which it is evaluated.
-    timer: times "evaluate".
-    show: called with (step, values).
+    evaluators: evaluators of held-out problems, one per evaluation set.
+    every: steps between evaluations; 0 for no evaluations.
+    at_start: whether to evaluate before the first step.
+    total_steps: number of steps of the run; the last one is always evaluated.
+    timer: timer that records the stage "evaluate".
+    show: function called with (step, values) after an evaluation.
   """
 
   evaluators: Sequence[held_out.HeldOut]
@@ -28,15 +28,15 @@ class Validate:
   show: Callable[[int, dict[str, float]], None]
 
   def __call__(self, params, step: int, writer) -> dict[str, float]:
-    """Tries the problems of every set, if they are due after a step.
+    """Evaluates every set if an evaluation is due after this step.
 
     Args:
       params: all parameters of the policy.
-      step: steps done.
-      writer: writer of the workdir.
+      step: number of finished steps.
+      writer: metrics writer of the workdir.
 
     Returns:
-      Values by name, under `eval/<set>/`; none where nothing is due.
+      {`eval/<set>/<measure>`: value}; empty if no evaluation is due.
     """
     values: dict[str, float] = {}
     if not self._is_due(step):

@@ -1,18 +1,18 @@
-"""What several runs come to, as numbers: one entry a method.
+"""Numbers that compare several runs, one entry per method.
 
 Runs of one label are seeds of one method: their means are averaged, and the
-interval is that of each problem's mean over the seeds (`intervals.mean`). The
-mean of the seeds' intervals would be too wide, as it forgets that the seeds
-average each other's noise.
+interval is computed from each problem's mean over the seeds
+(`intervals.mean`). Averaging the seeds' own intervals would give too wide an
+interval, since averaging over seeds reduces the noise.
 
-`summarise` reads what the evaluations reported. `analyse` adds what only the
-verdicts of the single samples tell: differences paired by problem, curves
-over all k, histograms of pass@1 and regimes. A problem is known by its text,
-so that runs evaluated apart are matched as well.
+`summarise` reads the numbers the evaluations reported. `analyse` adds what
+needs the verdict on each sample: differences paired by problem, curves over
+all k, histograms of pass@1 and regimes. Problems are identified by their text,
+so runs that were evaluated separately are matched too.
 
-Where too few problems have k samples with a verdict (`passk.ENOUGH`) there is
-no pass@k, and nothing that rests on it: there are two bounds, or the words
-"not enough samples".
+Where too few problems have k samples with a verdict (`passk.ENOUGH`), pass@k
+and everything derived from it is missing; two bounds, or the words "not enough
+samples", replace it.
 """
 
 import collections
@@ -27,24 +27,34 @@ from progrpo_jax.storage import metrics
 
 BASE = "base"
 BINS = 10
-# A set's tolerant verdicts stand beside its own; they are no set.
+# Names under `eval/<set>/tolerant/` are a second verdict on the same set, not
+# another set.
 _TOLERANT = "tolerant"
-# Where there are too few samples for a pass@k there are bounds on it.
+# Matches pass@k, or the lower bound logged in its place.
 _PASS = re.compile(
   rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$"
 )
-_TAIL = 10
+_TAIL = 10  # steps averaged at the start and the end of a run
 
 
 def summarise(groups, *, base=None, dataset=None):
-  """{label: entry}, `base` (a Run) first, under "base".
+  """Summarises the last evaluations of runs.
 
-  An entry holds `pass@k` as {"k": [mean, low, high]}, `between` as {"k": [at
-  least, at most]} where there are bounds in its place, `num_problems` as {"k":
-  problems that it rests on} where the runs tell, `left_out` (problems that
-  were not tried as their prompts are too long), `entropy`, `distinct_correct`
-  and what else a table shows; None where nothing was measured. `dataset` picks
-  the evaluation set, else the first one found.
+  Args:
+    groups: {label: loaded runs}.
+    base: loaded run of the base policy, or None.
+    dataset: evaluation set; None for the first one in the runs.
+
+  Returns:
+    {label: entry}, the base first under "base". An entry holds `pass@k` as
+    {"k": [mean, low, high]}, `between` as {"k": [at least, at most]} where
+    bounds replace pass@k, `num_problems` as {"k": problems in the mean} where
+    it was logged, `left_out` (problems whose prompts are too long), `entropy`,
+    `distinct_correct`, `mean_length`, `reward`, `seconds_per_step` and others;
+    None where nothing was measured.
+
+  Raises:
+    InputError: a label is "base", or no run has the dataset.
   """
   if base is not None and BASE in groups:
     raise errors.InputError(f"the label {BASE!r} is taken by the base policy")
@@ -59,17 +69,27 @@ def summarise(groups, *, base=None, dataset=None):
 
 
 def analyse(groups, *, base=None, dataset=None):
-  """`summarise` with what the samples and several evaluations add.
+  """Summarises runs with their samples and all their evaluations.
 
-  Each entry also holds, None or empty where the runs do not tell:
-  `bound`, {"k": the Dang bound on pass@k} for k >= 2;
-  `tolerant`, {"k": [mean, low, high]} by the verdict that forgives format;
-  `curve`, [[pass@k, low, high], ...] for k = 1, 2, 3, ...;
-  `histogram`, the number of problems in each tenth of pass@1;
-  `difference`, {"against": label, "problems": number, "pass@k": {"k": [mean,
-  low, high]}} from the base, or else from the first label, the number being
-  that of the k with the fewest problems;
-  `regimes`, {set: {...}} as `regimes` gives them, over all sets.
+  Args:
+    groups: {label: loaded runs}.
+    base: loaded run of the base policy, or None.
+    dataset: evaluation set; None for the first one in the runs.
+
+  Returns:
+    The entries of `summarise` with more keys, None or empty where the runs
+    lack the data:
+    `bound`, {"k": Dang bound on pass@k} for k >= 2;
+    `tolerant`, {"k": [mean, low, high]} by the tolerant verdict;
+    `curve`, [[pass@k, low, high], ...] for k = 1, 2, 3, ...;
+    `histogram`, number of problems in each tenth of pass@1;
+    `difference`, {"against": label, "problems": number, "pass@k": {"k": [mean,
+    low, high]}} from the base, or without one from the first label, where
+    "problems" is the smallest number over k;
+    `regimes`, {set: result of `regimes`} for every set.
+
+  Raises:
+    InputError: a label is "base", or no run has the dataset.
   """
   summary = summarise(groups, base=base, dataset=dataset)
   everything = {**({BASE: [base]} if base else {}), **groups}
@@ -77,27 +97,27 @@ def analyse(groups, *, base=None, dataset=None):
   counts = last_counts(groups, base=base, dataset=dataset)
   first = next(iter(everything))
   for label, runs in everything.items():
-    entry, mine = summary[label], counts[label]
+    entry, label_counts = summary[label], counts[label]
     entry["bound"] = bounds(entry)
     entry["tolerant"] = _tolerant(runs, dataset)
-    entry["curve"] = curve(mine)
-    entry["histogram"] = histogram(mine)
+    entry["curve"] = curve(label_counts)
+    entry["histogram"] = histogram(label_counts)
     entry["difference"] = None
     if label != first:
-      entry["difference"] = _difference(mine, counts[first], first)
+      entry["difference"] = _difference(label_counts, counts[first], first)
     entry["regimes"] = {
-      name: found
+      name: regime
       for name in dict.fromkeys(name for run in runs for name in sets(run))
-      if label != BASE and (found := regimes(runs, name, base))
+      if label != BASE and (regime := regimes(runs, name, base))
     }
   return summary
 
 
 def bounds(entry):
-  """{"k": Dang bound} of an entry's pass@k, from its mean pass@2.
+  """{"k": Dang bound on pass@k} for each k >= 2 of an entry.
 
-  The bound takes the variance of pass@1 over problems without the noise of
-  sampling; estimated so, it is a function of the unbiased pass@2 alone.
+  The bound depends on the mean and the noise-free variance of pass@1 over
+  problems; the unbiased estimate of both together is a function of pass@2.
   """
   if "2" not in entry["pass@k"]:
     return {}
@@ -108,9 +128,12 @@ def bounds(entry):
 
 
 def curve(counts):
-  """[[pass@k, low, high], ...] for k = 1, 2, 3, ... while samples are enough.
+  """[[pass@k, low, high], ...] for k = 1, 2, 3, ... while samples suffice.
 
-  Of each problem's mean over the seeds that have k samples of it.
+  A problem's value is its mean over the seeds that have k samples of it.
+
+  Args:
+    counts: {problem: (samples, correct samples)} of each seed.
   """
   shared = _shared(counts)
   seeds = []
@@ -120,18 +143,23 @@ def curve(counts):
       return []
     seeds.append(passk.curve(n, c))
   fewest = min((values.shape[1] for values in seeds), default=0)
-  found = []
+  points = []
+  # Each round has the values of one k: [problems, seeds], NaN where a seed has
+  # fewer than k samples of the problem.
   for values in np.transpose([values[:, :fewest] for values in seeds]):
-    # [X, S]: one k, the problems down and the seeds across.
     values = values[~np.isnan(values).all(axis=1)]
     if not passk.is_enough(len(values), len(shared)):
       break
-    found.append(list(intervals.mean(np.nanmean(values, axis=1))))
-  return found
+    points.append(list(intervals.mean(np.nanmean(values, axis=1))))
+  return points
 
 
 def histogram(counts):
-  """Problems in each tenth of pass@1, the seeds' samples taken together."""
+  """Number of problems in each tenth of pass@1, seeds' samples pooled.
+
+  Args:
+    counts: {problem: (samples, correct samples)} of each seed.
+  """
   totals = [
     np.sum([run[problem] for run in counts], 0) for problem in _shared(counts)
   ]
@@ -143,16 +171,24 @@ def histogram(counts):
 
 
 def regimes(runs, dataset, base=None):
-  """How pass@k of a set moved from base over a middle to the final policy.
+  """Returns the regime of a method on one evaluation set.
 
-  The base is `base` or each run's evaluation at step 0, the final policy that
-  of the last evaluation, the middle the evaluation nearest to half way that
-  all seeds have. Returns a dict of `regime`, `k`, `problems`, `steps` [middle,
-  final], `base`, `middle`, `final` (means), `gain` and `late` ([mean, low,
-  high] of final - base and final - middle), and `gain@1`, the gain in pass@1;
-  or None where there are no three evaluations with samples. Where too few
-  problems have k samples at all three the regime is `boundary.NOT_ENOUGH` and
-  the means and intervals are None.
+  Compares pass@k of three policies: the base (`base`, or each run's evaluation
+  at step 0), the middle (the evaluation nearest to half way that all seeds
+  have) and the final one (the last evaluation all seeds have).
+
+  Args:
+    runs: loaded runs, the seeds of one method.
+    dataset: evaluation set.
+    base: loaded run of the base policy, or None.
+
+  Returns:
+    A dict of `regime`, `k`, `problems`, `steps` [middle, final], `base`,
+    `middle` and `final` (means), `gain` and `late` ([mean, low, high] of
+    final - base and final - middle) and `gain@1` (the gain in pass@1); None
+    without three evaluations with samples. If too few problems have k samples
+    at all three, the regime is `boundary.NOT_ENOUGH` and the means and
+    intervals are None.
   """
   steps = _checkpoints(runs, dataset, base is not None)
   if steps is None:
@@ -165,6 +201,7 @@ def regimes(runs, dataset, base=None):
     if base is not None
     else [step_counts(run, dataset, start) for run in runs]
   )
+  # pass@k at the largest k that most problems of every evaluation support.
   k = boundary.largest_k(*starts, *middles, *finals)
   tried = _shared([*starts, *middles, *finals])
   if k is None or not tried:
@@ -172,13 +209,13 @@ def regimes(runs, dataset, base=None):
   at = [_values(counts, k) for counts in (starts, middles, finals)]
   problems = len(set.intersection(*map(set, at)))
   means = ("base", "middle", "final", "gain", "late", "gain@1")
-  found = {"k": k, "problems": problems, "steps": [middle, final]}
+  facts = {"k": k, "problems": problems, "steps": [middle, final]}
   if not passk.is_enough(problems, len(tried)):
-    return {"regime": boundary.NOT_ENOUGH, **found, **dict.fromkeys(means)}
+    return {"regime": boundary.NOT_ENOUGH, **facts, **dict.fromkeys(means)}
   judged = boundary.judge(*at)
   return {
     "regime": judged.regime,
-    **found,
+    **facts,
     "base": judged.base,
     "middle": judged.middle,
     "final": judged.final,
@@ -189,7 +226,13 @@ def regimes(runs, dataset, base=None):
 
 
 def last_counts(groups, *, base=None, dataset=None):
-  """{label: `step_counts` of each run's last evaluation}, the base first."""
+  """{label: `step_counts` of each run's last evaluation}, the base first.
+
+  Args:
+    groups: {label: loaded runs}.
+    base: loaded run of the base policy, or None.
+    dataset: evaluation set; None for the first one in the runs.
+  """
   everything = {**({BASE: [base]} if base else {}), **groups}
   dataset = dataset or default_set(everything)
   return {
@@ -199,11 +242,16 @@ def last_counts(groups, *, base=None, dataset=None):
 
 
 def step_counts(run, dataset, step):
-  """{problem: (samples, correct)} of an evaluation, {} where it is not whole.
+  """{problem: (samples, correct samples)} of an evaluation; {} if incomplete.
 
-  Samples that the verifier itself failed on do not count; a problem may have
-  none. Whole is what reproduces the pass@1 that the evaluation reported, or
-  the number of problems where it reported no more than bounds.
+  Samples on which the verifier failed do not count; a problem may have none
+  left. The written samples are complete if they reproduce the reported pass@1,
+  or the number of problems if only bounds were reported.
+
+  Args:
+    run: loaded run.
+    dataset: evaluation set.
+    step: step of the evaluation.
   """
   rows = [row for row in run.evals if row["step"] == step]
   row = rows[-1] if rows else {}
@@ -213,18 +261,22 @@ def step_counts(run, dataset, step):
   if not shares:
     return {}
   if f"{name}/at_least" in row:
-    whole = len(shares) == row[f"{name}/num_problems"]
+    is_complete = len(shares) == row[f"{name}/num_problems"]
   else:
     mean = row.get(name)
-    whole = mean is not None and abs(np.mean(shares) - mean) <= 1e-4
-  return counts if whole else {}
+    is_complete = mean is not None and abs(np.mean(shares) - mean) <= 1e-4
+  return counts if is_complete else {}
 
 
 def load_base(path):
-  """The base policy's evaluation as a Run, from a workdir or a file of one.
+  """Loads the base policy's evaluation as a run.
 
-  A file holds the object of one evaluation, or a line for each of several, in
-  the names of `eval.jsonl`.
+  Args:
+    path: a workdir, or a file with one JSON object per evaluation (one object,
+      a list, or one per line) that uses the names of `eval.jsonl`.
+
+  Raises:
+    InputError: the path does not exist, is not JSON or holds no pass@k.
   """
   path = places.place(path)
   if path.is_dir():
@@ -239,7 +291,7 @@ def load_base(path):
 
 
 def default_set(groups):
-  """The first evaluation set that a run of the groups has, or None."""
+  """Name of the first evaluation set in the runs of the groups, or None."""
   for runs in groups.values():
     for run in runs:
       for row in run.evals:
@@ -250,25 +302,27 @@ def default_set(groups):
 
 
 def sets(run):
-  """Names of all evaluation sets of a run, in the order of the file."""
+  """Names of all evaluation sets of a run, in file order."""
   keys = [_PASS.match(key) for row in run.evals for key in row]
   return list(dict.fromkeys(match[1] for match in keys if match))
 
 
 def ks(run, dataset):
-  """Every k that a run's last evaluation of the set has, or has bounds for."""
+  """Every k with a pass@k, or bounds on it, in a run's last evaluation."""
   row = _last(run, dataset)
-  found = [_PASS.match(key) for key, value in row.items() if value is not None]
-  return sorted({int(m[2]) for m in found if m and m[1] == dataset})
+  matches = [
+    _PASS.match(key) for key, value in row.items() if value is not None
+  ]
+  return sorted({int(m[2]) for m in matches if m and m[1] == dataset})
 
 
 def shown_ks(runs, dataset):
-  """The k of all runs that tables have room for."""
+  """The few k that tables and figures show for these runs."""
   return pick_ks({k for run in runs for k in ks(run, dataset)})
 
 
 def pick_ks(every):
-  """Up to three k: 1, 8 and 32, or else the lowest, a middle, the highest."""
+  """Picks up to three k: 1, 8 and 32, or else lowest, middle and highest."""
   every = sorted(every)
   if not every:
     return []
@@ -286,7 +340,7 @@ def evenly_spaced(count, limit):
 
 
 def ending(run, name):
-  """(start, end) of a metric, means over ten steps, or None."""
+  """(start, end) of a metric as means over ten steps, or None if absent."""
   _, values = metrics.series(run.metrics, name)
   if not len(values):
     return None
@@ -295,15 +349,16 @@ def ending(run, name):
 
 def _check_set(groups, dataset):
   runs = [run for runs in groups.values() for run in runs]
-  known = list(dict.fromkeys(name for run in runs for name in sets(run)))
-  if dataset not in known:
-    names = ", ".join(known) or "none"
+  available = list(dict.fromkeys(name for run in runs for name in sets(run)))
+  if dataset not in available:
+    names = ", ".join(available) or "none"
     raise errors.InputError(
       f"no evaluation set {dataset!r}; the runs have {names}"
     )
 
 
 def _read_evaluations(path):
+  """Reads evaluations as rows; a row without a step is of step 0."""
   text = path.read_text()
   try:
     whole = json.loads(text)
@@ -319,6 +374,7 @@ def _read_evaluations(path):
 
 
 def _entry(runs, dataset):
+  """Returns the entry of `summarise` for the runs of one label."""
   rows = [_last(run, dataset) for run in runs]
   rows_with = [row for row in rows if row]
   entry = {
@@ -344,6 +400,7 @@ def _entry(runs, dataset):
     "seconds_per_step": median_seconds(runs),
     "workdirs": [str(run.path) for run in runs],
   }
+  # Without the entropy of evaluation samples, the training samples' is shown.
   if entry["entropy"] is None:
     entry["entropy"] = entry["train_entropy"]
   if rows_with:
@@ -352,7 +409,15 @@ def _entry(runs, dataset):
 
 
 def _add_pass(entry, runs, dataset):
-  """Fills in pass@k or its bounds, and what they rest on, of some runs."""
+  """Adds pass@k with intervals, or its bounds, to an entry.
+
+  Also the numbers of problems and, as `interval`, how intervals were computed.
+
+  Args:
+    entry: entry to fill in.
+    runs: runs of the label that evaluated the set.
+    dataset: evaluation set.
+  """
   rows = [_last(run, dataset) for run in runs]
   shared = sorted(set.intersection(*(set(ks(run, dataset)) for run in runs)))
   counts = [
@@ -367,6 +432,8 @@ def _add_pass(entry, runs, dataset):
     if None not in numbers:
       entry["num_problems"][str(k)] = int(min(numbers))
     pairs = list(zip(rows, means, strict=True))
+    # One seed without pass@k leaves only bounds; another seed's pass@k is then
+    # its own lower and upper bound.
     if None in means:
       entry["between"][str(k)] = [
         float(np.mean([row.get(f"{name}/{end}", mean) for row, mean in pairs]))
@@ -376,6 +443,8 @@ def _add_pass(entry, runs, dataset):
     lows = [row.get(f"{name}/low") for row in rows]
     highs = [row.get(f"{name}/high") for row in rows]
     mean, values = float(np.mean(means)), _per_problem(counts, k, means)
+    # Best interval available: the run's own, from problem means over seeds,
+    # the range of the seeds' intervals, the range of the seeds' means.
     if len(runs) == 1 and None not in (lows[0], highs[0]):
       low, high, kind = lows[0], highs[0], "the run's own"
     elif values is not None:
@@ -391,10 +460,11 @@ def _add_pass(entry, runs, dataset):
 
 
 def _problem_counts(run, dataset, step):
-  """{problem: (samples, correct)} of an evaluation; {} if not written."""
+  """{problem: (samples, correct samples)} as written; {} without a file."""
   if step not in run.eval_sample_steps():
     return {}
-  found, seen = {}, collections.Counter()
+  # A set may hold a problem twice: its key has the occurrence's number.
+  counts, seen = {}, collections.Counter()
   for record in run.eval_samples(step):
     if record.get("set") == dataset:
       key = json.dumps([record.get("prompt"), record.get("reference")])
@@ -404,15 +474,15 @@ def _problem_counts(run, dataset, step):
         for completion in record["completions"]
         if completion.get("status", "ok") == "ok"
       ]
-      found[key, seen[key]] = len(correct), sum(correct)
-  return found
+      counts[key, seen[key]] = len(correct), sum(correct)
+  return counts
 
 
 def _per_problem(counts, k, means):
-  """Seed-mean of each problem's pass@k, or None where the samples do not tell.
+  """Mean over seeds of each problem's pass@k, or None.
 
-  They tell when every seed's samples are of the same problems and reproduce
-  the mean that the evaluation reported (fewer may have been written).
+  None unless every seed wrote samples of the same problems that reproduce the
+  mean its evaluation reported (fewer samples may have been written).
   """
   problems = set(counts[0])
   if not problems or any(set(count) != problems for count in counts):
@@ -421,13 +491,13 @@ def _per_problem(counts, k, means):
   for values, mean in zip(seeds, means, strict=True):
     if not values or abs(np.mean(list(values.values())) - mean) > 1e-4:
       return None
-  # The verifier may have failed on some samples of some seeds.
-  some = [[v[p] for v in seeds if p in v] for p in sorted(problems)]
-  return [np.mean(values) for values in some if values]
+  # A seed lacks a problem's value if the verifier failed on too many samples.
+  by_problem = [[v[p] for v in seeds if p in v] for p in sorted(problems)]
+  return [np.mean(values) for values in by_problem if values]
 
 
 def _last(run, dataset):
-  """The last row that evaluates the set, or {}."""
+  """The last evaluation row of the set, or {}."""
   prefix = f"eval/{dataset}/pass@"
   rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
   return rows[-1] if rows else {}
@@ -439,22 +509,26 @@ def _last_counts(run, dataset):
 
 
 def _shared(counts):
-  """Problems that all seeds were tried on, in a fixed order."""
+  """Problems tried by every seed, sorted."""
   return sorted(set.intersection(*map(set, counts))) if counts else []
 
 
 def _values(counts, k):
-  """{problem: mean over seeds of its pass@k}."""
+  """{problem: mean over seeds of pass@k}."""
   return passk.mean_of([passk.per_problem(run, k) for run in counts])
 
 
 def _tolerant(runs, dataset):
-  """{"k": [mean, low, high]} of the tolerant verdict; the seeds' means."""
+  """{"k": [mean, low, high]} by the tolerant verdict.
+
+  The mean over seeds, with the range of the seeds' intervals.
+  """
   prefix = f"eval/{dataset}/{_TOLERANT}/pass@"
   rows = [_last(run, dataset) for run in runs]
   names = [key for key in rows[0] if key.startswith(prefix)]
-  found = {}
+  values = {}
   for name in names:
+    # Intervals and numbers of problems have longer names.
     if not name.removeprefix(prefix).isdigit():
       continue
     parts = [
@@ -463,35 +537,48 @@ def _tolerant(runs, dataset):
     ]
     if None not in sum(parts, []):
       mean, low, high = parts
-      found[name.removeprefix(prefix)] = [
+      values[name.removeprefix(prefix)] = [
         float(np.mean(mean)),
         float(min(low)),
         float(max(high)),
       ]
-  return found
+  return values
 
 
-def _difference(mine, other, against):
-  """Paired differences of pass@k for k = 1, 2, 4, ..., or None."""
-  tried = len(_shared([*mine, *other]))
+def _difference(counts, reference, against):
+  """Paired differences of pass@k for k = 1, 2, 4, ..., or None.
+
+  Args:
+    counts: {problem: (samples, correct samples)} of each seed.
+    reference: the same for the method to compare with.
+    against: label of that method.
+  """
+  tried = len(_shared([*counts, *reference]))
+  # The largest k every seed has samples for, on some problem at least.
   most = min(
-    (max((n for n, _ in run.values()), default=0) for run in (*mine, *other)),
+    (
+      max((n for n, _ in run.values()), default=0)
+      for run in (*counts, *reference)
+    ),
     default=0,
   )
-  found, problems = {}, tried
+  differences, problems = {}, tried
   for k in passk.powers(most):
-    a, b = _values(mine, k), _values(other, k)
+    a, b = _values(counts, k), _values(reference, k)
     both = len(a.keys() & b.keys())
     if passk.is_enough(both, tried):
       problems = min(problems, both)
-      found[str(k)] = list(passk.difference(a, b))
-  if not found:
+      differences[str(k)] = list(passk.difference(a, b))
+  if not differences:
     return None
-  return {"against": against, "problems": problems, "pass@k": found}
+  return {"against": against, "problems": problems, "pass@k": differences}
 
 
 def _checkpoints(runs, dataset, has_base):
-  """(start or None, middle, final) steps that all runs have, or None."""
+  """(start, middle, final) steps evaluated by all runs, or None.
+
+  The start is None if there is a base policy to use instead.
+  """
   prefix = f"eval/{dataset}/pass@"
   per_run = [
     {row["step"] for row in run.evals if any(k.startswith(prefix) for k in row)}
@@ -509,15 +596,14 @@ def _checkpoints(runs, dataset, has_base):
 
 
 def _final(run, name):
-  found = ending(run, name)
-  return found and found[1]
+  ends = ending(run, name)
+  return ends and ends[1]
 
 
 def median_seconds(runs, stage="step"):
-  """Median seconds of a step or a stage, the mean of that over runs.
+  """Median seconds of a step or a stage, averaged over runs.
 
-  A mean over steps would be moved by those that compile. None where no run
-  was timed.
+  Steps that compile would distort a mean over steps. None if no run was timed.
   """
   values = [metrics.series(r.metrics, f"timing_s/{stage}")[1] for r in runs]
   return _mean(float(np.median(v)) for v in values if len(v))

@@ -1,8 +1,8 @@
-"""Figures of one run or of several, with one look.
+"""Figures of one run or of several runs, in one style.
 
-Every function takes `groups`, an ordered dict from a label to the loaded runs
-(seeds) of that label, and returns a matplotlib figure, or None when the runs
-hold nothing to show. One run alone is `{name: [run]}`.
+Every public figure function takes `groups`, an ordered dict from a label to
+the loaded runs (seeds) of that label, and returns a matplotlib figure, or None
+if the runs have no data for it. A single run is `{name: [run]}`.
 """
 
 import io
@@ -16,7 +16,8 @@ import numpy as np
 from progrpo_jax.report import comparison
 from progrpo_jax.storage import metrics
 
-# Okabe and Ito's palette, without its yellow, which white paper swallows.
+# Okabe and Ito's palette for colour-blind readers, without its yellow, which is
+# too faint on white.
 PALETTE = (
   "#0072b2",
   "#d55e00",
@@ -75,16 +76,17 @@ def correct(groups):
 
 
 def rewards_by_task(groups):
-  """Mean reward of each task of one run, where it has more than one."""
-  if len(groups) > 1:  # a line a task and a label would be a tangle
+  """Mean reward of each task, for a single run with more than one task."""
+  if len(groups) > 1:  # one line per task and label would be unreadable
     return None
   (runs,) = groups.values()
   names = {name for run in runs for row in run.metrics for name in row}
   tasks = {
-    found[1]
+    match[1]
     for name in names
-    if (found := re.fullmatch(r"rewards/(.+)/mean", name))
+    if (match := re.fullmatch(r"rewards/(.+)/mean", name))
   }
+  # Reward functions log under the same pattern.
   tasks -= set(metrics.functions(names))
   if len(tasks) < 2:
     return None
@@ -92,7 +94,7 @@ def rewards_by_task(groups):
 
 
 def rewards_by_function(groups):
-  """Mean value of each reward function of the user, of one run."""
+  """Mean value of each user-defined reward function, for a single run."""
   if len(groups) > 1:
     return None
   (runs,) = groups.values()
@@ -106,7 +108,7 @@ def rewards_by_function(groups):
 
 
 def _reward_lines(runs, names, title, unit):
-  """A line for `rewards/<name>/mean` of each name."""
+  """Draws `rewards/<name>/mean` over steps, one line per name."""
   with matplotlib.rc_context(_STYLE):
     figure, (axes,) = _axes()
     for rank, name in enumerate(names):
@@ -130,7 +132,7 @@ def entropy(groups):
 
 def kl(groups):
   """KL to the reference, with a vertical line where the reference was reset."""
-  # A running mean would round off the fall to 0 at a reset.
+  # A running mean would blur the sudden fall to 0 at a reset.
   figure = _curve(
     groups, "kl", "KL to the reference", "nats per token", smooth=False
   )
@@ -150,7 +152,7 @@ def completion_length(groups):
 
 
 def clip_ratio(groups):
-  """Share of the tokens whose ratio left the trust region, by side."""
+  """Share of clipped tokens, below and above the trust region."""
   parts = (("clip_ratio/low_mean", "below"), ("clip_ratio/high_mean", "above"))
   if not any(_gather(runs, parts[0][0]) for runs in groups.values()):
     return None
@@ -160,13 +162,13 @@ def clip_ratio(groups):
     axes.set_title("Clipped tokens")
     alone = len(groups) == 1
     _finish(axes, "share of tokens", share=True, legend=alone)
-    if not alone:  # a column a label
+    if not alone:  # one legend column per label
       _legend_below(axes, len(groups))
   return figure
 
 
 def arm(groups):
-  """What ARM did: the confidence gap, active groups and flipped signs."""
+  """ARM's confidence gap (top), active groups and sign flips (bottom)."""
   gap, spread = "arm/gap_mean", "arm/gap_std"
   colored = [item for item in _colored(groups) if _gather(item[1], gap)]
   if not colored:
@@ -175,6 +177,7 @@ def arm(groups):
     figure, (top, bottom) = _axes(2, heights=(3, 2))
     alone = len(colored) == 1
     for _, runs, color in colored:
+      # Seeds are averaged per step; the band is mean ± std over completions.
       means, stds = _gather(runs, gap), _gather(runs, spread)
       steps = [step for step in means if step in stds]
       x, mean = _bins(steps, [np.mean(means[step]) for step in steps])
@@ -196,7 +199,8 @@ def arm(groups):
 
 
 def timing(groups):
-  """Median seconds by stage: over steps for one label, else one bar a label."""
+  """Median seconds per stage: over steps for one label, else a bar per label.
+  """
   table = {
     label: runs
     for label, runs, _ in _colored(groups)
@@ -216,11 +220,16 @@ def timing(groups):
 
 
 def pass_at_k(groups, base=None, dataset=None):
-  """Last evaluation's pass@k against k with its interval, log2 axis.
+  """pass@k of the last evaluation against k, with intervals, on a log2 axis.
 
-  Where the samples were written the line goes through every k, else from one
-  reported k to the next; markers are on the reported ones. Upright bars are
-  bounds, where there are not samples enough for a number.
+  The line has a point at every k if the samples were written, else only at the
+  reported k, which have markers. Vertical bars are bounds, where there are too
+  few samples for pass@k.
+
+  Args:
+    groups: {label: loaded runs}.
+    base: loaded run of the base policy, or None.
+    dataset: evaluation set; None for the first one in the runs.
   """
   summary = comparison.summarise(groups, base=base, dataset=dataset)
   counts = comparison.last_counts(groups, base=base, dataset=dataset)
@@ -240,6 +249,7 @@ def pass_at_k(groups, base=None, dataset=None):
       _bars_between(axes, entry["between"], colors[label])
       if not entry["pass@k"]:
         continue
+      # Points at every k from the samples, or at the reported k.
       ks = sorted(entry["pass@k"], key=int)
       points = curves[label] or [entry["pass@k"][k] for k in ks]
       mean, low, high = np.array(points, float).T
@@ -261,6 +271,7 @@ def pass_at_k(groups, base=None, dataset=None):
         markevery=marked,
       )
     axes.set_xscale("log", base=2)
+    # Ticks at the reported k only.
     every = sorted(
       {int(k) for e in summary.values() for k in (*e["pass@k"], *e["between"])}
     )
@@ -276,13 +287,14 @@ def pass_at_k(groups, base=None, dataset=None):
 
 
 def _bars_between(axes, between, color):
-  """Bounds, {x: (least, most)}, as upright bars."""
+  """Draws bounds {x: (least, most)} as vertical bars."""
   for x, (least, most) in between.items():
     axes.plot([int(x)] * 2, [least, most], color=color, marker="_", alpha=0.6)
 
 
 def pass_at_k_over_steps(groups, dataset=None):
-  """pass@k of each evaluation over steps: a line for each of three k."""
+  """pass@k of each evaluation over steps, one line for each of up to three k.
+  """
   dataset = dataset or comparison.default_set(groups)
   runs_all = [run for runs in groups.values() for run in runs]
   ks = comparison.shown_ks(runs_all, dataset)
@@ -293,8 +305,8 @@ def pass_at_k_over_steps(groups, dataset=None):
     figure, (axes,) = _axes()
     for index, (label, runs, color) in enumerate(_colored(groups)):
       for rank, k in enumerate(ks):
-        found = _gather(runs, f"eval/{dataset}/pass@{k}", rows="evals")
-        steps = sorted(found)
+        values = _gather(runs, f"eval/{dataset}/pass@{k}", rows="evals")
+        steps = sorted(values)
         least, most = (
           _gather(runs, f"eval/{dataset}/pass@{k}/{end}", rows="evals")
           for end in ("at_least", "at_most")
@@ -306,7 +318,7 @@ def pass_at_k_over_steps(groups, dataset=None):
         )
         axes.plot(
           steps,
-          [np.mean(found[step]) for step in steps],
+          [np.mean(values[step]) for step in steps],
           color=PALETTE[rank] if alone else color,
           linestyle="-" if alone else _DASHES[rank],
           marker=_MARKERS[rank if alone else index % len(_MARKERS)],
@@ -315,30 +327,31 @@ def pass_at_k_over_steps(groups, dataset=None):
         )
     axes.set_title(f"pass@k over training, {dataset}")
     _finish(axes, "pass@k", share=True, legend=alone, fit=True)
-    if not alone:  # a column a label
+    if not alone:  # one legend column per label
       _legend_below(axes, len(groups))
   return figure
 
 
 def pass1_histogram(groups, base=None, dataset=None):
-  """Problems by their pass@1: bars of all labels side by side in each bin."""
+  """Histogram of problems by pass@1, the labels' bars side by side."""
   everything = {**({comparison.BASE: [base]} if base else {}), **groups}
   dataset = dataset or comparison.default_set(everything)
   counts = comparison.last_counts(groups, base=base, dataset=dataset)
-  found = {
+  histograms = {
     _shown(label): bars
     for label, runs in counts.items()
     if (bars := comparison.histogram(runs))
   }
-  if not found:
+  if not histograms:
     return None
   colors = {label: color for label, _, color in _colored(groups)}
   colors[comparison.BASE] = BASE
-  width = 0.9 / comparison.BINS / len(found)
+  # Bars fill 90% of a bin, 5% is left free on either side.
+  width = 0.9 / comparison.BINS / len(histograms)
   with matplotlib.rc_context(_STYLE):
     figure, (axes,) = _axes()
     left = np.arange(comparison.BINS) / comparison.BINS
-    for index, (label, bars) in enumerate(found.items()):
+    for index, (label, bars) in enumerate(histograms.items()):
       axes.bar(
         left + 0.05 / comparison.BINS + index * width,
         bars,
@@ -352,26 +365,32 @@ def pass1_histogram(groups, base=None, dataset=None):
     axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.grid(axis="x", visible=False)
-    _finish(axes, "problems", legend=len(found) > 1, steps=False)
+    _finish(axes, "problems", legend=len(histograms) > 1, steps=False)
   return figure
 
 
 def reset_steps(run):
-  """Steps that ended in a reset of the reference."""
+  """Steps of a run after which the reference was reset."""
   steps, values = metrics.series(run.metrics, "ref_reset/reset")
   return [int(step) for step in steps[values > 0]]
 
 
 def to_svg(figure, name, label):
-  """The figure as a fragment of HTML: `label` for readers, ids made unique.
+  """Returns a figure as an SVG element for an HTML page.
 
-  Colours become CSS variables of the page with the printed colour as the
-  fallback, so that one drawing serves light and dark pages.
+  Colours become CSS variables with the original colour as the fallback, so
+  that the same drawing suits light and dark pages.
+
+  Args:
+    figure: matplotlib figure.
+    name: prefix that makes the SVG's ids unique on the page.
+    label: description for screen readers, already escaped.
   """
   text = io.StringIO()
   with matplotlib.rc_context(_STYLE):
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(text, format="svg", metadata=nothing)
+  # Only the element: no XML header, metadata or namespaces.
   svg = text.getvalue()
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -384,6 +403,7 @@ def to_svg(figure, name, label):
     svg = re.sub(
       rf"((?:fill|stroke): ){color}", rf"\1var({variable}, {color})", svg
     )
+  # The page sets the size; the drawing's own width is the upper limit.
   size = re.search(r'width="([\d.]+)pt"', svg)[1]
   svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
   return svg.replace(
@@ -394,18 +414,27 @@ def to_svg(figure, name, label):
 
 
 def _short_numbers(match):
-  """Coordinates with two digits: a hundredth of a point is not visible."""
+  """Cuts coordinates to two decimals: 1/100 pt is not visible."""
   return re.sub(r"(\.\d\d)\d+", r"\1", match[0])
 
 
 def _curve(groups, name, title, unit, **options):
-  """One metric over steps, a line a label."""
+  """Draws one metric over steps, one line per label."""
   share = options.pop("share", False)
   return _stacked(groups, ((name, title, unit, share),), **options)
 
 
 def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
-  """Metrics over the same steps, one above the other."""
+  """Draws metrics over the same steps, one above the other.
+
+  Args:
+    groups: {label: loaded runs}.
+    parts: (metric, title or None, unit, whether it is a share) of each row;
+      None if the first metric is missing, other missing ones are left out.
+    heights: relative heights of the rows.
+    floor: lower limit of the y axes, or None.
+    smooth: whether to draw a running mean.
+  """
   if not any(_gather(runs, parts[0][0]) for runs in groups.values()):
     return None
   parts = [
@@ -427,7 +456,11 @@ def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
 
 
 def _sides(axes, colored, parts, first=0):
-  """Two metrics in one drawing: a colour each for one run, else a dash."""
+  """Draws two metrics in one plot, told apart by colour or by dashes.
+
+  With one label each metric has a colour, from `first` in the palette; with
+  several, colours are the labels' and the second metric is dashed.
+  """
   alone = len(colored) == 1
   for label, runs, color in colored:
     for index, (name, word) in enumerate(parts):
@@ -441,6 +474,7 @@ def _sides(axes, colored, parts, first=0):
 
 
 def _axes(rows=1, heights=None):
+  """Returns a new figure and its axes, one per row, with a common x axis."""
   figure = matplotlib.figure.Figure(figsize=(5.1, 3.1))
   grid = figure.subplots(
     rows, sharex=True, squeeze=False, height_ratios=heights
@@ -449,7 +483,7 @@ def _axes(rows=1, heights=None):
 
 
 def _colored(groups):
-  """(label, runs, colour) of every label; a label keeps its colour."""
+  """[(label, runs, colour)]; a label has the same colour in every figure."""
   return [
     (_shown(label), runs, PALETTE[index % len(PALETTE)])
     for index, (label, runs) in enumerate(groups.items())
@@ -457,26 +491,31 @@ def _colored(groups):
 
 
 def _shown(label):
-  """A label as matplotlib shows it: no mathtext, and no hidden `_name`."""
+  """Makes a label safe for matplotlib.
+
+  Dollars would start mathtext, and a leading underscore would hide the label
+  from the legend; a thin space before it prevents that.
+  """
   label = label.replace("$", r"\$")
   return f"\u2009{label}" if label.startswith("_") else label
 
 
 def _gather(runs, name, rows="metrics"):
-  """{step: the values of the runs that have one}, by rising step."""
-  found = {}
+  """{step: values of the runs that logged one}, sorted by step."""
+  by_step = {}
   for run in runs:
     steps, values = metrics.series(getattr(run, rows), name)
     for step, value in zip(steps, values, strict=True):
-      found.setdefault(int(step), []).append(float(value))
-  return {step: found[step] for step in sorted(found)}
+      by_step.setdefault(int(step), []).append(float(value))
+  return {step: by_step[step] for step in sorted(by_step)}
 
 
 def _bins(steps, values):
-  """At most `_MAX_POINTS` points: means over neighbours, for small files."""
+  """Averages neighbours to at most `_MAX_POINTS` points, for small files."""
   steps, values = np.asarray(steps, float), np.asarray(values, float)
   if len(steps) <= _MAX_POINTS:
     return steps, values
+  # `edges` are the first indices of the bins.
   edges = np.linspace(0, len(steps), _MAX_POINTS + 1).astype(int)[:-1]
   counts = np.diff(np.append(edges, len(steps)))
   return (
@@ -490,6 +529,7 @@ def _smooth(values):
   half = len(values) // 40
   if half == 0:
     return values
+  # Differences of the cumulative sum; windows are shorter at both ends.
   total = np.cumsum(np.concatenate([[0.0], values]))
   index = np.arange(len(values))
   low = np.maximum(index - half, 0)
@@ -497,14 +537,24 @@ def _smooth(values):
   return (total[high] - total[low]) / (high - low)
 
 
-def _line(axes, found, color, *, label, linestyle="-", smooth=True):
-  """One run: its values faint under their running mean. Seeds: their range."""
-  if not found:
+def _line(axes, values, color, *, label, linestyle="-", smooth=True):
+  """Draws a metric over steps: running mean, on single values or a range.
+
+  Args:
+    axes: matplotlib axes.
+    values: {step: values of the seeds}, from `_gather`. With several seeds
+      their range is shaded, with one its values are drawn faintly.
+    color: colour of the line.
+    label: label in the legend.
+    linestyle: matplotlib line style.
+    smooth: whether to draw the running mean rather than the mean.
+  """
+  if not values:
     return
-  x, mean = _bins(list(found), [np.mean(v) for v in found.values()])
-  if max(map(len, found.values())) > 1:
-    _, low = _bins(list(found), [min(v) for v in found.values()])
-    _, high = _bins(list(found), [max(v) for v in found.values()])
+  x, mean = _bins(list(values), [np.mean(v) for v in values.values()])
+  if max(map(len, values.values())) > 1:
+    _, low = _bins(list(values), [min(v) for v in values.values()])
+    _, high = _bins(list(values), [max(v) for v in values.values()])
     axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
   elif smooth and len(x) >= 40:
     axes.plot(x, mean, color=color, linewidth=0.8, alpha=0.3)
@@ -515,7 +565,17 @@ def _line(axes, found, color, *, label, linestyle="-", smooth=True):
 def _finish(
   axes, unit, *, share=False, legend=False, steps=True, floor=None, fit=False
 ):
-  """Labels, limits and legend that all figures share."""
+  """Sets labels, limits and legend.
+
+  Args:
+    axes: matplotlib axes.
+    unit: label of the y axis.
+    share: whether values are shares, shown as percentages from 0 to 100%.
+    legend: whether to add a legend inside the axes.
+    steps: whether the x axis is labelled as steps.
+    floor: lower limit of the y axis, or None.
+    fit: whether a share's axis may start above 0.
+  """
   axes.set_ylabel(unit)
   if steps:
     axes.set_xlabel("step")
@@ -531,6 +591,7 @@ def _finish(
 
 
 def _legend_below(axes, columns):
+  """Adds a legend below the whole figure."""
   handles, labels = axes.get_legend_handles_labels()
   axes.figure.legend(
     handles, labels, loc="outside lower center", ncols=columns
@@ -538,18 +599,19 @@ def _legend_below(axes, columns):
 
 
 def _bars_over_steps(axes, runs):
-  """One label: seconds by stage, stacked, in at most 40 bars."""
+  """Draws seconds per stage, stacked, in at most 40 bars over steps."""
   stages = {stage: _gather(runs, f"timing_s/{stage}") for stage in STAGES}
-  steps = sorted(set.union(*(set(found) for found in stages.values())))
+  steps = sorted(set.union(*(set(values) for values in stages.values())))
+  # Each bar covers `size` logged steps and is as wide as the steps it spans.
   size = -(-len(steps) // 40)
   parts = np.split(np.array(steps), range(size, len(steps), size))
   middle = np.array([part.mean() for part in parts])
   width = 0.92 * np.array([part[-1] - part[0] + 1 for part in parts])
   bottom = np.zeros(len(parts))
   for stage, color in zip(STAGES, PALETTE, strict=False):
-    found = stages[stage]
+    seconds = {step: np.mean(values) for step, values in stages[stage].items()}
     height = np.array(
-      [np.median([np.mean(found.get(int(s), [0.0])) for s in p]) for p in parts]
+      [np.median([seconds.get(int(s), 0.0) for s in p]) for p in parts]
     )
     axes.bar(middle, height, width, bottom, color=color, label=stage)
     bottom += height
@@ -557,7 +619,7 @@ def _bars_over_steps(axes, runs):
 
 
 def _bars_by_label(axes, table):
-  """Several labels: a stacked bar each of medians over steps, as in tables."""
+  """Draws one stacked bar per label, of medians over steps as in tables."""
   names = list(table)
   left = np.zeros(len(names))
   for stage, color in zip(STAGES, PALETTE, strict=False):
@@ -574,7 +636,8 @@ def _bars_by_label(axes, table):
 
 
 def entropy_quantiles(groups):
-  """How the entropy is spread over the tokens, and how many are decided."""
+  """Quantiles of the entropy over tokens (top) and decided tokens (bottom).
+  """
   if not any(_gather(runs, "entropy/q50") for runs in groups.values()):
     return None
   with matplotlib.rc_context(_STYLE):
@@ -590,7 +653,7 @@ def entropy_quantiles(groups):
 
 
 def covariance(groups):
-  """How far what is probable is also what is rewarded."""
+  """Covariance of log-prob and advantage: mean (top), large ones (bottom)."""
   parts = (
     ("covariance/logp_advantage", "Covariance", "log-prob, advantage", False),
     ("covariance/high_share", None, "large", True),
@@ -602,7 +665,7 @@ def covariance(groups):
 
 
 def reward_spread(groups):
-  """How much rewards differ within a group."""
+  """Standard deviation of the rewards within groups."""
   if not any(_gather(runs, "reward_spread/mean") for runs in groups.values()):
     return None
   with matplotlib.rc_context(_STYLE):
@@ -626,10 +689,16 @@ def kl_share(groups):
 
 
 def shade(figure, spans):
-  """Shades stretches of steps, (first, last, colour) each, over all axes."""
+  """Shades steps in all axes of a figure over steps.
+
+  Args:
+    figure: matplotlib figure; unchanged if its x axis is not in steps.
+    spans: (first step, last step, colour) of each stretch to shade.
+  """
   if figure.axes[-1].get_xlabel() != "step":
     return
   for axes in figure.axes:
+    # Shading must not widen the axis.
     limits = axes.get_xlim()
     for first, last, color in spans:
       axes.axvspan(
@@ -639,7 +708,7 @@ def shade(figure, spans):
 
 
 def _reset_lines(axes, groups):
-  """A vertical line where the reference was reset."""
+  """Draws a vertical line at each reset of the reference."""
   alone = len(groups) == 1
   for label, runs, color in _colored(groups):
     steps = sorted({step for run in runs for step in reset_steps(run)})
@@ -659,7 +728,14 @@ def _reset_lines(axes, groups):
 
 
 def _banded(axes, groups, names, word):
-  """A line within its band for each label; `names` are low, middle, high."""
+  """Draws a line in a band for each label.
+
+  Args:
+    axes: matplotlib axes.
+    groups: {label: loaded runs}.
+    names: metrics of the lower edge, the line and the upper edge.
+    word: label in the legend if there is only one label.
+  """
   for label, runs, color in _colored(groups):
     low, middle, high = (_gather(runs, name) for name in names)
     steps = [step for step in middle if step in low and step in high]

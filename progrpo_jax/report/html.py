@@ -18,7 +18,14 @@ from etils import epath
 
 from progrpo_jax import places
 from progrpo_jax.report import (
-  comparison, figures, live, markup, rollouts, sections, tables)
+  comparison,
+  figures,
+  live,
+  markup,
+  rollouts,
+  sections,
+  tables,
+)
 from progrpo_jax.storage import metrics
 
 # (key of the config, its label in the header).
@@ -41,27 +48,27 @@ _RUN_FIGURES = (
   ),
   (
     figures.rewards_by_task,
-    "Mean reward of each task's completions. A task with few prompts a step is "
-    "noisy; one that was not drawn in a step has no value there.",
+    "Mean reward of each task's completions. A task with few prompts per step "
+    "is noisy; a task that was not drawn in a step has no value there.",
   ),
   (
     figures.rewards_by_function,
-    "Mean of what each reward function says of its task's completions, before "
-    "it is weighted; a completion of which it has no opinion does not count.",
+    "Mean value of each reward function over its task's completions, before "
+    "weighting. Completions for which it returned no value do not count.",
   ),
   (
     figures.correct,
-    "Share of the completions that the verifier accepts, before any shaping.",
+    "Share of completions the verifier accepts, before any reward shaping.",
   ),
   (
     figures.entropy,
-    "Mean entropy of the policy where it sampled. A fall to near zero means "
-    "that exploration has ended.",
+    "Mean entropy of the policy at the sampled tokens. A fall to near zero "
+    "means that exploration has ended.",
   ),
   (
     figures.kl,
-    "Distance of the policy from its reference; a dashed line marks each step "
-    "that ended with the reference set to the policy.",
+    "KL divergence of the policy from its reference. A dashed line marks each "
+    "step after which the reference was set to the policy.",
   ),
   (
     figures.pass_at_k,
@@ -69,14 +76,14 @@ _RUN_FIGURES = (
   ),
   (
     figures.pass_at_k_over_steps,
-    "pass@k of each evaluation. Falling at large k while pass@1 rises means "
-    "that the policy narrows.",
+    "pass@k of each evaluation. If it falls at large k while pass@1 rises, the "
+    "policy is losing diversity.",
   ),
   (
     figures.arm,
     "Above: prompt confidence minus answer confidence, mean and standard "
-    "deviation over completions. Below: share of groups that ARM "
-    "re-weights, and of advantages whose sign it changes.",
+    "deviation over completions. Below: share of groups ARM re-weights, and "
+    "share of advantages whose sign it changes.",
   ),
   (
     figures.completion_length,
@@ -88,34 +95,34 @@ _RUN_FIGURES = (
   ),
   (
     figures.timing,
-    "Seconds of a step by stage. A bar is the median of its steps; where runs "
-    "are compared, of all steps of a run, as in the table. The first step "
-    "compiles.",
+    "Seconds per step by stage. Each bar is a median over its steps; in a "
+    "comparison, over all steps of a run, as in the table. The first step "
+    "includes compilation.",
   ),
 )
 _EXPLORATION_FIGURES = (
   (
     figures.entropy_quantiles,
-    "Above: median entropy of the sampled tokens, and the band from the 10% to "
-    "the 90% quantile; what is left to explore sits at its upper edge. Below: "
-    "share of tokens that are all but certain.",
+    "Above: median entropy of the sampled tokens, with the band from the 10% "
+    "to the 90% quantile; its upper edge shows how much exploration is left. "
+    "Below: share of tokens that are nearly certain.",
   ),
   (
     figures.covariance,
     "Above: mean covariance of log-probability and advantage over tokens; the "
-    "entropy falls while it is positive. Below: share of tokens whose "
-    "covariance is large, which make up most of it.",
+    "entropy falls while it is positive. Below: share of tokens with a large "
+    "covariance, which make up most of the mean.",
   ),
   (
     figures.reward_spread,
-    "Standard deviation of the rewards within a group, the only thing that "
-    "teaches: mean over the groups, and the band from the 10% to the 90% "
-    "quantile.",
+    "Standard deviation of the rewards within a group, without which the "
+    "group has no gradient: mean over groups, with the band from the 10% to "
+    "the 90% quantile.",
   ),
   (
     figures.kl_share,
-    "Norm of the KL's gradient, as a share of the sum of both norms. Near one "
-    "half the reference weighs as much as the rewards; a dashed line marks "
+    "Norm of the KL's gradient as a share of the sum of both gradients' norms. "
+    "At one half the KL weighs as much as the rewards. A dashed line marks "
     "each reset.",
   ),
 )
@@ -225,8 +232,8 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
     ),
     (
       lambda groups: figures.pass1_histogram(groups, base, dataset),
-      "How many problems of the last evaluation are solved in each tenth of "
-      "their samples; a bin holds its lower end, the last one also 100%.",
+      "Number of problems by pass@1 in the last evaluation; a bin includes its "
+      "lower end, the last bin also 100%.",
     ),
     *((f, c) for f, c in _RUN_FIGURES if not f.__name__.startswith("pass_at")),
   )

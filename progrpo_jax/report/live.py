@@ -1,7 +1,7 @@
-"""What a person sees while long work runs.
+"""Live progress of a run or of other long work.
 
-On a terminal a view that redraws itself in place; anywhere else (a log file, a
-pipe, CI) one plain line now and then, without control codes.
+On a terminal it is a view that redraws itself in place; elsewhere (a log file,
+a pipe, CI) it is a plain line now and then, without control codes.
 """
 
 import collections
@@ -30,23 +30,23 @@ _SHOWN = (
   ("completions/mean_length", "length", "{:.0f}"),
   ("perf/tokens_per_second", "tokens/s", "{:,.0f}"),
 )
-# What failed in the verifiers during a step; shown where it is not 0.
+# Verifier failures during a step, shown if not 0: (metric, word).
 _FAILED = (
   ("verifier/masked", "masked"),
   ("verifier/timeouts", "timeouts"),
   ("verifier/crashes", "crashes"),
   ("verifier/refused", "refused"),
 )
-# Of a step that could learn from all it was given: 1, 0 and 0.
+# 1, 0 and 0 in a step that could use its whole batch.
 _WHOLE = ("dynamic_sampling/filled_frac", "skipped_updates", "empty_updates")
 _STAGES = ("sample", "verify", "score", "update")
 _STAGE_STYLES = ("blue", "magenta", "cyan", "green")
-# By the number that `collapse/level` logs: word and colour.
+# By the number logged as `collapse/level`: word and colour.
 _LEVELS = (("ok", "blue"), ("warning", "yellow"), ("collapse", "bold red"))
 
 
 class Mute:
-  """The view of a host beside the first: what it is told, and no more."""
+  """The view of every host but the first: it prints messages only."""
 
   def __init__(self, name):
     self._name = name
@@ -67,17 +67,24 @@ class Mute:
 class LiveView:
   """The live view of a run; a context manager.
 
-  The time left follows from the steps seen, so that a resumed run does not
-  count those of its former life. `every_s` is the time between plain lines
-  where there is no terminal.
+  The time left is estimated from the steps this view has seen, not from steps
+  before the run was resumed.
   """
 
   def __init__(self, total_steps, title, *, console=None, every_s=10.0):
+    """Prepares a view.
+
+    Args:
+      total_steps: number of steps of the run.
+      title: title of the view.
+      console: rich console; None for a new one on stdout.
+      every_s: seconds between plain lines where there is no terminal.
+    """
     self._total = total_steps
     self._title = title
     self._console = console or rich.console.Console()
     self._every_s = every_s
-    self._first = None  # the last step before the first one seen here
+    self._first = None  # the step before the first one this view has seen
     self._step = 0
     self._phase = "starting"
     self._metrics = {}
@@ -112,12 +119,12 @@ class LiveView:
       self._print(self._line())
 
   def phase(self, name):
-    """Says what runs now, e.g. `view.phase("sampling")`."""
+    """Shows the phase that runs now, e.g. `view.phase("sampling")`."""
     self._phase = name
     self._phase_start = time.monotonic()
 
   def step(self, step, metrics):
-    """Takes in the metrics of a finished step."""
+    """Shows the metrics of a finished step."""
     if self._first is None:
       self._first = step - 1
     self._step = step
@@ -127,7 +134,8 @@ class LiveView:
       if value is not None:
         self._history[name].append(value)
     level = _number(metrics.get("collapse/level"))
-    if level is not None:  # else this step was not judged
+    # The last judged level stays through steps that were not judged.
+    if level is not None:
       self._level = min(round(level), len(_LEVELS) - 1)
       self._reason = printable(metrics.get("collapse/reason") or "")
     now = time.monotonic()
@@ -136,23 +144,25 @@ class LiveView:
       self._last_line = now
 
   def eval(self, step, metrics):
-    """Takes in the metrics of an evaluation."""
+    """Shows the metrics of an evaluation."""
     self._eval = (step, dict(metrics))
     if not self._live:
       self._print(f"evaluation at step {step}: {_pass_text(metrics)}")
 
   def message(self, text):
-    """Adds an event, e.g. "reference reset at step 40"."""
+    """Adds a message, e.g. "reference reset at step 40"."""
     self._messages.append(printable(text))
     if not self._live:
       self._print(text)
 
   def _print(self, text):
+    # Text from runs may hold markup and control codes: neither is interpreted.
     self._console.print(
       printable(text), markup=False, highlight=False, soft_wrap=True
     )
 
   def _time_left(self):
+    """Seconds until the last step, or None before the first step."""
     if self._first is None:
       return None
     done = max(self._step - self._first, 1)
@@ -160,13 +170,13 @@ class LiveView:
     return elapsed / done * max(self._total - self._step, 0)
 
   def _line(self):
-    """The state in one plain line."""
+    """Returns the state of the run in one plain line."""
     parts = [f"step {self._step}/{self._total}"]
     for name, label, form in _SHOWN:
       value = _number(self._metrics.get(name))
       if value is not None:
         parts.append(f"{label} {form.format(value)}")
-    parts += self._of_functions()
+    parts += self._function_texts()
     seconds = _number(self._metrics.get("timing_s/step"))
     if seconds is not None:
       parts.append(f"{seconds:.1f} s/step")
@@ -176,8 +186,8 @@ class LiveView:
       parts.append(_LEVELS[self._level][0].upper())
     return "  ".join(parts)
 
-  def _of_functions(self):
-    """Mean and spread of what each reward function said in the last step."""
+  def _function_texts(self):
+    """Mean and spread of each reward function in the last step, as texts."""
     shown = []
     for name in metrics_lib.functions(self._metrics):
       mean = _number(self._metrics.get(f"rewards/{name}/mean"))
@@ -187,13 +197,14 @@ class LiveView:
     return shown
 
   def _functions(self):
-    shown = self._of_functions()
+    """Returns a row of the reward functions, or [] if there are none."""
+    shown = self._function_texts()
     return shown and rich.text.Text(
       f"reward functions  {'  '.join(map(printable, shown))}"
     )
 
   def _failed(self):
-    """What the verifiers failed on in the last step, or ""."""
+    """Verifier failures in the last step as a text, "" if there were none."""
     counts = [
       f"{count:.0f} {word}"
       for name, word in _FAILED
@@ -202,7 +213,7 @@ class LiveView:
     return f"verifier: {', '.join(counts)}" if counts else ""
 
   def _left_out(self):
-    """What the last step could not learn from, a text each."""
+    """Texts on the parts of the last step's batch that were not used."""
     filled, skipped, empty = (
       _number(self._metrics.get(name)) for name in _WHOLE
     )
@@ -211,12 +222,13 @@ class LiveView:
       parts.append(f"batch {filled:.1%} full")
     if empty:
       parts.append(f"no token to learn from in {empty:.1%} of the updates")
+    # Empty updates are among the skipped ones; the rest were not finite.
     if skipped and skipped > (empty or 0):
       parts.append(f"{skipped - (empty or 0):.1%} of the updates not finite")
     return parts
 
   def _render(self):
-    """The whole view as one panel."""
+    """Returns the whole view as one panel."""
     body = rich.table.Table.grid(padding=(0, 0), expand=True)
     body.add_row(self._header())
     body.add_row("")
@@ -244,7 +256,7 @@ class LiveView:
     )
 
   def _header(self):
-    """Progress bar, time left and the phase that runs now."""
+    """Returns the progress bar, times and the current phase."""
     grid = rich.table.Table.grid(padding=(0, 2), expand=True)
     for _ in range(2):
       grid.add_column(no_wrap=True)
@@ -265,7 +277,7 @@ class LiveView:
     return grid
 
   def _numbers(self):
-    """The last step's main numbers, name above value."""
+    """Returns the last step's main numbers, names above values."""
     grid = rich.table.Table.grid(padding=(0, 3))
     shown = [
       (label, form.format(value))
@@ -279,14 +291,14 @@ class LiveView:
     return grid
 
   def _alarm(self):
-    """What is wrong with the run, as of its last step."""
+    """Returns the last verdict on the run, or None if all is well."""
     if not self._level:
       return None
     word, style = _LEVELS[self._level]
     return rich.text.Text(f"▲ {word}  {self._reason}".rstrip(), style=style)
 
   def _curves(self):
-    """Sparklines of reward and entropy."""
+    """Returns sparklines of reward and entropy, or None."""
     grid = rich.table.Table.grid(padding=(0, 1))
     for name, style in (("reward", "green"), ("entropy", "cyan")):
       values = self._history[name]
@@ -299,7 +311,7 @@ class LiveView:
     return grid if grid.row_count else None
 
   def _stages(self):
-    """Where the time of the last step went, as one bar."""
+    """Returns the last step's seconds per stage as one bar, or None."""
     seconds = [
       _number(self._metrics.get(f"timing_s/{stage}")) or 0.0
       for stage in _STAGES
@@ -317,6 +329,7 @@ class LiveView:
     return text
 
   def _evaluation(self):
+    """Returns a row of the last evaluation, or None."""
     step, values = self._eval
     if step is None:
       return None
@@ -326,10 +339,16 @@ class LiveView:
 
 @contextlib.contextmanager
 def progress(title, total, *, console=None, every_s=10.0):
-  """Yields `tick(n=1, note="")` for work of `total` parts.
+  """Yields a function `tick(n=1, note="")` that reports finished parts.
 
-  A bar on a terminal, a plain line every `every_s` seconds elsewhere; nothing
-  on a host beside the first.
+  A progress bar on a terminal, plain lines elsewhere, nothing on hosts other
+  than the first.
+
+  Args:
+    title: title of the bar.
+    total: number of parts.
+    console: rich console; None for a new one on stdout.
+    every_s: seconds between plain lines.
   """
   if not hosts.is_first():
     yield lambda n=1, note="": None
@@ -346,6 +365,7 @@ def progress(title, total, *, console=None, every_s=10.0):
 
 
 def _bar(console):
+  """Returns an empty progress bar with columns for title, count and note."""
   return rich.progress.Progress(
     rich.progress.TextColumn("{task.description}", markup=False),
     rich.progress.BarColumn(),
@@ -357,7 +377,7 @@ def _bar(console):
 
 
 class _Lines:
-  """The plain form of a progress bar: its first, last and some lines."""
+  """Progress as plain lines: the first, the last and some between."""
 
   def __init__(self, title, total, console, every_s):
     self._title, self._total = title, total
@@ -377,8 +397,9 @@ class _Lines:
 
 
 def sparkline(values, width=40):
-  """The values as a row of block characters, at most `width` of them."""
+  """Returns values as a row of at most `width` block characters."""
   values = list(values)
+  # Each character is the mean of `size` neighbours.
   size = math.ceil(len(values) / width)
   bins = [values[i : i + size] for i in range(0, len(values), size or 1)]
   means = [sum(b) / len(b) for b in bins]
@@ -390,7 +411,7 @@ def sparkline(values, width=40):
 
 
 def duration(seconds):
-  """A time as people say it: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+  """Returns seconds as text: `42 s`, `3 min 05 s`, `2 h 07 min`."""
   if seconds is None:
     return "?"
   seconds = round(seconds)
@@ -404,20 +425,21 @@ def duration(seconds):
 
 
 def printable(text):
-  """Text that cannot steer a terminal: control codes become visible signs."""
+  """Replaces control codes by visible signs, so text cannot steer a terminal.
+  """
   return "".join(
     c if c.isprintable() or c == " " else _visible(c) for c in str(text)
   )
 
 
 def _visible(character):
-  """U+2400 and on for C0 codes, U+FFFD for the other unprintable ones."""
+  """Returns U+2400 + code for C0 codes, U+FFFD for other unprintable ones."""
   code = ord(character)
   return chr(0x2400 + code) if code < 32 else "\ufffd"
 
 
 def _number(value):
-  """A finite float, or None for what is absent, a word or not finite."""
+  """Returns a value as a finite float; None if absent, text or not finite."""
   if value is None or isinstance(value, str):
     return None
   value = float(value)
@@ -425,29 +447,32 @@ def _number(value):
 
 
 def _pass_text(values):
-  """`countdown pass@1 0.412  pass@8 0.733` of an evaluation's metrics.
+  """Returns an evaluation as text: `countdown pass@1 0.412  pass@8 0.733`.
 
-  With the number of problems where that is known, and the bounds on pass@k
-  where too few have enough samples.
+  With the number of problems if it was logged, and with bounds in place of a
+  pass@k for which too few problems have enough samples.
   """
   numbers = {name: _number(value) for name, value in values.items()}
-  found = collections.defaultdict(dict)
+  texts = collections.defaultdict(dict)  # {group: {k: text}}
   for name in numbers:
     group, _, rest = name.rpartition("/pass@")
     k, _, end = rest.partition("/")
     if k.isdigit() and end in ("", "at_least"):
       if shown := _pass_value(numbers, f"{group}/pass@{k}"):
-        found[group][int(k)] = f"pass@{k} {shown}"
+        texts[group][int(k)] = f"pass@{k} {shown}"
   return "   ".join(
     f"{group.removeprefix('eval/')} "
-    + "  ".join(text for _, text in sorted(found[group].items()))
+    + "  ".join(text for _, text in sorted(texts[group].items()))
     + _problems_text(numbers, group)
-    for group in found
+    for group in texts
   )
 
 
 def _pass_value(numbers, name):
-  """A pass@k, or its bounds, with its own number of problems; "" for none."""
+  """Returns a pass@k or its bounds as text, "" if there is neither.
+
+  With its number of problems where that is smaller than the number tried.
+  """
   least, most = numbers.get(f"{name}/at_least"), numbers.get(f"{name}/at_most")
   problems = numbers.get(f"{name}/num_problems")
   if None not in (least, most):
@@ -460,7 +485,7 @@ def _pass_value(numbers, name):
 
 
 def _problems_text(numbers, group):
-  """How many problems were tried, and how many were not."""
+  """Returns the numbers of problems tried and left out as text."""
   tried = numbers.get(f"{group}/num_problems")
   left_out = numbers.get(f"{group}/left_out")
   text = "" if tried is None else f"  of {tried:.0f} problems"

@@ -1,7 +1,7 @@
-"""What a notebook shows: pictures, tables, and a run while it trains.
+"""Figures, tables and live runs in a notebook.
 
-Pictures are PNG on white: a page that shows a notebook may be dark, and may
-drop all but plain images.
+Figures are shown as PNG on white, since a page that renders a notebook may be
+dark and may support plain images only.
 """
 
 import io
@@ -16,7 +16,7 @@ from progrpo_jax.report import figures as figures_lib
 from progrpo_jax.storage import metrics as metrics_lib
 
 _BEFORE = "starting"
-_DPI, _GAP = 72, 12  # dots an inch; dots between two figures
+_DPI, _GAP = 72, 12  # dots per inch; pixels between two figures
 _WATCHED = (
   figures_lib.reward,
   figures_lib.entropy,
@@ -25,22 +25,28 @@ _WATCHED = (
 
 
 def png(*figures, dpi=_DPI):
-  """Figures side by side as one PNG; those that are None are left out.
+  """Returns figures side by side as one PNG.
 
-  Raises InputError if nothing is left to show.
+  Args:
+    *figures: matplotlib figures; None is left out.
+    dpi: dots per inch.
+
+  Raises:
+    InputError: every figure is None.
   """
   images = [_pixels(figure, dpi) for figure in figures if figure is not None]
   if not images:
     raise errors.InputError("the runs hold nothing of what is to be shown")
   height = max(len(image) for image in images)
   width = sum(image.shape[1] for image in images) + _GAP * (len(images) - 1)
+  # White canvas; figures are aligned at the top.
   page, left = np.full((height, width, 3), 255, np.uint8), 0
   for image in images:
     page[: len(image), left : left + image.shape[1]] = image
     left += image.shape[1] + _GAP
-  made = io.BytesIO()
-  matplotlib.image.imsave(made, page, format="png")
-  return made.getvalue()
+  file = io.BytesIO()
+  matplotlib.image.imsave(file, page, format="png")
+  return file.getvalue()
 
 
 def show(*figures, dpi=_DPI):
@@ -48,38 +54,45 @@ def show(*figures, dpi=_DPI):
   _display({"image/png": png(*figures, dpi=dpi)})
 
 
-def table(made):
-  """A table of `report.tables` as one that a notebook shows."""
+def table(data):
+  """Returns a `report.tables.Table` as a table a notebook can show."""
   cells = [
     [f"{text} ({small})" if small else text for text, small in row]
-    for row in made.rows
+    for row in data.rows
   ]
   return run_lib.Table(
     {
       name: [row[index] for row in cells]
-      for index, name in enumerate(made.columns)
+      for index, name in enumerate(data.columns)
     }
   )
 
 
 class NotebookView:
-  """Draws runs below a cell while one of them trains.
+  """Draws runs below a notebook cell while one of them trains.
 
-  `workdirs` is {label: workdir} of all that are to be seen side by side: the
-  one that trains, those that have, and those that have not begun. Curves are
-  read from the files, so a resumed run shows what it did before. At least
-  `every_s` seconds lie between two pictures. A context manager; what it shows
-  last stays.
+  A context manager; the last drawing stays. Curves are read from the runs'
+  files, so a resumed run also shows its earlier steps.
   """
 
   def __init__(
     self, workdirs, total_steps, *, figures=_WATCHED, every_s=5.0, dpi=_DPI
   ):
+    """Prepares a view.
+
+    Args:
+      workdirs: {label: workdir} of the runs to compare, including the training
+        one; runs without metrics are skipped until they have some.
+      total_steps: number of steps of the training run.
+      figures: functions from {label: loaded runs} to a figure or None.
+      every_s: least time between two drawings, in seconds.
+      dpi: dots per inch.
+    """
     self._workdirs = dict(workdirs)
     self._total = total_steps
     self._figures, self._every_s, self._dpi = figures, every_s, dpi
     self._line, self._messages = _BEFORE, []
-    self._drawn = None  # when, by the monotonic clock
+    self._drawn = None  # monotonic time of the last drawing
     self._text = self._picture = None
 
   def __enter__(self):
@@ -92,10 +105,10 @@ class NotebookView:
       self._draw()
 
   def phase(self, name):
-    """Says what runs now; too often to be worth a picture."""
+    """Ignored: phases change too often for a drawing."""
 
   def step(self, step, metrics):
-    """A step is done: draws, if it is time."""
+    """Shows a finished step, with a new drawing if one is due."""
     numbers = [
       f"{name} {metrics[name]:.3f}"
       for name in ("reward", "entropy")
@@ -108,10 +121,10 @@ class NotebookView:
       self._drawn = time.monotonic()
 
   def eval(self, step, metrics):
-    """An evaluation is done; the next step draws it."""
+    """Ignored: the next step's drawing includes the evaluation."""
 
   def message(self, text):
-    """Adds an event below the line of the step."""
+    """Adds a message below the line of the step."""
     self._messages.append(text)
     self._say(self._line)
 
@@ -121,16 +134,16 @@ class NotebookView:
     self._text = _display(_plain(text), self._text)
 
   def _draw(self):
-    """Draws every run that has something to show."""
+    """Draws every run that has metrics."""
     groups = {}
     for label, workdir in self._workdirs.items():
       try:
         groups[label] = [metrics_lib.load(workdir)]
       except errors.InputError:
-        continue  # not begun
-    made = [figure(groups) for figure in self._figures] if groups else ()
-    if any(figure is not None for figure in made):
-      bundle = {"image/png": png(*made, dpi=self._dpi)}
+        continue  # the run has not started
+    drawn = [figure(groups) for figure in self._figures] if groups else ()
+    if any(figure is not None for figure in drawn):
+      bundle = {"image/png": png(*drawn, dpi=self._dpi)}
       self._picture = _display(bundle, self._picture)
 
 
@@ -139,16 +152,24 @@ def _plain(text):
 
 
 def _pixels(figure, dpi):
-  """A figure as uint8 [height, width, 3]."""
-  made = io.BytesIO()
-  figure.savefig(made, format="png", dpi=dpi, facecolor="white")
-  made.seek(0)
-  drawn = matplotlib.image.imread(made)[..., :3]
-  return np.round(255 * drawn).astype(np.uint8)
+  """Renders a figure as uint8 [height, width, 3]."""
+  file = io.BytesIO()
+  figure.savefig(file, format="png", dpi=dpi, facecolor="white")
+  file.seek(0)
+  pixels = matplotlib.image.imread(file)[..., :3]  # without the alpha channel
+  return np.round(255 * pixels).astype(np.uint8)
 
 
 def _display(bundle, handle=None):
-  """Shows a bundle of MIME types, or puts it where an earlier one stood."""
+  """Shows a bundle of MIME types, in place of an earlier one if given.
+
+  Args:
+    bundle: {MIME type: data}.
+    handle: handle of the output to replace, or None for a new output.
+
+  Returns:
+    The handle of the output.
+  """
   try:
     from IPython import display
   except ImportError as error:

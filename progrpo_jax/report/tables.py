@@ -1,4 +1,4 @@
-"""What a comparison found, as tables for a terminal or a page."""
+"""The results of a comparison as tables, for a terminal or a page."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,12 @@ _NOT_ENOUGH = boundary.NOT_ENOUGH.lower()
 class Table(NamedTuple):
   """A table for a terminal or a page.
 
-  name: what it is, for anchors and tests.
-  title: its heading.
-  note: how to read it.
-  columns: their names; the first is that of the rows.
-  rows: cells, each (text, small print); the first names the row.
+  Attributes:
+    name: short name, for anchors and tests.
+    title: heading.
+    note: how to read the table.
+    columns: names of the columns, the first one of the row names.
+    rows: lists of cells (text, small print); the first cell names the row.
   """
 
   name: str
@@ -27,19 +28,28 @@ class Table(NamedTuple):
 
 
 def of(summary):
-  """The tables of `comparison.analyse` that have something to show."""
-  made = (
+  """Returns the tables of a comparison that have rows.
+
+  Args:
+    summary: result of `comparison.analyse`.
+  """
+  tables = (
     _bound_table(summary),
     _difference_table(summary),
     _regime_table(summary),
     _histogram_table(summary),
     _tolerant_table(summary),
   )
-  return [table for table in made if table.rows]
+  return [table for table in tables if table.rows]
 
 
 def problems_note(summary):
-  """A sentence on the problems that pass@k of a comparison rests on."""
+  """Says how many problems were tried and how many were left out.
+
+  Args:
+    summary: result of `comparison.summarise`.
+  """
+  # One number for all labels where they agree, else a number per label.
   tried = {
     label: max(entry["num_problems"].values())
     for label, entry in summary.items()
@@ -59,7 +69,7 @@ def problems_note(summary):
 
 
 def left_out_note(count):
-  """Says that held-out problems were not tried."""
+  """Says how many held-out problems were not tried, and why."""
   return (
     f"{count:.0f} more were left out, with prompts longer than "
     "data.max_prompt_length"
@@ -67,7 +77,12 @@ def left_out_note(count):
 
 
 def pass_cell(entry, k):
-  """pass@k of an entry as a cell: a mean with its interval, or bounds."""
+  """Returns pass@k of an entry as a cell: mean and interval, or bounds.
+
+  Args:
+    entry: entry of `comparison.summarise`.
+    k: the k, as a string.
+  """
   if k in entry["pass@k"]:
     text, small = _measured(entry["pass@k"][k])
   elif k in entry["between"]:
@@ -75,6 +90,7 @@ def pass_cell(entry, k):
     text, small = f"{least:.3f} to {most:.3f}", _NOT_ENOUGH
   else:
     return _NONE
+  # The number of problems is shown where it is smaller than at other k.
   numbers = entry["num_problems"]
   if k in numbers and numbers[k] < max(numbers.values()):
     small += f", {numbers[k]} problems"
@@ -82,12 +98,12 @@ def pass_cell(entry, k):
 
 
 def _share(value):
-  """A mean as a cell."""
+  """Returns a mean as a cell."""
   return _NONE if value is None else (f"{value:.3f}", "")
 
 
 def _signed(values):
-  """A difference with its interval as a cell."""
+  """Returns a difference with its interval as a cell."""
   if values is None:
     return _NONE
   mean, low, high = values
@@ -95,15 +111,15 @@ def _signed(values):
 
 
 def _measured(values):
-  """A mean with its interval as a cell."""
+  """Returns a mean with its interval as a cell."""
   mean, low, high = values
   return f"{mean:.3f}", f"{low:.3f} to {high:.3f}"
 
 
-def _ks_of(found, usual=3):
-  """Up to three k >= 2 of what was found, the largest among them."""
-  every = sorted({int(k) for entry in found for k in entry if int(k) >= 2})
-  return [str(k) for k in comparison.pick_ks(every)][-usual:]
+def _ks_of(by_k, limit=3):
+  """Up to three k >= 2 of some {"k": value}, the largest included."""
+  every = sorted({int(k) for values in by_k for k in values if int(k) >= 2})
+  return [str(k) for k in comparison.pick_ks(every)][-limit:]
 
 
 def _bound_table(summary):
@@ -124,42 +140,43 @@ def _bound_table(summary):
   return Table(
     "bound",
     "pass@k and its bound",
-    "How far sampling can carry a policy of this mean and variance of pass@1 "
-    "(Dang et al.; variance without sampling noise; equal at k = 2, for k >= 2 "
-    "only). Both are estimates: the measured one may lie above by chance.",
+    "Upper bound on pass@k, given the mean and variance of pass@1 (Dang et al.;"
+    " variance without sampling noise; for k >= 2, equal to pass@k at k = 2). "
+    "Both are estimates: by chance pass@k may lie above its bound.",
     ("method", *(name for k in ks for name in (f"pass@{k}", f"bound@{k}"))),
     rows,
   )
 
 
 def _bound(entry, k):
-  """The bound on pass@k as a cell."""
+  """Returns the bound on pass@k as a cell."""
   if k in entry["bound"]:
     return f"{entry['bound'][k]:.3f}", ""
   return (_NOT_ENOUGH, "") if "2" in entry["between"] else _NONE
 
 
 def _difference_table(summary):
-  found = {
+  differences = {
     label: entry["difference"]
     for label, entry in summary.items()
     if entry["difference"]
   }
-  every = sorted({int(k) for d in found.values() for k in d["pass@k"]})
+  every = sorted({int(k) for d in differences.values() for k in d["pass@k"]})
   ks = [str(k) for k in comparison.pick_ks(every)]
   rows = [
     (
       (label, f"{d['problems']} problems"),
       *(_signed(d["pass@k"][k]) if k in d["pass@k"] else _NONE for k in ks),
     )
-    for label, d in found.items()
+    for label, d in differences.items()
   ]
-  against = next(iter(found.values()))["against"] if found else ""
+  # Every label is compared with the same one.
+  against = next(iter(differences.values()), {"against": ""})["against"]
   return Table(
     "difference",
     f"pass@k less that of {against}",
-    "On the same problems, with a 95% interval of what differs on each. One "
-    "that holds 0 shows no difference.",
+    "Mean difference over the same problems, with its 95% interval. An "
+    "interval that contains 0 shows no difference.",
     ("method", *(f"pass@{k}" for k in ks)),
     rows,
   )
@@ -183,10 +200,10 @@ def _regime_table(summary):
   return Table(
     "regimes",
     "Regimes",
-    "pass@k at the largest k of at most half of the samples. Diminish: the "
-    "interval of final - base lies below 0. No change shown: it holds 0, as "
-    "that of few problems does whatever happened. Where it lies above 0, "
-    "Sustained if that of final - middle does too, else Plateau.",
+    "pass@k at the largest k up to half of the samples. Diminish: the interval "
+    "of final - base lies below 0. No change shown: it contains 0, as it "
+    "usually does with few problems. Sustained: it lies above 0, and so does "
+    "the interval of final - middle. Plateau: only the first of the two does.",
     (
       "method",
       "regime",
@@ -211,8 +228,8 @@ def _histogram_table(summary):
   return Table(
     "histogram",
     "Problems by pass@1",
-    "How many problems are solved in each share of the samples; a bin holds "
-    "its lower end, the last one also 1.",
+    "Number of problems by the share of their samples that is correct; a bin "
+    "includes its lower end, the last bin also 1.",
     ("method", *(f"{i / bins:.1f}-{(i + 1) / bins:.1f}" for i in range(bins))),
     rows,
   )
@@ -231,8 +248,8 @@ def _tolerant_table(summary):
   return Table(
     "tolerant",
     "Format",
-    "pass@1 as the verifier gives it, and of the same samples where an answer "
-    "in another format counts too. What the two differ by is format.",
+    "pass@1 by the strict verdict, and by a tolerant one that accepts correct "
+    "answers in another format. The difference is due to format alone.",
     ("method", "strict", "tolerant"),
     rows,
   )
