@@ -171,6 +171,7 @@ def metrics(
   gap_PG = c_prompt_P[:, None] - c_answer_PG
   gap_mean = ops.masked_mean(gap_PG, valid_PG)
   gap_variance = ops.masked_mean((gap_PG - gap_mean) ** 2, valid_PG)
+  # An advantage of 0 before or after has no sign and is not a flip.
   flipped_PG = jnp.sign(adv_PG) * jnp.sign(new_adv_PG) < 0
   return {
       "arm/gap_mean": gap_mean,

@@ -129,6 +129,7 @@ def judge(
     if value < 1:
       raise ValueError(f"{name} must be at least 1, got {value}")
   start = start_of(history) if start is None else start
+  # (level, reason) of every check; the reason is used only at the worst level.
   findings = [
       _low_entropy(history, start, window, entropy_share, entropy_floor),
       _high_entropy(history, start, window, entropy_growth, entropy_high),

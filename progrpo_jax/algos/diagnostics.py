@@ -103,6 +103,7 @@ def reward_spread(reward_PG, valid_PG=None) -> dict[str, float]:
   valid_PG = np.asarray(valid_PG)
   chex.assert_type(valid_PG, bool)
   chex.assert_equal_shape([reward_PG, valid_PG])
+  # A single response has no spread.
   some_P = valid_PG.sum(axis=1) >= 2
   if not some_P.any():
     return {}

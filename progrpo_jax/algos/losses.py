@@ -301,6 +301,8 @@ def clip_cov(
   loss_BT, clipped = _surrogate(
       _exp(log_ratio_BT), adv_BT, epsilon, epsilon_high)
   cov_BT = _covariance(inputs, adv_BT, mask_BT)
+  # Tokens the surrogate clips have no gradient already: dropping them would
+  # use up the quota.
   candidate_BT = mask_BT & (cov_BT > cov_low) & (cov_BT < cov_high)
   candidate_BT &= ~clipped["clip_ratio/region_mean"]
   dropped_BT = _lowest(

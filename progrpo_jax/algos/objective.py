@@ -103,6 +103,7 @@ def _gradient_squares(
   The squares add up exactly over micro-batches.
   """
 
+  # Both as in the loss: importance weights, beta and sum included.
   def policy(logp_BT):
     loss_BT, _ = _policy_term(
         inputs.replace(logp_BT=logp_BT), loss_fn, mask_BT)

@@ -251,6 +251,7 @@ def should_reset(
 
 def _triggers(modes, **given: bool) -> list[str]:
   """Expands 'auto' and checks that every mode has its settings."""
+  # A string is a sequence too: "kl" would be read as modes "k" and "l".
   unknown = [mode for mode in modes if mode not in MODES]
   if isinstance(modes, str) or unknown:
     raise ValueError(f"modes={modes!r}: give a sequence of some of {MODES}")

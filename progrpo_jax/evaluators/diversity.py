@@ -272,6 +272,7 @@ def measure(samples) -> Iterator[tuple[str, float]]:
       for row, texts, correct in zip(
           samples.rows, samples.texts_XN, samples.correct_XN)]
   yield "distinct_correct", float(np.mean(counts))
+  # Each of the n-gram measures once over all samples, once over correct ones.
   for suffix, tokens_X in chosen(samples, samples.tokens_XN):
     cut_X = [[t[:MAX_TOKENS] for t in tokens] for tokens in tokens_X]
     several_X = [tokens for tokens in cut_X if len(tokens) > 1]

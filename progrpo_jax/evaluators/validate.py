@@ -42,6 +42,7 @@ class Validate:
     if not self._is_due(step):
       return values
     records = []
+    # All sets go into one row of the evaluation file.
     for evaluator in self.evaluators:
       with self.timer.stage("evaluate"):
         samples = evaluator.sample(params)
@@ -55,6 +56,7 @@ class Validate:
     return values
 
   def _is_due(self, step: int) -> bool:
+    """Whether an evaluation is due after this step."""
     if not self.every or step == 0:
       return bool(self.every) and self.at_start
     return step == self.total_steps or step % self.every == 0

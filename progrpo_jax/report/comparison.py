@@ -102,6 +102,7 @@ def analyse(groups, *, base=None, dataset=None):
     entry["tolerant"] = _tolerant(runs, dataset)
     entry["curve"] = curve(label_counts)
     entry["histogram"] = histogram(label_counts)
+    # The first entry, the base if there is one, is what others are compared to.
     entry["difference"] = None
     if label != first:
       entry["difference"] = _difference(label_counts, counts[first], first)

@@ -199,9 +199,9 @@ def arm(groups):
 
 
 def timing(groups):
-  """Median seconds per stage: over steps for one label, else a bar per label.
-  """
+  """Median seconds per stage, over steps or, with several labels, in total."""
   table = {
+    # Labels without timings get no empty bar.
     label: runs
     for label, runs, _ in _colored(groups)
     if any(_gather(runs, f"timing_s/{stage}") for stage in STAGES)
@@ -444,6 +444,7 @@ def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
   ]
   with matplotlib.rc_context(_STYLE):
     figure, rows = _axes(len(parts), heights=[height for _, height in parts])
+    # The legend is in the top row only, the step axis is labelled below.
     for axes, ((name, title, unit, share), _) in zip(rows, parts, strict=True):
       for label, runs, color in _colored(groups):
         _line(axes, _gather(runs, name), color, label=label, smooth=smooth)
@@ -721,7 +722,9 @@ def _reset_lines(axes, groups):
         alpha=0.75,
         label="reference reset",
       )
+      # The id of the line in the SVG, to find it by.
       line.set_gid(f"reset-{step}" if alone else f"reset-{label}-{step}")
+    # The legend is taken by the labels; a reset has its label's colour.
     if alone and steps:
       with matplotlib.rc_context(_STYLE):
         axes.legend(handles=[line], loc="best")

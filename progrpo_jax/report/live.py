@@ -233,6 +233,7 @@ class LiveView:
     body.add_row(self._header())
     body.add_row("")
     body.add_row(self._numbers())
+    # Rows without anything to show take no space.
     rows = (
       self._functions(),
       self._alarm(),
@@ -258,6 +259,7 @@ class LiveView:
   def _header(self):
     """Returns the progress bar, times and the current phase."""
     grid = rich.table.Table.grid(padding=(0, 2), expand=True)
+    # Step and phase keep their width; the bar takes the space that is left.
     for _ in range(2):
       grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
@@ -318,6 +320,7 @@ class LiveView:
     ]
     if not sum(seconds):
       return None
+    # A bar of about 30 characters, then the seconds in the same colours.
     text = rich.text.Text("time    ", style="dim")
     for value, style in zip(seconds, _STAGE_STYLES, strict=True):
       text.append("█" * round(30 * value / sum(seconds)), style=style)

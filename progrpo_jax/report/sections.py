@@ -379,6 +379,7 @@ def config(settings):
   flat = flatten(settings)
   if not flat:
     return '<p class="note">The workdir holds no config.json.</p>'
+  # Changed settings are on top; all of them are folded away below.
   top = ""
   if defaults:
     rows = [

@@ -125,6 +125,7 @@ def _ks_of(by_k, limit=3):
 def _bound_table(summary):
   ks = _ks_of([*(e["bound"] for e in summary.values()),
                *(e["between"] for e in summary.values())])
+  # Two columns per k: the measured pass@k and its bound.
   rows = [
     (
       (label, ""),
@@ -183,6 +184,7 @@ def _difference_table(summary):
 
 
 def _regime_table(summary):
+  # One row per label and evaluation set.
   rows = [
     (
       (label, name),
@@ -236,6 +238,7 @@ def _histogram_table(summary):
 
 
 def _tolerant_table(summary):
+  # Only labels with both verdicts, so that every row is a comparison.
   rows = [
     (
       (label, ""),
