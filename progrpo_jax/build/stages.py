@@ -157,8 +157,9 @@ def load_policy(
   """
   m = c.model
   return policy_lib.load(
-      m.init_from if place is None else place, mesh, seed=c.seed, dtype=m.dtype, remat=m.remat,
-      attention=m.attention, lora=checks.lora_config(c),
+      m.init_from if place is None else place, mesh, seed=c.seed,
+      dtype=m.dtype, remat=m.remat, attention=m.attention,
+      lora=checks.lora_config(c),
       partition_head=c.algo.partition_head, chat_template=m.chat_template,
       chat_template_options=m.chat_template_options.to_dict(),
       system_prompt=m.system_prompt)
