@@ -1,8 +1,8 @@
-"""A run as a notebook sees it: `progrpo_jax.load_run(workdir)`.
+"""A run in a notebook: `progrpo_jax.load_run(workdir)`.
 
-Every call reads the files anew, so that a run can be looked at while it
-trains. A series is a `Table` of numpy arrays and not a DataFrame, as nothing
-else here needs pandas; `pandas.DataFrame(dict(table))` makes one.
+Every call reads the files again, so that a run can be inspected while it
+trains. Series are `Table`s of numpy arrays, because nothing else here needs
+pandas; `pandas.DataFrame(dict(table))` converts one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,22 +28,29 @@ from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 
 _SHOWN_ROWS, _SHOWN_COLUMNS = 10, 12
-# Groups of a config that answering a prompt reads.
+# Groups of config keys that `Run.sample` needs.
 _NEEDED = ("model", "data", "sampling", "algo", "seed")
 
 
 class Table:
-  """Columns of one length by name, which cannot be changed.
+  """An immutable table: named columns of equal length.
 
-  table["entropy"] is a column: an array with NaN where nothing was measured,
-  None where that was a text. table["step", "entropy"] is a table of these
-  columns, table[-10:] (or a mask, or indices) one of these rows, and
-  table.like("arm/*") one of the columns whose names match. `dict(table)` is
-  {name: column}. A notebook shows a table as such.
+  table["entropy"] is a column, an array with NaN for missing numbers and None
+  for missing texts. table["step", "entropy"] is a table with these columns,
+  table[-10:] (or a mask, or indices) a table with these rows, and
+  table.like("arm/*") a table with the columns whose names match. `dict(table)`
+  is {name: column}. Notebooks display it as an HTML table.
   """
 
   def __init__(self, columns):
-    """From {name: values}, each with one value a row."""
+    """Builds a table.
+
+    Args:
+      columns: name -> values, one value per row.
+
+    Raises:
+      ValueError: columns differ in length.
+    """
     self._columns = {name: _frozen(v) for name, v in columns.items()}
     lengths = {name: len(column) for name, column in self._columns.items()}
     if len(set(lengths.values())) > 1:
@@ -52,32 +59,45 @@ class Table:
 
   @classmethod
   def of_rows(cls, rows: Sequence[dict[str, Any]]) -> "Table":
-    """From dicts; a row need not have every name, null is absent too."""
+    """Builds a table from one dict per row.
+
+    Args:
+      rows: name -> value; a name that is absent, or None, is a missing value.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     return cls({name: [row.get(name) for row in rows] for name in names})
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Of the columns."""
+    """Names of the columns."""
     return tuple(self._columns)
 
   def keys(self) -> tuple[str, ...]:
-    """The same, as `dict` asks for them."""
+    """Returns `names`; `dict(table)` calls this."""
     return self.names
 
   def like(self, *patterns: str) -> "Table":
-    """The columns that fit any of the patterns, in their own order."""
-    fits = [n for n in self.names
-            if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-    return Table({name: self._columns[name] for name in fits})
+    """Returns a table of the columns that match any glob pattern.
+
+    Args:
+      *patterns: patterns such as "arm/*".
+    """
+    matches = [n for n in self.names
+               if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    return Table({name: self._columns[name] for name in matches})
 
   def __getitem__(self, key):
-    """A column by its name, columns by several, rows by anything else."""
+    """Returns a column (a name), or a table of columns (names) or of rows.
+
+    Raises:
+      InputError: there is no such column; the message names a similar one.
+    """
     if isinstance(key, str):
       return self._column(key)
     if isinstance(key, (tuple, list)) and key and all(
         isinstance(name, str) for name in key):
       return Table({name: self._column(name) for name in key})
+    # One row is a table of length 1; `range` checks and resolves the index.
     if isinstance(key, (int, np.integer)):
       key = [range(self._length)[key]]
     return Table({n: column[key] for n, column in self._columns.items()})
@@ -89,15 +109,16 @@ class Table:
     return iter(self._columns)
 
   def __len__(self) -> int:
-    """Rows."""
+    """Returns the number of rows."""
     return self._length
 
   def __repr__(self) -> str:
     return f"Table of {self._length} rows: {', '.join(self.names)}"
 
   def _repr_html_(self) -> str:
-    """First and last rows of the first columns."""
+    """Returns HTML with the first and last rows of the first columns."""
     shown = self.names[:_SHOWN_COLUMNS]
+    # None stands for the rows left out in the middle.
     rows, half = range(self._length), _SHOWN_ROWS // 2
     if len(rows) > _SHOWN_ROWS:
       rows = [*rows[:half], None, *rows[-half:]]
@@ -125,10 +146,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A workdir and what can be asked of it.
+  """A run, read from its workdir.
 
   Attributes:
-    path: of the workdir.
+    path: path of the workdir.
   """
 
   path: epath.Path
@@ -137,11 +158,15 @@ class Run:
 
   @property
   def record(self) -> metrics_lib.Run:
-    """The files as `report.figures` and `report.comparison` take them."""
+    """The measurements, in the form that the functions of `report` take."""
     return metrics_lib.load(self.path, require_metrics=False)
 
   def record_until(self, step: int) -> metrics_lib.Run:
-    """The record as it stood after a step; after step 0 it is the base's."""
+    """Returns the record up to a step; up to step 0 it is the base policy's.
+
+    Args:
+      step: last step to include.
+    """
     record = self.record
     return dataclasses.replace(
         record, metrics=[r for r in record.metrics if r["step"] <= step],
@@ -149,10 +174,10 @@ class Run:
 
   @property
   def config(self):
-    """The resolved config, a copy: `run.config.algo.arm.alpha`.
+    """A copy of the resolved config: `run.config.algo.arm.alpha`.
 
     Raises:
-      InputError: none was written.
+      InputError: the workdir has no config.json.
     """
     config = self.record.config
     if not config:
@@ -161,10 +186,10 @@ class Run:
     return files.from_json(config)
 
   def metrics(self) -> Table:
-    """A row a training step.
+    """Returns the metrics, one row per training step.
 
     Raises:
-      InputError: no step was finished yet.
+      InputError: no step is finished yet.
     """
     rows = self.record.metrics
     if not rows:
@@ -173,7 +198,9 @@ class Run:
     return Table.of_rows(rows)
 
   def evals(self) -> Table:
-    """A row an evaluated step; pass@k is `eval/<set>/pass@<k>`.
+    """Returns the evaluations, one row per evaluated step.
+
+    pass@k is the column `eval/<set>/pass@<k>`.
 
     Raises:
       InputError: nothing was evaluated.
@@ -185,7 +212,7 @@ class Run:
     return Table.of_rows(rows)
 
   def resets(self) -> Table:
-    """Step and reason of each reset of the reference; there may be none."""
+    """Returns "step" and "reason" of each reset of the reference policy."""
     rows = [r for r in self.record.metrics if r.get("ref_reset/reset")]
     return Table({
         "step": np.array([r["step"] for r in rows], int),
@@ -193,73 +220,76 @@ class Run:
             [r.get("ref_reset/reason") for r in rows], object)})
 
   def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
-    """The groups of a step that were kept, a dict a prompt.
+    """Returns the saved groups of a step, one dict per prompt.
 
-    Each has `prompt`, `reference`, `c_prompt` and `completions`, each of
-    those `text`, `reward`, `correct`, `advantage`, `base_advantage`,
+    Each dict has `prompt`, `reference`, `c_prompt` and `completions`; each
+    completion has `text`, `reward`, `correct`, `advantage`, `base_advantage`,
     `c_answer` and more.
 
     Args:
-      step: None for the last that were kept.
+      step: step with saved groups; None for the last one.
 
     Raises:
-      InputError: none were kept of this step; the message names those of
-        which they were.
+      InputError: no groups were saved at this step; the message names the
+        steps that have some.
     """
     record = self.record
     step = self._pick(step, record.rollout_steps(), "rollouts")
     return record.rollouts(step)
 
   def eval_samples(self, step: int | None = None) -> list[dict[str, Any]]:
-    """The samples of an evaluation, a dict a problem.
+    """Returns the samples of an evaluation, one dict per problem.
 
-    Each has `set`, `prompt`, `reference` and `completions`, each of those
-    `text` and `correct`.
+    Each dict has `set`, `prompt`, `reference` and `completions`; each
+    completion has `text` and `correct`.
 
     Args:
-      step: None for the last evaluation.
+      step: evaluated step; None for the last one.
 
     Raises:
-      InputError: as for `rollouts`.
+      InputError: no samples were saved at this step; the message names the
+        steps that have some.
     """
     record = self.record
     step = self._pick(step, record.eval_sample_steps(), "evaluation samples")
     return record.eval_samples(step)
 
   def checkpoints(self) -> list[int]:
-    """Steps whose parameters are there to sample from."""
+    """Returns the steps whose checkpoints are complete, in rising order."""
     folder = self.path / policy_lib.CHECKPOINTS
-    found = folder.iterdir() if folder.is_dir() else ()
+    entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(
-        int(p.name) for p in found
+        int(p.name) for p in entries
         if p.name.isdigit() and checkpoint_lib.is_committed(p))
 
   def sample(
       self, prompts: str | Sequence[str], n: int = 4,
       step: int | None = None, temperature: float | None = None,
   ) -> list[list[str]]:
-    """Answers of the policy, sampled as in training.
+    """Samples answers of the policy with the settings of training.
 
     The policy stays in memory until another step is asked for. The same
     prompts get the same answers.
 
     Args:
-      prompts: a text or several.
-      n: answers to each.
-      step: of the checkpoint; None for the newest.
-      temperature: 0 is greedy; None takes that of training.
+      prompts: one text or several.
+      n: number of answers per prompt.
+      step: step of a checkpoint; None for the newest.
+      temperature: sampling temperature; 0 is greedy, None takes that of
+        training.
 
     Returns:
-      n texts for each prompt.
+      One list of n texts per prompt.
 
     Raises:
-      InputError: no such checkpoint (the message names those that are
-        there), or as for `answers.sample`.
+      InputError: there is no such checkpoint (the message names the existing
+        ones), or `answers.sample` refuses an argument.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     c = self._sampling_config()
     step = self._pick(step, self.checkpoints(), "checkpoint")
     mesh = answers.one_device()
+    # Only one policy is held: two might not fit.
     if step not in self._policies:
       self._policies.clear()
       with _quiet():
@@ -269,7 +299,7 @@ class Run:
         c, self._policies[step], prompts, mesh, n=n, temperature=temperature)
 
   def _sampling_config(self):
-    """The config without what only training adds to a policy."""
+    """Returns the config without adapters and heads that training adds."""
     c = self.config
     missing = [name for name in _NEEDED if name not in c]
     if missing:
@@ -279,24 +309,33 @@ class Run:
     return files.without_training(c)
 
   def _pick(self, step: int | None, steps: list[int], what: str) -> int:
-    """The step asked for, if it is there, or the last."""
+    """Returns `step` if it is in `steps`, or the last of them for None.
+
+    Args:
+      step: step that the caller asked for, or None.
+      steps: steps that exist, in rising order.
+      what: what a step has, for the message.
+
+    Raises:
+      InputError: there is no such step.
+    """
     if not steps:
       raise errors.InputError(f"{self.path} holds no {what}")
     if step is None:
       return steps[-1]
     if step not in steps:
       raise errors.InputError(
-          f"{self.path} holds no {what} of step {step}; there are "
+          f"{self.path} holds no {what} of step {step}; available steps: "
           f"{', '.join(map(str, steps))}")
     return int(step)
 
 
 def load_run(workdir) -> Run:
-  """A run to look at, from its workdir.
+  """Opens a run by its workdir.
 
   Args:
-    workdir: a directory or a gs:// URL that `progrpo train` (or `progrpo
-      evaluate --workdir`) writes to; the run may still be going on.
+    workdir: directory or gs:// URL that `progrpo train` (or `progrpo evaluate
+      --workdir`) writes to; the run may still be training.
 
   Raises:
     InputError: there is no such directory, or it is not a workdir.
@@ -314,7 +353,7 @@ def load_run(workdir) -> Run:
 
 
 def _frozen(values) -> np.ndarray:
-  """A column of its own: numbers, or objects where there is a text."""
+  """Returns values as a read-only array, of numbers or (with texts) objects."""
   if isinstance(values, np.ndarray):
     column = values.copy()
   elif any(isinstance(v, str) for v in values):
@@ -330,7 +369,7 @@ def _frozen(values) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet():
-  """Without the greetings of libraries, which a notebook would keep."""
+  """Silences info messages of libraries, which would stay in a notebook."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -340,7 +379,7 @@ def _quiet():
 
 
 def _cell(value) -> str:
-  """A value as HTML text; what is absent is a dash."""
+  """Returns a value as HTML text, with a dash for a missing one."""
   if isinstance(value, str):
     return html.escape(value)
   if value is None or value != value:

@@ -156,16 +156,17 @@ def test_a_run_is_seen_as_it_goes_on(make_run):
 
 
 @pytest.mark.parametrize(("ask", "said"), [
-    (lambda r: r.sample("1+2=", step=3), "no checkpoint of step 3; there are "
-     "0, 2, 4"),
+    (lambda r: r.sample("1+2=", step=3), "no checkpoint of step 3; "
+     "available steps: 0, 2, 4"),
     (lambda r: r.sample("1+2=", n=0), "n = 0"),
     (lambda r: r.sample("1+2=", temperature=-0.5), "temperature = -0.5"),
     (lambda r: r.sample("1+2=", temperature=float("nan")), "temperature"),
     (lambda r: r.sample(["1=", "1+2+3+4+5+6+7="]), "'1+2+3+4+5+6+7=': the "
      "prompt has 15 tokens, config.data.max_prompt_length is 12"),
     (lambda r: r.sample(""), "'': the prompt has no tokens"),
-    (lambda r: r.rollouts(9), "no rollouts of step 9; there are 1, 2, 3, 4"),
-    (lambda r: r.eval_samples(1), "no evaluation samples of step 1; there"),
+    (lambda r: r.rollouts(9), "no rollouts of step 9; available steps: 1, 2, "
+     "3, 4"),
+    (lambda r: r.eval_samples(1), "no evaluation samples of step 1; avail"),
     (lambda r: r.metrics()["rewards"], "did you mean 'reward'?"),
     (lambda r: r.evals()["step", "nothing/like it"], "no column 'nothing/lik"),
 ])

@@ -1,4 +1,4 @@
-"""Command lines: their parsers, and the config that they name and change."""
+"""Command lines: parsers, and reading the config with its overrides."""
 
 import argparse
 from typing import NoReturn
@@ -6,22 +6,22 @@ from typing import NoReturn
 import ml_collections
 
 from progrpo_jax import errors, places, ranges
-from progrpo_jax.config import checks, files
+from progrpo_jax.config import checks, defaults, files
 
 
 class Parser(argparse.ArgumentParser):
-  """One whose errors are ours: a line, not the whole usage."""
+  """An argument parser that raises InputError instead of printing its usage."""
 
   def error(self, message: str) -> NoReturn:
-    """Takes the place of argparse's own, which ends the process."""
+    """Replaces argparse's method, which ends the process."""
     raise errors.InputError(f"{message}; see --help")
 
   def add(self, name: str, key: ranges.Range, help: str, **options) -> None:
-    """Adds an argument that has a range, as the keys of configs have.
+    """Adds an argument with a range, like a key of a config.
 
     Args:
       name: flag, such as "--num_samples".
-      key: default and range of its value.
+      key: default and range of the value.
       help: sentence for `--help`.
       **options: further arguments of `add_argument`.
     """
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
       try:
         value = key.read(text)
       except ValueError:
-        value = text
+        value = text  # the refusal below says which type is needed
       refusal = key.refusal(value)
       if refusal:
         raise argparse.ArgumentTypeError(f"{text!r} {refusal}")
@@ -41,26 +41,36 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(command: str, description: str) -> Parser:
-  """A parser with `--config`; the caller adds what its command needs."""
-  made = plain_parser(f"progrpo {command}", description)
-  made.add_argument(
+  """Returns a parser with `--config`, to which a command adds its arguments.
+
+  Args:
+    command: name of the command, such as "train".
+    description: sentence for `--help`.
+  """
+  config_parser = plain_parser(f"progrpo {command}", description)
+  config_parser.add_argument(
       "--config", metavar="FILE[:ARG]",
       help="a config file, such as configs/tiny.py:progrpo, or one that comes "
       "with the package, by name (`progrpo configs`), such as tiny:progrpo; "
       "any key is changed by --config.group.key=value")
-  return made
+  return config_parser
 
 
 def plain_parser(prog: str, description: str) -> Parser:
-  """A parser of a command that takes no config."""
+  """Returns a parser for a command that takes no config."""
   return Parser(prog=prog, description=description, allow_abbrev=False)
 
 
+
 def check_output(flag: str, path: str) -> None:
-  """Refuses a directory that nothing could be written to in the end.
+  """Refuses an output directory that cannot be written, before work begins.
+
+  Args:
+    flag: flag of the command line that named it.
+    path: directory, which need not exist yet.
 
   Raises:
-    InputError: naming it.
+    InputError: the directory cannot be written.
   """
   try:
     places.check_directory(path)
@@ -69,21 +79,24 @@ def check_output(flag: str, path: str) -> None:
 
 
 def parse(
-    made: argparse.ArgumentParser, argv: list[str], needed: bool = True,
+    command_parser: argparse.ArgumentParser, argv: list[str],
+    needed: bool = True,
 ) -> tuple[ml_collections.ConfigDict | None, argparse.Namespace]:
   """Reads a command line.
 
   Args:
-    made: from `parser`.
-    argv: the arguments.
+    command_parser: parser from `parser`.
+    argv: arguments of the command.
     needed: whether a config must be given.
 
   Returns:
-    (config with its overrides, or None; the other arguments).
+    (config with its overrides, or None if none is given; other arguments).
 
   Raises:
-    InputError: a key or value is not understood.
+    InputError: an argument, key or value is not understood.
   """
+  # argparse cannot know the keys of a config, so overrides are taken out first:
+  # "--config.key=value" and "--config.key value".
   overrides, rest = [], []
   words = iter(argv)
   for word in words:
@@ -96,7 +109,7 @@ def parse(
       overrides.append((key, value))
     else:
       rest.append(word)
-  args = made.parse_args(rest)
+  args = command_parser.parse_args(rest)
   if args.config is None:
     if needed or overrides:
       raise errors.InputError("--config FILE is needed; see --help")
@@ -105,4 +118,33 @@ def parse(
   for key, value in overrides:
     files.override(config, key, value)
   checks.check_keys(config)
+  return config, args
+
+
+def parse_policy(
+    command_parser: Parser, argv: list[str], required: bool = False,
+) -> tuple[ml_collections.ConfigDict, argparse.Namespace]:
+  """Adds `--policy` and reads a command line; the config names the policy.
+
+  Args:
+    command_parser: parser from `parser`, without `--policy`.
+    argv: arguments of the command.
+    required: whether `--policy` must be given; the config is optional then.
+
+  Returns:
+    (config whose `model.init_from` is the policy, other arguments).
+
+  Raises:
+    InputError: an argument, key or value is not understood.
+  """
+  source = "" if required else " (default: config.model.init_from)"
+  command_parser.add(
+      "--policy", ranges.Place(empty=False), required=required,
+      help="HF directory, workdir (its newest checkpoint), or "
+      f"checkpoints/<step> of one{source}")
+  config, args = parse(command_parser, argv, needed=not required)
+  if config is None:
+    config = defaults.get_config()
+  if args.policy:
+    config.model.init_from = args.policy
   return config, args

@@ -1,8 +1,9 @@
-"""`make bench`: one GRPO step by stage, against what this machine can do.
+"""`make bench`: time per stage of a GRPO step, and share of peak FLOP/s.
 
-A random policy of 4M parameters (vocabulary 512, width 256, 4 layers, 4 query
-and 2 key heads, tied), 8 prompts x 8 samples x 128 forced tokens, float32.
-Compilation is measured apart; each figure is the median of several steps.
+The policy is random with 4M parameters (vocabulary 512, width 256, 4 layers, 4
+query and 2 key heads, tied embeddings) in float32; a step samples 8 prompts x 8
+responses x 128 tokens. Compilation is measured separately; each time is the
+median of several steps.
 """
 
 import functools
@@ -36,27 +37,32 @@ from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
 
-PROMPT = 64
+PROMPT = 64  # tokens of a prompt
 _ADVANTAGE = advantage.Advantage(advantages.grpo, alpha=0.3)
 
 
 def run(argv: list[str]) -> int:
-  """Measures and prints; returns the exit code."""
+  """Measures and prints the times; returns the exit code."""
   parser = arguments.plain_parser(
       "make bench ARGS=...", __doc__.splitlines()[0])
-  parser.add("--prompts", ranges.Whole(8, at_least=1), "of a step")
-  parser.add("--samples", ranges.Whole(8, at_least=2), "of a prompt")
-  parser.add("--new_tokens", ranges.Whole(128, at_least=1), "of a sample")
-  parser.add("--steps", ranges.Whole(7, at_least=1), "that are measured")
+  parser.add(
+      "--prompts", ranges.Whole(8, at_least=1), "number of prompts per step")
+  parser.add(
+      "--samples", ranges.Whole(8, at_least=2), "number of samples per prompt")
+  parser.add(
+      "--new_tokens", ranges.Whole(128, at_least=1), "tokens per sample")
+  parser.add(
+      "--steps", ranges.Whole(7, at_least=1), "number of measured steps")
   parser.add(
       "--json", ranges.Place(empty=False),
       "file to write the figures to")
   parser.add_argument(
       "--decode", action="store_true",
-      help="also: milliseconds a token as the cache grows")
+      help="also measure milliseconds per token as the cache grows")
   parser.add_argument(
       "--decode_lengths", type=int, nargs="+", metavar="TOKENS",
-      default=(128, 256, 512, 1024, 2048), help="of --decode, growing")
+      default=(128, 256, 512, 1024, 2048),
+      help="response lengths for --decode, in rising order")
   args = parser.parse_args(argv)
   figures = measure(args)
   show(figures)
@@ -67,22 +73,30 @@ def run(argv: list[str]) -> int:
 
 
 def model() -> model_config.ModelConfig:
-  """The policy that is measured."""
+  """Returns the configuration of the measured policy."""
   return model_config.ModelConfig(
       vocab_size=512, num_layers=4, embed_dim=256, num_heads=4,
       num_kv_heads=2, head_dim=64, mlp_dim=1024, remat="layer")
 
 
 def measure(args) -> dict:
-  """All figures, in seconds unless the name says otherwise."""
+  """Measures a step.
+
+  Args:
+    args: arguments of the command line.
+
+  Returns:
+    Name -> figure; times in seconds unless the name says otherwise.
+  """
   mesh, config = sharding.make_mesh(), model()
   params = transformer.init(config, jax.random.key(0), mesh)
   tx = optim.adamw(optim.schedule(1e-4))
   state = state_lib.create(config, tx, params, mesh)
   rate = matmul_rate()
-  # Four micro-batches were fastest; fewer where four do not divide the rows.
+  # Four micro-batches were fastest; fewer if four do not divide the rows.
   update = _update(config, tx, micro_batches=math.gcd(args.prompts, 4))
   step = functools.partial(_step, args, mesh, config, update)
+  # The first step compiles everything; the others are the measurement.
   with pool_lib.Pool(workers=2) as pool:
     start = time.perf_counter()
     state, _ = step(state, pool, 0)
@@ -91,7 +105,7 @@ def measure(args) -> dict:
     for number in range(1, args.steps + 1):
       state, seconds = step(state, pool, number)
       timed.append(seconds)
-  stages_ = {
+  stage_seconds = {
       name: statistics.median(t[name] for t in timed) for name in timed[0]}
   total = statistics.median(sum(t.values()) for t in timed)
   tokens = args.prompts * args.samples * args.new_tokens
@@ -100,18 +114,18 @@ def measure(args) -> dict:
       device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
       cores=len(os.sched_getaffinity(0)), python=platform.python_version(),
       jax=jax.__version__, parameters=config.num_params,
-      seconds=stages_, step=total,
+      seconds=stage_seconds, step=total,
       step_min=min(sum(t.values()) for t in timed),
       step_max=max(sum(t.values()) for t in timed),
       compile=first - total, tokens=tokens,
-      tokens_per_second_sample=tokens / stages_["sample"],
+      tokens_per_second_sample=tokens / stage_seconds["sample"],
       tokens_per_second_step=tokens / total,
       matmul_tflops=rate / 1e12, work_tflop={
           k: v / 1e12 for k, v in flops.items()},
       share_of_matmul_rate={
-          k: v / stages_[k] / rate for k, v in flops.items()}
+          k: v / stage_seconds[k] / rate for k, v in flops.items()}
       | {"step": sum(flops.values()) / total / rate},
-      arm_share=stages_["advantage"] / total,
+      arm_share=stage_seconds["advantage"] / total,
       peak_memory_mb=resource.getrusage(
           resource.RUSAGE_SELF).ru_maxrss / 1024)
   if args.decode:
@@ -121,7 +135,12 @@ def measure(args) -> dict:
 
 
 def matmul_rate(size: int = 1536, repeats: int = 6) -> float:
-  """Multiply-add rate of a large product on this machine, FLOP/s."""
+  """Returns the FLOP/s of a large matrix product on this machine.
+
+  Args:
+    size: rows and columns of the square matrices.
+    repeats: number of products; the fastest counts.
+  """
   product = jax.jit(jnp.matmul)
   x = jnp.ones((size, size))
   product(x, x).block_until_ready()
@@ -134,25 +153,34 @@ def matmul_rate(size: int = 1536, repeats: int = 6) -> float:
 
 
 def work(config, prompts, samples, prompt, new) -> dict[str, float]:
-  """FLOP of each stage: products of the weights and of attention.
+  """Returns the FLOP of each stage in matrix products and attention.
 
-  A prompt is read once a group; attention is counted at its causal half.
+  A prompt is counted once per group, and attention as causal: half the pairs.
+
+  Args:
+    config: model configuration.
+    prompts: number of prompts.
+    samples: number of samples per prompt.
+    prompt: tokens per prompt.
+    new: tokens per sample.
   """
   matmuls = config.num_params - config.embed_dim  # tied: the head counts
   width = config.num_layers * config.num_heads * config.head_dim
 
-  def forward(tokens, seen):
-    return 2 * matmuls * tokens + 4 * width * seen
+  def forward(tokens, pairs):  # pairs of a query and a key
+    return 2 * matmuls * tokens + 4 * width * pairs
 
   responses = prompts * samples
   read = forward(prompts * prompt, prompts * prompt**2 / 2)
   answer = forward(
       responses * new, responses * new * (prompt + new / 2))
+  # The backward pass does twice the work of the forward pass.
   return dict(sample=read + answer, score=read + answer,
               update=3 * (read + answer))
 
 
 def _update(config, tx, micro_batches):
+  """Returns the compiled update of a clipped loss without KL."""
   goal = functools.partial(
       objective.objective, loss_fn=losses.clip,
       aggregate_fn=aggregate.token_mean)
@@ -162,6 +190,7 @@ def _update(config, tx, micro_batches):
 
 
 def _rows(count: int) -> list[base.Row]:
+  """Returns rows of Countdown, all with one problem."""
   meta = dict(
       dataset="countdown", template="compact",
       metadata=dict(numbers=[3, 4, 5], target=17))
@@ -169,7 +198,21 @@ def _rows(count: int) -> list[base.Row]:
 
 
 def _step(args, mesh, config, update, state, pool, number):
-  """One step; returns the state and seconds by stage."""
+  """Runs one step.
+
+  Args:
+    args: arguments of the command line.
+    mesh: mesh of all devices.
+    config: model configuration.
+    update: compiled update.
+    state: training state, which is donated.
+    pool: processes that run verifiers.
+    number: number of the step, the seed of its random numbers.
+
+  Returns:
+    (new state, stage -> seconds).
+  """
+  # Random prompts of PROMPT tokens without padding.
   p, g, new = args.prompts, args.samples, args.new_tokens
   numbers = np.random.default_rng(number)
   mask = np.ones((p, PROMPT), bool)
@@ -186,7 +229,7 @@ def _step(args, mesh, config, update, state, pool, number):
     seconds[name] = time.perf_counter() - start
     return result
 
-  # No stop id: every response has all its tokens.
+  # Without a stop token every response has its full length.
   settings = sampler.Settings(num_generations=g, max_new_tokens=new)
   rollout = timed("sample", lambda: sampler.sample(
       config, state.params, prompts, jax.random.key(number), settings, mesh))
@@ -195,8 +238,8 @@ def _step(args, mesh, config, update, state, pool, number):
       for group in rollout.tokens_BT.reshape(p, g, -1)]
   reward, correct, valid, _ = timed(
       "verify", lambda: verify.verify(pool, rows, texts))
-  # Rewards as random numbers: with the verifier's alone, nearly all 0, the
-  # update would do the same work on zeros.
+  # Random rewards replace the verifier's, nearly all 0: the update then works
+  # on gradients that are not zero.
   reward = numbers.random(reward.shape).astype(np.float32)
   groups = groups_lib.Groups(
       prompts=prompts, rollout=rollout, texts_PG=tuple(map(tuple, texts)),
@@ -206,6 +249,7 @@ def _step(args, mesh, config, update, state, pool, number):
       prompt_NT=prompts.tokens_PT, prompt_mask_NT=mask,
       tokens_NRT=rollout.tokens_BT.reshape(p, g, new),
       mask_NRT=rollout.mask_BT.reshape(p, g, new)), mesh)
+  # Old log-probabilities, advantages, and one update on the whole batch.
   with jax.set_mesh(mesh):
     scores = timed("score", lambda: scoring.score(
         config, state.params, sequences, scoring.Distribution()))
@@ -221,7 +265,17 @@ def _step(args, mesh, config, update, state, pool, number):
 
 
 def decode_curve(config, params, lengths) -> dict[int, float]:
-  """Milliseconds a token at growing lengths, 16 sequences, best of three."""
+  """Measures decoding of 16 sequences at growing lengths.
+
+  Args:
+    config: model configuration.
+    params: parameters of the policy.
+    lengths: response lengths in tokens, in rising order.
+
+  Returns:
+    Length -> milliseconds per token between the previous length and this one;
+    the best of four measurements, the first of which compiles.
+  """
   mesh = sharding.make_mesh()
   mask = np.ones((4, PROMPT), bool)
   prompts = batch_lib.Prompts(
@@ -233,20 +287,21 @@ def decode_curve(config, params, lengths) -> dict[int, float]:
     best = min(_seconds(lambda s=settings: sampler.sample(
         config, params, prompts, jax.random.key(0), s, mesh))
         for _ in range(4))
-    # The tokens beyond those of the length before.
+    # Only the tokens beyond the previous length count.
     curve[length] = 1e3 * (best - before[1]) / (length - before[0])
     before = length, best
   return curve
 
 
 def _seconds(call) -> float:
+  """Returns the seconds that a call takes until its arrays are ready."""
   start = time.perf_counter()
   jax.block_until_ready(call())
   return time.perf_counter() - start
 
 
 def show(figures: dict) -> None:
-  """Prints the figures as tables."""
+  """Prints the figures of `measure`."""
   console = rich.console.Console()
   console.print(
       f"{figures['device']}, {figures['cores']} cores, jax {figures['jax']}; "

@@ -16,17 +16,17 @@ from progrpo_jax.storage import metrics
 
 
 def run(argv):
-  """Prints the tables, writes what was asked for; returns the exit code."""
+  """Prints tables, writes page and JSON if asked; returns the exit code."""
   args = _parser().parse_args(argv)
   groups = _groups(args.workdirs, args.labels)
   base = comparison.load_base(args.base) if args.base else None
   summary = comparison.analyse(groups, base=base, dataset=args.set)
   console = rich.console.Console()
-  if not console.is_terminal:  # a pipe or a log file has no width of its own
+  if not console.is_terminal:  # rich assumes 80 columns for a pipe or a file
     console = rich.console.Console(width=120)
   console.print(_table(summary))
   for table in tables.of(summary):
-    console.print(_shown(table))
+    console.print(_rich_table(table))
   if args.output:
     page = html.write_loaded_comparison(
       groups, args.output, base=base, dataset=args.set
@@ -42,6 +42,7 @@ def run(argv):
 
 
 def _parser():
+  """Returns the parser of the command."""
   parser = arguments.plain_parser(
     "progrpo compare", "Compare runs side by side."
   )
@@ -49,8 +50,8 @@ def _parser():
   parser.add("workdirs", place, nargs="+", metavar="DIR", help="a workdir")
   parser.add_argument(
     "--labels",
-    help="comma-separated names of the workdirs; workdirs of one name are the "
-    "seeds of one method (default: the directories' names)",
+    help="comma-separated names, one per workdir; workdirs with the same name "
+    "count as seeds of one method (default: the directories' names)",
   )
   parser.add(
     "--base", place, help="workdir or JSON file of the base policy's evaluation"
@@ -62,10 +63,19 @@ def _parser():
 
 
 def _groups(workdirs, labels):
-  """{label: runs} in the order given."""
+  """Returns label -> runs, in the order of the command line.
+
+  Args:
+    workdirs: paths of the workdirs.
+    labels: comma-separated labels, or None for the directories' names.
+
+  Raises:
+    InputError: numbers of labels and workdirs differ, or a run is unreadable.
+  """
   if labels is None:
     names = [os.path.basename(os.path.normpath(path)) for path in workdirs]
-    if len(set(names)) < len(names):  # a/seed0 b/seed0 are not seeds of one
+    # Equal names by default (a/seed0, b/seed0) do not mean one method.
+    if len(set(names)) < len(names):
       names = [os.fspath(epath.Path(path)) for path in workdirs]
   else:
     names = [name.strip() for name in labels.split(",")]
@@ -80,7 +90,7 @@ def _groups(workdirs, labels):
 
 
 def _table(summary):
-  """The rows of the comparison for a terminal."""
+  """Returns the main table of a comparison, one row per method."""
   ks = comparison.pick_ks(
     {int(k) for e in summary.values() for k in (*e["pass@k"], *e["between"])}
   )
@@ -107,9 +117,9 @@ def _table(summary):
   return table
 
 
-def _shown(table):
-  """One of the further tables for a terminal."""
-  made = rich.table.Table(
+def _rich_table(table):
+  """Returns another table of `report.tables` for a terminal."""
+  rich_table = rich.table.Table(
     title=live.printable(table.title),
     caption=table.note,
     caption_justify="left",
@@ -118,24 +128,26 @@ def _shown(table):
   )
   for index, name in enumerate(table.columns):
     justify = "right" if index else "left"
-    made.add_column(live.printable(name), justify=justify)
+    rich_table.add_column(live.printable(name), justify=justify)
   for row in table.rows:
-    made.add_row(*(_cell(*cell) for cell in row))
-  return made
+    rich_table.add_row(*(_cell(*cell) for cell in row))
+  return rich_table
 
 
 def _cell(value, small):
-  """A cell with its small print, if it has any, on a line of its own."""
+  """Returns a cell; its note, if there is one, is dim and on a second line."""
   cell = rich.text.Text(live.printable(value))
   return cell.append(f"\n{live.printable(small)}", "dim") if small else cell
 
 
 def _interval(value, small):
+  """Returns a cell with a value and its interval, as "value [low, high]"."""
   cell = rich.text.Text(f"{value} " if small else value)
-  # A space that does not break: a narrow table puts the interval on a line.
+  # A no-break space keeps the interval on one line in a narrow table.
   small = small.replace(" to ", ", ").replace(" ", "\u00a0")
   return cell.append(f"[{small}]", style="dim") if small else cell
 
 
 def _number(value, digits):
+  """Returns a number as text, a dash for None."""
   return "–" if value is None else f"{value:.{digits}f}"

@@ -11,9 +11,9 @@ def run(argv: list[str]) -> int:
   """Lists the run files, or prints one; returns the exit code."""
   parser = arguments.plain_parser(
       "progrpo configs", "List the run files that come with the package, or "
-      "print one, to be saved and changed: `progrpo configs tiny > mine.py`. "
-      "`--config NAME` runs one as it is.")
-  parser.add_argument("name", nargs="?", help="the file to print")
+      "print one, to save and change it: `progrpo configs tiny > mine.py`. "
+      "`--config NAME` runs one unchanged.")
+  parser.add_argument("name", nargs="?", help="name of the file to print")
   name = parser.parse_args(argv).name
   shipped = files.shipped()
   if name is None:
@@ -31,6 +31,6 @@ def run(argv: list[str]) -> int:
 
 
 def _first_line(path) -> str:
-  """The first line of a file's docstring."""
+  """Returns the first line of a file's docstring, without running the file."""
   text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
   return text.partition("\n")[0]

@@ -1,7 +1,7 @@
-"""`progrpo doctor`: devices, versions, and what a config will take.
+"""`progrpo doctor`: devices, versions, and the memory that a config needs.
 
-Sizes come from the shapes and shardings of a config; nothing is compiled and
-no weight is read.
+Memory is estimated from shapes and shardings; nothing is compiled and no weight
+is read.
 """
 
 import importlib.metadata
@@ -18,6 +18,7 @@ from progrpo_jax.config import checks, isolation, schedule
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import memory
 
+# Packages whose versions are shown.
 PACKAGES = (
     "progrpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
     "transformers", "tensorflow-datasets", "grain", "sentencepiece", "chex",
@@ -25,16 +26,16 @@ PACKAGES = (
 
 
 def run(argv: list[str]) -> int:
-  """Prints what there is and what is needed; returns the exit code."""
+  """Prints the machine and a config's memory; returns the exit code."""
   parser = arguments.parser(
       "doctor", "Show devices and versions and, for a config, an estimate of "
       "the memory that its run takes on each device.")
   parser.add_argument(
       "--chip", choices=sorted(memory.CHIPS),
-      help="plan for chips of this kind, which need not be here")
+      help="plan for chips of this kind, which this machine need not have")
   parser.add(
       "--devices", ranges.Whole(at_least=1, at_most=2**20),
-      metavar="N", help="plan for so many (default: as many as are here)")
+      metavar="N", help="plan for N devices (default: those of this machine)")
   c, args = arguments.parse(parser, argv, needed=False)
   console = rich.console.Console()
   console.print(_machine())
@@ -47,11 +48,18 @@ def run(argv: list[str]) -> int:
 
 
 def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
-  """Prints what a run takes where it is planned, and what to do about it.
+  """Prints a run's memory per device and, if it is too much, a remedy.
+
+  Args:
+    console: console to print to.
+    c: config of the run.
+    chip: kind of accelerator; None for this machine's devices.
+    count: number of devices; None for as many as this machine has.
 
   Raises:
-    InputError: the config cannot work there.
+    InputError: the config is invalid, or cannot run on so many devices.
   """
+  # Where to run: a chip by name, or the devices of this machine.
   count = count or jax.device_count()
   if chip is None:
     device = jax.devices()[0]
@@ -60,6 +68,7 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   mesh = sharding.abstract_mesh(count, m.data, m.fsdp, m.tensor)
   for stage in schedule.every(c):
     checks.validate(stage)
+  # The estimate, with advice only where the memory of a device is known.
   model = memory.model_of(c)
   phases = memory.estimate(c, model, mesh, chip.platform)
   console.print(_table(phases, mesh))
@@ -72,24 +81,26 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
       f"{_gib(memory.USABLE * chip.memory)}.")
   if memory.fits(phases, chip):
     return
-  found = memory.propose(c, model, chip, count)
-  if found is None:
+  # Another mesh of as many devices, if one fits.
+  proposal = memory.propose(c, model, chip, count)
+  if proposal is None:
     console.print(
-        "It does not fit, nor on any other mesh of so many. Take more devices, "
-        "or lower train.micro_batch_prompts and micro_batch_generations "
-        "(update), prompts or samples a step (sample), or set model.remat to "
-        "'layer', model.lora.rank, or optim.mu_dtype to 'bfloat16'.")
+        f"It does not fit, nor does any other mesh of {count} devices. Take "
+        "more devices; or lower train.micro_batch_prompts and "
+        "micro_batch_generations (update), or prompts or samples per step "
+        "(sample); or set model.remat to 'layer', model.lora.rank, or "
+        "optim.mu_dtype to 'bfloat16'.")
     return
-  sizes, phases = found
+  sizes, phases = proposal
   console.print(
-      "It does not fit. " + " ".join(
+      "It does not fit. It would with " + " ".join(
           f"--config.mesh.{axis}={size}"
           for axis, size in zip(sharding.AXES, sizes, strict=True))
-      + f" would, with {_gib(memory.peak(phases))} GiB.")
+      + f", which needs {_gib(memory.peak(phases))} GiB.")
 
 
 def _table(phases: dict[str, memory.Terms], mesh) -> rich.table.Table:
-  """Terms down, phases across."""
+  """Returns the table of an estimate: one row per term, a column per phase."""
   shape = " x ".join(f"{axis} {n}" for axis, n in mesh.shape.items())
   table = rich.table.Table(
       "GiB on each device", *phases, title=f"memory of a run, mesh {shape}")
@@ -105,17 +116,18 @@ def _table(phases: dict[str, memory.Terms], mesh) -> rich.table.Table:
 
 
 def _gib(count: float) -> str:
-  """Bytes as GiB, small ones with more digits."""
+  """Returns bytes as GiB, with more digits below 1 GiB."""
   return f"{count / 2**30:.{2 if count >= 2**30 else 4}f}"
 
 
 def _device_memory() -> int | None:
+  """Returns the bytes of the first device's memory; None if unknown (CPU)."""
   stats = jax.devices()[0].memory_stats() or {}
   return stats.get("bytes_limit")
 
 
 def _machine() -> rich.table.Table:
-  """Devices and versions."""
+  """Returns the table of devices and versions."""
   table = rich.table.Table("what", "here", title="machine")
   devices = jax.devices()
   table.add_row("devices", f"{len(devices)} x {devices[0].device_kind}")

@@ -14,28 +14,34 @@ from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
 from progrpo_jax.storage import metrics
 
-_PLACE = ranges.Place(empty=False)
-
 
 def run(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
   parser = arguments.parser(
       "evaluate", "Try the held-out problems of the config's tasks.")
   parser.add(
-      "--policy", _PLACE, "HF directory, workdir, or checkpoints/<step> of one "
-      "(default: config.model.init_from)")
-  parser.add(
-      "--workdir", _PLACE, help="where to write eval.jsonl and the samples")
-  c, args = arguments.parse(parser, argv)
-  if args.policy:
-    c.model.init_from = args.policy
+      "--workdir", ranges.Place(empty=False),
+      help="directory for eval.jsonl and the samples")
+  c, args = arguments.parse_policy(parser, argv)
   hosts.connect(c.hosts.heartbeat_s)
   start(c, args.workdir)
   return 0
 
 
 def start(c, workdir: str | None) -> dict[str, float]:
-  """Evaluates the policy that `c.model.init_from` names and prints it."""
+  """Evaluates the policy `c.model.init_from` and prints the measures.
+
+  Args:
+    c: config with the problems and the settings of sampling.
+    workdir: directory for eval.jsonl and the samples, or None.
+
+  Returns:
+    Name of a measure, `eval/<set>/...` -> value.
+
+  Raises:
+    InputError: the config, the policy or the workdir cannot be used.
+  """
+  # Refuse what cannot work before the policy is loaded.
   checks.validate(c)
   if workdir:
     arguments.check_output("--workdir", workdir)
@@ -59,6 +65,7 @@ def start(c, workdir: str | None) -> dict[str, float]:
         records += evaluator.records(samples)
   if not hosts.is_first():
     return values
+  # As step 0 of a record; an evaluation that was there before is replaced.
   if workdir:
     with metrics.MetricWriter(
         workdir, tensorboard=False, resume_step=-1) as writer:
@@ -69,26 +76,32 @@ def start(c, workdir: str | None) -> dict[str, float]:
 
 
 def show(values: dict[str, float]) -> None:
-  """Prints one row a measure, with its interval if it has one.
+  """Prints one row per measure.
 
-  And the problems that pass@k rests on; of bounds on it both are shown.
+  A row has the value, its interval if there is one, and for pass@k the number
+  of problems. If samples are too few for an estimate of pass@k, the row has its
+  lower and upper bound.
+
+  Args:
+    values: name of a measure -> value.
   """
   table = rich.table.Table("measure", "value", "95% interval", "problems")
   for name, value in values.items():
-    shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
     if name.endswith("/at_least"):
       name = name.removesuffix("/at_least")
-      shown = f"{value:.3f} – {values[f'{name}/at_most']:.3f}"
+      text = f"{value:.3f} – {values[f'{name}/at_most']:.3f}"
       interval = "not enough samples"
     elif f"{name}/low" in values:
       interval = f"{values[f'{name}/low']:.3f} – {values[f'{name}/high']:.3f}"
     else:
       interval = ""
+    # These belong to the row of another measure.
     measure, _, end = name.rpartition("/")
     if end in ("low", "high", "at_most") or (
         end == "num_problems" and "/pass@" in measure):
       continue
     table.add_row(
-        name.removeprefix("eval/"), shown, interval,
+        name.removeprefix("eval/"), text, interval,
         str(values.get(f"{name}/num_problems", "")))
   rich.console.Console().print(table)

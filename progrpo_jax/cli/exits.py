@@ -1,8 +1,8 @@
-"""From what went wrong in a command to the code that it exits with.
+"""Exit codes and error messages of commands.
 
-What the user can mend is one line on stderr and code 2, a run that had to give
-up one line and code 1. Anything else is a fault of the program, and keeps its
-traceback.
+Bad input is reported as one line on stderr with code 2, a run that had to give
+up as one line with code 1. Any other error is a fault of the program and keeps
+its traceback.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ import sys
 from progrpo_jax import errors, places
 
 DONE, GAVE_UP, BAD_INPUT = 0, 1, 2
-# What a shell says of a command that Ctrl-C ended.
+# A shell's exit code for a command that Ctrl-C ended.
 _INTERRUPTED = 130
-# What is wrong with a place, rather than with the program or the machine.
-_OF_PLACES = (
+# Errors that a wrong path causes, rather than the program or the machine.
+_PATH_ERRORS = (
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
     errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENXIO, errno.EPERM,
     errno.EROFS)
@@ -29,20 +29,21 @@ def run(
   """Runs a command; returns the exit code.
 
   Args:
-    name: of the command, in front of what is said.
-    command: takes the arguments, returns its exit code.
-    argv: the arguments.
+    name: name of the command, the prefix of messages.
+    command: function of the arguments that returns an exit code.
+    argv: arguments of the command.
   """
-  code, said = BAD_INPUT, ""
+  code, message = BAD_INPUT, ""
   try:
     return command(list(argv))
   except errors.InputError as e:
-    said = str(e)
-    if places.lacks_files(e):  # what could not be read is in order
-      code, said = GAVE_UP, f"stopped: {_few_files()}"
+    message = str(e)
+    # A file that could not be opened for want of descriptors is not bad input.
+    if places.lacks_files(e):
+      code, message = GAVE_UP, f"stopped: {_few_files()}"
   except errors.RunError as e:
-    code, said = GAVE_UP, f"stopped: {e}"
-  except SystemExit as e:  # of --help
+    code, message = GAVE_UP, f"stopped: {e}"
+  except SystemExit as e:  # raised by --help
     return e.code if isinstance(e.code, int) else DONE
   except BrokenPipeError:
     _close_stdout()
@@ -50,30 +51,32 @@ def run(
   except KeyboardInterrupt:
     return _INTERRUPTED
   except Exception as e:
+    # Errors of libraries that the machine or a path of the user caused.
     if places.is_full(e):
-      code, said = GAVE_UP, f"stopped: no space is left on the disk ({e})"
+      code, message = GAVE_UP, f"stopped: no space is left on the disk ({e})"
     elif places.lacks_files(e):
-      code, said = GAVE_UP, f"stopped: {_few_files()}"
-    elif _is_of_named_place(e, argv):
-      said = f"{os.fsdecode(e.filename)}: {e.strerror}"
+      code, message = GAVE_UP, f"stopped: {_few_files()}"
+    elif _concerns_argument(e, argv):
+      message = f"{os.fsdecode(e.filename)}: {e.strerror}"
     else:
       raise
-  print(f"{name}: {' '.join(said.split())}", file=sys.stderr)
+  # One line, whatever a library put into its message.
+  print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
   return code
 
 
 def _few_files() -> str:
-  """What to do about too few file descriptors."""
+  """Returns the message for too few file descriptors."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   more = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
   return (
-      f"this process may open {soft} files, which are too few; allow more with "
-      f"`ulimit -n 4096` (the most that is allowed here is {more})")
+      f"this process may open {soft} files, which are too few; raise the limit "
+      f"with `ulimit -n 4096` (the highest limit here is {more})")
 
 
-def _is_of_named_place(error: Exception, argv: Sequence[str]) -> bool:
-  """Whether a file that the command line names cannot be used."""
-  if not isinstance(error, OSError) or error.errno not in _OF_PLACES or (
+def _concerns_argument(error: Exception, argv: Sequence[str]) -> bool:
+  """Returns whether an error concerns a path in the command line."""
+  if not isinstance(error, OSError) or error.errno not in _PATH_ERRORS or (
       not isinstance(error.filename, str | bytes | os.PathLike)):
     return False
   place = os.path.abspath(os.fsdecode(error.filename))
@@ -82,14 +85,18 @@ def _is_of_named_place(error: Exception, argv: Sequence[str]) -> bool:
     if not value or "\0" in value:
       continue
     named = os.path.abspath(os.path.expanduser(value))
+    # The file itself, one below it, or a directory above it.
     if os.path.commonpath([named, place]) in (named, place):
       return True
   return False
 
 
 def _close_stdout() -> None:
-  """Lets Python end without a second try to write to a closed pipe."""
+  """Redirects stdout to the null device.
+
+  Python flushes stdout when it ends, and would fail again on the closed pipe.
+  """
   try:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except (OSError, ValueError):  # not a file of the system
+  except (OSError, ValueError):  # stdout was replaced by a Python object
     pass

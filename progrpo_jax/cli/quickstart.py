@@ -1,7 +1,7 @@
 """`make quickstart`: ProGRPO beside GRPO from one base policy, on a CPU.
 
-Same base, same problems, same random numbers, same budget; the method is the
-only difference. What is done is not done again: a second call goes on where
+The runs share base policy, problems, random numbers and budget, and differ in
+the method alone. Finished parts are not repeated: a second call continues where
 the first one stopped.
 """
 
@@ -25,35 +25,38 @@ def run(argv: list[str]) -> int:
       "make quickstart ARGS=...", __doc__.splitlines()[0])
   parser.add_argument(
       "--methods", default=",".join(METHODS),
-      help="methods of progrpo_jax/config/methods.py, with commas between "
-      "them, or all")
-  parser.add("--seeds", ranges.Whole(1, at_least=1), "runs of a method")
+      help="comma-separated methods of progrpo_jax/config/methods.py, or all")
   parser.add(
-      "--steps", ranges.Whole(at_least=1), "steps of a run")
+      "--seeds", ranges.Whole(1, at_least=1), "number of runs per method")
+  parser.add(
+      "--steps", ranges.Whole(at_least=1), "number of steps per run")
   parser.add_argument(
       "--config", default=CONFIG,
       help="config file whose get_config takes the name of a method")
   parser.add(
       "--output", ranges.Place("runs/quickstart", empty=False),
-      "directory of everything")
+      "directory for all output")
   args = parser.parse_args(argv)
   names = args.methods.split(",")
   if args.methods == "all":
     names = [n for n in vars(methods) if not n.startswith("_")]
   if not all(names):
     raise errors.InputError(f"--methods {args.methods!r} has an empty name")
-  for name in names:  # before an hour of training, not after it
+  # Find a wrong name now, not after an hour of training.
+  for name in names:
     files.load(f"{args.config}:{name}")
+  # The base policy and its evaluation, which all runs share.
   base = os.path.join(args.output, "base")
-  measured = os.path.join(args.output, "base-eval")
+  base_eval = os.path.join(args.output, "base-eval")
   if not hf.is_hf_dir(base):
     c = files.load(args.config)
     c.model.init_from = ""
     warmup.start(c, base)
-  if not lines.files(places.place(measured) / metrics.EVALS):
+  if not lines.files(places.place(base_eval) / metrics.EVALS):
     c = files.load(args.config)
     c.model.init_from = base
-    evaluate.start(c, measured)
+    evaluate.start(c, base_eval)
+  # Train; a finished run returns at once, an interrupted one resumes.
   workdirs, labels = [], []
   for method in names:
     for seed in range(args.seeds):
@@ -69,7 +72,7 @@ def run(argv: list[str]) -> int:
       workdirs.append(workdir)
       labels.append(method)
   return compare.run([
-      *workdirs, "--labels", ",".join(labels), "--base", measured,
+      *workdirs, "--labels", ",".join(labels), "--base", base_eval,
       "--output", os.path.join(args.output, "report.html"),
       "--json", os.path.join(args.output, "comparison.json")])
 

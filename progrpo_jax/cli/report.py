@@ -6,7 +6,7 @@ from progrpo_jax.report import html
 
 
 def run(argv):
-  """Writes the page and says where; returns the exit code."""
+  """Writes the page and prints its path; returns the exit code."""
   parser = arguments.plain_parser(
     "progrpo report", "Write the HTML page of one run."
   )
@@ -14,12 +14,12 @@ def run(argv):
     "--workdir",
     ranges.Place(empty=False),
     required=True,
-    help="the run's workdir",
+    help="workdir of the run",
   )
   parser.add(
     "--output",
     ranges.Place(empty=False),
-    help="the page to write (default: report.html in the workdir)",
+    help="file of the page (default: report.html in the workdir)",
   )
   args = parser.parse_args(argv)
   print(f"wrote {html.write_report(args.workdir, args.output)}")

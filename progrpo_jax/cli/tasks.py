@@ -21,17 +21,17 @@ from progrpo_jax.tasks.sets import programs, published, schema
 
 _MALFORMED = "I do not know (yet"
 _NOTE = (
-    "OWNER/NAME is a repository of the Hugging Face hub, whose files are"
+    "OWNER/NAME is a repository on the Hugging Face hub, whose files are"
     " downloaded at the first build; or fetch them by hand (hf download"
-    " OWNER/NAME --repo-type dataset --local-dir DIR) and give --option"
-    " manual_dir=DIR. It must be by hand where that is said.")
-_OTHERS = 8  # rows whose answers are tried as wrong ones
-# Well-formed for one verifier or another, and right for hardly any row.
+    " OWNER/NAME --repo-type dataset --local-dir DIR) and pass --option"
+    " manual_dir=DIR. Sets marked \"by hand\" are not downloaded.")
+_OTHERS = 8  # rows whose answers are tried as wrong answers
+# Well-formed for some verifier, and wrong for nearly every row.
 _NEVER_RIGHT = (
     r"\boxed{-98765}", "<answer>-98765</answer>",
     "```python\nprint(-98765)\n```", "no, never")
-_MAX_TABLE = 2000  # characters of a program made of tests
-_MAX_SHOWN = 2000  # characters of a text
+_MAX_TABLE = 2000  # characters of a program made from tests
+_MAX_SHOWN = 2000  # characters of a printed text
 
 
 def run(argv: Sequence[str]) -> int:
@@ -47,69 +47,73 @@ def _parser() -> arguments.Parser:
   listing = commands.add_parser("list", help="name the tasks")
   listing.set_defaults(command=_list)
   show = commands.add_parser("show", help="print examples and their rewards")
-  show.add_argument("name", help="a task, or the import path of your own")
+  show.add_argument("name", help="task, or the import path of your own")
   show.add_argument(
-      "--split", help="train or validation; train if the task has it")
-  show.add("--n", ranges.Whole(2, at_least=1), "how many examples")
-  show.add_argument("--template", help="a template of the task")
+      "--split", help="train or validation (default: train if it exists)")
+  show.add("--n", ranges.Whole(2, at_least=1), "number of examples")
+  show.add_argument("--template", help="template of the task's prompts")
   show.set_defaults(command=_show)
   build = commands.add_parser("build", help="build the data of a task")
-  build.add_argument("name", help="a task, or the import path of your own")
+  build.add_argument("name", help="task, or the import path of your own")
   build.set_defaults(command=_build)
   for command in (listing, show, build):
     command.add(
         "--data_dir", ranges.Place("~/.cache/progrpo_jax/data", empty=False),
-        "where built data is kept")
+        "directory of built data")
   for command in (show, build):
-    command.add("--seed", ranges.Whole(0, at_least=0), "of the problems")
+    command.add(
+        "--seed", ranges.Whole(0, at_least=0), "seed of generated problems")
     command.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="an option of the task, may be repeated (--option max_numbers=4)",
+        help="option of the task, may be repeated (--option max_numbers=4)",
     )
   return parser
 
 
 def _list(args: argparse.Namespace, console: consoles.Console) -> int:
-  """Prints each task: domain, first line of its docstring, its data."""
-  task = table.Column("task", no_wrap=True)
-  found = table.Table(task, "domain", "what it asks for", "data")
+  """Prints a table of tasks: domain, first line of the docstring, data."""
+  name_column = table.Column("task", no_wrap=True)
+  grid = table.Table(name_column, "domain", "what it asks for", "data")
   for name in base.names():
     try:
       module = base.resolve(name)
-    except InputError as error:  # something that it needs is not installed
-      found.add_row(name, "", markup.escape(str(error)), "")
+    except InputError as error:  # a package that it needs is not installed
+      grid.add_row(name, "", markup.escape(str(error)), "")
       continue
     doc = module.__doc__.strip().splitlines()[0]
-    known = published_set(module)
-    domain = known.domain if known else getattr(module, "DOMAIN", "")
-    data = _data(known, args.data_dir) if known else "no download"
-    found.add_row(name, domain, markup.escape(doc), markup.escape(data))
-  console.print(found)
+    published_as = published_set(module)
+    # Tasks that generate their problems have a domain but no set.
+    if published_as:
+      domain, data = published_as.domain, _data(published_as, args.data_dir)
+    else:
+      domain, data = getattr(module, "DOMAIN", ""), "no download"
+    grid.add_row(name, domain, markup.escape(doc), markup.escape(data))
+  console.print(grid)
   console.print(_NOTE, highlight=False)
   return 0
 
 
 def published_set(module: types.ModuleType) -> schema.Set | None:
-  """Returns the published set that a task is, if it is one."""
+  """Returns the declaration of a task's published set, or None."""
   return getattr(module, "SET", None)
 
 
-def _data(known: schema.Set, data_dir: str) -> str:
-  """Says how large the last build of a set is, or where its files are."""
-  reports = published.reports(known, data_dir)
+def _data(declared: schema.Set, data_dir: str) -> str:
+  """Returns the sizes of a set's last build, or the place of its files."""
+  reports = published.reports(declared, data_dir)
   if not reports:
-    return f"{known.repo}{', by hand' if known.by_hand else ''}"
+    return f"{declared.repo}{', by hand' if declared.by_hand else ''}"
   splits = reports[-1]["splits"].items()
   return "built: " + ", ".join(f"{s} {a['rows']}" for s, a in splits)
 
 
 def _splits(name: str) -> Sequence[str]:
-  """Returns the splits of a task, train first."""
-  known = published_set(base.resolve(name))
-  return [s for s in base.SPLITS if known is None or s in known.splits]
+  """Returns the splits of a task, train first; generated tasks have both."""
+  declared = published_set(base.resolve(name))
+  return [s for s in base.SPLITS if declared is None or s in declared.splits]
 
 
 def _show(args: argparse.Namespace, console: consoles.Console) -> int:
@@ -117,14 +121,15 @@ def _show(args: argparse.Namespace, console: consoles.Console) -> int:
   split = args.split or _splits(args.name)[0]
   source = _load(args, split)
   rows = [source[i] for i in range(min(args.n, len(source)))]
+  # Answers of other rows are plausible wrong answers, in the right form.
   near = rows + [source[i] for i in range(min(len(source), _OTHERS))]
   others = [t for row in near for t in row.demonstrations[:1]]
-  others += [t for row in near for t in _of_reference(row)[:1]]
+  others += [t for row in near for t in _completions(row)[:1]]
   others = list(dict.fromkeys(others))
-  # Where verifiers fail, the table says so.
+  # Failures of verifiers are printed as statuses, so all may fail.
   with pools.Pool(workers=1, max_failure_share=1.0) as pool:
-    shown = [_examples(row, others, pool) for row in rows]
-  for row, examples in zip(rows, shown):
+    all_examples = [_examples(row, others, pool) for row in rows]
+  for row, examples in zip(rows, all_examples):
     grid = table.Table("answer", "text", "reward", "correct", "status")
     for kind, text, score in examples:
       cells = ["", "", ""] if score is None else [
@@ -137,7 +142,7 @@ def _show(args: argparse.Namespace, console: consoles.Console) -> int:
 
 
 def _build(args: argparse.Namespace, console: consoles.Console) -> int:
-  """Builds every split and prints the sizes."""
+  """Builds every split and prints its size."""
   for split in _splits(args.name):
     source = _load(args, split)
     console.print(f"{args.name} {split}: {len(source)} rows")
@@ -148,7 +153,7 @@ def _build(args: argparse.Namespace, console: consoles.Console) -> int:
 def _load(args: argparse.Namespace, split: str) -> base.Source:
   """Loads a split with the options of the command line."""
   options = dict(map(_option, args.option))
-  if getattr(args, "template", None):
+  if getattr(args, "template", None):  # an argument of `show` alone
     options["template"] = args.template
   return base.load(
       args.name,
@@ -160,7 +165,7 @@ def _load(args: argparse.Namespace, split: str) -> base.Source:
 
 
 def _option(text: str) -> tuple[str, Any]:
-  """Reads KEY=VALUE; a value that is no JSON is a string."""
+  """Reads KEY=VALUE; a value that is not JSON is a string."""
   key, sign, value = text.partition("=")
   if not sign:
     raise InputError(f"--option {text!r} is not of the form KEY=VALUE")
@@ -173,30 +178,41 @@ def _option(text: str) -> tuple[str, Any]:
 def _examples(
     row: base.Row, others: Sequence[str], pool: pools.Pool
 ) -> list[tuple[str, str, Score | None]]:
-  """Returns (kind, text, score): right, wrong and malformed.
+  """Returns a right, a wrong and a malformed answer to a row.
 
-  The right one is the task's demonstration, else made of the reference; the
-  score is None where none is known. The wrong ones are other rows' answers.
+  Args:
+    row: row of the task.
+    others: answers to other rows, tried as wrong answers.
+    pool: process that runs verifiers.
+
+  Returns:
+    (kind, text, score) of each; the score is None if no right answer is known.
   """
-  first = [*row.demonstrations[:1], *_of_reference(row)]
-  texts = [*first, _MALFORMED, *others, *_NEVER_RIGHT]
-  known = list(zip(texts, pool.score([base.item(row, t) for t in texts])))
-  tried, malformed = known[:len(first)], known[len(first)]
-  rest = known[len(first) + 1:]
-  right = next((k for k in tried if k[1].correct), None)
+  # One call scores all: candidates for a right answer, a malformed one, and
+  # candidates for a wrong one.
+  candidates = [*row.demonstrations[:1], *_completions(row)]
+  texts = [*candidates, _MALFORMED, *others, *_NEVER_RIGHT]
+  scored = list(zip(texts, pool.score([base.item(row, t) for t in texts])))
+  tried, malformed = scored[:len(candidates)], scored[len(candidates)]
+  rest = scored[len(candidates) + 1:]
+  # A demonstration is shown even if its verifier rejects it.
+  right = next((pair for pair in tried if pair[1].correct), None)
   if right is None:
     right = tried[0] if row.demonstrations else ("(none is known)", None)
-  wrong = [k for k in rest if not k[1].correct]
-  judged = [k for k in wrong if k[1].status == "ok"]
+  # Prefer an answer that was understood and is wrong to an unreadable one.
+  wrong = [pair for pair in rest if not pair[1].correct]
+  judged = [pair for pair in wrong if pair[1].status == "ok"]
   examples = [("right", *right)]
   if wrong:
     examples.append(("wrong", *(judged or wrong)[0]))
   return [*examples, ("malformed", *malformed)]
 
 
-def _of_reference(row: base.Row) -> list[str]:
-  """Returns completions that give a row's reference, whichever form it has."""
+def _completions(row: base.Row) -> list[str]:
+  """Returns completions made from a row's reference, in several forms."""
   reference = row.reference
+  # The form depends on the task: a boxed or tagged answer, a text that obeys
+  # instructions, a program that passes tests.
   if isinstance(reference, (str, int, float)):
     return [f"\\boxed{{{reference}}}", f"<answer>{reference}</answer>",
             str(reference)]
@@ -210,18 +226,24 @@ def _of_reference(row: base.Row) -> list[str]:
 
 
 def _table(tests: Sequence[dict[str, Any]], entry_point: str | None) -> str:
-  """Returns a program that knows the tests by heart: it shows their form."""
+  """Returns a program that looks up the tests' expected outputs.
+
+  Args:
+    tests: tests of the row.
+    entry_point: name of the function under test; None tests a whole program by
+      its input and output.
+  """
   if entry_point:
-    known = {json.dumps(t["args"]): t["expected"] for t in tests}
+    outputs = {json.dumps(t["args"]): t["expected"] for t in tests}
     code = (
         f"import json\n\ndef {entry_point}(*args):\n"
-        f"  return {known!r}[json.dumps(args)]")
+        f"  return {outputs!r}[json.dumps(args)]")
   else:
-    known = {t["input"]: t["output"] for t in tests}
-    code = f"import sys\n\nprint({known!r}[sys.stdin.read()])"
+    outputs = {t["input"]: t["output"] for t in tests}
+    code = f"import sys\n\nprint({outputs!r}[sys.stdin.read()])"
   return f"```python\n{code}\n```"
 
 
 def _cut(text: str) -> str:
-  """Returns a text that is not too long for a terminal."""
+  """Returns a text, shortened for a terminal."""
   return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} …"

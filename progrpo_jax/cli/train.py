@@ -1,4 +1,4 @@
-"""`progrpo train`: the reinforcement learning run."""
+"""`progrpo train`: trains a policy by reinforcement learning."""
 
 from progrpo_jax import ranges, train
 from progrpo_jax.cli import arguments
@@ -14,19 +14,32 @@ def run(argv: list[str]) -> int:
       "(run the same command again).")
   parser.add(
       "--workdir", ranges.Place(empty=False), required=True,
-      help="of the run: a directory or gs:// URL")
+      help="workdir of the run: a directory or gs:// URL")
   parser.add_argument(
       "--override", action="store_true",
-      help="go on with a config that changes the method, model or data of the "
-      "run in --workdir; groups carried over are dropped")
+      help="resume although the config changes the method, model or data of "
+      "the run in --workdir; groups carried over are dropped")
   config, args = arguments.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   return start(config, args.workdir, args.override)
 
 
 def start(config, workdir: str, override: bool = False) -> int:
-  """Trains a config with the live view."""
+  """Trains a config and shows the live view.
+
+  Args:
+    config: config of the run.
+    workdir: workdir of the run, a directory or gs:// URL.
+    override: whether the config may change what defines the run.
+
+  Returns:
+    Exit code, see `train.train`.
+
+  Raises:
+    InputError: the workdir or the config cannot be used.
+  """
   arguments.check_output("--workdir", workdir)
+  # Every host trains; only the first one draws the live view.
   if not hosts.is_first():
     return train.train(
         config, workdir, live.Mute(f"host {hosts.index()}"), override)

@@ -1,4 +1,4 @@
-"""`progrpo warmup`: a base policy from demonstrations."""
+"""`progrpo warmup`: trains a base policy on demonstrations."""
 
 from progrpo_jax import ranges
 from progrpo_jax.build import base_policy
@@ -12,8 +12,8 @@ def run(argv: list[str]) -> int:
   parser = arguments.parser(
       "warmup", "Train a base policy on the demonstrations of the config's "
       "tasks and write it as a Hugging Face directory. Without "
-      "config.model.init_from it is a small one, sized by config.warmup, with "
-      "a vocabulary of its own.")
+      "config.model.init_from it is a new small model with its own vocabulary, "
+      "of the size in config.warmup.")
   parser.add(
       "--output", ranges.Place(empty=False), required=True,
       help="directory to write the policy to")
@@ -24,7 +24,15 @@ def run(argv: list[str]) -> int:
 
 
 def start(config, output: str) -> None:
-  """Warms up with a progress bar."""
+  """Warms up a base policy and shows a progress bar.
+
+  Args:
+    config: config with the tasks and `config.warmup`.
+    output: directory to write the policy to.
+
+  Raises:
+    InputError: the directory or the config cannot be used.
+  """
   arguments.check_output("--output", output)
   with live.progress("warm-up", config.warmup.steps) as tick:
     base_policy.warm_up(config, output, tick)

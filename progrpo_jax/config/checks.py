@@ -1,7 +1,7 @@
-"""What a config must fulfil before anything is built from it.
+"""Checks of a config, before anything is built from it.
 
-The range of a single key is declared beside its default, in defaults.py; here
-values are held against it, and here stand the rules on several keys together.
+The range of a single key is declared beside its default in defaults.py. This
+file compares values with those ranges, and has the rules on several keys.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,20 +19,20 @@ from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 
-# Built once: every stage of a schedule is held against it.
+# Built once, as every stage of a schedule is compared with it.
 _KEYS = defaults.keys()
 
 
 def all_keys() -> ml_collections.ConfigDict:
-  """The declaration of every key, see defaults.py."""
+  """Returns the declaration of every key, see defaults.py."""
   return _KEYS
 
 
 def check_keys(c: ml_collections.ConfigDict) -> None:
-  """Refuses keys that do not exist and values out of their range.
+  """Refuses unknown keys and values out of range.
 
   Raises:
-    InputError: naming the key, its value and what it may be.
+    InputError: the message names the key, its value and its range.
   """
   _check_group("config", c, _KEYS)
   for name, spec in c.data.tasks.items():
@@ -40,10 +40,15 @@ def check_keys(c: ml_collections.ConfigDict) -> None:
 
 
 def check_value(name: str, value: Any, key: ranges.Range) -> None:
-  """Refuses a value that is out of the range of its key.
+  """Refuses a value that is out of its key's range.
+
+  Args:
+    name: key as the message should name it.
+    value: value of the key.
+    key: declared range.
 
   Raises:
-    InputError: naming the key, its value and what it may be.
+    InputError: the message names the key, its value and its range.
   """
   refusal = key.refusal(value)
   if refusal:
@@ -51,7 +56,7 @@ def check_value(name: str, value: Any, key: ranges.Range) -> None:
 
 
 def declared(key: str) -> ranges.Range | None:
-  """What a key may be; None for one that a config file has put in itself."""
+  """Returns the range of a dotted key, None for a key not in defaults.py."""
   place = _KEYS
   for name in key.split("."):
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
@@ -61,7 +66,7 @@ def declared(key: str) -> ranges.Range | None:
 
 
 def paths(c, prefix: str = "") -> Iterator[str]:
-  """All keys with dots, groups among them."""
+  """Yields all dotted keys of a config, groups included."""
   for name, value in c.items():
     yield prefix + name
     if isinstance(value, ml_collections.ConfigDict):
@@ -69,22 +74,29 @@ def paths(c, prefix: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, c, home: str = "config.") -> str:
-  """Writes a hint at the key of a config that is nearest to an unknown one."""
+  """Returns a hint at the config's key most similar to an unknown key."""
   return hint(key, paths(c), home)
 
 
 def hint(name: str, known: Iterable[str], home: str = "") -> str:
-  """Writes a hint at the name that is nearest to an unknown one, or nothing."""
+  """Returns "; did you mean ...?" with the most similar name, or "".
+
+  Args:
+    name: unknown name.
+    known: names that exist.
+    home: prefix of the name in the message.
+  """
   matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f"; did you mean {home}{matches[0]}?" if matches else ""
 
 
 def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
-  """Holds a group of keys against its declaration."""
+  """Compares a group of keys with its declaration, recursively."""
   if not isinstance(group, ml_collections.ConfigDict):
     raise errors.InputError(
         f"{name} = {_shown(group)}: must be a group of keys: "
-        f"{', '.join(keys) or 'those that a config puts into it'}")
+        f"{', '.join(keys) or 'any that a config sets'}")
+  # An empty declaration stands for free-form options, such as loss_options.
   if not keys:
     _check_finite(name, group)
     return
@@ -99,12 +111,12 @@ def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
   for key in keys:
     if key not in group:
       raise errors.InputError(
-          f"{name}.{key} is missing: begin with defaults.get_config(), which "
+          f"{name}.{key} is missing: start from defaults.get_config(), which "
           "has every key")
 
 
 def _check_task(name: str, spec) -> None:
-  """Refuses an entry of data.tasks that is not like its declaration."""
+  """Refuses an entry of data.tasks with unknown or malformed keys."""
   if not isinstance(spec, ml_collections.ConfigDict):
     raise errors.InputError(
         f'{name} = {_shown(spec)}: must be like {{"weight": 1.0, "options": '
@@ -123,7 +135,7 @@ def _check_task(name: str, spec) -> None:
 
 
 def _check_finite(name: str, value) -> None:
-  """Refuses NaN and infinities, however deep they lie."""
+  """Refuses NaN and infinities at any depth."""
   if isinstance(value, ml_collections.ConfigDict | dict):
     for key, inner in value.items():
       _check_finite(f"{name}.{key}", inner)
@@ -135,29 +147,26 @@ def _check_finite(name: str, value) -> None:
 
 
 def _shown(value: Any) -> str:
-  """A value in one line that is not long."""
+  """Returns a value as one short line."""
   if isinstance(value, ml_collections.ConfigDict):
     value = value.to_dict()
   try:
     return " ".join(reprlib.repr(value).split())
-  except ValueError:  # Python writes no number of more than 4300 digits
+  except ValueError:  # Python does not print integers above 4300 digits
     return "a number of thousands of digits"
 
 
 def validate(c: ml_collections.ConfigDict) -> None:
-  """Refuses what could only fail later, or would train on nothing.
-
-  The ranges of single keys stand in defaults.py, the rules on several keys
-  together here.
+  """Refuses a config that would fail later, or train on nothing.
 
   Raises:
-    InputError: naming the key, its value and what to do.
+    InputError: the message names the key, its value and what to do.
   """
   check_keys(c)
 
   def refuse(key, why):
     value = functools.reduce(getattr, key.split("."), c)
-    # A group of keys is written with a line's end behind it.
+    # The repr of a group of keys ends with a line feed.
     raise errors.InputError(f"config.{key} = {repr(value).strip()}: {why}")
 
   if not c.model.init_from:
@@ -168,6 +177,8 @@ def validate(c: ml_collections.ConfigDict) -> None:
   low, high = c.eval.creativity_range
   if low > high:
     refuse("eval.creativity_range", "needs the lower number first")
+  # A batch must be divisible into minibatches, and dynamic sampling must be
+  # able to fill it.
   if c.train.prompts_per_step % c.train.num_minibatches:
     refuse("train.num_minibatches", "must divide train.prompts_per_step "
            f"({c.train.prompts_per_step})")
@@ -175,10 +186,11 @@ def validate(c: ml_collections.ConfigDict) -> None:
   drawn = prompts_per_round(c) * dynamic.max_rounds
   if dynamic.enabled and drawn < c.train.prompts_per_step:
     refuse("algo.dynamic_sampling.prompts_per_round", "times max_rounds "
-           f"({dynamic.max_rounds}) it is {drawn} prompts, and a batch is of "
+           f"({dynamic.max_rounds}) it is {drawn} prompts, and a batch has "
            f"train.prompts_per_step = {c.train.prompts_per_step}: it could "
-           "never be full; raise either, or set prompts_per_round = 0 for as "
-           "many as a batch holds")
+           "never be full; raise either, or set prompts_per_round = 0 to draw "
+           "a whole batch per round")
+  # Rules that other modules own: adapters and modes of a reset.
   lora_config(c)
   try:
     reset.should_reset(0, last_reset=0, **reset_options(c))
@@ -193,35 +205,36 @@ def validate(c: ml_collections.ConfigDict) -> None:
   penalty = c.algo.length_penalty
   if penalty.coef and not penalty.on + penalty.off:
     refuse("algo.length_penalty.on", "must be above 0 where off is 0")
-  _check_teaches(c, refuse)
+  _check_effects(c, refuse)
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
     refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
            f"({c.sampling.max_new_tokens})")
 
 
-def _check_teaches(c, refuse) -> None:
-  """Refuses what would be read by nothing, or has no gradient."""
+def _check_effects(c, refuse) -> None:
+  """Refuses settings that would have no effect on the gradient."""
   a = c.algo
   if a.kl == "k1" and a.beta:
-    refuse("algo.kl", f"with algo.beta = {a.beta:g} it would teach nothing: as "
-           "a loss on sampled tokens its gradient is 0 in expectation; take "
-           "'k2' or 'k3', or algo.reward_kl_coef, which takes k1 off the "
-           "reward")
+    refuse("algo.kl", f"with algo.beta = {a.beta:g} it would have no effect: "
+           "as a loss on sampled tokens the gradient of k1 is 0 in "
+           "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
+           "subtracts k1 from the reward")
+  # A bound copied from a token-level loss would never clip GSPO's ratio.
   for key in ("epsilon", "epsilon_high"):
     if a.loss == "gspo" and a[key] >= 0.1:
-      refuse(f"algo.{key}", "no ratio of a whole response, to the power of 1 / "
-             "its length, comes near this bound of gspo; its own are 3e-4 and "
-             "4e-4: set 0 for them")
+      refuse(f"algo.{key}", "gspo's ratio, a geometric mean over the tokens of "
+             "a response, never comes near this bound; gspo's own bounds are "
+             "3e-4 and 4e-4: set 0 for them")
   if a.loss == "flowrl" and a.arm.alpha:
-    refuse("algo.arm.alpha", "flowrl reads rewards and no advantages, which "
-           "ARM re-weights; set 0, or another algo.loss")
+    refuse("algo.arm.alpha", "ARM re-weights advantages, and flowrl reads "
+           "rewards instead; set 0, or another algo.loss")
   if a.dual_clip and a.loss in ("gspo", "cispo", "vespo", "flowrl",
                                 "clip_cov", "kl_cov"):
-    refuse("algo.dual_clip", f"{a.loss!r} has no such bound; set 0")
+    refuse("algo.dual_clip", f"the loss {a.loss!r} does not use it; set 0")
 
 
 def prompts_per_round(c) -> int:
-  """Prompts that are sampled at once."""
+  """Returns the number of prompts of one round of sampling."""
   dynamic = c.algo.dynamic_sampling
   if dynamic.enabled and dynamic.prompts_per_round:
     return dynamic.prompts_per_round
@@ -229,13 +242,14 @@ def prompts_per_round(c) -> int:
 
 
 def needs_reference(c) -> bool:
-  """Whether anything reads the reference policy."""
+  """Returns whether the method reads a reference policy."""
   return bool(c.algo.beta or c.algo.reward_kl_coef or c.algo.hold_reference)
 
 
 def reset_options(c) -> dict[str, Any]:
-  """When to reset, as `algos.reset.should_reset` takes it."""
+  """Returns the keyword arguments of `algos.reset.should_reset`."""
   r = c.algo.reset
+  # A config writes 0 for "off", the function takes None.
   return dict(
       modes=tuple(r.modes), period=r.period, at_steps=tuple(r.at_steps),
       patience=r.patience, min_delta=r.min_delta,
@@ -245,10 +259,10 @@ def reset_options(c) -> dict[str, Any]:
 
 
 def lora_config(c) -> model_config.LoRA | None:
-  """The adapters that the config asks for, or None.
+  """Returns the LoRA adapters that the config asks for, or None.
 
   Raises:
-    InputError: there are no such adapters.
+    InputError: rank, alpha or targets are not possible.
   """
   if not c.model.lora.rank:
     return None
@@ -263,8 +277,12 @@ def lora_config(c) -> model_config.LoRA | None:
 def check_split(mesh, **counts: int) -> None:
   """Refuses row counts that the mesh cannot split evenly.
 
+  Args:
+    mesh: mesh of the devices.
+    **counts: name for the message -> number of rows.
+
   Raises:
-    InputError: naming the count.
+    InputError: the message names the count.
   """
   shards = sharding.batch_shards(mesh)
   for name, count in counts.items():
@@ -275,12 +293,17 @@ def check_split(mesh, **counts: int) -> None:
 
 
 def micro_batches(c, mesh) -> tuple[int, int, int]:
-  """How a batch is cut: (responses a row, scoring parts, minibatch parts).
+  """Returns how a batch is cut into micro-batches.
+
+  Returns:
+    (responses per row, micro-batches that are scored per batch, micro-batches
+    per minibatch).
 
   Raises:
-    InputError: the cuts do not divide, or leave rows that the mesh cannot
-      split.
+    InputError: a size does not divide evenly, or the mesh cannot split the
+      rows.
   """
+  # A row holds one prompt with some or all responses of its group.
   group = c.algo.num_generations
   per_row = c.train.micro_batch_generations or group
   if group % per_row:

@@ -1,13 +1,12 @@
-"""What a run takes of each device's memory, phase by phase, from shapes alone.
+"""Estimates a run's memory on each device, per phase, from shapes alone.
 
-Nothing is compiled and no weight is read; the devices need not be there.
-Weights, optimiser and caches are counted as the mesh cuts them. What the
-backward pass keeps is what JAX's differentiation hands from the forward to
-the backward pass when it is traced for one device's share of rows, heads and
-MLP. What a compiler holds for a moment beside that is declared nowhere: the
-moments at which most is alive are added up from their largest arrays.
-docs/memory.md says how near that comes to what compilers say and to what
-processes take.
+Nothing is compiled, no weight is read, and the devices need not exist.
+Weights, optimiser state and caches are counted as the mesh shards them. The
+activations kept for the backward pass are found by tracing JAX's
+differentiation with one device's share of rows, heads and MLP columns.
+Compiler temporaries are undeclared; each peak is estimated from its largest
+arrays. docs/memory.md compares the estimates with what compilers report and
+with what processes use.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,24 +37,26 @@ Terms = dict[str, int]
 
 _FLOAT32 = 4
 
-# A plan should fill this much of a chip: arrays do not pack without gaps, and
-# an estimate is none the less one.
+# Largest share of a chip's memory that a plan may fill. The rest is for gaps
+# between arrays and for errors of the estimate.
 USABLE = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
 class _Compiler:
-  """What the XLA of a platform keeps alive, as compiled programs show it.
+  """Temporaries of XLA on a platform, measured from compiled programs.
 
   Attributes:
-    logits: arrays over the logits of a chunk.
-    backward: while the gradient goes back through a layer, in parts of what
-      the layer keeps without recomputing: that itself, and cotangents.
-    growth: of the cache of responses, while it is moved to a larger one.
-    casts: the type, if any, in which all weights are copied at once before
-      bfloat16 layers are gone through.
-    relaid: copies of float32 weights in the order in which products read
-      them, in parts of the layers.
+    logits: number of float32 arrays of the size of a chunk's logits.
+    backward: temporaries of the backward pass through a layer (recomputed
+      activations and cotangents), as a multiple of the activations that the
+      layer keeps without recomputation.
+    growth: peak size of the response cache while it is copied to a larger one,
+      as a multiple of the larger one.
+    casts: type of the copy of all weights made at once before bfloat16 layers,
+      "" for none.
+    relaid: copies of float32 weights in the layout that matrix products read,
+      as a multiple of the layers' weights.
   """
 
   logits: float
@@ -66,24 +67,24 @@ class _Compiler:
 
 
 _COMPILERS = {
-    # A CPU multiplies bfloat16 in float32.
+    # A CPU casts bfloat16 weights to float32 to multiply them.
     "cpu": _Compiler(2, 0.65, 1.0, "float32", 1.4),
     "tpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
-    # Not measured: taken to be like the TPU's.
+    # Not measured: the TPU's numbers are assumed.
     "gpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
 }
-# Arrays over the scores of a block of queries that are alive at one time,
-# forward and backward, masks and sums included.
+# Peak of attention without a kernel, as a multiple of the float32 scores of a
+# block of queries: masks and sums included.
 _SCORES_FORWARD, _SCORES_BACKWARD = 1.4, 2.4
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """An accelerator that a run may be planned for.
+  """An accelerator to plan a run for.
 
   Attributes:
-    platform: as JAX calls its kind.
-    memory: bytes that XLA can hand out at most.
+    platform: JAX's name of its kind, "tpu" or "gpu".
+    memory: bytes that XLA can allocate.
   """
 
   platform: str
@@ -91,12 +92,13 @@ class Chip:
 
 
 def _gib(count: float) -> int:
+  """Returns GiB as bytes."""
   return int(count * 2 ** 30)
 
 
-# Of TPUs, what their compiler names as the limit when a program is too large
-# (libtpu 0.0.42). Of GPUs, 95 % of what the driver shows (79.6 and 140.4 GiB):
-# JAX takes 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
+# TPUs: the limit in the compiler's error for a program that is too large
+# (libtpu 0.0.42). GPUs: 95 % of the memory that the driver reports (79.6 and
+# 140.4 GiB); JAX uses 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
 CHIPS = {
     "v5e": Chip("tpu", _gib(15.75)),
     "v5p": Chip("tpu", _gib(95.74)),
@@ -107,10 +109,15 @@ CHIPS = {
 
 
 def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
-  """The model that a run of the config trains, by its `config.json` alone.
+  """Returns the configuration of the model that a config trains.
+
+  Only `config.json` of `c.model.init_from` is read, no weights.
+
+  Args:
+    c: config of the run.
 
   Raises:
-    InputError: there is none, or it cannot be read.
+    InputError: there is no `config.json`, or it cannot be read.
   """
   place = os.path.expanduser(c.model.init_from)
   folder = epath.Path(place)
@@ -128,38 +135,59 @@ def estimate(
     c: ml_collections.ConfigDict, model: model_config.ModelConfig, mesh,
     platform: str,
 ) -> dict[str, Terms]:
-  """Estimated bytes on each device, phase -> name -> bytes.
+  """Estimates a run's memory on each device.
 
   Args:
-    c: the config; of its stages that one counts, phase by phase, which takes
-      most.
-    model: what it trains, from `model_of`.
-    mesh: real or abstract.
-    platform: "cpu", "gpu" or "tpu": it decides on the kernel of attention.
+    c: config of the run. With a schedule, each phase is that of the stage
+      that needs most.
+    model: model configuration, from `model_of`.
+    mesh: real or abstract mesh.
+    platform: "cpu", "gpu" or "tpu"; decides about the attention kernel and
+      compiler temporaries.
+
+  Returns:
+    Phase -> name -> bytes on each device.
 
   Raises:
-    InputError: the config cannot work on the mesh.
+    InputError: the config cannot run on the mesh.
   """
-  found: dict[str, Terms] = {}
+  largest: dict[str, Terms] = {}
   for stage in schedule.every(c):
     for phase, terms in _Stage(stage, model, mesh, platform).phases().items():
-      if total(terms) > total(found.get(phase, {})):
-        found[phase] = terms
-  return found
+      if total(terms) > total(largest.get(phase, {})):
+        largest[phase] = terms
+  return largest
 
 
 def total(terms: Mapping[str, int]) -> int:
-  """Bytes of a phase."""
+  """Returns the bytes of a phase."""
   return sum(terms.values())
 
 
 def peak(phases: Mapping[str, Terms]) -> int:
-  """Bytes of the phase that takes most."""
+  """Returns the bytes of the phase that needs most."""
   return max(map(total, phases.values()))
 
 
 class _Stage:
-  """The estimate of a config that does not change any more."""
+  """The estimate for one stage of a schedule.
+
+  Methods return bytes, or name -> bytes, on one device.
+
+  Attributes:
+    c: config of the stage.
+    model: model configuration.
+    mesh: mesh of the devices.
+    platform: "cpu", "gpu" or "tpu".
+    shards: number of shards of a batch.
+    per_row: responses per row.
+    score_parts: micro-batches that are scored per batch.
+    update_parts: micro-batches per minibatch.
+    state: abstract training state with shardings.
+    local: configuration of one device's share of the model.
+    item: bytes of a number in the compute type.
+    xla: temporaries of the platform's compiler.
+  """
 
   def __init__(self, c, model, mesh, platform: str):
     checks.validate(c)
@@ -174,27 +202,27 @@ class _Stage:
     self.xla = _COMPILERS[platform]
 
   def phases(self) -> dict[str, Terms]:
-    """Phase -> name -> bytes."""
-    c, stays = self.c, self.resident()
-    algo, own = c.algo, c.eval
+    """Returns phase -> name -> bytes."""
+    c, resident = self.c, self.resident()
     sample = self.sampling(
         c.sampling.batch_prompts or checks.prompts_per_round(c),
-        algo.num_generations)
+        c.algo.num_generations)
+    # On a CPU host memory is device memory, so loading and saving count too.
     out = {
-        "load": stays | (self.loading() if self.platform == "cpu" else {}),
-        "sample": stays | sample,
-        "score": stays | self.scoring(),
-        "update": stays | self.updating(),
+        "load": resident | (self.loading() if self.platform == "cpu" else {}),
+        "sample": resident | sample,
+        "score": resident | self.scoring(),
+        "update": resident | self.updating(),
     }
-    if self.platform == "cpu":  # elsewhere the copy is in the host's memory
-      out["save"] = stays | {"copy that is written": _bytes(self.state)}
-    if own.every or own.at_start:
-      out["evaluate"] = stays | self.sampling(
-          own.batch_prompts, own.num_samples)
+    if self.platform == "cpu":
+      out["save"] = resident | {"copy that is written": _bytes(self.state)}
+    if c.eval.every or c.eval.at_start:
+      out["evaluate"] = resident | self.sampling(
+          c.eval.batch_prompts, c.eval.num_samples)
     return out
 
   def weights(self) -> Terms:
-    """Parameters."""
+    """Returns the bytes of trainable and frozen parameters."""
     out = {"weights that train (float32)": _bytes(self.state.params)}
     frozen = self.tree(lora.split(self.model, self.shapes)[1])
     if frozen:
@@ -202,7 +230,7 @@ class _Stage:
     return out
 
   def resident(self) -> Terms:
-    """What stays from phase to phase."""
+    """Returns what stays in memory during all phases."""
     out = self.weights() | {"optimiser": _bytes(self.state.opt_state)}
     if checks.needs_reference(self.c):
       out["reference"] = self.tree(lora.split(self.model, self.shapes)[0])
@@ -210,36 +238,53 @@ class _Stage:
 
   @functools.cached_property
   def shapes(self):
-    """All parameters, each with its sharding."""
+    """Tree of `jax.ShapeDtypeStruct` of all parameters, with shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         transformer.abstract_params(self.model),
         transformer.shardings(self.model, self.mesh))
 
   def tree(self, tree, item: int | None = None) -> int:
-    """Bytes of parameters, by default in the compute type."""
+    """Returns the bytes of parameters.
+
+    Args:
+      tree: parameters.
+      item: bytes per number; None takes the compute type's.
+    """
     item = item or self.item
     return item * sum(map(_shard_size, jax.tree.leaves(tree)))
 
   def loading(self) -> Terms:
-    """In the host's memory: tensors are read one at a time."""
+    """Returns the bytes of a tensor while it is read into host memory."""
+    # Files hold one tensor per layer, and one is read at a time; parameters
+    # of all layers are stacked in one array with an axis of layers.
     largest = max(
         x.size // (1 if len(x.shape) < 3 else x.shape[0])
         for x in jax.tree.leaves(self.shapes))
     return {"tensors on their way": _FLOAT32 * largest}
 
   def sampling(self, prompts: int, group: int) -> Terms:
-    """A rollout: its caches, and the moment at which most else is alive."""
+    """Returns the bytes of a rollout: caches, weights, peak of activations.
+
+    Args:
+      prompts: number of prompts that are sampled at once, on all devices.
+      group: number of responses per prompt.
+    """
     c, local = self.c, self.local
     rows, length = prompts // self.shards, c.data.max_prompt_length
+    # The cache of responses grows in chunks; the last token is never read.
     new, chunk = c.sampling.max_new_tokens, c.sampling.chunk
     columns = math.ceil((new - 1) / chunk) * chunk
     per_token = cache_lib.bytes_per_token(local)
+    # Decoding merges, casts and splits the weights once (`transformer.unroll`):
+    # a copy of all, but in float32 without adapters of the layers alone.
     read = self.shapes
     if self.model.dtype == "float32" and self.model.lora is None:
-      read = read["layers"]  # the others are read where they lie
+      read = read["layers"]
+    # float32 numbers per response: four per token, and its logits.
     numbers = int(4 * new + self.xla.logits * local.vocab_size)
     copies = self.casts() if self.xla.casts == "float32" else {}
+    # A tied head is the transposed embedding, copied in the head's layout.
     if self.xla.relaid and self.model.dtype == "float32" and (
         self.model.tie_embeddings):
       copies = {"head": self.tree(self.shapes["embed"])}
@@ -256,7 +301,7 @@ class _Stage:
     }
 
   def scoring(self) -> Terms:
-    """A forward pass over a micro-batch."""
+    """Returns the bytes of a forward pass over a micro-batch."""
     c = self.c
     rows = self.rows(self.score_parts)
     length, new = c.data.max_prompt_length, c.sampling.max_new_tokens
@@ -269,58 +314,63 @@ class _Stage:
     }
 
   def updating(self) -> Terms:
-    """Forward, backward and step, at the moment at which most is alive."""
+    """Returns the bytes of an update at its peak, in the backward pass."""
     c = self.c
     gradient = _bytes(self.state.params)
     rows = self.rows(c.train.num_minibatches * self.update_parts)
     sizes = (
         rows, self.per_row, c.data.max_prompt_length,
         c.sampling.max_new_tokens, "tpu" if self.kernel else "cpu")
-    one = dataclasses.replace(self.local, num_layers=1)
-    layer = _kept(dataclasses.replace(one, remat="none"), *sizes) - _kept(
-        dataclasses.replace(one, remat="layer"), *sizes)
-    kept = _kept(self.local, *sizes)
+    # All activations of one layer, which exist while the gradient passes
+    # through it: kept without recomputation, less the layer's input.
+    one_layer = dataclasses.replace(self.local, num_layers=1)
+    layer = _residuals(
+        dataclasses.replace(one_layer, remat="none"), *sizes) - _residuals(
+            dataclasses.replace(one_layer, remat="layer"), *sizes)
+    residuals = _residuals(self.local, *sizes)
     scores, length, new = 0, c.data.max_prompt_length, c.sampling.max_new_tokens
     if not self.kernel and new * (length + new) > attention.SCORES:
-      # Read in blocks, scores are recomputed, and not part of the layer's.
+      # Attention in blocks recomputes its scores, so that `layer` lacks them.
       scores = int(_SCORES_BACKWARD * self.scores(
           rows * self.per_row, new, length))
+    # Copies of weights; without recomputation they are among the residuals.
     layers = _bytes(self.state.params["layers"])
     copies = {}
     if self.model.remat == "layer" or self.xla.casts == "float32":
-      copies = self.casts()  # otherwise they are among what is kept
+      copies = self.casts()
     if self.xla.relaid and self.model.dtype == "float32":
       copies = {"weights laid out for products": int(
           self.xla.relaid * layers)}
-    # Prompts and responses are read by two passes, each with its gradient;
-    # micro-batches add theirs up in one more.
+    # Prompts and responses pass through the layers separately, each with its
+    # gradient; micro-batches accumulate theirs in one more array.
     return copies | {
         "gradient": gradient + layers + (
             gradient if self.update_parts > 1 else 0),
-        "activations that the backward pass keeps": kept,
+        "activations that the backward pass keeps": residuals,
         "activations": max(
             int(self.xla.backward * layer) + scores, self.logits(rows)),
     }
 
   def casts(self) -> Terms:
-    """Copies of weights that a compiler makes before it reads them."""
+    """Returns the bytes of weights that the compiler copies to another type."""
     dtype = self.xla.casts
     if self.model.dtype == "float32":
       return {}
     read = self.shapes
-    if dtype == self.model.dtype:  # what is frozen has it already
+    if dtype == self.model.dtype:  # frozen parameters have that type already
       read, _ = lora.split(self.model, self.shapes)
     return {f"weights in {dtype}": self.tree(read, jnp.dtype(dtype).itemsize)}
 
   def rows(self, parts: int) -> int:
-    """Rows of a micro-batch on a device."""
+    """Returns the rows of a micro-batch, one of `parts`, on a device."""
     c = self.c
     rows = c.train.prompts_per_step * c.algo.num_generations // self.per_row
     return rows // parts // self.shards
 
   def logits(self, rows: int) -> int:
-    """Logits of a chunk, and what is computed of them."""
+    """Returns the bytes of a chunk's logits and of temporaries like them."""
     c = self.c
+    # Logits are computed for so many tokens at a time.
     tokens = min(
         c.model.logits_chunk // self.shards,
         rows * self.per_row * c.sampling.max_new_tokens)
@@ -328,21 +378,36 @@ class _Stage:
 
   @property
   def kernel(self) -> bool:
-    """Whether attention is a kernel, which writes no scores."""
+    """Whether attention is a fused kernel, which stores no scores."""
     try:
       return attention.choose(self.model, self.platform)[0] != "xla"
     except ValueError as e:
       raise errors.InputError(f"config.model.attention: {e}") from e
 
   def scores(self, sequences: int, length: int, prefix: int) -> int:
-    """Scores of a block of queries of all sequences and heads, in float32."""
+    """Returns the bytes of the float32 scores of a block of queries.
+
+    Args:
+      sequences: number of sequences.
+      length: number of queries of a sequence.
+      prefix: number of keys before the first query.
+    """
     block = min(length, max(1, attention.SCORES // (length + prefix)))
     return _FLOAT32 * self.local.num_heads * sequences * block * (
         length + prefix)
 
   def forward(self, rows: int, responses: int, length: int, prefix: int) -> int:
-    """Most that is alive in one layer of a forward pass."""
+    """Returns the peak bytes of one layer in a forward pass.
+
+    Args:
+      rows: number of rows.
+      responses: responses per row.
+      length: tokens per sequence.
+      prefix: number of keys before the first token.
+    """
     m = self.local
+    # Three arrays like the residual stream, beside either the MLP's gate and up
+    # projections, or queries, keys, values and the heads' outputs.
     tokens = rows * responses * length
     stream = 3 * m.embed_dim * tokens * self.item
     mlp = 2 * m.mlp_dim * tokens * self.item
@@ -355,7 +420,7 @@ class _Stage:
 
 
 def _local(model: model_config.ModelConfig, mesh) -> model_config.ModelConfig:
-  """The share of a model that a device computes with."""
+  """Returns the configuration of one device's share of a model."""
 
   def cut(axis, size):
     return sharding.named((axis,), (size,), mesh).shard_shape((size,))[0]
@@ -363,21 +428,29 @@ def _local(model: model_config.ModelConfig, mesh) -> model_config.ModelConfig:
   heads = cut("heads", model.num_heads)
   return dataclasses.replace(
       model, num_heads=heads,
-      # Heads that share keys across devices each have them.
+      # Keys shared by heads on several devices are copied to each.
       num_kv_heads=math.gcd(heads, cut("kv_heads", model.num_kv_heads)),
       mlp_dim=cut("mlp", model.mlp_dim),
       vocab_size=cut("vocab", model.vocab_size))
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(
+def _residuals(
     model: model_config.ModelConfig, rows: int, responses: int, prompt: int,
     new: int, platform: str) -> int:
-  """Bytes that the forward pass hands to the backward pass.
+  """Returns the bytes that the forward pass keeps for the backward pass.
 
-  What belongs to the parameters alone, such as a copy in the compute type, is
-  part of it. Logits are not: their chunks are always recomputed here, and
-  where there is but one, compilers keep no more of it than that.
+  Copies of parameters in the compute type are included. Logits are not: chunks
+  of them are always recomputed in this trace; compiled programs with a single
+  chunk do not keep more than that either.
+
+  Args:
+    model: configuration of one device's share.
+    rows: number of rows.
+    responses: responses per row.
+    prompt: tokens of a prompt.
+    new: tokens of a response.
+    platform: platform whose attention is traced.
   """
   shape = jax.ShapeDtypeStruct
   sequences = batch_lib.Sequences(
@@ -386,8 +459,9 @@ def _kept(
       tokens_NRT=shape((rows, responses, new), jnp.int32),
       mask_NRT=shape((rows, responses, new), bool))
   trained, frozen = lora.split(model, transformer.abstract_params(model))
-  dist = scoring.Distribution(chunk=rows * responses)  # a column
-  kept = []
+  # One token per sequence is a chunk: with many chunks logits are recomputed.
+  dist = scoring.Distribution(chunk=rows * responses)
+  residuals = []
 
   def trace(trained, frozen, sequences):
 
@@ -396,29 +470,32 @@ def _kept(
           model, lora.join(trained, frozen), sequences, dist)
       return jnp.sum(logp) + jnp.sum(entropy)
 
+    # The leaves of the function that `vjp` returns are the residuals; inputs
+    # among them are counted elsewhere.
     _, backward = jax.vjp(forward, trained)
-    given = {id(x) for x in jax.tree.leaves((trained, frozen, sequences))}
-    kept.extend(
+    inputs = {id(x) for x in jax.tree.leaves((trained, frozen, sequences))}
+    residuals.extend(
         (x.shape, x.dtype) for x in jax.tree.leaves(backward)
-        if id(x) not in given)
+        if id(x) not in inputs)
     return ()
 
   with sharding.pretend(platform):
     jax.eval_shape(trace, trained, frozen, sequences)
-  return sum(math.prod(shape) * dtype.itemsize for shape, dtype in kept)
+  return sum(math.prod(shape) * dtype.itemsize for shape, dtype in residuals)
 
 
 def _shard_size(x) -> int:
-  """Elements of an array on one device."""
+  """Returns the number of elements of an array on one device."""
   return math.prod(x.sharding.shard_shape(x.shape))
 
 
 def _bytes(tree) -> int:
+  """Returns the bytes of a tree of arrays on one device."""
   return sum(_shard_size(x) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def fits(phases: Mapping[str, Terms], chip: Chip) -> bool:
-  """Whether a run should find room on a chip."""
+  """Returns whether an estimate leaves enough of a chip's memory free."""
   return peak(phases) <= USABLE * chip.memory
 
 
@@ -426,34 +503,40 @@ def propose(
     c: ml_collections.ConfigDict, model: model_config.ModelConfig, chip: Chip,
     count: int,
 ) -> tuple[tuple[int, int, int], dict[str, Terms]] | None:
-  """The mesh of `count` chips that cuts a run up least and still fits.
+  """Proposes the mesh of `count` chips with least communication that fits.
 
-  Cutting parameters (fsdp) costs less traffic than cutting every layer
-  (tensor), and copies (data) cost none.
+  Sharding parameters (fsdp) costs less communication than sharding every
+  product (tensor); copies (data) cost least.
+
+  Args:
+    c: config of the run.
+    model: model configuration, from `model_of`.
+    chip: kind of accelerator.
+    count: number of chips.
 
   Returns:
-    ((data, fsdp, tensor), estimate), or None where none fits.
+    ((data, fsdp, tensor), estimate), or None if no mesh fits.
   """
   for sizes in meshes(count):
     try:
       phases = estimate(
           c, model, sharding.abstract_mesh(count, *sizes), chip.platform)
     except errors.InputError:
-      continue  # the batch cannot be cut so
+      continue  # this mesh does not divide the batch
     if fits(phases, chip):
       return sizes, phases
   return None
 
 
 def meshes(count: int) -> Iterator[tuple[int, int, int]]:
-  """(data, fsdp, tensor) of so many devices, those that cut least first."""
+  """Yields (data, fsdp, tensor) of `count` devices, least sharding first."""
   for tensor in _divisors(count):
     for fsdp in _divisors(count // tensor):
       yield count // tensor // fsdp, fsdp, tensor
 
 
 def warnings(model: model_config.ModelConfig, mesh) -> list[str]:
-  """What a mesh does badly, in sentences."""
+  """Returns sentences on dimensions that a mesh cannot shard evenly."""
   out = []
   for axis, size, what in (
       ("kv_heads", model.num_kv_heads, "key heads"),
@@ -463,10 +546,11 @@ def warnings(model: model_config.ModelConfig, mesh) -> list[str]:
       ("embed", model.embed_dim, "columns of the embedding")):
     if size % sharding.ways(axis, mesh):
       out.append(
-          f"the {size} {what} cannot be cut into {sharding.ways(axis, mesh)}: "
-          "every device holds them all")
+          f"the {size} {what} cannot be split {sharding.ways(axis, mesh)} "
+          "ways: every device holds them all")
   return out
 
 
 def _divisors(count: int) -> list[int]:
+  """Returns the divisors of a number, in rising order."""
   return [i for i in range(1, count + 1) if count % i == 0]

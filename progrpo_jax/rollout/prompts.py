@@ -1,8 +1,8 @@
-"""Prompts of a run, by number.
+"""The prompts of a run, drawn by number.
 
 Draw number i of a source is the same row in every process and after every
-resume: shuffling and mixing are Grain's, and both are functions of the index.
-So the position of a run in its data is one integer.
+resume, because Grain's shuffling and mixing are functions of the index. So the
+position of a run in its data is one integer.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ _SPEC_KEYS = {"name", "label", "weight", "options", "seed"}
 
 
 class Tokenizer(Protocol):
-  """What encoding prompts needs of a tokenizer."""
+  """Interface of a tokenizer that encodes prompts."""
 
   def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
     """Returns token ids and which of them are the user's own text."""
@@ -34,16 +34,19 @@ class PromptSource:
 
   Args:
     specs: mappings {"name", "label" = name, "weight" = 1.0, "options" = {},
-      "seed" = 0}; the seed of a spec decides which problems there are, its
-      label is that of its rows.
+      "seed" = 0}. The seed of a spec decides which problems are generated; the
+      label names the task in metrics.
     split: "train" or "validation".
-    seed: decides the order in which the problems come.
-    data_dir: where built data is kept.
-    keep: whether a row may be drawn; None for all.
+    seed: seed of the order of the problems.
+    data_dir: directory of built data.
+    keep: function that says whether a row may be drawn; None permits all.
 
   Attributes:
-    left_out: task of the rows -> how many of them `keep` left out, and of how
-      many.
+    left_out: task -> (number of rows that `keep` excludes, number of rows).
+
+  Raises:
+    InputError: there is no task, a spec is malformed, or `keep` excludes all
+      rows of a task.
   """
 
   def __init__(
@@ -57,23 +60,28 @@ class PromptSource:
     if not specs:
       raise InputError("no task is given")
     specs = [_complete(spec) for spec in specs]
-    named = [spec.pop("label") for spec in specs]  # it changes no draw
+    # The digest describes everything that decides the draws. A label does not,
+    # so it may change on resume.
+    labels = [spec.pop("label") for spec in specs]
     described: list[Any] = [specs, split, seed]
     self._sources: list[base.Source] = [
         Labelled(_load(spec, split, data_dir), spec["name"], label)
-        for spec, label in zip(specs, named)]
+        for spec, label in zip(specs, labels)]
     self.left_out: dict[str, tuple[int, int]] = {}
     self._whole, self._kept = self._sources, [None] * len(specs)
     if keep is not None:
       self._sources = self._kept = [
           Kept(source, keep, label)
-          for label, source in zip(named, self._whole)]
+          for label, source in zip(labels, self._whole)]
       described.append([source.digest for source in self._kept])
       counts = [source.counts for source in self._kept]
-      out, of = (sum((c[n] for c in counts), Counter()) for n in range(2))
-      self.left_out = {task: (out[task], of[task]) for task in of}
+      excluded, total = (
+          sum((c[n] for c in counts), Counter()) for n in range(2))
+      self.left_out = {
+          task: (excluded[task], total[task]) for task in total}
     text = json.dumps(described, sort_keys=True, default=list)
     self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Each task is shuffled and repeated by itself, then mixed by weight.
     parts = [
         grain.MapDataset.source(source)
         .shuffle(seed=_seed(seed, i, spec["name"]))
@@ -88,39 +96,46 @@ class PromptSource:
     return self._rows[draw]
 
   def first(self, count: int) -> list[base.Row]:
-    """Returns rows in an order that no run changes; fewer if there are fewer.
+    """Returns up to `count` rows for evaluation, the same ones for all runs.
 
-    It is the order for evaluations: the seed of the run has no part in it, and
-    a row that is left out moves no other.
+    The order does not depend on the run's seed, and excluding a row does not
+    move any other.
     """
-    places = [
+    # Permute all rows first, then drop the excluded ones.
+    candidates = [
         (source, i, kept is None or i in kept)
         for source, kept in zip(self._whole, self._kept)
         for i in range(len(source))]
-    order = np.random.default_rng(0).permutation(len(places))
-    chosen = [places[o] for o in order if places[o][2]][:count]
+    order = np.random.default_rng(0).permutation(len(candidates))
+    chosen = [candidates[o] for o in order if candidates[o][2]][:count]
     return [source[i] for source, i, _ in chosen]
 
   def rows_left_out(self) -> Iterator[base.Row]:
-    """Yields the rows that `keep` left out."""
+    """Yields the rows that `keep` excludes."""
     for source, kept in zip(self._whole, self._kept):
       if kept is not None:
         yield from (source[i] for i in range(len(source)) if i not in kept)
 
   @property
   def refused(self) -> dict[str, int]:
-    """Why rows of the files are no problems here -> how many."""
+    """Reason -> number of rows in the files that cannot be used for it."""
     return dict(sum((base.refused(s) for s in self._whole), Counter()))
 
   def state(self, position: int) -> dict[str, Any]:
-    """Returns what a checkpoint keeps: the number of the next draw."""
+    """Returns the entry of a checkpoint for the next draw's number."""
     return {"position": int(position), "source": self._digest}
 
   def restore(self, state: Mapping[str, Any]) -> int:
-    """Returns the position of a checkpoint of the same source.
+    """Returns the position that a checkpoint has saved.
 
-    One saved where a stage could not begin names no source: the numbers of
-    draws go on in whichever the stage has by now.
+    A checkpoint that was saved because a stage could not begin names no source:
+    its position is valid for any.
+
+    Args:
+      state: what `state` returned.
+
+    Raises:
+      InputError: the checkpoint belongs to another source.
     """
     if state["source"] not in (None, self._digest):
       raise InputError(
@@ -131,10 +146,10 @@ class PromptSource:
 
 
 class Labelled:
-  """The rows of a source under the label that a config gives their task.
+  """A source whose rows carry the label that the config gives their task.
 
-  Rows of another task, as a set that serves for validation has them, keep
-  their own.
+  Rows of other tasks, such as a set that the task holds out, keep their own
+  label.
   """
 
   def __init__(self, source: base.Source, task: str, label: str):
@@ -151,48 +166,58 @@ class Labelled:
 
 
 class Kept:
-  """The rows of a source that may be drawn, in their order.
+  """The rows of a source that may be drawn, in the source's order.
 
   Attributes:
-    digest: of which rows they are.
-    counts: how many rows of each task are left out, and how many there are.
+    digest: hash of the rows' indices.
+    counts: (task -> number of excluded rows, task -> number of rows).
   """
 
   def __init__(
       self, source: base.Source, keep: Callable[[base.Row], bool], name: str
   ):
+    """Finds the rows to keep.
+
+    Args:
+      source: rows of one task.
+      keep: function that says whether a row may be drawn.
+      name: task as the error names it.
+
+    Raises:
+      InputError: no row is left.
+    """
     self._source = source
-    self._places, self.counts = [], (Counter(), Counter())
+    self._indices, self.counts = [], (Counter(), Counter())
     for i in range(len(source)):
       row = source[i]
       self.counts[1][row.task] += 1
       if keep(row):
-        self._places.append(i)
+        self._indices.append(i)
       else:
         self.counts[0][row.task] += 1
-    self._kept = frozenset(self._places)
-    if not self._places:
+    self._kept = frozenset(self._indices)
+    if not self._indices:
       raise InputError(
           f"task {name}: none of its {len(source)} prompts is short enough;"
           " raise data.max_prompt_length")
     self.digest = hashlib.sha256(
-        np.asarray(self._places, np.int64).tobytes()).hexdigest()[:16]
+        np.asarray(self._indices, np.int64).tobytes()).hexdigest()[:16]
 
   def __len__(self) -> int:
-    return len(self._places)
+    return len(self._indices)
 
   def __getitem__(self, index: int) -> base.Row:
     if index < 0:
       raise IndexError(index)
-    return self._source[self._places[index]]
+    return self._source[self._indices[index]]
 
-  def __contains__(self, place: int) -> bool:
-    """Says whether the source's row of this number may be drawn."""
-    return place in self._kept
+  def __contains__(self, index: int) -> bool:
+    """Returns whether the source's row with this index may be drawn."""
+    return index in self._kept
 
 
 def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a spec with its defaults, or raises InputError."""
+  """Returns a spec with its defaults filled in, or raises InputError."""
   for key in spec:
     if key not in _SPEC_KEYS:
       known = sorted(_SPEC_KEYS)
@@ -219,19 +244,21 @@ def _load(spec: dict[str, Any], split: str, data_dir: str) -> base.Source:
 
 
 def _seed(seed: int, index: int, name: str) -> int:
-  """Returns a 31-bit seed of its own for a task of a mixture."""
+  """Returns a 31-bit seed, different for each task of a mixture."""
   text = f"{seed}/{index}/{name}".encode()
   return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
 
 
 class Prompter:
-  """Encodes rows into batches of few shapes.
+  """Encodes rows into batches with few different shapes.
+
+  Every shape compiles anew, so batches are padded to one of a few widths.
 
   Args:
-    source: where rows come from.
-    tokenizer: encodes prompts.
-    buckets: widths that batches may have; max_prompt_length is added.
-    max_prompt_length: the longest prompt allowed, in tokens.
+    source: source of rows.
+    tokenizer: tokenizer of the policy.
+    buckets: permitted widths of batches, in tokens; max_prompt_length is added.
+    max_prompt_length: longest permitted prompt, in tokens.
   """
 
   def __init__(
@@ -249,18 +276,21 @@ class Prompter:
     self._buckets = sorted(narrower | {max_prompt_length})
 
   def take(self, position: int, count: int) -> batch.Prompts:
-    """Returns draws position to position + count - 1."""
+    """Encodes the draws position to position + count - 1."""
     return self.of(range(position, position + count))
 
   def of(self, ids: Sequence[int]) -> batch.Prompts:
-    """Returns the draws of these numbers."""
+    """Encodes the draws with these numbers."""
     return self.encode([self._source.row(int(i)) for i in ids], ids)
 
   def first(self, count: int, size: int) -> list[batch.Prompts]:
-    """Returns the source's first rows in batches of one size and width.
+    """Encodes the source's evaluation rows in batches of one size and width.
 
-    Where the rows run out the last one fills up the batch; such fillers have
-    negative ids.
+    Copies of the last row, with negative ids, fill up the last batch.
+
+    Args:
+      count: largest number of rows.
+      size: number of rows of a batch.
     """
     rows = self._source.first(count)
     ids = list(range(len(rows)))
@@ -280,15 +310,15 @@ class Prompter:
     ]
 
   def state(self, position: int) -> dict[str, Any]:
-    """Returns what a checkpoint keeps; see `PromptSource.state`."""
+    """Returns the entry of a checkpoint; see `PromptSource.state`."""
     return self._source.state(position)
 
   def restore(self, state: Mapping[str, Any]) -> int:
-    """Returns the position of a checkpoint; see `PromptSource.restore`."""
+    """Returns the position in a checkpoint; see `PromptSource.restore`."""
     return self._source.restore(state)
 
   def resized(self, max_prompt_length: int) -> "Prompter":
-    """Returns the same source in one width of its own."""
+    """Returns a prompter of the same source with one other width."""
     return Prompter(
         self._source,
         self._tokenizer,
@@ -298,12 +328,12 @@ class Prompter:
 
   @property
   def source(self) -> PromptSource:
-    """Where rows come from."""
+    """Source of rows."""
     return self._source
 
   @property
   def left_out(self) -> dict[str, tuple[int, int]]:
-    """Rows that may not be drawn; see `PromptSource`."""
+    """Task -> (number of excluded rows, of all); see `PromptSource`."""
     return self._source.left_out
 
   def fits(self, row: base.Row) -> bool:
@@ -311,14 +341,32 @@ class Prompter:
     return fits(self._tokenizer, self._limit, row)
 
   def check(self, count: int = 256) -> None:
-    """Encodes the first draws, so that a bad prompt shows before training."""
+    """Encodes the first draws, to find a bad prompt before training.
+
+    Args:
+      count: number of draws.
+
+    Raises:
+      InputError: a prompt is empty or too long.
+    """
     for draw in range(count):
       self._encode(self._source.row(draw), draw)
 
   def encode(
       self, rows: Sequence[base.Row], ids: Sequence[int]
   ) -> batch.Prompts:
-    """Encodes rows, padded on the left to the smallest bucket."""
+    """Encodes rows, padded on the left to the smallest sufficient width.
+
+    Args:
+      rows: rows to encode.
+      ids: number of each row's draw.
+
+    Returns:
+      Prompts with tokens_PT, T a width of the buckets.
+
+    Raises:
+      InputError: a prompt is empty or too long.
+    """
     encoded = [self._encode(row, i) for row, i in zip(rows, ids, strict=True)]
     longest = max((len(tokens) for tokens, _ in encoded), default=1)
     width = next(b for b in self._buckets if b >= longest)
@@ -334,7 +382,7 @@ class Prompter:
     return batch.Prompts(tokens_PT, mask_PT, user_mask_PT, ids_P, tuple(rows))
 
   def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
-    """Encodes one row, or raises InputError that names it."""
+    """Encodes one row; an InputError names the row."""
     tokens, user = self._tokenizer.encode_prompt(row.prompt)
     where = f"task {row.label}, row {draw} ({row.prompt[:40]!r})"
     if len(tokens) > self._limit:

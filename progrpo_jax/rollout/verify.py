@@ -1,7 +1,7 @@
 """Verification: from sampled tokens to rewards and verdicts.
 
-Responses are decoded and handed to the verifiers of their tasks, which run in
-the processes of the pool, and to the reward functions of the user.
+Responses are decoded and passed to their tasks' verifiers, which run in the
+processes of the pool, or to the user's reward functions.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
 from progrpo_jax.tasks import base
 
-# What a row's meta says of the reward functions that judge it; rows that say
-# the same are judged in one call.
+# Keys of a row's meta that describe its reward functions. Rows with equal
+# values are judged in one call.
 _JUDGING = ("functions", "weights", "correct_by", "correct_threshold")
 
-# Score of a completion without an answer, which no verifier needs to see.
+# Score of a completion without an answer; no verifier is called for it.
 _SILENT = scores.Score(0.0, False, "no_answer")
 
 
@@ -35,7 +35,16 @@ class Tokenizer(Protocol):
 def texts(
     tokenizer: Tokenizer, rollout: batch.Rollout, group: int
 ) -> tuple[tuple[str, ...], ...]:
-  """Decodes the responses of a rollout, those of a prompt together."""
+  """Decodes the responses of a rollout.
+
+  Args:
+    tokenizer: tokenizer of the policy.
+    rollout: sampled responses, rows of one prompt in succession.
+    group: number of responses per prompt.
+
+  Returns:
+    texts_PG, a tuple of texts per prompt.
+  """
   pairs = zip(np.asarray(rollout.tokens_BT), np.asarray(rollout.mask_BT))
   flat = [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in pairs]
   starts = range(0, len(flat), group)
@@ -54,33 +63,36 @@ def decode_and_verify(
   """Decodes and verifies a part of a rollout.
 
   Args:
-    pool: verifies.
-    tokenizer: of the policy.
-    rows: of the prompts.
-    rollout: numpy arrays of `group` responses to each.
-    group: responses to a prompt.
-    share: the prompts to judge, a host's own.
+    pool: processes that run verifiers.
+    tokenizer: tokenizer of the policy.
+    rows: rows of data, one per prompt.
+    rollout: numpy arrays with `group` responses per prompt.
+    group: number of responses per prompt.
+    share: range of prompts that this host judges.
 
   Returns:
-    (texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ) of these prompts;
-    see `verify`.
+    (texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ) of the prompts in
+    `share`; see `verify`.
   """
   part = jax.tree.map(
       lambda x: x[share.start * group : share.stop * group], rollout)
   texts_PG = texts(tokenizer, part, group)
   *verdicts, values_PGJ = verify(pool, rows[share], texts_PG)
-  # A host's share may be no prompts at all, whose group is of no size.
+  # With an empty share `verify` cannot know the size of a group.
   if not texts_PG:
     values_PGJ = np.zeros((0, group, 0), np.float32)
   return texts_PG, *(x.reshape(-1, group) for x in verdicts), values_PGJ
 
 
 def join(parts: Sequence[Any]) -> Any:
-  """Puts together what was made of parts, in their order.
+  """Concatenates the results of several parts, field by field.
 
   Args:
-    parts: of each a tuple of the same fields: tuples, which are added up,
-      arrays, which are joined as `batch.concatenate` does it, or None.
+    parts: tuples of the same fields. A field is a tuple, an array (joined by
+      `batch.concatenate`) or None in every part.
+
+  Returns:
+    One tuple of the joined fields.
   """
   joined = []
   for field in zip(*parts, strict=True):
@@ -100,9 +112,17 @@ def verify(
     *,
     whole: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Returns reward_PG, correct_PG, valid_PG (False where masked), values_PGJ.
+  """Scores completions, and says which scores count.
 
-  See `score_rollout`.
+  Args:
+    pool: processes that run verifiers.
+    rows: rows of data, one per prompt.
+    texts_PG: completions of each prompt.
+    whole: whether the texts are whole responses, see `score_rollout`.
+
+  Returns:
+    (reward_PG, correct_PG, valid_PG, values_PGJ); valid_PG is False where a
+    score is masked because its verifier failed. See `score_rollout`.
   """
   reward_PG, correct_PG, statuses, values_PGJ = score_rollout(
       pool, rows, texts_PG, whole=whole)
@@ -117,18 +137,26 @@ def score_rollout(
     *,
     whole: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]], np.ndarray]:
-  """Returns reward_PG, correct_PG, the statuses and values_PGJ.
+  """Scores completions by their tasks' verifiers or by reward functions.
 
-  Rewards and values are float32. values_PGJ[p, g, f] is what the row's
-  reward function number f says, see `function_labels`; NaN where it has no
-  opinion and where there is no such function.
+  A verifier sees one completion without its thought. A user's reward functions
+  see all completions of their rows in one call, thoughts included; the pool's
+  `batch_deadline_s` limits that call.
 
-  texts_PG[p] are the completions of rows[p]. Each is verified by its row's
-  task, which sees what the pool's `answer` makes of it (nothing of a thought);
-  with whole=False the texts are answers already. Reward functions of the user
-  see all completions of these rows, thoughts and all, in one call, which the
-  pool's batch_deadline_s bounds.
+  Args:
+    pool: processes that run verifiers.
+    rows: rows of data, one per prompt.
+    texts_PG: completions of each prompt; groups are of one size.
+    whole: whether the texts are whole responses, of which the pool's `answer`
+      extracts the answers; if False, they are answers already.
+
+  Returns:
+    (reward_PG, correct_PG, statuses, values_PGJ). Rewards and values are
+    float32, statuses lists of lists of texts. values_PGJ[p, g, j] is the value
+    of the row's reward function number j, see `function_labels`; NaN if it
+    returned None or the row has fewer functions.
   """
+  # Rows by what judges them; rows with the same reward functions together.
   judged: list[list[scores.Score]] = [[] for _ in rows]
   by_functions: dict[str, list[int]] = {}
   plain = []
@@ -138,20 +166,22 @@ def score_rollout(
       by_functions.setdefault(key, []).append(p)
     else:
       plain.append(p)
-  read = pool.answer if whole else str
-  shown = [(rows[p], read(text)) for p in plain for text in texts_PG[p]]
-  found = iter(pool.score(
-      [base.item(row, text) for row, text in shown if text is not None]))
-  flat = [_SILENT if text is None else next(found) for _, text in shown]
+  # Verifiers: completions without an answer get their score without a call.
+  extract = pool.answer if whole else str
+  pairs = [(rows[p], extract(text)) for p in plain for text in texts_PG[p]]
+  answered = iter(pool.score(
+      [base.item(row, text) for row, text in pairs if text is not None]))
+  flat = [_SILENT if text is None else next(answered) for _, text in pairs]
   _deal(flat, plain, texts_PG, judged)
+  # Reward functions: rows may have different numbers of them, NaN fills up.
   most = max((len(function_labels(row)) for row in rows), default=0)
   group = len(texts_PG[0]) if texts_PG else 0
   values_PGJ = np.full((len(rows), group, most), np.nan, np.float32)
   for members in by_functions.values():
     flat, values = _judge(pool, members, rows, texts_PG)
     _deal(flat, members, texts_PG, judged)
-    said = np.asarray(values, np.float32)  # None becomes NaN
-    values_PGJ[members, :, :said.shape[-1]] = said.reshape(
+    values_NJ = np.asarray(values, np.float32)  # None becomes NaN
+    values_PGJ[members, :, :values_NJ.shape[-1]] = values_NJ.reshape(
         len(members), group, -1)
   reward_PG = np.asarray([[s.reward for s in g] for g in judged], np.float32)
   correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
@@ -160,12 +190,12 @@ def score_rollout(
 
 
 def function_labels(row: base.Row) -> list[str]:
-  """Returns what metrics call the reward functions that judge a row."""
+  """Returns the names that metrics give to a row's reward functions."""
   return functions.labels(row.meta["functions"]) if _uses_functions(row) else []
 
 
 def _uses_functions(row: base.Row) -> bool:
-  """Says whether reward functions of the user judge a row."""
+  """Returns whether a user's reward functions judge a row."""
   return bool(row.meta.get("functions")) and (
       base.resolve(row.task).VERIFIER == functions.VERIFIER)
 
@@ -176,10 +206,17 @@ def _deal(
     texts_PG: Sequence[Sequence[str]],
     judged: list[list[scores.Score]],
 ) -> None:
-  """Gives each member the scores of its own completions."""
-  rest = iter(flat)
+  """Stores flat scores by prompt.
+
+  Args:
+    flat: scores of all completions of the members, in order.
+    members: indices of prompts.
+    texts_PG: completions of each prompt, for the sizes of groups.
+    judged: scores of each prompt, written at `members`.
+  """
+  remaining = iter(flat)
   for p in members:
-    judged[p] = [next(rest) for _ in texts_PG[p]]
+    judged[p] = [next(remaining) for _ in texts_PG[p]]
 
 
 def _judge(
@@ -188,16 +225,24 @@ def _judge(
     rows: Sequence[base.Row],
     texts_PG: Sequence[Sequence[str]],
 ) -> functions.Judged:
-  """Calls reward functions on the completions of all of their rows."""
-  meta = rows[members[0]].meta  # it says the same of who judges in all
+  """Calls reward functions on all completions of their rows at once.
+
+  Args:
+    pool: processes that run verifiers.
+    members: indices of the prompts, all with the same reward functions.
+    rows: rows of data, one per prompt.
+    texts_PG: completions of each prompt.
+  """
+  meta = rows[members[0]].meta
   flat = [rows[p] for p in members for _ in texts_PG[p]]
-  known = sorted({c for row in flat for c in row.meta["columns"]})
+  # Columns of all rows; a row that lacks one passes None.
+  columns = sorted({c for row in flat for c in row.meta["columns"]})
   return functions.evaluate(
       pool,
       meta["functions"],
       [row.prompt for row in flat],
       [text for p in members for text in texts_PG[p]],
-      {c: [row.meta["columns"].get(c) for row in flat] for c in known},
+      {c: [row.meta["columns"].get(c) for row in flat] for c in columns},
       weights=meta.get("weights"),
       correct_by=meta.get("correct_by"),
       correct_threshold=meta.get("correct_threshold", 1.0),

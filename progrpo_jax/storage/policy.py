@@ -19,18 +19,24 @@ from progrpo_jax.text import tokenizer as tokenizer_lib
 MODEL_DIR = "model"
 CHECKPOINTS = "checkpoints"
 
-# Streams of randomness of a new partition head and of new adapters.
+# Numbers folded into the key for a new partition head and for new adapters.
 _PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
 
-# Field of a run's config.json: the weights that its adapters belong to.
+# Fields of a run's model/config.json: the place of the base weights that its
+# adapters belong to, and a digest of its tokenizer.
 _BASE = "progrpo_base"
-# And a digest of the tokenizer that it trains with.
 TOKENIZER = "progrpo_tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """A policy and the tokenizer that it was trained with."""
+  """A policy and its tokenizer.
+
+  Attributes:
+    config: model configuration.
+    params: parameters.
+    tokenizer: tokenizer that the policy was trained with.
+  """
 
   config: model_config.ModelConfig
   params: Any
@@ -38,10 +44,14 @@ class Policy:
 
 
 def read_model(path: str, **changes) -> model_config.ModelConfig:
-  """A model's `config.json`.
+  """Reads a model's `config.json`.
+
+  Args:
+    path: path of the file.
+    **changes: fields of `ModelConfig` to override.
 
   Raises:
-    InputError: it cannot be read, or is of a model that is not supported.
+    InputError: the file cannot be read, or the model is not supported.
   """
   try:
     described = json.loads(epath.Path(path).read_text())
@@ -53,10 +63,16 @@ def read_model(path: str, **changes) -> model_config.ModelConfig:
 
 
 def find_run(path: str) -> tuple[epath.Path, int | None]:
-  """(workdir, step or None) that a workdir or a checkpoint's path names.
+  """Returns the run that a path names.
+
+  Args:
+    path: workdir of a run, or one of its checkpoints/<step>.
+
+  Returns:
+    (workdir, step), with None as the step of a workdir.
 
   Raises:
-    InputError: it is neither.
+    InputError: the path is neither.
   """
   place = epath.Path(path)
   if not place.exists():
@@ -77,13 +93,13 @@ def describe(
     config: model_config.ModelConfig, tokenizer: tokenizer_lib.Tokenizer,
     base: str,
 ) -> dict[str, Any]:
-  """Returns what stands in a run's `model/config.json`.
+  """Returns the content of a run's `model/config.json`.
 
   Args:
-    config: configuration of the model.
-    tokenizer: the policy's, of which a digest is kept.
-    base: place of the weights beneath the adapters of a run with LoRA, without
-      which they are of no use.
+    config: model configuration.
+    tokenizer: tokenizer of the policy, stored as a digest.
+    base: place of the base weights, stored for a run with LoRA: its checkpoints
+      hold the adapters alone.
   """
   described = config.to_hf()
   described[TOKENIZER] = tokenizer_lib.digest(tokenizer)
@@ -100,41 +116,43 @@ def load(
     chat_template_options: dict[str, Any] | None = None,
     system_prompt: str = "",
 ) -> Policy:
-  """Loads a policy, to train or to use.
+  """Loads a policy for training or sampling.
 
-  Its parameters are float32 masters; with LoRA the frozen ones are held in
-  the compute type. Adapters of an earlier run are merged. New adapters, and a
-  new partition head, do not change the policy.
+  Parameters are float32 masters; with LoRA the frozen ones have the compute
+  type. Adapters of an earlier run are merged. New adapters, and a new partition
+  head, do not change the policy's distribution.
 
   Args:
     place: HF directory, workdir of a run, or one of its checkpoints/<step>.
     mesh: mesh of the devices that hold the parameters.
     seed: seed of new adapters and of a new partition head.
     dtype: compute type.
-    remat: what the backward pass recomputes, see `ModelConfig`.
+    remat: recomputation in the backward pass, see `ModelConfig`.
     attention: attention kernel, see `ModelConfig`.
     lora: adapters to train; None trains all parameters.
     partition_head: whether the model has FlowRL's estimate of log Z.
     chat_template: chat template, see `text.tokenizer.load`.
-    chat_template_options: variables that the template reads.
+    chat_template_options: variables of the template.
     system_prompt: system message before each prompt; "" for none.
 
   Raises:
-    InputError: nothing there, it cannot be read, or a weight is NaN or
-      infinite.
+    InputError: the place does not exist or cannot be read, or a weight is NaN
+      or infinite.
   """
-  held = jnp.dtype(dtype if lora else "float32")
-  config, params, folder = _read(_absolute(place), mesh, held)
+  stored_dtype = jnp.dtype(dtype if lora else "float32")
+  config, params, folder = _read(_absolute(place), mesh, stored_dtype)
   broken = ops.not_finite(params)
   if broken:
     raise errors.InputError(
         f"config.model.init_from = {place!r}: weights that are "
         f"not finite in {', '.join(broken[:3])}"
-        f"{' and more' if len(broken) > 3 else ''}; start from another")
+        f"{' and more' if len(broken) > 3 else ''}; start from another policy")
   tokenizer = tokenizer_lib.load(
       folder, chat_template=chat_template,
       chat_template_options=chat_template_options or {},
       system_prompt=system_prompt or None)
+  # Merge adapters of an earlier run, then add or remove what this run trains
+  # beside the model: a partition head and adapters of its own.
   config, params = transformer.merged(config, params, mesh)
   key = jax.random.key(seed)
   if not partition_head:
@@ -151,10 +169,17 @@ def load(
 
 
 def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
-  """(model, adapters, place of the weights beneath) of a run with LoRA.
+  """Loads the adapters of a run with LoRA.
+
+  Args:
+    path: workdir of the run, or one of its checkpoints/<step>.
+    mesh: mesh of the devices that hold the adapters.
+
+  Returns:
+    (model configuration, adapters in float32, place of the base weights).
 
   Raises:
-    InputError: it has none, or cannot be read.
+    InputError: the run has no adapters, or cannot be read.
   """
   workdir, step = find_run(path)
   config = read_model(workdir / MODEL_DIR / "config.json")
@@ -165,15 +190,19 @@ def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
 
 
 def _read(path: str, mesh, dtype):
-  """(model, parameters, folder of the tokenizer) of a place.
+  """Returns (model configuration, parameters, directory of the tokenizer).
 
-  Of a run they are those of its newest or named checkpoint.
+  Args:
+    path: HF directory, workdir (its newest checkpoint), or checkpoints/<step>.
+    mesh: mesh of the devices that hold the parameters.
+    dtype: type of the parameters.
   """
   if hf.is_hf_dir(path):
     return *hf.load(path, dtype=dtype, mesh=mesh), path
   workdir, step = find_run(path)
   config = read_model(workdir / MODEL_DIR / "config.json")
   params = _read_checkpoint(workdir, step, config, mesh, dtype)
+  # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
     base_config, base, _ = _read(_base(workdir), mesh, dtype)
     _, base = transformer.merged(base_config, base, mesh)
@@ -182,7 +211,7 @@ def _read(path: str, mesh, dtype):
 
 
 def _base(workdir: epath.Path) -> str:
-  """The place of the weights that a run's adapters belong to."""
+  """Returns the place of the base weights of a run with LoRA."""
   file = workdir / MODEL_DIR / "config.json"
   try:
     described = json.loads(file.read_text())
@@ -195,12 +224,13 @@ def _base(workdir: epath.Path) -> str:
 
 
 def _read_checkpoint(workdir, step, config, mesh, dtype):
-  """The trained parameters of a run's newest or named checkpoint."""
+  """Returns the trained parameters of a checkpoint; step None: the newest."""
   checkpointer = checkpoint_lib.Checkpointer(
       workdir / CHECKPOINTS, read_only=True)
   step = checkpointer.latest() if step is None else step
   if step is None:
     raise errors.InputError(f"{workdir} holds no checkpoint yet")
+  # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
       *(lora_lib.split(config, tree)[0] for tree in (
@@ -212,7 +242,7 @@ def _read_checkpoint(workdir, step, config, mesh, dtype):
 
 
 def _absolute(path: str) -> str:
-  """A place as any process in any directory names it."""
+  """Returns an absolute path; a URL is returned unchanged."""
   if "://" in path:
     return path
   return os.path.abspath(os.path.expanduser(path))

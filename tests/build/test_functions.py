@@ -59,10 +59,10 @@ def test_names_and_cuts_are_refused_too(small, override, said):
 
 
 @pytest.mark.parametrize(("overrides", "said"), [
-    (("algo.kl=k1", "algo.beta=0.1"), "would teach nothing"),
+    (("algo.kl=k1", "algo.beta=0.1"), "would have no effect"),
     (("algo.loss=gspo",), "set 0 for them"),
     (("algo.loss=flowrl", "algo.arm.alpha=0.3"), "reads rewards"),
-    (("algo.loss=cispo", "algo.dual_clip=10.0"), "has no such bound"),
+    (("algo.loss=cispo", "algo.dual_clip=10.0"), "does not use it"),
     (("algo.loss=flowrl",), "algo.partition_head"),
 ])
 def test_what_cannot_teach_is_refused(small, overrides, said):

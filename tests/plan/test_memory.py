@@ -189,7 +189,7 @@ def test_what_a_mesh_cannot_cut_is_said():
   assert memory.warnings(MODEL, sharding.abstract_mesh(2, 1, 1, 2)) == []
   said, = memory.warnings(MODEL, sharding.abstract_mesh(8, 1, 2, 4))
   assert said == (
-      "the 2 key heads cannot be cut into 4: every device holds them all")
+      "the 2 key heads cannot be split 4 ways: every device holds them all")
 
 
 def test_a_kernel_that_is_not_there_is_refused():
