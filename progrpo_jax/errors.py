@@ -49,9 +49,14 @@ def of_user(what: str) -> Iterator[None]:
     raise InputError(f"{what}: {_description(e)}") from e
 
 
+def one_line(error: BaseException) -> str:
+  """Message of an error on one line; the name of its class if it has none."""
+  return " ".join(str(error).split()) or type(error).__name__
+
+
 def _description(error: BaseException) -> str:
   """Place, class and message of an error of the user's code, on one line."""
-  message = " ".join(str(error).split()) or type(error).__name__
+  message = one_line(error)
   if isinstance(error, SyntaxError) and error.filename:
     return f"{error.filename}, line {error.lineno}: {message}"
   # Frames outside this package, the standard library and installed packages.

@@ -185,8 +185,7 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
   except Exception as e:
     if not is_remote(path):
       raise
-    # Clients' messages may have several lines.
-    reason = " ".join(str(e).split()) or type(e).__name__
+    reason = errors.one_line(e)
     message = f"{os.fspath(path)}: cannot be reached: {reason}"
     # epath imports gcsfs at its first use.
     if isinstance(e, ImportError):

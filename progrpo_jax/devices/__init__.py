@@ -1,1 +1,1 @@
-"""Meshes of devices, and hosts."""
+"""Device meshes and the processes of multi-host runs."""

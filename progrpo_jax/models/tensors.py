@@ -206,7 +206,7 @@ def _header(path: epath.Path, content: bytes) -> dict[str, Any]:
   try:
     header = json.loads(content.decode(), object_pairs_hook=_unique)
   except (ValueError, RecursionError) as e:
-    raise _damaged(path, f"its header is not JSON: {_one_line(e)}") from e
+    raise _damaged(path, f"its header is not JSON: {errors.one_line(e)}") from e
   if not isinstance(header, dict):
     raise _damaged(path, "its header is not a JSON object")
   metadata = header.get(_METADATA, {})
@@ -337,7 +337,7 @@ def _damaged(path: epath.Path, reason: str, name: str | None = None):
 def _unreadable(path: epath.Path, e: OSError):
   """Error for a file that cannot be opened or read."""
   reason = "no such file" if isinstance(e, FileNotFoundError) else (
-      f"cannot be read: {_one_line(e)}")
+      f"cannot be read: {errors.one_line(e)}")
   return errors.InputError(f"{path}: {reason}")
 
 
@@ -345,8 +345,3 @@ def _short(x: Any) -> str:
   """Untrusted value on one line, cut to 200 characters."""
   text = repr(x)
   return text if len(text) <= 200 else text[:200] + "…"
-
-
-def _one_line(e: Exception) -> str:
-  """Text of an error on one line."""
-  return " ".join(str(e).split()) or type(e).__name__
