@@ -155,7 +155,11 @@ def trace(root: pathlib.Path) -> dict[str, object]:
         return
       name = frame.f_code.co_filename.removeprefix(package)
       arguments = frame.f_code.co_varnames[:frame.f_code.co_argcount]
-      kinds = {type(frame.f_locals.get(a)).__name__ for a in arguments}
+      values = [frame.f_locals.get(name_) for name_ in arguments]
+      # A record that holds a config hands it on as well.
+      kinds = {type(value).__name__ for value in values} | {
+          type(vars(value).get("config")).__name__ for value in values
+          if hasattr(value, "__dict__")}
       for walk, what in (
           ("config", {"ConfigDict"}),
           ("tokens", {"Prompts", "Rollout", "Groups", "Sequences",
