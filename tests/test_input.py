@@ -153,7 +153,7 @@ def test_tasks(tmp_path, monkeypatch, capfd):
   for name, said in (
       ("nope", "no task 'nope'"), ("countdwn", "did you mean 'countdown'?"),
       ("", "no task ''"), (".", "no task '.'"), ("a..b", "no task 'a..b'"),
-      ("os.path", "os.path is not a task"), ("json.decoder", "is no task"),
+      ("os.path", "os.path is not a task"), ("json.decoder", "is not a task"),
       ("no.such.module", "no task 'no.such.module'"),
       ("progrpo_jax.tasks.base", "is not a task")):
     for action in ("show", "build"):

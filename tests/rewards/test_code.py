@@ -382,7 +382,7 @@ def test_a_prelude_is_executed_first(program, prelude, output):
 
 
 def test_a_prelude_that_does_not_compile_is_named():
-  with pytest.raises(InputError, match="prelude is no Python"):
+  with pytest.raises(InputError, match="prelude is not valid Python"):
     code.score(fenced("x"), SUM, prelude="import (")
 
 

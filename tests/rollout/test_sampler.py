@@ -211,7 +211,7 @@ def test_decoding_stops_when_nothing_is_alive(
   def while_loop(cond, body, carry):
     # What `lax.while_loop` does, outside a trace, and counted.
     while cond(carry):
-      trips.append(int(carry[0]))
+      trips.append(int(carry.step))
       carry = body(carry)
     return carry
 
