@@ -12,8 +12,8 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
-from progrpo_jax import errors, train, warmup
-from progrpo_jax.build import problems
+from progrpo_jax import errors, train
+from progrpo_jax.build import base_policy, problems
 from progrpo_jax.devices import stopping
 from progrpo_jax.rewards import sandbox
 from progrpo_jax.tasks import base
@@ -127,7 +127,7 @@ def make(small, tmp_path_factory):
   path = folder / "base"
   if not path.exists():
     c = config("model.init_from=")
-    warmup.warm_up(c, path, lambda count, note: None)
+    base_policy.warm_up(c, path, lambda count, note: None)
 
   def started(*overrides):
     return config(f"model.init_from={path}", *overrides)

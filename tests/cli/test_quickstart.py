@@ -3,7 +3,7 @@ import pathlib
 
 import pytest
 
-from progrpo_jax import warmup
+from progrpo_jax.build import base_policy
 from progrpo_jax.cli import quickstart
 from progrpo_jax.rollout import sampler
 
@@ -55,7 +55,7 @@ def test_leaves_all_it_promises_and_does_nothing_twice(
   def work(*args, **kwargs):
     raise AssertionError("done already")
 
-  monkeypatch.setattr(warmup, "warm_up", work)
+  monkeypatch.setattr(base_policy, "warm_up", work)
   monkeypatch.setattr(sampler, "batches", work)
   before = {
       p: t for p, t in _mtimes(output).items()
