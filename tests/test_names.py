@@ -53,6 +53,13 @@ def _used_before_it_is_there(function, parameters):
   return candidates - first - elsewhere - parameters
 
 
+def imported(source):
+  """Names that the imports at the top of a file's text bind."""
+  return set().union(set(), *(
+      _bound(statement) for statement in ast.parse(source).body
+      if isinstance(statement, (ast.Import, ast.ImportFrom))))
+
+
 def hidden(source):
   """(line, name) of each local that hides something, of a file's text.
 
@@ -60,11 +67,8 @@ def hidden(source):
   callers name it; not of an import.
   """
   tree = ast.parse(source)
-  top, imports = set(), set()
-  for statement in tree.body:
-    top |= _bound(statement)
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-      imports |= _bound(statement)
+  imports = imported(source)
+  top = set().union(set(), *map(_bound, tree.body))
   for outer in ast.walk(tree):
     if not isinstance(outer, _SCOPES):
       continue
@@ -83,6 +87,14 @@ def hidden(source):
 def test_no_local_hides_a_name_of_its_file(path):
   text = path.read_text(encoding="utf-8")
   assert not sorted(set(hidden(text)))
+
+
+def test_no_local_of_a_test_hides_an_import():
+  """It may hide a helper or a fixture of its file, which has short names."""
+  for path in sorted((ROOT / "tests").rglob("*.py")):
+    text = path.read_text(encoding="utf-8")
+    imports = imported(text)
+    assert not [h for h in hidden(text) if h[1] in imports], path
 
 
 @pytest.mark.parametrize("source", [

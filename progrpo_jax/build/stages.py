@@ -1,7 +1,8 @@
 """The stages of a run, each built from the config with its numbers bound.
 
-`Setup` is what a run keeps from its first step to its last; `Stages` is what
-a step calls, and changes when an entry of `config.schedule` begins. Below this
+`Foundation` is what a run keeps from its first step to its last, and `Setup`
+that with the way to its stages; `Stages` is what a step calls, and changes when
+an entry of `config.schedule` begins. Below this
 room no function sees a config.
 """
 
@@ -75,55 +76,19 @@ class Stages:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-  """What a run keeps from its first step to its last.
+class Foundation:
+  """What a run keeps from its first step to its last, whatever its schedule.
 
   Attributes:
     mesh: mesh of all devices.
     model: configuration of the policy.
     frozen: parameters that do not train: with LoRA, all but the adapters.
-    tokenizer: the policy's.
+    tokenizer: tokenizer of the policy.
     pool: processes that verify.
-    tx: the optax chain.
-    learning_rate: optimiser state -> rate of its next update.
-    total_steps: steps of the run.
-    build: config -> its stages, around all this.
-    first: stages of the config without its schedule.
-    stages_at: (stages, step, resets) -> stages of that moment: those given,
-      unless other entries of the schedule have begun.
-  """
-
-  mesh: jax.sharding.Mesh
-  model: model_config.ModelConfig
-  frozen: dict
-  tokenizer: tokenizer_lib.Tokenizer
-  pool: pool_lib.Pool
-  tx: Any
-  learning_rate: Callable[[Any], float]
-  total_steps: int
-  build: Callable[[ml_collections.ConfigDict], Stages]
-  first: Stages
-  stages_at: Callable[[Stages, int, int], Stages]
-
-  def join(self, params) -> dict:
-    """Returns all parameters of a policy, given those that train."""
-    return lora.join(params, self.frozen)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fixed:
-  """What all stages of a run share, whatever the schedule changes.
-
-  Attributes:
-    mesh: mesh of all devices.
-    model: configuration of the policy.
-    frozen: parameters that do not train.
-    tokenizer: the policy's.
-    pool: processes that verify.
-    tx: the optax chain.
+    tx: optax chain.
     timer: times the stages.
     stop: request to stop.
-    view: what shows the run; None shows nothing.
+    view: display of the run, see `train.View`; None shows nothing.
   """
 
   mesh: jax.sharding.Mesh
@@ -135,6 +100,31 @@ class _Fixed:
   timer: timing.Timer
   stop: stopping.Stop
   view: Any
+
+  def join(self, params) -> dict:
+    """Returns all parameters of a policy, given those that train."""
+    return lora.join(params, self.frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup(Foundation):
+  """A run that can begin.
+
+  Attributes:
+    learning_rate: function of the optimiser's state to the rate of its next
+      update.
+    total_steps: number of steps of the run.
+    build: function of a config to its stages on this foundation.
+    first: stages of the config before any entry of its schedule.
+    stages_at: function (stages, step, resets) to the stages of the next step:
+      the same ones while no other entry of the schedule has begun.
+  """
+
+  learning_rate: Callable[[Any], float]
+  total_steps: int
+  build: Callable[[ml_collections.ConfigDict], Stages]
+  first: Stages
+  stages_at: Callable[[Stages, int, int], Stages]
 
 
 def make_mesh(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
@@ -150,7 +140,7 @@ def load_policy(
   Args:
     c: the config.
     mesh: mesh of the devices that hold its parameters.
-    place: where it is read from; None for config.model.init_from.
+    place: directory of the policy; None for config.model.init_from.
 
   Raises:
     InputError: see `storage.policy.load`.
@@ -235,7 +225,7 @@ def make_setup(
     c: the resolved config.
     timer: times the stages.
     stop: request to stop.
-    view: what shows the run, see `train.View`; None shows nothing.
+    view: display of the run, see `train.View`; None shows nothing.
 
   Returns:
     (setup, parameters that train, at their beginning). The setup's pool has
@@ -251,14 +241,14 @@ def make_setup(
   params, frozen = lora.split(policy.config, policy.params)
   rate = functions.make_schedule(c)
   pool = problems.make_pool(c, policy.tokenizer.opens_thought)
-  fixed = _Fixed(
+  foundation = Foundation(
       mesh=mesh, model=policy.config, frozen=frozen,
       tokenizer=policy.tokenizer, pool=pool,
       tx=functions.make_optimizer(c, rate), timer=timer or timing.Timer(),
       stop=stop or stopping.Stop(), view=view)
 
   def build(stage: ml_collections.ConfigDict) -> Stages:
-    return _stages(stage, fixed)
+    return _stages(stage, foundation)
 
   try:
     first = build(c)
@@ -274,8 +264,7 @@ def make_setup(
     return hosts.agree(lambda: build(now))
 
   return Setup(
-      mesh=mesh, model=policy.config, frozen=frozen,
-      tokenizer=policy.tokenizer, pool=pool, tx=fixed.tx,
+      **vars(foundation),
       learning_rate=lambda opt_state: float(
           rate(optim.counts(opt_state)[0])
           * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)),
@@ -310,27 +299,29 @@ def _check_later_stages(
       raise errors.InputError(f"config.schedule[{number}]: {e}") from e
 
 
-def _stages(c: ml_collections.ConfigDict, fixed: _Fixed) -> Stages:
+def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   """Builds the stages of a config around what a run keeps.
 
   Raises:
     InputError: something in the config cannot work with it.
   """
-  _check_positions(c, fixed.model)
-  prompter = problems.make_prompter(c, fixed.tokenizer, "train")
+  _check_positions(c, foundation.model)
+  prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
   weights = make_weights(c)
   return Stages(
       config=c.to_json_best_effort(), prompter=prompter,
-      collect=_collect(c, fixed, prompter), prepare=_prepare(c, fixed),
-      improve=_improve(c, fixed, weights), advance=history.Advance(weights),
-      validate=_validate(c, fixed), watch=c.algo.reset.watch,
+      collect=_collect(c, foundation, prompter),
+      prepare=_prepare(c, foundation),
+      improve=_improve(c, foundation, weights),
+      advance=history.Advance(weights),
+      validate=_validate(c, foundation), watch=c.algo.reset.watch,
       decide_reset=reference.DecideReset(
           options=checks.reset_options(c),
           scheduled=functools.partial(schedule_lib.asks_for_reset, c)),
-      resets_optimizer=c.algo.reset.optimizer, log=_log(c, fixed),
+      resets_optimizer=c.algo.reset.optimizer, log=_log(c, foundation),
       check_hosts_agree=agreement.CheckHostsAgree(
-          mesh=fixed.mesh, config=c.to_json_best_effort(),
+          mesh=foundation.mesh, config=c.to_json_best_effort(),
           every=c.hosts.compare_every),
       save_every=c.checkpoint.every,
       needs_reference=checks.needs_reference(c))
@@ -344,38 +335,39 @@ def _distribution(c) -> scoring.Distribution:
       chunk=c.model.logits_chunk)
 
 
-def _collect(c, fixed: _Fixed, prompter) -> collect_lib.Collect:
+def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
   around = dict(
-      model=fixed.model, mesh=fixed.mesh, tokenizer=fixed.tokenizer,
-      pool=fixed.pool, timer=fixed.timer)
+      model=foundation.model, mesh=foundation.mesh,
+      tokenizer=foundation.tokenizer, pool=foundation.pool,
+      timer=foundation.timer)
   asks = None
   if r.enabled:
     asks = rephrase.Rephrase(
         **around, dist=_distribution(c),
         settings=problems.make_settings(
-            c, fixed.tokenizer, num_generations=1),
+            c, foundation.tokenizer, num_generations=1),
         prompter=prompter.resized(r.max_prompt_length), template=r.template,
         fail_below=r.fail_below, min_fail_share=r.min_fail_share)
   return collect_lib.Collect(
-      prompter=prompter, key=jax.random.key(c.seed), stop=fixed.stop,
+      prompter=prompter, key=jax.random.key(c.seed), stop=foundation.stop,
       draw=draw.DrawGroups(
-          **around, settings=problems.make_settings(c, fixed.tokenizer),
-          stop=fixed.stop),
+          **around, settings=problems.make_settings(c, foundation.tokenizer),
+          stop=foundation.stop),
       count=c.train.prompts_per_step,
       round_prompts=checks.prompts_per_round(c), keep=make_keep(c),
       max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
       carry=dynamic.enabled and dynamic.surplus == "carry", rephrase=asks)
 
 
-def _prepare(c, fixed: _Fixed) -> prepare.Prepare:
+def _prepare(c, foundation: Foundation) -> prepare.Prepare:
   """The scores and advantages of a config."""
   a = c.algo.arm
-  per_row, score_parts, _ = checks.micro_batches(c, fixed.mesh)
+  per_row, score_parts, _ = checks.micro_batches(c, foundation.mesh)
   return prepare.Prepare(
-      model=fixed.model, mesh=fixed.mesh, dist=_distribution(c),
-      timer=fixed.timer, stop=fixed.stop,
+      model=foundation.model, mesh=foundation.mesh, dist=_distribution(c),
+      timer=foundation.timer, stop=foundation.stop,
       advantage=advantage_lib.Advantage(
           functions.make_advantage(c), a.alpha, advantage_lib.Arm(
               low_prob_share=a.low_prob_share,
@@ -390,41 +382,43 @@ def _prepare(c, fixed: _Fixed) -> prepare.Prepare:
 
 
 def _improve(
-    c, fixed: _Fixed, weights: adaptive.AdaptiveWeights,
+    c, foundation: Foundation, weights: adaptive.AdaptiveWeights,
 ) -> improve_lib.Improve:
   """The updates of a config."""
-  _, _, update_parts = checks.micro_batches(c, fixed.mesh)
+  _, _, update_parts = checks.micro_batches(c, foundation.mesh)
   t = c.train
   return improve_lib.Improve(
       update=update_lib.make(
-          fixed.model, fixed.tx, functions.make_objective(c),
+          foundation.model, foundation.tx, functions.make_objective(c),
           _distribution(c), micro_batches=update_parts,
           whole=functions.sees_whole(c)),
-      mesh=fixed.mesh, frozen=fixed.frozen, prompts=t.prompts_per_step,
-      num_minibatches=t.num_minibatches, num_iterations=t.num_iterations,
-      max_skipped=t.max_skipped_updates, weights=weights,
-      key=jax.random.key(c.seed), timer=fixed.timer)
+      mesh=foundation.mesh, frozen=foundation.frozen,
+      prompts=t.prompts_per_step, num_minibatches=t.num_minibatches,
+      num_iterations=t.num_iterations, max_skipped=t.max_skipped_updates,
+      weights=weights,
+      key=jax.random.key(c.seed), timer=foundation.timer)
 
 
-def _validate(c, fixed: _Fixed) -> validate_lib.Validate:
+def _validate(c, foundation: Foundation) -> validate_lib.Validate:
   """The evaluations of a config."""
   evaluators = ()
   if c.eval.every:
     evaluators = problems.make_evaluators(
-        c, fixed.model, fixed.tokenizer, fixed.pool, fixed.mesh)
+        c, foundation.model, foundation.tokenizer, foundation.pool,
+        foundation.mesh)
   return validate_lib.Validate(
       evaluators=evaluators, every=c.eval.every, at_start=c.eval.at_start,
-      total_steps=c.train.total_steps, timer=fixed.timer,
-      show=fixed.view.eval if fixed.view else _unseen)
+      total_steps=c.train.total_steps, timer=foundation.timer,
+      show=foundation.view.eval if foundation.view else _unseen)
 
 
-def _log(c, fixed: _Fixed) -> log_lib.Log:
+def _log(c, foundation: Foundation) -> log_lib.Log:
   """What a config writes and shows of a step."""
   return log_lib.Log(
       rollouts_every=c.log.rollouts_every,
-      rollouts_prompts=c.log.rollouts_prompts, timer=fixed.timer,
-      show=fixed.view.step if fixed.view else _unseen,
-      say=fixed.view.message if fixed.view else _unseen)
+      rollouts_prompts=c.log.rollouts_prompts, timer=foundation.timer,
+      show=foundation.view.step if foundation.view else _unseen,
+      say=foundation.view.message if foundation.view else _unseen)
 
 
 def _unseen(*_) -> None:

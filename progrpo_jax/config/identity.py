@@ -75,7 +75,7 @@ def check(difference: Changes, workdir, override: bool) -> None:
   """Refuses to resume a run with a config that would make it another run.
 
   Args:
-    difference: what `changes` returned.
+    difference: differences of two configs, from `changes`.
     workdir: workdir of the run, for the message.
     override: whether the user permits any change.
 

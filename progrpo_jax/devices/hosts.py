@@ -78,7 +78,7 @@ def connect(heartbeat_s: int = 100) -> None:
   Raises:
     InputError: the environment's variables are missing or contradict each
       other.
-    RunError: the other processes did not connect in time.
+    RunError: not every process connected in time.
   """
   if expected() < 2 or jax.distributed.is_initialized():
     return

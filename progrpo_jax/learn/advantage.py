@@ -62,7 +62,7 @@ class Advantage:
     Args:
       reward_PG: shaped rewards.
       groups: P verified groups.
-      scores: of the policy before the update, prompt-major rows.
+      scores: scores of the policy before the update; rows are prompt-major.
     """
     size, group = np.shape(reward_PG)
     # The rows of a prompt share its scores: its first row has them.

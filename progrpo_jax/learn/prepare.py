@@ -61,7 +61,7 @@ class Prepare:
 
     Args:
       params: all parameters of the policy.
-      reference: those of the reference; None where nothing reads it.
+      reference: all parameters of the reference; None where nothing reads it.
       groups: P verified groups.
       step: steps done.
 

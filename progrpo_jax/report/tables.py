@@ -15,7 +15,7 @@ class Table(NamedTuple):
   Attributes:
     name: short name, for anchors and tests.
     title: heading.
-    note: how to read the table.
+    note: sentence on how to read the table.
     columns: names of the columns, the first one of the row names.
     rows: lists of cells (text, small print); the first cell names the row.
   """

@@ -278,10 +278,10 @@ def test_a_method_leaves_nothing_of_another_bound():
 
 
 def test_small_variants_differ_from_grpo_in_the_method_alone():
-  base = _leaves(_load("tiny.py:grpo"))
-  assert (base["algo.epsilon"], base["algo.epsilon_high"]) == (0.2, 0.28)
-  assert base["algo.aggregate"] == "token_mean"
-  assert base["algo.beta"] == 0.0
+  plain = _leaves(_load("tiny.py:grpo"))
+  assert (plain["algo.epsilon"], plain["algo.epsilon_high"]) == (0.2, 0.28)
+  assert plain["algo.aggregate"] == "token_mean"
+  assert plain["algo.beta"] == 0.0
   # What a method may turn besides the keys of its own.
   turned = {
     "dapo": {"overlong_cache"}, "progrpo": {"arm.centre"},
@@ -291,7 +291,7 @@ def test_small_variants_differ_from_grpo_in_the_method_alone():
   for method in METHODS:
     found = _leaves(_load(f"tiny.py:{method}"))
     different = {
-      k for k in found.keys() | base.keys() if found.get(k) != base.get(k)}
+      k for k in found.keys() | plain.keys() if found.get(k) != plain.get(k)}
     allowed = {f"algo.{k}" for k in OWN[method]} | {"method"} | {
       f"algo.{k}" for k in turned.get(method, ())}
     if method in ("prorl", "prorl_v2"):

@@ -222,10 +222,10 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
   assert small.train(tmp_path / "whole", *change)[0] == train.DONE
   stages = build._stages
 
-  def gone(c, fixed):
+  def gone(c, foundation):
     if steps:
       raise errors.InputError("the file of the stage is gone")
-    return stages(c, fixed)
+    return stages(c, foundation)
 
   steps = []
   view = Stopping(None)

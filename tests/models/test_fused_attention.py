@@ -235,9 +235,9 @@ def test_model_reads_by_the_kernel_and_decodes_by_the_reference(
     hidden = jnp.where(mask[..., None], hidden, 0)
     return jnp.sum(jnp.sin(after)) + jnp.sum(jnp.sin(hidden)), (hidden, after)
 
-  def program(attention):
+  def program(kernel):
     return jax.jit(jax.value_and_grad(functools.partial(
-        read, config=dataclasses.replace(config, attention=attention)),
+        read, config=dataclasses.replace(config, attention=kernel)),
         has_aux=True))
 
   expected = program("xla")(params)

@@ -417,14 +417,14 @@ def edit_json(path, **changes):
 
 
 def edit_tensors(path, change):
-  tensors = safetensors.numpy.load_file(path)
-  change(tensors)
-  safetensors.numpy.save_file(tensors, path)
+  arrays = safetensors.numpy.load_file(path)
+  change(arrays)
+  safetensors.numpy.save_file(arrays, path)
 
 
-def wrong_shape(tensors):
+def wrong_shape(arrays):
   name = "model.layers.1.mlp.up_proj.weight"
-  tensors[name] = np.ascontiguousarray(tensors[name].T)
+  arrays[name] = np.ascontiguousarray(arrays[name].T)
 
 
 @pytest.mark.parametrize(("damage", "words"), [

@@ -441,7 +441,7 @@ print(json.dumps([os.getpid(), os.getppid(), os.getsid(0),
 def test_what_a_middle_jail_clears_away():
   if os.geteuid() != 0:
     pytest.skip("an IPC namespace of its own needs root here")
-  code = """
+  program = """
 import ctypes, os, sys
 from progrpo_jax.rewards import jail
 libc = ctypes.CDLL(None)
@@ -455,7 +455,7 @@ print([call for call, size in (("shmget", [0]), ("msgget", []), ("semget", [0]))
        if getattr(libc, call)(1, *size, 0) >= 0])
 """
   done = subprocess.run(
-      [sys.executable, "-c", code], capture_output=True, text=True,
+      [sys.executable, "-c", program], capture_output=True, text=True,
       env={"PYTHONPATH": str(ROOT)})
   assert (done.stdout, done.stderr) == ("[]\n", "")
 
@@ -610,15 +610,15 @@ def decide(rules, machine, number, argument=0):
   data = struct.pack("=IIQQ", number, machine, 0, argument)
   held, at = 0, 0
   while True:
-    code, if_true, if_false, value = rules[at]
+    operation, if_true, if_false, value = rules[at]
     at += 1
-    if code == 0x06:
+    if operation == 0x06:
       return value
-    if code == 0x20:
+    if operation == 0x20:
       held = struct.unpack_from("=I", data, value)[0]
       continue
     test = {0x15: held == value, 0x35: held >= value, 0x45: held & value}
-    at += if_true if test[code] else if_false
+    at += if_true if test[operation] else if_false
 
 
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000

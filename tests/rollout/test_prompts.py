@@ -123,21 +123,21 @@ def _prompter(folder, *, buckets=(8, 16), limit=32, split="train", **options):
 
 
 def test_take_pads_on_the_left_to_the_smallest_bucket(folder):
-  prompts = _prompter(folder).take(5, 4)
-  assert isinstance(prompts, batch.Prompts) and len(prompts) == 4
-  assert prompts.ids_P.tolist() == [5, 6, 7, 8]
-  longest = max(len(r.prompt) + 1 for r in prompts.rows)
+  taken = _prompter(folder).take(5, 4)
+  assert isinstance(taken, batch.Prompts) and len(taken) == 4
+  assert taken.ids_P.tolist() == [5, 6, 7, 8]
+  longest = max(len(r.prompt) + 1 for r in taken.rows)
   width = next(b for b in (8, 16, 32) if b >= longest)
-  assert prompts.tokens_PT.shape == (4, width)
-  assert prompts.tokens_PT.dtype == np.int32
-  for p, row in enumerate(prompts.rows):
+  assert taken.tokens_PT.shape == (4, width)
+  assert taken.tokens_PT.dtype == np.int32
+  for p, row in enumerate(taken.rows):
     size = len(row.prompt) + 1
-    real = prompts.mask_PT[p]
+    real = taken.mask_PT[p]
     assert real.tolist() == [False] * (width - size) + [True] * size
-    assert prompts.tokens_PT[p, real].tolist() == [1, *map(ord, row.prompt)]
-    assert prompts.user_mask_PT[p].tolist()[width - size :] == [False] + [
+    assert taken.tokens_PT[p, real].tolist() == [1, *map(ord, row.prompt)]
+    assert taken.user_mask_PT[p].tolist()[width - size :] == [False] + [
         True] * (size - 1)
-    assert not prompts.user_mask_PT[p, : width - size].any()
+    assert not taken.user_mask_PT[p, : width - size].any()
 
 
 def test_draws_come_back_by_their_numbers(folder):

@@ -118,11 +118,11 @@ def test_a_record_in_parts_is_read_as_one_file_is(tmp_path, monkeypatch):
 def test_the_evaluation_at_the_resumed_step_stays(tmp_path):
   _write(tmp_path, range(1, 7))
   metrics.MetricWriter(tmp_path, tensorboard=False, resume_step=4)
-  run = metrics.load(tmp_path)
-  assert [row["step"] for row in run.evals] == [2, 4]
-  assert [row["step"] for row in run.metrics] == [1, 2, 3, 4]
-  assert run.rollout_steps() == [1, 2, 3, 4]
-  assert run.eval_sample_steps() == [2, 4]
+  record = metrics.load(tmp_path)
+  assert [row["step"] for row in record.evals] == [2, 4]
+  assert [row["step"] for row in record.metrics] == [1, 2, 3, 4]
+  assert record.rollout_steps() == [1, 2, 3, 4]
+  assert record.eval_sample_steps() == [2, 4]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 17])
@@ -175,8 +175,8 @@ def test_samples_of_a_set_written_again_replace_the_old_ones(tmp_path):
 def test_any_text_of_a_model_survives_the_file(tmp_path, hostile):
   writer = metrics.MetricWriter(tmp_path, tensorboard=False)
   writer.write_rollouts(1, [{"completions": [{"text": hostile}]}])
-  run = metrics.load(tmp_path, require_metrics=False)
-  assert run.rollouts(1)[0]["completions"][0]["text"] == hostile
+  record = metrics.load(tmp_path, require_metrics=False)
+  assert record.rollouts(1)[0]["completions"][0]["text"] == hostile
 
 
 def test_tensorboard_mirrors_the_numbers(tmp_path):
@@ -203,12 +203,12 @@ def test_wandb_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
 
 def test_wandb_gets_the_config_and_every_line(tmp_path, monkeypatch):
   calls = []
-  run = types.SimpleNamespace(
+  session = types.SimpleNamespace(
     log=lambda values, step: calls.append((step, values)),
     finish=lambda: calls.append("finish"),
   )
   fake = types.SimpleNamespace(
-    init=lambda **options: calls.append(options) or run
+    init=lambda **options: calls.append(options) or session
   )
   monkeypatch.setitem(sys.modules, "wandb", fake)
   (tmp_path / "config.json").write_text('{"seed": 3}')
@@ -240,8 +240,8 @@ def test_lines_of_one_step_are_merged(tmp_path):
   (tmp_path / "eval.jsonl").write_text(
     '{"step": 4, "x": 1}\n{"step": 2, "x": 5}\n{"step": 4, "y": 2, "x": 3}\n'
   )
-  run = metrics.load(tmp_path, require_metrics=False)
-  assert run.evals == [{"step": 2, "x": 5}, {"step": 4, "x": 3, "y": 2}]
+  record = metrics.load(tmp_path, require_metrics=False)
+  assert record.evals == [{"step": 2, "x": 5}, {"step": 4, "x": 3, "y": 2}]
 
 
 def test_series_leaves_out_absent_and_null():

@@ -499,12 +499,12 @@ def test_code_contests_knows_ratings(load):
 
 @pytest.mark.parametrize("value", ["800", -1, 1.5, True])
 def test_code_contests_refuses_what_is_no_rating(load, value):
-  published = base.resolve("code_contests").SET
+  problems = base.resolve("code_contests").SET
   record = {
       "description": "Add.", "public_tests": {"input": ["1"], "output": ["1"]},
       "cf_rating": value}
   with pytest.raises(schema.BadRow, match="is not a rating"):
-    published.row(record, published.options)
+    problems.row(record, problems.options)
 
 
 def test_olympiad_errors_are_tolerances(load):
@@ -517,10 +517,10 @@ def test_olympiad_errors_are_tolerances(load):
   item = base.item(row, r"\boxed{2.61}")
   assert not math_verifier.score(
       item.completion, item.reference, **item.meta).correct
-  published = base.resolve("olympiad_bench").SET
+  problems = base.resolve("olympiad_bench").SET
   for error in (None, "", "1e-1,1e-2", "0", "5", [1]):
     record = {"question": "How far?", "final_answer": ["3"], "error": error}
-    assert published.row(record, published.options).meta == {}
+    assert problems.row(record, problems.options).meta == {}
 
 
 def test_livecodebench_by_date_and_release(load):
@@ -557,11 +557,11 @@ def test_livecodebench_pickles_run_nothing(hostile):
     ("[1, 2]", "1e-3", 1e-3)])
 def test_humaneval_tolerances_are_those_of_the_published_tests(
     results, asked, tolerance):
-  published = base.resolve("humaneval_plus").SET
+  problems = base.resolve("humaneval_plus").SET
   test = HUMAN.replace("[[1, 2], ['a', 'b'], [(1,), (2,)]]", "[[1], [2]]")
   test = test.replace("[3, 'ab', (1, 2)]", results)
   test = test.replace("exp, 0)", f"exp, {asked})")
-  row = published.row(human(test), published.options)
+  row = problems.row(human(test), problems.options)
   assert row.meta.get("tolerance") == tolerance
 
 

@@ -167,12 +167,12 @@ def checkpoint(
   size = inner.get_vocab_size()
   names = (*special, *added)
   path.mkdir(parents=True, exist_ok=True)
-  files = dict(tokenizer_config=dict(
+  contents = dict(tokenizer_config=dict(
       tokenizer_class="PreTrainedTokenizerFast", eos_token=eos, pad_token=pad,
       bos_token=bos, chat_template=template))
   if slow:
     inner.model.save(str(path))
-    files["tokenizer_config"] |= dict(
+    contents["tokenizer_config"] |= dict(
         tokenizer_class="Qwen2Tokenizer", unk_token=None,
         added_tokens_decoder={
             str(size + i): dict(
@@ -191,10 +191,10 @@ def checkpoint(
     inner.save(str(path / "tokenizer.json"))
   if generation is not None:
     ids = {name: size + i for i, name in enumerate(names)}
-    files["generation_config"] = dict(
+    contents["generation_config"] = dict(
         eos_token_id=ids[generation] if isinstance(generation, str)
         else [ids[name] for name in generation])
-  for name, content in files.items():
+  for name, content in contents.items():
     write(path / f"{name}.json", content)
   return path
 

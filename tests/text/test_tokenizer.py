@@ -200,11 +200,11 @@ def test_chat_template_and_the_users_part(tmp_path, text, system):
   ids, user = loaded.encode_prompt(text)
   import transformers
   reference = transformers.AutoTokenizer.from_pretrained(path)
-  chat = [{"role": "user", "content": text}]
+  messages = [{"role": "user", "content": text}]
   if system is not None:
-    chat.insert(0, {"role": "system", "content": system})
+    messages.insert(0, {"role": "system", "content": system})
   wanted = reference.apply_chat_template(
-      chat, add_generation_prompt=True, return_dict=False)
+      messages, add_generation_prompt=True, return_dict=False)
   assert ids == wanted
   assert len(user) == len(ids)
   theirs = [i for i, u in zip(ids, user) if u]
