@@ -32,8 +32,8 @@ TEST_ENV := JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
 PYTEST := $(TEST_ENV) $(PY) -m pytest -n auto --maxprocesses 4 \
   --dist loadfile $(ARGS)
 
-.PHONY: help setup setup-test test test-slow lint quickstart methods bench \
-  clean
+.PHONY: help setup setup-test test test-slow lint format quickstart methods \
+  bench clean
 
 help:
 	@echo "make setup       .venv with the tested versions"
@@ -41,7 +41,8 @@ help:
 	@echo "make methods     every method from one base, three seeds each"
 	@echo "make test        lint and all tests but the slow ones"
 	@echo "make test-slow   the slow tests; the numerical ones, optimised"
-	@echo "make lint        ruff alone"
+	@echo "make lint        ruff alone: faults and format"
+	@echo "make format      bring all code into ruff's format"
 	@echo "make bench       speed against the machine's limits"
 	@echo "make clean       remove the environment and the caches"
 
@@ -70,6 +71,12 @@ $(VENV)/.setup-test: $(VENV)/.setup requirements-test.lock
 
 lint: setup-test
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check --quiet . || { echo "Run make format." >&2; \
+	  exit 1; }
+
+format: setup-test
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
 test: setup-test lint
 	$(PYTEST) --ignore=tests/slow
@@ -78,8 +85,7 @@ test: setup-test lint
 # numbers rest on is compiled as users compile it.
 test-slow: setup-test
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) tests/slow tests/models \
-	  tests/multi_device tests/test_update.py tests/test_scoring.py \
-	  tests/test_sampler.py tests/test_resume.py
+	  tests/multi_device tests/learn tests/rollout tests/test_resume.py
 
 quickstart: setup
 	$(PY) -m progrpo_jax.cli.quickstart $(ARGS)

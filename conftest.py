@@ -22,7 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # The package and its configs are found from wherever a test or child starts.
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+  filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)
 
 
 class NetworkUsed(Exception):
@@ -45,8 +46,10 @@ def _is_local(family: int, address) -> bool:
   host = address[0]
   if host in ("", "localhost", "0.0.0.0", "::", socket.gethostname()):
     return True
-  return _is_number(host) and ipaddress.ip_address(
-      host.partition("%")[0]).is_loopback
+  return (
+    _is_number(host)
+    and ipaddress.ip_address(host.partition("%")[0]).is_loopback
+  )
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +69,11 @@ def no_network(monkeypatch):
 
   def getaddrinfo(host, *args, **kwargs):
     name = host.decode() if isinstance(host, bytes) else host
-    if name is not None and not _is_number(name) and not _is_local(
-        socket.AF_INET, (name, 0)):
+    if (
+      name is not None
+      and not _is_number(name)
+      and not _is_local(socket.AF_INET, (name, 0))
+    ):
       raise NetworkUsed(f"look-up of {name}")
     return resolve(host, *args, **kwargs)
 
@@ -85,30 +91,51 @@ def run_python(tmp_path):
   returns the finished process with its text output. The test fails, showing
   the output, when the child fails (unless `check` is False) or is too slow.
   """
+
   def run(
-      code_or_args, *, devices=8, timeout=240, env=None, check=True, cwd=None):
+    code_or_args, *, devices=8, timeout=240, env=None, check=True, cwd=None
+  ):
     args = (
-        ["-c", code_or_args] if isinstance(code_or_args, str)
-        else [str(a) for a in code_or_args])
+      ["-c", code_or_args]
+      if isinstance(code_or_args, str)
+      else [str(a) for a in code_or_args]
+    )
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONHASHSEED": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "2"} | (env or {})
+    environment = (
+      os.environ
+      | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags,
+        "PYTHONHASHSEED": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+      }
+      | (env or {})
+    )
     try:
       done = subprocess.run(
-          [sys.executable, *args], env=environment, cwd=cwd or tmp_path,
-          timeout=timeout, capture_output=True, text=True, errors="replace")
+        [sys.executable, *args],
+        env=environment,
+        cwd=cwd or tmp_path,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        errors="replace",
+      )
     except subprocess.TimeoutExpired as e:
       shown = [
-          s if isinstance(s, str) else (s or b"").decode(errors="replace")
-          for s in (e.stdout, e.stderr)]
+        s if isinstance(s, str) else (s or b"").decode(errors="replace")
+        for s in (e.stdout, e.stderr)
+      ]
       pytest.fail(
-          f"no end after {timeout} s\nstdout:\n{shown[0]}\n"
-          f"stderr:\n{shown[1]}", pytrace=False)
+        f"no end after {timeout} s\nstdout:\n{shown[0]}\nstderr:\n{shown[1]}",
+        pytrace=False,
+      )
     if check and done.returncode:
       pytest.fail(
-          f"exit {done.returncode}\nstdout:\n{done.stdout}\n"
-          f"stderr:\n{done.stderr}", pytrace=False)
+        f"exit {done.returncode}\nstdout:\n{done.stdout}\n"
+        f"stderr:\n{done.stderr}",
+        pytrace=False,
+      )
     return done
 
   return run

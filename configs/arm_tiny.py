@@ -41,6 +41,7 @@ def get_config(variant: str = "correct"):
     arm.alpha = 3.0
   else:
     raise ValueError(
-        f"no variant {variant!r}; known: correct, mixed, paper, entropy, "
-        "all_tokens, weak, strong")
+      f"no variant {variant!r}; known: correct, mixed, paper, entropy, "
+      "all_tokens, weak, strong"
+    )
   return c

@@ -20,5 +20,4 @@ from progrpo_jax.config import methods, scales
 
 def get_config(scale: str = "paper"):
   """ProGRPO on the smaller model, at a scale."""
-  return methods.progrpo(
-      scales.flowrl(scale, "DeepSeek-R1-Distill-Qwen-1.5B"))
+  return methods.progrpo(scales.flowrl(scale, "DeepSeek-R1-Distill-Qwen-1.5B"))

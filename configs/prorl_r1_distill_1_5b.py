@@ -69,16 +69,21 @@ def get_config(scale: str = "paper"):
   c.algo.reset.modes = ("stall", "every")
   c.algo.reset.period = 250
   c.schedule = (
-      {"name": "run 2", "after_resets": 1, "set": {}},
-      {"name": "run 3", "after_resets": 2, "set": {
-          "data.tasks": scales.domains(instructions=True)}},
-      {"name": "run 4", "after_resets": 3, "set": {
-          "algo.truncated_factor": 0.0}},
-      {"name": "run 5", "after_resets": 4, "set": {}},
-      {"name": "run 6", "after_resets": 5, "set": {
-          "algo.num_generations": 32}},
-      {"name": "run 7", "after_resets": 6, "set": {}},
-      {"name": "run 8", "at_step": 1800, "reset": True, "set": {
-          "algo.num_generations": 16, "sampling.max_new_tokens": 16384}},
+    {"name": "run 2", "after_resets": 1, "set": {}},
+    {
+      "name": "run 3",
+      "after_resets": 2,
+      "set": {"data.tasks": scales.domains(instructions=True)},
+    },
+    {"name": "run 4", "after_resets": 3, "set": {"algo.truncated_factor": 0.0}},
+    {"name": "run 5", "after_resets": 4, "set": {}},
+    {"name": "run 6", "after_resets": 5, "set": {"algo.num_generations": 32}},
+    {"name": "run 7", "after_resets": 6, "set": {}},
+    {
+      "name": "run 8",
+      "at_step": 1800,
+      "reset": True,
+      "set": {"algo.num_generations": 16, "sampling.max_new_tokens": 16384},
+    },
   )
   return c

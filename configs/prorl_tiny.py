@@ -34,26 +34,34 @@ from progrpo_jax.config import methods, scales
 def get_config(variant: str = "prorl"):
   """Prolonged training with resets, or its control."""
   if variant not in ("prorl", "no_reset", "base"):
-    raise ValueError(
-        f"no variant {variant!r}; known: prorl, no_reset, base")
+    raise ValueError(f"no variant {variant!r}; known: prorl, no_reset, base")
   c = methods.prorl(scales.laptop())
   c.model.init_from = "" if variant == "base" else "runs/prorl_tiny/base"
   c.data.tasks = {
-      "countdown": _task(
-          1.0, min_numbers=3, max_numbers=4, max_value=9, max_target=30),
-      "chain_sum": _task(1.0, min_terms=3, max_terms=5, max_digits=1),
-      "graph_color": _task(0.25, min_num_vertices=6, max_num_vertices=7),
-      # The usual 5,000 distinct boards are more than the generator finds.
-      "n_queens": _task(
-          0.25, n=8, min_remove=4, max_remove=8, num_train=3000,
-          num_validation=300),
+    "countdown": _task(
+      1.0, min_numbers=3, max_numbers=4, max_value=9, max_target=30
+    ),
+    "chain_sum": _task(1.0, min_terms=3, max_terms=5, max_digits=1),
+    "graph_color": _task(0.25, min_num_vertices=6, max_num_vertices=7),
+    # The usual 5,000 distinct boards are more than the generator finds.
+    "n_queens": _task(
+      0.25, n=8, min_remove=4, max_remove=8, num_train=3000, num_validation=300
+    ),
   }
   c.schedule = (
-      {"name": "puzzles join", "at_step": 600, "set": {
-          "data.tasks.graph_color.weight": 1.0,
-          "data.tasks.n_queens.weight": 1.0}},
-      {"name": "sums leave", "at_step": 1300, "set": {
-          "data.tasks.chain_sum.weight": 0.25}},
+    {
+      "name": "puzzles join",
+      "at_step": 600,
+      "set": {
+        "data.tasks.graph_color.weight": 1.0,
+        "data.tasks.n_queens.weight": 1.0,
+      },
+    },
+    {
+      "name": "sums leave",
+      "at_step": 1300,
+      "set": {"data.tasks.chain_sum.weight": 0.25},
+    },
   )
   # Most prompts are shorter than 40 characters, a graph with all its edges
   # is not.

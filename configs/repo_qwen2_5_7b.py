@@ -26,9 +26,9 @@ from progrpo_jax.config import methods, scales
 def get_config(scale: str = "paper"):
   """RePO at a scale."""
   c = scales.flowrl(scale)
-  c.data.tasks = {
-      "deepscaler": scales.published(validation=scales.MATHEMATICS)}
+  c.data.tasks = {"deepscaler": scales.published(validation=scales.MATHEMATICS)}
   # A problem and a solution of it.
   c.algo.rephrase.max_prompt_length = (
-      c.data.max_prompt_length + c.sampling.max_new_tokens)
+    c.data.max_prompt_length + c.sampling.max_new_tokens
+  )
   return methods.repo(c)

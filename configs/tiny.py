@@ -18,8 +18,7 @@ def get_config(method: str = "progrpo"):
   """The quickstart's config of one method."""
   known = {n: f for n, f in vars(methods).items() if not n.startswith("_")}
   if method not in known:
-    raise ValueError(
-        f"no method {method!r}; known: {', '.join(sorted(known))}")
+    raise ValueError(f"no method {method!r}; known: {', '.join(sorted(known))}")
   return _small(known[method](scales.laptop()))
 
 

@@ -21,8 +21,13 @@ def get_config(method: str = "progrpo"):
   c.model.init_from = f"{RUNS}/base"
   c.data.dir = f"{RUNS}/data"
   c.data.tasks.countdown.options = {
-      "template": "compact", "max_numbers": 3, "max_value": 9,
-      "max_target": 30, "num_train": 1000, "num_validation": 64}
+    "template": "compact",
+    "max_numbers": 3,
+    "max_value": 9,
+    "max_target": 30,
+    "num_train": 1000,
+    "num_validation": 64,
+  }
   c.data.max_prompt_length = 16
   c.sampling.max_new_tokens = 12
   c.sampling.chunk = 4

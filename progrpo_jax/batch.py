@@ -45,10 +45,14 @@ def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
   if arrays[0].ndim != 3:
     return np.concatenate(arrays)
   width = max(x.shape[2] for x in arrays)
-  return np.concatenate([
-      np.pad(x, ((0, 0), (0, 0), (0, width - x.shape[2])),
-             constant_values=np.nan)
-      for x in arrays])
+  return np.concatenate(
+    [
+      np.pad(
+        x, ((0, 0), (0, 0), (0, width - x.shape[2])), constant_values=np.nan
+      )
+      for x in arrays
+    ]
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ import traceback
 # Directories of this package and of Python's standard library: frames in them
 # are not the user's code.
 _PACKAGE, _LIBRARY = (
-    file.rpartition("/")[0] + "/" for file in (__file__, traceback.__file__))
+  file.rpartition("/")[0] + "/" for file in (__file__, traceback.__file__)
+)
 
 
 class InputError(ValueError):
@@ -61,9 +62,11 @@ def _description(error: BaseException) -> str:
     return f"{error.filename}, line {error.lineno}: {message}"
   # Frames outside this package, the standard library and installed packages.
   user_frames = [
-      frame for frame in traceback.extract_tb(error.__traceback__)
-      if not frame.filename.startswith(("<", _PACKAGE, _LIBRARY))
-      and "-packages/" not in frame.filename]
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if not frame.filename.startswith(("<", _PACKAGE, _LIBRARY))
+    and "-packages/" not in frame.filename
+  ]
   if not user_frames:
     return f"{type(error).__name__}: {message}{_suggestion(error)}"
   file, line, _, source = user_frames[-1]
@@ -71,12 +74,13 @@ def _description(error: BaseException) -> str:
   if isinstance(error, ValueError) and source.startswith("raise "):
     return message
   return (
-      f"{file}, line {line}: {type(error).__name__}: "
-      f"{message}{_suggestion(error)}")
+    f"{file}, line {line}: {type(error).__name__}: "
+    f"{message}{_suggestion(error)}"
+  )
 
 
 def _suggestion(error: BaseException) -> str:
-  """"; did you mean NAME?" for a missing attribute with a similar one."""
+  """ "; did you mean NAME?" for a missing attribute with a similar one."""
   if not isinstance(error, AttributeError) or error.name is None:
     return ""
   names = [n for n in dir(error.obj) if not n.startswith("_")]

@@ -46,28 +46,34 @@ class Groups:
     group = self.reward_PG.shape[1]
 
     def of_group(x):
-      return x.reshape(-1, group, *x.shape[1:])[index].reshape(
-          -1, *x.shape[1:])
+      return x.reshape(-1, group, *x.shape[1:])[index].reshape(-1, *x.shape[1:])
 
     p, r = self.prompts, self.rollout
     return Groups(
-        prompts=batch_lib.Prompts(
-            tokens_PT=p.tokens_PT[index], mask_PT=p.mask_PT[index],
-            user_mask_PT=p.user_mask_PT[index], ids_P=p.ids_P[index],
-            rows=tuple(p.rows[i] for i in index)),
-        rollout=batch_lib.Rollout(
-            tokens_BT=of_group(r.tokens_BT), mask_BT=of_group(r.mask_BT),
-            logp_BT=of_group(r.logp_BT),
-            finished_B=of_group(r.finished_B)),
-        texts_PG=tuple(self.texts_PG[i] for i in index),
-        reward_PG=self.reward_PG[index], correct_PG=self.correct_PG[index],
-        valid_PG=self.valid_PG[index], fresh_P=self.fresh_P[index],
-        values_PGJ=self.values_PGJ[index])
+      prompts=batch_lib.Prompts(
+        tokens_PT=p.tokens_PT[index],
+        mask_PT=p.mask_PT[index],
+        user_mask_PT=p.user_mask_PT[index],
+        ids_P=p.ids_P[index],
+        rows=tuple(p.rows[i] for i in index),
+      ),
+      rollout=batch_lib.Rollout(
+        tokens_BT=of_group(r.tokens_BT),
+        mask_BT=of_group(r.mask_BT),
+        logp_BT=of_group(r.logp_BT),
+        finished_B=of_group(r.finished_B),
+      ),
+      texts_PG=tuple(self.texts_PG[i] for i in index),
+      reward_PG=self.reward_PG[index],
+      correct_PG=self.correct_PG[index],
+      valid_PG=self.valid_PG[index],
+      fresh_P=self.fresh_P[index],
+      values_PGJ=self.values_PGJ[index],
+    )
 
   def without_verdicts(self) -> "Groups":
     """The same groups with nothing to learn from: they only fill a batch."""
-    return dataclasses.replace(
-        self, valid_PG=np.zeros_like(self.valid_PG))
+    return dataclasses.replace(self, valid_PG=np.zeros_like(self.valid_PG))
 
 
 def concatenate(parts: Sequence[Groups]) -> Groups:
@@ -80,28 +86,36 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
     return batch_lib.concatenate([get(p) for p in parts])
 
   def widen(get):
-    return np.concatenate([
-        np.pad(get(p.prompts), ((0, 0), (
-            width - p.prompts.tokens_PT.shape[1], 0))) for p in parts])
+    return np.concatenate(
+      [
+        np.pad(
+          get(p.prompts), ((0, 0), (width - p.prompts.tokens_PT.shape[1], 0))
+        )
+        for p in parts
+      ]
+    )
 
   return Groups(
-      prompts=batch_lib.Prompts(
-          tokens_PT=widen(lambda p: p.tokens_PT),
-          mask_PT=widen(lambda p: p.mask_PT),
-          user_mask_PT=widen(lambda p: p.user_mask_PT),
-          ids_P=join(lambda p: p.prompts.ids_P),
-          rows=sum((p.prompts.rows for p in parts), ())),
-      rollout=batch_lib.Rollout(
-          tokens_BT=join(lambda p: p.rollout.tokens_BT),
-          mask_BT=join(lambda p: p.rollout.mask_BT),
-          logp_BT=join(lambda p: p.rollout.logp_BT),
-          finished_B=join(lambda p: p.rollout.finished_B)),
-      texts_PG=sum((p.texts_PG for p in parts), ()),
-      reward_PG=join(lambda p: p.reward_PG),
-      correct_PG=join(lambda p: p.correct_PG),
-      valid_PG=join(lambda p: p.valid_PG),
-      fresh_P=join(lambda p: p.fresh_P),
-      values_PGJ=join(lambda p: p.values_PGJ))
+    prompts=batch_lib.Prompts(
+      tokens_PT=widen(lambda p: p.tokens_PT),
+      mask_PT=widen(lambda p: p.mask_PT),
+      user_mask_PT=widen(lambda p: p.user_mask_PT),
+      ids_P=join(lambda p: p.prompts.ids_P),
+      rows=sum((p.prompts.rows for p in parts), ()),
+    ),
+    rollout=batch_lib.Rollout(
+      tokens_BT=join(lambda p: p.rollout.tokens_BT),
+      mask_BT=join(lambda p: p.rollout.mask_BT),
+      logp_BT=join(lambda p: p.rollout.logp_BT),
+      finished_B=join(lambda p: p.rollout.finished_B),
+    ),
+    texts_PG=sum((p.texts_PG for p in parts), ()),
+    reward_PG=join(lambda p: p.reward_PG),
+    correct_PG=join(lambda p: p.correct_PG),
+    valid_PG=join(lambda p: p.valid_PG),
+    fresh_P=join(lambda p: p.fresh_P),
+    values_PGJ=join(lambda p: p.values_PGJ),
+  )
 
 
 def to_arrays(groups: Groups) -> dict[str, np.ndarray]:
@@ -110,29 +124,42 @@ def to_arrays(groups: Groups) -> dict[str, np.ndarray]:
   # No array of a checkpoint may be empty, as this is without such functions.
   values = {"values_PGJ": groups.values_PGJ} if groups.values_PGJ.size else {}
   return values | dict(
-      ids_P=groups.prompts.ids_P, tokens_BT=np.asarray(r.tokens_BT),
-      mask_BT=np.asarray(r.mask_BT), logp_BT=np.asarray(r.logp_BT),
-      finished_B=np.asarray(r.finished_B), reward_PG=groups.reward_PG,
-      correct_PG=groups.correct_PG, valid_PG=groups.valid_PG)
+    ids_P=groups.prompts.ids_P,
+    tokens_BT=np.asarray(r.tokens_BT),
+    mask_BT=np.asarray(r.mask_BT),
+    logp_BT=np.asarray(r.logp_BT),
+    finished_B=np.asarray(r.finished_B),
+    reward_PG=groups.reward_PG,
+    correct_PG=groups.correct_PG,
+    valid_PG=groups.valid_PG,
+  )
 
 
 def from_arrays(
-    arrays: dict[str, np.ndarray],
-    prompts_of: Callable[[np.ndarray], batch_lib.Prompts],
-    texts_of: Callable[[batch_lib.Rollout], tuple[tuple[str, ...], ...]],
+  arrays: dict[str, np.ndarray],
+  prompts_of: Callable[[np.ndarray], batch_lib.Prompts],
+  texts_of: Callable[[batch_lib.Rollout], tuple[tuple[str, ...], ...]],
 ) -> Groups:
   """Groups from `to_arrays`; a prompt follows from the number of its draw."""
   arrays = {k: np.asarray(v) for k, v in arrays.items()}
   rollout = batch_lib.Rollout(
-      tokens_BT=arrays["tokens_BT"], mask_BT=arrays["mask_BT"],
-      logp_BT=arrays["logp_BT"], finished_B=arrays["finished_B"])
+    tokens_BT=arrays["tokens_BT"],
+    mask_BT=arrays["mask_BT"],
+    logp_BT=arrays["logp_BT"],
+    finished_B=arrays["finished_B"],
+  )
   return Groups(
-      prompts=prompts_of(arrays["ids_P"]), rollout=rollout,
-      texts_PG=texts_of(rollout), reward_PG=arrays["reward_PG"],
-      correct_PG=arrays["correct_PG"], valid_PG=arrays["valid_PG"],
-      fresh_P=np.zeros(len(arrays["ids_P"]), bool),
-      values_PGJ=arrays.get(
-          "values_PGJ", np.zeros((*arrays["valid_PG"].shape, 0), np.float32)))
+    prompts=prompts_of(arrays["ids_P"]),
+    rollout=rollout,
+    texts_PG=texts_of(rollout),
+    reward_PG=arrays["reward_PG"],
+    correct_PG=arrays["correct_PG"],
+    valid_PG=arrays["valid_PG"],
+    fresh_P=np.zeros(len(arrays["ids_P"]), bool),
+    values_PGJ=arrays.get(
+      "values_PGJ", np.zeros((*arrays["valid_PG"].shape, 0), np.float32)
+    ),
+  )
 
 
 def to_sequences(groups: Groups, per_row: int) -> batch_lib.Sequences:
@@ -141,7 +168,8 @@ def to_sequences(groups: Groups, per_row: int) -> batch_lib.Sequences:
   r, p = groups.rollout, groups.prompts
   length = r.tokens_BT.shape[1]
   return batch_lib.Sequences(
-      prompt_NT=np.repeat(p.tokens_PT, group // per_row, axis=0),
-      prompt_mask_NT=np.repeat(p.mask_PT, group // per_row, axis=0),
-      tokens_NRT=np.asarray(r.tokens_BT).reshape(-1, per_row, length),
-      mask_NRT=np.asarray(r.mask_BT).reshape(-1, per_row, length))
+    prompt_NT=np.repeat(p.tokens_PT, group // per_row, axis=0),
+    prompt_mask_NT=np.repeat(p.mask_PT, group // per_row, axis=0),
+    tokens_NRT=np.asarray(r.tokens_BT).reshape(-1, per_row, length),
+    mask_NRT=np.asarray(r.mask_BT).reshape(-1, per_row, length),
+  )

@@ -14,16 +14,16 @@ from absl import logging
 from progrpo_jax.cli import exits
 
 COMMANDS = {
-    "warmup": "train a small base policy on task demonstrations",
-    "train": "reinforcement learning; resumes if the workdir holds a run",
-    "evaluate": "pass@k, entropy and diversity of a policy",
-    "compare": "several runs side by side",
-    "report": "one HTML page of a run",
-    "sample": "answers of a policy to prompts typed or piped",
-    "export": "write a checkpoint as a Hugging Face directory",
-    "configs": "list the run files that come with the package, print one",
-    "tasks": "list tasks, show real examples, build data",
-    "doctor": "devices, versions, and the memory that a config takes",
+  "warmup": "train a small base policy on task demonstrations",
+  "train": "reinforcement learning; resumes if the workdir holds a run",
+  "evaluate": "pass@k, entropy and diversity of a policy",
+  "compare": "several runs side by side",
+  "report": "one HTML page of a run",
+  "sample": "answers of a policy to prompts typed or piped",
+  "export": "write a checkpoint as a Hugging Face directory",
+  "configs": "list the run files that come with the package, print one",
+  "tasks": "list tasks, show real examples, build data",
+  "doctor": "devices, versions, and the memory that a config takes",
 }
 
 
@@ -31,9 +31,15 @@ def usage() -> str:
   """The help text."""
   width = max(map(len, COMMANDS))
   lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-  return "\n".join([
-      "usage: progrpo COMMAND [...]", "", *lines, "",
-      "`progrpo COMMAND --help` says more."])
+  return "\n".join(
+    [
+      "usage: progrpo COMMAND [...]",
+      "",
+      *lines,
+      "",
+      "`progrpo COMMAND --help` says more.",
+    ]
+  )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,8 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
     hint = f" did you mean {close[0]!r}?" if close else ""
     print(
-        f"progrpo: no command {argv[0]!r};{hint} known: {', '.join(COMMANDS)}",
-        file=sys.stderr)
+      f"progrpo: no command {argv[0]!r};{hint} known: {', '.join(COMMANDS)}",
+      file=sys.stderr,
+    )
     return 2
   # Libraries greet on stderr; people read this terminal.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -19,8 +19,7 @@ NEGATIVE = -1e30
 
 def masked_sum(x, mask, axis=None) -> jax.Array:
   """Sums `x` where `mask` is True, in float32; masked-out NaNs are ignored."""
-  return jnp.sum(
-      jnp.where(mask, x, 0), axis=axis, dtype=jnp.float32)
+  return jnp.sum(jnp.where(mask, x, 0), axis=axis, dtype=jnp.float32)
 
 
 def masked_mean(x, mask, axis=None) -> jax.Array:
@@ -75,32 +74,39 @@ def tail_mean(x_BT, mask_BT, share: float, *, rank_BT=None) -> jax.Array:
   count_B = counts[jnp.sum(mask_BT, axis=1, dtype=jnp.int32)]
   # Keys of masked-out entries are infinite, so these sort behind all others.
   _, ascending_BT = lax.sort(
-      (jnp.where(mask_BT, rank_BT, jnp.inf), jnp.asarray(x_BT)), dimension=1,
-      num_keys=1)
+    (jnp.where(mask_BT, rank_BT, jnp.inf), jnp.asarray(x_BT)),
+    dimension=1,
+    num_keys=1,
+  )
   tail_BT = jnp.arange(length) < count_B[:, None]
   return masked_mean(ascending_BT, tail_BT, axis=1)
 
 
 def all_finite(tree) -> jax.Array:
   """Whether all numbers of a tree are finite; bool scalar."""
-  return jnp.all(jnp.stack(
-      [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+  return jnp.all(
+    jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
+  )
 
 
 def not_finite(tree) -> list[str]:
   """Dotted paths of the arrays of a tree that hold NaN or infinity."""
   finite = jax.jit(lambda t: jax.tree.map(all_finite, t))(tree)
   return [
-      jax.tree_util.keystr(path, simple=True, separator=".")
-      for path, flag in jax.tree_util.tree_leaves_with_path(finite)
-      if not flag]
+    jax.tree_util.keystr(path, simple=True, separator=".")
+    for path, flag in jax.tree_util.tree_leaves_with_path(finite)
+    if not flag
+  ]
 
 
 def matmul_logits(hidden_BTD, head_DV) -> jax.Array:
   """Float32 logits [B, T, V]; operands are multiplied in the hidden type."""
   return jnp.einsum(
-      "...d,dv->...v", hidden_BTD, head_DV.astype(hidden_BTD.dtype),
-      preferred_element_type=jnp.float32)
+    "...d,dv->...v",
+    hidden_BTD,
+    head_DV.astype(hidden_BTD.dtype),
+    preferred_element_type=jnp.float32,
+  )
 
 
 def kept_tokens(scaled_BTV, top_k: int, top_p: float) -> jax.Array:
@@ -130,14 +136,21 @@ def kept_tokens(scaled_BTV, top_k: int, top_p: float) -> jax.Array:
     before = jnp.cumsum(probs, axis=-1) - probs
     within = before < top_p
     lowest = jnp.min(
-        jnp.where(within, descending, jnp.inf), axis=-1, keepdims=True)
+      jnp.where(within, descending, jnp.inf), axis=-1, keepdims=True
+    )
     keep = keep & (candidates >= lowest)
   return keep
 
 
 def token_stats(
-    hidden_BTD, head_DV, targets_BT, *, temperature=1.0, top_k=0, top_p=1.0,
-    chunk=4096,
+  hidden_BTD,
+  head_DV,
+  targets_BT,
+  *,
+  temperature=1.0,
+  top_k=0,
+  top_p=1.0,
+  chunk=4096,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each target and exact entropy, a chunk of tokens at a time.
 
@@ -169,7 +182,8 @@ def token_stats(
     # Select the target by comparison, not by gather: its gradient needs no
     # scatter, and it works shard by shard where the vocabulary is sharded.
     is_target = (
-        lax.broadcasted_iota(jnp.int32, scaled.shape, 2) == targets[..., None])
+      lax.broadcasted_iota(jnp.int32, scaled.shape, 2) == targets[..., None]
+    )
     target = jnp.sum(jnp.where(is_target, scaled, 0), axis=-1)
     # Entropy from log-probs. The form lse - sum(p * logit) subtracts two
     # nearly equal numbers where one token has almost all the mass.
@@ -205,7 +219,7 @@ def token_stats(
 
 
 def sample_from_logits(
-    scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=512,
+  scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=512
 ) -> tuple[jax.Array, jax.Array]:
   """Draws one token per row by inverting the cumulative distribution.
 
@@ -262,7 +276,8 @@ def _invert(weights_BX, uniform_B) -> jax.Array:
   # u = 0 itself would always choose the first index of any weight, however
   # small. The minimum keeps the last step from rounding up to the end.
   point_B = jnp.minimum(
-      (uniform_B + 2.0 ** -24) * end_B, jnp.nextafter(end_B, 0.0))
+    (uniform_B + 2.0**-24) * end_B, jnp.nextafter(end_B, 0.0)
+  )
   # Index of the first True, or 0 where none is True.
   return jnp.argmax(sums > point_B[:, None], axis=-1).astype(jnp.int32)
 

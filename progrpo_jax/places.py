@@ -28,12 +28,16 @@ logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 # (pattern of a client's error message, advice to the user).
 _ADVICE = (
-    (r"^Forbidden|^403\b|, 403$|PERMISSION_DENIED",
-     "whoever runs this needs the roles roles/storage.objectAdmin and "
-     "roles/storage.legacyBucketReader on the bucket"),
-    (r"^401\b|, 401$|UNAUTHENTICATED|credentials",
-     "log in with `gcloud auth application-default login`"),
-    (r"^404\b|NOT_FOUND|does not exist", "is it spelled right?"),
+  (
+    r"^Forbidden|^403\b|, 403$|PERMISSION_DENIED",
+    "whoever runs this needs the roles roles/storage.objectAdmin and "
+    "roles/storage.legacyBucketReader on the bucket",
+  ),
+  (
+    r"^401\b|, 401$|UNAUTHENTICATED|credentials",
+    "log in with `gcloud auth application-default login`",
+  ),
+  (r"^404\b|NOT_FOUND|does not exist", "is it spelled right?"),
 )
 
 
@@ -57,7 +61,8 @@ def place(path: str | os.PathLike) -> epath.Path:
     remote = epath.Path(path)
   except KeyError as e:
     raise errors.InputError(
-        f"{path}: {e} is no kind of place; use gs:// or a local path") from e
+      f"{path}: {e} is no kind of place; use gs:// or a local path"
+    ) from e
   with reaching(path):
     # The first use imports the client and opens a connection: errors of both
     # surface here.
@@ -84,9 +89,10 @@ def check_bucket(path: str | os.PathLike) -> None:
     exists = epath.Path(bucket).exists()
   if not exists:
     raise errors.InputError(
-        f"{path}: there is no {bucket}, or no right to see it; make it with "
-        f"`gcloud storage buckets create {bucket} --location=REGION`, or ask "
-        "for the role roles/storage.legacyBucketReader on it")
+      f"{path}: there is no {bucket}, or no right to see it; make it with "
+      f"`gcloud storage buckets create {bucket} --location=REGION`, or ask "
+      "for the role roles/storage.legacyBucketReader on it"
+    )
 
 
 def check_directory(path: str | os.PathLike) -> None:
@@ -110,8 +116,9 @@ def check_directory(path: str | os.PathLike) -> None:
     except FileNotFoundError:
       parent = os.path.dirname(parent)
   for is_obstacle, number in (
-      (not stat.S_ISDIR(mode), errno.ENOTDIR),
-      (not os.access(parent, os.W_OK), errno.EACCES)):
+    (not stat.S_ISDIR(mode), errno.ENOTDIR),
+    (not os.access(parent, os.W_OK), errno.EACCES),
+  ):
     if is_obstacle:
       raise OSError(number, os.strerror(number), parent)
 
@@ -151,7 +158,8 @@ def _says(error: BaseException | None, *numbers: int) -> bool:
   """
   while error is not None:
     if getattr(error, "errno", None) in numbers or any(
-        os.strerror(number) in str(error) for number in numbers):
+      os.strerror(number) in str(error) for number in numbers
+    ):
       return True
     error = error.__cause__ or error.__context__
   return False
@@ -190,7 +198,8 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
     # epath imports gcsfs at its first use.
     if isinstance(e, ImportError):
       raise errors.InputError(
-          f"{message}; run `pip install 'progrpo_jax[gcs]'`") from e
+        f"{message}; run `pip install 'progrpo_jax[gcs]'`"
+      ) from e
     for pattern, advice in _ADVICE:
       if re.search(pattern, reason):
         raise errors.InputError(f"{message}; {advice}") from e

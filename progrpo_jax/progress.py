@@ -41,8 +41,10 @@ class Progress:
   def to_meta(self) -> dict[str, Any]:
     """The JSON part; the surplus is saved as arrays."""
     return {
-        f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-        if f.name != "surplus"}
+      f.name: getattr(self, f.name)
+      for f in dataclasses.fields(self)
+      if f.name != "surplus"
+    }
 
   @classmethod
   def from_meta(cls, meta, surplus) -> "Progress":
@@ -51,8 +53,7 @@ class Progress:
     names = {f.name for f in dataclasses.fields(cls)} - {"surplus"}
     values = {k: v for k, v in meta.items() if k in names}
     for name in ("scores", "kls", "kl_shares"):
-      values[name] = tuple(
-          (int(s), float(v)) for s, v in values.get(name, ()))
+      values[name] = tuple((int(s), float(v)) for s, v in values.get(name, ()))
     for name in ("recent", "evals"):
       values[name] = tuple(values.get(name, ()))
     return cls(**values, surplus=surplus)

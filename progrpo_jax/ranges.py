@@ -47,7 +47,8 @@ class Range(abc.ABC):
       is_allowed = None in self.also
     else:
       is_allowed = self._is_kind(value) and (
-          value in self.also or self._within(value))
+        value in self.also or self._within(value)
+      )
     if is_allowed:
       return ""
     if self.why and self._is_kind(value):
@@ -114,15 +115,23 @@ class Number(Range):
   _KIND = "a finite number"
 
   def _is_kind(self, value):
-    return isinstance(value, int | float) and not isinstance(
-        value, bool) and abs(value) <= _FLOAT32_MAX
+    return (
+      isinstance(value, int | float)
+      and not isinstance(value, bool)
+      and abs(value) <= _FLOAT32_MAX
+    )
 
   def _within(self, value):
     return not (
-        self.above is not None and value <= self.above
-        or self.at_least is not None and value < self.at_least
-        or self.below is not None and value >= self.below
-        or self.at_most is not None and value > self.at_most)
+      self.above is not None
+      and value <= self.above
+      or self.at_least is not None
+      and value < self.at_least
+      or self.below is not None
+      and value >= self.below
+      or self.at_most is not None
+      and value > self.at_most
+    )
 
   def _bounds(self):
     # In words with one bound, as an interval such as "in (0, 1]" with two.
@@ -260,8 +269,7 @@ class Place(Text):
   """A local path, or a gs:// URL with a bucket."""
 
   def _within(self, value):
-    return super()._within(value) and not re.match(
-        r"\s+$|\w+://(/|$)", value)
+    return super()._within(value) and not re.match(r"\s+$|\w+://(/|$)", value)
 
   def _bounds(self):
     return "a path or gs://BUCKET/PATH"
@@ -288,7 +296,8 @@ class Many(Range):
 
   def _within(self, value):
     return len(value) == (self.length or len(value)) and (
-        self.each is None or not any(map(self.each.refusal, value)))
+      self.each is None or not any(map(self.each.refusal, value))
+    )
 
   def _bounds(self):
     if self.each is None:

@@ -82,8 +82,9 @@ class Table:
     Args:
       *patterns: patterns such as "arm/*".
     """
-    matches = [n for n in self.names
-               if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    matches = [
+      n for n in self.names if any(fnmatch.fnmatchcase(n, p) for p in patterns)
+    ]
     return Table({name: self._columns[name] for name in matches})
 
   def __getitem__(self, key):
@@ -94,8 +95,11 @@ class Table:
     """
     if isinstance(key, str):
       return self._column(key)
-    if isinstance(key, (tuple, list)) and key and all(
-        isinstance(name, str) for name in key):
+    if (
+      isinstance(key, (tuple, list))
+      and key
+      and all(isinstance(name, str) for name in key)
+    ):
       return Table({name: self._column(name) for name in key})
     # One row is a table of length 1; `range` checks and resolves the index.
     if isinstance(key, (int, np.integer)):
@@ -124,14 +128,20 @@ class Table:
       rows = [*rows[:half], None, *rows[-half:]]
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in shown)
     body = "".join(
-        "<tr>" + "".join(
-            f"<td>{'…' if row is None else _cell(self._columns[n][row])}</td>"
-            for n in shown) + "</tr>"
-        for row in rows)
+      "<tr>"
+      + "".join(
+        f"<td>{'…' if row is None else _cell(self._columns[n][row])}</td>"
+        for n in shown
+      )
+      + "</tr>"
+      for row in rows
+    )
     hidden = len(self.names) - len(shown)
     more = f", {hidden} more columns" if hidden else ""
-    return (f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
-            f"</table><p>{self._length} rows{more}</p>")
+    return (
+      f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
+      f"</table><p>{self._length} rows{more}</p>"
+    )
 
   def _ipython_key_completions_(self) -> list[str]:
     return list(self.names)
@@ -154,7 +164,8 @@ class Run:
 
   path: epath.Path
   _policies: dict[int, policy_lib.Policy] = dataclasses.field(
-      default_factory=dict, repr=False, compare=False)
+    default_factory=dict, repr=False, compare=False
+  )
 
   @property
   def record(self) -> metrics_lib.Run:
@@ -169,8 +180,10 @@ class Run:
     """
     record = self.record
     return dataclasses.replace(
-        record, metrics=[r for r in record.metrics if r["step"] <= step],
-        evals=[r for r in record.evals if r["step"] <= step])
+      record,
+      metrics=[r for r in record.metrics if r["step"] <= step],
+      evals=[r for r in record.evals if r["step"] <= step],
+    )
 
   @property
   def config(self):
@@ -182,7 +195,8 @@ class Run:
     config = self.record.config
     if not config:
       raise errors.InputError(
-          f"{self.path} holds no config.json; progrpo train writes it")
+        f"{self.path} holds no config.json; progrpo train writes it"
+      )
     return files.from_json(config)
 
   def metrics(self) -> Table:
@@ -194,7 +208,8 @@ class Run:
     rows = self.record.metrics
     if not rows:
       raise errors.InputError(
-          f"{self.path} holds no metrics yet: its run has not finished a step")
+        f"{self.path} holds no metrics yet: its run has not finished a step"
+      )
     return Table.of_rows(rows)
 
   def evals(self) -> Table:
@@ -208,16 +223,19 @@ class Run:
     rows = self.record.evals
     if not rows:
       raise errors.InputError(
-          f"{self.path} holds no evaluations: config.eval.every asks for them")
+        f"{self.path} holds no evaluations: config.eval.every asks for them"
+      )
     return Table.of_rows(rows)
 
   def resets(self) -> Table:
     """Returns "step" and "reason" of each reset of the reference policy."""
     rows = [r for r in self.record.metrics if r.get("ref_reset/reset")]
-    return Table({
+    return Table(
+      {
         "step": np.array([r["step"] for r in rows], int),
-        "reason": np.array(
-            [r.get("ref_reset/reason") for r in rows], object)})
+        "reason": np.array([r.get("ref_reset/reason") for r in rows], object),
+      }
+    )
 
   def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
     """Returns the saved groups of a step, one dict per prompt.
@@ -259,12 +277,17 @@ class Run:
     folder = self.path / policy_lib.CHECKPOINTS
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(
-        int(p.name) for p in entries
-        if p.name.isdigit() and checkpoint_lib.is_committed(p))
+      int(p.name)
+      for p in entries
+      if p.name.isdigit() and checkpoint_lib.is_committed(p)
+    )
 
   def sample(
-      self, prompts: str | Sequence[str], n: int = 4,
-      step: int | None = None, temperature: float | None = None,
+    self,
+    prompts: str | Sequence[str],
+    n: int = 4,
+    step: int | None = None,
+    temperature: float | None = None,
   ) -> list[list[str]]:
     """Samples answers of the policy with the settings of training.
 
@@ -294,9 +317,11 @@ class Run:
       self._policies.clear()
       with _quiet():
         self._policies[step] = build.load_policy(
-            c, mesh, str(self.path / policy_lib.CHECKPOINTS / str(step)))
+          c, mesh, str(self.path / policy_lib.CHECKPOINTS / str(step))
+        )
     return answers.sample(
-        c, self._policies[step], prompts, mesh, n=n, temperature=temperature)
+      c, self._policies[step], prompts, mesh, n=n, temperature=temperature
+    )
 
   def _sampling_config(self):
     """Returns the config without adapters and heads that training adds."""
@@ -304,8 +329,9 @@ class Run:
     missing = [name for name in _NEEDED if name not in c]
     if missing:
       raise errors.InputError(
-          f"{self.path}/config.json has no {missing[0]!r}: it is not the "
-          "config of a training run")
+        f"{self.path}/config.json has no {missing[0]!r}: it is not the "
+        "config of a training run"
+      )
     return files.without_training(c)
 
   def _pick(self, step: int | None, steps: list[int], what: str) -> int:
@@ -325,8 +351,9 @@ class Run:
       return steps[-1]
     if step not in steps:
       raise errors.InputError(
-          f"{self.path} holds no {what} of step {step}; available steps: "
-          f"{', '.join(map(str, steps))}")
+        f"{self.path} holds no {what} of step {step}; available steps: "
+        f"{', '.join(map(str, steps))}"
+      )
     return int(step)
 
 
@@ -347,8 +374,9 @@ def load_run(workdir) -> Run:
   described = (path / policy_lib.MODEL_DIR / "config.json").exists()
   if not described and not any(lines.files(path / name) for name in records):
     raise errors.InputError(
-        f"{workdir} is not the workdir of a run: it holds neither "
-        f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(records)}")
+      f"{workdir} is not the workdir of a run: it holds neither "
+      f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(records)}"
+    )
   return Run(path)
 
 

@@ -73,8 +73,11 @@ class Start:
 
 
 def loop(
-    setup: build.Setup, start: Start,
-    checkpointer: checkpoint_lib.Checkpointer, writer) -> int:
+  setup: build.Setup,
+  start: Start,
+  checkpointer: checkpoint_lib.Checkpointer,
+  writer,
+) -> int:
   """Runs the steps, in the order that the text of this module gives.
 
   Returns:
@@ -88,24 +91,36 @@ def loop(
       policy = setup.join(state.params)
       collected, drawn = stages.collect(policy, progress)
       batch, advantages, scored = stages.prepare(
-          policy, reference, collected.batch, progress.step)
+        policy, reference, collected.batch, progress.step
+      )
       del policy  # its parameters are donated to the update
       state, updated = stages.improve(state, batch, progress)
       measured = updated | collected.metrics | scored
       progress = stages.advance(drawn, measured)
-      progress = history.remember(progress, stages.validate(
-          setup.join(state.params), progress.step, writer), stages.watch)
+      progress = history.remember(
+        progress,
+        stages.validate(setup.join(state.params), progress.step, writer),
+        stages.watch,
+      )
       progress, reason = stages.decide_reset(progress)
       if reason and stages.resets_optimizer:
         state = state_lib.restart_optimizer(
-            setup.model, setup.tx, setup.mesh, state)
+          setup.model, setup.tx, setup.mesh, state
+        )
       measured["learning_rate"] = setup.learning_rate(state.opt_state)
       stages.log(
-          writer, progress, collected, advantages, measured, reason,
-          history.check_collapse(progress))
+        writer,
+        progress,
+        collected,
+        advantages,
+        measured,
+        reason,
+        history.check_collapse(progress),
+      )
       check_hosts_agree(stages, state, collected, progress)
       stages, reference, progress = finish_step(
-          setup, stages, state, reference, progress, checkpointer, reason)
+        setup, stages, state, reference, progress, checkpointer, reason
+      )
   except errors.Preempted:
     # Raised only before an update: state and progress are those of the last
     # whole step.
@@ -116,9 +131,13 @@ def loop(
 
 
 def finish_step(
-    setup: build.Setup, stages: build.Stages, state: state_lib.TrainState,
-    reference, progress: Progress,
-    checkpointer: checkpoint_lib.Checkpointer, reason: str,
+  setup: build.Setup,
+  stages: build.Stages,
+  state: state_lib.TrainState,
+  reference,
+  progress: Progress,
+  checkpointer: checkpoint_lib.Checkpointer,
+  reason: str,
 ) -> tuple[build.Stages, Any, Progress]:
   """Enters the next stage of the schedule and saves the step, if due.
 
@@ -145,32 +164,39 @@ def finish_step(
     raise
   if entered is not stages:
     progress = fresh
-  if reason or progress.step % entered.save_every == 0 or (
-      progress.step == setup.total_steps):
+  if (
+    reason
+    or progress.step % entered.save_every == 0
+    or (progress.step == setup.total_steps)
+  ):
     save(entered, checkpointer, state, progress)
   if reason or entered is not stages:
-    reference = load_reference(
-        setup, entered, checkpointer, progress.ref_step)
+    reference = load_reference(setup, entered, checkpointer, progress.ref_step)
   return entered, reference, progress
 
 
 def check_hosts_agree(
-    stages: build.Stages, state: state_lib.TrainState, collected,
-    progress: Progress) -> None:
+  stages: build.Stages,
+  state: state_lib.TrainState,
+  collected,
+  progress: Progress,
+) -> None:
   """Compares what hosts and devices hold after a step, where it is due.
 
   Raises:
     RunError: they differ.
   """
   stages.check_hosts_agree(
-      progress.step, dict(params=state.params, opt_state=state.opt_state),
-      progress=json.dumps(progress.to_meta(), sort_keys=True),
-      batch=collected.batch.prompts.ids_P.tobytes().hex())
+    progress.step,
+    dict(params=state.params, opt_state=state.opt_state),
+    progress=json.dumps(progress.to_meta(), sort_keys=True),
+    batch=collected.batch.prompts.ids_P.tobytes().hex(),
+  )
 
 
 def begin(
-    setup: build.Setup, params, checkpointer: checkpoint_lib.Checkpointer,
-    writer) -> Start:
+  setup: build.Setup, params, checkpointer: checkpoint_lib.Checkpointer, writer
+) -> Start:
   """Begins a new run: evaluates and saves it at step 0.
 
   Args:
@@ -181,8 +207,11 @@ def begin(
   """
   stages = setup.stages_at(setup.first, 0, 0)
   state = state_lib.create(setup.model, setup.tx, params, setup.mesh)
-  progress = history.remember(Progress(), stages.validate(
-      setup.join(state.params), 0, writer), stages.watch)
+  progress = history.remember(
+    Progress(),
+    stages.validate(setup.join(state.params), 0, writer),
+    stages.watch,
+  )
   save(stages, checkpointer, state, progress)
   # Committed before step 1 is recorded: records without any checkpoint then
   # mean that the checkpoints are lost.
@@ -192,8 +221,12 @@ def begin(
 
 
 def recover(
-    setup: build.Setup, checkpointer: checkpoint_lib.Checkpointer,
-    workdir: epath.Path, view: View, changed: bool = False) -> Start | None:
+  setup: build.Setup,
+  checkpointer: checkpoint_lib.Checkpointer,
+  workdir: epath.Path,
+  view: View,
+  changed: bool = False,
+) -> Start | None:
   """Finds the run of a workdir and goes on from its newest whole step.
 
   A step is whole if it and its reference can be read and its weights are
@@ -234,24 +267,31 @@ def recover(
     if readable:
       policy = workdir / policy_lib.CHECKPOINTS / str(readable[0])
       instead = (
-          f"begin a new run from its weights: --config.model.init_from={policy}"
-          " and another --workdir")
+        f"begin a new run from its weights: --config.model.init_from={policy}"
+        " and another --workdir"
+      )
     raise errors.InputError(
-        f"no checkpoint of {workdir} can be gone on from. Put a copy of the "
-        f"damaged one back, or {instead}. {reasons}")
+      f"no checkpoint of {workdir} can be gone on from. Put a copy of the "
+      f"damaged one back, or {instead}. {reasons}"
+    )
   records = hosts.from_first(
-      metrics_lib.recorded(workdir) if hosts.is_first() else None)
+    metrics_lib.recorded(workdir) if hosts.is_first() else None
+  )
   if records:
     raise errors.InputError(
-        f"{workdir} holds the records of a run ({', '.join(records)}) and no "
-        f"checkpoint of it. Put its {policy_lib.CHECKPOINTS}/ back to go on, "
-        "or choose another --workdir; a new run here would overwrite them")
+      f"{workdir} holds the records of a run ({', '.join(records)}) and no "
+      f"checkpoint of it. Put its {policy_lib.CHECKPOINTS}/ back to go on, "
+      "or choose another --workdir; a new run here would overwrite them"
+    )
   return None
 
 
 def _restore(
-    setup: build.Setup, checkpointer: checkpoint_lib.Checkpointer, step: int,
-    changed: bool) -> Start:
+  setup: build.Setup,
+  checkpointer: checkpoint_lib.Checkpointer,
+  step: int,
+  changed: bool,
+) -> Start:
   """Restores a run as it stood after a step.
 
   Where the user insisted on another method or data, groups carried over are
@@ -264,24 +304,31 @@ def _restore(
   state, meta, data = checkpointer.restore(step, like)
   if ops.not_finite(state.params):
     raise checkpoint_lib.Damaged(
-        f"the checkpoint of step {step} holds weights that are not finite")
+      f"the checkpoint of step {step} holds weights that are not finite"
+    )
   stages = setup.stages_at(setup.first, step, meta["resets"])
   reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
   surplus = None
   if data and not changed:
     group = stages.collect.draw.settings.num_generations
     surplus = groups_lib.from_arrays(
-        data, stages.prompter.of,
-        functools.partial(verify.texts, setup.tokenizer, group=group))
+      data,
+      stages.prompter.of,
+      functools.partial(verify.texts, setup.tokenizer, group=group),
+    )
   source = meta["data"] | ({"source": None} if changed else {})
   progress = Progress.from_meta(
-      meta | {"position": stages.prompter.restore(source)}, surplus)
+    meta | {"position": stages.prompter.restore(source)}, surplus
+  )
   return Start(stages, state, reference, progress)
 
 
 def load_reference(
-    setup: build.Setup, stages: build.Stages,
-    checkpointer: checkpoint_lib.Checkpointer, step: int):
+  setup: build.Setup,
+  stages: build.Stages,
+  checkpointer: checkpoint_lib.Checkpointer,
+  step: int,
+):
   """Returns the policy of a saved step as the reference.
 
   Its parameters come from the checkpoint: an alias of the policy's would be
@@ -289,13 +336,15 @@ def load_reference(
   """
   if not stages.needs_reference:
     return None
-  return setup.join(checkpointer.load_reference(
-      step, setup.model, setup.mesh))
+  return setup.join(checkpointer.load_reference(step, setup.model, setup.mesh))
 
 
 def save(
-    stages: build.Stages | None, checkpointer: checkpoint_lib.Checkpointer,
-    state: state_lib.TrainState, progress: Progress) -> None:
+  stages: build.Stages | None,
+  checkpointer: checkpoint_lib.Checkpointer,
+  state: state_lib.TrainState,
+  progress: Progress,
+) -> None:
   """Saves everything that the next step reads.
 
   Without stages the source of the prompts is left open, see
@@ -305,12 +354,15 @@ def save(
   if stages is not None:
     data = stages.prompter.state(progress.position)
   checkpointer.save(
-      progress.step, state, progress.to_meta() | {"data": data},
-      groups_lib.to_arrays(progress.surplus) if progress.surplus else None)
+    progress.step,
+    state,
+    progress.to_meta() | {"data": data},
+    groups_lib.to_arrays(progress.surplus) if progress.surplus else None,
+  )
 
 
 def prepare_workdir(
-    c, setup: build.Setup, workdir: epath.Path, override: bool = False,
+  c, setup: build.Setup, workdir: epath.Path, override: bool = False
 ) -> identity.Changes:
   """Writes what describes the run: its config, its model, its tokenizer.
 
@@ -341,10 +393,11 @@ def prepare_workdir(
     identity.check(changes, workdir, override)
     if not override and tokenizer != description[policy_lib.TOKENIZER]:
       raise errors.InputError(
-          "the tokenizer (vocabulary, special tokens or chat template) is not "
-          f"the one that the run in {workdir} was trained with: put that back "
-          "where config.model.init_from points, or choose a new --workdir "
-          "(--override goes on all the same)")
+        "the tokenizer (vocabulary, special tokens or chat template) is not "
+        f"the one that the run in {workdir} was trained with: put that back "
+        "where config.model.init_from points, or choose a new --workdir "
+        "(--override goes on all the same)"
+      )
     if not (workdir / CONFIG).exists():
       write_config(c, workdir)
     _write(there, described)
@@ -357,15 +410,19 @@ def prepare_workdir(
 def _changes(c, workdir: epath.Path) -> identity.Changes:
   """Compares a config with that of the run in a workdir, if one began."""
   file, saved = workdir / CONFIG, workdir / policy_lib.CHECKPOINTS
-  if not file.exists() or not saved.exists() or not any(
-      place.name.isdigit() for place in saved.iterdir()):
+  if (
+    not file.exists()
+    or not saved.exists()
+    or not any(place.name.isdigit() for place in saved.iterdir())
+  ):
     return identity.Changes()
   old = _read_json(file, "to go on with the config that is given")
   return identity.changes(old, json.loads(c.to_json_best_effort()))
 
 
 def _check_model(
-    workdir: epath.Path, there: epath.Path, described: dict) -> str:
+  workdir: epath.Path, there: epath.Path, described: dict
+) -> str:
   """Refuses another model than that of the run in the workdir.
 
   Args:
@@ -381,11 +438,13 @@ def _check_model(
   if not there.exists():
     return new
   before = _read_json(
-      there, "to have it written anew from the model that is given")
+    there, "to have it written anew from the model that is given"
+  )
   tokenizer = before.pop(policy_lib.TOKENIZER, new)
   if before != described:
     raise errors.InputError(
-        f"{workdir} holds a run of another model; choose a new --workdir")
+      f"{workdir} holds a run of another model; choose a new --workdir"
+    )
   return tokenizer
 
 
@@ -405,8 +464,9 @@ def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
       raise ValueError("not a JSON object")
   except (ValueError, RecursionError) as e:
     raise errors.InputError(
-        f"{file} cannot be read ({e}): put a copy of it back, or move it away "
-        f"{away}") from e
+      f"{file} cannot be read ({e}): put a copy of it back, or move it away "
+      f"{away}"
+    ) from e
   return content
 
 
@@ -452,9 +512,10 @@ def train(c, workdir, view: View, override: bool = False) -> int:
     if not places.is_full(e):
       raise
     raise errors.RunError(
-        f"no space is left where --workdir {workdir} is. Its checkpoints are "
-        "whole: free some space, or lower config.checkpoint.keep, and run the "
-        "same command again") from e
+      f"no space is left where --workdir {workdir} is. Its checkpoints are "
+      "whole: free some space, or lower config.checkpoint.keep, and run the "
+      "same command again"
+    ) from e
 
 
 def _train(c, workdir, view: View, override: bool) -> int:
@@ -468,26 +529,28 @@ def _train(c, workdir, view: View, override: bool) -> int:
     _introduce(c, setup, view)
     workdir = epath.Path(workdir)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
-    changes = hosts.from_first(hosts.on_first(
-        lambda: prepare_workdir(c, setup, workdir, override)))
-    checkpointer = build.make_checkpointer(
-        c, workdir / policy_lib.CHECKPOINTS)
+    changes = hosts.from_first(
+      hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
+    )
+    checkpointer = build.make_checkpointer(c, workdir / policy_lib.CHECKPOINTS)
     stack.callback(checkpointer.close)
-    start = recover(
-        setup, checkpointer, workdir, view, bool(changes.defining))
+    start = recover(setup, checkpointer, workdir, view, bool(changes.defining))
     done = -1 if start is None else start.progress.step
     if done >= setup.total_steps:  # and its config stays what it was
-      view.message(
-          f"already finished at step {done}: raise train.total_steps")
+      view.message(f"already finished at step {done}: raise train.total_steps")
       hosts.gather(None)  # the first host holds the lock until all are here
       return DONE
     for line in changes.free + changes.defining:
       view.message(f"changed: {line}")
-    writer = hosts.on_first(lambda: stack.enter_context(
-        build.make_writer(c, workdir, resume_step=done)))
+    writer = hosts.on_first(
+      lambda: stack.enter_context(
+        build.make_writer(c, workdir, resume_step=done)
+      )
+    )
     writer = writer or metrics_lib.Unwritten()
-    for sentence in hosts.on_first(
-        lambda: metrics_lib.lost(workdir, done)) or ():
+    for sentence in (
+      hosts.on_first(lambda: metrics_lib.lost(workdir, done)) or ()
+    ):
       view.message(sentence)
     # Taken out of the list by the loop's call: this frame must hold neither
     # the parameters, which the state has taken over, nor the first reference.
@@ -506,5 +569,6 @@ def _introduce(c, setup: build.Setup, view: View) -> None:
   if isolation.is_needed(c):
     view.message(f"isolation of code: {isolation.describe()}")
   for sentence in problems.all_notes(
-      c, setup.first.prompter, setup.first.validate.evaluators):
+    c, setup.first.prompter, setup.first.validate.evaluators
+  ):
     view.message(sentence)

@@ -14,11 +14,20 @@ import re
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAMS = (
-    "progrpo", "make", "python", "hf", "pip", "jupyter", "launch/", "sbatch",
-    ".venv/bin/")
+  "progrpo",
+  "make",
+  "python",
+  "hf",
+  "pip",
+  "jupyter",
+  "launch/",
+  "sbatch",
+  ".venv/bin/",
+)
 _COMMAND = re.compile(
-    r"(?:[A-Z_]+=\S+ )*(?:echo \S+ \| )?"
-    rf"(?:{'|'.join(map(re.escape, _PROGRAMS))})\S* ?[^`]*")
+  r"(?:[A-Z_]+=\S+ )*(?:echo \S+ \| )?"
+  rf"(?:{'|'.join(map(re.escape, _PROGRAMS))})\S* ?[^`]*"
+)
 
 
 def _lines(text):
@@ -45,7 +54,8 @@ def _in_page(text):
 def _in_module(text):
   text = ast.get_docstring(ast.parse(text), clean=False) or ""
   yield from _lines(
-      "\n".join(re.findall(r"^ +.*(?:\\\n.*)*", text, re.MULTILINE)))
+    "\n".join(re.findall(r"^ +.*(?:\\\n.*)*", text, re.MULTILINE))
+  )
   yield from _inline(text)
 
 
@@ -54,8 +64,10 @@ def documented():
   commands = {}
   pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
   modules = [
-      p for folder in ("configs", "tools", "notebooks")
-      for p in (ROOT / folder).glob("*.py")]
+    p
+    for folder in ("configs", "tools", "notebooks")
+    for p in (ROOT / folder).glob("*.py")
+  ]
   for paths, read in ((pages, _in_page), (modules, _in_module)):
     for path in sorted(paths):
       for line in read(path.read_text(encoding="utf-8")):
@@ -84,153 +96,204 @@ EVALS = " --config.eval.every=1 --config.eval.num_samples=32"
 # of a small run, `{base}` a small policy, `{root}` the folder of the project,
 # `{python}` the interpreter that runs the tests.
 STORIES = {
-    "a task of one's own": [
-        ("python make_sums.py", ""),
-        ("progrpo warmup --config sums.py:base --output runs/base",
-         WARMUP + """ --config.data.tasks.chain_sum.options.num_train=16
-         --config.data.tasks.chain_sum.options.num_validation=4"""),
-        ("progrpo train --config sums.py --workdir runs/sums", RUN),
-        ("progrpo report --workdir runs/sums", ""),
-        ('echo "3+4+2=" | progrpo sample --config sums.py --policy runs/sums'
-         " --num_samples 3", ""),
-    ],
-    "the quickstart": [
-        ("make quickstart", "--config {small} --steps 1"),
-        ('make quickstart ARGS="--seeds 3"',
-         "--config {small} --steps 1 --seeds 1"),
-        ('make quickstart ARGS="--seeds 3 --methods grpo,dapo,progrpo"',
-         "--config {small} --steps 1 --seeds 1"),
-        ("progrpo train --config configs/tiny.py:progrpo --workdir"
-         " runs/progrpo", RUN + DATA + " --config.model.init_from={base}"),
-        ("progrpo train --config configs/arm_tiny.py:correct --workdir"
-         " runs/arm_correct", RUN + DATA + " --config.model.init_from={base}"),
-    ],
-    "all methods": [
-        ("make methods",
-         "--config {small} --steps 1 --seeds 1 --methods grpo,progrpo"),
-        (".venv/bin/python tools/make_results.py runs/methods", "figure.svg"),
-        ("progrpo train --config configs/tiny.py:progrpo --workdir DIR"
-         " --config.model.init_from=runs/methods/base"
-         " --config.algo.arm.KEY=VALUE", RUN + DATA),
-        (".venv/bin/python tools/time_methods.py runs/methods/base times.json",
-         "--config {small} --methods grpo --rounds 1 --steps 2"),
-    ],
-    "prolonged training": [
-        ("progrpo warmup --config configs/prorl_tiny.py:base --output"
-         " runs/prorl_tiny/base", WARMUP + DATA),
-        ("progrpo train --config configs/prorl_tiny.py --workdir"
-         " runs/prorl_tiny/prorl", RUN + DATA + EVALS),
-        ("progrpo train --config configs/prorl_tiny.py:no_reset --workdir"
-         " runs/prorl_tiny/no_reset", RUN + DATA + EVALS),
-        ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
-        (".venv/bin/python tools/make_prorl.py runs/prorl_tiny", "figure.svg"),
-    ],
-    "the notebooks' runs": [
-        ("progrpo warmup --config small.py --config.model.init_from="
-         " --output ../runs/notebooks/base", WARMUP + DATA),
-        ("progrpo train --config small.py:progrpo --workdir"
-         " ../runs/notebooks/progrpo", RUN + DATA),
-    ],
-    "speed": [
-        ("make bench",
-         "--prompts 2 --samples 2 --new_tokens 4 --steps 1"),
-        ("make bench ARGS=--decode",
-         "--prompts 2 --samples 2 --new_tokens 4 --steps 1 "
-         "--decode_lengths 2 4"),
-    ],
-    "this project and others": [
-        (".venv/bin/python tools/bench_peers.py --ours .venv/bin/python"
-         " [--tunix PYTHON] [--trl PYTHON]",
-         "--ours {python} --layers 1 --prompts 2 --samples 2 --new_tokens 8"
-         " --warmup 1 --steps 1 --rounds 1"),
-    ],
-    "programs a minute": [
-        (".venv/bin/python tools/bench_sandbox.py", "--programs 2"),
-        ("python tools/bench_sandbox.py [--workers 2] [--programs 200]",
-         "--programs 2"),
-    ],
-    "pages that scripts make": [
-        ("python tools/make_memory.py",
-         "--models Qwen2.5-0.5B --output memory.md"),
-    ],
-    "run files": [
-        ("progrpo configs", ""),
-        ("progrpo configs tiny > mine.py", ""),
-        ("progrpo train --config tiny:progrpo --workdir runs/tiny",
-         RUN + DATA + " --config.model.init_from={base}"),
-    ],
-    "counts of the code": [
-        ("python tools/count_house.py [--root CHECKOUT] [--trace]", ""),
-    ],
-    "what XLA counts": [
-        ("JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1",
-         "--layers 1"),
-    ],
+  "a task of one's own": [
+    ("python make_sums.py", ""),
+    (
+      "progrpo warmup --config sums.py:base --output runs/base",
+      WARMUP
+      + """ --config.data.tasks.chain_sum.options.num_train=16
+         --config.data.tasks.chain_sum.options.num_validation=4""",
+    ),
+    ("progrpo train --config sums.py --workdir runs/sums", RUN),
+    ("progrpo report --workdir runs/sums", ""),
+    (
+      'echo "3+4+2=" | progrpo sample --config sums.py --policy runs/sums'
+      " --num_samples 3",
+      "",
+    ),
+  ],
+  "the quickstart": [
+    ("make quickstart", "--config {small} --steps 1"),
+    (
+      'make quickstart ARGS="--seeds 3"',
+      "--config {small} --steps 1 --seeds 1",
+    ),
+    (
+      'make quickstart ARGS="--seeds 3 --methods grpo,dapo,progrpo"',
+      "--config {small} --steps 1 --seeds 1",
+    ),
+    (
+      "progrpo train --config configs/tiny.py:progrpo --workdir runs/progrpo",
+      RUN + DATA + " --config.model.init_from={base}",
+    ),
+    (
+      "progrpo train --config configs/arm_tiny.py:correct --workdir"
+      " runs/arm_correct",
+      RUN + DATA + " --config.model.init_from={base}",
+    ),
+  ],
+  "all methods": [
+    (
+      "make methods",
+      "--config {small} --steps 1 --seeds 1 --methods grpo,progrpo",
+    ),
+    (".venv/bin/python tools/make_results.py runs/methods", "figure.svg"),
+    (
+      "progrpo train --config configs/tiny.py:progrpo --workdir DIR"
+      " --config.model.init_from=runs/methods/base"
+      " --config.algo.arm.KEY=VALUE",
+      RUN + DATA,
+    ),
+    (
+      ".venv/bin/python tools/time_methods.py runs/methods/base times.json",
+      "--config {small} --methods grpo --rounds 1 --steps 2",
+    ),
+  ],
+  "prolonged training": [
+    (
+      "progrpo warmup --config configs/prorl_tiny.py:base --output"
+      " runs/prorl_tiny/base",
+      WARMUP + DATA,
+    ),
+    (
+      "progrpo train --config configs/prorl_tiny.py --workdir"
+      " runs/prorl_tiny/prorl",
+      RUN + DATA + EVALS,
+    ),
+    (
+      "progrpo train --config configs/prorl_tiny.py:no_reset --workdir"
+      " runs/prorl_tiny/no_reset",
+      RUN + DATA + EVALS,
+    ),
+    ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
+    (".venv/bin/python tools/make_prorl.py runs/prorl_tiny", "figure.svg"),
+  ],
+  "the notebooks' runs": [
+    (
+      "progrpo warmup --config small.py --config.model.init_from="
+      " --output ../runs/notebooks/base",
+      WARMUP + DATA,
+    ),
+    (
+      "progrpo train --config small.py:progrpo --workdir"
+      " ../runs/notebooks/progrpo",
+      RUN + DATA,
+    ),
+  ],
+  "speed": [
+    ("make bench", "--prompts 2 --samples 2 --new_tokens 4 --steps 1"),
+    (
+      "make bench ARGS=--decode",
+      "--prompts 2 --samples 2 --new_tokens 4 --steps 1 --decode_lengths 2 4",
+    ),
+  ],
+  "this project and others": [
+    (
+      ".venv/bin/python tools/bench_peers.py --ours .venv/bin/python"
+      " [--tunix PYTHON] [--trl PYTHON]",
+      "--ours {python} --layers 1 --prompts 2 --samples 2 --new_tokens 8"
+      " --warmup 1 --steps 1 --rounds 1",
+    )
+  ],
+  "programs a minute": [
+    (".venv/bin/python tools/bench_sandbox.py", "--programs 2"),
+    (
+      "python tools/bench_sandbox.py [--workers 2] [--programs 200]",
+      "--programs 2",
+    ),
+  ],
+  "pages that scripts make": [
+    ("python tools/make_memory.py", "--models Qwen2.5-0.5B --output memory.md")
+  ],
+  "run files": [
+    ("progrpo configs", ""),
+    ("progrpo configs tiny > mine.py", ""),
+    (
+      "progrpo train --config tiny:progrpo --workdir runs/tiny",
+      RUN + DATA + " --config.model.init_from={base}",
+    ),
+  ],
+  "counts of the code": [
+    ("python tools/count_house.py [--root CHECKOUT] [--trace]", "")
+  ],
+  "what XLA counts": [
+    (
+      "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1",
+      "--layers 1",
+    )
+  ],
 }
 
 # Command -> the test that runs it.
 ELSEWHERE = {
-    "progrpo tasks show mine.doubles": "tests/test_extending.py",
-    "progrpo warmup --config mine/config.py --output runs/doubles/base"
-    " --config.model.init_from=": "tests/test_extending.py",
-    "progrpo train --config mine/config.py --workdir runs/doubles/bounded":
-        "tests/test_extending.py",
-    "python tools/make_configs.py": "tests/test_docs.py",
-    "python tools/make_rooms.py": "tests/test_docs.py",
-    "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
-    ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
-    "progrpo doctor --chip H100 --devices 64":
-        "tests/slow/test_documented.py",
-    "progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE"
-    " --workdir DIR": "tests/cli/test_train.py",
-    "launch/gpu.sh --config FILE --workdir runs/mine":
-        "tests/launch/test_local.py",
-    "launch/gpu.sh --config FILE --workdir /shared/runs/mine":
-        "tests/launch/test_local.py",
-    "XLA_PYTHON_CLIENT_MEM_FRACTION=0.8 launch/gpu.sh --config FILE --workdir"
-    " runs/mine": "tests/launch/test_local.py",
-    "CONFIG=FILE WORKDIR=/shared/runs/mine sbatch --nodes=2"
-    " launch/slurm.sbatch": "tests/launch/test_local.py",
-    "launch/supervise.sh --delete": "tests/launch/test_launch.py",
-    "launch/supervise.sh --delete -- --config.train.total_steps=200":
-        "tests/launch/test_launch.py",
-    "launch/create.sh": "tests/launch/test_launch.py",
-    "launch/setup.sh": "tests/launch/test_launch.py",
-    "launch/run.sh": "tests/launch/test_launch.py",
-    "launch/watch.sh --every 60": "tests/launch/test_launch.py",
-    "launch/watch.sh --tensorboard": "tests/launch/test_launch.py",
-    "launch/watch.sh --stop": "tests/launch/test_launch.py",
-    "launch/fetch.sh metrics checkpoint=latest":
-        "tests/launch/test_launch.py",
-    "launch/delete.sh": "tests/launch/test_launch.py",
-    "progrpo COMMAND --help": "tests/test_main.py",
-    "progrpo train --override": "tests/config/test_identity.py",
-    "progrpo report --workdir gs://NAME/RUN": "tests/storage/test_bucket.py",
-    "progrpo export --policy gs://NAME/RUN --output DIR":
-        "tests/storage/test_bucket.py",
-    "progrpo tasks build dapo_math_17k --option manual_dir=data":
-        "tests/tasks/test_published_sets.py",
+  "progrpo tasks show mine.doubles": "tests/test_extending.py",
+  "progrpo warmup --config mine/config.py --output runs/doubles/base"
+  " --config.model.init_from=": "tests/test_extending.py",
+  "progrpo train --config mine/config.py --workdir runs/doubles/bounded": (
+    "tests/test_extending.py"
+  ),
+  "python tools/make_configs.py": "tests/test_docs.py",
+  "python tools/make_rooms.py": "tests/test_docs.py",
+  "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
+  ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
+  "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",
+  "progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE"
+  " --workdir DIR": "tests/cli/test_train.py",
+  "launch/gpu.sh --config FILE --workdir runs/mine": (
+    "tests/launch/test_local.py"
+  ),
+  "launch/gpu.sh --config FILE --workdir /shared/runs/mine": (
+    "tests/launch/test_local.py"
+  ),
+  "XLA_PYTHON_CLIENT_MEM_FRACTION=0.8 launch/gpu.sh --config FILE --workdir"
+  " runs/mine": "tests/launch/test_local.py",
+  "CONFIG=FILE WORKDIR=/shared/runs/mine sbatch --nodes=2"
+  " launch/slurm.sbatch": "tests/launch/test_local.py",
+  "launch/supervise.sh --delete": "tests/launch/test_launch.py",
+  "launch/supervise.sh --delete -- --config.train.total_steps=200": (
+    "tests/launch/test_launch.py"
+  ),
+  "launch/create.sh": "tests/launch/test_launch.py",
+  "launch/setup.sh": "tests/launch/test_launch.py",
+  "launch/run.sh": "tests/launch/test_launch.py",
+  "launch/watch.sh --every 60": "tests/launch/test_launch.py",
+  "launch/watch.sh --tensorboard": "tests/launch/test_launch.py",
+  "launch/watch.sh --stop": "tests/launch/test_launch.py",
+  "launch/fetch.sh metrics checkpoint=latest": "tests/launch/test_launch.py",
+  "launch/delete.sh": "tests/launch/test_launch.py",
+  "progrpo COMMAND --help": "tests/test_main.py",
+  "progrpo train --override": "tests/config/test_identity.py",
+  "progrpo report --workdir gs://NAME/RUN": "tests/storage/test_bucket.py",
+  "progrpo export --policy gs://NAME/RUN --output DIR": (
+    "tests/storage/test_bucket.py"
+  ),
+  "progrpo tasks build dapo_math_17k --option manual_dir=data": (
+    "tests/tasks/test_published_sets.py"
+  ),
 }
 
 # Command -> why no test runs it.
 NOT_RUN = {
-    "make test": "it is what runs this",
-    ".venv/bin/pip install -e .[cuda12]": "needs a network",
-    "pip install -e .[notebooks]": "needs a network",
-    "pip install -e .[logic]": "needs a network",
-    "pip install --no-deps reasoning-gym": "needs a network",
-    ".venv/bin/pip install libtpu": "needs a network",
-    "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1":
-        "needs libtpu",
-    "JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1":
-        "needs libtpu",
-    "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
-    " --local-dir data/dapo_math_17k": "needs a network",
+  "make test": "it is what runs this",
+  ".venv/bin/pip install -e .[cuda12]": "needs a network",
+  "pip install -e .[notebooks]": "needs a network",
+  "pip install -e .[logic]": "needs a network",
+  "pip install --no-deps reasoning-gym": "needs a network",
+  ".venv/bin/pip install libtpu": "needs a network",
+  "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1": (
+    "needs libtpu"
+  ),
+  "JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1": (
+    "needs libtpu"
+  ),
+  "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
+  " --local-dir data/dapo_math_17k": "needs a network",
 }
 
 # Runs of configs at paper scale: without the model, tests/test_documented.py
 # sees it asked for by name; with small ones in the place of model and data,
 # tests/slow/test_documented.py runs them.
 PAPER = re.compile(
-    r"progrpo (train|doctor|evaluate) --config (configs/\w+_\d[\d_]*b\.py\S*)"
-    r".*")
+  r"progrpo (train|doctor|evaluate) --config (configs/\w+_\d[\d_]*b\.py\S*)"
+  r".*"
+)

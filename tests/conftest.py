@@ -33,9 +33,14 @@ def _flags(version):
 
 
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-  os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([
-      *os.environ.get("XLA_FLAGS", "").split(),
-      *_flags(importlib.metadata.version("jaxlib"))]))
+  os.environ["XLA_FLAGS"] = " ".join(
+    dict.fromkeys(
+      [
+        *os.environ.get("XLA_FLAGS", "").split(),
+        *_flags(importlib.metadata.version("jaxlib")),
+      ]
+    )
+  )
 
 HOSTILE = (
   "</script><script>alert(1)</script><!-- <script> \x1b[31mred\x1b[0m "
@@ -161,7 +166,8 @@ def _rollouts(step, steps, hostile):
         "step": step,
         "id": 100 * step + p,
         "task": ("countdown", "chain_sum")[p % 2],
-        "prompt": f"Use {p + 2}, 3 and 7 to make {p + 12}." + "".join(new)
+        "prompt": f"Use {p + 2}, 3 and 7 to make {p + 12}."
+        + "".join(new)
         + (HOSTILE if hostile else ""),
         "reference": {"target": p + 12},
         "c_prompt": 0.55,
@@ -174,6 +180,7 @@ def _rollouts(step, steps, hostile):
 @pytest.fixture
 def run_python(run_python):
   """The same for a child that compiles as the tests do."""
+
   def run(code_or_args, *, devices=8, env=None, **options):
     flags = os.environ.get("XLA_FLAGS", "").split()
     count = f"--xla_force_host_platform_device_count={devices}"
@@ -246,7 +253,8 @@ def random_params():
       return jax.numpy.asarray(base + noise, x.dtype)
 
     return jax.tree_util.tree_map_with_path(
-        leaf, transformer.abstract_params(config))
+      leaf, transformer.abstract_params(config)
+    )
 
   return make
 
@@ -291,9 +299,12 @@ def small(tmp_path_factory):
 
   def args(*overrides, method="prorl"):
     return [
-      "--config", f"{_SMALL}:{method}", f"--config.model.init_from={base}",
+      "--config",
+      f"{_SMALL}:{method}",
+      f"--config.model.init_from={base}",
       f"--config.data.dir={folder / 'data'}",
-      *(f"--config.{override}" for override in overrides)]
+      *(f"--config.{override}" for override in overrides),
+    ]
 
   def config(*overrides, method="prorl"):
     parser = arguments.parser("train", "")
@@ -317,15 +328,17 @@ def small(tmp_path_factory):
       "      continue\n"
       "    for key, value in keys.items():\n"
       "      c[group][key] = value\n"
-      "  return c\n")
+      "  return c\n"
+    )
     return path
 
   losses = []
   base_policy.warm_up(
-    config("model.init_from="), base, lambda count, note: losses.append(note))
+    config("model.init_from="), base, lambda count, note: losses.append(note)
+  )
   return types.SimpleNamespace(
-    base=base, args=args, config=config, train=run, write=write,
-    losses=losses)
+    base=base, args=args, config=config, train=run, write=write, losses=losses
+  )
 
 
 class Host:
@@ -335,8 +348,11 @@ class Host:
     self.log = log
     with log.open("w") as out:
       self.process = subprocess.Popen(
-          [sys.executable, *map(str, argv)], stdout=out, stderr=out,
-          env=os.environ | env)
+        [sys.executable, *map(str, argv)],
+        stdout=out,
+        stderr=out,
+        env=os.environ | env,
+      )
 
   def end(self, timeout):
     """Its exit code, and what it printed."""
@@ -365,12 +381,16 @@ def start_hosts(tmp_path_factory):
       port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("hosts")
     env = dict(
-        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices),
-        JAX_NUM_PROCESSES=str(count), PYTHONHASHSEED="0",
-        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}")
+      JAX_PLATFORMS="cpu",
+      JAX_NUM_CPU_DEVICES=str(devices),
+      JAX_NUM_PROCESSES=str(count),
+      PYTHONHASHSEED="0",
+      JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+    )
     made = [
-        Host(argv, env | dict(JAX_PROCESS_ID=str(i)), folder / f"{i}.log")
-        for i in range(count)]
+      Host(argv, env | dict(JAX_PROCESS_ID=str(i)), folder / f"{i}.log")
+      for i in range(count)
+    ]
     started.extend(made)
     return made
 
@@ -393,7 +413,8 @@ def recorded():
   def timeless(line):
     row = json.loads(line)
     return {
-      k: v for k, v in row.items() if not k.startswith(("timing_s", "perf/"))}
+      k: v for k, v in row.items() if not k.startswith(("timing_s", "perf/"))
+    }
 
   def read(workdir):
     workdir = pathlib.Path(workdir)
@@ -406,8 +427,10 @@ def recorded():
     lines = found["metrics.jsonl"].splitlines()
     found["metrics.jsonl"] = [timeless(line) for line in lines]
     steps = sorted(
-      int(p.name) for p in (workdir / "checkpoints").iterdir()
-      if p.name.isdigit())
+      int(p.name)
+      for p in (workdir / "checkpoints").iterdir()
+      if p.name.isdigit()
+    )
     found["steps"] = steps
     last = workdir / "checkpoints" / str(steps[-1])
     found["meta"] = (last / "meta" / "metadata").read_text()
@@ -415,7 +438,8 @@ def recorded():
       tree = ocp.StandardCheckpointer().restore(last / item)
       found[item] = [
         (jax.tree_util.keystr(path), np.asarray(x).tobytes())
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+      ]
     return found
 
   return read

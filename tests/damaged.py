@@ -15,20 +15,34 @@ import pytest
 
 from progrpo_jax import main
 
-STEPS = ("train.total_steps=2", "eval.every=1", "eval.num_problems=2",
-         "log.tensorboard=True", "checkpoint.keep=2")
+STEPS = (
+  "train.total_steps=2",
+  "eval.every=1",
+  "eval.num_problems=2",
+  "log.tensorboard=True",
+  "checkpoint.keep=2",
+)
 # What "train" adds to it: a step more.
 LONGER = ("train.total_steps=3", *STEPS[1:])
 FILES = (
-    "config.json", "model/config.json", "model/tok*", "metrics.jsonl",
-    "eval.jsonl", "rollouts/000002.jsonl", "evals/000002.jsonl",
-    "checkpoints/2/manifest.json", "checkpoints/2/meta/metadata",
-    "checkpoints/2/params/**", "checkpoints/2/opt_state/**",
-    "checkpoints/2/_CHECKPOINT_METADATA", "tb/*")
+  "config.json",
+  "model/config.json",
+  "model/tok*",
+  "metrics.jsonl",
+  "eval.jsonl",
+  "rollouts/000002.jsonl",
+  "evals/000002.jsonl",
+  "checkpoints/2/manifest.json",
+  "checkpoints/2/meta/metadata",
+  "checkpoints/2/params/**",
+  "checkpoints/2/opt_state/**",
+  "checkpoints/2/_CHECKPOINT_METADATA",
+  "tb/*",
+)
 
 
 def half(data):
-  return data[:len(data) // 2]
+  return data[: len(data) // 2]
 
 
 def zeros(data):
@@ -37,7 +51,7 @@ def zeros(data):
 
 def bit(data):
   at = len(data) // 2
-  return data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1:]
+  return data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :]
 
 
 def gone(data):
@@ -53,8 +67,9 @@ def damage(workdir, pattern, way):
   """Damages the largest file that a pattern names."""
   paths = [p for p in workdir.glob(pattern) if p.is_file()]
   if pattern.endswith("**"):
-    paths = [p for p in workdir.joinpath(pattern[:-3]).rglob("*")
-             if p.is_file()]
+    paths = [
+      p for p in workdir.joinpath(pattern[:-3]).rglob("*") if p.is_file()
+    ]
   path = max(paths, key=lambda p: (p.stat().st_size, p.name))
   data = WAYS[way](path.read_bytes())
   path.unlink()
@@ -81,29 +96,41 @@ def end(whole, unbroken, args, folder, case):
   output = folder / "output"
   shutil.rmtree(output, ignore_errors=True)
   argv = {
-      "train": [*args, f"--config.{LONGER[0]}", "--workdir", workdir],
-      "report": ["--workdir", workdir],
-      "evaluate": [*args, "--policy", workdir, "--workdir", output],
-      "sample": [*args, "--policy", workdir],
-      "export": ["--policy", workdir, "--output", output],
-      "compare": [workdir, whole, "--output", output],
+    "train": [*args, f"--config.{LONGER[0]}", "--workdir", workdir],
+    "report": ["--workdir", workdir],
+    "evaluate": [*args, "--policy", workdir, "--workdir", output],
+    "sample": [*args, "--policy", workdir],
+    "export": ["--policy", workdir, "--output", output],
+    "compare": [workdir, whole, "--output", output],
   }[command]
   out, err = io.StringIO(), io.StringIO()
   with (
-      contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-      pytest.MonkeyPatch.context() as patch):
+    contextlib.redirect_stdout(out),
+    contextlib.redirect_stderr(err),
+    pytest.MonkeyPatch.context() as patch,
+  ):
     patch.setattr(sys, "stdin", io.StringIO("1+2=\n"))
     code = main.main([command, *map(str, argv)])
   said = out.getvalue() + err.getvalue()
-  errors = [line for line in err.getvalue().splitlines()
-            if line.startswith(f"progrpo {command}: ")]
+  errors = [
+    line
+    for line in err.getvalue().splitlines()
+    if line.startswith(f"progrpo {command}: ")
+  ]
   if "Traceback" in said or code not in (0, 1, 2):
     return f"code {code}: {said}"
   if code:
-    return "" if len(errors) == 1 and len(errors[0]) > 40 else (
-        f"code {code} without one line: {said}")
-  if command in ("report", "compare") and way in ("zeros", "bit") and (
-      pattern.endswith(".jsonl")) and pattern not in said:
+    return (
+      ""
+      if len(errors) == 1 and len(errors[0]) > 40
+      else (f"code {code} without one line: {said}")
+    )
+  if (
+    command in ("report", "compare")
+    and way in ("zeros", "bit")
+    and (pattern.endswith(".jsonl"))
+    and pattern not in said
+  ):
     return f"{pattern} is left out without a word: {said}"
   if command == "train":
     for name in ("rollouts", "evals"):  # samples to read, of one step each

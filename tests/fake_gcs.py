@@ -89,14 +89,15 @@ class Server:
   def environment(self):
     """What a process is told, to take this for Google's service."""
     return {
-        "STORAGE_EMULATOR_HOST": self.url,
-        "TENSORSTORE_GCS_HTTP_URL": self.url,
-        # Who asks is nobody in particular, and not to be looked up.
-        "FSSPEC_GCS_TOKEN": "anon",
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "anyone",
-        "NO_GCE_CHECK": "true",
-        # gcsfs asks by gRPC what kind of bucket it is; this is the usual kind.
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+      "STORAGE_EMULATOR_HOST": self.url,
+      "TENSORSTORE_GCS_HTTP_URL": self.url,
+      # Who asks is nobody in particular, and not to be looked up.
+      "FSSPEC_GCS_TOKEN": "anon",
+      "GOOGLE_AUTH_TOKEN_FOR_TESTING": "anyone",
+      "NO_GCE_CHECK": "true",
+      # gcsfs asks by gRPC what kind of bucket it is; this is the usual kind.
+      "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }
 
   def forbid(self, bucket, what=("bucket", "object")):
     """Answers 403 to requests for a bucket's own data, its objects or both."""
@@ -129,7 +130,8 @@ class Server:
     """The objects of a bucket."""
     if what in self._forbidden.get(name, ()):
       raise Refused(
-          403, f"anyone does not have storage.{what}s.get access to {name}.")
+        403, f"anyone does not have storage.{what}s.get access to {name}."
+      )
     if name not in self.buckets:
       raise Refused(404, "The specified bucket does not exist.")
     return self.buckets[name]
@@ -152,7 +154,8 @@ class Server:
         raise Refused(400, f"{name!r} is no name of an object")
       self._generation += 1
       objects[name] = Object(
-          bytes(data), self._generation, content_type, time.time())
+        bytes(data), self._generation, content_type, time.time()
+      )
     self.watch(bucket, name)
     return objects[name]
 
@@ -176,27 +179,29 @@ class Server:
     for name in sorted(objects, key=str.encode):
       if not name.startswith(prefix) or name < first or (end and name >= end):
         continue
-      rest = name[len(prefix):]
+      rest = name[len(prefix) :]
       if delimiter and delimiter in rest:
-        name = prefix + rest[:rest.index(delimiter)] + delimiter
+        name = prefix + rest[: rest.index(delimiter)] + delimiter
       if name in seen or (after is not None and name <= after):
         continue
       seen.add(name)
       found.append(name)
     page, more = found[:most], found[most:]
-    is_prefix = {n for n in page if delimiter and n.endswith(delimiter)
-                 and n != prefix}
+    is_prefix = {
+      n for n in page if delimiter and n.endswith(delimiter) and n != prefix
+    }
     return (
-        {n: objects[n] for n in page if n not in is_prefix}, sorted(is_prefix),
-        base64.b64encode(page[-1].encode()).decode() if more else None)
+      {n: objects[n] for n in page if n not in is_prefix},
+      sorted(is_prefix),
+      base64.b64encode(page[-1].encode()).decode() if more else None,
+    )
 
   def open_upload(self, bucket, name, query, content_type):
     """The id of a resumable upload."""
     self.bucket(bucket)
     with self.lock:
       number = str(len(self._uploads))
-      self._uploads[number] = [
-          bucket, name, query, content_type, bytearray()]
+      self._uploads[number] = [bucket, name, query, content_type, bytearray()]
     return number
 
   def add_part(self, number, data, span):
@@ -292,8 +297,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     except Refused as e:
       error = {"code": e.status, "message": str(e), "errors": []}
       self._send(
-          e.status, b"" if e.status == 304 else json.dumps(
-              {"error": error}).encode())
+        e.status,
+        b"" if e.status == 304 else json.dumps({"error": error}).encode(),
+      )
 
   def _count(self, kind):
     with self.store.lock:
@@ -302,7 +308,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _send(self, status, body=b"", **headers):
     self.send_response(status)
     headers = {"Content-Type": "application/json; charset=UTF-8"} | {
-        k.replace("_", "-"): v for k, v in headers.items()}
+      k.replace("_", "-"): v for k, v in headers.items()
+    }
     for name, value in headers.items():
       self.send_header(name, str(value))
     self.send_header("Content-Length", str(len(body)))
@@ -315,9 +322,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _get_bucket(self, bucket):
     self._count("bucket")
     self.store.bucket(bucket, "bucket")
-    self._send_json({
-        "kind": "storage#bucket", "id": bucket, "name": bucket,
-        "location": "US-WEST4", "locationType": "region"})
+    self._send_json(
+      {
+        "kind": "storage#bucket",
+        "id": bucket,
+        "name": bucket,
+        "location": "US-WEST4",
+        "locationType": "region",
+      }
+    )
 
   def _make_bucket(self):
     self._count("make_bucket")
@@ -328,10 +341,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _list(self, bucket):
     self._count("list")
     found, prefixes, token = self.store.list(bucket, self.query)
-    self._send_json({
-        "kind": "storage#objects", "prefixes": prefixes,
-        "items": [_describe(bucket, n, o) for n, o in found.items()]} | (
-            {"nextPageToken": token} if token else {}))
+    self._send_json(
+      {
+        "kind": "storage#objects",
+        "prefixes": prefixes,
+        "items": [_describe(bucket, n, o) for n, o in found.items()],
+      }
+      | ({"nextPageToken": token} if token else {})
+    )
 
   def _get(self, bucket, name):
     if self.query.get("alt") == "media":
@@ -345,16 +362,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self._count("get")
     found = self.store.get(bucket, name, self.query)
     data, status, headers = found.data, 200, {}
-    span = re.fullmatch(
-        r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+    span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
     if span:
       first, last = _resolve(*span.groups(), len(data))
-      data, status = found.data[first:last + 1], 206
+      data, status = found.data[first : last + 1], 206
       headers["Content_Range"] = f"bytes {first}-{last}/{len(found.data)}"
     self._send(
-        status, data, Content_Type=found.content_type,
-        X_Goog_Generation=found.generation, X_Goog_Metageneration=1,
-        X_Goog_Stored_Content_Length=len(found.data), **headers)
+      status,
+      data,
+      Content_Type=found.content_type,
+      X_Goog_Generation=found.generation,
+      X_Goog_Metageneration=1,
+      X_Goog_Stored_Content_Length=len(found.data),
+      **headers,
+    )
 
   def _insert(self, bucket):
     kind = self.query["uploadType"]
@@ -363,11 +384,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       name = self.query.get("name") or described["name"]
       self._count("open_upload")
       number = self.store.open_upload(
-          bucket, name, self.query, self.headers.get(
-              "X-Upload-Content-Type", "application/octet-stream"))
+        bucket,
+        name,
+        self.query,
+        self.headers.get("X-Upload-Content-Type", "application/octet-stream"),
+      )
       place = urllib.parse.urlsplit(self.path).path
-      self._send(200, Location=(
-          f"{self.store.url}{place}?uploadType=resumable&upload_id={number}"))
+      self._send(
+        200,
+        Location=(
+          f"{self.store.url}{place}?uploadType=resumable&upload_id={number}"
+        ),
+      )
       return
     name, data = self.query.get("name"), self.body
     content_type = self.headers.get("Content-Type", "")
@@ -389,7 +417,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return
     self._count("part")
     made, length = self.store.add_part(
-        number, self.body, self.headers.get("Content-Range"))
+      number, self.body, self.headers.get("Content-Range")
+    )
     if made:
       self._count("insert")
       self._send_json(_describe(bucket, *made))
@@ -400,10 +429,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self._count("copy")
     found = self.store.get(bucket, name, {})
     made = self.store.insert(
-        to_bucket, to_name, found.data, self.query, found.content_type)
-    self._send_json({
-        "kind": "storage#rewriteResponse", "done": True,
-        "resource": _describe(to_bucket, to_name, made)})
+      to_bucket, to_name, found.data, self.query, found.content_type
+    )
+    self._send_json(
+      {
+        "kind": "storage#rewriteResponse",
+        "done": True,
+        "resource": _describe(to_bucket, to_name, made),
+      }
+    )
 
   def _delete(self, bucket, name):
     self._count("delete")
@@ -413,14 +447,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 _B = r"(?:/download)?/storage/v1/b"
 _ROUTES = (
-    (rf"GET {_B}/([^/]+)", _Handler._get_bucket),
-    (rf"POST {_B}", _Handler._make_bucket),
-    (rf"GET {_B}/([^/]+)/o", _Handler._list),
-    (rf"GET {_B}/([^/]+)/o/([^/]+)", _Handler._get),
-    (rf"DELETE {_B}/([^/]+)/o/([^/]+)", _Handler._delete),
-    (rf"POST {_B}/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)",
-     _Handler._copy),
-    (r"(?:POST|PUT|DELETE) /upload/storage/v1/b/([^/]+)/o", _Handler._upload),
+  (rf"GET {_B}/([^/]+)", _Handler._get_bucket),
+  (rf"POST {_B}", _Handler._make_bucket),
+  (rf"GET {_B}/([^/]+)/o", _Handler._list),
+  (rf"GET {_B}/([^/]+)/o/([^/]+)", _Handler._get),
+  (rf"DELETE {_B}/([^/]+)/o/([^/]+)", _Handler._delete),
+  (
+    rf"POST {_B}/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)",
+    _Handler._copy,
+  ),
+  (r"(?:POST|PUT|DELETE) /upload/storage/v1/b/([^/]+)/o", _Handler._upload),
 )
 
 
@@ -428,11 +464,18 @@ def _describe(bucket, name, found):
   """An object's resource."""
   made = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(found.made))
   return {
-      "kind": "storage#object", "id": f"{bucket}/{name}/{found.generation}",
-      "name": name, "bucket": bucket, "generation": str(found.generation),
-      "metageneration": "1", "contentType": found.content_type,
-      "size": str(len(found.data)), "storageClass": "STANDARD",
-      "timeCreated": made, "updated": made}
+    "kind": "storage#object",
+    "id": f"{bucket}/{name}/{found.generation}",
+    "name": name,
+    "bucket": bucket,
+    "generation": str(found.generation),
+    "metageneration": "1",
+    "contentType": found.content_type,
+    "size": str(len(found.data)),
+    "storageClass": "STANDARD",
+    "timeCreated": made,
+    "updated": made,
+  }
 
 
 def _resolve(first, last, size):
@@ -453,12 +496,13 @@ def _split(content_type, body):
   _, first, rest = body.split(b"--" + boundary, 2)
   head, _, described = first.replace(b"\r\n", b"\n").partition(b"\n\n")
   blank = re.search(rb"\r?\n\r?\n", rest)
-  data, end, _ = rest[blank.end():].rpartition(b"--" + boundary + b"--")
+  data, end, _ = rest[blank.end() :].rpartition(b"--" + boundary + b"--")
   if not end:
     raise Refused(400, "The multipart upload has no end.")
   data = data[:-2] if data.endswith(b"\r\n") else data[:-1]
   headers = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(
-      rest[:blank.end()].lstrip(), headersonly=True)
+    rest[: blank.end()].lstrip(), headersonly=True
+  )
   return json.loads(described), data, headers["Content-Type"]
 
 

@@ -11,13 +11,17 @@ from progrpo_jax.config import defaults, methods
 def get_config(method="prorl"):
   c = defaults.get_config()
   c.data.tasks = {
-      "chain_sum": {
-          "weight": 1.0,
-          "options": {
-              "template": "compact", "min_terms": 2, "max_terms": 5,
-              "max_digits": 1, "num_train": 64, "num_validation": 8,
-          },
+    "chain_sum": {
+      "weight": 1.0,
+      "options": {
+        "template": "compact",
+        "min_terms": 2,
+        "max_terms": 5,
+        "max_digits": 1,
+        "num_train": 64,
+        "num_validation": 8,
       },
+    }
   }
   c.data.max_prompt_length = 12
   c.sampling.max_new_tokens = 4

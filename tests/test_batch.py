@@ -11,7 +11,8 @@ from progrpo_jax import batch
 def inputs(**changes):
   zeros = jnp.zeros((2, 3))
   return batch.LossInputs(
-      logp_BT=zeros, old_logp_BT=zeros, mask_BT=zeros == 0, **changes)
+    logp_BT=zeros, old_logp_BT=zeros, mask_BT=zeros == 0, **changes
+  )
 
 
 def test_advantages_of_sequences_are_spread_over_their_tokens():
@@ -24,8 +25,9 @@ def test_advantages_of_tokens_stay():
   np.testing.assert_array_equal(inputs(adv_BT=adv).token_adv_BT, adv)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, dict(adv_B=jnp.zeros(2), adv_BT=jnp.zeros((2, 3)))])
+@pytest.mark.parametrize(
+  "changes", [{}, dict(adv_B=jnp.zeros(2), adv_BT=jnp.zeros((2, 3)))]
+)
 def test_neither_or_both_forms_of_advantages_are_refused(changes):
   with pytest.raises(ValueError, match="either adv_B or adv_BT"):
     _ = inputs(**changes).token_adv_BT
@@ -41,6 +43,10 @@ def test_records_are_trees_whose_absent_parts_have_no_leaves():
 
 def test_number_of_prompts_is_that_of_their_rows():
   prompts = batch.Prompts(
-      tokens_PT=np.zeros((2, 5), np.int32), mask_PT=np.ones((2, 5), bool),
-      user_mask_PT=np.ones((2, 5), bool), ids_P=np.arange(2), rows=("a", "b"))
+    tokens_PT=np.zeros((2, 5), np.int32),
+    mask_PT=np.ones((2, 5), bool),
+    user_mask_PT=np.ones((2, 5), bool),
+    ids_P=np.arange(2),
+    rows=("a", "b"),
+  )
   assert len(prompts) == 2

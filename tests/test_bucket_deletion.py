@@ -20,7 +20,8 @@ import types
 import pytest
 
 _spec = importlib.util.spec_from_file_location(
-    "fake_gcs", pathlib.Path(__file__).with_name("fake_gcs.py"))
+  "fake_gcs", pathlib.Path(__file__).with_name("fake_gcs.py")
+)
 fake_gcs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fake_gcs)
 
@@ -138,9 +139,13 @@ class Worker:
   def __init__(self, server):
     self.pid = None
     self._process = subprocess.Popen(
-        [sys.executable, "-c", WORKER], text=True, bufsize=1,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env=os.environ | server.environment() | {"JAX_PLATFORMS": "cpu"})
+      [sys.executable, "-c", WORKER],
+      text=True,
+      bufsize=1,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      env=os.environ | server.environment() | {"JAX_PLATFORMS": "cpu"},
+    )
 
   def __enter__(self):
     return self
@@ -171,12 +176,17 @@ def bucket():
   The objects are the steps 1 to 4. Of step 3 the reference is 1, of 4 it is 2.
   """
   with (
-      fake_gcs.serving("bucket") as server, Worker(server) as victim,
-      Worker(server) as starter):
+    fake_gcs.serving("bucket") as server,
+    Worker(server) as victim,
+    Worker(server) as starter,
+  ):
     assert starter.call("make") is None
     yield types.SimpleNamespace(
-        server=server, victim=victim, starter=starter,
-        objects=dict(server.buckets["bucket"]))
+      server=server,
+      victim=victim,
+      starter=starter,
+      objects=dict(server.buckets["bucket"]),
+    )
 
 
 def put(bucket, step):
@@ -187,8 +197,9 @@ def put(bucket, step):
   objects = dict(bucket.objects)
   if step == 3:
     name = max(
-        (n for n in objects if n.startswith(f"{FOLDER}/4/params/")),
-        key=lambda n: len(objects[n].data))
+      (n for n in objects if n.startswith(f"{FOLDER}/4/params/")),
+      key=lambda n: len(objects[n].data),
+    )
     data = bytearray(objects[name].data)
     data[len(data) // 2] ^= 1
     objects[name] = dataclasses.replace(objects[name], data=bytes(data))
@@ -199,8 +210,10 @@ def put(bucket, step):
 def part(objects, folder):
   """The data under a folder, by the rest of their names."""
   return {
-      name.removeprefix(f"{folder}/"): found.data
-      for name, found in objects.items() if name.startswith(f"{folder}/")}
+    name.removeprefix(f"{folder}/"): found.data
+    for name, found in objects.items()
+    if name.startswith(f"{folder}/")
+  }
 
 
 def count(bucket, step):
@@ -249,15 +262,24 @@ def check_next_start(bucket, before, step):
     assert part(found, folder) == part(before, folder)
   assert {*KEPT[step]} <= {*said["steps"]} and said["damaged"] == []
   assert said == said | {
-      "from": step, "whole": True, "reference": True, "kept": KEPT[step],
-      "saved": True}
+    "from": step,
+    "whole": True,
+    "reference": True,
+    "kept": KEPT[step],
+    "saved": True,
+  }
   # Nothing is left of the others, and of the step saved nothing but its own.
   after, saved = bucket.server.buckets["bucket"], f"{FOLDER}/{step + 1}"
   assert {n.split("/")[2] for n in after if n.startswith(f"{FOLDER}/")} == {
-      str(KEPT[step][0]), str(step + 1)}
+    str(KEPT[step][0]),
+    str(step + 1),
+  }
   listed = json.loads(after[f"{saved}/manifest.json"].data)
   assert {*part(after, saved)} <= {*listed} | {
-      "manifest.json", "commit_success.txt", "_CHECKPOINT_METADATA"}
+    "manifest.json",
+    "commit_success.txt",
+    "_CHECKPOINT_METADATA",
+  }
   if step == 3:
     assert part(after, f"{FOLDER}-damaged/4") == part(before, f"{FOLDER}/4")
 

@@ -30,7 +30,8 @@ def anchors(text):
   """Of the headings, as GitHub makes them."""
   headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
   return {
-      re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+    re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings
+  }
 
 
 def tree(text):
@@ -45,12 +46,14 @@ def tree(text):
 
 def test_the_page_of_keys_is_what_the_script_makes():
   spec = importlib.util.spec_from_file_location(
-      "make_configs", ROOT / "tools" / "make_configs.py")
+    "make_configs", ROOT / "tools" / "make_configs.py"
+  )
   script = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(script)
   made = script.page(script.SOURCE.read_text(encoding="utf-8"))
   assert script.PAGE.read_text(encoding="utf-8") == made, (
-      "run `python tools/make_configs.py`")
+    "run `python tools/make_configs.py`"
+  )
 
 
 def test_the_page_of_keys_has_every_key_with_its_default():
@@ -97,6 +100,13 @@ def test_commands_and_targets_exist(page):
     assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_the_makefile_names_tests_that_are_there():
+  makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+  named = re.findall(r"\btests/[\w/.]+", makefile)
+  assert named
+  assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_the_table_of_commands_is_whole():
   text = README.read_text(encoding="utf-8")
   rows = re.findall(r"^\| `progrpo (\w+)` \|", text, re.MULTILINE)
@@ -108,18 +118,23 @@ def test_the_tree_holds_what_is_there():
   missing = [p for p in paths if not (ROOT / p).exists()]
   assert not missing
   # The package, and each of its rooms whose files are listed, is whole.
-  for folder in {str(pathlib.Path(p).parent) for p in paths
-                 if p.startswith("progrpo_jax/") and p != "progrpo_jax/"}:
+  for folder in {
+    str(pathlib.Path(p).parent)
+    for p in paths
+    if p.startswith("progrpo_jax/") and p != "progrpo_jax/"
+  }:
     listed = {p for p in paths if str(pathlib.Path(p).parent) == folder}
     assert listed == {
-        f"{folder}/{p.name}" + "/" * p.is_dir()
-        for p in (ROOT / folder).iterdir() if not p.name.startswith("__")}
+      f"{folder}/{p.name}" + "/" * p.is_dir()
+      for p in (ROOT / folder).iterdir()
+      if not p.name.startswith("__")
+    }
 
 
 def test_the_tree_holds_all_that_git_holds():
   files = subprocess.run(
-      ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True,
-      text=True).stdout.split()
+    ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+  ).stdout.split()
   top = {f.split("/")[0] + "/" * ("/" in f) for f in files}
   assert top <= set(tree(README.read_text(encoding="utf-8")))
 
@@ -137,7 +152,8 @@ def sections(page):
 
 
 @pytest.mark.skipif(
-    not (ROOT / ".git").exists(), reason="needs the history of the project")
+  not (ROOT / ".git").exists(), reason="needs the history of the project"
+)
 @pytest.mark.parametrize("page", ["results.md", "benchmarks.md"])
 def test_measured_figures_name_the_commit_that_made_them(page):
   measured = [s for s in sections(page) if re.search(r"^\|.*\d\.\d", s, re.M)]
@@ -147,8 +163,10 @@ def test_measured_figures_name_the_commit_that_made_them(page):
     assert commits, section.splitlines()[0]
     for commit in commits:
       known = subprocess.run(
-          ["git", "merge-base", "--is-ancestor", commit, "HEAD"], cwd=ROOT,
-          capture_output=True)
+        ["git", "merge-base", "--is-ancestor", commit, "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+      )
       assert known.returncode == 0, f"no commit {commit} before this one"
 
 
@@ -156,10 +174,12 @@ def test_measured_figures_name_the_commit_that_made_them(page):
 def test_tables_of_the_readme_are_those_of_their_pages(page):
   """Rows of figures in the README, of a table that the page has too."""
   rows = re.findall(
-      r"^\|.*\d\.\d.*$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    r"^\|.*\d\.\d.*$", (ROOT / "docs" / page).read_text(), re.MULTILINE
+  )
   readme = re.findall(r"^\|.*\d\.\d.*$", README.read_text(), re.MULTILINE)
   names = {"results.md": "base", "benchmarks.md": "sample"}
   start = next(
-      i for i, row in enumerate(readme) if row.startswith(f"| {names[page]} "))
-  for row in readme[start:start + 3]:
+    i for i, row in enumerate(readme) if row.startswith(f"| {names[page]} ")
+  )
+  for row in readme[start : start + 3]:
     assert row in rows, row

@@ -42,11 +42,18 @@ def recipe(target):
   # The tests may themselves be started by make, which tells a make below it
   # so through these variables; that one would then print its directories.
   environment = {
-      key: value for key, value in os.environ.items()
-      if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
+    key: value
+    for key, value in os.environ.items()
+    if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+  }
   shown = subprocess.run(
-      ["make", "-n", "-o", "setup", *shlex.split(target)], cwd=ROOT,
-      env=environment, check=True, capture_output=True, text=True).stdout
+    ["make", "-n", "-o", "setup", *shlex.split(target)],
+    cwd=ROOT,
+    env=environment,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
   return shlex.split(shown.replace("\\\n", " ").splitlines()[-1])
 
 
@@ -56,8 +63,7 @@ def run(command, words, monkeypatch):
   text = text.replace("KEY=VALUE", "alpha=0.1").partition(" > ")[0]
   piped, _, after = text.partition(" | ")
   if after:
-    monkeypatch.setattr(
-        sys, "stdin", io.StringIO(shlex.split(piped)[1] + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(shlex.split(piped)[1] + "\n"))
     text = after
   program, *rest = shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", text))
   if program == "make":
@@ -92,21 +98,26 @@ def test_documented_commands_run(story, folder, small, monkeypatch, capsys):
   if story == "programs a minute" and not sandbox.best().grade:
     pytest.skip("no jail on this machine")
   config = small.write(
-      folder / "config.py", train=dict(num_iterations=1),
-      data=dict(max_prompt_length=12), log=dict(tensorboard=False))
+    folder / "config.py",
+    train=dict(num_iterations=1),
+    data=dict(max_prompt_length=12),
+    log=dict(tensorboard=False),
+  )
   for command, words in STORIES[story]:
     words = words.format(
-        small=config, base=small.base, root=ROOT, python=sys.executable)
+      small=config, base=small.base, root=ROOT, python=sys.executable
+    )
     assert run(command, words, monkeypatch) == 0, command
     capsys.readouterr()
 
 
 @pytest.mark.parametrize("command", PAPER)
-def test_runs_at_paper_scale_ask_for_what_is_not_here(
-    command, folder, capsys):
+def test_runs_at_paper_scale_ask_for_what_is_not_here(command, folder, capsys):
   """All their words are understood; model or devices are missing."""
   assert main.main(shlex.split(command)[1:]) == 2
   said = capsys.readouterr().err
   assert re.search(
-      r"models/[\w.-]+': no such directory|runs/\w+.?: no such directory|"
-      r"mesh \{.*\} does not fit 1 device", said), said
+    r"models/[\w.-]+': no such directory|runs/\w+.?: no such directory|"
+    r"mesh \{.*\} does not fit 1 device",
+    said,
+  ), said

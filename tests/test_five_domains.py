@@ -22,19 +22,26 @@ from progrpo_jax.text import tokenizer as tokenizer_lib
 STEPS, HALF = 20, 10
 # Limits that no busy machine reaches: the clock must not decide a reward.
 TIME_LIMIT_S, DEADLINE_S = 60.0, 120.0
-OURS = {
-    "manual_dir": "files", "template": "{question}", "ngram": 0}
+OURS = {"manual_dir": "files", "template": "{question}", "ngram": 0}
 TASKS = {
-    "gsm8k": OURS,
-    "apps": OURS | {"verifier_options": {"time_limit_s": TIME_LIMIT_S}},
-    "choice": OURS,
-    "chain_sum": {
-        "template": "compact", "max_terms": 2, "max_digits": 1,
-        "num_train": 16, "num_validation": 4},
-    "instruction_following": {
-        "template": "compact", "num_train": 16, "num_validation": 4,
-        "max_instructions": 1, "max_count": 2,
-        "instructions": ["keywords:existence"]},
+  "gsm8k": OURS,
+  "apps": OURS | {"verifier_options": {"time_limit_s": TIME_LIMIT_S}},
+  "choice": OURS,
+  "chain_sum": {
+    "template": "compact",
+    "max_terms": 2,
+    "max_digits": 1,
+    "num_train": 16,
+    "num_validation": 4,
+  },
+  "instruction_following": {
+    "template": "compact",
+    "num_train": 16,
+    "num_validation": 4,
+    "max_instructions": 1,
+    "max_count": 2,
+    "instructions": ["keywords:existence"],
+  },
 }
 MODULES = {"choice": "tests.trained_choice"}
 OPTIONS = ["A" * n for n in range(1, 4)]
@@ -55,14 +62,19 @@ def _sum(i):
 def _program(i):
   tests = {"inputs": [f"{i}\n", "7\n"], "outputs": [f"{i}\n", "7\n"]}
   return {
-      "question": f"echo {i}", "input_output": json.dumps(tests),
-      "solutions": json.dumps(["print(input())"])}
+    "question": f"echo {i}",
+    "input_output": json.dumps(tests),
+    "solutions": json.dumps(["print(input())"]),
+  }
 
 
 def _choice(i):
   return {
-      "question": f"longest {i}", "options": OPTIONS, "answer_index": 2,
-      "category": "physics"}
+    "question": f"longest {i}",
+    "options": OPTIONS,
+    "answer_index": 2,
+    "category": "physics",
+  }
 
 
 def _files(folder):
@@ -71,13 +83,19 @@ def _files(folder):
   One more, of GSM8K, is too long for the policy.
   """
   for split, name, rows in (
-      ("train", "train", range(8)), ("test", "test", range(10, 14))):
+    ("train", "train", range(8)),
+    ("test", "test", range(10, 14)),
+  ):
     long = {"question": "one and " * 99, "answer": "#### 100"}
-    _write(folder / f"gsm8k/main/{name}-00000-of-00001.parquet",
-           [*map(_sum, rows), long])
+    _write(
+      folder / f"gsm8k/main/{name}-00000-of-00001.parquet",
+      [*map(_sum, rows), long],
+    )
     _write(folder / f"apps/{split}.jsonl", [_program(i) for i in rows])
-    _write(folder / f"tests.trained_choice/{name}.parquet",
-           [_choice(i) for i in rows])
+    _write(
+      folder / f"tests.trained_choice/{name}.parquet",
+      [_choice(i) for i in rows],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +107,16 @@ def make(small, tmp_path_factory):
   folder = tmp_path_factory.mktemp("five")
   _files(folder / "files")
   tasks = {
-      name: {"weight": 1.0, "module": MODULES.get(name, name), "options": {
-          k: str(folder / v) if k == "manual_dir" else v
-          for k, v in options.items()}}
-      for name, options in TASKS.items()}
+    name: {
+      "weight": 1.0,
+      "module": MODULES.get(name, name),
+      "options": {
+        k: str(folder / v) if k == "manual_dir" else v
+        for k, v in options.items()
+      },
+    }
+    for name, options in TASKS.items()
+  }
   if not sandbox.best().grade:
     del tasks["apps"]
 
@@ -196,9 +220,10 @@ def test_the_run_says_how_programs_are_isolated(unbroken):
 def test_the_run_says_what_is_left_out(unbroken):
   said = [m for m in unbroken[1].messages if "gsm8k" in m]
   assert said == [
-      "gsm8k: 1 of 9 prompts are longer than 48 tokens and left out",
-      "gsm8k: 4 problems evaluated; 1 more left out, with prompts of more "
-      "than 48 tokens"]
+    "gsm8k: 1 of 9 prompts are longer than 48 tokens and left out",
+    "gsm8k: 4 problems evaluated; 1 more left out, with prompts of more "
+    "than 48 tokens",
+  ]
   workdir, view = unbroken
   last = json.loads((workdir / "eval.jsonl").read_text().splitlines()[-1])
   assert last["eval/gsm8k/left_out"] == 1
@@ -223,8 +248,9 @@ def test_a_published_test_set_is_not_cut_down_by_itself(make):
     check()
   longest = len(tokenizer.encode_prompt("one and " * 99)[0])
   assert str(caught.value).startswith(
-      "gsm8k: 1 of the 5 problems of this published test set have prompts of "
-      "more than data.max_prompt_length = 48 tokens")
+    "gsm8k: 1 of the 5 problems of this published test set have prompts of "
+    "more than data.max_prompt_length = 48 tokens"
+  )
   assert f"raise that to {longest}," in str(caught.value)
   # As said: with that, or with the key, it is evaluated.
   c.data.max_prompt_length = longest
@@ -241,7 +267,8 @@ def test_each_domain_is_evaluated(unbroken):
 
 
 def test_a_run_stopped_in_the_middle_is_the_unbroken_one(
-    unbroken, make, recorded, tmp_path, monkeypatch):
+  unbroken, make, recorded, tmp_path, monkeypatch
+):
   workdir, _ = unbroken
   view = View(stop_after=HALF)
   stop = stopping.Stop
@@ -259,7 +286,8 @@ def test_a_run_stopped_in_the_middle_is_the_unbroken_one(
   assert min(again.steps) == HALF + 1
   expected, found = recorded(workdir), recorded(tmp_path)
   for one, other in zip(
-      expected["metrics.jsonl"], found["metrics.jsonl"], strict=True):
+    expected["metrics.jsonl"], found["metrics.jsonl"], strict=True
+  ):
     assert one == other
   assert found.keys() == expected.keys()
   assert [k for k in expected if found[k] != expected[k]] == []
@@ -272,11 +300,13 @@ def test_code_goes_through_the_jail(make):
   c = make()
   spec = c.data.tasks.apps
   source = base.load(
-      "apps", "train", data_dir=c.data.dir, seed=0, **dict(spec.options))
+    "apps", "train", data_dir=c.data.dir, seed=0, **dict(spec.options)
+  )
   row = source[0]
   texts = [
-      row.demonstrations[0],
-      "```python\nprint(open('/etc/passwd').read())\n```"]
+    row.demonstrations[0],
+    "```python\nprint(open('/etc/passwd').read())\n```",
+  ]
   with problems.make_pool(c) as pool:
     found = pool.score([base.item(row, text) for text in texts])
   assert [score.correct for score in found] == [True, False]

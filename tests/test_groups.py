@@ -24,34 +24,39 @@ def made(ids, correct=None, width=4, valid=True, functions=0):
   correct = np.asarray(correct, bool).reshape(count, G)
   rows = (ids[:, None] * G + np.arange(G)).reshape(-1)
   return groups.Groups(
-      prompts=batch.Prompts(
-          tokens_PT=np.where(mask, 100 + ids[:, None], 0).astype(np.int32),
-          mask_PT=mask, user_mask_PT=mask & (np.arange(width) == width - 1),
-          ids_P=ids,
-          rows=tuple(base.Row("t", f"row {i}", None, {}) for i in ids)),
-      rollout=batch.Rollout(
-          tokens_BT=(10 * rows[:, None] + np.arange(T)).astype(np.int32),
-          mask_BT=np.arange(T) <= (rows % T)[:, None],
-          logp_BT=-rows[:, None] - np.arange(T, dtype=np.float32),
-          finished_B=rows % 2 == 0),
-      texts_PG=tuple(
-          tuple(f"{i}/{g}" for g in range(G)) for i in ids),
-      reward_PG=correct.astype(np.float32), correct_PG=correct,
-      valid_PG=np.full((count, G), valid), fresh_P=np.ones(count, bool),
-      values_PGJ=(rows.reshape(count, G, 1) + np.linspace(
-          0, 0.5, functions)).astype(np.float32))
+    prompts=batch.Prompts(
+      tokens_PT=np.where(mask, 100 + ids[:, None], 0).astype(np.int32),
+      mask_PT=mask,
+      user_mask_PT=mask & (np.arange(width) == width - 1),
+      ids_P=ids,
+      rows=tuple(base.Row("t", f"row {i}", None, {}) for i in ids),
+    ),
+    rollout=batch.Rollout(
+      tokens_BT=(10 * rows[:, None] + np.arange(T)).astype(np.int32),
+      mask_BT=np.arange(T) <= (rows % T)[:, None],
+      logp_BT=-rows[:, None] - np.arange(T, dtype=np.float32),
+      finished_B=rows % 2 == 0,
+    ),
+    texts_PG=tuple(tuple(f"{i}/{g}" for g in range(G)) for i in ids),
+    reward_PG=correct.astype(np.float32),
+    correct_PG=correct,
+    valid_PG=np.full((count, G), valid),
+    fresh_P=np.ones(count, bool),
+    values_PGJ=(
+      rows.reshape(count, G, 1) + np.linspace(0, 0.5, functions)
+    ).astype(np.float32),
+  )
 
 
 def same(a, b):
   """Asserts that two lots of groups are equal in everything."""
-  for name in (
-      "reward_PG", "correct_PG", "valid_PG", "fresh_P", "values_PGJ"):
+  for name in ("reward_PG", "correct_PG", "valid_PG", "fresh_P", "values_PGJ"):
     np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
   assert a.texts_PG == b.texts_PG and a.prompts.rows == b.prompts.rows
   for x, y, names in (
-      (a.prompts, b.prompts, ("tokens_PT", "mask_PT", "user_mask_PT", "ids_P")),
-      (a.rollout, b.rollout, (
-          "tokens_BT", "mask_BT", "logp_BT", "finished_B"))):
+    (a.prompts, b.prompts, ("tokens_PT", "mask_PT", "user_mask_PT", "ids_P")),
+    (a.rollout, b.rollout, ("tokens_BT", "mask_BT", "logp_BT", "finished_B")),
+  ):
     for name in names:
       np.testing.assert_array_equal(getattr(x, name), getattr(y, name), name)
       assert getattr(x, name).dtype == getattr(y, name).dtype, name
@@ -66,19 +71,21 @@ def test_take_picks_whole_groups_in_order():
 
 
 def test_concatenation_of_one_bucket():
-  same(groups.concatenate([made([0, 1]), made([5]), made([])]),
-       made([0, 1, 5]))
+  same(groups.concatenate([made([0, 1]), made([5]), made([])]), made([0, 1, 5]))
 
 
 def test_concatenation_pads_prompts_of_smaller_buckets_on_the_left():
   joined = groups.concatenate([made([1, 2]), made([6], width=7)])
   assert joined.prompts.tokens_PT.shape == (3, 7)
   np.testing.assert_array_equal(
-      joined.prompts.tokens_PT[0], [0, 0, 0, 0, 0, 101, 101])
+    joined.prompts.tokens_PT[0], [0, 0, 0, 0, 0, 101, 101]
+  )
   np.testing.assert_array_equal(
-      joined.prompts.mask_PT[1], [0, 0, 0, 0, 1, 1, 1])
+    joined.prompts.mask_PT[1], [0, 0, 0, 0, 1, 1, 1]
+  )
   np.testing.assert_array_equal(
-      joined.prompts.user_mask_PT[1], [0, 0, 0, 0, 0, 0, 1])
+    joined.prompts.user_mask_PT[1], [0, 0, 0, 0, 0, 0, 1]
+  )
   assert joined.prompts.mask_PT.dtype == bool
   np.testing.assert_array_equal(joined.prompts.tokens_PT[2], [106] * 7)
   assert joined.texts_PG == (("1/0", "1/1"), ("2/0", "2/1"), ("6/0", "6/1"))
@@ -87,8 +94,10 @@ def test_concatenation_pads_prompts_of_smaller_buckets_on_the_left():
 def test_groups_without_verdicts_keep_all_but_their_validity():
   found = made([1, 2], [[True, False], [True, True]]).without_verdicts()
   assert not found.valid_PG.any()
-  same(dataclasses.replace(found, valid_PG=np.ones((2, G), bool)),
-       made([1, 2], [[True, False], [True, True]]))
+  same(
+    dataclasses.replace(found, valid_PG=np.ones((2, G), bool)),
+    made([1, 2], [[True, False], [True, True]]),
+  )
 
 
 def test_values_of_functions_are_widened_where_rows_have_fewer():
@@ -96,23 +105,33 @@ def test_values_of_functions_are_widened_where_rows_have_fewer():
   joined = groups.concatenate(parts)
   assert joined.values_PGJ.dtype == np.float32
   nan = np.nan
-  np.testing.assert_array_equal(joined.values_PGJ, [
-      [[6, 6.5], [7, 7.5]], [[nan, nan], [nan, nan]],
-      [[10, nan], [11, nan]], [[12, nan], [13, nan]]])
   np.testing.assert_array_equal(
-      joined.take([3, 0]).values_PGJ, joined.values_PGJ[[3, 0]])
+    joined.values_PGJ,
+    [
+      [[6, 6.5], [7, 7.5]],
+      [[nan, nan], [nan, nan]],
+      [[10, nan], [11, nan]],
+      [[12, nan], [13, nan]],
+    ],
+  )
+  np.testing.assert_array_equal(
+    joined.take([3, 0]).values_PGJ, joined.values_PGJ[[3, 0]]
+  )
 
 
 @pytest.mark.parametrize("functions", [0, 2])
 def test_arrays_and_back(functions):
   found = made(
-      [3, 9, 4], [[True, False], [False, False], [True, True]],
-      functions=functions)
+    [3, 9, 4],
+    [[True, False], [False, False], [True, True]],
+    functions=functions,
+  )
   arrays = groups.to_arrays(found)
   # An empty array could not be saved.
   assert all(isinstance(x, np.ndarray) and x.size for x in arrays.values())
   again = groups.from_arrays(
-      arrays, lambda ids: made(ids).prompts, lambda _: found.texts_PG)
+    arrays, lambda ids: made(ids).prompts, lambda _: found.texts_PG
+  )
   # Whatever was saved is of an earlier policy by now.
   same(again, dataclasses.replace(found, fresh_P=np.zeros(3, bool)))
 
@@ -126,10 +145,14 @@ def test_rows_of_a_prompt_and_some_of_its_responses(per_row):
   for n in range(rows):
     group = n * per_row // G
     np.testing.assert_array_equal(
-        q.prompt_NT[n], found.prompts.tokens_PT[group])
+      q.prompt_NT[n], found.prompts.tokens_PT[group]
+    )
     np.testing.assert_array_equal(
-        q.prompt_mask_NT[n], found.prompts.mask_PT[group])
+      q.prompt_mask_NT[n], found.prompts.mask_PT[group]
+    )
   np.testing.assert_array_equal(
-      q.tokens_NRT.reshape(-1, T), found.rollout.tokens_BT)
+    q.tokens_NRT.reshape(-1, T), found.rollout.tokens_BT
+  )
   np.testing.assert_array_equal(
-      q.mask_NRT.reshape(-1, T), found.rollout.mask_BT)
+    q.mask_NRT.reshape(-1, T), found.rollout.mask_BT
+  )

@@ -40,7 +40,8 @@ def run(small, tmp_path_factory):
 
 def load(small, path):
   return build.load_policy(
-      small.config(f"model.init_from={path}"), sharding.make_mesh())
+    small.config(f"model.init_from={path}"), sharding.make_mesh()
+  )
 
 
 def test_a_checkpoint_holds_adapters_alone(run):
@@ -50,7 +51,8 @@ def test_a_checkpoint_holds_adapters_alone(run):
   assert len(names) == 14
   assert all(name.endswith((lora.A, lora.B)) for name in names)
   _, adapters, base = policy_lib.load_adapters(
-      str(run[0]), sharding.make_mesh())
+    str(run[0]), sharding.make_mesh()
+  )
   assert len(jax.tree.leaves(adapters)) == 14
   assert hf.is_hf_dir(base)
 
@@ -58,20 +60,24 @@ def test_a_checkpoint_holds_adapters_alone(run):
 def test_weights_stay_and_adapters_move(small, run):
   base = load(small, small.base)
   config, adapters, _ = policy_lib.load_adapters(
-      str(run[0]), sharding.make_mesh())
+    str(run[0]), sharding.make_mesh()
+  )
   tuned = load(small, run[0])
   for path, x in jax.tree_util.tree_leaves_with_path(adapters):
     assert np.abs(x).max() > 0, path
   changed = jax.tree.map(
-      lambda x, y: not np.array_equal(x, y), base.params, tuned.params)
-  adapted = {name for name, yes in changed["layers"]["attention"].items()
-             if yes}
+    lambda x, y: not np.array_equal(x, y), base.params, tuned.params
+  )
+  adapted = {
+    name for name, yes in changed["layers"]["attention"].items() if yes
+  }
   assert adapted == {"q", "k", "v", "o"}
   assert set(jax.tree.leaves(changed["layers"]["mlp"])) == {True}
   assert not any(jax.tree.leaves(changed["embed"]))
   merged = lora.merge(config, lora.join(adapters, base.params))
   for x, y in zip(
-      jax.tree.leaves(merged), jax.tree.leaves(tuned.params), strict=True):
+    jax.tree.leaves(merged), jax.tree.leaves(tuned.params), strict=True
+  ):
     np.testing.assert_allclose(x, y, atol=1e-6)
 
 
@@ -97,15 +103,22 @@ def test_another_base_is_refused(small, run, tmp_path):
 
 def test_training_goes_on_from_merged_adapters(small, run, tmp_path):
   code, _ = small.train(
-      tmp_path / "on", f"model.init_from={run[0]}", "train.total_steps=1",
-      "eval.every=0", method="grpo")
+    tmp_path / "on",
+    f"model.init_from={run[0]}",
+    "train.total_steps=1",
+    "eval.every=0",
+    method="grpo",
+  )
   assert code == train.DONE
   first = build.load_policy(
-      small.config(f"model.init_from={tmp_path}/on/checkpoints/0"),
-      sharding.make_mesh())
+    small.config(f"model.init_from={tmp_path}/on/checkpoints/0"),
+    sharding.make_mesh(),
+  )
   for x, y in zip(
-      jax.tree.leaves(first.params),
-      jax.tree.leaves(load(small, run[0]).params), strict=True):
+    jax.tree.leaves(first.params),
+    jax.tree.leaves(load(small, run[0]).params),
+    strict=True,
+  ):
     np.testing.assert_array_equal(x, y)
 
 
@@ -114,8 +127,10 @@ def test_export_merged_and_as_adapters(small, run, tmp_path):
   assert main.main([*argv, str(tmp_path / "whole")]) == 0
   _, whole = hf.load(tmp_path / "whole")
   for x, y in zip(
-      jax.tree.leaves(whole), jax.tree.leaves(load(small, run[0]).params),
-      strict=True):
+    jax.tree.leaves(whole),
+    jax.tree.leaves(load(small, run[0]).params),
+    strict=True,
+  ):
     np.testing.assert_array_equal(x, y)
   assert main.main([*argv, str(tmp_path / "peft"), "--adapters"]) == 0
   described = json.loads((tmp_path / "peft/adapter_config.json").read_text())
@@ -125,16 +140,31 @@ def test_export_merged_and_as_adapters(small, run, tmp_path):
 
 def test_a_run_without_adapters_has_none_to_export(small, tmp_path, capfd):
   small.train(
-      tmp_path / "run", "train.total_steps=1", "eval.every=0", method="grpo")
-  assert main.main([
-      "export", "--policy", str(tmp_path / "run"), "--output",
-      str(tmp_path / "out"), "--adapters"]) == 2
+    tmp_path / "run", "train.total_steps=1", "eval.every=0", method="grpo"
+  )
+  assert (
+    main.main(
+      [
+        "export",
+        "--policy",
+        str(tmp_path / "run"),
+        "--output",
+        str(tmp_path / "out"),
+        "--adapters",
+      ]
+    )
+    == 2
+  )
   assert "was not trained with LoRA" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("override", "words"), [
+@pytest.mark.parametrize(
+  ("override", "words"),
+  [
     ("model.lora.rank=-1", "lora.rank = -1: must be"),
-    ("model.lora.targets=('q',)", "lora.targets = .* each 'q_proj' or")])
+    ("model.lora.targets=('q',)", "lora.targets = .* each 'q_proj' or"),
+  ],
+)
 def test_impossible_adapters_are_refused(small, tmp_path, override, words):
   with pytest.raises(errors.InputError, match=words):
     small.train(tmp_path / "run", "model.lora.rank=2", override)
@@ -145,6 +175,7 @@ def test_optimiser_state_is_that_of_the_adapters(small):
   mesh = sharding.make_mesh()
   policy = build.load_policy(c, mesh)
   from progrpo_jax.build import functions
+
   tx = functions.make_optimizer(c, functions.make_schedule(c))
   like = state.abstract(policy.config, tx, mesh)
   trained, _ = lora.split(policy.config, policy.params)

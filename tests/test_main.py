@@ -12,15 +12,16 @@ from progrpo_jax import main
 def run_of_another_day(small, tmp_path_factory):
   """The workdir of a short run: nothing that is refused may touch it."""
   workdir = tmp_path_factory.mktemp("other") / "run"
-  small.train(
-      workdir, "train.total_steps=1", "eval.every=0", method="grpo")
+  small.train(workdir, "train.total_steps=1", "eval.every=0", method="grpo")
   return workdir
 
 
 def _files(workdir):
   return {
-      str(p.relative_to(workdir)): p.read_bytes()
-      for p in sorted(workdir.rglob("*")) if p.is_file()}
+    str(p.relative_to(workdir)): p.read_bytes()
+    for p in sorted(workdir.rglob("*"))
+    if p.is_file()
+  }
 
 
 @pytest.fixture
@@ -32,8 +33,10 @@ def refuses(run_of_another_day, capfd):
     capfd.readouterr()
     assert main.main(["train", *args, "--workdir", str(workdir)]) == code
     lines = [
-        line for line in capfd.readouterr().err.splitlines()
-        if line.startswith("progrpo")]
+      line
+      for line in capfd.readouterr().err.splitlines()
+      if line.startswith("progrpo")
+    ]
     assert len(lines) == 1
     for words in said:
       assert words in lines[0]
@@ -43,7 +46,9 @@ def refuses(run_of_another_day, capfd):
   return check
 
 
-@pytest.mark.parametrize(("override", "said"), [
+@pytest.mark.parametrize(
+  ("override", "said"),
+  [
     ("algo.num_generation=4", "did you mean config.algo.num_generations?"),
     ("train.total_steps=soon", "'soon' is not of type int"),
     ("algo.loss=clpi", "did you mean 'clip'?"),
@@ -52,17 +57,19 @@ def refuses(run_of_another_day, capfd):
     ("model.init_from=/nowhere/base", "'/nowhere/base': no such directory"),
     ("data.max_prompt_length=5", "task chain_sum, row"),
     ("data.tasks.chain_sum.options.num_train=32", "another config: data.tasks"),
-])
+  ],
+)
 def test_key_or_name(small, refuses, override, said):
   refuses(small.args(override, method="grpo"), said)
 
 
 def test_damaged_base(small, refuses, tmp_path):
   for name, damage, said in (
-      ("model.safetensors", lambda b: b[:len(b) // 2], "damaged or cut short"),
-      ("config.json", lambda b: b"{not json", "not JSON"),
-      ("config.json", lambda b: b'{"model_type": "gpt9"}', "'gpt9'"),
-      ("tokenizer.model", lambda b: b[:9], "not a sentencepiece model")):
+    ("model.safetensors", lambda b: b[: len(b) // 2], "damaged or cut short"),
+    ("config.json", lambda b: b"{not json", "not JSON"),
+    ("config.json", lambda b: b'{"model_type": "gpt9"}', "'gpt9'"),
+    ("tokenizer.model", lambda b: b[:9], "not a sentencepiece model"),
+  ):
     base = tmp_path / "base"
     shutil.copytree(small.base, base)
     (base / name).write_bytes(damage((base / name).read_bytes()))
@@ -75,29 +82,45 @@ def test_tasks(small, refuses, tmp_path):
   (tmp_path / "bad.jsonl").write_text('{"prompt": "1+1="}\n{"promt": 3}\n')
   judge = "progrpo_jax.rewards.logic:score"
   for tasks, said in (
-      ({"chain_smu": {}}, "did you mean 'chain_sum'?"),
-      ({"chain_sum": {"options": {"max_term": 3}}}, "'max_term'"),
-      ({"jsonl": {"options": {}}}, "needs the option 'file'"),
-      ({"jsonl": {"options": {
-          "file": str(tmp_path / "empty.jsonl"), "verifier": judge}}},
-       "empty.jsonl holds no rows"),
-      ({"jsonl": {"options": {
-          "file": str(tmp_path / "none.jsonl"), "verifier": judge}}},
-       "cannot read"),
-      ({"jsonl": {"options": {
-          "file": str(tmp_path / "bad.jsonl"), "verifier": judge}}},
-       "line 2: no prompt"),
-      ({}, "name at least one task")):
-    path = small.write(tmp_path / "config.py", data=dict(
-        tasks=tasks, dir=str(tmp_path / "data")))
+    ({"chain_smu": {}}, "did you mean 'chain_sum'?"),
+    ({"chain_sum": {"options": {"max_term": 3}}}, "'max_term'"),
+    ({"jsonl": {"options": {}}}, "needs the option 'file'"),
+    (
+      {
+        "jsonl": {
+          "options": {"file": str(tmp_path / "empty.jsonl"), "verifier": judge}
+        }
+      },
+      "empty.jsonl holds no rows",
+    ),
+    (
+      {
+        "jsonl": {
+          "options": {"file": str(tmp_path / "none.jsonl"), "verifier": judge}
+        }
+      },
+      "cannot read",
+    ),
+    (
+      {
+        "jsonl": {
+          "options": {"file": str(tmp_path / "bad.jsonl"), "verifier": judge}
+        }
+      },
+      "line 2: no prompt",
+    ),
+    ({}, "name at least one task"),
+  ):
+    path = small.write(
+      tmp_path / "config.py", data=dict(tasks=tasks, dir=str(tmp_path / "data"))
+    )
     refuses(["--config", str(path)], said)
 
 
 def test_workdir(small, refuses, run_of_another_day, tmp_path):
   (tmp_path / "file").write_text("mine")
   for place in (tmp_path / "file", "/proc/nothing"):
-    refuses(
-        small.args(), f"cannot write to --workdir {place}", workdir=place)
+    refuses(small.args(), f"cannot write to --workdir {place}", workdir=place)
   assert (tmp_path / "file").read_text() == "mine"
   # A run of another model.
   base = tmp_path / "base"
@@ -106,8 +129,10 @@ def test_workdir(small, refuses, run_of_another_day, tmp_path):
   described["rms_norm_eps"] = 1e-5
   (base / "config.json").write_text(json.dumps(described))
   refuses(
-      small.args(f"model.init_from={base}", method="grpo"),
-      str(run_of_another_day), "holds a run of another model")
+    small.args(f"model.init_from={base}", method="grpo"),
+    str(run_of_another_day),
+    "holds a run of another model",
+  )
 
 
 REWARDS = """
@@ -128,24 +153,39 @@ def nan(prompts, completions, **columns):
 
 
 def test_reward_functions(small, refuses, tmp_path):
-  (tmp_path / "rows.jsonl").write_text("".join(
-      json.dumps({"prompt": f"{i}+1="}) + "\n" for i in range(9)))
+  (tmp_path / "rows.jsonl").write_text(
+    "".join(json.dumps({"prompt": f"{i}+1="}) + "\n" for i in range(9))
+  )
   (tmp_path / "own.py").write_text(REWARDS)
   for name, said in (
-      ("raises", "raised KeyError: 'no such thing'"),
-      ("hangs", "did not return within 1 s on 16 completions"),
-      ("short", "returned 1 values for 16 completions"),
-      ("nan", "returned nan for completion 0"),
-      ("missing", "cannot be loaded")):
+    ("raises", "raised KeyError: 'no such thing'"),
+    ("hangs", "did not return within 1 s on 16 completions"),
+    ("short", "returned 1 values for 16 completions"),
+    ("nan", "returned nan for completion 0"),
+    ("missing", "cannot be loaded"),
+  ):
     function = f"{tmp_path / 'own.py'}:{name}"
     path = small.write(
-        tmp_path / "config.py",
-        data=dict(tasks={"jsonl": {"options": {
-            "file": str(tmp_path / "rows.jsonl"),
-            "reward_functions": (function,)}}}),
-        rewards=dict(batch_deadline_s=1.0), eval=dict(every=0))
-    refuses(["--config", str(path)], f"reward function {function}", said,
-            workdir=tmp_path / name)
+      tmp_path / "config.py",
+      data=dict(
+        tasks={
+          "jsonl": {
+            "options": {
+              "file": str(tmp_path / "rows.jsonl"),
+              "reward_functions": (function,),
+            }
+          }
+        }
+      ),
+      rewards=dict(batch_deadline_s=1.0),
+      eval=dict(every=0),
+    )
+    refuses(
+      ["--config", str(path)],
+      f"reward function {function}",
+      said,
+      workdir=tmp_path / name,
+    )
     # What is there is a run: with the function mended it goes on.
     assert (tmp_path / name / "checkpoints" / "0").is_dir()
 
@@ -167,12 +207,18 @@ print(codes)
 
 
 def test_batch_that_the_mesh_cannot_divide(small, tmp_path, run_python):
-  done = run_python([
-      "-c", BATCH, tmp_path / "run", *small.args(method="grpo")])
+  done = run_python(["-c", BATCH, tmp_path / "run", *small.args(method="grpo")])
   assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2]"
   lines = [x for x in done.stderr.splitlines() if x.startswith("progrpo")]
-  for line, said in zip(lines, (
-      "config.train.prompts_per_step = 4", "config.eval.batch_prompts = 4",
-      "= 4", "config.eval.batch_prompts = 4"), strict=True):
+  for line, said in zip(
+    lines,
+    (
+      "config.train.prompts_per_step = 4",
+      "config.eval.batch_prompts = 4",
+      "= 4",
+      "config.eval.batch_prompts = 4",
+    ),
+    strict=True,
+  ):
     assert said in line and "8 batch shards" in line
   assert not (tmp_path / "run").exists()

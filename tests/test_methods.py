@@ -25,14 +25,18 @@ def flowrl(small, tmp_path_factory):
   folder = tmp_path_factory.mktemp("flowrl")
   whole, half = folder / "whole", folder / "half"
   for workdir, steps in ((whole, 3), (half, 2), (half, 3)):
-    assert small.train(
-        workdir, "eval.every=0", f"train.total_steps={steps}",
-        method="flowrl")[0] == 0
+    assert (
+      small.train(
+        workdir, "eval.every=0", f"train.total_steps={steps}", method="flowrl"
+      )[0]
+      == 0
+    )
   return whole, half
 
 
 def test_flowrl_trains_its_head_resumes_and_exports_the_policy_alone(
-    flowrl, tmp_path, recorded):
+  flowrl, tmp_path, recorded
+):
   whole, half = flowrl
   a, b = recorded(whole), recorded(half)
   assert a["params"] == b["params"] and a["opt_state"] == b["opt_state"]
@@ -41,8 +45,9 @@ def test_flowrl_trains_its_head_resumes_and_exports_the_policy_alone(
   assert len({row["flowrl/log_z"] for row in found}) == 3
   assert all("kl" in row for row in found)
   out = tmp_path / "out"
-  assert main.main(
-      ["export", "--policy", str(whole), "--output", str(out)]) == 0
+  assert (
+    main.main(["export", "--policy", str(whole), "--output", str(out)]) == 0
+  )
   config, params = hf.load(str(out))
   assert not config.partition_head and "log_z" not in params
 
@@ -62,16 +67,21 @@ def test_a_policy_with_a_head_starts_runs_with_and_without_one(small, flowrl):
 def test_entropy_coefficient_follows_its_rule(small, tmp_path):
   """The logged weights are those that the rule gives from logged entropies."""
   code, _ = small.train(
-      tmp_path / "run", "eval.every=0", "train.total_steps=4",
-      "algo.entropy_control.target=100.0", "algo.entropy_control.step=0.4",
-      method="grpo")
+    tmp_path / "run",
+    "eval.every=0",
+    "train.total_steps=4",
+    "algo.entropy_control.target=100.0",
+    "algo.entropy_control.step=0.4",
+    method="grpo",
+  )
   assert code == 0
   found = rows(tmp_path / "run")
   coef, expected = 0.0, []
   for row in found:
     expected.append(coef)
     coef = control.adapt_entropy_coef(
-        coef, row["entropy"], target=100.0, step=0.4)
+      coef, row["entropy"], target=100.0, step=0.4
+    )
   assert [row["entropy_coef"] for row in found] == expected
   assert expected == [0.0, 0.4, 0.8, 1.0]
 
@@ -88,16 +98,19 @@ def squares(inputs, *, scale=1.0):
 '''
 
 
-def test_a_loss_of_ones_own_by_its_import_path(
-    small, tmp_path, monkeypatch):
+def test_a_loss_of_ones_own_by_its_import_path(small, tmp_path, monkeypatch):
   (tmp_path / "own_losses.py").write_text(OWN_LOSS)
   monkeypatch.syspath_prepend(tmp_path)
   path = small.write(
-      tmp_path / "config.py", eval=dict(every=0), train=dict(total_steps=3),
-      algo=dict(loss="own_losses.squares", loss_options=dict(scale=0.5)))
+    tmp_path / "config.py",
+    eval=dict(every=0),
+    train=dict(total_steps=3),
+    algo=dict(loss="own_losses.squares", loss_options=dict(scale=0.5)),
+  )
   workdir = tmp_path / "run"
-  assert main.main(
-      ["train", "--config", str(path), "--workdir", str(workdir)]) == 0
+  assert (
+    main.main(["train", "--config", str(path), "--workdir", str(workdir)]) == 0
+  )
   found = rows(workdir)
   assert [row["step"] for row in found] == [1, 2, 3]
   assert all(np.isfinite(row["own/mean"]) for row in found)
@@ -106,9 +119,14 @@ def test_a_loss_of_ones_own_by_its_import_path(
 
 def test_an_option_that_a_loss_does_not_know_is_named(small, tmp_path):
   path = small.write(
-      tmp_path / "config.py", algo=dict(loss_options=dict(epsilom=0.1)))
-  assert main.main(
-      ["train", "--config", str(path), "--workdir", str(tmp_path / "r")]) == 2
+    tmp_path / "config.py", algo=dict(loss_options=dict(epsilom=0.1))
+  )
+  assert (
+    main.main(
+      ["train", "--config", str(path), "--workdir", str(tmp_path / "r")]
+    )
+    == 2
+  )
 
 
 @pytest.mark.parametrize("method", ["prorl_v2", "clip_cov"])
@@ -134,25 +152,46 @@ def test_measured_triggers_reset_a_run(small, tmp_path):
 
   In the first step after a reset the KL is 0, and can be no reason."""
   triggers = (
-      {"at_step": 2, "set": {
-          "algo.reset.modes": ("kl",), "algo.reset.kl_factor": 0.0,
-          "algo.reset.kl_threshold": 1e-12}},
-      {"at_step": 4, "set": {
-          "algo.reset.modes": ("auto",), "algo.reset.kl_threshold": 1e9,
-          "algo.reset.share_threshold": 1e-9, "algo.reset.share_window": 2}})
+    {
+      "at_step": 2,
+      "set": {
+        "algo.reset.modes": ("kl",),
+        "algo.reset.kl_factor": 0.0,
+        "algo.reset.kl_threshold": 1e-12,
+      },
+    },
+    {
+      "at_step": 4,
+      "set": {
+        "algo.reset.modes": ("auto",),
+        "algo.reset.kl_threshold": 1e9,
+        "algo.reset.share_threshold": 1e-9,
+        "algo.reset.share_window": 2,
+      },
+    },
+  )
   code, _ = small.train(
-      tmp_path, "algo.reset.modes=('stall',)", "algo.reset.patience=1",
-      "algo.reset.min_delta=1.0", "algo.reset.min_gap=1",
-      "train.total_steps=6", f"schedule={triggers!r}")
+    tmp_path,
+    "algo.reset.modes=('stall',)",
+    "algo.reset.patience=1",
+    "algo.reset.min_delta=1.0",
+    "algo.reset.min_gap=1",
+    "train.total_steps=6",
+    f"schedule={triggers!r}",
+  )
   assert code == 0
   found = rows(tmp_path)
   reasons = {
-      row["step"]: row["ref_reset/reason"] for row in found
-      if row["ref_reset/reset"]}
+    row["step"]: row["ref_reset/reason"]
+    for row in found
+    if row["ref_reset/reset"]
+  }
   told = [(row["kl"], row.get("kl_share")) for row in found]
   assert list(reasons) == [2, 4, 6], told
-  for reason, said in zip(reasons.values(), (
-      "no validation gain in 1", "stands out", "of the gradient over 2")):
+  for reason, said in zip(
+    reasons.values(),
+    ("no validation gain in 1", "stands out", "of the gradient over 2"),
+  ):
     assert said in reason
   # The reference is the policy of the step, as the next one sees it.
   assert [row["ref_reset/ref_step"] for row in found] == [0, 2, 2, 4, 4, 6]

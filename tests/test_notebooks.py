@@ -29,8 +29,10 @@ def definitions(source):
   """(name, lines) of every function and class."""
   kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
   return [
-      (node.name, node.end_lineno - node.lineno + 1)
-      for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    (node.name, node.end_lineno - node.lineno + 1)
+    for node in ast.walk(ast.parse(source))
+    if isinstance(node, kinds)
+  ]
 
 
 def imported(source):
@@ -88,8 +90,11 @@ def test_a_reader_of_the_page_sees_pictures(name):
   cells = code(read(name))
   assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
   shown = [
-      o for c in cells for o in c.outputs
-      if o.output_type in ("display_data", "execute_result")]
+    o
+    for c in cells
+    for o in c.outputs
+    if o.output_type in ("display_data", "execute_result")
+  ]
   assert sum("image/png" in o.data for o in shown) >= 2
 
 
@@ -112,7 +117,9 @@ CELL = {"id": "a", "source": "from progrpo_jax import train"}
 LONG = "def f():\n" + "  x = 1\n" * 5
 
 
-@pytest.mark.parametrize(("cell", "said"), [
+@pytest.mark.parametrize(
+  ("cell", "said"),
+  [
     ({}, None),
     ({"source": "import matplotlib.pyplot as plt\nimport numpy"}, None),
     ({"source": "def f():\n  return 1"}, None),
@@ -123,14 +130,28 @@ LONG = "def f():\n" + "  x = 1\n" * 5
     ({"source": LONG.replace("def f()", "class F")}, "defines F in 6 lines"),
     ({"source": "x = 1\n" * 31}, "more than 30 lines"),
     ({"id": "3f9a01bc"}, "3f9a01bc: an id that is no name"),
-    ({"outputs": [nbformat.v4.new_output(
-        "stream", text="x" * MAX_OUTPUT_BYTES)]}, "a: outputs of"),
-    ({"outputs": [nbformat.v4.new_output(
-        "error", ename="E", evalue="", traceback=[])]}, "a: an error"),
-])
+    (
+      {
+        "outputs": [
+          nbformat.v4.new_output("stream", text="x" * MAX_OUTPUT_BYTES)
+        ]
+      },
+      "a: outputs of",
+    ),
+    (
+      {
+        "outputs": [
+          nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+        ]
+      },
+      "a: an error",
+    ),
+  ],
+)
 def test_a_made_up_notebook(cell, said):
   made = nbformat.v4.new_notebook(
-      cells=[nbformat.v4.new_code_cell(**CELL | cell)])
+    cells=[nbformat.v4.new_code_cell(**CELL | cell)]
+  )
   found = list(problems(made))
   if said is None:
     assert found == []

@@ -14,11 +14,12 @@ import scipy.stats
 
 from progrpo_jax import ops
 
-LAST = 1 - 2.0 ** -24  # the largest uniform number in float32
+LAST = 1 - 2.0**-24  # the largest uniform number in float32
 
 
 stats = jax.jit(
-    ops.token_stats, static_argnames=("temperature", "top_k", "top_p", "chunk"))
+  ops.token_stats, static_argnames=("temperature", "top_k", "top_p", "chunk")
+)
 
 
 def test_masked_reductions_by_hand():
@@ -36,9 +37,15 @@ def test_masked_sum_of_bfloat16_is_accumulated_in_float32():
   assert total.dtype == jnp.float32 and total == 1000
 
 
-@pytest.mark.parametrize("share, counts", [
-    (0.2, [0, 1, 1, 1, 1, 1, 2]), (0.5, [0, 1, 1, 2, 2, 3, 3]),
-    (1.0, [0, 1, 2, 3, 4, 5, 6]), (1e-9, [0, 1, 1, 1, 1, 1, 1])])
+@pytest.mark.parametrize(
+  "share, counts",
+  [
+    (0.2, [0, 1, 1, 1, 1, 1, 2]),
+    (0.5, [0, 1, 1, 2, 2, 3, 3]),
+    (1.0, [0, 1, 2, 3, 4, 5, 6]),
+    (1e-9, [0, 1, 1, 1, 1, 1, 1]),
+  ],
+)
 def test_tail_counts_by_hand(share, counts):
   np.testing.assert_array_equal(ops.tail_counts(6, share), counts)
 
@@ -56,12 +63,15 @@ def test_tail_share_outside_its_range_is_refused(share):
 
 def test_tail_mean_by_hand():
   x = jnp.array([[-3.0, -1, -2, -9], [-5, jnp.nan, -7, 0], [1, 2, 3, 4]])
-  mask = jnp.array([
-      [True, True, True, False], [True, False, True, False], [False] * 4])
+  mask = jnp.array(
+    [[True, True, True, False], [True, False, True, False], [False] * 4]
+  )
   np.testing.assert_allclose(
-      ops.tail_mean(x, mask, 0.5), [-2.5, -7.0, 0.0], rtol=1e-6)
+    ops.tail_mean(x, mask, 0.5), [-2.5, -7.0, 0.0], rtol=1e-6
+  )
   np.testing.assert_allclose(
-      ops.tail_mean(x, mask, 1.0), [-2.0, -6.0, 0.0], rtol=1e-6)
+    ops.tail_mean(x, mask, 1.0), [-2.0, -6.0, 0.0], rtol=1e-6
+  )
 
 
 def test_tail_mean_ranked_by_something_else():
@@ -70,12 +80,16 @@ def test_tail_mean_ranked_by_something_else():
   mask = jnp.array([[True] * 4, [True] * 4, [True, False, True, True]])
   # Ranks 1 and 3; of equal ranks the first two; a masked rank has no part.
   np.testing.assert_allclose(
-      ops.tail_mean(x, mask, 0.5, rank_BT=rank), [5.0, 1.5, 2.5])
+    ops.tail_mean(x, mask, 0.5, rank_BT=rank), [5.0, 1.5, 2.5]
+  )
   np.testing.assert_allclose(
-      ops.tail_mean(x, mask, 1.0, rank_BT=rank),
-      ops.tail_mean(x, mask, 1.0), rtol=1e-6)
+    ops.tail_mean(x, mask, 1.0, rank_BT=rank),
+    ops.tail_mean(x, mask, 1.0),
+    rtol=1e-6,
+  )
   np.testing.assert_array_equal(
-      ops.tail_mean(x, mask, 0.5, rank_BT=x), ops.tail_mean(x, mask, 0.5))
+    ops.tail_mean(x, mask, 0.5, rank_BT=x), ops.tail_mean(x, mask, 0.5)
+  )
   with pytest.raises(AssertionError, match=r"\(3, 3\)"):
     ops.tail_mean(x, mask, 0.5, rank_BT=rank[:, :3])
 
@@ -91,7 +105,9 @@ def entropy_of(*weights):
   return -np.sum(p * np.log(p))
 
 
-@pytest.mark.parametrize("options, probs, weights", [
+@pytest.mark.parametrize(
+  "options, probs, weights",
+  [
     ({}, [1 / 8, 2 / 8, 5 / 8], (1, 2, 5)),
     (dict(temperature=0.5), [1 / 30, 4 / 30, 25 / 30], (1, 4, 25)),
     # The entropy is that of the whole vocabulary; a target outside the kept
@@ -100,15 +116,14 @@ def entropy_of(*weights):
     (dict(top_k=2), [1 / 8, 2 / 7, 5 / 7], (1, 2, 5)),
     (dict(top_p=0.6), [1 / 6, 2 / 7, 1], (1, 2, 5)),
     (dict(top_p=0.7), [1 / 8, 2 / 7, 5 / 7], (1, 2, 5)),
-    (dict(temperature=0.5, top_p=0.9), [1 / 30, 4 / 29, 25 / 29],
-     (1, 4, 25)),
+    (dict(temperature=0.5, top_p=0.9), [1 / 30, 4 / 29, 25 / 29], (1, 4, 25)),
     (dict(top_k=2, top_p=0.7), [1 / 6, 2 / 7, 1], (1, 2, 5)),
-])
+  ],
+)
 def test_token_stats_by_hand(options, probs, weights):
   logp, entropy = stats(HIDDEN, HEAD, TARGETS, **options)
   np.testing.assert_allclose(np.exp(logp[0]), probs, rtol=1e-6)
-  np.testing.assert_allclose(
-      entropy[0], [entropy_of(*weights)] * 3, rtol=1e-6)
+  np.testing.assert_allclose(entropy[0], [entropy_of(*weights)] * 3, rtol=1e-6)
 
 
 def stats_case(rows=3, length=11, width=8, vocab=50, seed=0):
@@ -129,8 +144,7 @@ def exact_stats(hidden, head, targets, temperature=1.0):
 @pytest.mark.parametrize("chunk", [1, 12, 4096])
 def test_token_stats_equal_a_float64_softmax(temperature, chunk):
   hidden, head, targets = stats_case()
-  found = stats(
-      hidden, head, targets, temperature=temperature, chunk=chunk)
+  found = stats(hidden, head, targets, temperature=temperature, chunk=chunk)
   for a, b in zip(found, exact_stats(hidden, head, targets, temperature)):
     assert a.dtype == jnp.float32
     np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
@@ -143,8 +157,9 @@ def test_token_stats_of_huge_logits_are_finite():
   assert (logp <= 0).all() and (entropy >= 0).all()
 
 
-@pytest.mark.parametrize("options", [
-    {}, dict(temperature=0.7), dict(top_k=5, top_p=0.9)])
+@pytest.mark.parametrize(
+  "options", [{}, dict(temperature=0.7), dict(top_k=5, top_p=0.9)]
+)
 def test_chunks_change_neither_values_nor_gradients(options):
   # Three rows and 12 tokens: chunks of four columns, the last one of three.
   hidden, head, targets = stats_case()
@@ -155,13 +170,15 @@ def test_chunks_change_neither_values_nor_gradients(options):
     def total(hidden, head):
       out = ops.token_stats(hidden, head, targets, chunk=chunk, **options)
       return sum(jnp.sum(w * x) for w, x in zip(weights, out)), out
-    return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(
-        hidden, head)
+
+    return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, head)
 
   chunked, whole = run(hidden, head, chunk=12), run(hidden, head, chunk=4096)
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5),
-      chunked, whole)
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5),
+    chunked,
+    whole,
+  )
 
 
 def test_gradients_equal_those_of_log_softmax():
@@ -175,11 +192,13 @@ def test_gradients_equal_those_of_log_softmax():
 
   def ours(hidden, head):
     logp, entropy = ops.token_stats(
-        hidden, head, targets, temperature=0.7, chunk=12)
+      hidden, head, targets, temperature=0.7, chunk=12
+    )
     return jnp.sum(logp * jnp.arange(11)) + jnp.sum(entropy)
 
   found, expected = (
-      jax.jit(jax.grad(f, (0, 1)))(hidden, head) for f in (ours, plain))
+    jax.jit(jax.grad(f, (0, 1)))(hidden, head) for f in (ours, plain)
+  )
   for a, b in zip(found, expected):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
 
@@ -192,19 +211,23 @@ def largest_array(jaxpr):
   for equation in jaxpr.eqns:
     sizes += [math.prod(v.aval.shape) for v in equation.outvars]
     parts = jax.tree.leaves(
-        list(equation.params.values()),
-        is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr))
+      list(equation.params.values()),
+      is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr),
+    )
     sizes += [
-        largest_array(p) for p in parts
-        if isinstance(p, core.Jaxpr | core.ClosedJaxpr)]
+      largest_array(p)
+      for p in parts
+      if isinstance(p, core.Jaxpr | core.ClosedJaxpr)
+    ]
   return max(sizes)
 
 
 def largest_in_hlo(text):
   """Elements of the largest array that a compiled program mentions."""
   return max(
-      math.prod(map(int, dims.split(",")))
-      for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text))
+    math.prod(map(int, dims.split(",")))
+    for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
+  )
 
 
 @pytest.mark.parametrize("options", [{}, dict(top_k=5, top_p=0.9)])
@@ -218,7 +241,8 @@ def test_no_array_over_all_tokens_and_the_vocabulary(options):
 
   def ours(hidden, head, chunk=8):
     logp, entropy = ops.token_stats(
-        hidden, head, targets, chunk=chunk, **options)
+      hidden, head, targets, chunk=chunk, **options
+    )
     return jnp.sum(logp) + jnp.sum(entropy)
 
   def largest(f):
@@ -236,18 +260,32 @@ def test_no_array_over_all_tokens_and_the_vocabulary(options):
 def test_gradient_of_the_head_has_its_own_type():
   hidden, head, targets = stats_case()
   gradient = jax.grad(
-      lambda head: ops.token_stats(
-          hidden.astype(jnp.bfloat16), head, targets, chunk=12)[0].sum())(
-              jnp.asarray(head))
+    lambda head: ops.token_stats(
+      hidden.astype(jnp.bfloat16), head, targets, chunk=12
+    )[0].sum()
+  )(jnp.asarray(head))
   assert gradient.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("top_k, top_p", [
-    (1, 1.0), (7, 1.0), (100, 1.0), (500, 1.0), (0, 0.05), (0, 0.5),
-    (0, 0.95), (0, 0.999), (20, 0.8), (3, 0.99)])
+@pytest.mark.parametrize(
+  "top_k, top_p",
+  [
+    (1, 1.0),
+    (7, 1.0),
+    (100, 1.0),
+    (500, 1.0),
+    (0, 0.05),
+    (0, 0.5),
+    (0, 0.95),
+    (0, 0.999),
+    (20, 0.8),
+    (3, 0.99),
+  ],
+)
 def test_kept_tokens_equal_those_of_transformers(top_k, top_p):
   import torch
   import transformers
+
   rng = np.random.default_rng(7)
   # Rows from nearly flat to sharply peaked.
   spread = np.geomspace(0.1, 8.0, 120)[:, None]
@@ -258,44 +296,55 @@ def test_kept_tokens_equal_those_of_transformers(top_k, top_p):
   if top_p < 1:
     scores = transformers.TopPLogitsWarper(top_p)(None, scores)
   np.testing.assert_array_equal(
-      ops.kept_tokens(logits[:, None], top_k, top_p)[:, 0],
-      torch.isfinite(scores).numpy())
+    ops.kept_tokens(logits[:, None], top_k, top_p)[:, 0],
+    torch.isfinite(scores).numpy(),
+  )
 
 
 def test_a_tie_with_the_last_kept_token_is_kept():
   logits = jnp.array([[[2.0, 1.0, 1.0, 0.0]]])
   np.testing.assert_array_equal(
-      ops.kept_tokens(logits, 2, 1.0)[0, 0], [True, True, True, False])
+    ops.kept_tokens(logits, 2, 1.0)[0, 0], [True, True, True, False]
+  )
   np.testing.assert_array_equal(
-      ops.kept_tokens(logits, 0, 0.6)[0, 0], [True, True, True, False])
+    ops.kept_tokens(logits, 0, 0.6)[0, 0], [True, True, True, False]
+  )
 
 
 def case_logits(name):
   rng = np.random.default_rng(3)
   logits = {
-      "flat": np.zeros(700),
-      "small": rng.normal(size=7),
-      "blocks": 2 * rng.normal(size=700),
-      "peaked": np.where(np.arange(700) == 600, 12.0, rng.normal(size=700)),
-      "holes": np.where(rng.random(700) < 0.6, -np.inf, rng.normal(size=700)),
-      # Nothing in the first block, nor at the end of the last.
-      "middle": np.where(np.abs(np.arange(700) - 600) < 80,
-                         rng.normal(size=700), -np.inf),
+    "flat": np.zeros(700),
+    "small": rng.normal(size=7),
+    "blocks": 2 * rng.normal(size=700),
+    "peaked": np.where(np.arange(700) == 600, 12.0, rng.normal(size=700)),
+    "holes": np.where(rng.random(700) < 0.6, -np.inf, rng.normal(size=700)),
+    # Nothing in the first block, nor at the end of the last.
+    "middle": np.where(
+      np.abs(np.arange(700) - 600) < 80, rng.normal(size=700), -np.inf
+    ),
   }[name]
   return logits.astype(np.float32)
 
 
 # The one program here that computes longer than it compiles.
 @functools.partial(
-    jax.jit, static_argnames=("top_k", "top_p", "block"), compiler_options={
-        "xla_backend_optimization_level": 3,
-        "xla_llvm_disable_expensive_passes": False})
+  jax.jit,
+  static_argnames=("top_k", "top_p", "block"),
+  compiler_options={
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+  },
+)
 def draw(logits, uniforms, top_k=0, top_p=1.0, block=512):
   """Tokens and log-probs for many uniform numbers and one row of logits."""
+
   def part(u):
     rows = jnp.broadcast_to(logits, (len(u), len(logits)))
     return ops.sample_from_logits(
-        rows, u, top_k=top_k, top_p=top_p, block=block)
+      rows, u, top_k=top_k, top_p=top_p, block=block
+    )
+
   token, logp = jax.lax.map(part, uniforms.reshape(-1, 5000, 2))
   return token.reshape(-1), logp.reshape(-1)
 
@@ -303,14 +352,25 @@ def draw(logits, uniforms, top_k=0, top_p=1.0, block=512):
 def exact_probs(logits, top_k=0, top_p=1.0):
   keep = np.asarray(ops.kept_tokens(logits[None, None], top_k, top_p))[0, 0]
   return scipy.special.softmax(
-      np.where(keep, logits, -np.inf).astype(np.float64))
+    np.where(keep, logits, -np.inf).astype(np.float64)
+  )
 
 
-@pytest.mark.parametrize("name, options", [
-    ("flat", {}), ("small", {}), ("blocks", {}), ("peaked", {}),
-    ("holes", {}), ("middle", {}),
-    ("small", dict(top_k=3)), ("small", dict(block=2)),
-    ("blocks", dict(top_p=0.6)), ("holes", dict(top_k=40, top_p=0.9))])
+@pytest.mark.parametrize(
+  "name, options",
+  [
+    ("flat", {}),
+    ("small", {}),
+    ("blocks", {}),
+    ("peaked", {}),
+    ("holes", {}),
+    ("middle", {}),
+    ("small", dict(top_k=3)),
+    ("small", dict(block=2)),
+    ("blocks", dict(top_p=0.6)),
+    ("holes", dict(top_k=40, top_p=0.9)),
+  ],
+)
 def test_frequencies_of_200k_draws_are_the_probabilities(name, options):
   logits = case_logits(name)
   n = 200_000
@@ -335,21 +395,20 @@ def test_frequencies_of_200k_draws_are_the_probabilities(name, options):
 def test_chi_square_would_see_a_bias_of_five_percent():
   probs = exact_probs(case_logits("small"))
   uniforms = jax.random.uniform(jax.random.key(5), (200_000, 2))
-  token, _ = draw(case_logits("small"), uniforms ** 1.05)
+  token, _ = draw(case_logits("small"), uniforms**1.05)
   counts = np.bincount(token, minlength=7)
   assert scipy.stats.chisquare(counts, probs * 200_000).pvalue < 1e-3
 
 
-GRID = 2.0 ** -23  # the step between two uniform numbers
+GRID = 2.0**-23  # the step between two uniform numbers
 
 
-@pytest.mark.parametrize(
-    "name", ["flat", "small", "blocks", "holes", "middle"])
+@pytest.mark.parametrize("name", ["flat", "small", "blocks", "holes", "middle"])
 def test_edges_of_the_uniform_numbers_give_the_first_and_the_last_token(name):
   logits = case_logits(name)
   token, logp = jax.jit(ops.sample_from_logits)(
-      np.stack([logits, logits]),
-      np.float32([[0.0, 0.0], [1 - GRID, 1 - GRID]]))
+    np.stack([logits, logits]), np.float32([[0.0, 0.0], [1 - GRID, 1 - GRID]])
+  )
   real = np.flatnonzero(np.isfinite(logits))
   assert list(token) == [real[0], real[-1]]
   assert np.isfinite(logp).all()
@@ -366,11 +425,15 @@ def test_no_edge_of_the_uniform_numbers_favours_a_token(edge, uniform):
       logits[[edge, 511, 512]] = tiny
       numbers = [[u, v] for u in (uniform, 0.3, 0.74) for v in (uniform, 0.5)]
       token, _ = ops.sample_from_logits(
-          np.stack([logits] * 6), np.float32(numbers))
+        np.stack([logits] * 6), np.float32(numbers)
+      )
       assert not set(np.asarray(token)) & {edge, 511, 512}
   kept, _ = ops.sample_from_logits(
-      np.stack([logits] * 2), np.float32([[0, 0], [uniform, uniform]]),
-      top_k=9, top_p=0.9)
+    np.stack([logits] * 2),
+    np.float32([[0, 0], [uniform, uniform]]),
+    top_k=9,
+    top_p=0.9,
+  )
   assert edge not in kept
 
 
@@ -382,12 +445,14 @@ def test_tails_of_a_large_vocabulary_have_their_probability(name):
   """Both choices, of a block and inside of it, against exact numbers."""
   rng = np.random.default_rng(1)
   logits = {
-      "flat": np.zeros(VOCABULARY),
-      "zipf": -1.5 * np.log1p(rng.permutation(VOCABULARY)),
-      # All but 1e-4 in one token of the middle, as in most of an answer.
-      "certain": np.where(
-          np.arange(VOCABULARY) == 70_001,
-          np.log(VOCABULARY) + np.log(1e4), rng.normal(size=VOCABULARY)),
+    "flat": np.zeros(VOCABULARY),
+    "zipf": -1.5 * np.log1p(rng.permutation(VOCABULARY)),
+    # All but 1e-4 in one token of the middle, as in most of an answer.
+    "certain": np.where(
+      np.arange(VOCABULARY) == 70_001,
+      np.log(VOCABULARY) + np.log(1e4),
+      rng.normal(size=VOCABULARY),
+    ),
   }[name].astype(np.float32)
   probs = np.pad(exact_probs(logits), (0, -VOCABULARY % 512)).reshape(-1, 512)
   weights = jnp.asarray(probs, jnp.float32)
@@ -396,7 +461,8 @@ def test_tails_of_a_large_vocabulary_have_their_probability(name):
   for place in (0, 136, 296):
     inside = shares(weights[place])
     np.testing.assert_allclose(
-        inside, probs[place] / probs[place].sum(), atol=3e-7)
+      inside, probs[place] / probs[place].sum(), atol=3e-7
+    )
     assert not inside[probs[place] == 0].any()
 
 
@@ -413,7 +479,8 @@ def _first_numbers(weights):
     return jnp.where(later, low, middle + 1), jnp.where(later, middle, high)
 
   return jax.lax.fori_loop(
-      0, 24, halve, (0 * index, jnp.full_like(index, 2 ** 23)))[1]
+    0, 24, halve, (0 * index, jnp.full_like(index, 2**23))
+  )[1]
 
 
 def shares(weights):
@@ -429,11 +496,9 @@ def test_tokens_without_weight_are_never_drawn_even_at_rounded_boundaries():
     weights = np.exp(2 * rng.normal(size=1300)).astype(np.float32)
     weights[rng.random(1300) < 0.7] = 0
     boundary = np.cumsum(weights / weights.sum(dtype=np.float64))[weights > 0]
-    points = np.concatenate(
-        [boundary + d * 2.0 ** -24 for d in range(-6, 7)])
+    points = np.concatenate([boundary + d * 2.0**-24 for d in range(-6, 7)])
     points = np.clip(points, 0, LAST).astype(np.float32)
-    token = ops._invert(
-        jnp.broadcast_to(weights, (len(points), 1300)), points)
+    token = ops._invert(jnp.broadcast_to(weights, (len(points), 1300)), points)
     assert (weights[token] > 0).all()
 
 
@@ -447,12 +512,13 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
   block = np.repeat(np.cumsum(by_block) - 0.5 * by_block, 512)[wide]
   numbers = np.stack([block, middle.reshape(-1)[wide]], axis=1)
   token, _ = draw(
-      case_logits("blocks"), np.resize(numbers, (5000, 2)).astype(np.float32))
-  np.testing.assert_array_equal(
-      token, np.resize(np.flatnonzero(wide), 5000))
+    case_logits("blocks"), np.resize(numbers, (5000, 2)).astype(np.float32)
+  )
+  np.testing.assert_array_equal(token, np.resize(np.flatnonzero(wide), 5000))
 
 
 def test_logits_that_are_nan_give_a_token_of_the_vocabulary():
   token, _ = ops.sample_from_logits(
-      jnp.full((2, 700), jnp.nan), jnp.array([[0.0, 0.9], [0.9, 0.0]]))
+    jnp.full((2, 700), jnp.nan), jnp.array([[0.0, 0.9], [0.9, 0.0]])
+  )
   assert ((token >= 0) & (token < 700)).all()

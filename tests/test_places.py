@@ -7,9 +7,16 @@ import pytest
 from progrpo_jax import errors, places
 
 
-@pytest.mark.parametrize(("path", "remote"), [
-    ("gs://bucket/f", True), ("s3://bucket", True), ("gs/f", False),
-    ("gs:/f", False), ("/f", False)])
+@pytest.mark.parametrize(
+  ("path", "remote"),
+  [
+    ("gs://bucket/f", True),
+    ("s3://bucket", True),
+    ("gs/f", False),
+    ("gs:/f", False),
+    ("/f", False),
+  ],
+)
 def test_is_remote(path, remote):
   assert places.is_remote(path) == remote
 
@@ -36,21 +43,34 @@ def test_without_gcsfs_it_says_what_to_install(monkeypatch):
     with pytest.raises(errors.InputError) as e:
       call("gs://bucket/m")
     assert str(e.value) == (
-        "gs://bucket/m: cannot be reached: Please install gcsfs; run "
-        "`pip install 'progrpo_jax[gcs]'`")
+      "gs://bucket/m: cannot be reached: Please install gcsfs; run "
+      "`pip install 'progrpo_jax[gcs]'`"
+    )
 
 
-@pytest.mark.parametrize(("error", "kind", "words"), [
-    (OSError("Forbidden: b/x\nno access"), errors.InputError,
-     "Forbidden: b/x no access; .*roles/storage.legacyBucketReader"),
-    (exceptions.Forbidden("GET x"), errors.InputError,
-     "403 GET x; .*roles/storage.objectAdmin"),
-    (RuntimeError("Anonymous caller, 401"), errors.InputError,
-     "401; log in with `gcloud auth"),
+@pytest.mark.parametrize(
+  ("error", "kind", "words"),
+  [
+    (
+      OSError("Forbidden: b/x\nno access"),
+      errors.InputError,
+      "Forbidden: b/x no access; .*roles/storage.legacyBucketReader",
+    ),
+    (
+      exceptions.Forbidden("GET x"),
+      errors.InputError,
+      "403 GET x; .*roles/storage.objectAdmin",
+    ),
+    (
+      RuntimeError("Anonymous caller, 401"),
+      errors.InputError,
+      "401; log in with `gcloud auth",
+    ),
     (exceptions.NotFound("GET x"), errors.InputError, "is it spelled right"),
     (exceptions.ServiceUnavailable("later"), errors.RunError, "503 later$"),
     (ConnectionError(), errors.RunError, "reached: ConnectionError$"),
-])
+  ],
+)
 def test_what_goes_wrong_becomes_one_line(error, kind, words):
   with pytest.raises(kind, match=words) as e, places.reaching("gs://b/403"):
     raise error

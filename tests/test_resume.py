@@ -43,10 +43,10 @@ def unbroken(small, tmp_path_factory):
   def half_a_line(path, record):
     line = metrics.dumps(record)
     with open(path, "a") as file:
-      file.write(line[:len(line) // 2])
+      file.write(line[: len(line) // 2])
     copy("line")
     with open(path, "a") as file:
-      file.write(line[len(line) // 2:] + "\n")
+      file.write(line[len(line) // 2 :] + "\n")
 
   replace = os.replace
 
@@ -79,8 +79,10 @@ def test_unbroken_run_has_what_is_hard_to_resume(unbroken, recorded):
   assert [row["ref_reset/ref_step"] for row in rows] == [0, 2, 2, 4]
   assert [row["ref_reset/steps_since"] for row in rows] == [1, 0, 1, 0]
   carried = [
-      (copies[name] / "checkpoints").glob("*/data")
-      for name in copies if name.startswith("update")]
+    (copies[name] / "checkpoints").glob("*/data")
+    for name in copies
+    if name.startswith("update")
+  ]
   assert any(list(found) for found in carried)
   assert any(row["dynamic_sampling/rounds"] > 1 for row in rows)
   assert [step for step, _ in view.evals] == [0, 2, 4]
@@ -93,8 +95,10 @@ def test_kl_is_zero_right_after_each_reset_and_not_before(unbroken, recorded):
 
 def _content(folder):
   return {
-      str(path.relative_to(folder)): path.read_bytes()
-      for path in folder.rglob("*") if path.is_file()}
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
 
 
 def _moments(copies):
@@ -108,8 +112,10 @@ def _moments(copies):
     kinds.setdefault(name.partition("-")[0], []).append(name)
   assert len(kinds) == 10
   names = kinds["update"][1:3] + [
-      found[len(found) // 2] for kind, found in kinds.items()
-      if kind not in ("update", "verify", "save")]
+    found[len(found) // 2]
+    for kind, found in kinds.items()
+    if kind not in ("update", "verify", "save")
+  ]
   seen = []
   for name in names:
     content = _content(copies[name])
@@ -129,19 +135,24 @@ def test_killed_anywhere_it_ends_alike(small, unbroken, recorded):
 
 
 def test_stopped_it_saves_and_goes_on_alike(
-    small, unbroken, recorded, tmp_path, monkeypatch, capsys):
+  small, unbroken, recorded, tmp_path, monkeypatch, capsys
+):
   expected = recorded(unbroken[0])
   # Only resets and the end are saved by themselves here.
   argv = [
-      "train", *small.args("checkpoint.every=1000"), "--workdir", str(tmp_path)]
+    "train",
+    *small.args("checkpoint.every=1000"),
+    "--workdir",
+    str(tmp_path),
+  ]
   # Two batches of problems are sampled before the first step.
   for module, name, number, which in (
-      (sampler, "batches", signal.SIGTERM, 3),
-      (improve.Improve, "__call__", signal.SIGINT, 1)):
+    (sampler, "batches", signal.SIGTERM, 3),
+    (improve.Improve, "__call__", signal.SIGINT, 1),
+  ):
     original, calls = getattr(module, name), []
 
-    def call(
-        *args, original=original, calls=calls, number=number, which=which):
+    def call(*args, original=original, calls=calls, number=number, which=which):
       calls.append(1)
       if len(calls) == which:
         os.kill(os.getpid(), number)
@@ -179,10 +190,19 @@ sys.exit(main.main(sys.argv[1:]))
 
 def test_second_signal_stops_at_once(small, unbroken, recorded, tmp_path):
   child = subprocess.Popen(
-      [sys.executable, "-c", SECOND, "train", *small.args(),
-       "--workdir", str(tmp_path)],
-      stdout=subprocess.PIPE, text=True, env=os.environ | {
-          "PYTHONHASHSEED": "0"})
+    [
+      sys.executable,
+      "-c",
+      SECOND,
+      "train",
+      *small.args(),
+      "--workdir",
+      str(tmp_path),
+    ],
+    stdout=subprocess.PIPE,
+    text=True,
+    env=os.environ | {"PYTHONHASHSEED": "0"},
+  )
   seen = []
   for line in child.stdout:
     seen.append(line)

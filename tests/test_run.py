@@ -26,11 +26,13 @@ def trained(small, tmp_path_factory):
 
 def test_importing_the_package_is_light():
   code = (
-      "import sys, progrpo_jax; assert 'load_run' in dir(progrpo_jax); "
-      "print({'jax', 'numpy', 'progrpo_jax.run'} & set(sys.modules)); "
-      "assert not hasattr(progrpo_jax, 'load_runs')")
+    "import sys, progrpo_jax; assert 'load_run' in dir(progrpo_jax); "
+    "print({'jax', 'numpy', 'progrpo_jax.run'} & set(sys.modules)); "
+    "assert not hasattr(progrpo_jax, 'load_runs')"
+  )
   out = subprocess.run(
-      [sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
   assert out.stdout.strip() == "set()"
   assert progrpo_jax.load_run is run.load_run
 
@@ -61,8 +63,9 @@ def test_config_is_the_one_that_was_trained(trained, small):
     c.algo.arm.alfa = 1.0
 
 
-@pytest.mark.parametrize("spec", [
-    "tiny.py", "prorl_r1_distill_1_5b.py", "prorl_v2_r1_distill_1_5b.py"])
+@pytest.mark.parametrize(
+  "spec", ["tiny.py", "prorl_r1_distill_1_5b.py", "prorl_v2_r1_distill_1_5b.py"]
+)
 def test_configs_of_every_kind_come_back(spec, make_run):
   config = files.load(f"configs/{spec}")
   workdir = make_run(steps=1)
@@ -155,21 +158,31 @@ def test_a_run_is_seen_as_it_goes_on(make_run):
   assert np.isnan(found.metrics()["entropy"][-1])
 
 
-@pytest.mark.parametrize(("ask", "said"), [
-    (lambda r: r.sample("1+2=", step=3), "no checkpoint of step 3; "
-     "available steps: 0, 2, 4"),
+@pytest.mark.parametrize(
+  ("ask", "said"),
+  [
+    (
+      lambda r: r.sample("1+2=", step=3),
+      "no checkpoint of step 3; available steps: 0, 2, 4",
+    ),
     (lambda r: r.sample("1+2=", n=0), "n = 0"),
     (lambda r: r.sample("1+2=", temperature=-0.5), "temperature = -0.5"),
     (lambda r: r.sample("1+2=", temperature=float("nan")), "temperature"),
-    (lambda r: r.sample(["1=", "1+2+3+4+5+6+7="]), "'1+2+3+4+5+6+7=': the "
-     "prompt has 15 tokens, config.data.max_prompt_length is 12"),
+    (
+      lambda r: r.sample(["1=", "1+2+3+4+5+6+7="]),
+      "'1+2+3+4+5+6+7=': the "
+      "prompt has 15 tokens, config.data.max_prompt_length is 12",
+    ),
     (lambda r: r.sample(""), "'': the prompt has no tokens"),
-    (lambda r: r.rollouts(9), "no rollouts of step 9; available steps: 1, 2, "
-     "3, 4"),
+    (
+      lambda r: r.rollouts(9),
+      "no rollouts of step 9; available steps: 1, 2, 3, 4",
+    ),
     (lambda r: r.eval_samples(1), "no evaluation samples of step 1; avail"),
     (lambda r: r.metrics()["rewards"], "did you mean 'reward'?"),
     (lambda r: r.evals()["step", "nothing/like it"], "no column 'nothing/lik"),
-])
+  ],
+)
 def test_what_is_not_there_is_named(trained, ask, said):
   with pytest.raises(errors.InputError) as found:
     ask(trained)
@@ -178,9 +191,10 @@ def test_what_is_not_there_is_named(trained, ask, said):
 
 def test_places_that_are_no_runs(tmp_path, small, make_run):
   for place, said in (
-      (tmp_path / "nowhere", "no such workdir"),
-      (tmp_path, "is not the workdir of a run"),
-      (small.base, "is not the workdir of a run")):
+    (tmp_path / "nowhere", "no such workdir"),
+    (tmp_path, "is not the workdir of a run"),
+    (small.base, "is not the workdir of a run"),
+  ):
     with pytest.raises(errors.InputError, match=said):
       run.load_run(place)
   workdir = make_run(steps=2)
@@ -211,9 +225,9 @@ def test_a_run_with_parts_missing(make_run):
 
 
 ROWS = [
-    {"step": 1, "x": 0.5, "why": "so"},
-    {"step": 2, "x": None},
-    {"step": 3, "x": 2, "arm/a": True, "why": "<b>"},
+  {"step": 1, "x": 0.5, "why": "so"},
+  {"step": 2, "x": None},
+  {"step": 3, "x": 2, "arm/a": True, "why": "<b>"},
 ]
 
 
@@ -258,8 +272,7 @@ def test_a_table_on_a_page():
   assert page.count("<tr>") == 4
   assert "&lt;b&gt;" in page and "<b>" not in page
   assert "<td>–</td>" in page and "<td>0.5</td>" in page
-  long = run.Table(
-      {f"c{i}<": np.arange(100) for i in range(30)})._repr_html_()
+  long = run.Table({f"c{i}<": np.arange(100) for i in range(30)})._repr_html_()
   assert long.count("<tr>") == 12 and "<td>…</td>" in long
   assert "100 rows, 18 more columns" in long and "c0&lt;" in long
   assert "<td>99</td>" in long and "<td>50</td>" not in long

@@ -23,31 +23,38 @@ def _params(workdir, step):
   model = policy_lib.read_model(workdir / "model" / "config.json")
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   like = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      transformer.abstract_params(model), transformer.shardings(model, mesh))
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    transformer.abstract_params(model),
+    transformer.shardings(model, mesh),
+  )
   keeper = checkpoint.Checkpointer(workdir / "checkpoints", read_only=True)
   return keeper.load_params(step, like)
 
 
 def _equal(a, b):
   return all(
-      np.array_equal(x, y) for x, y in zip(
-          jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
 
 
 def test_finished_run_is_left_alone_and_can_be_made_longer(
-    small, tmp_path, recorded):
+  small, tmp_path, recorded
+):
   short = ("train.total_steps=1", "eval.every=0")
   assert small.train(tmp_path, *short, method="grpo")[0] == train.DONE
   before = recorded(tmp_path)
   code, view = small.train(tmp_path, *short, method="grpo")
   assert code == train.DONE and view.steps == []
   assert view.messages == [
-      "attention: xla (platform cpu)", "resuming from step 1",
-      "already finished at step 1: raise train.total_steps"]
+    "attention: xla (platform cpu)",
+    "resuming from step 1",
+    "already finished at step 1: raise train.total_steps",
+  ]
   assert recorded(tmp_path) == before
   code, view = small.train(
-      tmp_path, "train.total_steps=2", "eval.every=0", method="grpo")
+    tmp_path, "train.total_steps=2", "eval.every=0", method="grpo"
+  )
   assert [step for step, _ in view.steps] == [2]
   config = json.loads((tmp_path / "config.json").read_text())
   assert config["train"]["total_steps"] == 2
@@ -55,8 +62,11 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(
 
 def test_lost_reference_stops_the_run(small, tmp_path, capfd):
   options = (
-      "train.total_steps=1", "eval.every=0", "algo.reset.modes=()",
-      "checkpoint.keep=1")
+    "train.total_steps=1",
+    "eval.every=0",
+    "algo.reset.modes=()",
+    "checkpoint.keep=1",
+  )
   small.train(tmp_path, *options)
   assert (tmp_path / "checkpoints" / "0").is_dir()
   shutil.rmtree(tmp_path / "checkpoints" / "0")
@@ -66,33 +76,53 @@ def test_lost_reference_stops_the_run(small, tmp_path, capfd):
 
 
 def test_reset_decides_over_the_moments_and_the_schedule_goes_on(
-    small, tmp_path):
+  small, tmp_path
+):
   """Counts of moments and schedule: eight updates, one a minibatch and pass;
   the moments forgot them at step 1 and 2, or did not."""
-  options = ("train.total_steps=2", "eval.every=0", "algo.reset.period=1",
-             "optim.warmup_steps=16", "algo.dynamic_sampling.enabled=False")
+  options = (
+    "train.total_steps=2",
+    "eval.every=0",
+    "algo.reset.period=1",
+    "optim.warmup_steps=16",
+    "algo.dynamic_sampling.enabled=False",
+  )
   for more, counts, rates in (
-      (("algo.reset.optimizer=False",), {8}, [1 / 4, 1 / 2]),
-      (("algo.reset.optimizer=True",), {0, 8}, [1 / 4, 1 / 2]),
-      (("algo.reset.optimizer=True", "algo.reset.rewarmup_steps=4"), {0, 8},
-       [0, 0])):
+    (("algo.reset.optimizer=False",), {8}, [1 / 4, 1 / 2]),
+    (("algo.reset.optimizer=True",), {0, 8}, [1 / 4, 1 / 2]),
+    (
+      ("algo.reset.optimizer=True", "algo.reset.rewarmup_steps=4"),
+      {0, 8},
+      [0, 0],
+    ),
+  ):
     workdir = tmp_path / "_".join(more)
     small.train(workdir, *options, *more)
     tree = ocp.StandardCheckpointer().restore(
-        workdir / "checkpoints" / "2" / "opt_state")
+      workdir / "checkpoints" / "2" / "opt_state"
+    )
     assert counts == {
-        int(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        if "count" in jax.tree_util.keystr(path)}
+      int(x)
+      for path, x in jax.tree_util.tree_leaves_with_path(tree)
+      if "count" in jax.tree_util.keystr(path)
+    }
     # What is logged is the rate of the next update.
     np.testing.assert_allclose(
-        [r["learning_rate"] for r in _rows(workdir)],
-        3e-3 * np.array(rates), rtol=1e-6)
+      [r["learning_rate"] for r in _rows(workdir)],
+      3e-3 * np.array(rates),
+      rtol=1e-6,
+    )
 
 
 def test_kl_is_zero_after_a_reset_in_bfloat16_too(small, tmp_path):
   small.train(
-      tmp_path, "train.total_steps=3", "eval.every=0", "model.dtype=bfloat16",
-      "algo.reset.period=1", "algo.dynamic_sampling.enabled=False")
+    tmp_path,
+    "train.total_steps=3",
+    "eval.every=0",
+    "model.dtype=bfloat16",
+    "algo.reset.period=1",
+    "algo.dynamic_sampling.enabled=False",
+  )
   assert [row["kl"] for row in _rows(tmp_path)] == [0, 0, 0]
 
 
@@ -113,19 +143,36 @@ def test_own_rows_and_reward_function(small, tmp_path):
   Where the one that decides has no opinion the sample is masked and counts
   nowhere; the other one adds to the reward and has no say in what is right.
   """
-  (tmp_path / "rows.jsonl").write_text("".join(
-      json.dumps({"prompt": f"{i}+{j}=", "n": i, "tag": "skip" if i > 3 else
-                  "use"}) + "\n" for i in range(1, 6) for j in range(1, 5)))
+  (tmp_path / "rows.jsonl").write_text(
+    "".join(
+      json.dumps(
+        {"prompt": f"{i}+{j}=", "n": i, "tag": "skip" if i > 3 else "use"}
+      )
+      + "\n"
+      for i in range(1, 6)
+      for j in range(1, 5)
+    )
+  )
   (tmp_path / "own.py").write_text(REWARDS)
   path = small.write(
-      tmp_path / "config.py",
-      data=dict(tasks={"digits": {"module": "jsonl", "options": {
-          "file": str(tmp_path / "rows.jsonl"),
-          "reward_functions": (
+    tmp_path / "config.py",
+    data=dict(
+      tasks={
+        "digits": {
+          "module": "jsonl",
+          "options": {
+            "file": str(tmp_path / "rows.jsonl"),
+            "reward_functions": (
               f"{tmp_path / 'own.py'}:malus",
-              f"{tmp_path / 'own.py'}:odd_digit"),
-          "correct_by": "odd_digit"}}}),
-      train=dict(total_steps=2))
+              f"{tmp_path / 'own.py'}:odd_digit",
+            ),
+            "correct_by": "odd_digit",
+          },
+        }
+      }
+    ),
+    train=dict(total_steps=2),
+  )
   workdir = tmp_path / "run"
   argv = ["train", "--config", str(path), "--workdir", str(workdir)]
   assert main.main(argv) == 0
@@ -177,29 +224,45 @@ def score(completion, reference, **meta):
 
 def test_failing_verifier_is_counted_and_masked(small, tmp_path, capfd):
   """Whatever it judges is right: one failure scored 0 would show."""
-  (tmp_path / "rows.jsonl").write_text("".join(
+  (tmp_path / "rows.jsonl").write_text(
+    "".join(
       json.dumps({"prompt": f"{i}-{j}=", "answer": "1"}) + "\n"
-      for i in range(1, 6) for j in range(1, 6)))
+      for i in range(1, 6)
+      for j in range(1, 6)
+    )
+  )
   (tmp_path / "judge.py").write_text(VERIFIER)
-  tasks = {"jsonl": {"options": {
-      "file": str(tmp_path / "rows.jsonl"),
-      "verifier": f"{tmp_path / 'judge.py'}:score"}}}
+  tasks = {
+    "jsonl": {
+      "options": {
+        "file": str(tmp_path / "rows.jsonl"),
+        "verifier": f"{tmp_path / 'judge.py'}:score",
+      }
+    }
+  }
 
   def run(name, share):
     path = small.write(
-        tmp_path / "config.py", data=dict(tasks=tasks), eval=dict(every=0),
-        rewards=dict(deadline_s=0.2, max_failure_share=share),
-        train=dict(total_steps=2))
-    return main.main([
-        "train", "--config", str(path), "--workdir", str(tmp_path / name)])
+      tmp_path / "config.py",
+      data=dict(tasks=tasks),
+      eval=dict(every=0),
+      rewards=dict(deadline_s=0.2, max_failure_share=share),
+      train=dict(total_steps=2),
+    )
+    return main.main(
+      ["train", "--config", str(path), "--workdir", str(tmp_path / name)]
+    )
 
   assert run("lenient", 1.0) == 0
   failed = 0
   for row in _rows(tmp_path / "lenient"):
     samples = [
-        s for group in _rows(
-            tmp_path / "lenient", f"rollouts/{row['step']:06d}.jsonl")
-        for s in group["completions"]]
+      s
+      for group in _rows(
+        tmp_path / "lenient", f"rollouts/{row['step']:06d}.jsonl"
+      )
+      for s in group["completions"]
+    ]
     slow = sum(s["text"].startswith("1") for s in samples)
     dead = sum(s["text"].startswith("-") for s in samples)
     assert (row["verifier/timeouts"], row["verifier/crashes"]) == (slow, dead)
@@ -233,23 +296,36 @@ def test_weights_that_are_not_finite_are_no_start(small, tmp_path, capfd):
   params["norm"]["scale"][3] = np.nan
   tokenizer = policy_lib.tokenizer_lib.load(str(small.base))
   hf.save(str(tmp_path / "broken"), config, params, tokenizer)
-  argv = ["train", *small.args(method="grpo"), "--workdir",
-          str(tmp_path / "run"), "--config.model.init_from",
-          str(tmp_path / "broken")]
+  argv = [
+    "train",
+    *small.args(method="grpo"),
+    "--workdir",
+    str(tmp_path / "run"),
+    "--config.model.init_from",
+    str(tmp_path / "broken"),
+  ]
   assert main.main(argv) == 2
   assert "not finite in norm.scale; start from" in capfd.readouterr().err
 
 
 def test_updates_that_are_not_finite_stop_the_run(
-    small, tmp_path, capfd, monkeypatch):
+  small, tmp_path, capfd, monkeypatch
+):
   """Four updates a step, abort after six in a row: in the second step, also
   when the run was stopped and started between them."""
   (tmp_path / "broken_losses.py").write_text(LOSSES)
   monkeypatch.syspath_prepend(tmp_path)
   argv = [
-      "train", *small.args(
-          "algo.loss=broken_losses.broken", "train.max_skipped_updates=6",
-          "eval.every=0", method="grpo"), "--workdir", str(tmp_path / "run")]
+    "train",
+    *small.args(
+      "algo.loss=broken_losses.broken",
+      "train.max_skipped_updates=6",
+      "eval.every=0",
+      method="grpo",
+    ),
+    "--workdir",
+    str(tmp_path / "run"),
+  ]
   for _ in range(2):
     assert main.main(argv) == 1
     said = capfd.readouterr().err
@@ -262,13 +338,19 @@ def test_updates_that_are_not_finite_stop_the_run(
     assert _equal(_params(tmp_path / "run", step), base)
 
 
-@pytest.mark.parametrize("error", [
+@pytest.mark.parametrize(
+  "error",
+  [
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-    ValueError('RESOURCE_EXHAUSTED: Error writing local file "x": Failed to '
-               "write 5478 bytes: No space left on device"),
-])
+    ValueError(
+      'RESOURCE_EXHAUSTED: Error writing local file "x": Failed to '
+      "write 5478 bytes: No space left on device"
+    ),
+  ],
+)
 def test_a_full_disk_is_named_and_loses_nothing(
-    small, tmp_path, monkeypatch, recorded, capfd, error):
+  small, tmp_path, monkeypatch, recorded, capfd, error
+):
   """Full at the third step's save; with space again the run ends alike."""
   whole, workdir = tmp_path / "whole", tmp_path / "run"
   argv = ["train", *small.args("train.total_steps=3"), "--workdir"]
@@ -291,7 +373,8 @@ def test_a_full_disk_is_named_and_loses_nothing(
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(
-    small, tmp_path, monkeypatch):
+  small, tmp_path, monkeypatch
+):
   def broken(*_):
     raise ValueError("something else")
 

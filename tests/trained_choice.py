@@ -8,10 +8,13 @@ from progrpo_jax.tasks.sets import published, schema
 VERIFIER = mmlu_pro.VERIFIER
 
 SET = dataclasses.replace(
-    mmlu_pro.SET, name="tests.trained_choice",
-    files=lambda _: (
-        schema.File("train", "train.parquet"),
-        schema.File("validation", "test.parquet")))
+  mmlu_pro.SET,
+  name="tests.trained_choice",
+  files=lambda _: (
+    schema.File("train", "train.parquet"),
+    schema.File("validation", "test.parquet"),
+  ),
+)
 
 
 def load(split, **options):

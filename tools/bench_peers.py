@@ -26,8 +26,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SYSTEMS = {"ours": "progrpo_jax", "tunix": "Tunix", "trl": "TRL"}
 # Sizes of a step and the numbers of steps; options of tools/peers/*_step.py.
 SIZES = dict(
-    layers=4, prompts=8, samples=8, prompt_tokens=16, new_tokens=128,
-    warmup=2, steps=5, cores=2)
+  layers=4,
+  prompts=8,
+  samples=8,
+  prompt_tokens=16,
+  new_tokens=128,
+  warmup=2,
+  steps=5,
+  cores=2,
+)
 
 
 def main() -> None:
@@ -35,7 +42,8 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   for name, title in SYSTEMS.items():
     parser.add_argument(
-        f"--{name}", metavar="PYTHON", help=f"interpreter that has {title}")
+      f"--{name}", metavar="PYTHON", help=f"interpreter that has {title}"
+    )
   for name, default in SIZES.items():
     parser.add_argument(f"--{name}", type=int, default=default)
   parser.add_argument("--rounds", type=int, default=3)
@@ -52,16 +60,18 @@ def main() -> None:
   if not pythons:
     parser.error("no system: give --ours, --tunix or --trl")
   sizes = {name: vars(args)[name] for name in SIZES}
-  cores = sorted(os.sched_getaffinity(0))[:args.cores]
+  cores = sorted(os.sched_getaffinity(0))[: args.cores]
   rounds = {name: [] for name in pythons}
   for turn in range(args.rounds):
     for name, python in pythons.items():
       result = run(name, python, sizes, cores)
       rounds[name].append(result)
       print(
-          f"round {turn + 1}: {name} "
-          f"{statistics.median(result['seconds']):.2f} s",
-          file=sys.stderr, flush=True)
+        f"round {turn + 1}: {name} "
+        f"{statistics.median(result['seconds']):.2f} s",
+        file=sys.stderr,
+        flush=True,
+      )
   print(report(rounds, sizes, len(cores)))
 
 
@@ -75,17 +85,33 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
   with tempfile.TemporaryDirectory() as folder:
     output = pathlib.Path(folder) / "figures.json"
     environment = os.environ | dict(
-        PYTHONPATH=os.pathsep.join(paths), HF_HOME=folder,
-        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_MODE="disabled",
-        TOKENIZERS_PARALLELISM="false", JAX_PLATFORMS="cpu",
-        TF_CPP_MIN_LOG_LEVEL="2", OMP_NUM_THREADS=str(len(cores)))
+      PYTHONPATH=os.pathsep.join(paths),
+      HF_HOME=folder,
+      HF_HUB_OFFLINE="1",
+      HF_DATASETS_OFFLINE="1",
+      WANDB_MODE="disabled",
+      TOKENIZERS_PARALLELISM="false",
+      JAX_PLATFORMS="cpu",
+      TF_CPP_MIN_LOG_LEVEL="2",
+      OMP_NUM_THREADS=str(len(cores)),
+    )
     words = [f"--{key}={value}" for key, value in sizes.items()]
     # XLA and torch start one thread for each core that the process may use.
     child = subprocess.run(
-        ["taskset", "--cpu-list", ",".join(map(str, cores)), python,
-         str(ROOT / "tools" / "peers" / f"{name}_step.py"),
-         f"--output={output}", *words],
-        env=environment, cwd=folder, capture_output=True, text=True)
+      [
+        "taskset",
+        "--cpu-list",
+        ",".join(map(str, cores)),
+        python,
+        str(ROOT / "tools" / "peers" / f"{name}_step.py"),
+        f"--output={output}",
+        *words,
+      ],
+      env=environment,
+      cwd=folder,
+      capture_output=True,
+      text=True,
+    )
     if child.returncode or not output.exists():
       said = (child.stdout + child.stderr)[-2000:]
       raise SystemExit(f"{name} failed ({child.returncode}):\n{said}")
@@ -93,50 +119,73 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
 
 
 def report(
-    rounds: dict[str, list[dict]], sizes: dict[str, int], cores: int) -> str:
+  rounds: dict[str, list[dict]], sizes: dict[str, int], cores: int
+) -> str:
   """Returns the table and a line on the machine and versions, in Markdown."""
   commit = subprocess.run(
-      ["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT,
-      capture_output=True, text=True).stdout.strip()
+    ["git", "rev-parse", "--short=7", "HEAD"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
   versions = [
-      f"{name} {version}" for results in rounds.values()
-      for name, version in results[0]["versions"].items()]
+    f"{name} {version}"
+    for results in rounds.values()
+    for name, version in results[0]["versions"].items()
+  ]
   first = next(iter(rounds.values()))
   lines = [
-      f"Commit {commit or 'unknown'}. {platform.machine()}, {cores} cores; "
-      f"{first[0]['parameters'] / 1e6:.1f}M parameters; medians of "
-      f"{len(first[0]['seconds'])} steps in each round, of {len(first)}. "
-      f"{'; '.join(versions)}.", "",
-      "| system | seconds a step | / progrpo_jax | CPU seconds a step "
-      "| sampling, tokens a second | peak memory, MB |", "|---" * 6 + "|"]
+    f"Commit {commit or 'unknown'}. {platform.machine()}, {cores} cores; "
+    f"{first[0]['parameters'] / 1e6:.1f}M parameters; medians of "
+    f"{len(first[0]['seconds'])} steps in each round, of {len(first)}. "
+    f"{'; '.join(versions)}.",
+    "",
+    "| system | seconds a step | / progrpo_jax | CPU seconds a step "
+    "| sampling, tokens a second | peak memory, MB |",
+    "|---" * 6 + "|",
+  ]
   for name, results in rounds.items():
-    lines.append(f"| {SYSTEMS[name]} | " + " | ".join(
-        row(results, rounds.get("ours"), sizes)) + " |")
+    lines.append(
+      f"| {SYSTEMS[name]} | "
+      + " | ".join(row(results, rounds.get("ours"), sizes))
+      + " |"
+    )
   return "\n".join(lines)
 
 
 def row(
-    results: list[dict], ours: list[dict] | None, sizes: dict[str, int],
+  results: list[dict], ours: list[dict] | None, sizes: dict[str, int]
 ) -> list[str]:
   """Returns the cells of one system, given its rounds and progrpo_jax's.
 
   The ratio is taken within each round, where the load is most alike; the cell
   has the median over rounds.
   """
+
   def every(key):
     return [value for result in results for value in result[key]]
 
   seconds = every("seconds")
-  ratio = "–" if ours is None else format(statistics.median(
-      statistics.median(a["seconds"]) / statistics.median(b["seconds"])
-      for a, b in zip(results, ours)), ".2f")
+  ratio = (
+    "–"
+    if ours is None
+    else format(
+      statistics.median(
+        statistics.median(a["seconds"]) / statistics.median(b["seconds"])
+        for a, b in zip(results, ours)
+      ),
+      ".2f",
+    )
+  )
   tokens = sizes["prompts"] * sizes["samples"] * sizes["new_tokens"]
   return [
-      f"{statistics.median(seconds):.2f} "
-      f"({min(seconds):.2f} – {max(seconds):.2f})", ratio,
-      f"{statistics.median(every('cpu')):.2f}",
-      f"{tokens / statistics.median(every('sample')):,.0f}",
-      f"{max(result['peak_mb'] for result in results):,.0f}"]
+    f"{statistics.median(seconds):.2f} "
+    f"({min(seconds):.2f} – {max(seconds):.2f})",
+    ratio,
+    f"{statistics.median(every('cpu')):.2f}",
+    f"{tokens / statistics.median(every('sample')):,.0f}",
+    f"{max(result['peak_mb'] for result in results):,.0f}",
+  ]
 
 
 if __name__ == "__main__":

@@ -36,25 +36,33 @@ def main() -> None:
   if not backend.grade:
     raise SystemExit(f"no jail here: {backend.reason}")
   print(f"{backend.name}, grade {backend.grade}; {options.workers} workers\n")
-  print("| program | tests | programs a minute | CPU seconds per program |\n"
-        "|---|---|---|---|")
+  print(
+    "| program | tests | programs a minute | CPU seconds per program |\n"
+    "|---|---|---|---|"
+  )
   for name, program, tests in (
-      ("a sum", SUM, 1), ("a sum", SUM, 10), ("10,000 steps", WORK, 1),
-      ("10,000 steps", WORK, 10)):
+    ("a sum", SUM, 1),
+    ("a sum", SUM, 10),
+    ("10,000 steps", WORK, 1),
+    ("10,000 steps", WORK, 10),
+  ):
     rate, cpu_s = run(program, tests, options.programs, options.workers)
     print(f"| {name} | {tests} | {rate:,.0f} | {cpu_s:.3f} |", flush=True)
 
 
 def run(
-    program: str, tests: int, programs: int, workers: int
+  program: str, tests: int, programs: int, workers: int
 ) -> tuple[float, float]:
   """Returns (programs a minute, CPU seconds per program)."""
   cases = [{"input": f"{i} 1\n", "output": f"{i + 1}\n"} for i in range(tests)]
   texts = [f"```python\n{program.format(i)}\n```" for i in range(programs)]
   with futures.ThreadPoolExecutor(workers) as threads:
     begun, used = time.monotonic(), busy_s()
-    scores = list(threads.map(
-        lambda text: code.score(text, cases, time_limit_s=60.0), texts))
+    scores = list(
+      threads.map(
+        lambda text: code.score(text, cases, time_limit_s=60.0), texts
+      )
+    )
     seconds, used = time.monotonic() - begun, busy_s() - used
   wrong = sum(not score.correct for score in scores)
   if wrong:

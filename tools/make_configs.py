@@ -76,7 +76,8 @@ def page(source: str) -> str:
         groups[parent]["rows"].append((name, "{}", "a dict", note))
       continue
     groups[parent]["rows"].append(
-        (name, _default(source, statement.value, key), key.words(), note))
+      (name, _default(source, statement.value, key), key.words(), note)
+    )
   parts = [INTRO]
   for name, group in groups.items():
     if group["rows"]:
@@ -87,10 +88,12 @@ def page(source: str) -> str:
 def _assignments(source: str) -> list[ast.Assign]:
   """Returns the statements `c.<key> = ...` of the file, in order."""
   return [
-      n for function in ast.parse(source).body
-      if isinstance(function, ast.FunctionDef) for n in function.body
-      if isinstance(n, ast.Assign)
-      and isinstance(n.targets[0], ast.Attribute)]
+    n
+    for function in ast.parse(source).body
+    if isinstance(function, ast.FunctionDef)
+    for n in function.body
+    if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Attribute)
+  ]
 
 
 def _default(source: str, call: ast.Call, key: ranges.Range) -> str:
@@ -111,15 +114,15 @@ def _comment(lines: list[str], at: int) -> str:
 
 
 def _section(
-    name: str, note: str, rows: list[tuple[str, str, str, str]]) -> str:
+  name: str, note: str, rows: list[tuple[str, str, str, str]]
+) -> str:
   """Returns a group of keys: heading, note and table."""
   out = [f"## {name or 'The run'}", ""]
   if note:
     out += [note, ""]
   out += ["| key | default | range | |", "|---|---|---|---|"]
   for key, value, *words in rows:
-    range_, words = (
-        w.replace("|", "\\|").replace("<", "&lt;") for w in words)
+    range_, words = (w.replace("|", "\\|").replace("<", "&lt;") for w in words)
     out.append(f"| `{key}` | `{value}` | {range_} | {words} |")
   return "\n".join([*out, ""])
 

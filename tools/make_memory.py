@@ -22,49 +22,59 @@ LARGEST = 256  # chips
 
 # Layers, width, heads, key heads, width of a head, MLP, vocabulary, tied.
 _SHAPES = {
-    "Qwen2.5-0.5B": (24, 896, 14, 2, 64, 4864, 151936, True),
-    "Qwen2.5-1.5B": (28, 1536, 12, 2, 128, 8960, 151936, True),
-    "Qwen2.5-7B": (28, 3584, 28, 4, 128, 18944, 152064, False),
-    "Llama-3.1-8B": (32, 4096, 32, 8, 128, 14336, 128256, False),
-    "Qwen2.5-14B": (48, 5120, 40, 8, 128, 13824, 152064, False),
-    "Qwen2.5-32B": (64, 5120, 40, 8, 128, 27648, 152064, False),
-    "Qwen2.5-72B": (80, 8192, 64, 8, 128, 29568, 152064, False),
+  "Qwen2.5-0.5B": (24, 896, 14, 2, 64, 4864, 151936, True),
+  "Qwen2.5-1.5B": (28, 1536, 12, 2, 128, 8960, 151936, True),
+  "Qwen2.5-7B": (28, 3584, 28, 4, 128, 18944, 152064, False),
+  "Llama-3.1-8B": (32, 4096, 32, 8, 128, 14336, 128256, False),
+  "Qwen2.5-14B": (48, 5120, 40, 8, 128, 13824, 152064, False),
+  "Qwen2.5-32B": (64, 5120, 40, 8, 128, 27648, 152064, False),
+  "Qwen2.5-72B": (80, 8192, 64, 8, 128, 29568, 152064, False),
 }
 RANK = 32
 
 # What is counted: name, what it is, when it is there.
 _TERMS = (
-    ("trained weights",
-     "float32",
-     "always"),
-    ("frozen weights",
-     "with LoRA, in `model.dtype`",
-     "always"),
-    ("optimiser",
-     "two moments of the trained weights; `optim.mu_dtype` halves the first",
-     "always"),
-    ("reference",
-     "a copy of the trained weights in `model.dtype`; none where nothing "
-     "reads it",
-     "always"),
-    ("weights for decoding",
-     "LoRA merged, cast to `model.dtype`, one tree per layer",
-     "sample, evaluate"),
-    ("keys and values",
-     "of `sampling.batch_prompts` prompts and all their samples",
-     "sample, evaluate"),
-    ("gradient",
-     "float32; the passes over prompts and responses each have one for a "
-     "moment, micro-batches add one more",
-     "update"),
-    ("residuals of the backward pass",
-     "what the forward pass keeps for it, traced for one device's rows; see "
-     "`model.remat`",
-     "update"),
-    ("activations",
-     "the largest arrays of one layer, or of a chunk of logits "
-     "(`model.logits_chunk`)",
-     "all"),
+  ("trained weights", "float32", "always"),
+  ("frozen weights", "with LoRA, in `model.dtype`", "always"),
+  (
+    "optimiser",
+    "two moments of the trained weights; `optim.mu_dtype` halves the first",
+    "always",
+  ),
+  (
+    "reference",
+    "a copy of the trained weights in `model.dtype`; none where nothing "
+    "reads it",
+    "always",
+  ),
+  (
+    "weights for decoding",
+    "LoRA merged, cast to `model.dtype`, one tree per layer",
+    "sample, evaluate",
+  ),
+  (
+    "keys and values",
+    "of `sampling.batch_prompts` prompts and all their samples",
+    "sample, evaluate",
+  ),
+  (
+    "gradient",
+    "float32; the passes over prompts and responses each have one for a "
+    "moment, micro-batches add one more",
+    "update",
+  ),
+  (
+    "residuals of the backward pass",
+    "what the forward pass keeps for it, traced for one device's rows; see "
+    "`model.remat`",
+    "update",
+  ),
+  (
+    "activations",
+    "the largest arrays of one layer, or of a chunk of logits "
+    "(`model.logits_chunk`)",
+    "all",
+  ),
 )
 
 TEXT = """\
@@ -169,9 +179,17 @@ def peak(name: str, rank: int, sizes, platform: str) -> float:
   layers, width, heads, keys, head, mlp, vocab, tied = _SHAPES[name]
   c = config(sizes[0] * sizes[1], rank)
   model = model_config.ModelConfig(
-      vocab_size=vocab, num_layers=layers, embed_dim=width, num_heads=heads,
-      num_kv_heads=keys, head_dim=head, mlp_dim=mlp, tie_embeddings=tied,
-      dtype="bfloat16", remat="layer")
+    vocab_size=vocab,
+    num_layers=layers,
+    embed_dim=width,
+    num_heads=heads,
+    num_kv_heads=keys,
+    head_dim=head,
+    mlp_dim=mlp,
+    tie_embeddings=tied,
+    dtype="bfloat16",
+    remat="layer",
+  )
   model = dataclasses.replace(model, lora=checks.lora_config(c))
   mesh = sharding.abstract_mesh(sizes[0] * sizes[1] * sizes[2], *sizes)
   try:
@@ -197,8 +215,10 @@ def smallest(name: str, rank: int, chip: memory.Chip) -> str:
 
 def table(rank: int, names) -> str:
   """Returns the Markdown table: models down, chips across."""
-  lines = ["| model | " + " | ".join(memory.CHIPS) + " |",
-           "|---" * (1 + len(memory.CHIPS)) + "|"]
+  lines = [
+    "| model | " + " | ".join(memory.CHIPS) + " |",
+    "|---" * (1 + len(memory.CHIPS)) + "|",
+  ]
   for name in names:
     cells = [smallest(name, rank, chip) for chip in memory.CHIPS.values()]
     print(name, rank, cells, flush=True)
@@ -211,17 +231,29 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, default=PAGE)
   parser.add_argument(
-      "--models", nargs="+", default=list(_SHAPES), choices=list(_SHAPES))
+    "--models", nargs="+", default=list(_SHAPES), choices=list(_SHAPES)
+  )
   args = parser.parse_args()
-  args.output.write_text(TEXT.format(
+  args.output.write_text(
+    TEXT.format(
       terms="\n".join(
-          ["| | what | when |", "|---|---|---|",
-           *(f"| {' | '.join(row)} |" for row in _TERMS)]),
-      usable=memory.USABLE, largest=LARGEST, rank=RANK,
+        [
+          "| | what | when |",
+          "|---|---|---|",
+          *(f"| {' | '.join(row)} |" for row in _TERMS),
+        ]
+      ),
+      usable=memory.USABLE,
+      largest=LARGEST,
+      rank=RANK,
       full=table(0, args.models),
-      lora=table(RANK, args.models), chips=", ".join(
-          f"{name} {chip.memory / 2**30:.1f} GiB"
-          for name, chip in memory.CHIPS.items())))
+      lora=table(RANK, args.models),
+      chips=", ".join(
+        f"{name} {chip.memory / 2**30:.1f} GiB"
+        for name, chip in memory.CHIPS.items()
+      ),
+    )
+  )
   print(f"wrote {args.output}")
 
 

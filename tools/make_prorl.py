@@ -29,15 +29,20 @@ def main() -> None:
   """Prints the table and writes the figure."""
   place, *figure = map(pathlib.Path, sys.argv[1:])
   runs = {name: metrics.load(place / name) for name in RUNS}
-  print("| run | step | entropy | " + " | ".join(SHOWN) + " |\n"
-        + "|---" * (3 + len(SHOWN)) + "|")
+  print(
+    "| run | step | entropy | "
+    + " | ".join(SHOWN)
+    + " |\n"
+    + "|---" * (3 + len(SHOWN))
+    + "|"
+  )
   for name, run in runs.items():
     steps, curves = tried(run)
     _, entropy = metrics.series(run.metrics, "entropy")
     # The first, the last and three between: every 500 of 2,000 steps.
     for i in np.unique(np.linspace(0, len(steps) - 1, 5).astype(int)):
       step = int(steps[i])
-      around = entropy[max(0, step - 50):step + 50]
+      around = entropy[max(0, step - 50) : step + 50]
       cells = [RUNS[name][0], str(step), f"{np.mean(around):.3f}"]
       cells += [f"{curves[k][i]:.3f}" for k in SHOWN]
       print("| " + " | ".join(cells) + " |")
@@ -56,9 +61,15 @@ def tried(run):
 
 def draw(runs, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Draws entropy, pass@1 and pass@32, with resets as vertical lines."""
-  plt.rcParams.update({
-      "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
-      "axes.spines.top": False, "axes.spines.right": False})
+  plt.rcParams.update(
+    {
+      "font.size": 9,
+      "svg.hashsalt": "progrpo",
+      "svg.fonttype": "none",
+      "axes.spines.top": False,
+      "axes.spines.right": False,
+    }
+  )
   figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
   # A run shorter than the window is not smoothed.
   shortest = min(len(run.metrics) for run in runs.values())
@@ -68,14 +79,18 @@ def draw(runs, path: pathlib.Path = FIGURE) -> pathlib.Path:
     label, color = RUNS[name]
     steps, entropy = metrics.series(run.metrics, "entropy")
     axes[0].plot(
-        steps[window - 1:], np.convolve(entropy, kernel, "valid"),
-        color=color, lw=1.4)
+      steps[window - 1 :],
+      np.convolve(entropy, kernel, "valid"),
+      color=color,
+      lw=1.4,
+    )
     steps, curves = tried(run)
     for panel, k in zip(axes[1:], ("pass@1", "pass@32"), strict=True):
       panel.plot(steps, curves[k], color=color, lw=1.6, label=label)
   steps, reset = metrics.series(runs["prorl"].metrics, "ref_reset/reset")
   for panel, title in zip(
-      axes, ("entropy, nats a token", "pass@1", "pass@32"), strict=True):
+    axes, ("entropy, nats a token", "pass@1", "pass@32"), strict=True
+  ):
     for step in np.asarray(steps)[np.asarray(reset) > 0]:
       panel.axvline(step, color="C0", lw=0.6, ls=":")
     panel.set_title(title, loc="left", fontweight="bold")

@@ -21,18 +21,35 @@ from progrpo_jax.report import comparison, tables
 from progrpo_jax.storage import lines, metrics
 
 NAMES = {
-    "base": "base", "grpo": "GRPO", "dr_grpo": "Dr. GRPO", "dapo": "DAPO",
-    "progrpo": "ProGRPO", "prorl": "ProRL", "prorl_v2": "ProRL v2",
-    "gspo": "GSPO", "cispo": "CISPO", "vespo": "VESPO", "flowrl": "FlowRL",
-    "clip_cov": "Clip-Cov", "kl_cov": "KL-Cov",
-    "entropy_bonus": "entropy bonus", "adaptive_entropy": "adaptive entropy",
-    "reinforce_pp": "REINFORCE++", "rloo": "RLOO", "repo": "RePO"}
+  "base": "base",
+  "grpo": "GRPO",
+  "dr_grpo": "Dr. GRPO",
+  "dapo": "DAPO",
+  "progrpo": "ProGRPO",
+  "prorl": "ProRL",
+  "prorl_v2": "ProRL v2",
+  "gspo": "GSPO",
+  "cispo": "CISPO",
+  "vespo": "VESPO",
+  "flowrl": "FlowRL",
+  "clip_cov": "Clip-Cov",
+  "kl_cov": "KL-Cov",
+  "entropy_bonus": "entropy bonus",
+  "adaptive_entropy": "adaptive entropy",
+  "reinforce_pp": "REINFORCE++",
+  "rloo": "RLOO",
+  "repo": "RePO",
+}
 PANELS = {
-    "advantages": ("dr_grpo", "rloo", "reinforce_pp", "repo"),
-    "losses": ("gspo", "cispo", "vespo", "flowrl"),
-    "entropy and covariance": (
-        "entropy_bonus", "adaptive_entropy", "clip_cov", "kl_cov"),
-    "whole recipes": ("dapo", "progrpo", "prorl", "prorl_v2"),
+  "advantages": ("dr_grpo", "rloo", "reinforce_pp", "repo"),
+  "losses": ("gspo", "cispo", "vespo", "flowrl"),
+  "entropy and covariance": (
+    "entropy_bonus",
+    "adaptive_entropy",
+    "clip_cov",
+    "kl_cov",
+  ),
+  "whole recipes": ("dapo", "progrpo", "prorl", "prorl_v2"),
 }
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIGURE = _ROOT / "docs" / "figures" / "methods_entropy.svg"
@@ -46,20 +63,25 @@ def main() -> None:
   for name in NAMES:
     for workdir in sorted(place.glob(f"{name}*")):
       if workdir.name.partition("-")[0] == name and lines.files(
-          epath.Path(workdir) / metrics.METRICS):
+        epath.Path(workdir) / metrics.METRICS
+      ):
         groups[name].append(metrics.load(workdir))
   base = comparison.load_base(place / "base-eval")
   summary = comparison.summarise(dict(groups), base=base)
-  print("| method | pass@1 | pass@8 | pass@32 | entropy | distinct right "
-        "answers | signs of collapse |\n|---|---|---|---|---|---|---|")
+  print(
+    "| method | pass@1 | pass@8 | pass@32 | entropy | distinct right "
+    "answers | signs of collapse |\n|---|---|---|---|---|---|---|"
+  )
   for name, entry in summary.items():
     cells = [NAMES[name]]
     cells += [
-        f"{value} ({small.replace(' to ', ' – ')})" for value, small in (
-            tables.pass_cell(entry, k) for k in ("1", "8", "32"))]
+      f"{value} ({small.replace(' to ', ' – ')})"
+      for value, small in (tables.pass_cell(entry, k) for k in ("1", "8", "32"))
+    ]
     cells += [f"{entry['entropy']:.3f}", f"{entry['distinct_correct']:.2f}"]
-    cells.append(", ".join(
-        level(run) for run in groups[name]) if name in groups else "")
+    cells.append(
+      ", ".join(level(run) for run in groups[name]) if name in groups else ""
+    )
     print("| " + " | ".join(cells) + " |")
   print(f"wrote {draw(groups, *figure)}")
 
@@ -77,7 +99,8 @@ def entropies(runs) -> np.ndarray:
   window = smoothing(length)
   kernel = np.ones(window) / window
   return np.stack(
-      [np.convolve(row[:length], kernel, mode="valid") for row in rows])
+    [np.convolve(row[:length], kernel, mode="valid") for row in rows]
+  )
 
 
 def smoothing(length: int) -> int:
@@ -87,11 +110,18 @@ def smoothing(length: int) -> int:
 
 def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Draws four panels, GRPO in each: mean and range over the seeds."""
-  plt.rcParams.update({
-      "font.size": 9, "svg.hashsalt": "progrpo", "svg.fonttype": "none",
-      "axes.spines.top": False, "axes.spines.right": False})
+  plt.rcParams.update(
+    {
+      "font.size": 9,
+      "svg.hashsalt": "progrpo",
+      "svg.fonttype": "none",
+      "axes.spines.top": False,
+      "axes.spines.right": False,
+    }
+  )
   figure, axes = plt.subplots(
-      2, 2, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
+    2, 2, figsize=(9, 6), sharex=True, sharey=True, layout="constrained"
+  )
   for panel, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
     colors = ["0.45", *(f"C{i}" for i in range(4))]
     for color, name in zip(colors, ("grpo", *names), strict=True):
@@ -101,7 +131,8 @@ def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
       done = min(len(run.metrics) for run in groups[name])
       steps = np.arange(rows.shape[1]) + (smoothing(done) + 1) / 2
       panel.fill_between(
-          steps, rows.min(0), rows.max(0), color=color, alpha=0.15, lw=0)
+        steps, rows.min(0), rows.max(0), color=color, alpha=0.15, lw=0
+      )
       panel.plot(steps, rows.mean(0), color=color, lw=1.6, label=NAMES[name])
     panel.set_title(title, loc="left", fontweight="bold")
     panel.legend(frameon=False)

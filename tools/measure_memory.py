@@ -43,7 +43,8 @@ def main() -> None:
   devices = jax.devices("cpu")
   if place != "cpu":
     devices = topologies.get_topology_desc(
-        platform="tpu", topology_name=place).devices
+      platform="tpu", topology_name=place
+    ).devices
   mesh = sharding.make_mesh(*sizes, devices=devices[:count])
   c = defaults.get_config()
   c.model.init_from = "-"
@@ -54,15 +55,25 @@ def main() -> None:
   c.train.prompts_per_step, c.train.micro_batch_prompts = 16, 4
   c.eval.batch_prompts = 16
   model = model_config.ModelConfig(
-      vocab_size=16384, num_layers=args.layers, embed_dim=512, num_heads=8,
-      num_kv_heads=2, head_dim=64, mlp_dim=2048, dtype=c.model.dtype,
-      remat="layer")
+    vocab_size=16384,
+    num_layers=args.layers,
+    embed_dim=512,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+    mlp_dim=2048,
+    dtype=c.model.dtype,
+    remat="layer",
+  )
   platform = "cpu" if place == "cpu" else "tpu"
   said = memory.estimate(c, model, mesh, platform)
   for phase in PHASES:
     counted = compiled(c, model, mesh, phase)
-    print(f"{phase}: {counted / 2**20:,.0f} MiB counted, "
-          f"{memory.total(said[phase]) / 2**20:,.0f} said", flush=True)
+    print(
+      f"{phase}: {counted / 2**20:,.0f} MiB counted, "
+      f"{memory.total(said[phase]) / 2**20:,.0f} said",
+      flush=True,
+    )
 
 
 def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
@@ -79,8 +90,9 @@ def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
   rest = 0
   if phase != "update":
     rest = sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(state.opt_state))
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(state.opt_state)
+    )
   return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + rest
 
 
@@ -88,21 +100,33 @@ def _sample(c, model, mesh, state):
   rows = _rows(mesh)
   prompts = checks.prompts_per_round(c), c.data.max_prompt_length
   settings = sampler.Settings(
-      num_generations=c.algo.num_generations, chunk=c.sampling.chunk,
-      max_new_tokens=c.sampling.max_new_tokens, stop_ids=(1,))
+    num_generations=c.algo.num_generations,
+    chunk=c.sampling.chunk,
+    max_new_tokens=c.sampling.max_new_tokens,
+    stop_ids=(1,),
+  )
   with jax.set_mesh(mesh):
     return sampler.generate.lower(
-        model, _params(model, mesh, state), rows(prompts, jnp.int32),
-        rows(prompts, bool), rows(prompts[:1], jnp.uint32), _key(mesh),
-        settings)
+      model,
+      _params(model, mesh, state),
+      rows(prompts, jnp.int32),
+      rows(prompts, bool),
+      rows(prompts[:1], jnp.uint32),
+      _key(mesh),
+      settings,
+    )
 
 
 def _score(c, model, mesh, state):
   _, parts, _ = checks.micro_batches(c, mesh)
   with jax.set_mesh(mesh):
     return scoring.score.lower(
-        model, _params(model, mesh, state), _sequences(c, mesh),
-        scoring.Distribution(chunk=c.model.logits_chunk), parts)
+      model,
+      _params(model, mesh, state),
+      _sequences(c, mesh),
+      scoring.Distribution(chunk=c.model.logits_chunk),
+      parts,
+    )
 
 
 def _update(c, tx):
@@ -115,18 +139,29 @@ def _update(c, tx):
     tokens = sequences.tokens_NRT.shape
     number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
     part = batch.TrainBatch(
-        sequences=sequences, old_logp_NRT=number, ref_logp_NRT=None,
-        adv_NR=flag, fresh_NR=rows(tokens[:2], bool), base_advantage_NR=flag,
-        weight_NRT=None, id_N=rows(tokens[:1], jnp.uint32))
+      sequences=sequences,
+      old_logp_NRT=number,
+      ref_logp_NRT=None,
+      adv_NR=flag,
+      fresh_NR=rows(tokens[:2], bool),
+      base_advantage_NR=flag,
+      weight_NRT=None,
+      id_N=rows(tokens[:1], jnp.uint32),
+    )
     update = update_lib.make(
-        model, tx, objective,
-        scoring.Distribution(chunk=c.model.logits_chunk),
-        micro_batches=parts, whole=functions.sees_whole(c))
+      model,
+      tx,
+      objective,
+      scoring.Distribution(chunk=c.model.logits_chunk),
+      micro_batches=parts,
+      whole=functions.sees_whole(c),
+    )
     scalar = sharding.replicated(mesh)
     first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
     with jax.set_mesh(mesh):
       return update.lower(
-          state, part, first, _key(mesh), (), _frozen(model, mesh))
+        state, part, first, _key(mesh), (), _frozen(model, mesh)
+      )
 
   return lower
 
@@ -134,23 +169,26 @@ def _update(c, tx):
 def _rows(mesh):
   """Returns (shape, type) -> abstract array, sharded as rows of a batch."""
   where = sharding.rows(mesh)
-  return lambda shape, dtype: jax.ShapeDtypeStruct(
-      shape, dtype, sharding=where)
+  return lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 
 def _key(mesh):
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.ShapeDtypeStruct(
-      key.shape, key.dtype, sharding=sharding.replicated(mesh))
+    key.shape, key.dtype, sharding=sharding.replicated(mesh)
+  )
 
 
 def _frozen(model, mesh):
   """Returns the abstract frozen parameters, in the compute type."""
-  shapes = transformer.abstract_params(model), transformer.shardings(
-      model, mesh)
+  shapes = (
+    transformer.abstract_params(model),
+    transformer.shardings(model, mesh),
+  )
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-      *(lora.split(model, tree)[1] for tree in shapes))
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
+    *(lora.split(model, tree)[1] for tree in shapes),
+  )
 
 
 def _params(model, mesh, state):
@@ -164,8 +202,11 @@ def _sequences(c, mesh):
   prompt = count, c.data.max_prompt_length
   tokens = count, per_row, c.sampling.max_new_tokens
   return batch.Sequences(
-      prompt_NT=rows(prompt, jnp.int32), prompt_mask_NT=rows(prompt, bool),
-      tokens_NRT=rows(tokens, jnp.int32), mask_NRT=rows(tokens, bool))
+    prompt_NT=rows(prompt, jnp.int32),
+    prompt_mask_NT=rows(prompt, bool),
+    tokens_NRT=rows(tokens, jnp.int32),
+    mask_NRT=rows(tokens, bool),
+  )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def main() -> None:
   parser.add_argument("--methods", nargs="+", default=names, choices=names)
   parser.add_argument("--rounds", type=int, default=2)
   parser.add_argument(
-      "--steps", type=int, default=20, help="steps that are timed")
+    "--steps", type=int, default=20, help="steps that are timed"
+  )
   args = parser.parse_args()
   names = sorted(args.methods, key=lambda name: name != "grpo")
   seconds = {name: {stage: [] for stage in STAGES} for name in names}
@@ -51,12 +52,18 @@ def main() -> None:
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
   """Returns the table of lower quartiles, in Markdown."""
   quick = {
-      name: {stage: statistics.quantiles(values, n=4)[0]
-             for stage, values in stages.items()}
-      for name, stages in seconds.items()}
+    name: {
+      stage: statistics.quantiles(values, n=4)[0]
+      for stage, values in stages.items()
+    }
+    for name, stages in seconds.items()
+  }
   lines = [
-      "| method | " + " | ".join(f"{s}, s" for s in STAGES)
-      + " | step / GRPO's |", "|---" * (len(STAGES) + 2) + "|"]
+    "| method | "
+    + " | ".join(f"{s}, s" for s in STAGES)
+    + " | step / GRPO's |",
+    "|---" * (len(STAGES) + 2) + "|",
+  ]
   for name, stages in quick.items():
     cells = [name, *(f"{stages[stage]:.3f}" for stage in STAGES)]
     cells.append(f"{stages['step'] / quick['grpo']['step']:.2f}")
@@ -67,19 +74,32 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
 def time_run(config: str, base: str, steps: int) -> dict[str, list[float]]:
   """Returns the seconds of each stage in the last `steps` steps of a run."""
   with tempfile.TemporaryDirectory() as workdir:
-    subprocess.run([
-        sys.executable, "-m", "progrpo_jax.main", "train",
-        "--config", config, "--workdir", workdir,
+    subprocess.run(
+      [
+        sys.executable,
+        "-m",
+        "progrpo_jax.main",
+        "train",
+        "--config",
+        config,
+        "--workdir",
+        workdir,
         f"--config.model.init_from={base}",
         f"--config.train.total_steps={COMPILING + steps}",
         "--config.eval.every=0",
-        "--config.checkpoint.every=1000", "--config.log.rollouts_every=0",
-    ], check=True, stdout=subprocess.DEVNULL)
+        "--config.checkpoint.every=1000",
+        "--config.log.rollouts_every=0",
+      ],
+      check=True,
+      stdout=subprocess.DEVNULL,
+    )
     run = metrics.load(workdir)
   return {
-      stage: [float(v) for v in metrics.series(
-          run.metrics, f"timing_s/{stage}")[1]][COMPILING:]
-      for stage in STAGES}
+    stage: [
+      float(v) for v in metrics.series(run.metrics, f"timing_s/{stage}")[1]
+    ][COMPILING:]
+    for stage in STAGES
+  }
 
 
 if __name__ == "__main__":

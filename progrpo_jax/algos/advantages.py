@@ -92,7 +92,7 @@ def rloo(reward_PG, *, valid_PG=None) -> jax.Array:
 
 
 def reinforce_pp(
-    reward_PG, eps: float = 1e-6, baseline: bool = False, *, valid_PG=None,
+  reward_PG, eps: float = 1e-6, baseline: bool = False, *, valid_PG=None
 ) -> jax.Array:
   """Standardises rewards over the whole batch.
 
@@ -147,9 +147,11 @@ def _centre(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
   chex.assert_equal_shape([reward_PG, valid_PG])
 
   low_P1 = jnp.min(
-      reward_PG, axis=1, keepdims=True, where=valid_PG, initial=jnp.inf)
+    reward_PG, axis=1, keepdims=True, where=valid_PG, initial=jnp.inf
+  )
   high_P1 = jnp.max(
-      reward_PG, axis=1, keepdims=True, where=valid_PG, initial=-jnp.inf)
+    reward_PG, axis=1, keepdims=True, where=valid_PG, initial=-jnp.inf
+  )
   scale_P1 = jnp.maximum(jnp.abs(low_P1), jnp.abs(high_P1))
   # The floor keeps rounding errors apart from real differences where all
   # rewards are sums that cancel to almost 0.

@@ -32,7 +32,7 @@ APPLY_TO = ("all", "correct")
 
 
 def answer_confidence(
-    logp_BT, mask_BT, low_prob_share: float = 0.2, *, entropy_BT=None,
+  logp_BT, mask_BT, low_prob_share: float = 0.2, *, entropy_BT=None
 ) -> jax.Array:
   """Confidence in each response, over its least probable tokens.
 
@@ -62,7 +62,7 @@ def answer_confidence(
 
 
 def prompt_confidence(
-    logp_PT, mask_PT, low_prob_share: float = 0.2, *, entropy_BT=None,
+  logp_PT, mask_PT, low_prob_share: float = 0.2, *, entropy_BT=None
 ) -> jax.Array:
   """Confidence in each prompt, over its least probable tokens.
 
@@ -87,9 +87,16 @@ def prompt_confidence(
 
 
 def reweight(
-    adv_PG, correct_PG, c_prompt_P, c_answer_PG, alpha, *,
-    active: str = "any_correct", apply_to: str = "all", centre: bool = False,
-    valid_PG=None,
+  adv_PG,
+  correct_PG,
+  c_prompt_P,
+  c_answer_PG,
+  alpha,
+  *,
+  active: str = "any_correct",
+  apply_to: str = "all",
+  centre: bool = False,
+  valid_PG=None,
 ) -> jax.Array:
   """Shifts advantages towards responses the policy is less confident of.
 
@@ -121,7 +128,8 @@ def reweight(
     ValueError: `active` or `apply_to` is unknown.
   """
   adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG = _checked(
-      adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG)
+    adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG
+  )
   if apply_to not in APPLY_TO:
     raise ValueError(f"apply_to={apply_to!r} is not one of {APPLY_TO}")
   shifted_PG = valid_PG & _active_P(correct_PG, valid_PG, active)[:, None]
@@ -137,8 +145,14 @@ def reweight(
 
 
 def metrics(
-    adv_PG, new_adv_PG, correct_PG, c_prompt_P, c_answer_PG, *,
-    active: str = "any_correct", valid_PG=None,
+  adv_PG,
+  new_adv_PG,
+  correct_PG,
+  c_prompt_P,
+  c_answer_PG,
+  *,
+  active: str = "any_correct",
+  valid_PG=None,
 ) -> dict[str, jax.Array]:
   """Statistics of the confidence gap and of ARM's effect on a batch.
 
@@ -164,7 +178,8 @@ def metrics(
     |A~ - A| over valid responses, shifted or not.
   """
   adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG = _checked(
-      adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG)
+    adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG
+  )
   new_adv_PG = jnp.asarray(new_adv_PG, jnp.float32)
   chex.assert_equal_shape([adv_PG, new_adv_PG])
   active_P = _active_P(correct_PG, valid_PG, active)
@@ -174,14 +189,15 @@ def metrics(
   # An advantage of 0 before or after has no sign and is not a flip.
   flipped_PG = jnp.sign(adv_PG) * jnp.sign(new_adv_PG) < 0
   return {
-      "arm/gap_mean": gap_mean,
-      "arm/gap_std": jnp.sqrt(gap_variance),
-      "arm/sign_flip": ops.masked_mean(flipped_PG, valid_PG),
-      "arm/active_groups": jnp.mean(active_P, dtype=jnp.float32),
-      "arm/c_prompt_mean": jnp.mean(c_prompt_P),
-      "arm/c_answer_mean": ops.masked_mean(c_answer_PG, valid_PG),
-      "arm/bonus_abs_mean": ops.masked_mean(
-          jnp.abs(new_adv_PG - adv_PG), valid_PG),
+    "arm/gap_mean": gap_mean,
+    "arm/gap_std": jnp.sqrt(gap_variance),
+    "arm/sign_flip": ops.masked_mean(flipped_PG, valid_PG),
+    "arm/active_groups": jnp.mean(active_P, dtype=jnp.float32),
+    "arm/c_prompt_mean": jnp.mean(c_prompt_P),
+    "arm/c_answer_mean": ops.masked_mean(c_answer_PG, valid_PG),
+    "arm/bonus_abs_mean": ops.masked_mean(
+      jnp.abs(new_adv_PG - adv_PG), valid_PG
+    ),
   }
 
 
@@ -191,7 +207,8 @@ def _confidence(logp_BT, mask_BT, low_prob_share, entropy_BT) -> jax.Array:
   mask_BT = jnp.asarray(mask_BT, bool)
   rank_BT = None if entropy_BT is None else -jnp.asarray(entropy_BT)
   return jnp.exp(
-      ops.tail_mean(logp_BT, mask_BT, low_prob_share, rank_BT=rank_BT))
+    ops.tail_mean(logp_BT, mask_BT, low_prob_share, rank_BT=rank_BT)
+  )
 
 
 def _active_P(correct_PG, valid_PG, active) -> jax.Array:

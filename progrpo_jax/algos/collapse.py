@@ -57,7 +57,8 @@ class Verdict:
 
 
 def start_of(
-    history: Sequence[Mapping[str, Any]], count: int = 10) -> dict[str, float]:
+  history: Sequence[Mapping[str, Any]], count: int = 10
+) -> dict[str, float]:
   """Medians of a run's first steps, the baseline for `judge`.
 
   Args:
@@ -70,20 +71,27 @@ def start_of(
   names = (ENTROPY, SPREAD, CORRECT, LENGTH)
   series = {name: _values(history, name)[:count] for name in names}
   return {
-      name: statistics.median(values)
-      for name, values in series.items() if values}
+    name: statistics.median(values) for name, values in series.items() if values
+  }
 
 
 def judge(
-    history: Sequence[Mapping[str, Any]], *,
-    start: Mapping[str, float] | None = None,
-    evals: Sequence[Mapping[str, Any]] = (), window: int = 20,
-    entropy_share: Pair = (0.3, 0.1), entropy_floor: Pair = (0.02, 0.005),
-    entropy_growth: Pair = (3.0, 6.0), entropy_high: Pair = (1.0, 2.0),
-    zero_spread: Pair = (0.9, 0.98), spread_share: float = 0.25,
-    solved: float = 0.9, length_share: Pair = (0.3, 0.1),
-    clipped: Pair = (0.7, 0.95), pass_drop: Pair = (0.05, 0.15),
-    patience: int = 2,
+  history: Sequence[Mapping[str, Any]],
+  *,
+  start: Mapping[str, float] | None = None,
+  evals: Sequence[Mapping[str, Any]] = (),
+  window: int = 20,
+  entropy_share: Pair = (0.3, 0.1),
+  entropy_floor: Pair = (0.02, 0.005),
+  entropy_growth: Pair = (3.0, 6.0),
+  entropy_high: Pair = (1.0, 2.0),
+  zero_spread: Pair = (0.9, 0.98),
+  spread_share: float = 0.25,
+  solved: float = 0.9,
+  length_share: Pair = (0.3, 0.1),
+  clipped: Pair = (0.7, 0.95),
+  pass_drop: Pair = (0.05, 0.15),
+  patience: int = 2,
 ) -> Verdict:
   """Judges a run by its last rows.
 
@@ -131,13 +139,13 @@ def judge(
   start = start_of(history) if start is None else start
   # (level, reason) of every check; the reason is used only at the worst level.
   findings = [
-      _low_entropy(history, start, window, entropy_share, entropy_floor),
-      _high_entropy(history, start, window, entropy_growth, entropy_high),
-      _equal_rewards(history, window, zero_spread, solved),
-      _small_spread(history, start, window, spread_share, solved),
-      _short(history, start, window, length_share),
-      _cut_off(history, window, clipped),
-      *_narrowing(evals, pass_drop, patience),
+    _low_entropy(history, start, window, entropy_share, entropy_floor),
+    _high_entropy(history, start, window, entropy_growth, entropy_high),
+    _equal_rewards(history, window, zero_spread, solved),
+    _small_spread(history, start, window, spread_share, solved),
+    _short(history, start, window, length_share),
+    _cut_off(history, window, clipped),
+    *_narrowing(evals, pass_drop, patience),
   ]
   worst = max(level for level, _ in findings)
   if not worst:
@@ -152,7 +160,8 @@ def _low_entropy(history, start, window, share, floor) -> tuple[int, str]:
   bounds = [max(s * first, f) for s, f in zip(share, floor)]
   level, now = _level(history, ENTROPY, operator.lt, bounds, window)
   share_left = (
-      f", {now / first:.0%} of {first:.3g} at the start" if first else "")
+    f", {now / first:.0%} of {first:.3g} at the start" if first else ""
+  )
   return level, f"entropy is down to {now:.3g} nats{share_left}"
 
 
@@ -164,7 +173,8 @@ def _high_entropy(history, start, window, growth, high) -> tuple[int, str]:
   bounds = [max(g * first, h) for g, h in zip(growth, high)]
   level, now = _level(history, ENTROPY, operator.gt, bounds, window)
   return level, (
-      f"entropy has grown to {now:.3g} nats from {first:.3g} at the start")
+    f"entropy has grown to {now:.3g} nats from {first:.3g} at the start"
+  )
 
 
 def _equal_rewards(history, window, bounds, solved) -> tuple[int, str]:
@@ -187,7 +197,8 @@ def _small_spread(history, start, window, share, solved) -> tuple[int, str]:
     return 0, ""
   level, now = _level(history, SPREAD, operator.lt, [share * first], window)
   return level, (
-      f"rewards within groups spread by {now:.3g}, {first:.3g} at the start")
+    f"rewards within groups spread by {now:.3g}, {first:.3g} at the start"
+  )
 
 
 def _short(history, start, window, share) -> tuple[int, str]:
@@ -201,8 +212,8 @@ def _short(history, start, window, share) -> tuple[int, str]:
   if None not in (before, right) and right >= before:
     level = min(level, 1)
   return level, (
-      f"responses have shrunk to {now:.4g} tokens, from {first:.4g} at the "
-      "start")
+    f"responses have shrunk to {now:.4g} tokens, from {first:.4g} at the start"
+  )
 
 
 def _cut_off(history, window, bounds) -> tuple[int, str]:
@@ -220,20 +231,25 @@ def _narrowing(evals, drop, patience) -> list[tuple[int, str]]:
   for row in evals:
     row_highest: dict[str, int] = {}
     for match in filter(None, map(_PASS.match, row)):
-      row_highest[match[1]] = max(
-          row_highest.get(match[1], 0), int(match[2]))
+      row_highest[match[1]] = max(row_highest.get(match[1], 0), int(match[2]))
     # A later row replaces an earlier one, so that k is one still reported.
     highest |= row_highest
   return [
-      _narrowing_on(evals, name, k, drop, patience)
-      for name, k in highest.items() if k > 1]
+    _narrowing_on(evals, name, k, drop, patience)
+    for name, k in highest.items()
+    if k > 1
+  ]
 
 
 def _narrowing_on(evals, name, k, drop, patience) -> tuple[int, str]:
   """Checks one evaluation set at one k."""
   pairs = [
-      (_number(row.get(f"eval/{name}/pass@1")),
-       _number(row.get(f"eval/{name}/pass@{k}"))) for row in evals]
+    (
+      _number(row.get(f"eval/{name}/pass@1")),
+      _number(row.get(f"eval/{name}/pass@{k}")),
+    )
+    for row in evals
+  ]
   pairs = [pair for pair in pairs if None not in pair]
   if not pairs:
     return 0, ""
@@ -242,18 +258,24 @@ def _narrowing_on(evals, name, k, drop, patience) -> tuple[int, str]:
   level = 0
   for number, bound in enumerate(drop, 1):
     flags = [
-        at_1 > first_1 and at_k < first_k - bound
-        for at_1, at_k in pairs[patience:]]
+      at_1 > first_1 and at_k < first_k - bound
+      for at_1, at_k in pairs[patience:]
+    ]
     level = number if _persists(flags, patience) else level
   last_1, last_k = _means(pairs[-patience:])
   return level, (
-      f"pass@{k} on {name} fell from {first_k:.3f} to {last_k:.3f} while "
-      f"pass@1 went from {first_1:.3f} to {last_1:.3f}")
+    f"pass@{k} on {name} fell from {first_k:.3f} to {last_k:.3f} while "
+    f"pass@1 went from {first_1:.3f} to {last_1:.3f}"
+  )
 
 
 def _level(
-    history, name: str, beyond: Callable[[float, float], bool],
-    bounds: Sequence[float], window: int) -> tuple[int, float]:
+  history,
+  name: str,
+  beyond: Callable[[float, float], bool],
+  bounds: Sequence[float],
+  window: int,
+) -> tuple[int, float]:
   """Returns a metric's level and its median over the window.
 
   `beyond` compares a value with a bound: `operator.lt` for lower bounds,
@@ -272,8 +294,9 @@ def _check_order(beyond, bounds, name) -> None:
   """Raises ValueError where the warning lies beyond the collapse."""
   if beyond(bounds[0], bounds[-1]):
     raise ValueError(
-        f"bounds of {name} are (warning, collapse), but the warning "
-        f"{bounds[0]:.4g} lies beyond the collapse {bounds[-1]:.4g}")
+      f"bounds of {name} are (warning, collapse), but the warning "
+      f"{bounds[0]:.4g} lies beyond the collapse {bounds[-1]:.4g}"
+    )
 
 
 def _persists(flags: Iterable[bool], window: int) -> bool:

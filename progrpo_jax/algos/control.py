@@ -11,8 +11,13 @@ import math
 
 
 def adapt_entropy_coef(
-    coef: float, entropy: float, *, target: float, step: float = 0.005,
-    low: float = 0.0, high: float = 1.0,
+  coef: float,
+  entropy: float,
+  *,
+  target: float,
+  step: float = 0.005,
+  low: float = 0.0,
+  high: float = 1.0,
 ) -> float:
   """Returns the weight of the entropy bonus for the next step.
 
@@ -46,7 +51,8 @@ def adapt_entropy_coef(
 
 
 def entropy_coef_in_force(
-    coef: float, entropy: float, *, target: float) -> float:
+  coef: float, entropy: float, *, target: float
+) -> float:
   """Returns the weight a step applies: 0 while entropy is above its target.
 
   `adapt_entropy_coef` lowers the weight slowly. Without this switch the bonus
@@ -82,8 +88,9 @@ def cycle_on(step: int, on: int, off: int) -> bool:
   """
   if on < 0 or off < 0 or on + off == 0:
     raise ValueError(
-        f"a cycle needs on and off at or above 0 and not both 0, got on={on}, "
-        f"off={off}")
+      f"a cycle needs on and off at or above 0 and not both 0, got on={on}, "
+      f"off={off}"
+    )
   return step % (on + off) < on
 
 

@@ -26,8 +26,7 @@ from progrpo_jax import ops
 MAX_LOG_RATIO = 20.0
 
 
-def truncate(
-    logp_BT, sampled_logp_BT, mask_BT, cap: float = 2.0) -> jax.Array:
+def truncate(logp_BT, sampled_logp_BT, mask_BT, cap: float = 2.0) -> jax.Array:
   """Truncated importance sampling: min(r_t, cap).
 
   No token is removed from the update; large weights are capped.
@@ -54,7 +53,7 @@ def truncate(
 
 
 def drop(
-    logp_BT, sampled_logp_BT, mask_BT, low: float = 0.5, high: float = 5.0,
+  logp_BT, sampled_logp_BT, mask_BT, low: float = 0.5, high: float = 5.0
 ) -> jax.Array:
   """The ratio where it lies in [low, high], otherwise 0.
 
@@ -84,7 +83,8 @@ def drop(
 
 
 def metrics(
-    weight_BT, logp_BT, sampled_logp_BT, mask_BT) -> dict[str, jax.Array]:
+  weight_BT, logp_BT, sampled_logp_BT, mask_BT
+) -> dict[str, jax.Array]:
   """Statistics of the weights and of the tokens their bounds change.
 
   Args:
@@ -105,10 +105,10 @@ def metrics(
   # the last bits.
   bounded_BT = weight_BT < ratio_BT * (1 - 1e-5)
   return {
-      "sampling/weight_mean": ops.masked_mean(weight_BT, mask_BT),
-      "sampling/truncated": ops.masked_mean(bounded_BT, mask_BT),
-      "sampling/ratio_mean": ops.masked_mean(ratio_BT, mask_BT),
-      "sampling/ratio_max": jnp.max(jnp.where(mask_BT, ratio_BT, 0.0)),
+    "sampling/weight_mean": ops.masked_mean(weight_BT, mask_BT),
+    "sampling/truncated": ops.masked_mean(bounded_BT, mask_BT),
+    "sampling/ratio_mean": ops.masked_mean(ratio_BT, mask_BT),
+    "sampling/ratio_max": jnp.max(jnp.where(mask_BT, ratio_BT, 0.0)),
   }
 
 
@@ -121,6 +121,7 @@ def _ratio(logp_BT, sampled_logp_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   chex.assert_equal_shape([logp_BT, sampled_logp_BT, mask_BT])
   # Masked before exp: padding may hold NaN or -inf log-probs.
   log_ratio_BT = jax.lax.stop_gradient(
-      jnp.where(mask_BT, logp_BT - sampled_logp_BT, 0.0))
+    jnp.where(mask_BT, logp_BT - sampled_logp_BT, 0.0)
+  )
   ratio_BT = jnp.exp(jnp.clip(log_ratio_BT, -MAX_LOG_RATIO, MAX_LOG_RATIO))
   return ratio_BT, mask_BT

@@ -19,7 +19,8 @@ from progrpo_jax import ops
 
 
 def entropy_quantiles(
-    entropy_BT, mask_BT, *, low: float = 0.01) -> dict[str, float]:
+  entropy_BT, mask_BT, *, low: float = 0.01
+) -> dict[str, float]:
   """Quantiles of the entropy over tokens.
 
   Most tokens of a response are nearly certain from the start; exploration
@@ -42,13 +43,16 @@ def entropy_quantiles(
     return {}
   q10, q50, q90 = np.quantile(entropy, (0.1, 0.5, 0.9))
   return {
-      "entropy/q10": float(q10), "entropy/q50": float(q50),
-      "entropy/q90": float(q90),
-      "entropy/low_share": float(np.mean(entropy < low))}
+    "entropy/q10": float(q10),
+    "entropy/q50": float(q50),
+    "entropy/q90": float(q90),
+    "entropy/low_share": float(np.mean(entropy < low)),
+  }
 
 
 def covariance(
-    logp_BT, adv_BT, mask_BT, *, high: float = 1.0) -> dict[str, float]:
+  logp_BT, adv_BT, mask_BT, *, high: float = 1.0
+) -> dict[str, float]:
   """Covariance of log-prob and advantage over tokens.
 
   Cov_t = (log pi(y_t) - mean) (A_t - mean), with means over the real tokens of
@@ -77,8 +81,9 @@ def covariance(
   adv = _real(np.broadcast_to(adv_BT, np.shape(logp_BT)), mask_BT)
   products = (logp - logp.mean()) * (adv - adv.mean())
   return {
-      "covariance/logp_advantage": float(products.mean()),
-      "covariance/high_share": float(np.mean(products > high))}
+    "covariance/logp_advantage": float(products.mean()),
+    "covariance/high_share": float(np.mean(products > high)),
+  }
 
 
 def reward_spread(reward_PG, valid_PG=None) -> dict[str, float]:
@@ -110,12 +115,15 @@ def reward_spread(reward_PG, valid_PG=None) -> dict[str, float]:
   spread_P = np.std(reward_PG[some_P], axis=1, where=valid_PG[some_P])
   q10, q90 = np.quantile(spread_P, (0.1, 0.9))
   return {
-      "reward_spread/mean": float(spread_P.mean()),
-      "reward_spread/q10": float(q10), "reward_spread/q90": float(q90)}
+    "reward_spread/mean": float(spread_P.mean()),
+    "reward_spread/q10": float(q10),
+    "reward_spread/q90": float(q90),
+  }
 
 
 def gradient_squares(
-    policy_grad_BT, kl_grad_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
+  policy_grad_BT, kl_grad_BT, mask_BT
+) -> tuple[jax.Array, jax.Array]:
   """Squared norms of both gradients, which add up over micro-batches.
 
   Norms and shares of micro-batches do not combine, squared norms do: sum both
@@ -143,8 +151,9 @@ def gradient_squares(
   chex.assert_rank(mask_BT, 2)
   chex.assert_equal_shape([policy_grad_BT, kl_grad_BT, mask_BT])
   return (
-      ops.masked_sum(policy_grad_BT**2, mask_BT),
-      ops.masked_sum(kl_grad_BT**2, mask_BT))
+    ops.masked_sum(policy_grad_BT**2, mask_BT),
+    ops.masked_sum(kl_grad_BT**2, mask_BT),
+  )
 
 
 def share_of_squares(policy_square, kl_square) -> jax.Array:

@@ -31,8 +31,11 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 def clip(
-    inputs: batch.LossInputs, *, epsilon: float = 0.2,
-    epsilon_high: float = 0.28, dual_clip: float | None = None,
+  inputs: batch.LossInputs,
+  *,
+  epsilon: float = 0.2,
+  epsilon_high: float = 0.28,
+  dual_clip: float | None = None,
 ) -> tuple[jax.Array, Metrics]:
   """The clipped surrogate of PPO with separate lower and upper bounds.
 
@@ -68,16 +71,23 @@ def clip(
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
   ratio_BT = _exp(log_ratio_BT)
   loss_BT, clipped = _surrogate(
-      ratio_BT, adv_BT, epsilon, epsilon_high,
-      jnp.inf if dual_clip is None else dual_clip)
+    ratio_BT,
+    adv_BT,
+    epsilon,
+    epsilon_high,
+    jnp.inf if dual_clip is None else dual_clip,
+  )
   if dual_clip is not None:
     clipped["clip_ratio/dual_mean"] = (adv_BT < 0) & (ratio_BT > dual_clip)
   return _zeroed(loss_BT, mask_BT), _metrics(log_ratio_BT, mask_BT, clipped)
 
 
 def gspo(
-    inputs: batch.LossInputs, *, epsilon: float = 3e-4,
-    epsilon_high: float = 4e-4, token_level: bool = False,
+  inputs: batch.LossInputs,
+  *,
+  epsilon: float = 3e-4,
+  epsilon_high: float = 4e-4,
+  token_level: bool = False,
 ) -> tuple[jax.Array, Metrics]:
   """The clipped surrogate with one ratio per response.
 
@@ -109,7 +119,8 @@ def gspo(
   """
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
   log_s_BT = jnp.broadcast_to(
-      ops.masked_mean(log_ratio_BT, mask_BT, axis=1)[:, None], mask_BT.shape)
+    ops.masked_mean(log_ratio_BT, mask_BT, axis=1)[:, None], mask_BT.shape
+  )
   if token_level:
     # Value 0, gradient of the token's own log-ratio.
     zero_BT = log_ratio_BT - jax.lax.stop_gradient(log_ratio_BT)
@@ -117,11 +128,12 @@ def gspo(
   s_BT = _exp(log_s_BT)
   loss_BT, clipped = _surrogate(s_BT, adv_BT, epsilon, epsilon_high)
   return _zeroed(loss_BT, mask_BT), _metrics(
-      log_ratio_BT, mask_BT, clipped | {"gspo/ratio": s_BT})
+    log_ratio_BT, mask_BT, clipped | {"gspo/ratio": s_BT}
+  )
 
 
 def cispo(
-    inputs: batch.LossInputs, *, cap: float = 5.0,
+  inputs: batch.LossInputs, *, cap: float = 5.0
 ) -> tuple[jax.Array, Metrics]:
   """REINFORCE weighted by the capped ratio.
 
@@ -152,13 +164,20 @@ def cispo(
   ratio_BT = jax.lax.stop_gradient(_exp(log_ratio_BT))
   weight_BT = jnp.minimum(ratio_BT, cap)
   loss_BT = -weight_BT * adv_BT * _logp(inputs, mask_BT)
-  return loss_BT, _metrics(log_ratio_BT, mask_BT, {
-      "clip_ratio/high_mean": ratio_BT > cap, "cispo/weight": weight_BT})
+  return loss_BT, _metrics(
+    log_ratio_BT,
+    mask_BT,
+    {"clip_ratio/high_mean": ratio_BT > cap, "cispo/weight": weight_BT},
+  )
 
 
 def vespo(
-    inputs: batch.LossInputs, *, k_pos: float = 2.0, lambda_pos: float = 3.0,
-    k_neg: float = 3.0, lambda_neg: float = 2.0,
+  inputs: batch.LossInputs,
+  *,
+  k_pos: float = 2.0,
+  lambda_pos: float = 3.0,
+  k_neg: float = 3.0,
+  lambda_neg: float = 2.0,
 ) -> tuple[jax.Array, Metrics]:
   """REINFORCE weighted by a smooth function of the response's ratio.
 
@@ -184,21 +203,28 @@ def vespo(
     and `vespo/log_ratio`, the mean of log W.
   """
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
-  log_w_BT = jax.lax.stop_gradient(jnp.broadcast_to(
-      _sequence_log_ratio(log_ratio_BT)[:, None], mask_BT.shape))
+  log_w_BT = jax.lax.stop_gradient(
+    jnp.broadcast_to(_sequence_log_ratio(log_ratio_BT)[:, None], mask_BT.shape)
+  )
   good_BT = adv_BT >= 0
   k_BT = jnp.where(good_BT, k_pos, k_neg)
   lambda_BT = jnp.where(good_BT, lambda_pos, lambda_neg)
   # expm1 keeps the digits of 1 - W near W = 1, where the first update starts.
   weight_BT = jnp.exp(k_BT * log_w_BT - lambda_BT * jnp.expm1(log_w_BT))
   loss_BT = -weight_BT * adv_BT * _logp(inputs, mask_BT)
-  return loss_BT, _metrics(log_ratio_BT, mask_BT, {
-      "vespo/weight": weight_BT, "vespo/log_ratio": log_w_BT})
+  return loss_BT, _metrics(
+    log_ratio_BT,
+    mask_BT,
+    {"vespo/weight": weight_BT, "vespo/log_ratio": log_w_BT},
+  )
 
 
 def flowrl(
-    inputs: batch.LossInputs, *, beta: float = 15.0, epsilon: float = 0.2,
-    epsilon_high: float = 0.28,
+  inputs: batch.LossInputs,
+  *,
+  beta: float = 15.0,
+  epsilon: float = 0.2,
+  epsilon_high: float = 0.28,
 ) -> tuple[jax.Array, Metrics]:
   """Trajectory balance: matches the policy to a reward-tilted reference.
 
@@ -245,18 +271,27 @@ def flowrl(
   ratio_B = jax.lax.stop_gradient(_exp(_sequence_log_ratio(log_ratio_BT)))
   weight_B = jnp.clip(ratio_B, 1.0 - epsilon, 1.0 + epsilon_high)
   loss_BT = _zeroed((weight_B * residual_B**2)[:, None], mask_BT)
-  return loss_BT, _metrics(log_ratio_BT, mask_BT, {}) | _means({
+  return loss_BT, _metrics(log_ratio_BT, mask_BT, {}) | _means(
+    {
       "flowrl/log_z": log_z_B,
       "flowrl/residual": residual_B,
       "flowrl/weight": weight_B,
       "clip_ratio/low_mean": ratio_B < 1.0 - epsilon,
-      "clip_ratio/high_mean": ratio_B > 1.0 + epsilon_high}, some_B)
+      "clip_ratio/high_mean": ratio_B > 1.0 + epsilon_high,
+    },
+    some_B,
+  )
 
 
 def clip_cov(
-    inputs: batch.LossInputs, *, key: jax.Array | None = None,
-    share: float = 2e-4, cov_low: float = 1.0, cov_high: float = 5.0,
-    epsilon: float = 0.2, epsilon_high: float = 0.2,
+  inputs: batch.LossInputs,
+  *,
+  key: jax.Array | None = None,
+  share: float = 2e-4,
+  cov_low: float = 1.0,
+  cov_high: float = 5.0,
+  epsilon: float = 0.2,
+  epsilon_high: float = 0.2,
 ) -> tuple[jax.Array, Metrics]:
   """The clipped surrogate without a random few high-covariance tokens.
 
@@ -299,24 +334,30 @@ def clip_cov(
     raise ValueError("clip_cov draws tokens: give it a key, or inputs.key")
   log_ratio_BT, adv_BT, mask_BT = _real(inputs)
   loss_BT, clipped = _surrogate(
-      _exp(log_ratio_BT), adv_BT, epsilon, epsilon_high)
+    _exp(log_ratio_BT), adv_BT, epsilon, epsilon_high
+  )
   cov_BT = _covariance(inputs, adv_BT, mask_BT)
   # Tokens the surrogate clips have no gradient already: dropping them would
   # use up the quota.
   candidate_BT = mask_BT & (cov_BT > cov_low) & (cov_BT < cov_high)
   candidate_BT &= ~clipped["clip_ratio/region_mean"]
   dropped_BT = _lowest(
-      jax.random.uniform(key, mask_BT.shape), candidate_BT,
-      _part(mask_BT, share))
+    jax.random.uniform(key, mask_BT.shape), candidate_BT, _part(mask_BT, share)
+  )
   return _zeroed(loss_BT, mask_BT & ~dropped_BT), _metrics(
-      log_ratio_BT, mask_BT, clipped | {
-          "clip_cov/candidates": candidate_BT,
-          "clip_cov/dropped": dropped_BT,
-          "covariance/mean": cov_BT})
+    log_ratio_BT,
+    mask_BT,
+    clipped
+    | {
+      "clip_cov/candidates": candidate_BT,
+      "clip_cov/dropped": dropped_BT,
+      "covariance/mean": cov_BT,
+    },
+  )
 
 
 def kl_cov(
-    inputs: batch.LossInputs, *, share: float = 2e-3, coef: float = 1.0,
+  inputs: batch.LossInputs, *, share: float = 2e-3, coef: float = 1.0
 ) -> tuple[jax.Array, Metrics]:
   """The unclipped ratio with a KL penalty on high-covariance tokens.
 
@@ -353,9 +394,15 @@ def kl_cov(
   sign_BT = jax.lax.stop_gradient(jnp.sign(log_ratio_BT))
   penalty_BT = coef * jnp.where(high_BT, log_ratio_BT * sign_BT, 0.0)
   loss_BT = penalty_BT - _exp(log_ratio_BT) * adv_BT
-  return _zeroed(loss_BT, mask_BT), _metrics(log_ratio_BT, mask_BT, {
-      "kl_cov/penalised": high_BT, "kl_cov/penalty": penalty_BT,
-      "covariance/mean": cov_BT})
+  return _zeroed(loss_BT, mask_BT), _metrics(
+    log_ratio_BT,
+    mask_BT,
+    {
+      "kl_cov/penalised": high_BT,
+      "kl_cov/penalty": penalty_BT,
+      "covariance/mean": cov_BT,
+    },
+  )
 
 
 # Called with all tokens of a minibatch, see the module's docstring.
@@ -408,7 +455,7 @@ def _sequence_log_ratio(log_ratio_BT) -> jax.Array:
 
 
 def _surrogate(
-    ratio_BT, adv_BT, epsilon, epsilon_high, ceiling=jnp.inf,
+  ratio_BT, adv_BT, epsilon, epsilon_high, ceiling=jnp.inf
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns -min(r A, clip(r) A) and which tokens are beyond their bound.
 
@@ -417,21 +464,23 @@ def _surrogate(
   """
   low, high = 1.0 - epsilon, 1.0 + epsilon_high
   bounded_BT = jnp.where(
-      adv_BT >= 0, jnp.minimum(ratio_BT, high),
-      jnp.clip(ratio_BT, low, ceiling))
+    adv_BT >= 0, jnp.minimum(ratio_BT, high), jnp.clip(ratio_BT, low, ceiling)
+  )
   low_BT = (adv_BT < 0) & (ratio_BT < low)
   high_BT = (adv_BT > 0) & (ratio_BT > high)
   return -bounded_BT * adv_BT, {
-      "clip_ratio/low_mean": low_BT,
-      "clip_ratio/high_mean": high_BT,
-      "clip_ratio/region_mean": low_BT | high_BT}
+    "clip_ratio/low_mean": low_BT,
+    "clip_ratio/high_mean": high_BT,
+    "clip_ratio/region_mean": low_BT | high_BT,
+  }
 
 
 def _covariance(inputs, adv_BT, mask_BT) -> jax.Array:
   """Returns (log pi - mean)(A - mean) per token, means over real tokens."""
   logp_BT = jax.lax.stop_gradient(_logp(inputs, mask_BT))
   cov_BT = (logp_BT - ops.masked_mean(logp_BT, mask_BT)) * (
-      adv_BT - ops.masked_mean(adv_BT, mask_BT))
+    adv_BT - ops.masked_mean(adv_BT, mask_BT)
+  )
   return _zeroed(cov_BT, mask_BT)
 
 
@@ -458,17 +507,20 @@ def _lowest(score_BT, eligible_BT, count) -> jax.Array:
 def _flow_inputs(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns the inputs only FlowRL reads: ref log-probs, log Z, rewards."""
   missing = [
-      name for name in ("ref_logp_BT", "log_z_B", "reward_B")
-      if getattr(inputs, name) is None]
+    name
+    for name in ("ref_logp_BT", "log_z_B", "reward_B")
+    if getattr(inputs, name) is None
+  ]
   if missing:
     raise ValueError(f"flowrl needs {', '.join(missing)} in LossInputs")
   ref_logp_BT, reward_B = inputs.ref_logp_BT, inputs.reward_B
   chex.assert_equal_shape([ref_logp_BT, inputs.logp_BT])
   chex.assert_shape([inputs.log_z_B, reward_B], inputs.logp_BT.shape[:1])
   return (
-      jax.lax.stop_gradient(jnp.asarray(ref_logp_BT, jnp.float32)),
-      jnp.asarray(inputs.log_z_B, jnp.float32),
-      jax.lax.stop_gradient(jnp.asarray(reward_B, jnp.float32)))
+    jax.lax.stop_gradient(jnp.asarray(ref_logp_BT, jnp.float32)),
+    jnp.asarray(inputs.log_z_B, jnp.float32),
+    jax.lax.stop_gradient(jnp.asarray(reward_B, jnp.float32)),
+  )
 
 
 def _zeroed(x_BT, mask_BT) -> jax.Array:
@@ -480,12 +532,14 @@ def _metrics(log_ratio_BT, mask_BT, quantities) -> Metrics:
   """Returns metrics over tokens of some quantities and of the ratio."""
   ratio_BT = _exp(log_ratio_BT)
   return _means(
-      quantities | {"ratio/mean": ratio_BT, "ratio/square_mean": ratio_BT**2},
-      mask_BT)
+    quantities | {"ratio/mean": ratio_BT, "ratio/square_mean": ratio_BT**2},
+    mask_BT,
+  )
 
 
 def _means(quantities, mask) -> Metrics:
   """Returns (sum, count) of each quantity over real tokens or rows."""
   count = jnp.sum(mask, dtype=jnp.float32)
   return {
-      name: (ops.masked_sum(x, mask), count) for name, x in quantities.items()}
+    name: (ops.masked_sum(x, mask), count) for name, x in quantities.items()
+  }

@@ -16,8 +16,13 @@ from progrpo_jax.algos import diagnostics, losses
 
 
 def objective(
-    inputs: batch.LossInputs, *, loss_fn: Callable, aggregate_fn: Callable,
-    kl_fn: Callable | None = None, beta=0.0, entropy_coef=0.0,
+  inputs: batch.LossInputs,
+  *,
+  loss_fn: Callable,
+  aggregate_fn: Callable,
+  kl_fn: Callable | None = None,
+  beta=0.0,
+  entropy_coef=0.0,
 ) -> tuple[jax.Array, jax.Array, losses.Metrics]:
   """Sum and count of term + beta * KL - entropy_coef * entropy.
 
@@ -65,7 +70,8 @@ def objective(
     if not _is_zero(beta):
       loss_BT = loss_BT + beta * kl_BT
       metrics |= _gradient_squares(
-          inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT)
+        inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT
+      )
 
   # Entropy bonus; also logged where its coefficient is 0.
   entropy_known = inputs.entropy_BT is not None
@@ -95,7 +101,8 @@ def _policy_term(inputs, loss_fn, mask_BT) -> tuple[jax.Array, losses.Metrics]:
 
 
 def _gradient_squares(
-    inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT) -> losses.Metrics:
+  inputs, loss_fn, aggregate_fn, kl_fn, beta, mask_BT
+) -> losses.Metrics:
   """Squared norms of both terms' gradients with respect to the log-probs.
 
   Gradients by the parameters would cost one backward pass per term. Both terms
@@ -105,8 +112,7 @@ def _gradient_squares(
 
   # Both as in the loss: importance weights, beta and sum included.
   def policy(logp_BT):
-    loss_BT, _ = _policy_term(
-        inputs.replace(logp_BT=logp_BT), loss_fn, mask_BT)
+    loss_BT, _ = _policy_term(inputs.replace(logp_BT=logp_BT), loss_fn, mask_BT)
     return aggregate_fn(loss_BT, mask_BT)[0]
 
   def kl(logp_BT):
@@ -114,11 +120,13 @@ def _gradient_squares(
     return aggregate_fn(beta * kl_fn(*arguments), mask_BT)[0]
 
   squares = diagnostics.gradient_squares(
-      jax.grad(policy)(inputs.logp_BT), jax.grad(kl)(inputs.logp_BT), mask_BT)
+    jax.grad(policy)(inputs.logp_BT), jax.grad(kl)(inputs.logp_BT), mask_BT
+  )
   tokens = jnp.sum(mask_BT, dtype=jnp.float32)
   return {
-      f"gradient_square/{name}": (square, tokens)
-      for name, square in zip(("policy", "kl"), squares, strict=True)}
+    f"gradient_square/{name}": (square, tokens)
+    for name, square in zip(("policy", "kl"), squares, strict=True)
+  }
 
 
 def _kl_arguments(inputs, mask_BT) -> tuple[jax.Array, jax.Array]:
@@ -131,8 +139,9 @@ def _kl_arguments(inputs, mask_BT) -> tuple[jax.Array, jax.Array]:
   # The reference is a constant, like `old_logp_BT`.
   ref_logp_BT = jax.lax.stop_gradient(inputs.ref_logp_BT)
   return (
-      jnp.where(mask_BT, inputs.logp_BT, 0.0),
-      jnp.where(mask_BT, ref_logp_BT, 0.0))
+    jnp.where(mask_BT, inputs.logp_BT, 0.0),
+    jnp.where(mask_BT, ref_logp_BT, 0.0),
+  )
 
 
 def _is_zero(weight) -> bool:

@@ -29,8 +29,11 @@ MIN_WINDOW = 5
 # Standard deviations by which a spike must exceed the trend.
 _NOISE = 4.0
 _NEEDS = {
-    "every": "a period", "stall": "a patience",
-    "kl": "a kl_factor or a kl_threshold", "dominates": "a share_threshold"}
+  "every": "a period",
+  "stall": "a patience",
+  "kl": "a kl_factor or a kl_threshold",
+  "dominates": "a share_threshold",
+}
 
 
 def every(step: int, period: int) -> bool:
@@ -49,7 +52,8 @@ def every(step: int, period: int) -> bool:
 
 
 def stalled(
-    scores: Sequence[float], patience: int, min_delta: float = 0.0) -> bool:
+  scores: Sequence[float], patience: int, min_delta: float = 0.0
+) -> bool:
   """Whether the last `patience` evaluations brought no gain.
 
   Their best score is compared with the best score before them, so a score
@@ -74,8 +78,11 @@ def stalled(
 
 
 def kl_spike(
-    kls: Sequence[float], *, factor: float | None = None,
-    threshold: float | None = None, window: int = 20,
+  kls: Sequence[float],
+  *,
+  factor: float | None = None,
+  threshold: float | None = None,
+  window: int = 20,
 ) -> bool:
   """Whether the last KL is a spike above its growth trend.
 
@@ -116,9 +123,9 @@ def kl_spike(
   if factor is None:
     return True
   # A power law is a straight line in log-log coordinates.
-  before = [
-      (math.log(t), math.log(kl))
-      for t, kl in measured[:-1] if kl > 0][-window:]
+  before = [(math.log(t), math.log(kl)) for t, kl in measured[:-1] if kl > 0][
+    -window:
+  ]
   if len(before) < window or not last > 0:
     return False
   expected, noise = _trend(before, math.log(now))
@@ -133,8 +140,8 @@ def _trend(points: Sequence[tuple[float, float]], x: float):
     around it, estimated from their median distance.
   """
   slope = statistics.median(
-      (b[1] - a[1]) / (b[0] - a[0])
-      for a, b in itertools.combinations(points, 2))
+    (b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2)
+  )
   start = statistics.median(y - slope * x for x, y in points)
   distance = statistics.median(abs(y - slope * x - start) for x, y in points)
   # For normal noise the standard deviation is 1.4826 median distances.
@@ -142,7 +149,8 @@ def _trend(points: Sequence[tuple[float, float]], x: float):
 
 
 def dominates(
-    shares: Sequence[float], *, threshold: float, window: int = 20) -> bool:
+  shares: Sequence[float], *, threshold: float, window: int = 20
+) -> bool:
   """Whether the KL term dominates the gradient.
 
   The median over the window decides, since single steps mislead: right after
@@ -165,17 +173,26 @@ def dominates(
     raise ValueError(f"window must be at least 1, got {window}")
   shares = [share for share in shares if not math.isnan(share)]
   return len(shares) >= window and (
-      statistics.median(shares[-window:]) > threshold)
+    statistics.median(shares[-window:]) > threshold
+  )
 
 
 def should_reset(
-    step: int, *, last_reset: int, modes: Sequence[str],
-    history: Mapping[str, Iterable[tuple[int, float]]] | None = None,
-    period: int | None = None, at_steps: Sequence[int] = (),
-    patience: int | None = None, min_delta: float = 0.0,
-    kl_factor: float | None = None, kl_threshold: float | None = None,
-    kl_window: int = 20, share_threshold: float | None = 0.5,
-    share_window: int = 20, min_gap: int = 1,
+  step: int,
+  *,
+  last_reset: int,
+  modes: Sequence[str],
+  history: Mapping[str, Iterable[tuple[int, float]]] | None = None,
+  period: int | None = None,
+  at_steps: Sequence[int] = (),
+  patience: int | None = None,
+  min_delta: float = 0.0,
+  kl_factor: float | None = None,
+  kl_threshold: float | None = None,
+  kl_window: int = 20,
+  share_threshold: float | None = 0.5,
+  share_window: int = 20,
+  min_gap: int = 1,
 ) -> tuple[bool, str]:
   """Whether to reset the reference after this step, and why.
 
@@ -215,9 +232,13 @@ def should_reset(
       `last_reset`.
   """
   modes = _triggers(
-      modes, every=bool(period), at=True, stall=bool(patience),
-      kl=kl_factor is not None or kl_threshold is not None,
-      dominates=share_threshold is not None)
+    modes,
+    every=bool(period),
+    at=True,
+    stall=bool(patience),
+    kl=kl_factor is not None or kl_threshold is not None,
+    dominates=share_threshold is not None,
+  )
   if step < last_reset:
     raise ValueError(f"step {step} lies before the last reset, {last_reset}")
   if step == last_reset:
@@ -239,13 +260,16 @@ def should_reset(
     if mode == "stall" and stalled(scores, patience, min_delta):
       return True, f"no validation gain in {patience} evaluations"
     if mode == "kl" and kl_spike(
-        kls, factor=kl_factor, threshold=kl_threshold, window=kl_window):
+      kls, factor=kl_factor, threshold=kl_threshold, window=kl_window
+    ):
       return True, f"KL {kls[-1]:.4g} stands out"
     if mode == "dominates" and dominates(
-        shares, threshold=share_threshold, window=share_window):
+      shares, threshold=share_threshold, window=share_window
+    ):
       return True, (
-          f"KL above {share_threshold:.0%} of the gradient over "
-          f"{share_window} steps")
+        f"KL above {share_threshold:.0%} of the gradient over "
+        f"{share_window} steps"
+      )
   return False, ""
 
 

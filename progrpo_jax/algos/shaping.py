@@ -30,13 +30,13 @@ def overlong_penalty(length_B, max_length: int, cache: int) -> jax.Array:
   """
   if not 1 <= cache <= max_length:
     raise ValueError(
-        f"cache must lie in [1, max_length={max_length}], got {cache}")
+      f"cache must lie in [1, max_length={max_length}], got {cache}"
+    )
   length_B = _lengths(length_B)
   return jnp.clip((max_length - cache - length_B) / cache, -1.0, 0.0)
 
 
-def cosine_length(
-    length_B, max_length: int, lo: float, hi: float) -> jax.Array:
+def cosine_length(length_B, max_length: int, lo: float, hi: float) -> jax.Array:
   """Length term that falls from `hi` to `lo` along half a cosine.
 
   lo + (hi - lo) / 2 * (1 + cos(pi * t / T)) for a length t up to T, and `lo`
@@ -84,8 +84,12 @@ def truncated_reward(reward_B, finished_B, factor: float = 0.0) -> jax.Array:
 
 
 def keep_groups(
-    reward_PG, *, keep_all_correct: bool = False, tol: float = 1e-6,
-    valid_PG=None, correct_PG=None,
+  reward_PG,
+  *,
+  keep_all_correct: bool = False,
+  tol: float = 1e-6,
+  valid_PG=None,
+  correct_PG=None,
 ) -> jax.Array:
   """Which groups dynamic sampling keeps: groups whose rewards differ.
 
@@ -120,8 +124,10 @@ def keep_groups(
   keep_P = high_P - low_P > tol
   if keep_all_correct:
     right_PG = (
-        reward_PG >= 1.0 - tol if correct_PG is None
-        else jnp.asarray(correct_PG, bool))
+      reward_PG >= 1.0 - tol
+      if correct_PG is None
+      else jnp.asarray(correct_PG, bool)
+    )
     keep_P |= jnp.all(right_PG | ~valid_PG, axis=1) & jnp.any(valid_PG, axis=1)
   return keep_P
 

@@ -20,8 +20,14 @@ def one_device():
 
 
 def sample(
-    c, policy: policy_lib.Policy, prompts: Sequence[str], mesh, *,
-    n: int = 1, temperature: float | None = None, first: int = 0,
+  c,
+  policy: policy_lib.Policy,
+  prompts: Sequence[str],
+  mesh,
+  *,
+  n: int = 1,
+  temperature: float | None = None,
+  first: int = 0,
 ) -> list[list[str]]:
   """Answers each prompt n times.
 
@@ -49,17 +55,20 @@ def sample(
   if not prompts:
     return []
   rollout = sampler.sample(
-      policy.config, policy.params,
-      encode(policy.tokenizer, prompts, c.data.max_prompt_length, first),
-      jax.random.key(c.seed),
-      problems.make_settings(
-          c, policy.tokenizer, num_generations=n, temperature=temperature),
-      mesh)
+    policy.config,
+    policy.params,
+    encode(policy.tokenizer, prompts, c.data.max_prompt_length, first),
+    jax.random.key(c.seed),
+    problems.make_settings(
+      c, policy.tokenizer, num_generations=n, temperature=temperature
+    ),
+    mesh,
+  )
   return [list(group) for group in verify.texts(policy.tokenizer, rollout, n)]
 
 
 def encode(
-    tokenizer, prompts: Sequence[str], width: int, first: int = 0,
+  tokenizer, prompts: Sequence[str], width: int, first: int = 0
 ) -> batch_lib.Prompts:
   """Texts as prompts without a task, padded on the left to one width.
 
@@ -73,14 +82,18 @@ def encode(
     ids, user = tokenizer.encode_prompt(text)
     if len(ids) > width:
       raise errors.InputError(
-          f"{text[:40]!r}: the prompt has {len(ids)} tokens, "
-          f"config.data.max_prompt_length is {width}")
+        f"{text[:40]!r}: the prompt has {len(ids)} tokens, "
+        f"config.data.max_prompt_length is {width}"
+      )
     if not any(user):
       raise errors.InputError(f"{text[:40]!r}: the prompt has no tokens")
     start = width - len(ids)
     tokens_PT[p, start:], mask_PT[p, start:] = ids, True
     user_mask_PT[p, start:] = user
   return batch_lib.Prompts(
-      tokens_PT=tokens_PT, mask_PT=mask_PT, user_mask_PT=user_mask_PT,
-      ids_P=np.arange(first, first + len(prompts)),
-      rows=(None,) * len(prompts))
+    tokens_PT=tokens_PT,
+    mask_PT=mask_PT,
+    user_mask_PT=user_mask_PT,
+    ids_P=np.arange(first, first + len(prompts)),
+    rows=(None,) * len(prompts),
+  )

@@ -15,7 +15,8 @@ from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 def warm_up(
-    c, output: str, tick: Callable[[int, str], None]) -> policy_lib.Policy:
+  c, output: str, tick: Callable[[int, str], None]
+) -> policy_lib.Policy:
   """Trains a base policy on demonstrations and writes it as an HF directory.
 
   Args:
@@ -36,15 +37,24 @@ def warm_up(
   mesh = stages.make_mesh(c)
   key = jax.random.key(c.seed)
   pairs = warmup.demonstrations(
-      dict(c.data.tasks), os.path.expanduser(c.data.dir), w.examples)
+    dict(c.data.tasks), os.path.expanduser(c.data.dir), w.examples
+  )
   policy = _start(c, pairs, mesh, jax.random.fold_in(key, 0))
   rows = warmup.encode(
-      pairs, policy.tokenizer, c.data.max_prompt_length,
-      c.sampling.max_new_tokens)
+    pairs, policy.tokenizer, c.data.max_prompt_length, c.sampling.max_new_tokens
+  )
   params = warmup.fit(
-      policy.config, policy.params, rows, mesh, jax.random.fold_in(key, 1),
-      steps=w.steps, batch_size=w.batch_size, learning_rate=w.learning_rate,
-      chunk=c.model.logits_chunk, tick=tick)
+    policy.config,
+    policy.params,
+    rows,
+    mesh,
+    jax.random.fold_in(key, 1),
+    steps=w.steps,
+    batch_size=w.batch_size,
+    learning_rate=w.learning_rate,
+    chunk=c.model.logits_chunk,
+    tick=tick,
+  )
   hf.save(output, policy.config, params, policy.tokenizer)
   return policy_lib.Policy(policy.config, params, policy.tokenizer)
 
@@ -54,10 +64,12 @@ def _start(c, pairs, mesh, key) -> policy_lib.Policy:
   if c.model.init_from:
     return stages.load_policy(c, mesh)
   tokenizer = tokenizer_lib.SentencePieceTokenizer.train(
-      [p + d for p, d in pairs])
+    [p + d for p, d in pairs]
+  )
   config = _small(c, tokenizer.vocab_size)
   return policy_lib.Policy(
-      config, transformer.init(config, key, mesh), tokenizer)
+    config, transformer.init(config, key, mesh), tokenizer
+  )
 
 
 def _small(c, vocab_size: int) -> model_config.ModelConfig:
@@ -69,13 +81,20 @@ def _small(c, vocab_size: int) -> model_config.ModelConfig:
   w = c.warmup
   if w.embed_dim % w.num_heads:
     raise errors.InputError(
-        f"config.warmup.num_heads = {w.num_heads}: must divide "
-        f"warmup.embed_dim ({w.embed_dim})")
+      f"config.warmup.num_heads = {w.num_heads}: must divide "
+      f"warmup.embed_dim ({w.embed_dim})"
+    )
   try:
     return model_config.ModelConfig.tiny(
-        vocab_size=vocab_size, embed_dim=w.embed_dim,
-        num_layers=w.num_layers, num_heads=w.num_heads,
-        num_kv_heads=w.num_kv_heads, head_dim=w.embed_dim // w.num_heads,
-        mlp_dim=w.mlp_dim, dtype=c.model.dtype, remat=c.model.remat)
+      vocab_size=vocab_size,
+      embed_dim=w.embed_dim,
+      num_layers=w.num_layers,
+      num_heads=w.num_heads,
+      num_kv_heads=w.num_kv_heads,
+      head_dim=w.embed_dim // w.num_heads,
+      mlp_dim=w.mlp_dim,
+      dtype=c.model.dtype,
+      remat=c.model.remat,
+    )
   except ValueError as e:
     raise errors.InputError(f"config.warmup: {e}") from e

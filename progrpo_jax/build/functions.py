@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors, ops
 from progrpo_jax.algos import (
-    advantages,
-    aggregate,
-    correction,
-    kl,
-    losses,
-    objective,
+  advantages,
+  aggregate,
+  correction,
+  kl,
+  losses,
+  objective,
 )
 from progrpo_jax.config import checks
 from progrpo_jax.learn import optim
@@ -43,16 +43,20 @@ def resolve(module: types.ModuleType, name: str):
       raise errors.InputError(f"{name} is no function")
     return function
   known = sorted(
-      n for n, f in vars(module).items()
-      if inspect.isfunction(f) and f.__module__ == module.__name__
-      and not n.startswith("_"))
+    n
+    for n, f in vars(module).items()
+    if inspect.isfunction(f)
+    and f.__module__ == module.__name__
+    and not n.startswith("_")
+  )
   if name in known:
     return getattr(module, name)
   close = difflib.get_close_matches(name, known, n=1)
   hint = f"did you mean {close[0]!r}? " if close else ""
   raise errors.InputError(
-      f"no {name!r} in {module.__name__}; {hint}known: {', '.join(known)} "
-      "(or give an import path)")
+    f"no {name!r} in {module.__name__}; {hint}known: {', '.join(known)} "
+    "(or give an import path)"
+  )
 
 
 def bind(function, *sources):
@@ -71,14 +75,16 @@ def make_advantage(c):
   samples that the verifier failed on are then set to their group's mean.
   """
   function = _with_options(
-      resolve(advantages, c.algo.advantage), "advantage_options", c)
+    resolve(advantages, c.algo.advantage), "advantage_options", c
+  )
   if "valid_PG" in inspect.signature(function).parameters:
     return function
 
   def with_means(reward_PG, valid_PG):
     mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
     return jnp.where(
-        valid_PG, function(jnp.where(valid_PG, reward_PG, mean_P1)), 0.0)
+      valid_PG, function(jnp.where(valid_PG, reward_PG, mean_P1)), 0.0
+    )
 
   return with_means
 
@@ -94,7 +100,8 @@ def _check_options(function, key: str, c) -> dict[str, Any]:
     if option not in inspect.signature(function).parameters:
       name = getattr(function, "__name__", repr(function))
       raise errors.InputError(
-          f"config.algo.{key}.{option}: {name!r} has no such argument")
+        f"config.algo.{key}.{option}: {name!r} has no such argument"
+      )
   return options
 
 
@@ -113,8 +120,8 @@ def make_loss(c):
   """
   loss = resolve(losses, c.algo.loss)
   bounds = {
-      k: c.algo[k] for k in ("epsilon", "epsilon_high", "dual_clip")
-      if c.algo[k]}
+    k: c.algo[k] for k in ("epsilon", "epsilon_high", "dual_clip") if c.algo[k]
+  }
   bound = bind(loss, bounds, _check_options(loss, "loss_options", c))
   if "key" in inspect.signature(loss).parameters:
     return lambda inputs: bound(inputs, key=inputs.key)
@@ -128,7 +135,8 @@ def sees_whole(c) -> bool:
   """
   loss = resolve(losses, c.algo.loss)
   return getattr(loss, "whole", False) or (
-      "key" in inspect.signature(loss).parameters)
+    "key" in inspect.signature(loss).parameters
+  )
 
 
 def make_objective(c):
@@ -139,10 +147,13 @@ def make_objective(c):
   """
   average = resolve(aggregate, c.algo.aggregate)
   goal = functools.partial(
-      objective.objective, loss_fn=make_loss(c),
-      aggregate_fn=bind(average, {"length": c.sampling.max_new_tokens}),
-      kl_fn=resolve(kl, c.algo.kl), beta=c.algo.beta,
-      entropy_coef=c.algo.entropy_coef)
+    objective.objective,
+    loss_fn=make_loss(c),
+    aggregate_fn=bind(average, {"length": c.sampling.max_new_tokens}),
+    kl_fn=resolve(kl, c.algo.kl),
+    beta=c.algo.beta,
+    entropy_coef=c.algo.entropy_coef,
+  )
   try:
     with _of_its_author(c.algo.loss):
       jax.eval_shape(goal, _example(c))
@@ -150,8 +161,8 @@ def make_objective(c):
     raise
   except (TypeError, ValueError, AssertionError) as e:
     raise errors.InputError(
-        f"config.algo.loss = {c.algo.loss!r} cannot run with this config: "
-        f"{e} (FlowRL needs algo.partition_head and algo.hold_reference)"
+      f"config.algo.loss = {c.algo.loss!r} cannot run with this config: "
+      f"{e} (FlowRL needs algo.partition_head and algo.hold_reference)"
     ) from e
   return goal
 
@@ -165,11 +176,17 @@ def _example(c) -> batch_lib.LossInputs:
   """Inputs of a loss under this config: right shapes, values of no meaning."""
   token, row = jnp.zeros((2, 3)), jnp.zeros(2)
   return batch_lib.LossInputs(
-      logp_BT=token, old_logp_BT=token, mask_BT=jnp.ones((2, 3), bool),
-      adv_B=row, entropy_BT=token, reward_B=row,
-      ref_logp_BT=token if checks.needs_reference(c) else None,
-      log_z_B=row if c.algo.partition_head else None,
-      weight_BT=token if c.algo.correction else None, key=jax.random.key(0))
+    logp_BT=token,
+    old_logp_BT=token,
+    mask_BT=jnp.ones((2, 3), bool),
+    adv_B=row,
+    entropy_BT=token,
+    reward_B=row,
+    ref_logp_BT=token if checks.needs_reference(c) else None,
+    log_z_B=row if c.algo.partition_head else None,
+    weight_BT=token if c.algo.correction else None,
+    key=jax.random.key(0),
+  )
 
 
 def make_correction(c):
@@ -180,7 +197,8 @@ def make_correction(c):
   if not c.algo.correction:
     return None
   return _with_options(
-      resolve(correction, c.algo.correction), "correction_options", c)
+    resolve(correction, c.algo.correction), "correction_options", c
+  )
 
 
 def updates_per_step(c) -> int:
@@ -197,8 +215,11 @@ def make_schedule(c):
   o = c.optim
   try:
     return optim.schedule(
-        o.learning_rate, warmup_steps=o.warmup_steps, decay=o.decay,
-        total_steps=updates)
+      o.learning_rate,
+      warmup_steps=o.warmup_steps,
+      decay=o.decay,
+      total_steps=updates,
+    )
   except ValueError as e:
     raise errors.InputError(f"config.optim: {e}") from e
 
@@ -207,6 +228,12 @@ def make_optimizer(c, rate):
   """Returns the optax chain with a learning rate from `make_schedule`."""
   o = c.optim
   return optim.adamw(
-      rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay,
-      max_grad_norm=o.max_grad_norm, mu_dtype=o.mu_dtype,
-      rewarmup_steps=c.algo.reset.rewarmup_steps)
+    rate,
+    b1=o.b1,
+    b2=o.b2,
+    eps=o.eps,
+    weight_decay=o.weight_decay,
+    max_grad_norm=o.max_grad_norm,
+    mu_dtype=o.mu_dtype,
+    rewarmup_steps=c.algo.reset.rewarmup_steps,
+  )

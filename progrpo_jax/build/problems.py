@@ -19,20 +19,32 @@ from progrpo_jax.tasks import base as tasks
 def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
   """Returns the prompts of a split, "train" or "validation", of all tasks."""
   specs = [
-      dict(name=spec.get("module") or name, label=name,
-           weight=spec.get("weight", 1.0),
-           options=dict(spec.get("options", {})))
-      for name, spec in c.data.tasks.items()]
+    dict(
+      name=spec.get("module") or name,
+      label=name,
+      weight=spec.get("weight", 1.0),
+      options=dict(spec.get("options", {})),
+    )
+    for name, spec in c.data.tasks.items()
+  ]
   keep = None
   if c.data.filter_overlong_prompts:
     keep = functools.partial(
-        prompts_lib.fits, tokenizer, c.data.max_prompt_length)
+      prompts_lib.fits, tokenizer, c.data.max_prompt_length
+    )
   source = prompts_lib.PromptSource(
-      specs, split, seed=c.seed, data_dir=os.path.expanduser(c.data.dir),
-      keep=keep)
+    specs,
+    split,
+    seed=c.seed,
+    data_dir=os.path.expanduser(c.data.dir),
+    keep=keep,
+  )
   return prompts_lib.Prompter(
-      source, tokenizer, buckets=tuple(c.data.prompt_buckets),
-      max_prompt_length=c.data.max_prompt_length)
+    source,
+    tokenizer,
+    buckets=tuple(c.data.prompt_buckets),
+    max_prompt_length=c.data.max_prompt_length,
+  )
 
 
 def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
@@ -44,12 +56,16 @@ def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
   """
   r = c.rewards
   return pool_lib.Pool(
-      workers=r.workers, deadline_s=r.deadline_s, memory_mb=r.memory_mb,
-      max_failure_share=r.max_failure_share,
-      batch_deadline_s=r.batch_deadline_s,
-      options=isolation.options(c),
-      answer=functools.partial(
-          thinking.answer, mode=r.thinking, inside=opens_thought))
+    workers=r.workers,
+    deadline_s=r.deadline_s,
+    memory_mb=r.memory_mb,
+    max_failure_share=r.max_failure_share,
+    batch_deadline_s=r.batch_deadline_s,
+    options=isolation.options(c),
+    answer=functools.partial(
+      thinking.answer, mode=r.thinking, inside=opens_thought
+    ),
+  )
 
 
 def make_settings(c, tokenizer, **changes) -> sampler.Settings:
@@ -61,15 +77,24 @@ def make_settings(c, tokenizer, **changes) -> sampler.Settings:
     **changes: fields of `sampler.Settings` to set otherwise.
   """
   s = c.sampling
-  return sampler.Settings(**dict(
-      num_generations=c.algo.num_generations, max_new_tokens=s.max_new_tokens,
-      temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
-      stop_ids=tokenizer.stop_ids, chunk=s.chunk,
-      batch_prompts=s.batch_prompts) | changes)
+  return sampler.Settings(
+    **dict(
+      num_generations=c.algo.num_generations,
+      max_new_tokens=s.max_new_tokens,
+      temperature=s.temperature,
+      top_p=s.top_p,
+      top_k=s.top_k,
+      stop_ids=tokenizer.stop_ids,
+      chunk=s.chunk,
+      batch_prompts=s.batch_prompts,
+    )
+    | changes
+  )
 
 
 def make_evaluators(
-    c, model, tokenizer, pool, mesh) -> tuple[held_out.HeldOut, ...]:
+  c, model, tokenizer, pool, mesh
+) -> tuple[held_out.HeldOut, ...]:
   """Returns an evaluator for each task, on its validation split.
 
   Raises:
@@ -78,14 +103,22 @@ def make_evaluators(
   """
   e = c.eval
   settings = make_settings(
-      c, tokenizer, num_generations=e.num_samples, temperature=e.temperature,
-      top_p=e.top_p, top_k=e.top_k, batch_prompts=0)
+    c,
+    tokenizer,
+    num_generations=e.num_samples,
+    temperature=e.temperature,
+    top_p=e.top_p,
+    top_k=e.top_k,
+    batch_prompts=0,
+  )
   key = jax.random.fold_in(jax.random.key(c.seed), held_out.STREAM)
   checks.check_split(mesh, **{"config.eval.batch_prompts": e.batch_prompts})
   measures = held_out.MEASURES
   if e.creativity_corpus:
-    measures = (*measures, creativity.measure(
-        _corpus(e.creativity_corpus), *e.creativity_range))
+    measures = (
+      *measures,
+      creativity.measure(_corpus(e.creativity_corpus), *e.creativity_range),
+    )
   evaluators = []
   for name, spec in c.data.tasks.items():
     alone = c.copy_and_resolve_references()  # a plain copy shares its groups
@@ -93,14 +126,23 @@ def make_evaluators(
       alone.data.tasks = {name: spec}
     prompter = make_prompter(alone, tokenizer, "validation")
     check_whole(alone, tokenizer, prompter.source)
-    evaluators.append(held_out.HeldOut(
-        name, model=model, mesh=mesh, tokenizer=tokenizer,
-        prompts=prompter.first(e.num_problems, e.batch_prompts), pool=pool,
-        settings=settings, chunk=c.model.logits_chunk,
-        key=key, measures=measures,
+    evaluators.append(
+      held_out.HeldOut(
+        name,
+        model=model,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        prompts=prompter.first(e.num_problems, e.batch_prompts),
+        pool=pool,
+        settings=settings,
+        chunk=c.model.logits_chunk,
+        key=key,
+        measures=measures,
         tolerant=e.tolerant,
         left_out=sum(out for out, _ in prompter.left_out.values()),
-        refused=prompter.source.refused))
+        refused=prompter.source.refused,
+      )
+    )
   return tuple(evaluators)
 
 
@@ -117,23 +159,28 @@ def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:
     if not out or not tasks.has_published_test(task):
       continue
     longest = max(
-        len(tokenizer.encode_prompt(row.prompt)[0])
-        for row in source.rows_left_out() if row.task == task)
+      len(tokenizer.encode_prompt(row.prompt)[0])
+      for row in source.rows_left_out()
+      if row.task == task
+    )
     raise errors.InputError(
-        f"{task}: {out} of the {of} problems of this published test set have "
-        f"prompts of more than data.max_prompt_length = "
-        f"{c.data.max_prompt_length} tokens, and its numbers would be those "
-        f"of other problems; raise that to {longest}, which the longest one "
-        "has, or set config.eval.partial_sets=True to evaluate the others "
-        "alone")
+      f"{task}: {out} of the {of} problems of this published test set have "
+      f"prompts of more than data.max_prompt_length = "
+      f"{c.data.max_prompt_length} tokens, and its numbers would be those "
+      f"of other problems; raise that to {longest}, which the longest one "
+      "has, or set config.eval.partial_sets=True to evaluate the others "
+      "alone"
+    )
 
 
 def all_notes(c, prompter: prompts_lib.Prompter, evaluators) -> list[str]:
   """Returns what to say of problems that are left out of a run."""
   limit = c.data.max_prompt_length
   return [
-      f"{task}: {out} of {total} prompts are longer than {limit} tokens and "
-      "left out" for task, (out, total) in prompter.left_out.items() if out
+    f"{task}: {out} of {total} prompts are longer than {limit} tokens and "
+    "left out"
+    for task, (out, total) in prompter.left_out.items()
+    if out
   ] + held_out_notes(c, evaluators)
 
 
@@ -144,18 +191,20 @@ def held_out_notes(c, evaluators) -> list[str]:
     tried, reasons = evaluator.num_problems, []
     if evaluator.left_out:
       reasons.append(
-          f"{evaluator.left_out} more left out, with prompts of more than "
-          f"{c.data.max_prompt_length} tokens")
+        f"{evaluator.left_out} more left out, with prompts of more than "
+        f"{c.data.max_prompt_length} tokens"
+      )
     if evaluator.refused:
       refused = ", ".join(
-          f"{count}: {why}" for why, count in evaluator.refused.items())
+        f"{count}: {why}" for why, count in evaluator.refused.items()
+      )
       reasons.append(f"rows of the held-out files are no problems ({refused})")
     if tried < c.eval.num_problems:
       reasons.append(f"config.eval.num_problems is {c.eval.num_problems}")
     if reasons:
       notes.append(
-          f"{evaluator.name}: {tried} problems evaluated; "
-          f"{'; '.join(reasons)}")
+        f"{evaluator.name}: {tried} problems evaluated; {'; '.join(reasons)}"
+      )
   return notes
 
 
@@ -172,6 +221,8 @@ def _corpus(path: str) -> creativity.CorpusIndex:
     text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
   except (OSError, ValueError) as e:
     raise errors.InputError(
-        f"config.eval.creativity_corpus = {path!r}: {e}") from e
+      f"config.eval.creativity_corpus = {path!r}: {e}"
+    ) from e
   return creativity.CorpusIndex(
-      [creativity.words(line) for line in text.splitlines() if line.strip()])
+    [creativity.words(line) for line in text.splitlines() if line.strip()]
+  )

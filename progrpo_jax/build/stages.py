@@ -133,7 +133,7 @@ def make_mesh(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
 
 
 def load_policy(
-    c: ml_collections.ConfigDict, mesh, place: str | None = None,
+  c: ml_collections.ConfigDict, mesh, place: str | None = None
 ) -> policy_lib.Policy:
   """Returns the policy that `config.model.init_from` names, or another.
 
@@ -147,35 +147,45 @@ def load_policy(
   """
   m = c.model
   return policy_lib.load(
-      m.init_from if place is None else place, mesh, seed=c.seed,
-      dtype=m.dtype, remat=m.remat, attention=m.attention,
-      lora=checks.lora_config(c),
-      partition_head=c.algo.partition_head, chat_template=m.chat_template,
-      chat_template_options=m.chat_template_options.to_dict(),
-      system_prompt=m.system_prompt)
+    m.init_from if place is None else place,
+    mesh,
+    seed=c.seed,
+    dtype=m.dtype,
+    remat=m.remat,
+    attention=m.attention,
+    lora=checks.lora_config(c),
+    partition_head=c.algo.partition_head,
+    chat_template=m.chat_template,
+    chat_template_options=m.chat_template_options.to_dict(),
+    system_prompt=m.system_prompt,
+  )
 
 
-def describe(
-    c: ml_collections.ConfigDict, setup: Setup) -> dict[str, Any]:
+def describe(c: ml_collections.ConfigDict, setup: Setup) -> dict[str, Any]:
   """Returns what stands in the `model/config.json` of a run's workdir."""
   return policy_lib.describe(setup.model, setup.tokenizer, c.model.init_from)
 
 
 def make_checkpointer(
-    c: ml_collections.ConfigDict, place) -> checkpoint_lib.Checkpointer:
+  c: ml_collections.ConfigDict, place
+) -> checkpoint_lib.Checkpointer:
   """Returns the checkpoints in a place, kept as the config says."""
   k = c.checkpoint
   return checkpoint_lib.Checkpointer(
-      place, keep=k.keep, keep_every=k.keep_every, background=k.background)
+    place, keep=k.keep, keep_every=k.keep_every, background=k.background
+  )
 
 
 def make_writer(
-    c: ml_collections.ConfigDict, workdir, resume_step: int,
+  c: ml_collections.ConfigDict, workdir, resume_step: int
 ) -> metrics_lib.MetricWriter:
   """Returns the writer of a workdir, which goes on after a step."""
   return metrics_lib.MetricWriter(
-      workdir, tensorboard=c.log.tensorboard, wandb=c.log.wandb,
-      resume_step=resume_step)
+    workdir,
+    tensorboard=c.log.tensorboard,
+    wandb=c.log.wandb,
+    resume_step=resume_step,
+  )
 
 
 def check(c: ml_collections.ConfigDict, mesh) -> None:
@@ -191,16 +201,21 @@ def check(c: ml_collections.ConfigDict, mesh) -> None:
     isolation.check(stage)
     checks.micro_batches(stage, mesh)
     for make in (
-        functions.make_schedule, functions.make_objective,
-        functions.make_advantage, functions.make_correction):
+      functions.make_schedule,
+      functions.make_objective,
+      functions.make_advantage,
+      functions.make_correction,
+    ):
       make(stage)
     if c.optim.decay != "constant" and (
-        functions.updates_per_step(stage) != functions.updates_per_step(c)):
+      functions.updates_per_step(stage) != functions.updates_per_step(c)
+    ):
       raise errors.InputError(
-          f"config.optim.decay = {c.optim.decay!r} counts updates, and a stage "
-          "of config.schedule makes another number of them a step "
-          "(train.num_minibatches, train.num_iterations): it would not end "
-          "with the run; leave these alone, or decay 'constant'")
+        f"config.optim.decay = {c.optim.decay!r} counts updates, and a stage "
+        "of config.schedule makes another number of them a step "
+        "(train.num_minibatches, train.num_iterations): it would not end "
+        "with the run; leave these alone, or decay 'constant'"
+      )
 
 
 def attention_of(model: model_config.ModelConfig, mesh) -> str:
@@ -216,8 +231,10 @@ def attention_of(model: model_config.ModelConfig, mesh) -> str:
 
 
 def make_setup(
-    c: ml_collections.ConfigDict, timer: timing.Timer | None = None,
-    stop: stopping.Stop | None = None, view=None,
+  c: ml_collections.ConfigDict,
+  timer: timing.Timer | None = None,
+  stop: stopping.Stop | None = None,
+  view=None,
 ) -> tuple[Setup, Any]:
   """Builds a run.
 
@@ -242,10 +259,16 @@ def make_setup(
   rate = functions.make_schedule(c)
   pool = problems.make_pool(c, policy.tokenizer.opens_thought)
   foundation = Foundation(
-      mesh=mesh, model=policy.config, frozen=frozen,
-      tokenizer=policy.tokenizer, pool=pool,
-      tx=functions.make_optimizer(c, rate), timer=timer or timing.Timer(),
-      stop=stop or stopping.Stop(), view=view)
+    mesh=mesh,
+    model=policy.config,
+    frozen=frozen,
+    tokenizer=policy.tokenizer,
+    pool=pool,
+    tx=functions.make_optimizer(c, rate),
+    timer=timer or timing.Timer(),
+    stop=stop or stopping.Stop(),
+    view=view,
+  )
 
   def build(stage: ml_collections.ConfigDict) -> Stages:
     return _stages(stage, foundation)
@@ -264,16 +287,21 @@ def make_setup(
     return hosts.agree(lambda: build(now))
 
   return Setup(
-      **vars(foundation),
-      learning_rate=lambda opt_state: float(
-          rate(optim.counts(opt_state)[0])
-          * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)),
-      total_steps=c.train.total_steps, build=build, first=first,
-      stages_at=stages_at), params
+    **vars(foundation),
+    learning_rate=lambda opt_state: float(
+      rate(optim.counts(opt_state)[0])
+      * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)
+    ),
+    total_steps=c.train.total_steps,
+    build=build,
+    first=first,
+    stages_at=stages_at,
+  ), params
 
 
 def _check_later_stages(
-    c: ml_collections.ConfigDict, build: Callable[..., Stages]) -> None:
+  c: ml_collections.ConfigDict, build: Callable[..., Stages]
+) -> None:
   """Builds each stage of `config.schedule` once, before the first step.
 
   Stages that differ only in what is neither read from files nor checked
@@ -285,8 +313,9 @@ def _check_later_stages(
 
   def reads(stage):
     return [stage[key].to_json_best_effort() for key in ("data", "eval")] + [
-        stage.sampling.max_new_tokens,
-        stage.algo.rephrase.to_json_best_effort()]
+      stage.sampling.max_new_tokens,
+      stage.algo.rephrase.to_json_best_effort(),
+    ]
 
   seen = [reads(c)]
   for number, stage in enumerate(list(schedule_lib.every(c))[1:]):
@@ -310,55 +339,80 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   prompter.check()
   weights = make_weights(c)
   return Stages(
-      config=c.to_json_best_effort(), prompter=prompter,
-      collect=_collect(c, foundation, prompter),
-      prepare=_prepare(c, foundation),
-      improve=_improve(c, foundation, weights),
-      advance=history.Advance(weights),
-      validate=_validate(c, foundation), watch=c.algo.reset.watch,
-      decide_reset=reference.DecideReset(
-          options=checks.reset_options(c),
-          scheduled=functools.partial(schedule_lib.asks_for_reset, c)),
-      resets_optimizer=c.algo.reset.optimizer, log=_log(c, foundation),
-      check_hosts_agree=agreement.CheckHostsAgree(
-          mesh=foundation.mesh, config=c.to_json_best_effort(),
-          every=c.hosts.compare_every),
-      save_every=c.checkpoint.every,
-      needs_reference=checks.needs_reference(c))
+    config=c.to_json_best_effort(),
+    prompter=prompter,
+    collect=_collect(c, foundation, prompter),
+    prepare=_prepare(c, foundation),
+    improve=_improve(c, foundation, weights),
+    advance=history.Advance(weights),
+    validate=_validate(c, foundation),
+    watch=c.algo.reset.watch,
+    decide_reset=reference.DecideReset(
+      options=checks.reset_options(c),
+      scheduled=functools.partial(schedule_lib.asks_for_reset, c),
+    ),
+    resets_optimizer=c.algo.reset.optimizer,
+    log=_log(c, foundation),
+    check_hosts_agree=agreement.CheckHostsAgree(
+      mesh=foundation.mesh,
+      config=c.to_json_best_effort(),
+      every=c.hosts.compare_every,
+    ),
+    save_every=c.checkpoint.every,
+    needs_reference=checks.needs_reference(c),
+  )
 
 
 def _distribution(c) -> scoring.Distribution:
   """The distribution of all log-probs: that of the rollout."""
   s = c.sampling
   return scoring.Distribution(
-      temperature=s.temperature, top_p=s.top_p, top_k=s.top_k,
-      chunk=c.model.logits_chunk)
+    temperature=s.temperature,
+    top_p=s.top_p,
+    top_k=s.top_k,
+    chunk=c.model.logits_chunk,
+  )
 
 
 def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
   around = dict(
-      model=foundation.model, mesh=foundation.mesh,
-      tokenizer=foundation.tokenizer, pool=foundation.pool,
-      timer=foundation.timer)
+    model=foundation.model,
+    mesh=foundation.mesh,
+    tokenizer=foundation.tokenizer,
+    pool=foundation.pool,
+    timer=foundation.timer,
+  )
   asks = None
   if r.enabled:
     asks = rephrase.Rephrase(
-        **around, dist=_distribution(c),
-        settings=problems.make_settings(
-            c, foundation.tokenizer, num_generations=1),
-        prompter=prompter.resized(r.max_prompt_length), template=r.template,
-        fail_below=r.fail_below, min_fail_share=r.min_fail_share)
+      **around,
+      dist=_distribution(c),
+      settings=problems.make_settings(
+        c, foundation.tokenizer, num_generations=1
+      ),
+      prompter=prompter.resized(r.max_prompt_length),
+      template=r.template,
+      fail_below=r.fail_below,
+      min_fail_share=r.min_fail_share,
+    )
   return collect_lib.Collect(
-      prompter=prompter, key=jax.random.key(c.seed), stop=foundation.stop,
-      draw=draw.DrawGroups(
-          **around, settings=problems.make_settings(c, foundation.tokenizer),
-          stop=foundation.stop),
-      count=c.train.prompts_per_step,
-      round_prompts=checks.prompts_per_round(c), keep=make_keep(c),
-      max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
-      carry=dynamic.enabled and dynamic.surplus == "carry", rephrase=asks)
+    prompter=prompter,
+    key=jax.random.key(c.seed),
+    stop=foundation.stop,
+    draw=draw.DrawGroups(
+      **around,
+      settings=problems.make_settings(c, foundation.tokenizer),
+      stop=foundation.stop,
+    ),
+    count=c.train.prompts_per_step,
+    round_prompts=checks.prompts_per_round(c),
+    keep=make_keep(c),
+    max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
+    carry=dynamic.enabled and dynamic.surplus == "carry",
+    rephrase=asks,
+  )
 
 
 def _prepare(c, foundation: Foundation) -> prepare.Prepare:
@@ -366,37 +420,60 @@ def _prepare(c, foundation: Foundation) -> prepare.Prepare:
   a = c.algo.arm
   per_row, score_parts, _ = checks.micro_batches(c, foundation.mesh)
   return prepare.Prepare(
-      model=foundation.model, mesh=foundation.mesh, dist=_distribution(c),
-      timer=foundation.timer, stop=foundation.stop,
-      advantage=advantage_lib.Advantage(
-          functions.make_advantage(c), a.alpha, advantage_lib.Arm(
-              low_prob_share=a.low_prob_share,
-              prompt_low_prob_share=a.prompt_low_prob_share, tail=a.tail,
-              active=a.active, apply_to=a.apply_to, centre=a.centre)),
-      reward=make_reward(c), kl=functions.resolve(kl, c.algo.kl),
-      correction=functions.make_correction(c), per_row=per_row,
-      micro_batches=score_parts,
-      mask_truncated=c.algo.mask_truncated_completions,
-      all_sampled=not (
-          c.algo.dynamic_sampling.enabled or c.algo.rephrase.enabled))
+    model=foundation.model,
+    mesh=foundation.mesh,
+    dist=_distribution(c),
+    timer=foundation.timer,
+    stop=foundation.stop,
+    advantage=advantage_lib.Advantage(
+      functions.make_advantage(c),
+      a.alpha,
+      advantage_lib.Arm(
+        low_prob_share=a.low_prob_share,
+        prompt_low_prob_share=a.prompt_low_prob_share,
+        tail=a.tail,
+        active=a.active,
+        apply_to=a.apply_to,
+        centre=a.centre,
+      ),
+    ),
+    reward=make_reward(c),
+    kl=functions.resolve(kl, c.algo.kl),
+    correction=functions.make_correction(c),
+    per_row=per_row,
+    micro_batches=score_parts,
+    mask_truncated=c.algo.mask_truncated_completions,
+    all_sampled=not (
+      c.algo.dynamic_sampling.enabled or c.algo.rephrase.enabled
+    ),
+  )
 
 
 def _improve(
-    c, foundation: Foundation, weights: adaptive.AdaptiveWeights,
+  c, foundation: Foundation, weights: adaptive.AdaptiveWeights
 ) -> improve_lib.Improve:
   """The updates of a config."""
   _, _, update_parts = checks.micro_batches(c, foundation.mesh)
   t = c.train
   return improve_lib.Improve(
-      update=update_lib.make(
-          foundation.model, foundation.tx, functions.make_objective(c),
-          _distribution(c), micro_batches=update_parts,
-          whole=functions.sees_whole(c)),
-      mesh=foundation.mesh, frozen=foundation.frozen,
-      prompts=t.prompts_per_step, num_minibatches=t.num_minibatches,
-      num_iterations=t.num_iterations, max_skipped=t.max_skipped_updates,
-      weights=weights,
-      key=jax.random.key(c.seed), timer=foundation.timer)
+    update=update_lib.make(
+      foundation.model,
+      foundation.tx,
+      functions.make_objective(c),
+      _distribution(c),
+      micro_batches=update_parts,
+      whole=functions.sees_whole(c),
+    ),
+    mesh=foundation.mesh,
+    frozen=foundation.frozen,
+    prompts=t.prompts_per_step,
+    num_minibatches=t.num_minibatches,
+    num_iterations=t.num_iterations,
+    max_skipped=t.max_skipped_updates,
+    weights=weights,
+    key=jax.random.key(c.seed),
+    timer=foundation.timer,
+  )
 
 
 def _validate(c, foundation: Foundation) -> validate_lib.Validate:
@@ -404,21 +481,31 @@ def _validate(c, foundation: Foundation) -> validate_lib.Validate:
   evaluators = ()
   if c.eval.every:
     evaluators = problems.make_evaluators(
-        c, foundation.model, foundation.tokenizer, foundation.pool,
-        foundation.mesh)
+      c,
+      foundation.model,
+      foundation.tokenizer,
+      foundation.pool,
+      foundation.mesh,
+    )
   return validate_lib.Validate(
-      evaluators=evaluators, every=c.eval.every, at_start=c.eval.at_start,
-      total_steps=c.train.total_steps, timer=foundation.timer,
-      show=foundation.view.eval if foundation.view else _unseen)
+    evaluators=evaluators,
+    every=c.eval.every,
+    at_start=c.eval.at_start,
+    total_steps=c.train.total_steps,
+    timer=foundation.timer,
+    show=foundation.view.eval if foundation.view else _unseen,
+  )
 
 
 def _log(c, foundation: Foundation) -> log_lib.Log:
   """What a config writes and shows of a step."""
   return log_lib.Log(
-      rollouts_every=c.log.rollouts_every,
-      rollouts_prompts=c.log.rollouts_prompts, timer=foundation.timer,
-      show=foundation.view.step if foundation.view else _unseen,
-      say=foundation.view.message if foundation.view else _unseen)
+    rollouts_every=c.log.rollouts_every,
+    rollouts_prompts=c.log.rollouts_prompts,
+    timer=foundation.timer,
+    show=foundation.view.step if foundation.view else _unseen,
+    say=foundation.view.message if foundation.view else _unseen,
+  )
 
 
 def _unseen(*_) -> None:
@@ -430,24 +517,28 @@ def _check_positions(c, model: model_config.ModelConfig) -> None:
   widths = {"data.max_prompt_length": c.data.max_prompt_length}
   if c.algo.rephrase.enabled:
     widths["algo.rephrase.max_prompt_length"] = (
-        c.algo.rephrase.max_prompt_length)
+      c.algo.rephrase.max_prompt_length
+    )
   for name, width in widths.items():
     longest = width + c.sampling.max_new_tokens
     if longest > model.max_positions:
       raise errors.InputError(
-          f"{name} + sampling.max_new_tokens = {longest} is beyond the "
-          f"{model.max_positions} positions of the model")
+        f"{name} + sampling.max_new_tokens = {longest} is beyond the "
+        f"{model.max_positions} positions of the model"
+      )
 
 
 def make_reward(c) -> shaping.ShapedReward:
   """Returns the verifier's reward with the penalties of a config."""
   p = c.algo.length_penalty
   return shaping.ShapedReward(
-      max_new_tokens=c.sampling.max_new_tokens,
-      truncated_factor=c.algo.truncated_factor,
-      overlong_cache=c.algo.overlong_cache, length_coef=p.coef,
-      length_cycle=(p.on, p.off),
-      kl_coef=c.algo.reward_kl_coef)
+    max_new_tokens=c.sampling.max_new_tokens,
+    truncated_factor=c.algo.truncated_factor,
+    overlong_cache=c.algo.overlong_cache,
+    length_coef=p.coef,
+    length_cycle=(p.on, p.off),
+    kl_coef=c.algo.reward_kl_coef,
+  )
 
 
 def make_keep(c) -> shaping.KeepGroups | None:
@@ -456,14 +547,16 @@ def make_keep(c) -> shaping.KeepGroups | None:
   if not dynamic.enabled:
     return None
   return shaping.KeepGroups(
-      make_reward(c), by_accuracy=dynamic.filter == "accuracy",
-      keep_all_correct=dynamic.keep_all_correct)
+    make_reward(c),
+    by_accuracy=dynamic.filter == "accuracy",
+    keep_all_correct=dynamic.keep_all_correct,
+  )
 
 
 def make_weights(c) -> adaptive.AdaptiveWeights:
   """Returns the weights of the objective that a config lets move."""
   e = c.algo.entropy_control
   return adaptive.AdaptiveWeights(
-      entropy_coef=c.algo.entropy_coef,
-      entropy_rule=(
-          dict(target=e.target, step=e.step) if e.target else None))
+    entropy_coef=c.algo.entropy_coef,
+    entropy_rule=(dict(target=e.target, step=e.step) if e.target else None),
+  )

@@ -37,7 +37,8 @@ class Parser(argparse.ArgumentParser):
       return value
 
     self.add_argument(
-        name, type=read, default=key.default, help=help, **options)
+      name, type=read, default=key.default, help=help, **options
+    )
 
 
 def parser(command: str, description: str) -> Parser:
@@ -49,17 +50,18 @@ def parser(command: str, description: str) -> Parser:
   """
   config_parser = plain_parser(f"progrpo {command}", description)
   config_parser.add_argument(
-      "--config", metavar="FILE[:ARG]",
-      help="a config file, such as configs/tiny.py:progrpo, or one that comes "
-      "with the package, by name (`progrpo configs`), such as tiny:progrpo; "
-      "any key is changed by --config.group.key=value")
+    "--config",
+    metavar="FILE[:ARG]",
+    help="a config file, such as configs/tiny.py:progrpo, or one that comes "
+    "with the package, by name (`progrpo configs`), such as tiny:progrpo; "
+    "any key is changed by --config.group.key=value",
+  )
   return config_parser
 
 
 def plain_parser(prog: str, description: str) -> Parser:
   """Returns a parser for a command that takes no config."""
   return Parser(prog=prog, description=description, allow_abbrev=False)
-
 
 
 def check_output(flag: str, path: str) -> None:
@@ -79,8 +81,7 @@ def check_output(flag: str, path: str) -> None:
 
 
 def parse(
-    command_parser: argparse.ArgumentParser, argv: list[str],
-    needed: bool = True,
+  command_parser: argparse.ArgumentParser, argv: list[str], needed: bool = True
 ) -> tuple[ml_collections.ConfigDict | None, argparse.Namespace]:
   """Reads a command line.
 
@@ -101,7 +102,7 @@ def parse(
   words = iter(argv)
   for word in words:
     if word.startswith("--config."):
-      key, equals, value = word[len("--config."):].partition("=")
+      key, equals, value = word[len("--config.") :].partition("=")
       if not equals:
         value = next(words, None)
         if value is None:
@@ -122,7 +123,7 @@ def parse(
 
 
 def parse_policy(
-    command_parser: Parser, argv: list[str], required: bool = False,
+  command_parser: Parser, argv: list[str], required: bool = False
 ) -> tuple[ml_collections.ConfigDict, argparse.Namespace]:
   """Adds `--policy` and reads a command line; the config names the policy.
 
@@ -139,9 +140,12 @@ def parse_policy(
   """
   source = "" if required else " (default: config.model.init_from)"
   command_parser.add(
-      "--policy", ranges.Place(empty=False), required=required,
-      help="HF directory, workdir (its newest checkpoint), or "
-      f"checkpoints/<step> of one{source}")
+    "--policy",
+    ranges.Place(empty=False),
+    required=required,
+    help="HF directory, workdir (its newest checkpoint), or "
+    f"checkpoints/<step> of one{source}",
+  )
   config, args = parse(command_parser, argv, needed=not required)
   if config is None:
     config = defaults.get_config()

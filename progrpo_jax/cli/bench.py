@@ -44,25 +44,32 @@ _ADVANTAGE = advantage.Advantage(advantages.grpo, alpha=0.3)
 def run(argv: list[str]) -> int:
   """Measures and prints the times; returns the exit code."""
   parser = arguments.plain_parser(
-      "make bench ARGS=...", __doc__.splitlines()[0])
+    "make bench ARGS=...", __doc__.splitlines()[0]
+  )
   parser.add(
-      "--prompts", ranges.Whole(8, at_least=1), "number of prompts per step")
+    "--prompts", ranges.Whole(8, at_least=1), "number of prompts per step"
+  )
   parser.add(
-      "--samples", ranges.Whole(8, at_least=2), "number of samples per prompt")
+    "--samples", ranges.Whole(8, at_least=2), "number of samples per prompt"
+  )
+  parser.add("--new_tokens", ranges.Whole(128, at_least=1), "tokens per sample")
+  parser.add("--steps", ranges.Whole(7, at_least=1), "number of measured steps")
   parser.add(
-      "--new_tokens", ranges.Whole(128, at_least=1), "tokens per sample")
-  parser.add(
-      "--steps", ranges.Whole(7, at_least=1), "number of measured steps")
-  parser.add(
-      "--json", ranges.Place(empty=False),
-      "file to write the figures to")
+    "--json", ranges.Place(empty=False), "file to write the figures to"
+  )
   parser.add_argument(
-      "--decode", action="store_true",
-      help="also measure milliseconds per token as the cache grows")
+    "--decode",
+    action="store_true",
+    help="also measure milliseconds per token as the cache grows",
+  )
   parser.add_argument(
-      "--decode_lengths", type=int, nargs="+", metavar="TOKENS",
-      default=(128, 256, 512, 1024, 2048),
-      help="response lengths for --decode, in rising order")
+    "--decode_lengths",
+    type=int,
+    nargs="+",
+    metavar="TOKENS",
+    default=(128, 256, 512, 1024, 2048),
+    help="response lengths for --decode, in rising order",
+  )
   args = parser.parse_args(argv)
   figures = measure(args)
   show(figures)
@@ -75,8 +82,15 @@ def run(argv: list[str]) -> int:
 def model() -> model_config.ModelConfig:
   """Returns the configuration of the measured policy."""
   return model_config.ModelConfig(
-      vocab_size=512, num_layers=4, embed_dim=256, num_heads=4,
-      num_kv_heads=2, head_dim=64, mlp_dim=1024, remat="layer")
+    vocab_size=512,
+    num_layers=4,
+    embed_dim=256,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    mlp_dim=1024,
+    remat="layer",
+  )
 
 
 def measure(args) -> dict:
@@ -106,31 +120,38 @@ def measure(args) -> dict:
       state, seconds = step(state, pool, number)
       timed.append(seconds)
   stage_seconds = {
-      name: statistics.median(t[name] for t in timed) for name in timed[0]}
+    name: statistics.median(t[name] for t in timed) for name in timed[0]
+  }
   total = statistics.median(sum(t.values()) for t in timed)
   tokens = args.prompts * args.samples * args.new_tokens
   flops = work(config, args.prompts, args.samples, PROMPT, args.new_tokens)
   figures = dict(
-      device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-      cores=len(os.sched_getaffinity(0)), python=platform.python_version(),
-      jax=jax.__version__, parameters=config.num_params,
-      seconds=stage_seconds, step=total,
-      step_min=min(sum(t.values()) for t in timed),
-      step_max=max(sum(t.values()) for t in timed),
-      compile=first - total, tokens=tokens,
-      tokens_per_second_sample=tokens / stage_seconds["sample"],
-      tokens_per_second_step=tokens / total,
-      matmul_tflops=rate / 1e12, work_tflop={
-          k: v / 1e12 for k, v in flops.items()},
-      share_of_matmul_rate={
-          k: v / stage_seconds[k] / rate for k, v in flops.items()}
-      | {"step": sum(flops.values()) / total / rate},
-      arm_share=stage_seconds["advantage"] / total,
-      peak_memory_mb=resource.getrusage(
-          resource.RUSAGE_SELF).ru_maxrss / 1024)
+    device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+    cores=len(os.sched_getaffinity(0)),
+    python=platform.python_version(),
+    jax=jax.__version__,
+    parameters=config.num_params,
+    seconds=stage_seconds,
+    step=total,
+    step_min=min(sum(t.values()) for t in timed),
+    step_max=max(sum(t.values()) for t in timed),
+    compile=first - total,
+    tokens=tokens,
+    tokens_per_second_sample=tokens / stage_seconds["sample"],
+    tokens_per_second_step=tokens / total,
+    matmul_tflops=rate / 1e12,
+    work_tflop={k: v / 1e12 for k, v in flops.items()},
+    share_of_matmul_rate={
+      k: v / stage_seconds[k] / rate for k, v in flops.items()
+    }
+    | {"step": sum(flops.values()) / total / rate},
+    arm_share=stage_seconds["advantage"] / total,
+    peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+  )
   if args.decode:
     figures["decode_ms_per_token"] = decode_curve(
-        config, state.params, args.decode_lengths)
+      config, state.params, args.decode_lengths
+    )
   return figures
 
 
@@ -172,28 +193,30 @@ def work(config, prompts, samples, prompt, new) -> dict[str, float]:
 
   responses = prompts * samples
   read = forward(prompts * prompt, prompts * prompt**2 / 2)
-  answer = forward(
-      responses * new, responses * new * (prompt + new / 2))
+  answer = forward(responses * new, responses * new * (prompt + new / 2))
   # The backward pass does twice the work of the forward pass.
-  return dict(sample=read + answer, score=read + answer,
-              update=3 * (read + answer))
+  return dict(
+    sample=read + answer, score=read + answer, update=3 * (read + answer)
+  )
 
 
 def _update(config, tx, micro_batches):
   """Returns the compiled update of a clipped loss without KL."""
   goal = functools.partial(
-      objective.objective, loss_fn=losses.clip,
-      aggregate_fn=aggregate.token_mean)
+    objective.objective, loss_fn=losses.clip, aggregate_fn=aggregate.token_mean
+  )
   return update_lib.make(
-      config, tx, goal, scoring.Distribution(),
-      micro_batches=micro_batches)
+    config, tx, goal, scoring.Distribution(), micro_batches=micro_batches
+  )
 
 
 def _rows(count: int) -> list[base.Row]:
   """Returns rows of Countdown, all with one problem."""
   meta = dict(
-      dataset="countdown", template="compact",
-      metadata=dict(numbers=[3, 4, 5], target=17))
+    dataset="countdown",
+    template="compact",
+    metadata=dict(numbers=[3, 4, 5], target=17),
+  )
   return [base.Row("countdown", "3 4 5=17:", None, meta)] * count
 
 
@@ -218,9 +241,12 @@ def _step(args, mesh, config, update, state, pool, number):
   mask = np.ones((p, PROMPT), bool)
   rows = _rows(p)
   prompts = batch_lib.Prompts(
-      tokens_PT=numbers.integers(0, 512, (p, PROMPT)).astype(np.int32),
-      mask_PT=mask, user_mask_PT=mask, ids_P=np.arange(p) + number * p,
-      rows=tuple(rows))
+    tokens_PT=numbers.integers(0, 512, (p, PROMPT)).astype(np.int32),
+    mask_PT=mask,
+    user_mask_PT=mask,
+    ids_P=np.arange(p) + number * p,
+    rows=tuple(rows),
+  )
   seconds = {}
 
   def timed(name, call):
@@ -231,36 +257,61 @@ def _step(args, mesh, config, update, state, pool, number):
 
   # Without a stop token every response has its full length.
   settings = sampler.Settings(num_generations=g, max_new_tokens=new)
-  rollout = timed("sample", lambda: sampler.sample(
-      config, state.params, prompts, jax.random.key(number), settings, mesh))
+  rollout = timed(
+    "sample",
+    lambda: sampler.sample(
+      config, state.params, prompts, jax.random.key(number), settings, mesh
+    ),
+  )
   texts = [
-      [f"{3 + int(t[0]) % 3}+4*5-{int(t[1])}" for t in group]
-      for group in rollout.tokens_BT.reshape(p, g, -1)]
+    [f"{3 + int(t[0]) % 3}+4*5-{int(t[1])}" for t in group]
+    for group in rollout.tokens_BT.reshape(p, g, -1)
+  ]
   reward, correct, valid, _ = timed(
-      "verify", lambda: verify.verify(pool, rows, texts))
+    "verify", lambda: verify.verify(pool, rows, texts)
+  )
   # Random rewards replace the verifier's, nearly all 0: the update then works
   # on gradients that are not zero.
   reward = numbers.random(reward.shape).astype(np.float32)
   groups = groups_lib.Groups(
-      prompts=prompts, rollout=rollout, texts_PG=tuple(map(tuple, texts)),
-      reward_PG=reward, correct_PG=correct, valid_PG=valid,
-      fresh_P=np.ones(p, bool), values_PGJ=np.zeros((p, g, 0), np.float32))
-  sequences = sharding.put_rows(batch_lib.Sequences(
-      prompt_NT=prompts.tokens_PT, prompt_mask_NT=mask,
+    prompts=prompts,
+    rollout=rollout,
+    texts_PG=tuple(map(tuple, texts)),
+    reward_PG=reward,
+    correct_PG=correct,
+    valid_PG=valid,
+    fresh_P=np.ones(p, bool),
+    values_PGJ=np.zeros((p, g, 0), np.float32),
+  )
+  sequences = sharding.put_rows(
+    batch_lib.Sequences(
+      prompt_NT=prompts.tokens_PT,
+      prompt_mask_NT=mask,
       tokens_NRT=rollout.tokens_BT.reshape(p, g, new),
-      mask_NRT=rollout.mask_BT.reshape(p, g, new)), mesh)
+      mask_NRT=rollout.mask_BT.reshape(p, g, new),
+    ),
+    mesh,
+  )
   # Old log-probabilities, advantages, and one update on the whole batch.
   with jax.set_mesh(mesh):
-    scores = timed("score", lambda: scoring.score(
-        config, state.params, sequences, scoring.Distribution()))
+    scores = timed(
+      "score",
+      lambda: scoring.score(
+        config, state.params, sequences, scoring.Distribution()
+      ),
+    )
     signal = timed("advantage", lambda: _ADVANTAGE(reward, groups, scores))
     batch = batch_lib.TrainBatch(
-        sequences=sequences, old_logp_NRT=scores.logp_NRT, ref_logp_NRT=None,
-        adv_NR=signal["adv_PG"], fresh_NR=np.ones((p, g), bool))
+      sequences=sequences,
+      old_logp_NRT=scores.logp_NRT,
+      ref_logp_NRT=None,
+      adv_NR=signal["adv_PG"],
+      fresh_NR=np.ones((p, g), bool),
+    )
     state, _ = timed(
-        "update",
-        lambda: update(
-            state, batch, np.bool_(True), jax.random.key(number)))
+      "update",
+      lambda: update(state, batch, np.bool_(True), jax.random.key(number)),
+    )
   return state, seconds
 
 
@@ -279,14 +330,23 @@ def decode_curve(config, params, lengths) -> dict[int, float]:
   mesh = sharding.make_mesh()
   mask = np.ones((4, PROMPT), bool)
   prompts = batch_lib.Prompts(
-      tokens_PT=np.zeros((4, PROMPT), np.int32), mask_PT=mask,
-      user_mask_PT=mask, ids_P=np.arange(4), rows=(None,) * 4)
+    tokens_PT=np.zeros((4, PROMPT), np.int32),
+    mask_PT=mask,
+    user_mask_PT=mask,
+    ids_P=np.arange(4),
+    rows=(None,) * 4,
+  )
   curve, before = {}, (0, 0.0)
   for length in lengths:
     settings = sampler.Settings(num_generations=4, max_new_tokens=length)
-    best = min(_seconds(lambda s=settings: sampler.sample(
-        config, params, prompts, jax.random.key(0), s, mesh))
-        for _ in range(4))
+    best = min(
+      _seconds(
+        lambda s=settings: sampler.sample(
+          config, params, prompts, jax.random.key(0), s, mesh
+        )
+      )
+      for _ in range(4)
+    )
     # Only the tokens beyond the previous length count.
     curve[length] = 1e3 * (best - before[1]) / (length - before[0])
     before = length, best
@@ -304,28 +364,36 @@ def show(figures: dict) -> None:
   """Prints the figures of `measure`."""
   console = rich.console.Console()
   console.print(
-      f"{figures['device']}, {figures['cores']} cores, jax {figures['jax']}; "
-      f"{figures['parameters'] / 1e6:.1f}M parameters; matmul "
-      f"{figures['matmul_tflops']:.3f} TFLOP/s")
+    f"{figures['device']}, {figures['cores']} cores, jax {figures['jax']}; "
+    f"{figures['parameters'] / 1e6:.1f}M parameters; matmul "
+    f"{figures['matmul_tflops']:.3f} TFLOP/s"
+  )
   table = rich.table.Table(
-      "stage", "seconds", "share of the step", "share of the matmul rate")
+    "stage", "seconds", "share of the step", "share of the matmul rate"
+  )
   for name, seconds in figures["seconds"].items():
     rate = figures["share_of_matmul_rate"].get(name)
     table.add_row(
-        name, f"{seconds:.3f}", f"{seconds / figures['step']:.1%}",
-        "" if rate is None else f"{rate:.0%}")
+      name,
+      f"{seconds:.3f}",
+      f"{seconds / figures['step']:.1%}",
+      "" if rate is None else f"{rate:.0%}",
+    )
   table.add_section()
   table.add_row(
-      "step", f"{figures['step']:.3f}",
-      f"{figures['step_min']:.3f} – {figures['step_max']:.3f} s",
-      f"{figures['share_of_matmul_rate']['step']:.0%}")
+    "step",
+    f"{figures['step']:.3f}",
+    f"{figures['step_min']:.3f} – {figures['step_max']:.3f} s",
+    f"{figures['share_of_matmul_rate']['step']:.0%}",
+  )
   console.print(table)
   console.print(
-      f"{figures['tokens']} new tokens: "
-      f"{figures['tokens_per_second_sample']:,.0f} a second while sampling, "
-      f"{figures['tokens_per_second_step']:,.0f} over the step; compile "
-      f"{figures['compile']:.1f} s; peak memory "
-      f"{figures['peak_memory_mb']:,.0f} MB")
+    f"{figures['tokens']} new tokens: "
+    f"{figures['tokens_per_second_sample']:,.0f} a second while sampling, "
+    f"{figures['tokens_per_second_step']:,.0f} over the step; compile "
+    f"{figures['compile']:.1f} s; peak memory "
+    f"{figures['peak_memory_mb']:,.0f} MB"
+  )
   for length, ms in figures.get("decode_ms_per_token", {}).items():
     console.print(f"  up to {length:>5} tokens: {ms:.2f} ms a token")
 

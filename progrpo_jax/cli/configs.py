@@ -10,9 +10,11 @@ from progrpo_jax.config import checks, files
 def run(argv: list[str]) -> int:
   """Lists the run files, or prints one; returns the exit code."""
   parser = arguments.plain_parser(
-      "progrpo configs", "List the run files that come with the package, or "
-      "print one, to save and change it: `progrpo configs tiny > mine.py`. "
-      "`--config NAME` runs one unchanged.")
+    "progrpo configs",
+    "List the run files that come with the package, or "
+    "print one, to save and change it: `progrpo configs tiny > mine.py`. "
+    "`--config NAME` runs one unchanged.",
+  )
   parser.add_argument("name", nargs="?", help="name of the file to print")
   name = parser.parse_args(argv).name
   shipped = files.shipped()
@@ -24,8 +26,9 @@ def run(argv: list[str]) -> int:
   name = name.removeprefix("configs/").removesuffix(".py")
   if name not in shipped:
     raise errors.InputError(
-        f"no run file {name!r}{checks.hint(name, shipped)}; `progrpo "
-        "configs` lists them")
+      f"no run file {name!r}{checks.hint(name, shipped)}; `progrpo "
+      "configs` lists them"
+    )
   print(shipped[name].read_text(encoding="utf-8"), end="")
   return 0
 

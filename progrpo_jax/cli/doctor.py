@@ -20,22 +20,41 @@ from progrpo_jax.plan import memory
 
 # Packages whose versions are shown.
 PACKAGES = (
-    "progrpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
-    "transformers", "tensorflow-datasets", "grain", "sentencepiece", "chex",
-    "reasoning-gym", "ml_collections", "numpy")
+  "progrpo_jax",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "transformers",
+  "tensorflow-datasets",
+  "grain",
+  "sentencepiece",
+  "chex",
+  "reasoning-gym",
+  "ml_collections",
+  "numpy",
+)
 
 
 def run(argv: list[str]) -> int:
   """Prints the machine and a config's memory; returns the exit code."""
   parser = arguments.parser(
-      "doctor", "Show devices and versions and, for a config, an estimate of "
-      "the memory that its run takes on each device.")
+    "doctor",
+    "Show devices and versions and, for a config, an estimate of "
+    "the memory that its run takes on each device.",
+  )
   parser.add_argument(
-      "--chip", choices=sorted(memory.CHIPS),
-      help="plan for chips of this kind, which this machine need not have")
+    "--chip",
+    choices=sorted(memory.CHIPS),
+    help="plan for chips of this kind, which this machine need not have",
+  )
   parser.add(
-      "--devices", ranges.Whole(at_least=1, at_most=2**20),
-      metavar="N", help="plan for N devices (default: those of this machine)")
+    "--devices",
+    ranges.Whole(at_least=1, at_most=2**20),
+    metavar="N",
+    help="plan for N devices (default: those of this machine)",
+  )
   c, args = arguments.parse(parser, argv, needed=False)
   console = rich.console.Console()
   console.print(_machine())
@@ -77,41 +96,51 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   if not chip.memory:
     return
   console.print(
-      f"A device has {_gib(chip.memory)} GiB; a plan should stay below "
-      f"{_gib(memory.USABLE * chip.memory)}.")
+    f"A device has {_gib(chip.memory)} GiB; a plan should stay below "
+    f"{_gib(memory.USABLE * chip.memory)}."
+  )
   if memory.fits(phases, chip):
     return
   # Another mesh of as many devices, if one fits.
   proposal = memory.propose(c, model, chip, count)
   if proposal is None:
     console.print(
-        f"It does not fit, nor does any other mesh of {count} devices. Take "
-        "more devices; or lower train.micro_batch_prompts and "
-        "micro_batch_generations (update), or prompts or samples per step "
-        "(sample); or set model.remat to 'layer', model.lora.rank, or "
-        "optim.mu_dtype to 'bfloat16'.")
+      f"It does not fit, nor does any other mesh of {count} devices. Take "
+      "more devices; or lower train.micro_batch_prompts and "
+      "micro_batch_generations (update), or prompts or samples per step "
+      "(sample); or set model.remat to 'layer', model.lora.rank, or "
+      "optim.mu_dtype to 'bfloat16'."
+    )
     return
   sizes, phases = proposal
   console.print(
-      "It does not fit. It would with " + " ".join(
-          f"--config.mesh.{axis}={size}"
-          for axis, size in zip(sharding.AXES, sizes, strict=True))
-      + f", which needs {_gib(memory.peak(phases))} GiB.")
+    "It does not fit. It would with "
+    + " ".join(
+      f"--config.mesh.{axis}={size}"
+      for axis, size in zip(sharding.AXES, sizes, strict=True)
+    )
+    + f", which needs {_gib(memory.peak(phases))} GiB."
+  )
 
 
 def _table(phases: dict[str, memory.Terms], mesh) -> rich.table.Table:
   """Returns the table of an estimate: one row per term, a column per phase."""
   shape = " x ".join(f"{axis} {n}" for axis, n in mesh.shape.items())
   table = rich.table.Table(
-      "GiB on each device", *phases, title=f"memory of a run, mesh {shape}")
+    "GiB on each device", *phases, title=f"memory of a run, mesh {shape}"
+  )
   names = dict.fromkeys(n for terms in phases.values() for n in terms)
   for name in names:
-    table.add_row(name, *(
-        _gib(terms[name]) if name in terms else ""
-        for terms in phases.values()))
+    table.add_row(
+      name,
+      *(
+        _gib(terms[name]) if name in terms else "" for terms in phases.values()
+      ),
+    )
   table.add_section()
-  table.add_row("sum", *(
-      _gib(memory.total(terms)) for terms in phases.values()))
+  table.add_row(
+    "sum", *(_gib(memory.total(terms)) for terms in phases.values())
+  )
   return table
 
 

@@ -18,10 +18,13 @@ from progrpo_jax.storage import metrics
 def run(argv: list[str]) -> int:
   """Evaluates; returns the exit code."""
   parser = arguments.parser(
-      "evaluate", "Try the held-out problems of the config's tasks.")
+    "evaluate", "Try the held-out problems of the config's tasks."
+  )
   parser.add(
-      "--workdir", ranges.Place(empty=False),
-      help="directory for eval.jsonl and the samples")
+    "--workdir",
+    ranges.Place(empty=False),
+    help="directory for eval.jsonl and the samples",
+  )
   c, args = arguments.parse_policy(parser, argv)
   hosts.connect(c.hosts.heartbeat_s)
   start(c, args.workdir)
@@ -51,16 +54,17 @@ def start(c, workdir: str | None) -> dict[str, float]:
   values: dict[str, float] = {}
   with problems.make_pool(c, policy.tokenizer.opens_thought) as pool:
     evaluators = problems.make_evaluators(
-        c, policy.config, policy.tokenizer, pool, mesh)
+      c, policy.config, policy.tokenizer, pool, mesh
+    )
     if hosts.is_first():
       for note in problems.held_out_notes(c, evaluators):
         print(note)
     records = []
     with live.progress(
-        "evaluation", sum(len(e.prompts) for e in evaluators)) as tick:
+      "evaluation", sum(len(e.prompts) for e in evaluators)
+    ) as tick:
       for evaluator in evaluators:
-        samples = evaluator.sample(
-            policy.params, functools.partial(tick, 1))
+        samples = evaluator.sample(policy.params, functools.partial(tick, 1))
         values |= dict(evaluator.run(samples))
         records += evaluator.records(samples)
   if not hosts.is_first():
@@ -68,7 +72,8 @@ def start(c, workdir: str | None) -> dict[str, float]:
   # As step 0 of a record; an evaluation that was there before is replaced.
   if workdir:
     with metrics.MetricWriter(
-        workdir, tensorboard=False, resume_step=-1) as writer:
+      workdir, tensorboard=False, resume_step=-1
+    ) as writer:
       writer.write_eval(0, values)
       writer.write_eval_samples(0, [dict(step=0, **r) for r in records])
   show(values)
@@ -99,9 +104,13 @@ def show(values: dict[str, float]) -> None:
     # These belong to the row of another measure.
     measure, _, end = name.rpartition("/")
     if end in ("low", "high", "at_most") or (
-        end == "num_problems" and "/pass@" in measure):
+      end == "num_problems" and "/pass@" in measure
+    ):
       continue
     table.add_row(
-        name.removeprefix("eval/"), text, interval,
-        str(values.get(f"{name}/num_problems", "")))
+      name.removeprefix("eval/"),
+      text,
+      interval,
+      str(values.get(f"{name}/num_problems", "")),
+    )
   rich.console.Console().print(table)

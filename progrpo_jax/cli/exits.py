@@ -18,13 +18,22 @@ DONE, GAVE_UP, BAD_INPUT = 0, 1, 2
 _INTERRUPTED = 130
 # Errors that a wrong path causes, rather than the program or the machine.
 _PATH_ERRORS = (
-    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
-    errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENXIO, errno.EPERM,
-    errno.EROFS)
+  errno.EACCES,
+  errno.EEXIST,
+  errno.EISDIR,
+  errno.ELOOP,
+  errno.ENAMETOOLONG,
+  errno.ENOENT,
+  errno.ENOTDIR,
+  errno.ENOTEMPTY,
+  errno.ENXIO,
+  errno.EPERM,
+  errno.EROFS,
+)
 
 
 def run(
-    name: str, command: Callable[[list[str]], int], argv: Sequence[str],
+  name: str, command: Callable[[list[str]], int], argv: Sequence[str]
 ) -> int:
   """Runs a command; returns the exit code.
 
@@ -70,14 +79,18 @@ def _few_files() -> str:
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   more = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
   return (
-      f"this process may open {soft} files, which are too few; raise the limit "
-      f"with `ulimit -n 4096` (the highest limit here is {more})")
+    f"this process may open {soft} files, which are too few; raise the limit "
+    f"with `ulimit -n 4096` (the highest limit here is {more})"
+  )
 
 
 def _concerns_argument(error: Exception, argv: Sequence[str]) -> bool:
   """Returns whether an error concerns a path in the command line."""
-  if not isinstance(error, OSError) or error.errno not in _PATH_ERRORS or (
-      not isinstance(error.filename, str | bytes | os.PathLike)):
+  if (
+    not isinstance(error, OSError)
+    or error.errno not in _PATH_ERRORS
+    or (not isinstance(error.filename, str | bytes | os.PathLike))
+  ):
     return False
   place = os.path.abspath(os.fsdecode(error.filename))
   for word in argv:

@@ -12,17 +12,25 @@ from progrpo_jax.storage import policy as policy_lib
 def run(argv: list[str]) -> int:
   """Exports; returns the exit code."""
   parser = arguments.parser(
-      "export", "Write a policy as a directory that transformers and vLLM "
-      "load: safetensors, config and tokenizer.")
+    "export",
+    "Write a policy as a directory that transformers and vLLM "
+    "load: safetensors, config and tokenizer.",
+  )
   parser.add(
-      "--output", ranges.Place(empty=False), required=True,
-      help="directory to write")
+    "--output",
+    ranges.Place(empty=False),
+    required=True,
+    help="directory to write",
+  )
   parser.add_argument(
-      "--adapters", action="store_true",
-      help="for a run with LoRA: write the adapters alone, in PEFT's format, "
-      "instead of a model with the adapters merged into its weights")
+    "--adapters",
+    action="store_true",
+    help="for a run with LoRA: write the adapters alone, in PEFT's format, "
+    "instead of a model with the adapters merged into its weights",
+  )
   parser.add_argument(
-      "--dtype", choices=("float32", "bfloat16"), default="float32")
+    "--dtype", choices=("float32", "bfloat16"), default="float32"
+  )
   c, args = arguments.parse_policy(parser, argv, required=True)
   arguments.check_output("--output", args.output)
   mesh = build.make_mesh(c)

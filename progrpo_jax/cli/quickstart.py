@@ -22,20 +22,27 @@ CONFIG = "configs/tiny.py"
 def run(argv: list[str]) -> int:
   """Runs the quickstart; returns the exit code."""
   parser = arguments.plain_parser(
-      "make quickstart ARGS=...", __doc__.splitlines()[0])
+    "make quickstart ARGS=...", __doc__.splitlines()[0]
+  )
   parser.add_argument(
-      "--methods", default=",".join(METHODS),
-      help="comma-separated methods of progrpo_jax/config/methods.py, or all")
+    "--methods",
+    default=",".join(METHODS),
+    help="comma-separated methods of progrpo_jax/config/methods.py, or all",
+  )
   parser.add(
-      "--seeds", ranges.Whole(1, at_least=1), "number of runs per method")
-  parser.add(
-      "--steps", ranges.Whole(at_least=1), "number of steps per run")
+    "--seeds", ranges.Whole(1, at_least=1), "number of runs per method"
+  )
+  parser.add("--steps", ranges.Whole(at_least=1), "number of steps per run")
   parser.add_argument(
-      "--config", default=CONFIG,
-      help="config file whose get_config takes the name of a method")
+    "--config",
+    default=CONFIG,
+    help="config file whose get_config takes the name of a method",
+  )
   parser.add(
-      "--output", ranges.Place("runs/quickstart", empty=False),
-      "directory for all output")
+    "--output",
+    ranges.Place("runs/quickstart", empty=False),
+    "directory for all output",
+  )
   args = parser.parse_args(argv)
   names = args.methods.split(",")
   if args.methods == "all":
@@ -71,10 +78,19 @@ def run(argv: list[str]) -> int:
         return code
       workdirs.append(workdir)
       labels.append(method)
-  return compare.run([
-      *workdirs, "--labels", ",".join(labels), "--base", base_eval,
-      "--output", os.path.join(args.output, "report.html"),
-      "--json", os.path.join(args.output, "comparison.json")])
+  return compare.run(
+    [
+      *workdirs,
+      "--labels",
+      ",".join(labels),
+      "--base",
+      base_eval,
+      "--output",
+      os.path.join(args.output, "report.html"),
+      "--json",
+      os.path.join(args.output, "comparison.json"),
+    ]
+  )
 
 
 if __name__ == "__main__":

@@ -21,15 +21,19 @@ from progrpo_jax.tasks.sets import programs, published, schema
 
 _MALFORMED = "I do not know (yet"
 _NOTE = (
-    "OWNER/NAME is a repository on the Hugging Face hub, whose files are"
-    " downloaded at the first build; or fetch them by hand (hf download"
-    " OWNER/NAME --repo-type dataset --local-dir DIR) and pass --option"
-    " manual_dir=DIR. Sets marked \"by hand\" are not downloaded.")
+  "OWNER/NAME is a repository on the Hugging Face hub, whose files are"
+  " downloaded at the first build; or fetch them by hand (hf download"
+  " OWNER/NAME --repo-type dataset --local-dir DIR) and pass --option"
+  ' manual_dir=DIR. Sets marked "by hand" are not downloaded.'
+)
 _OTHERS = 8  # rows whose answers are tried as wrong answers
 # Well-formed for some verifier, and wrong for nearly every row.
 _NEVER_RIGHT = (
-    r"\boxed{-98765}", "<answer>-98765</answer>",
-    "```python\nprint(-98765)\n```", "no, never")
+  r"\boxed{-98765}",
+  "<answer>-98765</answer>",
+  "```python\nprint(-98765)\n```",
+  "no, never",
+)
 _MAX_TABLE = 2000  # characters of a program made from tests
 _MAX_SHOWN = 2000  # characters of a printed text
 
@@ -49,7 +53,8 @@ def _parser() -> arguments.Parser:
   show = commands.add_parser("show", help="print examples and their rewards")
   show.add_argument("name", help="task, or the import path of your own")
   show.add_argument(
-      "--split", help="train or validation (default: train if it exists)")
+    "--split", help="train or validation (default: train if it exists)"
+  )
   show.add("--n", ranges.Whole(2, at_least=1), "number of examples")
   show.add_argument("--template", help="template of the task's prompts")
   show.set_defaults(command=_show)
@@ -58,17 +63,20 @@ def _parser() -> arguments.Parser:
   build.set_defaults(command=_build)
   for command in (listing, show, build):
     command.add(
-        "--data_dir", ranges.Place("~/.cache/progrpo_jax/data", empty=False),
-        "directory of built data")
+      "--data_dir",
+      ranges.Place("~/.cache/progrpo_jax/data", empty=False),
+      "directory of built data",
+    )
   for command in (show, build):
     command.add(
-        "--seed", ranges.Whole(0, at_least=0), "seed of generated problems")
+      "--seed", ranges.Whole(0, at_least=0), "seed of generated problems"
+    )
     command.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="option of the task, may be repeated (--option max_numbers=4)",
+      "--option",
+      action="append",
+      default=[],
+      metavar="KEY=VALUE",
+      help="option of the task, may be repeated (--option max_numbers=4)",
     )
   return parser
 
@@ -132,8 +140,11 @@ def _show(args: argparse.Namespace, console: consoles.Console) -> int:
   for row, examples in zip(rows, all_examples):
     grid = table.Table("answer", "text", "reward", "correct", "status")
     for kind, text, score in examples:
-      cells = ["", "", ""] if score is None else [
-          f"{score.reward:g}", str(score.correct), score.status]
+      cells = (
+        ["", "", ""]
+        if score is None
+        else [f"{score.reward:g}", str(score.correct), score.status]
+      )
       grid.add_row(kind, text_lib.Text(_cut(text)), *cells)
     console.rule(markup.escape(f"{row.task}, {split}"))
     console.print(text_lib.Text(_cut(row.prompt)))
@@ -156,11 +167,11 @@ def _load(args: argparse.Namespace, split: str) -> base.Source:
   if getattr(args, "template", None):  # an argument of `show` alone
     options["template"] = args.template
   return base.load(
-      args.name,
-      split,
-      data_dir=os.path.expanduser(args.data_dir),
-      seed=args.seed,
-      **options,
+    args.name,
+    split,
+    data_dir=os.path.expanduser(args.data_dir),
+    seed=args.seed,
+    **options,
   )
 
 
@@ -176,7 +187,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _examples(
-    row: base.Row, others: Sequence[str], pool: pools.Pool
+  row: base.Row, others: Sequence[str], pool: pools.Pool
 ) -> list[tuple[str, str, Score | None]]:
   """Returns a right, a wrong and a malformed answer to a row.
 
@@ -193,8 +204,8 @@ def _examples(
   candidates = [*row.demonstrations[:1], *_completions(row)]
   texts = [*candidates, _MALFORMED, *others, *_NEVER_RIGHT]
   scored = list(zip(texts, pool.score([base.item(row, t) for t in texts])))
-  tried, malformed = scored[:len(candidates)], scored[len(candidates)]
-  rest = scored[len(candidates) + 1:]
+  tried, malformed = scored[: len(candidates)], scored[len(candidates)]
+  rest = scored[len(candidates) + 1 :]
   # A demonstration is shown even if its verifier rejects it.
   right = next((pair for pair in tried if pair[1].correct), None)
   if right is None:
@@ -214,8 +225,11 @@ def _completions(row: base.Row) -> list[str]:
   # The form depends on the task: a boxed or tagged answer, a text that obeys
   # instructions, a program that passes tests.
   if isinstance(reference, (str, int, float)):
-    return [f"\\boxed{{{reference}}}", f"<answer>{reference}</answer>",
-            str(reference)]
+    return [
+      f"\\boxed{{{reference}}}",
+      f"<answer>{reference}</answer>",
+      str(reference),
+    ]
   if isinstance(reference, dict) and "instruction_id_list" in reference:
     text = instruction_following.answer(reference)
     return [text] if text else []
@@ -236,8 +250,9 @@ def _table(tests: Sequence[dict[str, Any]], entry_point: str | None) -> str:
   if entry_point:
     outputs = {json.dumps(t["args"]): t["expected"] for t in tests}
     code = (
-        f"import json\n\ndef {entry_point}(*args):\n"
-        f"  return {outputs!r}[json.dumps(args)]")
+      f"import json\n\ndef {entry_point}(*args):\n"
+      f"  return {outputs!r}[json.dumps(args)]"
+    )
   else:
     outputs = {t["input"]: t["output"] for t in tests}
     code = f"import sys\n\nprint({outputs!r}[sys.stdin.read()])"

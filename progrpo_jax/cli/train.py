@@ -9,16 +9,23 @@ from progrpo_jax.report import live
 def run(argv: list[str]) -> int:
   """Trains; returns the exit code."""
   parser = arguments.parser(
-      "train", "Train a policy by reinforcement learning. A workdir that holds "
-      "a run is resumed. Exit codes: 0 done, 2 bad input, 75 stopped and saved "
-      "(run the same command again).")
+    "train",
+    "Train a policy by reinforcement learning. A workdir that holds "
+    "a run is resumed. Exit codes: 0 done, 2 bad input, 75 stopped and saved "
+    "(run the same command again).",
+  )
   parser.add(
-      "--workdir", ranges.Place(empty=False), required=True,
-      help="workdir of the run: a directory or gs:// URL")
+    "--workdir",
+    ranges.Place(empty=False),
+    required=True,
+    help="workdir of the run: a directory or gs:// URL",
+  )
   parser.add_argument(
-      "--override", action="store_true",
-      help="resume although the config changes the method, model or data of "
-      "the run in --workdir; groups carried over are dropped")
+    "--override",
+    action="store_true",
+    help="resume although the config changes the method, model or data of "
+    "the run in --workdir; groups carried over are dropped",
+  )
   config, args = arguments.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   return start(config, args.workdir, args.override)
@@ -42,7 +49,8 @@ def start(config, workdir: str, override: bool = False) -> int:
   # Every host trains; only the first one draws the live view.
   if not hosts.is_first():
     return train.train(
-        config, workdir, live.Mute(f"host {hosts.index()}"), override)
+      config, workdir, live.Mute(f"host {hosts.index()}"), override
+    )
   title = f"{config.method} in {workdir}"
   with live.LiveView(config.train.total_steps, title) as view:
     return train.train(config, workdir, view, override)

@@ -10,13 +10,18 @@ from progrpo_jax.report import live
 def run(argv: list[str]) -> int:
   """Warms up; returns the exit code."""
   parser = arguments.parser(
-      "warmup", "Train a base policy on the demonstrations of the config's "
-      "tasks and write it as a Hugging Face directory. Without "
-      "config.model.init_from it is a new small model with its own vocabulary, "
-      "of the size in config.warmup.")
+    "warmup",
+    "Train a base policy on the demonstrations of the config's "
+    "tasks and write it as a Hugging Face directory. Without "
+    "config.model.init_from it is a new small model with its own vocabulary, "
+    "of the size in config.warmup.",
+  )
   parser.add(
-      "--output", ranges.Place(empty=False), required=True,
-      help="directory to write the policy to")
+    "--output",
+    ranges.Place(empty=False),
+    required=True,
+    help="directory to write the policy to",
+  )
   config, args = arguments.parse(parser, argv)
   hosts.connect(config.hosts.heartbeat_s)
   start(config, args.output)

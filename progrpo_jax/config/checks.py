@@ -94,8 +94,9 @@ def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
   """Compares a group of keys with its declaration, recursively."""
   if not isinstance(group, ml_collections.ConfigDict):
     raise errors.InputError(
-        f"{name} = {_shown(group)}: must be a group of keys: "
-        f"{', '.join(keys) or 'any that a config sets'}")
+      f"{name} = {_shown(group)}: must be a group of keys: "
+      f"{', '.join(keys) or 'any that a config sets'}"
+    )
   # An empty declaration stands for free-form options, such as loss_options.
   if not keys:
     _check_finite(name, group)
@@ -111,27 +112,30 @@ def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
   for key in keys:
     if key not in group:
       raise errors.InputError(
-          f"{name}.{key} is missing: start from defaults.get_config(), which "
-          "has every key")
+        f"{name}.{key} is missing: start from defaults.get_config(), which "
+        "has every key"
+      )
 
 
 def _check_task(name: str, spec) -> None:
   """Refuses an entry of data.tasks with unknown or malformed keys."""
   if not isinstance(spec, ml_collections.ConfigDict):
     raise errors.InputError(
-        f'{name} = {_shown(spec)}: must be like {{"weight": 1.0, "options": '
-        "{}}")
+      f'{name} = {_shown(spec)}: must be like {{"weight": 1.0, "options": '
+      "{}}"
+    )
   keys = defaults.task()
   for key, value in spec.items():
     if key in keys:
       check_value(f"{name}.{key}", value, keys[key])
     elif key != "options":
       raise errors.InputError(
-          f"no key {name}.{key}{hint(key, [*keys, 'options'])}")
-  if not isinstance(
-      spec.get("options", {}), ml_collections.ConfigDict | dict):
+        f"no key {name}.{key}{hint(key, [*keys, 'options'])}"
+      )
+  if not isinstance(spec.get("options", {}), ml_collections.ConfigDict | dict):
     raise errors.InputError(
-        f"{name}.options = {_shown(spec.options)}: must be a dict")
+      f"{name}.options = {_shown(spec.options)}: must be a dict"
+    )
 
 
 def _check_finite(name: str, value) -> None:
@@ -170,8 +174,11 @@ def validate(c: ml_collections.ConfigDict) -> None:
     raise errors.InputError(f"config.{key} = {repr(value).strip()}: {why}")
 
   if not c.model.init_from:
-    refuse("model.init_from", "name an HF directory or a checkpoint to start "
-           "from (`progrpo warmup` makes a small one)")
+    refuse(
+      "model.init_from",
+      "name an HF directory or a checkpoint to start "
+      "from (`progrpo warmup` makes a small one)",
+    )
   if not c.data.tasks:
     refuse("data.tasks", "name at least one task; see `progrpo tasks list`")
   low, high = c.eval.creativity_range
@@ -180,16 +187,21 @@ def validate(c: ml_collections.ConfigDict) -> None:
   # A batch must be divisible into minibatches, and dynamic sampling must be
   # able to fill it.
   if c.train.prompts_per_step % c.train.num_minibatches:
-    refuse("train.num_minibatches", "must divide train.prompts_per_step "
-           f"({c.train.prompts_per_step})")
+    refuse(
+      "train.num_minibatches",
+      f"must divide train.prompts_per_step ({c.train.prompts_per_step})",
+    )
   dynamic = c.algo.dynamic_sampling
   drawn = prompts_per_round(c) * dynamic.max_rounds
   if dynamic.enabled and drawn < c.train.prompts_per_step:
-    refuse("algo.dynamic_sampling.prompts_per_round", "times max_rounds "
-           f"({dynamic.max_rounds}) it is {drawn} prompts, and a batch has "
-           f"train.prompts_per_step = {c.train.prompts_per_step}: it could "
-           "never be full; raise either, or set prompts_per_round = 0 to draw "
-           "a whole batch per round")
+    refuse(
+      "algo.dynamic_sampling.prompts_per_round",
+      "times max_rounds "
+      f"({dynamic.max_rounds}) it is {drawn} prompts, and a batch has "
+      f"train.prompts_per_step = {c.train.prompts_per_step}: it could "
+      "never be full; raise either, or set prompts_per_round = 0 to draw "
+      "a whole batch per round",
+    )
   # Rules that other modules own: adapters and modes of a reset.
   lora_config(c)
   try:
@@ -200,36 +212,56 @@ def validate(c: ml_collections.ConfigDict) -> None:
     try:
       c.algo.rephrase.template.format(prompt="", solution="")
     except (KeyError, IndexError, ValueError, AttributeError):
-      refuse("algo.rephrase.template", "may hold {prompt} and {solution}, and "
-             "other braces only in pairs: {{ and }}")
+      refuse(
+        "algo.rephrase.template",
+        "may hold {prompt} and {solution}, and "
+        "other braces only in pairs: {{ and }}",
+      )
   penalty = c.algo.length_penalty
   if penalty.coef and not penalty.on + penalty.off:
     refuse("algo.length_penalty.on", "must be above 0 where off is 0")
   _check_effects(c, refuse)
   if c.algo.overlong_cache > c.sampling.max_new_tokens:
-    refuse("algo.overlong_cache", "must not exceed sampling.max_new_tokens "
-           f"({c.sampling.max_new_tokens})")
+    refuse(
+      "algo.overlong_cache",
+      f"must not exceed sampling.max_new_tokens ({c.sampling.max_new_tokens})",
+    )
 
 
 def _check_effects(c, refuse) -> None:
   """Refuses settings that would have no effect on the gradient."""
   a = c.algo
   if a.kl == "k1" and a.beta:
-    refuse("algo.kl", f"with algo.beta = {a.beta:g} it would have no effect: "
-           "as a loss on sampled tokens the gradient of k1 is 0 in "
-           "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
-           "subtracts k1 from the reward")
+    refuse(
+      "algo.kl",
+      f"with algo.beta = {a.beta:g} it would have no effect: "
+      "as a loss on sampled tokens the gradient of k1 is 0 in "
+      "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
+      "subtracts k1 from the reward",
+    )
   # A bound copied from a token-level loss would never clip GSPO's ratio.
   for key in ("epsilon", "epsilon_high"):
     if a.loss == "gspo" and a[key] >= 0.1:
-      refuse(f"algo.{key}", "gspo's ratio, a geometric mean over the tokens of "
-             "a response, never comes near this bound; gspo's own bounds are "
-             "3e-4 and 4e-4: set 0 for them")
+      refuse(
+        f"algo.{key}",
+        "gspo's ratio, a geometric mean over the tokens of "
+        "a response, never comes near this bound; gspo's own bounds are "
+        "3e-4 and 4e-4: set 0 for them",
+      )
   if a.loss == "flowrl" and a.arm.alpha:
-    refuse("algo.arm.alpha", "ARM re-weights advantages, and flowrl reads "
-           "rewards instead; set 0, or another algo.loss")
-  if a.dual_clip and a.loss in ("gspo", "cispo", "vespo", "flowrl",
-                                "clip_cov", "kl_cov"):
+    refuse(
+      "algo.arm.alpha",
+      "ARM re-weights advantages, and flowrl reads "
+      "rewards instead; set 0, or another algo.loss",
+    )
+  if a.dual_clip and a.loss in (
+    "gspo",
+    "cispo",
+    "vespo",
+    "flowrl",
+    "clip_cov",
+    "kl_cov",
+  ):
     refuse("algo.dual_clip", f"the loss {a.loss!r} does not use it; set 0")
 
 
@@ -251,11 +283,18 @@ def reset_options(c) -> dict[str, Any]:
   r = c.algo.reset
   # A config writes 0 for "off", the function takes None.
   return dict(
-      modes=tuple(r.modes), period=r.period, at_steps=tuple(r.at_steps),
-      patience=r.patience, min_delta=r.min_delta,
-      kl_factor=r.kl_factor or None, kl_threshold=r.kl_threshold or None,
-      kl_window=r.kl_window, share_threshold=r.share_threshold or None,
-      share_window=r.share_window, min_gap=r.min_gap)
+    modes=tuple(r.modes),
+    period=r.period,
+    at_steps=tuple(r.at_steps),
+    patience=r.patience,
+    min_delta=r.min_delta,
+    kl_factor=r.kl_factor or None,
+    kl_threshold=r.kl_threshold or None,
+    kl_window=r.kl_window,
+    share_threshold=r.share_threshold or None,
+    share_window=r.share_window,
+    min_gap=r.min_gap,
+  )
 
 
 def lora_config(c) -> model_config.LoRA | None:
@@ -268,8 +307,10 @@ def lora_config(c) -> model_config.LoRA | None:
     return None
   try:
     return model_config.LoRA(
-        rank=c.model.lora.rank, alpha=c.model.lora.alpha,
-        targets=tuple(c.model.lora.targets))
+      rank=c.model.lora.rank,
+      alpha=c.model.lora.alpha,
+      targets=tuple(c.model.lora.targets),
+    )
   except ValueError as e:
     raise errors.InputError(f"config.model.lora: {e}") from e
 
@@ -288,8 +329,9 @@ def check_split(mesh, **counts: int) -> None:
   for name, count in counts.items():
     if count % shards:
       raise errors.InputError(
-          f"{name} = {count} cannot be divided over the {shards} batch shards "
-          f"of the mesh {dict(mesh.shape)}; make it a multiple of {shards}")
+        f"{name} = {count} cannot be divided over the {shards} batch shards "
+        f"of the mesh {dict(mesh.shape)}; make it a multiple of {shards}"
+      )
 
 
 def micro_batches(c, mesh) -> tuple[int, int, int]:
@@ -308,19 +350,26 @@ def micro_batches(c, mesh) -> tuple[int, int, int]:
   per_row = c.train.micro_batch_generations or group
   if group % per_row:
     raise errors.InputError(
-        f"config.train.micro_batch_generations = {per_row} must divide "
-        f"algo.num_generations ({group})")
-  rows = c.train.prompts_per_step // c.train.num_minibatches * (
-      group // per_row)
+      f"config.train.micro_batch_generations = {per_row} must divide "
+      f"algo.num_generations ({group})"
+    )
+  rows = (
+    c.train.prompts_per_step // c.train.num_minibatches * (group // per_row)
+  )
   micro = c.train.micro_batch_prompts or rows
   if rows % micro:
     raise errors.InputError(
-        f"config.train.micro_batch_prompts = {micro} must divide the {rows} "
-        "rows of a minibatch")
-  check_split(mesh, **{
+      f"config.train.micro_batch_prompts = {micro} must divide the {rows} "
+      "rows of a minibatch"
+    )
+  check_split(
+    mesh,
+    **{
       "config.train.prompts_per_step": c.train.prompts_per_step,
       "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
       "rows of a micro-batch (config.train.micro_batch_*)": micro,
       "config.sampling.batch_prompts": c.sampling.batch_prompts,
-      "config.eval.batch_prompts": c.eval.batch_prompts})
+      "config.eval.batch_prompts": c.eval.batch_prompts,
+    },
+  )
   return per_row, rows // micro * c.train.num_minibatches, rows // micro

@@ -14,8 +14,14 @@ from ml_collections import ConfigDict
 from progrpo_jax import ranges
 
 _PROJECTIONS = (
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
-    "down_proj")
+  "q_proj",
+  "k_proj",
+  "v_proj",
+  "o_proj",
+  "gate_proj",
+  "up_proj",
+  "down_proj",
+)
 
 
 def get_config() -> ConfigDict:
@@ -25,16 +31,19 @@ def get_config() -> ConfigDict:
 
 def _defaults(group: ConfigDict) -> ConfigDict:
   """Returns a group of keys with the default of each."""
-  return ConfigDict({
+  return ConfigDict(
+    {
       name: _defaults(key) if isinstance(key, ConfigDict) else key.default
-      for name, key in group.items()})
+      for name, key in group.items()
+    }
+  )
 
 
 def task() -> dict[str, ranges.Range]:
   """Returns the ranges of an entry of data.tasks, without its options."""
   return {
-      "module": ranges.Text(None, also=(None,), empty=False),
-      "weight": ranges.Number(1.0, above=0),
+    "module": ranges.Text(None, also=(None,), empty=False),
+    "weight": ranges.Number(1.0, above=0),
   }
 
 
@@ -42,10 +51,27 @@ def keys() -> ConfigDict:
   """Returns the range of each key; an empty group accepts any options."""
   c = ConfigDict()
   for group in (
-      _run, _model, _mesh, _data, _rewards, _sampling, _algo,
-      _algo_entropy_control, _algo_length_penalty, _algo_rephrase,
-      _algo_arm, _algo_dynamic_sampling, _algo_reset, _train, _optim,
-      _eval, _checkpoint, _hosts, _log, _warmup):
+    _run,
+    _model,
+    _mesh,
+    _data,
+    _rewards,
+    _sampling,
+    _algo,
+    _algo_entropy_control,
+    _algo_length_penalty,
+    _algo_rephrase,
+    _algo_arm,
+    _algo_dynamic_sampling,
+    _algo_reset,
+    _train,
+    _optim,
+    _eval,
+    _checkpoint,
+    _hosts,
+    _log,
+    _warmup,
+  ):
     group(c)
   return c
 
@@ -81,7 +107,8 @@ def _model(c: ConfigDict) -> None:
   # Attention kernel for whole sequences: "auto" (by platform), "xla",
   # "splash" (TPU) or "cudnn" (GPU).
   c.model.attention = ranges.Choice(
-      "auto", of=("auto", "xla", "splash", "cudnn"))
+    "auto", of=("auto", "xla", "splash", "cudnn")
+  )
 
   c.model.lora = ConfigDict()
 
@@ -93,8 +120,9 @@ def _model(c: ConfigDict) -> None:
   c.model.lora.alpha = ranges.Number(32.0, above=0)
 
   # Weights that get adapters, by their Hugging Face names.
-  c.model.lora.targets = ranges.Many(_PROJECTIONS, each=ranges.Choice(
-      of=_PROJECTIONS))
+  c.model.lora.targets = ranges.Many(
+    _PROJECTIONS, each=ranges.Choice(of=_PROJECTIONS)
+  )
 
   # Number of tokens whose logits are computed at a time.
   c.model.logits_chunk = ranges.Whole(4096, at_least=1)
@@ -132,8 +160,7 @@ def _data(c: ConfigDict) -> None:
   c.data.tasks = ConfigDict()
 
   # Directory of built data sets, which all runs share.
-  c.data.dir = ranges.Place(
-      "~/.cache/progrpo_jax/data", empty=False)
+  c.data.dir = ranges.Place("~/.cache/progrpo_jax/data", empty=False)
 
   # Longest prompt, in tokens. A longer one is an error, or with
   # filter_overlong_prompts left out of training and evaluation; a run says at
@@ -177,8 +204,11 @@ def _sampling(c: ConfigDict) -> None:
   """The rollout."""
   c.sampling = ConfigDict()
   c.sampling.temperature = ranges.Number(
-      1.0, at_least=0.01, at_most=100, why="must be in [0.01, 100]: greedy "
-      "samples of a group are all alike")
+    1.0,
+    at_least=0.01,
+    at_most=100,
+    why="must be in [0.01, 100]: greedy samples of a group are all alike",
+  )
   c.sampling.top_p = ranges.Number(1.0, above=0, at_most=1)
   c.sampling.top_k = ranges.Whole(0, at_least=0)
   c.sampling.max_new_tokens = ranges.Whole(256, at_least=1)
@@ -201,8 +231,10 @@ def _algo(c: ConfigDict) -> None:
 
   # Responses per prompt (G).
   c.algo.num_generations = ranges.Whole(
-      8, at_least=2, why="a group needs at least 2 samples, or it has no "
-      "spread to learn from")
+    8,
+    at_least=2,
+    why="a group needs at least 2 samples, or it has no spread to learn from",
+  )
 
   # A function of algos/advantages.py, or an import path.
   c.algo.advantage = ranges.Text("grpo", empty=False)
@@ -297,7 +329,8 @@ def _algo_rephrase(c: ConfigDict) -> None:
 
   # Prompt for a rephrasing; {prompt} and {solution} are filled in.
   c.algo.rephrase.template = ranges.Text(
-      "{prompt}\n\nRephrase this solution: {solution}", empty=False)
+    "{prompt}\n\nRephrase this solution: {solution}", empty=False
+  )
 
   # Longest prompt for a rephrasing, in tokens; a longer one is skipped.
   c.algo.rephrase.max_prompt_length = ranges.Whole(1024, at_least=1)
@@ -317,8 +350,7 @@ def _algo_arm(c: ConfigDict) -> None:
 
   # Which tokens of an answer are averaged: "probability" takes the least
   # probable, "entropy" those where the policy's entropy is highest.
-  c.algo.arm.tail = ranges.Choice(
-      "probability", of=("probability", "entropy"))
+  c.algo.arm.tail = ranges.Choice("probability", of=("probability", "entropy"))
 
   # Groups and responses that ARM re-weights, and whether the group's mean
   # confidence takes the place of the prompt's; see algos/arm.py.
@@ -342,7 +374,8 @@ def _algo_dynamic_sampling(c: ConfigDict) -> None:
   # Keep a group if this differs between its responses: "reward", including
   # truncated_factor and length penalties; or "accuracy", the verdicts (DAPO).
   c.algo.dynamic_sampling.filter = ranges.Choice(
-      "reward", of=("reward", "accuracy"))
+    "reward", of=("reward", "accuracy")
+  )
 
   # Also keep groups whose responses are all correct (ARM learns from them).
   c.algo.dynamic_sampling.keep_all_correct = ranges.Flag(False)
@@ -350,7 +383,8 @@ def _algo_dynamic_sampling(c: ConfigDict) -> None:
   # Groups beyond a full batch: "discard" them, or "carry" them to the next
   # step, where their ratio is relative to the policy that sampled them.
   c.algo.dynamic_sampling.surplus = ranges.Choice(
-      "discard", of=("discard", "carry"))
+    "discard", of=("discard", "carry")
+  )
 
 
 def _algo_reset(c: ConfigDict) -> None:
@@ -359,8 +393,10 @@ def _algo_reset(c: ConfigDict) -> None:
 
   # Conditions for a reset, which replaces the reference by the current policy;
   # "auto" is "stall", "kl" and "dominates", () is never. See algos/reset.py.
-  c.algo.reset.modes = ranges.Many((), each=ranges.Choice(
-      of=("every", "at", "stall", "kl", "dominates", "auto")))
+  c.algo.reset.modes = ranges.Many(
+    (),
+    each=ranges.Choice(of=("every", "at", "stall", "kl", "dominates", "auto")),
+  )
   c.algo.reset.period = ranges.Whole(200, at_least=1)
   c.algo.reset.at_steps = ranges.Many((), each=ranges.Whole(at_least=1))
 
@@ -425,8 +461,7 @@ def _optim(c: ConfigDict) -> None:
 
   # Learning rate after the warm-up; "linear" and "cosine" reach 0 at the last
   # update.
-  c.optim.decay = ranges.Choice(
-      "constant", of=("constant", "linear", "cosine"))
+  c.optim.decay = ranges.Choice("constant", of=("constant", "linear", "cosine"))
   c.optim.b1 = ranges.Number(0.9, at_least=0, below=1)
   c.optim.b2 = ranges.Number(0.999, at_least=0, below=1)
   c.optim.eps = ranges.Number(1e-8, above=0, at_most=1)
@@ -453,7 +488,8 @@ def _eval(c: ConfigDict) -> None:
   # Prompts sampled at a time; the last batch is padded to this size.
   c.eval.batch_prompts = ranges.Whole(16, at_least=1)
   c.eval.temperature = ranges.Number(
-      0.6, at_least=0.01, at_most=100, also=(0.0,))
+    0.6, at_least=0.01, at_most=100, also=(0.0,)
+  )
   c.eval.top_p = ranges.Number(0.95, above=0, at_most=1)
   c.eval.top_k = ranges.Whole(0, at_least=0)
 
@@ -470,7 +506,8 @@ def _eval(c: ConfigDict) -> None:
   # responses with, and the range of n-gram lengths in words.
   c.eval.creativity_corpus = ranges.Place("")
   c.eval.creativity_range = ranges.Many(
-      (5, 12), each=ranges.Whole(at_least=1), length=2)
+    (5, 12), each=ranges.Whole(at_least=1), length=2
+  )
 
 
 def _checkpoint(c: ConfigDict) -> None:

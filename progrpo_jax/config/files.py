@@ -25,8 +25,11 @@ _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 def shipped() -> dict[str, pathlib.Path]:
   """Returns name -> path of the run files that come with the package."""
   folder = next((f for f in _SHIPPED if f.is_dir()), None)
-  return {} if folder is None else {
-      path.stem: path for path in sorted(folder.glob("*.py"))}
+  return (
+    {}
+    if folder is None
+    else {path.stem: path for path in sorted(folder.glob("*.py"))}
+  )
 
 
 def find(file: str) -> pathlib.Path:
@@ -46,9 +49,15 @@ def find(file: str) -> pathlib.Path:
   is_file = os.path.isfile(path)
   if is_file and path.suffix == ".py":
     return path
-  what = "a directory" if file and os.path.isdir(path) else (
-      "not a Python file" if is_file else
-      "no such file, nor one of `progrpo configs`")
+  what = (
+    "a directory"
+    if file and os.path.isdir(path)
+    else (
+      "not a Python file"
+      if is_file
+      else "no such file, nor one of `progrpo configs`"
+    )
+  )
   raise errors.InputError(f"--config {file or repr(file)}: {what}")
 
 
@@ -66,9 +75,10 @@ def load(spec: str) -> ml_collections.ConfigDict:
     config = get_config(*([arg] if arg else []))
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.InputError(
-        f"--config {spec}: get_config() returned {config!r:.40}, not a "
-        "ConfigDict; begin with `c = defaults.get_config()`, end with "
-        "`return c`")
+      f"--config {spec}: get_config() returned {config!r:.40}, not a "
+      "ConfigDict; begin with `c = defaults.get_config()`, end with "
+      "`return c`"
+    )
   config = ml_collections.ConfigDict(config)  # a frozen one is no use here
   config.lock()
   return config
@@ -84,8 +94,9 @@ def _get_config(spec: str, module: types.ModuleType):
     inspect.signature(function).bind(*([arg] if arg else []))
   except TypeError as e:
     raise errors.InputError(
-        f"--config {spec}: get_config takes no argument {arg!r}: {e}" if arg
-        else f"--config {spec}: get_config {e}: --config {file}:ARGUMENT"
+      f"--config {spec}: get_config takes no argument {arg!r}: {e}"
+      if arg
+      else f"--config {spec}: get_config {e}: --config {file}:ARGUMENT"
     ) from e
   return function
 
@@ -109,20 +120,23 @@ def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
   for name in [*groups, last]:
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
       raise errors.InputError(
-          f"no key config.{key}{checks.nearest(key, config)}")
+        f"no key config.{key}{checks.nearest(key, config)}"
+      )
     path.append(place)
     place = place[name]
   if isinstance(place, ml_collections.ConfigDict):
     raise errors.InputError(
-        f"config.{key} is a group; its keys: {', '.join(place.keys())}")
+      f"config.{key} is a group; its keys: {', '.join(place.keys())}"
+    )
   # What a config file put in itself is read in the type that it has there.
   declared = checks.declared(key) or ranges.like(place)
   try:
     path[-1][last] = declared.read(value)
   except ValueError as e:
     raise errors.InputError(
-        f"config.{key}: {value!r} is not of type {type(place).__name__} (it "
-        f"is {place!r} by default)") from e
+      f"config.{key}: {value!r} is not of type {type(place).__name__} (it "
+      f"is {place!r} by default)"
+    ) from e
 
 
 def from_json(content: dict) -> ml_collections.ConfigDict:
@@ -131,7 +145,8 @@ def from_json(content: dict) -> ml_collections.ConfigDict:
 
 
 def without_training(
-    config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
   """Takes out what only training adds to a policy: adapters and heads."""
   config.model.lora.rank, config.algo.partition_head = 0, False
   return config

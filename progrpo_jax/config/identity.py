@@ -19,21 +19,36 @@ from progrpo_jax.config import checks
 
 # Keys, and groups of keys, that may change when a run is resumed.
 _FREE = (
-    "train.total_steps", "train.max_skipped_updates",
-    # Only memory and speed depend on these.
-    "train.micro_batch_prompts", "train.micro_batch_generations", "mesh",
-    "model.remat", "model.attention", "model.logits_chunk",
-    "data.dir", "data.prompt_buckets", "sampling.chunk",
-    "sampling.batch_prompts",
-    "optim.learning_rate", "optim.warmup_steps", "optim.decay",
-    # Evaluation, checkpoints, logs, health checks of hosts.
-    "eval", "checkpoint", "log", "hosts",
-    # Worker processes of verifiers. Not rewards.thinking, which decides what
-    # counts as the answer.
-    "rewards.workers", "rewards.deadline_s", "rewards.batch_deadline_s",
-    "rewards.memory_mb", "rewards.max_failure_share",
-    "rewards.allow_unsafe_code",
-    "warmup",
+  "train.total_steps",
+  "train.max_skipped_updates",
+  # Only memory and speed depend on these.
+  "train.micro_batch_prompts",
+  "train.micro_batch_generations",
+  "mesh",
+  "model.remat",
+  "model.attention",
+  "model.logits_chunk",
+  "data.dir",
+  "data.prompt_buckets",
+  "sampling.chunk",
+  "sampling.batch_prompts",
+  "optim.learning_rate",
+  "optim.warmup_steps",
+  "optim.decay",
+  # Evaluation, checkpoints, logs, health checks of hosts.
+  "eval",
+  "checkpoint",
+  "log",
+  "hosts",
+  # Worker processes of verifiers. Not rewards.thinking, which decides what
+  # counts as the answer.
+  "rewards.workers",
+  "rewards.deadline_s",
+  "rewards.batch_deadline_s",
+  "rewards.memory_mb",
+  "rewards.max_failure_share",
+  "rewards.allow_unsafe_code",
+  "warmup",
 )
 _ABSENT = object()
 
@@ -84,9 +99,10 @@ def check(difference: Changes, workdir, override: bool) -> None:
   """
   if difference.defining and not override:
     raise errors.InputError(
-        f"{workdir} holds a run with another config: "
-        f"{'; '.join(difference.defining)}. Choose another --workdir, or pass "
-        "--override to change the config in the middle of the run")
+      f"{workdir} holds a run with another config: "
+      f"{'; '.join(difference.defining)}. Choose another --workdir, or pass "
+      "--override to change the config in the middle of the run"
+    )
 
 
 def _keys(group=None, prefix: str = "") -> Iterator[str]:
@@ -113,8 +129,9 @@ def _normalised(key: str, value: Any) -> Any:
   Paths become absolute, and tasks get their default options.
   """
   if key == "model.init_from" and value is not _ABSENT:
-    return value if "://" in value else os.path.abspath(
-        os.path.expanduser(value))
+    return (
+      value if "://" in value else os.path.abspath(os.path.expanduser(value))
+    )
   if key == "data.tasks" and isinstance(value, Mapping):
     defaults = {"module": None, "weight": 1.0, "options": {}}
     return {name: defaults | dict(spec) for name, spec in value.items()}
@@ -126,7 +143,7 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
   if before is _ABSENT or after is _ABSENT:
     return True
   if key == "schedule":  # entries may be appended, not changed or removed
-    return list(after)[:len(before)] == list(before)
+    return list(after)[: len(before)] == list(before)
   return any(key == free or key.startswith(f"{free}.") for free in _FREE)
 
 

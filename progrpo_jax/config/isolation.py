@@ -18,9 +18,9 @@ from progrpo_jax.tasks.sets import programs
 MARGIN_S = 2.0
 
 _GRADES = {
-    1: "none, programs run unconfined",
-    2: "namespaces",
-    3: "namespaces and a filter of system calls",
+  1: "none, programs run unconfined",
+  2: "namespaces",
+  3: "namespaces and a filter of system calls",
 }
 
 
@@ -49,10 +49,11 @@ def check(c) -> None:
   for key, limit in _limits(c):
     if limit + MARGIN_S > c.rewards.deadline_s:
       raise errors.InputError(
-          f"config.rewards.deadline_s = {c.rewards.deadline_s:g}: must be at"
-          f" least {limit + MARGIN_S:g}, {MARGIN_S:g} more than {key}"
-          f" ({limit:g}), or a program that is too slow would count as a"
-          " failure of the verifier")
+        f"config.rewards.deadline_s = {c.rewards.deadline_s:g}: must be at"
+        f" least {limit + MARGIN_S:g}, {MARGIN_S:g} more than {key}"
+        f" ({limit:g}), or a program that is too slow would count as a"
+        " failure of the verifier"
+      )
   if is_needed(c):
     backend(c.rewards.allow_unsafe_code)
 
@@ -70,13 +71,15 @@ def backend(allow_unsafe: bool) -> sandbox.Backend:
     return sandbox.choose(allow_unsafe=allow_unsafe)
   except sandbox.Refused as error:
     raise errors.InputError(
-        f"a task runs programs of the policy, and {error} The key for that is"
-        " config.rewards.allow_unsafe_code; or remove the tasks of code from"
-        " config.data.tasks") from error
+      f"a task runs programs of the policy, and {error} The key for that is"
+      " config.rewards.allow_unsafe_code; or remove the tasks of code from"
+      " config.data.tasks"
+    ) from error
   except sandbox.NoAnswer as error:
     raise errors.InputError(
-        f"the jail for programs of the policy did not start ({error}); the"
-        " machine may be very busy. Try again") from error
+      f"the jail for programs of the policy did not start ({error}); the"
+      " machine may be very busy. Try again"
+    ) from error
 
 
 def describe() -> str:
@@ -100,9 +103,16 @@ def _limits(c) -> Iterator[tuple[str, float]]:
     task = spec.get("module") or name
     # The config's limit precedes the set's, and that the verifier's default.
     if _runs_programs(task) or (
-        task_options.get("verifier") == programs.VERIFIER):
-      yield where, float(verifier_options.get(
-          "time_limit_s", _set_options(task).get("time_limit_s", default)))
+      task_options.get("verifier") == programs.VERIFIER
+    ):
+      yield (
+        where,
+        float(
+          verifier_options.get(
+            "time_limit_s", _set_options(task).get("time_limit_s", default)
+          )
+        ),
+      )
     # Held-out sets of the task have their own verifiers.
     for held_out in task_options.get("validation") or ():
       if isinstance(held_out, str) and _runs_programs(held_out):

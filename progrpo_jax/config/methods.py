@@ -111,7 +111,11 @@ def vespo(c):
   c = _surrogate(c, "vespo")
   c.algo.loss = "vespo"
   c.algo.loss_options = {
-      "k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}
+    "k_pos": 2.0,
+    "lambda_pos": 3.0,
+    "k_neg": 3.0,
+    "lambda_neg": 2.0,
+  }
   return c
 
 

@@ -14,7 +14,13 @@ from progrpo_jax.config import defaults
 FILES = "data"
 # The six test sets that papers on mathematics report.
 MATHEMATICS = (
-    "aime24", "aime25", "amc23", "math500", "minerva_math", "olympiad_bench")
+  "aime24",
+  "aime25",
+  "amc23",
+  "math500",
+  "minerva_math",
+  "olympiad_bench",
+)
 
 
 def laptop():
@@ -26,10 +32,7 @@ def laptop():
   c.model.remat = "layer"
   c.train.micro_batch_prompts = 8
   c.data.tasks = {
-      "countdown": {
-          "weight": 1.0,
-          "options": {"template": "compact"},
-      },
+    "countdown": {"weight": 1.0, "options": {"template": "compact"}}
   }
   c.data.dir = "runs/data"
   c.data.max_prompt_length = 32
@@ -61,8 +64,7 @@ def flowrl(scale: str = "paper", model: str = "Qwen2.5-7B"):
   steps is read as rollout steps.
   """
   c = _start(model)
-  c.data.tasks = {
-      "dapo_math_17k": published(validation=MATHEMATICS)}
+  c.data.tasks = {"dapo_math_17k": published(validation=MATHEMATICS)}
   c.data.max_prompt_length = 2048
   c.data.prompt_buckets = (256, 512, 1024)
   c.sampling.max_new_tokens = 8192
@@ -135,10 +137,10 @@ def domains(instructions: bool = False) -> dict:
   of Reasoning Gym's tasks.
   """
   tasks = {
-      "deepscaler": published(40.0, validation=MATHEMATICS),
-      "eurus2_code": published(24.0),
-      "scp116k": published(25.0, validation=("gpqa",)),
-      "reasoning_gym": {"weight": 37.0, "options": {"dataset": "mixture"}},
+    "deepscaler": published(40.0, validation=MATHEMATICS),
+    "eurus2_code": published(24.0),
+    "scp116k": published(25.0, validation=("gpqa",)),
+    "reasoning_gym": {"weight": 37.0, "options": {"dataset": "mixture"}},
   }
   if instructions:
     tasks["nemotron_instructions"] = published(10.0, validation=("ifeval",))

@@ -26,8 +26,18 @@ KEYS = ("name", "at_step", "after_resets", "reset", "set")
 
 # An entry cannot change these: parameters, optimiser and worker processes were
 # created with them.
-_FIXED = ("model", "mesh", "optim", "checkpoint", "log", "rewards", "warmup",
-          "seed", "method", "schedule")
+_FIXED = (
+  "model",
+  "mesh",
+  "optim",
+  "checkpoint",
+  "log",
+  "rewards",
+  "warmup",
+  "seed",
+  "method",
+  "schedule",
+)
 _FIXED_KEYS = ("train.total_steps", "algo.partition_head")
 
 
@@ -103,22 +113,24 @@ def _check(c, number: int, entry) -> None:
   for key in entry:
     if key not in KEYS:
       raise errors.InputError(
-          f"{where}: no key {key!r}; known: {', '.join(KEYS)}")
+        f"{where}: no key {key!r}; known: {', '.join(KEYS)}"
+      )
   if ("at_step" in entry) == ("after_resets" in entry):
-    raise errors.InputError(
-        f"{where} needs either 'at_step' or 'after_resets'")
+    raise errors.InputError(f"{where} needs either 'at_step' or 'after_resets'")
   if entry.get("reset") and "at_step" not in entry:
     raise errors.InputError(f"{where}: 'reset' needs 'at_step'")
   for key in ("at_step", "after_resets"):
     value = entry.get(key, 0)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
       raise errors.InputError(
-          f"{where}: {key!r} = {value!r} should be a whole number, 0 or more")
+        f"{where}: {key!r} = {value!r} should be a whole number, 0 or more"
+      )
     before = max((e.get(key, 0) for e in c.schedule[:number]), default=0)
     if key in entry and value < before:
       raise errors.InputError(
-          f"{where}: {key!r} = {value} comes after an entry with {before}; "
-          "sort the entries, they begin in their order")
+        f"{where}: {key!r} = {value} comes after an entry with {before}; "
+        "sort the entries, they begin in their order"
+      )
 
 
 def _check_keys(c, number: int, entry) -> None:
@@ -133,11 +145,11 @@ def _check_keys(c, number: int, entry) -> None:
   paths = set(checks.paths(c))
   for key, value in entry["set"].items():
     if key.split(".")[0] in _FIXED or key in _FIXED_KEYS:
-      raise errors.InputError(
-          f"{where}: {key} is fixed for a whole run")
+      raise errors.InputError(f"{where}: {key} is fixed for a whole run")
     if key not in paths:
       raise errors.InputError(
-          f"{where}: no key {key}{checks.nearest(key, c, home='')}")
+        f"{where}: no key {key}{checks.nearest(key, c, home='')}"
+      )
     # Keys of our own have a declared range; a key that a config file added
     # must keep the type of its value.
     declared = checks.declared(key)
@@ -153,7 +165,8 @@ def _check_keys(c, number: int, entry) -> None:
       fits = type(value) is type(old)
     if not fits:
       raise errors.InputError(
-          f"{where}: {key} = {value!r} should have the type of {old!r}")
+        f"{where}: {key} = {value!r} should have the type of {old!r}"
+      )
 
 
 def _get(c, key: str):

@@ -40,12 +40,17 @@ class CheckHostsAgree:
     """
     if not self.every or step % self.every:
       return
-    hosts.compare(f"step {step}", **{
+    hosts.compare(
+      f"step {step}",
+      **{
         name: hashlib.sha256(text.encode()).hexdigest()[:16]
-        for name, text in (texts | {"config": self.config}).items()})
+        for name, text in (texts | {"config": self.config}).items()
+      },
+    )
     unequal = sharding.unequal_copies(arrays, self.mesh)
     if unequal:
       raise errors.RunError(
-          f"step {step}: devices hold different copies of "
-          f"{', '.join(unequal[:5])}{' and more' if len(unequal) > 5 else ''}: "
-          "one of them is faulty. Go on from the last checkpoint without it")
+        f"step {step}: devices hold different copies of "
+        f"{', '.join(unequal[:5])}{' and more' if len(unequal) > 5 else ''}: "
+        "one of them is faulty. Go on from the last checkpoint without it"
+      )

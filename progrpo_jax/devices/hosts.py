@@ -36,8 +36,9 @@ _SHUTDOWN_S = 30
 _LEAST_BYTES = 1 << 12
 # Words in JAX's error messages that mean that another process is gone.
 _LOST = re.compile(
-    "UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Gg]loo|NCCL|"
-    "[Cc]onnection|heartbeat|coordination")
+  "UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Gg]loo|NCCL|"
+  "[Cc]onnection|heartbeat|coordination"
+)
 
 
 def expected() -> int:
@@ -51,19 +52,24 @@ def expected() -> int:
     InputError: a variable is not a number, or JAX_COORDINATOR_ADDRESS is set
       without JAX_NUM_PROCESSES.
   """
-  for name in ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS",
-               "OMPI_COMM_WORLD_SIZE"):
+  for name in (
+    "JAX_NUM_PROCESSES",
+    "SLURM_STEP_NUM_TASKS",
+    "OMPI_COMM_WORLD_SIZE",
+  ):
     if os.environ.get(name):
       return _number(name)
   if os.environ.get("JAX_COORDINATOR_ADDRESS"):
     raise errors.InputError(
-        "JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and "
-        "JAX_PROCESS_ID too")
+      "JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and "
+      "JAX_PROCESS_ID too"
+    )
   if not _is_tpu_host():
     return 1
   slices = os.environ.get("MEGASCALE_NUM_SLICES")
   return len(_tpu_hosts().split(",")) * (
-      _number("MEGASCALE_NUM_SLICES") if slices else 1)
+    _number("MEGASCALE_NUM_SLICES") if slices else 1
+  )
 
 
 def connect(heartbeat_s: int = 100) -> None:
@@ -88,27 +94,35 @@ def connect(heartbeat_s: int = 100) -> None:
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if not address or ":" not in address:
       raise errors.InputError(
-          "JAX_NUM_PROCESSES is set: set JAX_COORDINATOR_ADDRESS to "
-          "HOST:PORT of process 0 and JAX_PROCESS_ID to this one's number")
+        "JAX_NUM_PROCESSES is set: set JAX_COORDINATOR_ADDRESS to "
+        "HOST:PORT of process 0 and JAX_PROCESS_ID to this one's number"
+      )
     arguments = dict(
-        coordinator_address=address, num_processes=expected(),
-        process_id=_number("JAX_PROCESS_ID"))
+      coordinator_address=address,
+      num_processes=expected(),
+      process_id=_number("JAX_PROCESS_ID"),
+    )
     if arguments["process_id"] >= arguments["num_processes"]:
       raise errors.InputError(
-          f"JAX_PROCESS_ID={arguments['process_id']} is not below "
-          f"JAX_NUM_PROCESSES={arguments['num_processes']}")
+        f"JAX_PROCESS_ID={arguments['process_id']} is not below "
+        f"JAX_NUM_PROCESSES={arguments['num_processes']}"
+      )
   # JAX raises ValueError where the variables are incomplete, and RuntimeError
   # where the other processes do not answer.
   try:
     jax.distributed.initialize(
-        **arguments, heartbeat_timeout_seconds=heartbeat_s,
-        shutdown_timeout_seconds=_SHUTDOWN_S)
+      **arguments,
+      heartbeat_timeout_seconds=heartbeat_s,
+      shutdown_timeout_seconds=_SHUTDOWN_S,
+    )
   except ValueError as e:
     raise errors.InputError(
-        f"the hosts of the run cannot be connected: {e}") from e
+      f"the hosts of the run cannot be connected: {e}"
+    ) from e
   except RuntimeError as e:
     raise errors.RunError(
-        f"the other hosts of the run did not connect: {e}") from e
+      f"the other hosts of the run did not connect: {e}"
+    ) from e
 
 
 def count() -> int:
@@ -132,8 +146,7 @@ def mine(total: int) -> slice:
   The hosts' slices are contiguous, in host order, and differ in size by at
   most one.
   """
-  return slice(
-      total * index() // count(), total * (index() + 1) // count())
+  return slice(total * index() // count(), total * (index() + 1) // count())
 
 
 def gather(value: T) -> list[T]:
@@ -153,8 +166,8 @@ def gather(value: T) -> list[T]:
     width *= 2
   pickles = _stacked(np.pad(data, (0, width - data.size)))
   return [
-      pickle.loads(pickles[i, :size].tobytes())
-      for i, size in enumerate(sizes)]
+    pickle.loads(pickles[i, :size].tobytes()) for i, size in enumerate(sizes)
+  ]
 
 
 def any_of(flag: bool) -> bool:
@@ -190,8 +203,11 @@ def agree(work: Callable[[], T]) -> T:
   for host, failure in enumerate(failures):
     if failure is not None:
       kind, text = failure
-      raise (kind if issubclass(kind, (errors.InputError, errors.RunError))
-             else errors.RunError)(f"host {host}: {text}")
+      raise (
+        kind
+        if issubclass(kind, (errors.InputError, errors.RunError))
+        else errors.RunError
+      )(f"host {host}: {text}")
   return result
 
 
@@ -233,13 +249,16 @@ def compare(where: str, **values: Any) -> None:
   """
   by_host = gather(values)
   differing = [
-      f"{name} (hosts {_minority(by_host, name)})" for name in values
-      if any(host[name] != by_host[0][name] for host in by_host)]
+    f"{name} (hosts {_minority(by_host, name)})"
+    for name in values
+    if any(host[name] != by_host[0][name] for host in by_host)
+  ]
   if differing:
     raise errors.RunError(
-        f"{where}: the hosts differ in {'; '.join(differing)}. They must run "
-        "one program with one config on the same files; go on from the last "
-        "checkpoint once they do")
+      f"{where}: the hosts differ in {'; '.join(differing)}. They must run "
+      "one program with one config on the same files; go on from the last "
+      "checkpoint once they do"
+    )
 
 
 @contextlib.contextmanager
@@ -256,9 +275,10 @@ def lost_ones_named() -> Iterator[None]:
     if count() == 1 or not _LOST.search(text):
       raise
     raise errors.RunError(
-        f"host {index()} of {count()} cannot go on: {text}. If another host "
-        "is gone or has failed, its log says why; start all of them again, "
-        "and the run goes on from its last checkpoint") from e
+      f"host {index()} of {count()} cannot go on: {text}. If another host "
+      "is gone or has failed, its log says why; start all of them again, "
+      "and the run goes on from its last checkpoint"
+    ) from e
 
 
 def _minority(by_host: list[Mapping[str, Any]], name: str) -> str:
@@ -285,8 +305,9 @@ def _is_tpu_host() -> bool:
   """Whether this machine has TPU chips that JAX may use."""
   platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
   return "tpu" in platforms.split(",") and any(
-      os.path.exists(path) for path in (
-          "/dev/accel0", "/dev/vfio/0", "/dev/vfio/devices/vfio0"))
+    os.path.exists(path)
+    for path in ("/dev/accel0", "/dev/vfio/0", "/dev/vfio/devices/vfio0")
+  )
 
 
 def _tpu_hosts() -> str:
@@ -300,8 +321,10 @@ def _tpu_hosts() -> str:
     return named
   server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
   request = urllib.request.Request(
-      f"http://{server}/computeMetadata/v1/instance/attributes/"
-      "worker-network-endpoints", headers={"Metadata-Flavor": "Google"})
+    f"http://{server}/computeMetadata/v1/instance/attributes/"
+    "worker-network-endpoints",
+    headers={"Metadata-Flavor": "Google"},
+  )
   try:
     with urllib.request.urlopen(request, timeout=5) as answer:
       return answer.read().decode()

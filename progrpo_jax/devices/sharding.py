@@ -15,12 +15,12 @@ from jax import lax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import (
-    AbstractDevice,
-    AbstractMesh,
-    AxisType,
-    Mesh,
-    NamedSharding,
-    PartitionSpec,
+  AbstractDevice,
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
 )
 import numpy as np
 
@@ -30,17 +30,18 @@ AXES = ("data", "fsdp", "tensor")
 
 # Logical axis -> mesh axes that split it. "batch" is the first axis of batches.
 RULES: Mapping[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "vocab": ("tensor",),
-    "embed": ("fsdp",),
-    "heads": ("tensor",),
-    "kv_heads": ("tensor",),
-    "mlp": ("tensor",),
+  "batch": ("data", "fsdp"),
+  "vocab": ("tensor",),
+  "embed": ("fsdp",),
+  "heads": ("tensor",),
+  "kv_heads": ("tensor",),
+  "mlp": ("tensor",),
 }
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+  data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
+) -> Mesh:
   """Makes a mesh over devices.
 
   Args:
@@ -55,12 +56,15 @@ def make_mesh(
   """
   devices = list(devices if devices is not None else jax.devices())
   return jax.make_mesh(
-      _sizes((data, fsdp, tensor), len(devices)), AXES, devices=devices,
-      axis_types=(AxisType.Auto,) * len(AXES))
+    _sizes((data, fsdp, tensor), len(devices)),
+    AXES,
+    devices=devices,
+    axis_types=(AxisType.Auto,) * len(AXES),
+  )
 
 
 def abstract_mesh(
-    count: int, data: int = -1, fsdp: int = 1, tensor: int = 1,
+  count: int, data: int = -1, fsdp: int = 1, tensor: int = 1
 ) -> AbstractMesh:
   """Makes the mesh that `count` devices would form, without real devices.
 
@@ -76,8 +80,10 @@ def abstract_mesh(
     InputError: the sizes do not multiply to the number of devices.
   """
   return AbstractMesh(
-      _sizes((data, fsdp, tensor), count), AXES,
-      axis_types=(AxisType.Auto,) * len(AXES))
+    _sizes((data, fsdp, tensor), count),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+  )
 
 
 def _sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
@@ -86,21 +92,25 @@ def _sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
   given = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise errors.InputError(
-        f"mesh sizes {dict(zip(AXES, sizes))}: each is at least 1, and at "
-        "most one is -1")
+      f"mesh sizes {dict(zip(AXES, sizes))}: each is at least 1, and at "
+      "most one is -1"
+    )
   # A remainder leaves the -1, so that the product below cannot match.
   if -1 in sizes and count % given == 0:
     sizes[sizes.index(-1)] = count // given
   if math.prod(sizes) != count:
     raise errors.InputError(
-        f"mesh {dict(zip(AXES, sizes))} does not fit {count} "
-        "device(s): the sizes must multiply to that number; set config.mesh")
+      f"mesh {dict(zip(AXES, sizes))} does not fit {count} "
+      "device(s): the sizes must multiply to that number; set config.mesh"
+    )
   return tuple(sizes)
 
 
 def spec(
-    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
-    rules: Mapping[str, tuple[str, ...]] = RULES,
+  axes: Sequence[str | None],
+  shape: Sequence[int],
+  mesh: Mesh,
+  rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
   """Partition spec of an array from the names of its logical axes.
 
@@ -128,8 +138,9 @@ def spec(
     for axis in wanted:
       if axis in used:
         raise ValueError(
-            f"logical axes {used[axis]!r} and {name!r} of {tuple(axes)} both "
-            f"map to mesh axis {axis!r}; change the sharding rules")
+          f"logical axes {used[axis]!r} and {name!r} of {tuple(axes)} both "
+          f"map to mesh axis {axis!r}; change the sharding rules"
+        )
       used[axis] = name
     parts.append(wanted if len(wanted) > 1 else wanted[0])
   # Drop trailing Nones, as XLA does in the shardings that it returns: JAX's
@@ -141,8 +152,10 @@ def spec(
 
 
 def named(
-    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh,
-    rules: Mapping[str, tuple[str, ...]] = RULES,
+  axes: Sequence[str | None],
+  shape: Sequence[int],
+  mesh: Mesh,
+  rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> NamedSharding:
   """Sharding of an array from its logical axes; arguments as for `spec`."""
   return NamedSharding(mesh, spec(axes, shape, mesh, rules))
@@ -193,9 +206,11 @@ def fetch(tree: Any) -> Any:
   A collective where arrays are spread over processes: their parts are
   gathered first.
   """
+
   def gathered(x):
     if isinstance(x, jax.Array) and not (
-        x.is_fully_addressable or x.is_fully_replicated):
+      x.is_fully_addressable or x.is_fully_replicated
+    ):
       return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return x
 
@@ -214,7 +229,7 @@ def constrain_rows(x):
 
 
 def by_shard(
-    fn, args: Sequence[Any], axes: Sequence[Sequence[str | None]],
+  fn, args: Sequence[Any], axes: Sequence[Sequence[str | None]]
 ) -> jax.Array:
   """Calls `fn` on every device with that device's parts of the arguments.
 
@@ -233,11 +248,13 @@ def by_shard(
   if mesh.empty or mesh.size == 1:
     return fn(*args)
   specs = tuple(
-      spec(names, x.shape, mesh) for x, names in zip(args, axes, strict=True))
+    spec(names, x.shape, mesh) for x, names in zip(args, axes, strict=True)
+  )
   # `check_vma` is off: JAX cannot infer over which mesh axes a kernel's result
   # varies.
-  return jax.shard_map(
-      fn, in_specs=specs, out_specs=specs[0], check_vma=False)(*args)
+  return jax.shard_map(fn, in_specs=specs, out_specs=specs[0], check_vma=False)(
+    *args
+  )
 
 
 def unequal_copies(tree: Any, mesh: Mesh) -> list[str]:
@@ -278,16 +295,20 @@ def _checksums(arrays, mesh: Mesh, specs):
 
   def checksum(x):
     bits = lax.bitcast_convert_type(
-        x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+      x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    ).astype(jnp.uint32)
     # Weighted by position, so that swapped numbers change the sum. Odd weights
     # have an inverse modulo 2^32: any change of one number changes the sum.
     place = lax.iota(jnp.uint32, bits.size).reshape(bits.shape)
     return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32).reshape(unit)
 
   return jax.shard_map(
-      lambda *parts: tuple(map(checksum, parts)), mesh=mesh, in_specs=specs,
-      out_specs=(PartitionSpec(*mesh.axis_names),) * len(specs),
-      check_vma=False)(*arrays)
+    lambda *parts: tuple(map(checksum, parts)),
+    mesh=mesh,
+    in_specs=specs,
+    out_specs=(PartitionSpec(*mesh.axis_names),) * len(specs),
+    check_vma=False,
+  )(*arrays)
 
 
 def platform() -> str:
@@ -302,8 +323,12 @@ def platform() -> str:
 
 def pretend(platform: str):
   """Context in which functions are traced for one device of a platform."""
-  device = AbstractDevice(
-      device_kind=platform, num_cores=1, platform=platform)
-  return jax.sharding.use_abstract_mesh(AbstractMesh(
-      (1,) * len(AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-      abstract_device=device))
+  device = AbstractDevice(device_kind=platform, num_cores=1, platform=platform)
+  return jax.sharding.use_abstract_mesh(
+    AbstractMesh(
+      (1,) * len(AXES),
+      AXES,
+      axis_types=(AxisType.Auto,) * len(AXES),
+      abstract_device=device,
+    )
+  )

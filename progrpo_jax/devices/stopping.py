@@ -50,8 +50,9 @@ class Stop:
       say(f"{signal.Signals(number).name}: saving, then stopping{again}")
 
     before = {
-        s: signal.signal(s, on_signal)
-        for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+      s: signal.signal(s, on_signal)
+      for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    }
     try:
       yield
     finally:

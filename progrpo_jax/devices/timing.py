@@ -27,7 +27,8 @@ class Timer:
     with jax.profiler.TraceAnnotation(name):
       yield
     self._seconds[name] = (
-        self._seconds.get(name, 0.0) + time.perf_counter() - start)
+      self._seconds.get(name, 0.0) + time.perf_counter() - start
+    )
 
   def take(self) -> dict[str, float]:
     """Takes the times since the last call.

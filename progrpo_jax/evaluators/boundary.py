@@ -62,16 +62,22 @@ def largest_k(*runs: passk.Counts, limit: int = LARGEST_K) -> int | None:
   """
   # Lower median of the number of samples, for each run.
   middles = [
-      sorted(n for n, _ in run.values())[(len(run) - 1) // 2]
-      for run in runs if run]
+    sorted(n for n, _ in run.values())[(len(run) - 1) // 2]
+    for run in runs
+    if run
+  ]
   return max(
-      (k for k in passk.powers(min(middles, default=0) // 2) if k <= limit),
-      default=None)
+    (k for k in passk.powers(min(middles, default=0) // 2) if k <= limit),
+    default=None,
+  )
 
 
 def judge(
-    base: Mapping[Hashable, float], middle: Mapping[Hashable, float],
-    final: Mapping[Hashable, float], *, level: float = 0.95,
+  base: Mapping[Hashable, float],
+  middle: Mapping[Hashable, float],
+  final: Mapping[Hashable, float],
+  *,
+  level: float = 0.95,
 ) -> Judgement:
   """Returns the regime of a run from its pass@k at three times.
 
@@ -87,19 +93,27 @@ def judge(
     ValueError: no problem is in all three mappings.
   """
   shared = sorted(
-      (name for name in base if name in middle and name in final), key=repr)
+    (name for name in base if name in middle and name in final), key=repr
+  )
   if not shared:
     raise ValueError("no problem was tried by base, middle and final alike")
   base_X, middle_X, final_X = (
-      np.array([values[name] for name in shared])
-      for values in (base, middle, final))
+    np.array([values[name] for name in shared])
+    for values in (base, middle, final)
+  )
   gain, late = (
-      intervals.difference(final_X, before_X, level=level)
-      for before_X in (base_X, middle_X))
+    intervals.difference(final_X, before_X, level=level)
+    for before_X in (base_X, middle_X)
+  )
   return Judgement(
-      regime=regime(gain, late), problems=len(shared),
-      base=float(base_X.mean()), middle=float(middle_X.mean()),
-      final=float(final_X.mean()), gain=gain, late=late)
+    regime=regime(gain, late),
+    problems=len(shared),
+    base=float(base_X.mean()),
+    middle=float(middle_X.mean()),
+    final=float(final_X.mean()),
+    gain=gain,
+    late=late,
+  )
 
 
 def regime(gain: Interval, late: Interval) -> str:

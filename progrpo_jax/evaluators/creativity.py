@@ -153,7 +153,8 @@ def covered(tokens: Sequence[Hashable], index: CorpusIndex) -> np.ndarray:
 
 
 def uniqueness(
-    tokens: Sequence[Hashable], index: CorpusIndex, length: int) -> float:
+  tokens: Sequence[Hashable], index: CorpusIndex, length: int
+) -> float:
   """Share of the tokens in no corpus passage of `length` or more tokens.
 
   Args:
@@ -171,8 +172,10 @@ def uniqueness(
 
 
 def creativity_index(
-    tokens: Sequence[Hashable], corpus_index: CorpusIndex, low: int = 5,
-    high: int = 12,
+  tokens: Sequence[Hashable],
+  corpus_index: CorpusIndex,
+  low: int = 5,
+  high: int = 12,
 ) -> float:
   """Sum of the uniqueness of a text at each L from low to high.
 
@@ -206,8 +209,11 @@ def words(text: str) -> list[str]:
 
 
 def measure(
-    index: CorpusIndex, low: int = 5, high: int = 12, *,
-    split: Callable[[str], Sequence[Hashable]] = words,
+  index: CorpusIndex,
+  low: int = 5,
+  high: int = 12,
+  *,
+  split: Callable[[str], Sequence[Hashable]] = words,
 ) -> Callable[..., Iterator[tuple[str, float]]]:
   """Returns a measure of held-out samples against a corpus.
 
@@ -225,12 +231,16 @@ def measure(
     over problems of the mean over samples, and `..._correct`, the same over
     correct samples, if there are any.
   """
+
   def run(samples) -> Iterator[tuple[str, float]]:
     for suffix, texts_X in diversity.chosen(samples, samples.texts_XN):
       means = []
       for texts in texts_X:
-        scores = [creativity_index(tokens, index, low, high)
-                  for tokens in map(split, texts) if tokens]
+        scores = [
+          creativity_index(tokens, index, low, high)
+          for tokens in map(split, texts)
+          if tokens
+        ]
         if scores:
           means.append(np.mean(scores))
       if means:

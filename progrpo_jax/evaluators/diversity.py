@@ -31,8 +31,9 @@ def collapse_spaces(text: str) -> str:
 
 
 def distinct_correct(
-    texts: Sequence[str], correct: Sequence[bool],
-    canonical: Callable[[str], Hashable] | None = None,
+  texts: Sequence[str],
+  correct: Sequence[bool],
+  canonical: Callable[[str], Hashable] | None = None,
 ) -> int:
   """Number of different correct answers to one prompt.
 
@@ -53,12 +54,12 @@ def distinct_correct(
   if len(texts) != len(correct):
     raise ValueError(f"{len(texts)} texts but {len(correct)} verdicts")
   canonical = collapse_spaces if canonical is None else canonical
-  return len({
-      canonical(text) for text, right in zip(texts, correct) if right})
+  return len({canonical(text) for text, right in zip(texts, correct) if right})
 
 
 def ngram_counts(
-    texts: Sequence[str | Sequence[Hashable]], n: int) -> tuple[int, int]:
+  texts: Sequence[str | Sequence[Hashable]], n: int
+) -> tuple[int, int]:
   """Counts distinct and total n-grams; no n-gram crosses two texts.
 
   Args:
@@ -77,8 +78,7 @@ def ngram_counts(
   distinct, total = set(), 0
   for text in texts:
     tokens = text.split() if isinstance(text, str) else text
-    ngrams = [
-        tuple(tokens[i:i + n]) for i in range(len(tokens) - n + 1)]
+    ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     distinct.update(ngrams)
     total += len(ngrams)
   return len(distinct), total
@@ -132,8 +132,7 @@ def ead(num_distinct: int, num_total: int, vocab_size: int) -> float:
   return num_distinct / expected
 
 
-def ead_of(
-    texts: Sequence[str | Sequence[Hashable]], vocab_size: int) -> float:
+def ead_of(texts: Sequence[str | Sequence[Hashable]], vocab_size: int) -> float:
   """`ead` of the tokens of several texts together.
 
   If the texts use only a small part of the vocabulary, the expected number is
@@ -187,20 +186,25 @@ def self_bleu(texts: Sequence[str | Sequence[Hashable]]) -> float:
       total = sum(count.values())
       if total:
         matches = sum(
-            min(c, top[g][1] if top[g][2] == i else top[g][0])
-            for g, c in count.items())
+          min(c, top[g][1] if top[g][2] == i else top[g][0])
+          for g, c in count.items()
+        )
         logs[i] += math.log((matches or _UNMATCHED) / total)
   lengths = sorted(map(len, tokens))
   scores = [
-      math.exp(log / min(len(text), _ORDERS) + _brevity(len(text), lengths))
-      if text else 0.0 for text, log in zip(tokens, logs)]
+    math.exp(log / min(len(text), _ORDERS) + _brevity(len(text), lengths))
+    if text
+    else 0.0
+    for text, log in zip(tokens, logs)
+  ]
   return float(np.mean(scores))
 
 
 def _ngrams(tokens: Sequence[Hashable], n: int) -> collections.Counter:
   """Counts the n-grams of a text."""
   return collections.Counter(
-      tuple(tokens[i:i + n]) for i in range(len(tokens) - n + 1))
+    tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)
+  )
 
 
 def _two_highest(counts: Sequence[collections.Counter]) -> dict:
@@ -226,7 +230,7 @@ def _brevity(length: int, lengths: Sequence[int]) -> float:
   """
   # The nearest other length is a neighbour of the text's own position.
   at = bisect.bisect_left(lengths, length)
-  others = [*lengths[max(at - 1, 0):at], *lengths[at + 1:at + 2]]
+  others = [*lengths[max(at - 1, 0) : at], *lengths[at + 1 : at + 2]]
   nearest = min(others, key=lambda other: (abs(other - length), other))
   return min(0.0, 1.0 - nearest / length)
 
@@ -244,11 +248,13 @@ def chosen(samples, items_XN) -> Iterator[tuple[str, list[list]]]:
     problems that have none.
   """
   for suffix, counts_XN in (
-      ("", samples.valid_XN),
-      ("_correct", samples.correct_XN & samples.valid_XN)):
+    ("", samples.valid_XN),
+    ("_correct", samples.correct_XN & samples.valid_XN),
+  ):
     lists = [
-        [item for item, counts in zip(items, verdicts) if counts]
-        for items, verdicts in zip(items_XN, counts_XN)]
+      [item for item, counts in zip(items, verdicts) if counts]
+      for items, verdicts in zip(items_XN, counts_XN)
+    ]
     yield suffix, [kept[:MAX_SAMPLES] for kept in lists if kept]
 
 
@@ -267,20 +273,31 @@ def measure(samples) -> Iterator[tuple[str, float]]:
     three with the suffix `_correct` over correct samples, if there are any.
   """
   counts = [
-      distinct_correct(
-          texts, correct, lambda text, row=row: base.canonical(text, row))
-      for row, texts, correct in zip(
-          samples.rows, samples.texts_XN, samples.correct_XN)]
+    distinct_correct(
+      texts, correct, lambda text, row=row: base.canonical(text, row)
+    )
+    for row, texts, correct in zip(
+      samples.rows, samples.texts_XN, samples.correct_XN
+    )
+  ]
   yield "distinct_correct", float(np.mean(counts))
   # Each of the n-gram measures once over all samples, once over correct ones.
   for suffix, tokens_X in chosen(samples, samples.tokens_XN):
     cut_X = [[t[:MAX_TOKENS] for t in tokens] for tokens in tokens_X]
     several_X = [tokens for tokens in cut_X if len(tokens) > 1]
     if cut_X:
-      yield f"ead{suffix}", float(np.mean(
-          [ead_of(tokens, samples.vocab_size) for tokens in cut_X]))
-      yield f"distinct_2{suffix}", float(np.mean(
-          [distinct_n(tokens, 2) for tokens in cut_X]))
+      yield (
+        f"ead{suffix}",
+        float(
+          np.mean([ead_of(tokens, samples.vocab_size) for tokens in cut_X])
+        ),
+      )
+      yield (
+        f"distinct_2{suffix}",
+        float(np.mean([distinct_n(tokens, 2) for tokens in cut_X])),
+      )
     if several_X:
-      yield f"self_bleu_diversity{suffix}", float(np.mean(
-          [1 - self_bleu(tokens) for tokens in several_X]))
+      yield (
+        f"self_bleu_diversity{suffix}",
+        float(np.mean([1 - self_bleu(tokens) for tokens in several_X])),
+      )

@@ -22,6 +22,8 @@ def measure(samples) -> Iterator[tuple[str, float]]:
   yield "entropy", float(total.sum() / max(length.sum(), 1))
   right = np.asarray(samples.correct_XN, bool)
   if right.any():
-    yield "entropy_correct", float(
-        total[right].sum() / max(length[right].sum(), 1))
+    yield (
+      "entropy_correct",
+      float(total[right].sum() / max(length[right].sum(), 1)),
+    )
   yield "mean_length", float(length.mean())

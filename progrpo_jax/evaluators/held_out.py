@@ -55,18 +55,33 @@ class Samples:
 
 Measure = Callable[[Samples], Iterator[tuple[str, float]]]
 MEASURES: tuple[Measure, ...] = (
-    passk.measure, entropy.measure, diversity.measure, rating.measure)
+  passk.measure,
+  entropy.measure,
+  diversity.measure,
+  rating.measure,
+)
 
 
 class HeldOut:
   """Evaluates a policy on the problems of one set."""
 
   def __init__(
-      self, name: str, *, model, mesh, tokenizer,
-      prompts: Sequence[batch_lib.Prompts], pool,
-      settings: sampler.Settings, chunk: int, key,
-      measures: Sequence[Measure] = MEASURES, tolerant: bool = False,
-      left_out: int = 0, refused: Mapping[str, int] | None = None):
+    self,
+    name: str,
+    *,
+    model,
+    mesh,
+    tokenizer,
+    prompts: Sequence[batch_lib.Prompts],
+    pool,
+    settings: sampler.Settings,
+    chunk: int,
+    key,
+    measures: Sequence[Measure] = MEASURES,
+    tolerant: bool = False,
+    left_out: int = 0,
+    refused: Mapping[str, int] | None = None,
+  ):
     """Prepares an evaluation.
 
     Args:
@@ -92,7 +107,8 @@ class HeldOut:
     self.prompts, self.pool, self.settings = prompts, pool, settings
     # At temperature 0 the entropy is measured at temperature 1.
     self.dist = scoring.Distribution(
-        temperature=settings.temperature or 1.0, chunk=chunk)
+      temperature=settings.temperature or 1.0, chunk=chunk
+    )
     self.key, self.measures, self.tolerant = key, measures, tolerant
     self.left_out, self.refused = left_out, dict(refused or {})
 
@@ -112,9 +128,12 @@ class HeldOut:
     for prompts in self.prompts:
       parts.append(self._sample_batch(params, prompts))
       progress()
-    return Samples(**{
+    return Samples(
+      **{
         f.name: _join([getattr(p, f.name) for p in parts])
-        for f in dataclasses.fields(Samples)})
+        for f in dataclasses.fields(Samples)
+      }
+    )
 
   def run(self, samples: Samples) -> Iterator[tuple[str, float]]:
     """Yields (name, value) of every measure, under `eval/<set>/`."""
@@ -126,17 +145,22 @@ class HeldOut:
   def records(self, samples: Samples) -> list[dict]:
     """Returns one record per problem, as written to the workdir's files."""
     return [
-        dict(
-            set=self.name, prompt=row.prompt, reference=row.reference,
-            completions=[
-                self._record(samples, x, n) for n in range(len(texts))])
-        for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))]
+      dict(
+        set=self.name,
+        prompt=row.prompt,
+        reference=row.reference,
+        completions=[self._record(samples, x, n) for n in range(len(texts))],
+      )
+      for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))
+    ]
 
   def _record(self, samples: Samples, x: int, n: int) -> dict:
     """Returns the record of sample n of problem x."""
     record = dict(
-        text=samples.texts_XN[x][n], correct=bool(samples.correct_XN[x, n]),
-        status="ok" if samples.valid_XN[x, n] else "masked")
+      text=samples.texts_XN[x][n],
+      correct=bool(samples.correct_XN[x, n]),
+      status="ok" if samples.valid_XN[x, n] else "masked",
+    )
     if samples.tolerant_XN is not None:
       record["tolerant"] = bool(samples.tolerant_XN[x, n])
     return record
@@ -145,38 +169,57 @@ class HeldOut:
     """Samples, scores and verifies one batch of problems."""
     n = self.settings.num_generations
     rollout = sampler.sample(
-        self.model, params, prompts, self.key, self.settings, self.mesh)
-    sequences = sharding.put_rows(batch_lib.Sequences(
-        prompt_NT=prompts.tokens_PT, prompt_mask_NT=prompts.mask_PT,
+      self.model, params, prompts, self.key, self.settings, self.mesh
+    )
+    sequences = sharding.put_rows(
+      batch_lib.Sequences(
+        prompt_NT=prompts.tokens_PT,
+        prompt_mask_NT=prompts.mask_PT,
         tokens_NRT=rollout.tokens_BT.reshape(len(prompts), n, -1),
-        mask_NRT=rollout.mask_BT.reshape(len(prompts), n, -1)), self.mesh)
+        mask_NRT=rollout.mask_BT.reshape(len(prompts), n, -1),
+      ),
+      self.mesh,
+    )
     # The sampler returns no entropies: score the samples.
     with jax.set_mesh(self.mesh):
       scores = scoring.score(
-          self.model, params, sequences, self.dist, prompts=False)
+        self.model, params, sequences, self.dist, prompts=False
+      )
     mask_XNT = rollout.mask_BT.reshape(len(prompts), n, -1)
     length_XN = mask_XNT.sum(axis=-1)
     entropy_XN = sharding.fetch(scores.entropy_NRT).sum(axis=-1) / np.maximum(
-        length_XN, 1)
+      length_XN, 1
+    )
     # Padding problems are at the end of the batch.
     real = np.flatnonzero(prompts.ids_P >= 0)
-    rows = prompts.rows[:len(real)]
+    rows = prompts.rows[: len(real)]
     # Each host verifies its share of the problems; all get all verdicts.
     texts, _, correct_XN, valid_XN, _, tolerant_XN = verify.join(
-        hosts.share_out(
-            functools.partial(self._judge, rows, rollout), len(rows)))
+      hosts.share_out(functools.partial(self._judge, rows, rollout), len(rows))
+    )
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
     ends = self.settings.stop_ids
     return Samples(
-        rows=rows, texts_XN=texts, correct_XN=correct_XN, valid_XN=valid_XN,
-        entropy_XN=entropy_XN[real], length_XN=length_XN[real],
-        tokens_XN=tuple(
-            tuple(
-                tuple(t for t in tokens_XNT[x, i][mask_XNT[x, i]].tolist()
-                      if t not in ends)
-                for i in range(n))
-            for x in real),
-        vocab_size=self.tokenizer.vocab_size, tolerant_XN=tolerant_XN)
+      rows=rows,
+      texts_XN=texts,
+      correct_XN=correct_XN,
+      valid_XN=valid_XN,
+      entropy_XN=entropy_XN[real],
+      length_XN=length_XN[real],
+      tokens_XN=tuple(
+        tuple(
+          tuple(
+            t
+            for t in tokens_XNT[x, i][mask_XNT[x, i]].tolist()
+            if t not in ends
+          )
+          for i in range(n)
+        )
+        for x in real
+      ),
+      vocab_size=self.tokenizer.vocab_size,
+      tolerant_XN=tolerant_XN,
+    )
 
   def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
     """Verifies one host's share of the problems.
@@ -186,13 +229,19 @@ class HeldOut:
       verdicts or None.
     """
     judged = verify.decode_and_verify(
-        self.pool, self.tokenizer, rows, rollout,
-        self.settings.num_generations, share)
+      self.pool,
+      self.tokenizer,
+      rows,
+      rollout,
+      self.settings.num_generations,
+      share,
+    )
     if not self.tolerant:
       return *judged, None
     texts, _, correct_XN, valid_XN, _ = judged
     return *judged, tolerant_lib.verify(
-        self.pool, rows[share], texts, correct_XN, valid_XN)
+      self.pool, rows[share], texts, correct_XN, valid_XN
+    )
 
 
 def _join(values: list):

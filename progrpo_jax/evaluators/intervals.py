@@ -58,7 +58,7 @@ def mean(values_X, *, level: float = 0.95) -> Interval:
 
 
 def columns(
-    values_XK, *, level: float = 0.95,
+  values_XK, *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns `mean` of each column of values.
 
@@ -94,11 +94,13 @@ def columns(
   # The beta quantile is undefined at a mean of 0 (low end) or 1 (high end).
   quantile = scipy.special.betaincinv
   low_K = np.where(
-      centre_K > 0,
-      quantile(np.maximum(right_K, _LEAST), wrong_K + 1, tail), 0.0)
+    centre_K > 0, quantile(np.maximum(right_K, _LEAST), wrong_K + 1, tail), 0.0
+  )
   high_K = np.where(
-      centre_K < 1,
-      quantile(right_K + 1, np.maximum(wrong_K, _LEAST), 1 - tail), 1.0)
+    centre_K < 1,
+    quantile(right_K + 1, np.maximum(wrong_K, _LEAST), 1 - tail),
+    1.0,
+  )
   return centre_K, low_K, high_K
 
 
@@ -134,7 +136,8 @@ def difference(a_X, b_X, *, level: float = 0.95) -> Interval:
   a_X, b_X = np.asarray(a_X, np.float64), np.asarray(b_X, np.float64)
   if a_X.shape != b_X.shape:
     raise ValueError(
-        f"paired values must match, got shapes {a_X.shape} and {b_X.shape}")
+      f"paired values must match, got shapes {a_X.shape} and {b_X.shape}"
+    )
   for values in (a_X, b_X):
     if not np.all((values >= 0) & (values <= 1)):
       raise ValueError("holds values outside [0, 1]")
@@ -143,5 +146,6 @@ def difference(a_X, b_X, *, level: float = 0.95) -> Interval:
   largest = max(largest, _LEAST_RANGE) if largest else 1.0
   # [-largest, largest] to [0, 1] and back.
   centre, low, high = mean(
-      np.clip((change_X / largest + 1) / 2, 0, 1), level=level)
+    np.clip((change_X / largest + 1) / 2, 0, 1), level=level
+  )
   return tuple(float(largest * (2 * x - 1)) for x in (centre, low, high))

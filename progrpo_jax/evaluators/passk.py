@@ -81,7 +81,8 @@ def curve(n_X, c_X) -> np.ndarray:
   n_X = np.broadcast_to(n_X, c_X.shape)
   if n_X.max() < 1 or np.any((c_X < 0) | (c_X > n_X)):
     raise ValueError(
-        f"pass@k needs 0 <= c <= n and a sample, got c={c_X} with n={n_X}")
+      f"pass@k needs 0 <= c <= n and a sample, got c={c_X} with n={n_X}"
+    )
   # Factor j is the chance that draw j + 1 is wrong if all before it were:
   # `wrong` of the `left` samples.
   j = np.arange(n_X.max())
@@ -113,7 +114,8 @@ def histogram(n_X, c_X, bins: int = 10) -> np.ndarray:
     raise ValueError(f"a histogram needs at least 1 bin, got {bins}")
   if np.any(n_X < 1) or np.any((c_X < 0) | (c_X > n_X)):
     raise ValueError(
-        f"pass@1 needs 0 <= c <= n and n >= 1, got c={c_X} with n={n_X}")
+      f"pass@1 needs 0 <= c <= n and n >= 1, got c={c_X} with n={n_X}"
+    )
   # Integer arithmetic: 3 of 10 must not land beside 0.3 by rounding.
   where_X = np.minimum(c_X * bins // n_X, bins - 1)
   return np.bincount(where_X.ravel(), minlength=bins)
@@ -153,7 +155,8 @@ def bound(pass1_X, k, *, n=None) -> np.ndarray:
     raise ValueError(f"the bound holds for k >= 2 only, got k={k}")
   if rho_X.ndim != 1 or not rho_X.size:
     raise ValueError(
-        f"pass1_X takes one value per problem, got shape {rho_X.shape}")
+      f"pass1_X takes one value per problem, got shape {rho_X.shape}"
+    )
   if not np.all((rho_X >= 0) & (rho_X <= 1)):
     raise ValueError("pass1_X holds values outside [0, 1]")
   variance = rho_X.var()
@@ -193,7 +196,7 @@ def bound_from_pass2(pass2: float, k) -> np.ndarray:
 
 
 def bootstrap(
-    values_X, *, resamples: int = 2000, seed: int, level: float = 0.95,
+  values_X, *, resamples: int = 2000, seed: int, level: float = 0.95
 ) -> tuple[float, float, float]:
   """Mean over problems with a bootstrap interval, for unbounded values.
 
@@ -218,7 +221,8 @@ def bootstrap(
   values_X = np.asarray(values_X, np.float64)
   if values_X.ndim != 1 or not values_X.size:
     raise ValueError(
-        f"bootstrap takes one value per problem, got shape {values_X.shape}")
+      f"bootstrap takes one value per problem, got shape {values_X.shape}"
+    )
   if not np.all(np.isfinite(values_X)):
     raise ValueError("bootstrap got values that are not finite")
   if not 0 < level < 1:
@@ -227,8 +231,9 @@ def bootstrap(
   size = values_X.size
   # One resample at a time: all at once would need [resamples, X] indices.
   means = [
-      values_X[generator.integers(size, size=size)].mean()
-      for _ in range(resamples)]
+    values_X[generator.integers(size, size=size)].mean()
+    for _ in range(resamples)
+  ]
   tail = (1 - level) / 2
   low, high = np.quantile(means, [tail, 1 - tail])
   return float(values_X.mean()), float(low), float(high)
@@ -261,13 +266,14 @@ def mean_of(runs: Sequence[Mapping[Hashable, float]]) -> dict[Hashable, float]:
     {problem: mean value}, in the order of the first run.
   """
   shared = [name for name in runs[0] if all(name in run for run in runs)]
-  return {
-      name: float(np.mean([run[name] for run in runs])) for name in shared}
+  return {name: float(np.mean([run[name] for run in runs])) for name in shared}
 
 
 def difference(
-    a: Mapping[Hashable, float], b: Mapping[Hashable, float], *,
-    level: float = 0.95,
+  a: Mapping[Hashable, float],
+  b: Mapping[Hashable, float],
+  *,
+  level: float = 0.95,
 ) -> intervals.Interval:
   """Mean of a - b over shared problems; see `intervals.difference`.
 
@@ -287,9 +293,11 @@ def difference(
   shared = sorted((name for name in a if name in b), key=repr)
   if not shared:
     raise ValueError(
-        f"no problem is in both: {len(a)} in one and {len(b)} in the other")
+      f"no problem is in both: {len(a)} in one and {len(b)} in the other"
+    )
   return intervals.difference(
-      [a[name] for name in shared], [b[name] for name in shared], level=level)
+    [a[name] for name in shared], [b[name] for name in shared], level=level
+  )
 
 
 def measure(samples) -> Iterator[tuple[str, float]]:
@@ -329,7 +337,8 @@ def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
     yield f"pass@{k}/num_problems", int(takes_part.sum())
     if is_enough(takes_part.sum(), len(takes_part)):
       mean, low, high = intervals.mean(
-          pass_at_k(valid_X[takes_part], correct_X[takes_part], k))
+        pass_at_k(valid_X[takes_part], correct_X[takes_part], k)
+      )
       yield f"pass@{k}", mean
       yield f"pass@{k}/low", low
       yield f"pass@{k}/high", high
@@ -338,7 +347,9 @@ def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
     # masked ones as wrong (at_least) or as correct (at_most).
     n_X = np.where(takes_part, valid_X, number)
     for name, right_X in (
-        ("at_least", correct_X), ("at_most", correct_X + n_X - valid_X)):
+      ("at_least", correct_X),
+      ("at_most", correct_X + n_X - valid_X),
+    ):
       yield f"pass@{k}/{name}", float(pass_at_k(n_X, right_X, k).mean())
 
 

@@ -21,8 +21,13 @@ from numpy.typing import ArrayLike
 
 _SCALE = 400 / math.log(10)  # rating points to one unit of log-odds
 # Quantiles of chi-squared with one degree of freedom, by level.
-_QUANTILES = {0.5: 0.454936, 0.8: 1.642374, 0.9: 2.705543, 0.95: 3.841459,
-              0.99: 6.634897}
+_QUANTILES = {
+  0.5: 0.454936,
+  0.8: 1.642374,
+  0.9: 2.705543,
+  0.95: 3.841459,
+  0.99: 6.634897,
+}
 
 
 class Rating(NamedTuple):
@@ -41,7 +46,7 @@ class Rating(NamedTuple):
 
 
 def rate(
-    rating_N: ArrayLike, passed_N: ArrayLike, *, level: float = 0.95
+  rating_N: ArrayLike, passed_N: ArrayLike, *, level: float = 0.95
 ) -> Rating:
   """Returns the rating of a solver.
 
@@ -57,11 +62,15 @@ def rate(
   """
   rating_N = np.asarray(rating_N, np.float64)
   passed_N = np.asarray(passed_N, np.float64)
-  if rating_N.ndim != 1 or not rating_N.size or (
-      rating_N.shape != passed_N.shape):
+  if (
+    rating_N.ndim != 1
+    or not rating_N.size
+    or (rating_N.shape != passed_N.shape)
+  ):
     raise ValueError(
-        "rating_N and passed_N must be lists of one length, 1 or more, not of"
-        f" shapes {rating_N.shape} and {passed_N.shape}")
+      "rating_N and passed_N must be lists of one length, 1 or more, not of"
+      f" shapes {rating_N.shape} and {passed_N.shape}"
+    )
   if not np.isfinite(rating_N).all():
     raise ValueError("a problem's rating is not finite; leave such ones out")
   if not ((passed_N >= 0) & (passed_N <= 1)).all():
@@ -102,9 +111,10 @@ def measure(samples) -> Iterator[tuple[str, float]]:
   valid_XN = np.asarray(samples.valid_XN, bool)
   right_X = (samples.correct_XN & valid_XN).sum(axis=1)
   rated = [
-      (row.meta["rating"], right / valid)
-      for row, right, valid in zip(samples.rows, right_X, valid_XN.sum(axis=1))
-      if valid and "rating" in row.meta]
+    (row.meta["rating"], right / valid)
+    for row, right, valid in zip(samples.rows, right_X, valid_XN.sum(axis=1))
+    if valid and "rating" in row.meta
+  ]
   if rated:
     rating = rate(*zip(*rated))
     yield "rating", rating.value
@@ -139,8 +149,11 @@ def _log_likelihood(rating: float, rating_N, passed_N) -> float:
   if not math.isfinite(rating):
     return 0.0
   x_N = (rating - rating_N) / _SCALE
-  return float(-np.sum(
-      passed_N * np.logaddexp(0, -x_N) + (1 - passed_N) * np.logaddexp(0, x_N)))
+  return float(
+    -np.sum(
+      passed_N * np.logaddexp(0, -x_N) + (1 - passed_N) * np.logaddexp(0, x_N)
+    )
+  )
 
 
 def _extreme(rating_N, sign: int) -> float:
@@ -157,15 +170,16 @@ def _crossing(start, sign: int, floor: float, rating_N, passed_N) -> float:
   step = _SCALE
   while _log_likelihood(start + sign * step, rating_N, passed_N) > floor:
     step *= 2
+
   def inside(distance):
     at = start + sign * distance
     return _log_likelihood(at, rating_N, passed_N) > floor
+
   return start + sign * _bisect(inside, 0.0, step)
 
 
 def _bisect(below, low: float, high: float) -> float:
-  """The point where a predicate turns from true to false, to float precision.
-  """
+  """The point where a predicate turns from true to false, to float accuracy."""
   for _ in range(100):
     middle = (low + high) / 2
     if below(middle):

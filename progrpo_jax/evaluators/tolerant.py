@@ -22,7 +22,8 @@ _FORMS = ("<answer>{}</answer>", "\\boxed{{{}}}", "{}")
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _SAID = re.compile(
-    r"\banswer(?:\s+is)?(?:\s*[:=]|(?<=is))\s*(\S[^\n]*)", re.IGNORECASE)
+  r"\banswer(?:\s+is)?(?:\s*[:=]|(?<=is))\s*(\S[^\n]*)", re.IGNORECASE
+)
 _FENCED = re.compile(r"```[^\n]*\n(.*?)\n?```", re.DOTALL)
 _THOUGHT = "</think>"
 _MAX_ROUNDS = 3  # nested wrappings removed from around an answer
@@ -64,8 +65,11 @@ def forms(text: str) -> list[str]:
 
 
 def verify(
-    pool, rows: Sequence[base.Row], texts_XN: Sequence[Sequence[str]],
-    correct_XN, valid_XN,
+  pool,
+  rows: Sequence[base.Row],
+  texts_XN: Sequence[Sequence[str]],
+  correct_XN,
+  valid_XN,
 ) -> np.ndarray:
   """Verifies wrong samples again in other formats.
 
@@ -86,8 +90,11 @@ def verify(
   asked = list(_again(rows, answers_XN, tolerant_XN, valid_XN))
   if asked:
     _, correct, _, _ = verify_lib.verify(
-        pool, [rows[x] for x, _, _ in asked], [[form] for _, _, form in asked],
-        whole=False)
+      pool,
+      [rows[x] for x, _, _ in asked],
+      [[form] for _, _, form in asked],
+      whole=False,
+    )
     for (x, n, _), (right,) in zip(asked, correct):
       tolerant_XN[x, n] |= right
   return tolerant_XN

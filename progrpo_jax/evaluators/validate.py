@@ -51,7 +51,8 @@ class Validate:
     if values:
       writer.write_eval(step, values)
       writer.write_eval_samples(
-          step, [dict(step=step, **record) for record in records])
+        step, [dict(step=step, **record) for record in records]
+      )
       self.show(step, values)
     return values
 

@@ -28,12 +28,14 @@ class AdaptiveWeights:
     if self.entropy_rule is not None:
       entropy = progress.recent[-1]["entropy"] if progress.recent else math.nan
       weights["entropy_coef"] = control.entropy_coef_in_force(
-          self._entropy_coef(progress), entropy,
-          target=self.entropy_rule["target"])
+        self._entropy_coef(progress),
+        entropy,
+        target=self.entropy_rule["target"],
+      )
     return weights
 
   def adapted(
-      self, progress: progress_lib.Progress, entropy: float,
+    self, progress: progress_lib.Progress, entropy: float
   ) -> dict[str, float]:
     """Returns the fields of `Progress` for the next step.
 
@@ -44,7 +46,8 @@ class AdaptiveWeights:
     weights = {}
     if self.entropy_rule is not None:
       weights["entropy_coef"] = control.adapt_entropy_coef(
-          self._entropy_coef(progress), entropy, **self.entropy_rule)
+        self._entropy_coef(progress), entropy, **self.entropy_rule
+      )
     return weights
 
   def _entropy_coef(self, progress) -> float:

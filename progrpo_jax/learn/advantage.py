@@ -53,7 +53,7 @@ class Advantage:
   arm: Arm = Arm()
 
   def __call__(
-      self, reward_PG, groups: groups_lib.Groups, scores: batch_lib.Scores,
+    self, reward_PG, groups: groups_lib.Groups, scores: batch_lib.Scores
   ) -> dict[str, Any]:
     """Returns `base_PG`, `adv_PG`, `c_answer_PG`, `c_prompt_P`, `metrics`.
 
@@ -70,41 +70,74 @@ class Advantage:
     entropies = {}
     if self.arm.tail == "entropy":
       entropies = dict(
-          entropy_BT=scores.entropy_NRT.reshape(size * group, -1),
-          prompt_entropy_PT=scores.prompt_entropy_NT[once])
+        entropy_BT=scores.entropy_NRT.reshape(size * group, -1),
+        prompt_entropy_PT=scores.prompt_entropy_NT[once],
+      )
     prompts = groups.prompts
     # The first token of a sequence is predicted by nothing.
     predicted_PT = prompts.user_mask_PT & np.pad(
-        prompts.mask_PT[:, :-1], ((0, 0), (1, 0)))
-    return jax.device_get(_advantages(
-        reward_PG, groups.correct_PG, groups.valid_PG,
+      prompts.mask_PT[:, :-1], ((0, 0), (1, 0))
+    )
+    return jax.device_get(
+      _advantages(
+        reward_PG,
+        groups.correct_PG,
+        groups.valid_PG,
         scores.logp_NRT.reshape(size * group, -1),
-        np.asarray(groups.rollout.mask_BT), scores.prompt_logp_NT[once],
-        predicted_PT, np.float32(self.alpha), base=self.base, settings=self.arm,
-        **entropies))
+        np.asarray(groups.rollout.mask_BT),
+        scores.prompt_logp_NT[once],
+        predicted_PT,
+        np.float32(self.alpha),
+        base=self.base,
+        settings=self.arm,
+        **entropies,
+      )
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("base", "settings"))
 def _advantages(
-    reward_PG, correct_PG, valid_PG, logp_BT, mask_BT, prompt_logp_PT,
-    prompt_mask_PT, alpha, *, base, settings: Arm, entropy_BT=None,
-    prompt_entropy_PT=None,
+  reward_PG,
+  correct_PG,
+  valid_PG,
+  logp_BT,
+  mask_BT,
+  prompt_logp_PT,
+  prompt_mask_PT,
+  alpha,
+  *,
+  base,
+  settings: Arm,
+  entropy_BT=None,
+  prompt_entropy_PT=None,
 ):
   """`Advantage` in one program; alpha is an array, and compiles once."""
   base_PG = base(reward_PG, valid_PG=valid_PG)
   c_answer_PG = arm.answer_confidence(
-      logp_BT, mask_BT, settings.low_prob_share,
-      entropy_BT=entropy_BT).reshape(reward_PG.shape)
+    logp_BT, mask_BT, settings.low_prob_share, entropy_BT=entropy_BT
+  ).reshape(reward_PG.shape)
   c_prompt_P = arm.prompt_confidence(
-      prompt_logp_PT, prompt_mask_PT, settings.prompt_low_prob_share,
-      entropy_BT=prompt_entropy_PT)
+    prompt_logp_PT,
+    prompt_mask_PT,
+    settings.prompt_low_prob_share,
+    entropy_BT=prompt_entropy_PT,
+  )
   groups = correct_PG, c_prompt_P, c_answer_PG
   adv_PG = arm.reweight(
-      base_PG, *groups, alpha, valid_PG=valid_PG, active=settings.active,
-      apply_to=settings.apply_to, centre=settings.centre)
+    base_PG,
+    *groups,
+    alpha,
+    valid_PG=valid_PG,
+    active=settings.active,
+    apply_to=settings.apply_to,
+    centre=settings.centre,
+  )
   return dict(
-      base_PG=base_PG, adv_PG=jnp.where(valid_PG, adv_PG, 0.0),
-      c_answer_PG=c_answer_PG, c_prompt_P=c_prompt_P,
-      metrics=arm.metrics(
-          base_PG, adv_PG, *groups, active=settings.active,
-          valid_PG=valid_PG))
+    base_PG=base_PG,
+    adv_PG=jnp.where(valid_PG, adv_PG, 0.0),
+    c_answer_PG=c_answer_PG,
+    c_prompt_P=c_prompt_P,
+    metrics=arm.metrics(
+      base_PG, adv_PG, *groups, active=settings.active, valid_PG=valid_PG
+    ),
+  )

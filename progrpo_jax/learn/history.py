@@ -9,8 +9,13 @@ from progrpo_jax.learn import adaptive
 # `Progress.recent` keeps these metrics of the first steps, which a run is
 # compared with, and of the last ones.
 _WATCHED = (
-    collapse.ENTROPY, collapse.SPREAD, collapse.ZERO_SPREAD, collapse.CORRECT,
-    collapse.LENGTH, collapse.CLIPPED)
+  collapse.ENTROPY,
+  collapse.SPREAD,
+  collapse.ZERO_SPREAD,
+  collapse.CORRECT,
+  collapse.LENGTH,
+  collapse.CLIPPED,
+)
 _FIRST, _LAST = 10, 60
 
 
@@ -25,24 +30,30 @@ class Advance:
   weights: adaptive.AdaptiveWeights
 
   def __call__(
-      self, progress: progress_lib.Progress, metrics: dict[str, float],
+    self, progress: progress_lib.Progress, metrics: dict[str, float]
   ) -> progress_lib.Progress:
     """Returns the progress after the step that measured `metrics`."""
     step = progress.step + 1
     histories = {
-        f"{name}s": (*getattr(progress, f"{name}s"), (step, metrics[name]))
-        for name in ("kl", "kl_share") if name in metrics}
+      f"{name}s": (*getattr(progress, f"{name}s"), (step, metrics[name]))
+      for name in ("kl", "kl_share")
+      if name in metrics
+    }
     row = {k: metrics[k] for k in _WATCHED if k in metrics}
     recent = (*progress.recent, row)
     if len(recent) > _FIRST + _LAST:
       recent = (*recent[:_FIRST], *recent[-_LAST:])
     return dataclasses.replace(
-        progress, step=step, recent=recent, **histories,
-        **self.weights.adapted(progress, metrics["entropy"]))
+      progress,
+      step=step,
+      recent=recent,
+      **histories,
+      **self.weights.adapted(progress, metrics["entropy"]),
+    )
 
 
 def remember(
-    progress: progress_lib.Progress, values: dict[str, float], watch: str,
+  progress: progress_lib.Progress, values: dict[str, float], watch: str
 ) -> progress_lib.Progress:
   """Adds an evaluation to the histories; an empty one changes nothing.
 
@@ -54,11 +65,13 @@ def remember(
   if values:
     passed = {k: v for k, v in values.items() if "/pass@" in k}
     progress = dataclasses.replace(
-        progress, evals=(*progress.evals, {"step": progress.step} | passed))
+      progress, evals=(*progress.evals, {"step": progress.step} | passed)
+    )
   score = watched(values, watch)
   if score is not None:
     progress = dataclasses.replace(
-        progress, scores=(*progress.scores, (progress.step, score)))
+      progress, scores=(*progress.scores, (progress.step, score))
+    )
   return progress
 
 
@@ -72,13 +85,16 @@ def watched(values: dict[str, float], watch: str) -> float | None:
   if any(name.endswith(f"/{watch}/at_least") for name in evaluated):
     return None
   scores = [
-      value for name, value in evaluated.items()
-      if name.split("/", 2)[-1] == watch]
+    value
+    for name, value in evaluated.items()
+    if name.split("/", 2)[-1] == watch
+  ]
   return sum(scores) / len(scores) if scores else None
 
 
 def check_collapse(
-    progress: progress_lib.Progress) -> tuple[collapse.Verdict, bool]:
+  progress: progress_lib.Progress,
+) -> tuple[collapse.Verdict, bool]:
   """Returns whether the run collapses, and whether that is new at this step."""
   start = collapse.start_of(progress.recent[:_FIRST], _FIRST)
   earlier = [e for e in progress.evals if e["step"] < progress.step]

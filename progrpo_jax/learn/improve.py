@@ -49,8 +49,10 @@ class Improve:
   timer: timing.Timer
 
   def __call__(
-      self, state: state_lib.TrainState, batch: batch_lib.TrainBatch,
-      progress: progress_lib.Progress,
+    self,
+    state: state_lib.TrainState,
+    batch: batch_lib.TrainBatch,
+    progress: progress_lib.Progress,
   ) -> tuple[state_lib.TrainState, dict[str, float]]:
     """Runs all updates of a step.
 
@@ -73,14 +75,19 @@ class Improve:
       for number, prompts_M in enumerate(self._minibatches(step_key)):
         # Rows go to the devices when their turn comes: no device holds more
         # than a minibatch, or sends on what it was dealt.
-        rows = sharding.put_rows(update_lib.take_prompts(
-            batch, prompts_M, self.prompts), self.mesh)
+        rows = sharding.put_rows(
+          update_lib.take_prompts(batch, prompts_M, self.prompts), self.mesh
+        )
         with jax.set_mesh(self.mesh):
           # The parameters are those that were scored for the first update.
           state, metrics = self.update(
-              state, rows, np.bool_(number == 0),
-              jax.random.fold_in(key, number),
-              {k: np.float32(v) for k, v in weights.items()}, self.frozen)
+            state,
+            rows,
+            np.bool_(number == 0),
+            jax.random.fold_in(key, number),
+            {k: np.float32(v) for k, v in weights.items()},
+            self.frozen,
+          )
           for name, (total, count) in metrics.items():
             old = sums.get(name, (0.0, 0.0))
             sums[name] = old[0] + total, old[1] + count
@@ -94,20 +101,26 @@ class Improve:
     key = jax.random.fold_in(step_key, CHOOSE)
     for number in range(self.num_iterations):
       yield from update_lib.choose_minibatches(
-          jax.random.fold_in(key, number), self.prompts, self.num_minibatches)
+        jax.random.fold_in(key, number), self.prompts, self.num_minibatches
+      )
 
 
 def _means(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
   """Means of the (sum, count) pairs of all updates of a step."""
   squares = {
-      name: float(sums.pop(f"gradient_square/{name}")[0])
-      for name in ("policy", "kl") if f"gradient_square/{name}" in sums}
+    name: float(sums.pop(f"gradient_square/{name}")[0])
+    for name in ("policy", "kl")
+    if f"gradient_square/{name}" in sums
+  }
   means = {
-      name: float(total / count) for name, (total, count) in sums.items()
-      if count > 0}
+    name: float(total / count)
+    for name, (total, count) in sums.items()
+    if count > 0
+  }
   if squares:
-    means["kl_share"] = float(diagnostics.share_of_squares(
-        squares["policy"], squares["kl"]))
+    means["kl_share"] = float(
+      diagnostics.share_of_squares(squares["policy"], squares["kl"])
+    )
   return means
 
 
@@ -125,17 +138,20 @@ def _check_effect(sums, skipped: int, limit: int) -> None:
   if skipped < limit:
     return
   empty, skips = (
-      sums[name][0] for name in ("empty_updates", "skipped_updates"))
+    sums[name][0] for name in ("empty_updates", "skipped_updates")
+  )
   if empty < skips:
     raise errors.Diverged(
-        f"{skipped} updates in a row were left out: the loss, the gradient, or "
-        "the weights or moments that they would have led to, were not finite. "
-        "The weights are those of before. Lower the learning rate, or look at "
-        "the rollouts of the last steps")
+      f"{skipped} updates in a row were left out: the loss, the gradient, or "
+      "the weights or moments that they would have led to, were not finite. "
+      "The weights are those of before. Lower the learning rate, or look at "
+      "the rollouts of the last steps"
+    )
   raise errors.Diverged(
-      f"{skipped} updates in a row had no token to learn from; the parameters "
-      "are those of before. Dynamic sampling found no group worth keeping "
-      "(easier or harder tasks, a higher config.algo.dynamic_sampling."
-      "max_rounds), the verifier failed, or every response was cut at "
-      "config.sampling.max_new_tokens and "
-      "config.algo.mask_truncated_completions left it out")
+    f"{skipped} updates in a row had no token to learn from; the parameters "
+    "are those of before. Dynamic sampling found no group worth keeping "
+    "(easier or harder tasks, a higher config.algo.dynamic_sampling."
+    "max_rounds), the verifier failed, or every response was cut at "
+    "config.sampling.max_new_tokens and "
+    "config.algo.mask_truncated_completions left it out"
+  )

@@ -8,8 +8,11 @@ from progrpo_jax import ops
 
 
 def schedule(
-    learning_rate: float, *, warmup_steps: int = 0, decay: str = "constant",
-    total_steps: int | None = None,
+  learning_rate: float,
+  *,
+  warmup_steps: int = 0,
+  decay: str = "constant",
+  total_steps: int | None = None,
 ) -> optax.Schedule:
   """Learning rate by optimiser update.
 
@@ -26,17 +29,21 @@ def schedule(
     after = optax.constant_schedule(learning_rate)
   elif decay not in ("linear", "cosine"):
     raise ValueError(
-        f"decay {decay!r}: known are 'constant', 'linear', 'cosine'")
+      f"decay {decay!r}: known are 'constant', 'linear', 'cosine'"
+    )
   elif not total_steps or total_steps <= warmup_steps:
     raise ValueError(
-        f"decay {decay!r} needs total_steps above warmup_steps "
-        f"({warmup_steps}), not {total_steps}")
+      f"decay {decay!r} needs total_steps above warmup_steps "
+      f"({warmup_steps}), not {total_steps}"
+    )
   elif decay == "linear":
     after = optax.linear_schedule(
-        learning_rate, 0.0, total_steps - warmup_steps)
+      learning_rate, 0.0, total_steps - warmup_steps
+    )
   else:
     after = optax.cosine_decay_schedule(
-        learning_rate, total_steps - warmup_steps)
+      learning_rate, total_steps - warmup_steps
+    )
   if not warmup_steps:
     return after
   ramp = optax.linear_schedule(0.0, learning_rate, warmup_steps)
@@ -44,10 +51,15 @@ def schedule(
 
 
 def adamw(
-    rate: optax.Schedule, *, b1: float = 0.9, b2: float = 0.999,
-    eps: float = 1e-8, weight_decay: float = 0.0,
-    max_grad_norm: float | None = 1.0, mu_dtype: str = "float32",
-    rewarmup_steps: int = 0,
+  rate: optax.Schedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  max_grad_norm: float | None = 1.0,
+  mu_dtype: str = "float32",
+  rewarmup_steps: int = 0,
 ) -> optax.GradientTransformation:
   """Returns AdamW behind a clip of the global gradient norm.
 
@@ -69,9 +81,18 @@ def adamw(
   clip = optax.identity()
   if max_grad_norm:
     clip = optax.clip_by_global_norm(max_grad_norm)
-  chain = optax.chain(clip, optax.adamw(
-      rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_decayed,
-      mu_dtype=mu_dtype))
+  chain = optax.chain(
+    clip,
+    optax.adamw(
+      rate,
+      b1=b1,
+      b2=b2,
+      eps=eps,
+      weight_decay=weight_decay,
+      mask=_decayed,
+      mu_dtype=mu_dtype,
+    ),
+  )
   if not rewarmup_steps:
     return chain
 
@@ -90,10 +111,10 @@ def counts(opt_state) -> tuple[jax.Array, jax.Array]:
   that began anew with each restart would never end.
   """
   kinds = optax.ScaleByScheduleState, optax.ScaleByAdamState
-  states = jax.tree.leaves(
-      opt_state, is_leaf=lambda x: isinstance(x, kinds))
+  states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
   schedule_count, moments_count = (
-      next(x.count for x in states if isinstance(x, kind)) for kind in kinds)
+    next(x.count for x in states if isinstance(x, kind)) for kind in kinds
+  )
   return schedule_count, moments_count
 
 
@@ -115,8 +136,11 @@ def restarted(opt_state, fresh):
     return isinstance(x, optax.ScaleByScheduleState)
 
   return jax.tree.map(
-      lambda old, new: old if is_schedule(old) else new, opt_state, fresh,
-      is_leaf=is_schedule)
+    lambda old, new: old if is_schedule(old) else new,
+    opt_state,
+    fresh,
+    is_leaf=is_schedule,
+  )
 
 
 def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
@@ -126,8 +150,13 @@ def apply(tx: optax.GradientTransformation, gradient, opt_state, params):
 
 
 def apply_if_finite(
-    tx: optax.GradientTransformation, loss, gradient, opt_state, params,
-    learns=True):
+  tx: optax.GradientTransformation,
+  loss,
+  gradient,
+  opt_state,
+  params,
+  learns=True,
+):
   """Makes one update, unless something in it is not finite.
 
   A finite gradient is not enough: the rate, or the square of a gradient, may
@@ -150,9 +179,12 @@ def apply_if_finite(
   """
   new_params, new_state = apply(tx, gradient, opt_state, params)
   applied = (
-      jnp.asarray(learns) & jnp.isfinite(loss)
-      & jnp.isfinite(optax.tree.norm(gradient))
-      & jnp.isfinite(optax.tree.norm(new_params)) & ops.all_finite(new_state))
+    jnp.asarray(learns)
+    & jnp.isfinite(loss)
+    & jnp.isfinite(optax.tree.norm(gradient))
+    & jnp.isfinite(optax.tree.norm(new_params))
+    & ops.all_finite(new_state)
+  )
 
   def keep(new, old):
     return jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, old)
@@ -163,7 +195,8 @@ def apply_if_finite(
 def _decayed(params):
   """True for matrices, False for norms and biases (by their names)."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: not path[-1].key.endswith(("scale", "bias")), params)
+    lambda path, _: not path[-1].key.endswith(("scale", "bias")), params
+  )
 
 
 def shardings(tx: optax.GradientTransformation, params, like, other):
@@ -176,5 +209,9 @@ def shardings(tx: optax.GradientTransformation, params, like, other):
     other: sharding of counters.
   """
   return optax.tree_utils.tree_map_params(
-      tx, lambda _, sharding: sharding, jax.eval_shape(tx.init, params), like,
-      transform_non_params=lambda _: other)
+    tx,
+    lambda _, sharding: sharding,
+    jax.eval_shape(tx.init, params),
+    like,
+    transform_non_params=lambda _: other,
+  )

@@ -55,7 +55,7 @@ class Prepare:
   all_sampled: bool = True
 
   def __call__(
-      self, params, reference, groups: groups_lib.Groups, step: int,
+    self, params, reference, groups: groups_lib.Groups, step: int
   ) -> tuple[batch_lib.TrainBatch, dict[str, Any], dict[str, float]]:
     """Prepares the groups of a step for its updates.
 
@@ -83,7 +83,8 @@ class Prepare:
       kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
     with self.timer.stage("advantage"):
       advantages = self.advantage(
-          self.reward(groups, step, kl_NRT), groups, scores)
+        self.reward(groups, step, kl_NRT), groups, scores
+      )
     # Which responses the loss sees: those with a verdict, and by an option
     # only those that ended by themselves.
     learn_PG = groups.valid_PG
@@ -100,20 +101,28 @@ class Prepare:
     old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
     weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
     batch = batch_lib.TrainBatch(
-        sequences=sequences.replace(
-            mask_NRT=mask_NRT & rows(learn_PG)[..., None]),
-        old_logp_NRT=old_NRT, ref_logp_NRT=ref_logp_NRT,
-        adv_NR=rows(advantages["adv_PG"]), fresh_NR=fresh_NR,
-        base_advantage_NR=rows(advantages["base_PG"]), weight_NRT=weight_NRT,
-        id_N=np.repeat(
-            groups.prompts.ids_P.astype(np.uint32), group // self.per_row))
+      sequences=sequences.replace(
+        mask_NRT=mask_NRT & rows(learn_PG)[..., None]
+      ),
+      old_logp_NRT=old_NRT,
+      ref_logp_NRT=ref_logp_NRT,
+      adv_NR=rows(advantages["adv_PG"]),
+      fresh_NR=fresh_NR,
+      base_advantage_NR=rows(advantages["base_PG"]),
+      weight_NRT=weight_NRT,
+      id_N=np.repeat(
+        groups.prompts.ids_P.astype(np.uint32), group // self.per_row
+      ),
+    )
     # How far sampler and trainer are apart, on tokens of the same policy.
     difference = np.abs(scores.logp_NRT - sampled_NRT)[
-        mask_NRT & fresh_NR[..., None]]
+      mask_NRT & fresh_NR[..., None]
+    ]
     if difference.size:
       metrics |= {
-          "sampling/logp_difference_mean": float(np.mean(difference)),
-          "sampling/logp_difference_max": float(np.max(difference))}
+        "sampling/logp_difference_mean": float(np.mean(difference)),
+        "sampling/logp_difference_max": float(np.max(difference)),
+      }
     if ref_logp_NRT is not None:
       gap = self.kl(scores.logp_NRT, ref_logp_NRT)
       metrics["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
@@ -131,15 +140,28 @@ class Prepare:
     """
     sequences = sharding.put_rows(sequences, self.mesh)
     with self.timer.stage("score"), jax.set_mesh(self.mesh):
-      scores = sharding.fetch(scoring.score(
-          self.model, params, sequences=sequences, dist=self.dist,
-          micro_batches=self.micro_batches))
+      scores = sharding.fetch(
+        scoring.score(
+          self.model,
+          params,
+          sequences=sequences,
+          dist=self.dist,
+          micro_batches=self.micro_batches,
+        )
+      )
     if reference is None:
       return scores, None
     with self.timer.stage("reference"), jax.set_mesh(self.mesh):
-      return scores, sharding.fetch(scoring.score(
-          self.model, reference, sequences=sequences, dist=self.dist,
-          micro_batches=self.micro_batches, prompts=False).logp_NRT)
+      return scores, sharding.fetch(
+        scoring.score(
+          self.model,
+          reference,
+          sequences=sequences,
+          dist=self.dist,
+          micro_batches=self.micro_batches,
+          prompts=False,
+        ).logp_NRT
+      )
 
   def _correct(self, old_NRT, sampled_NRT, mask_NRT):
     """Weights of trainer over sampler, or None; and their metrics."""
@@ -147,11 +169,13 @@ class Prepare:
       return None, {}
     shape = old_NRT.shape
     old_BT, sampled_BT, mask_BT = (
-        x.reshape(-1, shape[-1]) for x in (old_NRT, sampled_NRT, mask_NRT))
+      x.reshape(-1, shape[-1]) for x in (old_NRT, sampled_NRT, mask_NRT)
+    )
     weight_BT = self.correction(old_BT, sampled_BT, mask_BT)
     metrics = correction_lib.metrics(weight_BT, old_BT, sampled_BT, mask_BT)
     return np.asarray(weight_BT).reshape(shape), {
-        name: float(value) for name, value in metrics.items()}
+      name: float(value) for name, value in metrics.items()
+    }
 
 
 def _diagnostics(scores, adv_PG, mask_NRT) -> dict[str, float]:
@@ -159,8 +183,9 @@ def _diagnostics(scores, adv_PG, mask_NRT) -> dict[str, float]:
   shape = (-1, mask_NRT.shape[-1])
   mask_BT = mask_NRT.reshape(shape)
   return (
-      {"entropy/kept": float(np.mean(scores.entropy_NRT[mask_NRT]))}
-      | diagnostics.entropy_quantiles(
-          scores.entropy_NRT.reshape(shape), mask_BT)
-      | diagnostics.covariance(
-          scores.logp_NRT.reshape(shape), adv_PG.reshape(-1, 1), mask_BT))
+    {"entropy/kept": float(np.mean(scores.entropy_NRT[mask_NRT]))}
+    | diagnostics.entropy_quantiles(scores.entropy_NRT.reshape(shape), mask_BT)
+    | diagnostics.covariance(
+      scores.logp_NRT.reshape(shape), adv_PG.reshape(-1, 1), mask_BT
+    )
+  )

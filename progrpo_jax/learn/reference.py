@@ -22,7 +22,7 @@ class DecideReset:
   scheduled: Callable[[int, int], bool]
 
   def __call__(
-      self, progress: progress_lib.Progress,
+    self, progress: progress_lib.Progress
   ) -> tuple[progress_lib.Progress, str]:
     """Returns (progress, reason); the reason is empty without a reset.
 
@@ -30,11 +30,13 @@ class DecideReset:
     histories that triggers read begin anew.
     """
     due, reason = reset.should_reset(
-        progress.step, last_reset=progress.ref_step,
-        history=dict(
-            score=progress.scores, kl=progress.kls,
-            kl_share=progress.kl_shares),
-        **self.options)
+      progress.step,
+      last_reset=progress.ref_step,
+      history=dict(
+        score=progress.scores, kl=progress.kls, kl_share=progress.kl_shares
+      ),
+      **self.options,
+    )
     if not due and self.scheduled(progress.step, progress.resets):
       due, reason = True, "a stage of the schedule begins"
     if not due:
@@ -42,5 +44,10 @@ class DecideReset:
     # An evaluation of this very step is the first one of the new reference.
     scores = tuple(s for s in progress.scores if s[0] == progress.step)
     return dataclasses.replace(
-        progress, ref_step=progress.step, resets=progress.resets + 1,
-        scores=scores, kls=(), kl_shares=()), reason
+      progress,
+      ref_step=progress.step,
+      resets=progress.resets + 1,
+      scores=scores,
+      kls=(),
+      kl_shares=(),
+    ), reason

@@ -34,18 +34,20 @@ def shardings(config, tx, mesh) -> TrainState:
   params, _ = lora.split(config, transformer.shardings(config, mesh))
   scalar = sharding.replicated(mesh)
   return TrainState(
-      params=params,
-      opt_state=optim.shardings(tx, _abstract(config), params, scalar),
-      skipped=scalar)
+    params=params,
+    opt_state=optim.shardings(tx, _abstract(config), params, scalar),
+    skipped=scalar,
+  )
 
 
 def create(config, tx, params, mesh) -> TrainState:
   """Returns the state of a new run; `params` are taken over, not copied."""
   where = shardings(config, tx, mesh)
   return TrainState(
-      params=params,
-      opt_state=fresh_optimizer(tx, params, where.opt_state),
-      skipped=jax.device_put(np.zeros((), np.int32), where.skipped))
+    params=params,
+    opt_state=fresh_optimizer(tx, params, where.opt_state),
+    skipped=jax.device_put(np.zeros((), np.int32), where.skipped),
+  )
 
 
 def fresh_optimizer(tx, params, where):
@@ -57,11 +59,15 @@ def abstract(config, tx, mesh) -> TrainState:
   """Returns shapes, types and shardings of the state, to restore into."""
   params = _abstract(config)
   shapes = TrainState(
-      params=params, opt_state=jax.eval_shape(tx.init, params),
-      skipped=jax.ShapeDtypeStruct((), jnp.int32))
+    params=params,
+    opt_state=jax.eval_shape(tx.init, params),
+    skipped=jax.ShapeDtypeStruct((), jnp.int32),
+  )
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes, shardings(config, tx, mesh))
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings(config, tx, mesh),
+  )
 
 
 def _abstract(config):
@@ -72,5 +78,6 @@ def _abstract(config):
 def restart_optimizer(config, tx, mesh, state: TrainState) -> TrainState:
   """Returns a state without moments; its learning-rate schedule goes on."""
   fresh = fresh_optimizer(
-      tx, state.params, shardings(config, tx, mesh).opt_state)
+    tx, state.params, shardings(config, tx, mesh).opt_state
+  )
   return state.replace(opt_state=optim.restarted(state.opt_state, fresh))

@@ -38,7 +38,7 @@ def choose_minibatches(key, prompts: int, count: int) -> np.ndarray:
 
 
 def take_prompts(
-    batch: batch_lib.TrainBatch, prompts_M, prompts: int,
+  batch: batch_lib.TrainBatch, prompts_M, prompts: int
 ) -> batch_lib.TrainBatch:
   """Returns the rows of some prompts of a batch: whole groups, in order.
 
@@ -48,8 +48,11 @@ def take_prompts(
     prompts: number of prompts of the batch.
   """
   return jax.tree.map(
-      lambda x: x.reshape(prompts, -1, *x.shape[1:])[prompts_M].reshape(
-          -1, *x.shape[1:]), batch)
+    lambda x: x.reshape(prompts, -1, *x.shape[1:])[prompts_M].reshape(
+      -1, *x.shape[1:]
+    ),
+    batch,
+  )
 
 
 def _flat(x):
@@ -71,31 +74,40 @@ def _read(config, params, batch: batch_lib.TrainBatch, dist, first, key):
     # alike, in whatever micro-batch they are.
     keys_N = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.id_N)
     log_z_B = jnp.repeat(
-        transformer.log_z(config, params, hidden, q.prompt_mask_NT, keys_N),
-        q.mask_NRT.shape[1])
+      transformer.log_z(config, params, hidden, q.prompt_mask_NT, keys_N),
+      q.mask_NRT.shape[1],
+    )
   # With the same parameters the two passes may still differ in the last bit,
   # because XLA fuses a pass with gradients differently. The value is then the
   # scorer's, the gradient this pass's: the ratio is exactly 1, and KL is
   # exactly 0 right after the reference was reset.
   same = first & batch.fresh_NR[..., None]
   logp = jnp.where(
-      same, batch.old_logp_NRT + (logp - lax.stop_gradient(logp)), logp)
+    same, batch.old_logp_NRT + (logp - lax.stop_gradient(logp)), logp
+  )
   return dict(logp_BT=_flat(logp), entropy_BT=_flat(entropy), log_z_B=log_z_B)
 
 
 def _lay_out(batch: batch_lib.TrainBatch, read, key) -> batch_lib.LossInputs:
   """Puts the result of `_read` beside the data that losses read."""
   return batch_lib.LossInputs(
-      **read, old_logp_BT=_flat(batch.old_logp_NRT),
-      ref_logp_BT=_flat(batch.ref_logp_NRT), adv_B=batch.adv_NR.reshape(-1),
-      mask_BT=_flat(batch.sequences.mask_NRT),
-      reward_B=(None if batch.base_advantage_NR is None
-                else batch.base_advantage_NR.reshape(-1)),
-      weight_BT=_flat(batch.weight_NRT), key=key)
+    **read,
+    old_logp_BT=_flat(batch.old_logp_NRT),
+    ref_logp_BT=_flat(batch.ref_logp_NRT),
+    adv_B=batch.adv_NR.reshape(-1),
+    mask_BT=_flat(batch.sequences.mask_NRT),
+    reward_B=(
+      None
+      if batch.base_advantage_NR is None
+      else batch.base_advantage_NR.reshape(-1)
+    ),
+    weight_BT=_flat(batch.weight_NRT),
+    key=key,
+  )
 
 
 def loss_inputs(
-    config, params, batch: batch_lib.TrainBatch, dist, first, key,
+  config, params, batch: batch_lib.TrainBatch, dist, first, key
 ) -> batch_lib.LossInputs:
   """Runs the policy on a batch and lays out what losses read.
 
@@ -110,12 +122,21 @@ def loss_inputs(
   """
   dropout, draw = jax.random.split(key)
   return _lay_out(
-      batch, _read(config, params, batch, dist, first, dropout), draw)
+    batch, _read(config, params, batch, dist, first, dropout), draw
+  )
 
 
 def minibatch_gradient(
-    config, params, frozen, batch, dist, objective, micro_batches, first, key,
-    whole: bool = False,
+  config,
+  params,
+  frozen,
+  batch,
+  dist,
+  objective,
+  micro_batches,
+  first,
+  key,
+  whole: bool = False,
 ) -> tuple[jax.Array, Any, dict[str, tuple[jax.Array, jax.Array]]]:
   """Loss, gradient and metrics of a minibatch, micro-batch by micro-batch.
 
@@ -139,8 +160,7 @@ def minibatch_gradient(
   dropout, draw = jax.random.split(key)
 
   def read(params, micro):
-    return _read(
-        config, lora.join(params, frozen), micro, dist, first, dropout)
+    return _read(config, lora.join(params, frozen), micro, dist, first, dropout)
 
   def goal(read, batch):
     total, count, metrics = objective(_lay_out(batch, read, draw))
@@ -148,12 +168,15 @@ def minibatch_gradient(
 
   if whole and micro_batches > 1:
     (total, (count, metrics)), gradient = _in_two_passes(
-        read, goal, params, batch, micro_batches)
+      read, goal, params, batch, micro_batches
+    )
   else:
     grad = jax.value_and_grad(
-        lambda params, micro: goal(read(params, micro), micro), has_aux=True)
+      lambda params, micro: goal(read(params, micro), micro), has_aux=True
+    )
     (total, (count, metrics)), gradient = _summed(
-        lambda micro: grad(params, micro), batch, micro_batches)
+      lambda micro: grad(params, micro), batch, micro_batches
+    )
   # Masks alone decide the count, so dividing the summed gradient by it gives
   # the gradient of the mean over the minibatch.
   count = jnp.maximum(count, 1.0)
@@ -166,12 +189,15 @@ def _summed(function: Callable, tree, micro_batches: int):
     return function(tree)
   micros = scoring.to_micro(tree, micro_batches)
   zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(function, jax.tree.map(lambda x: x[0], micros)))
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(function, jax.tree.map(lambda x: x[0], micros)),
+  )
   # A scan, not a Python loop: one program, whatever their number.
   return lax.scan(
-      lambda sums, micro: (jax.tree.map(jnp.add, sums, function(micro)), None),
-      zeros, micros)[0]
+    lambda sums, micro: (jax.tree.map(jnp.add, sums, function(micro)), None),
+    zeros,
+    micros,
+  )[0]
 
 
 def _in_two_passes(read, goal, params, batch, micro_batches: int):
@@ -185,15 +211,15 @@ def _in_two_passes(read, goal, params, batch, micro_batches: int):
   rows, responses = batch.adv_NR.shape
 
   def rows_of(tree):  # [B, ...] -> [N, R, ...]
-    return jax.tree.map(
-        lambda x: x.reshape(-1, responses, *x.shape[1:]), tree)
+    return jax.tree.map(lambda x: x.reshape(-1, responses, *x.shape[1:]), tree)
 
   def sequences_of(tree):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
   values = lax.map(
-      lambda micro: rows_of(read(params, micro)),
-      scoring.to_micro(batch, micro_batches))
+    lambda micro: rows_of(read(params, micro)),
+    scoring.to_micro(batch, micro_batches),
+  )
   values = sequences_of(scoring.from_micro(values))
   value, by_read = jax.value_and_grad(goal, has_aux=True)(values, batch)
 
@@ -206,9 +232,13 @@ def _in_two_passes(read, goal, params, batch, micro_batches: int):
 
 
 def make(
-    config, tx: optax.GradientTransformation, objective: Callable,
-    dist: scoring.Distribution, *, micro_batches: int = 1,
-    whole: bool = False,
+  config,
+  tx: optax.GradientTransformation,
+  objective: Callable,
+  dist: scoring.Distribution,
+  *,
+  micro_batches: int = 1,
+  whole: bool = False,
 ) -> Callable:
   """Builds the update.
 
@@ -230,27 +260,41 @@ def make(
   """
 
   def update(
-      state: state_lib.TrainState, batch, first, key, weights=(), frozen=()):
+    state: state_lib.TrainState, batch, first, key, weights=(), frozen=()
+  ):
     loss, gradient, metrics = minibatch_gradient(
-        config, state.params, dict(frozen), batch, dist,
-        functools.partial(objective, **dict(weights)), micro_batches, first,
-        key, whole)
+      config,
+      state.params,
+      dict(frozen),
+      batch,
+      dist,
+      functools.partial(objective, **dict(weights)),
+      micro_batches,
+      first,
+      key,
+      whole,
+    )
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)
       # A gradient of 0 moves parameters too: by momentum and by weight decay.
       some = jnp.any(batch.sequences.mask_NRT)
       params, opt_state, applied = optim.apply_if_finite(
-          tx, loss, gradient, state.opt_state, state.params, some)
+        tx, loss, gradient, state.opt_state, state.params, some
+      )
     state = state_lib.TrainState(
-        params=params, opt_state=opt_state,
-        skipped=jnp.where(applied, 0, state.skipped + 1))
+      params=params,
+      opt_state=opt_state,
+      skipped=jnp.where(applied, 0, state.skipped + 1),
+    )
     # One update that is not applied must not spoil the means of a step.
     one = jnp.float32(1)
     metrics = jax.tree.map(
-        lambda x: jnp.where(applied, x, 0.0),
-        metrics | dict(loss=(loss, one), grad_norm=(norm, one)))
+      lambda x: jnp.where(applied, x, 0.0),
+      metrics | dict(loss=(loss, one), grad_norm=(norm, one)),
+    )
     return state, metrics | dict(
-        skipped_updates=(1 - applied.astype(jnp.float32), one),
-        empty_updates=(1 - some.astype(jnp.float32), one))
+      skipped_updates=(1 - applied.astype(jnp.float32), one),
+      empty_updates=(1 - some.astype(jnp.float32), one),
+    )
 
   return jax.jit(update, donate_argnums=0)

@@ -28,7 +28,7 @@ _BLOCK = 25
 
 
 def demonstrations(
-    tasks: Mapping[str, Mapping[str, Any]], data_dir: str, examples: int,
+  tasks: Mapping[str, Mapping[str, Any]], data_dir: str, examples: int
 ) -> list[tuple[str, str]]:
   """Returns (prompt, completion) pairs of the training splits.
 
@@ -42,24 +42,29 @@ def demonstrations(
   """
   if not tasks:
     raise errors.InputError(
-        "config.data.tasks = {}: name at least one task; see `progrpo tasks "
-        "list`")
+      "config.data.tasks = {}: name at least one task; see `progrpo tasks list`"
+    )
   pairs = []
   for name, spec in tasks.items():
     source = base.load(
-        spec.get("module") or name, "train", seed=0, data_dir=data_dir,
-        **dict(spec.get("options", {})))
+      spec.get("module") or name,
+      "train",
+      seed=0,
+      data_dir=data_dir,
+      **dict(spec.get("options", {})),
+    )
     rows = [source[i] for i in range(min(len(source), examples))]
     shown = [(r.prompt, d) for r in rows for d in r.demonstrations]
     if not shown:
       raise errors.InputError(
-          f"task {name!r} has no demonstrations to warm up on")
+        f"task {name!r} has no demonstrations to warm up on"
+      )
     pairs += shown
   return pairs
 
 
 def encode(
-    pairs, tokenizer, max_prompt: int, max_new: int,
+  pairs, tokenizer, max_prompt: int, max_new: int
 ) -> batch_lib.Sequences:
   """Encodes pairs as rows of one response each.
 
@@ -74,31 +79,39 @@ def encode(
   """
   stop = tokenizer.stop_ids[0]
   encoded = [
-      (tokenizer.encode_prompt(p)[0], [*tokenizer.encode(d), stop])
-      for p, d in pairs]
+    (tokenizer.encode_prompt(p)[0], [*tokenizer.encode(d), stop])
+    for p, d in pairs
+  ]
   kept = [
-      (p, d) for p, d in encoded if len(p) <= max_prompt and len(d) <= max_new]
+    (p, d) for p, d in encoded if len(p) <= max_prompt and len(d) <= max_new
+  ]
   if not kept:
     raise errors.InputError(
-        f"every one of {len(pairs)} demonstrations is longer than "
-        f"data.max_prompt_length {max_prompt} or sampling.max_new_tokens "
-        f"{max_new}")
+      f"every one of {len(pairs)} demonstrations is longer than "
+      f"data.max_prompt_length {max_prompt} or sampling.max_new_tokens "
+      f"{max_new}"
+    )
   prompt_width = max(len(p) for p, _ in kept)
   width = max(len(d) for _, d in kept)
   prompt = np.zeros((len(kept), prompt_width), np.int32)
   tokens = np.zeros((len(kept), 1, width), np.int32)
   prompt_mask, mask = np.zeros(prompt.shape, bool), np.zeros(tokens.shape, bool)
   for i, (p, d) in enumerate(kept):
-    prompt[i, prompt_width - len(p):], prompt_mask[i, -len(p):] = p, True
-    tokens[i, 0, :len(d)], mask[i, 0, :len(d)] = d, True
+    prompt[i, prompt_width - len(p) :], prompt_mask[i, -len(p) :] = p, True
+    tokens[i, 0, : len(d)], mask[i, 0, : len(d)] = d, True
   return batch_lib.Sequences(
-      prompt_NT=prompt, prompt_mask_NT=prompt_mask, tokens_NRT=tokens,
-      mask_NRT=mask)
+    prompt_NT=prompt,
+    prompt_mask_NT=prompt_mask,
+    tokens_NRT=tokens,
+    mask_NRT=mask,
+  )
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "tx", "dist", "size", "count"),
-    donate_argnums=0)
+  jax.jit,
+  static_argnames=("config", "tx", "dist", "size", "count"),
+  donate_argnums=0,
+)
 def _learn(state, rows, key, first, *, config, tx, dist, size, count):
   """Makes `count` updates on random batches of `size` rows.
 
@@ -112,20 +125,30 @@ def _learn(state, rows, key, first, *, config, tx, dist, size, count):
   def one(state, step):
     params, opt_state = state
     index = jax.random.randint(
-        jax.random.fold_in(key, step), (size,), 0, len(rows.prompt_NT))
+      jax.random.fold_in(key, step), (size,), 0, len(rows.prompt_NT)
+    )
     batch = jax.tree.map(lambda x: sharding.constrain_rows(x[index]), rows)
     loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
     params, opt_state, finite = optim.apply_if_finite(
-        tx, loss, gradient, opt_state, params)
+      tx, loss, gradient, opt_state, params
+    )
     return (params, opt_state), jnp.where(finite, loss, jnp.nan)
 
   return lax.scan(one, state, first + jnp.arange(count))
 
 
 def fit(
-    config: model_config.ModelConfig, params, rows: batch_lib.Sequences, mesh,
-    key, *, steps: int, batch_size: int, learning_rate: float, chunk: int,
-    tick: Callable[[int, str], None],
+  config: model_config.ModelConfig,
+  params,
+  rows: batch_lib.Sequences,
+  mesh,
+  key,
+  *,
+  steps: int,
+  batch_size: int,
+  learning_rate: float,
+  chunk: int,
+  tick: Callable[[int, str], None],
 ) -> dict:
   """Trains on rows of demonstrations; returns the parameters.
 
@@ -145,9 +168,14 @@ def fit(
   Raises:
     InputError: it diverged.
   """
-  tx = optim.adamw(optim.schedule(
-      learning_rate, warmup_steps=min(100, steps // 10), decay="cosine",
-      total_steps=steps))
+  tx = optim.adamw(
+    optim.schedule(
+      learning_rate,
+      warmup_steps=min(100, steps // 10),
+      decay="cosine",
+      total_steps=steps,
+    )
+  )
   where = state_lib.shardings(config, tx, mesh)
   state = params, state_lib.fresh_optimizer(tx, params, where.opt_state)
   dist = scoring.Distribution(chunk=chunk)
@@ -157,13 +185,22 @@ def fit(
     while done < steps:
       count = min(_BLOCK, steps - done)
       state, losses = _learn(
-          state, rows, key, done, config=config, tx=tx, dist=dist,
-          size=batch_size, count=count)
+        state,
+        rows,
+        key,
+        done,
+        config=config,
+        tx=tx,
+        dist=dist,
+        size=batch_size,
+        count=count,
+      )
       done += count
       tick(count, f"loss {float(losses[-1]):.3f}")
   if not np.isfinite(float(losses[-1])):
     raise errors.InputError(
-        "the warm-up diverged: a loss, a gradient, or the weights that it "
-        "would have led to, were not finite; lower "
-        f"config.warmup.learning_rate ({learning_rate:g})")
+      "the warm-up diverged: a loss, a gradient, or the weights that it "
+      "would have led to, were not finite; lower "
+      f"config.warmup.learning_rate ({learning_rate:g})"
+    )
   return state[0]

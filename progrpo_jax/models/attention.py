@@ -23,7 +23,7 @@ from progrpo_jax.models import fused_attention
 
 # Largest number of scores per head and sequence that are computed at once
 # (4 MiB in float32). Longer sequences are read in blocks of queries.
-SCORES = 2 ** 20
+SCORES = 2**20
 
 # Groups of blocks in `in_blocks`. Each stripe multiplies only the keys up to
 # its last query. A causal mask needs 1/2 of all products; four stripes compute
@@ -58,13 +58,18 @@ def choose(config, platform: str) -> tuple[str, str]:
   obstacle = fused_attention.obstacle(asked, config, platform)
   if obstacle:
     raise ValueError(
-        f"attention {asked!r} cannot run: {obstacle}; 'auto' takes what can")
+      f"attention {asked!r} cannot run: {obstacle}; 'auto' takes what can"
+    )
   return asked, f"attention: {asked} (as configured)"
 
 
 def causal(
-    q, own, key_mask=None, prefix=None, prefix_mask=None,
-    implementation: str = "xla",
+  q,
+  own,
+  key_mask=None,
+  prefix=None,
+  prefix_mask=None,
+  implementation: str = "xla",
 ) -> jax.Array:
   """Causal attention of a sequence to itself and to a prefix.
 
@@ -98,7 +103,7 @@ def causal(
 
 
 def in_blocks(
-    q, own, key_mask=None, prefix=None, prefix_mask=None, *, size: int,
+  q, own, key_mask=None, prefix=None, prefix_mask=None, *, size: int
 ) -> jax.Array:
   """Computes `causal` with `attend`, for `size` queries at a time.
 
@@ -115,8 +120,7 @@ def in_blocks(
   blocks = jnp.moveaxis(blocks, 2, 0)
   # Cast to float32 outside the blocks and back inside: the gradients of keys
   # and values are then summed over the blocks in float32.
-  k, v, prefix = jax.tree.map(
-      lambda x: x.astype(jnp.float32), (*own, prefix))
+  k, v, prefix = jax.tree.map(lambda x: x.astype(jnp.float32), (*own, prefix))
 
   def stripe(first, last):
     end = min(last * size, length)  # no query of the stripe sees later keys
@@ -125,15 +129,18 @@ def in_blocks(
     def block(start, q, k, v, prefix):
       k, v, prefix = jax.tree.map(lambda x: x.astype(q.dtype), (k, v, prefix))
       return attend(
-          q, (k, v), _seen(start, size, end, key_mask), prefix, prefix_mask)
+        q, (k, v), _seen(start, size, end, key_mask), prefix, prefix_mask
+      )
 
     return lax.map(
-        lambda x: block(*x, k[..., :end], v[..., :end, :], prefix),
-        (size * jnp.arange(first, last), blocks[first:last]))
+      lambda x: block(*x, k[..., :end], v[..., :end, :], prefix),
+      (size * jnp.arange(first, last), blocks[first:last]),
+    )
 
   edges = [i * count // _STRIPES for i in range(_STRIPES + 1)]
-  out = jnp.concatenate([
-      stripe(a, b) for a, b in zip(edges, edges[1:]) if a < b])
+  out = jnp.concatenate(
+    [stripe(a, b) for a, b in zip(edges, edges[1:]) if a < b]
+  )
   out = jnp.moveaxis(out, 0, 2)
   return out.reshape(q.shape[:2] + (-1,) + q.shape[3:])[:, :, :length]
 
@@ -169,7 +176,8 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
   q = q * q.shape[-1] ** -0.5
   k, v = own
   scores = jnp.einsum(
-      "nrtkmh,nrkhs->nrktms", q, k, preferred_element_type=jnp.float32)
+    "nrtkmh,nrkhs->nrktms", q, k, preferred_element_type=jnp.float32
+  )
   seen = jnp.broadcast_to(own_mask, q.shape[:3] + k.shape[-1:])
   scores = jnp.where(seen[:, :, None, :, None, :], scores, ops.NEGATIVE)
   # The peak keeps exp in range and cancels in the quotient, so its gradient is
@@ -179,30 +187,41 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
     weights = jnp.exp(scores - peak[..., None])
     total = jnp.sum(weights, axis=-1)
     out = jnp.einsum(
-        "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v,
-        preferred_element_type=jnp.float32)
+      "nrktms,nrksh->nrktmh",
+      weights.astype(v.dtype),
+      v,
+      preferred_element_type=jnp.float32,
+    )
   else:
     # Prefix scores keep the axis order of their product, which differs from
     # that of the own scores. To join the two parts only peaks and sums are
     # transposed, one number per query and head.
     pk, pv = prefix
     prefix_scores = jnp.einsum(
-        "nrtkmh,nkhc->nkrtmc", q, pk, preferred_element_type=jnp.float32)
+      "nrtkmh,nkhc->nkrtmc", q, pk, preferred_element_type=jnp.float32
+    )
     prefix_scores = jnp.where(
-        prefix_mask[:, None, None, None, None, :], prefix_scores, ops.NEGATIVE)
+      prefix_mask[:, None, None, None, None, :], prefix_scores, ops.NEGATIVE
+    )
     prefix_peak = jax.lax.stop_gradient(
-        jnp.max(prefix_scores, axis=-1))  # nkrtm
+      jnp.max(prefix_scores, axis=-1)
+    )  # nkrtm
     peak = jnp.maximum(peak, prefix_peak.swapaxes(1, 2))
     weights = jnp.exp(scores - peak[..., None])
     prefix_weights = jnp.exp(prefix_scores - peak.swapaxes(1, 2)[..., None])
     total = jnp.sum(weights, axis=-1) + jnp.sum(
-        prefix_weights, axis=-1).swapaxes(1, 2)
+      prefix_weights, axis=-1
+    ).swapaxes(1, 2)
     out = jnp.einsum(
-        "nrktms,nrksh->nrktmh", weights.astype(v.dtype), v,
-        preferred_element_type=jnp.float32,
+      "nrktms,nrksh->nrktmh",
+      weights.astype(v.dtype),
+      v,
+      preferred_element_type=jnp.float32,
     ) + jnp.einsum(
-        "nkrtmc,nkch->nkrtmh", prefix_weights.astype(pv.dtype), pv,
-        preferred_element_type=jnp.float32,
+      "nkrtmc,nkch->nkrtmh",
+      prefix_weights.astype(pv.dtype),
+      pv,
+      preferred_element_type=jnp.float32,
     ).swapaxes(1, 2)
   # Normalise after the product: this divides H numbers per query, not S + C.
   # In float32, so that the result is rounded to the type of `q` once.

@@ -54,7 +54,7 @@ class Cache:
 
 
 def empty(
-    config: config_lib.ModelConfig, rows: int, responses: int, size: int,
+  config: config_lib.ModelConfig, rows: int, responses: int, size: int
 ) -> Cache:
   """Makes an empty cache.
 
@@ -69,7 +69,8 @@ def empty(
 
   def layers(shape):
     return tuple(
-        jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
+      jnp.zeros(shape, config.dtype) for _ in range(config.num_layers)
+    )
 
   return Cache(k=layers(k), v=layers(v), length=jnp.zeros((), jnp.int32))
 
@@ -78,8 +79,9 @@ def grow(cache: Cache, size: int) -> Cache:
   """Returns the cache with `size` allocated columns; new ones are zero."""
   more, no = (0, size - cache.size), (0, 0)  # zeros after each axis
   return cache.replace(
-      k=tuple(jnp.pad(k, (no, no, no, no, more)) for k in cache.k),
-      v=tuple(jnp.pad(v, (no, no, no, more, no)) for v in cache.v))
+    k=tuple(jnp.pad(k, (no, no, no, no, more)) for k in cache.k),
+    v=tuple(jnp.pad(v, (no, no, no, more, no)) for v in cache.v),
+  )
 
 
 def write(past, new) -> tuple[jax.Array, jax.Array]:
@@ -95,12 +97,17 @@ def write(past, new) -> tuple[jax.Array, jax.Array]:
   """
   k, v, start = past
   return (
-      lax.dynamic_update_slice(k, new[0], (0, 0, 0, 0, start)),
-      lax.dynamic_update_slice(v, new[1], (0, 0, 0, start, 0)))
+    lax.dynamic_update_slice(k, new[0], (0, 0, 0, 0, start)),
+    lax.dynamic_update_slice(v, new[1], (0, 0, 0, start, 0)),
+  )
 
 
 def bytes_per_token(config: config_lib.ModelConfig) -> int:
   """Bytes of one token's keys and values in all layers."""
   return (
-      2 * config.num_layers * config.num_kv_heads * config.head_dim
-      * jnp.dtype(config.dtype).itemsize)
+    2
+    * config.num_layers
+    * config.num_kv_heads
+    * config.head_dim
+    * jnp.dtype(config.dtype).itemsize
+  )

@@ -33,53 +33,106 @@ class Family:
 
 
 FAMILIES = {
-    "qwen2": Family(
-        "Qwen2ForCausalLM", qkv_bias=True,
-        fields={"use_sliding_window": False}),
-    "qwen3": Family(
-        "Qwen3ForCausalLM", qk_norm=True, head_dim=128,
-        fields={"attention_bias": False, "use_sliding_window": False}),
-    "llama": Family(
-        "LlamaForCausalLM",
-        fields={"attention_bias": False, "mlp_bias": False}),
+  "qwen2": Family(
+    "Qwen2ForCausalLM", qkv_bias=True, fields={"use_sliding_window": False}
+  ),
+  "qwen3": Family(
+    "Qwen3ForCausalLM",
+    qk_norm=True,
+    head_dim=128,
+    fields={"attention_bias": False, "use_sliding_window": False},
+  ),
+  "llama": Family(
+    "LlamaForCausalLM", fields={"attention_bias": False, "mlp_bias": False}
+  ),
 }
 
 # Fields of a Hugging Face config whose other values would change the
 # arithmetic: each is accepted only with a value listed here.
 _NEUTRAL = {
-    "hidden_act": ("silu",),
-    "attention_dropout": (0, 0.0, None),
-    "partial_rotary_factor": (1, 1.0, None),
+  "hidden_act": ("silu",),
+  "attention_dropout": (0, 0.0, None),
+  "partial_rotary_factor": (1, 1.0, None),
 }
 
 # Fields that are read, and fields without effect on the arithmetic. Any other
 # field is refused unless its value is None or False.
 _READ = {
-    "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "intermediate_size", "rope_theta",
-    "rope_scaling", "rope_parameters", "rms_norm_eps", "tie_word_embeddings",
-    "max_position_embeddings", "model_type", "layer_types"}
+  "vocab_size",
+  "num_hidden_layers",
+  "hidden_size",
+  "num_attention_heads",
+  "num_key_value_heads",
+  "head_dim",
+  "intermediate_size",
+  "rope_theta",
+  "rope_scaling",
+  "rope_parameters",
+  "rms_norm_eps",
+  "tie_word_embeddings",
+  "max_position_embeddings",
+  "model_type",
+  "layer_types",
+}
 _SILENT = {
-    # Initialisation and storage of the weights, and the writer of the file.
-    "architectures", "initializer_range", "torch_dtype", "dtype",
-    "transformers_version", "name_or_path", "unsloth_version",
-    "unsloth_fixed", "use_cache", "auto_map", "finetuning_task",
-    # Range of sliding windows, unused while `use_sliding_window` is False.
-    "sliding_window", "max_window_layers",
-    # How the computation is split, with the same result.
-    "pretraining_tp", "chunk_size_feed_forward",
-    # Special tokens, which are read from the tokenizer's files instead.
-    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
-    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
-    # Defaults of all tasks, which transformers 4 wrote into every config.
-    "return_dict", "id2label", "label2id", "problem_type", "pruned_heads",
-    "task_specific_params", "tokenizer_class", "prefix", "is_decoder",
-    "max_length", "min_length", "do_sample", "early_stopping", "num_beams",
-    "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p",
-    "typical_p", "repetition_penalty", "length_penalty", "bad_words_ids",
-    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
-    "num_return_sequences", "suppress_tokens", "begin_suppress_tokens",
-    "exponential_decay_length_penalty", "tf_legacy_loss"}
+  # Initialisation and storage of the weights, and the writer of the file.
+  "architectures",
+  "initializer_range",
+  "torch_dtype",
+  "dtype",
+  "transformers_version",
+  "name_or_path",
+  "unsloth_version",
+  "unsloth_fixed",
+  "use_cache",
+  "auto_map",
+  "finetuning_task",
+  # Range of sliding windows, unused while `use_sliding_window` is False.
+  "sliding_window",
+  "max_window_layers",
+  # How the computation is split, with the same result.
+  "pretraining_tp",
+  "chunk_size_feed_forward",
+  # Special tokens, which are read from the tokenizer's files instead.
+  "bos_token_id",
+  "eos_token_id",
+  "pad_token_id",
+  "sep_token_id",
+  "decoder_start_token_id",
+  "forced_bos_token_id",
+  "forced_eos_token_id",
+  # Defaults of all tasks, which transformers 4 wrote into every config.
+  "return_dict",
+  "id2label",
+  "label2id",
+  "problem_type",
+  "pruned_heads",
+  "task_specific_params",
+  "tokenizer_class",
+  "prefix",
+  "is_decoder",
+  "max_length",
+  "min_length",
+  "do_sample",
+  "early_stopping",
+  "num_beams",
+  "num_beam_groups",
+  "diversity_penalty",
+  "temperature",
+  "top_k",
+  "top_p",
+  "typical_p",
+  "repetition_penalty",
+  "length_penalty",
+  "bad_words_ids",
+  "no_repeat_ngram_size",
+  "encoder_no_repeat_ngram_size",
+  "num_return_sequences",
+  "suppress_tokens",
+  "begin_suppress_tokens",
+  "exponential_decay_length_penalty",
+  "tf_legacy_loss",
+}
 
 # Prefix of this package's fields in the config.json of a run's workdir.
 _OWN = "progrpo_"
@@ -88,8 +141,14 @@ _LORA = _OWN + "lora"
 
 # Weights that LoRA can adapt: Hugging Face name -> name in the parameters.
 PROJECTIONS = {
-    "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o",
-    "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+  "q_proj": "q",
+  "k_proj": "k",
+  "v_proj": "v",
+  "o_proj": "o",
+  "gate_proj": "gate",
+  "up_proj": "up",
+  "down_proj": "down",
+}
 
 # Upper bounds of depth and width; beyond them shapes would overflow.
 _DEEPEST, _WIDEST = 10_000, 1 << 24
@@ -116,8 +175,8 @@ class LoRA:
     unknown = sorted(set(self.targets) - set(PROJECTIONS))
     if unknown or not self.targets:
       raise ValueError(
-          f"LoRA targets {list(self.targets)}: known are "
-          f"{', '.join(PROJECTIONS)}")
+        f"LoRA targets {list(self.targets)}: known are {', '.join(PROJECTIONS)}"
+      )
     if self.rank < 1:
       raise ValueError(f"LoRA rank {self.rank} must be at least 1")
 
@@ -182,19 +241,23 @@ class ModelConfig:
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-          f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
-          f"{self.num_kv_heads}")
+        f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
+        f"{self.num_kv_heads}"
+      )
     if self.head_dim % 2:
       raise ValueError(f"head_dim {self.head_dim} must be even for RoPE")
     if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-          f"dtype {self.dtype!r} must be 'float32' or 'bfloat16'")
+      raise ValueError(f"dtype {self.dtype!r} must be 'float32' or 'bfloat16'")
     for name, choices in (
-        ("remat", REMAT), ("attention", ATTENTION), ("family", FAMILIES)):
+      ("remat", REMAT),
+      ("attention", ATTENTION),
+      ("family", FAMILIES),
+    ):
       if getattr(self, name) not in choices:
         raise ValueError(
-            f"{name} {getattr(self, name)!r}: known are "
-            f"{', '.join(map(repr, choices))}")
+          f"{name} {getattr(self, name)!r}: known are "
+          f"{', '.join(map(repr, choices))}"
+        )
 
   @property
   def qkv_bias(self) -> bool:
@@ -230,9 +293,16 @@ class ModelConfig:
       **changes: values of other fields.
     """
     base = cls(
-        vocab_size=vocab_size, num_layers=3, embed_dim=64, num_heads=4,
-        num_kv_heads=2, head_dim=16, mlp_dim=192, rope_theta=1e4,
-        max_positions=1024)
+      vocab_size=vocab_size,
+      num_layers=3,
+      embed_dim=64,
+      num_heads=4,
+      num_kv_heads=2,
+      head_dim=16,
+      mlp_dim=192,
+      rope_theta=1e4,
+      max_positions=1024,
+    )
     return dataclasses.replace(base, **changes)
 
   @classmethod
@@ -251,13 +321,22 @@ class ModelConfig:
     family = hf.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
       raise ValueError(
-          f"model_type {family!r} is not supported; supported: "
-          f"{', '.join(map(repr, FAMILIES))}")
+        f"model_type {family!r} is not supported; supported: "
+        f"{', '.join(map(repr, FAMILIES))}"
+      )
     _refuse_unknown(hf)
     # Required fields; every other field has a default.
-    missing = [k for k in (
-        "vocab_size", "num_hidden_layers", "hidden_size",
-        "num_attention_heads", "intermediate_size") if k not in hf]
+    missing = [
+      k
+      for k in (
+        "vocab_size",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+      )
+      if k not in hf
+    ]
     if missing:
       raise ValueError(f"config.json lacks {', '.join(missing)}")
     # Without `head_dim` a head's width is hidden_size / num_attention_heads,
@@ -266,27 +345,28 @@ class ModelConfig:
     heads = read.whole("num_attention_heads", most=_WIDEST)
     if not hf.get("head_dim") and width < heads:
       raise ValueError(
-          f"config field hidden_size={width} leaves num_attention_heads="
-          f"{heads} no width; correct config.json, or copy it again")
+        f"config field hidden_size={width} leaves num_attention_heads="
+        f"{heads} no width; correct config.json, or copy it again"
+      )
     positions = read.whole("max_position_embeddings", 32768)
     theta, scaling = _read_rope(read, positions)
     fields = dict(
-        vocab_size=read.whole("vocab_size"),
-        num_layers=read.whole("num_hidden_layers", most=_DEEPEST),
-        embed_dim=width,
-        num_heads=heads,
-        num_kv_heads=read.whole("num_key_value_heads", heads, most=_WIDEST),
-        head_dim=read.whole(
-            "head_dim", FAMILIES[family].head_dim or width // heads,
-            most=_WIDEST),
-        mlp_dim=read.whole("intermediate_size", most=_WIDEST),
-        family=family,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        norm_eps=read.positive("rms_norm_eps", 1e-6),
-        tie_embeddings=read.flag("tie_word_embeddings"),
-        max_positions=positions,
-        partition_head=read.flag(_PARTITION_HEAD),
+      vocab_size=read.whole("vocab_size"),
+      num_layers=read.whole("num_hidden_layers", most=_DEEPEST),
+      embed_dim=width,
+      num_heads=heads,
+      num_kv_heads=read.whole("num_key_value_heads", heads, most=_WIDEST),
+      head_dim=read.whole(
+        "head_dim", FAMILIES[family].head_dim or width // heads, most=_WIDEST
+      ),
+      mlp_dim=read.whole("intermediate_size", most=_WIDEST),
+      family=family,
+      rope_theta=theta,
+      rope_scaling=scaling,
+      norm_eps=read.positive("rms_norm_eps", 1e-6),
+      tie_embeddings=read.flag("tie_word_embeddings"),
+      max_positions=positions,
+      partition_head=read.flag(_PARTITION_HEAD),
     )
     # Read only if needed: `hf.load` passes lora=None to ignore the field.
     if hf.get(_LORA) and "lora" not in changes:
@@ -299,10 +379,14 @@ class ModelConfig:
     extra = {_PARTITION_HEAD: True} if self.partition_head else {}
     if self.lora:
       extra[_LORA] = dataclasses.asdict(self.lora) | {
-          "targets": list(self.lora.targets)}
+        "targets": list(self.lora.targets)
+      }
     scaling = self.rope_scaling
     # Fields of transformers 4 (rope_theta, torch_dtype); version 5 reads them.
-    return extra | dict(family.fields) | dict(
+    return (
+      extra
+      | dict(family.fields)
+      | dict(
         architectures=[family.architecture],
         model_type=self.family,
         vocab_size=self.vocab_size,
@@ -320,11 +404,12 @@ class ModelConfig:
         hidden_act="silu",
         attention_dropout=0.0,
         torch_dtype="float32",
+      )
     )
 
 
 def _read_rope(
-    read: fields_lib.Fields, positions: int,
+  read: fields_lib.Fields, positions: int
 ) -> tuple[float, rope_lib.Scaling | None]:
   """Reads base and scaling of the rotary frequencies.
 
@@ -336,7 +421,8 @@ def _read_rope(
   key = "rope_parameters" if read.get("rope_parameters") else "rope_scaling"
   rope = read.group(key)
   theta = (rope if "rope_theta" in rope else read).positive(
-      "rope_theta", 10000.0)
+    "rope_theta", 10000.0
+  )
   scaling = rope_lib.Scaling.from_hf(rope, positions)
   if scaling is not None and scaling.kind == "yarn" and theta <= 1:
     raise ValueError(f"config field rope_theta={theta} must be above 1")
@@ -352,8 +438,10 @@ def _read_lora(read: fields_lib.Fields) -> LoRA:
   if set(read) != {f.name for f in dataclasses.fields(LoRA)}:
     raise ValueError(f"config field {_LORA} holds {sorted(read)}")
   return LoRA(
-      rank=read.whole("rank"), alpha=read.positive("alpha"),
-      targets=tuple(read.words("targets")))
+    rank=read.whole("rank"),
+    alpha=read.positive("alpha"),
+    targets=tuple(read.words("targets")),
+  )
 
 
 def _refuse_unknown(hf: Mapping[str, Any]) -> None:
@@ -366,20 +454,24 @@ def _refuse_unknown(hf: Mapping[str, Any]) -> None:
   for name, allowed in _NEUTRAL.items():
     if hf.get(name, allowed[0]) not in allowed:
       raise ValueError(
-          f"config field {name}={hf[name]!r} changes the arithmetic in a "
-          f"way that is not implemented; supported: {allowed[0]!r}")
+        f"config field {name}={hf[name]!r} changes the arithmetic in a "
+        f"way that is not implemented; supported: {allowed[0]!r}"
+      )
   # Layers may alternate with sliding windows, which are not implemented.
   kinds = set(fields_lib.Fields(hf).words("layer_types")) - {"full_attention"}
   if kinds:
     raise ValueError(
-        f"config field layer_types has {min(kinds)!r}; supported: "
-        "'full_attention'")
+      f"config field layer_types has {min(kinds)!r}; supported: "
+      "'full_attention'"
+    )
   # Names with an underscore are annotations of transformers, such as
   # `_name_or_path`.
   for name, value in hf.items():
     is_known = name in _READ | _SILENT | set(_NEUTRAL) or name.startswith(
-        ("_", _OWN))
+      ("_", _OWN)
+    )
     if not is_known and value is not None and value is not False:
       raise ValueError(
-          f"config field {name}={value!r} is not known and may change "
-          "the arithmetic; if it does not, remove it from config.json")
+        f"config field {name}={value!r} is not known and may change "
+        "the arithmetic; if it does not, remove it from config.json"
+      )

@@ -40,7 +40,8 @@ class Fields(Mapping):
     return len(self._given)
 
   def whole(
-      self, name: str, default: Any = _ABSENT, *, most: int = _MOST) -> int:
+    self, name: str, default: Any = _ABSENT, *, most: int = _MOST
+  ) -> int:
     """Reads a whole number from 1 to `most`."""
     value = self._value(name, default)
     if type(value) is not int or not 1 <= value <= most:
@@ -72,7 +73,8 @@ class Fields(Mapping):
     """Reads a list of strings; an absent field is an empty list."""
     value = self._value(name, [])
     if not isinstance(value, list) or not all(
-        isinstance(word, str) for word in value):
+      isinstance(word, str) for word in value
+    ):
       raise self._refused(name, value, "a list of texts")
     return value
 
@@ -95,8 +97,9 @@ class Fields(Mapping):
     text = repr(value)
     text = text if len(text) <= 80 else text[:80] + "…"
     return ValueError(
-        f"config field {self._name}{name}={text} must be {wanted}; correct "
-        "config.json, or copy it again")
+      f"config field {self._name}{name}={text} must be {wanted}; correct "
+      "config.json, or copy it again"
+    )
 
 
 def _is_finite(value: int | float) -> bool:

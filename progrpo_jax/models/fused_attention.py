@@ -43,14 +43,20 @@ def obstacle(name: str, config, platform: str) -> str | None:
     return f"it takes dtype bfloat16 and this is {config.dtype}"
   if config.head_dim % 8 or config.head_dim > 128:
     return (
-        "it takes a head_dim that is a multiple of 8, up to 128 on every GPU, "
-        f"and this is {config.head_dim}")
+      "it takes a head_dim that is a multiple of 8, up to 128 on every GPU, "
+      f"and this is {config.head_dim}"
+    )
   return None
 
 
 def splash(
-    q, own, key_mask=None, prefix=None, prefix_mask=None, *,
-    interpret: bool = False,
+  q,
+  own,
+  key_mask=None,
+  prefix=None,
+  prefix_mask=None,
+  *,
+  interpret: bool = False,
 ) -> jax.Array:
   """Computes `attention.causal` with the splash kernel of JAX's Pallas library.
 
@@ -70,13 +76,23 @@ def splash(
     [N, R, T, K, M, H] in the type of `q`.
   """
   return _on_each_device(
-      functools.partial(_splash, interpret=interpret),
-      q, own, key_mask, prefix, prefix_mask)
+    functools.partial(_splash, interpret=interpret),
+    q,
+    own,
+    key_mask,
+    prefix,
+    prefix_mask,
+  )
 
 
 def cudnn(
-    q, own, key_mask=None, prefix=None, prefix_mask=None, *,
-    implementation: str = "cudnn",
+  q,
+  own,
+  key_mask=None,
+  prefix=None,
+  prefix_mask=None,
+  *,
+  implementation: str = "cudnn",
 ) -> jax.Array:
   """Computes `attention.causal` with cuDNN's flash attention.
 
@@ -100,8 +116,13 @@ def cudnn(
     [N, R, T, K, M, H] in the type of `q`.
   """
   return _on_each_device(
-      functools.partial(_cudnn, implementation=implementation),
-      q, own, key_mask, prefix, prefix_mask)
+    functools.partial(_cudnn, implementation=implementation),
+    q,
+    own,
+    key_mask,
+    prefix,
+    prefix_mask,
+  )
 
 
 def _on_each_device(kernel, q, own, key_mask, prefix, prefix_mask):
@@ -119,11 +140,26 @@ def _on_each_device(kernel, q, own, key_mask, prefix, prefix_mask):
   own_axes = "batch", None, "kv_heads", None, None
   prefix_axes = "batch", "kv_heads", None, None
   out = sharding.by_shard(
-      functools.partial(_local, kernel, group),
-      (q.reshape(q.shape[:3] + (-1, width)), of_head, *own, *prefix,
-       key_mask, prefix_mask),
-      (("batch", None, None, "heads", None), ("heads",), own_axes, own_axes,
-       prefix_axes, prefix_axes, ("batch", None), ("batch", None)))
+    functools.partial(_local, kernel, group),
+    (
+      q.reshape(q.shape[:3] + (-1, width)),
+      of_head,
+      *own,
+      *prefix,
+      key_mask,
+      prefix_mask,
+    ),
+    (
+      ("batch", None, None, "heads", None),
+      ("heads",),
+      own_axes,
+      own_axes,
+      prefix_axes,
+      prefix_axes,
+      ("batch", None),
+      ("batch", None),
+    ),
+  )
   return out.reshape(q.shape)
 
 
@@ -154,7 +190,8 @@ def _local(kernel, group, q, of_head, k, v, pk, pv, key_mask, prefix_mask):
   # [N, C, K, H] and [N, R, T, K, H] -> [N, R, C + T, K, H].
   def join(prompt, own):
     prompt = jnp.broadcast_to(
-        prompt[:, None], prompt.shape[:1] + (responses,) + prompt.shape[1:])
+      prompt[:, None], prompt.shape[:1] + (responses,) + prompt.shape[1:]
+    )
     return jnp.concatenate([prompt, own], axis=2)
 
   k = join(pk.transpose(0, 3, 1, 2), k.transpose(0, 1, 4, 2, 3))
@@ -163,12 +200,12 @@ def _local(kernel, group, q, of_head, k, v, pk, pv, key_mask, prefix_mask):
     # The device has all key heads but only some query heads: take one key
     # head per run of query heads that share it.
     run = math.gcd(heads, group)
-    k, v = (
-        jnp.take(x, of_head[::run], axis=3, mode="clip") for x in (k, v))
+    k, v = (jnp.take(x, of_head[::run], axis=3, mode="clip") for x in (k, v))
   real = jnp.concatenate([prefix_mask, key_mask], axis=1)
   out = kernel(
-      *(x.reshape((-1,) + x.shape[2:]) for x in (q, k, v)),
-      jnp.repeat(real, responses, axis=0))
+    *(x.reshape((-1,) + x.shape[2:]) for x in (q, k, v)),
+    jnp.repeat(real, responses, axis=0),
+  )
   return out.reshape(q.shape)
 
 
@@ -193,17 +230,27 @@ def _splash(q, k, v, real, *, interpret):
     return jnp.pad(x, widths + ((0, 0),) * (x.ndim - 2))
 
   kernel = splash_lib.make_splash_mha(
-      splash_lib.MultiHeadMask(
-          [splash_lib.CausalMask((queries, keys), keys - queries)] * heads),
-      block_sizes=splash_lib.BlockSizes(
-          block_q=block_q, block_q_dkv=block_q, block_q_dq=block_q,
-          block_kv=block_k, block_kv_dkv=block_k, block_kv_dq=block_k),
-      head_shards=1, q_seq_shards=1, interpret=interpret)
+    splash_lib.MultiHeadMask(
+      [splash_lib.CausalMask((queries, keys), keys - queries)] * heads
+    ),
+    block_sizes=splash_lib.BlockSizes(
+      block_q=block_q,
+      block_q_dkv=block_q,
+      block_q_dq=block_q,
+      block_kv=block_k,
+      block_kv_dkv=block_k,
+      block_kv_dq=block_k,
+    ),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
   ids = pad(real, before).astype(jnp.int32)
   out = jax.vmap(kernel)(
-      pad(q * width ** -0.5, 0).swapaxes(1, 2),
-      *(pad(x, before).swapaxes(1, 2) for x in (k, v)),
-      splash_lib.SegmentIds(q=ids[:, keys - queries:], kv=ids))
+    pad(q * width**-0.5, 0).swapaxes(1, 2),
+    *(pad(x, before).swapaxes(1, 2) for x in (k, v)),
+    splash_lib.SegmentIds(q=ids[:, keys - queries :], kv=ids),
+  )
   return out.swapaxes(1, 2)[:, :length]
 
 
@@ -225,12 +272,15 @@ def _cudnn(q, k, v, real, *, implementation):
   # Pad all in front: queries by zeros at the prompt's columns, and both to
   # whole tiles. The padded mask is False there.
   q, k, v, real = (
-      jnp.pad(x, ((0, 0), (columns - x.shape[1], 0)) + ((0, 0),) * (x.ndim - 2))
-      for x in (q, k, v, real))
+    jnp.pad(x, ((0, 0), (columns - x.shape[1], 0)) + ((0, 0),) * (x.ndim - 2))
+    for x in (q, k, v, real)
+  )
   order = jnp.argsort(~real, axis=1, stable=True)
   out = jax.nn.dot_product_attention(
-      *(_permute(x, order) for x in (q, k, v)), is_causal=True,
-      implementation=implementation)
+    *(_permute(x, order) for x in (q, k, v)),
+    is_causal=True,
+    implementation=implementation,
+  )
   return _permute(out, jnp.argsort(order, axis=1))[:, -length:]
 
 

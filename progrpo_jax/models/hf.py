@@ -83,10 +83,10 @@ class _Entry:
     shape = self.shape(shape)
     if self.inputs is None:
       return shape
-    outputs = math.prod(shape[self.inputs:])
+    outputs = math.prod(shape[self.inputs :])
     if self.inputs == 0:
       return (outputs,)
-    return (outputs, math.prod(shape[:self.inputs]))
+    return (outputs, math.prod(shape[: self.inputs]))
 
   def hf_sharding(self, sharding: Sharding) -> Sharding:
     """Sharding of the tensor, given that of the whole parameter.
@@ -96,10 +96,11 @@ class _Entry:
     more than they keep.
     """
     if not isinstance(sharding, NamedSharding) or (
-        self.inputs is None and not self.stacked):
+      self.inputs is None and not self.stacked
+    ):
       return sharding
     # Specs may end early: fill up to the four axes of the longest parameter.
-    parts = [*sharding.spec, *[None] * 4][1 if self.stacked else 0:]
+    parts = [*sharding.spec, *[None] * 4][1 if self.stacked else 0 :]
     if self.inputs == 0:
       parts = parts[:1]
     elif self.inputs:
@@ -110,40 +111,47 @@ class _Entry:
 
 
 _TABLE = (
-    _Entry("embed/tokens", _EMBED),
-    _Entry("layers/attention_norm/scale", _LAYER + "input_layernorm.weight"),
-    _Entry("layers/attention/q", _LAYER + "self_attn.q_proj.weight", 1),
-    _Entry("layers/attention/q_bias", _LAYER + "self_attn.q_proj.bias", 0),
-    _Entry(
-        "layers/attention/q_norm/scale", _LAYER + "self_attn.q_norm.weight"),
-    _Entry("layers/attention/k", _LAYER + "self_attn.k_proj.weight", 1),
-    _Entry("layers/attention/k_bias", _LAYER + "self_attn.k_proj.bias", 0),
-    _Entry(
-        "layers/attention/k_norm/scale", _LAYER + "self_attn.k_norm.weight"),
-    _Entry("layers/attention/v", _LAYER + "self_attn.v_proj.weight", 1),
-    _Entry("layers/attention/v_bias", _LAYER + "self_attn.v_proj.bias", 0),
-    _Entry("layers/attention/o", _LAYER + "self_attn.o_proj.weight", 2),
-    _Entry("layers/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight"),
-    _Entry("layers/mlp/gate", _LAYER + "mlp.gate_proj.weight", 1),
-    _Entry("layers/mlp/up", _LAYER + "mlp.up_proj.weight", 1),
-    _Entry("layers/mlp/down", _LAYER + "mlp.down_proj.weight", 1),
-    _Entry("norm/scale", "model.norm.weight"),
-    _Entry("head/kernel", _HEAD, 1),
+  _Entry("embed/tokens", _EMBED),
+  _Entry("layers/attention_norm/scale", _LAYER + "input_layernorm.weight"),
+  _Entry("layers/attention/q", _LAYER + "self_attn.q_proj.weight", 1),
+  _Entry("layers/attention/q_bias", _LAYER + "self_attn.q_proj.bias", 0),
+  _Entry("layers/attention/q_norm/scale", _LAYER + "self_attn.q_norm.weight"),
+  _Entry("layers/attention/k", _LAYER + "self_attn.k_proj.weight", 1),
+  _Entry("layers/attention/k_bias", _LAYER + "self_attn.k_proj.bias", 0),
+  _Entry("layers/attention/k_norm/scale", _LAYER + "self_attn.k_norm.weight"),
+  _Entry("layers/attention/v", _LAYER + "self_attn.v_proj.weight", 1),
+  _Entry("layers/attention/v_bias", _LAYER + "self_attn.v_proj.bias", 0),
+  _Entry("layers/attention/o", _LAYER + "self_attn.o_proj.weight", 2),
+  _Entry("layers/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight"),
+  _Entry("layers/mlp/gate", _LAYER + "mlp.gate_proj.weight", 1),
+  _Entry("layers/mlp/up", _LAYER + "mlp.up_proj.weight", 1),
+  _Entry("layers/mlp/down", _LAYER + "mlp.down_proj.weight", 1),
+  _Entry("norm/scale", "model.norm.weight"),
+  _Entry("head/kernel", _HEAD, 1),
 )
 
 # Factors of adapted weights under PEFT's names.
 _ADAPTERS = tuple(
-    _Entry(
-        entry.path + end,
-        "base_model.model." + entry.name.replace(".weight", f".{name}.weight"),
-        inputs)
-    for entry in _TABLE if entry.inputs and entry.stacked
-    for end, name, inputs in (
-        (lora.A, "lora_A", entry.inputs), (lora.B, "lora_B", 1)))
+  _Entry(
+    entry.path + end,
+    "base_model.model." + entry.name.replace(".weight", f".{name}.weight"),
+    inputs,
+  )
+  for entry in _TABLE
+  if entry.inputs and entry.stacked
+  for end, name, inputs in (
+    (lora.A, "lora_A", entry.inputs),
+    (lora.B, "lora_B", 1),
+  )
+)
 
 # Stored type -> default type of the parameter.
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float32",
-           "F64": "float32"}
+_DTYPES = {
+  "F32": "float32",
+  "BF16": "bfloat16",
+  "F16": "float32",
+  "F64": "float32",
+}
 # Parameter types that can be written.
 _WRITTEN = ("float32", "bfloat16")
 
@@ -158,8 +166,10 @@ def is_hf_dir(path: str | os.PathLike) -> bool:
 
 
 def load(
-    path: str | os.PathLike, *, dtype: Any = None,
-    mesh: jax.sharding.Mesh | None = None,
+  path: str | os.PathLike,
+  *,
+  dtype: Any = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[ModelConfig, dict]:
   """Reads a model.
 
@@ -193,10 +203,13 @@ def load(
   stored = _stored(place)
   _check_tensors(place, stored, config, shapes)
   targets = {
-      path: jax.ShapeDtypeStruct(
-          shapes[path].shape, kept if dtype is None else dtype,
-          sharding=shardings[path])
-      for path, kept in _kept_types(stored, config, shapes).items()}
+    path: jax.ShapeDtypeStruct(
+      shapes[path].shape,
+      kept if dtype is None else dtype,
+      sharding=shardings[path],
+    )
+    for path, kept in _kept_types(stored, config, shapes).items()
+  }
 
   def read(item):
     name, entry, layer = item
@@ -209,19 +222,27 @@ def load(
   for entry, layer, parts in _ahead(read, _tensors(config, shapes)):
     if entry.stacked and entry.path not in params:
       params |= _zeros(
-          {p: t for p, t in targets.items() if p.startswith(_STACKED)})
+        {p: t for p, t in targets.items() if p.startswith(_STACKED)}
+      )
     params[entry.path] = _put(
-        params.get(entry.path), parts, entry, layer, targets[entry.path])
+      params.get(entry.path), parts, entry, layer, targets[entry.path]
+    )
     # Without waiting, tensors would be read faster than devices take them and
     # pile up on the host.
     jax.block_until_ready(params[entry.path])
   return config, jax.tree_util.tree_map_with_path(
-      lambda keys, _: params[_path(keys)], tree)
+    lambda keys, _: params[_path(keys)], tree
+  )
 
 
 def save(
-    path: str | os.PathLike, config: ModelConfig, params: Any,
-    tokenizer: Any = None, *, max_shard_bytes: int = 4 << 30) -> None:
+  path: str | os.PathLike,
+  config: ModelConfig,
+  params: Any,
+  tokenizer: Any = None,
+  *,
+  max_shard_bytes: int = 4 << 30,
+) -> None:
   """Writes a model directory for transformers and `load`.
 
   Every process must call this; the first one writes. The host holds one tensor
@@ -251,11 +272,13 @@ def save(
     place = epath.Path(os.path.abspath(place))
   if not _may_write(place):
     raise errors.InputError(
-        f"{place} exists and is not a model directory; choose another place")
+      f"{place} exists and is not a model directory; choose another place"
+    )
   if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
     raise errors.InputError(
-        f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
-        f"{config.vocab_size}")
+      f"the tokenizer has {tokenizer.vocab_size} ids, the model only "
+      f"{config.vocab_size}"
+    )
   # Checked in every process before anything is written.
   config, params = transformer.without_partition_head(config, params)
   flat = {path: jnp.asarray(leaf) for path, leaf in _flat(params).items()}
@@ -275,7 +298,7 @@ def save(
 
 
 def save_adapters(
-    path: str | os.PathLike, config: ModelConfig, adapters: Any, base: str,
+  path: str | os.PathLike, config: ModelConfig, adapters: Any, base: str
 ) -> None:
   """Writes adapters in PEFT's format.
 
@@ -295,24 +318,41 @@ def save_adapters(
     raise errors.InputError(f"{place} is not empty; choose another place")
   # Adapters are in the layers; a partition head is not.
   flat = {
-      path: jnp.asarray(leaf) for path, leaf in _flat(adapters).items()
-      if path.startswith(_STACKED)}
+    path: jnp.asarray(leaf)
+    for path, leaf in _flat(adapters).items()
+    if path.startswith(_STACKED)
+  }
   writes = jax.process_index() == 0
   if writes:
     places.make_directory(place)
   _sync_processes()
   _write_tensors(
-      place / "adapter_model.safetensors" if writes else None, flat,
-      {name: (entry, layer) for name, entry, layer in _tensors(
-          config, flat, _ADAPTERS)})
+    place / "adapter_model.safetensors" if writes else None,
+    flat,
+    {
+      name: (entry, layer)
+      for name, entry, layer in _tensors(config, flat, _ADAPTERS)
+    },
+  )
   # Fields as PEFT writes them. Plain scaling alpha / r, no rsLoRA and no DoRA.
   if writes:
-    _write_json(place / "adapter_config.json", dict(
-        peft_type="LORA", task_type="CAUSAL_LM",
-        base_model_name_or_path=base, r=config.lora.rank,
-        lora_alpha=config.lora.alpha, lora_dropout=0.0, bias="none",
-        target_modules=list(config.lora.targets), inference_mode=True,
-        fan_in_fan_out=False, use_rslora=False, use_dora=False))
+    _write_json(
+      place / "adapter_config.json",
+      dict(
+        peft_type="LORA",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=list(config.lora.targets),
+        inference_mode=True,
+        fan_in_fan_out=False,
+        use_rslora=False,
+        use_dora=False,
+      ),
+    )
   _sync_processes()
 
 
@@ -343,24 +383,31 @@ def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
     return tensors_lib.index(single)
   if not index.is_file():
     raise errors.InputError(
-        f"{place}: no {_WEIGHTS} and no {_INDEX}; weights in another format "
-        "must be converted to safetensors first")
+      f"{place}: no {_WEIGHTS} and no {_INDEX}; weights in another format "
+      "must be converted to safetensors first"
+    )
   file_of = _read_json(index).get("weight_map")
-  if not isinstance(file_of, dict) or not file_of or not all(
-      isinstance(f, str) for f in file_of.values()):
+  if (
+    not isinstance(file_of, dict)
+    or not file_of
+    or not all(isinstance(f, str) for f in file_of.values())
+  ):
     raise errors.InputError(
-        f"{index}: no weight_map of names to files; copy it again")
+      f"{index}: no weight_map of names to files; copy it again"
+    )
   tensors = {}
   files = sorted(set(file_of.values()))
   # The index is untrusted: its names must not lead out of the directory.
   for file in files:
     if file in ("", ".", "..") or "/" in file or "\\" in file:
       raise errors.InputError(
-          f"{index}: weight_map names the file {file!r}; weights lie beside "
-          "the index, under a name without a folder")
+        f"{index}: weight_map names the file {file!r}; weights lie beside "
+        "the index, under a name without a folder"
+      )
     if not (place / file).is_file():
       raise errors.InputError(
-          f"{place / file}: no such file, but {_INDEX} lists it; copy it too")
+        f"{place / file}: no such file, but {_INDEX} lists it; copy it too"
+      )
   # Headers are read in parallel; index and files must list the same tensors.
   with futures.ThreadPoolExecutor(_AHEAD) as threads:
     indices = threads.map(lambda f: tensors_lib.index(place / f), files)
@@ -368,52 +415,63 @@ def _stored(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
     listed = {n for n, f in file_of.items() if f == file}
     for name in sorted(listed ^ held.keys()):
       raise errors.InputError(
-          f"{place / file}: tensor {name!r} is "
-          + ("missing" if name in listed else f"not listed in {_INDEX}"))
+        f"{place / file}: tensor {name!r} is "
+        + ("missing" if name in listed else f"not listed in {_INDEX}")
+      )
     tensors |= held
   return tensors
 
 
 def _check_tensors(
-    place: epath.Path, stored: Mapping[str, tensors_lib.Tensor],
-    config: ModelConfig, shapes: Mapping) -> None:
+  place: epath.Path,
+  stored: Mapping[str, tensors_lib.Tensor],
+  config: ModelConfig,
+  shapes: Mapping,
+) -> None:
   """Checks that the tensors are exactly those of the model.
 
   Raises:
     InputError: a tensor is missing or unexpected, or has a wrong shape or type.
   """
   expected = {
-      name: entry.hf_shape(shapes[entry.path].shape)
-      for name, entry, _ in _tensors(config, shapes)}
+    name: entry.hf_shape(shapes[entry.path].shape)
+    for name, entry, _ in _tensors(config, shapes)
+  }
   missing = sorted(expected.keys() - stored.keys())
   if missing:
     raise errors.InputError(
-        f"{place}: {len(missing)} tensor(s) missing, among them "
-        f"{missing[0]!r}")
+      f"{place}: {len(missing)} tensor(s) missing, among them {missing[0]!r}"
+    )
   # Old exports store the rotary frequencies, which are computed here.
   extra = sorted(
-      n for n in stored.keys() - expected.keys()
-      if not n.endswith(".rotary_emb.inv_freq"))
+    n
+    for n in stored.keys() - expected.keys()
+    if not n.endswith(".rotary_emb.inv_freq")
+  )
   if config.tie_embeddings and _HEAD in extra:
     # Some exports write the tied head too.
     extra.remove(_HEAD)
     if not _equal(stored[_HEAD], stored[_EMBED]):
       raise errors.InputError(
-          f"{place}: {_CONFIG} ties the embeddings, but {_HEAD} differs from "
-          f"{_EMBED}")
+        f"{place}: {_CONFIG} ties the embeddings, but {_HEAD} differs from "
+        f"{_EMBED}"
+      )
   if extra:
     raise errors.InputError(
-        f"{place}: {len(extra)} tensor(s) that a {config.family} model does "
-        f"not have, among them {extra[0]!r}")
+      f"{place}: {len(extra)} tensor(s) that a {config.family} model does "
+      f"not have, among them {extra[0]!r}"
+    )
   for name, shape in expected.items():
     if stored[name].shape != shape:
       raise errors.InputError(
-          f"{place}: tensor {name!r} has shape {stored[name].shape}, "
-          f"{_CONFIG} asks for {shape}")
+        f"{place}: tensor {name!r} has shape {stored[name].shape}, "
+        f"{_CONFIG} asks for {shape}"
+      )
     if stored[name].stored not in _DTYPES:
       raise errors.InputError(
-          f"{place}: tensor {name!r} is stored as {stored[name].stored}; "
-          f"supported: {', '.join(_DTYPES)}")
+        f"{place}: tensor {name!r} is stored as {stored[name].stored}; "
+        f"supported: {', '.join(_DTYPES)}"
+      )
 
 
 def _equal(a: tensors_lib.Tensor, b: tensors_lib.Tensor) -> bool:
@@ -422,15 +480,17 @@ def _equal(a: tensors_lib.Tensor, b: tensors_lib.Tensor) -> bool:
     return False
   rows = max(_COMPARED * a.shape[0] // max(a.nbytes, b.nbytes, 1), 1)
   parts = [
-      (slice(start, start + rows),) for start in range(0, a.shape[0], rows)]
+    (slice(start, start + rows),) for start in range(0, a.shape[0], rows)
+  ]
   return all(
-      np.array_equal(tensors_lib.read(a, part), tensors_lib.read(b, part))
-      for part in parts)
+    np.array_equal(tensors_lib.read(a, part), tensors_lib.read(b, part))
+    for part in parts
+  )
 
 
 def _kept_types(
-    stored: Mapping[str, tensors_lib.Tensor], config: ModelConfig,
-    shapes: Mapping) -> dict[str, Any]:
+  stored: Mapping[str, tensors_lib.Tensor], config: ModelConfig, shapes: Mapping
+) -> dict[str, Any]:
   """Type of each parameter: the smallest that holds all of its tensors."""
   types = {}
   for name, entry, _ in _tensors(config, shapes):
@@ -456,7 +516,8 @@ def _ahead(read: Callable, items: Iterable) -> Iterator:
 
 
 def _read_parts(
-    tensor: tensors_lib.Tensor, sharding: Sharding) -> dict[tuple, np.ndarray]:
+  tensor: tensors_lib.Tensor, sharding: Sharding
+) -> dict[tuple, np.ndarray]:
   """Reads the parts of a tensor that this process's devices need.
 
   If the bounding box of all parts is no larger than their sum, the box is read
@@ -467,8 +528,9 @@ def _read_parts(
   """
   # Devices with copies of one part share its spans.
   wanted = {
-      _spans(index, tensor.shape) for index in
-      sharding.addressable_devices_indices_map(tensor.shape).values()}
+    _spans(index, tensor.shape)
+    for index in sharding.addressable_devices_indices_map(tensor.shape).values()
+  }
   dtype = jnp.dtype(_DTYPES[tensor.stored])
 
   def read(spans):
@@ -476,16 +538,19 @@ def _read_parts(
     return tensors_lib.read(tensor, part).astype(dtype, copy=False)
 
   box = tuple(
-      (min(a for a, _ in axis), max(b for _, b in axis))
-      for axis in zip(*wanted))
+    (min(a for a, _ in axis), max(b for _, b in axis)) for axis in zip(*wanted)
+  )
   if _volume(box) > sum(_volume(spans) for spans in wanted):
     return {spans: read(spans) for spans in wanted}
   content = read(box)
   return {
-      spans: content[tuple(
-          slice(a - first, b - first)
-          for (a, b), (first, _) in zip(spans, box))]
-      for spans in wanted}
+    spans: content[
+      tuple(
+        slice(a - first, b - first) for (a, b), (first, _) in zip(spans, box)
+      )
+    ]
+    for spans in wanted
+  }
 
 
 def _spans(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
@@ -501,8 +566,9 @@ def _volume(spans: tuple) -> int:
 def _zeros(targets: Mapping) -> dict[str, jax.Array]:
   """Creates zero parameters in their shardings."""
   make = jax.jit(
-      lambda: {p: jnp.zeros(t.shape, t.dtype) for p, t in targets.items()},
-      out_shardings={p: t.sharding for p, t in targets.items()})
+    lambda: {p: jnp.zeros(t.shape, t.dtype) for p, t in targets.items()},
+    out_shardings={p: t.sharding for p, t in targets.items()},
+  )
   return make()
 
 
@@ -523,7 +589,8 @@ def _put(parameter, parts: dict, entry: _Entry, layer: int | None, target):
   sharding = entry.hf_sharding(target.sharding)
   shape = entry.hf_shape(target.shape)
   x = jax.make_array_from_callback(
-      shape, sharding, lambda index: parts[_spans(index, shape)])
+    shape, sharding, lambda index: parts[_spans(index, shape)]
+  )
   if entry.stacked:
     return _set_layer(entry.inputs, target)(parameter, x, layer)
   if entry.inputs is None and x.dtype == target.dtype:
@@ -547,8 +614,7 @@ def _set_layer(inputs: int | None, target):
   def put(stacked, x, layer):
     x = _to_ours(x, inputs, target.shape[1:]).astype(target.dtype)
     if bits:
-      stacked, x = (
-          jax.lax.bitcast_convert_type(y, bits) for y in (stacked, x))
+      stacked, x = (jax.lax.bitcast_convert_type(y, bits) for y in (stacked, x))
     stacked = jax.lax.dynamic_update_index_in_dim(stacked, x, layer, 0)
     if bits:
       stacked = jax.lax.bitcast_convert_type(stacked, target.dtype)
@@ -561,8 +627,9 @@ def _set_layer(inputs: int | None, target):
 def _set_whole(inputs: int | None, target):
   """Function that converts a checkpoint tensor to a parameter."""
   return jax.jit(
-      lambda x: _to_ours(x, inputs, target.shape).astype(target.dtype),
-      out_shardings=target.sharding)
+    lambda x: _to_ours(x, inputs, target.shape).astype(target.dtype),
+    out_shardings=target.sharding,
+  )
 
 
 @_per_shape
@@ -594,7 +661,7 @@ def _to_hf(x, inputs: int | None) -> jax.Array:
 
 
 def _tensors(
-    config: ModelConfig, flat: Mapping, table: Iterable[_Entry] = _TABLE,
+  config: ModelConfig, flat: Mapping, table: Iterable[_Entry] = _TABLE
 ) -> Iterator[tuple[str, _Entry, int | None]]:
   """Yields (name, entry, layer) of each checkpoint tensor.
 
@@ -625,19 +692,22 @@ def _check_params(flat: Mapping, config: ModelConfig) -> None:
   # Both sides: a missing or unexpected parameter has shape None on one.
   for path in sorted(expected.keys() | flat.keys()):
     shape, wanted = (
-        tuple(tree[path].shape) if path in tree else None
-        for tree in (flat, expected))
+      tuple(tree[path].shape) if path in tree else None
+      for tree in (flat, expected)
+    )
     if shape != wanted:
       raise ValueError(
-          f"parameter {path} has shape {shape}, the config asks for {wanted}")
+        f"parameter {path} has shape {shape}, the config asks for {wanted}"
+      )
     if path not in in_table:
       raise ValueError(
-          f"parameter {path} has no place in a checkpoint; merge adapters "
-          "first")
+        f"parameter {path} has no place in a checkpoint; merge adapters first"
+      )
     if flat[path].dtype.name not in _WRITTEN:
       raise ValueError(
-          f"parameter {path} is {flat[path].dtype.name}; "
-          f"{' or '.join(_WRITTEN)} is needed")
+        f"parameter {path} is {flat[path].dtype.name}; "
+        f"{' or '.join(_WRITTEN)} is needed"
+      )
 
 
 def _documents(config, tokenizer, dtype) -> dict[str, dict]:
@@ -646,18 +716,20 @@ def _documents(config, tokenizer, dtype) -> dict[str, dict]:
   if tokenizer is not None:
     ids = list(tokenizer.stop_ids)
     stops = dict(
-        eos_token_id=ids if len(ids) > 1 else ids[0],
-        pad_token_id=tokenizer.pad_id)
+      eos_token_id=ids if len(ids) > 1 else ids[0],
+      pad_token_id=tokenizer.pad_id,
+    )
   return {
-      "generation_config.json": {"do_sample": True} | stops,
-      _CONFIG: config.to_hf() | {"torch_dtype": dtype} | stops,
+    "generation_config.json": {"do_sample": True} | stops,
+    _CONFIG: config.to_hf() | {"torch_dtype": dtype} | stops,
   }
 
 
 def _is_model(place: epath.Path) -> bool:
   """Whether a directory has the files of a model."""
   return (place / _CONFIG).is_file() and any(
-      (place / f).is_file() for f in (_WEIGHTS, _INDEX))
+    (place / f).is_file() for f in (_WEIGHTS, _INDEX)
+  )
 
 
 def _may_write(place: epath.Path) -> bool:
@@ -722,8 +794,11 @@ def _put_in_place(temporary: epath.Path, place: epath.Path) -> None:
 
 
 def _write_weights(
-    directory: epath.Path | None, config: ModelConfig, flat: Mapping,
-    max_shard_bytes: int) -> None:
+  directory: epath.Path | None,
+  config: ModelConfig,
+  flat: Mapping,
+  max_shard_bytes: int,
+) -> None:
   """Writes the tensors, in several files if they exceed `max_shard_bytes`.
 
   A process that does not write passes None as `directory`; it still takes part
@@ -747,16 +822,19 @@ def _write_weights(
     if len(shards) > 1:
       file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     files |= dict.fromkeys(shard, file)
-    _write_tensors(
-        None if directory is None else directory / file, flat, shard)
+    _write_tensors(None if directory is None else directory / file, flat, shard)
   if directory is not None and len(shards) > 1:
-    _write_json(directory / _INDEX, {
-        "metadata": {"total_size": total}, "weight_map": files})
+    _write_json(
+      directory / _INDEX,
+      {"metadata": {"total_size": total}, "weight_map": files},
+    )
 
 
 def _write_tensors(
-    path: epath.Path | None, flat: Mapping,
-    tensors: Mapping[str, tuple[_Entry, int | None]]) -> None:
+  path: epath.Path | None,
+  flat: Mapping,
+  tensors: Mapping[str, tuple[_Entry, int | None]],
+) -> None:
   """Writes one file.
 
   Args:
@@ -765,19 +843,23 @@ def _write_tensors(
     tensors: (entry, layer) of each tensor of the file by name.
   """
   declared = {
-      name: (flat[entry.path].dtype, entry.hf_shape(flat[entry.path].shape))
-      for name, (entry, _) in tensors.items()}
+    name: (flat[entry.path].dtype, entry.hf_shape(flat[entry.path].shape))
+    for name, (entry, _) in tensors.items()
+  }
   tensors_lib.write(
-      path, declared,
-      lambda name: _fetch(
-          flat[tensors[name][0].path], *tensors[name], path is not None),
-      metadata={"format": "pt"})
+    path,
+    declared,
+    lambda name: _fetch(
+      flat[tensors[name][0].path], *tensors[name], path is not None
+    ),
+    metadata={"format": "pt"},
+  )
   if path is not None:
     _sync(path)
 
 
 def _fetch(
-    leaf: jax.Array, entry: _Entry, layer: int | None, wanted: bool,
+  leaf: jax.Array, entry: _Entry, layer: int | None, wanted: bool
 ) -> np.ndarray | None:
   """Converts a layer of a parameter to its tensor, on all devices.
 
@@ -816,8 +898,9 @@ def _write_tokenizer(directory: epath.Path, tokenizer) -> None:
 def _flat(tree) -> dict[str, Any]:
   """Leaves of a tree by path, {"layers/mlp/up": leaf}."""
   return {
-      _path(keys): leaf
-      for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    _path(keys): leaf
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _path(keys) -> str:

@@ -80,7 +80,8 @@ def merge(config: config_lib.ModelConfig, params) -> dict:
         merged[name] = fold(x)
       elif name + A in tree:
         merged[name] = _folded(
-            x, tree[name + A], tree[name + B], config.lora.scale)
+          x, tree[name + A], tree[name + B], config.lora.scale
+        )
       elif not name.endswith((A, B)):
         merged[name] = x
     return merged
@@ -99,9 +100,10 @@ def _folded(weight, a, b, scale: float) -> jax.Array:
     # [inputs, rank] x [rank, outputs]. Highest precision, since accelerators
     # otherwise multiply float32 with bfloat16 operands.
     update = jnp.matmul(
-        a.astype(jnp.float32).reshape(-1, a.shape[-1]),
-        b.astype(jnp.float32).reshape(b.shape[0], -1),
-        precision=lax.Precision.HIGHEST)
+      a.astype(jnp.float32).reshape(-1, a.shape[-1]),
+      b.astype(jnp.float32).reshape(b.shape[0], -1),
+      precision=lax.Precision.HIGHEST,
+    )
     merged = weight.astype(jnp.float32) + scale * update.reshape(weight.shape)
     return merged.astype(weight.dtype)
 

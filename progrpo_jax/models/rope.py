@@ -16,19 +16,28 @@ from progrpo_jax.models import fields as fields_lib
 
 # Fields that each kind of scaling may have, and those that it must have.
 _FIELDS = {
-    "linear": {"factor"},
-    "llama3": {
-        "factor", "low_freq_factor", "high_freq_factor",
-        "original_max_position_embeddings"},
-    "yarn": {
-        "factor", "original_max_position_embeddings", "beta_fast",
-        "beta_slow", "attention_factor", "mscale", "mscale_all_dim",
-        "truncate"},
+  "linear": {"factor"},
+  "llama3": {
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+  },
+  "yarn": {
+    "factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+  },
 }
 _NEEDED = {
-    "linear": {"factor"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
-    "yarn": set(),
+  "linear": {"factor"},
+  "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
+  "yarn": set(),
 }
 # Kinds whose frequencies depend on the length of the whole sequence.
 _BY_LENGTH = ("dynamic", "longrope", "su")
@@ -97,7 +106,7 @@ class Scaling:
 
   @classmethod
   def from_hf(
-      cls, fields: Mapping[str, Any], max_positions: int,
+    cls, fields: Mapping[str, Any], max_positions: int
   ) -> "Scaling | None":
     """Reads `rope_scaling` or `rope_parameters` of a Hugging Face config.
 
@@ -119,20 +128,23 @@ class Scaling:
       why = f"known: 'default', {', '.join(map(repr, _FIELDS))}"
       if kind in _BY_LENGTH:
         why = (
-            "its frequencies depend on the length of the whole sequence, so "
-            "that keys in a cache and keys of a scored sequence would differ; "
-            "for sequences that need no scaling, take the field out")
+          "its frequencies depend on the length of the whole sequence, so "
+          "that keys in a cache and keys of a scored sequence would differ; "
+          "for sequences that need no scaling, take the field out"
+        )
       raise ValueError(f"rope_type {kind!r} is not supported: {why}")
     # Null fields count as absent; theta is read by the model's configuration.
     given = {
-        k: v for k, v in fields.items()
-        if v is not None and k not in ("rope_type", "type", "rope_theta")}
-    unknown = sorted(
-        set(given) - _FIELDS[kind] - {"partial_rotary_factor"})
+      k: v
+      for k, v in fields.items()
+      if v is not None and k not in ("rope_type", "type", "rope_theta")
+    }
+    unknown = sorted(set(given) - _FIELDS[kind] - {"partial_rotary_factor"})
     if unknown:
       raise ValueError(
-          f"RoPE of type {kind!r} has a field {unknown[0]!r} = "
-          f"{given[unknown[0]]!r} that is not known")
+        f"RoPE of type {kind!r} has a field {unknown[0]!r} = "
+        f"{given[unknown[0]]!r} that is not known"
+      )
     # Some configs state a partial rotation of 1, which is all of the head.
     if given.pop("partial_rotary_factor", 1) != 1:
       raise ValueError("partial_rotary_factor other than 1 is not supported")
@@ -143,8 +155,11 @@ class Scaling:
     # Defaults as in transformers: the factor is the ratio of the lengths.
     if kind != "linear":
       given.setdefault("original_max_position_embeddings", max_positions)
-    given.setdefault("factor", max_positions / given.get(
-        "original_max_position_embeddings", max_positions))
+    given.setdefault(
+      "factor",
+      max_positions
+      / given.get("original_max_position_embeddings", max_positions),
+    )
     return cls(kind=kind, **given)
 
   def to_hf(self) -> dict[str, Any]:
@@ -152,7 +167,8 @@ class Scaling:
     fields = dataclasses.asdict(self)
     kind = fields.pop("kind")
     return {"rope_type": kind} | {
-        k: v for k, v in fields.items() if v is not None}
+      k: v for k, v in fields.items() if v is not None
+    }
 
 
 def _check(read: fields_lib.Fields) -> None:
@@ -171,13 +187,14 @@ def _check(read: fields_lib.Fields) -> None:
   low, high = read.get("low_freq_factor"), read.get("high_freq_factor")
   if low is not None and low >= high:
     raise ValueError(
-        f"config field rope_scaling.low_freq_factor={low!r} must be below "
-        f"high_freq_factor={high!r}")
+      f"config field rope_scaling.low_freq_factor={low!r} must be below "
+      f"high_freq_factor={high!r}"
+    )
 
 
 def angles(
-    positions, head_dim: int, theta: float,
-    scaling: Scaling | None = None) -> jax.Array:
+  positions, head_dim: int, theta: float, scaling: Scaling | None = None
+) -> jax.Array:
   """Rotary angles of positions.
 
   Args:
@@ -216,7 +233,8 @@ def rotate(x, angles, amplitude: float = 1.0) -> jax.Array:
   cos, sin = amplitude * jnp.cos(turns), amplitude * jnp.sin(turns)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], axis=-1)
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
   return turned.astype(x.dtype)
 
 
@@ -234,21 +252,22 @@ def _llama3(frequency, theta, s):
   """
   del theta
   turns = s.original_max_position_embeddings * frequency / (2 * math.pi)
-  kept = (turns - s.low_freq_factor) / (
-      s.high_freq_factor - s.low_freq_factor)
+  kept = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
   kept = jnp.clip(kept, 0.0, 1.0)
   return frequency * (kept + (1 - kept) / s.factor)
 
 
 def _yarn(frequency, theta, s):
-  """"NTK by parts" of YaRN (https://arxiv.org/abs/2309.00071, section 3.2)."""
+  """ "NTK by parts" of YaRN (https://arxiv.org/abs/2309.00071, section 3.2)."""
   half = len(frequency)
 
   def dimension(turns):
     """Index of the pair that makes `turns` turns over the original length."""
-    return half * math.log(
-        s.original_max_position_embeddings / (turns * 2 * math.pi)
-    ) / math.log(theta)
+    return (
+      half
+      * math.log(s.original_max_position_embeddings / (turns * 2 * math.pi))
+      / math.log(theta)
+    )
 
   low, high = dimension(s.beta_fast or 32), dimension(s.beta_slow or 1)
   if s.truncate is not False:
@@ -259,7 +278,8 @@ def _yarn(frequency, theta, s):
   if low == high:
     high += 0.001  # as in the authors' code, against division by zero
   divided = jnp.clip(
-      (jnp.arange(half, dtype=jnp.float32) - low) / (high - low), 0.0, 1.0)
+    (jnp.arange(half, dtype=jnp.float32) - low) / (high - low), 0.0, 1.0
+  )
   return frequency * (1 - divided) + frequency / s.factor * divided
 
 

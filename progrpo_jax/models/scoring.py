@@ -37,7 +37,7 @@ class Distribution:
 
 
 def response_scores(
-    config, params, sequences: batch_lib.Sequences, dist: Distribution,
+  config, params, sequences: batch_lib.Sequences, dist: Distribution
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Differentiable log-probs and entropies of the responses.
 
@@ -53,20 +53,25 @@ def response_scores(
   """
   rows, responses, length = sequences.tokens_NRT.shape
   prompt_hidden, prefix = transformer.prefill(
-      config, params, sequences.prompt_NT, sequences.prompt_mask_NT)
+    config, params, sequences.prompt_NT, sequences.prompt_mask_NT
+  )
   # The last prompt state predicts the first response token. The last response
   # token predicts nothing that was sampled, so `extend` does not read it.
   hidden = jnp.broadcast_to(
-      prompt_hidden[:, None, -1:], (rows, responses, 1, config.embed_dim))
+    prompt_hidden[:, None, -1:], (rows, responses, 1, config.embed_dim)
+  )
   if length > 1:
     later = transformer.extend(
-        config, params, sequences.tokens_NRT[:, :, :-1], prefix)
+      config, params, sequences.tokens_NRT[:, :, :-1], prefix
+    )
     hidden = jnp.concatenate([hidden, later], axis=2)
   # [N, R, T, ...] -> [N * R, T, ...] and back.
   logp, entropy = ops.token_stats(
-      hidden.reshape(rows * responses, length, -1), transformer.head(params),
-      sequences.tokens_NRT.reshape(rows * responses, length),
-      **dataclasses.asdict(dist))
+    hidden.reshape(rows * responses, length, -1),
+    transformer.head(params),
+    sequences.tokens_NRT.reshape(rows * responses, length),
+    **dataclasses.asdict(dist),
+  )
 
   def masked(x):
     mask_NRT = sequences.mask_NRT
@@ -76,7 +81,7 @@ def response_scores(
 
 
 def prompt_scores(
-    params, hidden_NTD, sequences: batch_lib.Sequences, dist: Distribution,
+  params, hidden_NTD, sequences: batch_lib.Sequences, dist: Distribution
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probs and entropies of the prompt tokens.
 
@@ -91,13 +96,17 @@ def prompt_scores(
     real token, which has no context.
   """
   stats = ops.token_stats(
-      hidden_NTD[:, :-1], transformer.head(params), sequences.prompt_NT[:, 1:],
-      **dataclasses.asdict(dist))
+    hidden_NTD[:, :-1],
+    transformer.head(params),
+    sequences.prompt_NT[:, 1:],
+    **dataclasses.asdict(dist),
+  )
   # Token t is predicted if it and token t - 1 are real; column 0 never is.
   mask_NT = sequences.prompt_mask_NT
   predicted = mask_NT[:, 1:] & mask_NT[:, :-1]
   logp, entropy = (
-      jnp.pad(jnp.where(predicted, x, 0.0), ((0, 0), (1, 0))) for x in stats)
+    jnp.pad(jnp.where(predicted, x, 0.0), ((0, 0), (1, 0))) for x in stats
+  )
   return logp, entropy
 
 
@@ -108,20 +117,27 @@ def to_micro(tree, count: int):
   rows, so each device already has its share of every micro-batch.
   """
   return jax.tree.map(
-      lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), tree)
+    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), tree
+  )
 
 
 def from_micro(tree):
   """Inverse of `to_micro`."""
   return jax.tree.map(
-      lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree
+  )
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "dist", "micro_batches", "prompts"))
+  jax.jit, static_argnames=("config", "dist", "micro_batches", "prompts")
+)
 def score(
-    config, params, sequences: batch_lib.Sequences, dist: Distribution,
-    micro_batches: int = 1, prompts: bool = True,
+  config,
+  params,
+  sequences: batch_lib.Sequences,
+  dist: Distribution,
+  micro_batches: int = 1,
+  prompts: bool = True,
 ) -> batch_lib.Scores:
   """Scores sequences under one policy.
 
@@ -144,8 +160,11 @@ def score(
     if prompts:
       prompt = prompt_scores(params, hidden, micro, dist)
     return batch_lib.Scores(
-        logp_NRT=logp, entropy_NRT=entropy, prompt_logp_NT=prompt[0],
-        prompt_entropy_NT=prompt[1])
+      logp_NRT=logp,
+      entropy_NRT=entropy,
+      prompt_logp_NT=prompt[0],
+      prompt_entropy_NT=prompt[1],
+    )
 
   if micro_batches == 1:
     return score_micro(sequences)

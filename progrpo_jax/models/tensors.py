@@ -26,11 +26,23 @@ import numpy as np
 from progrpo_jax import errors
 
 _DTYPES = {
-    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16,
-    "I16": np.int16, "U32": np.uint32, "I32": np.int32, "U64": np.uint64,
-    "I64": np.int64, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-    "F32": np.float32, "F64": np.float64, "C64": np.complex64,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+  "BOOL": np.bool_,
+  "U8": np.uint8,
+  "I8": np.int8,
+  "U16": np.uint16,
+  "I16": np.int16,
+  "U32": np.uint32,
+  "I32": np.int32,
+  "U64": np.uint64,
+  "I64": np.int64,
+  "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16,
+  "F32": np.float32,
+  "F64": np.float64,
+  "C64": np.complex64,
+  "F8_E4M3": ml_dtypes.float8_e4m3fn,
+  "F8_E5M2": ml_dtypes.float8_e5m2,
+}
 _NAMES = {np.dtype(v): k for k, v in _DTYPES.items()}
 
 # The library's limit in bytes; its writer pads the header to a multiple of 8.
@@ -105,8 +117,10 @@ def index(path: epath.Path) -> dict[str, Tensor]:
   # Offsets in the header count from the end of the header.
   start = _LENGTH + length
   tensors = [
-      _tensor(path, name, entry, start)
-      for name, entry in _header(path, content).items() if name != _METADATA]
+    _tensor(path, name, entry, start)
+    for name, entry in _header(path, content).items()
+    if name != _METADATA
+  ]
   _check_offsets(path, tensors, start, size)
   return {t.name: t for t in tensors}
 
@@ -129,9 +143,9 @@ def read(tensor: Tensor, part: tuple[slice, ...] = ()) -> np.ndarray:
     InputError: the file is gone, or has changed since its header was read.
   """
   # A (start, stop) pair per axis; an empty slice stays empty.
-  spans = [
-      s.indices(n)[:2] for s, n in zip(part, tensor.shape)
-  ] + [(0, n) for n in tensor.shape[len(part):]]
+  spans = [s.indices(n)[:2] for s, n in zip(part, tensor.shape)] + [
+    (0, n) for n in tensor.shape[len(part) :]
+  ]
   spans = [(a, max(a, b)) for a, b in spans]
   out = np.empty([b - a for a, b in spans], tensor.dtype)
   if not out.size:
@@ -148,9 +162,12 @@ def read(tensor: Tensor, part: tuple[slice, ...] = ()) -> np.ndarray:
 
 
 def write(
-    path: epath.Path | None, declared: Mapping[str, tuple[Any, tuple]],
-    fetch: Callable[[str], np.ndarray], *,
-    metadata: Mapping[str, str] | None = None) -> None:
+  path: epath.Path | None,
+  declared: Mapping[str, tuple[Any, tuple]],
+  fetch: Callable[[str], np.ndarray],
+  *,
+  metadata: Mapping[str, str] | None = None,
+) -> None:
   """Writes a file, one tensor after the other.
 
   Args:
@@ -169,7 +186,8 @@ def write(
     shapes[name] = np.dtype(dtype), tuple(shape)
     if shapes[name][0] not in _NAMES:
       raise ValueError(
-          f"tensor {name}: safetensors has no type {shapes[name][0]}")
+        f"tensor {name}: safetensors has no type {shapes[name][0]}"
+      )
   # Wide types first, so that each tensor is aligned to its type. The header
   # has the offsets of all tensors, so their sizes are declared beforehand.
   order = sorted(shapes, key=lambda name: -shapes[name][0].itemsize)
@@ -178,7 +196,8 @@ def write(
     dtype, shape = shapes[name]
     start, end = end, end + dtype.itemsize * math.prod(shape)
     header[name] = dict(
-        dtype=_NAMES[dtype], shape=shape, data_offsets=[start, end])
+      dtype=_NAMES[dtype], shape=shape, data_offsets=[start, end]
+    )
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % _ALIGN)
   with contextlib.ExitStack() as stack:
@@ -191,8 +210,9 @@ def write(
         continue
       if (x.dtype, x.shape) != shapes[name]:
         raise ValueError(
-            f"tensor {name} is {x.dtype}{x.shape}, not "
-            f"{shapes[name][0]}{shapes[name][1]}")
+          f"tensor {name} is {x.dtype}{x.shape}, not "
+          f"{shapes[name][0]}{shapes[name][1]}"
+        )
       _write_blocks(f, x)
       del x  # frees it before the next one is fetched
 
@@ -211,7 +231,8 @@ def _header(path: epath.Path, content: bytes) -> dict[str, Any]:
     raise _damaged(path, "its header is not a JSON object")
   metadata = header.get(_METADATA, {})
   if not isinstance(metadata, dict) or not all(
-      isinstance(v, str) for v in metadata.values()):
+    isinstance(v, str) for v in metadata.values()
+  ):
     raise _damaged(path, f"{_METADATA} is not an object of strings")
   return header
 
@@ -240,33 +261,43 @@ def _tensor(path: epath.Path, name: str, entry: Any, start: int) -> Tensor:
   def sizes(key):
     values = entry.get(key)
     if not isinstance(values, list) or not all(
-        type(n) is int and n >= 0 for n in values):
+      type(n) is int and n >= 0 for n in values
+    ):
       raise _damaged(path, f"{key} are not sizes", name)
     return values
 
   if not isinstance(entry, dict):
     raise _damaged(path, "its description is not a JSON object", name)
   stored, shape, ends = (
-      entry.get("dtype"), sizes("shape"), sizes("data_offsets"))
+    entry.get("dtype"),
+    sizes("shape"),
+    sizes("data_offsets"),
+  )
   if not isinstance(stored, str) or stored not in _DTYPES:
     raise errors.InputError(
-        f"{path}: tensor {_short(name)} is stored as {_short(stored)}; "
-        f"supported: {', '.join(_DTYPES)}")
+      f"{path}: tensor {_short(name)} is stored as {_short(stored)}; "
+      f"supported: {', '.join(_DTYPES)}"
+    )
   itemsize = np.dtype(_DTYPES[stored]).itemsize
   # Shapes that numpy cannot index: too many axes, or too many bytes.
-  if len(shape) > 32 or math.prod(
-      max(n, 1) for n in shape) * itemsize > sys.maxsize:
+  if (
+    len(shape) > 32
+    or math.prod(max(n, 1) for n in shape) * itemsize > sys.maxsize
+  ):
     raise _damaged(path, f"no such shape: {_short(shape)}", name)
   # Offsets must enclose exactly the bytes of the shape.
   if len(ends) != 2 or ends[1] - ends[0] != itemsize * math.prod(shape):
     raise _damaged(
-        path, f"bytes {_short(ends)} do not hold {stored} of shape "
-        f"{_short(shape)}", name)
+      path,
+      f"bytes {_short(ends)} do not hold {stored} of shape {_short(shape)}",
+      name,
+    )
   return Tensor(path, name, stored, tuple(shape), start + ends[0])
 
 
 def _check_offsets(
-    path: epath.Path, tensors: list[Tensor], start: int, size: int) -> None:
+  path: epath.Path, tensors: list[Tensor], start: int, size: int
+) -> None:
   """Checks that the tensors fill the file without gaps or overlaps.
 
   Raises:
@@ -276,18 +307,21 @@ def _check_offsets(
   for tensor in sorted(tensors, key=lambda t: (t.start, t.nbytes)):
     if tensor.start != at:
       raise _damaged(
-          path, f"begins at byte {tensor.start} where {at} was expected",
-          tensor.name)
+        path,
+        f"begins at byte {tensor.start} where {at} was expected",
+        tensor.name,
+      )
     at += tensor.nbytes
     if at > size:
       raise _damaged(
-          path, f"ends at byte {at}, the file at {size}", tensor.name)
+        path, f"ends at byte {at}, the file at {size}", tensor.name
+      )
   if at < size:
     raise _damaged(path, f"{size - at} bytes after the last tensor")
 
 
 def _fill(
-    f: BinaryIO, tensor: Tensor, out: np.ndarray, at: int, shape, spans,
+  f: BinaryIO, tensor: Tensor, out: np.ndarray, at: int, shape, spans
 ) -> None:
   """Reads a part of an array into `out`.
 
@@ -316,7 +350,7 @@ def _fill(
     if len(content) < (stop - start) * row:
       raise _damaged(tensor.path, "the file has shrunk", tensor.name)
     rows = np.frombuffer(content, tensor.dtype).reshape(-1, *shape[1:])
-    out[start - first:stop - first] = rows[(slice(None), *cut)]
+    out[start - first : stop - first] = rows[(slice(None), *cut)]
 
 
 def _write_blocks(f: BinaryIO, x: np.ndarray) -> None:
@@ -324,20 +358,24 @@ def _write_blocks(f: BinaryIO, x: np.ndarray) -> None:
   x = np.atleast_1d(x)
   step = max(_BLOCK * len(x) // max(x.nbytes, 1), 1)
   for start in range(0, len(x), step):
-    f.write(x[start:start + step].tobytes())
+    f.write(x[start : start + step].tobytes())
 
 
 def _damaged(path: epath.Path, reason: str, name: str | None = None):
   """Error for a file that violates the format."""
   subject = "" if name is None else f"tensor {_short(name)}: "
   return errors.InputError(
-      f"{path}: damaged or cut short ({subject}{reason}); copy it again")
+    f"{path}: damaged or cut short ({subject}{reason}); copy it again"
+  )
 
 
 def _unreadable(path: epath.Path, e: OSError):
   """Error for a file that cannot be opened or read."""
-  reason = "no such file" if isinstance(e, FileNotFoundError) else (
-      f"cannot be read: {errors.one_line(e)}")
+  reason = (
+    "no such file"
+    if isinstance(e, FileNotFoundError)
+    else (f"cannot be read: {errors.one_line(e)}")
+  )
   return errors.InputError(f"{path}: {reason}")
 
 

@@ -77,11 +77,17 @@ class _Products(_Weights):
     # and the policy equals the base model.
     bound = math.prod(ins) ** -0.5
     a = self.weight(
-        name + lora_lib.A, (*ins, lora.rank), (*axes[:inputs], None),
-        lambda *args: jax.random.uniform(*args, minval=-bound, maxval=bound))
+      name + lora_lib.A,
+      (*ins, lora.rank),
+      (*axes[:inputs], None),
+      lambda *args: jax.random.uniform(*args, minval=-bound, maxval=bound),
+    )
     b = self.weight(
-        name + lora_lib.B, (lora.rank, *outs), (None, *axes[inputs:]),
-        nn.initializers.zeros)
+      name + lora_lib.B,
+      (lora.rank, *outs),
+      (None, *axes[inputs:]),
+      nn.initializers.zeros,
+    )
     low = layers.linear(x, a.reshape(-1, lora.rank))
     return out + lora.scale * layers.linear(low, b)
 
@@ -131,15 +137,17 @@ class Attention(_Products):
       out = self.product(x, name, (d, heads, h), ("embed", axis, None))
       if c.qkv_bias:
         out += self.weight(
-            f"{name}_bias", (heads, h), (axis, None), nn.initializers.zeros)
+          f"{name}_bias", (heads, h), (axis, None), nn.initializers.zeros
+        )
       return out
 
     # Projection, norm of each head (Qwen3), rotation by position.
     def project_rotated(name, heads, axis):
       out = project(name, heads, axis)
       if c.qk_norm:
-        out = Norm(
-            dtype=c.dtype, width=h, eps=c.norm_eps, name=f"{name}_norm")(out)
+        out = Norm(dtype=c.dtype, width=h, eps=c.norm_eps, name=f"{name}_norm")(
+          out
+        )
       amplitude = c.rope_scaling.amplitude if c.rope_scaling else 1.0
       return rope.rotate(out, angles, amplitude)
 
@@ -154,17 +162,26 @@ class Attention(_Products):
       attend = attention.attend
     else:
       attend = functools.partial(
-          attention.causal,
-          implementation=attention.choose(c, sharding.platform())[0])
+        attention.causal,
+        implementation=attention.choose(c, sharding.platform())[0],
+      )
     # Consecutive query heads share a key head: [.., Q, H] -> [.., K, M, H].
     batch = query.shape[:3]
     with jax.named_scope("attend"):
       out = attend(
-          query.reshape(batch + (k, q // k, h)), own, own_mask, prefix,
-          prefix_mask)
+        query.reshape(batch + (k, q // k, h)),
+        own,
+        own_mask,
+        prefix,
+        prefix_mask,
+      )
     out = self.product(
-        out.reshape(batch + (q * h,)), "o", (q, h, d),
-        ("heads", None, "embed"), inputs=2)
+      out.reshape(batch + (q * h,)),
+      "o",
+      (q, h, d),
+      ("heads", None, "embed"),
+      inputs=2,
+    )
     return out, own
 
 
@@ -180,9 +197,11 @@ class Mlp(_Products):
       return lambda x: self.product(x, name, shape, axes)
 
     return layers.gated_mlp(
-        x, product("gate", (d, f), ("embed", "mlp")),
-        product("up", (d, f), ("embed", "mlp")),
-        product("down", (f, d), ("mlp", "embed")))
+      x,
+      product("gate", (d, f), ("embed", "mlp")),
+      product("up", (d, f), ("embed", "mlp")),
+      product("down", (f, d), ("mlp", "embed")),
+    )
 
 
 class Layer(nn.Module):
@@ -203,14 +222,19 @@ class Layer(nn.Module):
     """
     c = self.config
     norm = functools.partial(
-        Norm, dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps)
+      Norm, dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps
+    )
     out, own = Attention(dtype=c.dtype, config=c, name="attention")(
-        norm(name="attention_norm")(x), angles, own_mask, prefix, prefix_mask,
-        past)
+      norm(name="attention_norm")(x),
+      angles,
+      own_mask,
+      prefix,
+      prefix_mask,
+      past,
+    )
     x = x + out
     with jax.named_scope("mlp"):
-      x = x + Mlp(dtype=c.dtype, config=c, name="mlp")(
-          norm(name="mlp_norm")(x))
+      x = x + Mlp(dtype=c.dtype, config=c, name="mlp")(norm(name="mlp_norm")(x))
     return x, own
 
 
@@ -228,8 +252,11 @@ class Embed(_Weights):
     """Maps int32 tokens [...] to vectors [..., D]."""
     c = self.config
     table = self.weight(
-        "tokens", (c.vocab_size, c.embed_dim), ("vocab", "embed"),
-        nn.initializers.normal(0.02))
+      "tokens",
+      (c.vocab_size, c.embed_dim),
+      ("vocab", "embed"),
+      nn.initializers.normal(0.02),
+    )
     # Activations are split by rows from here on. Without this constraint the
     # partitioner may follow the table and split the width instead.
     return sharding.constrain_rows(table[tokens])
@@ -249,8 +276,11 @@ class Head(_Weights):
     """Declares the kernel [D, V]; `head` reads it from the parameters."""
     c = self.config
     self.weight(
-        "kernel", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
-        nn.initializers.normal(0.02))
+      "kernel",
+      (c.embed_dim, c.vocab_size),
+      ("embed", "vocab"),
+      nn.initializers.normal(0.02),
+    )
 
 
 class LogZ(_Weights):
@@ -274,17 +304,20 @@ class LogZ(_Weights):
     normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
     x = x_ND.astype(jnp.float32)
     for i in range(2):
-      x = x @ self.weight(
-          f"linear_{i}", (d, d), ("embed", None), normal)
+      x = x @ self.weight(f"linear_{i}", (d, d), ("embed", None), normal)
       x = jax.nn.gelu(x + self.weight(f"linear_{i}_bias", (d,), (None,), zeros))
       x = jax.nn.standardize(x, axis=-1, epsilon=self.config.norm_eps)
       x = x * self.weight(
-          f"norm_{i}_scale", (d,), (None,), nn.initializers.ones)
+        f"norm_{i}_scale", (d,), (None,), nn.initializers.ones
+      )
       x = x + self.weight(f"norm_{i}_bias", (d,), (None,), zeros)
       if keys_N is not None:
         # A key per row: a row's dropout does not depend on its micro-batch.
-        kept = jax.vmap(lambda key, i=i: jax.random.bernoulli(
-            jax.random.fold_in(key, i), 1 - self.dropout, (d,)))(keys_N)
+        kept = jax.vmap(
+          lambda key, i=i: jax.random.bernoulli(
+            jax.random.fold_in(key, i), 1 - self.dropout, (d,)
+          )
+        )(keys_N)
         x = jnp.where(kept, x / (1 - self.dropout), 0.0)
     x = x @ self.weight("output", (d, 1), ("embed", None), normal)
     return x[:, 0] + self.weight("output_bias", (1,), (None,), zeros)
@@ -321,10 +354,8 @@ class Decoder(_Weights):
       Head(dtype=c.dtype, config=c, name="head")()
     # Called only to declare its weights; `log_z` computes with them.
     if c.partition_head:
-      LogZ(dtype="float32", config=c, name="log_z")(
-          jnp.zeros((1, c.embed_dim)))
-    angles = rope.angles(
-        positions, c.head_dim, c.rope_theta, c.rope_scaling)
+      LogZ(dtype="float32", config=c, name="log_z")(jnp.zeros((1, c.embed_dim)))
+    angles = rope.angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
     block = Layer
     if c.remat != "none":
       policy = None  # of "layer": keeps nothing but the layer's inputs
@@ -333,16 +364,19 @@ class Decoder(_Weights):
       block = nn.remat(Layer, prevent_cse=False, policy=policy)
     # The prefix is sliced along L, as the weights are; the rest is broadcast.
     scanned = nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True},
-        length=c.num_layers,
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-        metadata_params={nn.PARTITION_NAME: None})
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      length=c.num_layers,
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      metadata_params={nn.PARTITION_NAME: None},
+    )
     prefix_kv = None if prefix is None else (prefix.k, prefix.v)
     prefix_mask = None if prefix is None else prefix.mask_NC
     x, own = scanned(config=c, name="layers")(
-        x, prefix_kv, angles, own_mask, prefix_mask)
-    x = Norm(
-        dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
+      x, prefix_kv, angles, own_mask, prefix_mask
+    )
+    x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
     return x, own
 
 
@@ -363,7 +397,8 @@ def _init(config: ModelConfig, key):
 def abstract_params(config: ModelConfig) -> Any:
   """The parameter tree as `jax.ShapeDtypeStruct`s, float32."""
   return nn.meta.unbox(
-      jax.eval_shape(functools.partial(_init, config), jax.random.key(0)))
+    jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+  )
 
 
 @functools.lru_cache(maxsize=64)
@@ -371,11 +406,15 @@ def shardings(config: ModelConfig, mesh) -> Any:
   """The sharding of each parameter on a mesh, as a tree of `NamedSharding`."""
   boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
   axes = jax.tree.map(
-      lambda box: box.names, boxed,
-      is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+    lambda box: box.names,
+    boxed,
+    is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
+  )
   return jax.tree.map(
-      lambda leaf, names: sharding.named(names, leaf.shape, mesh),
-      nn.meta.unbox(boxed), axes)
+    lambda leaf, names: sharding.named(names, leaf.shape, mesh),
+    nn.meta.unbox(boxed),
+    axes,
+  )
 
 
 def init(config: ModelConfig, key, mesh) -> Any:
@@ -390,31 +429,34 @@ def init(config: ModelConfig, key, mesh) -> Any:
     Nested dict of arrays.
   """
   make = jax.jit(
-      lambda k: nn.meta.unbox(_init(config, k)),
-      out_shardings=shardings(config, mesh))
+    lambda k: nn.meta.unbox(_init(config, k)),
+    out_shardings=shardings(config, mesh),
+  )
   return make(key)
 
 
 def with_partition_head(
-    config: ModelConfig, params, key, mesh,
+  config: ModelConfig, params, key, mesh
 ) -> tuple[ModelConfig, Any]:
   """Adds a random partition head; returns the new (config, params)."""
   config = dataclasses.replace(config, partition_head=True)
   make = jax.jit(
-      lambda k: nn.meta.unbox(_init(config, k))["log_z"],
-      out_shardings=shardings(config, mesh)["log_z"])
+    lambda k: nn.meta.unbox(_init(config, k))["log_z"],
+    out_shardings=shardings(config, mesh)["log_z"],
+  )
   return config, {**params, "log_z": make(key)}
 
 
 def without_partition_head(
-    config: ModelConfig, params) -> tuple[ModelConfig, Any]:
+  config: ModelConfig, params
+) -> tuple[ModelConfig, Any]:
   """Removes the partition head, if any; returns the new (config, params)."""
   config = dataclasses.replace(config, partition_head=False)
   return config, {k: v for k, v in params.items() if k != "log_z"}
 
 
 def with_lora(
-    config: ModelConfig, lora: config_lib.LoRA, params, key, mesh,
+  config: ModelConfig, lora: config_lib.LoRA, params, key, mesh
 ) -> tuple[ModelConfig, Any]:
   """Adds float32 adapters; returns the new (config, params).
 
@@ -433,8 +475,9 @@ def with_lora(
     return lora_lib.split(config, {"layers": tree["layers"]})[0]
 
   make = jax.jit(
-      lambda k: adapters(nn.meta.unbox(_init(config, k))),
-      out_shardings=adapters(shardings(config, mesh)))
+    lambda k: adapters(nn.meta.unbox(_init(config, k))),
+    out_shardings=adapters(shardings(config, mesh)),
+  )
   return config, lora_lib.join(make(key), params)
 
 
@@ -447,15 +490,18 @@ def merged(config: ModelConfig, params, mesh) -> tuple[ModelConfig, Any]:
     return config, params
   plain = dataclasses.replace(config, lora=None)
   merge = jax.jit(
-      lambda frozen, trained: lora_lib.merge(
-          config, lora_lib.join(trained, frozen)),
-      donate_argnums=0, out_shardings=shardings(plain, mesh))
+    lambda frozen, trained: lora_lib.merge(
+      config, lora_lib.join(trained, frozen)
+    ),
+    donate_argnums=0,
+    out_shardings=shardings(plain, mesh),
+  )
   trained, frozen = lora_lib.split(config, params)
   return plain, merge(frozen, trained)
 
 
 def log_z(
-    config: ModelConfig, params, hidden_NTD, mask_NT, keys_N=None,
+  config: ModelConfig, params, hidden_NTD, mask_NT, keys_N=None
 ) -> jax.Array:
   """Log of each prompt's partition function, estimated by the partition head.
 
@@ -471,7 +517,8 @@ def log_z(
   """
   mean_ND = ops.masked_mean(hidden_NTD, mask_NT[..., None], axis=1)
   return LogZ(dtype="float32", config=config).apply(
-      {"params": params["log_z"]}, mean_ND, keys_N)
+    {"params": params["log_z"]}, mean_ND, keys_N
+  )
 
 
 def head(params) -> jax.Array:
@@ -482,7 +529,7 @@ def head(params) -> jax.Array:
 
 
 def prefill(
-    config: ModelConfig, params, tokens_NT, mask_NT,
+  config: ModelConfig, params, tokens_NT, mask_NT
 ) -> tuple[jax.Array, cache_lib.Prefix]:
   """Reads prompts.
 
@@ -500,14 +547,14 @@ def prefill(
   # decoder reads the prompt as one response [N, 1, T] without a prefix.
   positions = jnp.maximum(jnp.cumsum(mask_NT, axis=1) - 1, 0)
   hidden, (k, v) = _decoder(config).apply(
-      {"params": params}, tokens_NT[:, None], positions[:, None], mask_NT,
-      None)
+    {"params": params}, tokens_NT[:, None], positions[:, None], mask_NT, None
+  )
   prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NC=mask_NT)
   return hidden[:, 0], prefix
 
 
 def extend(
-    config: ModelConfig, params, tokens_NRT, prefix: cache_lib.Prefix,
+  config: ModelConfig, params, tokens_NRT, prefix: cache_lib.Prefix
 ) -> jax.Array:
   """Reads R responses after each of N prompts, all columns at once.
 
@@ -523,8 +570,12 @@ def extend(
   """
   columns = jnp.arange(tokens_NRT.shape[2])
   hidden, _ = _decoder(config).apply(
-      {"params": params}, tokens_NRT, _positions(prefix, tokens_NRT, columns),
-      None, prefix)
+    {"params": params},
+    tokens_NRT,
+    _positions(prefix, tokens_NRT, columns),
+    None,
+    prefix,
+  )
   return hidden
 
 
@@ -537,14 +588,18 @@ def unroll(config: ModelConfig, params) -> dict:
   params = lora_lib.merge(config, params)
   params = jax.tree.map(lambda x: x.astype(config.dtype), params)
   layers_ = tuple(
-      jax.tree.map(lambda x, i=i: x[i], params["layers"])
-      for i in range(config.num_layers))
+    jax.tree.map(lambda x, i=i: x[i], params["layers"])
+    for i in range(config.num_layers)
+  )
   return {**params, "layers": layers_}
 
 
 def decode(
-    config: ModelConfig, unrolled, tokens_NRT, prefix: cache_lib.Prefix,
-    cache: cache_lib.Cache,
+  config: ModelConfig,
+  unrolled,
+  tokens_NRT,
+  prefix: cache_lib.Prefix,
+  cache: cache_lib.Cache,
 ) -> tuple[jax.Array, cache_lib.Cache]:
   """Reads the next columns of R responses after each of N prompts.
 
@@ -565,30 +620,37 @@ def decode(
   c = dataclasses.replace(config, lora=None)  # `unroll` merged the adapters
   columns = cache.length + jnp.arange(tokens_NRT.shape[2])
   positions = _positions(prefix, tokens_NRT, columns)
-  angles = rope.angles(
-      positions, c.head_dim, c.rope_theta, c.rope_scaling)
+  angles = rope.angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
   # bool [T, S]: each query sees the cache up to its own column.
   seen = jnp.arange(cache.size) <= columns[:, None]
   x = Embed(dtype=c.dtype, config=c).apply(
-      {"params": unrolled["embed"]}, tokens_NRT)
+    {"params": unrolled["embed"]}, tokens_NRT
+  )
   layers_kv = []
   for i, weights in enumerate(unrolled["layers"]):
     x, own = Layer(c).apply(
-        {"params": weights}, x, (prefix.k[i], prefix.v[i]), angles, seen,
-        prefix.mask_NC, (cache.k[i], cache.v[i], cache.length))
+      {"params": weights},
+      x,
+      (prefix.k[i], prefix.v[i]),
+      angles,
+      seen,
+      prefix.mask_NC,
+      (cache.k[i], cache.v[i], cache.length),
+    )
     layers_kv.append(own)
   x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps).apply(
-      {"params": unrolled["norm"]}, x)
+    {"params": unrolled["norm"]}, x
+  )
   k, v = zip(*layers_kv, strict=True)
-  return x, cache.replace(
-      k=k, v=v, length=cache.length + tokens_NRT.shape[2])
+  return x, cache.replace(k=k, v=v, length=cache.length + tokens_NRT.shape[2])
 
 
 def _positions(prefix: cache_lib.Prefix, tokens_NRT, columns) -> jax.Array:
   """Positions [N, R, T] of response columns, counted after the real prompt."""
   prompt_length = jnp.sum(prefix.mask_NC, axis=1)
   return jnp.broadcast_to(
-      prompt_length[:, None, None] + columns, tokens_NRT.shape)
+    prompt_length[:, None, None] + columns, tokens_NRT.shape
+  )
 
 
 def logits(config: ModelConfig, params, tokens_BT, mask_BT) -> jax.Array:

@@ -67,11 +67,11 @@ class _Compiler:
 
 
 _COMPILERS = {
-    # A CPU casts bfloat16 weights to float32 to multiply them.
-    "cpu": _Compiler(2, 0.65, 1.0, "float32", 1.4),
-    "tpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
-    # Not measured: the TPU's numbers are assumed.
-    "gpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
+  # A CPU casts bfloat16 weights to float32 to multiply them.
+  "cpu": _Compiler(2, 0.65, 1.0, "float32", 1.4),
+  "tpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
+  # Not measured: the TPU's numbers are assumed.
+  "gpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
 }
 # Peak of attention without a kernel, as a multiple of the float32 scores of a
 # block of queries: masks and sums included.
@@ -93,18 +93,18 @@ class Chip:
 
 def _gib(count: float) -> int:
   """Returns GiB as bytes."""
-  return int(count * 2 ** 30)
+  return int(count * 2**30)
 
 
 # TPUs: the limit in the compiler's error for a program that is too large
 # (libtpu 0.0.42). GPUs: 95 % of the memory that the driver reports (79.6 and
 # 140.4 GiB); JAX uses 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
 CHIPS = {
-    "v5e": Chip("tpu", _gib(15.75)),
-    "v5p": Chip("tpu", _gib(95.74)),
-    "v6e": Chip("tpu", _gib(31.25)),
-    "H100": Chip("gpu", _gib(0.95 * 79.6)),
-    "H200": Chip("gpu", _gib(0.95 * 140.4)),
+  "v5e": Chip("tpu", _gib(15.75)),
+  "v5p": Chip("tpu", _gib(95.74)),
+  "v6e": Chip("tpu", _gib(31.25)),
+  "H100": Chip("gpu", _gib(0.95 * 79.6)),
+  "H200": Chip("gpu", _gib(0.95 * 140.4)),
 }
 
 
@@ -126,14 +126,20 @@ def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
     folder = workdir / policy_lib.MODEL_DIR
   model = policy_lib.read_model(folder / "config.json")
   return dataclasses.replace(
-      model, dtype=c.model.dtype, remat=c.model.remat,
-      attention=c.model.attention, lora=checks.lora_config(c),
-      partition_head=c.algo.partition_head)
+    model,
+    dtype=c.model.dtype,
+    remat=c.model.remat,
+    attention=c.model.attention,
+    lora=checks.lora_config(c),
+    partition_head=c.algo.partition_head,
+  )
 
 
 def estimate(
-    c: ml_collections.ConfigDict, model: model_config.ModelConfig, mesh,
-    platform: str,
+  c: ml_collections.ConfigDict,
+  model: model_config.ModelConfig,
+  mesh,
+  platform: str,
 ) -> dict[str, Terms]:
   """Estimates a run's memory on each device.
 
@@ -194,7 +200,8 @@ class _Stage:
     self.c, self.model, self.mesh, self.platform = c, model, mesh, platform
     self.shards = sharding.batch_shards(mesh)
     self.per_row, self.score_parts, self.update_parts = checks.micro_batches(
-        c, mesh)
+      c, mesh
+    )
     tx = functions.make_optimizer(c, functions.make_schedule(c))
     self.state = state_lib.abstract(model, tx, mesh)
     self.local = _local(model, mesh)
@@ -205,20 +212,22 @@ class _Stage:
     """Returns phase -> name -> bytes."""
     c, resident = self.c, self.resident()
     sample = self.sampling(
-        c.sampling.batch_prompts or checks.prompts_per_round(c),
-        c.algo.num_generations)
+      c.sampling.batch_prompts or checks.prompts_per_round(c),
+      c.algo.num_generations,
+    )
     # On a CPU host memory is device memory, so loading and saving count too.
     out = {
-        "load": resident | (self.loading() if self.platform == "cpu" else {}),
-        "sample": resident | sample,
-        "score": resident | self.scoring(),
-        "update": resident | self.updating(),
+      "load": resident | (self.loading() if self.platform == "cpu" else {}),
+      "sample": resident | sample,
+      "score": resident | self.scoring(),
+      "update": resident | self.updating(),
     }
     if self.platform == "cpu":
       out["save"] = resident | {"copy that is written": _bytes(self.state)}
     if c.eval.every or c.eval.at_start:
       out["evaluate"] = resident | self.sampling(
-          c.eval.batch_prompts, c.eval.num_samples)
+        c.eval.batch_prompts, c.eval.num_samples
+      )
     return out
 
   def weights(self) -> Terms:
@@ -240,9 +249,10 @@ class _Stage:
   def shapes(self):
     """Tree of `jax.ShapeDtypeStruct` of all parameters, with shardings."""
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        transformer.abstract_params(self.model),
-        transformer.shardings(self.model, self.mesh))
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      transformer.abstract_params(self.model),
+      transformer.shardings(self.model, self.mesh),
+    )
 
   def tree(self, tree, item: int | None = None) -> int:
     """Returns the bytes of parameters.
@@ -259,8 +269,9 @@ class _Stage:
     # Files hold one tensor per layer, and one is read at a time; parameters
     # of all layers are stacked in one array with an axis of layers.
     largest = max(
-        x.size // (1 if len(x.shape) < 3 else x.shape[0])
-        for x in jax.tree.leaves(self.shapes))
+      x.size // (1 if len(x.shape) < 3 else x.shape[0])
+      for x in jax.tree.leaves(self.shapes)
+    )
     return {"tensors on their way": _FLOAT32 * largest}
 
   def sampling(self, prompts: int, group: int) -> Terms:
@@ -285,19 +296,21 @@ class _Stage:
     numbers = int(4 * new + self.xla.logits * local.vocab_size)
     copies = self.casts() if self.xla.casts == "float32" else {}
     # A tied head is the transposed embedding, copied in the head's layout.
-    if self.xla.relaid and self.model.dtype == "float32" and (
-        self.model.tie_embeddings):
+    if (
+      self.xla.relaid
+      and self.model.dtype == "float32"
+      and (self.model.tie_embeddings)
+    ):
       copies = {"head": self.tree(self.shapes["embed"])}
     grows = columns > sampler.Settings.first_cache
     responses = rows * group * columns * per_token
     return copies | {
-        "weights as decoding reads them": self.tree(read),
-        "keys of prompts": rows * length * per_token,
-        "keys of responses": int(
-            responses * (self.xla.growth if grows else 1)),
-        "activations": max(
-            self.forward(rows, 1, length, 0), _FLOAT32 * rows * group * numbers
-        ),
+      "weights as decoding reads them": self.tree(read),
+      "keys of prompts": rows * length * per_token,
+      "keys of responses": int(responses * (self.xla.growth if grows else 1)),
+      "activations": max(
+        self.forward(rows, 1, length, 0), _FLOAT32 * rows * group * numbers
+      ),
     }
 
   def scoring(self) -> Terms:
@@ -306,11 +319,10 @@ class _Stage:
     rows = self.rows(self.score_parts)
     length, new = c.data.max_prompt_length, c.sampling.max_new_tokens
     return self.casts() | {
-        "keys of prompts": rows * length * cache_lib.bytes_per_token(
-            self.local),
-        "activations": max(
-            self.forward(rows, self.per_row, new, length),
-            self.logits(rows)),
+      "keys of prompts": rows * length * cache_lib.bytes_per_token(self.local),
+      "activations": max(
+        self.forward(rows, self.per_row, new, length), self.logits(rows)
+      ),
     }
 
   def updating(self) -> Terms:
@@ -319,36 +331,42 @@ class _Stage:
     gradient = _bytes(self.state.params)
     rows = self.rows(c.train.num_minibatches * self.update_parts)
     sizes = (
-        rows, self.per_row, c.data.max_prompt_length,
-        c.sampling.max_new_tokens, "tpu" if self.kernel else "cpu")
+      rows,
+      self.per_row,
+      c.data.max_prompt_length,
+      c.sampling.max_new_tokens,
+      "tpu" if self.kernel else "cpu",
+    )
     # All activations of one layer, which exist while the gradient passes
     # through it: kept without recomputation, less the layer's input.
     one_layer = dataclasses.replace(self.local, num_layers=1)
     layer = _residuals(
-        dataclasses.replace(one_layer, remat="none"), *sizes) - _residuals(
-            dataclasses.replace(one_layer, remat="layer"), *sizes)
+      dataclasses.replace(one_layer, remat="none"), *sizes
+    ) - _residuals(dataclasses.replace(one_layer, remat="layer"), *sizes)
     residuals = _residuals(self.local, *sizes)
     scores, length, new = 0, c.data.max_prompt_length, c.sampling.max_new_tokens
     if not self.kernel and new * (length + new) > attention.SCORES:
       # Attention in blocks recomputes its scores, so that `layer` lacks them.
-      scores = int(_SCORES_BACKWARD * self.scores(
-          rows * self.per_row, new, length))
+      scores = int(
+        _SCORES_BACKWARD * self.scores(rows * self.per_row, new, length)
+      )
     # Copies of weights; without recomputation they are among the residuals.
     layers = _bytes(self.state.params["layers"])
     copies = {}
     if self.model.remat == "layer" or self.xla.casts == "float32":
       copies = self.casts()
     if self.xla.relaid and self.model.dtype == "float32":
-      copies = {"weights laid out for products": int(
-          self.xla.relaid * layers)}
+      copies = {"weights laid out for products": int(self.xla.relaid * layers)}
     # Prompts and responses pass through the layers separately, each with its
     # gradient; micro-batches accumulate theirs in one more array.
     return copies | {
-        "gradient": gradient + layers + (
-            gradient if self.update_parts > 1 else 0),
-        "activations that the backward pass keeps": residuals,
-        "activations": max(
-            int(self.xla.backward * layer) + scores, self.logits(rows)),
+      "gradient": gradient
+      + layers
+      + (gradient if self.update_parts > 1 else 0),
+      "activations that the backward pass keeps": residuals,
+      "activations": max(
+        int(self.xla.backward * layer) + scores, self.logits(rows)
+      ),
     }
 
   def casts(self) -> Terms:
@@ -372,8 +390,9 @@ class _Stage:
     c = self.c
     # Logits are computed for so many tokens at a time.
     tokens = min(
-        c.model.logits_chunk // self.shards,
-        rows * self.per_row * c.sampling.max_new_tokens)
+      c.model.logits_chunk // self.shards,
+      rows * self.per_row * c.sampling.max_new_tokens,
+    )
     return int(self.xla.logits * _FLOAT32 * tokens * self.local.vocab_size)
 
   @property
@@ -393,8 +412,9 @@ class _Stage:
       prefix: number of keys before the first query.
     """
     block = min(length, max(1, attention.SCORES // (length + prefix)))
-    return _FLOAT32 * self.local.num_heads * sequences * block * (
-        length + prefix)
+    return (
+      _FLOAT32 * self.local.num_heads * sequences * block * (length + prefix)
+    )
 
   def forward(self, rows: int, responses: int, length: int, prefix: int) -> int:
     """Returns the peak bytes of one layer in a forward pass.
@@ -414,8 +434,9 @@ class _Stage:
     heads = (2 * m.num_heads + 2 * m.num_kv_heads) * m.head_dim
     attend = heads * tokens * self.item
     if not self.kernel:
-      attend += int(_SCORES_FORWARD * self.scores(
-          rows * responses, length, prefix))
+      attend += int(
+        _SCORES_FORWARD * self.scores(rows * responses, length, prefix)
+      )
     return stream + max(mlp, attend)
 
 
@@ -427,17 +448,24 @@ def _local(model: model_config.ModelConfig, mesh) -> model_config.ModelConfig:
 
   heads = cut("heads", model.num_heads)
   return dataclasses.replace(
-      model, num_heads=heads,
-      # Keys shared by heads on several devices are copied to each.
-      num_kv_heads=math.gcd(heads, cut("kv_heads", model.num_kv_heads)),
-      mlp_dim=cut("mlp", model.mlp_dim),
-      vocab_size=cut("vocab", model.vocab_size))
+    model,
+    num_heads=heads,
+    # Keys shared by heads on several devices are copied to each.
+    num_kv_heads=math.gcd(heads, cut("kv_heads", model.num_kv_heads)),
+    mlp_dim=cut("mlp", model.mlp_dim),
+    vocab_size=cut("vocab", model.vocab_size),
+  )
 
 
 @functools.lru_cache(maxsize=64)
 def _residuals(
-    model: model_config.ModelConfig, rows: int, responses: int, prompt: int,
-    new: int, platform: str) -> int:
+  model: model_config.ModelConfig,
+  rows: int,
+  responses: int,
+  prompt: int,
+  new: int,
+  platform: str,
+) -> int:
   """Returns the bytes that the forward pass keeps for the backward pass.
 
   Copies of parameters in the compute type are included. Logits are not: chunks
@@ -454,10 +482,11 @@ def _residuals(
   """
   shape = jax.ShapeDtypeStruct
   sequences = batch_lib.Sequences(
-      prompt_NT=shape((rows, prompt), jnp.int32),
-      prompt_mask_NT=shape((rows, prompt), bool),
-      tokens_NRT=shape((rows, responses, new), jnp.int32),
-      mask_NRT=shape((rows, responses, new), bool))
+    prompt_NT=shape((rows, prompt), jnp.int32),
+    prompt_mask_NT=shape((rows, prompt), bool),
+    tokens_NRT=shape((rows, responses, new), jnp.int32),
+    mask_NRT=shape((rows, responses, new), bool),
+  )
   trained, frozen = lora.split(model, transformer.abstract_params(model))
   # One token per sequence is a chunk: with many chunks logits are recomputed.
   dist = scoring.Distribution(chunk=rows * responses)
@@ -467,7 +496,8 @@ def _residuals(
 
     def forward(trained):
       logp, entropy, _ = scoring.response_scores(
-          model, lora.join(trained, frozen), sequences, dist)
+        model, lora.join(trained, frozen), sequences, dist
+      )
       return jnp.sum(logp) + jnp.sum(entropy)
 
     # The leaves of the function that `vjp` returns are the residuals; inputs
@@ -475,8 +505,10 @@ def _residuals(
     _, backward = jax.vjp(forward, trained)
     inputs = {id(x) for x in jax.tree.leaves((trained, frozen, sequences))}
     residuals.extend(
-        (x.shape, x.dtype) for x in jax.tree.leaves(backward)
-        if id(x) not in inputs)
+      (x.shape, x.dtype)
+      for x in jax.tree.leaves(backward)
+      if id(x) not in inputs
+    )
     return ()
 
   with sharding.pretend(platform):
@@ -500,8 +532,10 @@ def fits(phases: Mapping[str, Terms], chip: Chip) -> bool:
 
 
 def propose(
-    c: ml_collections.ConfigDict, model: model_config.ModelConfig, chip: Chip,
-    count: int,
+  c: ml_collections.ConfigDict,
+  model: model_config.ModelConfig,
+  chip: Chip,
+  count: int,
 ) -> tuple[tuple[int, int, int], dict[str, Terms]] | None:
   """Proposes the mesh of `count` chips with least communication that fits.
 
@@ -520,7 +554,8 @@ def propose(
   for sizes in meshes(count):
     try:
       phases = estimate(
-          c, model, sharding.abstract_mesh(count, *sizes), chip.platform)
+        c, model, sharding.abstract_mesh(count, *sizes), chip.platform
+      )
     except errors.InputError:
       continue  # this mesh does not divide the batch
     if fits(phases, chip):
@@ -539,15 +574,17 @@ def warnings(model: model_config.ModelConfig, mesh) -> list[str]:
   """Returns sentences on dimensions that a mesh cannot shard evenly."""
   out = []
   for axis, size, what in (
-      ("kv_heads", model.num_kv_heads, "key heads"),
-      ("heads", model.num_heads, "heads"),
-      ("mlp", model.mlp_dim, "columns of the MLP"),
-      ("vocab", model.vocab_size, "rows of the vocabulary"),
-      ("embed", model.embed_dim, "columns of the embedding")):
+    ("kv_heads", model.num_kv_heads, "key heads"),
+    ("heads", model.num_heads, "heads"),
+    ("mlp", model.mlp_dim, "columns of the MLP"),
+    ("vocab", model.vocab_size, "rows of the vocabulary"),
+    ("embed", model.embed_dim, "columns of the embedding"),
+  ):
     if size % sharding.ways(axis, mesh):
       out.append(
-          f"the {size} {what} cannot be split {sharding.ways(axis, mesh)} "
-          "ways: every device holds them all")
+        f"the {size} {what} cannot be split {sharding.ways(axis, mesh)} "
+        "ways: every device holds them all"
+      )
   return out
 
 

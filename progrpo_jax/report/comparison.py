@@ -31,9 +31,7 @@ BINS = 10
 # another set.
 _TOLERANT = "tolerant"
 # Matches pass@k, or the lower bound logged in its place.
-_PASS = re.compile(
-  rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$"
-)
+_PASS = re.compile(rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$")
 _TAIL = 10  # steps averaged at the start and the end of a run
 
 
@@ -63,9 +61,7 @@ def summarise(groups, *, base=None, dataset=None):
     dataset = default_set(everything)
   else:
     _check_set(everything, dataset)
-  return {
-    label: _entry(runs, dataset) for label, runs in everything.items()
-  }
+  return {label: _entry(runs, dataset) for label, runs in everything.items()}
 
 
 def analyse(groups, *, base=None, dataset=None):
@@ -124,8 +120,10 @@ def bounds(entry):
     return {}
   pass2 = entry["pass@k"]["2"][0]
   return {
-      k: float(passk.bound_from_pass2(pass2, int(k)))
-      for k in entry["pass@k"] if int(k) >= 2}
+    k: float(passk.bound_from_pass2(pass2, int(k)))
+    for k in entry["pass@k"]
+    if int(k) >= 2
+  }
 
 
 def curve(counts):

@@ -293,8 +293,7 @@ def _bars_between(axes, between, color):
 
 
 def pass_at_k_over_steps(groups, dataset=None):
-  """pass@k of each evaluation over steps, one line for each of up to three k.
-  """
+  """pass@k of each evaluation over steps; a line for each of up to three k."""
   dataset = dataset or comparison.default_set(groups)
   runs_all = [run for runs in groups.values() for run in runs]
   ks = comparison.shown_ks(runs_all, dataset)
@@ -594,9 +593,7 @@ def _finish(
 def _legend_below(axes, columns):
   """Adds a legend below the whole figure."""
   handles, labels = axes.get_legend_handles_labels()
-  axes.figure.legend(
-    handles, labels, loc="outside lower center", ncols=columns
-  )
+  axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _bars_over_steps(axes, runs):
@@ -625,9 +622,7 @@ def _bars_by_label(axes, table):
   left = np.zeros(len(names))
   for stage, color in zip(STAGES, PALETTE, strict=False):
     width = np.array(
-      [
-        comparison.median_seconds(table[name], stage) or 0.0 for name in names
-      ]
+      [comparison.median_seconds(table[name], stage) or 0.0 for name in names]
     )
     axes.barh(names, width, 0.6, left, color=color, label=stage)
     left += width
@@ -637,8 +632,7 @@ def _bars_by_label(axes, table):
 
 
 def entropy_quantiles(groups):
-  """Quantiles of the entropy over tokens (top) and decided tokens (bottom).
-  """
+  """Quantiles of the entropy over tokens (top) and decided tokens (bottom)."""
   if not any(_gather(runs, "entropy/q50") for runs in groups.values()):
     return None
   with matplotlib.rc_context(_STYLE):
@@ -681,7 +675,11 @@ def reward_spread(groups):
 def kl_share(groups):
   """The KL's share of the gradient, with a line at each reset."""
   figure = _curve(
-    groups, "kl_share", "KL's part in the gradient", "share", share=True,
+    groups,
+    "kl_share",
+    "KL's part in the gradient",
+    "share",
+    share=True,
     smooth=False,
   )
   if figure is not None:

@@ -388,9 +388,7 @@ def _figures(drawn, groups, name="f", spans=()):
       figures.shade(figure, spans)
       label = html.escape(figure.axes[0].get_title(loc="left"))
       svg = figures.to_svg(figure, f"{name}{index}", label)
-      result.append(
-        f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
-      )
+      result.append(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>")
   return f'<div class="figures">{"".join(result)}</div>' if result else ""
 
 

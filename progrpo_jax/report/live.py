@@ -101,9 +101,7 @@ class LiveView:
     self._start = self._phase_start = time.monotonic()
     if self._console.is_terminal:
       self._live = rich.live.Live(
-        console=self._console,
-        get_renderable=self._render,
-        refresh_per_second=4,
+        console=self._console, get_renderable=self._render, refresh_per_second=4
       )
       self._live.start(refresh=True)
     else:
@@ -273,8 +271,7 @@ class LiveView:
       rich.progress_bar.ProgressBar(
         total=max(self._total, 1), completed=self._step
       ),
-      f"{duration(now - self._start)} gone, "
-      f"{duration(self._time_left())} left",
+      f"{duration(now - self._start)} gone, {duration(self._time_left())} left",
     )
     return grid
 
@@ -428,8 +425,7 @@ def duration(seconds):
 
 
 def printable(text):
-  """Replaces control codes by visible signs, so text cannot steer a terminal.
-  """
+  """Makes control codes visible, so that text cannot steer a terminal."""
   return "".join(
     c if c.isprintable() or c == " " else _visible(c) for c in str(text)
   )

@@ -38,9 +38,7 @@ def collect(run):
     ("evaluation", run.eval_sample_steps(), run.eval_samples),
   )
   for source, steps, read in sources:
-    chosen = [
-      steps[i] for i in comparison.evenly_spaced(len(steps), MAX_STEPS)
-    ]
+    chosen = [steps[i] for i in comparison.evenly_spaced(len(steps), MAX_STEPS)]
     if len(chosen) < len(steps):
       left_out.append(f"{len(chosen)} of {len(steps)} steps of {source}")
     records = {step: read(step) for step in chosen}

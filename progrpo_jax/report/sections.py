@@ -162,9 +162,7 @@ def _evaluation_table(run, dataset):
   prefix = f"eval/{dataset}/"
   rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
   # The first and last evaluation stay; those between are thinned out evenly.
-  chosen = [
-    rows[i] for i in comparison.evenly_spaced(len(rows), _MAX_ROWS)
-  ]
+  chosen = [rows[i] for i in comparison.evenly_spaced(len(rows), _MAX_ROWS)]
   columns = [f"pass@{k}" for k in comparison.ks(run, dataset)]
   columns += _other_measures(rows, prefix)
   body = [

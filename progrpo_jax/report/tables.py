@@ -123,17 +123,17 @@ def _ks_of(by_k, limit=3):
 
 
 def _bound_table(summary):
-  ks = _ks_of([*(e["bound"] for e in summary.values()),
-               *(e["between"] for e in summary.values())])
+  ks = _ks_of(
+    [
+      *(e["bound"] for e in summary.values()),
+      *(e["between"] for e in summary.values()),
+    ]
+  )
   # Two columns per k: the measured pass@k and its bound.
   rows = [
     (
       (label, ""),
-      *(
-        cell
-        for k in ks
-        for cell in (pass_cell(entry, k), _bound(entry, k))
-      ),
+      *(cell for k in ks for cell in (pass_cell(entry, k), _bound(entry, k))),
     )
     for label, entry in summary.items()
     if entry["bound"] or entry["between"]

@@ -25,35 +25,39 @@ _BRACE = re.compile(r"(?<!\\)(\\+)(?:(boxed|fbox)\s*\{|[{}])|[{}]")
 _UNBRACED = re.compile(r"\\(?:boxed|fbox)\s+(-?[^\s{}$\\]+)")
 # A box to be filled in, which a completion quotes from the question.
 _PLACEHOLDER = re.compile(
-    r"(?:\\[hv]?phantom\s*\{(?:[^{}]|\{[^{}]*\})*\}|\\q?quad(?![A-Za-z])"
-    r"|\\[,;:! ]|[\s.$~])*")
+  r"(?:\\[hv]?phantom\s*\{(?:[^{}]|\{[^{}]*\})*\}|\\q?quad(?![A-Za-z])"
+  r"|\\[,;:! ]|[\s.$~])*"
+)
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S | re.I)
 _HASH = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.M)
 _SENTENCE = re.compile(
-    r"\b(?:(?:final|correct|right)[ \t]+)?answer(?:[ \t]+(?:choice|option))?"
-    r"(?:[ \t]*\*\*)?"
-    r"[ \t]*(?:(?:is|are|will be|would be|equals|=)[ \t]*:?|:)(?:[ \t]*\*\*)?"
-    r"[ \t]*\n?[ \t]*(?=(\S[^\n]{0,299}))",
-    re.I,
+  r"\b(?:(?:final|correct|right)[ \t]+)?answer(?:[ \t]+(?:choice|option))?"
+  r"(?:[ \t]*\*\*)?"
+  r"[ \t]*(?:(?:is|are|will be|would be|equals|=)[ \t]*:?|:)(?:[ \t]*\*\*)?"
+  r"[ \t]*\n?[ \t]*(?=(\S[^\n]{0,299}))",
+  re.I,
 )
 _FORMULA = re.compile(
-    r"(?:\$\$([^$]{1,300}?)\$\$|(?<!\\)\$([^$\n]{1,300}?)\$|\\\(((?:(?!\\\)).){1,300}?)\\\)"
-    r"|\\\[((?:(?!\\\]).){1,300}?)\\\])[\s.*]*\Z",
-    re.S,
+  r"(?:\$\$([^$]{1,300}?)\$\$|(?<!\\)\$([^$\n]{1,300}?)\$|\\\(((?:(?!\\\)).){1,300}?)\\\)"
+  r"|\\\[((?:(?!\\\]).){1,300}?)\\\])[\s.*]*\Z",
+  re.S,
 )
 # Text between the parts of one answer.
 _BETWEEN = re.compile(
-    r"(?:[\s,;&$]|\\[,;:!()\[\] ]|\\\\|\\q?quad(?![A-Za-z])|\*\*"
-    r"|\\(?:text|mbox|mathrm|textrm)\s*\{[\s,;]*(?:and|or)?[\s,;]*\}"
-    r"|(?:and|or|\\lor|\\text\s*\{\s*or\s*\})(?![A-Za-z])"
-    r"|\\?[A-Za-z]{1,7}(?:_(?:\w|\{[^{}]{1,9}\}))?'?\s*&?\s*=)*")
+  r"(?:[\s,;&$]|\\[,;:!()\[\] ]|\\\\|\\q?quad(?![A-Za-z])|\*\*"
+  r"|\\(?:text|mbox|mathrm|textrm)\s*\{[\s,;]*(?:and|or)?[\s,;]*\}"
+  r"|(?:and|or|\\lor|\\text\s*\{\s*or\s*\})(?![A-Za-z])"
+  r"|\\?[A-Za-z]{1,7}(?:_(?:\w|\{[^{}]{1,9}\}))?'?\s*&?\s*=)*"
+)
 _MAX_BETWEEN = 60
 _OPENINGS = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
 _AGAIN = re.compile(r"(?:the )?(?:(?:final|correct|right) )?answer\b", re.I)
 _IS = re.compile(r".*\b(?:is|are|equals)[ \t]+(\S.*)")
 _STOP = re.compile(
-    r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|\*\*|(?<![\w\\])(?:because|since|as|so|"
-    r"which|where|for|when|if|but|hence|therefore|i hope)\b", re.I)
+  r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|\*\*|(?<![\w\\])(?:because|since|as|so|"
+  r"which|where|for|when|if|but|hence|therefore|i hope)\b",
+  re.I,
+)
 
 
 class Span(NamedTuple):
@@ -76,7 +80,8 @@ def find(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
   """Returns all answers marked in the strongest form that occurs."""
   for form in check_forms(forms):
     marked = [
-        a for a in _FINDERS[form](completion) if not _PLACEHOLDER.fullmatch(a)]
+      a for a in _FINDERS[form](completion) if not _PLACEHOLDER.fullmatch(a)
+    ]
     if marked:
       return marked
   return []
@@ -95,8 +100,10 @@ def final(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
   for form in check_forms(forms):
     if form in _SPANS:
       spans = [
-          s for s in _SPANS[form](completion)
-          if not _PLACEHOLDER.fullmatch(completion, s.inside, s.until)]
+        s
+        for s in _SPANS[form](completion)
+        if not _PLACEHOLDER.fullmatch(completion, s.inside, s.until)
+      ]
       if spans:
         return _last(completion, spans)
     elif marked := find(completion, (form,)):
@@ -107,9 +114,11 @@ def final(completion: str, forms: tuple[str, ...] = DEFAULT) -> list[str]:
 def _last(text: str, spans: list[Span]) -> list[str]:
   """Returns the contents of the last spans that belong together."""
   first = len(spans) - 1
-  while first and spans[first].start - spans[first - 1].end <= (
-      _MAX_BETWEEN) and _BETWEEN.fullmatch(
-          text, spans[first - 1].end, spans[first].start):
+  while (
+    first
+    and spans[first].start - spans[first - 1].end <= (_MAX_BETWEEN)
+    and _BETWEEN.fullmatch(text, spans[first - 1].end, spans[first].start)
+  ):
     first -= 1
   return [text[s.inside : s.until].strip() for s in spans[first:]]
 
@@ -120,7 +129,8 @@ def check_forms(forms: object) -> tuple[str, ...]:
   for form in chosen:
     if form not in FORMS:
       raise InputError(
-          f"no form of an answer {form!r} (known: {', '.join(FORMS)})")
+        f"no form of an answer {form!r} (known: {', '.join(FORMS)})"
+      )
   if not chosen:
     raise InputError(f"forms is empty; choose from {', '.join(FORMS)}")
   return tuple(f for f in FORMS if f in chosen)
@@ -147,8 +157,9 @@ def _boxes(text: str) -> list[Span]:
           boxes.pop()
         boxes.append(Span(start, inside, match.start(), match.end()))
   return boxes or [
-      Span(m.start(), m.start(1), m.start(1) + len(m[1].rstrip(".,;")), m.end())
-      for m in _UNBRACED.finditer(text)]
+    Span(m.start(), m.start(1), m.start(1) + len(m[1].rstrip(".,;")), m.end())
+    for m in _UNBRACED.finditer(text)
+  ]
 
 
 def tagged(text: str) -> list[str]:
@@ -213,11 +224,11 @@ def whole(text: str) -> list[str]:
 
 
 _FINDERS = {
-    "boxed": boxed,
-    "tag": tagged,
-    "hash": hashed,
-    "sentence": sentences,
-    "formula": formulas,
-    "whole": whole,
+  "boxed": boxed,
+  "tag": tagged,
+  "hash": hashed,
+  "sentence": sentences,
+  "formula": formulas,
+  "whole": whole,
 }
 _SPANS = {"boxed": _boxes, "tag": _tags}

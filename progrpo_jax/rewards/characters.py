@@ -5,57 +5,154 @@ import re
 import unicodedata
 
 _VULGAR = {
-    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5",
-    "⅖": "2/5", "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8",
-    "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅐": "1/7", "⅑": "1/9",
+  "½": "1/2",
+  "⅓": "1/3",
+  "⅔": "2/3",
+  "¼": "1/4",
+  "¾": "3/4",
+  "⅕": "1/5",
+  "⅖": "2/5",
+  "⅗": "3/5",
+  "⅘": "4/5",
+  "⅙": "1/6",
+  "⅚": "5/6",
+  "⅛": "1/8",
+  "⅜": "3/8",
+  "⅝": "5/8",
+  "⅞": "7/8",
+  "⅐": "1/7",
+  "⅑": "1/9",
 }
 GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi"
-    " omicron pi rho sigma tau upsilon phi chi psi omega"
+  "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi"
+  " omicron pi rho sigma tau upsilon phi chi psi omega"
 ).split()
 _CAPITALS = {
-    "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi",
-    "Π": "Pi", "Σ": "Sigma", "Υ": "Upsilon", "Φ": "Phi", "Ψ": "Psi",
-    "Ω": "Omega", "∆": "Delta",
+  "Γ": "Gamma",
+  "Δ": "Delta",
+  "Θ": "Theta",
+  "Λ": "Lambda",
+  "Ξ": "Xi",
+  "Π": "Pi",
+  "Σ": "Sigma",
+  "Υ": "Upsilon",
+  "Φ": "Phi",
+  "Ψ": "Psi",
+  "Ω": "Omega",
+  "∆": "Delta",
 }
 # Greek capitals that look like Latin letters are read as those.
 _LOOK_ALIKE = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧ", "ABEZHIKMNOPTX"))
 SYMBOLS = {
-    **{chr(0x3B1 + i + (i > 16)): rf"\{n} " for i, n in enumerate(GREEK)},
-    **{v: rf"\frac{{{v_[0]}}}{{{v_[2]}}}" for v, v_ in _VULGAR.items()},
-    **{char: rf"\{name} " for char, name in _CAPITALS.items()}, **_LOOK_ALIKE,
-    "⅒": r"\frac{1}{10}", "φ": r"\phi ", "ϕ": r"\phi ", "ϑ": r"\theta ",
-    "ϵ": r"\epsilon ", "ϖ": r"\pi ", "ϱ": r"\rho ", "ς": r"\sigma ",
-    "ℓ": r"\ell ", "ℏ": r"\hbar ", "∂": r"\partial ",
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ",
-    "·": r"\times ", "⋅": r"\times ", "∙": r"\times ", "∗": "*", "÷": "/",
-    "✕": r"\times ", "✖": r"\times ", "⨯": r"\times ", "•": r"\times ",
-    "⁄": "/", "∕": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
-    "∞": r"\infty ",
-    "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "≈": r"\approx ",
-    "≃": r"\approx ", "≅": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ",
-    "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
-    "º": r"^\circ ", "˚": r"^\circ ", "′": "'", "’": "'", "∠": r"\angle ",
-    "∨": r"\lor ", "∧": r"\wedge ", "∖": r"\setminus ", "∣": "|",
-    "…": r"\ldots ", "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "ℝ": r"\mathbb{R}", "ℂ": r"\mathbb{C}", "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "≔": "=", "→": r"\to ",
-    "⊂": r"\subset ", "∼": r"\sim ",
-    "，": ", ", "、": ", ", "；": ";", "：": ":", "∶": ":",
-    "€": "", "£": "", "¥": "", "￥": "", "₹": "", "₽": "", "₩": "", "¢": "",
+  **{chr(0x3B1 + i + (i > 16)): rf"\{n} " for i, n in enumerate(GREEK)},
+  **{v: rf"\frac{{{v_[0]}}}{{{v_[2]}}}" for v, v_ in _VULGAR.items()},
+  **{char: rf"\{name} " for char, name in _CAPITALS.items()},
+  **_LOOK_ALIKE,
+  "⅒": r"\frac{1}{10}",
+  "φ": r"\phi ",
+  "ϕ": r"\phi ",
+  "ϑ": r"\theta ",
+  "ϵ": r"\epsilon ",
+  "ϖ": r"\pi ",
+  "ϱ": r"\rho ",
+  "ς": r"\sigma ",
+  "ℓ": r"\ell ",
+  "ℏ": r"\hbar ",
+  "∂": r"\partial ",
+  "−": "-",
+  "–": "-",
+  "—": "-",
+  "‐": "-",
+  "‑": "-",
+  "×": r"\times ",
+  "·": r"\times ",
+  "⋅": r"\times ",
+  "∙": r"\times ",
+  "∗": "*",
+  "÷": "/",
+  "✕": r"\times ",
+  "✖": r"\times ",
+  "⨯": r"\times ",
+  "•": r"\times ",
+  "⁄": "/",
+  "∕": "/",
+  "√": r"\sqrt ",
+  "∛": r"\sqrt[3] ",
+  "∜": r"\sqrt[4] ",
+  "∞": r"\infty ",
+  "±": r"\pm ",
+  "∓": r"\mp ",
+  "≤": r"\le ",
+  "≥": r"\ge ",
+  "≠": r"\ne ",
+  "⩽": r"\le ",
+  "⩾": r"\ge ",
+  "≦": r"\le ",
+  "≧": r"\ge ",
+  "≈": r"\approx ",
+  "≃": r"\approx ",
+  "≅": r"\approx ",
+  "≡": r"\equiv ",
+  "∪": r"\cup ",
+  "∩": r"\cap ",
+  "∈": r"\in ",
+  "∅": r"\emptyset ",
+  "°": r"^\circ ",
+  "º": r"^\circ ",
+  "˚": r"^\circ ",
+  "′": "'",
+  "’": "'",
+  "∠": r"\angle ",
+  "∨": r"\lor ",
+  "∧": r"\wedge ",
+  "∖": r"\setminus ",
+  "∣": "|",
+  "…": r"\ldots ",
+  "⋯": r"\ldots ",
+  "⟨": r"\langle ",
+  "⟩": r"\rangle ",
+  "⌊": r"\lfloor ",
+  "⌋": r"\rfloor ",
+  "⌈": r"\lceil ",
+  "⌉": r"\rceil ",
+  "ℝ": r"\mathbb{R}",
+  "ℂ": r"\mathbb{C}",
+  "ℤ": r"\mathbb{Z}",
+  "ℕ": r"\mathbb{N}",
+  "ℚ": r"\mathbb{Q}",
+  "≔": "=",
+  "→": r"\to ",
+  "⊂": r"\subset ",
+  "∼": r"\sim ",
+  "，": ", ",
+  "、": ", ",
+  "；": ";",
+  "：": ":",
+  "∶": ":",
+  "€": "",
+  "£": "",
+  "¥": "",
+  "￥": "",
+  "₹": "",
+  "₽": "",
+  "₩": "",
+  "¢": "",
 }
-_RAISED = dict(zip(
+_RAISED = dict(
+  zip(
     "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱᵃᵇᶜᵈᵉᶠᵍʰʲᵏˡᵐᵒᵖʳˢᵗᵘᵛʷˣʸᶻᵀ⁄",
-    "0123456789+-()niabcdefghjklmoprstuvwxyzT/"))
-_LOWERED = dict(zip(
-    "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", "0123456789+-()aehijklmnoprstuvx"))
+    "0123456789+-()niabcdefghjklmoprstuvwxyzT/",
+  )
+)
+_LOWERED = dict(
+  zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", "0123456789+-()aehijklmnoprstuvx")
+)
 _UP = "".join(c for c in _RAISED if c != "⁄")
 _DOWN = "".join(_LOWERED)
 _FRACTION = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄/]([₀₁₂₃₄₅₆₇₈₉]+)")
 _RUN = re.compile(
-    rf"([{re.escape(_UP)}]+(?:⁄[{re.escape(_UP)}]+)*)|([{re.escape(_DOWN)}]+)")
+  rf"([{re.escape(_UP)}]+(?:⁄[{re.escape(_UP)}]+)*)|([{re.escape(_DOWN)}]+)"
+)
 _DIGITS_OF = {**_RAISED, **_LOWERED}
 
 

@@ -30,7 +30,8 @@ _COMMON = LETTERS[:10]  # letters of unknown options
 _BARE = re.compile(r"[\s*_(\[]*([A-Za-z])[\s*_)\].:]*")
 # Full-width characters, used in Chinese texts -> ASCII.
 _NARROW = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | str.maketrans(
-    {"\u3000": " ", "。": ".", "、": ",", "【": "[", "】": "]"})
+  {"\u3000": " ", "。": ".", "、": ",", "【": "[", "】": "]"}
+)
 
 # ----- Sentences that state an answer -----
 
@@ -38,71 +39,85 @@ _SPACES = re.compile(r"[^\S\n]*(\n)\s*|[^\S\n]+")
 _MAX_CUES = 64
 _MAX_SAID = 300
 _IS = (
-    r"(?:\s*(?:\bis|\bare|\bwas|\bwill\s+be|\bwould\s+be|\bmust\s+be|\bshould\s+be"
-    r"|\bequals|=)(?![A-Za-z])(?:\s*:)?|\s*:|\s+is(?=n['’]t\b))")
+  r"(?:\s*(?:\bis|\bare|\bwas|\bwill\s+be|\bwould\s+be|\bmust\s+be|\bshould\s+be"
+  r"|\bequals|=)(?![A-Za-z])(?:\s*:)?|\s*:|\s+is(?=n['’]t\b))"
+)
 # The beginning of a sentence that states an answer, in English or Chinese.
 _CUE = re.compile(
-    r"(?:\b(?:(?:final|correct|right|best)\s+){0,2}"
-    r"(?:answer|ans\.?)(?:\s+(?:choice|option|letter))?"
-    r"|\b(?:final|correct|right|best|chosen|selected)\s+(?:option|choice|letter)"
-    r"|\b(?:correct|right)\s+(?:statement|alternative|one)"
-    r"|\b(?:option|choice|statement|alternative|one)\s+(?:that|which)"
-    r"\s+(?:best\s+|most\s+closely\s+)?(?:fits|matches|applies|works|answers"
-    r"|satisfies|explains|describes|completes|is\s+(?:correct|right|true|best))"
-    r"(?:\s+(?:best|here|both|all))?(?:\s+(?:the|this|these|our)"
-    r"(?:\s+(?!not?\b|least|fewest|worst|is\b|are\b)[a-z]+){1,4}?)?"
-    r"|^[ *#>-]{0,20}(?:option|choice))"
-    r"(?:\s+(?:to|for|of|among|from)\b[^.\n:?]{0,60}?)?[\s*_]*" + _IS +
-    r"|^[ *#]{0,20}(?:(?:final|correct)\s+)?answer[\s*]*\n"
-    r"|\b(?:I|we)(?:['’](?:ll|d)|\s+will|\s+would)?\s+(?:choose|pick|select"
-    r"|go\s+with)\b"
-    r"|(?:答案|正确的?选项)\s*(?:应该|应当|应)?\s*[是为选]?\s*:?"
-    r"|(?:故|因此|所以|应该?|我)[,\s]*选择?\s*:?"
-    r"|(?:^|[,.;:]|本题)\s*选(?=[\s:]*\(?[A-Z](?![A-Za-z]))[\s:]*"
-    r"|^####", re.I | re.M)
+  r"(?:\b(?:(?:final|correct|right|best)\s+){0,2}"
+  r"(?:answer|ans\.?)(?:\s+(?:choice|option|letter))?"
+  r"|\b(?:final|correct|right|best|chosen|selected)\s+(?:option|choice|letter)"
+  r"|\b(?:correct|right)\s+(?:statement|alternative|one)"
+  r"|\b(?:option|choice|statement|alternative|one)\s+(?:that|which)"
+  r"\s+(?:best\s+|most\s+closely\s+)?(?:fits|matches|applies|works|answers"
+  r"|satisfies|explains|describes|completes|is\s+(?:correct|right|true|best))"
+  r"(?:\s+(?:best|here|both|all))?(?:\s+(?:the|this|these|our)"
+  r"(?:\s+(?!not?\b|least|fewest|worst|is\b|are\b)[a-z]+){1,4}?)?"
+  r"|^[ *#>-]{0,20}(?:option|choice))"
+  r"(?:\s+(?:to|for|of|among|from)\b[^.\n:?]{0,60}?)?[\s*_]*"
+  + _IS
+  + r"|^[ *#]{0,20}(?:(?:final|correct)\s+)?answer[\s*]*\n"
+  r"|\b(?:I|we)(?:['’](?:ll|d)|\s+will|\s+would)?\s+(?:choose|pick|select"
+  r"|go\s+with)\b"
+  r"|(?:答案|正确的?选项)\s*(?:应该|应当|应)?\s*[是为选]?\s*:?"
+  r"|(?:故|因此|所以|应该?|我)[,\s]*选择?\s*:?"
+  r"|(?:^|[,.;:]|本题)\s*选(?=[\s:]*\(?[A-Z](?![A-Za-z]))[\s:]*"
+  r"|^####",
+  re.I | re.M,
+)
 # Text between two sentences that form one answer.
-_JOINT = re.compile(
-    r"(?:[\s,;.]*\b(?:and|or)\b)?[\s,;.]*(?:\bthe)?\Z", re.I)
+_JOINT = re.compile(r"(?:[\s,;.]*\b(?:and|or)\b)?[\s,;.]*(?:\bthe)?\Z", re.I)
 # "(B) is the right answer", but not "nor B is ..." or "if B is ...".
 _VERDICT = re.compile(
-    r"(?<!\w)\(?([A-Z])\)?[*_]{0,2}\s+is\s+(?:therefore\s+|thus\s+|clearly\s+)?"
-    r"the\s+(?:correct|right|best)\s+(?:answer|option|choice)\b(?!\s*\?)")
+  r"(?<!\w)\(?([A-Z])\)?[*_]{0,2}\s+is\s+(?:therefore\s+|thus\s+|clearly\s+)?"
+  r"the\s+(?:correct|right|best)\s+(?:answer|option|choice)\b(?!\s*\?)"
+)
 _DOUBT = re.compile(
-    r"\b(?:if|whether|nor|neither|not|unless|suppose|why)\W+"
-    r"(?:(?:option|choice)\W+)?\Z", re.I)
+  r"\b(?:if|whether|nor|neither|not|unless|suppose|why)\W+"
+  r"(?:(?:option|choice)\W+)?\Z",
+  re.I,
+)
 
 # ----- Text around a letter -----
 
 _STYLE = re.compile(
-    r"\\(?:text|mbox|hbox|math|emph|underline|boldsymbol|bm|operatorname)"
-    r"(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
-    r"|\\(?:bf|rm|it|left|right|displaystyle|large|Large|q?quad)(?![A-Za-z])"
-    r"|\\[,;:! ()\[\]]|[$`~{}]|\*+|__+")
+  r"\\(?:text|mbox|hbox|math|emph|underline|boldsymbol|bm|operatorname)"
+  r"(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
+  r"|\\(?:bf|rm|it|left|right|displaystyle|large|Large|q?quad)(?![A-Za-z])"
+  r"|\\[,;:! ()\[\]]|[$`~{}]|\*+|__+"
+)
 # Words in front of an option that do not change which one is chosen.
 _LEAD = re.compile(
-    r"(?:(?:I\s+(?:think|believe|guess|would\s+say)|it\s+is|it['’]s|it\s+must"
-    r"\s+be|(?:most\s+)?(?:likely|probably)|clearly|definitely|certainly"
-    r"|obviously|therefore|thus|hence|so|then|indeed|simply|just|either|both"
-    r"|that\s+is|that|the|correct|right|best|final|option|choice|answer|letter"
-    r"|alternative|is|are)(?![\w'’])"
-    r"|选项|[\s:\"'“”.,])*", re.I)
+  r"(?:(?:I\s+(?:think|believe|guess|would\s+say)|it\s+is|it['’]s|it\s+must"
+  r"\s+be|(?:most\s+)?(?:likely|probably)|clearly|definitely|certainly"
+  r"|obviously|therefore|thus|hence|so|then|indeed|simply|just|either|both"
+  r"|that\s+is|that|the|correct|right|best|final|option|choice|answer|letter"
+  r"|alternative|is|are)(?![\w'’])"
+  r"|选项|[\s:\"'“”.,])*",
+  re.I,
+)
 _TRAIL = re.compile(
-    r"\s+(?:is|are)(?:\s+the)?\s+(?:correct|right|best)"
-    r"(?:\s+(?:answer|option|choice)s?)?[\s.!]*\Z", re.I)
+  r"\s+(?:is|are)(?:\s+the)?\s+(?:correct|right|best)"
+  r"(?:\s+(?:answer|option|choice)s?)?[\s.!]*\Z",
+  re.I,
+)
 _HEAD = re.compile(r"([(\[])?\s*([A-Za-z])(?(1)\s*[)\]]|(?![A-Za-z0-9]))")
 _LIST = re.compile(r"\s*(?:,|;|/|&|\band\b|\bor\b)\s*", re.I)
 _TAIL = re.compile(
-    r"(.+?)\s*[(\[]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)\]][\s.]*", re.S)
+  r"(.+?)\s*[(\[]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)\]][\s.]*", re.S
+)
 _STOP = re.compile(
-    r"(?<=\S)[.!?](?=\s|\Z)|\n|,(?=\s+(?:the|an?)\s)|(?<![\w\\])(?:because|since|as|so|which|where"
-    r"|for|when|if|but|hence|therefore|given|due)(?!\w)|因为|因此|所以", re.I)
+  r"(?<=\S)[.!?](?=\s|\Z)|\n|,(?=\s+(?:the|an?)\s)|(?<![\w\\])(?:because|since|as|so|which|where"
+  r"|for|when|if|but|hence|therefore|given|due)(?!\w)|因为|因此|所以",
+  re.I,
+)
 _MARKED = r"[).\]:]|[({]|,|\s-+\s|\s*[–—]|[!?;]|\Z"
 # Separator between a letter and a comment on it: in a mark ("B, since ..."), in
 # a last line, where "A, B" and "A - b" may mean anything, and none at all.
 _COMMENT = {
-    "mark": re.compile(rf"\s*(?:{_MARKED})|\s+(?:{_STOP.pattern})", re.I),
-    "line": re.compile(r"\s*[).:\]]"),
-    "exact": re.compile(r"(?!)"),
+  "mark": re.compile(rf"\s*(?:{_MARKED})|\s+(?:{_STOP.pattern})", re.I),
+  "line": re.compile(r"\s*[).:\]]"),
+  "exact": re.compile(r"(?!)"),
 }
 _ARROWS = "=>→⇒➔➜"
 _BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
@@ -111,38 +126,46 @@ _BETWEEN = " \t\n.,;:!?-–—()[]{}\"'“”"
 
 # "B is incorrect, ", "so C is the right answer", "A错误，".
 _RATED = re.compile(
-    r"(?:(?:so|thus|hence|therefore|then|only),?\s+){0,2}"
-    r"(?:(?:the\s+)?(?:option|choice|statement|alternative)s?\s+"
-    r"|选项\s*)?(?P<letters>\(?[A-Z]\)?(?:\s*(?:,|and|&)\s*\(?[A-Z]\)?)*)"
-    r"(?:\s+(?:(?:is|are)(?P<not>\s+not)?|(?P<isnt>(?:is|are)n['’]t))"
-    r"(?:\s+the)?\s+(?:(?P<right>correct|right|true)|incorrect|wrong|false)"
-    r"(?:\s+(?:answer|option|choice|one|statement)s?)?"
-    r"|\s*是?(?:(?P<good>正确|对)|不正确|不对|错误?)的?)(?![\w'’])"
-    r"(?:\s*[,.;!](?:\s*(?:and|but|so|while|whereas|therefore|hence)\b)?,?"
-    r"|\s+(?:and|but|so|while|whereas)\b|\s*\Z)\s*", re.I)
+  r"(?:(?:so|thus|hence|therefore|then|only),?\s+){0,2}"
+  r"(?:(?:the\s+)?(?:option|choice|statement|alternative)s?\s+"
+  r"|选项\s*)?(?P<letters>\(?[A-Z]\)?(?:\s*(?:,|and|&)\s*\(?[A-Z]\)?)*)"
+  r"(?:\s+(?:(?:is|are)(?P<not>\s+not)?|(?P<isnt>(?:is|are)n['’]t))"
+  r"(?:\s+the)?\s+(?:(?P<right>correct|right|true)|incorrect|wrong|false)"
+  r"(?:\s+(?:answer|option|choice|one|statement)s?)?"
+  r"|\s*是?(?:(?P<good>正确|对)|不正确|不对|错误?)的?)(?![\w'’])"
+  r"(?:\s*[,.;!](?:\s*(?:and|but|so|while|whereas|therefore|hence)\b)?,?"
+  r"|\s+(?:and|but|so|while|whereas)\b|\s*\Z)\s*",
+  re.I,
+)
 
 _NO = re.compile(
-    r"([?!,;.]|\s-|[—–])\s*(no|nope|wait|sorry|actually|scratch that|correction"
-    r"|or rather|I mean)(?!\w)"
-    # Several may follow each other: "B, no, actually C".
-    r"(?:[\s,.!:;—-]*\b(?:no|nope|wait|sorry|actually|rather)(?!\w))*"
-    r"[\s,.!:;—-]*", re.I)
+  r"([?!,;.]|\s-|[—–])\s*(no|nope|wait|sorry|actually|scratch that|correction"
+  r"|or rather|I mean)(?!\w)"
+  # Several may follow each other: "B, no, actually C".
+  r"(?:[\s,.!:;—-]*\b(?:no|nope|wait|sorry|actually|rather)(?!\w))*"
+  r"[\s,.!:;—-]*",
+  re.I,
+)
 _NOT_BUT = re.compile(
-    r"(?:not|n['’]t)\s+.{1,80}?(?:[.;]|\bbut\b)[\s,]*"
-    r"(?:rather\b|instead\b)?", re.I)
+  r"(?:not|n['’]t)\s+.{1,80}?(?:[.;]|\bbut\b)[\s,]*"
+  r"(?:rather\b|instead\b)?",
+  re.I,
+)
 _NOT = re.compile(
-    r"[\s,(]*\b(?:and\s+)?(?:not|rather\s+than|instead\s+of|as\s+opposed\s+to)"
-    r"\s", re.I)
+  r"[\s,(]*\b(?:and\s+)?(?:not|rather\s+than|instead\s+of|as\s+opposed\s+to)"
+  r"\s",
+  re.I,
+)
 
 Options = Sequence[str] | Mapping[str, str]
 
 
 def score(
-    completion: str,
-    reference: object,
-    *,
-    options: Options | None = None,
-    tolerance: float = 0.0,
+  completion: str,
+  reference: object,
+  *,
+  options: Options | None = None,
+  tolerance: float = 0.0,
 ) -> Score:
   """Scores a completion by the option that it chooses.
 
@@ -173,7 +196,7 @@ def score(
 
 
 def check_reference(
-    reference: object, options: Options | None = None
+  reference: object, options: Options | None = None
 ) -> tuple[str, dict[str, str]]:
   """Returns (letter of the correct option, options by letter).
 
@@ -195,8 +218,9 @@ def check_reference(
       return matches[0], named
   if named:
     raise InputError(
-        f"the reference {str(reference)[:80]!r} is none of the options"
-        f" {', '.join(named)}")
+      f"the reference {str(reference)[:80]!r} is none of the options"
+      f" {', '.join(named)}"
+    )
   math.check_reference(reference)
   return "", {}
 
@@ -217,8 +241,9 @@ def by_letter(options: Options | None) -> dict[str, str]:
     raise InputError(f"options are a {type(options).__name__}, not a list")
   if not 2 <= len(options) <= len(LETTERS) or len(named) != len(options):
     raise InputError(
-        f"there must be 2 to {len(LETTERS)} options with different letters,"
-        f" not {len(options)}")
+      f"there must be 2 to {len(LETTERS)} options with different letters,"
+      f" not {len(options)}"
+    )
   for letter, option in named.items():
     if letter not in LETTERS or len(letter) != 1:
       raise InputError(f"an option's letter may not be {letter[:20]!r}")
@@ -237,8 +262,7 @@ def find(completion: str, named: Mapping[str, str]) -> set[str]:
     named: texts of the options by letter, empty if unknown.
   """
   # Long runs of spaces would make the search for sentences slow.
-  completion = _SPACES.sub(
-      lambda m: m[1] or " ", completion.translate(_NARROW))
+  completion = _SPACES.sub(lambda m: m[1] or " ", completion.translate(_NARROW))
   if marked := answers.final(completion, ("boxed", "tag")):
     return set().union(*(_chosen(m, named) or {"?"} for m in marked))
   stated, has_sentence = _sentences(completion, named)
@@ -281,7 +305,7 @@ def _sentences(text: str, named: Mapping[str, str]) -> tuple[set[str], bool]:
 
 
 def _chosen(
-    text: str, named: Mapping[str, str], comments: str = "mark"
+  text: str, named: Mapping[str, str], comments: str = "mark"
 ) -> set[str]:
   """Returns the letters of the options that a marked answer chooses.
 
@@ -293,13 +317,13 @@ def _chosen(
     named: texts of the options by letter.
     comments: key of _COMMENT, the separators allowed before a comment.
   """
-  text = text[:expressions.MAX_CHARS].strip()
+  text = text[: expressions.MAX_CHARS].strip()
   kept = _kept(text, named, comments)
   return kept if kept is not None else _read(text, named, comments)
 
 
 def _kept(
-    text: str, named: Mapping[str, str], comments: str
+  text: str, named: Mapping[str, str], comments: str
 ) -> set[str] | None:
   """Returns the options that remain in a text that withdraws one.
 
@@ -411,7 +435,7 @@ def _item(text: str, named: Mapping[str, str]) -> set[str]:
 
 
 def _headed(
-    head: re.Match[str], named: Mapping[str, str], comments: str
+  head: re.Match[str], named: Mapping[str, str], comments: str
 ) -> set[str]:
   """Returns the letters of a text that begins with one, else {"?"}.
 
@@ -434,16 +458,16 @@ def _headed(
     between = signs and not (head[1] and rest.startswith(("(", "[")))
     return {letter, _known(bare[1], named)} if between else {"?"}
   # A letter in brackets, or a capital that a separator follows.
-  is_clear = head[1] or (
-      head[2].isupper() and _COMMENT[comments].match(rest))
+  is_clear = head[1] or (head[2].isupper() and _COMMENT[comments].match(rest))
   return {letter} if is_clear and comments != "exact" else {"?"}
 
 
 def _beginning(text: str, named: Mapping[str, str]) -> set[str]:
   """Returns the option whose text precedes the first stop in a text."""
   stop = _STOP.search(text)
-  return _matching(text[: stop.start()].strip(_BETWEEN), named) if stop else (
-      set())
+  return (
+    _matching(text[: stop.start()].strip(_BETWEEN), named) if stop else (set())
+  )
 
 
 def _known(letter: str, named: Mapping[str, str]) -> str:

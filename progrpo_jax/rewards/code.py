@@ -41,10 +41,10 @@ _MAX_DEPTH = 200  # nesting of a value
 # Groups of a fence: marks of a quotation, margin and list markers, the fence
 # itself, and its info string: python, Python3, {.python}, main.py,
 # python title="x", python:main.py.
-_MARKER = (
-    r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{1,5})[.)])[ \t]+")
+_MARKER = r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{1,5})[.)])[ \t]+"
 _FENCE = re.compile(
-    rf"((?:[ \t]*>)*)([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})(.*)")
+  rf"((?:[ \t]*>)*)([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})(.*)"
+)
 _LANGUAGE = re.compile(r"[ \t{.]*([a-z0-9+#.]*)")
 _PYTHON = re.compile(r"i?(?:python|py|pypy)(?:3(?:\.[0-9]+)?)?")
 _PYTHON_FILE = re.compile(r"[\w./\\-]*\w\.py")
@@ -53,23 +53,24 @@ _ORDER_MARK = "\ufeff"
 Number = int | float | decimal.Decimal
 _NUMBERS = {bool, int, float, decimal.Decimal}
 _NUMBER = re.compile(
-    r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+  r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?"
+)
 _INT_DIGITS = 4000
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
 
 def score(
-    completion: str,
-    tests: Sequence[Mapping[str, Any]],
-    *,
-    time_limit_s: float = 6.0,
-    memory_mb: int = 256,
-    partial: bool = True,
-    entry_point: str | None = None,
-    tolerance: float | None = None,
-    test_limit_s: float | None = None,
-    prelude: str = "",
-    allow_unsafe: bool = False,
+  completion: str,
+  tests: Sequence[Mapping[str, Any]],
+  *,
+  time_limit_s: float = 6.0,
+  memory_mb: int = 256,
+  partial: bool = True,
+  entry_point: str | None = None,
+  tolerance: float | None = None,
+  test_limit_s: float | None = None,
+  prelude: str = "",
+  allow_unsafe: bool = False,
 ) -> Score:
   """Scores a program by the tests that it passes.
 
@@ -111,17 +112,18 @@ def score(
     return Score(0.0, False, "ok")
   try:
     with sandbox.Jail(
-        program,
-        prelude=prelude,
-        published_names=_uses_undefined_names(program),
-        time_limit_s=time_limit_s,
-        memory_mb=memory_mb,
-        allow_unsafe=allow_unsafe,
+      program,
+      prelude=prelude,
+      published_names=_uses_undefined_names(program),
+      time_limit_s=time_limit_s,
+      memory_mb=memory_mb,
+      allow_unsafe=allow_unsafe,
     ) as jail:
       num_passed = 0
       for test in tests:
         passes = _passes(
-            jail, test, entry_point, test_limit_s or math.inf, tolerance)
+          jail, test, entry_point, test_limit_s or math.inf, tolerance
+        )
         num_passed += passes
         if not (passes or partial):
           break
@@ -135,7 +137,7 @@ def score(
 
 
 def check_tests(
-    tests: Sequence[Mapping[str, Any]], entry_point: str | None = None
+  tests: Sequence[Mapping[str, Any]], entry_point: str | None = None
 ) -> None:
   """Raises InputError, which names the test, if a test is malformed."""
   if isinstance(tests, (str, Mapping)) or not isinstance(tests, Sequence):
@@ -159,8 +161,9 @@ def _complaint(test: Any, entry_point: str | None) -> str:
       return 'it has "args" but no "expected"'
     if not isinstance(entry_point, str) or not entry_point.isidentifier():
       return (
-          'it has "args", so entry_point must name the function to call, not'
-          f" {entry_point!r}")
+        'it has "args", so entry_point must name the function to call, not'
+        f" {entry_point!r}"
+      )
     try:
       sandbox.to_json([list(test["args"]), test["expected"]])
     except (TypeError, ValueError, RecursionError) as error:
@@ -169,8 +172,9 @@ def _complaint(test: Any, entry_point: str | None) -> str:
   for key in ("input", "output"):
     if not isinstance(test.get(key), str):
       return (
-          f'needs "input" and "output" as text, or "args" and "expected"; its'
-          f' "{key}" is {test.get(key)!r:.50}')
+        f'needs "input" and "output" as text, or "args" and "expected"; its'
+        f' "{key}" is {test.get(key)!r:.50}'
+      )
   return ""
 
 
@@ -229,8 +233,11 @@ def _unquoted(line: str, depth: int) -> str | None:
 def _closes(line: re.Match, opening: re.Match) -> bool:
   """Says whether a fence closes the block of an opening fence."""
   return (
-      not line[1] and not line[2].strip() and not line[4].strip()
-      and line[3].startswith(opening[3]))
+    not line[1]
+    and not line[2].strip()
+    and not line[4].strip()
+    and line[3].startswith(opening[3])
+  )
 
 
 def _is_python(info: str) -> bool | None:
@@ -256,8 +263,7 @@ def _dedented(block: list[str], before: str) -> str:
       most the margin is removed; behind a marker, code may be indented less or
       more than the fence.
   """
-  margins = [
-      len(line) - len(line.lstrip(" \t")) for line in block]
+  margins = [len(line) - len(line.lstrip(" \t")) for line in block]
   filled = [m for m, line in zip(margins, block) if line.strip()]
   indent = filled[0] if filled else 0
   if not before.strip():
@@ -317,11 +323,11 @@ def _nesting(program: str) -> int:
 
 
 def _passes(
-    jail: sandbox.Jail,
-    test: Mapping[str, Any],
-    entry_point: str | None,
-    limit_s: float,
-    tolerance: float | None,
+  jail: sandbox.Jail,
+  test: Mapping[str, Any],
+  entry_point: str | None,
+  limit_s: float,
+  tolerance: float | None,
 ) -> bool:
   """Says whether the program passes a test."""
   calls = "args" in test
@@ -333,7 +339,8 @@ def _passes(
     clean = (output.end, output.code) == ("exit", 0)
     return clean and same_text(output.stdout, wanted, tolerance)
   output = jail.call(
-      entry_point, test["args"], limit_s=limit_s, max_output=room)
+    entry_point, test["args"], limit_s=limit_s, max_output=room
+  )
   if (output.end, output.code) != ("exit", 0):
     return False
   try:
@@ -344,9 +351,7 @@ def _passes(
     return False
 
 
-def same_text(
-    text: str, expected: str, tolerance: float | None = None
-) -> bool:
+def same_text(text: str, expected: str, tolerance: float | None = None) -> bool:
   """Says whether two outputs are equal, line by line and word by word.
 
   The amount of space and empty lines at the end do not matter. Two words that
@@ -362,9 +367,10 @@ def same_text(
   if [len(line) for line in lines] != [len(line) for line in wanted]:
     return False
   return all(
-      _same_word(word, expected, tolerance)
-      for line, right in zip(lines, wanted)
-      for word, expected in zip(line, right))
+    _same_word(word, expected, tolerance)
+    for line, right in zip(lines, wanted)
+    for word, expected in zip(line, right)
+  )
 
 
 def _lines(text: str) -> list[list[str]]:
@@ -380,7 +386,8 @@ def _same_word(word: str, expected: str, tolerance: float | None) -> bool:
     return False
   decimals = not (_is_integer(word) or _is_integer(expected))
   return same_number(
-      decimal.Decimal(word), decimal.Decimal(expected), decimals, tolerance)
+    decimal.Decimal(word), decimal.Decimal(expected), decimals, tolerance
+  )
 
 
 def _is_integer(word: str) -> bool:
@@ -389,7 +396,7 @@ def _is_integer(word: str) -> bool:
 
 
 def same_number(
-    value: Number, expected: Number, decimals: bool, tolerance: float | None
+  value: Number, expected: Number, decimals: bool, tolerance: float | None
 ) -> bool:
   """Says whether two numbers are equal, exactly or within a tolerance.
 
@@ -418,7 +425,7 @@ def same_number(
 
 
 def same_value(
-    value: Any, expected: Any, tolerance: float | None = None, depth: int = 0
+  value: Any, expected: Any, tolerance: float | None = None, depth: int = 0
 ) -> bool:
   """Says whether two values read from JSON are equal.
 
@@ -442,12 +449,13 @@ def same_value(
     return False
   if isinstance(value, list):
     return len(value) == len(expected) and all(
-        same_value(a, b, tolerance, depth + 1)
-        for a, b in zip(value, expected))
+      same_value(a, b, tolerance, depth + 1) for a, b in zip(value, expected)
+    )
   if isinstance(value, dict):
     return value.keys() == expected.keys() and all(
-        same_value(value[key], expected[key], tolerance, depth + 1)
-        for key in value)
+      same_value(value[key], expected[key], tolerance, depth + 1)
+      for key in value
+    )
   return value == expected
 
 

@@ -16,20 +16,33 @@ from progrpo_jax.rewards.identity import How, Symbolic
 from progrpo_jax.rewards.notation import Answer, squeeze
 
 # Texts that are no answer, in lower case.
-NOTHING = frozenset((
-    "", "nan", "none", "null", "n/a", "na", "inf", "-inf", "+inf",
-    "infinity", "-infinity", "?", "-",
-))
+NOTHING = frozenset(
+  (
+    "",
+    "nan",
+    "none",
+    "null",
+    "n/a",
+    "na",
+    "inf",
+    "-inf",
+    "+inf",
+    "infinity",
+    "-infinity",
+    "?",
+    "-",
+  )
+)
 UNORDERED = ("list", "set", "union")  # kinds whose parts have no order
 _MAX_UNFOLDED = 64  # terms written out in place of dots
 
 
 def compare(
-    gold: str,
-    answer: str,
-    symbolic: Symbolic,
-    tolerance: float = 0.0,
-    evaluated: bool = False,
+  gold: str,
+  answer: str,
+  symbolic: Symbolic,
+  tolerance: float = 0.0,
+  evaluated: bool = False,
 ) -> bool:
   """Says whether an answer is correct.
 
@@ -72,7 +85,8 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
     if gold.kind == "named":
       return _same_named(gold, given, how)
     return not _is_trivial(given) and all(
-        _same(gold, part, how) for part in given.parts)
+      _same(gold, part, how) for part in given.parts
+    )
   if gold.kind == "named":
     return _same_named(gold, given, how)
   if gold.kind == "chain":
@@ -89,7 +103,8 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
     # A decimal comma: 3,14 is 3.14.
     decimal = re.fullmatch(r"-?\d+,\d+", given.text)
     return bool(decimal) and _same_atom(
-        gold.text, given.text.replace(",", "."), how)
+      gold.text, given.text.replace(",", "."), how
+    )
   return _same_parts(gold, given, how)
 
 
@@ -99,10 +114,11 @@ def _same_words(gold: str, given: str) -> bool:
   Single letters keep their case.
   """
   gold, given = (
-      re.sub(r"[\s.]", "", notation.unwrap(t)).strip("()")
-      for t in (gold, given))
-  return gold.casefold() == given.casefold() if len(gold) > 1 else (
-      gold == given)
+    re.sub(r"[\s.]", "", notation.unwrap(t)).strip("()") for t in (gold, given)
+  )
+  return (
+    gold.casefold() == given.casefold() if len(gold) > 1 else (gold == given)
+  )
 
 
 def _same_ratio(gold: Answer, given: Answer, how: How) -> bool:
@@ -114,20 +130,22 @@ def _same_ratio(gold: Answer, given: Answer, how: How) -> bool:
     return True
   # Times of day are compared digit by digit; 6:30 is not 1:5.
   if gold.kind == given.kind and (
-      notation.is_time(gold) or gold.extra or given.extra):
+    notation.is_time(gold) or gold.extra or given.extra
+  ):
     texts = [[p.text.lstrip("0") for p in a.parts] for a in (gold, given)]
     return texts[0] == texts[1] and (
-        not gold.extra or not given.extra or gold.extra == given.extra)
+      not gold.extra or not given.extra or gold.extra == given.extra
+    )
   terms = _terms_of_ratio(gold), _terms_of_ratio(given)
-  if gold.kind != "ratio" or None in terms or (
-      len(terms[0]) != len(terms[1])):
+  if gold.kind != "ratio" or None in terms or (len(terms[0]) != len(terms[1])):
     return False
   # a:c = b:d for each pair of terms, as products, so that terms may be zero.
   if any(all(evaluation.exact(t) == 0 for t in side) for side in terms):
     return False
   return all(
-      identity.same(("mul", a, d), ("mul", b, c), how)
-      for (a, c), (b, d) in itertools.combinations(zip(*terms), 2))
+    identity.same(("mul", a, d), ("mul", b, c), how)
+    for (a, c), (b, d) in itertools.combinations(zip(*terms), 2)
+  )
 
 
 def _terms_of_ratio(answer: Answer) -> list[expressions.Tree] | None:
@@ -149,12 +167,14 @@ def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
     if len(gold.parts) == 2 and gold.extra != given.extra:
       return False
   elif gold.kind != given.kind and {gold.kind, given.kind} not in (
-      {"list", "set"}, {"list", "tuple"}):
+    {"list", "set"},
+    {"list", "tuple"},
+  ):
     sets = [a for a in (gold, given) if a.kind == "set"]
-    if {gold.kind, given.kind} == {"atom", "set"} and (
-        len(sets[0].parts) == 1):
-      left, right = (a.parts[0] if a.kind == "set" else a
-                     for a in (gold, given))
+    if {gold.kind, given.kind} == {"atom", "set"} and (len(sets[0].parts) == 1):
+      left, right = (
+        a.parts[0] if a.kind == "set" else a for a in (gold, given)
+      )
       return _same(left, right, how)
     return False
   dots = [any(p.text == _DOTS for p in a.parts) for a in (gold, given)]
@@ -164,7 +184,8 @@ def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
     if not _in_order(gold, given):
       return _same_unordered(gold, given, how)
   return len(gold.parts) == len(given.parts) and all(
-      _same(g, p, how) for g, p in zip(gold.parts, given.parts))
+    _same(g, p, how) for g, p in zip(gold.parts, given.parts)
+  )
 
 
 _DOTS = r"\ldots"
@@ -180,8 +201,9 @@ def _unfold(gold: Answer, given: Answer) -> tuple[Answer, Answer]:
   longest = max(len(before) for before, _, _ in sides)
   full = [len(a.parts) for a, s in zip((gold, given), sides) if not s[2]]
   return tuple(
-      _write_out(answer, side, longest, full)
-      for answer, side in zip((gold, given), sides))
+    _write_out(answer, side, longest, full)
+    for answer, side in zip((gold, given), sides)
+  )
 
 
 def _around_dots(answer: Answer) -> tuple[list[str], list[str], bool]:
@@ -197,8 +219,10 @@ def _around_dots(answer: Answer) -> tuple[list[str], list[str], bool]:
 
 
 def _write_out(
-    answer: Answer, side: tuple[list[str], list[str], bool], longest: int,
-    full: list[int],
+  answer: Answer,
+  side: tuple[list[str], list[str], bool],
+  longest: int,
+  full: list[int],
 ) -> Answer:
   """Returns an answer with more of its terms written before the dots.
 
@@ -212,8 +236,9 @@ def _write_out(
   before, behind, dots = side
   trees = list(map(expressions.parse, before))
   values = [tree and evaluation.exact(tree) for tree in trees]
-  steps = {b - a for a, b in zip(values, values[1:])
-           } if None not in values else set()
+  steps = (
+    {b - a for a, b in zip(values, values[1:])} if None not in values else set()
+  )
   if not dots or len(before) < 2 or len(steps) != 1:
     return answer
   wanted = full[0] - len(behind) if full else longest
@@ -238,8 +263,9 @@ def _in_order(gold: Answer, given: Answer) -> bool:
   Such values ("x = 1, y = 2" and "1, 2") are compared in order.
   """
   names = [
-      {squeeze(p.extra) for p in a.parts if p.kind == "named"}
-      for a in (gold, given)]
+    {squeeze(p.extra) for p in a.parts if p.kind == "named"}
+    for a in (gold, given)
+  ]
   return min(map(len, names)) == 0 and max(map(len, names)) > 1
 
 
@@ -264,8 +290,7 @@ def _same_unordered(gold: Answer, given: Answer, how: How) -> bool:
     else:
       used.append(partner)
       free.remove(partner)
-  return all(
-      any(_same(g, p, how) for g in gold.parts) for p in free)
+  return all(any(_same(g, p, how) for g in gold.parts) for p in free)
 
 
 def _partner(part: Answer, free: list[Answer], how: How) -> Answer | None:
@@ -306,14 +331,13 @@ def _same_chain(gold: Answer, given: Answer, how: How) -> bool:
   if squeeze(gold.text) == squeeze(given.text):
     return not _is_trivial(given)
   gold_sides, given_sides = _sides(gold), _sides(given)
-  if given.kind not in ("chain", "named") or not (
-      gold_sides and given_sides):
+  if given.kind not in ("chain", "named") or not (gold_sides and given_sides):
     return False
   return _same_difference(gold_sides, given_sides, "=", how)
 
 
 def _same_difference(
-    gold: tuple[str, str], given: tuple[str, str], sign: str, how: How
+  gold: tuple[str, str], given: tuple[str, str], sign: str, how: How
 ) -> bool:
   """Says whether left - right of both agree up to a rational factor.
 
@@ -353,29 +377,34 @@ def _same_relation(gold: Answer, given: Answer, how: How) -> bool:
   if squeeze(gold.text) == squeeze(given.text):
     return True
   # As intervals, if both can be read as one and do not name other letters.
-  ranges = [
-      notation.excluded(a) or notation.interval(a) for a in (gold, given)]
+  ranges = [notation.excluded(a) or notation.interval(a) for a in (gold, given)]
   if all(ranges):
     names = [
-        {squeeze(p.text) for p in a.parts if notation.label(p.text)}
-        for a in (gold, given) if a.kind == "relation"]
+      {squeeze(p.text) for p in a.parts if notation.label(p.text)}
+      for a in (gold, given)
+      if a.kind == "relation"
+    ]
     if len(names) < 2 or names[0] & names[1]:
       return _same(ranges[0], ranges[1], how)
   if not gold.kind == given.kind == "relation":
     return False
   # Chains such as 1 < x < y are compared part by part.
   if not len(gold.parts) == len(given.parts) == 2:
-    return len(gold.parts) == len(given.parts) and gold.extra == (
-        given.extra) and all(
-            _same(g, p, how) for g, p in zip(gold.parts, given.parts))
+    return (
+      len(gold.parts) == len(given.parts)
+      and gold.extra == (given.extra)
+      and all(_same(g, p, how) for g, p in zip(gold.parts, given.parts))
+    )
   # Inequalities of two sides, as written or turned around.
   (left, right), sign = (p.text for p in given.parts), given.extra[0]
   gold_sides = (gold.parts[0].text, gold.parts[1].text)
   if sign == gold.extra[0] and _same_difference(
-      gold_sides, (left, right), sign, how):
+    gold_sides, (left, right), sign, how
+  ):
     return True
   return notation.FLIPPED.get(sign) == gold.extra[0] and _same_difference(
-      gold_sides, (right, left), gold.extra[0], how)
+    gold_sides, (right, left), gold.extra[0], how
+  )
 
 
 def _same_atom(gold: str, given: str, how: How) -> bool:
@@ -386,7 +415,8 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
     gold = _LOG.sub(r"\\ln ", gold)
   # Units and other words after the value must not contradict each other.
   (gold, gold_words), (given, given_words) = map(
-      notation.split_words, (gold, given))
+    notation.split_words, (gold, given)
+  )
   if notation.words_differ(gold_words, given_words):
     return False
   if squeeze(gold) == squeeze(given):
@@ -398,7 +428,8 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
   if percents[0] != percents[1]:
     # Only one side has a sign of percentage: try without it.
     plain = [
-        expressions.parse(t.removesuffix("%").strip()) for t in (gold, given)]
+      expressions.parse(t.removesuffix("%").strip()) for t in (gold, given)
+    ]
     if _may_drop_percent(plain[0], percents[0]) and identity.same(*plain, how):
       return True
   return identity.same(*trees, how)
@@ -431,8 +462,11 @@ def _is_natural_log(gold: str, given: str) -> bool:
   reference. \log in the answer always has base 10.
   """
   return bool(
-      _LOG.search(gold) and not _LN.search(gold) and _LN.search(given)
-      and not _LOG.search(given))
+    _LOG.search(gold)
+    and not _LN.search(gold)
+    and _LN.search(given)
+    and not _LOG.search(given)
+  )
 
 
 def _same_based(gold: str, given: str) -> bool:

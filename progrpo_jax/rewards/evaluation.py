@@ -21,11 +21,20 @@ class TooLarge(ValueError):
 
 
 _FUNCTIONS = {
-    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan,
-    "cot": lambda z: 1 / cmath.tan(z), "sec": lambda z: 1 / cmath.cos(z),
-    "csc": lambda z: 1 / cmath.sin(z), "arcsin": cmath.asin,
-    "arccos": cmath.acos, "arctan": cmath.atan, "sinh": cmath.sinh,
-    "cosh": cmath.cosh, "tanh": cmath.tanh, "ln": cmath.log, "exp": cmath.exp,
+  "sin": cmath.sin,
+  "cos": cmath.cos,
+  "tan": cmath.tan,
+  "cot": lambda z: 1 / cmath.tan(z),
+  "sec": lambda z: 1 / cmath.cos(z),
+  "csc": lambda z: 1 / cmath.sin(z),
+  "arcsin": cmath.asin,
+  "arccos": cmath.acos,
+  "arctan": cmath.atan,
+  "sinh": cmath.sinh,
+  "cosh": cmath.cosh,
+  "tanh": cmath.tanh,
+  "ln": cmath.log,
+  "exp": cmath.exp,
 }
 _CONSTANTS = {"pi": math.pi, "e": math.e, "i": 1j}
 
@@ -57,7 +66,7 @@ def evaluate(tree: Tree, point: int) -> Fraction | complex | None:
 
 
 def real_value(
-    tree: Tree, point: int, negative: frozenset[str]
+  tree: Tree, point: int, negative: frozenset[str]
 ) -> float | None:
   """Returns the value of a tree if all intermediate values are real.
 
@@ -87,8 +96,9 @@ def _real_value(tree: Tree, point: int, negative: frozenset[str]) -> Any:
   elif kind == "call":
     value = _call(tree[1], _real_value(tree[2], point, negative))
   else:
-    value = _bounded(_OPERATIONS[kind](
-        *(_real_value(a, point, negative) for a in tree[1:])))
+    value = _bounded(
+      _OPERATIONS[kind](*(_real_value(a, point, negative) for a in tree[1:]))
+    )
   if isinstance(value, Fraction):
     return value
   value = complex(value)
@@ -134,7 +144,7 @@ def _call(name: str, argument: Fraction | complex) -> Fraction | complex:
   """Applies a function. Its simplest values, such as sin 0, are exact."""
   if argument == 0 and name in ("sin", "tan", "arcsin", "arctan", "sinh"):
     return Fraction(0)
-  if (argument == 0 and name in ("cos", "exp", "cosh")):
+  if argument == 0 and name in ("cos", "exp", "cosh"):
     return Fraction(1)
   if argument == 1 and name == "ln":
     return Fraction(0)
@@ -148,10 +158,12 @@ def _power(base: Fraction | complex, exponent: Fraction | complex) -> Any:
       # The size of the result is estimated before it is computed. Powers of
       # 0, 1 and -1 are small for any exponent.
       if abs(exponent.numerator) * (_bits(base) - 1) > 2 * MAX_BITS and (
-          abs(base) != 1 and base):
+        abs(base) != 1 and base
+      ):
         raise TooLarge
-      return base ** (exponent.numerator if base * base != 1
-                      else exponent.numerator % 2)
+      return base ** (
+        exponent.numerator if base * base != 1 else exponent.numerator % 2
+      )
     if base > 0 and exponent.denominator <= 64:
       root = _root(Fraction(exponent.denominator), base)
       if isinstance(root, Fraction):
@@ -161,8 +173,11 @@ def _power(base: Fraction | complex, exponent: Fraction | complex) -> Any:
 
 def _root(degree: Fraction | complex, base: Fraction | complex) -> Any:
   """Takes a root: exact if it is rational, real if the degree is odd."""
-  if not (isinstance(degree, Fraction) and degree.denominator == 1
-          and 2 <= degree <= 64):
+  if not (
+    isinstance(degree, Fraction)
+    and degree.denominator == 1
+    and 2 <= degree <= 64
+  ):
     raise TooLarge
   n = degree.numerator
   if isinstance(base, Fraction):
@@ -217,8 +232,13 @@ def _log(base: Fraction | complex, value: Fraction | complex) -> Any:
   """Returns a logarithm; an integer logarithm of rationals is exact."""
   result = cmath.log(complex(value)) / cmath.log(complex(base))
   near = round(result.real)
-  if isinstance(base, Fraction) and isinstance(value, Fraction) and (
-      abs(near) < 1000 and base > 0 and _power(base, Fraction(near)) == value):
+  if (
+    isinstance(base, Fraction)
+    and isinstance(value, Fraction)
+    and (
+      abs(near) < 1000 and base > 0 and _power(base, Fraction(near)) == value
+    )
+  ):
     return Fraction(near)
   return result
 
@@ -233,16 +253,16 @@ def _floor(value: Fraction | complex) -> int:
 
 
 _OPERATIONS = {
-    "add": lambda *terms: sum(terms[1:], terms[0]),
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "neg": lambda a: -a,
-    "abs": abs,
-    "pow": _power,
-    "root": _root,
-    "factorial": _factorial,
-    "binom": _binomial,
-    "log": _log,
-    "floor": _floor,
-    "ceil": lambda a: -_floor(-a),
+  "add": lambda *terms: sum(terms[1:], terms[0]),
+  "mul": lambda a, b: a * b,
+  "div": lambda a, b: a / b,
+  "neg": lambda a: -a,
+  "abs": abs,
+  "pow": _power,
+  "root": _root,
+  "factorial": _factorial,
+  "binom": _binomial,
+  "log": _log,
+  "floor": _floor,
+  "ceil": lambda a: -_floor(-a),
 }

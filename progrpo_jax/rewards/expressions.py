@@ -20,18 +20,42 @@ _MAX_DIGITS = 1000
 Tree = tuple[Any, ...]
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<command>\\[A-Za-z]+)"
-    r"|(?P<letter>[A-Za-z])|(?P<sign>[-+*/^_()\[\]{}|!%']))")
+  r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<command>\\[A-Za-z]+)"
+  r"|(?P<letter>[A-Za-z])|(?P<sign>[-+*/^_()\[\]{}|!%']))"
+)
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln exp"
-    .split())
+  "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln exp".split()
+)
 SYMBOL_COMMANDS = frozenset(
-    [*characters.GREEK, "Delta", "Gamma", "Omega", "Theta", "Lambda", "Sigma",
-     "Phi", "Psi", "Xi", "Pi", "Upsilon", "ell", "hbar"])
+  [
+    *characters.GREEK,
+    "Delta",
+    "Gamma",
+    "Omega",
+    "Theta",
+    "Lambda",
+    "Sigma",
+    "Phi",
+    "Psi",
+    "Xi",
+    "Pi",
+    "Upsilon",
+    "ell",
+    "hbar",
+  ]
+)
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_STARTS = frozenset((
-    r"\frac", r"\sqrt", r"\binom", r"\log", r"\lfloor", r"\lceil",
-    *(f"\\{n}" for n in FUNCTIONS | SYMBOL_COMMANDS)))
+_STARTS = frozenset(
+  (
+    r"\frac",
+    r"\sqrt",
+    r"\binom",
+    r"\log",
+    r"\lfloor",
+    r"\lceil",
+    *(f"\\{n}" for n in FUNCTIONS | SYMBOL_COMMANDS),
+  )
+)
 
 
 class _NoExpression(ValueError):
@@ -246,8 +270,11 @@ class _Reader:
       raise _NoExpression("digits of another base")
     # 2\frac{1}{3} is 2 + 1/3. The tokens are \frac { 1 } { 3 }.
     ahead = [self.peek(i) for i in range(7)]
-    if token.isdigit() and ahead[0::3][:2] == [r"\frac", "}"] and (
-        ahead[2].isdigit() and ahead[5].isdigit() and int(ahead[5])):
+    if (
+      token.isdigit()
+      and ahead[0::3][:2] == [r"\frac", "}"]
+      and (ahead[2].isdigit() and ahead[5].isdigit() and int(ahead[5]))
+    ):
       self.at += 7
       part = Fraction(int(ahead[2]), int(ahead[5]))
       return ("number", whole[1] + part)
@@ -307,8 +334,11 @@ class _Reader:
       argument = self.bracketed()
     else:
       argument = self.product(implicit_only=True)
-    tree = ("log", base, argument) if base else (
-        "call", "ln" if name == "log" else name, argument)
+    tree = (
+      ("log", base, argument)
+      if base
+      else ("call", "ln" if name == "log" else name, argument)
+    )
     if name == "log" and not base:
       tree = ("log", ("number", Fraction(10)), argument)
     # An exponent of -1 is the inverse function, not the reciprocal.
@@ -348,15 +378,15 @@ def write(tree: Tree, names: dict[str, str]) -> str:
 
 
 _FORMS = {
-    "mul": r"({})\cdot ({})",
-    "div": r"\frac{{{}}}{{{}}}",
-    "neg": r"-({})",
-    "abs": r"|{}|",
-    "pow": r"({})^{{{}}}",
-    "root": r"\sqrt[{}]{{{}}}",
-    "factorial": r"({})!",
-    "binom": r"\binom{{{}}}{{{}}}",
-    "log": r"\log_{{{}}}{{({})}}",
-    "floor": r"\lfloor {}\rfloor",
-    "ceil": r"\lceil {}\rceil",
+  "mul": r"({})\cdot ({})",
+  "div": r"\frac{{{}}}{{{}}}",
+  "neg": r"-({})",
+  "abs": r"|{}|",
+  "pow": r"({})^{{{}}}",
+  "root": r"\sqrt[{}]{{{}}}",
+  "factorial": r"({})!",
+  "binom": r"\binom{{{}}}{{{}}}",
+  "log": r"\log_{{{}}}{{({})}}",
+  "floor": r"\lfloor {}\rfloor",
+  "ceil": r"\lceil {}\rceil",
 }

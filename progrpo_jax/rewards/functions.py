@@ -51,16 +51,16 @@ class Judged(NamedTuple):
 
 
 def evaluate(
-    pool: pools.Pool,
-    names: Sequence[str],
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-    *,
-    weights: Sequence[float] | None = None,
-    correct_by: str | None = None,
-    correct_threshold: float = 1.0,
-    deadline_s: float = 60.0,
+  pool: pools.Pool,
+  names: Sequence[str],
+  prompts: Sequence[str],
+  completions: Sequence[str],
+  columns: Mapping[str, Sequence[Any]],
+  *,
+  weights: Sequence[float] | None = None,
+  correct_by: str | None = None,
+  correct_threshold: float = 1.0,
+  deadline_s: float = 60.0,
 ) -> Judged:
   """Calls functions of the user on a batch of completions.
 
@@ -89,8 +89,8 @@ def evaluate(
   for name, outcome in zip(names, outcomes):
     if outcome.status == "timeout":
       raise RewardFunctionError(
-          f"reward function {name} did not return within {deadline_s:g} s on"
-          f" {len(batch[1])} completions"
+        f"reward function {name} did not return within {deadline_s:g} s on"
+        f" {len(batch[1])} completions"
       )
     if outcome.status != "ok":
       raise RewardFunctionError(f"reward function {name}: {outcome.reason}")
@@ -98,22 +98,21 @@ def evaluate(
       raise RewardFunctionError(outcome.value["error"])
     values.append(outcome.value["values"])
   samples = list(zip(*values))  # from one list per function to one per sample
-  return Judged(
-      combine(samples, weights, deciding, correct_threshold), samples)
+  return Judged(combine(samples, weights, deciding, correct_threshold), samples)
 
 
 def score(
-    completion: str,
-    reference: object,
-    *,
-    prompt: str,
-    columns: Mapping[str, Any],
-    functions: Sequence[str] = (),
-    weights: Sequence[float] | None = None,
-    correct_by: str | None = None,
-    correct_threshold: float = 1.0,
-    verifier: str | None = None,
-    options: Mapping[str, Any] | None = None,
+  completion: str,
+  reference: object,
+  *,
+  prompt: str,
+  columns: Mapping[str, Any],
+  functions: Sequence[str] = (),
+  weights: Sequence[float] | None = None,
+  correct_by: str | None = None,
+  correct_threshold: float = 1.0,
+  verifier: str | None = None,
+  options: Mapping[str, Any] | None = None,
 ) -> Score:
   """Scores one completion of the task jsonl, by a verifier or by functions.
 
@@ -143,15 +142,18 @@ def score(
       raise RewardFunctionError(result["error"])
     values.append(result["values"])
   return combine(
-      list(zip(*values)), check_weights(functions, weights),
-      find_decider(functions, correct_by), correct_threshold)[0]
+    list(zip(*values)),
+    check_weights(functions, weights),
+    find_decider(functions, correct_by),
+    correct_threshold,
+  )[0]
 
 
 def combine(
-    samples: Sequence[Sequence[float | None]],
-    weights: Sequence[float],
-    deciding: int,
-    threshold: float,
+  samples: Sequence[Sequence[float | None]],
+  weights: Sequence[float],
+  deciding: int,
+  threshold: float,
 ) -> list[Score]:
   """Returns the score of each sample: weighted sum and correctness.
 
@@ -169,8 +171,7 @@ def combine(
     if verdict is None:
       combined.append(Score(0.0, False, "refused"))
       continue
-    reward = math.fsum(
-        w * v for w, v in zip(weights, sample) if v is not None)
+    reward = math.fsum(w * v for w, v in zip(weights, sample) if v is not None)
     combined.append(Score(reward, verdict >= threshold - _ROUNDING, "ok"))
   return combined
 
@@ -213,21 +214,23 @@ def find_decider(names: Sequence[str], correct_by: str | None) -> int:
     if len(names) == 1:
       return 0
     raise InputError(
-        f"{len(names)} reward functions ({', '.join(short)}): say by"
-        f" correct_by which of them decides whether a completion is right, as"
-        f" in correct_by={short[0]!r}")
+      f"{len(names)} reward functions ({', '.join(short)}): say by"
+      f" correct_by which of them decides whether a completion is right, as"
+      f" in correct_by={short[0]!r}"
+    )
   for candidates in (names, short):
     if correct_by in candidates:
       return list(candidates).index(correct_by)
   close = difflib.get_close_matches(correct_by, short, n=1)
   hint = f"; did you mean {close[0]!r}?" if close else ""
   raise InputError(
-      f"correct_by={correct_by!r} is none of the reward functions"
-      f" {', '.join(short)}{hint}")
+    f"correct_by={correct_by!r} is none of the reward functions"
+    f" {', '.join(short)}{hint}"
+  )
 
 
 def check_weights(
-    names: Sequence[str], weights: Sequence[float] | None
+  names: Sequence[str], weights: Sequence[float] | None
 ) -> list[float]:
   """Returns the weight of each function, 1.0 if no weights are given.
 
@@ -244,7 +247,7 @@ def check_weights(
     return [1.0] * len(names)
   if len(weights) != len(names):
     raise InputError(
-        f"{len(weights)} reward weights for {len(names)} reward functions"
+      f"{len(weights)} reward weights for {len(names)} reward functions"
     )
   return [float(w) for w in weights]
 
@@ -257,10 +260,10 @@ def _check_columns(columns: Mapping[str, Any]) -> None:
 
 
 def call(
-    name: str,
-    prompts: list[str],
-    completions: list[str],
-    columns: dict[str, list[Any]],
+  name: str,
+  prompts: list[str],
+  completions: list[str],
+  columns: dict[str, list[Any]],
 ) -> dict[str, Any]:
   """Calls a reward function; runs in a worker.
 
@@ -286,7 +289,8 @@ def call(
   # Iterables that are not lists of rewards: a set has no order, and iterating
   # bytes gives numbers by accident.
   if isinstance(values, (Mapping, Set, str, bytes, bytearray)) or not (
-      isinstance(values, Iterable)):
+    isinstance(values, Iterable)
+  ):
     return {"error": f"{head} returned {values!r:.100}, not a list of numbers"}
   try:
     values = list(values)
@@ -294,8 +298,8 @@ def call(
     return {"error": f"{head} raised {serving.describe(error)}"}
   if len(values) != len(completions):
     return {
-        "error": f"{head} returned {len(values)} values for"
-        f" {len(completions)} completions"
+      "error": f"{head} returned {len(values)} values for"
+      f" {len(completions)} completions"
     }
   # Only plain floats and None cross the pipe to the pool.
   plain = []
@@ -303,8 +307,8 @@ def call(
     number = _number(value)
     if number is not None and not math.isfinite(number):
       return {
-          "error": f"{head} returned {value!r:.100} for completion {index}:"
-          " each value must be a finite number or None"
+        "error": f"{head} returned {value!r:.100} for completion {index}:"
+        " each value must be a finite number or None"
       }
     plain.append(number)
   return {"values": plain}
@@ -323,7 +327,7 @@ def _number(value: Any) -> float | None:
 
 
 def _accepted(
-    function: Callable[..., Any], columns: dict[str, Any]
+  function: Callable[..., Any], columns: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns the columns that a function's signature accepts."""
   parameters = inspect.signature(function).parameters

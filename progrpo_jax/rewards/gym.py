@@ -36,7 +36,8 @@ def load(name: str = "") -> types.ModuleType:
     return importlib.import_module(f"{_GYM}.{name}") if name else package
   except ModuleNotFoundError as error:
     raise InputError(
-        f"this task is made with Reasoning Gym ({error}): {INSTALL}") from error
+      f"this task is made with Reasoning Gym ({error}): {INSTALL}"
+    ) from error
 
 
 def check(dataset: str) -> None:
@@ -47,9 +48,10 @@ def check(dataset: str) -> None:
   """
   if dataset in NEEDS_SOLVER and not has_solver():
     raise InputError(
-        f"{dataset} needs {_SOLVER}, which is not installed and may have to be"
-        f" compiled: install a C compiler, then {INSTALL_SOLVER}; or leave the"
-        " task out")
+      f"{dataset} needs {_SOLVER}, which is not installed and may have to be"
+      f" compiled: install a C compiler, then {INSTALL_SOLVER}; or leave the"
+      " task out"
+    )
 
 
 @functools.cache

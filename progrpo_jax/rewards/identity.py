@@ -28,8 +28,11 @@ class Symbolic(Protocol):
   """Prover of equality, such as Math-Verify; see `symbolic.equal`."""
 
   def __call__(
-      self, gold: expressions.Tree, answer: expressions.Tree,
-      names: Mapping[str, str], positive: bool,
+    self,
+    gold: expressions.Tree,
+    answer: expressions.Tree,
+    names: Mapping[str, str],
+    positive: bool,
   ) -> bool:
     """Says whether two trees are equal, given the names of their symbols."""
 
@@ -50,7 +53,7 @@ class How:
 
 
 def same(
-    gold: expressions.Tree | None, given: expressions.Tree | None, how: How
+  gold: expressions.Tree | None, given: expressions.Tree | None, how: How
 ) -> bool:
   """Says whether two trees are equal; False if one is None.
 
@@ -121,7 +124,7 @@ def _terms(tree: expressions.Tree) -> int:
 
 
 def prove(
-    gold: expressions.Tree, given: expressions.Tree, symbolic: Symbolic
+  gold: expressions.Tree, given: expressions.Tree, symbolic: Symbolic
 ) -> bool:
   """Asks the prover whether trees are equal; False if they are too large."""
   if max(map(expressions.size, (gold, given))) > _MAX_SYMBOLIC_NODES:
@@ -142,7 +145,7 @@ def prove(
 
 
 def _positive(
-    gold: expressions.Tree, given: expressions.Tree, names: list[str]
+  gold: expressions.Tree, given: expressions.Tree, names: list[str]
 ) -> bool:
   r"""Says whether letters may be assumed to be positive numbers.
 
@@ -158,8 +161,7 @@ def _positive(
   if ("abs" in kinds[0]) != ("abs" in kinds[1]):
     return False
   # Letters that may be negative without either side losing its real value.
-  free = [
-      n for n in names if None not in _real_values(gold, given, 1, (n,))]
+  free = [n for n in names if None not in _real_values(gold, given, 1, (n,))]
   for signs in itertools.product((False, True), repeat=len(free)):
     negative = tuple(itertools.compress(free, signs))
     for point in POINTS:
@@ -170,14 +172,17 @@ def _positive(
 
 
 def _real_values(
-    gold: expressions.Tree, given: expressions.Tree, point: int,
-    negative: tuple[str, ...],
+  gold: expressions.Tree,
+  given: expressions.Tree,
+  point: int,
+  negative: tuple[str, ...],
 ) -> tuple[float | None, float | None]:
   """Returns the real values of two trees, some letters being negative."""
   names = frozenset(negative)
   return (
-      evaluation.real_value(gold, point, names),
-      evaluation.real_value(given, point, names))
+    evaluation.real_value(gold, point, names),
+    evaluation.real_value(given, point, names),
+  )
 
 
 def _has_long_number(tree: expressions.Tree) -> bool:

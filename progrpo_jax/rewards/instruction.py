@@ -41,31 +41,31 @@ from progrpo_jax.rewards import language as languages
 from progrpo_jax.rewards.score import Score
 
 IDS = (
-    "keywords:existence",
-    "keywords:frequency",
-    "keywords:forbidden_words",
-    "keywords:letter_frequency",
-    "language:response_language",
-    "length_constraints:number_sentences",
-    "length_constraints:number_paragraphs",
-    "length_constraints:number_words",
-    "length_constraints:nth_paragraph_first_word",
-    "detectable_content:number_placeholders",
-    "detectable_content:postscript",
-    "detectable_format:number_bullet_lists",
-    "detectable_format:constrained_response",
-    "detectable_format:number_highlighted_sections",
-    "detectable_format:multiple_sections",
-    "detectable_format:json_format",
-    "detectable_format:title",
-    "combination:two_responses",
-    "combination:repeat_prompt",
-    "startend:end_checker",
-    "startend:quotation",
-    "change_case:capital_word_frequency",
-    "change_case:english_capital",
-    "change_case:english_lowercase",
-    "punctuation:no_comma",
+  "keywords:existence",
+  "keywords:frequency",
+  "keywords:forbidden_words",
+  "keywords:letter_frequency",
+  "language:response_language",
+  "length_constraints:number_sentences",
+  "length_constraints:number_paragraphs",
+  "length_constraints:number_words",
+  "length_constraints:nth_paragraph_first_word",
+  "detectable_content:number_placeholders",
+  "detectable_content:postscript",
+  "detectable_format:number_bullet_lists",
+  "detectable_format:constrained_response",
+  "detectable_format:number_highlighted_sections",
+  "detectable_format:multiple_sections",
+  "detectable_format:json_format",
+  "detectable_format:title",
+  "combination:two_responses",
+  "combination:repeat_prompt",
+  "startend:end_checker",
+  "startend:quotation",
+  "change_case:capital_word_frequency",
+  "change_case:english_capital",
+  "change_case:english_lowercase",
+  "punctuation:no_comma",
 )
 RELATIONS = ("at least", "less than")
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -77,11 +77,11 @@ _COUNTS = ("frequency", "let_frequency", "capital_frequency", "nth_paragraph")
 
 
 def score(
-    completion: str,
-    reference: dict[str, Any],
-    *,
-    loose: bool = False,
-    binary: bool = False,
+  completion: str,
+  reference: dict[str, Any],
+  *,
+  loose: bool = False,
+  binary: bool = False,
 ) -> Score:
   """Scores a completion by the instructions that it follows.
 
@@ -104,14 +104,15 @@ def score(
 
 
 def followed(
-    completion: str, reference: dict[str, Any], *, loose: bool = False
+  completion: str, reference: dict[str, Any], *, loose: bool = False
 ) -> list[bool]:
   """Returns whether each instruction of a reference is followed."""
   texts = readings(completion) if loose else [completion]
   texts = [text for text in dict.fromkeys(texts) if text.strip()]
   results = []
-  for name, kwargs in zip(reference["instruction_id_list"],
-                          reference["kwargs"]):
+  for name, kwargs in zip(
+    reference["instruction_id_list"], reference["kwargs"]
+  ):
     check, given = _check(name), _given(kwargs)
     results.append(any(check(text, **given) for text in texts))
   return results
@@ -125,10 +126,10 @@ def readings(completion: str) -> list[str]:
   """
   lines = completion.split("\n")
   parts = [
-      completion,
-      "\n".join(lines[1:]).strip(),
-      "\n".join(lines[:-1]).strip(),
-      "\n".join(lines[1:-1]).strip(),
+    completion,
+    "\n".join(lines[1:]).strip(),
+    "\n".join(lines[:-1]).strip(),
+    "\n".join(lines[1:-1]).strip(),
   ]
   return parts + [part.replace("*", "") for part in parts]
 
@@ -137,16 +138,19 @@ def check_reference(reference: Any) -> None:
   """Raises InputError if `score` cannot use a reference."""
   if not isinstance(reference, dict):
     raise InputError(
-        "the reference of an instruction-following row must be an object with"
-        f" instruction_id_list and kwargs, not a {type(reference).__name__}")
+      "the reference of an instruction-following row must be an object with"
+      f" instruction_id_list and kwargs, not a {type(reference).__name__}"
+    )
   names, kwargs = (
-      reference.get(key) for key in ("instruction_id_list", "kwargs"))
+    reference.get(key) for key in ("instruction_id_list", "kwargs")
+  )
   if not isinstance(names, list) or not names:
     raise InputError("instruction_id_list must be a list of one id or more")
   if not isinstance(kwargs, list) or len(kwargs) != len(names):
     raise InputError(
-        f"kwargs must be a list with one object for each of the {len(names)}"
-        " ids of instruction_id_list")
+      f"kwargs must be a list with one object for each of the {len(names)}"
+      " ids of instruction_id_list"
+    )
   for name, given in zip(names, kwargs):
     _check_kwargs(name, given)
 
@@ -159,11 +163,11 @@ def _check_kwargs(name: Any, kwargs: Any) -> None:
     kwargs: its arguments.
   """
   if name not in IDS:
-    raise InputError(
-        f"no instruction {name!r:.100} (known: {', '.join(IDS)})")
+    raise InputError(f"no instruction {name!r:.100} (known: {', '.join(IDS)})")
   if not isinstance(kwargs, dict):
     raise InputError(
-        f"{name}: its kwargs must be an object, not {kwargs!r:.50}")
+      f"{name}: its kwargs must be an object, not {kwargs!r:.50}"
+    )
   given, wanted = _given(kwargs), arguments(name)
   for key in given:
     if key not in wanted:
@@ -173,12 +177,14 @@ def _check_kwargs(name: Any, kwargs: Any) -> None:
     if key not in given:
       raise InputError(f"{name}: needs the argument {key!r}")
     if problem := _problem(key, given[key]):
-      raise InputError(f"{name}: {key} must be {problem},"
-                       f" not {given[key]!r:.100}")
+      raise InputError(
+        f"{name}: {key} must be {problem}, not {given[key]!r:.100}"
+      )
   if given.get("nth_paragraph", 0) > given.get("num_paragraphs", 0):
     raise InputError(
-        f"{name}: nth_paragraph {given['nth_paragraph']} is more than"
-        f" num_paragraphs {given['num_paragraphs']}")
+      f"{name}: nth_paragraph {given['nth_paragraph']} is more than"
+      f" num_paragraphs {given['num_paragraphs']}"
+    )
 
 
 def arguments(name: str) -> tuple[str, ...]:
@@ -235,20 +241,23 @@ _CAPITAL_WORD = re.compile(r"\w++(?:[-'\u2019./]\w++)*+")
 # or the end of the text. Chinese and Japanese marks need no space.
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}*_"
 _END = re.compile(
-    rf"(?<![.!?\u2026])[.!?\u2026]++[{_CLOSING}]*+(?=\s|\Z)"
-    rf"|[\u3002\uff01\uff1f\u0964\u06d4\u061f]++[{_CLOSING}\u300d\u300f]*+")
+  rf"(?<![.!?\u2026])[.!?\u2026]++[{_CLOSING}]*+(?=\s|\Z)"
+  rf"|[\u3002\uff01\uff1f\u0964\u06d4\u061f]++[{_CLOSING}\u300d\u300f]*+"
+)
 _NEXT = re.compile(r"\s*+[\"'\u201c\u2018\u00ab(\[{*_]*+(.?)")
 _ALWAYS = re.compile(r"[!?\u3002\uff01\uff1f\u0964\u06d4\u061f]")
 _LOOK_BACK = 12  # characters; no abbreviation is that long
 
 # Abbreviations before a name or an example, whose period ends no sentence ...
 _WITHIN = frozenset(
-    "mr mrs ms dr prof rev hon gen capt lt sgt st mt messrs mme vs e.g i.e cf"
-    " fig vol p.s p.p.s".split())
+  "mr mrs ms dr prof rev hon gen capt lt sgt st mt messrs mme vs e.g i.e cf"
+  " fig vol p.s p.p.s".split()
+)
 # ... and abbreviations whose period ends one if a capital letter follows.
 _EITHER = frozenset(
-    "etc inc ltd corp jr sr approx dept u.s u.k u.n a.m p.m ph.d al jan feb"
-    " mar apr jun jul aug sep sept oct nov dec".split())
+  "etc inc ltd corp jr sr approx dept u.s u.k u.n a.m p.m ph.d al jan feb"
+  " mar apr jun jul aug sep sept oct nov dec".split()
+)
 
 
 def words(text: str) -> int:
@@ -276,7 +285,8 @@ def sentences(text: str, enough: float = math.inf) -> int:
     # Only new text is searched, else many marks without words would make the
     # time quadratic.
     has_word = has_word or (
-        _WORD.search(text, begin, match.start()) is not None)
+      _WORD.search(text, begin, match.start()) is not None
+    )
     begin = match.end()
     if has_word and _ends(text, match):
       count, has_word = count + 1, False
@@ -324,7 +334,7 @@ def keywords_existence(text: str, keywords: list[str]) -> bool:
 
 
 def keywords_frequency(
-    text: str, keyword: str, frequency: int, relation: str
+  text: str, keyword: str, frequency: int, relation: str
 ) -> bool:
   """A keyword occurs at least, or less than, `frequency` times."""
   count = sum(1 for _ in _literal(keyword).finditer(text))
@@ -334,12 +344,13 @@ def keywords_frequency(
 def keywords_forbidden_words(text: str, forbidden_words: list[str]) -> bool:
   """None of the words occurs as a whole word."""
   return not any(
-      re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE)
-      for word in forbidden_words)
+    re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE)
+    for word in forbidden_words
+  )
 
 
 def keywords_letter_frequency(
-    text: str, letter: str, let_frequency: int, let_relation: str
+  text: str, letter: str, let_frequency: int, let_relation: str
 ) -> bool:
   """A character occurs at least, or less than, so often, ignoring case."""
   count = text.lower().count(letter.lower())
@@ -352,7 +363,7 @@ def language_response_language(text: str, language: str) -> bool:
 
 
 def length_constraints_number_sentences(
-    text: str, num_sentences: int, relation: str
+  text: str, num_sentences: int, relation: str
 ) -> bool:
   """There are at least, or less than, so many sentences."""
   count = sentences(text, enough=num_sentences)
@@ -360,7 +371,7 @@ def length_constraints_number_sentences(
 
 
 def length_constraints_number_paragraphs(
-    text: str, num_paragraphs: int
+  text: str, num_paragraphs: int
 ) -> bool:
   """Dividers *** make exactly so many paragraphs; no inner one is empty."""
   parts = [part.strip() for part in text.split("***")]
@@ -370,14 +381,14 @@ def length_constraints_number_paragraphs(
 
 
 def length_constraints_number_words(
-    text: str, num_words: int, relation: str
+  text: str, num_words: int, relation: str
 ) -> bool:
   """There are at least, or less than, so many words."""
   return _compare(words(text), relation, num_words)
 
 
 def length_constraints_nth_paragraph_first_word(
-    text: str, num_paragraphs: int, nth_paragraph: int, first_word: str
+  text: str, num_paragraphs: int, nth_paragraph: int, first_word: str
 ) -> bool:
   r"""The n-th of exactly so many paragraphs begins with a word.
 
@@ -393,11 +404,12 @@ def length_constraints_nth_paragraph_first_word(
     return False
   word = beginning[0].lstrip("'").lstrip('"')
   return re.split(r"[.,?!'\"]", word, maxsplit=1)[0].lower() == (
-      first_word.strip().lower())
+    first_word.strip().lower()
+  )
 
 
 def detectable_content_number_placeholders(
-    text: str, num_placeholders: int
+  text: str, num_placeholders: int
 ) -> bool:
   """There are at least so many placeholders in square brackets."""
   count = 0
@@ -423,8 +435,9 @@ def detectable_format_number_bullet_lists(text: str, num_bullets: int) -> bool:
   """Exactly so many lines begin with an asterisk or a dash."""
   lines = [line.lstrip() for line in text.split("\n")]
   bullets = [
-      line for line in lines
-      if line.startswith("-") or line[:1] == "*" and line[1:2] not in ("*", "")
+    line
+    for line in lines
+    if line.startswith("-") or line[:1] == "*" and line[1:2] not in ("*", "")
   ]
   return len(bullets) == num_bullets
 
@@ -435,7 +448,7 @@ def detectable_format_constrained_response(text: str) -> bool:
 
 
 def detectable_format_number_highlighted_sections(
-    text: str, num_highlights: int
+  text: str, num_highlights: int
 ) -> bool:
   """At least so many passages are enclosed in *one* or **two** asterisks."""
   single = re.findall(r"\*([^\n*]*+)\*", text)
@@ -445,7 +458,7 @@ def detectable_format_number_highlighted_sections(
 
 
 def detectable_format_multiple_sections(
-    text: str, section_spliter: str, num_sections: int
+  text: str, section_spliter: str, num_sections: int
 ) -> bool:
   """There are at least so many headings of the word and a number."""
   heading = re.escape(section_spliter.strip()) + r"\s?\d"
@@ -498,7 +511,7 @@ def startend_quotation(text: str) -> bool:
 
 
 def change_case_capital_word_frequency(
-    text: str, capital_frequency: int, capital_relation: str
+  text: str, capital_frequency: int, capital_relation: str
 ) -> bool:
   """At least, or less than, so many words are in capital letters."""
   count = sum(1 for m in _CAPITAL_WORD.finditer(text) if m.group().isupper())

@@ -37,13 +37,13 @@ _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 1, 2, 4, 8, 32
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 0x40000
 _DETACH = 2
 _NAMESPACES = {
-    "user": 0x10000000,
-    "mount": 0x00020000,
-    "pid": 0x20000000,
-    "net": 0x40000000,
-    "ipc": 0x08000000,
-    "uts": 0x04000000,
-    "cgroup": 0x02000000,
+  "user": 0x10000000,
+  "mount": 0x00020000,
+  "pid": 0x20000000,
+  "net": 0x40000000,
+  "ipc": 0x08000000,
+  "uts": 0x04000000,
+  "cgroup": 0x02000000,
 }
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 38, 24
@@ -152,8 +152,9 @@ def _move_in(config: dict) -> None:
   for path in config["hidden"]:
     _mount("tmpfs", root + path, "tmpfs", _RDONLY, "size=4k")
   for name, target in (
-      ("shm", "/tmp"), ("fd", "/proc/self/fd"),
-      *((n, f"/proc/self/fd/{i}") for i, n in enumerate(_STREAMS)),
+    ("shm", "/tmp"),
+    ("fd", "/proc/self/fd"),
+    *((n, f"/proc/self/fd/{i}") for i, n in enumerate(_STREAMS)),
   ):
     os.symlink(target, f"{root}/dev/{name}")
   _mount_proc(f"{root}/proc", config)
@@ -179,7 +180,8 @@ def _mount_proc(target: str, config: dict) -> None:
       file.write("0")
     with contextlib.suppress(OSError):
       config["last_pid"] = os.open(
-          f"{target}/sys/kernel/ns_last_pid", os.O_WRONLY)
+        f"{target}/sys/kernel/ns_last_pid", os.O_WRONLY
+      )
     # Mounted again without the machine's load, memory and keys.
     _check(_LIBC.umount2(target.encode(), _DETACH), "umount of /proc")
     try:
@@ -208,8 +210,7 @@ def _bind(fd: int, target: str) -> None:
 # ----- Serving -----
 
 
-def serve(
-    control: socket.socket, config: dict) -> tuple[dict, list[int], int]:
+def serve(control: socket.socket, config: dict) -> tuple[dict, list[int], int]:
   """Forks a child for each request; returns only in the children.
 
   Returns:
@@ -278,8 +279,9 @@ def _kill_rest(child: int, config: dict) -> None:
 def remove_ipc() -> None:
   """Removes the System V objects of the namespace, if permitted."""
   for name, arguments in (
-      ("shm", (_IPC_RMID, None)), ("msg", (_IPC_RMID, None)),
-      ("sem", (0, _IPC_RMID)),
+    ("shm", (_IPC_RMID, None)),
+    ("msg", (_IPC_RMID, None)),
+    ("sem", (0, _IPC_RMID)),
   ):
     control = getattr(_LIBC, f"{name}ctl")
     with contextlib.suppress(OSError), open(f"/proc/sysvipc/{name}") as table:
@@ -312,9 +314,24 @@ def _empty(config: dict) -> None:
 # Modules that the published graders of LiveCodeBench and APPS import with a
 # star. If two modules share a name, the later one wins.
 _STARS = (
-    "string", "re", "datetime", "collections", "heapq", "bisect", "copy",
-    "math", "random", "statistics", "itertools", "functools", "operator", "io",
-    "sys", "json", "typing")
+  "string",
+  "re",
+  "datetime",
+  "collections",
+  "heapq",
+  "bisect",
+  "copy",
+  "math",
+  "random",
+  "statistics",
+  "itertools",
+  "functools",
+  "operator",
+  "io",
+  "sys",
+  "json",
+  "typing",
+)
 _RECURSION = 50_000  # recursion limit that those graders set
 
 
@@ -330,7 +347,7 @@ def _published() -> dict[str, object]:
 
 
 def run(
-    request: dict, fds: list[int], failure: int, config: dict, names: dict
+  request: dict, fds: list[int], failure: int, config: dict, names: dict
 ) -> None:
   """Runs the program in this process; never returns.
 
@@ -347,8 +364,9 @@ def run(
   # The file has the prelude's length, a newline, the prelude, the program.
   size, _, text = _slurp(program).partition(b"\n")
   sources = [
-      part.decode("utf-8", "surrogatepass")
-      for part in (text[: int(size)], text[int(size) :])]
+    part.decode("utf-8", "surrogatepass")
+    for part in (text[: int(size)], text[int(size) :])
+  ]
   args = None
   if result:
     args = json.loads(_slurp(stdin))
@@ -428,15 +446,15 @@ def _drop(config: dict, cpu_s: int) -> None:
   """
   limit = resource.setrlimit
   for name, value in (
-      ("CORE", 0),
-      ("NOFILE", 64),
-      ("CPU", cpu_s),
-      ("STACK", 64 << 20),
-      ("MSGQUEUE", 0),
-      ("MEMLOCK", 0),
-      ("FSIZE", config["disk_mb"] << 20),
-      ("NPROC", config["processes"]),
-      ("AS", config["memory_mb"] << 20),
+    ("CORE", 0),
+    ("NOFILE", 64),
+    ("CPU", cpu_s),
+    ("STACK", 64 << 20),
+    ("MSGQUEUE", 0),
+    ("MEMLOCK", 0),
+    ("FSIZE", config["disk_mb"] << 20),
+    ("NPROC", config["processes"]),
+    ("AS", config["memory_mb"] << 20),
   ):
     kind = getattr(resource, f"RLIMIT_{name}")
     hard = resource.getrlimit(kind)[1]
@@ -577,10 +595,11 @@ def _plain(value: object, depth: int = 0) -> object:
   # iterate in another order.
   ordered, plain = collections.OrderedDict(), {}
   views = [
-      type(view) for mapping in (ordered, plain)
-      for view in (mapping.keys(), mapping.values(), mapping.items())]
-  for base in (
-      list, tuple, range, collections.deque, array.array, *views):
+    type(view)
+    for mapping in (ordered, plain)
+    for view in (mapping.keys(), mapping.values(), mapping.items())
+  ]
+  for base in (list, tuple, range, collections.deque, array.array, *views):
     if issubclass(kind, base):
       parts = list(base.__iter__(value))
       # Shortcut for long flat lists.
@@ -589,13 +608,14 @@ def _plain(value: object, depth: int = 0) -> object:
       return [_plain(part, depth + 1) for part in parts]
   if issubclass(kind, dict):
     return {
-        _plain(key, depth + 1): _plain(part, depth + 1)
-        for key, part in dict.items(value)}
+      _plain(key, depth + 1): _plain(part, depth + 1)
+      for key, part in dict.items(value)
+    }
   raise TypeError(f"a {kind.__name__} is returned, which JSON cannot express")
 
 
 def _call(
-    sources: list[str], entry_point: str, args: list, result: int
+  sources: list[str], entry_point: str, args: list, result: int
 ) -> None:
   """Calls a function of the program and writes its value as JSON.
 
@@ -609,7 +629,8 @@ def _call(
   # The method wins, since a helper or an import may have the same name.
   solution = names.get("Solution")
   if isinstance(solution, type) and (
-      hasattr(solution, entry_point) or entry_point not in names):
+    hasattr(solution, entry_point) or entry_point not in names
+  ):
     function = getattr(solution(), entry_point)
   else:
     function = names[entry_point]
@@ -627,35 +648,73 @@ def _call(
 # count, act on other processes, or reach parts of the kernel that programs of
 # this kind do not need.
 _REFUSED = {
-    "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
-    "execveat": (322, 281),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447),
-    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
-    "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192),
-    "semctl": (66, 191), "msgget": (68, 186), "msgsnd": (69, 189),
-    "msgrcv": (70, 188), "msgctl": (71, 187),
-    "mq_open": (240, 180), "mq_unlink": (241, 181),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "process_madvise": (440, 440),
-    "kcmp": (312, 272), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
-    "pidfd_send_signal": (424, 424), "move_pages": (279, 239),
-    "migrate_pages": (256, 238), "mbind": (237, 235),
-    "set_mempolicy": (238, 237),
-    "unshare": (272, 97), "setns": (308, 268), "chroot": (161, 51),
-    "pivot_root": (155, 41), "mount": (165, 40), "umount2": (166, 39),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
-    "mount_setattr": (442, 442), "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265), "fanotify_init": (300, 262),
-    "quotactl": (179, 60), "swapon": (167, 224), "acct": (163, 89),
-    "bpf": (321, 280), "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
-    "init_module": (175, 105), "finit_module": (313, 273),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294),
-    "personality": (135, 92), "iopl": (172, -1), "ioperm": (173, -1),
-    "modify_ldt": (154, -1),
+  "fork": (57, -1),
+  "vfork": (58, -1),
+  "execve": (59, 221),
+  "execveat": (322, 281),
+  "memfd_create": (319, 279),
+  "memfd_secret": (447, 447),
+  "shmget": (29, 194),
+  "shmat": (30, 196),
+  "shmctl": (31, 195),
+  "semget": (64, 190),
+  "semop": (65, 193),
+  "semtimedop": (220, 192),
+  "semctl": (66, 191),
+  "msgget": (68, 186),
+  "msgsnd": (69, 189),
+  "msgrcv": (70, 188),
+  "msgctl": (71, 187),
+  "mq_open": (240, 180),
+  "mq_unlink": (241, 181),
+  "ptrace": (101, 117),
+  "process_vm_readv": (310, 270),
+  "process_vm_writev": (311, 271),
+  "process_madvise": (440, 440),
+  "kcmp": (312, 272),
+  "pidfd_open": (434, 434),
+  "pidfd_getfd": (438, 438),
+  "pidfd_send_signal": (424, 424),
+  "move_pages": (279, 239),
+  "migrate_pages": (256, 238),
+  "mbind": (237, 235),
+  "set_mempolicy": (238, 237),
+  "unshare": (272, 97),
+  "setns": (308, 268),
+  "chroot": (161, 51),
+  "pivot_root": (155, 41),
+  "mount": (165, 40),
+  "umount2": (166, 39),
+  "open_tree": (428, 428),
+  "move_mount": (429, 429),
+  "fsopen": (430, 430),
+  "fsconfig": (431, 431),
+  "fsmount": (432, 432),
+  "fspick": (433, 433),
+  "mount_setattr": (442, 442),
+  "name_to_handle_at": (303, 264),
+  "open_by_handle_at": (304, 265),
+  "fanotify_init": (300, 262),
+  "quotactl": (179, 60),
+  "swapon": (167, 224),
+  "acct": (163, 89),
+  "bpf": (321, 280),
+  "perf_event_open": (298, 241),
+  "userfaultfd": (323, 282),
+  "io_uring_setup": (425, 425),
+  "io_uring_enter": (426, 426),
+  "io_uring_register": (427, 427),
+  "keyctl": (250, 219),
+  "add_key": (248, 217),
+  "request_key": (249, 218),
+  "init_module": (175, 105),
+  "finit_module": (313, 273),
+  "kexec_load": (246, 104),
+  "kexec_file_load": (320, 294),
+  "personality": (135, 92),
+  "iopl": (172, -1),
+  "ioperm": (173, -1),
+  "modify_ldt": (154, -1),
 }
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _SOCKET, _PRLIMIT = (41, 198), (302, 261)
@@ -692,10 +751,10 @@ def rules(machine: str) -> list[tuple[int, int, int, int]]:
   column, number = _MACHINES[machine]
   refuse, allow = (_RETURN, 0, 0, _ERROR | _EPERM), (_RETURN, 0, 0, _ALLOW)
   lines = [
-      (_LOAD, 0, 0, _MACHINE),
-      (_EQUAL, 1, 0, number),
-      (_RETURN, 0, 0, _KILL),
-      (_LOAD, 0, 0, _NUMBER),
+    (_LOAD, 0, 0, _MACHINE),
+    (_EQUAL, 1, 0, number),
+    (_RETURN, 0, 0, _KILL),
+    (_LOAD, 0, 0, _NUMBER),
   ]
   if machine == "x86_64":  # numbers of the x32 ABI begin at 0x40000000
     lines += [(_AT_LEAST, 0, 1, 0x40000000), refuse]
@@ -703,21 +762,18 @@ def rules(machine: str) -> list[tuple[int, int, int, int]]:
     if call[column] >= 0:
       lines += [(_EQUAL, 0, 1, call[column]), refuse]
   # A filter cannot read clone3's flags. ENOSYS makes libc use clone instead.
-  lines += [
-      (_EQUAL, 0, 1, _CLONE3[column]),
-      (_RETURN, 0, 0, _ERROR | _ENOSYS),
-  ]
+  lines += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | _ENOSYS)]
   for call, test, value in (
-      (_CLONE, _ANY_BIT, _CLONE_THREAD),  # threads but no processes
-      (_SOCKET, _EQUAL, _AF_UNIX),
-      (_PRLIMIT, _EQUAL, 0),  # the process's own limits, not the server's
+    (_CLONE, _ANY_BIT, _CLONE_THREAD),  # threads but no processes
+    (_SOCKET, _EQUAL, _AF_UNIX),
+    (_PRLIMIT, _EQUAL, 0),  # the process's own limits, not the server's
   ):
     lines += [
-        (_EQUAL, 0, 4, call[column]),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (test, 0, 1, value),
-        allow,
-        refuse,
+      (_EQUAL, 0, 4, call[column]),
+      (_LOAD, 0, 0, _FIRST_ARGUMENT),
+      (test, 0, 1, value),
+      allow,
+      refuse,
     ]
   return [*lines, allow]
 

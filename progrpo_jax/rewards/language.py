@@ -16,21 +16,31 @@ from py3langid import langid
 # ISO 639-1 codes of the languages of IFEval and of langdetect, which it uses.
 # py3langid knows more languages and would assign them to some short texts.
 CODES = tuple(
-    "af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja"
-    " kn ko lt lv mk ml mr ne nl no pa pl pt ro ru sk sl so sq sv sw ta te th"
-    " tl tr uk ur vi zh".split())
+  "af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja"
+  " kn ko lt lv mk ml mr ne nl no pa pl pt ro ru sk sl so sq sv sw ta te th"
+  " tl tr uk ur vi zh".split()
+)
 _SAME = {"zh-cn": "zh", "zh-tw": "zh"}  # langdetect's names
 
 # Language -> first words of the Unicode names of its letters, if not Latin.
 _SCRIPTS = {
-    **dict.fromkeys(("ar", "fa", "ur"), ("ARABIC",)),
-    **dict.fromkeys(("bg", "mk", "ru", "uk"), ("CYRILLIC",)),
-    **dict.fromkeys(("hi", "mr", "ne"), ("DEVANAGARI",)),
-    "bn": ("BENGALI",), "el": ("GREEK",), "gu": ("GUJARATI",),
-    "he": ("HEBREW",), "ja": ("HIRAGANA", "KATAKANA", "CJK"),
-    "kn": ("KANNADA",), "ko": ("HANGUL",), "ml": ("MALAYALAM",),
-    "pa": ("GURMUKHI",), "ta": ("TAMIL",), "te": ("TELUGU",),
-    "th": ("THAI",), "zh": ("CJK",)}
+  **dict.fromkeys(("ar", "fa", "ur"), ("ARABIC",)),
+  **dict.fromkeys(("bg", "mk", "ru", "uk"), ("CYRILLIC",)),
+  **dict.fromkeys(("hi", "mr", "ne"), ("DEVANAGARI",)),
+  "bn": ("BENGALI",),
+  "el": ("GREEK",),
+  "gu": ("GUJARATI",),
+  "he": ("HEBREW",),
+  "ja": ("HIRAGANA", "KATAKANA", "CJK"),
+  "kn": ("KANNADA",),
+  "ko": ("HANGUL",),
+  "ml": ("MALAYALAM",),
+  "pa": ("GURMUKHI",),
+  "ta": ("TAMIL",),
+  "te": ("TELUGU",),
+  "th": ("THAI",),
+  "zh": ("CJK",),
+}
 
 # Related languages (Hindi and Nepali, Bulgarian and Macedonian) share most of
 # a sentence, so any language with this share of the highest probability fits.
@@ -38,7 +48,8 @@ _NEAR = 0.5
 _MAX_CHARS = 10_000  # of a longer text, only beginning and end are read
 
 _CLASSIFIER = langid.LanguageIdentifier.from_model_file(
-    langid.MODEL_FILE, norm_probs=True)
+  langid.MODEL_FILE, norm_probs=True
+)
 _CLASSIFIER.set_languages(CODES)
 
 
@@ -62,8 +73,9 @@ def fits(text: str, language: str) -> bool:
     half = _MAX_CHARS // 2
     text = f"{text[:half]}\n{text[-half:]}"
   script = _SCRIPTS.get(language, ("LATIN",))
-  if not any(unicodedata.name(c, "").startswith(script)
-             for c in text if c.isalpha()):
+  if not any(
+    unicodedata.name(c, "").startswith(script) for c in text if c.isalpha()
+  ):
     return False
   probabilities = dict(_CLASSIFIER.rank(text))
   return probabilities[language] >= _NEAR * max(probabilities.values())

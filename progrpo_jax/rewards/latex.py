@@ -11,82 +11,211 @@ from progrpo_jax.rewards import characters, expressions, presentation, words
 
 # Command -> its usual name, or the text that replaces it.
 _SAME = {
-    "geq": "ge", "geqslant": "ge", "gt": ">", "leq": "le", "leqslant": "le",
-    "lt": "<", "neq": "ne", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
-    "dbinom": "binom", "tbinom": "binom", "cdot": "times", "ast": "times",
-    "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
-    "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "degree": "^\\circ",
-    "varnothing": "emptyset", "arctg": "arctan", "tg": "tan", "ctg": "cot",
-    "textbackslash": "", "vee": "lor", "simeq": "approx", "equiv": "=",
-    "rightarrow": "to", "land": "wedge", "dots": "ldots", "cdots": "ldots",
-    "dotsc": "ldots", "dotsb": "ldots", "dotsm": "ldots", "dotsi": "ldots",
-    "dotso": "ldots", "hdots": "ldots", "textellipsis": "ldots", "colon": ":",
-    "backslash": "setminus", "smallsetminus": "setminus", "Reals": "R",
-    "reals": "R", "cong": "approx", "thickapprox": "approx",
+  "geq": "ge",
+  "geqslant": "ge",
+  "gt": ">",
+  "leq": "le",
+  "leqslant": "le",
+  "lt": "<",
+  "neq": "ne",
+  "dfrac": "frac",
+  "tfrac": "frac",
+  "cfrac": "frac",
+  "dbinom": "binom",
+  "tbinom": "binom",
+  "cdot": "times",
+  "ast": "times",
+  "lbrace": "{",
+  "rbrace": "}",
+  "lbrack": "[",
+  "rbrack": "]",
+  "varphi": "phi",
+  "varepsilon": "epsilon",
+  "vartheta": "theta",
+  "lvert": "|",
+  "rvert": "|",
+  "vert": "|",
+  "mid": "|",
+  "degree": "^\\circ",
+  "varnothing": "emptyset",
+  "arctg": "arctan",
+  "tg": "tan",
+  "ctg": "cot",
+  "textbackslash": "",
+  "vee": "lor",
+  "simeq": "approx",
+  "equiv": "=",
+  "rightarrow": "to",
+  "land": "wedge",
+  "dots": "ldots",
+  "cdots": "ldots",
+  "dotsc": "ldots",
+  "dotsb": "ldots",
+  "dotsm": "ldots",
+  "dotsi": "ldots",
+  "dotso": "ldots",
+  "hdots": "ldots",
+  "textellipsis": "ldots",
+  "colon": ":",
+  "backslash": "setminus",
+  "smallsetminus": "setminus",
+  "Reals": "R",
+  "reals": "R",
+  "cong": "approx",
+  "thickapprox": "approx",
 }
 # Commands without meaning.
-_DROPPED = frozenset((
-    "left", "right", "bigl", "bigr", "Bigl", "Bigr", "big", "Big", "bigg",
-    "Bigg", "biggl", "biggr", "Biggl", "Biggr", "mleft", "mright",
-    "displaystyle", "textstyle", "scriptstyle", "normalsize", "limits",
-    "nolimits", "bf", "rm", "it",
-    "mathstrut", "boldmath", "small", "large", "Large", "huge", "centering",
-    "noindent", "hfill", "boxed", "fbox",
-))
+_DROPPED = frozenset(
+  (
+    "left",
+    "right",
+    "bigl",
+    "bigr",
+    "Bigl",
+    "Bigr",
+    "big",
+    "Big",
+    "bigg",
+    "Bigg",
+    "biggl",
+    "biggr",
+    "Biggl",
+    "Biggr",
+    "mleft",
+    "mright",
+    "displaystyle",
+    "textstyle",
+    "scriptstyle",
+    "normalsize",
+    "limits",
+    "nolimits",
+    "bf",
+    "rm",
+    "it",
+    "mathstrut",
+    "boldmath",
+    "small",
+    "large",
+    "Large",
+    "huge",
+    "centering",
+    "noindent",
+    "hfill",
+    "boxed",
+    "fbox",
+  )
+)
 _SPACES = frozenset(("quad", "qquad", "enspace", "thinspace", "space"))
 _TEXTS = (
-    "mathrm", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt",
-    "mbox", "hbox", "mathsf", "mathtt", "operatorname", "operatorname*",
+  "mathrm",
+  "textbf",
+  "textit",
+  "textrm",
+  "textnormal",
+  "textsf",
+  "texttt",
+  "mbox",
+  "hbox",
+  "mathsf",
+  "mathtt",
+  "operatorname",
+  "operatorname*",
 )
 _WRAPPERS = (
-    "mathbf", "mathit", "boldsymbol", "bm", "pmb", "vec", "mathord",
-    "ensuremath", "underline", "mathcal", "mathscr", "mathfrak",
+  "mathbf",
+  "mathit",
+  "boldsymbol",
+  "bm",
+  "pmb",
+  "vec",
+  "mathord",
+  "ensuremath",
+  "underline",
+  "mathcal",
+  "mathscr",
+  "mathfrak",
 )
 # Names written without a backslash. "sec" at the end of a text is the unit.
 _WORDS = (
-    "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot csc log ln exp pi"
-    r" sec(?!\s*\.?\s*\Z) infinity inf theta alpha beta lambda infty").split()
+  "arcsin arccos arctan sinh cosh tanh sqrt sin cos tan cot csc log ln exp pi"
+  r" sec(?!\s*\.?\s*\Z) infinity inf theta alpha beta lambda infty"
+).split()
 # All commands with a meaning here.
 _KNOWN = (
-    expressions.FUNCTIONS | expressions.SYMBOL_COMMANDS | _DROPPED | _SPACES
-    | set(_SAME) | set(_TEXTS) | set(_WRAPPERS)
-    | {"text", "frac", "sqrt", "times", "div", "pm", "mp", "infty", "binom",
-       "log", "lfloor", "rfloor", "lceil", "rceil", "cup", "cap", "in", "ge",
-       "le", "ne", "begin", "end", "approx", "circ"})
+  expressions.FUNCTIONS
+  | expressions.SYMBOL_COMMANDS
+  | _DROPPED
+  | _SPACES
+  | set(_SAME)
+  | set(_TEXTS)
+  | set(_WRAPPERS)
+  | {
+    "text",
+    "frac",
+    "sqrt",
+    "times",
+    "div",
+    "pm",
+    "mp",
+    "infty",
+    "binom",
+    "log",
+    "lfloor",
+    "rfloor",
+    "lceil",
+    "rceil",
+    "cup",
+    "cap",
+    "in",
+    "ge",
+    "le",
+    "ne",
+    "begin",
+    "end",
+    "approx",
+    "circ",
+  }
+)
 
 _COMMAND = re.compile(r"(\\+)([A-Za-z]+)\s*")
-_TEXT = re.compile(
-    rf"\\(?:text|{'|'.join(map(re.escape, _TEXTS))})\s*(?=\{{)")
+_TEXT = re.compile(rf"\\(?:text|{'|'.join(map(re.escape, _TEXTS))})\s*(?=\{{)")
 _WRAPPER = re.compile(rf"\\(?:{'|'.join(_WRAPPERS)})(?![A-Za-z])\s*")
 _WORD = re.compile(rf"(?<![\\A-Za-z])({'|'.join(_WORDS)})(?![A-Za-z])")
 _REPEATING = re.compile(
-    r"(?<![\w.])(\d{1,30})\.(\d{0,30})\s*\\(?:overline|bar|dot)\s*"
-    r"\{(\d{1,30})\}")
+  r"(?<![\w.])(\d{1,30})\.(\d{0,30})\s*\\(?:overline|bar|dot)\s*"
+  r"\{(\d{1,30})\}"
+)
 # The letter of AMC's options before a value, \textbf{(E) }.
 _CHOICE = re.compile(
-    r"\A\s*\\text\s*\{\s*\([A-E]\)\s*\}\s*"
-    r"(?=[-+]?\s*(?:\.?\d|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z])))")
+  r"\A\s*\\text\s*\{\s*\([A-E]\)\s*\}\s*"
+  r"(?=[-+]?\s*(?:\.?\d|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z])))"
+)
 # A number written as text, \text{5}.
 _SET_NUMBER = re.compile(
-    r"\A\s*\\text\s*\{([^{}A-Za-z\\]*\d[^{}A-Za-z\\]*)\}\s*\Z")
+  r"\A\s*\\text\s*\{([^{}A-Za-z\\]*\d[^{}A-Za-z\\]*)\}\s*\Z"
+)
 # A quantity written as text, \text{5 cm}; its unit stays text, 5\text{ cm}. A
 # short word that is no unit may be a product of letters, as in \text{3 xy}.
 _SHORT_UNIT = (
-    r"(?:mm|cm|km|kg|mg|ml|lbs?|oz|ft|in|yd|mi|min|hrs?|mph|kmh|am|pm)"
-    r"(?![a-z])")
+  r"(?:mm|cm|km|kg|mg|ml|lbs?|oz|ft|in|yd|mi|min|hrs?|mph|kmh|am|pm)"
+  r"(?![a-z])"
+)
 _SET_QUANTITY = re.compile(
-    r"\A\s*\\text\s*\{\s*([-+]?\s*(?:\d[\d.,]*(?:/\d+)?|\.\d+))"
-    rf"(\s*{_SHORT_UNIT}[a-z ./-]*|\s+[mghlsLJNWVK](?![A-Za-z])[a-z ./-]*"
-    r"|\s+(?!(?:[abcdxyz]{3}|[^aeiou\W\d]{3})(?![a-z]))[a-z]{3,}[a-z ./-]*)"
-    r"\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)", re.I)
+  r"\A\s*\\text\s*\{\s*([-+]?\s*(?:\d[\d.,]*(?:/\d+)?|\.\d+))"
+  rf"(\s*{_SHORT_UNIT}[a-z ./-]*|\s+[mghlsLJNWVK](?![A-Za-z])[a-z ./-]*"
+  r"|\s+(?!(?:[abcdxyz]{3}|[^aeiou\W\d]{3})(?![a-z]))[a-z]{3,}[a-z ./-]*)"
+  r"\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)",
+  re.I,
+)
 _FUNCTION_TEXT = re.compile(
-    r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
-    r"|csc|log|lg|ln|exp)\s*\}(?!\s*\.?\s*\Z)")
+  r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
+  r"|csc|log|lg|ln|exp)\s*\}(?!\s*\.?\s*\Z)"
+)
 # 0.1666... must show its cycle three times, or twice if the cycle is long.
 _GOES_ON = re.compile(
-    r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
-    r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])")
+  r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
+  r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])"
+)
 _IN_TEXT = re.compile(r"\\text\{[^{}]*\}")
 
 
@@ -106,8 +235,9 @@ def clean(text: str) -> str:
   text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
   # Fonts: upright e, i and d, the real numbers, and wrappers without meaning.
   text = re.sub(r"\\mathrm\s*\{\s*([eid])\s*\}", r"\1", text)
-  text = re.sub(r"\\math(?:bf|rm)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))",
-                r"\\mathbb{R}", text)
+  text = re.sub(
+    r"\\math(?:bf|rm)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))", r"\\mathbb{R}", text
+  )
   text = _WRAPPER.sub("", _TEXT.sub(r"\\text", text))
   text = _FUNCTION_TEXT.sub(r"\\\1 ", text)
   text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
@@ -125,8 +255,7 @@ def _command(match: re.Match[str]) -> str:
   """Returns a command under its usual name, "" for one without meaning."""
   name, row = match[2], ""
   if len(match[1]) > 1:
-    if len(match[1]) == 2 and (
-        name not in _KNOWN or "\\begin" in match.string):
+    if len(match[1]) == 2 and (name not in _KNOWN or "\\begin" in match.string):
       return match[0]  # the end of a matrix row, then a letter
     row = "\\\\" if len(match[1]) == 3 else ""
   if name in _DROPPED:
@@ -150,22 +279,34 @@ def _outside_text(text: str, change: Any) -> str:
 
 def _spell(text: str) -> str:
   """Returns plain-text notation, such as 2**3, sqrt(2), 1e5, as LaTeX."""
-  text = text.replace("**", "^").replace("<=", r"\le ").replace(
-      ">=", r"\ge ").replace("!=", r"\ne ").replace("==", "=")
+  text = (
+    text.replace("**", "^")
+    .replace("<=", r"\le ")
+    .replace(">=", r"\ge ")
+    .replace("!=", r"\ne ")
+    .replace("==", "=")
+  )
   text = _WORD.sub(
-      lambda m: r"\infty " if m[1][:3] == "inf" else rf"\{m[1]} ", text)
+    lambda m: r"\infty " if m[1][:3] == "inf" else rf"\{m[1]} ", text
+  )
   text = words.spell(text)
   text = re.sub(
-      r"(?<![A-Za-z\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?![\w.])",
-      r"\1\\times 10^{\2}", text)
+    r"(?<![A-Za-z\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?![\w.])",
+    r"\1\\times 10^{\2}",
+    text,
+  )
   text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", text)
   text = _REPEATING.sub(_repeating, text)
   text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
   text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
-  text = re.sub(r"(?<![\d./^_{])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])",
-                r"\1\\frac{\2}{\3}", text)
-  text = re.sub(r"(?<=[\d)}])\s*\^\s*\{?\s*\\circ\s*\}?\s*[CF]?(?![A-Za-z])",
-                " ", text)
+  text = re.sub(
+    r"(?<![\d./^_{])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])",
+    r"\1\\frac{\2}{\3}",
+    text,
+  )
+  text = re.sub(
+    r"(?<=[\d)}])\s*\^\s*\{?\s*\\circ\s*\}?\s*[CF]?(?![A-Za-z])", " ", text
+  )
   text = re.sub(r"(?<![\w)}\]])\+\s*(?=\\infty)", "", text)
   return re.sub(r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}", text)
 
@@ -173,11 +314,11 @@ def _spell(text: str) -> str:
 def _dots(text: str) -> str:
   """Resolves dots after digits and separates dots from a list's last term."""
   text = _GOES_ON.sub(
-      lambda m: _fraction(m[1], m[2], m[3] or m[4] or m[5]), text)
+    lambda m: _fraction(m[1], m[2], m[3] or m[4] or m[5]), text
+  )
   text = re.sub(r"\A\s*(-?\d+)\s*\\ldots\s*\Z", r"\1", text)
   if "," in text:
-    text = re.sub(
-        r"(?<=\w)\s*\\ldots\s*(?=,|\\}|\)|\Z)", r",\\ldots ", text)
+    text = re.sub(r"(?<=\w)\s*\\ldots\s*(?=,|\\}|\)|\Z)", r",\\ldots ", text)
   return text
 
 

@@ -32,15 +32,15 @@ from progrpo_jax.rewards.score import Score
 # Datasets whose scorers pass model text to eval or to sympy's parser, which
 # also evals. Those in GUARDED are checked or replaced here.
 EVALUATING = (
-    "binary_matrix",
-    "countdown",
-    "intermediate_integration",
-    "n_queens",
-    "polynomial_multiplication",
-    "puzzle24",
-    "simple_integration",
-    "spiral_matrix",
-    "string_insertion",
+  "binary_matrix",
+  "countdown",
+  "intermediate_integration",
+  "n_queens",
+  "polynomial_multiplication",
+  "puzzle24",
+  "simple_integration",
+  "spiral_matrix",
+  "string_insertion",
 )
 _LISTS = ("binary_matrix", "spiral_matrix", "string_insertion")
 GUARDED = ("countdown", "n_queens", "puzzle24", *_LISTS)
@@ -60,13 +60,13 @@ _BOARD = re.compile(r"[Q_\s\[\],'\"]{1,2000}")
 
 
 def score(
-    completion: str,
-    reference: object,
-    *,
-    dataset: str,
-    metadata: dict[str, Any],
-    template: str = "full",
-    binary: bool = True,
+  completion: str,
+  reference: object,
+  *,
+  dataset: str,
+  metadata: dict[str, Any],
+  template: str = "full",
+  binary: bool = True,
 ) -> Score:
   """Scores a completion of a Reasoning Gym problem.
 
@@ -106,7 +106,7 @@ def extract(completion: str, *, whole: bool) -> str:
 
 
 def verdict(
-    dataset: str, answer: str, reference: object, metadata: dict[str, Any]
+  dataset: str, answer: str, reference: object, metadata: dict[str, Any]
 ) -> float:
   """Returns Reasoning Gym's reward of an answer.
 
@@ -200,7 +200,8 @@ def _is_list(answer: str) -> bool:
     return False
   plain = (ast.List, ast.Tuple, ast.Constant, ast.Load)
   return isinstance(tree, (ast.List, ast.Tuple)) and all(
-      isinstance(node, plain) for node in ast.walk(tree))
+    isinstance(node, plain) for node in ast.walk(tree)
+  )
 
 
 def parse(text: str) -> ast.expr | None:
@@ -224,15 +225,15 @@ def parse(text: str) -> ast.expr | None:
 
 
 _NODES = (
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.Constant,
-    ast.Add,
-    ast.Sub,
-    ast.Mult,
-    ast.Div,
-    ast.UAdd,
-    ast.USub,
+  ast.BinOp,
+  ast.UnaryOp,
+  ast.Constant,
+  ast.Add,
+  ast.Sub,
+  ast.Mult,
+  ast.Div,
+  ast.UAdd,
+  ast.USub,
 )
 
 

@@ -27,13 +27,13 @@ from typing import Any
 
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import (
-    answers,
-    equality,
-    evaluation,
-    expressions,
-    latex,
-    notation,
-    pool,
+  answers,
+  equality,
+  evaluation,
+  expressions,
+  latex,
+  notation,
+  pool,
 )
 from progrpo_jax.rewards.notation import Answer, squeeze
 from progrpo_jax.rewards.score import Score
@@ -46,12 +46,12 @@ _MAX_SYMBOLIC = 40  # comparisons by Math-Verify for one completion
 
 
 def score(
-    completion: str,
-    reference: object,
-    *,
-    forms: tuple[str, ...] = answers.DEFAULT,
-    tolerance: float = 0.0,
-    evaluated: bool = False,
+  completion: str,
+  reference: object,
+  *,
+  forms: tuple[str, ...] = answers.DEFAULT,
+  tolerance: float = 0.0,
+  evaluated: bool = False,
 ) -> Score:
   """Scores a completion by its final answer.
 
@@ -107,7 +107,8 @@ def check_reference(reference: object) -> str:
       (1/0), or one that is too long.
   """
   if isinstance(reference, bool) or not isinstance(
-      reference, (str, int, float)):
+    reference, (str, int, float)
+  ):
     kind = type(reference).__name__
     raise InputError(f"the reference is a {kind}, not a number or a text")
   if isinstance(reference, float) and not math.isfinite(reference):
@@ -126,10 +127,12 @@ def check_reference(reference: object) -> str:
   shown = repr(gold[:80])
   if len(gold) > expressions.MAX_CHARS:
     raise InputError(
-        f"the reference has {len(gold)} characters; at most"
-        f" {expressions.MAX_CHARS} can be compared: {shown}")
+      f"the reference has {len(gold)} characters; at most"
+      f" {expressions.MAX_CHARS} can be compared: {shown}"
+    )
   if gold.strip().casefold() in equality.NOTHING or (
-      not squeeze(latex.clean(gold)).strip("{}()[]")):
+    not squeeze(latex.clean(gold)).strip("{}()[]")
+  ):
     raise InputError(f"the reference {shown} holds no answer")
   if _unbalanced(gold):
     raise InputError(f"the braces of the reference {shown} do not match")
@@ -314,6 +317,6 @@ def _fraction(value: Fraction) -> str:
   """Returns a fraction of any length as text."""
   # Python refuses str() of a very long integer, but not hex().
   top, bottom = (
-      str(n) if abs(n) < 10**1000 else hex(n)
-      for n in value.as_integer_ratio())
+    str(n) if abs(n) < 10**1000 else hex(n) for n in value.as_integer_ratio()
+  )
   return top if value.denominator == 1 else f"{top}/{bottom}"

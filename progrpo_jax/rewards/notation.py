@@ -37,24 +37,29 @@ class Answer:
 
 
 _THOUSANDS = re.compile(
-    r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+|(?: \d{3})+)(?![\d,]| \d)")
+  r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+|(?: \d{3})+)(?![\d,]| \d)"
+)
 _SEPARATOR = re.compile(
-    r"\s*(?:,|;|,?\s*\\text\s*\{\s*(?P<t>and|or)\s*\}|"
-    r",?\s*(?<![A-Za-z\\])(?P<w>and|or)(?![A-Za-z])|(?P<c>\\lor(?![A-Za-z])))"
-    r"(?:\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?:and|or)(?![A-Za-z])))?\s*")
+  r"\s*(?:,|;|,?\s*\\text\s*\{\s*(?P<t>and|or)\s*\}|"
+  r",?\s*(?<![A-Za-z\\])(?P<w>and|or)(?![A-Za-z])|(?P<c>\\lor(?![A-Za-z])))"
+  r"(?:\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?:and|or)(?![A-Za-z])))?\s*"
+)
 _ROWS = re.compile(r"\s*;\s*")
 _CUP = re.compile(r"\\cup(?![A-Za-z])\s*")
 SIGN = re.compile(
-    r"\s*(\\(?:le|ge|ne|in|approx|to|sim|subset)(?![A-Za-z])|:=|[=<>])\s*")
+  r"\s*(\\(?:le|ge|ne|in|approx|to|sim|subset)(?![A-Za-z])|:=|[=<>])\s*"
+)
 # Sign -> sign of the same relation with its sides swapped.
-FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le",
-            r"\ne": r"\ne"}
+FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 _WORDS_ONLY = re.compile(r"[A-Za-z][A-Za-z' /-]*\.?")
 _SHORT_WORDS = frozenset(
-    "yes no odd even red one two six ten man all max min true".split())
+  "yes no odd even red one two six ten man all max min true".split()
+)
 _MATRIX = re.compile(
-    r"[\[(]?\s*\\begin\s*\{([pbBvV]?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)"
-    r"\\end\s*\{\1\}\s*[\])]?", re.S)
+  r"[\[(]?\s*\\begin\s*\{([pbBvV]?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)"
+  r"\\end\s*\{\1\}\s*[\])]?",
+  re.S,
+)
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _OPEN, _CLOSE_BRACKETS = "([{", ")]}"
 
@@ -75,14 +80,17 @@ def _read(text: str) -> Answer:
   """Parses a text cleaned by `latex.clean`."""
   text = text.strip()
   if len(text) > expressions.MAX_CHARS or (
-      expressions.nesting(text) > expressions.MAX_NESTING):
+    expressions.nesting(text) > expressions.MAX_NESTING
+  ):
     return Answer("words", text)
   if (reals := _read_reals(text)) is not None:
     return reals
   if (matrix := _MATRIX.fullmatch(text)) and r"\begin" not in matrix[2]:
     rows = [
-        Answer("tuple", row, tuple(map(_read, row.split("&"))))
-        for row in re.split(r"\\\\(?:\[[^\]]*\])?", matrix[2]) if row.strip()]
+      Answer("tuple", row, tuple(map(_read, row.split("&"))))
+      for row in re.split(r"\\\\(?:\[[^\]]*\])?", matrix[2])
+      if row.strip()
+    ]
     return Answer("matrix", text, tuple(rows))
   # A decimal comma, since no separator of thousands follows a 0.
   if re.fullmatch(r"-?0,\d+", text):
@@ -96,8 +104,10 @@ def _read(text: str) -> Answer:
     # Inequalities or intervals joined by "or" are a union.
     if all(s in ("or", r"\lor") for s in signs):
       ranges = [interval(p) for p in parts]
-      if all(ranges) and any(p.kind == "relation" or "[" in p.extra or (
-          "]" in p.extra) for p in parts):
+      if all(ranges) and any(
+        p.kind == "relation" or "[" in p.extra or ("]" in p.extra)
+        for p in parts
+      ):
         return Answer("union", text, tuple(ranges))
     return Answer("list", text, parts)
   if is_words(text):
@@ -105,34 +115,48 @@ def _read(text: str) -> Answer:
   cut, _ = split(text, _CUP)
   if 1 < len(cut) <= _MAX_PARTS and SIGN.search(text) is None:
     return Answer("union", text, tuple(_read(c) for c in cut))
-  return (_read_relation(text) or _read_brackets(text) or _read_ratio(text)
-          or _read_atom(text))
+  return (
+    _read_relation(text)
+    or _read_brackets(text)
+    or _read_ratio(text)
+    or _read_atom(text)
+  )
 
 
 # ----- Sets of real numbers -----
 
 _REALS = r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\\R(?![A-Za-z])"
 _ALL_REALS = re.compile(
-    rf"(?:{_REALS}|(?:the set of )?(?:all )?(?:the )?"
-    r"(?P<which>positive |negative |non-?negative |non-?zero )?"
-    r"real(?:s| numbers?)(?: x)?)\s*"
-    r"(?P<part>(?:\^|_)\s*(?:\{[^{}]{1,9}\}|[-+*]))?\s*"
-    r"(?:(?:\\setminus(?![A-Za-z])|-|,?\s*(?:except(?: for)?|other than"
-    r"|excluding|but))\s*(?P<without>\S.*))?", re.S | re.I)
+  rf"(?:{_REALS}|(?:the set of )?(?:all )?(?:the )?"
+  r"(?P<which>positive |negative |non-?negative |non-?zero )?"
+  r"real(?:s| numbers?)(?: x)?)\s*"
+  r"(?P<part>(?:\^|_)\s*(?:\{[^{}]{1,9}\}|[-+*]))?\s*"
+  r"(?:(?:\\setminus(?![A-Za-z])|-|,?\s*(?:except(?: for)?|other than"
+  r"|excluding|but))\s*(?P<without>\S.*))?",
+  re.S | re.I,
+)
 # Kind of numbers, or mark behind the R -> interval.
 _HALVES = {
-    "positive": (r"(0,\infty)"), "negative": r"(-\infty,0)",
-    "nonnegative": r"[0,\infty)", "^+": r"(0,\infty)", "^-": r"(-\infty,0)",
-    "_>0": r"(0,\infty)", r"_\ge0": r"[0,\infty)", "_<0": r"(-\infty,0)",
-    r"_\le0": r"(-\infty,0]",
+  "positive": (r"(0,\infty)"),
+  "negative": r"(-\infty,0)",
+  "nonnegative": r"[0,\infty)",
+  "^+": r"(0,\infty)",
+  "^-": r"(-\infty,0)",
+  "_>0": r"(0,\infty)",
+  r"_\ge0": r"[0,\infty)",
+  "_<0": r"(-\infty,0)",
+  r"_\le0": r"(-\infty,0]",
 }
 _NONE = re.compile(
-    r"(?:there (?:is|are) |it has |has )?no (?:real |such )?"
-    r"(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set|\\emptyset",
-    re.I)
+  r"(?:there (?:is|are) |it has |has )?no (?:real |such )?"
+  r"(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set|\\emptyset",
+  re.I,
+)
 _BUILDER = re.compile(
-    rf"\s*(?P<name>[A-Za-z](?:_\w)?)\s*(?:\\in\s*(?:{_REALS})\s*)?"
-    r"(?:\||:|\\text\s*\{\s*such that\s*\})\s*(?P<rest>\S.*)", re.S)
+  rf"\s*(?P<name>[A-Za-z](?:_\w)?)\s*(?:\\in\s*(?:{_REALS})\s*)?"
+  r"(?:\||:|\\text\s*\{\s*such that\s*\})\s*(?P<rest>\S.*)",
+  re.S,
+)
 
 
 def _read_reals(text: str) -> Answer | None:
@@ -202,9 +226,11 @@ def _read_builder(inner: str) -> Answer | None:
   name = re.escape(match["name"])
   # A condition that x is real says nothing and is removed at either end.
   rest = re.sub(
-      rf"\A\s*{name}\s*\\in\s*(?:{_REALS})\s*(?:,|\\text\s*\{{\s*and\s*\}}"
-      rf"|and|\\wedge)?\s*|,\s*{name}\s*\\in\s*(?:{_REALS})\s*\Z", "",
-      match["rest"])
+    rf"\A\s*{name}\s*\\in\s*(?:{_REALS})\s*(?:,|\\text\s*\{{\s*and\s*\}}"
+    rf"|and|\\wedge)?\s*|,\s*{name}\s*\\in\s*(?:{_REALS})\s*\Z",
+    "",
+    match["rest"],
+  )
   if not rest.strip():
     return _open("-\\infty", "\\infty")
   answer = _read(rest)
@@ -231,7 +257,8 @@ def excluded(answer: Answer) -> Answer | None:
 # ----- Ratios -----
 
 _TO = re.compile(
-    r"\s*\\text\s*\{\s*(?:is )?to\s*\}\s*|(?<=\d) (?:is )?to (?=\d)")
+  r"\s*\\text\s*\{\s*(?:is )?to\s*\}\s*|(?<=\d) (?:is )?to (?=\d)"
+)
 _COLON = re.compile(r"\s*:\s*")
 _HALF_DAY = re.compile(r"\s*(?:\\text\s*\{\s*)?([ap])\.?m\.?\s*\}?\s*\Z", re.I)
 
@@ -260,12 +287,16 @@ def is_time(answer: Answer) -> bool:
   texts = [p.text for p in answer.parts]
   if answer.extra:
     return True
-  if len(texts) != 2 or not re.fullmatch(r"\d{1,2}", texts[0]) or (
-      not re.fullmatch(r"[0-5]\d", texts[1])):
+  if (
+    len(texts) != 2
+    or not re.fullmatch(r"\d{1,2}", texts[0])
+    or (not re.fullmatch(r"[0-5]\d", texts[1]))
+  ):
     return False
   hours, minutes = map(int, texts)
   return hours < 25 and (
-      "0" in (texts[0][0], texts[1][0]) or math.gcd(hours, minutes) > 1)
+    "0" in (texts[0][0], texts[1][0]) or math.gcd(hours, minutes) > 1
+  )
 
 
 def _read_brackets(text: str) -> Answer | None:
@@ -416,12 +447,12 @@ def squeeze(text: str) -> str:
 
 
 _NAME = re.compile(
-    r"(?:[A-Za-z](?:_(?:\w|\{[^{}]*\}))?'*"
-    r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi_\w+)"
-    r"(?:_(?:\w|\{\w+\}))?|[A-Z]{2,4}|m?\s*\\angle\s*\w+"
-    r"|\\overline\s*\{\w+\}|\|\s*[A-Za-z]{1,3}\s*\|)")
-_APPLIED = re.compile(
-    r"[a-wA-W](?:_\w|_\{\w+\})?'*(?:\^\{-1\})?\s*\([^()=]*\)")
+  r"(?:[A-Za-z](?:_(?:\w|\{[^{}]*\}))?'*"
+  r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi_\w+)"
+  r"(?:_(?:\w|\{\w+\}))?|[A-Z]{2,4}|m?\s*\\angle\s*\w+"
+  r"|\\overline\s*\{\w+\}|\|\s*[A-Za-z]{1,3}\s*\|)"
+)
+_APPLIED = re.compile(r"[a-wA-W](?:_\w|_\{\w+\})?'*(?:\^\{-1\})?\s*\([^()=]*\)")
 
 
 def label(text: str) -> str:
@@ -437,8 +468,9 @@ def label(text: str) -> str:
     return "name"
   if re.fullmatch(r"\(\s*\w(?:_\w)?(?:\s*,\s*\w(?:_\w)?)*\s*\)", text):
     return "name"
-  if re.fullmatch(r"\w+(?:_\w|_\{\w+\})?(?:\s*:\s*\w+(?:_\w|_\{\w+\})?){1,5}",
-                  text):
+  if re.fullmatch(
+    r"\w+(?:_\w|_\{\w+\})?(?:\s*:\s*\w+(?:_\w|_\{\w+\})?){1,5}", text
+  ):
     return "name"
   tree = expressions.parse(text)
   return "compound" if tree and _has_only_symbols(tree) else ""
@@ -449,7 +481,8 @@ def _has_only_symbols(tree: expressions.Tree) -> bool:
   if tree[0] == "symbol":
     return True
   return tree[0] in ("add", "mul", "div", "neg", "abs") and all(
-      _has_only_symbols(a) for a in tree[1:])
+    _has_only_symbols(a) for a in tree[1:]
+  )
 
 
 def interval(answer: Answer) -> Answer | None:
@@ -474,8 +507,9 @@ def interval(answer: Answer) -> Answer | None:
     signs = [FLIPPED[signs[0]], "<"]
   elif len(texts) == 3 and set(signs) <= {">", r"\ge"}:
     texts, signs = texts[::-1], [FLIPPED[s] for s in signs[::-1]]
-  if len(texts) != 3 or not label(texts[1]) or (
-      not set(signs) <= {"<", r"\le"}):
+  if (
+    len(texts) != 3 or not label(texts[1]) or (not set(signs) <= {"<", r"\le"})
+  ):
     return None
   ends = tuple(Answer("atom", t) for t in (texts[0], texts[2]))
   brackets = "[("[signs[0] == "<"] + "])"[signs[1] == "<"]
@@ -486,28 +520,64 @@ def interval(answer: Answer) -> Answer | None:
 
 # Name of a unit -> its usual name, the first of each line.
 _UNITS = {
-    name: names.split()[0]
-    for names in (
-        "mm millimeter millimetre", "cm centimeter centimetre",
-        "m meter metre", "km kilometer kilometre", "in inch", "ft foot feet",
-        "yd yard", "mi mile", "g gram", "kg kilogram", "mg milligram",
-        "lb pound", "oz ounce", "s sec second", "min minute", "h hr hour",
-        "day", "week", "month", "year", "ml milliliter millilitre",
-        "l liter litre", "dollar usd", "cent", "euro", "degree deg",
-        "radian rad", "mph", "km/h kmh kph", "m/s", "j joule", "n newton",
-        "w watt", "v volt", "am a.m", "pm p.m", "hz hertz",
-        "pa pascal", "k kelvin", "mol mole",
-    ) for name in names.split()
+  name: names.split()[0]
+  for names in (
+    "mm millimeter millimetre",
+    "cm centimeter centimetre",
+    "m meter metre",
+    "km kilometer kilometre",
+    "in inch",
+    "ft foot feet",
+    "yd yard",
+    "mi mile",
+    "g gram",
+    "kg kilogram",
+    "mg milligram",
+    "lb pound",
+    "oz ounce",
+    "s sec second",
+    "min minute",
+    "h hr hour",
+    "day",
+    "week",
+    "month",
+    "year",
+    "ml milliliter millilitre",
+    "l liter litre",
+    "dollar usd",
+    "cent",
+    "euro",
+    "degree deg",
+    "radian rad",
+    "mph",
+    "km/h kmh kph",
+    "m/s",
+    "j joule",
+    "n newton",
+    "w watt",
+    "v volt",
+    "am a.m",
+    "pm p.m",
+    "hz hertz",
+    "pa pascal",
+    "k kelvin",
+    "mol mole",
+  )
+  for name in names.split()
 }
 _UNIT_TEXT = re.compile(
-    r"^(.+?)\s*\\text\s*\{([^{}]*)\}((?:\s*[/*]?\s*\\text\s*\{[^{}]*\})*)"
-    r"\s*(\^\s*\{?-?\d\}?)?$", re.S)
+  r"^(.+?)\s*\\text\s*\{([^{}]*)\}((?:\s*[/*]?\s*\\text\s*\{[^{}]*\})*)"
+  r"\s*(\^\s*\{?-?\d\}?)?$",
+  re.S,
+)
 _UNIT_WORDS = re.compile(
-    r"^(.*[\d})%])\s+([A-Za-z]{2,}\.?|[mgsLNJWVK])"
-    r"((?:[ /]+(?:[A-Za-z]+\.?))*)\s*(\^\s*\{?-?\d\}?)?$")
+  r"^(.*[\d})%])\s+([A-Za-z]{2,}\.?|[mgsLNJWVK])"
+  r"((?:[ /]+(?:[A-Za-z]+\.?))*)\s*(\^\s*\{?-?\d\}?)?$"
+)
 _UNIT_GLUED = re.compile(
-    r"^(.*\d)(mm|cm|km|kg|mg|ml|mL|lb|ft|min|hr|hrs|mph|km/h|m/s)"
-    r"(\^\s*\{?-?\d\}?)?$")
+  r"^(.*\d)(mm|cm|km|kg|mg|ml|mL|lb|ft|min|hr|hrs|mph|km/h|m/s)"
+  r"(\^\s*\{?-?\d\}?)?$"
+)
 _POWER = re.compile(r"\^\s*\{?\s*(-?\d)")
 
 
@@ -527,8 +597,7 @@ def split_words(text: str) -> tuple[str, str]:
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
       suffix = "".join(match.groups()[1:-1])
-      is_product = (
-          pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS))
+      is_product = pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS)
       if is_product or words.change(unwrap(suffix)):
         break
       power = match.groups()[-1] or ""
@@ -537,7 +606,8 @@ def split_words(text: str) -> tuple[str, str]:
 
 
 _FILLERS = frozenset(
-    "a an the of in total unit square sq cubic cu about only different".split())
+  "a an the of in total unit square sq cubic cu about only different".split()
+)
 
 
 def words_differ(left: str, right: str) -> bool:
@@ -557,9 +627,13 @@ def words_differ(left: str, right: str) -> bool:
   if re.search(r"/|\bper\b|mph|kph", f"{left} {right}"):
     return False
   left_words, right_words = (
-      {_unit(w) or w.casefold().removesuffix("s")
-       for w in re.findall(r"[A-Za-z]+", text)} - _FILLERS
-      for text in (left, right))
+    {
+      _unit(w) or w.casefold().removesuffix("s")
+      for w in re.findall(r"[A-Za-z]+", text)
+    }
+    - _FILLERS
+    for text in (left, right)
+  )
   return bool(left_words - right_words and right_words - left_words)
 
 

@@ -32,8 +32,9 @@ from progrpo_jax.rewards.score import Score, is_masked
 Call, Outcome = serving.Call, serving.Outcome
 
 # Signals from outside: from the kernel when memory runs out, or from a person.
-_FROM_OUTSIDE = frozenset((
-    -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP))
+_FROM_OUTSIDE = frozenset(
+  (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+)
 _START_S = 120.0  # time limit for a worker's start or a verifier's import
 _POLL_S = 0.5  # interval between checks that a silent worker is alive
 _END_S = 10.0  # time limit for a worker's end, in which it kills descendants
@@ -90,15 +91,15 @@ class Pool:
   """
 
   def __init__(
-      self,
-      workers: int = 2,
-      deadline_s: float = 10.0,
-      memory_mb: int = 1024,
-      max_failure_share: float = 0.5,
-      restart_after: int = 50_000,
-      batch_deadline_s: float = 60.0,
-      options: Mapping[str, Mapping[str, Any]] | None = None,
-      answer: Callable[[str], str | None] = thinking.answer,
+    self,
+    workers: int = 2,
+    deadline_s: float = 10.0,
+    memory_mb: int = 1024,
+    max_failure_share: float = 0.5,
+    restart_after: int = 50_000,
+    batch_deadline_s: float = 60.0,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    answer: Callable[[str], str | None] = thinking.answer,
   ):
     if workers < 1 or deadline_s <= 0:
       raise ValueError(f"workers={workers}, deadline_s={deadline_s}")
@@ -125,14 +126,17 @@ class Pool:
       PoolError: more than max_failure_share of the items failed.
     """
     items = [
-        item._replace(meta={**item.meta, **self._options[item.function]})
-        if item.function in self._options else item for item in items]
+      item._replace(meta={**item.meta, **self._options[item.function]})
+      if item.function in self._options
+      else item
+      for item in items
+    ]
     # One call per distinct item.
     keys = [json.dumps(item, sort_keys=True) for item in items]
     first = dict(zip(reversed(keys), reversed(items)))
     calls = [
-        Call(serving.SCORE, [i.function, i.completion, i.reference, i.meta], {})
-        for i in first.values()
+      Call(serving.SCORE, [i.function, i.completion, i.reference, i.meta], {})
+      for i in first.values()
     ]
     outcomes = dict(zip(first, self.run(calls)))
     self.counters.items += len(items)
@@ -152,14 +156,14 @@ class Pool:
     allowed = self._max_failure_share * len(items)
     if len(reasons) > allowed and len(items) > 1:
       raise PoolError(
-          f"{len(reasons)} of {len(items)} verifications failed, more than"
-          f" max_failure_share={self._max_failure_share}; the last one:"
-          f" {reasons[-1]}"
+        f"{len(reasons)} of {len(items)} verifications failed, more than"
+        f" max_failure_share={self._max_failure_share}; the last one:"
+        f" {reasons[-1]}"
       )
     return scores
 
   def run(
-      self, calls: Sequence[Call], *, deadline_s: float | None = None
+    self, calls: Sequence[Call], *, deadline_s: float | None = None
   ) -> list[Outcome]:
     """Makes each call in some worker and returns the outcomes, in order.
 
@@ -223,9 +227,10 @@ def _reason(key: str, status: str) -> str:
   name = json.loads(key)[0]
   if status == "refused":
     return (
-        f"{name} refused to judge: the machine lacks what it needs"
-        " (`progrpo doctor` shows the isolation of code), or it cannot use the"
-        " row's reference")
+      f"{name} refused to judge: the machine lacks what it needs"
+      " (`progrpo doctor` shows the isolation of code), or it cannot use the"
+      " row's reference"
+    )
   return f"{name} returned the status {status!r}"
 
 
@@ -381,13 +386,13 @@ class _Worker:
     command = [sys.executable, "-m", "progrpo_jax.rewards.serving"]
     arguments = [calls_out, results_in, memory_mb, os.getpid()]
     self._process = subprocess.Popen(
-        command + [str(a) for a in arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=self._errors,
-        pass_fds=(calls_out, results_in),
-        start_new_session=True,
-        env=_environment(),
+      command + [str(a) for a in arguments],
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.DEVNULL,
+      stderr=self._errors,
+      pass_fds=(calls_out, results_in),
+      start_new_session=True,
+      env=_environment(),
     )
     os.close(calls_out)
     os.close(results_in)
@@ -396,8 +401,7 @@ class _Worker:
 
   def limit(self, deadline_s: float) -> float:
     """Returns the time by which the current phase must end."""
-    return self.since + (
-        deadline_s if self.phase == "running" else _START_S)
+    return self.since + (deadline_s if self.phase == "running" else _START_S)
 
   def send(self, chunk: list[int], calls: list[Call]) -> None:
     """Begins to write calls to the worker, as one length-prefixed message."""

@@ -124,24 +124,28 @@ class Jail:
   """
 
   def __init__(
-      self,
-      program: str,
-      *,
-      time_limit_s: float,
-      prelude: str = "",
-      published_names: bool = False,
-      memory_mb: int = 256,
-      disk_mb: int = 16,
-      processes: int = 32,
-      allow_unsafe: bool = False,
-      backend: Backend | None = None,
+    self,
+    program: str,
+    *,
+    time_limit_s: float,
+    prelude: str = "",
+    published_names: bool = False,
+    memory_mb: int = 256,
+    disk_mb: int = 16,
+    processes: int = 32,
+    allow_unsafe: bool = False,
+    backend: Backend | None = None,
   ):
     backend = backend or choose(allow_unsafe=allow_unsafe)
     self._limits = {
-        "memory_mb": memory_mb, "disk_mb": disk_mb, "processes": processes}
+      "memory_mb": memory_mb,
+      "disk_mb": disk_mb,
+      "processes": processes,
+    }
     self._published_names = published_names
     before, after = (
-        text.encode("utf-8", "surrogatepass") for text in (prelude, program))
+      text.encode("utf-8", "surrogatepass") for text in (prelude, program)
+    )
     self._program = b"%d\n" % len(before) + before + after
     self._closing = contextlib.ExitStack()
     try:
@@ -152,11 +156,7 @@ class Jail:
       raise
 
   def run(
-      self,
-      stdin: str,
-      *,
-      limit_s: float = math.inf,
-      max_output: int = MAX_OUTPUT,
+    self, stdin: str, *, limit_s: float = math.inf, max_output: int = MAX_OUTPUT
   ) -> Output:
     """Runs the program on an input.
 
@@ -173,12 +173,12 @@ class Jail:
     return self._serve(None, data, limit_s, max_output)
 
   def call(
-      self,
-      entry_point: str,
-      args: Sequence[Any],
-      *,
-      limit_s: float = math.inf,
-      max_output: int = MAX_OUTPUT,
+    self,
+    entry_point: str,
+    args: Sequence[Any],
+    *,
+    limit_s: float = math.inf,
+    max_output: int = MAX_OUTPUT,
   ) -> Output:
     """Calls a function of the program, or a method of its class Solution.
 
@@ -210,12 +210,17 @@ class Jail:
     errors = self._closing.enter_context(tempfile.TemporaryFile())
     mode = backend.name
     config = {
-        "mode": mode, "tmp": "/tmp", "grade": backend.grade,
-        "filter": backend.grade != 2,
-        "published_names": self._published_names, **self._limits}
+      "mode": mode,
+      "tmp": "/tmp",
+      "grade": backend.grade,
+      "filter": backend.grade != 2,
+      "published_names": self._published_names,
+      **self._limits,
+    }
     if mode == "none":
       config["tmp"] = self._closing.enter_context(
-          tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+      )
     if mode == "namespaces":
       config |= _layout()
     wrapper = []
@@ -228,15 +233,15 @@ class Jail:
     with theirs:
       config["control"] = theirs.fileno()
       self._process = subprocess.Popen(
-          [*wrapper, _PYTHON, *_FLAGS, _JAIL, json.dumps(config)],
-          stdin=subprocess.DEVNULL,
-          stdout=subprocess.DEVNULL,
-          stderr=errors,
-          pass_fds=(theirs.fileno(),),
-          env=_ENVIRONMENT,
-          cwd="/",
-          start_new_session=True,
-          **(_AS_NOBODY if nobody else {}),
+        [*wrapper, _PYTHON, *_FLAGS, _JAIL, json.dumps(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=(theirs.fileno(),),
+        env=_ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+        **(_AS_NOBODY if nobody else {}),
       )
     self._closing.callback(self._end)
     self._await_ready(errors)
@@ -250,7 +255,8 @@ class Jail:
           _map_users(self._process.pid)
         except OSError as error:
           raise JailError(f"the jail's users cannot be mapped: {error}") from (
-              error)
+            error
+          )
         self._control.send(b"mapped")
         continue
       errors.seek(0)
@@ -269,7 +275,7 @@ class Jail:
     return {}
 
   def _serve(
-      self, entry_point: str | None, data: bytes, limit_s: float, cap: int
+    self, entry_point: str | None, data: bytes, limit_s: float, cap: int
   ) -> Output:
     """Runs the program once and collects its output.
 
@@ -397,8 +403,9 @@ def to_json(value: Any) -> str:
   if isinstance(value, dict):
     # json.dumps converts keys to text; its output of one key is cut out.
     pairs = (
-        f"{json.dumps({key: 0})[1:-4]}: {to_json(part)}"
-        for key, part in value.items())
+      f"{json.dumps({key: 0})[1:-4]}: {to_json(part)}"
+      for key, part in value.items()
+    )
     return f"{{{', '.join(pairs)}}}"
   return json.dumps(value)
 
@@ -423,8 +430,11 @@ def _sealed(data: bytes) -> int:
     view = view[os.write(fd, view) :]
   os.lseek(fd, 0, os.SEEK_SET)
   seals = (
-      fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-      | fcntl.F_SEAL_WRITE)
+    fcntl.F_SEAL_SEAL
+    | fcntl.F_SEAL_SHRINK
+    | fcntl.F_SEAL_GROW
+    | fcntl.F_SEAL_WRITE
+  )
   fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
   return fd
 
@@ -465,8 +475,16 @@ def _write(path: str, text: str) -> None:
 # Extension modules whose shared libraries must be visible in the jail, and the
 # program that finds those libraries.
 _EXTENSIONS = (
-    "_bz2", "_ctypes", "_decimal", "_hashlib", "_lzma", "_sqlite3", "_ssl",
-    "_uuid", "zlib")
+  "_bz2",
+  "_ctypes",
+  "_decimal",
+  "_hashlib",
+  "_lzma",
+  "_sqlite3",
+  "_ssl",
+  "_uuid",
+  "zlib",
+)
 _FIND_LIBRARIES = f"""
 import json, sys
 for name in {_EXTENSIONS}:
@@ -488,8 +506,13 @@ def _layout() -> dict[str, Any]:
   appear empty, and "links" maps symbolic links to their targets.
   """
   process = subprocess.run(
-      [_PYTHON, *_FLAGS, "-c", _FIND_LIBRARIES],
-      env=_ENVIRONMENT, cwd="/", capture_output=True, check=True, timeout=60)
+    [_PYTHON, *_FLAGS, "-c", _FIND_LIBRARIES],
+    env=_ENVIRONMENT,
+    cwd="/",
+    capture_output=True,
+    check=True,
+    timeout=60,
+  )
   path, maps = json.loads(process.stdout)
   # Directories of the standard library, without those inside of others.
   binds = [p for p in path if os.path.isdir(p)]
@@ -504,10 +527,13 @@ def _layout() -> dict[str, Any]:
       files |= _aliases(library)
   inside = tuple(f"{p}/" for p in binds)
   binds += sorted(
-      f for f in files if os.path.isfile(f) and not f.startswith(inside))
+    f for f in files if os.path.isfile(f) and not f.startswith(inside)
+  )
   links = {
-      p: os.readlink(p).strip("/") for p in ("/lib", "/lib64", "/bin")
-      if os.path.islink(p)}
+    p: os.readlink(p).strip("/")
+    for p in ("/lib", "/lib64", "/bin")
+    if os.path.islink(p)
+  }
   return {"binds": binds, "hidden": hidden, "links": links}
 
 
@@ -530,9 +556,20 @@ def _bubblewrap(disk_mb: int) -> list[str]:
   """Returns the command prefix that runs a command in a jail."""
   layout = _layout()
   words = [
-      "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
-      "--as-pid-1", "--cap-drop", "ALL", "--clearenv",
-      "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "jail",
+    "bwrap",
+    "--unshare-all",
+    "--die-with-parent",
+    "--new-session",
+    "--as-pid-1",
+    "--cap-drop",
+    "ALL",
+    "--clearenv",
+    "--uid",
+    str(NOBODY),
+    "--gid",
+    str(NOBODY),
+    "--hostname",
+    "jail",
   ]
   for name, value in _ENVIRONMENT.items():
     words += ["--setenv", name, value]
@@ -588,13 +625,13 @@ def probe(name: str) -> Backend:
   with tempfile.NamedTemporaryFile() as file:
     try:
       with Jail(
-          _PROBE, time_limit_s=_START_S, backend=Backend(name, 0)) as jail:
+        _PROBE, time_limit_s=_START_S, backend=Backend(name, 0)
+      ) as jail:
         output = jail.call("look", [file.name])
       seen = json.loads(output.result)
     except NoAnswer:
       raise
-    except (
-        JailError, Refused, OSError, subprocess.SubprocessError) as error:
+    except (JailError, Refused, OSError, subprocess.SubprocessError) as error:
       return Backend(name, 0, str(error))
     except ValueError:
       return Backend(name, 0, output.stderr.strip()[-500:] or output.end)
@@ -641,9 +678,9 @@ def choose(*, allow_unsafe: bool = False) -> Backend:
   if allow_unsafe and sys.platform == "linux":
     return Backend("none", 1)
   raise Refused(
-      f"no jail for programs can be set up here ({backend.reason}). Install"
-      " bubblewrap, or allow user namespaces (in a container, --security-opt"
-      " seccomp=unconfined or --privileged; on Ubuntu, sysctl -w"
-      " kernel.apparmor_restrict_unprivileged_userns=0). On a machine that has"
-      " nothing to lose, allow_unsafe=True runs them unconfined."
+    f"no jail for programs can be set up here ({backend.reason}). Install"
+    " bubblewrap, or allow user namespaces (in a container, --security-opt"
+    " seccomp=unconfined or --privileged; on Ubuntu, sysctl -w"
+    " kernel.apparmor_restrict_unprivileged_userns=0). On a machine that has"
+    " nothing to lose, allow_unsafe=True runs them unconfined."
   )

@@ -3,14 +3,7 @@
 import math
 from typing import NamedTuple
 
-STATUSES = (
-    "ok",
-    "no_answer",
-    "several_answers",
-    "timeout",
-    "crash",
-    "refused",
-)
+STATUSES = ("ok", "no_answer", "several_answers", "timeout", "crash", "refused")
 # Statuses of samples that are left out of learning.
 MASKED = frozenset(("timeout", "crash", "refused"))
 

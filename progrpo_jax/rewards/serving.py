@@ -73,7 +73,7 @@ def resolve(name: str) -> Callable[..., Any]:
     raise ValueError(f"{name!r} is not of the form module:function")
   if path.endswith(".py"):
     spec = importlib.util.spec_from_file_location(
-        "user_" + os.path.basename(path)[:-3], path
+      "user_" + os.path.basename(path)[:-3], path
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -28,8 +28,10 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def equal(
-    gold: expressions.Tree, answer: expressions.Tree, names: Mapping[str, str],
-    positive: bool = False,
+  gold: expressions.Tree,
+  answer: expressions.Tree,
+  names: Mapping[str, str],
+  positive: bool = False,
 ) -> bool:
   """Says whether two expressions are equal, by Math-Verify.
 
@@ -43,8 +45,7 @@ def equal(
     positive: whether symbols are positive numbers instead of real ones.
   """
   try:
-    left, right = (
-        expression(tree, names, positive) for tree in (gold, answer))
+    left, right = (expression(tree, names, positive) for tree in (gold, answer))
     if left.has(*_NO_NUMBERS) or right.has(*_NO_NUMBERS):
       return False
     return _proved(left, right) and _agree(left, right)
@@ -60,9 +61,13 @@ _NO_NUMBERS = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
 def warm() -> None:
   """Runs comparisons that are slow the first time, to fill sympy's caches."""
   for gold, answer in (
-      ("(x+1)^2", "x^2+2x+1"), (r"\frac{\sqrt{8}}{\pi}", r"\frac{2\sqrt2}\pi"),
-      (r"\sin{(2x)}", r"2\sin{(x)}\cos{(x)}"), (r"|-x|+\ln{x}", r"|x|+\ln{x}"),
-      (r"\sin^{2}{(x)}+y", r"1-\cos^{2}{(x)}+y"), ("x+y", "x+y+1")):
+    ("(x+1)^2", "x^2+2x+1"),
+    (r"\frac{\sqrt{8}}{\pi}", r"\frac{2\sqrt2}\pi"),
+    (r"\sin{(2x)}", r"2\sin{(x)}\cos{(x)}"),
+    (r"|-x|+\ln{x}", r"|x|+\ln{x}"),
+    (r"\sin^{2}{(x)}+y", r"1-\cos^{2}{(x)}+y"),
+    ("x+y", "x+y+1"),
+  ):
     left, right = expressions.parse(gold), expressions.parse(answer)
     equal(left, right, {"x": "x", "y": "y"})
 
@@ -74,8 +79,11 @@ def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
       return True
   except sympy.SympifyError:
     pass
-  return bool(verify(
-      [left], [right], float_rounding=12, strict=True, timeout_seconds=None))
+  return bool(
+    verify(
+      [left], [right], float_rounding=12, strict=True, timeout_seconds=None
+    )
+  )
 
 
 def _vanishes(difference: sympy.Expr) -> bool:
@@ -111,7 +119,7 @@ def _is_short(value: sympy.Expr) -> bool:
 
 
 def expression(
-    tree: expressions.Tree, names: Mapping[str, str], positive: bool = False
+  tree: expressions.Tree, names: Mapping[str, str], positive: bool = False
 ) -> sympy.Expr:
   """Converts a tree to a sympy expression.
 
@@ -134,7 +142,8 @@ def expression(
   if kind == "call":
     return _CALLS[parts[0]](expression(parts[1], names, positive))
   return _OPERATORS[kind](
-      *(expression(part, names, positive) for part in parts))
+    *(expression(part, names, positive) for part in parts)
+  )
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
@@ -161,23 +170,28 @@ def _binomial(n: sympy.Expr, k: sympy.Expr) -> sympy.Expr:
 
 
 _CALLS: dict[str, Callable[[sympy.Expr], sympy.Expr]] = {
-    **{name: getattr(sympy, name)
-       for name in "sin cos tan cot sec csc sinh cosh tanh exp".split()},
-    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
-    "ln": sympy.log}
+  **{
+    name: getattr(sympy, name)
+    for name in "sin cos tan cot sec csc sinh cosh tanh exp".split()
+  },
+  "arcsin": sympy.asin,
+  "arccos": sympy.acos,
+  "arctan": sympy.atan,
+  "ln": sympy.log,
+}
 _OPERATORS: dict[str, Callable[..., sympy.Expr]] = {
-    "add": sympy.Add,
-    "mul": sympy.Mul,
-    "div": lambda over, under: over / under,
-    "neg": lambda value: -value,
-    "abs": sympy.Abs,
-    "pow": _power,
-    "root": lambda degree, base: _power(base, 1 / degree),
-    "factorial": _factorial,
-    "binom": _binomial,
-    "log": lambda base, value: sympy.log(value, base),
-    "floor": sympy.floor,
-    "ceil": sympy.ceiling,
+  "add": sympy.Add,
+  "mul": sympy.Mul,
+  "div": lambda over, under: over / under,
+  "neg": lambda value: -value,
+  "abs": sympy.Abs,
+  "pow": _power,
+  "root": lambda degree, base: _power(base, 1 / degree),
+  "factorial": _factorial,
+  "binom": _binomial,
+  "log": lambda base, value: sympy.log(value, base),
+  "floor": sympy.floor,
+  "ceil": sympy.ceiling,
 }
 
 

@@ -14,7 +14,7 @@ MODES = ("auto", "required", "off")
 
 
 def answer(
-    completion: str, mode: str = "auto", *, inside: bool = False
+  completion: str, mode: str = "auto", *, inside: bool = False
 ) -> str | None:
   """Returns the part of a completion that holds the answer.
 

@@ -11,49 +11,74 @@ import re
 from progrpo_jax.rewards import characters
 
 _SCALES = {
-    "dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}",
-    "lakh": "10^{5}", "million": "10^{6}", "crore": "10^{7}",
-    "billion": "10^{9}", "trillion": "10^{12}", "quadrillion": "10^{15}",
+  "dozen": "12",
+  "hundred": "10^{2}",
+  "thousand": "10^{3}",
+  "lakh": "10^{5}",
+  "million": "10^{6}",
+  "crore": "10^{7}",
+  "billion": "10^{9}",
+  "trillion": "10^{12}",
+  "quadrillion": "10^{15}",
 }
 _PARTS = {
-    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5,
-    "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
-    "twelfth": 12, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
+  "half": 2,
+  "halve": 2,
+  "third": 3,
+  "quarter": 4,
+  "fourth": 4,
+  "fifth": 5,
+  "sixth": 6,
+  "seventh": 7,
+  "eighth": 8,
+  "ninth": 9,
+  "tenth": 10,
+  "twelfth": 12,
+  "hundredth": 100,
+  "thousandth": 1000,
+  "millionth": 10**6,
 }
 _COUNTS = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-    "|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety")
+  "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+  "|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+)
 _SCALE_NAMES = "|".join(_SCALES)
 _PART_NAMES = "|".join(_PARTS)
 # Words at the beginning of a \text{} that must not be dropped.
 _VALUE = (
-    rf"(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|squared|cubed|factorial"
-    r"|and\s+a\s+half|percent|per\s+cent|pct|pi|choose|is\s+to|to)(?![A-Za-z])")
+  rf"(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|squared|cubed|factorial"
+  r"|and\s+a\s+half|percent|per\s+cent|pct|pi|choose|is\s+to|to)(?![A-Za-z])"
+)
 _IN_TEXT = re.compile(
-    rf"(?<=[\w)}}!])\s*\\text\s*\{{\s*({_VALUE})\s*([^{{}}]*)\}}", re.I)
+  rf"(?<=[\w)}}!])\s*\\text\s*\{{\s*({_VALUE})\s*([^{{}}]*)\}}", re.I
+)
 _SCALE = re.compile(
-    rf"(?<=[\d)}}])\s*(?<![A-Za-z])({_SCALE_NAMES})s?(?![A-Za-z])", re.I)
+  rf"(?<=[\d)}}])\s*(?<![A-Za-z])({_SCALE_NAMES})s?(?![A-Za-z])", re.I
+)
 _PART = re.compile(
-    rf"(?<![\w.^_/{{])(\d{{1,12}})\s+({_PART_NAMES})s?(?![A-Za-z])(?!\s+of)",
-    re.I)
+  rf"(?<![\w.^_/{{])(\d{{1,12}})\s+({_PART_NAMES})s?(?![A-Za-z])(?!\s+of)", re.I
+)
 _AND_A_HALF = re.compile(r"(?<![\w.])(\d{1,12})\s+and\s+a\s+half(?![A-Za-z])")
 _CHOOSE = re.compile(r"(?<![\w.])(\d{1,6})\s+choose\s+(\d{1,6})(?![\w.])")
 _POWER = re.compile(r"(?<=[\d)}])\s+(squared|cubed)(?![A-Za-z])", re.I)
 _FACTORIAL = re.compile(r"(?<=[\d)])\s+factorial(?![A-Za-z])", re.I)
 _PERCENT = re.compile(
-    r"\s*\b(?:percent(?:age)?|per\s+cent|pct)\b(?!\s*point)", re.I)
+  r"\s*\b(?:percent(?:age)?|per\s+cent|pct)\b(?!\s*point)", re.I
+)
 _PI = re.compile(r"(?<=\d)\s+pi(?![A-Za-z])")
 
 # "psi" is left out, as it is also a unit of pressure.
 _LETTERS = "|".join(name for name in characters.GREEK if name != "psi")
 # Words that change a value in ways that are not translated.
 _CHANGING = re.compile(
-    rf"\b(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|{_COUNTS}|bn|mn|mio|mil"
-    r"|or|and|plus|minus|over|below|under|above|negative|positive|factorial"
-    r"|choose|mod|modulo|base|remainder|root|inverse|reciprocal|not|if|unless"
-    r"|except|least|most|than|between|to|out|mille|divided|multiplied|pi"
-    rf"|infinity|percent|sqrt|sin|cos|tan|log|ln|exp|{_LETTERS})\b"
-    r"|\bper\s+cent\b|\A\s*(?:squared|cubed|times\s+\S)", re.I)
+  rf"\b(?:(?:{_SCALE_NAMES})s?|(?:{_PART_NAMES})s?|{_COUNTS}|bn|mn|mio|mil"
+  r"|or|and|plus|minus|over|below|under|above|negative|positive|factorial"
+  r"|choose|mod|modulo|base|remainder|root|inverse|reciprocal|not|if|unless"
+  r"|except|least|most|than|between|to|out|mille|divided|multiplied|pi"
+  rf"|infinity|percent|sqrt|sin|cos|tan|log|ln|exp|{_LETTERS})\b"
+  r"|\bper\s+cent\b|\A\s*(?:squared|cubed|times\s+\S)",
+  re.I,
+)
 _LETTER_UNITS = frozenset("mgshlLJNWVKACFT")
 # Two or three letters that form no word, and so are a product.
 _PRODUCT = re.compile(r"[A-Za-z]{2}|[abcdxyzABCDXYZ]{3}|[^aeiouAEIOUy\W\d]{3}")
@@ -74,13 +99,14 @@ def spell(text: str) -> str:
   """Translates words behind a number that are part of its value to LaTeX."""
   text = _AND_A_HALF.sub(r"\1\\frac{1}{2}", text)
   text = _PART.sub(
-      lambda m: rf"\frac{{{m[1]}}}{{{_PARTS[m[2].casefold()]}}}", text)
+    lambda m: rf"\frac{{{m[1]}}}{{{_PARTS[m[2].casefold()]}}}", text
+  )
   for _ in range(3):
-    text = _SCALE.sub(
-        lambda m: rf"\times {_SCALES[m[1].casefold()]}", text)
+    text = _SCALE.sub(lambda m: rf"\times {_SCALES[m[1].casefold()]}", text)
   text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
   text = _POWER.sub(
-      lambda m: "^{2}" if m[1].casefold() == "squared" else "^{3}", text)
+    lambda m: "^{2}" if m[1].casefold() == "squared" else "^{3}", text
+  )
   text = _PI.sub(r"\\pi ", text)
   return _PERCENT.sub("%", _FACTORIAL.sub("!", text))
 
@@ -108,5 +134,8 @@ def is_product(word: str, units: object) -> bool:
     word: word behind a number.
     units: names of units, which are no products.
   """
-  return bool(_PRODUCT.fullmatch(word)) and word not in _ENDINGS and (
-      word.casefold() not in units and word.casefold()[:-1] not in units)
+  return (
+    bool(_PRODUCT.fullmatch(word))
+    and word not in _ENDINGS
+    and (word.casefold() not in units and word.casefold()[:-1] not in units)
+  )

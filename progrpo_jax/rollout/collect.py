@@ -69,7 +69,7 @@ class Collect:
   rephrase: rephrase_lib.Rephrase | None = None
 
   def __call__(
-      self, params, progress: progress_lib.Progress,
+    self, params, progress: progress_lib.Progress
   ) -> tuple[Collected, progress_lib.Progress]:
     """Samples and verifies groups until the batch is full.
 
@@ -88,18 +88,23 @@ class Collect:
     position, carried = progress.position, progress.surplus
     failures_before = dataclasses.replace(self.draw.pool.counters)
     # Groups carried over were sampled by an earlier policy.
-    kept = [] if carried is None else [dataclasses.replace(
-        carried, fresh_P=np.zeros(len(carried), bool))]
+    kept = (
+      []
+      if carried is None
+      else [dataclasses.replace(carried, fresh_P=np.zeros(len(carried), bool))]
+    )
     dropped, sampled, rephrased = [], [], []
     while sum(map(len, kept)) < self.count and len(sampled) < self.max_rounds:
       self.stop.check()
       groups = self.draw(
-          params, self.prompter.take(position, self.round_prompts), key)
+        params, self.prompter.take(position, self.round_prompts), key
+      )
       position += self.round_prompts
       sampled.append(groups)
       if self.rephrase is not None:
         groups, shares = self.rephrase(
-            params, groups, jax.random.fold_in(key, REPHRASE))
+          params, groups, jax.random.fold_in(key, REPHRASE)
+        )
         rephrased.append(shares)
       keep_P = np.ones(len(groups), bool)
       if self.keep is not None:
@@ -107,7 +112,8 @@ class Collect:
       kept.append(groups.take(np.flatnonzero(keep_P)))
       dropped.append(groups.take(np.flatnonzero(~keep_P)))
     filled = groups_lib.concatenate(
-        kept + [groups.without_verdicts() for groups in dropped])
+      kept + [groups.without_verdicts() for groups in dropped]
+    )
     num_kept = sum(map(len, kept))
     surplus = None
     if self.carry and num_kept > self.count:
@@ -115,34 +121,47 @@ class Collect:
       # program, whose last bits may differ.
       surplus = filled.take(range(self.count, num_kept))
       surplus = dataclasses.replace(
-          surplus, prompts=self.prompter.of(surplus.prompts.ids_P))
+        surplus, prompts=self.prompter.of(surplus.prompts.ids_P)
+      )
     batch = filled.take(range(self.count))
     everything = groups_lib.concatenate(sampled) if sampled else batch
     metrics = (
-        _shares(everything, kept, dropped, carried, self.count, len(sampled))
-        | measure.rollouts(everything) | self._failures(failures_before))
+      _shares(everything, kept, dropped, carried, self.count, len(sampled))
+      | measure.rollouts(everything)
+      | self._failures(failures_before)
+    )
     for name in rephrased[0] if rephrased else ():
       metrics[name] = statistics.mean(shares[name] for shares in rephrased)
     # Tokens carried over were counted when they were sampled.
     tokens = int(np.sum(everything.rollout.mask_BT)) if sampled else 0
     return Collected(batch, surplus, everything, metrics), dataclasses.replace(
-        progress, position=position, surplus=surplus,
-        num_tokens=progress.num_tokens + tokens)
+      progress,
+      position=position,
+      surplus=surplus,
+      num_tokens=progress.num_tokens + tokens,
+    )
 
   def _failures(self, before) -> dict[str, int]:
     """Verifications of all hosts that failed in this step, by their kind."""
     now = self.draw.pool.counters
-    by_host = hosts.gather({
+    by_host = hosts.gather(
+      {
         f"verifier/{name}": getattr(now, name) - getattr(before, name)
-        for name in ("timeouts", "crashes", "refused")})
+        for name in ("timeouts", "crashes", "refused")
+      }
+    )
     return {
-        name: sum(counts[name] for counts in by_host) for name in by_host[0]}
+      name: sum(counts[name] for counts in by_host) for name in by_host[0]
+    }
 
 
 def _shares(
-    sampled: groups_lib.Groups, kept: Sequence[groups_lib.Groups],
-    dropped: Sequence[groups_lib.Groups], carried: groups_lib.Groups | None,
-    count: int, rounds: int,
+  sampled: groups_lib.Groups,
+  kept: Sequence[groups_lib.Groups],
+  dropped: Sequence[groups_lib.Groups],
+  carried: groups_lib.Groups | None,
+  count: int,
+  rounds: int,
 ) -> dict[str, float]:
   """How a batch was filled, and shares of groups without any spread."""
   num_kept, num_dropped = sum(map(len, kept)), sum(map(len, dropped))
@@ -150,11 +169,13 @@ def _shares(
   valid_PG, correct_PG = sampled.valid_PG, sampled.correct_PG
   some_P = valid_PG.any(axis=1)
   return {
-      "dynamic_sampling/rounds": rounds,
-      "dynamic_sampling/keep_frac": (
-          1.0 - num_dropped / drawn if drawn else 1.0),
-      "dynamic_sampling/filled_frac": min(1.0, num_kept / count),
-      "dynamic_sampling/all_right_frac": float(np.mean(
-          some_P & (correct_PG | ~valid_PG).all(axis=1))),
-      "dynamic_sampling/all_wrong_frac": float(np.mean(
-          some_P & ~(correct_PG & valid_PG).any(axis=1)))}
+    "dynamic_sampling/rounds": rounds,
+    "dynamic_sampling/keep_frac": (1.0 - num_dropped / drawn if drawn else 1.0),
+    "dynamic_sampling/filled_frac": min(1.0, num_kept / count),
+    "dynamic_sampling/all_right_frac": float(
+      np.mean(some_P & (correct_PG | ~valid_PG).all(axis=1))
+    ),
+    "dynamic_sampling/all_wrong_frac": float(
+      np.mean(some_P & ~(correct_PG & valid_PG).any(axis=1))
+    ),
+  }

@@ -46,7 +46,8 @@ class DrawGroups:
   stop: stopping.Stop
 
   def __call__(
-      self, params, prompts: batch_lib.Prompts, key) -> groups_lib.Groups:
+    self, params, prompts: batch_lib.Prompts, key
+  ) -> groups_lib.Groups:
     """Draws one group for each prompt.
 
     Args:
@@ -63,13 +64,21 @@ class DrawGroups:
     with _thread() as thread:
       with self.timer.stage("sample"):
         for rollout in sampler.batches(
-            self.model, params, prompts, key, self.settings, self.mesh):
+          self.model, params, prompts, key, self.settings, self.mesh
+        ):
           end = start + len(rollout.mask_BT) // group
           rollouts.append(rollout)
-          verdicts.append(thread.submit(
-              verify.decode_and_verify, self.pool, self.tokenizer,
-              prompts.rows[start:end], rollout, group,
-              hosts.mine(end - start)))
+          verdicts.append(
+            thread.submit(
+              verify.decode_and_verify,
+              self.pool,
+              self.tokenizer,
+              prompts.rows[start:end],
+              rollout,
+              group,
+              hosts.mine(end - start),
+            )
+          )
           start = end
           # A failed batch raises below, before more are sampled. All hosts
           # leave the loop together: the next batch is a collective of all.
@@ -78,16 +87,22 @@ class DrawGroups:
           self.stop.check()
       with self.timer.stage("verify"):
         shares = hosts.gather(
-            hosts.agree(lambda: [future.result() for future in verdicts]))
+          hosts.agree(lambda: [future.result() for future in verdicts])
+        )
     # shares[host][batch]: the prompts' order is batch by batch.
     texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ = verify.join(
-        [share for batch in zip(*shares, strict=True) for share in batch])
+      [share for batch in zip(*shares, strict=True) for share in batch]
+    )
     return groups_lib.Groups(
-        prompts=prompts,
-        rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
-        texts_PG=texts_PG, reward_PG=reward_PG, correct_PG=correct_PG,
-        valid_PG=valid_PG, fresh_P=np.ones(len(prompts), bool),
-        values_PGJ=values_PGJ)
+      prompts=prompts,
+      rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
+      texts_PG=texts_PG,
+      reward_PG=reward_PG,
+      correct_PG=correct_PG,
+      valid_PG=valid_PG,
+      fresh_P=np.ones(len(prompts), bool),
+      values_PGJ=values_PGJ,
+    )
 
 
 @contextlib.contextmanager

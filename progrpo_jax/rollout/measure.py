@@ -24,20 +24,24 @@ def rollouts(groups: groups_lib.Groups) -> dict[str, float]:
   counts = np.maximum(valid.sum(axis=1), 1)
   mean = np.where(valid, reward, 0).sum(axis=1) / counts
   spread = np.sqrt(
-      np.where(valid, (reward - mean[:, None]) ** 2, 0).sum(axis=1) / counts)
+    np.where(valid, (reward - mean[:, None]) ** 2, 0).sum(axis=1) / counts
+  )
   metrics = {
-      "entropy": -float(np.mean(
-          np.asarray(groups.rollout.logp_BT)[mask_BT], dtype=np.float64)),
-      "reward": float(reward[valid].mean()) if valid.any() else math.nan,
-      "reward_std": float(spread.mean()),
-      "frac_reward_zero_std": float((spread < 1e-6).mean()),
-      "correct": float(
-          groups.correct_PG[valid].mean()) if valid.any() else math.nan,
-      "completions/mean_length": float(length.mean()),
-      "completions/max_length": float(length.max()),
-      "completions/clipped_ratio": float(
-          1.0 - np.mean(groups.rollout.finished_B)),
-      "verifier/masked": int((~valid).sum()),
+    "entropy": -float(
+      np.mean(np.asarray(groups.rollout.logp_BT)[mask_BT], dtype=np.float64)
+    ),
+    "reward": float(reward[valid].mean()) if valid.any() else math.nan,
+    "reward_std": float(spread.mean()),
+    "frac_reward_zero_std": float((spread < 1e-6).mean()),
+    "correct": float(groups.correct_PG[valid].mean())
+    if valid.any()
+    else math.nan,
+    "completions/mean_length": float(length.mean()),
+    "completions/max_length": float(length.max()),
+    "completions/clipped_ratio": float(
+      1.0 - np.mean(groups.rollout.finished_B)
+    ),
+    "verifier/masked": int((~valid).sum()),
   }
   tasks = np.array([row.label for row in groups.prompts.rows])
   for task in sorted(set(tasks)):
@@ -55,14 +59,18 @@ def functions(groups: groups_lib.Groups) -> dict[str, float]:
   """
   values: dict[str, list[np.ndarray]] = {}
   for row, values_GJ in zip(
-      groups.prompts.rows, groups.values_PGJ, strict=True):
+    groups.prompts.rows, groups.values_PGJ, strict=True
+  ):
     for label, values_G in zip(verify.function_labels(row), values_GJ.T):
       values.setdefault(f"rewards/{row.label}/{label}", []).append(
-          values_G[~np.isnan(values_G)])
+        values_G[~np.isnan(values_G)]
+      )
   metrics = {}
   for name, arrays in sorted(values.items()):
     numbers = np.concatenate(arrays).astype(np.float64)
     if numbers.size:
-      metrics |= {f"{name}/mean": float(numbers.mean()),
-                  f"{name}/std": float(numbers.std())}
+      metrics |= {
+        f"{name}/mean": float(numbers.mean()),
+        f"{name}/std": float(numbers.std()),
+      }
   return metrics

@@ -50,12 +50,12 @@ class PromptSource:
   """
 
   def __init__(
-      self,
-      specs: Sequence[Mapping[str, Any]],
-      split: str,
-      seed: int,
-      data_dir: str,
-      keep: Callable[[base.Row], bool] | None = None,
+    self,
+    specs: Sequence[Mapping[str, Any]],
+    split: str,
+    seed: int,
+    data_dir: str,
+    keep: Callable[[base.Row], bool] | None = None,
   ):
     if not specs:
       raise InputError("no task is given")
@@ -65,28 +65,29 @@ class PromptSource:
     labels = [spec.pop("label") for spec in specs]
     described: list[Any] = [specs, split, seed]
     self._sources: list[base.Source] = [
-        Labelled(_load(spec, split, data_dir), spec["name"], label)
-        for spec, label in zip(specs, labels)]
+      Labelled(_load(spec, split, data_dir), spec["name"], label)
+      for spec, label in zip(specs, labels)
+    ]
     self.left_out: dict[str, tuple[int, int]] = {}
     self._whole, self._kept = self._sources, [None] * len(specs)
     if keep is not None:
       self._sources = self._kept = [
-          Kept(source, keep, label)
-          for label, source in zip(labels, self._whole)]
+        Kept(source, keep, label) for label, source in zip(labels, self._whole)
+      ]
       described.append([source.digest for source in self._kept])
       counts = [source.counts for source in self._kept]
       excluded, total = (
-          sum((c[n] for c in counts), Counter()) for n in range(2))
-      self.left_out = {
-          task: (excluded[task], total[task]) for task in total}
+        sum((c[n] for c in counts), Counter()) for n in range(2)
+      )
+      self.left_out = {task: (excluded[task], total[task]) for task in total}
     text = json.dumps(described, sort_keys=True, default=list)
     self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Each task is shuffled and repeated by itself, then mixed by weight.
     parts = [
-        grain.MapDataset.source(source)
-        .shuffle(seed=_seed(seed, i, spec["name"]))
-        .repeat()
-        for i, (spec, source) in enumerate(zip(specs, self._sources))
+      grain.MapDataset.source(source)
+      .shuffle(seed=_seed(seed, i, spec["name"]))
+      .repeat()
+      for i, (spec, source) in enumerate(zip(specs, self._sources))
     ]
     weights = np.asarray([spec["weight"] for spec in specs], float)
     self._rows = grain.MapDataset.mix(parts, weights=weights / weights.sum())
@@ -103,9 +104,10 @@ class PromptSource:
     """
     # Permute all rows first, then drop the excluded ones.
     candidates = [
-        (source, i, kept is None or i in kept)
-        for source, kept in zip(self._whole, self._kept)
-        for i in range(len(source))]
+      (source, i, kept is None or i in kept)
+      for source, kept in zip(self._whole, self._kept)
+      for i in range(len(source))
+    ]
     order = np.random.default_rng(0).permutation(len(candidates))
     chosen = [candidates[o] for o in order if candidates[o][2]][:count]
     return [source[i] for source, i, _ in chosen]
@@ -139,8 +141,8 @@ class PromptSource:
     """
     if state["source"] not in (None, self._digest):
       raise InputError(
-          "the checkpoint was trained on other tasks, options or seed; the"
-          " order of its data cannot be continued"
+        "the checkpoint was trained on other tasks, options or seed; the"
+        " order of its data cannot be continued"
       )
     return int(state["position"])
 
@@ -174,7 +176,7 @@ class Kept:
   """
 
   def __init__(
-      self, source: base.Source, keep: Callable[[base.Row], bool], name: str
+    self, source: base.Source, keep: Callable[[base.Row], bool], name: str
   ):
     """Finds the rows to keep.
 
@@ -198,10 +200,12 @@ class Kept:
     self._kept = frozenset(self._indices)
     if not self._indices:
       raise InputError(
-          f"task {name}: none of its {len(source)} prompts is short enough;"
-          " raise data.max_prompt_length")
+        f"task {name}: none of its {len(source)} prompts is short enough;"
+        " raise data.max_prompt_length"
+      )
     self.digest = hashlib.sha256(
-        np.asarray(self._indices, np.int64).tobytes()).hexdigest()[:16]
+      np.asarray(self._indices, np.int64).tobytes()
+    ).hexdigest()[:16]
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -225,7 +229,12 @@ def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
   if "name" not in spec:
     raise InputError(f"a task without a name: {dict(spec)}")
   full = {
-      "label": spec["name"], "weight": 1.0, "options": {}, "seed": 0, **spec}
+    "label": spec["name"],
+    "weight": 1.0,
+    "options": {},
+    "seed": 0,
+    **spec,
+  }
   full["options"] = dict(full["options"])
   if not full["weight"] > 0:
     raise InputError(f"task {spec['name']}: weight {full['weight']} is not > 0")
@@ -235,11 +244,7 @@ def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _load(spec: dict[str, Any], split: str, data_dir: str) -> base.Source:
   """Loads the rows of a completed spec."""
   return base.load(
-      spec["name"],
-      split,
-      data_dir=data_dir,
-      seed=spec["seed"],
-      **spec["options"],
+    spec["name"], split, data_dir=data_dir, seed=spec["seed"], **spec["options"]
   )
 
 
@@ -262,12 +267,12 @@ class Prompter:
   """
 
   def __init__(
-      self,
-      source: PromptSource,
-      tokenizer: Tokenizer,
-      *,
-      buckets: Sequence[int],
-      max_prompt_length: int,
+    self,
+    source: PromptSource,
+    tokenizer: Tokenizer,
+    *,
+    buckets: Sequence[int],
+    max_prompt_length: int,
   ):
     self._source = source
     self._tokenizer = tokenizer
@@ -299,14 +304,14 @@ class Prompter:
     ids += range(-1, -missing - 1, -1)
     whole = self.encode(rows, ids)
     return [
-        batch.Prompts(
-            whole.tokens_PT[i : i + size],
-            whole.mask_PT[i : i + size],
-            whole.user_mask_PT[i : i + size],
-            whole.ids_P[i : i + size],
-            whole.rows[i : i + size],
-        )
-        for i in range(0, len(rows), size)
+      batch.Prompts(
+        whole.tokens_PT[i : i + size],
+        whole.mask_PT[i : i + size],
+        whole.user_mask_PT[i : i + size],
+        whole.ids_P[i : i + size],
+        whole.rows[i : i + size],
+      )
+      for i in range(0, len(rows), size)
     ]
 
   def state(self, position: int) -> dict[str, Any]:
@@ -320,10 +325,10 @@ class Prompter:
   def resized(self, max_prompt_length: int) -> "Prompter":
     """Returns a prompter of the same source with one other width."""
     return Prompter(
-        self._source,
-        self._tokenizer,
-        buckets=(),
-        max_prompt_length=max_prompt_length,
+      self._source,
+      self._tokenizer,
+      buckets=(),
+      max_prompt_length=max_prompt_length,
     )
 
   @property
@@ -353,7 +358,7 @@ class Prompter:
       self._encode(self._source.row(draw), draw)
 
   def encode(
-      self, rows: Sequence[base.Row], ids: Sequence[int]
+    self, rows: Sequence[base.Row], ids: Sequence[int]
   ) -> batch.Prompts:
     """Encodes rows, padded on the left to the smallest sufficient width.
 
@@ -387,8 +392,8 @@ class Prompter:
     where = f"task {row.label}, row {draw} ({row.prompt[:40]!r})"
     if len(tokens) > self._limit:
       raise InputError(
-          f"{where}: the prompt has {len(tokens)} tokens, more than"
-          f" max_prompt_length={self._limit}"
+        f"{where}: the prompt has {len(tokens)} tokens, more than"
+        f" max_prompt_length={self._limit}"
       )
     if not any(user):
       raise InputError(f"{where}: the prompt has no tokens")

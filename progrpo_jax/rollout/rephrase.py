@@ -29,7 +29,7 @@ from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 def failing(
-    groups: groups_lib.Groups, fail_below: float, min_share: float,
+  groups: groups_lib.Groups, fail_below: float, min_share: float
 ) -> np.ndarray:
   """Which groups mostly fail, bool [P].
 
@@ -45,8 +45,13 @@ def failing(
 
 
 def replace_worst(
-    groups: groups_lib.Groups, accepted_P, rollout: batch_lib.Rollout, texts_P,
-    reward_P, correct_P, values_PJ,
+  groups: groups_lib.Groups,
+  accepted_P,
+  rollout: batch_lib.Rollout,
+  texts_P,
+  reward_P,
+  correct_P,
+  values_PJ,
 ) -> groups_lib.Groups:
   """Puts a new response in the place of the worst of each accepted group.
 
@@ -83,13 +88,14 @@ def replace_worst(
   for p, g in zip(*places, strict=True):
     texts[p][g] = texts_P[p]
   return dataclasses.replace(
-      groups,
-      rollout=jax.tree.map(put, groups.rollout, rollout),
-      texts_PG=tuple(map(tuple, texts)),
-      reward_PG=put_PG(groups.reward_PG, reward_P),
-      correct_PG=put_PG(groups.correct_PG, correct_P),
-      valid_PG=put_PG(groups.valid_PG, np.ones(len(groups), bool)),
-      values_PGJ=put_PG(groups.values_PGJ, values_PJ))
+    groups,
+    rollout=jax.tree.map(put, groups.rollout, rollout),
+    texts_PG=tuple(map(tuple, texts)),
+    reward_PG=put_PG(groups.reward_PG, reward_P),
+    correct_PG=put_PG(groups.correct_PG, correct_P),
+    valid_PG=put_PG(groups.valid_PG, np.ones(len(groups), bool)),
+    values_PGJ=put_PG(groups.values_PGJ, values_PJ),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Rephrase:
   min_fail_share: float
 
   def __call__(
-      self, params, groups: groups_lib.Groups, key,
+    self, params, groups: groups_lib.Groups, key
   ) -> tuple[groups_lib.Groups, dict[str, float]]:
     """Returns groups with accepted answers in them, and metrics.
 
@@ -140,48 +146,70 @@ class Rephrase:
     questions = self.questions(groups, failing_P)
     asked_P = np.array([question is not None for question in questions])
     metrics = {
-        "rephrase/failing_frac": float(failing_P.mean()),
-        "rephrase/asked_frac": float(asked_P.mean()),
-        "rephrase/accepted_frac": 0.0}
+      "rephrase/failing_frac": float(failing_P.mean()),
+      "rephrase/asked_frac": float(asked_P.mean()),
+      "rephrase/accepted_frac": 0.0,
+    }
     if not asked_P.any():
       return groups, metrics
     # Always P questions, so that one compiled program serves: groups that are
     # not asked repeat a question that is.
     filler = next(question for question in questions if question is not None)
     prompts = self.prompter.encode(
-        [filler if question is None else question for question in questions],
-        groups.prompts.ids_P)
+      [filler if question is None else question for question in questions],
+      groups.prompts.ids_P,
+    )
     with self.timer.stage("sample"):
       rollout = sampler.sample(
-          self.model, params, prompts, key, self.settings, self.mesh)
+        self.model, params, prompts, key, self.settings, self.mesh
+      )
     with self.timer.stage("verify"):
-      texts, reward, correct, valid, values = verify.join(hosts.share_out(
+      texts, reward, correct, valid, values = verify.join(
+        hosts.share_out(
           functools.partial(
-              verify.decode_and_verify, self.pool, self.tokenizer,
-              groups.prompts.rows, rollout, 1), len(groups)))
+            verify.decode_and_verify,
+            self.pool,
+            self.tokenizer,
+            groups.prompts.rows,
+            rollout,
+            1,
+          ),
+          len(groups),
+        )
+      )
     accepted_P = asked_P & correct[:, 0] & valid[:, 0]
     metrics["rephrase/accepted_frac"] = float(accepted_P.mean())
     if not accepted_P.any():
       return groups, metrics
     with self.timer.stage("score"):
       rollout = rollout.replace(
-          logp_BT=self._plain_logp(params, groups.prompts, rollout))
+        logp_BT=self._plain_logp(params, groups.prompts, rollout)
+      )
     return replace_worst(
-        groups, accepted_P, rollout, [text for text, in texts], reward[:, 0],
-        correct[:, 0], values[:, 0]), metrics
+      groups,
+      accepted_P,
+      rollout,
+      [text for (text,) in texts],
+      reward[:, 0],
+      correct[:, 0],
+      values[:, 0],
+    ), metrics
 
   def questions(
-      self, groups: groups_lib.Groups, failing_P) -> list[base.Row | None]:
+    self, groups: groups_lib.Groups, failing_P
+  ) -> list[base.Row | None]:
     """Returns a question for each group, None where there is none to ask."""
     questions = []
     for row, number, fails in zip(
-        groups.prompts.rows, groups.prompts.ids_P, failing_P, strict=True):
+      groups.prompts.rows, groups.prompts.ids_P, failing_P, strict=True
+    ):
       question = None
       if fails and row.demonstrations:
         # Another solution each time the problem is drawn.
         solution = row.demonstrations[int(number) % len(row.demonstrations)]
-        question = dataclasses.replace(row, prompt=self.template.format(
-            prompt=row.prompt, solution=solution))
+        question = dataclasses.replace(
+          row, prompt=self.template.format(prompt=row.prompt, solution=solution)
+        )
         if not self.prompter.fits(question):
           question = None
       questions.append(question)
@@ -189,11 +217,17 @@ class Rephrase:
 
   def _plain_logp(self, params, prompts, rollout) -> np.ndarray:
     """Log-probs [P, T] of one response each, under the plain prompts."""
-    sequences = sharding.put_rows(batch_lib.Sequences(
-        prompt_NT=prompts.tokens_PT, prompt_mask_NT=prompts.mask_PT,
+    sequences = sharding.put_rows(
+      batch_lib.Sequences(
+        prompt_NT=prompts.tokens_PT,
+        prompt_mask_NT=prompts.mask_PT,
         tokens_NRT=rollout.tokens_BT[:, None],
-        mask_NRT=rollout.mask_BT[:, None]), self.mesh)
+        mask_NRT=rollout.mask_BT[:, None],
+      ),
+      self.mesh,
+    )
     with jax.set_mesh(self.mesh):
       scores = scoring.score(
-          self.model, params, sequences, self.dist, prompts=False)
+        self.model, params, sequences, self.dist, prompts=False
+      )
     return sharding.fetch(scores.logp_NRT)[:, 0]

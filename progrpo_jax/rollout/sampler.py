@@ -63,8 +63,12 @@ class Settings:
 
   def __post_init__(self):
     for name, least in (
-        ("num_generations", 1), ("max_new_tokens", 1), ("chunk", 1),
-        ("first_cache", 1), ("batch_prompts", 0)):
+      ("num_generations", 1),
+      ("max_new_tokens", 1),
+      ("chunk", 1),
+      ("first_cache", 1),
+      ("batch_prompts", 0),
+    ):
       if getattr(self, name) < least:
         raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
 
@@ -94,8 +98,13 @@ class DecodeState:
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
 def generate(
-    config: transformer.ModelConfig, params, prompt_PT, prompt_mask_PT, ids_P,
-    key, settings: Settings,
+  config: transformer.ModelConfig,
+  params,
+  prompt_PT,
+  prompt_mask_PT,
+  ids_P,
+  key,
+  settings: Settings,
 ) -> batch_lib.Rollout:
   """Samples G responses to each prompt.
 
@@ -125,14 +134,18 @@ def generate(
     token_B, logp_B = _choose(logits_BV, uniforms[:, column], s)
     stop_B = jnp.isin(token_B, jnp.array(s.stop_ids, jnp.int32))
     return (
-        jnp.where(alive_B, token_B, 0), jnp.where(alive_B, logp_B, 0.0),
-        alive_B & ~stop_B)
+      jnp.where(alive_B, token_B, 0),
+      jnp.where(alive_B, logp_B, 0.0),
+      alive_B & ~stop_B,
+    )
 
   # The last prompt token predicts the first token of each sample.
   hidden, prefix = transformer.prefill(
-      config, params, prompt_PT, prompt_mask_PT)
+    config, params, prompt_PT, prompt_mask_PT
+  )
   token_B, logp_B, alive_B = draw(
-      jnp.repeat(hidden[:, -1], group, axis=0), 0, jnp.ones(rows, bool))
+    jnp.repeat(hidden[:, -1], group, axis=0), 0, jnp.ones(rows, bool)
+  )
 
   # Token t - 1 is read into column t - 1 of the cache and token t is drawn;
   # the last token is never read. Whole chunks may run past the end.
@@ -145,59 +158,89 @@ def generate(
 
   def decode(state: DecodeState, _):
     hidden, cache = transformer.decode(
-        config, unrolled, state.token_B.reshape(prompts, group, 1), prefix,
-        state.cache)
+      config,
+      unrolled,
+      state.token_B.reshape(prompts, group, 1),
+      prefix,
+      state.cache,
+    )
     token_B, logp_B, alive_B = draw(
-        hidden.reshape(rows, -1), jnp.minimum(state.step, length - 1),
-        state.alive_B)
+      hidden.reshape(rows, -1),
+      jnp.minimum(state.step, length - 1),
+      state.alive_B,
+    )
 
     def put(x_BT, x_B):
       return lax.dynamic_update_slice(x_BT, x_B[:, None], (0, state.step))
 
     return DecodeState(
-        step=state.step + 1, token_B=token_B, alive_B=alive_B, cache=cache,
-        tokens_BT=put(state.tokens_BT, token_B),
-        logp_BT=put(state.logp_BT, logp_B),
-        mask_BT=put(state.mask_BT, state.alive_B)), None
+      step=state.step + 1,
+      token_B=token_B,
+      alive_B=alive_B,
+      cache=cache,
+      tokens_BT=put(state.tokens_BT, token_B),
+      logp_BT=put(state.logp_BT, logp_B),
+      mask_BT=put(state.mask_BT, state.alive_B),
+    ), None
 
   state = DecodeState(
-      step=jnp.int32(1), token_B=token_B, alive_B=alive_B,
-      cache=cache_lib.empty(config, prompts, group, size),
-      tokens_BT=buffer(token_B), logp_BT=buffer(logp_B),
-      mask_BT=buffer(jnp.ones(rows, bool)))
+    step=jnp.int32(1),
+    token_B=token_B,
+    alive_B=alive_B,
+    cache=cache_lib.empty(config, prompts, group, size),
+    tokens_BT=buffer(token_B),
+    logp_BT=buffer(logp_B),
+    mask_BT=buffer(jnp.ones(rows, bool)),
+  )
   # One loop for each size of the cache. Its condition is read on the device:
   # the host waits for nothing between two tokens.
   while steps > 0:
     state = lax.while_loop(
-        lambda state, end=size: (
-            (state.step <= min(end, steps)) & jnp.any(state.alive_B)),
-        lambda state: lax.scan(decode, state, length=s.chunk)[0], state)
+      lambda state, end=size: (
+        (state.step <= min(end, steps)) & jnp.any(state.alive_B)
+      ),
+      lambda state: lax.scan(decode, state, length=s.chunk)[0],
+      state,
+    )
     if size >= padded:
       break
     size = min(2 * size, padded)
     state = state.replace(cache=cache_lib.grow(state.cache, size))
 
   tokens_BT, logp_BT, mask_BT = (
-      x[:, :length] for x in (state.tokens_BT, state.logp_BT, state.mask_BT))
+    x[:, :length] for x in (state.tokens_BT, state.logp_BT, state.mask_BT)
+  )
   stopped_BT = jnp.isin(tokens_BT, jnp.array(s.stop_ids, jnp.int32)) & mask_BT
   return batch_lib.Rollout(
-      tokens_BT=tokens_BT, mask_BT=mask_BT, logp_BT=logp_BT,
-      finished_B=jnp.any(stopped_BT, axis=1))
+    tokens_BT=tokens_BT,
+    mask_BT=mask_BT,
+    logp_BT=logp_BT,
+    finished_B=jnp.any(stopped_BT, axis=1),
+  )
 
 
 def sample(
-    config: transformer.ModelConfig, params, prompts: batch_lib.Prompts, key,
-    settings: Settings, mesh,
+  config: transformer.ModelConfig,
+  params,
+  prompts: batch_lib.Prompts,
+  key,
+  settings: Settings,
+  mesh,
 ) -> batch_lib.Rollout:
   """Samples host prompts, batch by batch, into host arrays; see `generate`."""
   return jax.tree.map(
-      lambda *arrays: np.concatenate(arrays),
-      *batches(config, params, prompts, key, settings, mesh))
+    lambda *arrays: np.concatenate(arrays),
+    *batches(config, params, prompts, key, settings, mesh),
+  )
 
 
 def batches(
-    config: transformer.ModelConfig, params, prompts: batch_lib.Prompts, key,
-    settings: Settings, mesh,
+  config: transformer.ModelConfig,
+  params,
+  prompts: batch_lib.Prompts,
+  key,
+  settings: Settings,
+  mesh,
 ) -> Iterator[batch_lib.Rollout]:
   """Yields the rollouts of settings.batch_prompts prompts at a time.
 
@@ -209,11 +252,17 @@ def batches(
   for start in range(0, count, size):
     rows = np.arange(start, start + size) % count
     tokens, mask, ids = sharding.put_rows(
-        (prompts.tokens_PT[rows], prompts.mask_PT[rows],
-         prompts.ids_P[rows].astype(np.uint32)), mesh)
+      (
+        prompts.tokens_PT[rows],
+        prompts.mask_PT[rows],
+        prompts.ids_P[rows].astype(np.uint32),
+      ),
+      mesh,
+    )
     with jax.set_mesh(mesh):
       rollout = sharding.fetch(
-          generate(config, params, tokens, mask, ids, key, settings))
+        generate(config, params, tokens, mask, ids, key, settings)
+      )
     real = min(size, count - start) * settings.num_generations
     yield jax.tree.map(lambda x, real=real: x[:real], rollout)
 
@@ -222,8 +271,8 @@ def _uniforms(key, ids_P, group: int, length: int) -> jax.Array:
   """Two uniform numbers for each sample and token, float32 [B, T, 2]."""
   by_prompt = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids_P)
   by_sample = jax.vmap(
-      lambda k: jax.vmap(lambda g: jax.random.fold_in(k, g))(
-          jnp.arange(group)))(by_prompt)
+    lambda k: jax.vmap(lambda g: jax.random.fold_in(k, g))(jnp.arange(group))
+  )(by_prompt)
   draw = jax.vmap(lambda k: jax.random.uniform(k, (length, 2)))
   return draw(by_sample.reshape(-1))
 
@@ -235,4 +284,5 @@ def _choose(logits_BV, uniform_B2, s: Settings):
     picked = jnp.take_along_axis(logits_BV, token[:, None], axis=1)[:, 0]
     return token, picked - jax.nn.logsumexp(logits_BV, axis=-1)
   return ops.sample_from_logits(
-      logits_BV / s.temperature, uniform_B2, top_k=s.top_k, top_p=s.top_p)
+    logits_BV / s.temperature, uniform_B2, top_k=s.top_k, top_p=s.top_p
+  )

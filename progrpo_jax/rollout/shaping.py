@@ -39,7 +39,8 @@ class ShapedReward:
   kl_coef: float = 0.0
 
   def __call__(
-      self, groups: groups_lib.Groups, step: int, kl_NRT=None) -> np.ndarray:
+    self, groups: groups_lib.Groups, step: int, kl_NRT=None
+  ) -> np.ndarray:
     """Returns float32 [P, G].
 
     Args:
@@ -53,21 +54,26 @@ class ShapedReward:
     length_B = np.sum(groups.rollout.mask_BT, axis=1)
     if self.truncated_factor != 1.0:
       finished_PG = np.asarray(groups.rollout.finished_B).reshape(shape)
-      reward_PG = np.asarray(shaping.truncated_reward(
-          reward_PG, finished_PG, self.truncated_factor))
+      reward_PG = np.asarray(
+        shaping.truncated_reward(reward_PG, finished_PG, self.truncated_factor)
+      )
     if self.length_coef and control.cycle_on(step, *self.length_cycle):
       value_B = shaping.cosine_length(
-          length_B, self.max_new_tokens, _LONGEST, 0.0)
+        length_B, self.max_new_tokens, _LONGEST, 0.0
+      )
       # Only a right answer gains by being short, and the longest right answer
       # is worth no less than a wrong one. A response that was cut has lost its
       # reward above and has nothing left to lose.
-      shorter_PG = reward_PG + self.length_coef * np.asarray(
-          value_B).reshape(shape)
+      shorter_PG = reward_PG + self.length_coef * np.asarray(value_B).reshape(
+        shape
+      )
       reward_PG = np.where(
-          reward_PG > 0, np.maximum(shorter_PG, 0.0), reward_PG)
+        reward_PG > 0, np.maximum(shorter_PG, 0.0), reward_PG
+      )
     if self.overlong_cache:
       penalty_B = shaping.overlong_penalty(
-          length_B, self.max_new_tokens, self.overlong_cache)
+        length_B, self.max_new_tokens, self.overlong_cache
+      )
       reward_PG = reward_PG + np.asarray(penalty_B).reshape(shape)
     if self.kl_coef and kl_NRT is not None:
       kl_PG = kl_NRT.sum(axis=-1).reshape(shape)
@@ -93,7 +99,13 @@ class KeepGroups:
   def __call__(self, groups: groups_lib.Groups, step: int) -> np.ndarray:
     """Returns bool [P], True for groups to keep."""
     value_PG = (
-        groups.correct_PG if self.by_accuracy else self.reward(groups, step))
-    return np.asarray(shaping.keep_groups(
-        value_PG, keep_all_correct=self.keep_all_correct,
-        valid_PG=groups.valid_PG, correct_PG=groups.correct_PG))
+      groups.correct_PG if self.by_accuracy else self.reward(groups, step)
+    )
+    return np.asarray(
+      shaping.keep_groups(
+        value_PG,
+        keep_all_correct=self.keep_all_correct,
+        valid_PG=groups.valid_PG,
+        correct_PG=groups.correct_PG,
+      )
+    )

@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
 
 def texts(
-    tokenizer: Tokenizer, rollout: batch.Rollout, group: int
+  tokenizer: Tokenizer, rollout: batch.Rollout, group: int
 ) -> tuple[tuple[str, ...], ...]:
   """Decodes the responses of a rollout.
 
@@ -52,14 +52,15 @@ def texts(
 
 
 def decode_and_verify(
-    pool: pools.Pool,
-    tokenizer: Tokenizer,
-    rows: Sequence[base.Row],
-    rollout: batch.Rollout,
-    group: int,
-    share: slice,
-) -> tuple[tuple[tuple[str, ...], ...], np.ndarray, np.ndarray, np.ndarray,
-           np.ndarray]:
+  pool: pools.Pool,
+  tokenizer: Tokenizer,
+  rows: Sequence[base.Row],
+  rollout: batch.Rollout,
+  group: int,
+  share: slice,
+) -> tuple[
+  tuple[tuple[str, ...], ...], np.ndarray, np.ndarray, np.ndarray, np.ndarray
+]:
   """Decodes and verifies a part of a rollout.
 
   Args:
@@ -75,7 +76,8 @@ def decode_and_verify(
     `share`; see `verify`.
   """
   part = jax.tree.map(
-      lambda x: x[share.start * group : share.stop * group], rollout)
+    lambda x: x[share.start * group : share.stop * group], rollout
+  )
   texts_PG = texts(tokenizer, part, group)
   *verdicts, values_PGJ = verify(pool, rows[share], texts_PG)
   # With an empty share `verify` cannot know the size of a group.
@@ -106,11 +108,11 @@ def join(parts: Sequence[Any]) -> Any:
 
 
 def verify(
-    pool: pools.Pool,
-    rows: Sequence[base.Row],
-    texts_PG: Sequence[Sequence[str]],
-    *,
-    whole: bool = True,
+  pool: pools.Pool,
+  rows: Sequence[base.Row],
+  texts_PG: Sequence[Sequence[str]],
+  *,
+  whole: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Scores completions, and says which scores count.
 
@@ -125,17 +127,18 @@ def verify(
     score is masked because its verifier failed. See `score_rollout`.
   """
   reward_PG, correct_PG, statuses, values_PGJ = score_rollout(
-      pool, rows, texts_PG, whole=whole)
+    pool, rows, texts_PG, whole=whole
+  )
   valid_PG = [[not scores.is_masked(s) for s in g] for g in statuses]
   return reward_PG, correct_PG, np.asarray(valid_PG, bool), values_PGJ
 
 
 def score_rollout(
-    pool: pools.Pool,
-    rows: Sequence[base.Row],
-    texts_PG: Sequence[Sequence[str]],
-    *,
-    whole: bool = True,
+  pool: pools.Pool,
+  rows: Sequence[base.Row],
+  texts_PG: Sequence[Sequence[str]],
+  *,
+  whole: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]], np.ndarray]:
   """Scores completions by their tasks' verifiers or by reward functions.
 
@@ -169,8 +172,11 @@ def score_rollout(
   # Verifiers: completions without an answer get their score without a call.
   extract = pool.answer if whole else str
   pairs = [(rows[p], extract(text)) for p in plain for text in texts_PG[p]]
-  answered = iter(pool.score(
-      [base.item(row, text) for row, text in pairs if text is not None]))
+  answered = iter(
+    pool.score(
+      [base.item(row, text) for row, text in pairs if text is not None]
+    )
+  )
   flat = [_SILENT if text is None else next(answered) for _, text in pairs]
   _deal(flat, plain, texts_PG, judged)
   # Reward functions: rows may have different numbers of them, NaN fills up.
@@ -181,8 +187,9 @@ def score_rollout(
     flat, values = _judge(pool, members, rows, texts_PG)
     _deal(flat, members, texts_PG, judged)
     values_NJ = np.asarray(values, np.float32)  # None becomes NaN
-    values_PGJ[members, :, :values_NJ.shape[-1]] = values_NJ.reshape(
-        len(members), group, -1)
+    values_PGJ[members, :, : values_NJ.shape[-1]] = values_NJ.reshape(
+      len(members), group, -1
+    )
   reward_PG = np.asarray([[s.reward for s in g] for g in judged], np.float32)
   correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
   statuses = [[s.status for s in g] for g in judged]
@@ -197,14 +204,15 @@ def function_labels(row: base.Row) -> list[str]:
 def _uses_functions(row: base.Row) -> bool:
   """Returns whether a user's reward functions judge a row."""
   return bool(row.meta.get("functions")) and (
-      base.resolve(row.task).VERIFIER == functions.VERIFIER)
+    base.resolve(row.task).VERIFIER == functions.VERIFIER
+  )
 
 
 def _deal(
-    flat: Sequence[scores.Score],
-    members: Sequence[int],
-    texts_PG: Sequence[Sequence[str]],
-    judged: list[list[scores.Score]],
+  flat: Sequence[scores.Score],
+  members: Sequence[int],
+  texts_PG: Sequence[Sequence[str]],
+  judged: list[list[scores.Score]],
 ) -> None:
   """Stores flat scores by prompt.
 
@@ -220,10 +228,10 @@ def _deal(
 
 
 def _judge(
-    pool: pools.Pool,
-    members: Sequence[int],
-    rows: Sequence[base.Row],
-    texts_PG: Sequence[Sequence[str]],
+  pool: pools.Pool,
+  members: Sequence[int],
+  rows: Sequence[base.Row],
+  texts_PG: Sequence[Sequence[str]],
 ) -> functions.Judged:
   """Calls reward functions on all completions of their rows at once.
 
@@ -238,13 +246,13 @@ def _judge(
   # Columns of all rows; a row that lacks one passes None.
   columns = sorted({c for row in flat for c in row.meta["columns"]})
   return functions.evaluate(
-      pool,
-      meta["functions"],
-      [row.prompt for row in flat],
-      [text for p in members for text in texts_PG[p]],
-      {c: [row.meta["columns"].get(c) for row in flat] for c in columns},
-      weights=meta.get("weights"),
-      correct_by=meta.get("correct_by"),
-      correct_threshold=meta.get("correct_threshold", 1.0),
-      deadline_s=pool.batch_deadline_s,
+    pool,
+    meta["functions"],
+    [row.prompt for row in flat],
+    [text for p in members for text in texts_PG[p]],
+    {c: [row.meta["columns"].get(c) for row in flat] for c in columns},
+    weights=meta.get("weights"),
+    correct_by=meta.get("correct_by"),
+    correct_threshold=meta.get("correct_threshold", 1.0),
+    deadline_s=pool.batch_deadline_s,
   )

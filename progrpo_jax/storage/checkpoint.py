@@ -71,7 +71,7 @@ class KeepReferences:
     """Returns one decision per checkpoint, for checkpoints sorted by step."""
     del context
     steps = [c.step for c in checkpoints]
-    kept = set(steps[-self.latest:])
+    kept = set(steps[-self.latest :])
     kept |= {s for s in steps if self.every and s % self.every == 0}
     # A damaged checkpoint's reference is unknown: it counts as its own.
     kept |= {self.reference_of.get(s, s) for s in kept}
@@ -87,8 +87,14 @@ class Checkpointer:
   """
 
   def __init__(
-      self, directory, *, keep: int = 2, keep_every: int = 0,
-      background: bool = True, read_only: bool = False):
+    self,
+    directory,
+    *,
+    keep: int = 2,
+    keep_every: int = 0,
+    background: bool = True,
+    read_only: bool = False,
+  ):
     """Opens a directory of checkpoints and creates it if it does not exist.
 
     Args:
@@ -105,29 +111,36 @@ class Checkpointer:
     # Orbax accepts absolute paths only; a gs:// URL is already absolute.
     place = os.fspath(directory)
     self.directory = epath.Path(
-        place if "://" in place else os.path.abspath(place))
+      place if "://" in place else os.path.abspath(place)
+    )
     self._background = background
     self._saving = None
     try:
       with places.reaching(self.directory):
         self._manager = ocp.CheckpointManager(
-            self.directory,
-            item_names=("params", "opt_state", "data", "meta"),
-            options=ocp.CheckpointManagerOptions(
-                async_options=ocp.AsyncOptions(
-                    post_finalization_callback=self._seal),
-                read_only=read_only, create=not read_only))
+          self.directory,
+          item_names=("params", "opt_state", "data", "meta"),
+          options=ocp.CheckpointManagerOptions(
+            async_options=ocp.AsyncOptions(
+              post_finalization_callback=self._seal
+            ),
+            read_only=read_only,
+            create=not read_only,
+          ),
+        )
         if not read_only and hosts.is_first():
           _sweep(self.directory)
     except OSError as e:
       raise errors.InputError(
-          f"cannot write checkpoints to {directory}: {e}") from e
+        f"cannot write checkpoints to {directory}: {e}"
+      ) from e
     self._reference_of: dict[int, int] = {}
     self.damaged: dict[int, str] = {}
     # All hosts take the first host's listing: it may be deleting already, and
     # the hosts' own listings could differ.
     for step, (reference, reason) in hosts.from_first(
-        self._list_steps()).items():
+      self._list_steps()
+    ).items():
       if reason:
         self.damaged[step] = reason
       else:
@@ -163,8 +176,12 @@ class Checkpointer:
     return self._reference_of[step]
 
   def save(
-      self, step: int, state: state_lib.TrainState, meta: dict[str, Any],
-      data: dict[str, Any] | None = None) -> None:
+    self,
+    step: int,
+    state: state_lib.TrainState,
+    meta: dict[str, Any],
+    data: dict[str, Any] | None = None,
+  ) -> None:
     """Saves a step.
 
     The arrays of `state` may be donated once this returns.
@@ -182,13 +199,16 @@ class Checkpointer:
     reference = meta["ref_step"]
     if reference != step and reference not in self._reference_of:
       raise ValueError(
-          f"step {step} names step {reference} as its reference, of which "
-          "there is no checkpoint")
+        f"step {step} names step {reference} as its reference, of which "
+        "there is no checkpoint"
+      )
     items = dict(
-        params=ocp.args.StandardSave(state.params),
-        opt_state=ocp.args.StandardSave(
-            dict(opt_state=state.opt_state, skipped=state.skipped)),
-        meta=ocp.args.JsonSave(meta))
+      params=ocp.args.StandardSave(state.params),
+      opt_state=ocp.args.StandardSave(
+        dict(opt_state=state.opt_state, skipped=state.skipped)
+      ),
+      meta=ocp.args.JsonSave(meta),
+    )
     if data:
       items["data"] = ocp.args.StandardSave(data)
     self.wait()  # `_seal` of the previous save may still read `_saving`
@@ -218,8 +238,10 @@ class Checkpointer:
     all_steps = sorted({*self._reference_of, *self.damaged})
     aside = [s for s in all_steps if s > step]
     aside += [
-        s for s in self._unexpired([s for s in all_steps if s <= step])
-        if s in self.damaged]
+      s
+      for s in self._unexpired([s for s in all_steps if s <= step])
+      if s in self.damaged
+    ]
     hosts.on_first(lambda: [self._set_aside(s) for s in aside])
     for s in aside:
       self._reference_of.pop(s, None)
@@ -231,7 +253,7 @@ class Checkpointer:
     self._manager.reload()
 
   def restore(
-      self, step: int, like: state_lib.TrainState,
+    self, step: int, like: state_lib.TrainState
   ) -> tuple[state_lib.TrainState, dict[str, Any], dict[str, Any]]:
     """Restores a step into the shapes, types and shardings of `like`.
 
@@ -248,9 +270,11 @@ class Checkpointer:
       InputError: the checkpoint was made with another model or optimiser.
     """
     items = dict(
-        params=ocp.args.StandardRestore(like.params),
-        opt_state=ocp.args.StandardRestore(
-            dict(opt_state=like.opt_state, skipped=like.skipped)))
+      params=ocp.args.StandardRestore(like.params),
+      opt_state=ocp.args.StandardRestore(
+        dict(opt_state=like.opt_state, skipped=like.skipped)
+      ),
+    )
     if step in self.damaged:
       raise Damaged(self.damaged[step])
     meta = self.load_meta(step)
@@ -280,10 +304,12 @@ class Checkpointer:
       raise Damaged(self.damaged[step])
     if step not in self._reference_of:
       raise errors.InputError(
-          f"{self.directory} has no checkpoint of step {step}; it has "
-          f"{self.steps()}")
-    return self._restore(
-        step, dict(params=ocp.args.StandardRestore(like)))["params"]
+        f"{self.directory} has no checkpoint of step {step}; it has "
+        f"{self.steps()}"
+      )
+    return self._restore(step, dict(params=ocp.args.StandardRestore(like)))[
+      "params"
+    ]
 
   def load_reference(self, step: int, config, mesh) -> Any:
     """Returns the trained parameters of a step as a reference policy.
@@ -304,21 +330,27 @@ class Checkpointer:
     """
     # With LoRA only the adapters are in the checkpoint.
     like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(
-            x.shape, jnp.dtype(config.dtype), sharding=s),
-        *(lora.split(config, tree)[0] for tree in (
-            transformer.abstract_params(config),
-            transformer.shardings(config, mesh))))
+      lambda x, s: jax.ShapeDtypeStruct(
+        x.shape, jnp.dtype(config.dtype), sharding=s
+      ),
+      *(
+        lora.split(config, tree)[0]
+        for tree in (
+          transformer.abstract_params(config),
+          transformer.shardings(config, mesh),
+        )
+      ),
+    )
     self.wait()
     if step not in self._reference_of and step not in self.damaged:
       raise ReferenceDamaged(
-          f"the reference policy is step {step}, but {self.directory} has "
-          f"no checkpoint of that step (it has {self.steps()})")
+        f"the reference policy is step {step}, but {self.directory} has "
+        f"no checkpoint of that step (it has {self.steps()})"
+      )
     try:
       return self.load_params(step, like)
     except Damaged as e:
-      raise ReferenceDamaged(
-          f"the reference policy is step {step}: {e}") from e
+      raise ReferenceDamaged(f"the reference policy is step {step}: {e}") from e
 
   def close(self) -> None:
     """Waits for background writes and releases the directory."""
@@ -334,8 +366,12 @@ class Checkpointer:
     """Returns the sorted steps without those that are to be deleted."""
     infos = [types.SimpleNamespace(step=s) for s in steps]
     return [
-        s for s, kept in zip(
-            steps, self._policy.should_preserve(infos), strict=True) if kept]
+      s
+      for s, kept in zip(
+        steps, self._policy.should_preserve(infos), strict=True
+      )
+      if kept
+    ]
 
   def _prune(self) -> None:
     """Deletes expired checkpoints."""
@@ -369,9 +405,12 @@ class Checkpointer:
       # A file system holds the step under a temporary name until the commit;
       # an object store cannot rename and holds it under its final one.
       unfinished = list(self.directory.glob(f"{self._saving}.*-tmp*"))
-      folder, = unfinished or [self._path(self._saving)]
-      (folder / _MANIFEST).write_text(json.dumps({
-          str(p.relative_to(folder)): _digest(p) for p in _files(folder)}))
+      (folder,) = unfinished or [self._path(self._saving)]
+      (folder / _MANIFEST).write_text(
+        json.dumps(
+          {str(p.relative_to(folder)): _digest(p) for p in _files(folder)}
+        )
+      )
 
   def _manifest(self, step: int) -> dict[str, list[int]]:
     """Returns file -> [size, checksum] as written."""
@@ -399,8 +438,12 @@ class Checkpointer:
     return json.loads((self._path(step) / _META).read_text())
 
   def _compare(
-      self, step: int, what: str, names: Sequence[str],
-      manifest: dict[str, list[int]]) -> None:
+    self,
+    step: int,
+    what: str,
+    names: Sequence[str],
+    manifest: dict[str, list[int]],
+  ) -> None:
     """Raises Damaged if a file differs from the manifest."""
     for name in names:
       try:
@@ -418,25 +461,27 @@ class Checkpointer:
       # Each host compares its share of the files: checksums read all bytes.
       files = sorted(n for n in manifest if n.partition("/")[0] in items)
       self._compare(
-          step, names, files[hosts.index()::hosts.count()], manifest)
+        step, names, files[hosts.index() :: hosts.count()], manifest
+      )
 
     hosts.agree(compare)
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except (ValueError, OSError, KeyError, TypeError) as e:
       raise errors.InputError(
-          f"cannot read {names} of checkpoint {self._path(step)}: "
-          f"{_first_line(e)}; its files are undamaged, but were written with "
-          "another model or optimiser: restore these settings of the config, "
-          "or start a new run from it with "
-          f"--config.model.init_from={self._path(step)} and another --workdir"
+        f"cannot read {names} of checkpoint {self._path(step)}: "
+        f"{_first_line(e)}; its files are undamaged, but were written with "
+        "another model or optimiser: restore these settings of the config, "
+        "or start a new run from it with "
+        f"--config.model.init_from={self._path(step)} and another --workdir"
       ) from e
 
   def _damage(self, step: int, what: str, error: Exception) -> Damaged:
     """Returns the error for a checkpoint that is damaged."""
     return Damaged(
-        f"cannot read {what} of checkpoint {self._path(step)}: "
-        f"{_first_line(error)}; it is damaged")
+      f"cannot read {what} of checkpoint {self._path(step)}: "
+      f"{_first_line(error)}; it is damaged"
+    )
 
 
 def newest_meta(directory) -> dict[str, Any] | None:
@@ -451,8 +496,9 @@ def newest_meta(directory) -> dict[str, Any] | None:
   directory = epath.Path(directory)
   folders = directory.iterdir() if directory.is_dir() else ()
   for folder in sorted(
-      (p for p in folders if p.name.isdigit() and is_committed(p)),
-      key=lambda p: -int(p.name)):
+    (p for p in folders if p.name.isdigit() and is_committed(p)),
+    key=lambda p: -int(p.name),
+  ):
     try:
       meta = json.loads((folder / _META).read_text())
     except (OSError, ValueError):

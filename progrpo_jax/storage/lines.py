@@ -26,10 +26,17 @@ _PART = re.compile(r"(\d{6,})\.jsonl")
 _MAX = 1e100
 # Metrics that reports compute with, so that a text there is damage.
 _ALWAYS_NUMBERS = re.compile(
-  r"pass@|/(low|high|entropy|distinct_correct|mean_length|num_\w+)$")
+  r"pass@|/(low|high|entropy|distinct_correct|mean_length|num_\w+)$"
+)
 # Fields of a completion that reports compute with.
 _NUMBERS = (
-  "reward", "correct", "advantage", "base_advantage", "c_answer", "length")
+  "reward",
+  "correct",
+  "advantage",
+  "base_advantage",
+  "c_answer",
+  "length",
+)
 
 
 def _note(damage, message, cause=None):
@@ -87,10 +94,10 @@ def files(path: epath.Path) -> list[tuple[int, epath.Path]]:
   folder = path.with_suffix("")
   if not folder.is_dir():
     return whole
-  matches = [
-    (_PART.fullmatch(entry.name), entry) for entry in folder.iterdir()]
+  matches = [(_PART.fullmatch(entry.name), entry) for entry in folder.iterdir()]
   return whole + sorted(
-    (int(match[1]), entry) for match, entry in matches if match)
+    (int(match[1]), entry) for match, entry in matches if match
+  )
 
 
 def config(path, damage):
@@ -146,13 +153,16 @@ def steps(path, damage):
   merged = {}
   rows = [
     (f"{file}, line {number}", row)
-    for _, file in files(path) for number, row in read(file, damage)
+    for _, file in files(path)
+    for number, row in read(file, damage)
   ]
   for where, row in rows:
     step = row.get("step")
     # Without a step the line belongs nowhere and is skipped as a whole.
-    if not isinstance(step, int) or isinstance(step, bool) or (
-      not 0 <= step < _MAX
+    if (
+      not isinstance(step, int)
+      or isinstance(step, bool)
+      or (not 0 <= step < _MAX)
     ):
       _note(damage, f"{where} is without a step: {str(row):.80}")
       continue
@@ -182,13 +192,15 @@ def samples(path, damage):
   records = []
   for number, record in read(path, damage):
     completions = record.get("completions")
-    if not isinstance(completions, list) or not _is_number(
-      record.get("c_prompt")
-    ) or not all(
-      isinstance(completion, dict)
-      and isinstance(completion.get("text", ""), str)
-      and all(_is_number(completion.get(key)) for key in _NUMBERS)
-      for completion in completions
+    if (
+      not isinstance(completions, list)
+      or not _is_number(record.get("c_prompt"))
+      or not all(
+        isinstance(completion, dict)
+        and isinstance(completion.get("text", ""), str)
+        and all(_is_number(completion.get(key)) for key in _NUMBERS)
+        for completion in completions
+      )
     ):
       _note(damage, f"{path}, line {number} is not a problem with its samples")
       continue
@@ -205,6 +217,4 @@ def _is_metric(key, value):
 
 def _is_number(value):
   """Returns whether a value is a finite number, or None (written for NaN)."""
-  return value is None or (
-    isinstance(value, int | float) and abs(value) < _MAX
-  )
+  return value is None or (isinstance(value, int | float) and abs(value) < _MAX)

@@ -33,7 +33,7 @@ _WATCH_S = 45.0
 
 @contextlib.contextmanager
 def held(
-    workdir: epath.Path, *, beat_s: float = _BEAT_S, watch_s: float = _WATCH_S,
+  workdir: epath.Path, *, beat_s: float = _BEAT_S, watch_s: float = _WATCH_S
 ) -> Iterator[None]:
   """Locks a workdir while the context lasts.
 
@@ -56,7 +56,8 @@ def held(
         stack.enter_context(_locked(path))
     except OSError as e:
       raise errors.InputError(
-          f"cannot write to --workdir {workdir}: {e}") from e
+        f"cannot write to --workdir {workdir}: {e}"
+      ) from e
     yield
 
 
@@ -106,7 +107,8 @@ def _beating(path: epath.Path, beat_s: float, watch_s: float) -> Iterator[None]:
   path.write_text(_heartbeat(owner))
   done = threading.Event()
   thread = threading.Thread(
-      target=_beat, args=(path, owner, beat_s, done), daemon=True)
+    target=_beat, args=(path, owner, beat_s, done), daemon=True
+  )
   thread.start()
   try:
     yield
@@ -119,7 +121,7 @@ def _beating(path: epath.Path, beat_s: float, watch_s: float) -> Iterator[None]:
 
 
 def _beat(
-    path: epath.Path, owner: str, beat_s: float, done: threading.Event,
+  path: epath.Path, owner: str, beat_s: float, done: threading.Event
 ) -> None:
   """Rewrites a lock file until told to end.
 
@@ -148,9 +150,14 @@ def _beat(
 
 def _heartbeat(owner: str) -> str:
   """Returns the content of a lock file, different at each call."""
-  return json.dumps(dict(
-      host=socket.gethostname(), pid=os.getpid(), owner=owner,
-      beat=uuid.uuid4().hex))
+  return json.dumps(
+    dict(
+      host=socket.gethostname(),
+      pid=os.getpid(),
+      owner=owner,
+      beat=uuid.uuid4().hex,
+    )
+  )
 
 
 def _read(path: epath.Path) -> str | None:
@@ -169,5 +176,6 @@ def _refusal(path, heartbeat: str) -> str:
   except (ValueError, KeyError, TypeError):
     who = "another process"
   return (
-      f"{who} writes to this --workdir (it holds {path}): wait until it ends, "
-      "or stop it, or choose another --workdir")
+    f"{who} writes to this --workdir (it holds {path}): wait until it ends, "
+    "or stop it, or choose another --workdir"
+  )

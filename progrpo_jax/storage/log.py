@@ -31,9 +31,14 @@ class Log:
   say: Callable[[str], None]
 
   def __call__(
-      self, writer, progress: progress_lib.Progress,
-      collected: collect.Collected, advantages, measured: dict[str, float],
-      reason: str, verdict: tuple[collapse.Verdict, bool],
+    self,
+    writer,
+    progress: progress_lib.Progress,
+    collected: collect.Collected,
+    advantages,
+    measured: dict[str, float],
+    reason: str,
+    verdict: tuple[collapse.Verdict, bool],
   ) -> None:
     """Logs a step.
 
@@ -50,12 +55,12 @@ class Log:
     step = progress.step
     judgement, is_news = verdict
     values = measured | {
-        "num_tokens": progress.num_tokens,
-        "ref_reset/reset": float(bool(reason)),
-        "ref_reset/ref_step": progress.ref_step,
-        "ref_reset/steps_since": step - progress.ref_step,
-        "ref_reset/count": progress.resets,
-        "collapse/level": judgement.number,
+      "num_tokens": progress.num_tokens,
+      "ref_reset/reset": float(bool(reason)),
+      "ref_reset/ref_step": progress.ref_step,
+      "ref_reset/steps_since": step - progress.ref_step,
+      "ref_reset/count": progress.resets,
+      "collapse/level": judgement.number,
     }
     if judgement.reason:
       values["collapse/reason"] = judgement.reason
@@ -71,8 +76,12 @@ class Log:
     # The first step's rollouts are always saved, to look at the prompts early.
     every = self.rollouts_every
     if every and (step % every == 0 or step == 1):
-      writer.write_rollouts(step, rollout_records(
-          step, collected.batch, advantages, self.rollouts_prompts))
+      writer.write_rollouts(
+        step,
+        rollout_records(
+          step, collected.batch, advantages, self.rollouts_prompts
+        ),
+      )
     self.show(step, values)
     if reason:
       self.say(f"step {step}: reference reset ({reason})")
@@ -82,7 +91,7 @@ class Log:
 
 
 def rollout_records(
-    step: int, groups: groups_lib.Groups, advantages, limit: int,
+  step: int, groups: groups_lib.Groups, advantages, limit: int
 ) -> list[dict]:
   """Returns JSON-able records of the first groups of a batch.
 
@@ -100,19 +109,27 @@ def rollout_records(
   length = np.sum(groups.rollout.mask_BT, axis=1).reshape(-1, size)
   finished = np.asarray(groups.rollout.finished_B).reshape(-1, size)
   return [
-      dict(
-          step=step, id=int(groups.prompts.ids_P[p]), task=row.label,
-          prompt=row.prompt, reference=row.reference,
-          c_prompt=float(advantages["c_prompt_P"][p]),
-          completions=[
-              dict(
-                  text=groups.texts_PG[p][g],
-                  reward=float(groups.reward_PG[p, g]),
-                  correct=bool(groups.correct_PG[p, g]),
-                  status="ok" if groups.valid_PG[p, g] else "masked",
-                  advantage=float(advantages["adv_PG"][p, g]),
-                  base_advantage=float(advantages["base_PG"][p, g]),
-                  c_answer=float(advantages["c_answer_PG"][p, g]),
-                  length=int(length[p, g]), finished=bool(finished[p, g]))
-              for g in range(size)])
-      for p, row in enumerate(groups.prompts.rows[:limit])]
+    dict(
+      step=step,
+      id=int(groups.prompts.ids_P[p]),
+      task=row.label,
+      prompt=row.prompt,
+      reference=row.reference,
+      c_prompt=float(advantages["c_prompt_P"][p]),
+      completions=[
+        dict(
+          text=groups.texts_PG[p][g],
+          reward=float(groups.reward_PG[p, g]),
+          correct=bool(groups.correct_PG[p, g]),
+          status="ok" if groups.valid_PG[p, g] else "masked",
+          advantage=float(advantages["adv_PG"][p, g]),
+          base_advantage=float(advantages["base_PG"][p, g]),
+          c_answer=float(advantages["c_answer_PG"][p, g]),
+          length=int(length[p, g]),
+          finished=bool(finished[p, g]),
+        )
+        for g in range(size)
+      ],
+    )
+    for p, row in enumerate(groups.prompts.rows[:limit])
+  ]

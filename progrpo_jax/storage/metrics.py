@@ -154,8 +154,10 @@ class MetricWriter:
     _append(path, {"step": int(step), **values})
     # TensorBoard and W&B take numbers only: no texts, no null.
     numbers = {
-        k: v for k, v in values.items()
-        if v is not None and not isinstance(v, str) and k != "step"}
+      k: v
+      for k, v in values.items()
+      if v is not None and not isinstance(v, str) and k != "step"
+    }
     if self._tensorboard:
       self._tensorboard.write(int(step), numbers)
     if self._wandb:
@@ -195,8 +197,10 @@ class _TensorBoard:
     suffix = f".{self._files:06d}" if self._files else ""
     self._files += 1
     self._writer = tensorboardX.SummaryWriter(
-      os.fspath(self._local or self._folder), purge_step=purge_step,
-      flush_secs=10, filename_suffix=suffix,
+      os.fspath(self._local or self._folder),
+      purge_step=purge_step,
+      flush_secs=10,
+      filename_suffix=suffix,
     )
 
   def write(self, step, numbers):
@@ -321,7 +325,8 @@ def series(rows, name):
     Two arrays of one length: whole numbers and floats.
   """
   pairs = [
-    (r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)]
+    (r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)
+  ]
   steps, values = zip(*pairs, strict=True) if pairs else ((), ())
   return np.array(steps, int), np.array(values, float)
 
@@ -334,7 +339,8 @@ def _scalar(key, value):
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
   raise ValueError(
-      f"metric {key!r} must be one number or a text, got {value!r}")
+    f"metric {key!r} must be one number or a text, got {value!r}"
+  )
 
 
 def _is_local(path):
@@ -444,7 +450,8 @@ def lost(workdir, step) -> list[str]:
   sentences = []
   for name, expected in (
     (METRICS, range(1, step + 1)),
-    (EVALS, [s for s in _steps_of(place / EVAL_SAMPLES) if s <= step])):
+    (EVALS, [s for s in _steps_of(place / EVAL_SAMPLES) if s <= step]),
+  ):
     present = {row["step"] for row in lines.steps(place / name, None)}
     missing = [s for s in expected if s not in present]
     if missing:
@@ -452,7 +459,8 @@ def lost(workdir, step) -> list[str]:
       more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
       sentences.append(
         f"{name} lacks step {numbers}{more}, which the run has finished: "
-        "these lines are lost")
+        "these lines are lost"
+      )
   return sentences
 
 

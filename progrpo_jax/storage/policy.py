@@ -77,21 +77,24 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
   place = epath.Path(path)
   if not place.exists():
     raise errors.InputError(
-        f"config.model.init_from = {path!r}: no such directory")
+      f"config.model.init_from = {path!r}: no such directory"
+    )
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:
     workdir, step = place.parent.parent, int(place.name)
   if not (workdir / MODEL_DIR / "config.json").exists():
     raise errors.InputError(
-        f"config.model.init_from = {path!r} is neither an HF directory "
-        "(config.json and safetensors) nor the workdir of a run (model/ and "
-        "checkpoints/) nor one of its checkpoints")
+      f"config.model.init_from = {path!r} is neither an HF directory "
+      "(config.json and safetensors) nor the workdir of a run (model/ and "
+      "checkpoints/) nor one of its checkpoints"
+    )
   return workdir, step
 
 
 def describe(
-    config: model_config.ModelConfig, tokenizer: tokenizer_lib.Tokenizer,
-    base: str,
+  config: model_config.ModelConfig,
+  tokenizer: tokenizer_lib.Tokenizer,
+  base: str,
 ) -> dict[str, Any]:
   """Returns the content of a run's `model/config.json`.
 
@@ -109,12 +112,18 @@ def describe(
 
 
 def load(
-    place: str, mesh, *, seed: int = 0, dtype: str = "float32",
-    remat: str = "none", attention: str = "auto",
-    lora: model_config.LoRA | None = None, partition_head: bool = False,
-    chat_template: str = "auto",
-    chat_template_options: dict[str, Any] | None = None,
-    system_prompt: str = "",
+  place: str,
+  mesh,
+  *,
+  seed: int = 0,
+  dtype: str = "float32",
+  remat: str = "none",
+  attention: str = "auto",
+  lora: model_config.LoRA | None = None,
+  partition_head: bool = False,
+  chat_template: str = "auto",
+  chat_template_options: dict[str, Any] | None = None,
+  system_prompt: str = "",
 ) -> Policy:
   """Loads a policy for training or sampling.
 
@@ -144,13 +153,16 @@ def load(
   broken = ops.not_finite(params)
   if broken:
     raise errors.InputError(
-        f"config.model.init_from = {place!r}: weights that are "
-        f"not finite in {', '.join(broken[:3])}"
-        f"{' and more' if len(broken) > 3 else ''}; start from another policy")
+      f"config.model.init_from = {place!r}: weights that are "
+      f"not finite in {', '.join(broken[:3])}"
+      f"{' and more' if len(broken) > 3 else ''}; start from another policy"
+    )
   tokenizer = tokenizer_lib.load(
-      folder, chat_template=chat_template,
-      chat_template_options=chat_template_options or {},
-      system_prompt=system_prompt or None)
+    folder,
+    chat_template=chat_template,
+    chat_template_options=chat_template_options or {},
+    system_prompt=system_prompt or None,
+  )
   # Merge adapters of an earlier run, then add or remove what this run trains
   # beside the model: a partition head and adapters of its own.
   config, params = transformer.merged(config, params, mesh)
@@ -159,12 +171,15 @@ def load(
     config, params = transformer.without_partition_head(config, params)
   elif not config.partition_head:
     config, params = transformer.with_partition_head(
-        config, params, jax.random.fold_in(key, _PARTITION_HEAD), mesh)
+      config, params, jax.random.fold_in(key, _PARTITION_HEAD), mesh
+    )
   if lora:
     config, params = transformer.with_lora(
-        config, lora, params, jax.random.fold_in(key, _ADAPTERS), mesh)
+      config, lora, params, jax.random.fold_in(key, _ADAPTERS), mesh
+    )
   config = dataclasses.replace(
-      config, dtype=dtype, remat=remat, attention=attention)
+    config, dtype=dtype, remat=remat, attention=attention
+  )
   return Policy(config, params, tokenizer)
 
 
@@ -226,16 +241,22 @@ def _base(workdir: epath.Path) -> str:
 def _read_checkpoint(workdir, step, config, mesh, dtype):
   """Returns the trained parameters of a checkpoint; step None: the newest."""
   checkpointer = checkpoint_lib.Checkpointer(
-      workdir / CHECKPOINTS, read_only=True)
+    workdir / CHECKPOINTS, read_only=True
+  )
   step = checkpointer.latest() if step is None else step
   if step is None:
     raise errors.InputError(f"{workdir} holds no checkpoint yet")
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
-      *(lora_lib.split(config, tree)[0] for tree in (
-          transformer.abstract_params(config),
-          transformer.shardings(config, mesh))))
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
+    *(
+      lora_lib.split(config, tree)[0]
+      for tree in (
+        transformer.abstract_params(config),
+        transformer.shardings(config, mesh),
+      )
+    ),
+  )
   params = checkpointer.load_params(step, like)
   checkpointer.close()
   return params

@@ -17,15 +17,16 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 
 
 SET = schema.Set(
-    name="aime24",
-    domain="mathematics",
-    repo="HuggingFaceH4/aime_2024",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("validation", "data/train-00000-of-00001.parquet"),),
-    columns=texts.SHORT_ANSWER,
-    row=texts.short_answer,
-    templates=texts.BOXED,
+  name="aime24",
+  domain="mathematics",
+  repo="HuggingFaceH4/aime_2024",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("validation", "data/train-00000-of-00001.parquet"),
+  ),
+  columns=texts.SHORT_ANSWER,
+  row=texts.short_answer,
+  templates=texts.BOXED,
 )
 
 

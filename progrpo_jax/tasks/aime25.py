@@ -17,16 +17,17 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 
 
 SET = schema.Set(
-    name="aime25",
-    domain="mathematics",
-    repo="opencompass/AIME2025",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("validation", "aime2025-I.jsonl"),
-        schema.File("validation", "aime2025-II.jsonl")),
-    columns=texts.SHORT_ANSWER,
-    row=texts.short_answer,
-    templates=texts.BOXED,
+  name="aime25",
+  domain="mathematics",
+  repo="opencompass/AIME2025",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("validation", "aime2025-I.jsonl"),
+    schema.File("validation", "aime2025-II.jsonl"),
+  ),
+  columns=texts.SHORT_ANSWER,
+  row=texts.short_answer,
+  templates=texts.BOXED,
 )
 
 

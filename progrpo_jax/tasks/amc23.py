@@ -18,15 +18,14 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 
 
 SET = schema.Set(
-    name="amc23",
-    domain="mathematics",
-    repo="math-ai/amc23",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("validation", "test-00000-of-00001.parquet"),),
-    columns=texts.SHORT_ANSWER,
-    row=texts.short_answer,
-    templates=texts.BOXED,
+  name="amc23",
+  domain="mathematics",
+  repo="math-ai/amc23",
+  verifier=VERIFIER,
+  files=lambda _: (schema.File("validation", "test-00000-of-00001.parquet"),),
+  columns=texts.SHORT_ANSWER,
+  row=texts.short_answer,
+  templates=texts.BOXED,
 )
 
 

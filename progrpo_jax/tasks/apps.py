@@ -21,21 +21,23 @@ VERIFIER = programs.VERIFIER
 
 
 SET = schema.Set(
-    name="apps",
-    domain="code",
-    repo="codeparrot/apps",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("train", "train.jsonl"),
-        schema.File("validation", "test.jsonl")),
-    columns=("question", "input_output"),
-    row=programs.of_apps,
-    templates=texts.CODE,
-    meta=programs.META,
-    options={
-        "difficulties": ("introductory", "interview", "competition"),
-        "max_tests": 20},
-    against=programs.AGAINST,
+  name="apps",
+  domain="code",
+  repo="codeparrot/apps",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("train", "train.jsonl"),
+    schema.File("validation", "test.jsonl"),
+  ),
+  columns=("question", "input_output"),
+  row=programs.of_apps,
+  templates=texts.CODE,
+  meta=programs.META,
+  options={
+    "difficulties": ("introductory", "interview", "competition"),
+    "max_tests": 20,
+  },
+  against=programs.AGAINST,
 )
 
 

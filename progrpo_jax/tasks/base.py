@@ -43,8 +43,12 @@ Count = Annotated[int, ranges.Whole(at_least=1)]
 Share = Annotated[float, ranges.Number(at_least=0, at_most=1)]
 # Option types as error messages name them.
 _TYPES = {
-    str: "text", int: "a whole number", float: "a finite number",
-    bool: "True or False", type(None): "None"}
+  str: "text",
+  int: "a whole number",
+  float: "a finite number",
+  bool: "True or False",
+  type(None): "None",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +116,10 @@ class Chain:
 def names() -> list[str]:
   """Returns the names of the tasks of this package."""
   return [
-      module.name for module in pkgutil.iter_modules(tasks.__path__)
-      if not module.ispkg and module.name != "base"]
+    module.name
+    for module in pkgutil.iter_modules(tasks.__path__)
+    if not module.ispkg and module.name != "base"
+  ]
 
 
 @functools.cache
@@ -133,11 +139,13 @@ def resolve(name: str) -> types.ModuleType:
     module = _import(name)
     if module is not None:
       if not callable(getattr(module, "load", None)) or not isinstance(
-          getattr(module, "VERIFIER", None), str):
+        getattr(module, "VERIFIER", None), str
+      ):
         raise InputError(
-            f"{name} is not a task: it must define load(split, *, data_dir, "
-            'seed, ...) and VERIFIER = "module:function"; see '
-            "progrpo_jax/tasks/base.py")
+          f"{name} is not a task: it must define load(split, *, data_dir, "
+          'seed, ...) and VERIFIER = "module:function"; see '
+          "progrpo_jax/tasks/base.py"
+        )
       return module
   raise InputError(f"no task {name!r}{nearest(name, names())}")
 
@@ -161,7 +169,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def load(
-    name: str, split: str, *, data_dir: str, seed: int, **options: Any
+  name: str, split: str, *, data_dir: str, seed: int, **options: Any
 ) -> Source:
   """Returns a split of a task.
 
@@ -206,8 +214,9 @@ def typed(loader: Callable[..., Source]) -> Callable[..., Source]:
     for option, value in options.items():
       if option in hints and not _is_like(value, hints[option]):
         raise InputError(
-            f"task option {option} = {str(value):.60} must be "
-            f"{_words(hints[option])}")
+          f"task option {option} = {str(value):.60} must be "
+          f"{_words(hints[option])}"
+        )
     return loader(*args, **options)
 
   return checked
@@ -222,12 +231,16 @@ def _is_like(value: Any, hint: Any) -> bool:
     return any(_is_like(value, member) for member in inner)
   if origin in (Sequence, list, tuple):
     return isinstance(value, list | tuple) and (
-        not inner or all(_is_like(v, inner[0]) for v in value))
+      not inner or all(_is_like(v, inner[0]) for v in value)
+    )
   if origin in (Mapping, dict):
     return hasattr(value, "items")  # a ConfigDict is not a dict
   if hint is float:
-    return isinstance(value, int | float) and not isinstance(
-        value, bool) and math.isfinite(value)
+    return (
+      isinstance(value, int | float)
+      and not isinstance(value, bool)
+      and math.isfinite(value)
+    )
   if hint is int:
     return isinstance(value, int) and not isinstance(value, bool)
   if hint in _TYPES:
@@ -250,7 +263,7 @@ def _words(hint: Any) -> str:
 
 
 def _check_options(
-    name: str, loader: Callable[..., Source], options: dict[str, Any]
+  name: str, loader: Callable[..., Source], options: dict[str, Any]
 ) -> None:
   """Raises InputError for unknown options and for missing ones."""
   parameters = inspect.signature(loader).parameters.values()
@@ -260,7 +273,7 @@ def _check_options(
     declared.pop(argument, None)
   for option in options:
     if option not in declared and not any(
-        p.kind is p.VAR_KEYWORD for p in parameters
+      p.kind is p.VAR_KEYWORD for p in parameters
     ):
       hint = nearest(option, list(declared))
       raise InputError(f"task {name}: no option {option!r}{hint}")

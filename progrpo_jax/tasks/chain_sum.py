@@ -1,10 +1,10 @@
 """Chain sum: add and subtract whole numbers.
 
-  full     prompt  State the final answer to the following arithmetic problem:
-                   4 - 1 - 7 =
-           answer  <answer>-4</answer>
-  compact  prompt  "4-1-7="
-           answer  "-4"
+full     prompt  State the final answer to the following arithmetic problem:
+                 4 - 1 - 7 =
+         answer  <answer>-4</answer>
+compact  prompt  "4-1-7="
+         answer  "-4"
 """
 
 from typing import Any
@@ -21,11 +21,11 @@ def _prompt(entry: dict) -> str:
 
 
 _SPEC = reasoning_gym.Spec(
-    dataset="chain_sum",
-    defaults={"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2},
-    keep=("expression",),
-    identity=_prompt,
-    compact_prompt=_prompt,
+  dataset="chain_sum",
+  defaults={"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2},
+  keep=("expression",),
+  identity=_prompt,
+  compact_prompt=_prompt,
 )
 
 

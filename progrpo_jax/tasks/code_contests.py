@@ -58,26 +58,31 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
     for side, values in joined.items():
       values += tests.get(side) or []
   problem = programs.problem(
-      question, joined, "tests", solutions=_python(record.get("solutions")),
-      max_tests=options["max_tests"])
+    question,
+    joined,
+    "tests",
+    solutions=_python(record.get("solutions")),
+    max_tests=options["max_tests"],
+  )
   problem.meta.update(_rating(record))
   return problem
 
 
 SET = schema.Set(
-    name="code_contests",
-    domain="code",
-    repo="deepmind/code_contests",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("train", "data/train-*.parquet"),
-        schema.File("validation", "data/test-*.parquet")),
-    columns=("description", "public_tests"),
-    row=_row,
-    templates=texts.CODE,
-    meta=programs.META,
-    options={"generated": True, "max_tests": 20},
-    against=programs.AGAINST,
+  name="code_contests",
+  domain="code",
+  repo="deepmind/code_contests",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("train", "data/train-*.parquet"),
+    schema.File("validation", "data/test-*.parquet"),
+  ),
+  columns=("description", "public_tests"),
+  row=_row,
+  templates=texts.CODE,
+  meta=programs.META,
+  options={"generated": True, "max_tests": 20},
+  against=programs.AGAINST,
 )
 
 

@@ -37,7 +37,7 @@ class Generator(gym_countdown.CountdownDataset):
   """
 
   def _generate_expression(
-      self, rng: random.Random
+    self, rng: random.Random
   ) -> tuple[str, list[int], int]:
     count = rng.randint(self.config.min_numbers, self.config.max_numbers)
     for _ in range(100):
@@ -83,7 +83,7 @@ def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
     return [entry["answer"]]
   solutions = {}  # normal form -> expression
   for tree in itertools.islice(
-      _reaching(numbers, entry["metadata"]["target"], rng), _MAX_SOLUTIONS
+    _reaching(numbers, entry["metadata"]["target"], rng), _MAX_SOLUTIONS
   ):
     text = write(_stir(tree, rng))
     solutions.setdefault(logic.normal_form(text), text)
@@ -91,7 +91,7 @@ def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
 
 
 def _reaching(
-    numbers: list[int], target: int, rng: random.Random
+  numbers: list[int], target: int, rng: random.Random
 ) -> Iterator[Any]:
   """Yields trees that use all numbers and have the target as their value.
 
@@ -202,20 +202,20 @@ def _identity(entry: dict) -> str:
 
 
 _SPEC = reasoning_gym.Spec(
-    dataset="countdown",
-    defaults={
-        "min_numbers": 3,
-        "max_numbers": 4,
-        "min_value": 1,
-        "max_value": 12,
-        "min_target": 1,
-        "max_target": 50,
-    },
-    keep=("numbers", "target"),
-    identity=_identity,
-    solve=solve,
-    compact_prompt=_prompt,
-    generator=Generator,
+  dataset="countdown",
+  defaults={
+    "min_numbers": 3,
+    "max_numbers": 4,
+    "min_value": 1,
+    "max_value": 12,
+    "min_target": 1,
+    "max_target": 50,
+  },
+  keep=("numbers", "target"),
+  identity=_identity,
+  solve=solve,
+  compact_prompt=_prompt,
+  generator=Generator,
 )
 
 

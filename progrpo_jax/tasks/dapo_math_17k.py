@@ -10,7 +10,6 @@ thousand problems a hundred times; one copy is kept. Each problem is wrapped in
 an instruction, which is removed.
 """
 
-
 from typing import Any
 
 from progrpo_jax.tasks import base
@@ -36,19 +35,20 @@ def _row(record: dict[str, Any], _) -> schema.Problem:
   truth = texts.reward_model(record)
   prompt = texts.user_text(record["prompt"], "prompt")
   return schema.Problem(
-      _bare(prompt), texts.number_or_text(truth, "ground_truth"))
+    _bare(prompt), texts.number_or_text(truth, "ground_truth")
+  )
 
 
 SET = schema.Set(
-    name="dapo_math_17k",
-    domain="mathematics",
-    repo="BytedTsinghua-SIA/DAPO-Math-17k",
-    verifier=VERIFIER,
-    files=lambda _: (schema.File("train", "data/dapo-math-17k.parquet"),),
-    columns=("prompt", "reward_model"),
-    row=_row,
-    templates=texts.BOXED,
-    against=texts.MATHEMATICS,
+  name="dapo_math_17k",
+  domain="mathematics",
+  repo="BytedTsinghua-SIA/DAPO-Math-17k",
+  verifier=VERIFIER,
+  files=lambda _: (schema.File("train", "data/dapo-math-17k.parquet"),),
+  columns=("prompt", "reward_model"),
+  row=_row,
+  templates=texts.BOXED,
+  against=texts.MATHEMATICS,
 )
 
 

@@ -26,10 +26,15 @@ VERIFIER = programs.VERIFIER
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Returns the files of the subsets."""
   return (
-      *(schema.File("train", f"{name}/train-*.parquet")
-        for name in options["subsets"]),
-      *(schema.File("validation", f"{name}/test-*.parquet")
-        for name in options["validation_subsets"]))
+    *(
+      schema.File("train", f"{name}/train-*.parquet")
+      for name in options["subsets"]
+    ),
+    *(
+      schema.File("validation", f"{name}/test-*.parquet")
+      for name in options["validation_subsets"]
+    ),
+  )
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
@@ -37,30 +42,32 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   metadata = record.get("metadata")
   name = metadata.get("func_name") if isinstance(metadata, Mapping) else None
   return programs.problem(
-      schema.text(record, "problem"),
-      record["tests"],
-      "tests",
-      starter=programs.starter(record),
-      name=name,
-      solutions=record.get("solutions"),
-      max_tests=options["max_tests"])
+    schema.text(record, "problem"),
+    record["tests"],
+    "tests",
+    starter=programs.starter(record),
+    name=name,
+    solutions=record.get("solutions"),
+    max_tests=options["max_tests"],
+  )
 
 
 SET = schema.Set(
-    name="deepcoder",
-    domain="code",
-    repo="agentica-org/DeepCoder-Preview-Dataset",
-    verifier=VERIFIER,
-    files=_files,
-    columns=("problem", "tests"),
-    row=_row,
-    templates=texts.CODE,
-    meta=programs.META,
-    options={
-        "subsets": ("primeintellect", "taco", "lcbv5"),
-        "validation_subsets": ("codeforces", "lcbv5"),
-        "max_tests": 15},
-    against=programs.AGAINST,
+  name="deepcoder",
+  domain="code",
+  repo="agentica-org/DeepCoder-Preview-Dataset",
+  verifier=VERIFIER,
+  files=_files,
+  columns=("problem", "tests"),
+  row=_row,
+  templates=texts.CODE,
+  meta=programs.META,
+  options={
+    "subsets": ("primeintellect", "taco", "lcbv5"),
+    "validation_subsets": ("codeforces", "lcbv5"),
+    "max_tests": 15,
+  },
+  against=programs.AGAINST,
 )
 
 

@@ -23,21 +23,23 @@ def _row(record: dict[str, Any], _) -> schema.Problem:
   answer = texts.number_or_text(record, "answer")
   solution = record.get("solution")
   demonstrations = (
-      texts.worked(solution, answer) if isinstance(solution, str) else ())
+    texts.worked(solution, answer) if isinstance(solution, str) else ()
+  )
   return schema.Problem(
-      schema.text(record, "problem"), answer, demonstrations=demonstrations)
+    schema.text(record, "problem"), answer, demonstrations=demonstrations
+  )
 
 
 SET = schema.Set(
-    name="deepscaler",
-    domain="mathematics",
-    repo="agentica-org/DeepScaleR-Preview-Dataset",
-    verifier=VERIFIER,
-    files=lambda _: (schema.File("train", "deepscaler.json"),),
-    columns=("problem", "answer"),
-    row=_row,
-    templates=texts.BOXED,
-    against=texts.MATHEMATICS,
+  name="deepscaler",
+  domain="mathematics",
+  repo="agentica-org/DeepScaleR-Preview-Dataset",
+  verifier=VERIFIER,
+  files=lambda _: (schema.File("train", "deepscaler.json"),),
+  columns=("problem", "answer"),
+  row=_row,
+  templates=texts.BOXED,
+  against=texts.MATHEMATICS,
 )
 
 

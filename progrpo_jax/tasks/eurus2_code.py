@@ -37,26 +37,28 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   question = texts.user_text(record["prompt"], "prompt")
   before, sign, _ = question.rpartition(_ASKS)
   return programs.problem(
-      (before if sign else question).strip(),
-      truth.get("ground_truth"),
-      "reward_model.ground_truth",
-      max_tests=options["max_tests"])
+    (before if sign else question).strip(),
+    truth.get("ground_truth"),
+    "reward_model.ground_truth",
+    max_tests=options["max_tests"],
+  )
 
 
 SET = schema.Set(
-    name="eurus2_code",
-    domain="code",
-    repo="PRIME-RL/Eurus-2-RL-Data",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("train", "train.parquet"),
-        schema.File("validation", "validation.parquet")),
-    columns=("data_source", "prompt", "ability", "reward_model"),
-    row=_row,
-    templates=texts.CODE,
-    meta=programs.META,
-    options={"sources": SOURCES, "max_tests": 20},
-    against=programs.AGAINST,
+  name="eurus2_code",
+  domain="code",
+  repo="PRIME-RL/Eurus-2-RL-Data",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("train", "train.parquet"),
+    schema.File("validation", "validation.parquet"),
+  ),
+  columns=("data_source", "prompt", "ability", "reward_model"),
+  row=_row,
+  templates=texts.CODE,
+  meta=programs.META,
+  options={"sources": SOURCES, "max_tests": 20},
+  against=programs.AGAINST,
 )
 
 

@@ -21,29 +21,34 @@ VERIFIER = "progrpo_jax.rewards.choice:score"
 
 # Options of a question, the correct one first.
 _COLUMNS = (
-    "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2",
-    "Incorrect Answer 3")
+  "Correct Answer",
+  "Incorrect Answer 1",
+  "Incorrect Answer 2",
+  "Incorrect Answer 3",
+)
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   """Converts a row; its options are shuffled."""
   answers = [schema.text(record, column).strip() for column in _COLUMNS]
   return texts.choice(
-      schema.text(record, "Question"), answers, 0, seed=options["seed"])
+    schema.text(record, "Question"), answers, 0, seed=options["seed"]
+  )
 
 
 SET = schema.Set(
-    name="gpqa",
-    domain="science",
-    repo="Idavidrein/gpqa",
-    verifier=VERIFIER,
-    files=lambda options: (
-        schema.File("validation", f"gpqa_{options['subset']}.csv"),),
-    columns=("Question", *_COLUMNS),
-    row=_row,
-    templates=texts.CHOICE,
-    options={"subset": "diamond", "seed": 0},
-    access="accept its terms at the hub and log in with hf auth login",
+  name="gpqa",
+  domain="science",
+  repo="Idavidrein/gpqa",
+  verifier=VERIFIER,
+  files=lambda options: (
+    schema.File("validation", f"gpqa_{options['subset']}.csv"),
+  ),
+  columns=("Question", *_COLUMNS),
+  row=_row,
+  templates=texts.CHOICE,
+  options={"subset": "diamond", "seed": 0},
+  access="accept its terms at the hub and log in with hf auth login",
 )
 
 

@@ -43,7 +43,7 @@ def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
 
 
 def _colourings(
-    puzzle: dict, rng: random.Random, steps: Iterator[int]
+  puzzle: dict, rng: random.Random, steps: Iterator[int]
 ) -> Iterator[dict[int, int]]:
   """Yields colourings, vertex -> colour, until the steps are used up."""
   neighbours: dict[int, set[int]] = {v: set() for v in puzzle["vertices"]}
@@ -95,7 +95,8 @@ def canonical(completion: str, row: base.Row) -> str:
     colours = [colouring[str(v)] for v in metadata["puzzle"]["vertices"]]
     numbers: dict[Any, int] = {}
     return " ".join(
-        str(numbers.setdefault(c, len(numbers) + 1)) for c in colours)
+      str(numbers.setdefault(c, len(numbers) + 1)) for c in colours
+    )
   except (ValueError, KeyError, TypeError, RecursionError):
     return answer
 
@@ -120,20 +121,20 @@ def _check(options: dict[str, Any]) -> None:
 
 
 _SPEC = reasoning_gym.Spec(
-    dataset="graph_color",
-    defaults={
-        "num_colors": 3,
-        "min_num_vertices": 5,
-        "max_num_vertices": 8,
-        "edge_probability": 0.3,
-    },
-    keep=("puzzle", "possible_answer"),
-    identity=_prompt,
-    solve=solve,
-    reference=reference,
-    compact_prompt=_prompt,
-    compact_answer=_shorten,
-    check=_check,
+  dataset="graph_color",
+  defaults={
+    "num_colors": 3,
+    "min_num_vertices": 5,
+    "max_num_vertices": 8,
+    "edge_probability": 0.3,
+  },
+  keep=("puzzle", "possible_answer"),
+  identity=_prompt,
+  solve=solve,
+  reference=reference,
+  compact_prompt=_prompt,
+  compact_answer=_shorten,
+  check=_check,
 )
 
 

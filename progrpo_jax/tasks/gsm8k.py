@@ -29,20 +29,22 @@ def _row(record: dict[str, Any], _) -> schema.Problem:
     raise schema.BadRow("answer has no '#### ' before a final number")
   worked = f"{_ANNOTATION.sub('', solution).strip()}\n{texts.box(answer)}"
   return schema.Problem(
-      schema.text(record, "question"), answer, demonstrations=(worked,))
+    schema.text(record, "question"), answer, demonstrations=(worked,)
+  )
 
 
 SET = schema.Set(
-    name="gsm8k",
-    domain="mathematics",
-    repo="openai/gsm8k",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("train", "main/train-00000-of-00001.parquet"),
-        schema.File("validation", "main/test-00000-of-00001.parquet")),
-    columns=("question", "answer"),
-    row=_row,
-    templates=texts.BOXED,
+  name="gsm8k",
+  domain="mathematics",
+  repo="openai/gsm8k",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("train", "main/train-00000-of-00001.parquet"),
+    schema.File("validation", "main/test-00000-of-00001.parquet"),
+  ),
+  columns=("question", "answer"),
+  row=_row,
+  templates=texts.BOXED,
 )
 
 

@@ -22,16 +22,23 @@ from progrpo_jax.tasks.sets import published, schema, texts
 VERIFIER = "progrpo_jax.rewards.math:score"
 
 SUBJECTS = (
-    "algebra", "counting_and_probability", "geometry", "intermediate_algebra",
-    "number_theory", "prealgebra", "precalculus")
+  "algebra",
+  "counting_and_probability",
+  "geometry",
+  "intermediate_algebra",
+  "number_theory",
+  "prealgebra",
+  "precalculus",
+)
 
 
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Returns the files of the subjects."""
   return tuple(
-      schema.File(split, f"{subject}/{name}-00000-of-00001.parquet")
-      for split, name in (("train", "train"), ("validation", "test"))
-      for subject in options["subjects"])
+    schema.File(split, f"{subject}/{name}-00000-of-00001.parquet")
+    for split, name in (("train", "train"), ("validation", "test"))
+    for subject in options["subjects"]
+  )
 
 
 def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
@@ -46,20 +53,22 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   if len(set(map(math.normal_form, answers.boxed(solution)))) > 1:
     raise schema.LeftOut("its solution boxes several answers")
   return schema.Problem(
-      schema.text(record, "problem"), answer,
-      demonstrations=texts.worked(solution, answer))
+    schema.text(record, "problem"),
+    answer,
+    demonstrations=texts.worked(solution, answer),
+  )
 
 
 SET = schema.Set(
-    name="hendrycks_math",
-    domain="mathematics",
-    repo="EleutherAI/hendrycks_math",
-    verifier=VERIFIER,
-    files=_files,
-    columns=("problem", "level", "solution"),
-    row=_row,
-    templates=texts.BOXED,
-    options={"subjects": SUBJECTS, "levels": (1, 2, 3, 4, 5)},
+  name="hendrycks_math",
+  domain="mathematics",
+  repo="EleutherAI/hendrycks_math",
+  verifier=VERIFIER,
+  files=_files,
+  columns=("problem", "level", "solution"),
+  row=_row,
+  templates=texts.BOXED,
+  options={"subjects": SUBJECTS, "levels": (1, 2, 3, 4, 5)},
 )
 
 

@@ -50,8 +50,11 @@ def _literals(code: str) -> tuple[list, list, float]:
       if name in ("inputs", "results"):
         values[name] = ast.literal_eval(node.value)
     # assertion(function(*inp), exp, tolerance)
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == (
-        "assertion") and len(node.args) == 3:
+    if (
+      isinstance(node, ast.Call)
+      and getattr(node.func, "id", "") == ("assertion")
+      and len(node.args) == 3
+    ):
       tolerance = ast.literal_eval(node.args[2])
   if tolerance is None or set(values) != {"inputs", "results"}:
     raise schema.LeftOut("its tests are not lists of inputs and results")
@@ -77,8 +80,8 @@ def _tolerance(asked: float, results: list) -> float:
   if asked or not any(isinstance(number, float) for number in numbers):
     return asked
   has_large = any(
-      isinstance(number, int) and abs(number) >= _MIN_EXACT
-      for number in numbers)
+    isinstance(number, int) and abs(number) >= _MIN_EXACT for number in numbers
+  )
   return 0 if has_large else _FLOAT_TOLERANCE
 
 
@@ -107,31 +110,40 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   name = schema.text(record, "entry_point")
   # Through JSON, so that tuples become lists before the cases are checked.
   cases = [
-      {"input": json.loads(json.dumps(list(given))), "output": [value],
-       "fn_name": name}
-      for given, value in zip(inputs, results, strict=True)]
+    {
+      "input": json.loads(json.dumps(list(given))),
+      "output": [value],
+      "fn_name": name,
+    }
+    for given, value in zip(inputs, results, strict=True)
+  ]
   solution = prompt + schema.text(record, "canonical_solution")
   problem = programs.problem(
-      f"Complete this function:\n```python\n{prompt.rstrip()}\n```",
-      cases, "test", solutions=[solution], max_tests=options["max_tests"])
+    f"Complete this function:\n```python\n{prompt.rstrip()}\n```",
+    cases,
+    "test",
+    solutions=[solution],
+    max_tests=options["max_tests"],
+  )
   if tolerance := _tolerance(tolerance, results):
     problem.meta["tolerance"] = tolerance
   return problem
 
 
 SET = schema.Set(
-    name="humaneval_plus",
-    domain="code",
-    repo="evalplus/humanevalplus",
-    verifier=VERIFIER,
-    files=lambda options: (schema.File("validation", options["file"]),),
-    columns=("prompt", "canonical_solution", "entry_point", "test"),
-    row=_row,
-    templates=texts.CODE,
-    meta=programs.EVALUATION,
-    options={
-        "file": "data/test-00000-of-00001-5973903632b82d40.parquet",
-        "max_tests": 0},
+  name="humaneval_plus",
+  domain="code",
+  repo="evalplus/humanevalplus",
+  verifier=VERIFIER,
+  files=lambda options: (schema.File("validation", options["file"]),),
+  columns=("prompt", "canonical_solution", "entry_point", "test"),
+  row=_row,
+  templates=texts.CODE,
+  meta=programs.EVALUATION,
+  options={
+    "file": "data/test-00000-of-00001-5973903632b82d40.parquet",
+    "max_tests": 0,
+  },
 )
 
 

@@ -22,20 +22,22 @@ VERIFIER = instructions.VERIFIER
 def _row(record: dict[str, Any], _) -> schema.Problem:
   """Converts a row."""
   return instructions.problem(
-      schema.text(record, "prompt"), record["instruction_id_list"],
-      record["kwargs"])
+    schema.text(record, "prompt"),
+    record["instruction_id_list"],
+    record["kwargs"],
+  )
 
 
 SET = schema.Set(
-    name="ifeval",
-    domain="instructions",
-    repo="google/IFEval",
-    verifier=VERIFIER,
-    files=lambda _: (schema.File("validation", "ifeval_input_data.jsonl"),),
-    columns=("prompt", "instruction_id_list", "kwargs"),
-    row=_row,
-    templates=texts.PLAIN,
-    meta={"binary": True},
+  name="ifeval",
+  domain="instructions",
+  repo="google/IFEval",
+  verifier=VERIFIER,
+  files=lambda _: (schema.File("validation", "ifeval_input_data.jsonl"),),
+  columns=("prompt", "instruction_id_list", "kwargs"),
+  row=_row,
+  templates=texts.PLAIN,
+  meta={"binary": True},
 )
 
 

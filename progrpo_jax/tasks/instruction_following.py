@@ -36,22 +36,21 @@ _VALIDATION_SHARE = 8  # one of so many prompts belongs to validation
 _MAX_MISSES = 5000  # draws in a row without a new prompt before giving up
 
 
-
 def load(
-    split: str,
-    *,
-    data_dir: str,
-    seed: int,
-    template: str = "full",
-    loose: bool = False,
-    binary: bool = False,
-    num_train: base.Count = 5000,
-    num_validation: base.Count = 500,
-    max_demonstrations: base.Count = 4,
-    min_instructions: int = 1,
-    max_instructions: int = 3,
-    max_count: base.Count = 4,
-    instructions: Sequence[str] | None = None,
+  split: str,
+  *,
+  data_dir: str,
+  seed: int,
+  template: str = "full",
+  loose: bool = False,
+  binary: bool = False,
+  num_train: base.Count = 5000,
+  num_validation: base.Count = 500,
+  max_demonstrations: base.Count = 4,
+  min_instructions: int = 1,
+  max_instructions: int = 3,
+  max_count: base.Count = 4,
+  instructions: Sequence[str] | None = None,
 ) -> "Rows":
   """Returns a split.
 
@@ -81,20 +80,23 @@ def load(
   names = _chosen(instructions, template, style)
   if not 1 <= min_instructions <= max_instructions:
     raise InputError(
-        "instruction_following: need 1 <= min_instructions <="
-        f" max_instructions, not {min_instructions} and {max_instructions}")
+      "instruction_following: need 1 <= min_instructions <="
+      f" max_instructions, not {min_instructions} and {max_instructions}"
+    )
   if max_count < 2:
     raise InputError(
-        f"instruction_following: max_count must be 2 or more, not {max_count}")
+      f"instruction_following: max_count must be 2 or more, not {max_count}"
+    )
   count = {"train": num_train, "validation": num_validation}[split]
   bounds = (min_instructions, max_instructions)
   problems = _problems(style, names, bounds, max_count, f"{seed}/{split}")
   by_prompt = _take(problems, style, count, split == "validation")
   if len(by_prompt) < count:
     raise InputError(
-        f"instruction_following: only {len(by_prompt)} of {count} {split}"
-        " prompts are distinct under these options; ask for fewer, or for more"
-        " instructions or a larger max_count")
+      f"instruction_following: only {len(by_prompt)} of {count} {split}"
+      " prompts are distinct under these options; ask for fewer, or for more"
+      " instructions or a larger max_count"
+    )
   meta = {"loose": loose, "binary": binary}
   return Rows(list(by_prompt.items()), style, meta, max_demonstrations)
 
@@ -111,8 +113,10 @@ def answer(reference: dict[str, Any], seed: int = 0) -> str | None:
     seed: seed of the text.
   """
   problem = asking.Problem(
-      "Write a text about this.", tuple(reference["instruction_id_list"]),
-      tuple(reference["kwargs"]))
+    "Write a text about this.",
+    tuple(reference["instruction_id_list"]),
+    tuple(reference["kwargs"]),
+  )
   style = _style("full")
   try:
     return writing.Writer(problem, style, random.Random(seed)).write()
@@ -121,10 +125,10 @@ def answer(reference: dict[str, Any], seed: int = 0) -> str | None:
 
 
 def _take(
-    problems: Iterator[asking.Problem | None],
-    style: asking.Style,
-    count: int,
-    validation: bool,
+  problems: Iterator[asking.Problem | None],
+  style: asking.Style,
+  count: int,
+  validation: bool,
 ) -> dict[str, asking.Problem]:
   """Returns the first `count` problems of a split, by prompt.
 
@@ -154,7 +158,7 @@ def _style(template: str) -> asking.Style:
 
 
 def _chosen(
-    given: Sequence[str] | None, template: str, style: asking.Style
+  given: Sequence[str] | None, template: str, style: asking.Style
 ) -> list[str]:
   """Returns the instructions to draw from, or raises InputError."""
   for name in given or ():
@@ -162,18 +166,19 @@ def _chosen(
       where = "template compact has" if name in asking.IDS else "there is"
       hint = base.nearest(name, list(style.forms))
       raise InputError(
-          f"instruction_following: {where} no instruction {name!r}{hint}")
+        f"instruction_following: {where} no instruction {name!r}{hint}"
+      )
   if given is not None and not given:
     raise InputError("instruction_following: instructions is empty")
   return list(dict.fromkeys(given or style.forms))
 
 
 def _problems(
-    style: asking.Style,
-    names: list[str],
-    bounds: tuple[int, int],
-    most: int,
-    seed: str,
+  style: asking.Style,
+  names: list[str],
+  bounds: tuple[int, int],
+  most: int,
+  seed: str,
 ) -> Iterator[asking.Problem | None]:
   """Yields problems without end, None if too few instructions fit together.
 
@@ -192,8 +197,8 @@ def _problems(
     request = ""
     if style.full:
       request = (
-          f"Write {rng.choice(asking.KINDS)} about"
-          f" {rng.choice(asking.TOPICS)}.")
+        f"Write {rng.choice(asking.KINDS)} about {rng.choice(asking.TOPICS)}."
+      )
     kwargs = [draw.arguments(name) for name in chosen]
     for name, arguments in zip(chosen, kwargs):
       if name == "combination:repeat_prompt":
@@ -207,7 +212,8 @@ def _compatible(names: list[str], count: int, rng: random.Random) -> list[str]:
   chosen: list[str] = []
   for name in rng.sample(names, len(names)):
     if len(chosen) < count and not any(
-        frozenset((name, other)) in asking.CONFLICTS for other in chosen):
+      frozenset((name, other)) in asking.CONFLICTS for other in chosen
+    ):
       chosen.append(name)
   return chosen
 
@@ -222,11 +228,11 @@ class Rows:
   """Rows of a split; demonstrations are written on access."""
 
   def __init__(
-      self,
-      problems: list[tuple[str, asking.Problem]],
-      style: asking.Style,
-      meta: dict[str, Any],
-      max_demonstrations: int,
+    self,
+    problems: list[tuple[str, asking.Problem]],
+    style: asking.Style,
+    meta: dict[str, Any],
+    max_demonstrations: int,
   ):
     self._problems = problems
     self._style = style
@@ -241,15 +247,19 @@ class Rows:
       raise IndexError(index)
     text, problem = self._problems[index]
     reference = {
-        "instruction_id_list": list(problem.names),
-        "kwargs": [dict(kwargs) for kwargs in problem.kwargs],
+      "instruction_id_list": list(problem.names),
+      "kwargs": [dict(kwargs) for kwargs in problem.kwargs],
     }
     return base.Row(
-        "instruction_following", text, reference, dict(self._meta),
-        self._demonstrations(text, problem))
+      "instruction_following",
+      text,
+      reference,
+      dict(self._meta),
+      self._demonstrations(text, problem),
+    )
 
   def _demonstrations(
-      self, text: str, problem: asking.Problem
+    self, text: str, problem: asking.Problem
   ) -> tuple[str, ...]:
     """Returns distinct answers to a problem, the same at every call."""
     rng = random.Random(text)

@@ -34,20 +34,20 @@ DOMAIN = "your own"
 
 
 def load(
-    split: str,
-    *,
-    data_dir: str,
-    seed: int,
-    file: str,
-    validation_file: str | None = None,
-    validation_share: float = 0.1,
-    max_bad_share: base.Share = 0.0,
-    reward_functions: Sequence[str] = (),
-    reward_weights: Sequence[float] | None = None,
-    correct_by: str | None = None,
-    correct_threshold: float = 1.0,
-    verifier: str | None = None,
-    verifier_options: dict[str, Any] | None = None,
+  split: str,
+  *,
+  data_dir: str,
+  seed: int,
+  file: str,
+  validation_file: str | None = None,
+  validation_share: float = 0.1,
+  max_bad_share: base.Share = 0.0,
+  reward_functions: Sequence[str] = (),
+  reward_weights: Sequence[float] | None = None,
+  correct_by: str | None = None,
+  correct_threshold: float = 1.0,
+  verifier: str | None = None,
+  verifier_options: dict[str, Any] | None = None,
 ) -> list[base.Row]:
   """Returns the rows of a split.
 
@@ -77,33 +77,38 @@ def load(
   del seed
   if bool(reward_functions) == bool(verifier):
     raise InputError(
-        "jsonl: give either reward_functions or a verifier, as import paths"
-        ' ("module:function" or "file.py:function")')
+      "jsonl: give either reward_functions or a verifier, as import paths"
+      ' ("module:function" or "file.py:function")'
+    )
   # Options of the scoring code are checked before any file is read.
   if reward_functions:
     functions.check_weights(reward_functions, reward_weights)
     correct_by = reward_functions[
-        functions.find_decider(reward_functions, correct_by)]
-    if not (isinstance(correct_threshold, (int, float))
-            and math.isfinite(correct_threshold)):
+      functions.find_decider(reward_functions, correct_by)
+    ]
+    if not (
+      isinstance(correct_threshold, (int, float))
+      and math.isfinite(correct_threshold)
+    ):
       raise InputError(
-          "correct_threshold must be a finite number, not"
-          f" {correct_threshold!r}")
+        f"correct_threshold must be a finite number, not {correct_threshold!r}"
+      )
   elif reward_weights or correct_by or correct_threshold != 1.0:
     raise InputError(
-        "reward_weights, correct_by and correct_threshold are for"
-        " reward_functions; a verifier decides correctness itself")
+      "reward_weights, correct_by and correct_threshold are for"
+      " reward_functions; a verifier decides correctness itself"
+    )
   path = validation_file if validation_file and split != "train" else file
   records = read(path, data_dir, verifier is not None, max_bad_share)
   if not validation_file:
     records = _held_out(records, path, split, validation_share)
   meta = {
-      "functions": list(reward_functions),
-      "weights": list(reward_weights) if reward_weights else None,
-      "correct_by": correct_by,
-      "correct_threshold": correct_threshold,
-      "verifier": verifier,
-      "options": dict(verifier_options or {}),
+    "functions": list(reward_functions),
+    "weights": list(reward_weights) if reward_weights else None,
+    "correct_by": correct_by,
+    "correct_threshold": correct_threshold,
+    "verifier": verifier,
+    "options": dict(verifier_options or {}),
   }
   return [_row(record, meta) for record in records]
 
@@ -112,16 +117,19 @@ def _row(record: dict[str, Any], meta: dict[str, Any]) -> base.Row:
   """Converts a valid record to a row."""
   prompt = record["prompt"]
   columns = {
-      key: v for key, v in record.items()
-      if key not in ("prompt", "demonstrations")}
+    key: v
+    for key, v in record.items()
+    if key not in ("prompt", "demonstrations")
+  }
   answer = record.get("answer")
   meta = {"prompt": prompt, "columns": columns, **meta}
   return base.Row(
-      "jsonl", prompt, answer, meta, tuple(record.get("demonstrations", ())))
+    "jsonl", prompt, answer, meta, tuple(record.get("demonstrations", ()))
+  )
 
 
 def read(
-    path: str, data_dir: str, needs_answer: bool, max_bad_share: float
+  path: str, data_dir: str, needs_answer: bool, max_bad_share: float
 ) -> list[dict[str, Any]]:
   """Returns the usable records of a file.
 
@@ -140,7 +148,8 @@ def read(
     reason = getattr(error, "strerror", None) or error
     raise InputError(f"cannot read {path!r}: {reason}") from error
   rejects = rejects_lib.Rejects(
-      path, os.path.basename(path), data_dir, max_bad_share)
+    path, os.path.basename(path), data_dir, max_bad_share
+  )
   good = []
   for number, line in enumerate(lines, start=1):
     if not line.strip():
@@ -180,7 +189,7 @@ def _parse(line: bytes, needs_answer: bool) -> tuple[dict[str, Any], str]:
 
 
 def _held_out(
-    records: list[dict], path: str, split: str, share: float
+  records: list[dict], path: str, split: str, share: float
 ) -> list[dict]:
   """Returns the records of a split, held out by the hash of the prompt."""
   if not 0 < share < 1:

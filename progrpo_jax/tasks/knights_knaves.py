@@ -1,13 +1,13 @@
 """Knights and knaves: who tells the truth, given what each one says.
 
-  full     prompt  A very special island is inhabited only by heros and
-                   villains. ... As Amelia put it, "Elizabeth is a hero".
-                   Elizabeth remarked, "if Amelia is a hero then Elizabeth is
-                   a hero". So who is a hero and who is a villain? ...
-           answer  <answer>Amelia is a hero, and Elizabeth is a hero.</answer>
-  compact  prompt  "0:!N1 1:(K0>K1)=" (K knight, N knave, ! not, & and, | or,
-                   > implies, ~ if and only if)
-           answer  "KK" (one letter per person)
+full     prompt  A very special island is inhabited only by heros and
+                 villains. ... As Amelia put it, "Elizabeth is a hero".
+                 Elizabeth remarked, "if Amelia is a hero then Elizabeth is
+                 a hero". So who is a hero and who is a villain? ...
+         answer  <answer>Amelia is a hero, and Elizabeth is a hero.</answer>
+compact  prompt  "0:!N1 1:(K0>K1)=" (K knight, N knave, ! not, & and, | or,
+                 > implies, ~ if and only if)
+         answer  "KK" (one letter per person)
 """
 
 from typing import Any
@@ -46,12 +46,12 @@ def _shorten(answer: str, entry: dict) -> str:
 
 
 _SPEC = reasoning_gym.Spec(
-    dataset="knights_knaves",
-    defaults={"n_people": 3, "depth_constraint": 2, "width_constraint": 2},
-    keep=("statements", "solution", "names", "knight_knave_terms"),
-    identity=_prompt,
-    compact_prompt=_prompt,
-    compact_answer=_shorten,
+  dataset="knights_knaves",
+  defaults={"n_people": 3, "depth_constraint": 2, "width_constraint": 2},
+  keep=("statements", "solution", "names", "knight_knave_terms"),
+  identity=_prompt,
+  compact_prompt=_prompt,
+  compact_answer=_shorten,
 )
 
 

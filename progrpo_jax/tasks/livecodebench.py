@@ -76,26 +76,31 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   if not isinstance(metadata, dict):
     raise schema.BadRow("metadata is not a JSON object")
   return programs.problem(
-      schema.text(record, "question_content"),
-      cases,
-      "test cases",
-      starter=programs.starter(record),
-      name=metadata.get("func_name"),
-      max_tests=options["max_tests"])
+    schema.text(record, "question_content"),
+    cases,
+    "test cases",
+    starter=programs.starter(record),
+    name=metadata.get("func_name"),
+    max_tests=options["max_tests"],
+  )
 
 
 SET = schema.Set(
-    name="livecodebench",
-    domain="code",
-    repo="livecodebench/code_generation_lite",
-    verifier=VERIFIER,
-    files=_files,
-    columns=("question_content", "contest_date", "public_test_cases",
-             "private_test_cases"),
-    row=_row,
-    templates=texts.CODE,
-    meta=programs.EVALUATION,
-    options={"release": 6, "first": "", "last": "", "max_tests": 0},
+  name="livecodebench",
+  domain="code",
+  repo="livecodebench/code_generation_lite",
+  verifier=VERIFIER,
+  files=_files,
+  columns=(
+    "question_content",
+    "contest_date",
+    "public_test_cases",
+    "private_test_cases",
+  ),
+  row=_row,
+  templates=texts.CODE,
+  meta=programs.EVALUATION,
+  options={"release": 6, "first": "", "last": "", "max_tests": 0},
 )
 
 

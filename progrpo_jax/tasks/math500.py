@@ -17,14 +17,14 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 
 
 SET = schema.Set(
-    name="math500",
-    domain="mathematics",
-    repo="HuggingFaceH4/MATH-500",
-    verifier=VERIFIER,
-    files=lambda _: (schema.File("validation", "test.jsonl"),),
-    columns=texts.SHORT_ANSWER,
-    row=texts.short_answer,
-    templates=texts.BOXED,
+  name="math500",
+  domain="mathematics",
+  repo="HuggingFaceH4/MATH-500",
+  verifier=VERIFIER,
+  files=lambda _: (schema.File("validation", "test.jsonl"),),
+  columns=texts.SHORT_ANSWER,
+  row=texts.short_answer,
+  templates=texts.BOXED,
 )
 
 

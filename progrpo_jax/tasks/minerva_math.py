@@ -25,20 +25,21 @@ def _row(record: dict[str, Any], _) -> schema.Problem:
   else:
     answer = texts.number_or_text(record, "answer")
   return schema.Problem(
-      schema.text(record, "question", "problem"),
-      answer,
-      demonstrations=(texts.box(answer),))
+    schema.text(record, "question", "problem"),
+    answer,
+    demonstrations=(texts.box(answer),),
+  )
 
 
 SET = schema.Set(
-    name="minerva_math",
-    domain="mathematics",
-    repo="math-ai/minervamath",
-    verifier=VERIFIER,
-    files=lambda _: (schema.File("validation", "test.jsonl"),),
-    columns=(("question", "problem"), ("answer", "solution")),
-    row=_row,
-    templates=texts.BOXED,
+  name="minerva_math",
+  domain="mathematics",
+  repo="math-ai/minervamath",
+  verifier=VERIFIER,
+  files=lambda _: (schema.File("validation", "test.jsonl"),),
+  columns=(("question", "problem"), ("answer", "solution")),
+  row=_row,
+  templates=texts.BOXED,
 )
 
 

@@ -28,27 +28,32 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
     raise schema.LeftOut("another category")
   answers, right = record["options"], record["answer_index"]
   if not isinstance(answers, list) or not all(
-      isinstance(answer, str) for answer in answers):
+    isinstance(answer, str) for answer in answers
+  ):
     raise schema.BadRow("options is not a list of texts")
   if not isinstance(right, int) or not 0 <= right < len(answers):
     raise schema.BadRow(f"answer_index {right!r} is not an option")
   kept = [i for i, a in enumerate(answers) if i == right or a.strip() != "N/A"]
   return texts.choice(
-      schema.text(record, "question"), [answers[i] for i in kept],
-      kept.index(right), seed=options["seed"])
+    schema.text(record, "question"),
+    [answers[i] for i in kept],
+    kept.index(right),
+    seed=options["seed"],
+  )
 
 
 SET = schema.Set(
-    name="mmlu_pro",
-    domain="science",
-    repo="TIGER-Lab/MMLU-Pro",
-    verifier=VERIFIER,
-    files=lambda _: (
-        schema.File("validation", "data/test-00000-of-00001.parquet"),),
-    columns=("question", "options", "answer_index", "category"),
-    row=_row,
-    templates=texts.CHOICE,
-    options={"categories": (), "seed": 0},
+  name="mmlu_pro",
+  domain="science",
+  repo="TIGER-Lab/MMLU-Pro",
+  verifier=VERIFIER,
+  files=lambda _: (
+    schema.File("validation", "data/test-00000-of-00001.parquet"),
+  ),
+  columns=("question", "options", "answer_index", "category"),
+  row=_row,
+  templates=texts.CHOICE,
+  options={"categories": (), "seed": 0},
 )
 
 

@@ -30,8 +30,7 @@ def solve(entry: dict, limit: int, rng: random.Random) -> list[str]:
   def is_free(columns: list[int], column: int) -> bool:
     row = len(columns)
     return all(
-        c != column and abs(c - column) != row - r
-        for r, c in enumerate(columns)
+      c != column and abs(c - column) != row - r for r, c in enumerate(columns)
     )
 
   def place(columns: list[int]) -> None:
@@ -79,14 +78,14 @@ def _check(options: dict[str, Any]) -> None:
 
 
 _SPEC = reasoning_gym.Spec(
-    dataset="n_queens",
-    defaults={"n": 8, "min_remove": 2, "max_remove": 6},
-    keep=("puzzle", "valid_answers"),
-    identity=_prompt,
-    solve=solve,
-    compact_prompt=_prompt,
-    compact_answer=_shorten,
-    check=_check,
+  dataset="n_queens",
+  defaults={"n": 8, "min_remove": 2, "max_remove": 6},
+  keep=("puzzle", "valid_answers"),
+  identity=_prompt,
+  solve=solve,
+  compact_prompt=_prompt,
+  compact_answer=_shorten,
+  check=_check,
 )
 
 

@@ -33,21 +33,23 @@ def _row(record: dict[str, Any], _) -> schema.Problem:
   if not isinstance(holder, Mapping):
     raise schema.BadRow("no instruction_id_list, and no args that hold one")
   return instructions.problem(
-      texts.user_text(record.get(column), column),
-      holder.get("instruction_id_list"), holder.get("kwargs"))
+    texts.user_text(record.get(column), column),
+    holder.get("instruction_id_list"),
+    holder.get("kwargs"),
+  )
 
 
 SET = schema.Set(
-    name="nemotron_instructions",
-    domain="instructions",
-    repo="nvidia/Llama-Nemotron-Post-Training-Dataset",
-    verifier=VERIFIER,
-    files=lambda options: (schema.File("train", options["file"]),),
-    columns=(("prompt", "input"), ("instruction_id_list", "args")),
-    row=_row,
-    templates=texts.PLAIN,
-    options={"file": "RL/instruction_following/instruction_following.jsonl"},
-    against=("ifeval",),
+  name="nemotron_instructions",
+  domain="instructions",
+  repo="nvidia/Llama-Nemotron-Post-Training-Dataset",
+  verifier=VERIFIER,
+  files=lambda options: (schema.File("train", options["file"]),),
+  columns=(("prompt", "input"), ("instruction_id_list", "args")),
+  row=_row,
+  templates=texts.PLAIN,
+  options={"file": "RL/instruction_following/instruction_following.jsonl"},
+  against=("ifeval",),
 )
 
 

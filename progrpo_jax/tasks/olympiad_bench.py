@@ -26,8 +26,7 @@ VERIFIER = "progrpo_jax.rewards.math:score"
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Returns the file of the option `part`."""
   part = options["part"]
-  return (
-      schema.File("validation", f"OlympiadBench/{part}/{part}.parquet"),)
+  return (schema.File("validation", f"OlympiadBench/{part}/{part}.parquet"),)
 
 
 def _tolerance(error: Any, answer: str) -> dict[str, float]:
@@ -50,26 +49,28 @@ def _row(record: dict[str, Any], _) -> schema.Problem:
   if isinstance(answers, str):
     answers = [answers]
   if not isinstance(answers, list) or not all(
-      isinstance(answer, str) for answer in answers):
+    isinstance(answer, str) for answer in answers
+  ):
     raise schema.BadRow("final_answer is not a list of texts")
   answer = ", ".join(a.strip().strip("$").strip() for a in answers)
   return schema.Problem(
-      schema.text(record, "question"),
-      answer,
-      _tolerance(record.get("error"), answer),
-      demonstrations=(texts.box(answer),))
+    schema.text(record, "question"),
+    answer,
+    _tolerance(record.get("error"), answer),
+    demonstrations=(texts.box(answer),),
+  )
 
 
 SET = schema.Set(
-    name="olympiad_bench",
-    domain="mathematics",
-    repo="Hothan/OlympiadBench",
-    verifier=VERIFIER,
-    files=_files,
-    columns=("question", "final_answer"),
-    row=_row,
-    templates=texts.BOXED,
-    options={"part": "OE_TO_maths_en_COMP"},
+  name="olympiad_bench",
+  domain="mathematics",
+  repo="Hothan/OlympiadBench",
+  verifier=VERIFIER,
+  files=_files,
+  columns=("question", "final_answer"),
+  row=_row,
+  templates=texts.BOXED,
+  options={"part": "OE_TO_maths_en_COMP"},
 )
 
 

@@ -43,7 +43,11 @@ DOMAIN = "logic"
 
 # Their problems change with PYTHONHASHSEED, so hosts of one run would disagree.
 HASH_DEPENDENT = (
-    "isomorphic_strings", "knight_swap", "ransom_note", "word_ladder")
+  "isomorphic_strings",
+  "knight_swap",
+  "ransom_note",
+  "word_ladder",
+)
 # Their scorers run model text as Python: polynomial_multiplication, which also
 # depends on the hash seed, and two on integration.
 UNSAFE = tuple(n for n in logic.EVALUATING if n not in logic.GUARDED)
@@ -56,14 +60,21 @@ UNSAFE = tuple(n for n in logic.EVALUATING if n not in logic.GUARDED)
 # ones. The options widen three generators that otherwise have fewer distinct
 # problems than the mixture asks for.
 _NOT_MIXED = (
-    "acre", "boxnet", "game_of_life_halting", "composite", "futoshiki",
-    "knight_swap", "coin_flip", *UNSAFE)
+  "acre",
+  "boxnet",
+  "game_of_life_halting",
+  "composite",
+  "futoshiki",
+  "knight_swap",
+  "coin_flip",
+  *UNSAFE,
+)
 MIXTURE: dict[str, dict[str, Any]] = {
-    name: {} for name in sorted(factory.DATASETS) if name not in _NOT_MIXED
+  name: {} for name in sorted(factory.DATASETS) if name not in _NOT_MIXED
 } | {
-    "string_splitting": {"max_initial_machines": 9},
-    "string_synthesis": {"max_initial_blocks": 9},
-    "tower_of_hanoi": {"max_disks": 9, "max_pegs": 7},
+  "string_splitting": {"max_initial_machines": 9},
+  "string_synthesis": {"max_initial_blocks": 9},
+  "tower_of_hanoi": {"max_disks": 9, "max_pegs": 7},
 }
 
 TEMPLATES = ("full", "compact")
@@ -105,7 +116,7 @@ class Spec:
   keep: tuple[str, ...] | None = None
   identity: Callable[[dict], str] = lambda entry: entry["question"]
   solve: Callable[[dict, int, random.Random], list[str]] = (
-      lambda entry, limit, rng: [entry["answer"]]
+    lambda entry, limit, rng: [entry["answer"]]
   )
   reference: Callable[[dict], str] = lambda entry: entry["answer"]
   compact_prompt: Callable[[dict], str] | None = None
@@ -115,7 +126,7 @@ class Spec:
 
 
 def load(
-    split: str, *, dataset: str | Sequence[str], **options: Any
+  split: str, *, dataset: str | Sequence[str], **options: Any
 ) -> base.Source:
   """Returns a split of one or several Reasoning Gym datasets.
 
@@ -130,10 +141,17 @@ def load(
     return rows(Spec(dataset), "reasoning_gym", split, **options)
   options = {**_MIXED, **options}
   names = MIXTURE if dataset == "mixture" else dataset
-  return base.Chain([
-      rows(Spec(name), "reasoning_gym", split,
-           **{**MIXTURE.get(name, {}), **options})
-      for name in names])
+  return base.Chain(
+    [
+      rows(
+        Spec(name),
+        "reasoning_gym",
+        split,
+        **{**MIXTURE.get(name, {}), **options},
+      )
+      for name in names
+    ]
+  )
 
 
 def mixture(**options: Any) -> dict[str, dict[str, Any]]:
@@ -143,28 +161,30 @@ def mixture(**options: Any) -> dict[str, dict[str, Any]]:
     **options: options that every dataset gets, see `rows`.
   """
   return {
-      name: {
-          "weight": 1.0,
-          "module": "reasoning_gym",
-          "options": {"dataset": name, **_MIXED, **wider, **options}}
-      for name, wider in MIXTURE.items()}
+    name: {
+      "weight": 1.0,
+      "module": "reasoning_gym",
+      "options": {"dataset": name, **_MIXED, **wider, **options},
+    }
+    for name, wider in MIXTURE.items()
+  }
 
 
 @base.typed
 def rows(
-    spec: Spec,
-    task: str,
-    split: str,
-    *,
-    data_dir: str,
-    seed: int,
-    template: str = "full",
-    binary: bool = True,
-    num_train: base.Count = 5000,
-    num_validation: base.Count = 500,
-    max_demonstrations: base.Count = 4,
-    level: int | None = None,
-    **generator: Any,
+  spec: Spec,
+  task: str,
+  split: str,
+  *,
+  data_dir: str,
+  seed: int,
+  template: str = "full",
+  binary: bool = True,
+  num_train: base.Count = 5000,
+  num_validation: base.Count = 500,
+  max_demonstrations: base.Count = 4,
+  level: int | None = None,
+  **generator: Any,
 ) -> "Rows":
   """Returns a split of a task; builds its data unless it exists.
 
@@ -189,7 +209,7 @@ def rows(
   """
   if template not in TEMPLATES:
     raise InputError(
-        f"{task}: no template {template!r}{base.nearest(template, TEMPLATES)}"
+      f"{task}: no template {template!r}{base.nearest(template, TEMPLATES)}"
     )
   if template == "compact" and spec.compact_prompt is None:
     raise InputError(f"{task} has no compact template")
@@ -199,12 +219,12 @@ def rows(
   if template == "compact":
     spec.check(options)
   config = Config(
-      spec=spec,
-      options=options,
-      num_train=num_train,
-      num_validation=num_validation,
-      max_demonstrations=max_demonstrations,
-      seed=seed,
+    spec=spec,
+    options=options,
+    num_train=num_train,
+    num_validation=num_validation,
+    max_demonstrations=max_demonstrations,
+    seed=seed,
   )
   source = prepare(config, data_dir).as_data_source(split)
   return Rows(source, spec, task, template, binary)
@@ -214,7 +234,7 @@ class Rows:
   """Rows of a build; prompts are formatted on access."""
 
   def __init__(
-      self, source: Any, spec: Spec, task: str, template: str, binary: bool
+    self, source: Any, spec: Spec, task: str, template: str, binary: bool
   ):
     self._source = source
     self._spec = spec
@@ -239,10 +259,10 @@ class Rows:
       prompt = entry["question"].rstrip() + _ASK
       answers = [f"<answer>{a}</answer>" for a in answers]
     meta = {
-        "dataset": self._spec.dataset,
-        "metadata": entry["metadata"],
-        "template": "compact" if self._compact else "full",
-        "binary": self._binary,
+      "dataset": self._spec.dataset,
+      "metadata": entry["metadata"],
+      "template": "compact" if self._compact else "full",
+      "binary": self._binary,
     }
     return base.Row(self._task, prompt, entry["answer"], meta, tuple(answers))
 
@@ -301,9 +321,10 @@ def _options_of_level(name: str, level: int) -> dict[str, Any]:
   changing = set()
   for attribute in attributes:
     changing |= {
-        getattr(attribute, key) for key in (
-            "field_name", "lower_field_name", "upper_field_name")
-        if hasattr(attribute, key)}
+      getattr(attribute, key)
+      for key in ("field_name", "lower_field_name", "upper_field_name")
+      if hasattr(attribute, key)
+    }
   return {key: getattr(config, key) for key in sorted(changing & fields)}
 
 
@@ -337,12 +358,12 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     parts = {
-        "dataset": self.spec.dataset,
-        "gym": gym.load().__version__,
-        "options": self.options,
-        "sizes": [self.num_train, self.num_validation],
-        "demonstrations": self.max_demonstrations,
-        "seed": self.seed,
+      "dataset": self.spec.dataset,
+      "gym": gym.load().__version__,
+      "options": self.options,
+      "sizes": [self.num_train, self.num_validation],
+      "demonstrations": self.max_demonstrations,
+      "seed": self.seed,
     }
     self.name = f"{self.spec.dataset}-{builder.digest(parts)}"
     self.version = _VERSION
@@ -363,8 +384,8 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
     else:
       splits = _draw(config)
     return {
-        split: self._generate_examples(entries)
-        for split, entries in splits.items()
+      split: self._generate_examples(entries)
+      for split, entries in splits.items()
     }
 
   def _generate_examples(self, entries):
@@ -377,12 +398,15 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
         # Some generators give no answer; without a solver in the spec there
         # is nothing to demonstrate.
         answers = []
-      yield index, {
+      yield (
+        index,
+        {
           "question": entry["question"],
           "answer": json.dumps(config.spec.reference(entry)),
           "metadata": json.dumps(entry["metadata"]),
           "demonstrations": answers[: config.max_demonstrations],
-      }
+        },
+      )
 
 
 def _draw(config: Config) -> dict[str, Iterator[dict]]:
@@ -390,21 +414,30 @@ def _draw(config: Config) -> dict[str, Iterator[dict]]:
   seen: set[str] = set()
   validation = list(_entries(config, "validation", seen))
   return {
-      "validation": iter(validation), "train": _entries(config, "train", seen)}
+    "validation": iter(validation),
+    "train": _entries(config, "train", seen),
+  }
 
 
 def _draw_in_process(config: Config) -> dict[str, Iterator[dict]]:
   """Returns the result of `_draw` in a process with PYTHONHASHSEED=0."""
   arguments = {
-      key: getattr(config, key)
-      for key in ("options", "num_train", "num_validation", "seed")}
+    key: getattr(config, key)
+    for key in ("options", "num_train", "num_validation", "seed")
+  }
   code = f"from {__name__} import draw; draw()"
   process = subprocess.run(
-      [sys.executable, "-c", code],
-      input=json.dumps({"dataset": config.spec.dataset, **arguments}),
-      env={**os.environ, "PYTHONHASHSEED": "0",
-           "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-      capture_output=True, text=True, encoding="utf-8")
+    [sys.executable, "-c", code],
+    input=json.dumps({"dataset": config.spec.dataset, **arguments}),
+    env={
+      **os.environ,
+      "PYTHONHASHSEED": "0",
+      "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    },
+    capture_output=True,
+    text=True,
+    encoding="utf-8",
+  )
   if process.returncode == 2:  # an InputError, see `draw`
     raise InputError(process.stderr.strip())
   if process.returncode:
@@ -457,9 +490,9 @@ def _entries(config: Config, split: str, seen: set[str]) -> Iterator[dict]:
     yield _slim(entry, config.spec.keep)
   if count < size:
     raise InputError(
-        f"{config.spec.dataset}: only {count} of {size} {split} problems are"
-        f" distinct under the options {config.options}; ask for fewer or widen"
-        " the options"
+      f"{config.spec.dataset}: only {count} of {size} {split} problems are"
+      f" distinct under the options {config.options}; ask for fewer or widen"
+      " the options"
     )
 
 

@@ -44,8 +44,11 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
   solution = schema.text(record, "matched_solution").strip()
   # A short solution of one line is itself the answer.
   answer = texts.boxed(solution)
-  if not answer and "\n" not in solution and (
-      len(solution) <= options["max_answer_chars"]):
+  if (
+    not answer
+    and "\n" not in solution
+    and (len(solution) <= options["max_answer_chars"])
+  ):
     answer = solution.strip("$. ")
   if not answer:
     raise schema.LeftOut("no ground truth")
@@ -53,18 +56,21 @@ def _row(record: dict[str, Any], options: Mapping[str, Any]) -> schema.Problem:
 
 
 SET = schema.Set(
-    name="scp116k",
-    domain="science",
-    repo="EricLu/SCP-116K",
-    verifier=VERIFIER,
-    files=lambda options: (schema.File("train", options["file"]),),
-    columns=("problem", "matched_solution"),
-    row=_row,
-    templates=texts.BOXED,
-    options={
-        "file": "data/train-*.parquet", "domains": (), "agreed": True,
-        "max_answer_chars": 60},
-    against=("gpqa", "mmlu_pro"),
+  name="scp116k",
+  domain="science",
+  repo="EricLu/SCP-116K",
+  verifier=VERIFIER,
+  files=lambda options: (schema.File("train", options["file"]),),
+  columns=("problem", "matched_solution"),
+  row=_row,
+  templates=texts.BOXED,
+  options={
+    "file": "data/train-*.parquet",
+    "domains": (),
+    "agreed": True,
+    "max_answer_chars": 60,
+  },
+  against=("gpqa", "mmlu_pro"),
 )
 
 

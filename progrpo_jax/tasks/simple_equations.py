@@ -1,9 +1,9 @@
 """Simple equations: solve a linear equation for its one variable.
 
-  full     prompt  Solve for e: 56 - 98*e = -1218
-           answer  <answer>13</answer>
-  compact  prompt  "56-98*e=-1218;e="
-           answer  "13"
+full     prompt  Solve for e: 56 - 98*e = -1218
+         answer  <answer>13</answer>
+compact  prompt  "56-98*e=-1218;e="
+         answer  "13"
 """
 
 from typing import Any
@@ -21,11 +21,11 @@ def _prompt(entry: dict) -> str:
 
 
 _SPEC = reasoning_gym.Spec(
-    dataset="simple_equations",
-    defaults={"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 20},
-    keep=("equation", "variable"),
-    identity=_prompt,
-    compact_prompt=_prompt,
+  dataset="simple_equations",
+  defaults={"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 20},
+  keep=("equation", "variable"),
+  identity=_prompt,
+  compact_prompt=_prompt,
 )
 
 

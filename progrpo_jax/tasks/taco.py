@@ -25,26 +25,28 @@ VERIFIER = programs.VERIFIER
 def _files(options: Mapping[str, Any]) -> tuple[schema.File, ...]:
   """Returns the files of both splits."""
   return (
-      schema.File("train", options["train_files"]),
-      schema.File("validation", options["validation_files"]))
+    schema.File("train", options["train_files"]),
+    schema.File("validation", options["validation_files"]),
+  )
 
 
 SET = schema.Set(
-    name="taco",
-    domain="code",
-    repo="BAAI/TACO",
-    verifier=VERIFIER,
-    files=_files,
-    columns=("question", "input_output"),
-    row=programs.of_apps,
-    templates=texts.CODE,
-    meta=programs.META,
-    options={
-        "difficulties": (),
-        "train_files": "ALL/train-*.parquet",
-        "validation_files": "ALL/test-*.parquet",
-        "max_tests": 20},
-    against=programs.AGAINST,
+  name="taco",
+  domain="code",
+  repo="BAAI/TACO",
+  verifier=VERIFIER,
+  files=_files,
+  columns=("question", "input_output"),
+  row=programs.of_apps,
+  templates=texts.CODE,
+  meta=programs.META,
+  options={
+    "difficulties": (),
+    "train_files": "ALL/train-*.parquet",
+    "validation_files": "ALL/test-*.parquet",
+    "max_tests": 20,
+  },
+  against=programs.AGAINST,
 )
 
 

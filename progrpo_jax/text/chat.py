@@ -31,12 +31,21 @@ _ANSWER = "ANSWER-TO-THE-PROBE"
 _CLOCK = "strftime_now"
 _NO_CLOCK = "date_of_this_run"
 _MACRO = (
-    f"{{% macro {_NO_CLOCK}(format) %}}{{{{ {_CLOCK} }}}}{{% endmacro %}}\n")
+  f"{{% macro {_NO_CLOCK}(format) %}}{{{{ {_CLOCK} }}}}{{% endmacro %}}\n"
+)
 
 # Variables that the renderer sets; they are not options.
-_GIVEN = frozenset((
-    "messages", "add_generation_prompt", "continue_final_message",
-    "raise_exception", "chat_template", "tokenize", _NO_CLOCK))
+_GIVEN = frozenset(
+  (
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "raise_exception",
+    "chat_template",
+    "tokenize",
+    _NO_CLOCK,
+  )
+)
 
 # Rendering a prompt takes less than a millisecond; a template that needs this
 # long is in an endless loop. The pool tries again, in case the machine stalled.
@@ -62,9 +71,14 @@ class ChatTemplate:
   """
 
   def __init__(
-      self, source: str, special: Mapping[str, Any], where: str, *,
-      system_prompt: str | None = None,
-      options: Mapping[str, Any] | None = None):
+    self,
+    source: str,
+    special: Mapping[str, Any],
+    where: str,
+    *,
+    system_prompt: str | None = None,
+    options: Mapping[str, Any] | None = None,
+  ):
     """Renders placeholder messages to find the template's own text.
 
     Args:
@@ -82,8 +96,9 @@ class ChatTemplate:
     """
     self.source, self._special, self._where = source, dict(special), where
     self._options = dict(options or {})
-    self._system = [] if system_prompt is None else [
-        _message("system", system_prompt)]
+    self._system = (
+      [] if system_prompt is None else [_message("system", system_prompt)]
+    )
     self._check_options()
     self._program = re.sub(rf"\b{_CLOCK}\b", _NO_CLOCK, source)
     if _CLOCK in self._options:
@@ -93,15 +108,15 @@ class ChatTemplate:
     parts = prompt.split(_PROBE)
     if len(parts) != 2:
       raise errors.InputError(
-          f"{where}: the chat template writes the user's text "
-          f"{len(parts) - 1} times; it must do so once")
+        f"{where}: the chat template writes the user's text "
+        f"{len(parts) - 1} times; it must do so once"
+      )
     self.head, self.tail = parts
     # Rendered with and without the beginning of an answer, the question shows
     # what the template writes there. If both are equal, the template always
     # begins the answer, and its tail has that text.
     bare = self._try(question)
-    opening = (
-        prompt[len(bare):] if bare and prompt.startswith(bare) else "")
+    opening = prompt[len(bare) :] if bare and prompt.startswith(bare) else ""
     self.opens_thought = thinking.opens(opening or self.tail)
     answered = self._try([*question, _message("assistant", _ANSWER)])
     self.answer_end = answered.partition(_ANSWER)[2]
@@ -122,27 +137,37 @@ class ChatTemplate:
     """
     chat = self._render([_message("user", text)], True)
     end = len(chat) - len(self.tail)
-    if not (chat.startswith(self.head) and chat.endswith(self.tail)
-            and end >= len(self.head)):
+    if not (
+      chat.startswith(self.head)
+      and chat.endswith(self.tail)
+      and end >= len(self.head)
+    ):
       raise errors.InputError(
-          f"{self._where}: the chat template changes with the prompt, so the "
-          f"user's text cannot be found in {chat[:200]!r}")
+        f"{self._where}: the chat template changes with the prompt, so the "
+        f"user's text cannot be found in {chat[:200]!r}"
+      )
     return chat, len(self.head), end
 
   def _render(self, messages: list[dict], opens_answer: bool) -> str:
     """Renders a chat, with the beginning of an answer if `opens_answer`."""
     values = {
-        **self._special, **self._options,
-        "add_generation_prompt": opens_answer}
+      **self._special,
+      **self._options,
+      "add_generation_prompt": opens_answer,
+    }
     result = _call(
-        "render", program=self._program,
-        messages=[*self._system, *messages], variables=values)
+      "render",
+      program=self._program,
+      messages=[*self._system, *messages],
+      variables=values,
+    )
     # Jinja's error about the undefined name means that the clock was called.
     if _NO_CLOCK in result.get("error", ""):
       raise errors.InputError(
-          f"{self._where}: the chat template writes today's date, so prompts "
-          "would change from day to day; set a fixed date, such as "
-          f"{_KEY}.{_CLOCK} = '26 Jul 2024'")
+        f"{self._where}: the chat template writes today's date, so prompts "
+        "would change from day to day; set a fixed date, such as "
+        f"{_KEY}.{_CLOCK} = '26 Jul 2024'"
+      )
     return _checked(self._where, result)["text"]
 
   def _try(self, messages: list[dict]) -> str:
@@ -167,8 +192,9 @@ class ChatTemplate:
         close = difflib.get_close_matches(name, sorted(readable), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise errors.InputError(
-            f"{_KEY}.{name}: the chat template of {self._where} does not read "
-            f"it{hint} (it reads {', '.join(sorted(readable)) or 'none'})")
+          f"{_KEY}.{name}: the chat template of {self._where} does not read "
+          f"it{hint} (it reads {', '.join(sorted(readable)) or 'none'})"
+        )
 
 
 def variables(source: str, where: str) -> set[str]:
@@ -181,15 +207,13 @@ def variables(source: str, where: str) -> set[str]:
   Raises:
     InputError: the source is not a Jinja template.
   """
-  return set(
-      _checked(where, _call("variables", program=source))["names"])
+  return set(_checked(where, _call("variables", program=source))["names"])
 
 
 @functools.cache
 def _renderer() -> pools.Pool:
   """The worker that renders all templates; it ends with this process."""
-  return pools.Pool(
-      workers=1, deadline_s=_DEADLINE_S, memory_mb=_MEMORY_MB)
+  return pools.Pool(workers=1, deadline_s=_DEADLINE_S, memory_mb=_MEMORY_MB)
 
 
 def _call(function: str, **arguments: Any) -> dict[str, Any]:
@@ -198,8 +222,9 @@ def _call(function: str, **arguments: Any) -> dict[str, Any]:
   Returns:
     Its result, or {"limit": reason} if the worker was stopped or died.
   """
-  outcome, = _renderer().run([
-      pools.Call(f"progrpo_jax.text.rendering:{function}", [], arguments)])
+  (outcome,) = _renderer().run(
+    [pools.Call(f"progrpo_jax.text.rendering:{function}", [], arguments)]
+  )
   if outcome.status == "timeout":
     return {"limit": f"did not end within {_DEADLINE_S:g} s"}
   if outcome.status != "ok":
@@ -215,12 +240,14 @@ def _checked(where: str, result: dict[str, Any]) -> dict[str, Any]:
   """
   if "limit" in result:
     raise _RanAway(
-        f"{where}: the chat template {result['limit']}: it is in an endless "
-        "loop, or is not a template. Set config.model.chat_template to another "
-        "template or to 'none'")
+      f"{where}: the chat template {result['limit']}: it is in an endless "
+      "loop, or is not a template. Set config.model.chat_template to another "
+      "template or to 'none'"
+    )
   if "error" in result:
     raise errors.InputError(
-        f"{where}: the chat template failed: {result['error']}")
+      f"{where}: the chat template failed: {result['error']}"
+    )
   return result
 
 

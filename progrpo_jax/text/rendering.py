@@ -21,7 +21,7 @@ _MARKS = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 
 
 def render(
-    program: str, messages: Sequence[dict[str, str]], variables: dict[str, Any],
+  program: str, messages: Sequence[dict[str, str]], variables: dict[str, Any]
 ) -> dict[str, str]:
   """Renders a chat.
 
@@ -37,7 +37,8 @@ def render(
 
   def render_text() -> dict[str, str]:
     (text,), _ = chat_template_utils.render_jinja_template(
-        conversations=[list(messages)], chat_template=program, **variables)
+      conversations=[list(messages)], chat_template=program, **variables
+    )
     if len(text) > given + _MAX_CHARACTERS:
       return {"limit": f"wrote {len(text):,} characters"}
     return {"text": text}
@@ -57,7 +58,8 @@ def variables(program: str) -> dict[str, Any]:
 
   def undeclared_names() -> dict[str, Any]:
     environment = sandbox.ImmutableSandboxedEnvironment(
-        extensions=["jinja2.ext.loopcontrols"])
+      extensions=["jinja2.ext.loopcontrols"]
+    )
     tree = environment.parse(_MARKS.sub("", program))
     return {"names": sorted(meta.find_undeclared_variables(tree))}
 

@@ -81,8 +81,11 @@ def digest(tokenizer: Tokenizer) -> str:
   differently.
   """
   behaviour = [
-      tokenizer.pieces(), tokenizer.pad_id, list(tokenizer.stop_ids),
-      tokenizer.encode_prompt(_PROBE)]
+    tokenizer.pieces(),
+    tokenizer.pad_id,
+    list(tokenizer.stop_ids),
+    tokenizer.encode_prompt(_PROBE),
+  ]
   return hashlib.sha256(json.dumps(behaviour).encode()).hexdigest()[:16]
 
 
@@ -101,6 +104,7 @@ class SentencePieceTokenizer:
       InputError: the bytes are not a model, or the model has no </s>.
     """
     import sentencepiece
+
     self._model = model
     try:
       processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -108,7 +112,8 @@ class SentencePieceTokenizer:
       raise errors.InputError("not a sentencepiece model") from e
     if processor.eos_id() < 0:
       raise errors.InputError(
-          "the sentencepiece model has no </s>: responses could not end")
+        "the sentencepiece model has no </s>: responses could not end"
+      )
     self._processor = processor
     self.stop_ids = (processor.eos_id(),)
     self.pad_id = max(processor.pad_id(), 0)
@@ -116,8 +121,10 @@ class SentencePieceTokenizer:
     self._bos = [processor.bos_id()] if processor.bos_id() >= 0 else []
     # Ids that `decode` drops.
     self._silent = frozenset(
-        i for i in range(self.vocab_size)
-        if processor.is_control(i) or processor.is_unknown(i))
+      i
+      for i in range(self.vocab_size)
+      if processor.is_control(i) or processor.is_unknown(i)
+    )
     # Ids of the 256 single bytes, if the model has them.
     self._bytes = [processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
     self._spells = all(map(processor.is_byte, self._bytes))
@@ -126,9 +133,13 @@ class SentencePieceTokenizer:
 
   @classmethod
   def train(
-      cls, texts: Iterable[str], path: str | None = None, *,
-      vocab_size: int | None = None, model_type: str = "char",
-      byte_fallback: bool = True,
+    cls,
+    texts: Iterable[str],
+    path: str | None = None,
+    *,
+    vocab_size: int | None = None,
+    model_type: str = "char",
+    byte_fallback: bool = True,
   ) -> "SentencePieceTokenizer":
     """Trains a vocabulary; the same texts give the same bytes.
 
@@ -151,9 +162,11 @@ class SentencePieceTokenizer:
       InputError: an argument is invalid, or training failed.
     """
     import sentencepiece
+
     if model_type not in ("char", "bpe", "unigram"):
       raise errors.InputError(
-          f"model_type {model_type!r} must be 'char', 'bpe' or 'unigram'")
+        f"model_type {model_type!r} must be 'char', 'bpe' or 'unigram'"
+      )
     if vocab_size is None and model_type != "char":
       raise errors.InputError(f"model_type {model_type!r} needs a vocab_size")
     texts = [_valid(t) for t in texts]
@@ -168,15 +181,25 @@ class SentencePieceTokenizer:
     buffer = io.BytesIO()
     try:
       sentencepiece.SentencePieceTrainer.train(
-          sentence_iterator=iter(texts), model_writer=buffer,
-          model_type=model_type, vocab_size=vocab_size,
-          hard_vocab_limit=False, byte_fallback=byte_fallback,
-          character_coverage=1.0, normalization_rule_name="identity",
-          add_dummy_prefix=False, remove_extra_whitespaces=False,
-          pad_id=0, bos_id=1, eos_id=2, unk_id=3,
-          # The trainer refuses a limit under 10 bytes.
-          max_sentence_length=max(10, *(len(t.encode()) + 1 for t in texts)),
-          num_threads=1, minloglevel=2)
+        sentence_iterator=iter(texts),
+        model_writer=buffer,
+        model_type=model_type,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=byte_fallback,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        # The trainer refuses a limit under 10 bytes.
+        max_sentence_length=max(10, *(len(t.encode()) + 1 for t in texts)),
+        num_threads=1,
+        minloglevel=2,
+      )
     except RuntimeError as e:
       raise errors.InputError(f"sentencepiece: {e}") from e
     tokenizer = cls(buffer.getvalue())
@@ -223,16 +246,18 @@ class SentencePieceTokenizer:
     return self._bos + ids, [False] * len(self._bos) + [True] * len(ids)
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of the ids; special ids and ids outside the vocabulary are dropped.
-    """
-    return self._processor.decode([
-        int(i) for i in ids
-        if 0 <= i < self.vocab_size and i not in self._silent])
+    """Text of the ids, without special ids and ids outside the vocabulary."""
+    return self._processor.decode(
+      [
+        int(i)
+        for i in ids
+        if 0 <= i < self.vocab_size and i not in self._silent
+      ]
+    )
 
   def pieces(self) -> list[tuple[str, int]]:
     """Pieces by id."""
-    return [
-        (self._processor.id_to_piece(i), i) for i in range(self.vocab_size)]
+    return [(self._processor.id_to_piece(i), i) for i in range(self.vocab_size)]
 
   def save(self, directory: str) -> None:
     """Writes `tokenizer.model`."""
@@ -249,9 +274,14 @@ class HFTokenizer:
   """
 
   def __init__(
-      self, local: str, *, chat_template: str = "auto",
-      chat_template_options: Mapping[str, Any] | None = None,
-      system_prompt: str | None = None, where: str | None = None):
+    self,
+    local: str,
+    *,
+    chat_template: str = "auto",
+    chat_template_options: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
+    where: str | None = None,
+  ):
     """Reads the directory.
 
     Args:
@@ -276,27 +306,37 @@ class HFTokenizer:
     self._chat = None
     if source is not None:
       self._chat = chat.ChatTemplate(
-          source, self._tokenizer.special_tokens_map, self._path,
-          system_prompt=system_prompt, options=chat_template_options)
+        source,
+        self._tokenizer.special_tokens_map,
+        self._path,
+        system_prompt=system_prompt,
+        options=chat_template_options,
+      )
     elif system_prompt is not None or chat_template_options:
-      name = "chat_template_options" if system_prompt is None else (
-          "system_prompt")
+      name = (
+        "chat_template_options" if system_prompt is None else ("system_prompt")
+      )
       raise errors.InputError(
-          f"{self._path}: {name} needs a chat template, and there is none")
+        f"{self._path}: {name} needs a chat template, and there is none"
+      )
     self.opens_thought = self._chat is not None and self._chat.opens_thought
     self.vocab_size = len(self._tokenizer)
     # Added tokens without the tags of thoughts, which count as plain text.
     self._added = {
-        i: token for i, token in self._tokenizer.added_tokens_decoder.items()
-        if token.content not in thinking.TAGS}
+      i: token
+      for i, token in self._tokenizer.added_tokens_decoder.items()
+      if token.content not in thinking.TAGS
+    }
     self.stop_ids = self._find_stop_ids(local)
     pad = self._tokenizer.pad_token_id
     self.pad_id = self.stop_ids[0] if pad is None else pad
     # Ids that `decode` drops, ids that user text must not become, and the ids
     # of a newline and of what precedes a text without template.
     self._silent = frozenset(
-        i for i, token in self._added.items()
-        if token.special or i in self.stop_ids)
+      i
+      for i, token in self._added.items()
+      if token.special or i in self.stop_ids
+    )
     self._control = self._find_control()
     self._newline, _ = self._plain("\n")
     self._before = self._find_bare_head()
@@ -320,9 +360,14 @@ class HFTokenizer:
     Special ids, stop ids and ids outside the vocabulary are dropped.
     """
     return self._tokenizer.decode(
-        [int(i) for i in ids
-         if 0 <= i < self.vocab_size and i not in self._silent],
-        skip_special_tokens=False, clean_up_tokenization_spaces=False)
+      [
+        int(i)
+        for i in ids
+        if 0 <= i < self.vocab_size and i not in self._silent
+      ],
+      skip_special_tokens=False,
+      clean_up_tokenization_spaces=False,
+    )
 
   def pieces(self) -> list[tuple[str, int]]:
     """Pieces by id."""
@@ -333,8 +378,9 @@ class HFTokenizer:
     directory = epath.Path(directory)
     stops = list(self.stop_ids)
     generation = dict(
-        eos_token_id=stops if len(stops) > 1 else stops[0],
-        pad_token_id=self.pad_id)
+      eos_token_id=stops if len(stops) > 1 else stops[0],
+      pad_token_id=self.pad_id,
+    )
     # transformers writes to local directories only; the files are then copied,
     # each whole or not at all.
     with tempfile.TemporaryDirectory() as local:
@@ -342,13 +388,14 @@ class HFTokenizer:
       _make_common(os.path.join(local, _CONFIG_FILE))
       # Other settings of an existing generation_config.json are kept.
       existing = directory / _GENERATION_FILE
-      _write_json(os.path.join(local, _GENERATION_FILE), (
-          _read_json(existing) if existing.exists() else {}) | generation)
+      _write_json(
+        os.path.join(local, _GENERATION_FILE),
+        (_read_json(existing) if existing.exists() else {}) | generation,
+      )
       for folder, _, files in os.walk(local):
         for file in files:
           source = epath.Path(folder) / file
-          _write(
-              directory / source.relative_to(local), source.read_bytes())
+          _write(directory / source.relative_to(local), source.read_bytes())
 
   def _pick_template(self, choice: str) -> str | None:
     """Jinja text of the chosen template, or None for prompts without one.
@@ -367,20 +414,23 @@ class HFTokenizer:
       if named:
         if "default" not in named:
           raise errors.InputError(
-              f"{self._path}: none of the tokenizer's chat templates is the "
-              "default one; set config.model.chat_template to 'none' or one "
-              f"of {', '.join(map(repr, sorted(named)))}")
+            f"{self._path}: none of the tokenizer's chat templates is the "
+            "default one; set config.model.chat_template to 'none' or one "
+            f"of {', '.join(map(repr, sorted(named)))}"
+          )
         return named["default"]
       if own is None and choice == "own":
         raise errors.InputError(
-            f"{self._path}: the tokenizer has no chat template")
+          f"{self._path}: the tokenizer has no chat template"
+        )
       return own
     # Every Jinja template has a brace; without one it is a misspelled name.
     if "{" not in choice:
       names = ["auto", "own", "none", *sorted(named)]
       raise errors.InputError(
-          f"chat_template {choice!r} must be {', '.join(map(repr, names))} or "
-          "a Jinja template")
+        f"chat_template {choice!r} must be {', '.join(map(repr, names))} or "
+        "a Jinja template"
+      )
     return choice
 
   def _find_stop_ids(self, local: str) -> tuple[int, ...]:
@@ -402,16 +452,18 @@ class HFTokenizer:
       eos = eos if isinstance(eos, list) else [eos]
       if not all(i is None or type(i) is int and i >= 0 for i in eos):
         raise errors.InputError(
-            f"{self._path}: eos_token_id in {_GENERATION_FILE} must be a token "
-            f"id or a list of them, not {eos!r}")
+          f"{self._path}: eos_token_id in {_GENERATION_FILE} must be a token "
+          f"id or a list of them, not {eos!r}"
+        )
       ids += eos
     # Without repetitions, in the order above.
     ids = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
     if not ids:
       raise errors.InputError(
-          f"{self._path}: neither the tokenizer nor generation_config.json "
-          "nor a chat template names an end-of-text token: responses could "
-          "not end")
+        f"{self._path}: neither the tokenizer nor generation_config.json "
+        "nor a chat template names an end-of-text token: responses could "
+        "not end"
+      )
     return ids
 
   def _end_of_turn(self) -> int | None:
@@ -442,9 +494,11 @@ class HFTokenizer:
       for part in (self._chat.head, self._chat.tail, self._chat.answer_end):
         frame += self._plain(part)[0]
     return {
-        i: token.content for i, token in self._added.items()
-        if not token.content.isspace()
-        and (token.special or i in frame or token.content in source)}
+      i: token.content
+      for i, token in self._added.items()
+      if not token.content.isspace()
+      and (token.special or i in frame or token.content in source)
+    }
 
   def _find_bare_head(self) -> list[int]:
     """Ids that the tokenizer puts before a text without template, such as BOS.
@@ -453,16 +507,18 @@ class HFTokenizer:
     and nothing may follow an end token.
     """
     coded = self._tokenizer(
-        "a", add_special_tokens=True, return_special_tokens_mask=True)
+      "a", add_special_tokens=True, return_special_tokens_mask=True
+    )
     ids, special = coded["input_ids"], coded["special_tokens_mask"]
     text_places = [n for n, is_special in enumerate(special) if not is_special]
     if text_places:
-      return ids[:text_places[0]]
+      return ids[: text_places[0]]
     # "a" gave no token at all: all ids are the tokenizer's additions.
     return [i for i in ids if i not in self.stop_ids]
 
   def _code(
-      self, text: str, start: int, end: int) -> tuple[list[int], list[bool]]:
+    self, text: str, start: int, end: int
+  ) -> tuple[list[int], list[bool]]:
     """Encodes a text whose part text[start:end] is the user's.
 
     Where the user's part would become a control token, the text is cut inside
@@ -477,20 +533,23 @@ class HFTokenizer:
     while True:
       ids, spans = self._code_pieces(text, sorted(cuts))
       forged = {
-          self._cut(text, span, i, start, end)
-          for i, span in zip(ids, spans) if i in self._control} - {None}
+        self._cut(text, span, i, start, end)
+        for i, span in zip(ids, spans)
+        if i in self._control
+      } - {None}
       if not forged:
         break
       cuts |= forged
     # A control token is the template's even if its span covers user spaces.
     user = [
-        lo < end and hi > start and i not in self._control
-        for i, (lo, hi) in zip(ids, _filled(spans, len(text)))]
+      lo < end and hi > start and i not in self._control
+      for i, (lo, hi) in zip(ids, _filled(spans, len(text)))
+    ]
     return ids, user
 
   def _cut(
-      self, text: str, span: tuple[int, int], token: int, start: int,
-      end: int) -> int | None:
+    self, text: str, span: tuple[int, int], token: int, start: int, end: int
+  ) -> int | None:
     """Position at which to cut a control token; None if the template wrote it.
 
     Raises:
@@ -506,18 +565,19 @@ class HFTokenizer:
       return None
     if hi - lo < 2:
       raise errors.InputError(
-          f"{self._path}: the prompt holds {content!r}, which this tokenizer "
-          "can only read as a special token")
+        f"{self._path}: the prompt holds {content!r}, which this tokenizer "
+        "can only read as a special token"
+      )
     return lo + 1
 
   def _code_pieces(
-      self, text: str, cuts: list[int],
+    self, text: str, cuts: list[int]
   ) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and spans of a text that is cut at the given places, 0 first.
 
     Spans count characters of the whole text.
     """
-    ids, spans = self._plain(text[:cuts[1]] if cuts[1:] else text)
+    ids, spans = self._plain(text[: cuts[1]] if cuts[1:] else text)
     for lo, hi in itertools.pairwise([*cuts[1:], len(text)]):
       # Some tokenizers add a space at the beginning of a text. A newline in
       # front takes that place, and its ids are dropped; if the newline was
@@ -538,8 +598,8 @@ class HFTokenizer:
     Text that looks like a special token becomes that token.
     """
     coded = self._tokenizer(
-        text, add_special_tokens=False, verbose=False,
-        return_offsets_mapping=True)
+      text, add_special_tokens=False, verbose=False, return_offsets_mapping=True
+    )
     return coded["input_ids"], coded["offset_mapping"]
 
 
@@ -557,6 +617,7 @@ def _read_tokenizer(local: str, where: str):
   # are used.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   import transformers
+
   # AutoTokenizer picks a class by the model's type, which may override rules
   # of tokenizer.json; the plain fast class reads the file as it is.
   kind = transformers.AutoTokenizer
@@ -569,8 +630,9 @@ def _read_tokenizer(local: str, where: str):
   # Slow tokenizers do not tell the spans of their tokens.
   if not tokenizer.is_fast:
     raise errors.InputError(
-        f"{where}: the tokenizer has no tokenizer.json, so the user's part of "
-        "a prompt cannot be found; convert it with transformers")
+      f"{where}: the tokenizer has no tokenizer.json, so the user's part of "
+      "a prompt cannot be found; convert it with transformers"
+    )
   for name in _PROCESSOR_FILES:
     file = os.path.join(local, name)
     if not tokenizer.chat_template and os.path.exists(file):
@@ -594,7 +656,7 @@ def _filled(spans: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
   filled, end = [], 0
   for n, (lo, hi) in enumerate(spans):
     if lo == hi:
-      following = (a for a, b in spans[n + 1:] if a < b)
+      following = (a for a, b in spans[n + 1 :] if a < b)
       lo, hi = end, max(end, next(following, size))
     else:
       end = hi
@@ -619,9 +681,12 @@ def _make_common(file: str) -> None:
 
 
 def load(
-    path: str, *, chat_template: str = "auto",
-    chat_template_options: Mapping[str, Any] | None = None,
-    system_prompt: str | None = None) -> Tokenizer:
+  path: str,
+  *,
+  chat_template: str = "auto",
+  chat_template_options: Mapping[str, Any] | None = None,
+  system_prompt: str | None = None,
+) -> Tokenizer:
   """Reads the tokenizer of a directory, or a `.model` file.
 
   A directory with `tokenizer.json` or `tokenizer_config.json` is a Hugging
@@ -641,8 +706,11 @@ def load(
   if any((place / f).exists() for f in _HF_FILES):
     # transformers reads local files only: remote ones are copied first.
     options = dict(
-        chat_template=chat_template, system_prompt=system_prompt,
-        chat_template_options=chat_template_options, where=path)
+      chat_template=chat_template,
+      system_prompt=system_prompt,
+      chat_template_options=chat_template_options,
+      where=path,
+    )
     if "://" not in path:
       return HFTokenizer(path, **options)
     with tempfile.TemporaryDirectory() as local:
@@ -654,13 +722,18 @@ def load(
     raise errors.InputError(f"{path}: no such file or directory")
   if not file.exists():
     raise errors.InputError(
-        f"{path}: no tokenizer; looked for {', '.join(_HF_FILES)} and "
-        f"{_MODEL_FILE}")
-  if (chat_template not in ("auto", "none") or chat_template_options
-      or system_prompt is not None):
+      f"{path}: no tokenizer; looked for {', '.join(_HF_FILES)} and "
+      f"{_MODEL_FILE}"
+    )
+  if (
+    chat_template not in ("auto", "none")
+    or chat_template_options
+    or system_prompt is not None
+  ):
     raise errors.InputError(
-        f"{file}: a sentencepiece tokenizer takes no chat template, no "
-        "options of one and no system prompt")
+      f"{file}: a sentencepiece tokenizer takes no chat template, no "
+      "options of one and no system prompt"
+    )
   return SentencePieceTokenizer.load(file)
 
 
@@ -693,8 +766,9 @@ def _write(path: epath.PathLike, content: bytes) -> None:
 
 def _write_json(path: epath.PathLike, content: dict) -> None:
   """Writes an indented JSON file."""
-  _write(path, (json.dumps(
-      content, indent=2, ensure_ascii=False) + "\n").encode())
+  _write(
+    path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+  )
 
 
 def _read_json(path: epath.PathLike) -> dict:

@@ -13,17 +13,23 @@ import pytest
 from progrpo_jax.algos import advantages
 
 reinforce_pp_baseline = functools.partial(
-    advantages.reinforce_pp, baseline=True)
+  advantages.reinforce_pp, baseline=True
+)
 # Those that compare a response with its own group, and all.
 GROUPED = [
-    advantages.grpo, advantages.dr_grpo, advantages.rloo,
-    reinforce_pp_baseline]
+  advantages.grpo,
+  advantages.dr_grpo,
+  advantages.rloo,
+  reinforce_pp_baseline,
+]
 ALL = [*GROUPED, advantages.reinforce_pp]
 
 # Few shapes: each is compiled anew.
 REWARDS = hnp.arrays(
-    np.float32, st.sampled_from([(1, 1), (2, 4), (1, 7)]),
-    elements=st.floats(-2, 2, width=16))
+  np.float32,
+  st.sampled_from([(1, 1), (2, 4), (1, 7)]),
+  elements=st.floats(-2, 2, width=16),
+)
 
 
 def test_grpo_divides_by_the_population_deviation():
@@ -31,7 +37,8 @@ def test_grpo_divides_by_the_population_deviation():
   got = advantages.grpo([[1, 1, 0, 0]])
   expected = 0.5 / (0.5 + 1e-6)
   np.testing.assert_allclose(
-      got, [[expected, expected, -expected, -expected]], rtol=1e-7)
+    got, [[expected, expected, -expected, -expected]], rtol=1e-7
+  )
   np.testing.assert_allclose(got[0, 0], 0.999998, atol=1e-7)
   assert abs(float(got[0, 0]) - 0.866024) > 0.1  # the sample deviation's
 
@@ -53,14 +60,16 @@ def test_grpo_adds_eps_to_the_deviation():
 def test_dr_grpo_only_centres():
   got = advantages.dr_grpo([[1, 0, 0, 0], [3, 1, 1, 1]])
   np.testing.assert_allclose(
-      got, [[0.75, -0.25, -0.25, -0.25], [1.5, -0.5, -0.5, -0.5]])
+    got, [[0.75, -0.25, -0.25, -0.25], [1.5, -0.5, -0.5, -0.5]]
+  )
 
 
 def test_rloo_subtracts_the_mean_of_the_others():
   # 1 - (0 + 0 + 0.5)/3, 0 - (1 + 0 + 0.5)/3, ..., 0.5 - (1 + 0 + 0)/3.
   got = advantages.rloo([[1, 0, 0, 0.5]])
   np.testing.assert_allclose(
-      got, [[1 - 0.5 / 3, -0.5, -0.5, 0.5 - 1 / 3]], rtol=1e-6)
+    got, [[1 - 0.5 / 3, -0.5, -0.5, 0.5 - 1 / 3]], rtol=1e-6
+  )
 
 
 def test_reinforce_pp_standardises_over_the_batch():
@@ -69,8 +78,8 @@ def test_reinforce_pp_standardises_over_the_batch():
   sigma = (15 / 64) ** 0.5
   right, wrong = 5 / 8 / (sigma + 1e-6), -3 / 8 / (sigma + 1e-6)
   np.testing.assert_allclose(
-      got, [[right, right, wrong, wrong], [right, wrong, wrong, wrong]],
-      rtol=1e-6)
+    got, [[right, right, wrong, wrong], [right, wrong, wrong, wrong]], rtol=1e-6
+  )
   # A group in which all are right is better than the batch.
   got = advantages.reinforce_pp([[1, 1], [0, 0]])
   np.testing.assert_allclose(got, [[1, 1], [-1, -1]], rtol=1e-5)
@@ -81,7 +90,8 @@ def test_reinforce_pp_with_baseline_takes_the_group_off_first():
   got = reinforce_pp_baseline([[1, 1, 0, 0], [1, 0, 0, 0]])
   sigma = (1.75 / 8) ** 0.5 + 1e-6
   np.testing.assert_allclose(
-      got, np.array([[2, 2, -2, -2], [3, -1, -1, -1]]) / 4 / sigma, rtol=1e-6)
+    got, np.array([[2, 2, -2, -2], [3, -1, -1, -1]]) / 4 / sigma, rtol=1e-6
+  )
   got = reinforce_pp_baseline([[1, 1, 0, 0], [1, 0, 0, 0]], eps=1.0)
   np.testing.assert_allclose(got[0, 0], 0.5 / (sigma - 1e-6 + 1), rtol=1e-6)
 
@@ -107,7 +117,8 @@ def test_reinforce_pp_against_numpy_with_lost_responses(baseline):
   known = exact[valid]
   expected = np.where(valid, (exact - known.mean()) / known.std(), 0)
   got = advantages.reinforce_pp(
-      np.where(valid, rewards, np.nan), 0.0, baseline, valid_PG=valid)
+    np.where(valid, rewards, np.nan), 0.0, baseline, valid_PG=valid
+  )
   np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
@@ -136,7 +147,8 @@ def test_masked_sample_has_no_influence(advantage):
   got = advantage(rewards, valid_PG=valid)
   np.testing.assert_array_equal(got[:, 3], 0)
   np.testing.assert_allclose(
-      got[:, :3], advantage(rewards[:, :3]), rtol=1e-6, atol=1e-7)
+    got[:, :3], advantage(rewards[:, :3]), rtol=1e-6, atol=1e-7
+  )
 
 
 @pytest.mark.parametrize("advantage", ALL)
@@ -167,10 +179,12 @@ def test_against_numpy_in_double_precision(rewards):
   sigma = exact.std(axis=1, keepdims=True)
   group = rewards.shape[1]
   np.testing.assert_allclose(
-      advantages.grpo(rewards, eps=1e-2), centred / (sigma + 1e-2), atol=1e-4)
+    advantages.grpo(rewards, eps=1e-2), centred / (sigma + 1e-2), atol=1e-4
+  )
   np.testing.assert_allclose(advantages.dr_grpo(rewards), centred, atol=1e-6)
   np.testing.assert_allclose(
-      advantages.rloo(rewards), centred * group / max(group - 1, 1), atol=3e-6)
+    advantages.rloo(rewards), centred * group / max(group - 1, 1), atol=3e-6
+  )
 
 
 @hypothesis.given(REWARDS)
@@ -188,8 +202,7 @@ def test_advantages_are_finite_and_sum_to_zero(rewards):
 def test_jit_and_vmap_change_nothing(advantage):
   rewards = np.random.default_rng(0).random((3, 2, 5), np.float32)
   valid = np.random.default_rng(1).random((3, 2, 5)) > 0.3
-  plain = np.stack(
-      [advantage(r, valid_PG=v) for r, v in zip(rewards, valid)])
+  plain = np.stack([advantage(r, valid_PG=v) for r, v in zip(rewards, valid)])
 
   def call(r, v):
     return advantage(r, valid_PG=v)
@@ -197,4 +210,5 @@ def test_jit_and_vmap_change_nothing(advantage):
   jitted = jax.jit(call)(rewards[0], valid[0])
   np.testing.assert_allclose(jitted, plain[0], rtol=1e-6, atol=1e-7)
   np.testing.assert_allclose(
-      jax.vmap(call)(rewards, valid), plain, rtol=1e-6, atol=1e-7)
+    jax.vmap(call)(rewards, valid), plain, rtol=1e-6, atol=1e-7
+  )

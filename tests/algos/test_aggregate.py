@@ -9,7 +9,8 @@ from progrpo_jax.algos import aggregate
 
 X_BT = np.float32([[1, 2, 3, 4], [5, 6, 7, 8], [9, 9, 9, 9]])
 MASK_BT = np.array(
-    [[True, True, True, False], [True, False, False, False], [False] * 4])
+  [[True, True, True, False], [True, False, False, False], [False] * 4]
+)
 
 
 def constant(x_BT, mask_BT):
@@ -19,11 +20,14 @@ def constant(x_BT, mask_BT):
 ALL = [aggregate.token_mean, aggregate.sequence_mean, constant]
 
 
-@pytest.mark.parametrize("rule, total, count", [
+@pytest.mark.parametrize(
+  "rule, total, count",
+  [
     (aggregate.token_mean, 1 + 2 + 3 + 5, 4),
     (aggregate.sequence_mean, (1 + 2 + 3) / 3 + 5, 2),
     (constant, 1 + 2 + 3 + 5, 3 * 10),
-])
+  ],
+)
 def test_golden(rule, total, count):
   got = rule(X_BT, MASK_BT)
   np.testing.assert_allclose(got, (total, count), rtol=1e-6)
@@ -33,7 +37,7 @@ def test_golden(rule, total, count):
 @pytest.mark.parametrize("rule", ALL)
 def test_pieces_add_up(rule):
   whole = rule(X_BT, MASK_BT)
-  parts = [rule(X_BT[i:i + 1], MASK_BT[i:i + 1]) for i in range(3)]
+  parts = [rule(X_BT[i : i + 1], MASK_BT[i : i + 1]) for i in range(3)]
   np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-6)
 
 
@@ -58,14 +62,16 @@ def test_weights_of_tokens():
 
   np.testing.assert_allclose(weights(aggregate.token_mean), [0.25] * 4)
   np.testing.assert_allclose(
-      weights(aggregate.sequence_mean), [1 / 6] * 3 + [1 / 2], rtol=1e-6)
+    weights(aggregate.sequence_mean), [1 / 6] * 3 + [1 / 2], rtol=1e-6
+  )
   np.testing.assert_allclose(weights(constant), [1 / 30] * 4, rtol=1e-6)
 
 
 def test_a_mask_of_numbers_will_do():
   for rule in ALL:
     np.testing.assert_array_equal(
-        rule(X_BT, MASK_BT.astype(np.int32)), rule(X_BT, MASK_BT))
+      rule(X_BT, MASK_BT.astype(np.int32)), rule(X_BT, MASK_BT)
+    )
 
 
 @pytest.mark.parametrize("rule", ALL)

@@ -7,7 +7,9 @@ import pytest
 from progrpo_jax.algos import control
 
 
-@pytest.mark.parametrize("coef, entropy, expected", [
+@pytest.mark.parametrize(
+  "coef, entropy, expected",
+  [
     (0.01, 0.1, 0.015),
     (0.01, 0.2, 0.015),  # at the target it still grows
     (0.01, 0.3, 0.005),
@@ -16,7 +18,8 @@ from progrpo_jax.algos import control
     (0.01, math.nan, 0.01),
     (0.01, math.inf, 0.005),
     (1.7, math.nan, 1.0),  # a start outside the bounds comes within
-])
+  ],
+)
 def test_entropy_coef_moves_by_a_step(coef, entropy, expected):
   moved = control.adapt_entropy_coef(coef, entropy, target=0.2)
   assert moved == pytest.approx(expected, abs=1e-12)
@@ -28,8 +31,7 @@ def test_entropy_coef_keeps_its_bounds():
   for entropy in [0.1] * 4 + [0.5] * 4:
     coef = control.adapt_entropy_coef(coef, entropy, **options)
     seen.append(coef)
-  assert seen == pytest.approx(
-      [0.15, 0.25, 0.25, 0.25, 0.15, 0.05, 0.05, 0.05])
+  assert seen == pytest.approx([0.15, 0.25, 0.25, 0.25, 0.15, 0.05, 0.05, 0.05])
 
 
 def test_entropy_coef_holds_a_policy_at_its_target():
@@ -59,14 +61,23 @@ def test_cycle():
   assert not any(control.cycle_on(step, 0, 3) for step in range(9))
 
 
-@pytest.mark.parametrize("call, word", [
-    (lambda: control.adapt_entropy_coef(0.1, 0.1, target=0.2, step=0.0),
-     "step"),
-    (lambda: control.adapt_entropy_coef(
-        0.1, 0.1, target=0.2, low=2.0, high=1.0), "low"),
+@pytest.mark.parametrize(
+  "call, word",
+  [
+    (
+      lambda: control.adapt_entropy_coef(0.1, 0.1, target=0.2, step=0.0),
+      "step",
+    ),
+    (
+      lambda: control.adapt_entropy_coef(
+        0.1, 0.1, target=0.2, low=2.0, high=1.0
+      ),
+      "low",
+    ),
     (lambda: control.cycle_on(0, 0, 0), "not both 0"),
     (lambda: control.cycle_on(0, -1, 5), "on=-1"),
-])
+  ],
+)
 def test_mistakes_are_named(call, word):
   with pytest.raises(ValueError, match=word):
     call()

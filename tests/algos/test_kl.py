@@ -16,11 +16,14 @@ LOGP = np.float32([-1.0, -1.0])
 REF_LOGP = np.float32([-1.2, -0.8])  # d = 0.2 and -0.2
 
 
-@pytest.mark.parametrize("estimator, expected", [
+@pytest.mark.parametrize(
+  "estimator, expected",
+  [
     (kl.k1, [0.2, -0.2]),
     (kl.k2, [0.02, 0.02]),
     (kl.k3, [math.exp(-0.2) - 1 + 0.2, math.exp(0.2) - 1 - 0.2]),
-])
+  ],
+)
 def test_golden(estimator, expected):
   got = estimator(LOGP, REF_LOGP)
   np.testing.assert_allclose(got, expected, atol=1e-7)
@@ -30,7 +33,8 @@ def test_golden(estimator, expected):
 def test_k3_is_the_standard_direction():
   # pi_ref/pi - log(pi_ref/pi) - 1; with the ratio inverted they would swap.
   np.testing.assert_allclose(
-      kl.k3(LOGP, REF_LOGP), [0.0187308, 0.0214028], atol=1e-7)
+    kl.k3(LOGP, REF_LOGP), [0.0187308, 0.0214028], atol=1e-7
+  )
 
 
 @pytest.mark.parametrize("estimator", ALL)
@@ -63,7 +67,8 @@ def test_gradient_of_k2_is_the_gradient_of_the_kl():
     return jnp.sum(probs * kl.k2(jax.nn.log_softmax(x), reference))
 
   np.testing.assert_allclose(
-      jax.grad(estimated)(logits), jax.grad(true)(logits), rtol=1e-5)
+    jax.grad(estimated)(logits), jax.grad(true)(logits), rtol=1e-5
+  )
 
 
 def test_k3_keeps_its_digits_next_to_the_reference():
@@ -76,8 +81,7 @@ def test_far_tokens_stay_finite(d):
   d = jnp.float32(d)
   value, grad = jax.value_and_grad(kl.k3)(d, jnp.float32(0.0))
   clamped = min(max(float(d), -20.0), 20.0)
-  np.testing.assert_allclose(
-      value, math.exp(-clamped) - 1 + clamped, rtol=1e-5)
+  np.testing.assert_allclose(value, math.exp(-clamped) - 1 + clamped, rtol=1e-5)
   assert grad == 0
   for estimator in ALL:
     assert np.isfinite(estimator(d, jnp.float32(0.0)))
@@ -95,8 +99,10 @@ def test_k2_and_k3_are_not_negative(d):
 def test_shapes_jit_and_vmap(estimator):
   plain = estimator(LOGP, REF_LOGP)
   np.testing.assert_allclose(
-      jax.jit(estimator)(LOGP, REF_LOGP), plain, atol=1e-7)
+    jax.jit(estimator)(LOGP, REF_LOGP), plain, atol=1e-7
+  )
   np.testing.assert_allclose(
-      jax.vmap(estimator)(LOGP, REF_LOGP), plain, atol=1e-7)
+    jax.vmap(estimator)(LOGP, REF_LOGP), plain, atol=1e-7
+  )
   with pytest.raises(AssertionError, match=r"\(2, 1\)"):
     estimator(LOGP, REF_LOGP[:, None])

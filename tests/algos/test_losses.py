@@ -20,9 +20,11 @@ def inputs_of(ratio, adv, mask=None, old=-1.0):
   mask = np.ones(ratio.shape, bool) if mask is None else np.asarray(mask)
   old_logp = np.full(ratio.shape, old, np.float32)
   return batch.LossInputs(
-      logp_BT=jnp.asarray(old_logp + np.log(ratio)),
-      old_logp_BT=jnp.asarray(old_logp), adv_BT=jnp.asarray(adv),
-      mask_BT=jnp.asarray(mask))
+    logp_BT=jnp.asarray(old_logp + np.log(ratio)),
+    old_logp_BT=jnp.asarray(old_logp),
+    adv_BT=jnp.asarray(adv),
+    mask_BT=jnp.asarray(mask),
+  )
 
 
 def gradient(inputs, **options):
@@ -42,7 +44,9 @@ def mean(pair):
 # Golden numbers.
 
 
-@pytest.mark.parametrize("ratio, adv, expected", [
+@pytest.mark.parametrize(
+  "ratio, adv, expected",
+  [
     (1.0, 2.0, -2.0),  # on policy
     (1.2, 2.0, -2.4),  # inside
     (1.5, 2.0, -2.56),  # good token, capped at 1.28
@@ -51,7 +55,8 @@ def mean(pair):
     (0.5, -2.0, 1.6),  # bad token, floored at 0.8
     (1.5, -2.0, 3.0),  # bad token above 1 + epsilon: not clipped
     (9.0, 0.0, 0.0),
-])
+  ],
+)
 def test_clip_per_token(ratio, adv, expected):
   loss_BT, _ = losses.clip(inputs_of(ratio, adv))
   np.testing.assert_allclose(loss_BT, [[expected]], rtol=1e-6)
@@ -62,8 +67,7 @@ def test_clip_is_the_printed_minimum():
   rng = np.random.default_rng(0)
   ratio = np.exp(rng.normal(size=(5, 40))).astype(np.float32)
   adv = rng.normal(size=(5, 40)).astype(np.float32)
-  loss_BT, _ = losses.clip(
-      inputs_of(ratio, adv), epsilon=0.3, epsilon_high=0.5)
+  loss_BT, _ = losses.clip(inputs_of(ratio, adv), epsilon=0.3, epsilon_high=0.5)
   printed = np.minimum(ratio * adv, np.clip(ratio, 0.7, 1.5) * adv)
   np.testing.assert_allclose(loss_BT, -printed, rtol=1e-5, atol=1e-6)
 
@@ -84,9 +88,12 @@ def test_metrics_by_hand():
   mask = [[True] * 5 + [False]]
   _, metrics = losses.clip(inputs_of(ratio, adv, mask))
   expected = {
-      "clip_ratio/low_mean": (1, 5), "clip_ratio/high_mean": (1, 5),
-      "clip_ratio/region_mean": (2, 5), "ratio/mean": (6, 5),
-      "ratio/square_mean": (4 + 4 + 0.25 + 0.25 + 1, 5)}
+    "clip_ratio/low_mean": (1, 5),
+    "clip_ratio/high_mean": (1, 5),
+    "clip_ratio/region_mean": (2, 5),
+    "ratio/mean": (6, 5),
+    "ratio/square_mean": (4 + 4 + 0.25 + 0.25 + 1, 5),
+  }
   assert metrics.keys() == expected.keys()
   for name, pair in expected.items():
     np.testing.assert_allclose(metrics[name], pair, rtol=1e-6, err_msg=name)
@@ -95,10 +102,17 @@ def test_metrics_by_hand():
 # Gradients.
 
 
-@pytest.mark.parametrize("ratio, adv, moves", [
-    (1.27, 1.0, True), (1.29, 1.0, False), (0.1, 1.0, True),
-    (0.81, -1.0, True), (0.79, -1.0, False), (9.0, -1.0, True),
-])
+@pytest.mark.parametrize(
+  "ratio, adv, moves",
+  [
+    (1.27, 1.0, True),
+    (1.29, 1.0, False),
+    (0.1, 1.0, True),
+    (0.81, -1.0, True),
+    (0.79, -1.0, False),
+    (9.0, -1.0, True),
+  ],
+)
 def test_token_past_its_bound_has_exactly_zero_gradient(ratio, adv, moves):
   grad = gradient(inputs_of(ratio, adv))
   if moves:
@@ -125,15 +139,19 @@ def test_at_the_old_policy_it_is_the_policy_gradient():
     return jnp.take_along_axis(every, tokens[..., None], axis=-1)[..., 0]
 
   def surrogate(x):
-    loss_BT, _ = losses.clip(batch.LossInputs(
-        logp_BT=logp(x), old_logp_BT=logp(logits), adv_B=adv_B, mask_BT=mask))
+    loss_BT, _ = losses.clip(
+      batch.LossInputs(
+        logp_BT=logp(x), old_logp_BT=logp(logits), adv_B=adv_B, mask_BT=mask
+      )
+    )
     return jnp.sum(loss_BT)
 
   def reinforce(x):
     return -jnp.sum(adv_B[:, None] * logp(x))
 
   np.testing.assert_allclose(
-      jax.grad(surrogate)(logits), jax.grad(reinforce)(logits), atol=1e-6)
+    jax.grad(surrogate)(logits), jax.grad(reinforce)(logits), atol=1e-6
+  )
 
 
 def test_old_policy_and_advantage_are_data():
@@ -151,16 +169,19 @@ def test_old_policy_and_advantage_are_data():
 def test_masked_tokens_have_no_influence(junk):
   clean = inputs_of([1.1, 0.9, 1.0], [1.0, -1.0, 1.0], [[True, True, False]])
   dirty = clean.replace(
-      logp_BT=clean.logp_BT.at[0, 2].set(junk),
-      old_logp_BT=clean.old_logp_BT.at[0, 2].set(junk),
-      adv_BT=clean.adv_BT.at[0, 2].set(junk))
+    logp_BT=clean.logp_BT.at[0, 2].set(junk),
+    old_logp_BT=clean.old_logp_BT.at[0, 2].set(junk),
+    adv_BT=clean.adv_BT.at[0, 2].set(junk),
+  )
   options = {"dual_clip": 3.0}
   for a, b in zip(
-      jax.tree.leaves(losses.clip(clean, **options)),
-      jax.tree.leaves(losses.clip(dirty, **options))):
+    jax.tree.leaves(losses.clip(clean, **options)),
+    jax.tree.leaves(losses.clip(dirty, **options)),
+  ):
     np.testing.assert_array_equal(a, b)
   np.testing.assert_array_equal(
-      gradient(clean, **options), gradient(dirty, **options))
+    gradient(clean, **options), gradient(dirty, **options)
+  )
   assert gradient(dirty)[0, 2] == 0
 
 
@@ -168,7 +189,8 @@ def test_masked_tokens_have_no_influence(junk):
 def test_extreme_ratios_stay_finite(difference):
   for adv in (1.0, -1.0):
     inputs = inputs_of(1.0, adv).replace(
-        logp_BT=jnp.array([[difference - 1.0]], jnp.float32))
+      logp_BT=jnp.array([[difference - 1.0]], jnp.float32)
+    )
     loss_BT, metrics = losses.clip(inputs)
     for leaf in jax.tree.leaves((loss_BT, metrics)):
       assert np.all(np.isfinite(leaf))
@@ -177,8 +199,11 @@ def test_extreme_ratios_stay_finite(difference):
 
 
 @hypothesis.given(
-    st.floats(1 / 64, 50, width=32), st.floats(-3, 3, width=32),
-    st.floats(0.05, 0.5), st.floats(0.05, 0.5))
+  st.floats(1 / 64, 50, width=32),
+  st.floats(-3, 3, width=32),
+  st.floats(0.05, 0.5),
+  st.floats(0.05, 0.5),
+)
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_loss_is_a_pessimistic_bound(ratio, adv, low, high):
   inputs = inputs_of(ratio, adv)
@@ -186,7 +211,8 @@ def test_loss_is_a_pessimistic_bound(ratio, adv, low, high):
   assert float(loss_BT[0, 0]) >= -ratio * adv - 1e-4
   clipped = mean(metrics["clip_ratio/region_mean"])
   assert clipped == mean(metrics["clip_ratio/low_mean"]) + mean(
-      metrics["clip_ratio/high_mean"])
+    metrics["clip_ratio/high_mean"]
+  )
   if clipped:
     grad = gradient(inputs, epsilon=low, epsilon_high=high)
     np.testing.assert_array_equal(grad, [[0.0]])
@@ -200,9 +226,10 @@ def test_one_advantage_per_sequence_or_per_token():
   per_token = inputs_of(ratio, [[1.0, 1.0], [-2.0, -2.0]])
   per_sequence = per_token.replace(adv_BT=None, adv_B=jnp.array([1.0, -2.0]))
   for a, b in zip(
-      jax.tree.leaves(losses.clip(per_token)),
-      jax.tree.leaves(losses.clip(per_sequence)),
-      strict=True):
+    jax.tree.leaves(losses.clip(per_token)),
+    jax.tree.leaves(losses.clip(per_sequence)),
+    strict=True,
+  ):
     np.testing.assert_array_equal(a, b)
 
 
@@ -212,8 +239,9 @@ def test_metrics_add_up_over_micro_batches():
   mask = rng.random((4, 6)) > 0.4
   _, whole = losses.clip(inputs_of(ratio, adv, mask))
   parts = [
-      losses.clip(inputs_of(ratio[rows], adv[rows], mask[rows]))[1]
-      for rows in (slice(0, 1), slice(1, 4))]
+    losses.clip(inputs_of(ratio[rows], adv[rows], mask[rows]))[1]
+    for rows in (slice(0, 1), slice(1, 4))
+  ]
   summed = jax.tree.map(jnp.add, *parts)
   for name, pair in whole.items():
     np.testing.assert_allclose(summed[name], pair, rtol=1e-5, err_msg=name)
@@ -225,8 +253,10 @@ def test_jit_and_vmap_change_nothing():
   plain = call(inputs)
   stacked = jax.tree.map(lambda x: jnp.stack([x, x]), inputs)
   for a, b, c in zip(
-      jax.tree.leaves(plain), jax.tree.leaves(jax.jit(call)(inputs)),
-      jax.tree.leaves(jax.vmap(call)(stacked))):
+    jax.tree.leaves(plain),
+    jax.tree.leaves(jax.jit(call)(inputs)),
+    jax.tree.leaves(jax.vmap(call)(stacked)),
+  ):
     np.testing.assert_allclose(b, a, rtol=1e-6)
     np.testing.assert_allclose(c, np.stack([a, a]), rtol=1e-6)
 

@@ -27,23 +27,31 @@ def toy(ratio=1.0, masked=False):
   mask = np.ones((2, 4), bool)
   if masked:
     logp, old, mask = (
-        np.concatenate([x, np.full((2, 1), junk)], axis=1)
-        for x, junk in ((logp, np.nan), (old, np.nan), (mask, False)))
+      np.concatenate([x, np.full((2, 1), junk)], axis=1)
+      for x, junk in ((logp, np.nan), (old, np.nan), (mask, False))
+    )
   return batch.LossInputs(
-      logp_BT=jnp.asarray(logp), old_logp_BT=jnp.asarray(old),
-      adv_B=jnp.asarray(ADV), mask_BT=jnp.asarray(mask))
+    logp_BT=jnp.asarray(logp),
+    old_logp_BT=jnp.asarray(old),
+    adv_B=jnp.asarray(ADV),
+    mask_BT=jnp.asarray(mask),
+  )
 
 
 def gradient(inputs, loss):
   """d sum(loss) / d logp."""
-  return np.asarray(jax.grad(lambda x: jnp.sum(
-      loss(inputs.replace(logp_BT=x))[0]))(inputs.logp_BT))
+  return np.asarray(
+    jax.grad(lambda x: jnp.sum(loss(inputs.replace(logp_BT=x))[0]))(
+      inputs.logp_BT
+    )
+  )
 
 
 def dropped(inputs, key, **options):
   """Which tokens Clip-Cov takes out, as indices."""
   grad = gradient(
-      inputs, functools.partial(losses.clip_cov, key=key, **options))
+    inputs, functools.partial(losses.clip_cov, key=key, **options)
+  )
   return tuple(np.flatnonzero(grad[:, :4].ravel() == 0))
 
 
@@ -52,7 +60,8 @@ def test_covariance_is_of_log_prob_and_advantage(masked):
   """Means over real tokens: -3 and 0."""
   _, metrics = losses.kl_cov(toy(masked=masked))
   np.testing.assert_allclose(
-      metrics["covariance/mean"], (COV.sum(), 8), rtol=1e-6)
+    metrics["covariance/mean"], (COV.sum(), 8), rtol=1e-6
+  )
 
 
 # Clip-Cov.
@@ -63,10 +72,8 @@ def test_clip_cov_drops_all_candidates_where_they_are_few():
   for masked in (False, True):
     inputs = toy(masked=masked)
     assert dropped(inputs, jax.random.key(0), share=1.0) == (0, 1, 4, 5)
-  loss_BT, metrics = losses.clip_cov(
-      toy(), key=jax.random.key(0), share=1.0)
-  np.testing.assert_array_equal(
-      loss_BT, [[0, 0, -1, -1], [0, 0, 1, 1]])
+  loss_BT, metrics = losses.clip_cov(toy(), key=jax.random.key(0), share=1.0)
+  np.testing.assert_array_equal(loss_BT, [[0, 0, -1, -1], [0, 0, 1, 1]])
   assert metrics["clip_cov/candidates"] == (4, 8)
   assert metrics["clip_cov/dropped"] == (4, 8)
 
@@ -80,20 +87,23 @@ def test_clip_cov_leaves_out_what_is_clipped_already():
   # Token 1 is good and at 1.5, token 5 bad and at 0.5: both clipped. Token 0
   # is good and at 0.5, token 4 bad and at 1.5: both not.
   ratio = [[0.5, 1.5, 1.0, 1.0], [1.5, 0.5, 1.0, 1.0]]
-  loss = functools.partial(
-      losses.clip_cov, key=jax.random.key(0), share=1.0)
+  loss = functools.partial(losses.clip_cov, key=jax.random.key(0), share=1.0)
   loss_BT, metrics = loss(toy(ratio))
   np.testing.assert_allclose(
-      loss_BT, [[0, -1.2, -1, -1], [0, 0.8, 1, 1]], rtol=1e-6)
+    loss_BT, [[0, -1.2, -1, -1], [0, 0.8, 1, 1]], rtol=1e-6
+  )
   np.testing.assert_allclose(
-      gradient(toy(ratio), loss), [[0, 0, -1, -1], [0, 0, 1, 1]], rtol=1e-6)
+    gradient(toy(ratio), loss), [[0, 0, -1, -1], [0, 0, 1, 1]], rtol=1e-6
+  )
   assert metrics["clip_cov/candidates"] == (2, 8)
   assert metrics["clip_ratio/low_mean"] == (1, 8)
   assert metrics["clip_ratio/high_mean"] == (1, 8)
 
 
-@pytest.mark.parametrize("share, count", [
-    (1e-4, 1), (0.24, 1), (0.25, 2), (0.37, 2), (0.375, 3), (0.9, 4)])
+@pytest.mark.parametrize(
+  "share, count",
+  [(1e-4, 1), (0.24, 1), (0.25, 2), (0.37, 2), (0.375, 3), (0.9, 4)],
+)
 def test_clip_cov_drops_a_share_of_all_tokens_and_at_least_one(share, count):
   for seed in range(5):
     chosen = dropped(toy(masked=True), jax.random.key(seed), share=share)
@@ -109,7 +119,8 @@ def test_clip_cov_draws_with_equal_chances():
   chosen = jax.vmap(drop)(jax.random.split(jax.random.key(0), 1200))
   chosen = np.asarray(chosen).reshape(1200, 8)
   pairs = collections.Counter(
-      tuple(np.flatnonzero(row).tolist()) for row in chosen)
+    tuple(np.flatnonzero(row).tolist()) for row in chosen
+  )
   # Six pairs of four candidates, 200 expected of each: sigma is 13.
   assert set(pairs) == {(0, 1), (0, 4), (0, 5), (1, 4), (1, 5), (4, 5)}
   assert all(abs(n - 200) < 60 for n in pairs.values()), pairs
@@ -132,14 +143,17 @@ def test_clip_cov_jits_over_its_key():
   for seed in range(5):
     key = jax.random.key(seed)
     np.testing.assert_allclose(
-        call(toy(), key), losses.clip_cov(toy(), key=key, share=0.25)[0],
-        rtol=1e-6)
+      call(toy(), key),
+      losses.clip_cov(toy(), key=key, share=0.25)[0],
+      rtol=1e-6,
+    )
 
 
 def test_clip_cov_without_candidates_is_the_surrogate():
   inputs = toy([[0.5, 1.5, 1.0, 1.0], [1.5, 0.5, 1.0, 1.0]])
   got, metrics = losses.clip_cov(
-      inputs, key=jax.random.key(0), share=1.0, cov_low=3.0)
+    inputs, key=jax.random.key(0), share=1.0, cov_low=3.0
+  )
   expected, _ = losses.clip(inputs, epsilon=0.2, epsilon_high=0.2)
   np.testing.assert_array_equal(got, expected)
   assert metrics["clip_cov/dropped"] == (0, 8)
@@ -162,15 +176,16 @@ def test_kl_cov_penalises_the_tokens_of_highest_covariance():
   slope = plain.copy()
   slope[0, 0] += 0.5
   slope[1, 0] -= 0.5
-  np.testing.assert_allclose(
-      gradient(toy(ratio), loss), slope, rtol=1e-6)
+  np.testing.assert_allclose(gradient(toy(ratio), loss), slope, rtol=1e-6)
   assert metrics["kl_cov/penalised"] == (2, 8)
   np.testing.assert_allclose(
-      metrics["kl_cov/penalty"], (0.5 * np.log(3.0), 8), rtol=1e-6)
+    metrics["kl_cov/penalty"], (0.5 * np.log(3.0), 8), rtol=1e-6
+  )
 
 
-@pytest.mark.parametrize("share, count", [
-    (1e-4, 1), (0.25, 2), (0.49, 3), (0.5, 4), (1.0, 8)])
+@pytest.mark.parametrize(
+  "share, count", [(1e-4, 1), (0.25, 2), (0.49, 3), (0.5, 4), (1.0, 8)]
+)
 def test_kl_cov_takes_a_share_of_the_tokens_and_at_least_one(share, count):
   _, metrics = losses.kl_cov(toy(masked=True), share=share)
   assert metrics["kl_cov/penalised"] == (count, 8)
@@ -180,8 +195,11 @@ def test_a_share_just_below_a_whole_number_of_tokens():
   assert np.float32(0.072) * np.float32(375) < 27
   zeros = jnp.zeros((3, 125))
   inputs = batch.LossInputs(
-      logp_BT=zeros, old_logp_BT=zeros, adv_B=jnp.arange(3.0),
-      mask_BT=jnp.ones((3, 125), bool))
+    logp_BT=zeros,
+    old_logp_BT=zeros,
+    adv_B=jnp.arange(3.0),
+    mask_BT=jnp.ones((3, 125), bool),
+  )
   _, metrics = losses.kl_cov(inputs, share=0.072)
   assert metrics["kl_cov/penalised"] == (27, 375)
 

@@ -18,9 +18,11 @@ def inputs_of(ratios, adv, old=-1.0):
   padded = np.array([r + [1.0] * (length - len(r)) for r in ratios])
   old_logp = jnp.full(mask.shape, old)
   return batch.LossInputs(
-      logp_BT=old_logp + jnp.log(jnp.asarray(padded, jnp.float32)),
-      old_logp_BT=old_logp, adv_B=jnp.asarray(adv, jnp.float32),
-      mask_BT=jnp.asarray(mask))
+    logp_BT=old_logp + jnp.log(jnp.asarray(padded, jnp.float32)),
+    old_logp_BT=old_logp,
+    adv_B=jnp.asarray(adv, jnp.float32),
+    mask_BT=jnp.asarray(mask),
+  )
 
 
 def objective(inputs, loss, mean):
@@ -50,17 +52,20 @@ def test_gspo_by_hand():
   loss_BT, metrics = wide(inputs)
   s = 1.08**0.5
   np.testing.assert_allclose(
-      loss_BT, [[-2 * s, -2 * s, 0], [1.1, 1.1, 1.1]], rtol=1e-6)
+    loss_BT, [[-2 * s, -2 * s, 0], [1.1, 1.1, 1.1]], rtol=1e-6
+  )
   value, grad = objective(inputs, wide, aggregate.sequence_mean)
   # 1/G sum_i, G = 2; each token has 1/|o_i| of its response's gradient.
   np.testing.assert_allclose(value, (-2 * s + 1.1) / 2, rtol=1e-6)
   np.testing.assert_allclose(
-      grad, [[-s / 2, -s / 2, 0], [1.1 / 6] * 3], rtol=1e-5)
+    grad, [[-s / 2, -s / 2, 0], [1.1 / 6] * 3], rtol=1e-5
+  )
   np.testing.assert_allclose(
-      mean(metrics["gspo/ratio"]), (2 * s + 3 * 1.1) / 5, rtol=1e-6)
+    mean(metrics["gspo/ratio"]), (2 * s + 3 * 1.1) / 5, rtol=1e-6
+  )
   np.testing.assert_allclose(
-      mean(metrics["ratio/mean"]), (1.2 + 0.9 + 2 + 0.5 + 1.331) / 5,
-      rtol=1e-6)
+    mean(metrics["ratio/mean"]), (1.2 + 0.9 + 2 + 0.5 + 1.331) / 5, rtol=1e-6
+  )
 
 
 def test_gspo_under_the_mean_over_tokens_weighs_by_length():
@@ -69,14 +74,22 @@ def test_gspo_under_the_mean_over_tokens_weighs_by_length():
   s = 1.08**0.5
   np.testing.assert_allclose(value, (2 * -2 * s + 3 * 1.1) / 5, rtol=1e-6)
   np.testing.assert_allclose(
-      grad, [[-2 * s / 5, -2 * s / 5, 0], [1.1 / 5] * 3], rtol=1e-5)
+    grad, [[-2 * s / 5, -2 * s / 5, 0], [1.1 / 5] * 3], rtol=1e-5
+  )
 
 
 @pytest.mark.parametrize("token_level", [False, True])
-@pytest.mark.parametrize("ratio, adv, expected", [
-    (1.0003, 1.0, -1.0003), (1.0005, 1.0, -1.0004), (0.9, 1.0, -0.9),
-    (0.9998, -1.0, 0.9998), (0.9996, -1.0, 0.9997), (1.1, -1.0, 1.1),
-])
+@pytest.mark.parametrize(
+  "ratio, adv, expected",
+  [
+    (1.0003, 1.0, -1.0003),
+    (1.0005, 1.0, -1.0004),
+    (0.9, 1.0, -0.9),
+    (0.9998, -1.0, 0.9998),
+    (0.9996, -1.0, 0.9997),
+    (1.1, -1.0, 1.1),
+  ],
+)
 def test_gspo_clips_whole_responses(ratio, adv, expected, token_level):
   """The bounds of the paper, 3e-4 and 4e-4, on the side where they bind."""
   # Token ratios far outside of the bounds; the geometric mean is `ratio`.
@@ -86,8 +99,7 @@ def test_gspo_clips_whole_responses(ratio, adv, expected, token_level):
   np.testing.assert_allclose(loss_BT, [[expected] * 2], rtol=1e-6)
   _, grad = objective(inputs, loss, aggregate.sequence_mean)
   moves = abs(expected) == ratio
-  np.testing.assert_allclose(
-      grad, [[moves * -adv * ratio / 2] * 2], rtol=1e-5)
+  np.testing.assert_allclose(grad, [[moves * -adv * ratio / 2] * 2], rtol=1e-5)
   assert mean(metrics["clip_ratio/region_mean"]) == 1 - moves
   side = "clip_ratio/high_mean" if adv > 0 else "clip_ratio/low_mean"
   assert mean(metrics[side]) == 1 - moves
@@ -100,13 +112,15 @@ def test_gspo_by_token_is_the_same_where_the_advantage_is_one():
   token = functools.partial(wide, token_level=True)
   for average in (aggregate.sequence_mean, aggregate.token_mean):
     for a, b in zip(
-        objective(inputs, wide, average), objective(inputs, token, average)):
+      objective(inputs, wide, average), objective(inputs, token, average)
+    ):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_gspo_by_token_keeps_a_tokens_advantage_to_itself():
   inputs = inputs_of([[1.1, 1.1, 1.1]], [0.0]).replace(
-      adv_B=None, adv_BT=jnp.array([[3.0, 0.0, 0.0]]))
+    adv_B=None, adv_BT=jnp.array([[3.0, 0.0, 0.0]])
+  )
   token = functools.partial(wide, token_level=True)
   _, grad = objective(inputs, token, aggregate.sequence_mean)
   np.testing.assert_allclose(grad, [[-1.1, 0, 0]], rtol=1e-6)
@@ -146,9 +160,13 @@ def test_cispo_cap_must_be_positive():
 # VESPO.
 
 PHI = [
-    # W, phi for A >= 0, phi for A < 0
-    (0.25, 0.592983, 0.070026), (0.5, 1.120422, 0.339785), (1.0, 1.0, 1.0),
-    (2.0, 0.199148, 1.082683), (4.0, 0.001975, 0.158640)]
+  # W, phi for A >= 0, phi for A < 0
+  (0.25, 0.592983, 0.070026),
+  (0.5, 1.120422, 0.339785),
+  (1.0, 1.0, 1.0),
+  (2.0, 0.199148, 1.082683),
+  (4.0, 0.001975, 0.158640),
+]
 
 
 @pytest.mark.parametrize("w, good, bad", PHI)
@@ -157,15 +175,16 @@ def test_vespo_weights_the_product_of_ratios(w, good, bad, length):
   # The length does not matter: W is not normalised by it.
   ratios = [[w] + [1.0] * (length - 1)] * 2
   inputs = inputs_of(ratios, [1.0, -1.0])
-  _, grad = objective(
-      inputs, losses.vespo, lambda x, mask: (jnp.sum(x), 1.0))
+  _, grad = objective(inputs, losses.vespo, lambda x, mask: (jnp.sum(x), 1.0))
   np.testing.assert_allclose(grad[0], [-good] * length, atol=1e-6)
   np.testing.assert_allclose(grad[1], [bad] * length, atol=1e-6)
   _, metrics = losses.vespo(inputs)
   np.testing.assert_allclose(
-      mean(metrics["vespo/weight"]), (good + bad) / 2, atol=1e-6)
+    mean(metrics["vespo/weight"]), (good + bad) / 2, atol=1e-6
+  )
   np.testing.assert_allclose(
-      mean(metrics["vespo/log_ratio"]), np.log(w), atol=1e-6)
+    mean(metrics["vespo/log_ratio"]), np.log(w), atol=1e-6
+  )
 
 
 def test_vespo_weight_peaks_at_k_over_lambda():
@@ -185,7 +204,7 @@ def test_vespo_clamps_tokens_and_their_sum():
   _, metrics = losses.vespo(inputs)
   total, count = metrics["vespo/log_ratio"]
   assert (float(total), float(count)) == (0.0, 6.0)
-  _, grad = objective(
-      inputs, losses.vespo, lambda x, mask: (jnp.sum(x), 1.0))
+  _, grad = objective(inputs, losses.vespo, lambda x, mask: (jnp.sum(x), 1.0))
   np.testing.assert_allclose(
-      grad, [[-1, -1], [0, 0], [np.exp(-58)] * 2], rtol=1e-4)
+    grad, [[-1, -1], [0, 0], [np.exp(-58)] * 2], rtol=1e-4
+  )

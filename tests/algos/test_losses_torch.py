@@ -32,17 +32,22 @@ def example(seed, *, spread=0.25, junk=0.0):
   drift = np.array([0.12, -0.12, -0.12, 0, 0, 0, 0, 0])[:, None]
   noise = np.where(mask, spread * rng.normal(size=old.shape), 0)
   noise -= noise.sum(axis=1, keepdims=True) / np.maximum(
-      mask.sum(axis=1, keepdims=True), 1)
+    mask.sum(axis=1, keepdims=True), 1
+  )
   logp = old + drift + noise
   arrays = [np.where(mask, x, junk) for x in (logp, old, ref)]
   adv = np.array([1.5, -0.5, 0.5, 9.0, 0, 0, 0, 0])
   reward = np.where(mask.any(axis=1), adv, junk)
   return batch.LossInputs(
-      **{name: jnp.asarray(x, jnp.float32) for name, x in zip(
-          ("logp_BT", "old_logp_BT", "ref_logp_BT"), arrays)},
-      mask_BT=jnp.asarray(mask), adv_B=jnp.asarray(adv, jnp.float32),
-      log_z_B=jnp.asarray(rng.normal(size=8), jnp.float32),
-      reward_B=jnp.asarray(reward, jnp.float32))
+    **{
+      name: jnp.asarray(x, jnp.float32)
+      for name, x in zip(("logp_BT", "old_logp_BT", "ref_logp_BT"), arrays)
+    },
+    mask_BT=jnp.asarray(mask),
+    adv_B=jnp.asarray(adv, jnp.float32),
+    log_z_B=jnp.asarray(rng.normal(size=8), jnp.float32),
+    reward_B=jnp.asarray(reward, jnp.float32),
+  )
 
 
 # The formulas, response by response: d are the log-ratios of its real tokens,
@@ -70,7 +75,8 @@ def gspo(d, logp, a):
 def gspo_token(d, logp, a):
   s = torch.exp(torch.mean(d)).detach()
   return surrogate(
-      s * torch.exp(logp) / torch.exp(logp).detach(), a, 0.95, 1.08)
+    s * torch.exp(logp) / torch.exp(logp).detach(), a, 0.95, 1.08
+  )
 
 
 def cispo(d, logp, a):
@@ -121,7 +127,8 @@ def covariance(t):
 def clip_cov(inputs, t):
   # With share 1 all candidates are dropped, whatever the draw.
   loss = by_response(
-      lambda d, logp, a: surrogate(torch.exp(d), a, 0.8, 1.2), inputs, t)
+    lambda d, logp, a: surrogate(torch.exp(d), a, 0.8, 1.2), inputs, t
+  )
   plain = by_response(lambda d, logp, a: -torch.exp(d) * a, inputs, t)
   cov = covariance(t)
   drop = (cov > 0.2) & (cov < 0.9) & (loss == plain)[t["mask"]]
@@ -140,31 +147,39 @@ def kl_cov(inputs, t):
   penalty = torch.zeros_like(loss)
   penalty[t["mask"]] = chosen
   return loss + penalty * torch.abs(
-      torch.where(t["mask"], t["logp"] - t["old"], 0.0))
+    torch.where(t["mask"], t["logp"] - t["old"], 0.0)
+  )
 
 
 PAIRS = {
-    "clip": (losses.clip, functools.partial(by_response, clip)),
-    "dual_clip": (
-        functools.partial(losses.clip, dual_clip=1.1),
-        functools.partial(by_response, dual_clip)),
-    "gspo": (
-        functools.partial(losses.gspo, epsilon=0.05, epsilon_high=0.08),
-        functools.partial(by_response, gspo)),
-    "gspo_token": (
-        functools.partial(
-            losses.gspo, epsilon=0.05, epsilon_high=0.08, token_level=True),
-        functools.partial(by_response, gspo_token)),
-    "cispo": (
-        functools.partial(losses.cispo, cap=1.2),
-        functools.partial(by_response, cispo)),
-    "vespo": (losses.vespo, functools.partial(by_response, vespo)),
-    "flowrl": (losses.flowrl, flowrl),
-    "clip_cov": (
-        functools.partial(
-            losses.clip_cov, key=KEY, share=1.0, cov_low=0.2, cov_high=0.9),
-        clip_cov),
-    "kl_cov": (functools.partial(losses.kl_cov, share=0.2, coef=0.7), kl_cov),
+  "clip": (losses.clip, functools.partial(by_response, clip)),
+  "dual_clip": (
+    functools.partial(losses.clip, dual_clip=1.1),
+    functools.partial(by_response, dual_clip),
+  ),
+  "gspo": (
+    functools.partial(losses.gspo, epsilon=0.05, epsilon_high=0.08),
+    functools.partial(by_response, gspo),
+  ),
+  "gspo_token": (
+    functools.partial(
+      losses.gspo, epsilon=0.05, epsilon_high=0.08, token_level=True
+    ),
+    functools.partial(by_response, gspo_token),
+  ),
+  "cispo": (
+    functools.partial(losses.cispo, cap=1.2),
+    functools.partial(by_response, cispo),
+  ),
+  "vespo": (losses.vespo, functools.partial(by_response, vespo)),
+  "flowrl": (losses.flowrl, flowrl),
+  "clip_cov": (
+    functools.partial(
+      losses.clip_cov, key=KEY, share=1.0, cov_low=0.2, cov_high=0.9
+    ),
+    clip_cov,
+  ),
+  "kl_cov": (functools.partial(losses.kl_cov, share=0.2, coef=0.7), kl_cov),
 }
 each_loss = pytest.mark.parametrize("name", PAIRS)
 
@@ -172,19 +187,25 @@ each_loss = pytest.mark.parametrize("name", PAIRS)
 def in_torch(inputs, formula, weights):
   """(loss_BT, gradient by logp, gradient by log Z) of a weighted sum."""
   t = {
-      name: torch.tensor(np.asarray(x), dtype=torch.float64)
-      for name, x in (
-          ("logp", inputs.logp_BT), ("old", inputs.old_logp_BT),
-          ("ref", inputs.ref_logp_BT), ("adv", inputs.adv_B),
-          ("log_z", inputs.log_z_B), ("reward", inputs.reward_B))}
+    name: torch.tensor(np.asarray(x), dtype=torch.float64)
+    for name, x in (
+      ("logp", inputs.logp_BT),
+      ("old", inputs.old_logp_BT),
+      ("ref", inputs.ref_logp_BT),
+      ("adv", inputs.adv_B),
+      ("log_z", inputs.log_z_B),
+      ("reward", inputs.reward_B),
+    )
+  }
   t["mask"] = torch.tensor(np.asarray(inputs.mask_BT))
   t["logp"].requires_grad_()
   t["log_z"].requires_grad_()
   loss = formula(inputs, t)
   torch.sum(loss * torch.tensor(weights, dtype=torch.float64)).backward()
   grads = [
-      np.zeros(x.shape) if x.grad is None else x.grad.numpy()
-      for x in (t["logp"], t["log_z"])]
+    np.zeros(x.shape) if x.grad is None else x.grad.numpy()
+    for x in (t["logp"], t["log_z"])
+  ]
   return loss.detach().numpy(), *grads
 
 
@@ -196,7 +217,8 @@ def in_jax(inputs, loss, weights):
     return jnp.sum(loss_BT * weights), loss_BT
 
   grads, loss_BT = jax.grad(total, (0, 1), has_aux=True)(
-      inputs.logp_BT, inputs.log_z_B)
+    inputs.logp_BT, inputs.log_z_B
+  )
   return loss_BT, *grads
 
 
@@ -236,7 +258,8 @@ def test_masked_tokens_have_no_influence(name, junk):
   assert not np.any(loss_BT[~dirty.mask_BT])
   assert not np.any(grad[~dirty.mask_BT])
   for a, b in zip(
-      jax.tree.leaves(loss(clean)[1]), jax.tree.leaves(loss(dirty)[1])):
+    jax.tree.leaves(loss(clean)[1]), jax.tree.leaves(loss(dirty)[1])
+  ):
     np.testing.assert_array_equal(a, b)
 
 
@@ -250,7 +273,8 @@ def test_all_but_the_trained_policy_are_data(name):
     return jnp.sum(loss(inputs.replace(**arrays))[0])
 
   for key, grad in jax.grad(total)(
-      {key: getattr(inputs, key) for key in data}).items():
+    {key: getattr(inputs, key) for key in data}
+  ).items():
     assert not np.any(grad), key
 
 
@@ -268,10 +292,11 @@ def test_at_the_old_policy_it_is_the_policy_gradient(name):
     gap = jnp.where(inputs.mask_BT, inputs.ref_logp_BT - inputs.logp_BT, 0)
     length = jnp.sum(inputs.mask_BT, axis=1)
     adv_B = 2 * (
-        15 * inputs.reward_B - inputs.log_z_B
-        + jnp.sum(gap, axis=1) / jnp.maximum(length, 1))
-    np.testing.assert_allclose(
-        grad_z, -adv_B * length, rtol=1e-4, atol=1e-3)
+      15 * inputs.reward_B
+      - inputs.log_z_B
+      + jnp.sum(gap, axis=1) / jnp.maximum(length, 1)
+    )
+    np.testing.assert_allclose(grad_z, -adv_B * length, rtol=1e-4, atol=1e-3)
   expected = -jnp.where(inputs.mask_BT, adv_B[:, None], 0)
   if name == "clip_cov":
     expected = jnp.where(loss_BT == 0, 0, expected)
@@ -296,11 +321,13 @@ def test_extreme_ratios_stay_finite(name, difference):
   inputs = example(0)
   # The trained policy at log-prob -1, the old one far off.
   inputs = inputs.replace(
-      logp_BT=jnp.full((8, 12), -1.0),
-      old_logp_BT=jnp.full((8, 12), -1.0 - difference))
+    logp_BT=jnp.full((8, 12), -1.0),
+    old_logp_BT=jnp.full((8, 12), -1.0 - difference),
+  )
   for array in (
-      *in_jax(inputs, loss, np.ones((8, 12), np.float32)),
-      *jax.tree.leaves(loss(inputs)[1])):
+    *in_jax(inputs, loss, np.ones((8, 12), np.float32)),
+    *jax.tree.leaves(loss(inputs)[1]),
+  ):
     assert np.all(np.isfinite(array))
 
 
@@ -309,9 +336,11 @@ def test_one_advantage_per_token(name):
   loss, _ = PAIRS[name]
   inputs = example(0)
   per_token = inputs.replace(
-      adv_B=None, adv_BT=jnp.broadcast_to(inputs.adv_B[:, None], (8, 12)))
+    adv_B=None, adv_BT=jnp.broadcast_to(inputs.adv_B[:, None], (8, 12))
+  )
   for a, b in zip(
-      jax.tree.leaves(loss(inputs)), jax.tree.leaves(loss(per_token))):
+    jax.tree.leaves(loss(inputs)), jax.tree.leaves(loss(per_token))
+  ):
     np.testing.assert_array_equal(a, b)
 
 
@@ -320,11 +349,12 @@ def test_metrics_add_up_over_micro_batches(name):
   loss, _ = PAIRS[name]
   whole = loss(example(0))[1]
   parts = [
-      loss(jax.tree.map(lambda x, r=rows: x[r], example(0)))[1]
-      for rows in (slice(0, 3), slice(3, 8))]
+    loss(jax.tree.map(lambda x, r=rows: x[r], example(0)))[1]
+    for rows in (slice(0, 3), slice(3, 8))
+  ]
   for key, pair in jax.tree.map(
-      lambda *x: sum(x), *parts, is_leaf=lambda x: not isinstance(
-          x, dict | tuple)).items():
+    lambda *x: sum(x), *parts, is_leaf=lambda x: not isinstance(x, dict | tuple)
+  ).items():
     np.testing.assert_array_equal(pair[1], whole[key][1], err_msg=key)
     # Covariances, and what is chosen by them, are of a micro-batch.
     if not key.startswith(("covariance", "clip_cov", "kl_cov")):
@@ -337,8 +367,7 @@ def test_jit_changes_nothing(name):
   inputs = example(1)
   weights = np.ones((8, 12), np.float32)
   plain = in_jax(inputs, loss, weights), loss(inputs)[1]
-  jitted = jax.jit(
-      lambda x: (in_jax(x, loss, weights), loss(x)[1]))(inputs)
+  jitted = jax.jit(lambda x: (in_jax(x, loss, weights), loss(x)[1]))(inputs)
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(jitted)):
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=2e-6 * np.max(abs(a)))
   assert plain[0][0].dtype == jnp.float32

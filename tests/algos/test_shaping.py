@@ -25,7 +25,8 @@ def test_overlong_cache_must_fit(cache):
 def test_cosine_length_golden():
   got = shaping.cosine_length(np.array([0, 25, 50, 75, 100]), 100, -1.0, 0.0)
   np.testing.assert_allclose(
-      got, [0, -0.146447, -0.5, -0.853553, -1], atol=1e-6)
+    got, [0, -0.146447, -0.5, -0.853553, -1], atol=1e-6
+  )
   assert got.dtype == jnp.float32
 
 
@@ -39,21 +40,25 @@ def test_cosine_length_does_not_rise_again():
 def test_truncated_reward():
   reward, finished = [1.0, 1.0, 0.5, -1.0], np.array([True, False, False, True])
   np.testing.assert_array_equal(
-      shaping.truncated_reward(reward, finished), [1, 0, 0, -1])
+    shaping.truncated_reward(reward, finished), [1, 0, 0, -1]
+  )
   np.testing.assert_array_equal(
-      shaping.truncated_reward(reward, finished, 0.5), [1, 0.5, 0.25, -1])
+    shaping.truncated_reward(reward, finished, 0.5), [1, 0.5, 0.25, -1]
+  )
   with pytest.raises(AssertionError, match="bool"):
     shaping.truncated_reward(reward, np.ones(4))
 
 
-GROUPS = np.array([
+GROUPS = np.array(
+  [
     [1, 1, 1, 1],  # all right
     [0, 0, 0, 0],  # all wrong
     [1, 0, 1, 1],
     [0.3, 0.3, 0.3, 0.3],  # equal, and neither
     [0.3, 0.3, 0.3, 0.4],
     [1, 1, 1, 1 - 5e-7],  # right but for rounding
-])
+  ]
+)
 
 
 def test_keep_groups_that_differ():
@@ -77,10 +82,12 @@ def test_tolerance():
 @pytest.mark.parametrize("keep_all_correct", [False, True])
 def test_masked_samples_do_not_count(keep_all_correct):
   rewards = np.array(
-      [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, np.nan], [1.0, 1.0, 1.0]])
+    [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, np.nan], [1.0, 1.0, 1.0]]
+  )
   valid = np.array([[True, True, False]] * 3 + [[False] * 3])
   got = shaping.keep_groups(
-      rewards, keep_all_correct=keep_all_correct, valid_PG=valid)
+    rewards, keep_all_correct=keep_all_correct, valid_PG=valid
+  )
   assert got.tolist() == [False, keep_all_correct, True, False]
 
 
@@ -93,11 +100,14 @@ def test_dropped_groups_are_those_without_a_gradient():
 
 def test_jit_and_shapes():
   np.testing.assert_array_equal(
-      jax.jit(shaping.keep_groups)(GROUPS), shaping.keep_groups(GROUPS))
+    jax.jit(shaping.keep_groups)(GROUPS), shaping.keep_groups(GROUPS)
+  )
   lengths = np.array([3, 8])
   np.testing.assert_allclose(
-      jax.jit(lambda x: shaping.overlong_penalty(x, 10, 5))(lengths),
-      [0, -0.6], rtol=1e-6)
+    jax.jit(lambda x: shaping.overlong_penalty(x, 10, 5))(lengths),
+    [0, -0.6],
+    rtol=1e-6,
+  )
   with pytest.raises(AssertionError, match=r"\(4,\)"):
     shaping.keep_groups(GROUPS[0])
   with pytest.raises(AssertionError, match=r"\(6, 4\)"):

@@ -11,7 +11,9 @@ from progrpo_jax.build import stages as build
 from progrpo_jax.config import defaults
 
 
-@pytest.mark.parametrize(("override", "said"), [
+@pytest.mark.parametrize(
+  ("override", "said"),
+  [
     ("model.init_from=", "name an HF directory"),
     ("algo.num_generations=1", "at least 2 samples"),
     ("train.total_steps=0", "must be at least 1"),
@@ -26,12 +28,16 @@ from progrpo_jax.config import defaults
     ("algo.arm.apply_to=wrong", "'all' or 'correct'"),
     ("model.dtype=float16", "'float32' or 'bfloat16'"),
     ("model.remat=all", "'dots' or 'layer'"),
-    ("algo.reset.modes=('evry',)", "config.algo.reset.modes = ('evry',): must "
-     "be values, each 'every' or"),
+    (
+      "algo.reset.modes=('evry',)",
+      "config.algo.reset.modes = ('evry',): must be values, each 'every' or",
+    ),
     ("algo.reset.period=0", "config.algo.reset.period = 0: must be at least"),
-])
+  ],
+)
 def test_what_cannot_work_is_refused_before_anything_runs(
-    small, override, said):
+  small, override, said
+):
   with pytest.raises(errors.InputError) as caught:
     build.make_setup(small.config(override))
   assert said in str(caught.value)
@@ -39,7 +45,9 @@ def test_what_cannot_work_is_refused_before_anything_runs(
   assert ".".join(key.split(".")[:2]) in str(caught.value)
 
 
-@pytest.mark.parametrize(("override", "said"), [
+@pytest.mark.parametrize(
+  ("override", "said"),
+  [
     ("algo.loss=clipp", "did you mean 'clip'?"),
     ("algo.advantage=grop", "did you mean 'grpo'?"),
     ("algo.aggregate=token_men", "did you mean 'token_mean'?"),
@@ -51,29 +59,39 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     ("sampling.max_new_tokens=2000", "beyond the 1024 positions"),
     ("data.max_prompt_length=5", "more than max_prompt_length=5"),
     ("mesh.fsdp=3", "does not fit 1 device"),
-])
+  ],
+)
 def test_names_and_cuts_are_refused_too(small, override, said):
   with pytest.raises(errors.InputError) as caught:
     build.make_setup(small.config(override))
   assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
+@pytest.mark.parametrize(
+  ("overrides", "said"),
+  [
     (("algo.kl=k1", "algo.beta=0.1"), "would have no effect"),
     (("algo.loss=gspo",), "set 0 for them"),
     (("algo.loss=flowrl", "algo.arm.alpha=0.3"), "reads rewards"),
     (("algo.loss=cispo", "algo.dual_clip=10.0"), "does not use it"),
     (("algo.loss=flowrl",), "algo.partition_head"),
-])
+  ],
+)
 def test_what_cannot_teach_is_refused(small, overrides, said):
   with pytest.raises(errors.InputError) as caught:
     build.make_setup(small.config(*overrides, method="grpo"))
   assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("loss", "own"), [
-    ("clip", (0.2, 0.28)), ("gspo", (3e-4, 4e-4)), ("flowrl", (0.2, 0.28)),
-    ("clip_cov", (0.2, 0.2))])
+@pytest.mark.parametrize(
+  ("loss", "own"),
+  [
+    ("clip", (0.2, 0.28)),
+    ("gspo", (3e-4, 4e-4)),
+    ("flowrl", (0.2, 0.28)),
+    ("clip_cov", (0.2, 0.2)),
+  ],
+)
 def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
   """Nothing of the config but what was set is bound to it: FlowRL's beta is 15
   and not the weight of the KL, GSPO's bounds are not PPO's."""
@@ -83,7 +101,8 @@ def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
   # clip_cov's key is bound beside it.
   if loss != "clip_cov":
     assert own == tuple(
-        signature.parameters[k].default for k in ("epsilon", "epsilon_high"))
+      signature.parameters[k].default for k in ("epsilon", "epsilon_high")
+    )
   if loss == "flowrl":
     assert signature.parameters["beta"].default == 15.0
   assert (c.algo.epsilon, c.algo.epsilon_high) == (0.0, 0.0)
@@ -95,8 +114,11 @@ def test_a_loss_by_its_name_alone_has_its_own_settings(loss, own):
 
 def test_overlong_prompts_may_be_left_out(small):
   """Those of 5 terms have 10 characters, and a first token."""
-  setup, _ = build.make_setup(small.config(
-      "data.max_prompt_length=8", "data.filter_overlong_prompts=True"))
+  setup, _ = build.make_setup(
+    small.config(
+      "data.max_prompt_length=8", "data.filter_overlong_prompts=True"
+    )
+  )
   with setup.pool:
     prompter = setup.first.prompter
     out, of = prompter.left_out["chain_sum"]
@@ -124,37 +146,43 @@ def test_functions_resolve_by_name_and_by_path():
 def test_own_advantage_without_validity_gets_the_mean(small, monkeypatch):
   """What the verifier failed on moves neither mean nor spread."""
   monkeypatch.setattr(
-      advantages, "own", lambda reward_PG: reward_PG - jnp.mean(
-          reward_PG, axis=1, keepdims=True), raising=False)
+    advantages,
+    "own",
+    lambda reward_PG: reward_PG - jnp.mean(reward_PG, axis=1, keepdims=True),
+    raising=False,
+  )
   made = functions.make_advantage(
-      small.config("algo.advantage=progrpo_jax.algos.advantages.own"))
+    small.config("algo.advantage=progrpo_jax.algos.advantages.own")
+  )
   reward = np.array([[1.0, 0.0, 9.0], [1.0, 1.0, 9.0]], np.float32)
   valid = np.array([[True, True, False]] * 2)
-  assert np.allclose(
-      made(reward, valid_PG=valid), [[0.5, -0.5, 0], [0, 0, 0]])
+  assert np.allclose(made(reward, valid_PG=valid), [[0.5, -0.5, 0], [0, 0, 0]])
 
 
 def test_policies_of_all_kinds_load(small, tmp_path):
   workdir = tmp_path / "run"
   small.train(workdir, "train.total_steps=1", "eval.every=0", method="grpo")
   from progrpo_jax.devices import sharding
+
   mesh = sharding.make_mesh(1, 1, 1)
   tables = {}
   for name, place in (
-      ("base", small.base), ("run", workdir),
-      ("start", workdir / "checkpoints" / "0"),
-      ("end", workdir / "checkpoints" / "1")):
-    policy = build.load_policy(
-        small.config(f"model.init_from={place}"), mesh)
+    ("base", small.base),
+    ("run", workdir),
+    ("start", workdir / "checkpoints" / "0"),
+    ("end", workdir / "checkpoints" / "1"),
+  ):
+    policy = build.load_policy(small.config(f"model.init_from={place}"), mesh)
     tables[name] = np.asarray(policy.params["embed"]["tokens"])
   assert np.array_equal(tables["base"], tables["start"])
   assert np.array_equal(tables["run"], tables["end"])
   assert not np.array_equal(tables["start"], tables["end"])
   (workdir / "model" / "config.json").write_text("[1]")
   for place, said in (
-      (workdir, "model/config.json: not a JSON object"),
-      (tmp_path, "is neither an HF directory"),
-      (tmp_path / "none", "no such directory")):
+    (workdir, "model/config.json: not a JSON object"),
+    (tmp_path, "is neither an HF directory"),
+    (tmp_path / "none", "no such directory"),
+  ):
     with pytest.raises(errors.InputError, match=said):
       build.load_policy(small.config(f"model.init_from={place}"), mesh)
 
@@ -162,8 +190,9 @@ def test_policies_of_all_kinds_load(small, tmp_path):
 def test_an_option_may_be_a_list(small, tmp_path, monkeypatch):
   """Nothing of what a function of one's own takes has to be hashable."""
   (tmp_path / "listed.py").write_text(
-      "def loss(inputs, *, weights=()):\n"
-      "  return sum(weights) * inputs.logp_BT, {}\n")
+    "def loss(inputs, *, weights=()):\n"
+    "  return sum(weights) * inputs.logp_BT, {}\n"
+  )
   monkeypatch.syspath_prepend(tmp_path)
   c = small.config("algo.loss=listed.loss")
   with c.unlocked():

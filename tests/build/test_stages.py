@@ -42,7 +42,7 @@ def test_batch_is_full_and_carried_groups_come_first(collected):
       count = len(carried)
       assert one.batch.texts_PG[:count] == carried.texts_PG
       assert not one.batch.fresh_P[:count].any()
-    assert one.batch.fresh_P[0 if carried is None else len(carried):].all()
+    assert one.batch.fresh_P[0 if carried is None else len(carried) :].all()
     carried = progress.surplus
     kept = one.batch.valid_PG.any(axis=1)
     spread = one.batch.reward_PG.max(axis=1) > one.batch.reward_PG.min(axis=1)
@@ -50,8 +50,7 @@ def test_batch_is_full_and_carried_groups_come_first(collected):
   assert any(progress.surplus is not None for _, progress in collected)
 
 
-def test_carried_groups_are_what_a_checkpoint_gives_back(
-    built, monkeypatch):
+def test_carried_groups_are_what_a_checkpoint_gives_back(built, monkeypatch):
   """Their width too: with another one XLA runs another program."""
   setup, params = built
   prompter, calls = setup.first.prompter, []
@@ -61,25 +60,30 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
     return np.arange(8) < (1 if len(calls) == 1 else 4)
 
   monkeypatch.setattr(shaping.shaping, "keep_groups", keep)
-  widths = [
-      prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
+  widths = [prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
   assert set(widths) == {6, 12}
   batches = [
-      [widths[i], *widths[i + 8:i + 12]] for i in range(len(widths) - 12)]
+    [widths[i], *widths[i + 8 : i + 12]] for i in range(len(widths) - 12)
+  ]
   start = next(
-      i for i, batch in enumerate(batches)
-      if batch[-1] == 6 and 12 in batch[:-1])
+    i for i, batch in enumerate(batches) if batch[-1] == 6 and 12 in batch[:-1]
+  )
   one, progress = setup.first.collect(
-      params, progress_lib.Progress(position=start))
+    params, progress_lib.Progress(position=start)
+  )
   assert one.batch.prompts.tokens_PT.shape == (4, 12)
   carried = progress.surplus
   assert carried.prompts.tokens_PT.shape == (1, 6)
   again = groups.from_arrays(
-      groups.to_arrays(carried), prompter.of,
-      lambda rollout: verify.texts(setup.tokenizer, rollout, 4))
+    groups.to_arrays(carried),
+    prompter.of,
+    lambda rollout: verify.texts(setup.tokenizer, rollout, 4),
+  )
   assert again.texts_PG == carried.texts_PG
-  for a, b in ((again.prompts, carried.prompts),
-               (again.rollout, carried.rollout)):
+  for a, b in (
+    (again.prompts, carried.prompts),
+    (again.rollout, carried.rollout),
+  ):
     for field in dataclasses.fields(a):
       x, y = getattr(a, field.name), getattr(b, field.name)
       assert x == y if field.name == "rows" else np.array_equal(x, y)
@@ -87,8 +91,14 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(
 
 def test_progress_survives_json():
   progress = progress_lib.Progress(
-      step=3, position=40, ref_step=2, resets=1, num_tokens=9,
-      scores=((2, 0.1), (3, 0.2)), kls=((3, 1e-3),))
+    step=3,
+    position=40,
+    ref_step=2,
+    resets=1,
+    num_tokens=9,
+    scores=((2, 0.1), (3, 0.2)),
+    kls=((3, 1e-3),),
+  )
   meta = json.loads(json.dumps(progress.to_meta()))
   assert progress_lib.Progress.from_meta(meta | {"data": 1}, None) == progress
 
@@ -100,9 +110,10 @@ def test_asked_to_stop_it_stops_before_the_next_draw(built):
   stop.asked = True
   with pytest.raises(errors.Preempted):
     dataclasses.replace(
-        collect, stop=stop, draw=dataclasses.replace(
-            collect.draw, timer=timing.Timer(phases.append)))(
-                params, progress_lib.Progress())
+      collect,
+      stop=stop,
+      draw=dataclasses.replace(collect.draw, timer=timing.Timer(phases.append)),
+    )(params, progress_lib.Progress())
   assert phases == []
 
 
@@ -113,7 +124,8 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   valid = batch.valid_PG.copy()
   valid[:, 1] = False
   train, signal, measured = setup.first.prepare(
-      params, params, dataclasses.replace(batch, valid_PG=valid), 0)
+    params, params, dataclasses.replace(batch, valid_PG=valid), 0
+  )
   assert (signal["adv_PG"][:, 1] == 0).all()
   mask = np.asarray(train.sequences.mask_NRT)
   assert not mask[:, 1].any() and mask[:, 0].any()
@@ -126,8 +138,11 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
 def test_watched_score_is_the_mean_over_sets():
   watch = "pass@1"
   values = {
-      "eval/a/pass@1": 0.2, "eval/b/pass@1": 0.4, "eval/a/pass@16": 1.0,
-      "eval/a/pass@1/low": 0.0}
+    "eval/a/pass@1": 0.2,
+    "eval/b/pass@1": 0.4,
+    "eval/a/pass@16": 1.0,
+    "eval/a/pass@1/low": 0.0,
+  }
   assert np.isclose(history.watched(values, watch), 0.3)
   assert history.watched({}, watch) is None
   # Of one set there are bounds only: the other's value is no mean over both.
@@ -140,7 +155,8 @@ def test_watched_score_is_the_mean_over_sets():
 def test_reset_forgets_what_was_measured_before_it(built):
   decide_reset = built[0].first.decide_reset
   before = progress_lib.Progress(
-      step=2, scores=((0, 0.5), (2, 0.4)), kls=((1, 0.1), (2, 0.2)))
+    step=2, scores=((0, 0.5), (2, 0.4)), kls=((1, 0.1), (2, 0.2))
+  )
   after, reason = decide_reset(before)
   assert reason == "2 steps since the last reset"
   assert (after.ref_step, after.resets) == (2, 1)
@@ -156,8 +172,8 @@ def test_a_collapse_is_news_once_by_steps_and_by_evaluations():
   for pass1, pass16 in ((0.1, 0.8), (0.1, 0.8), (0.3, 0.5), (0.3, 0.5)):
     progress = advance(progress, healthy)
     progress = history.remember(
-        progress, {"eval/a/pass@1": pass1, "eval/a/pass@16": pass16},
-        "pass@1")
+      progress, {"eval/a/pass@1": pass1, "eval/a/pass@16": pass16}, "pass@1"
+    )
   verdict, is_news = history.check_collapse(progress)
   assert verdict.level != "ok" and "pass@16" in verdict.reason and is_news
   later = advance(progress, healthy)
@@ -184,10 +200,14 @@ def test_a_timer_adds_up_stages_and_starts_over():
     pass
   seconds = timer.take()
   assert seconds.keys() == {
-      "timing_s/sample", "timing_s/update", "timing_s/step"}
+    "timing_s/sample",
+    "timing_s/update",
+    "timing_s/step",
+  }
   assert np.isclose(
-      seconds["timing_s/step"],
-      seconds["timing_s/sample"] + seconds["timing_s/update"])
+    seconds["timing_s/step"],
+    seconds["timing_s/sample"] + seconds["timing_s/update"],
+  )
   assert timer.take() == {"timing_s/step": 0}
 
 
@@ -196,11 +216,13 @@ def test_new_optimiser_keeps_the_parameters_and_the_schedule(built):
   around = setup.model, setup.tx
   state = state_lib.create(*around, params, setup.mesh)
   moved = state.replace(
-      opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
+    opt_state=jax.tree.map(lambda x: x + 1, state.opt_state)
+  )
   fresh = state_lib.restart_optimizer(*around, setup.mesh, moved)
   differ = [
-      not np.array_equal(x, y) for x, y in zip(
-          jax.tree.leaves(fresh), jax.tree.leaves(state), strict=True)]
+    not np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(fresh), jax.tree.leaves(state), strict=True)
+  ]
   assert sum(differ) == 1
   assert [int(x) for x in optim.counts(fresh.opt_state)] == [1, 0]
   assert fresh.params is params

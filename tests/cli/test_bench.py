@@ -7,8 +7,16 @@ import pytest
 from progrpo_jax import errors
 from progrpo_jax.cli import bench
 
-SMALLEST = ["--prompts", "2", "--samples", "2", "--new_tokens", "4",
-            "--steps", "1"]
+SMALLEST = [
+  "--prompts",
+  "2",
+  "--samples",
+  "2",
+  "--new_tokens",
+  "4",
+  "--steps",
+  "1",
+]
 STAGES = {"sample", "verify", "score", "advantage", "update"}
 
 
@@ -34,8 +42,9 @@ def test_any_number_of_prompts_can_be_cut_into_micro_batches(prompts):
   assert bench.run(["--prompts", str(prompts), *SMALLEST[2:]]) == 0
 
 
-@pytest.mark.parametrize("argument", [
-    "--prompts=0", "--samples=1", "--new_tokens=-1", "--steps=0"])
+@pytest.mark.parametrize(
+  "argument", ["--prompts=0", "--samples=1", "--new_tokens=-1", "--steps=0"]
+)
 def test_sizes_that_cannot_be_are_refused(argument):
   with pytest.raises(errors.InputError, match="must be at least [12]"):
     bench.run([argument])

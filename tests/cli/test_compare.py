@@ -56,7 +56,9 @@ def test_what_the_samples_tell_follows_in_tables(runs, capsys):
   assert compare.run(runs) == 0
   out = capsys.readouterr().out
   titles = [
-    "pass@k and its bound", "pass@k less that of progrpo", "Regimes",
+    "pass@k and its bound",
+    "pass@k less that of progrpo",
+    "Regimes",
     "Problems by pass@1",
   ]
   places = [out.index(title) for title in titles]
@@ -80,7 +82,10 @@ def test_json_holds_the_analysis_beside_what_is_promised(runs, tmp_path):
   assert len(entry["curve"]) == 16 and sum(entry["histogram"]) == 8
   assert entry["difference"]["against"] == "base"
   assert entry["regimes"]["countdown"]["regime"] in (
-    "Diminish", "No change shown", "Plateau", "Sustained"
+    "Diminish",
+    "No change shown",
+    "Plateau",
+    "Sustained",
   )
   assert result["base"]["regimes"] == {}
   assert result["base"]["difference"] is None

@@ -6,7 +6,8 @@ from progrpo_jax.cli import arguments
 
 def _parse(*argv, needed=True):
   return arguments.parse(
-      arguments.parser("train", ""), list(argv), needed=needed)
+    arguments.parser("train", ""), list(argv), needed=needed
+  )
 
 
 def _tiny(*argv):
@@ -15,18 +16,25 @@ def _tiny(*argv):
 
 def test_values_take_the_type_of_their_key():
   c = _tiny(
-      "--config.seed=7", "--config.optim.learning_rate", "1e-3",
-      "--config.log.wandb=True", "--config.algo.loss=gspo",
-      "--config.data.prompt_buckets=(8,16)",
-      "--config.algo.reset.at_steps=5", "--config.train.total_steps=3",
-      "--config.data.tasks.countdown.options.template=full")
+    "--config.seed=7",
+    "--config.optim.learning_rate",
+    "1e-3",
+    "--config.log.wandb=True",
+    "--config.algo.loss=gspo",
+    "--config.data.prompt_buckets=(8,16)",
+    "--config.algo.reset.at_steps=5",
+    "--config.train.total_steps=3",
+    "--config.data.tasks.countdown.options.template=full",
+  )
   assert c.seed == 7 and c.optim.learning_rate == 1e-3
   assert c.log.wandb is True and c.algo.loss == "gspo"
   assert c.data.prompt_buckets == (8, 16) and c.algo.reset.at_steps == (5,)
   assert c.data.tasks.countdown.options.template == "full"
 
 
-@pytest.mark.parametrize(("argument", "said"), [
+@pytest.mark.parametrize(
+  ("argument", "said"),
+  [
     ("algo.num_generation=4", "did you mean config.algo.num_generations?"),
     ("model.init_form=x", "did you mean config.model.init_from?"),
     ("train.total_steps=many", "'many' is not of type int"),
@@ -37,7 +45,8 @@ def test_values_take_the_type_of_their_key():
     ("algo.reset=1", "config.algo.reset is a group; its keys: at_steps"),
     ("seed.more=1", "no key config.seed.more"),
     ("seed", "--config.seed needs a value"),
-])
+  ],
+)
 def test_bad_key_or_value_is_named(argument, said):
   with pytest.raises(errors.InputError) as caught:
     _tiny(f"--config.{argument}")
@@ -47,10 +56,11 @@ def test_bad_key_or_value_is_named(argument, said):
 def test_bad_files_are_named(tmp_path):
   broken = tmp_path / "broken.py"
   for text, said in (
-      ("def get_config(:", "invalid syntax"),
-      ("import no_such_module_here", "no_such_module_here"),
-      ("x = 1", "defines no get_config"),
-      ("def get_config():\n  raise ValueError('not so')", "not so")):
+    ("def get_config(:", "invalid syntax"),
+    ("import no_such_module_here", "no_such_module_here"),
+    ("x = 1", "defines no get_config"),
+    ("def get_config():\n  raise ValueError('not so')", "not so"),
+  ):
     broken.write_text(text)
     with pytest.raises(errors.InputError, match="broken.py") as caught:
       _parse("--config", str(broken))
@@ -69,14 +79,18 @@ def test_config_is_found_from_anywhere(tmp_path, monkeypatch):
 
 def test_command_line_itself(capsys):
   for argv, said in (
-      (["train", "--workdir", "x"], "--config FILE is needed"),
-      (["train", "--config", "configs/tiny.py"], "--workdir"),
-      (["train", "--wrokdir", "x"], "--workdir"),
-      (["export", "--policy", "a", "--output", "b", "--config.seed=1"],
-       "--config FILE is needed"),
-      (["sample", "--config", "configs/tiny.py", "--policy", "a", "--hot"],
-       "unrecognized arguments: --hot"),
-      (["trian"], "no command 'trian'"),
+    (["train", "--workdir", "x"], "--config FILE is needed"),
+    (["train", "--config", "configs/tiny.py"], "--workdir"),
+    (["train", "--wrokdir", "x"], "--workdir"),
+    (
+      ["export", "--policy", "a", "--output", "b", "--config.seed=1"],
+      "--config FILE is needed",
+    ),
+    (
+      ["sample", "--config", "configs/tiny.py", "--policy", "a", "--hot"],
+      "unrecognized arguments: --hot",
+    ),
+    (["trian"], "no command 'trian'"),
   ):
     assert main.main(argv) == 2
     err = capsys.readouterr().err

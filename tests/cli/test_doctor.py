@@ -11,7 +11,8 @@ from progrpo_jax.plan import memory
 def test_prints_without_compiling(small, capfd, monkeypatch):
   compiled = []
   jax.monitoring.register_event_duration_secs_listener(
-      lambda event, *_, **__: compiled.append(event))
+    lambda event, *_, **__: compiled.append(event)
+  )
   jax.jit(lambda x: x * 3 + np.float32(len(compiled)))(2.0)
   assert any("compile" in event for event in compiled)
   compiled.clear()
@@ -30,8 +31,7 @@ def test_knows_every_kind_of_policy(small, tmp_path, capfd):
     place.mkdir(parents=True, exist_ok=True)
     described = (small.base / "config.json").read_text()
     (model / "config.json").write_text(described)
-    assert memory.model_of(
-        small.config(f"model.init_from={place}")) == expected
+    assert memory.model_of(small.config(f"model.init_from={place}")) == expected
   (model / "config.json").write_text(json.dumps({"model_type": "gpt9"}))
   argv = ["doctor", *small.args(f"model.init_from={place}")]
   assert main.main(argv) == 2
@@ -48,15 +48,25 @@ def test_plans_for_chips_that_are_not_here(small, capfd, monkeypatch):
   # A chip so small that the weights must be cut.
   c = small.config("eval.every=0", "eval.at_start=False")
   whole, cut = (
-      memory.peak(memory.estimate(
-          c, memory.model_of(c), sharding.abstract_mesh(2, *sizes), "tpu"))
-      for sizes in ((2, 1, 1), (1, 2, 1)))
+    memory.peak(
+      memory.estimate(
+        c, memory.model_of(c), sharding.abstract_mesh(2, *sizes), "tpu"
+      )
+    )
+    for sizes in ((2, 1, 1), (1, 2, 1))
+  )
   between = (whole + cut) / 2 / memory.USABLE
   for size, words in (
-      (between, "--config.mesh.fsdp=2"), (between / 99, "any other mesh")):
+    (between, "--config.mesh.fsdp=2"),
+    (between / 99, "any other mesh"),
+  ):
     monkeypatch.setitem(memory.CHIPS, "v5e", memory.Chip("tpu", int(size)))
-    assert main.main([
-        *argv, "--config.eval.every=0", "--config.eval.at_start=False"]) == 0
+    assert (
+      main.main(
+        [*argv, "--config.eval.every=0", "--config.eval.at_start=False"]
+      )
+      == 0
+    )
     out = " ".join(capfd.readouterr().out.split())
     assert "It does not fit" in out and words in out
 

@@ -15,18 +15,33 @@ def _mtimes(folder):
 @pytest.fixture
 def output(small, tmp_path):
   small.write(
-      tmp_path / "config.py", train=dict(num_iterations=1),
-      data=dict(max_prompt_length=12))
+    tmp_path / "config.py",
+    train=dict(num_iterations=1),
+    data=dict(max_prompt_length=12),
+  )
   return tmp_path / "out"
 
 
 def test_leaves_all_it_promises_and_does_nothing_twice(
-    output, monkeypatch, capsys):
-  argv = ["--steps", "2", "--output", str(output),
-          "--config", str(output.parent / "config.py")]
+  output, monkeypatch, capsys
+):
+  argv = [
+    "--steps",
+    "2",
+    "--output",
+    str(output),
+    "--config",
+    str(output.parent / "config.py"),
+  ]
   assert quickstart.run(argv) == 0
   assert {p.name for p in output.iterdir()} == {
-      "base", "base-eval", "grpo", "progrpo", "comparison.json", "report.html"}
+    "base",
+    "base-eval",
+    "grpo",
+    "progrpo",
+    "comparison.json",
+    "report.html",
+  }
   assert (output / "base" / "model.safetensors").exists()
   assert "pass@1" in capsys.readouterr().out
   comparison = json.loads((output / "comparison.json").read_text())
@@ -43,12 +58,14 @@ def test_leaves_all_it_promises_and_does_nothing_twice(
       assert values == [last[key], last[f"{key}/low"], last[f"{key}/high"]]
   # Both methods begin at the base, with the same samples.
   starts = [
-      (output / name / "evals" / "000000.jsonl").read_text()
-      for name in ("base-eval", "grpo", "progrpo")]
+    (output / name / "evals" / "000000.jsonl").read_text()
+    for name in ("base-eval", "grpo", "progrpo")
+  ]
   assert starts[0] == starts[1] == starts[2]
   configs = [
-      json.loads((output / name / "config.json").read_text())
-      for name in ("grpo", "progrpo")]
+    json.loads((output / name / "config.json").read_text())
+    for name in ("grpo", "progrpo")
+  ]
   assert [c["train"]["total_steps"] for c in configs] == [2, 2]
   assert [c["method"] for c in configs] == ["grpo", "progrpo"]
 
@@ -58,9 +75,11 @@ def test_leaves_all_it_promises_and_does_nothing_twice(
   monkeypatch.setattr(base_policy, "warm_up", work)
   monkeypatch.setattr(sampler, "batches", work)
   before = {
-      p: t for p, t in _mtimes(output).items()
-      if pathlib.Path(p).name not in (
-          "comparison.json", "report.html", "config.json", "tokenizer.model")}
+    p: t
+    for p, t in _mtimes(output).items()
+    if pathlib.Path(p).name
+    not in ("comparison.json", "report.html", "config.json", "tokenizer.model")
+  }
   assert quickstart.run(argv) == 0
   after = _mtimes(output)
   assert {p: after[p] for p in before} == before

@@ -14,20 +14,19 @@ from progrpo_jax import errors
 from progrpo_jax.build import functions
 from progrpo_jax.cli import arguments
 from progrpo_jax.config import (
-    checks,
-    defaults,
-    files,
-    methods,
-    scales,
-    schedule,
+  checks,
+  defaults,
+  files,
+  methods,
+  scales,
+  schedule,
 )
 from progrpo_jax.tasks import base
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
 SMALL = ("tiny", "prorl_tiny", "arm_tiny")
-PAPER = sorted(
-  p.stem for p in FOLDER.glob("*.py") if p.stem not in SMALL)
+PAPER = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SMALL)
 # Groups that take what a config puts into them.
 OPEN = ("loss_options", "advantage_options", "correction_options")
 
@@ -39,13 +38,26 @@ def _takes_scale(name):
 
 SCALED = [n for n in PAPER if _takes_scale(n)]
 AT_PAPER_SCALE = [
-  *(f"{n}.py" for n in PAPER), *(f"{n}.py:host" for n in SCALED)]
+  *(f"{n}.py" for n in PAPER),
+  *(f"{n}.py:host" for n in SCALED),
+]
 AT_SMALL_SCALE = [
   *(f"tiny.py:{m}" for m in METHODS),
-  *(f"arm_tiny.py:{v}" for v in (
-      "correct", "mixed", "paper", "entropy", "all_tokens", "weak",
-      "strong")), "prorl_tiny.py",
-  "prorl_tiny.py:no_reset"]
+  *(
+    f"arm_tiny.py:{v}"
+    for v in (
+      "correct",
+      "mixed",
+      "paper",
+      "entropy",
+      "all_tokens",
+      "weak",
+      "strong",
+    )
+  ),
+  "prorl_tiny.py",
+  "prorl_tiny.py:no_reset",
+]
 
 
 def _load(spec):
@@ -83,7 +95,8 @@ def test_every_stage_of_every_file_can_be_built(spec):
     devices = 8 if spec.endswith(":host") else 64
   tensor = config.mesh.tensor
   mesh = types.SimpleNamespace(
-    shape=dict(data=1, fsdp=devices // tensor, tensor=tensor))
+    shape=dict(data=1, fsdp=devices // tensor, tensor=tensor)
+  )
   for stage in schedule.every(config):
     checks.validate(stage)
     functions.make_objective(stage)
@@ -108,8 +121,12 @@ def _published():
 def test_the_data_of_papers_are_published_sets():
   tasks = {task for _, task, _ in _published()}
   assert tasks == {
-    "dapo_math_17k", "deepscaler", "eurus2_code", "scp116k",
-    "nemotron_instructions"}
+    "dapo_math_17k",
+    "deepscaler",
+    "eurus2_code",
+    "scp116k",
+    "nemotron_instructions",
+  }
   domains = {base.resolve(task).SET.domain for task in tasks}
   runs = list(schedule.every(_load("prorl_r1_distill_1_5b.py")))
   domains |= {base.resolve("reasoning_gym").DOMAIN}
@@ -119,23 +136,27 @@ def test_the_data_of_papers_are_published_sets():
 
 @pytest.mark.parametrize(("name", "task", "options"), _published())
 def test_sets_need_nothing_but_their_files(
-    name, task, options, tmp_path, monkeypatch):
+  name, task, options, tmp_path, monkeypatch
+):
   """Its own are looked for before those it is tested on, by their names."""
   monkeypatch.chdir(tmp_path)
   said = base.resolve(task).SET.how_to_get
   with pytest.raises(errors.InputError) as caught:
-    base.load(task, "train", data_dir=str(tmp_path / "built"), seed=0,
-              **options)
+    base.load(
+      task, "train", data_dir=str(tmp_path / "built"), seed=0, **options
+    )
   assert said in str(caught.value) or (
-      "are to be kept out of train" in str(caught.value))
+    "are to be kept out of train" in str(caught.value)
+  )
   for other in options.get("validation", ()):
     known = base.resolve(other).SET
     assert known.splits == ("validation",), other
     (tmp_path / "data" / other).mkdir(parents=True, exist_ok=True)
     one = dict(options, validation=(other,))
     with pytest.raises(errors.InputError) as caught:
-      base.load(task, "validation", data_dir=str(tmp_path / "built"), seed=0,
-                **one)
+      base.load(
+        task, "validation", data_dir=str(tmp_path / "built"), seed=0, **one
+      )
     assert f"data/{other}" in str(caught.value)
     assert known.how_to_get in str(caught.value)
 
@@ -143,9 +164,14 @@ def test_sets_need_nothing_but_their_files(
 def test_a_set_to_test_on_can_be_named_on_the_command_line():
   key = "data.tasks.dapo_math_17k.options.validation"
   parser = arguments.parser("evaluate", "")
-  c, _ = arguments.parse(parser, [
-    "--config", str(FOLDER / "progrpo_qwen2_5_7b.py"),
-    f"--config.{key}=('aime24',)"])
+  c, _ = arguments.parse(
+    parser,
+    [
+      "--config",
+      str(FOLDER / "progrpo_qwen2_5_7b.py"),
+      f"--config.{key}=('aime24',)",
+    ],
+  )
   assert c.data.tasks.dapo_math_17k.options.validation == ("aime24",)
 
 
@@ -185,61 +211,116 @@ def test_a_file_says_how_it_is_run_and_what_to_expect(name):
 # What a paper prints, or `methods` labels as ours. Keys that are not named
 # have the value of PLAIN.
 PLAIN = {
-  "advantage": "grpo", "loss": "clip", "epsilon": 0.2, "epsilon_high": 0.2,
-  "aggregate": "token_mean", "beta": 0.0, "dual_clip": 0.0,
-  "entropy_coef": 0.0, "reward_kl_coef": 0.0, "hold_reference": False,
-  "partition_head": False, "correction": "", "truncated_factor": 1.0,
-  "entropy_control.target": 0.0, "length_penalty.coef": 0.0,
-  "arm.alpha": 0.0, "dynamic_sampling.enabled": False,
-  "dynamic_sampling.filter": "reward", "reset.modes": (),
+  "advantage": "grpo",
+  "loss": "clip",
+  "epsilon": 0.2,
+  "epsilon_high": 0.2,
+  "aggregate": "token_mean",
+  "beta": 0.0,
+  "dual_clip": 0.0,
+  "entropy_coef": 0.0,
+  "reward_kl_coef": 0.0,
+  "hold_reference": False,
+  "partition_head": False,
+  "correction": "",
+  "truncated_factor": 1.0,
+  "entropy_control.target": 0.0,
+  "length_penalty.coef": 0.0,
+  "arm.alpha": 0.0,
+  "dynamic_sampling.enabled": False,
+  "dynamic_sampling.filter": "reward",
+  "reset.modes": (),
   "rephrase.enabled": False,
 }
 OWN = {
   "grpo": {"aggregate": "sequence_mean", "beta": 0.04, "kl": "k3"},
   "dr_grpo": {"advantage": "dr_grpo", "aggregate": "constant"},
   "dapo": {
-    "epsilon_high": 0.28, "dual_clip": 10.0, "overlong_cache": 51,
+    "epsilon_high": 0.28,
+    "dual_clip": 10.0,
+    "overlong_cache": 51,
     "dynamic_sampling.enabled": True,
-    "dynamic_sampling.filter": "accuracy"},
+    "dynamic_sampling.filter": "accuracy",
+  },
   "progrpo": {
-    "epsilon_high": 0.28, "arm.alpha": 0.3, "arm.low_prob_share": 0.2,
-    "arm.active": "any_correct", "arm.apply_to": "all", "arm.centre": False},
+    "epsilon_high": 0.28,
+    "arm.alpha": 0.3,
+    "arm.low_prob_share": 0.2,
+    "arm.active": "any_correct",
+    "arm.apply_to": "all",
+    "arm.centre": False,
+  },
   "prorl": {
-    "epsilon_high": 0.4, "beta": 1e-4, "kl": "k3",
-    "dynamic_sampling.enabled": True, "reset.modes": ("stall",),
-    "reset.optimizer": True},
+    "epsilon_high": 0.4,
+    "beta": 1e-4,
+    "kl": "k3",
+    "dynamic_sampling.enabled": True,
+    "reset.modes": ("stall",),
+    "reset.optimizer": True,
+  },
   "prorl_v2": {
-    "epsilon_high": 0.27, "beta": 1e-4, "kl": "k2",
-    "advantage": "reinforce_pp", "advantage_options.baseline": True,
-    "dynamic_sampling.enabled": True, "reset.optimizer": False,
-    "reset.modes": ("every", "stall", "kl"), "reset.period": 500,
-    "truncated_factor": 0.0, "length_penalty.coef": 0.5,
-    "length_penalty.on": 100, "length_penalty.off": 500,
-    "correction": "drop", "correction_options.low": 0.5,
-    "correction_options.high": 5.0},
+    "epsilon_high": 0.27,
+    "beta": 1e-4,
+    "kl": "k2",
+    "advantage": "reinforce_pp",
+    "advantage_options.baseline": True,
+    "dynamic_sampling.enabled": True,
+    "reset.optimizer": False,
+    "reset.modes": ("every", "stall", "kl"),
+    "reset.period": 500,
+    "truncated_factor": 0.0,
+    "length_penalty.coef": 0.5,
+    "length_penalty.on": 100,
+    "length_penalty.off": 500,
+    "correction": "drop",
+    "correction_options.low": 0.5,
+    "correction_options.high": 5.0,
+  },
   "gspo": {
-    "loss": "gspo", "epsilon": 3e-4, "epsilon_high": 4e-4,
-    "aggregate": "sequence_mean"},
+    "loss": "gspo",
+    "epsilon": 3e-4,
+    "epsilon_high": 4e-4,
+    "aggregate": "sequence_mean",
+  },
   "cispo": {"loss": "cispo", "loss_options.cap": 5.0},
   "vespo": {
-    "loss": "vespo", "loss_options.k_pos": 2.0, "loss_options.lambda_pos": 3.0,
-    "loss_options.k_neg": 3.0, "loss_options.lambda_neg": 2.0},
+    "loss": "vespo",
+    "loss_options.k_pos": 2.0,
+    "loss_options.lambda_pos": 3.0,
+    "loss_options.k_neg": 3.0,
+    "loss_options.lambda_neg": 2.0,
+  },
   "flowrl": {
-    "loss": "flowrl", "epsilon_high": 0.28, "aggregate": "sequence_mean",
-    "loss_options.beta": 15.0, "partition_head": True, "hold_reference": True},
+    "loss": "flowrl",
+    "epsilon_high": 0.28,
+    "aggregate": "sequence_mean",
+    "loss_options.beta": 15.0,
+    "partition_head": True,
+    "hold_reference": True,
+  },
   "clip_cov": {
-    "loss": "clip_cov", "loss_options.share": 2e-4,
-    "loss_options.cov_low": 1.0, "loss_options.cov_high": 5.0},
+    "loss": "clip_cov",
+    "loss_options.share": 2e-4,
+    "loss_options.cov_low": 1.0,
+    "loss_options.cov_high": 5.0,
+  },
   "kl_cov": {
-    "loss": "kl_cov", "loss_options.share": 2e-3, "loss_options.coef": 1.0},
+    "loss": "kl_cov",
+    "loss_options.share": 2e-3,
+    "loss_options.coef": 1.0,
+  },
   "entropy_bonus": {"entropy_coef": 5e-3},
   "adaptive_entropy": {
-    "entropy_control.target": 0.2, "entropy_control.step": 0.005},
+    "entropy_control.target": 0.2,
+    "entropy_control.step": 0.005,
+  },
   "reinforce_pp": {"advantage": "reinforce_pp", "reward_kl_coef": 1e-3},
   "rloo": {"advantage": "rloo", "aggregate": "constant"},
   "repo": {
-    "rephrase.enabled": True, "rephrase.min_fail_share": 0.75,
-    "rephrase.fail_below": 0.5},
+    "rephrase.enabled": True,
+    "rephrase.min_fail_share": 0.75,
+    "rephrase.fail_below": 0.5,
+  },
 }
 
 
@@ -262,8 +343,7 @@ BOUND = {
   "prorl_v2": {"epsilon": 0.2, "epsilon_high": 0.27},
   "gspo": {"epsilon": 3e-4, "epsilon_high": 4e-4},
   "cispo": {"cap": 5.0},
-  "vespo": {
-    "k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0},
+  "vespo": {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0},
   "flowrl": {"beta": 15.0, "epsilon": 0.2, "epsilon_high": 0.28},
   "kl_cov": {"share": 2e-3, "coef": 1.0},
 }
@@ -274,7 +354,8 @@ def test_a_method_leaves_nothing_of_another_bound():
   for method in set(METHODS) - {"clip_cov"}:  # its key is bound as well
     bound = functions.make_loss(getattr(methods, method)(defaults.get_config()))
     assert bound.keywords == BOUND.get(
-      method, {"epsilon": 0.2, "epsilon_high": 0.2}), method
+      method, {"epsilon": 0.2, "epsilon_high": 0.2}
+    ), method
 
 
 def test_small_variants_differ_from_grpo_in_the_method_alone():
@@ -284,16 +365,22 @@ def test_small_variants_differ_from_grpo_in_the_method_alone():
   assert plain["algo.beta"] == 0.0
   # What a method may turn besides the keys of its own.
   turned = {
-    "dapo": {"overlong_cache"}, "progrpo": {"arm.centre"},
+    "dapo": {"overlong_cache"},
+    "progrpo": {"arm.centre"},
     "prorl": {"reset.modes", "reset.period"},
     "prorl_v2": {"reset.modes", "reset.period"},
-    "repo": {"rephrase.template", "rephrase.max_prompt_length"}}
+    "repo": {"rephrase.template", "rephrase.max_prompt_length"},
+  }
   for method in METHODS:
     found = _leaves(_load(f"tiny.py:{method}"))
     different = {
-      k for k in found.keys() | plain.keys() if found.get(k) != plain.get(k)}
-    allowed = {f"algo.{k}" for k in OWN[method]} | {"method"} | {
-      f"algo.{k}" for k in turned.get(method, ())}
+      k for k in found.keys() | plain.keys() if found.get(k) != plain.get(k)
+    }
+    allowed = (
+      {f"algo.{k}" for k in OWN[method]}
+      | {"method"}
+      | {f"algo.{k}" for k in turned.get(method, ())}
+    )
     if method in ("prorl", "prorl_v2"):
       allowed.add("sampling.temperature")
     assert different <= allowed, method
@@ -322,18 +409,21 @@ def test_prorl_is_eight_runs(scale):
   assert [r.sampling.max_new_tokens for r in runs] == [8192] * 7 + [16384]
   assert [r.algo.truncated_factor for r in runs] == [1.0] * 3 + [0.0] * 5
   assert ["nemotron_instructions" in r.data.tasks for r in runs] == (
-    [False] * 2 + [True] * 6)
+    [False] * 2 + [True] * 6
+  )
   assert all(r.algo.reset.optimizer for r in runs)
 
 
 def test_prorl_comes_to_its_last_run_even_if_nothing_ever_stalls():
   c = _load("prorl_r1_distill_1_5b.py")
   from progrpo_jax.algos import reset
+
   last = resets = 0
   begun = []
   for step in range(1, c.train.total_steps + 1):
     due, _ = reset.should_reset(
-      step, last_reset=last, **checks.reset_options(c))
+      step, last_reset=last, **checks.reset_options(c)
+    )
     if due:
       last, resets = step, resets + 1
     begun.append(schedule.begun(c, step, resets))
@@ -344,10 +434,14 @@ def test_prorl_comes_to_its_last_run_even_if_nothing_ever_stalls():
 
 def test_prolonged_training_and_its_control_see_the_same_problems():
   prorl, control = (
-    _leaves(_load(f"prorl_tiny.py:{v}")) for v in ("prorl", "no_reset"))
+    _leaves(_load(f"prorl_tiny.py:{v}")) for v in ("prorl", "no_reset")
+  )
   assert prorl["schedule"] and prorl["schedule"] == control["schedule"]
   assert {k for k in prorl if prorl[k] != control[k]} == {
-    "method", "algo.beta", "algo.reset.modes"}
+    "method",
+    "algo.beta",
+    "algo.reset.modes",
+  }
   assert control["algo.reset.modes"] == ()
   assert not any(entry.get("reset") for entry in control["schedule"])
   assert prorl["train.total_steps"] // prorl["algo.reset.period"] > 3

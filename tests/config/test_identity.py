@@ -40,11 +40,23 @@ def plain(c):
   return json.loads(c.to_json_best_effort())
 
 
-@pytest.mark.parametrize("override", [
-  "train.total_steps=9", "optim.learning_rate=1e-4", "eval.every=1",
-  "checkpoint.keep=5", "rewards.deadline_s=3", "mesh.fsdp=1",
-  "model.remat=layer", "model.logits_chunk=8", "train.micro_batch_prompts=2",
-  "data.dir=/elsewhere", "log.rollouts_every=3", "warmup.steps=1"])
+@pytest.mark.parametrize(
+  "override",
+  [
+    "train.total_steps=9",
+    "optim.learning_rate=1e-4",
+    "eval.every=1",
+    "checkpoint.keep=5",
+    "rewards.deadline_s=3",
+    "mesh.fsdp=1",
+    "model.remat=layer",
+    "model.logits_chunk=8",
+    "train.micro_batch_prompts=2",
+    "data.dir=/elsewhere",
+    "log.rollouts_every=3",
+    "warmup.steps=1",
+  ],
+)
 def test_how_far_and_how_fast_may_change(small, override):
   found = identity.changes(plain(small.config()), plain(small.config(override)))
   key = override.partition("=")[0]
@@ -52,13 +64,26 @@ def test_how_far_and_how_fast_may_change(small, override):
   assert all(line.startswith(f"{key}: ") for line in found.free)
 
 
-@pytest.mark.parametrize("override", [
-  "method=other", "seed=1", "algo.num_generations=8", "algo.arm.alpha=0.1",
-  "sampling.temperature=0.5", "train.prompts_per_step=8",
-  "train.num_minibatches=1", "optim.max_grad_norm=2", "optim.b1=0.5",
-  "rewards.thinking=off", "data.max_prompt_length=99",
-  "data.tasks.chain_sum.weight=2", "data.tasks.chain_sum.options.max_terms=3",
-  "model.init_from=/other", "model.dtype=bfloat16"])
+@pytest.mark.parametrize(
+  "override",
+  [
+    "method=other",
+    "seed=1",
+    "algo.num_generations=8",
+    "algo.arm.alpha=0.1",
+    "sampling.temperature=0.5",
+    "train.prompts_per_step=8",
+    "train.num_minibatches=1",
+    "optim.max_grad_norm=2",
+    "optim.b1=0.5",
+    "rewards.thinking=off",
+    "data.max_prompt_length=99",
+    "data.tasks.chain_sum.weight=2",
+    "data.tasks.chain_sum.options.max_terms=3",
+    "model.init_from=/other",
+    "model.dtype=bfloat16",
+  ],
+)
 def test_method_model_and_data_define_a_run(small, override):
   found = identity.changes(plain(small.config()), plain(small.config(override)))
   key = override.partition("=")[0]
@@ -80,8 +105,7 @@ def test_a_key_of_another_version_is_said_and_not_refused(small):
 
 
 def test_a_schedule_may_gain_entries_and_lose_none(small):
-  one, two = (
-    {"at_step": n, "set": {"algo.beta": 0.1 * n}} for n in (1, 2))
+  one, two = ({"at_step": n, "set": {"algo.beta": 0.1 * n}} for n in (1, 2))
 
   def staged(*entries):
     return plain(small.config(f"schedule={entries!r}"))
@@ -93,10 +117,13 @@ def test_a_schedule_may_gain_entries_and_lose_none(small):
 
 def test_an_unchanged_place_is_the_same_place(small, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  assert identity.changes(
-    plain(small.config("model.init_from=base")),
-    plain(small.config(f"model.init_from={tmp_path / 'base'}"))
-  ) == identity.Changes()
+  assert (
+    identity.changes(
+      plain(small.config("model.init_from=base")),
+      plain(small.config(f"model.init_from={tmp_path / 'base'}")),
+    )
+    == identity.Changes()
+  )
 
 
 def test_a_finished_run_is_not_relabelled(small, run, capsys):
@@ -106,18 +133,25 @@ def test_a_finished_run_is_not_relabelled(small, run, capsys):
   assert main.main(argv) == 2
   said = capsys.readouterr().err
   assert "method: 'grpo' -> 'progrpo'" in said and "--override" in said
-  argv = ["train", *small.args(*SHORT, "checkpoint.keep=7", method="grpo"),
-          "--workdir", str(run)]
+  argv = [
+    "train",
+    *small.args(*SHORT, "checkpoint.keep=7", method="grpo"),
+    "--workdir",
+    str(run),
+  ]
   assert main.main(argv) == 0
   assert "already finished at step 1: raise train.total_steps" in " ".join(
-    capsys.readouterr().out.split())
+    capsys.readouterr().out.split()
+  )
   assert (run / "config.json").read_bytes() == before
 
 
 def test_another_tokenizer_of_a_model_of_the_same_shape_is_refused(
-    small, run, monkeypatch):
+  small, run, monkeypatch
+):
   monkeypatch.setattr(
-    tokenizer.SentencePieceTokenizer, "pieces", lambda self: [("other", 0)])
+    tokenizer.SentencePieceTokenizer, "pieces", lambda self: [("other", 0)]
+  )
   with pytest.raises(errors.InputError, match="the tokenizer .* is not the"):
     small.train(run, *SHORT, method="grpo")
   # A run of before there was a digest goes on.
@@ -133,12 +167,17 @@ def test_another_tokenizer_of_a_model_of_the_same_shape_is_refused(
 
 
 def test_with_override_a_run_goes_on_with_another_method_and_data(
-    small, recorded, tmp_path):
+  small, recorded, tmp_path
+):
   """Groups carried over belong to the method and data of before."""
   assert small.train(tmp_path, "train.total_steps=1")[0] == train.DONE
   other = small.config(
-    "train.total_steps=2", "algo.num_generations=8", "optim.max_grad_norm=0",
-    "optim.learning_rate=1e-3", "data.tasks.chain_sum.options.max_terms=4")
+    "train.total_steps=2",
+    "algo.num_generations=8",
+    "optim.max_grad_norm=0",
+    "optim.learning_rate=1e-3",
+    "data.tasks.chain_sum.options.max_terms=4",
+  )
   with pytest.raises(errors.InputError, match="algo.num_generations: 4 -> 8"):
     train.train(other, tmp_path, Listening())
   view = Listening()
@@ -154,7 +193,8 @@ def test_with_override_a_run_goes_on_with_another_method_and_data(
 @pytest.mark.parametrize("name", ["config.json", "model/config.json"])
 @pytest.mark.parametrize("content", [b"[]", b"{", b"\xff\xfe", b"[" * 10**5])
 def test_a_description_that_cannot_be_read_is_named(
-    small, tmp_path, name, content):
+  small, tmp_path, name, content
+):
   workdir = tmp_path / "run"
   (workdir / "model").mkdir(parents=True)
   (workdir / "checkpoints" / "1").mkdir(parents=True)

@@ -16,8 +16,8 @@ NONE = sandbox.Backend("", 0, "namespaces: not permitted")
 def config(tasks, **rewards):
   c = defaults.get_config()
   c.data.tasks = {
-      name: {"weight": 1.0, "options": options}
-      for name, options in tasks.items()}
+    name: {"weight": 1.0, "options": options} for name, options in tasks.items()
+  }
   for key, value in rewards.items():
     c.rewards[key] = value
   return c
@@ -28,7 +28,9 @@ def no_jail(monkeypatch):
   monkeypatch.setattr(sandbox, "best", lambda: NONE)
 
 
-@pytest.mark.parametrize(("tasks", "needed"), [
+@pytest.mark.parametrize(
+  ("tasks", "needed"),
+  [
     ({"chain_sum": {}}, False),
     ({"gsm8k": {}, "ifeval": {}}, False),
     ({"chain_sum": {}, "apps": {}}, True),
@@ -36,7 +38,8 @@ def no_jail(monkeypatch):
     ({"deepscaler": {"validation": ("aime24", "humaneval_plus")}}, True),
     ({"jsonl": {"verifier": programs.VERIFIER}}, True),
     ({"jsonl": {"verifier": "other:score"}}, False),
-])
+  ],
+)
 def test_tasks_that_run_programs(tasks, needed, no_jail):
   c = config(tasks)
   assert isolation.is_needed(c) is needed
@@ -80,19 +83,28 @@ def score(completion, reference, **meta):
   return (float(len(meta)), False, "ok")
 
 
-@pytest.mark.parametrize(("tasks", "deadline", "least", "key"), [
+@pytest.mark.parametrize(
+  ("tasks", "deadline", "least", "key"),
+  [
     ({"apps": {}}, 6.9, 7, "config.data.tasks.apps.options"),
     ({"humaneval_plus": {}}, 9.0, 10, "tasks.humaneval_plus.options"),
-    ({"apps": {"verifier_options": {"time_limit_s": 20}}}, 10.0, 22,
-     "apps.options.verifier_options.time_limit_s (20)"),
+    (
+      {"apps": {"verifier_options": {"time_limit_s": 20}}},
+      10.0,
+      22,
+      "apps.options.verifier_options.time_limit_s (20)",
+    ),
     ({"jsonl": {"verifier": programs.VERIFIER}}, 7.0, 8, "tasks.jsonl"),
-    ({"deepscaler": {"validation": ("livecodebench",)}}, 9.9, 10,
-     "livecodebench, held out by deepscaler"),
-])
-def test_time_limits_fit_the_deadline(
-    tasks, deadline, least, key, monkeypatch):
-  monkeypatch.setattr(
-      sandbox, "best", lambda: sandbox.Backend("namespaces", 3))
+    (
+      {"deepscaler": {"validation": ("livecodebench",)}},
+      9.9,
+      10,
+      "livecodebench, held out by deepscaler",
+    ),
+  ],
+)
+def test_time_limits_fit_the_deadline(tasks, deadline, least, key, monkeypatch):
+  monkeypatch.setattr(sandbox, "best", lambda: sandbox.Backend("namespaces", 3))
   with pytest.raises(errors.InputError) as caught:
     isolation.check(config(tasks, deadline_s=deadline))
   said = str(caught.value)
@@ -111,12 +123,17 @@ def test_a_jail_that_is_too_slow_is_no_refusal(monkeypatch):
   assert isolation.describe() == "not known (the jail does not answer)"
 
 
-@pytest.mark.parametrize(("backend", "said"), [
+@pytest.mark.parametrize(
+  ("backend", "said"),
+  [
     (NONE, "none (namespaces: not permitted)"),
     (sandbox.Backend("bubblewrap", 2), "grade 2: namespaces (bubblewrap)"),
-    (sandbox.Backend("namespaces", 3),
-     "grade 3: namespaces and a filter of system calls (namespaces)"),
-])
+    (
+      sandbox.Backend("namespaces", 3),
+      "grade 3: namespaces and a filter of system calls (namespaces)",
+    ),
+  ],
+)
 def test_isolation_in_a_line(backend, said, monkeypatch):
   monkeypatch.setattr(sandbox, "best", lambda: backend)
   assert isolation.describe() == said

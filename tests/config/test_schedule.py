@@ -13,10 +13,17 @@ from progrpo_jax.config import checks, defaults, schedule
 
 STAGES = (
   {"name": "two", "at_step": 10, "set": {"algo.num_generations": 16}},
-  {"name": "three", "after_resets": 2, "set": {
-    "data.tasks": {"b": {"weight": 2.0}}, "sampling.temperature": 1.2}},
-  {"name": "four", "at_step": 30, "reset": True, "set": {
-    "algo.num_generations": 4, "data.tasks.b.weight": 1}},
+  {
+    "name": "three",
+    "after_resets": 2,
+    "set": {"data.tasks": {"b": {"weight": 2.0}}, "sampling.temperature": 1.2},
+  },
+  {
+    "name": "four",
+    "at_step": 30,
+    "reset": True,
+    "set": {"algo.num_generations": 4, "data.tasks.b.weight": 1},
+  },
 )
 
 
@@ -28,9 +35,21 @@ def staged(*entries):
   return c
 
 
-@pytest.mark.parametrize(("step", "resets", "count"), [
-  (0, 0, 0), (9, 0, 0), (9, 5, 0), (10, 0, 1), (29, 1, 1), (10, 2, 2),
-  (29, 9, 2), (30, 1, 1), (30, 2, 3), (99, 9, 3)])
+@pytest.mark.parametrize(
+  ("step", "resets", "count"),
+  [
+    (0, 0, 0),
+    (9, 0, 0),
+    (9, 5, 0),
+    (10, 0, 1),
+    (29, 1, 1),
+    (10, 2, 2),
+    (29, 9, 2),
+    (30, 1, 1),
+    (30, 2, 3),
+    (99, 9, 3),
+  ],
+)
 def test_entries_begin_in_their_order(step, resets, count):
   """One whose moment has come waits for those before it."""
   assert schedule.begun(staged(*STAGES), step, resets) == count
@@ -40,9 +59,14 @@ def test_what_an_entry_sets_stays_set():
   c = staged(*STAGES)
   found = [
     (s.algo.num_generations, list(s.data.tasks), s.sampling.temperature)
-    for s in schedule.every(c)]
+    for s in schedule.every(c)
+  ]
   assert found == [
-    (8, ["a"], 1.0), (16, ["a"], 1.0), (16, ["b"], 1.2), (4, ["b"], 1.2)]
+    (8, ["a"], 1.0),
+    (16, ["a"], 1.0),
+    (16, ["b"], 1.2),
+    (4, ["b"], 1.2),
+  ]
   last = schedule.at(c, 30, 2)
   assert last.data.tasks.b.weight == 1
   assert (c.algo.num_generations, list(c.data.tasks)) == (8, ["a"])
@@ -64,8 +88,10 @@ def test_a_config_without_entries_is_one_stage():
   assert schedule.at(c, 1000, 10) is c
 
 
-@pytest.mark.parametrize(("step", "resets", "asks"), [
-  (29, 2, False), (30, 2, True), (31, 2, False), (30, 1, False)])
+@pytest.mark.parametrize(
+  ("step", "resets", "asks"),
+  [(29, 2, False), (30, 2, True), (31, 2, False), (30, 1, False)],
+)
 def test_a_reset_is_asked_for_where_its_entry_begins(step, resets, asks):
   assert schedule.asks_for_reset(staged(*STAGES), step, resets) == asks
 
@@ -75,39 +101,58 @@ def entry(**changes):
   return {k: v for k, v in made.items() if v is not None}
 
 
-@pytest.mark.parametrize(("entries", "said"), [
-  ([7], "[0] needs a dict 'set'"),
-  ([entry(set=None)], "[0] needs a dict 'set'"),
-  ([entry(), entry(set=("a", 1))], "[1] needs a dict 'set'"),
-  ([entry(sets={})], "[0]: no key 'sets'; known: name, at_step"),
-  ([entry(at_step=None)], "needs either 'at_step' or 'after_resets'"),
-  ([entry(after_resets=1)], "needs either 'at_step' or 'after_resets'"),
-  ([entry(at_step=None, after_resets=1, reset=True)],
-   "'reset' needs 'at_step'"),
-  ([entry(at_step="1")], "[0]: 'at_step' = '1' should be a whole number"),
-  ([entry(at_step=True)], "'at_step' = True should be"),
-  ([entry(at_step=None, after_resets=-1)], "'after_resets' = -1 should be"),
-  ([entry(at_step=5), entry(at_step=4)],
-   "[1]: 'at_step' = 4 comes after an entry with 5"),
-  ([entry(set={"algo.num_generation": 4})],
-   "no key algo.num_generation; did you mean algo.num_generations?"),
-  ([entry(set={"optim.learning_rate": 1.0})], "fixed for a whole run"),
-  ([entry(set={"seed": 1})], "[0]: seed is fixed for a whole run"),
-  ([entry(set={"train.total_steps": 1})], "fixed for a whole run"),
-  ([entry(set={"algo.num_generations": 4.0})],
-   "algo.num_generations = 4.0: must be a whole number, at least 2"),
-  ([entry(set={"algo.num_generations": 1})], "at least 2 samples"),
-  ([entry(set={"algo.dynamic_sampling.enabled": 1})],
-   "must be True or False"),
-  ([entry(set={"algo.beta": True})],
-   "algo.beta = True: must be a finite number, at least 0"),
-  ([entry(set={"algo.reset.modes": "every"})], "must be a tuple"),
-  ([entry(set={"data.tasks": "a"})], "data.tasks = 'a' should have the type"),
-  # Of the tasks that are there by then.
-  ([entry(set={"data.tasks": {"b": {"weight": 2.0}}}),
-    entry(set={"data.tasks.a.weight": 1.0})],
-   "[1]: no key data.tasks.a.weight"),
-])
+@pytest.mark.parametrize(
+  ("entries", "said"),
+  [
+    ([7], "[0] needs a dict 'set'"),
+    ([entry(set=None)], "[0] needs a dict 'set'"),
+    ([entry(), entry(set=("a", 1))], "[1] needs a dict 'set'"),
+    ([entry(sets={})], "[0]: no key 'sets'; known: name, at_step"),
+    ([entry(at_step=None)], "needs either 'at_step' or 'after_resets'"),
+    ([entry(after_resets=1)], "needs either 'at_step' or 'after_resets'"),
+    (
+      [entry(at_step=None, after_resets=1, reset=True)],
+      "'reset' needs 'at_step'",
+    ),
+    ([entry(at_step="1")], "[0]: 'at_step' = '1' should be a whole number"),
+    ([entry(at_step=True)], "'at_step' = True should be"),
+    ([entry(at_step=None, after_resets=-1)], "'after_resets' = -1 should be"),
+    (
+      [entry(at_step=5), entry(at_step=4)],
+      "[1]: 'at_step' = 4 comes after an entry with 5",
+    ),
+    (
+      [entry(set={"algo.num_generation": 4})],
+      "no key algo.num_generation; did you mean algo.num_generations?",
+    ),
+    ([entry(set={"optim.learning_rate": 1.0})], "fixed for a whole run"),
+    ([entry(set={"seed": 1})], "[0]: seed is fixed for a whole run"),
+    ([entry(set={"train.total_steps": 1})], "fixed for a whole run"),
+    (
+      [entry(set={"algo.num_generations": 4.0})],
+      "algo.num_generations = 4.0: must be a whole number, at least 2",
+    ),
+    ([entry(set={"algo.num_generations": 1})], "at least 2 samples"),
+    (
+      [entry(set={"algo.dynamic_sampling.enabled": 1})],
+      "must be True or False",
+    ),
+    (
+      [entry(set={"algo.beta": True})],
+      "algo.beta = True: must be a finite number, at least 0",
+    ),
+    ([entry(set={"algo.reset.modes": "every"})], "must be a tuple"),
+    ([entry(set={"data.tasks": "a"})], "data.tasks = 'a' should have the type"),
+    # Of the tasks that are there by then.
+    (
+      [
+        entry(set={"data.tasks": {"b": {"weight": 2.0}}}),
+        entry(set={"data.tasks.a.weight": 1.0}),
+      ],
+      "[1]: no key data.tasks.a.weight",
+    ),
+  ],
+)
 def test_what_cannot_be_read_is_refused_by_name(entries, said):
   c = staged(*entries)
   with pytest.raises(errors.InputError) as caught:
@@ -118,30 +163,49 @@ def test_what_cannot_be_read_is_refused_by_name(entries, said):
 
 def test_a_run_refuses_a_stage_that_cannot_work(small):
   with pytest.raises(errors.InputError, match="at least 2 samples"):
-    small.train("unused", "schedule=({'at_step': 2, 'set': "
-                "{'algo.num_generations': 1}},)")
+    small.train(
+      "unused", "schedule=({'at_step': 2, 'set': {'algo.num_generations': 1}},)"
+    )
 
 
 def test_a_decay_and_another_number_of_updates_a_step_are_refused(small):
   with pytest.raises(errors.InputError, match="would not end with the run"):
-    small.train("unused", "optim.decay=linear", "schedule=({'at_step': 2, "
-                "'set': {'train.num_iterations': 1}},)")
-
-
-@pytest.mark.parametrize(("change", "said"), [
-  ({"data.tasks": {"jsonl": {"options": {
-    "file": "/none.jsonl", "verifier": "progrpo_jax.rewards.math:score"}}}},
-   "/none.jsonl"),
-  ({"sampling.max_new_tokens": 10**6}, "is beyond the"),
-  ({"data.max_prompt_length": 2}, "prompt"),
-  ({"algo.dynamic_sampling.max_rounds": 1, "train.prompts_per_step": 16},
-   "it could never be full"),
-])
-def test_what_a_later_stage_reads_is_read_before_the_first_step(
-    small, tmp_path, change, said):
-  with pytest.raises(errors.InputError, match=re.escape(said)) as caught:
     small.train(
-        tmp_path, f"schedule=({{'at_step': 2, 'set': {change!r}}},)")
+      "unused",
+      "optim.decay=linear",
+      "schedule=({'at_step': 2, 'set': {'train.num_iterations': 1}},)",
+    )
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    (
+      {
+        "data.tasks": {
+          "jsonl": {
+            "options": {
+              "file": "/none.jsonl",
+              "verifier": "progrpo_jax.rewards.math:score",
+            }
+          }
+        }
+      },
+      "/none.jsonl",
+    ),
+    ({"sampling.max_new_tokens": 10**6}, "is beyond the"),
+    ({"data.max_prompt_length": 2}, "prompt"),
+    (
+      {"algo.dynamic_sampling.max_rounds": 1, "train.prompts_per_step": 16},
+      "it could never be full",
+    ),
+  ],
+)
+def test_what_a_later_stage_reads_is_read_before_the_first_step(
+  small, tmp_path, change, said
+):
+  with pytest.raises(errors.InputError, match=re.escape(said)) as caught:
+    small.train(tmp_path, f"schedule=({{'at_step': 2, 'set': {change!r}}},)")
   if "max_rounds" not in str(change):
     assert "config.schedule[0]: " in str(caught.value)
   assert not list(tmp_path.iterdir())
@@ -175,18 +239,33 @@ class Stopping:
 
 
 LATER = {
-  "algo.num_generations": 8, "sampling.temperature": 1.0,
-  "sampling.max_new_tokens": 3, "data.tasks": {"chain_sum": {"options": {
-    "template": "compact", "min_terms": 2, "max_terms": 2, "max_digits": 1,
-    "num_train": 16, "num_validation": 4}}}}
+  "algo.num_generations": 8,
+  "sampling.temperature": 1.0,
+  "sampling.max_new_tokens": 3,
+  "data.tasks": {
+    "chain_sum": {
+      "options": {
+        "template": "compact",
+        "min_terms": 2,
+        "max_terms": 2,
+        "max_digits": 1,
+        "num_train": 16,
+        "num_validation": 4,
+      }
+    }
+  },
+}
 
 
 def test_a_resumed_run_stands_in_the_stage_that_it_left(
-    small, recorded, tmp_path):
+  small, recorded, tmp_path
+):
   """Larger groups, shorter answers, a reset, other problems and none carried
   over, all from step 2 on."""
-  change = ("schedule=({'at_step': 2, 'reset': True, 'set': "
-            f"{LATER!r}}},)", "algo.reset.modes=()")
+  change = (
+    f"schedule=({{'at_step': 2, 'reset': True, 'set': {LATER!r}}},)",
+    "algo.reset.modes=()",
+  )
   code, view = small.train(tmp_path / "whole", *change)
   assert code == train.DONE
   assert [m["ref_reset/count"] for _, m in view.steps] == [0, 1, 1, 1]
@@ -215,10 +294,14 @@ def test_a_resumed_run_stands_in_the_stage_that_it_left(
 
 
 def test_a_stage_that_cannot_begin_saves_the_step_before_it(
-    small, recorded, tmp_path, monkeypatch):
+  small, recorded, tmp_path, monkeypatch
+):
   """Its data went between the start and its first step."""
-  change = (f"schedule=({{'at_step': 2, 'set': {LATER!r}}},)",
-            "checkpoint.every=100", "algo.reset.modes=()")
+  change = (
+    f"schedule=({{'at_step': 2, 'set': {LATER!r}}},)",
+    "checkpoint.every=100",
+    "algo.reset.modes=()",
+  )
   assert small.train(tmp_path / "whole", *change)[0] == train.DONE
   stages = build._stages
 

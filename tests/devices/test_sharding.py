@@ -15,45 +15,50 @@ ONE = jax.devices()[:1]
 def mesh(data=1, fsdp=1, tensor=1):
   """A mesh of sizes alone: partitions need no devices."""
   return AbstractMesh(
-      (data, fsdp, tensor), sharding.AXES,
-      axis_types=(jax.sharding.AxisType.Auto,) * len(sharding.AXES))
+    (data, fsdp, tensor),
+    sharding.AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(sharding.AXES),
+  )
 
 
-@pytest.mark.parametrize("axes, shape, sizes, expected", [
-    (("embed", "heads", None), (32, 8, 4), (2, 2, 2),
-     P("fsdp", "tensor")),
+@pytest.mark.parametrize(
+  "axes, shape, sizes, expected",
+  [
+    (("embed", "heads", None), (32, 8, 4), (2, 2, 2), P("fsdp", "tensor")),
     (("vocab", "embed"), (40, 32), (1, 4, 2), P("tensor", "fsdp")),
     (("batch", None), (8, 5), (2, 2, 2), P(("data", "fsdp"))),
     # An axis of one is not named.
     (("batch", None), (8, 5), (4, 1, 2), P("data")),
     (("embed", "mlp"), (32, 64), (8, 1, 1), P()),
     # What does not divide stays whole, every axis by itself.
-    (("embed", None, "kv_heads", None), (32, 2, 2, 4), (1, 2, 4),
-     P("fsdp")),
+    (("embed", None, "kv_heads", None), (32, 2, 2, 4), (1, 2, 4), P("fsdp")),
     (("batch",), (6,), (2, 2, 1), P()),
     (("vocab", "embed"), (41, 30), (1, 4, 2), P()),
     # Names without a rule are not split.
     (("layers", "mlp"), (2, 64), (1, 1, 4), P(None, "tensor")),
     ((), (), (2, 2, 2), P()),
-])
+  ],
+)
 def test_partitions_by_hand(axes, shape, sizes, expected):
   assert sharding.spec(axes, shape, mesh(*sizes)) == expected
 
 
-@pytest.mark.parametrize("axes, rules", [
+@pytest.mark.parametrize(
+  "axes, rules",
+  [
     (("heads", "mlp"), sharding.RULES),
     (("vocab", "heads"), sharding.RULES),
     (("batch", "embed"), sharding.RULES),
     (("a", "b"), {"a": ("fsdp", "tensor"), "b": ("tensor",)}),
-])
+  ],
+)
 def test_two_dimensions_on_one_mesh_axis_are_refused(axes, rules):
   with pytest.raises(ValueError, match=f"{axes[0]}.*{axes[1]}.*sharding rul"):
     sharding.spec(axes, (8, 8), mesh(2, 2, 2), rules)
 
 
 def test_axes_collide_only_on_a_mesh_that_splits_them():
-  assert sharding.spec(
-      ("heads", "mlp"), (8, 8), mesh(2, 2, 1)) == P()
+  assert sharding.spec(("heads", "mlp"), (8, 8), mesh(2, 2, 1)) == P()
 
 
 def test_lengths_of_axes_and_shape_must_agree():
@@ -61,9 +66,18 @@ def test_lengths_of_axes_and_shape_must_agree():
     sharding.spec(("embed",), (8, 8), mesh())
 
 
-@pytest.mark.parametrize("sizes", [
-    (2, 1, 1), (1, 1, 2), (-1, 2, 1), (-1, -1, 1), (0, 1, 1), (-2, 1, 1),
-    (1, -1, 0)])
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    (2, 1, 1),
+    (1, 1, 2),
+    (-1, 2, 1),
+    (-1, -1, 1),
+    (0, 1, 1),
+    (-2, 1, 1),
+    (1, -1, 0),
+  ],
+)
 def test_mesh_that_does_not_fit_the_devices_is_bad_input(sizes):
   with pytest.raises(errors.InputError, match="mesh"):
     sharding.make_mesh(*sizes, devices=ONE)
@@ -99,7 +113,8 @@ def test_constraint_without_a_mesh_does_nothing():
 def test_constraint_under_a_mesh_splits_rows():
   with jax.set_mesh(sharding.make_mesh(devices=ONE)):
     jaxpr = jax.make_jaxpr(jax.jit(sharding.constrain_rows))(
-        jax.numpy.ones((3, 2)))
+      jax.numpy.ones((3, 2))
+    )
   assert "sharding_constraint" in str(jaxpr)
 
 
@@ -113,12 +128,14 @@ def test_every_device_is_given_its_own_part():
       return parts[0]
 
     def call(*args):
-      return sharding.by_shard(fn, args, (
-          ("batch", None, "heads"), ("kv_heads", "batch"), ("heads",)))
+      return sharding.by_shard(
+        fn, args, (("batch", None, "heads"), ("kv_heads", "batch"), ("heads",))
+      )
 
     with jax.sharding.use_abstract_mesh(where):
       out = jax.eval_shape(
-          call, *(np.zeros(s) for s in ((8, 5, 4), (3, 8), (4,))))
+        call, *(np.zeros(s) for s in ((8, 5, 4), (3, 8), (4,)))
+      )
     assert out.shape == (8, 5, 4)
     return shapes[0]
 
@@ -128,15 +145,21 @@ def test_every_device_is_given_its_own_part():
 
 
 def test_without_a_mesh_by_shard_is_a_call():
-  assert sharding.by_shard(
-      lambda x, y: (x, y), (2, 3), (("batch",), ())) == (2, 3)
+  assert sharding.by_shard(lambda x, y: (x, y), (2, 3), (("batch",), ())) == (
+    2,
+    3,
+  )
 
 
 def test_platform_is_that_of_the_mesh_else_the_default():
   assert sharding.platform() == jax.default_backend()
   far = AbstractMesh(
-      (1, 1, 1), sharding.AXES, abstract_device=jax.sharding.AbstractDevice(
-          device_kind="TPU v5e", num_cores=1, platform="tpu"))
+    (1, 1, 1),
+    sharding.AXES,
+    abstract_device=jax.sharding.AbstractDevice(
+      device_kind="TPU v5e", num_cores=1, platform="tpu"
+    ),
+  )
   with jax.sharding.use_abstract_mesh(far):
     # Traced and not run: newer JAX runs nothing on devices that are not here.
     traced = jax.eval_shape(lambda: np.zeros(len(sharding.platform())))

@@ -17,11 +17,17 @@ MID = _values(2 * [0.5, 0.6, 0.6, 0.4, 0.7, 0.5, 0.6, 0.6])
 HIGH = _values(2 * [0.8, 0.9, 0.9, 0.9, 0.9, 0.8, 1.0, 0.9])
 
 
-@pytest.mark.parametrize("base, middle, final, regime", [
-    (LOW, MID, HIGH, "Sustained"), (LOW, HIGH, HIGH, "Plateau"),
-    (HIGH, MID, LOW, "Diminish"), (MID, LOW, MID, "No change shown"),
+@pytest.mark.parametrize(
+  "base, middle, final, regime",
+  [
+    (LOW, MID, HIGH, "Sustained"),
+    (LOW, HIGH, HIGH, "Plateau"),
+    (HIGH, MID, LOW, "Diminish"),
+    (MID, LOW, MID, "No change shown"),
     # A gain that has shrunk since the middle is no sustained one.
-    (LOW, HIGH, MID, "Plateau")])
+    (LOW, HIGH, MID, "Plateau"),
+  ],
+)
 def test_regimes(base, middle, final, regime):
   found = boundary.judge(base, middle, final)
   assert found.regime == regime
@@ -37,7 +43,8 @@ def test_intervals_are_those_of_the_paired_differences():
   found = boundary.judge(LOW, MID, HIGH, level=0.9)
   a, b = (list(v.values()) for v in (HIGH, LOW))
   np.testing.assert_allclose(
-      found.gain, intervals.difference(a, b, level=0.9), rtol=1e-12)
+    found.gain, intervals.difference(a, b, level=0.9), rtol=1e-12
+  )
 
 
 def test_a_policy_that_has_nothing_left_to_gain_does_not_diminish():
@@ -50,13 +57,17 @@ def test_a_policy_that_has_nothing_left_to_gain_does_not_diminish():
   assert boundary.judge(final, final, base).regime == "No change shown"
 
 
-@pytest.mark.parametrize("gain, late, regime", [
+@pytest.mark.parametrize(
+  "gain, late, regime",
+  [
     ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), "No change shown"),
     ((-0.1, -0.2, 0.0), (0.1, 0.05, 0.2), "No change shown"),
     ((-0.1, -0.2, -1e-6), (0.1, 0.05, 0.2), "Diminish"),
     ((0.1, 1e-6, 0.2), (0.1, 0.0, 0.2), "Plateau"),
     ((0.1, 1e-6, 0.2), (0.1, 1e-6, 0.2), "Sustained"),
-    ((0.1, 0.05, 0.2), (-0.1, -0.2, -0.05), "Plateau")])
+    ((0.1, 0.05, 0.2), (-0.1, -0.2, -0.05), "Plateau"),
+  ],
+)
 def test_an_interval_that_touches_0_is_on_no_side_of_it(gain, late, regime):
   assert boundary.regime(gain, late) == regime
   assert regime in boundary.REGIMES
@@ -65,8 +76,7 @@ def test_an_interval_that_touches_0_is_on_no_side_of_it(gain, late, regime):
 def test_problems_are_matched_by_name():
   shuffled = dict(reversed(list(MID.items())))
   more = {**HIGH, "elsewhere": 0.0}
-  assert boundary.judge(LOW, shuffled, more) == boundary.judge(
-      LOW, MID, HIGH)
+  assert boundary.judge(LOW, shuffled, more) == boundary.judge(LOW, MID, HIGH)
   assert boundary.judge(LOW, MID, more).problems == 16
   with pytest.raises(ValueError, match="no problem"):
     boundary.judge(LOW, MID, {"elsewhere": 0.0})
@@ -88,18 +98,25 @@ def test_k_is_at_most_half_of_the_samples():
   assert boundary.largest_k() is None
 
 
-@hypothesis.given(st.lists(
-    st.tuples(*[st.integers(0, 16)] * 3), min_size=1, max_size=12))
+@hypothesis.given(
+  st.lists(st.tuples(*[st.integers(0, 16)] * 3), min_size=1, max_size=12)
+)
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_the_label_is_what_the_intervals_say(counts):
   at = [
-      passk.per_problem({i: (16, c[t]) for i, c in enumerate(counts)}, 8)
-      for t in range(3)]
+    passk.per_problem({i: (16, c[t]) for i, c in enumerate(counts)}, 8)
+    for t in range(3)
+  ]
   found = boundary.judge(*at)
   assert found.regime == (
-      "Diminish" if found.gain[2] < 0
-      else "No change shown" if found.gain[1] <= 0
-      else "Plateau" if found.late[1] <= 0 else "Sustained")
+    "Diminish"
+    if found.gain[2] < 0
+    else "No change shown"
+    if found.gain[1] <= 0
+    else "Plateau"
+    if found.late[1] <= 0
+    else "Sustained"
+  )
   # The base against itself has gained nothing, and lost nothing.
   assert boundary.judge(at[0], at[1], at[0]).regime == "No change shown"
 
@@ -112,8 +129,10 @@ def test_no_change_is_seldom_a_gain_or_a_loss():
   for _ in range(200):
     rho = rng.beta(0.5, 0.5, size=60)
     at = [
-        passk.per_problem(
-            {i: (32, int(c)) for i, c in enumerate(rng.binomial(32, rho))}, 16)
-        for _ in range(3)]
+      passk.per_problem(
+        {i: (32, int(c)) for i, c in enumerate(rng.binomial(32, rho))}, 16
+      )
+      for _ in range(3)
+    ]
     names.append(boundary.judge(*at).regime)
   assert names.count("No change shown") >= 185

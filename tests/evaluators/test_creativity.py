@@ -18,14 +18,16 @@ def test_golden():
   index = _index("abcde", "xyz")
   text = list("qabcdeqxyq")
   np.testing.assert_array_equal(
-      creativity.covered(text, index), [0, 5, 5, 5, 5, 5, 0, 2, 2, 0])
+    creativity.covered(text, index), [0, 5, 5, 5, 5, 5, 0, 2, 2, 0]
+  )
   assert creativity.uniqueness(text, index, 1) == 3 / 10
   assert creativity.uniqueness(text, index, 2) == 3 / 10
   assert creativity.uniqueness(text, index, 3) == 5 / 10
   assert creativity.uniqueness(text, index, 5) == 5 / 10
   assert creativity.uniqueness(text, index, 6) == 1
   assert creativity.creativity_index(text, index, 2, 6) == pytest.approx(
-      0.3 + 0.5 + 0.5 + 0.5 + 1)
+    0.3 + 0.5 + 0.5 + 0.5 + 1
+  )
   # 5 to 12 unless told: half at 5, all at the seven others.
   assert creativity.creativity_index(text, index) == pytest.approx(7.5)
 
@@ -43,7 +45,8 @@ def test_passages_that_overlap_cover_what_either_does():
   # abc and bcd are in the corpus, abcd is not.
   index = _index("abc", "bcd")
   np.testing.assert_array_equal(
-      creativity.covered(list("abcd"), index), [3, 3, 3, 3])
+    creativity.covered(list("abcd"), index), [3, 3, 3, 3]
+  )
   assert creativity.uniqueness(list("abcd"), index, 4) == 1
   assert creativity.uniqueness(list("abcd"), index, 3) == 0
 
@@ -68,9 +71,14 @@ def test_token_ids_and_arrays_are_tokens():
   assert creativity.creativity_index(list(range(5, 20)), index) == 0
 
 
-@pytest.mark.parametrize("tokens, low, high, word", [
-    ([], 5, 12, "without tokens"), (["a"], 0, 3, "low <= high"),
-    (["a"], 4, 3, "low <= high")])
+@pytest.mark.parametrize(
+  "tokens, low, high, word",
+  [
+    ([], 5, 12, "without tokens"),
+    (["a"], 0, 3, "low <= high"),
+    (["a"], 4, 3, "low <= high"),
+  ],
+)
 def test_refuses(tokens, low, high, word):
   with pytest.raises(ValueError, match=word):
     creativity.creativity_index(tokens, _index("ab"), low, high)
@@ -79,11 +87,13 @@ def test_refuses(tokens, low, high, word):
 def _brute(text, documents, length):
   """Share of tokens in no n-gram of `length` that a document holds."""
   grams = {
-      tuple(d[i:i + length]) for d in documents
-      for i in range(len(d) - length + 1)}
+    tuple(d[i : i + length])
+    for d in documents
+    for i in range(len(d) - length + 1)
+  }
   inside = set()
   for i in range(len(text) - length + 1):
-    if tuple(text[i:i + length]) in grams:
+    if tuple(text[i : i + length]) in grams:
       inside |= set(range(i, i + length))
   return 1 - len(inside) / len(text)
 
@@ -92,8 +102,11 @@ texts = st.lists(st.sampled_from("abc"), max_size=24)
 
 
 @hypothesis.given(
-    st.lists(texts, max_size=4), texts.filter(bool), st.integers(1, 4),
-    st.integers(0, 5))
+  st.lists(texts, max_size=4),
+  texts.filter(bool),
+  st.integers(1, 4),
+  st.integers(0, 5),
+)
 @hypothesis.settings(max_examples=300, deadline=None)
 def test_agrees_with_all_ngrams(documents, text, low, more):
   # An n-gram longer than L that is in the corpus is made of n-grams of L that
@@ -101,8 +114,10 @@ def test_agrees_with_all_ngrams(documents, text, low, more):
   index = creativity.CorpusIndex(documents)
   expected = sum(_brute(text, documents, n) for n in range(low, low + more + 1))
   np.testing.assert_allclose(
-      creativity.creativity_index(text, index, low, low + more), expected,
-      atol=1e-12)
+    creativity.creativity_index(text, index, low, low + more),
+    expected,
+    atol=1e-12,
+  )
 
 
 class _Token:
@@ -128,11 +143,16 @@ def _fibonacci(size):
   return b[:size]
 
 
-@pytest.mark.parametrize("make", [
-    lambda size: "a" * size, lambda size: "a" * (size // 2) + "b" * (size // 2),
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda size: "a" * size,
+    lambda size: "a" * (size // 2) + "b" * (size // 2),
     _fibonacci,
     lambda size: "".join(np.random.default_rng(0).choice(list("abcd"), size)),
-], ids=["same", "two runs", "fibonacci", "random"])
+  ],
+  ids=["same", "two runs", "fibonacci", "random"],
+)
 def test_cost_is_linear(make):
   spent = []
   for size in (500, 1000, 2000):
@@ -142,7 +162,7 @@ def test_cost_is_linear(make):
     building, _Token.looked_up = _Token.looked_up, 0
     assert index.num_states <= 2 * (size + 1) + 1
     # A text that goes along with the corpus and leaves it again and again.
-    text = (tokens[size // 3:] + [_Token("?")] + tokens[:size // 2])[:size]
+    text = (tokens[size // 3 :] + [_Token("?")] + tokens[: size // 2])[:size]
     creativity.covered(text, index)
     assert _Token.looked_up <= 2 * size
     spent.append(building)
@@ -152,18 +172,30 @@ def test_cost_is_linear(make):
 
 def test_words():
   assert creativity.words("Use 3*4, then stop.") == [
-      "Use", "3", "*", "4", ",", "then", "stop", "."]
+    "Use",
+    "3",
+    "*",
+    "4",
+    ",",
+    "then",
+    "stop",
+    ".",
+  ]
 
 
 def test_measure_names_its_range_and_reads_the_correct_apart():
   index = creativity.CorpusIndex([creativity.words("one two three four five")])
   samples = types.SimpleNamespace(
-      texts_XN=(("one two three", "new words here"), ("", "one two nine")),
-      correct_XN=np.array([[True, False], [False, False]]),
-      valid_XN=np.ones((2, 2), bool))
+    texts_XN=(("one two three", "new words here"), ("", "one two nine")),
+    correct_XN=np.array([[True, False], [False, False]]),
+    valid_XN=np.ones((2, 2), bool),
+  )
   values = dict(creativity.measure(index, 2, 3)(samples))
-  assert values == pytest.approx({
+  assert values == pytest.approx(
+    {
       "creativity_2_3": np.mean([np.mean([0, 2]), 1 / 3 + 1]),
-      "creativity_2_3_correct": 0.0})
+      "creativity_2_3_correct": 0.0,
+    }
+  )
   samples.correct_XN[:] = False
   assert list(dict(creativity.measure(index)(samples))) == ["creativity_5_12"]

@@ -16,8 +16,12 @@ def test_distinct_correct_counts_ways_of_being_right():
   texts = ["3 * 4", "4 * 3", "3 *  4\n", "5 + 7", "6 + 7"]
   right = [True, True, True, True, False]
   assert diversity.distinct_correct(texts, right) == 3
-  assert diversity.distinct_correct(
-      texts, right, canonical=lambda t: tuple(sorted(t.split()))) == 2
+  assert (
+    diversity.distinct_correct(
+      texts, right, canonical=lambda t: tuple(sorted(t.split()))
+    )
+    == 2
+  )
 
 
 def test_distinct_correct_of_none_and_of_nothing():
@@ -79,11 +83,12 @@ def test_ead_of_texts():
 def test_self_bleu_golden():
   # abcde against abcdf: 4/5, 3/4, 2/3, 1/2 of its n-grams, equal lengths; and
   # the other way round. abc: all of its three orders, two tokens too short.
-  expected = (2 * 0.2 ** 0.25 + math.exp(1 - 5 / 3)) / 3
+  expected = (2 * 0.2**0.25 + math.exp(1 - 5 / 3)) / 3
   texts = ["a b c d e", "a b c d f", "a b c"]
   np.testing.assert_allclose(diversity.self_bleu(texts), expected)
   np.testing.assert_allclose(
-      diversity.self_bleu([t.split() for t in texts]), expected)
+    diversity.self_bleu([t.split() for t in texts]), expected
+  )
 
 
 def test_self_bleu_clips_counts_and_smooths():
@@ -92,7 +97,8 @@ def test_self_bleu_clips_counts_and_smooths():
   first = (1 / 3 * 0.1 / 2 * 0.1 / 1) ** (1 / 3)
   second = (1 / 2 * 0.1 / 1) ** (1 / 2) * math.exp(1 - 3 / 2)
   np.testing.assert_allclose(
-      diversity.self_bleu(["a a a", "a b"]), (first + second) / 2)
+    diversity.self_bleu(["a a a", "a b"]), (first + second) / 2
+  )
 
 
 def test_self_bleu_at_its_ends():
@@ -110,70 +116,87 @@ def _bleu(text, others):
     return 0.0
   logs = []
   for n in range(1, min(4, len(text)) + 1):
-    grams = [tuple(text[i:i + n]) for i in range(len(text) - n + 1)]
+    grams = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
     matches = 0
     for gram in set(grams):
       most = max(
-          sum(tuple(o[i:i + n]) == gram for i in range(len(o) - n + 1))
-          for o in others)
+        sum(tuple(o[i : i + n]) == gram for i in range(len(o) - n + 1))
+        for o in others
+      )
       matches += min(grams.count(gram), most)
     logs.append(math.log((matches or 0.1) / len(grams)))
-  nearest = min(
-      (abs(len(o) - len(text)), len(o)) for o in others)[1]
+  nearest = min((abs(len(o) - len(text)), len(o)) for o in others)[1]
   penalty = min(1.0, math.exp(1 - nearest / len(text)))
   return penalty * math.exp(sum(logs) / len(logs))
 
 
-@hypothesis.given(st.lists(
-    st.lists(st.sampled_from("abc"), max_size=9), min_size=2, max_size=6))
+@hypothesis.given(
+  st.lists(st.lists(st.sampled_from("abc"), max_size=9), min_size=2, max_size=6)
+)
 @hypothesis.settings(max_examples=200, deadline=None)
 def test_self_bleu_is_the_mean_bleu_against_the_others(texts):
-  expected = np.mean([
-      _bleu(text, texts[:i] + texts[i + 1:]) for i, text in enumerate(texts)])
+  expected = np.mean(
+    [_bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)]
+  )
   np.testing.assert_allclose(diversity.self_bleu(texts), expected, atol=1e-12)
   np.testing.assert_allclose(
-      diversity.self_bleu(texts[::-1]), expected, atol=1e-12)
+    diversity.self_bleu(texts[::-1]), expected, atol=1e-12
+  )
 
 
 def _samples(tokens, correct, valid=None):
   correct = np.array(correct)
   return types.SimpleNamespace(
-      rows=tuple(
-          base.Row("chain_sum", f"p{i}", "", {}) for i in range(len(tokens))),
-      texts_XN=tuple(
-          tuple(" ".join(map(str, t)) for t in group) for group in tokens),
-      tokens_XN=tokens, vocab_size=10, correct_XN=correct,
-      valid_XN=np.ones_like(correct) if valid is None else np.array(valid))
+    rows=tuple(
+      base.Row("chain_sum", f"p{i}", "", {}) for i in range(len(tokens))
+    ),
+    texts_XN=tuple(
+      tuple(" ".join(map(str, t)) for t in group) for group in tokens
+    ),
+    tokens_XN=tokens,
+    vocab_size=10,
+    correct_XN=correct,
+    valid_XN=np.ones_like(correct) if valid is None else np.array(valid),
+  )
 
 
 def test_measures_are_means_over_problems_of_all_and_of_the_correct():
-  tokens = (
-      ((1, 2, 3), (1, 2, 3), (4, 5, 6)), ((1, 1), (2, 2), (3, 3)))
-  values = dict(diversity.measure(_samples(
-      tokens, [[True, True, False], [False, False, True]])))
+  tokens = (((1, 2, 3), (1, 2, 3), (4, 5, 6)), ((1, 1), (2, 2), (3, 3)))
+  values = dict(
+    diversity.measure(
+      _samples(tokens, [[True, True, False], [False, False, True]])
+    )
+  )
   assert values["distinct_correct"] == 1
   np.testing.assert_allclose(values["distinct_2"], (4 / 6 + 1) / 2)
   np.testing.assert_allclose(values["distinct_2_correct"], (2 / 4 + 1) / 2)
-  np.testing.assert_allclose(values["ead"], np.mean(
-      [diversity.ead(6, 9, 10), diversity.ead(3, 6, 10)]))
-  np.testing.assert_allclose(values["ead_correct"], np.mean(
-      [diversity.ead(3, 6, 10), diversity.ead(1, 2, 10)]))
   np.testing.assert_allclose(
-      values["self_bleu_diversity"],
-      1 - np.mean([diversity.self_bleu(group) for group in tokens]))
+    values["ead"], np.mean([diversity.ead(6, 9, 10), diversity.ead(3, 6, 10)])
+  )
+  np.testing.assert_allclose(
+    values["ead_correct"],
+    np.mean([diversity.ead(3, 6, 10), diversity.ead(1, 2, 10)]),
+  )
+  np.testing.assert_allclose(
+    values["self_bleu_diversity"],
+    1 - np.mean([diversity.self_bleu(group) for group in tokens]),
+  )
   # Of the second problem one sample is right: nothing to compare it with.
   np.testing.assert_allclose(
-      values["self_bleu_diversity_correct"], 0, atol=1e-12)
+    values["self_bleu_diversity_correct"], 0, atol=1e-12
+  )
 
 
 def test_measures_of_nothing_correct_and_of_masked_samples():
   tokens = (((1, 2), (1, 2), (3, 4)),)
   values = dict(diversity.measure(_samples(tokens, [[False] * 3])))
   assert values["distinct_correct"] == 0
-  assert not any(name.endswith("_correct") for name in values
-                 if name != "distinct_correct")
-  masked = dict(diversity.measure(_samples(
-      tokens, [[False] * 3], [[True, False, True]])))
+  assert not any(
+    name.endswith("_correct") for name in values if name != "distinct_correct"
+  )
+  masked = dict(
+    diversity.measure(_samples(tokens, [[False] * 3], [[True, False, True]]))
+  )
   assert masked["distinct_2"] == 1 and values["distinct_2"] == 2 / 3
 
 

@@ -29,8 +29,9 @@ def pool(small):
 def _evaluator(small, policy, pool, *overrides):
   mesh, loaded = policy
   c = small.config(*overrides)
-  made, = problems.make_evaluators(
-      c, loaded.config, loaded.tokenizer, pool, mesh)
+  (made,) = problems.make_evaluators(
+    c, loaded.config, loaded.tokenizer, pool, mesh
+  )
   return made
 
 
@@ -41,7 +42,8 @@ def _pass_at_k(counts, n, k):
 
 def test_values_follow_from_the_records(small, policy, pool):
   evaluator = _evaluator(
-      small, policy, pool, "eval.num_samples=16", "eval.temperature=1.0")
+    small, policy, pool, "eval.num_samples=16", "eval.temperature=1.0"
+  )
   ticks = []
   samples = evaluator.sample(policy[1].params, lambda: ticks.append(1))
   values = dict(evaluator.run(samples))
@@ -53,12 +55,13 @@ def test_values_follow_from_the_records(small, policy, pool):
   assert any(counts)
   for k in (1, 2, 4, 8, 16):
     assert np.isclose(
-        values[f"eval/chain_sum/pass@{k}"], _pass_at_k(counts, 16, k))
+      values[f"eval/chain_sum/pass@{k}"], _pass_at_k(counts, 16, k)
+    )
   assert values["eval/chain_sum/num_problems"] == 6
   assert values["eval/chain_sum/num_samples"] == 16
   distinct = [
-      len({s["text"] for s in r["completions"] if s["correct"]})
-      for r in records]
+    len({s["text"] for s in r["completions"] if s["correct"]}) for r in records
+  ]
   assert values["eval/chain_sum/distinct_correct"] == np.mean(distinct)
   # A right answer is the sum, and nothing else.
   for record in records:
@@ -69,12 +72,14 @@ def test_values_follow_from_the_records(small, policy, pool):
 
 def test_samples_do_not_depend_on_the_batch(small, policy, pool):
   texts = [
-      _evaluator(small, policy, pool, f"eval.batch_prompts={size}").sample(
-          policy[1].params) for size in (4, 1)]
+    _evaluator(small, policy, pool, f"eval.batch_prompts={size}").sample(
+      policy[1].params
+    )
+    for size in (4, 1)
+  ]
   assert texts[0].rows == texts[1].rows
   assert texts[0].texts_XN == texts[1].texts_XN
-  assert np.allclose(
-      texts[0].entropy_XN, texts[1].entropy_XN, atol=1e-5)
+  assert np.allclose(texts[0].entropy_XN, texts[1].entropy_XN, atol=1e-5)
 
 
 def test_problems_are_those_of_the_validation_split(small, policy, pool):
@@ -82,7 +87,8 @@ def test_problems_are_those_of_the_validation_split(small, policy, pool):
   rows = _evaluator(small, policy, pool).sample(policy[1].params).rows
   train = problems.make_prompter(c, policy[1].tokenizer, "train")
   assert not {r.prompt for r in rows} & {
-      r.prompt for r in train.take(0, 64).rows}
+    r.prompt for r in train.take(0, 64).rows
+  }
   again = _evaluator(small, policy, pool, "seed=5").sample(policy[1].params)
   assert again.rows == rows
 
@@ -109,13 +115,19 @@ def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
   strict = evaluator.sample(policy[1].params)
   assert strict.tolerant_XN is None
   assert not any("tolerant" in name for name, _ in evaluator.run(strict))
-  assert {s["status"] for r in evaluator.records(strict)
-          for s in r["completions"]} == {"ok"}
+  assert {
+    s["status"] for r in evaluator.records(strict) for s in r["completions"]
+  } == {"ok"}
   # The policy's answers as a chatty one would write them.
   texts = verify.texts
-  monkeypatch.setattr(verify, "texts", lambda *args: tuple(
+  monkeypatch.setattr(
+    verify,
+    "texts",
+    lambda *args: tuple(
       tuple(f"The answer is {text}." for text in group)
-      for group in texts(*args)))
+      for group in texts(*args)
+    ),
+  )
   evaluator.tolerant = True
   samples = evaluator.sample(policy[1].params)
   values = dict(evaluator.run(samples))
@@ -128,17 +140,29 @@ def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
 
 
 def test_each_task_is_tried_and_the_config_keeps_them_all(
-    small, policy, pool, tmp_path):
+  small, policy, pool, tmp_path
+):
   tasks = {
-      name: {"weight": 1.0, "module": "chain_sum", "options": {
-          "template": "compact", "min_terms": 2, "max_terms": 5,
-          "max_digits": 1, "num_train": 64, "num_validation": 8}}
-      for name in ("more", "sums")}
+    name: {
+      "weight": 1.0,
+      "module": "chain_sum",
+      "options": {
+        "template": "compact",
+        "min_terms": 2,
+        "max_terms": 5,
+        "max_digits": 1,
+        "num_train": 64,
+        "num_validation": 8,
+      },
+    }
+    for name in ("more", "sums")
+  }
   path = small.write(tmp_path / "two.py", data=dict(tasks=tasks))
   c = files.load(str(path))
   mesh, loaded = policy
   made = problems.make_evaluators(
-      c, loaded.config, loaded.tokenizer, pool, mesh)
+    c, loaded.config, loaded.tokenizer, pool, mesh
+  )
   assert [evaluator.name for evaluator in made] == ["more", "sums"]
   assert list(c.data.tasks) == ["more", "sums"]
 
@@ -147,7 +171,8 @@ def test_problems_that_are_not_tried_are_told(small, policy, pool):
   asked = ("data.filter_overlong_prompts=True", "eval.num_problems=99")
   c = small.config("data.max_prompt_length=8", *asked)
   evaluator = _evaluator(
-      small, policy, pool, "data.max_prompt_length=8", *asked)
+    small, policy, pool, "data.max_prompt_length=8", *asked
+  )
   # Those of 5 terms have 10 characters, and a first token.
   assert 0 < evaluator.left_out < 8
   assert evaluator.num_problems == 8 - evaluator.left_out
@@ -156,8 +181,9 @@ def test_problems_that_are_not_tried_are_told(small, policy, pool):
   assert values["eval/chain_sum/left_out"] == evaluator.left_out
   assert values["eval/chain_sum/num_problems"] == evaluator.num_problems
   assert problems.held_out_notes(c, [evaluator]) == [
-      f"chain_sum: {evaluator.num_problems} problems evaluated; "
-      f"{evaluator.left_out} more left out, with prompts of more than 8 "
-      "tokens; config.eval.num_problems is 99"]
+    f"chain_sum: {evaluator.num_problems} problems evaluated; "
+    f"{evaluator.left_out} more left out, with prompts of more than 8 "
+    "tokens; config.eval.num_problems is 99"
+  ]
   whole = _evaluator(small, policy, pool)
   assert problems.held_out_notes(small.config(), [whole]) == []

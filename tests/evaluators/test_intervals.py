@@ -33,8 +33,8 @@ def _few_easy(p, share):
   easy = p * share
   rest = (p - easy) / (1 - easy)
   return lambda rng, shape: np.where(
-      rng.random(shape) < easy, 1.0,
-      rng.beta(20 * rest, 20 * (1 - rest), shape)), p
+    rng.random(shape) < easy, 1.0, rng.beta(20 * rest, 20 * (1 - rest), shape)
+  ), p
 
 
 def _pass_at(k, p):
@@ -46,7 +46,8 @@ def _pass_at(k, p):
     return table[rng.binomial(_SAMPLES, rho)]
 
   weights = scipy.stats.betabinom.pmf(
-      np.arange(_SAMPLES + 1), _SAMPLES, 0.8 * p, 0.8 * (1 - p))
+    np.arange(_SAMPLES + 1), _SAMPLES, 0.8 * p, 0.8 * (1 - p)
+  )
   return draw, float(weights @ table)
 
 
@@ -54,9 +55,13 @@ def _pass_at(k, p):
 def test_nineteen_of_twenty_intervals_hold_the_mean(size):
   kinds = [_right_or_wrong(1.0), _right_or_wrong(0.998)]
   for p in (0.02, 0.05, 0.1, 0.3, 0.5, 0.9, 0.98):
-    kinds += [_right_or_wrong(p), _pass_at(1, p), _pass_at(8, p),
-              *(_spread(p, c) for c in (0.3, 5)),
-              *(_few_easy(p, share) for share in (0.3, 0.7, 0.9))]
+    kinds += [
+      _right_or_wrong(p),
+      _pass_at(1, p),
+      _pass_at(8, p),
+      *(_spread(p, c) for c in (0.3, 5)),
+      *(_few_easy(p, share) for share in (0.3, 0.7, 0.9)),
+    ]
   worst = min(_coverage(draw, true, size) for draw, true in kinds)
   assert worst >= COVERED
 
@@ -75,13 +80,16 @@ def test_of_right_and_wrong_ones_the_coverage_is_exact(size):
 
 def test_all_right_is_no_certainty():
   np.testing.assert_allclose(
-      intervals.mean(np.ones(64)), [1, 0.94399, 1], atol=1e-5)
+    intervals.mean(np.ones(64)), [1, 0.94399, 1], atol=1e-5
+  )
   np.testing.assert_allclose(
-      intervals.mean(np.zeros(64)), [0, 0, 0.05601], atol=1e-5)
+    intervals.mean(np.zeros(64)), [0, 0, 0.05601], atol=1e-5
+  )
   # One that is wrong: Clopper and Pearson's.
   wanted = scipy.stats.binomtest(63, 64).proportion_ci(method="exact")
   np.testing.assert_allclose(
-      intervals.mean([0.0] + 63 * [1.0]), [63 / 64, wanted.low, wanted.high])
+    intervals.mean([0.0] + 63 * [1.0]), [63 / 64, wanted.low, wanted.high]
+  )
 
 
 def test_values_that_are_alike_are_no_certainty():
@@ -118,13 +126,22 @@ def test_differences_hold_the_mean(size):
   rng = np.random.default_rng(size)
   table = passk.pass_at_k(64, np.arange(65), 32)
   worst = 1.0
-  for up, down in ((0.02, 0.0), (0.05, 0.0), (0.12, 0.0), (0.05, 0.05),
-                   (0.3, 0.1)):
+  for up, down in (
+    (0.02, 0.0),
+    (0.05, 0.0),
+    (0.12, 0.0),
+    (0.05, 0.05),
+    (0.3, 0.1),
+  ):
     u = rng.random((500, size))
     a, b = (u < up).astype(float), (u > 1 - down).astype(float)
     worst = min(worst, _held(a, b, up - down))
   for alpha, beta, gain in (
-      (0.4, 1.2, 0.1), (0.3, 3, 0.05), (2, 2, 0.0), (5, 0.2, 0.02)):
+    (0.4, 1.2, 0.1),
+    (0.3, 3, 0.05),
+    (2, 2, 0.0),
+    (5, 0.2, 0.02),
+  ):
     # A share of what is missing is gained, another one on each problem.
     rho = rng.beta(alpha, beta, (500, size))
     more = rho + (1 - rho) * gain * rng.beta(1, 1, rho.shape) * 2
@@ -151,8 +168,7 @@ def test_what_both_share_cancels():
   centre, low, high = intervals.difference(a, b)
   np.testing.assert_allclose(centre, 0.105, atol=0.001)
   assert 0.095 < low < high < 0.115
-  np.testing.assert_allclose(
-      intervals.difference(b, a), [-centre, -high, -low])
+  np.testing.assert_allclose(intervals.difference(b, a), [-centre, -high, -low])
   # Unpaired, the interval would be as wide as the hardness is spread.
   _, low, high = intervals.mean(a)
   assert high - low > 0.05
@@ -168,10 +184,16 @@ def test_one_problem_that_differs_shows_no_change():
   assert centre == 0 and -0.06 < low < 0 < high == -low
 
 
-@pytest.mark.parametrize("values, level, word", [
-    ([], 0.95, r"\(0, 1\)"), ([[1.0]], 0.95, r"\(1, 1\)"),
-    ([np.nan], 0.95, "outside"), ([1.5], 0.95, "outside"),
-    ([1.0], 1.0, "level")])
+@pytest.mark.parametrize(
+  "values, level, word",
+  [
+    ([], 0.95, r"\(0, 1\)"),
+    ([[1.0]], 0.95, r"\(1, 1\)"),
+    ([np.nan], 0.95, "outside"),
+    ([1.5], 0.95, "outside"),
+    ([1.0], 1.0, "level"),
+  ],
+)
 def test_intervals_refuse(values, level, word):
   with pytest.raises(ValueError, match=word):
     intervals.mean(values, level=level)

@@ -13,10 +13,11 @@ from progrpo_jax.evaluators import intervals, passk
 
 def test_golden():
   np.testing.assert_allclose(
-      passk.pass_at_k(16, 3, np.array([1, 2, 4, 8, 16])),
-      [3 / 16, 0.35, 0.607143, 0.9, 1], atol=5e-7)
-  np.testing.assert_allclose(
-      passk.pass_at_k(256, 5, 128), 0.969968, atol=5e-7)
+    passk.pass_at_k(16, 3, np.array([1, 2, 4, 8, 16])),
+    [3 / 16, 0.35, 0.607143, 0.9, 1],
+    atol=5e-7,
+  )
+  np.testing.assert_allclose(passk.pass_at_k(256, 5, 128), 0.969968, atol=5e-7)
 
 
 def test_against_every_subset():
@@ -26,8 +27,7 @@ def test_against_every_subset():
       for k in range(1, n + 1):
         subsets = list(itertools.combinations(right, k))
         share = np.mean([any(subset) for subset in subsets])
-        np.testing.assert_allclose(
-            passk.pass_at_k(n, c, k), share, atol=1e-12)
+        np.testing.assert_allclose(passk.pass_at_k(n, c, k), share, atol=1e-12)
 
 
 def test_unbiased_over_draws_of_the_samples():
@@ -35,9 +35,10 @@ def test_unbiased_over_draws_of_the_samples():
   n, rho, k = 6, 0.3, 4
   outcomes = itertools.product([0, 1], repeat=n)
   mean = sum(
-      rho**sum(x) * (1 - rho)**(n - sum(x)) * passk.pass_at_k(n, sum(x), k)
-      for x in outcomes)
-  np.testing.assert_allclose(mean, 1 - (1 - rho)**k, rtol=1e-12)
+    rho ** sum(x) * (1 - rho) ** (n - sum(x)) * passk.pass_at_k(n, sum(x), k)
+    for x in outcomes
+  )
+  np.testing.assert_allclose(mean, 1 - (1 - rho) ** k, rtol=1e-12)
 
 
 def test_exactly_one_when_too_few_are_wrong():
@@ -50,8 +51,8 @@ def test_large_numbers_stay_exact():
   n = 10_000
   # One right: every sample is it with probability k / n.
   np.testing.assert_allclose(
-      passk.pass_at_k(n, 1, np.array([1, 500, n])), [1 / n, 0.05, 1],
-      rtol=1e-10)
+    passk.pass_at_k(n, 1, np.array([1, 500, n])), [1 / n, 0.05, 1], rtol=1e-10
+  )
 
 
 def test_broadcasting():
@@ -60,12 +61,15 @@ def test_broadcasting():
   assert got.shape == (3, 2)
   assert got.dtype == np.float64
   np.testing.assert_allclose(got, [[0, 0], [0.25, 0.5], [1, 1]], atol=1e-12)
-  assert passk.pass_at_k(np.array([4, 8]), np.zeros(0, int)[:, None], 2).shape \
-      == (0, 2)
+  assert passk.pass_at_k(
+    np.array([4, 8]), np.zeros(0, int)[:, None], 2
+  ).shape == (0, 2)
 
 
-@pytest.mark.parametrize("n, c, k", [
-    (4, 2, 5), (4, 2, 0), (4, 5, 2), (4, -1, 2), (np.array([8, 4]), 2, 6)])
+@pytest.mark.parametrize(
+  "n, c, k",
+  [(4, 2, 5), (4, 2, 0), (4, 5, 2), (4, -1, 2), (np.array([8, 4]), 2, 6)],
+)
 def test_impossible_counts_are_errors(n, c, k):
   with pytest.raises(ValueError, match="pass@k needs"):
     passk.pass_at_k(n, c, k)
@@ -89,20 +93,24 @@ RHO = np.array([0.0, 0.1, 0.5, 0.9])
 def test_bound_golden():
   k = np.array([2, 4, 8, 16])
   np.testing.assert_allclose(
-      passk.bound(RHO, k), [0.4825, 0.732194, 0.928280, 0.994856], atol=1e-6)
+    passk.bound(RHO, k), [0.4825, 0.732194, 0.928280, 0.994856], atol=1e-6
+  )
   true = [np.mean(1 - (1 - RHO) ** each) for each in k]
   np.testing.assert_allclose(
-      true, [0.4825, 0.570325, 0.641407, 0.703671], atol=1e-6)
+    true, [0.4825, 0.570325, 0.641407, 0.703671], atol=1e-6
+  )
 
 
 @hypothesis.given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(2, 64))
+  st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(2, 64)
+)
 @hypothesis.settings(max_examples=100, deadline=None)
 def test_bound_bounds_and_is_met_at_two(rho, k):
   rho = np.array(rho)
   assert passk.bound(rho, k) >= np.mean(1 - (1 - rho) ** k) - 1e-9
   np.testing.assert_allclose(
-      passk.bound(rho, 2), np.mean(1 - (1 - rho) ** 2), atol=1e-12)
+    passk.bound(rho, 2), np.mean(1 - (1 - rho) ** 2), atol=1e-12
+  )
 
 
 def test_bound_corrects_the_variance_of_estimates():
@@ -111,7 +119,8 @@ def test_bound_corrects_the_variance_of_estimates():
   expected = 1 - ((1 - 7 / 16) ** 2 + variance) ** 4
   np.testing.assert_allclose(passk.bound(c / n, 8, n=n), expected, rtol=1e-12)
   np.testing.assert_allclose(
-      passk.bound(c / n, 8, n=np.full(4, n)), expected, rtol=1e-12)
+    passk.bound(c / n, 8, n=np.full(4, n)), expected, rtol=1e-12
+  )
   # Alike problems: what the estimates differ by is noise, never less than 0.
   alike = np.array([0.5, 0.5])
   np.testing.assert_allclose(passk.bound(alike, 4, n=4), 1 - 0.5**4)
@@ -132,14 +141,22 @@ def test_correction_is_unbiased():
   p = np.array([0, 1, 2, 3, 3]) / n
   second = np.mean(p**2 - p * (1 - p) / (n - 1))
   np.testing.assert_allclose(
-      passk.bound(p, 2, n=n), 1 - (1 - 2 * p.mean() + second), rtol=1e-12)
+    passk.bound(p, 2, n=n), 1 - (1 - 2 * p.mean() + second), rtol=1e-12
+  )
 
 
-@pytest.mark.parametrize("values, k, n, word", [
-    (RHO, 1, None, "k >= 2"), (RHO, np.array([2, 1]), None, "k >= 2"),
-    (RHO, 2, 1, "n >= 2"), ([], 2, None, r"\(0,\)"),
-    (RHO[None], 2, None, r"\(1, 4\)"), ([0.5, 1.2], 2, None, "outside"),
-    ([0.5, np.nan], 2, None, "outside")])
+@pytest.mark.parametrize(
+  "values, k, n, word",
+  [
+    (RHO, 1, None, "k >= 2"),
+    (RHO, np.array([2, 1]), None, "k >= 2"),
+    (RHO, 2, 1, "n >= 2"),
+    ([], 2, None, r"\(0,\)"),
+    (RHO[None], 2, None, r"\(1, 4\)"),
+    ([0.5, 1.2], 2, None, "outside"),
+    ([0.5, np.nan], 2, None, "outside"),
+  ],
+)
 def test_bound_refuses(values, k, n, word):
   with pytest.raises(ValueError, match=word):
     passk.bound(values, k, n=n)
@@ -150,11 +167,11 @@ def test_bootstrap_matches_the_normal_interval():
   mean, low, high = passk.bootstrap(values, seed=1)
   half = 1.96 * values.std() / 20
   np.testing.assert_allclose(mean, values.mean(), rtol=1e-12)
-  np.testing.assert_allclose(
-      [mean - low, high - mean], [half, half], rtol=0.1)
+  np.testing.assert_allclose([mean - low, high - mean], [half, half], rtol=0.1)
   narrow = passk.bootstrap(values, seed=1, level=0.5)
   np.testing.assert_allclose(
-      (narrow[2] - narrow[1]) / 2, 0.6745 / 1.96 * half, rtol=0.15)
+    (narrow[2] - narrow[1]) / 2, 0.6745 / 1.96 * half, rtol=0.15
+  )
 
 
 def test_bootstrap_is_drawn_from_its_seed():
@@ -168,9 +185,15 @@ def test_bootstrap_of_equal_values_has_no_width():
   assert passk.bootstrap([0.25] * 7, seed=0) == (0.25, 0.25, 0.25)
 
 
-@pytest.mark.parametrize("values, level, word", [
-    ([], 0.95, r"\(0,\)"), ([[1.0]], 0.95, r"\(1, 1\)"),
-    ([np.nan], 0.95, "finite"), ([1.0], 1.0, "level")])
+@pytest.mark.parametrize(
+  "values, level, word",
+  [
+    ([], 0.95, r"\(0,\)"),
+    ([[1.0]], 0.95, r"\(1, 1\)"),
+    ([np.nan], 0.95, "finite"),
+    ([1.0], 1.0, "level"),
+  ],
+)
 def test_bootstrap_refuses(values, level, word):
   with pytest.raises(ValueError, match=word):
     passk.bootstrap(values, seed=0, level=level)
@@ -185,14 +208,21 @@ def test_powers():
 
 def test_curve_golden():
   np.testing.assert_allclose(
-      passk.curve(16, [3])[0, [0, 1, 3, 7, 15]],
-      [0.1875, 0.35, 0.607143, 0.9, 1], atol=5e-7)
+    passk.curve(16, [3])[0, [0, 1, 3, 7, 15]],
+    [0.1875, 0.35, 0.607143, 0.9, 1],
+    atol=5e-7,
+  )
 
 
-@hypothesis.given(st.lists(
+@hypothesis.given(
+  st.lists(
     st.integers(1, 40).flatmap(
-        lambda n: st.tuples(st.just(n), st.integers(0, n))),
-    min_size=1, max_size=6))
+      lambda n: st.tuples(st.just(n), st.integers(0, n))
+    ),
+    min_size=1,
+    max_size=6,
+  )
+)
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_curve_is_pass_at_k_of_every_k(counts):
   n, c = np.array(counts).T
@@ -200,13 +230,16 @@ def test_curve_is_pass_at_k_of_every_k(counts):
   assert found.shape == (len(n), n.max())
   for values, own_n, own_c in zip(found, n, c):
     np.testing.assert_allclose(
-        values[:own_n],
-        passk.pass_at_k(own_n, own_c, np.arange(1, own_n + 1)), atol=1e-12)
+      values[:own_n],
+      passk.pass_at_k(own_n, own_c, np.arange(1, own_n + 1)),
+      atol=1e-12,
+    )
     assert np.isnan(values[own_n:]).all()
 
 
-@pytest.mark.parametrize("n, c", [
-    (4, [5]), (4, [-1]), (0, [0]), (4, []), (4, [[1]]), ([4, 3], [1, 4])])
+@pytest.mark.parametrize(
+  "n, c", [(4, [5]), (4, [-1]), (0, [0]), (4, []), (4, [[1]]), ([4, 3], [1, 4])]
+)
 def test_curve_refuses(n, c):
   with pytest.raises(ValueError):
     passk.curve(np.array(n), np.array(c))
@@ -218,24 +251,35 @@ def test_histogram_golden():
   assert counts.tolist() == [1] * 9 + [2]
   assert passk.histogram(100, [29], bins=100).argmax() == 29
   assert passk.histogram(16, [0, 1, 1, 2, 15, 16]).tolist() == [
-      3, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    3,
+    1,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    2,
+  ]
   assert passk.histogram([2, 4], [1, 2], bins=2).tolist() == [0, 2]
 
 
-@hypothesis.given(
-    st.lists(st.integers(0, 24), max_size=30), st.integers(1, 12))
+@hypothesis.given(st.lists(st.integers(0, 24), max_size=30), st.integers(1, 12))
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_histogram_holds_every_problem_in_its_bin(counts, bins):
   found = passk.histogram(24, np.array(counts, int), bins)
   assert len(found) == bins and found.sum() == len(counts)
   for i in range(bins):
     assert found[i] == sum(
-        i * 24 <= c * bins and (c * bins < (i + 1) * 24 or i == bins - 1)
-        for c in counts)
+      i * 24 <= c * bins and (c * bins < (i + 1) * 24 or i == bins - 1)
+      for c in counts
+    )
 
 
-@pytest.mark.parametrize("n, c, bins", [
-    (4, [5], 10), (0, [0], 10), (4, [1], 0)])
+@pytest.mark.parametrize(
+  "n, c, bins", [(4, [5], 10), (0, [0], 10), (4, [1], 0)]
+)
 def test_histogram_refuses(n, c, bins):
   with pytest.raises(ValueError):
     passk.histogram(n, c, bins)
@@ -250,15 +294,18 @@ def test_bound_from_pass2_golden():
   # c of 4: 0, 1, 2, 4. Wrong pairs among six: 6, 3, 1, 0.
   second = (1 + 3 / 6 + 1 / 6 + 0) / 4
   np.testing.assert_allclose(
-      _bound_of_counts(4, [0, 1, 2, 4], np.array([2, 4, 8])),
-      [1 - second, 1 - second**2, 1 - second**4], rtol=1e-12)
+    _bound_of_counts(4, [0, 1, 2, 4], np.array([2, 4, 8])),
+    [1 - second, 1 - second**2, 1 - second**4],
+    rtol=1e-12,
+  )
   np.testing.assert_allclose(
-      _bound_of_counts([4, 8], [2, 4], 2),
-      1 - (1 / 6 + 6 / 28) / 2, rtol=1e-12)
+    _bound_of_counts([4, 8], [2, 4], 2), 1 - (1 / 6 + 6 / 28) / 2, rtol=1e-12
+  )
 
 
 @hypothesis.given(
-    st.lists(st.integers(0, 12), min_size=1, max_size=20), st.integers(2, 32))
+  st.lists(st.integers(0, 12), min_size=1, max_size=20), st.integers(2, 32)
+)
 @hypothesis.settings(max_examples=100, deadline=None)
 def test_bound_from_pass2_is_the_corrected_bound(counts, k):
   c, n = np.array(counts), 12
@@ -273,8 +320,8 @@ def test_bound_from_pass2_is_the_corrected_bound(counts, k):
   # Uncorrected, the bound is lower: noise passes for spread.
   assert found >= passk.bound(rho, k) - 1e-12
   np.testing.assert_allclose(
-      _bound_of_counts(n, c, 2), np.mean(passk.pass_at_k(n, c, 2)),
-      atol=1e-12)
+    _bound_of_counts(n, c, 2), np.mean(passk.pass_at_k(n, c, 2)), atol=1e-12
+  )
 
 
 def test_the_correction_brings_the_bound_to_the_true_one():
@@ -286,9 +333,13 @@ def test_the_correction_brings_the_bound_to_the_true_one():
   assert abs(passk.bound(c / n, k) - true) > 0.01
 
 
-@pytest.mark.parametrize("call, word", [
+@pytest.mark.parametrize(
+  "call, word",
+  [
     (lambda: passk.bound_from_pass2(0.5, 1), "k >= 2"),
-    (lambda: passk.bound_from_pass2(1.5, 2), r"\[0, 1\]")])
+    (lambda: passk.bound_from_pass2(1.5, 2), r"\[0, 1\]"),
+  ],
+)
 def test_bound_from_pass2_refuses(call, word):
   with pytest.raises(ValueError, match=word):
     call()
@@ -320,8 +371,11 @@ def _samples(correct_XN, valid_XN=None, tolerant_XN=None):
   correct_XN = np.asarray(correct_XN, bool)
   valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
   return types.SimpleNamespace(
-      rows=(None,) * len(correct_XN), correct_XN=correct_XN & valid_XN,
-      valid_XN=valid_XN, tolerant_XN=tolerant_XN)
+    rows=(None,) * len(correct_XN),
+    correct_XN=correct_XN & valid_XN,
+    valid_XN=valid_XN,
+    tolerant_XN=tolerant_XN,
+  )
 
 
 def test_masked_samples_of_hard_problems_do_not_raise_pass_at_k():
@@ -335,8 +389,9 @@ def test_masked_samples_of_hard_problems_do_not_raise_pass_at_k():
   found = dict(passk.measure(_samples(correct, valid)))
   assert 0.6 < whole["pass@32"] < 0.66
   assert "pass@32" not in found and "pass@32/low" not in found
-  assert found["pass@32/at_least"] <= whole["pass@32"] <= (
-      found["pass@32/at_most"])
+  assert (
+    found["pass@32/at_least"] <= whole["pass@32"] <= (found["pass@32/at_most"])
+  )
   # What the problems that take part would have given.
   assert 200 < found["pass@32/num_problems"] < 280
   takes_part = valid.all(axis=1)
@@ -344,7 +399,8 @@ def test_masked_samples_of_hard_problems_do_not_raise_pass_at_k():
   for k in (1, 2, 4, 8, 16):
     assert found[f"pass@{k}/num_problems"] == 400
     np.testing.assert_allclose(
-        found[f"pass@{k}"], whole[f"pass@{k}"], atol=0.01)
+      found[f"pass@{k}"], whole[f"pass@{k}"], atol=0.01
+    )
     assert found[f"pass@{k}/low"] < found[f"pass@{k}"]
   assert found["num_problems"] == 400 and found["num_samples"] == 32
 
@@ -371,9 +427,15 @@ def test_where_all_samples_are_masked_there_is_no_number():
   nothing = np.zeros((5, 2), bool)
   found = dict(passk.measure(_samples(nothing, nothing)))
   assert found == {
-      "pass@1/num_problems": 0, "pass@1/at_least": 0, "pass@1/at_most": 1,
-      "pass@2/num_problems": 0, "pass@2/at_least": 0, "pass@2/at_most": 1,
-      "num_problems": 5, "num_samples": 2}
+    "pass@1/num_problems": 0,
+    "pass@1/at_least": 0,
+    "pass@1/at_most": 1,
+    "pass@2/num_problems": 0,
+    "pass@2/at_least": 0,
+    "pass@2/at_most": 1,
+    "num_problems": 5,
+    "num_samples": 2,
+  }
 
 
 def test_tolerant_verdicts_have_all_of_it():

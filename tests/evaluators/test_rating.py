@@ -30,7 +30,8 @@ def test_golden_of_equal_problems():
   # p (1-p) = exp(-0.960365) / 4 = 0.0956883, p = 0.1071747, odds 8.330557,
   # and 400 log10 of that is 368.2696.
   np.testing.assert_allclose(
-      [found.low, found.high], [831.7304, 1568.2696], atol=1e-3)
+    [found.low, found.high], [831.7304, 1568.2696], atol=1e-3
+  )
 
 
 def test_golden_of_two_problems():
@@ -61,7 +62,8 @@ def test_shares_count_as_repeated_samples():
 
 
 problems_and_passed = st.lists(
-    st.tuples(st.integers(800, 3500), st.booleans()), min_size=1, max_size=30)
+  st.tuples(st.integers(800, 3500), st.booleans()), min_size=1, max_size=30
+)
 
 
 @hypothesis.given(problems_and_passed)
@@ -111,11 +113,18 @@ def test_interval_covers_as_often_as_it_says():
   assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
 
-@pytest.mark.parametrize("problems, passed, level, word", [
-    ([], [], 0.95, r"\(0,\)"), ([1500], [1, 0], 0.95, r"\(1,\) and \(2,\)"),
-    ([[1500]], [[1]], 0.95, r"\(1, 1\)"), ([np.nan], [1], 0.95, "finite"),
-    ([1500], [2], 0.95, r"\[0, 1\]"), ([1500], [np.nan], 0.95, r"\[0, 1\]"),
-    ([1500], [1], 0.42, "level")])
+@pytest.mark.parametrize(
+  "problems, passed, level, word",
+  [
+    ([], [], 0.95, r"\(0,\)"),
+    ([1500], [1, 0], 0.95, r"\(1,\) and \(2,\)"),
+    ([[1500]], [[1]], 0.95, r"\(1, 1\)"),
+    ([np.nan], [1], 0.95, "finite"),
+    ([1500], [2], 0.95, r"\[0, 1\]"),
+    ([1500], [np.nan], 0.95, r"\[0, 1\]"),
+    ([1500], [1], 0.42, "level"),
+  ],
+)
 def test_refuses(problems, passed, level, word):
   with pytest.raises(ValueError, match=word):
     rating.rate(problems, passed, level=level)
@@ -126,14 +135,19 @@ def samples(ratings_X, correct_XN, valid_XN=None):
   correct_XN = np.asarray(correct_XN, bool)
   valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
   rows = tuple(
-      base.Row("t", "", "", {} if r is None else {"rating": r})
-      for r in ratings_X)
+    base.Row("t", "", "", {} if r is None else {"rating": r}) for r in ratings_X
+  )
   texts = (("",) * correct_XN.shape[1],) * len(rows)
   return held_out.Samples(
-      rows=rows, texts_XN=texts, correct_XN=correct_XN,
-      valid_XN=np.asarray(valid_XN, bool), entropy_XN=correct_XN * 1.0,
-      length_XN=correct_XN * 1, tokens_XN=(((),) * 2,) * len(rows),
-      vocab_size=2)
+    rows=rows,
+    texts_XN=texts,
+    correct_XN=correct_XN,
+    valid_XN=np.asarray(valid_XN, bool),
+    entropy_XN=correct_XN * 1.0,
+    length_XN=correct_XN * 1,
+    tokens_XN=(((),) * 2,) * len(rows),
+    vocab_size=2,
+  )
 
 
 def measured(found):
@@ -153,17 +167,22 @@ def test_measure_golden():
   expected = rating.rate([1500, 1500], [10 / 11, 10 / 11])
   np.testing.assert_allclose(values["eval/set/rating"], 1900, atol=1e-6)
   assert values == {
-      "eval/set/rating": expected.value, "eval/set/rating/low": expected.low,
-      "eval/set/rating/high": expected.high}
+    "eval/set/rating": expected.value,
+    "eval/set/rating/low": expected.low,
+    "eval/set/rating/high": expected.high,
+  }
 
 
 def test_measure_leaves_out_what_the_verifier_failed_on():
   # Of the first problem one of two counts, of the second none at all.
   found = samples(
-      [1200, 2000], [[1, 0, 1, 1], [1, 1, 1, 1]],
-      [[True, True, False, False], [False] * 4])
+    [1200, 2000],
+    [[1, 0, 1, 1], [1, 1, 1, 1]],
+    [[True, True, False, False], [False] * 4],
+  )
   np.testing.assert_allclose(
-      measured(found)["eval/set/rating"], 1200, atol=1e-6)
+    measured(found)["eval/set/rating"], 1200, atol=1e-6
+  )
 
 
 @pytest.mark.parametrize("ratings", [[None, None], []])

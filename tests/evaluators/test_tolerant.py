@@ -12,7 +12,9 @@ from progrpo_jax.rewards import thinking
 from progrpo_jax.tasks import base
 
 
-@pytest.mark.parametrize("text, answer", [
+@pytest.mark.parametrize(
+  "text, answer",
+  [
     ("<answer> 12 </answer>", "12"),
     ("<answer>1</answer> no: <answer>12</answer>.", "12"),
     ("<answer>12", "12"),
@@ -29,14 +31,21 @@ from progrpo_jax.tasks import base
     ("3 + 9 makes\n  `12`  \n", "12"),
     ("<think>the answer is 5</think>\n12", "12"),
     ("so on ...", "so on ..."),
-    ("", ""), ("  \n ", ""), ("<answer></answer>", "")])
+    ("", ""),
+    ("  \n ", ""),
+    ("<answer></answer>", ""),
+  ],
+)
 def test_answer(text, answer):
   assert tolerant.answer(text) == answer
 
 
 def test_forms_are_of_one_answer():
   assert tolerant.forms("it is\n12") == [
-      "<answer>12</answer>", "\\boxed{12}", "12"]
+    "<answer>12</answer>",
+    "\\boxed{12}",
+    "12",
+  ]
   # What the text is already has been judged.
   assert tolerant.forms("12") == ["<answer>12</answer>", "\\boxed{12}"]
   assert tolerant.forms("<answer>12</answer>") == ["\\boxed{12}", "12"]
@@ -50,23 +59,33 @@ def pool():
 
 
 def _row(template):
-  meta = {"dataset": "chain_sum", "metadata": {}, "template": template,
-          "binary": True}
+  meta = {
+    "dataset": "chain_sum",
+    "metadata": {},
+    "template": template,
+    "binary": True,
+  }
   return base.Row("chain_sum", "4+8=", "12", meta)
 
 
 def test_verdicts(pool):
   rows = [_row("full"), _row("compact")]
   texts = [
-      ("<answer>12</answer>", r"It is \boxed{12}.", r"It is \boxed{13}.",
-       "<answer>13</answer> or \\boxed{12}"),
-      ("12", "The answer is 12.", "13", "")]
+    (
+      "<answer>12</answer>",
+      r"It is \boxed{12}.",
+      r"It is \boxed{13}.",
+      "<answer>13</answer> or \\boxed{12}",
+    ),
+    ("12", "The answer is 12.", "13", ""),
+  ]
   strict = np.array([[True, False, False, False], [True] + 3 * [False]])
   valid = np.ones((2, 4), bool)
   found = tolerant.verify(pool, rows, texts, strict, valid)
   # The last of the first row has its answer in the tags, and that is wrong.
-  np.testing.assert_array_equal(found, [
-      [True, True, False, False], [True, True, False, False]])
+  np.testing.assert_array_equal(
+    found, [[True, True, False, False], [True, True, False, False]]
+  )
   assert strict.sum() == 2
 
 
@@ -82,34 +101,48 @@ def test_only_wrong_samples_are_asked_about():
   rows, texts = [_row("full")], [("no", "<answer>12</answer>")]
   counting = Counting()
   found = tolerant.verify(
-      counting, rows, texts, np.array([[False, True]]),
-      np.array([[False, True]]))
+    counting, rows, texts, np.array([[False, True]]), np.array([[False, True]])
+  )
   np.testing.assert_array_equal(found, [[False, True]])
   with pytest.raises(AssertionError, match="asked"):
     tolerant.verify(
-        counting, rows, texts, np.array([[False, True]]),
-        np.array([[True, True]]))
+      counting, rows, texts, np.array([[False, True]]), np.array([[True, True]])
+    )
   assert counting.asked == 2  # "no" is its own third form
 
 
-@pytest.mark.parametrize(("inside", "right"), [
-    (False, [True, False, True]), (True, [False, False, True])])
+@pytest.mark.parametrize(
+  ("inside", "right"),
+  [(False, [True, False, True]), (True, [False, False, True])],
+)
 def test_a_thought_without_an_end_has_no_answer_either(inside, right):
-  texts = [("The answer is 12.", "<think>The answer is 12.",
-            "13?</think> The answer is 12.")]
-  with pool_lib.Pool(workers=1, answer=functools.partial(
-      thinking.answer, inside=inside)) as pool:
+  texts = [
+    (
+      "The answer is 12.",
+      "<think>The answer is 12.",
+      "13?</think> The answer is 12.",
+    )
+  ]
+  with pool_lib.Pool(
+    workers=1, answer=functools.partial(thinking.answer, inside=inside)
+  ) as pool:
     found = tolerant.verify(
-        pool, [_row("compact")], texts, np.zeros((1, 3), bool),
-        np.ones((1, 3), bool))
+      pool,
+      [_row("compact")],
+      texts,
+      np.zeros((1, 3), bool),
+      np.ones((1, 3), bool),
+    )
   assert found.tolist() == [right]
 
 
 def test_measure_keeps_the_strict_verdict_apart():
   samples = types.SimpleNamespace(
-      rows=("p", "q"), valid_XN=np.ones((2, 2), bool),
-      correct_XN=np.array([[True, False], [False, False]]),
-      tolerant_XN=np.array([[True, True], [True, False]]))
+    rows=("p", "q"),
+    valid_XN=np.ones((2, 2), bool),
+    correct_XN=np.array([[True, False], [False, False]]),
+    tolerant_XN=np.array([[True, True], [True, False]]),
+  )
   values = dict(passk.measure(samples))
   assert values["pass@1"] == 0.25 and values["pass@2"] == 0.5
   assert values["tolerant/pass@1"] == 0.75

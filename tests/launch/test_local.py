@@ -49,21 +49,34 @@ class Machine:
     executable(tools / "nvidia-smi", "#!/bin/bash\necho GPU 0\n")
     executable(tools / "scontrol", record("scontrol"))
     # As Slurm: a signal for the steps goes to what srun runs.
-    executable(tools / "scancel", record("scancel") + (
-        'kill -TERM "$(<"$FAKE/step")"\n'))
-    executable(tools / "srun", record("srun") + (
-        'echo $$ >"$FAKE/step"\nshift\nexec "$@"\n'))
+    executable(
+      tools / "scancel", record("scancel") + ('kill -TERM "$(<"$FAKE/step")"\n')
+    )
+    executable(
+      tools / "srun",
+      record("srun") + ('echo $$ >"$FAKE/step"\nshift\nexec "$@"\n'),
+    )
     self.env = {
-        "PATH": f"{tools}:{os.environ['PATH']}", "FAKE": str(folder),
-        "SLEEP": "nap", "PROGRPO": str(tools / "progrpo"), "BACKOFF_S": "4",
-        "BACKOFF_MAX_S": "10"}
+      "PATH": f"{tools}:{os.environ['PATH']}",
+      "FAKE": str(folder),
+      "SLEEP": "nap",
+      "PROGRPO": str(tools / "progrpo"),
+      "BACKOFF_S": "4",
+      "BACKOFF_MAX_S": "10",
+    }
 
   def start(self, codes, script, *args, **env):
     (self.folder / "codes").write_text("\n".join(map(str, codes)) + "\n")
     return subprocess.Popen(
-        ["bash", str(LAUNCH / script), *args], env=self.env | env, text=True,
-        cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, preexec_fn=_interruptible)
+      ["bash", str(LAUNCH / script), *args],
+      env=self.env | env,
+      text=True,
+      cwd=self.folder,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      preexec_fn=_interruptible,
+    )
 
   def run(self, *args, **env):
     process = self.start(*args, **env)
@@ -91,15 +104,19 @@ def machine(tmp_path):
 
 GPU = ("gpu.sh", "--config", "a b.py", "--workdir=w", "--config.x=1")
 SLURM = {
-    "SLURM_JOB_ID": "7", "CONFIG": "c.py:a", "WORKDIR": "/w",
-    "SLURM_GPUS_ON_NODE": "4"}
+  "SLURM_JOB_ID": "7",
+  "CONFIG": "c.py:a",
+  "WORKDIR": "/w",
+  "SLURM_GPUS_ON_NODE": "4",
+}
 
 
 def test_one_machine_starts_again_what_was_saved(machine):
   code, out = machine.run([75, 75, 75, 0], *GPU)
   assert code == 0, out
   assert machine.lines("runs") == 4 * [
-      "train --config a b.py --workdir=w --config.x=1"]
+    "train --config a b.py --workdir=w --config.x=1"
+  ]
   assert machine.lines("naps") == ["4", "8", "10"]
   assert machine.environment()["PYTHONHASHSEED"] == "0"
   assert machine.environment()["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.9"
@@ -128,9 +145,13 @@ def test_who_stops_one_machine_means_it(machine, number):
   assert len(machine.lines("runs")) == 1
 
 
-@pytest.mark.parametrize(("args", "words"), [
+@pytest.mark.parametrize(
+  ("args", "words"),
+  [
     (["--workdir", "w"], "no --config FILE"),
-    (["--config", "c"], "no --workdir FOLDER")])
+    (["--config", "c"], "no --workdir FOLDER"),
+  ],
+)
 def test_one_machine_names_what_is_missing(machine, args, words):
   code, out = machine.run([0], "gpu.sh", *args)
   assert code == 2 and words in out and not machine.lines("runs")
@@ -151,7 +172,8 @@ def test_a_job_runs_one_process_a_node_on_all_its_gpus(machine):
   code, out = machine.run([0], "slurm.sbatch", "--config.x=1", **SLURM)
   assert code == 0, out
   assert machine.lines("runs") == [
-      "train --config c.py:a --workdir /w --config.x=1"]
+    "train --config c.py:a --workdir /w --config.x=1"
+  ]
   assert machine.environment()["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3"
   assert machine.environment()["PYTHONHASHSEED"] == "0"
   assert [x.split()[0] for x in machine.lines("calls")] == ["srun"]
@@ -165,18 +187,17 @@ def test_a_job_that_saved_is_requeued(machine):
 
 def test_requeues_are_bounded(machine):
   code, out = machine.run(
-      [75], "slurm.sbatch", **SLURM, SLURM_RESTART_COUNT="3", MAX_REQUEUES="3")
+    [75], "slurm.sbatch", **SLURM, SLURM_RESTART_COUNT="3", MAX_REQUEUES="3"
+  )
   assert code == 75 and "MAX_REQUEUES" in out
-  assert not any(
-      x.startswith("scontrol") for x in machine.lines("calls"))
+  assert not any(x.startswith("scontrol") for x in machine.lines("calls"))
 
 
 @pytest.mark.parametrize("wrong", [1, 2, 139])
 def test_a_job_that_failed_is_not_requeued(machine, wrong):
   code, _ = machine.run([wrong], "slurm.sbatch", **SLURM)
   assert code == wrong
-  assert not any(
-      x.startswith("scontrol") for x in machine.lines("calls"))
+  assert not any(x.startswith("scontrol") for x in machine.lines("calls"))
 
 
 def test_before_the_limit_the_tasks_are_told_once(machine):
@@ -186,7 +207,9 @@ def test_before_the_limit_the_tasks_are_told_once(machine):
   out, _ = process.communicate(timeout=30)
   assert process.returncode == 0, out
   assert machine.lines("calls")[1:] == [
-      "scancel --signal=TERM 7", "scontrol requeue 7"]
+    "scancel --signal=TERM 7",
+    "scontrol requeue 7",
+  ]
 
 
 def test_at_a_preemption_slurm_tells_the_tasks(machine):
@@ -213,6 +236,10 @@ def test_the_directives_ask_for_what_the_script_relies_on():
   commands = [i for i, x in enumerate(lines) if x and not x.startswith("#")]
   # Slurm reads none behind the first command.
   assert lines.index(directives[-1]) < commands[0]
-  for wanted in ("--requeue", "--signal=B:USR1@600", "--ntasks-per-node=1",
-                 "--open-mode=append"):
+  for wanted in (
+    "--requeue",
+    "--signal=B:USR1@600",
+    "--ntasks-per-node=1",
+    "--open-mode=append",
+  ):
     assert f"#SBATCH {wanted}" in directives

@@ -15,9 +15,13 @@ from progrpo_jax.learn import state as state_lib
 # Eight groups of four, four minibatches of two groups, two passes. Adam's
 # epsilon is large, so that a gradient that is all rounding moves nothing.
 SHAPE = (
-    "train.prompts_per_step=8", "train.num_minibatches=4",
-    "train.num_iterations=2", "optim.eps=1e-2", "eval.every=0",
-    "algo.beta=0.0")
+  "train.prompts_per_step=8",
+  "train.num_minibatches=4",
+  "train.num_iterations=2",
+  "optim.eps=1e-2",
+  "eval.every=0",
+  "algo.beta=0.0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,11 @@ def built(small):
 def cut(built, small, generations, prompts):
   """The stages of a config that cuts its minibatches so."""
   c = small.config(
-      *SHAPE, f"train.micro_batch_generations={generations}",
-      f"train.micro_batch_prompts={prompts}", method="grpo")
+    *SHAPE,
+    f"train.micro_batch_generations={generations}",
+    f"train.micro_batch_prompts={prompts}",
+    method="grpo",
+  )
   return built[0].build(c)
 
 
@@ -48,8 +55,7 @@ def improved(built, stages):
 
 
 def close(a, b, **tolerance):
-  jax.tree.map(
-      functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
 
 
 def test_any_cut_gives_the_same_updates(built, small):
@@ -66,7 +72,8 @@ def test_any_cut_gives_the_same_updates(built, small):
 
 @pytest.mark.parametrize("generations", [0, 1])
 def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
-    built, small, generations, monkeypatch):
+  built, small, generations, monkeypatch
+):
   """Each pass deals every group out once, each pass another way."""
   setup, params, groups = built
   stages = setup.first
@@ -81,13 +88,16 @@ def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
     dealt.append(sorted(ids.tolist()))
     scalar = np.float32(0)
     return state, dict(
-        skipped_updates=(scalar, scalar), empty_updates=(scalar, scalar))
+      skipped_updates=(scalar, scalar), empty_updates=(scalar, scalar)
+    )
 
   def deal(step):
     dealt.clear()
     dataclasses.replace(stages.improve, update=update)(
-        state_lib.TrainState(params={}, opt_state=(), skipped=np.int32(0)),
-        batch, progress_lib.Progress(step=step))
+      state_lib.TrainState(params={}, opt_state=(), skipped=np.int32(0)),
+      batch,
+      progress_lib.Progress(step=step),
+    )
     return list(dealt)
 
   first = deal(step=3)
@@ -102,14 +112,14 @@ def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
 
 
 def test_updates_without_a_token_leave_all_as_it_was_and_stop_the_run(
-    built, small):
+  built, small
+):
   setup, params, groups = built
-  batch, _, _ = setup.first.prepare(
-      params, None, groups.without_verdicts(), 0)
+  batch, _, _ = setup.first.prepare(params, None, groups.without_verdicts(), 0)
   assert not batch.sequences.mask_NRT.any()
   state = state_lib.create(
-      setup.model, setup.tx, jax.tree.map(jax.numpy.array, params),
-      setup.mesh)
+    setup.model, setup.tx, jax.tree.map(jax.numpy.array, params), setup.mesh
+  )
   before = jax.device_get(state.opt_state)
 
   def improve(limit, state):
@@ -119,10 +129,11 @@ def test_updates_without_a_token_leave_all_as_it_was_and_stop_the_run(
   # Eight updates: one short of the limit, then beyond it.
   state, metrics = improve(9, state)
   jax.tree.map(
-      np.testing.assert_array_equal,
-      jax.device_get((state.params, state.opt_state)), (params, before))
+    np.testing.assert_array_equal,
+    jax.device_get((state.params, state.opt_state)),
+    (params, before),
+  )
   assert metrics["empty_updates"] == metrics["skipped_updates"] == 1
   assert "loss" not in metrics
-  with pytest.raises(
-      errors.Diverged, match="16 updates in a row had no token"):
+  with pytest.raises(errors.Diverged, match="16 updates in a row had no token"):
     improve(9, state)

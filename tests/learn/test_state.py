@@ -11,7 +11,8 @@ from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import transformer
 
 CONFIG = config_lib.ModelConfig.tiny(
-    vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48)
+  vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
+)
 TX = optim.adamw(optim.schedule(1e-3), weight_decay=0.1)
 
 
@@ -26,8 +27,7 @@ def test_new_state_takes_the_parameters_over():
   for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params)):
     assert a is b
   assert state.skipped == 0 and state.skipped.dtype == jnp.int32
-  assert all(
-      not np.asarray(x).any() for x in jax.tree.leaves(state.opt_state))
+  assert all(not np.asarray(x).any() for x in jax.tree.leaves(state.opt_state))
 
 
 def test_abstract_state_is_the_state_described():
@@ -44,7 +44,8 @@ def test_fresh_optimiser_is_that_of_the_beginning():
   params, state, mesh = made()
   gradient = jax.tree.map(jnp.ones_like, params)
   _, used = jax.jit(lambda *a: optim.apply(TX, *a))(
-      gradient, state.opt_state, params)
+    gradient, state.opt_state, params
+  )
   assert any(np.asarray(x).any() for x in jax.tree.leaves(used))
   where = state_lib.shardings(CONFIG, TX, mesh).opt_state
   fresh = state_lib.fresh_optimizer(TX, params, where)
@@ -54,7 +55,8 @@ def test_fresh_optimiser_is_that_of_the_beginning():
 def test_initial_parameters_follow_from_the_key():
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   a, b, c = (
-      transformer.init(CONFIG, jax.random.key(i), mesh) for i in (0, 0, 1))
+    transformer.init(CONFIG, jax.random.key(i), mesh) for i in (0, 0, 1)
+  )
   jax.tree.map(np.testing.assert_array_equal, a, b)
   assert (a["embed"]["tokens"] != c["embed"]["tokens"]).mean() > 0.99
   assert 0.018 < float(jnp.std(a["embed"]["tokens"])) < 0.022

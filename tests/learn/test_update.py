@@ -18,13 +18,19 @@ from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring
 
 CONFIG = config_lib.ModelConfig.tiny(
-    vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48)
+  vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
+)
 N, R, P, T = 12, 2, 5, 6
 DIST = scoring.Distribution(temperature=0.8, chunk=16)
 TX = optim.adamw(optim.schedule(0.003), weight_decay=0.1)
 OBJECTIVE = functools.partial(
-    objective_lib.objective, loss_fn=losses.clip, kl_fn=kl.k3, beta=0.1,
-    aggregate_fn=aggregate.token_mean, entropy_coef=0.01)
+  objective_lib.objective,
+  loss_fn=losses.clip,
+  kl_fn=kl.k3,
+  beta=0.1,
+  aggregate_fn=aggregate.token_mean,
+  entropy_coef=0.01,
+)
 FIRST, LATER = np.bool_(True), np.bool_(False)
 KEY = jax.random.key(7)
 
@@ -41,10 +47,11 @@ def sequences():
   length = rng.integers(0, T + 1, (N, R))
   length[0] = [T, 0]
   return batch_lib.Sequences(
-      prompt_NT=rng.integers(0, 40, (N, P), np.int32),
-      prompt_mask_NT=np.arange(P) >= rng.integers(0, P, (N, 1)),
-      tokens_NRT=rng.integers(0, 40, (N, R, T), np.int32),
-      mask_NRT=np.arange(T) < length[..., None])
+    prompt_NT=rng.integers(0, 40, (N, P), np.int32),
+    prompt_mask_NT=np.arange(P) >= rng.integers(0, P, (N, 1)),
+    tokens_NRT=rng.integers(0, 40, (N, R, T), np.int32),
+    mask_NRT=np.arange(T) < length[..., None],
+  )
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +59,16 @@ def batch(params):
   """Scored by these parameters, in other micro-batches than the update's."""
   q = sequences()
   scores = jax.device_get(
-      scoring.score(CONFIG, params, q, DIST, micro_batches=4))
+    scoring.score(CONFIG, params, q, DIST, micro_batches=4)
+  )
   rng = np.random.default_rng(6)
   return batch_lib.TrainBatch(
-      sequences=q, old_logp_NRT=scores.logp_NRT, ref_logp_NRT=scores.logp_NRT,
-      adv_NR=rng.normal(size=(N, R)).astype(np.float32),
-      fresh_NR=np.ones((N, R), bool))
+    sequences=q,
+    old_logp_NRT=scores.logp_NRT,
+    ref_logp_NRT=scores.logp_NRT,
+    adv_NR=rng.normal(size=(N, R)).astype(np.float32),
+    fresh_NR=np.ones((N, R), bool),
+  )
 
 
 def half(batch, index):
@@ -80,8 +91,10 @@ def run():
 def state(params, skipped=0):
   params = jax.tree.map(jnp.array, params)
   return state_lib.TrainState(
-      params=params, opt_state=jax.jit(TX.init)(params),
-      skipped=jnp.int32(skipped))
+    params=params,
+    opt_state=jax.jit(TX.init)(params),
+    skipped=jnp.int32(skipped),
+  )
 
 
 def mean(metrics, name):
@@ -90,17 +103,18 @@ def mean(metrics, name):
 
 
 def equal(a, b):
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a),
-               jax.device_get(b))
+  jax.tree.map(
+    np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b)
+  )
 
 
 def close(a, b, **tolerance):
-  jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
 def test_first_update_is_on_policy_exactly_and_later_ones_are_not(
-    params, batch, run):
+  params, batch, run
+):
   now, metrics = run(state(params), batch, np.int32(0), FIRST, KEY)
   total, count = metrics["ratio/mean"]
   assert total == count == batch.sequences.mask_NRT[::2].sum()
@@ -123,36 +137,36 @@ def test_loss_goes_down_on_a_batch_learned_again(params, batch, run):
   assert seen[-1] < seen[0] - 0.1
 
 
-def test_responses_of_an_earlier_policy_keep_their_own_log_probs(
-    params, batch):
+def test_responses_of_an_earlier_policy_keep_their_own_log_probs(params, batch):
   fresh = batch.fresh_NR.copy()
   fresh[1::3] = False
-  old = np.where(
-      fresh[..., None], batch.old_logp_NRT, batch.old_logp_NRT - 0.3)
-  given = batch.replace(
-      fresh_NR=fresh, old_logp_NRT=np.float32(old))
+  old = np.where(fresh[..., None], batch.old_logp_NRT, batch.old_logp_NRT - 0.3)
+  given = batch.replace(fresh_NR=fresh, old_logp_NRT=np.float32(old))
   read = jax.jit(functools.partial(update.loss_inputs, CONFIG, dist=DIST))
   inputs = read(params, given, first=FIRST, key=KEY)
   logp = np.asarray(inputs.logp_BT).reshape(N, R, T)
   np.testing.assert_array_equal(logp[fresh], old[fresh])
   np.testing.assert_allclose(
-      logp[~fresh], batch.old_logp_NRT[~fresh], atol=1e-5)
+    logp[~fresh], batch.old_logp_NRT[~fresh], atol=1e-5
+  )
   # Afterwards nothing is put in the place of what the policy says.
   moved = jax.tree.map(lambda x: 1.1 * x, params)
   later = np.asarray(read(moved, given, first=LATER, key=KEY).logp_BT)
   scores = scoring.score(CONFIG, moved, batch.sequences, DIST, micro_batches=4)
-  np.testing.assert_allclose(
-      later.reshape(N, R, T), scores.logp_NRT, atol=1e-4)
+  np.testing.assert_allclose(later.reshape(N, R, T), scores.logp_NRT, atol=1e-4)
 
 
 RULES = (
-    aggregate.token_mean, aggregate.sequence_mean,
-    functools.partial(aggregate.constant, length=T))
+  aggregate.token_mean,
+  aggregate.sequence_mean,
+  functools.partial(aggregate.constant, length=T),
+)
 
 
 @functools.partial(jax.jit, static_argnames="micro_batches")
 def gradient_of(params, batch, rule, first, micro_batches):
   """Loss and gradient under one of `RULES`: one compilation for all."""
+
   def objective(inputs):
     loss_BT, metrics = losses.clip(inputs)
     pairs = [f(loss_BT, inputs.mask_BT) for f in RULES]
@@ -160,15 +174,22 @@ def gradient_of(params, batch, rule, first, micro_batches):
     return total, count, metrics
 
   loss, gradient, _ = update.minibatch_gradient(
-      CONFIG, params, {}, batch, scoring.Distribution(temperature=0.8),
-      objective, micro_batches, first, KEY)
+    CONFIG,
+    params,
+    {},
+    batch,
+    scoring.Distribution(temperature=0.8),
+    objective,
+    micro_batches,
+    first,
+    KEY,
+  )
   return loss, gradient
 
 
 @pytest.mark.parametrize("rule", range(len(RULES)))
 def test_gradient_in_micro_batches_is_that_of_the_whole(params, batch, rule):
-  moved = batch.replace(
-      old_logp_NRT=batch.old_logp_NRT + np.float32(0.05))
+  moved = batch.replace(old_logp_NRT=batch.old_logp_NRT + np.float32(0.05))
   whole = gradient_of(params, moved, rule, LATER, micro_batches=1)
   parts = gradient_of(params, moved, rule, LATER, micro_batches=3)
   assert optax.tree.norm(whole[1]) > 0.1
@@ -182,8 +203,10 @@ FLOW = dataclasses.replace(CONFIG, partition_head=True)
 
 def _all_at_once(inputs):
   terms = [
-      losses.clip_cov(inputs, share=0.05, cov_low=0.0),
-      losses.kl_cov(inputs, share=0.3), losses.flowrl(inputs, beta=1.0)]
+    losses.clip_cov(inputs, share=0.05, cov_low=0.0),
+    losses.kl_cov(inputs, share=0.3),
+    losses.flowrl(inputs, beta=1.0),
+  ]
   loss_BT = sum(loss_BT for loss_BT, _ in terms)
   total, count = aggregate.token_mean(loss_BT, inputs.mask_BT)
   return total, count, terms[0][1] | terms[1][1]
@@ -192,13 +215,23 @@ def _all_at_once(inputs):
 @functools.partial(jax.jit, static_argnames="micro_batches")
 def gradient_of_all(params, batch, micro_batches):
   return update.minibatch_gradient(
-      FLOW, params, {}, batch, DIST, _all_at_once, micro_batches, LATER, KEY,
-      whole=True)
+    FLOW,
+    params,
+    {},
+    batch,
+    DIST,
+    _all_at_once,
+    micro_batches,
+    LATER,
+    KEY,
+    whole=True,
+  )
 
 
 @pytest.mark.parametrize(("per_row", "micro_batches"), [(4, 3), (1, 4)])
 def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
-    random_params, batch, per_row, micro_batches):
+  random_params, batch, per_row, micro_batches
+):
   """Six prompts of four responses, cut into rows and micro-batches."""
   params = random_params(FLOW)
   rng = np.random.default_rng(8)
@@ -213,21 +246,28 @@ def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
 
     q = batch.sequences
     return batch.replace(
-        sequences=batch_lib.Sequences(
-            prompt_NT=repeated(q.prompt_NT),
-            prompt_mask_NT=repeated(q.prompt_mask_NT),
-            tokens_NRT=rows(q.tokens_NRT), mask_NRT=rows(q.mask_NRT)),
-        old_logp_NRT=rows(moved), ref_logp_NRT=rows(batch.ref_logp_NRT),
-        adv_NR=rows(batch.adv_NR), base_advantage_NR=rows(batch.adv_NR),
-        fresh_NR=rows(batch.fresh_NR),
-        id_N=np.repeat(np.arange(6, dtype=np.uint32), 4 // per_row))
+      sequences=batch_lib.Sequences(
+        prompt_NT=repeated(q.prompt_NT),
+        prompt_mask_NT=repeated(q.prompt_mask_NT),
+        tokens_NRT=rows(q.tokens_NRT),
+        mask_NRT=rows(q.mask_NRT),
+      ),
+      old_logp_NRT=rows(moved),
+      ref_logp_NRT=rows(batch.ref_logp_NRT),
+      adv_NR=rows(batch.adv_NR),
+      base_advantage_NR=rows(batch.adv_NR),
+      fresh_NR=rows(batch.fresh_NR),
+      id_N=np.repeat(np.arange(6, dtype=np.uint32), 4 // per_row),
+    )
 
-  moved = batch.old_logp_NRT + rng.normal(
-      scale=0.2, size=(N, R, T)).astype(np.float32)
+  moved = batch.old_logp_NRT + rng.normal(scale=0.2, size=(N, R, T)).astype(
+    np.float32
+  )
   whole = gradient_of_all(params, cut(4), micro_batches=1)
   parts = gradient_of_all(params, cut(per_row), micro_batches)
-  assert 0 < whole[2]["clip_cov/dropped"][0] < whole[2][
-      "clip_cov/candidates"][0]
+  assert (
+    0 < whole[2]["clip_cov/dropped"][0] < whole[2]["clip_cov/candidates"][0]
+  )
   assert optax.tree.norm(whole[1]["log_z"]) > 0.01
   # The largest entries of the gradient are about 50.
   close(parts, whole, rtol=1e-4, atol=1e-4)
@@ -235,15 +275,21 @@ def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
 
 def test_rules_differ_on_ragged_responses(params, batch):
   norms = [
-      float(optax.tree.norm(gradient_of(
-          params, batch, i, FIRST, micro_batches=1)[1])) for i in range(3)]
+    float(
+      optax.tree.norm(gradient_of(params, batch, i, FIRST, micro_batches=1)[1])
+    )
+    for i in range(3)
+  ]
   assert len({round(x, 3) for x in norms}) == 3
 
 
 def test_value_put_in_the_place_of_another_keeps_the_gradient(params, batch):
-  close(gradient_of(params, batch, 0, FIRST, micro_batches=1),
-        gradient_of(params, batch, 0, LATER, micro_batches=1),
-        rtol=1e-3, atol=1e-5)
+  close(
+    gradient_of(params, batch, 0, FIRST, micro_batches=1),
+    gradient_of(params, batch, 0, LATER, micro_batches=1),
+    rtol=1e-3,
+    atol=1e-5,
+  )
 
 
 def test_masked_responses_have_no_influence(params, batch, run):
@@ -253,11 +299,13 @@ def test_masked_responses_have_no_influence(params, batch, run):
   noise = np.where(mask, 0, np.float32(np.nan))
   off = ~mask.any(axis=-1)
   loud = silent.replace(
-      sequences=silent.sequences.replace(
-          tokens_NRT=np.where(mask, silent.sequences.tokens_NRT, 7)),
-      old_logp_NRT=silent.old_logp_NRT + noise,
-      ref_logp_NRT=silent.ref_logp_NRT + noise,
-      adv_NR=np.where(off, np.float32(np.nan), silent.adv_NR))
+    sequences=silent.sequences.replace(
+      tokens_NRT=np.where(mask, silent.sequences.tokens_NRT, 7)
+    ),
+    old_logp_NRT=silent.old_logp_NRT + noise,
+    ref_logp_NRT=silent.ref_logp_NRT + noise,
+    adv_NR=np.where(off, np.float32(np.nan), silent.adv_NR),
+  )
   a, metrics_a = run(state(params), silent, np.int32(0), FIRST, KEY)
   b, metrics_b = run(state(params), loud, np.int32(0), FIRST, KEY)
   equal(a, b)
@@ -267,14 +315,17 @@ def test_masked_responses_have_no_influence(params, batch, run):
 
 
 def test_update_without_a_token_changes_nothing_and_is_counted(
-    params, batch, run):
+  params, batch, run
+):
   """Nor the moments and the schedule, by which Adam moves on by itself."""
   before, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
   before = jax.device_get(before)
-  nothing = batch.replace(sequences=batch.sequences.replace(
-      mask_NRT=np.zeros((N, R, T), bool)))
+  nothing = batch.replace(
+    sequences=batch.sequences.replace(mask_NRT=np.zeros((N, R, T), bool))
+  )
   after, metrics = run(
-      jax.tree.map(jnp.array, before), nothing, np.int32(0), LATER, KEY)
+    jax.tree.map(jnp.array, before), nothing, np.int32(0), LATER, KEY
+  )
   equal((after.params, after.opt_state), (before.params, before.opt_state))
   assert after.skipped == 1
   assert mean(metrics, "skipped_updates") == 1.0
@@ -286,14 +337,19 @@ def test_update_without_a_token_changes_nothing_and_is_counted(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
 def test_update_that_is_not_finite_changes_nothing_and_is_counted(
-    params, batch, run, value):
+  params, batch, run, value
+):
   before, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
   before = jax.device_get(before)
   bad = batch.adv_NR.copy()
   bad[0, 0] = value  # its response has tokens
   after, metrics = run(
-      jax.tree.map(jnp.array, before), batch.replace(adv_NR=bad), np.int32(0),
-      LATER, KEY)
+    jax.tree.map(jnp.array, before),
+    batch.replace(adv_NR=bad),
+    np.int32(0),
+    LATER,
+    KEY,
+  )
   equal((after.params, after.opt_state), (before.params, before.opt_state))
   assert after.skipped == 1
   assert mean(metrics, "skipped_updates") == 1.0
@@ -313,8 +369,9 @@ def test_update_whose_result_is_not_finite_changes_nothing(rate):
   params = {"w": jnp.ones(3)}
   before = tx.init(params)
   gradient = {"w": jnp.array([1.0, 2.0, 3.0])}
-  after, opt_state, finite = jax.jit(
-      lambda *a: optim.apply_if_finite(tx, *a))(0.5, gradient, before, params)
+  after, opt_state, finite = jax.jit(lambda *a: optim.apply_if_finite(tx, *a))(
+    0.5, gradient, before, params
+  )
   assert not finite
   equal((after, opt_state), (params, before))
 
@@ -326,17 +383,18 @@ def test_update_whose_moments_are_not_finite_changes_nothing():
   # Its square is beyond float32, its norm, of one number alone, is not.
   gradient = {"w": jnp.array([0.0, 0.0, 1.2e19])}
   moments = jax.tree.map(
-      lambda x: jnp.full_like(x, 3.4e38) if x.shape else x, before)
+    lambda x: jnp.full_like(x, 3.4e38) if x.shape else x, before
+  )
   after, opt_state, finite = optim.apply_if_finite(
-      tx, jnp.float32(0.5), gradient, moments, params)
+    tx, jnp.float32(0.5), gradient, moments, params
+  )
   assert not finite
   equal((after, opt_state), (params, moments))
 
 
 def test_refused_results_are_counted(params, batch):
   """Through the whole update, as a run calls it."""
-  run = update.make(
-      CONFIG, optim.adamw(lambda _: jnp.nan), OBJECTIVE, DIST)
+  run = update.make(CONFIG, optim.adamw(lambda _: jnp.nan), OBJECTIVE, DIST)
   before = jax.device_get(state(params))
   after, metrics = run(state(params), batch, FIRST, KEY)
   equal((after.params, after.opt_state), (before.params, before.opt_state))
@@ -357,8 +415,9 @@ def test_weight_that_is_not_finite_is_seen(params, batch, run):
 def test_state_that_goes_in_is_donated(params, batch, run):
   given = state(params)
   after, _ = run(given, batch, np.int32(0), FIRST, KEY)
-  assert all(x.is_deleted() for x in jax.tree.leaves(
-      (given.params, given.opt_state)))
+  assert all(
+    x.is_deleted() for x in jax.tree.leaves((given.params, given.opt_state))
+  )
   assert not any(x.is_deleted() for x in jax.tree.leaves(after))
 
 

@@ -26,9 +26,11 @@ def test_loss_falls_and_a_policy_is_written(small):
 def test_goes_on_from_a_policy(small, tmp_path):
   notes = []
   policy = base_policy.warm_up(
-      small.config("warmup.steps=10"), tmp_path / "more",
-      lambda count, note: notes.append((count, note)))
-  (count, note), = notes
+    small.config("warmup.steps=10"),
+    tmp_path / "more",
+    lambda count, note: notes.append((count, note)),
+  )
+  ((count, note),) = notes
   assert count == 10 and _loss(note) < _loss(small.losses[0])
   assert policy.config == hf.load(str(tmp_path / "more"))[0]
 
@@ -37,38 +39,50 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
   rows = tmp_path / "rows.jsonl"
   rows.write_text('{"prompt": "1+1=", "answer": "2"}\n' * 9)
   bare = small.config()
-  bare.data.tasks = {"jsonl": {"options": {
-      "file": str(rows), "validation_file": str(rows),
-      "verifier": "progrpo_jax.rewards.logic:score"}}}
+  bare.data.tasks = {
+    "jsonl": {
+      "options": {
+        "file": str(rows),
+        "validation_file": str(rows),
+        "verifier": "progrpo_jax.rewards.logic:score",
+      }
+    }
+  }
   for c, said in (
-      (small.config("sampling.max_new_tokens=1"),
-       "is longer than data.max_prompt_length 12 or sampling.max_new_tokens 1"),
-      (small.config("data.max_prompt_length=2"), "max_prompt_length 2 or"),
-      (bare, "task 'jsonl' has no demonstrations")):
+    (
+      small.config("sampling.max_new_tokens=1"),
+      "is longer than data.max_prompt_length 12 or sampling.max_new_tokens 1",
+    ),
+    (small.config("data.max_prompt_length=2"), "max_prompt_length 2 or"),
+    (bare, "task 'jsonl' has no demonstrations"),
+  ):
     with pytest.raises(errors.InputError, match=said):
       base_policy.warm_up(c, tmp_path / "none", lambda *_: None)
   assert not (tmp_path / "none").exists()
 
 
 def test_updates_that_would_ruin_the_weights_are_said(
-    small, tmp_path, monkeypatch):
+  small, tmp_path, monkeypatch
+):
   """Left out, and not taken for a warm-up that learnt nothing."""
   monkeypatch.setattr(
-      warmup.optim, "schedule", lambda *_, **__: lambda _: np.inf)
+    warmup.optim, "schedule", lambda *_, **__: lambda _: np.inf
+  )
   with pytest.raises(errors.InputError, match=r"lower config\.warmup\.learn"):
     base_policy.warm_up(
-        small.config("warmup.steps=2"), tmp_path / "none", lambda *_: None)
+      small.config("warmup.steps=2"), tmp_path / "none", lambda *_: None
+    )
   assert not (tmp_path / "none").exists()
 
 
 def test_long_demonstrations_are_left_out(small):
   c = small.config()
   pairs = warmup.demonstrations(
-      dict(c.data.tasks), c.data.dir, c.warmup.examples)
+    dict(c.data.tasks), c.data.dir, c.warmup.examples
+  )
   tokenizer = tokenizer_lib.load(str(small.base))
   rows = warmup.encode(pairs, tokenizer, 8, 2)
-  short = [
-      (p, d) for p, d in pairs if len(p) + 1 <= 8 and len(d) + 1 <= 2]
+  short = [(p, d) for p, d in pairs if len(p) + 1 <= 8 and len(d) + 1 <= 2]
   assert 0 < len(short) < len(pairs)
   assert len(rows.prompt_NT) == len(short)
   for i, (p, d) in enumerate(short):

@@ -17,13 +17,18 @@ N, R, T, S, P, K, M, H = 2, 3, 4, 5, 6, 2, 2, 8
 
 def attend(q, own, own_mask, prefix=None, prefix_mask=None):
   """`attention.attend` of keys and values that all have time before heads."""
+
   def order(pair, batch):
     k, v = (jnp.moveaxis(x, batch, batch + 1) for x in pair)
     return jnp.swapaxes(k, -1, -2), v
 
   return attention.attend(
-      q, order(own, 2), own_mask,
-      None if prefix is None else order(prefix, 1), prefix_mask)
+    q,
+    order(own, 2),
+    own_mask,
+    None if prefix is None else order(prefix, 1),
+    prefix_mask,
+  )
 
 
 run = jax.jit(attend)
@@ -51,11 +56,13 @@ def plain(q, own, own_mask, prefix=None, prefix_mask=None):
   seen = np.broadcast_to(own_mask, q.shape[:3] + k.shape[2:3])
   if prefix is not None:
     k, v = (
-        np.concatenate([np.repeat(p[:, None], R, 1), x], axis=2)
-        for p, x in zip(prefix, (k, v)))
-    seen = np.concatenate([
-        np.broadcast_to(prefix_mask[:, None, None], q.shape[:3] + (P,)),
-        seen], axis=-1)
+      np.concatenate([np.repeat(p[:, None], R, 1), x], axis=2)
+      for p, x in zip(prefix, (k, v))
+    )
+    seen = np.concatenate(
+      [np.broadcast_to(prefix_mask[:, None, None], q.shape[:3] + (P,)), seen],
+      axis=-1,
+    )
   scores = np.einsum("nrtkmh,nrskh->nrtkms", q, k) / np.sqrt(H)
   scores = np.where(seen[:, :, :, None, None], scores, -np.inf)
   weights = scipy.special.softmax(scores, axis=-1)
@@ -67,11 +74,13 @@ def test_bfloat16_is_rounded_once():
   plain softmax over what bfloat16 holds, but for the weights' own rounding."""
   q, own, own_mask, prefix, prefix_mask = case(seed=3)
   q, own, prefix = jax.tree.map(
-      lambda x: jnp.asarray(x, jnp.bfloat16), (q, own, prefix))
+    lambda x: jnp.asarray(x, jnp.bfloat16), (q, own, prefix)
+  )
   out = run(q, own, own_mask, prefix, prefix_mask)
   assert out.dtype == jnp.bfloat16
   q, own, prefix = jax.tree.map(
-      lambda x: np.asarray(x, np.float32), (q, own, prefix))
+    lambda x: np.asarray(x, np.float32), (q, own, prefix)
+  )
   expected = plain(q, own, own_mask, prefix, prefix_mask)
   error = np.abs(np.asarray(out, np.float32) - expected)
   assert np.mean(error) < 9e-4
@@ -86,8 +95,12 @@ def test_two_keys_by_hand():
   np.testing.assert_allclose(out, 10 + 10 * share, rtol=1e-6)
   # The first key as a prefix: the same softmax over both.
   out = run(
-      q, (k[:, :, 1:], v[:, :, 1:]), jnp.ones((1, 1, 1, 1), bool),
-      (k[:, 0, :1], v[:, 0, :1]), jnp.ones((1, 1), bool))
+    q,
+    (k[:, :, 1:], v[:, :, 1:]),
+    jnp.ones((1, 1, 1, 1), bool),
+    (k[:, 0, :1], v[:, 0, :1]),
+    jnp.ones((1, 1), bool),
+  )
   np.testing.assert_allclose(out, 10 + 10 * share, rtol=1e-6)
 
 
@@ -97,15 +110,18 @@ def test_attention_equals_one_plain_softmax(size, with_prefix):
   args = case(size=size)
   args = args if with_prefix else args[:3]
   np.testing.assert_allclose(
-      run(*args), plain(*args), atol=3e-6 * size * max(size, 1) ** 2)
+    run(*args), plain(*args), atol=3e-6 * size * max(size, 1) ** 2
+  )
 
 
 def test_masks_broadcast_over_rows_and_responses():
   q, own, _, prefix, prefix_mask = case()
   causal = np.tril(np.ones((T, S), bool))
   np.testing.assert_allclose(
-      run(q, own, causal, prefix, prefix_mask),
-      plain(q, own, causal, prefix, prefix_mask), atol=3e-6)
+    run(q, own, causal, prefix, prefix_mask),
+    plain(q, own, causal, prefix, prefix_mask),
+    atol=3e-6,
+  )
 
 
 def test_masked_keys_have_no_influence():
@@ -115,15 +131,18 @@ def test_masked_keys_have_no_influence():
   away = ~prefix_mask[:, :, None, None]
   rubbish = tuple(np.where(away, -1e4, x).astype(np.float32) for x in prefix)
   np.testing.assert_array_equal(
-      run(q, garbage, own_mask, rubbish, prefix_mask),
-      run(q, own, own_mask, prefix, prefix_mask))
+    run(q, garbage, own_mask, rubbish, prefix_mask),
+    run(q, own, own_mask, prefix, prefix_mask),
+  )
 
 
 def test_prefix_without_real_tokens_is_no_prefix():
   q, own, own_mask, prefix, _ = case()
   np.testing.assert_allclose(
-      run(q, own, own_mask, prefix, np.zeros((N, P), bool)),
-      run(q, own, own_mask), atol=1e-6)
+    run(q, own, own_mask, prefix, np.zeros((N, P), bool)),
+    run(q, own, own_mask),
+    atol=1e-6,
+  )
 
 
 def test_query_that_sees_nothing_is_finite_and_so_is_its_gradient():
@@ -132,8 +151,7 @@ def test_query_that_sees_nothing_is_finite_and_so_is_its_gradient():
   def total(q, own, prefix):
     nothing = jnp.zeros((T, S), bool)
     out = run(q, own, nothing, prefix, jnp.zeros((N, P), bool))
-    return jnp.sum(out ** 2) + jnp.sum(
-        run(q, own, nothing) ** 2)
+    return jnp.sum(out**2) + jnp.sum(run(q, own, nothing) ** 2)
 
   out = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, own, prefix)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(out))
@@ -144,7 +162,8 @@ def test_scores_far_apart_do_not_overflow():
   out = run(q, own, own_mask, prefix, prefix_mask)
   assert np.isfinite(out).all()
   np.testing.assert_allclose(
-      out, plain(q, own, own_mask, prefix, prefix_mask), atol=0.1)
+    out, plain(q, own, own_mask, prefix, prefix_mask), atol=0.1
+  )
 
 
 def test_gradients_equal_those_of_one_softmax():
@@ -153,11 +172,13 @@ def test_gradients_equal_those_of_one_softmax():
 
   def joined(q, own, prefix):
     k, v = (
-        jnp.concatenate([jnp.repeat(p[:, None], R, 1), x], axis=2)
-        for p, x in zip(prefix, own))
-    seen = jnp.concatenate([
-        jnp.broadcast_to(prefix_mask[:, None, None], (N, R, T, P)),
-        own_mask], axis=-1)
+      jnp.concatenate([jnp.repeat(p[:, None], R, 1), x], axis=2)
+      for p, x in zip(prefix, own)
+    )
+    seen = jnp.concatenate(
+      [jnp.broadcast_to(prefix_mask[:, None, None], (N, R, T, P)), own_mask],
+      axis=-1,
+    )
     scores = jnp.einsum("nrtkmh,nrskh->nrtkms", q, k) / np.sqrt(H)
     scores = jnp.where(seen[:, :, :, None, None], scores, -jnp.inf)
     out = jnp.einsum("nrtkms,nrskh->nrtkmh", jax.nn.softmax(scores), v)
@@ -168,21 +189,25 @@ def test_gradients_equal_those_of_one_softmax():
     return jnp.sum(out * direction)
 
   found, expected = (
-      jax.jit(jax.grad(f, (0, 1, 2)))(q, own, prefix) for f in (ours, joined))
+    jax.jit(jax.grad(f, (0, 1, 2)))(q, own, prefix) for f in (ours, joined)
+  )
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-      found, expected)
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
+  )
 
 
 def test_bfloat16_stays_and_is_close():
   q, own, own_mask, prefix, prefix_mask = case()
   narrow = jax.tree.map(
-      lambda x: jnp.asarray(x, jnp.bfloat16), (q, own, prefix))
+    lambda x: jnp.asarray(x, jnp.bfloat16), (q, own, prefix)
+  )
   out = run(narrow[0], narrow[1], own_mask, narrow[2], prefix_mask)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(
-      np.asarray(out, np.float32),
-      plain(q, own, own_mask, prefix, prefix_mask), atol=0.05)
+    np.asarray(out, np.float32),
+    plain(q, own, own_mask, prefix, prefix_mask),
+    atol=0.05,
+  )
 
 
 # What `causal` is asked for: prompts (own keys masked, no prefix), responses
@@ -192,9 +217,9 @@ LONG = 13
 LEFT_AND_RIGHT = np.arange(LONG) >= np.array([[0], [9], [0]])
 LEFT_AND_RIGHT[2, 1:] = False
 CASES = {
-    "prompts": (LEFT_AND_RIGHT, False),
-    "responses": (None, True),
-    "both": (LEFT_AND_RIGHT, True),
+  "prompts": (LEFT_AND_RIGHT, False),
+  "responses": (None, True),
+  "both": (LEFT_AND_RIGHT, True),
 }
 
 
@@ -218,15 +243,15 @@ def values_and_gradients(attend, key_mask, q, own, prefix, prefix_mask):
   """Of the queries whose own key is real."""
   direction = np.random.default_rng(1).normal(size=q.shape)
   if key_mask is not None:
-    direction = np.where(
-        key_mask[:, None, :, None, None, None], direction, 0)
+    direction = np.where(key_mask[:, None, :, None, None, None], direction, 0)
 
   def total(q, own, prefix):
     out = attend(q, own, key_mask, prefix, prefix_mask)
     return jnp.sum(out * direction), jnp.where(direction == 0, 0, out)
 
   (_, out), gradients = jax.jit(
-      jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, own, prefix)
+    jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+  )(q, own, prefix)
   return out, gradients
 
 
@@ -242,23 +267,28 @@ def test_causal_attention_is_attention_under_a_causal_mask(name):
     prefix = np.moveaxis(prefix[0], -1, 1), np.moveaxis(prefix[1], -2, 1)
   with np.errstate(invalid="ignore"):  # queries that see nothing
     expected = plain(
-        q, time_first, seen & real[:, None, None], prefix, prefix_mask)
+      q, time_first, seen & real[:, None, None], prefix, prefix_mask
+    )
   np.testing.assert_allclose(
-      np.swapaxes(found, 1, 2)[real], np.swapaxes(expected, 1, 2)[real],
-      atol=3e-6)
+    np.swapaxes(found, 1, 2)[real], np.swapaxes(expected, 1, 2)[real], atol=3e-6
+  )
 
 
 # A last block with one query, a block a query, and one block for all.
-@pytest.mark.parametrize("name, size", [
-    ("prompts", 4), ("responses", 4), ("both", 1), ("both", 16)])
+@pytest.mark.parametrize(
+  "name, size", [("prompts", 4), ("responses", 4), ("both", 1), ("both", 16)]
+)
 def test_blocks_of_queries_change_nothing(name, size):
   key_mask, with_prefix = CASES[name]
   args = key_mask, *causal_case(with_prefix)
   found = values_and_gradients(
-      functools.partial(attention.in_blocks, size=size), *args)
+    functools.partial(attention.in_blocks, size=size), *args
+  )
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6),
-      found, values_and_gradients(attention.causal, *args))
+    lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6),
+    found,
+    values_and_gradients(attention.causal, *args),
+  )
 
 
 def test_gradients_of_many_blocks_are_summed_in_float32():
@@ -269,10 +299,13 @@ def test_gradients_of_many_blocks_are_summed_in_float32():
 
   def total(value):
     out = attention.in_blocks(
-        zeros(1, 1, 4000, 1, 1, 1),
-        (zeros(1, 1, 1, 1, 4000), zeros(1, 1, 1, 4000, 1)),
-        jnp.zeros((1, 4000), bool), (zeros(1, 1, 1, 1), value),
-        jnp.ones((1, 1), bool), size=1)
+      zeros(1, 1, 4000, 1, 1, 1),
+      (zeros(1, 1, 1, 1, 4000), zeros(1, 1, 1, 4000, 1)),
+      jnp.zeros((1, 4000), bool),
+      (zeros(1, 1, 1, 1), value),
+      jnp.ones((1, 1), bool),
+      size=1,
+    )
     return jnp.sum(out.astype(jnp.float32))
 
   assert jax.jit(jax.grad(total))(zeros(1, 1, 1, 1)) == 4000
@@ -280,18 +313,20 @@ def test_gradients_of_many_blocks_are_summed_in_float32():
 
 def shapes(length, columns):
   """Of one row with one response, two heads and a prefix."""
+
   def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, np.float32)
 
   return (
-      shape(1, 1, length, 1, 2, 64),
-      (shape(1, 1, 1, 64, length), shape(1, 1, 1, length, 64)),
-      (shape(1, 1, 64, columns), shape(1, 1, columns, 64)),
-      jax.ShapeDtypeStruct((1, columns), bool))
+    shape(1, 1, length, 1, 2, 64),
+    (shape(1, 1, 1, 64, length), shape(1, 1, 1, length, 64)),
+    (shape(1, 1, 64, columns), shape(1, 1, columns, 64)),
+    jax.ShapeDtypeStruct((1, columns), bool),
+  )
 
 
 def test_short_sequences_are_read_by_the_reference_alone():
-  length = 2 ** 9
+  length = 2**9
   columns = attention.SCORES // length - length
 
   def program(attend, columns):
@@ -303,7 +338,8 @@ def test_short_sequences_are_read_by_the_reference_alone():
   def reference(q, own, prefix, prefix_mask):
     rows = 0 + jnp.arange(length)
     return attention.attend(
-        q, own, jnp.arange(length) <= rows[:, None], prefix, prefix_mask)
+      q, own, jnp.arange(length) <= rows[:, None], prefix, prefix_mask
+    )
 
   assert program(causal, columns) == program(reference, columns)
   assert "scan" in program(causal, columns + 1)
@@ -313,17 +349,21 @@ def test_memory_of_long_sequences_is_that_of_a_block():
   length, columns = 8192, 1024
 
   def total(q, own, prefix, prefix_mask):
-    return jnp.sum(
-        attention.causal(q, own, None, prefix, prefix_mask) ** 2)
+    return jnp.sum(attention.causal(q, own, None, prefix, prefix_mask) ** 2)
 
-  program = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(
-      *shapes(length, columns)).compile()
+  program = (
+    jax.jit(jax.value_and_grad(total, (0, 1, 2)))
+    .lower(*shapes(length, columns))
+    .compile()
+  )
   scores = 2 * 4 * length * (length + columns)
   # Measured: 64 MiB, of 576 for one array of scores and 2176 without blocks.
   assert program.memory_analysis().temp_size_in_bytes < scores / 6
 
 
-@pytest.mark.parametrize("asked, dtype, head_dim, platform, name, words", [
+@pytest.mark.parametrize(
+  "asked, dtype, head_dim, platform, name, words",
+  [
     ("auto", "float32", 16, "cpu", "xla", "platform cpu"),
     ("auto", "bfloat16", 128, "cpu", "xla", "platform cpu"),
     ("auto", "bfloat16", 128, "gpu", "cudnn", "platform gpu"),
@@ -341,11 +381,14 @@ def test_memory_of_long_sequences_is_that_of_a_block():
     ("cudnn", "bfloat16", 128, "tpu", None, "'cudnn'.*gpu.*tpu"),
     ("cudnn", "float32", 128, "gpu", None, "bfloat16.*float32"),
     ("cudnn", "bfloat16", 256, "gpu", None, "head_dim.*256"),
-])
+  ],
+)
 def test_the_choice_is_told_or_refused(
-    asked, dtype, head_dim, platform, name, words):
+  asked, dtype, head_dim, platform, name, words
+):
   config = config_lib.ModelConfig.tiny(
-      attention=asked, dtype=dtype, head_dim=head_dim)
+    attention=asked, dtype=dtype, head_dim=head_dim
+  )
   if name is None:
     with pytest.raises(ValueError, match=words):
       attention.choose(config, platform)

@@ -14,8 +14,11 @@ def filled():
   """A full cache of two layers, 2 rows, 3 responses and 4 columns."""
   cache = cache_lib.empty(CONFIG, 2, 3, 4)
   k, v = (
-      tuple(jnp.arange(float(x.size)).reshape(x.shape) + i
-            for i, x in enumerate(part)) for part in (cache.k, cache.v))
+    tuple(
+      jnp.arange(float(x.size)).reshape(x.shape) + i for i, x in enumerate(part)
+    )
+    for part in (cache.k, cache.v)
+  )
   return cache_lib.Cache(k=k, v=v, length=jnp.int32(4))
 
 
@@ -34,14 +37,12 @@ def test_write_touches_its_columns_alone():
   cache = filled()
   new = -1.0 - jnp.arange(2 * 3 * 2 * 2 * 16.0)
   keys, values = new.reshape(2, 3, 2, 16, 2), new.reshape(2, 3, 2, 2, 16)
-  k, v = cache_lib.write(
-      (cache.k[1], cache.v[1], jnp.int32(1)), (keys, values))
+  k, v = cache_lib.write((cache.k[1], cache.v[1], jnp.int32(1)), (keys, values))
   np.testing.assert_array_equal(k[..., 1:3], keys)
   np.testing.assert_array_equal(v[..., 1:3, :], values)
   for column in (0, 3):
     np.testing.assert_array_equal(k[..., column], cache.k[1][..., column])
-    np.testing.assert_array_equal(
-        v[..., column, :], cache.v[1][..., column, :])
+    np.testing.assert_array_equal(v[..., column, :], cache.v[1][..., column, :])
 
 
 def test_grown_cache_keeps_what_it_holds():
@@ -58,7 +59,9 @@ def test_bytes_of_a_token_are_those_of_its_columns():
   cache = cache_lib.empty(CONFIG, 2, 3, 4)
   assert cache_lib.bytes_per_token(CONFIG) == 2 * 2 * 2 * 16 * 4
   assert cache_lib.bytes_per_token(CONFIG) * 2 * 3 * 4 == sum(
-      x.nbytes for x in (*cache.k, *cache.v))
+    x.nbytes for x in (*cache.k, *cache.v)
+  )
   narrow = config_lib.ModelConfig.tiny(
-      vocab_size=40, num_layers=2, dtype="bfloat16")
+    vocab_size=40, num_layers=2, dtype="bfloat16"
+  )
   assert cache_lib.bytes_per_token(narrow) == 2 * 2 * 2 * 16 * 2

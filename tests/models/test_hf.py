@@ -24,15 +24,23 @@ from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf, tensors, transformer
 
 SMALL = dict(
-    vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=2, rope_theta=1e4,
-    max_position_embeddings=128, tie_word_embeddings=False)
+  vocab_size=40,
+  hidden_size=32,
+  intermediate_size=48,
+  num_hidden_layers=3,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  rope_theta=1e4,
+  max_position_embeddings=128,
+  tie_word_embeddings=False,
+)
 
 
 def torch_model(path, dtype="float32", seed=0, shard="50GB", **changes):
   """A random model of transformers, saved; biases and norms are not trivial."""
   import torch
   import transformers
+
   logging.getLogger("transformers").setLevel(logging.ERROR)
   torch.manual_seed(seed)
   config = transformers.Qwen2Config(**(SMALL | changes))
@@ -51,12 +59,15 @@ def torch_model(path, dtype="float32", seed=0, shard="50GB", **changes):
 
 def torch_logits(model, tokens, mask):
   import torch
+
   mask = torch.tensor(mask)
   positions = (mask.long().cumsum(1) - 1).clamp(min=0)
   with torch.no_grad():
     out = model(
-        input_ids=torch.tensor(tokens), attention_mask=mask.long(),
-        position_ids=positions)
+      input_ids=torch.tensor(tokens),
+      attention_mask=mask.long(),
+      position_ids=positions,
+    )
   return out.logits.float().numpy()
 
 
@@ -79,13 +90,26 @@ def same_trees(a, b):
     np.testing.assert_array_equal(x, flat_b[path], err_msg=path)
 
 
-@pytest.mark.parametrize("changes", [
+@pytest.mark.parametrize(
+  "changes",
+  [
     dict(num_key_value_heads=4, rope_theta=1e6, rms_norm_eps=1e-5),
-    dict(num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-         tie_word_embeddings=True),
-    dict(num_hidden_layers=1, hidden_size=24, intermediate_size=16,
-         num_attention_heads=6, num_key_value_heads=3, vocab_size=17),
-])
+    dict(
+      num_attention_heads=2,
+      num_key_value_heads=1,
+      head_dim=8,
+      tie_word_embeddings=True,
+    ),
+    dict(
+      num_hidden_layers=1,
+      hidden_size=24,
+      intermediate_size=16,
+      num_attention_heads=6,
+      num_key_value_heads=3,
+      vocab_size=17,
+    ),
+  ],
+)
 def test_logits_equal_those_of_transformers(tmp_path, changes):
   model = torch_model(tmp_path, **changes)
   config, params = hf.load(tmp_path)
@@ -100,18 +124,23 @@ def test_logits_equal_those_of_transformers(tmp_path, changes):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_export_gives_transformers_the_same_model(tmp_path, dtype, tie):
   import transformers
+
   torch_model(tmp_path / "in", dtype, tie_word_embeddings=tie)
   config, params = hf.load(tmp_path / "in")
   assert params["embed"]["tokens"].dtype == dtype
   assert ("head" in params) != tie
   hf.save(tmp_path / "out", config, params)
   first, again = (
-      transformers.Qwen2ForCausalLM.from_pretrained(
-          tmp_path / name, dtype="auto").eval() for name in ("in", "out"))
+    transformers.Qwen2ForCausalLM.from_pretrained(
+      tmp_path / name, dtype="auto"
+    ).eval()
+    for name in ("in", "out")
+  )
   assert str(first.dtype) == str(again.dtype) == f"torch.{dtype}"
   tokens, mask = batch(config.vocab_size)
   np.testing.assert_array_equal(
-      torch_logits(again, tokens, mask), torch_logits(first, tokens, mask))
+    torch_logits(again, tokens, mask), torch_logits(first, tokens, mask)
+  )
 
 
 def test_export_of_a_sharded_file_round_trips(tmp_path):
@@ -125,11 +154,12 @@ def test_export_of_a_sharded_file_round_trips(tmp_path):
   same_trees(hf.load(tmp_path / "out")[1], params)
   same_trees(hf.load(tmp_path / "in")[1], params)
   import transformers
+
   again = transformers.Qwen2ForCausalLM.from_pretrained(tmp_path / "out")
   np.testing.assert_array_equal(
-      again.model.layers[2].self_attn.v_proj.weight.detach().numpy(),
-      np.asarray(params["layers"]["attention"]["v"][2]).reshape(
-          32, 16).T)
+    again.model.layers[2].self_attn.v_proj.weight.detach().numpy(),
+    np.asarray(params["layers"]["attention"]["v"][2]).reshape(32, 16).T,
+  )
 
 
 def own(path, dtype=jnp.float32, **changes):
@@ -137,8 +167,9 @@ def own(path, dtype=jnp.float32, **changes):
   config = config_lib.ModelConfig.tiny(vocab_size=20, num_layers=2, **changes)
   leaves, treedef = jax.tree.flatten(transformer.abstract_params(config))
   rng = np.random.default_rng(0)
-  params = jax.tree.unflatten(treedef, [
-      jnp.asarray(rng.normal(size=x.shape), dtype) for x in leaves])
+  params = jax.tree.unflatten(
+    treedef, [jnp.asarray(rng.normal(size=x.shape), dtype) for x in leaves]
+  )
   hf.save(path, config, params)
   return config, params
 
@@ -148,8 +179,9 @@ def test_params_have_the_structure_of_the_declaration(tmp_path):
   loaded_config, loaded = hf.load(tmp_path / "m")
   assert loaded_config == config
   same_trees(loaded, params)
-  assert (jax.tree.structure(loaded)
-          == jax.tree.structure(transformer.abstract_params(config)))
+  assert jax.tree.structure(loaded) == jax.tree.structure(
+    transformer.abstract_params(config)
+  )
 
 
 def test_dtype_is_that_of_the_file_unless_asked(tmp_path):
@@ -168,16 +200,18 @@ def test_half_and_double_precision_become_float32(tmp_path, stored):
   own(tmp_path / "m")
   file = tmp_path / "m/model.safetensors"
   held = {
-      k: v.astype(stored)
-      for k, v in safetensors.numpy.load_file(file).items()}
+    k: v.astype(stored) for k, v in safetensors.numpy.load_file(file).items()
+  }
   safetensors.numpy.save_file(held, file)
   params = hf.load(tmp_path / "m")[1]
   assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
   np.testing.assert_array_equal(
-      params["norm"]["scale"], held["model.norm.weight"].astype(np.float32))
+    params["norm"]["scale"], held["model.norm.weight"].astype(np.float32)
+  )
   np.testing.assert_array_equal(
-      params["layers"]["mlp"]["up"][1],
-      held["model.layers.1.mlp.up_proj.weight"].astype(np.float32).T)
+    params["layers"]["mlp"]["up"][1],
+    held["model.layers.1.mlp.up_proj.weight"].astype(np.float32).T,
+  )
 
 
 def test_each_tensor_keeps_its_own_type(tmp_path):
@@ -187,23 +221,31 @@ def test_each_tensor_keeps_its_own_type(tmp_path):
   params["layers"]["attention"]["k"] *= jnp.float32(1 / 3)
   hf.save(tmp_path / "n", config, params)
   stored = {
-      k: v.dtype.name for k, v in safetensors.numpy.load_file(
-          tmp_path / "n/model.safetensors").items()}
+    k: v.dtype.name
+    for k, v in safetensors.numpy.load_file(
+      tmp_path / "n/model.safetensors"
+    ).items()
+  }
   assert {k for k, v in stored.items() if v == "float32"} == {
-      "model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight",
-      "model.layers.1.self_attn.k_proj.weight"}
+    "model.embed_tokens.weight",
+    "model.layers.0.self_attn.k_proj.weight",
+    "model.layers.1.self_attn.k_proj.weight",
+  }
   assert set(stored.values()) == {"float32", "bfloat16"}
   described = json.loads((tmp_path / "n/config.json").read_text())
   assert described["torch_dtype"] == "float32"
   same_trees(hf.load(tmp_path / "n")[1], params)
   # Layers of one parameter that are stored in two types take the wider one.
   name = "model.layers.1.mlp.up_proj.weight"
-  edit_tensors(tmp_path / "n/model.safetensors", lambda t: t.update(
-      {name: t[name].astype(np.float32)}))
+  edit_tensors(
+    tmp_path / "n/model.safetensors",
+    lambda t: t.update({name: t[name].astype(np.float32)}),
+  )
   mixed = hf.load(tmp_path / "n")[1]
   assert mixed["layers"]["mlp"]["up"].dtype == jnp.float32
   params["layers"]["mlp"]["up"] = params["layers"]["mlp"]["up"].astype(
-      jnp.float32)
+    jnp.float32
+  )
   same_trees(mixed, params)
 
 
@@ -217,16 +259,24 @@ def test_every_parameter_of_a_family_has_a_name(family):
   names = [name for name, _, _ in hf._tensors(config, flat)]
   assert len(set(names)) == len(names)
   norms = {n for n in names if "_norm.weight" in n}
-  assert norms == ({
+  assert norms == (
+    {
       f"model.layers.{i}.self_attn.{x}_norm.weight"
-      for i in range(3) for x in "qk"} if family == "qwen3" else set())
+      for i in range(3)
+      for x in "qk"
+    }
+    if family == "qwen3"
+    else set()
+  )
 
 
 def test_fields_of_runs_are_not_of_the_checkpoint(tmp_path):
   config, params = own(tmp_path / "m")
   edit_json(
-      tmp_path / "m/config.json", progrpo_partition_head=True,
-      progrpo_lora=dict(rank=2, alpha=4.0, targets=["q_proj"]))
+    tmp_path / "m/config.json",
+    progrpo_partition_head=True,
+    progrpo_lora=dict(rank=2, alpha=4.0, targets=["q_proj"]),
+  )
   found_config, found = hf.load(tmp_path / "m")
   assert found_config == config
   same_trees(found, params)
@@ -293,9 +343,14 @@ hf.save({str(tmp_path / "n")!r}, config, params, max_shard_bytes=200_000)
 assert hf.is_hf_dir({str(tmp_path / "n")!r})
 """
   with futures.ThreadPoolExecutor(2) as threads:
-    list(threads.map(
+    list(
+      threads.map(
         lambda rank: run_python(
-            code, devices=2, timeout=120, env={"RANK": str(rank)}), range(2)))
+          code, devices=2, timeout=120, env={"RANK": str(rank)}
+        ),
+        range(2),
+      )
+    )
   same_trees(hf.load(tmp_path / "n")[1], hf.load(tmp_path / "m")[1])
 
 
@@ -315,18 +370,29 @@ class Devices:
     return dict(enumerate(self.parts))
 
 
-@pytest.mark.parametrize(("parts", "count"), [
+@pytest.mark.parametrize(
+  ("parts", "count"),
+  [
     # Columns side by side are read once, and so is what all devices need.
     ([np.s_[0:20, 8:16], np.s_[0:20, 16:32]], 1),
     ([np.s_[0:20, 0:64]] * 4, 1),
     ([np.s_[5:9, 0:64]], 1),
-    ([np.s_[0:10, 0:32], np.s_[10:20, 0:32], np.s_[0:10, 32:64],
-      np.s_[10:20, 32:64]], 1),
+    (
+      [
+        np.s_[0:10, 0:32],
+        np.s_[10:20, 0:32],
+        np.s_[0:10, 32:64],
+        np.s_[10:20, 32:64],
+      ],
+      1,
+    ),
     # What lies between two distant parts is nobody's.
     ([np.s_[0:20, 0:8], np.s_[0:20, 24:32]], 2),
-])
+  ],
+)
 def test_a_process_reads_the_parts_of_its_devices(
-    tmp_path, monkeypatch, parts, count):
+  tmp_path, monkeypatch, parts, count
+):
   own(tmp_path / "m")
   tensor = hf._stored(epath.Path(tmp_path / "m"))["model.embed_tokens.weight"]
   whole = tensors.read(tensor)
@@ -334,14 +400,16 @@ def test_a_process_reads_the_parts_of_its_devices(
   found = []
   read = tensors.read
   monkeypatch.setattr(
-      tensors, "read", lambda *args: found.append(read(*args)) or found[-1])
+    tensors, "read", lambda *args: found.append(read(*args)) or found[-1]
+  )
   held = hf._read_parts(tensor, Devices(*parts))
   assert len(found) == count
   assert held.keys() == {hf._spans(part, whole.shape) for part in parts}
   assert sum(x.size for x in found) == sum(x.size for x in held.values())
   for part in parts:
     np.testing.assert_array_equal(
-        held[hf._spans(part, whole.shape)], whole[part])
+      held[hf._spans(part, whole.shape)], whole[part]
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -379,10 +447,11 @@ def held(call):
 def test_the_host_holds_a_few_tensors_of_a_layer(tmp_path):
   """Far less than a parameter of all layers, in either direction."""
   config = config_lib.ModelConfig.tiny(
-      vocab_size=20, num_layers=32, embed_dim=128, mlp_dim=512)
+    vocab_size=20, num_layers=32, embed_dim=128, mlp_dim=512
+  )
   params = jax.tree.map(
-      lambda x: jnp.ones(x.shape, x.dtype),
-      transformer.abstract_params(config))
+    lambda x: jnp.ones(x.shape, x.dtype), transformer.abstract_params(config)
+  )
   stacked = params["layers"]["mlp"]["up"].nbytes
   largest = stacked // 32
   # Once before, so that what is held is not the programs.
@@ -427,51 +496,91 @@ def wrong_shape(arrays):
   arrays[name] = np.ascontiguousarray(arrays[name].T)
 
 
-@pytest.mark.parametrize(("damage", "words"), [
+@pytest.mark.parametrize(
+  ("damage", "words"),
+  [
     (shutil.rmtree, ["no such directory"]),
     (lambda p: (p / "config.json").unlink(), ["no config.json"]),
     (lambda p: (p / "config.json").write_text("{"), ["not JSON"]),
     (lambda p: (p / "config.json").write_text("[" * 100_000), ["not JSON"]),
     (lambda p: (p / "config.json").write_text("[]"), ["not a JSON object"]),
-    (lambda p: edit_json(p / "config.json", model_type="mamba"),
-     ["config.json", "'mamba'", "supported"]),
-    (lambda p: edit_json(p / "config.json", hidden_size=None),
-     ["config.json", "hidden_size"]),
-    (lambda p: edit_json(p / "config.json", num_attention_heads=3),
-     ["config.json", "num_heads 3"]),
-    (lambda p: (p / "model.safetensors").unlink(),
-     ["no model.safetensors", "converted"]),
-    (lambda p: edit_tensors(
-        p / "model.safetensors", lambda t: t.pop("model.norm.weight")),
-     ["1 tensor(s) missing", "model.norm.weight"]),
-    (lambda p: edit_tensors(
-        p / "model.safetensors", lambda t: t.update(odd=np.ones(2))),
-     ["1 tensor(s) that a qwen2 model does not have", "odd"]),
-    (lambda p: edit_json(
-        p / "config.json", model_type="llama", attention_bias=False),
-     ["6 tensor(s) that a llama model does not have", "k_proj.bias"]),
-    (lambda p: edit_json(p / "config.json", model_type="qwen3"),
-     ["4 tensor(s) missing", "model.layers.0.self_attn.k_norm.weight"]),
-    (lambda p: edit_tensors(p / "model.safetensors", wrong_shape),
-     ["model.layers.1.mlp.up_proj.weight", "(64, 192)", "(192, 64)"]),
-    (lambda p: edit_tensors(
-        p / "model.safetensors", lambda t: t.update(
-            {"model.norm.weight": np.ones(64, np.int8)})),
-     ["model.norm.weight", "I8"]),
-    (lambda p: (p / "model.safetensors").write_bytes(
-        (p / "model.safetensors").read_bytes()[:-100]),
-     ["model.safetensors", "cut short"]),
-    (lambda p: (p / "model.safetensors").write_bytes(b""),
-     ["model.safetensors", "cut short"]),
-    (lambda p: edit_tensors(
-        p / "model.safetensors", lambda t: t.update(
-            {"lm_head.weight": np.zeros((20, 64), np.float32)})),
-     ["lm_head.weight", "differs"]),
-    (lambda p: edit_tensors(
-        p / "model.safetensors", lambda t: t.update(
-            {"lm_head.weight": t["model.embed_tokens.weight"][:, :3].copy()})),
-     ["lm_head.weight", "differs"]),
-])
+    (
+      lambda p: edit_json(p / "config.json", model_type="mamba"),
+      ["config.json", "'mamba'", "supported"],
+    ),
+    (
+      lambda p: edit_json(p / "config.json", hidden_size=None),
+      ["config.json", "hidden_size"],
+    ),
+    (
+      lambda p: edit_json(p / "config.json", num_attention_heads=3),
+      ["config.json", "num_heads 3"],
+    ),
+    (
+      lambda p: (p / "model.safetensors").unlink(),
+      ["no model.safetensors", "converted"],
+    ),
+    (
+      lambda p: edit_tensors(
+        p / "model.safetensors", lambda t: t.pop("model.norm.weight")
+      ),
+      ["1 tensor(s) missing", "model.norm.weight"],
+    ),
+    (
+      lambda p: edit_tensors(
+        p / "model.safetensors", lambda t: t.update(odd=np.ones(2))
+      ),
+      ["1 tensor(s) that a qwen2 model does not have", "odd"],
+    ),
+    (
+      lambda p: edit_json(
+        p / "config.json", model_type="llama", attention_bias=False
+      ),
+      ["6 tensor(s) that a llama model does not have", "k_proj.bias"],
+    ),
+    (
+      lambda p: edit_json(p / "config.json", model_type="qwen3"),
+      ["4 tensor(s) missing", "model.layers.0.self_attn.k_norm.weight"],
+    ),
+    (
+      lambda p: edit_tensors(p / "model.safetensors", wrong_shape),
+      ["model.layers.1.mlp.up_proj.weight", "(64, 192)", "(192, 64)"],
+    ),
+    (
+      lambda p: edit_tensors(
+        p / "model.safetensors",
+        lambda t: t.update({"model.norm.weight": np.ones(64, np.int8)}),
+      ),
+      ["model.norm.weight", "I8"],
+    ),
+    (
+      lambda p: (p / "model.safetensors").write_bytes(
+        (p / "model.safetensors").read_bytes()[:-100]
+      ),
+      ["model.safetensors", "cut short"],
+    ),
+    (
+      lambda p: (p / "model.safetensors").write_bytes(b""),
+      ["model.safetensors", "cut short"],
+    ),
+    (
+      lambda p: edit_tensors(
+        p / "model.safetensors",
+        lambda t: t.update({"lm_head.weight": np.zeros((20, 64), np.float32)}),
+      ),
+      ["lm_head.weight", "differs"],
+    ),
+    (
+      lambda p: edit_tensors(
+        p / "model.safetensors",
+        lambda t: t.update(
+          {"lm_head.weight": t["model.embed_tokens.weight"][:, :3].copy()}
+        ),
+      ),
+      ["lm_head.weight", "differs"],
+    ),
+  ],
+)
 def test_damage_is_named(tmp_path, damage, words):
   path = tmp_path / "m"
   own(path)
@@ -483,30 +592,52 @@ def test_damage_is_named(tmp_path, damage, words):
   assert len(str(e.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (lambda p: sorted(p.glob("*.safetensors"))[1].unlink(),
-     ["model-00002-of-", "no such file", "index"]),
-    (lambda p: edit_tensors(
+@pytest.mark.parametrize(
+  ("damage", "words"),
+  [
+    (
+      lambda p: sorted(p.glob("*.safetensors"))[1].unlink(),
+      ["model-00002-of-", "no such file", "index"],
+    ),
+    (
+      lambda p: edit_tensors(
         sorted(p.glob("*.safetensors"))[0],
-        lambda t: t.pop("model.embed_tokens.weight")),
-     ["model-00001-of-", "model.embed_tokens.weight", "missing"]),
-    (lambda p: edit_tensors(
-        sorted(p.glob("*.safetensors"))[0],
-        lambda t: t.update(odd=np.ones(2))),
-     ["model-00001-of-", "odd", "not listed"]),
-    (lambda p: os.truncate(sorted(p.glob("*.safetensors"))[2], 5000),
-     ["model-00003-of-", "cut short", "copy it again"]),
-    (lambda p: os.truncate(sorted(p.glob("*.safetensors"))[2], 50),
-     ["model-00003-of-", "cut short", "copy it again"]),
-    (lambda p: (p / "model.safetensors.index.json").write_text("{}"),
-     ["model.safetensors.index.json", "weight_map"]),
-    (lambda p: edit_json(p / "model.safetensors.index.json", weight_map={}),
-     ["model.safetensors.index.json", "weight_map"]),
-    (lambda p: edit_json(p / "model.safetensors.index.json", weight_map=[]),
-     ["model.safetensors.index.json", "weight_map"]),
-    (lambda p: (p / "model.safetensors.index.json").unlink(),
-     ["no model.safetensors and no model.safetensors.index.json"]),
-])
+        lambda t: t.pop("model.embed_tokens.weight"),
+      ),
+      ["model-00001-of-", "model.embed_tokens.weight", "missing"],
+    ),
+    (
+      lambda p: edit_tensors(
+        sorted(p.glob("*.safetensors"))[0], lambda t: t.update(odd=np.ones(2))
+      ),
+      ["model-00001-of-", "odd", "not listed"],
+    ),
+    (
+      lambda p: os.truncate(sorted(p.glob("*.safetensors"))[2], 5000),
+      ["model-00003-of-", "cut short", "copy it again"],
+    ),
+    (
+      lambda p: os.truncate(sorted(p.glob("*.safetensors"))[2], 50),
+      ["model-00003-of-", "cut short", "copy it again"],
+    ),
+    (
+      lambda p: (p / "model.safetensors.index.json").write_text("{}"),
+      ["model.safetensors.index.json", "weight_map"],
+    ),
+    (
+      lambda p: edit_json(p / "model.safetensors.index.json", weight_map={}),
+      ["model.safetensors.index.json", "weight_map"],
+    ),
+    (
+      lambda p: edit_json(p / "model.safetensors.index.json", weight_map=[]),
+      ["model.safetensors.index.json", "weight_map"],
+    ),
+    (
+      lambda p: (p / "model.safetensors.index.json").unlink(),
+      ["no model.safetensors and no model.safetensors.index.json"],
+    ),
+  ],
+)
 def test_damage_of_a_sharded_model_is_named(tmp_path, damage, words):
   config, params = own(tmp_path / "own")
   path = tmp_path / "m"
@@ -519,9 +650,17 @@ def test_damage_of_a_sharded_model_is_named(tmp_path, damage, words):
   assert len(str(e.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", [
-    "../model-00001-of-00002.safetensors", "/etc/passwd", "", "..",
-    "sub/model.safetensors", "..\\model.safetensors"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "../model-00001-of-00002.safetensors",
+    "/etc/passwd",
+    "",
+    "..",
+    "sub/model.safetensors",
+    "..\\model.safetensors",
+  ],
+)
 def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
   place = tmp_path / "model"
   config, params = own(tmp_path / "own")
@@ -531,17 +670,25 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
   # There would be a whole file.
   shutil.copytree(place, tmp_path, dirs_exist_ok=True)
   first = min(names.values())
-  edit_json(index, weight_map={
-      k: name if f == first else f for k, f in names.items()})
+  edit_json(
+    index, weight_map={k: name if f == first else f for k, f in names.items()}
+  )
   with pytest.raises(errors.InputError, match="weight_map names the file"):
     hf.load(place)
 
 
-@pytest.mark.parametrize("changes", [
-    dict(num_attention_heads=0), dict(rms_norm_eps=[1]),
-    dict(rope_theta={"a": 1}), dict(num_hidden_layers=1e400)])
+@pytest.mark.parametrize(
+  "changes",
+  [
+    dict(num_attention_heads=0),
+    dict(rms_norm_eps=[1]),
+    dict(rope_theta={"a": 1}),
+    dict(num_hidden_layers=1e400),
+  ],
+)
 def test_nonsense_in_the_config_is_refused_before_weights_are_read(
-    tmp_path, changes, monkeypatch):
+  tmp_path, changes, monkeypatch
+):
   own(tmp_path / "own")
   edit_json(tmp_path / "own/config.json", **changes)
   monkeypatch.setattr(hf, "_stored", None)
@@ -554,13 +701,16 @@ def test_a_tied_head_written_twice_is_accepted(tmp_path, monkeypatch):
   # Three of the twenty rows at a time.
   monkeypatch.setattr(hf, "_COMPARED", 3 * 64 * 4)
   file = tmp_path / "m/model.safetensors"
-  edit_tensors(file, lambda t: t.update(
-      {"lm_head.weight": t["model.embed_tokens.weight"]}))
+  edit_tensors(
+    file, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]})
+  )
   same_trees(hf.load(tmp_path / "m")[1], params)
   sizes, read = [], tensors.read
   monkeypatch.setattr(
-      tensors, "read",
-      lambda *args: sizes.append(read(*args).shape) or read(*args))
+    tensors,
+    "read",
+    lambda *args: sizes.append(read(*args).shape) or read(*args),
+  )
   stored = hf._stored(epath.Path(tmp_path / "m"))
   pair = stored["lm_head.weight"], stored["model.embed_tokens.weight"]
   assert hf._equal(*pair)
@@ -586,13 +736,19 @@ def test_save_replaces_a_model_but_nothing_else(tmp_path):
   (tmp_path / "also mine").mkdir()
   (tmp_path / "also mine/thesis.txt~").write_text("x")
   for name, file in (
-      ("mine", "thesis.txt"), ("also mine", "thesis.txt~"),
-      ("mine/thesis.txt", None)):
+    ("mine", "thesis.txt"),
+    ("also mine", "thesis.txt~"),
+    ("mine/thesis.txt", None),
+  ):
     with pytest.raises(errors.InputError, match="not a model directory"):
       hf.save(tmp_path / name, config, params)
     assert file is None or os.listdir(tmp_path / name) == [file]
   assert sorted(p.name for p in tmp_path.iterdir()) == [
-      "also mine", "empty", "m", "mine"]
+    "also mine",
+    "empty",
+    "m",
+    "mine",
+  ]
 
 
 def test_a_save_that_fails_leaves_the_earlier_model(tmp_path):
@@ -614,14 +770,16 @@ def test_save_refuses_what_it_cannot_write(tmp_path):
   config, params = own(tmp_path / "m")
   with pytest.raises(ValueError, match="head/kernel"):
     hf.save(tmp_path / "n", config, params | {"head": {"kernel": jnp.ones(3)}})
-  half = params | {"norm": {"scale": params["norm"]["scale"].astype(
-      jnp.float16)}}
+  half = params | {
+    "norm": {"scale": params["norm"]["scale"].astype(jnp.float16)}
+  }
   with pytest.raises(ValueError, match="norm/scale is float16"):
     hf.save(tmp_path / "n", config, half)
   # Without the adapters it would be another model.
   adapted = dataclasses.replace(config, lora=config_lib.LoRA(2, 4.0))
   with_adapters = jax.tree.map(
-      lambda x: jnp.zeros(x.shape), transformer.abstract_params(adapted))
+    lambda x: jnp.zeros(x.shape), transformer.abstract_params(adapted)
+  )
   with pytest.raises(ValueError, match="lora_a has no place.*merge"):
     hf.save(tmp_path / "n", adapted, with_adapters)
 
@@ -693,8 +851,10 @@ class Bucket(fsspec.AbstractFileSystem):
   def ls(self, path, detail=True, **options):
     path = self._strip_protocol(path)
     found = {
-        path + "/" + p[len(path) + 1:].split("/")[0] for p in self.objects
-        if p.startswith(path + "/")}
+      path + "/" + p[len(path) + 1 :].split("/")[0]
+      for p in self.objects
+      if p.startswith(path + "/")
+    }
     # In an order that helps nobody.
     rows = [self.info(p) for p in sorted(found)[::-1]] or [self.info(path)]
     return rows if detail else [row["name"] for row in rows]
@@ -720,7 +880,8 @@ def bucket(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path / "cwd")
   made = Bucket()
   monkeypatch.setattr(
-      backend.fsspec_backend, "_get_filesystem", lambda name: made)
+    backend.fsspec_backend, "_get_filesystem", lambda name: made
+  )
   yield made
   assert os.listdir(tmp_path / "cwd") == []
 
@@ -745,7 +906,8 @@ class FileTokenizer:
 
 @pytest.mark.parametrize(("shard", "count"), [(1 << 30, 1), (60_000, 4)])
 def test_a_bucket_gets_the_files_that_a_disk_gets(
-    tmp_path, bucket, shard, count):
+  tmp_path, bucket, shard, count
+):
   config, params = own(tmp_path / "own", jnp.bfloat16, tie_embeddings=False)
   for path in ("gs://bucket/models/m", str(tmp_path / "m")):
     hf.save(path, config, params, FileTokenizer(), max_shard_bytes=shard)
@@ -754,18 +916,22 @@ def test_a_bucket_gets_the_files_that_a_disk_gets(
     assert found_config == config
     same_trees(found, params)
   local = {
-      str(p.relative_to(tmp_path / "m")): p.read_bytes()
-      for p in (tmp_path / "m").rglob("*") if p.is_file()}
+    str(p.relative_to(tmp_path / "m")): p.read_bytes()
+    for p in (tmp_path / "m").rglob("*")
+    if p.is_file()
+  }
   assert sum(name.endswith(".safetensors") for name in local) == count
   assert len(local) == 4 + count + (count > 1)
   assert bucket.objects == {
-      f"bucket/models/m/{name}": data for name, data in local.items()}
+    f"bucket/models/m/{name}": data for name, data in local.items()
+  }
   assert bucket.written[0] == "progrpo-unfinished"
   assert bucket.written[-1] == "config.json"
   assert epath.Path("gs://bucket/models/m").exists()
   same_trees(
-      hf.load(epath.Path("gs://bucket/models/m"), dtype="float32")[1],
-      hf.load(tmp_path / "m", dtype="float32")[1])
+    hf.load(epath.Path("gs://bucket/models/m"), dtype="float32")[1],
+    hf.load(tmp_path / "m", dtype="float32")[1],
+  )
 
 
 def test_what_a_failure_leaves_in_a_bucket_is_no_model(tmp_path, bucket):
@@ -781,11 +947,14 @@ def test_what_a_failure_leaves_in_a_bucket_is_no_model(tmp_path, bucket):
     with pytest.raises(errors.InputError, match="gs://bucket/m: no config"):
       hf.load(path)
     assert set(bucket.objects) == {
-        "bucket/m/model.safetensors", "bucket/m/progrpo-unfinished"}
+      "bucket/m/model.safetensors",
+      "bucket/m/progrpo-unfinished",
+    }
   hf.save(path, config, params)
   assert sorted(bucket.objects) == [
-      f"bucket/m/{name}" for name in (
-          "config.json", "generation_config.json", "model.safetensors")]
+    f"bucket/m/{name}"
+    for name in ("config.json", "generation_config.json", "model.safetensors")
+  ]
   same_trees(hf.load(path)[1], params)
 
 

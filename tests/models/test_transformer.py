@@ -14,7 +14,8 @@ from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import transformer
 
 CONFIG = config_lib.ModelConfig.tiny(
-    vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48)
+  vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
+)
 N, R, P, T = 3, 2, 6, 5
 
 logits = jax.jit(transformer.logits, static_argnums=0)
@@ -52,7 +53,8 @@ def whole(params, data, config=CONFIG):
   prompt, mask, tokens = data
   rows = np.concatenate([np.repeat(prompt, R, 0), tokens.reshape(N * R, T)], 1)
   real = np.concatenate(
-      [np.repeat(mask, R, 0), np.ones((N * R, T), bool)], axis=1)
+    [np.repeat(mask, R, 0), np.ones((N * R, T), bool)], axis=1
+  )
   out = logits(config, params, rows, real)
   return np.asarray(out)[:, P:].reshape(N, R, T, -1)
 
@@ -69,8 +71,10 @@ def test_prompt_and_response_apart_equal_one_pass(params, data):
   of_prompt, of_response = both(CONFIG, params, prompt, mask, tokens)
   np.testing.assert_allclose(of_response, whole(params, data), atol=1e-5)
   np.testing.assert_allclose(
-      np.asarray(of_prompt)[mask],
-      np.asarray(logits(CONFIG, params, prompt, mask))[mask], atol=1e-5)
+    np.asarray(of_prompt)[mask],
+    np.asarray(logits(CONFIG, params, prompt, mask))[mask],
+    atol=1e-5,
+  )
 
 
 @pytest.mark.parametrize("size", [T, 4 * T])
@@ -84,11 +88,13 @@ def test_decoding_with_a_cache_equals_reading_at_once(params, data, size):
 
     def step(cache, token):
       hidden, cache = transformer.decode(
-          CONFIG, unrolled, token[..., None], prefix, cache)
+        CONFIG, unrolled, token[..., None], prefix, cache
+      )
       return cache, hidden[:, :, 0]
 
     cache, hidden = jax.lax.scan(
-        step, cache_lib.empty(CONFIG, N, R, size), tokens.transpose(2, 0, 1))
+      step, cache_lib.empty(CONFIG, N, R, size), tokens.transpose(2, 0, 1)
+    )
     return cache, hidden.transpose(1, 2, 0, 3)
 
   cache, hidden = decode(params)
@@ -105,10 +111,15 @@ def test_reading_into_a_cache_in_two_pieces_equals_one(params, data):
     _, prefix = transformer.prefill(CONFIG, params, prompt, mask)
     unrolled = transformer.unroll(CONFIG, params)
     first, cache = transformer.decode(
-        CONFIG, unrolled, tokens[..., :3], prefix,
-        cache_lib.empty(CONFIG, N, R, 3))
+      CONFIG,
+      unrolled,
+      tokens[..., :3],
+      prefix,
+      cache_lib.empty(CONFIG, N, R, 3),
+    )
     second, cache = transformer.decode(
-        CONFIG, unrolled, tokens[..., 3:], prefix, cache_lib.grow(cache, T))
+      CONFIG, unrolled, tokens[..., 3:], prefix, cache_lib.grow(cache, T)
+    )
     return jnp.concatenate([first, second], axis=2), cache
 
   hidden, cache = pieces(params)
@@ -120,7 +131,8 @@ def test_reading_into_a_cache_in_two_pieces_equals_one(params, data):
 def test_side_and_amount_of_padding_change_nothing(params, data):
   prompt, mask, tokens = data
   expected, after = (
-      np.asarray(x) for x in both(CONFIG, params, prompt, mask, tokens))
+    np.asarray(x) for x in both(CONFIG, params, prompt, mask, tokens)
+  )
   rng = np.random.default_rng(2)
   for left, right in ((0, 0), (5, 0), (0, 5), (3, 2)):
     width = left + P + right
@@ -129,11 +141,10 @@ def test_side_and_amount_of_padding_change_nothing(params, data):
     for i, n in enumerate(mask.sum(axis=1)):
       # The first row keeps its padding on the left, the others on the right.
       start = left + P - n if i == 0 else left
-      wide[i, start:start + n] = prompt[i][mask[i]]
-      real[i, start:start + n] = True
+      wide[i, start : start + n] = prompt[i][mask[i]]
+      real[i, start : start + n] = True
     out, behind = both(CONFIG, params, wide, real, tokens)
-    np.testing.assert_allclose(
-        np.asarray(out)[real], expected[mask], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(out)[real], expected[mask], atol=1e-5)
     np.testing.assert_allclose(behind, after, atol=1e-5)
 
 
@@ -198,28 +209,34 @@ def loss(config, params, data):
 @pytest.fixture(scope="module")
 def value_and_gradient(params, data):
   """A function of changes to the config; each is compiled once."""
+
   @functools.cache
   def run(**changes):
     config = dataclasses.replace(CONFIG, **changes)
-    return jax.jit(jax.value_and_grad(
-        functools.partial(loss, config, data=data)))(params)
+    return jax.jit(
+      jax.value_and_grad(functools.partial(loss, config, data=data))
+    )(params)
 
   return run
 
 
 def test_recomputing_layers_changes_neither_values_nor_gradients(
-    value_and_gradient):
+  value_and_gradient,
+):
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
-      value_and_gradient(), value_and_gradient(remat="layer"))
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+    value_and_gradient(),
+    value_and_gradient(remat="layer"),
+  )
 
 
 def test_recomputing_layers_stores_less(data):
   def stored(remat):
     config = dataclasses.replace(CONFIG, remat=remat, num_layers=8)
     backward = jax.eval_shape(
-        lambda p: jax.vjp(functools.partial(loss, config, data=data), p)[1],
-        transformer.abstract_params(config))
+      lambda p: jax.vjp(functools.partial(loss, config, data=data), p)[1],
+      transformer.abstract_params(config),
+    )
     return sum(x.size for x in jax.tree.leaves(backward))
 
   activations = stored("none") - CONFIG.num_params
@@ -238,7 +255,8 @@ def test_bfloat16_computes_on_float32_masters(params, data, value_and_gradient):
   assert min(jax.tree.leaves(jax.tree.map(angle, gradient, reference))) > 0.95
   narrow = dataclasses.replace(CONFIG, dtype="bfloat16")
   hidden, prefix = jax.eval_shape(
-      functools.partial(transformer.prefill, narrow), params, *data[:2])
+    functools.partial(transformer.prefill, narrow), params, *data[:2]
+  )
   assert hidden.dtype == prefix.k.dtype == prefix.v.dtype == jnp.bfloat16
 
 
@@ -251,17 +269,20 @@ def test_head_is_the_embedding_or_a_weight_of_its_own(random_params, data):
   same = dict(params, head={"kernel": params["embed"]["tokens"].T})
   expected = logits(CONFIG, tied, prompt, mask)
   np.testing.assert_allclose(
-      logits(untied, same, prompt, mask), expected, atol=1e-5)
+    logits(untied, same, prompt, mask), expected, atol=1e-5
+  )
   other = logits(untied, params, prompt, mask)
   assert np.abs(other - expected).max() > 1
   doubled = dict(params, head={"kernel": 2 * params["head"]["kernel"]})
   np.testing.assert_allclose(
-      logits(untied, doubled, prompt, mask), 2 * other, atol=1e-4)
+    logits(untied, doubled, prompt, mask), 2 * other, atol=1e-4
+  )
 
 
-@pytest.mark.parametrize("changes", [
-    {}, dict(tie_embeddings=False), dict(family="llama"),
-    dict(family="qwen3")])
+@pytest.mark.parametrize(
+  "changes",
+  [{}, dict(tie_embeddings=False), dict(family="llama"), dict(family="qwen3")],
+)
 def test_number_of_parameters_is_as_announced(changes):
   config = dataclasses.replace(CONFIG, **changes)
   shapes = transformer.abstract_params(config)

@@ -18,18 +18,34 @@ from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rollout import sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
-    vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2,
-    head_dim=8, mlp_dim=64)
+  vocab_size=64,
+  num_layers=2,
+  embed_dim=32,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=64,
+)
 N, R, P, T = 16, 2, 5, 6
 DIST = scoring.Distribution(temperature=0.8, chunk=64)
 TX = optim.adamw(
-    optim.schedule(1e-3), b1=0.5, weight_decay=0.1, max_grad_norm=None)
+  optim.schedule(1e-3), b1=0.5, weight_decay=0.1, max_grad_norm=None
+)
 SETTINGS = sampler.Settings(
-    num_generations=R, max_new_tokens=T, temperature=0.8, top_p=0.95,
-    stop_ids=(1, 2, 3, 4), chunk=8)
+  num_generations=R,
+  max_new_tokens=T,
+  temperature=0.8,
+  top_p=0.95,
+  stop_ids=(1, 2, 3, 4),
+  chunk=8,
+)
 OBJECTIVE = functools.partial(
-    objective_lib.objective, loss_fn=losses.clip, kl_fn=kl.k3, beta=0.1,
-    aggregate_fn=aggregate.token_mean)
+  objective_lib.objective,
+  loss_fn=losses.clip,
+  kl_fn=kl.k3,
+  beta=0.1,
+  aggregate_fn=aggregate.token_mean,
+)
 
 
 def step(params, where, config=CONFIG):
@@ -45,46 +61,65 @@ def step(params, where, config=CONFIG):
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
   params = jax.device_put(params, transformer.shardings(config, where))
   rollout = sampler.sample(
-      config, params, batch_lib.Prompts(
-          tokens_PT=prompt, mask_PT=mask, user_mask_PT=mask,
-          ids_P=np.arange(N), rows=(None,) * N),
-      jax.random.key(3), SETTINGS, where)
-  sequences = sharding.put_rows(batch_lib.Sequences(
-      prompt_NT=prompt, prompt_mask_NT=mask,
+    config,
+    params,
+    batch_lib.Prompts(
+      tokens_PT=prompt,
+      mask_PT=mask,
+      user_mask_PT=mask,
+      ids_P=np.arange(N),
+      rows=(None,) * N,
+    ),
+    jax.random.key(3),
+    SETTINGS,
+    where,
+  )
+  sequences = sharding.put_rows(
+    batch_lib.Sequences(
+      prompt_NT=prompt,
+      prompt_mask_NT=mask,
       tokens_NRT=rollout.tokens_BT.reshape(N, R, T),
-      mask_NRT=rollout.mask_BT.reshape(N, R, T)), where)
+      mask_NRT=rollout.mask_BT.reshape(N, R, T),
+    ),
+    where,
+  )
   with jax.set_mesh(where):
-    scores = scoring.score(
-        config, params, sequences, DIST, micro_batches=2)
+    scores = scoring.score(config, params, sequences, DIST, micro_batches=2)
     adv = rng.normal(size=(N, R)).astype(np.float32)
     batch = batch_lib.TrainBatch(
-        sequences=sequences, old_logp_NRT=scores.logp_NRT,
-        ref_logp_NRT=scores.logp_NRT,
-        **sharding.put_rows(
-            dict(adv_NR=adv, fresh_NR=np.ones((N, R), bool)), where))
+      sequences=sequences,
+      old_logp_NRT=scores.logp_NRT,
+      ref_logp_NRT=scores.logp_NRT,
+      **sharding.put_rows(
+        dict(adv_NR=adv, fresh_NR=np.ones((N, R), bool)), where
+      ),
+    )
     run = update.make(config, TX, OBJECTIVE, DIST, micro_batches=2)
     before = state_lib.create(config, TX, params, where)
-    after, metrics = run(
-        before, batch, np.bool_(True), jax.random.key(3))
+    after, metrics = run(before, batch, np.bool_(True), jax.random.key(3))
     # Half of the first gradient is the first moment after one update.
     gradient = jax.device_get(optim.optax.tree.get(after.opt_state, "mu"))
     check_places(config, after, where)
-    again, later = run(
-        after, batch, np.bool_(False), jax.random.key(4))
+    again, later = run(after, batch, np.bool_(False), jax.random.key(4))
     check_places(config, again, where)
     assert run._cache_size() == 1
   return dict(
-      tokens=rollout.tokens_BT, finished=rollout.finished_B,
-      sampled_logp=rollout.logp_BT, scores=jax.device_get(scores),
-      metrics=jax.device_get(metrics), later=jax.device_get(later),
-      gradient=jax.tree.map(lambda g: 2 * g, gradient))
+    tokens=rollout.tokens_BT,
+    finished=rollout.finished_B,
+    sampled_logp=rollout.logp_BT,
+    scores=jax.device_get(scores),
+    metrics=jax.device_get(metrics),
+    later=jax.device_get(later),
+    gradient=jax.tree.map(lambda g: 2 * g, gradient),
+  )
 
 
 def check_places(config, state, where):
   """Every array of the state is where it was born, through updates too."""
   expected = state_lib.shardings(config, TX, where)
   for x, s in zip(
-      jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+    jax.tree.leaves(state), jax.tree.leaves(expected), strict=True
+  ):
     assert x.sharding.is_equivalent_to(s, x.ndim), (x.shape, x.sharding, s)
     assert x.sharding.shard_shape(x.shape) == s.shard_shape(x.shape)
 
@@ -95,20 +130,25 @@ def check_equal(found, expected):
     np.testing.assert_array_equal(found[name], expected[name], name)
   for name in ("sampled_logp", "scores", "gradient", "metrics"):
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
-        found[name], expected[name])
-  assert found["metrics"]["ratio/mean"][0] == (
-      found["metrics"]["ratio/mean"][1])
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+      found[name],
+      expected[name],
+    )
+  assert (
+    found["metrics"]["ratio/mean"][0] == (found["metrics"]["ratio/mean"][1])
+  )
   assert found["metrics"]["clip_ratio/region_mean"][0] == 0
   np.testing.assert_allclose(
-      found["later"]["loss"], expected["later"]["loss"], atol=1e-3)
+    found["later"]["loss"], expected["later"]["loss"], atol=1e-3
+  )
 
 
 def largest_array(text):
   """Elements of the largest array in a program for one device."""
   return max(
-      math.prod(map(int, dims.split(",")))
-      for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text))
+    math.prod(map(int, dims.split(",")))
+    for dims in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
+  )
 
 
 def check_birth(where):
@@ -121,8 +161,15 @@ def check_birth(where):
     return made[-1]
 
   config = config_lib.ModelConfig.tiny(
-      vocab_size=512, num_layers=2, embed_dim=64, num_heads=8, num_kv_heads=4,
-      head_dim=8, mlp_dim=256, tie_embeddings=False)
+    vocab_size=512,
+    num_layers=2,
+    embed_dim=64,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=8,
+    mlp_dim=256,
+    tie_embeddings=False,
+  )
   whole = min(512 * 64, 2 * 64 * 256)
   key = jax.random.key(0)
   jax.jit = jit
@@ -136,12 +183,15 @@ def check_birth(where):
   for program in programs:
     assert largest_array(program.compile().as_text()) <= whole / 4
   # The same programs without shardings would be found out.
-  plain = real(lambda k: transformer.nn.meta.unbox(
-      transformer._init(config, k))).lower(key)
+  plain = real(
+    lambda k: transformer.nn.meta.unbox(transformer._init(config, k))
+  ).lower(key)
   assert largest_array(plain.compile().as_text()) >= whole
   for tree in (
-      params, optim.optax.tree.get(state.opt_state, "mu"),
-      optim.optax.tree.get(state.opt_state, "nu")):
+    params,
+    optim.optax.tree.get(state.opt_state, "mu"),
+    optim.optax.tree.get(state.opt_state, "nu"),
+  ):
     split = jax.tree.map(lambda x: x.sharding.shard_shape(x.shape), tree)
     assert split["embed"]["tokens"] == (256, 16)
     assert split["head"]["kernel"] == (16, 256)
@@ -150,8 +200,11 @@ def check_birth(where):
     assert split["layers"]["mlp"]["down"] == (2, 128, 16)
     assert split["norm"]["scale"] == (64,)
   held = sum(
-      s.data.nbytes for x in jax.tree.leaves(state)
-      for s in x.addressable_shards if s.device == jax.devices()[0])
+    s.data.nbytes
+    for x in jax.tree.leaves(state)
+    for s in x.addressable_shards
+    if s.device == jax.devices()[0]
+  )
   assert held < 0.15 * sum(x.nbytes for x in jax.tree.leaves(state))
 
 
@@ -166,26 +219,35 @@ def check_few_heads(params, expected):
   rng = np.random.default_rng(0)
   prompt = rng.integers(0, 64, (N, P), np.int32)
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
-  sequences = sharding.put_rows(batch_lib.Sequences(
-      prompt_NT=prompt, prompt_mask_NT=mask,
+  sequences = sharding.put_rows(
+    batch_lib.Sequences(
+      prompt_NT=prompt,
+      prompt_mask_NT=mask,
       tokens_NRT=expected["tokens"].reshape(N, R, T),
-      mask_NRT=expected["scores"].logp_NRT < 0), where)
+      mask_NRT=expected["scores"].logp_NRT < 0,
+    ),
+    where,
+  )
   with jax.set_mesh(where):
     found = scoring.score(
-        CONFIG, jax.device_put(params, places), sequences, DIST,
-        micro_batches=2)
+      CONFIG, jax.device_put(params, places), sequences, DIST, micro_batches=2
+    )
   jax.tree.map(
-      functools.partial(np.testing.assert_allclose, atol=1e-5),
-      jax.device_get(found), expected["scores"])
+    functools.partial(np.testing.assert_allclose, atol=1e-5),
+    jax.device_get(found),
+    expected["scores"],
+  )
 
 
 def main():
   assert jax.device_count() == 8
   rng = np.random.default_rng(1)
   params = jax.tree_util.tree_map_with_path(
-      lambda path, x: np.float32(
-          (path[-1].key == "scale") + 0.2 * rng.normal(size=x.shape)),
-      transformer.abstract_params(CONFIG))
+    lambda path, x: np.float32(
+      (path[-1].key == "scale") + 0.2 * rng.normal(size=x.shape)
+    ),
+    transformer.abstract_params(CONFIG),
+  )
   expected = step(params, sharding.make_mesh(devices=jax.devices()[:1]))
   assert len(np.unique(expected["tokens"])) > 20
   assert not expected["finished"].all() and expected["finished"].any()

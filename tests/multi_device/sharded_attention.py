@@ -11,27 +11,27 @@ from progrpo_jax.models import attention, fused_attention
 
 N, R, T, P, H = 8, 2, 20, 6, 8
 EMULATED = {
-    "splash": functools.partial(fused_attention.splash, interpret=True),
-    "cudnn": functools.partial(fused_attention.cudnn, implementation="xla"),
-    "blocks": functools.partial(attention.in_blocks, size=8),
+  "splash": functools.partial(fused_attention.splash, interpret=True),
+  "cudnn": functools.partial(fused_attention.cudnn, implementation="xla"),
+  "blocks": functools.partial(attention.in_blocks, size=8),
 }
 
 # Name, mesh, key heads, heads of each, and what a device's kernel then gets:
 # sequences, heads and key heads.
 CASES = [
-    # Rows alone.
-    ("cudnn", (8, 1, 1), 2, 2, (2, 4, 2)),
-    # Rows and key heads.
-    ("cudnn", (2, 2, 2), 2, 2, (4, 2, 1)),
-    ("splash", (2, 2, 2), 2, 2, (4, 2, 1)),
-    # Two key heads on four devices: three heads each, all of one key head.
-    ("cudnn", (1, 2, 4), 2, 6, (8, 3, 1)),
-    ("splash", (1, 2, 4), 2, 6, (8, 3, 1)),
-    # Three key heads on two devices: three heads each, of two key heads.
-    ("cudnn", (2, 2, 2), 3, 2, (4, 3, 3)),
-    # Heads that the devices do not divide stay whole.
-    ("cudnn", (1, 2, 4), 1, 6, (8, 6, 1)),
-    ("blocks", (1, 2, 4), 2, 6, None),
+  # Rows alone.
+  ("cudnn", (8, 1, 1), 2, 2, (2, 4, 2)),
+  # Rows and key heads.
+  ("cudnn", (2, 2, 2), 2, 2, (4, 2, 1)),
+  ("splash", (2, 2, 2), 2, 2, (4, 2, 1)),
+  # Two key heads on four devices: three heads each, all of one key head.
+  ("cudnn", (1, 2, 4), 2, 6, (8, 3, 1)),
+  ("splash", (1, 2, 4), 2, 6, (8, 3, 1)),
+  # Three key heads on two devices: three heads each, of two key heads.
+  ("cudnn", (2, 2, 2), 3, 2, (4, 3, 3)),
+  # Heads that the devices do not divide stay whole.
+  ("cudnn", (1, 2, 4), 1, 6, (8, 6, 1)),
+  ("blocks", (1, 2, 4), 2, 6, None),
 ]
 
 
@@ -46,8 +46,11 @@ def case(key_heads, group):
   mask[::2] = mask[::2, ::-1]
   k, m = key_heads, group
   return (
-      normal(N, R, T, k, m, H), (normal(N, R, k, H, T), normal(N, R, k, T, H)),
-      (normal(N, k, H, P), normal(N, k, P, H)), mask)
+    normal(N, R, T, k, m, H),
+    (normal(N, R, k, H, T), normal(N, R, k, T, H)),
+    (normal(N, k, H, P), normal(N, k, P, H)),
+    mask,
+  )
 
 
 @functools.cache
@@ -64,8 +67,9 @@ def run(attend, q, own, prefix, mask):
     out = attend(q, own, None, prefix, mask)
     return jnp.sum(out * direction), out
 
-  (_, out), gradients = jax.jit(jax.value_and_grad(
-      total, (0, 1, 2), has_aux=True))(q, own, prefix)
+  (_, out), gradients = jax.jit(
+    jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+  )(q, own, prefix)
   return out, gradients
 
 
@@ -95,8 +99,10 @@ def check(name, sizes, key_heads, group, expected_shape):
     setattr(fused_attention, f"_{name}", inner)
     assert set(made) == {expected_shape}, made
   jax.tree.map(
-      functools.partial(np.testing.assert_allclose, atol=1e-5),
-      jax.device_get(found), reference(key_heads, group))
+    functools.partial(np.testing.assert_allclose, atol=1e-5),
+    jax.device_get(found),
+    reference(key_heads, group),
+  )
   rows = found[0].sharding.shard_shape(found[0].shape)[0]
   assert rows == N // sharding.batch_shards(where)
 

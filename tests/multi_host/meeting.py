@@ -35,13 +35,16 @@ def fail(kind, text):
 
 
 # What fails on one host fails on both, as what it is.
-for kind, seen in ((errors.InputError, errors.InputError),
-                   (errors.RunError, errors.RunError),
-                   (OSError, errors.RunError)):
+for kind, seen in (
+  (errors.InputError, errors.InputError),
+  (errors.RunError, errors.RunError),
+  (OSError, errors.RunError),
+):
   with pytest.raises(kind if me == 1 else seen) as caught:
     hosts.agree(lambda kind=kind: me and fail(kind, "no such file"))
   assert str(caught.value) == (
-      "no such file" if me == 1 else "host 1: no such file")
+    "no such file" if me == 1 else "host 1: no such file"
+  )
 assert hosts.agree(lambda: me) == me
 assert hosts.on_first(lambda: f"of {me}") == ("of 0" if me == 0 else None)
 with pytest.raises(errors.InputError, match="full$"):

@@ -24,31 +24,46 @@ def test_two_processes_meet(start_hosts):
 def test_two_processes_train_as_one(small, start_hosts, tmp_path):
   """What is at stake, of what tests/slow/test_many_hosts.py shows at length."""
   argv = [
-      "-m", "progrpo_jax.main", "train", *small.args(
-          "train.total_steps=2", "train.num_iterations=1", "eval.every=0",
-          "hosts.compare_every=1", method="grpo"), "--workdir"]
+    "-m",
+    "progrpo_jax.main",
+    "train",
+    *small.args(
+      "train.total_steps=2",
+      "train.num_iterations=1",
+      "eval.every=0",
+      "hosts.compare_every=1",
+      method="grpo",
+    ),
+    "--workdir",
+  ]
   for name, count in (("one", 1), ("two", 2)):
     for host in start_hosts(
-        count, [*argv, tmp_path / name], devices=2 // count):
+      count, [*argv, tmp_path / name], devices=2 // count
+    ):
       code, said = host.end(timeout=280)
       assert code == train.DONE, said
   for step in (1, 2):
     one, two = (
-        [json.loads(line) for line in (
-            tmp_path / name / f"rollouts/{step:06d}.jsonl").open()]
-        for name in ("one", "two"))
+      [
+        json.loads(line)
+        for line in (tmp_path / name / f"rollouts/{step:06d}.jsonl").open()
+      ]
+      for name in ("one", "two")
+    )
     for row, other in zip(one, two, strict=True):
       assert row["id"] == other["id"]
       assert [c["text"] for c in row["completions"]] == [
-          c["text"] for c in other["completions"]]
+        c["text"] for c in other["completions"]
+      ]
   one, two = (
-      [json.loads(line) for line in (
-          tmp_path / name / "metrics.jsonl").open()]
-      for name in ("one", "two"))
+    [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+    for name in ("one", "two")
+  )
   for row, other in zip(one, two, strict=True):
     for name in ("loss", "reward", "entropy", "grad_norm", "kl"):
       np.testing.assert_allclose(
-          row[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        row[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name
+      )
   # The first process alone has written, and both have saved.
   names = {path.name for path in (tmp_path / "two").iterdir()}
   assert {"checkpoints", "config.json", "metrics.jsonl"} <= names
@@ -67,15 +82,19 @@ def test_alone_nothing_is_sent():
   hosts.compare("here", a=1)
 
 
-@pytest.mark.parametrize(("count", "text", "raised"), [
+@pytest.mark.parametrize(
+  ("count", "text", "raised"),
+  [
     (2, "INTERNAL: [gloo] Connection closed by peer", errors.RunError),
     (2, "UNAVAILABLE: task 1 is gone", errors.RunError),
     (2, "RESOURCE_EXHAUSTED: out of memory", jax.errors.JaxRuntimeError),
     (2, "INVALID_ARGUMENT: shapes", jax.errors.JaxRuntimeError),
     (1, "UNAVAILABLE: the device", jax.errors.JaxRuntimeError),
-])
+  ],
+)
 def test_a_lost_host_is_told_from_other_errors(
-    monkeypatch, count, text, raised):
+  monkeypatch, count, text, raised
+):
   monkeypatch.setattr(hosts, "count", lambda: count)
   with pytest.raises(raised, match=text.partition(":")[0]) as caught:
     with hosts.lost_ones_named():
@@ -87,22 +106,31 @@ def test_a_lost_host_is_told_from_other_errors(
 def bare(monkeypatch):
   """An environment that names no hosts."""
   for name in (
-      "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID",
-      "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES",
-      "MEGASCALE_NUM_SLICES", "JAX_PLATFORMS"):
+    "JAX_NUM_PROCESSES",
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_PROCESS_ID",
+    "SLURM_STEP_NUM_TASKS",
+    "OMPI_COMM_WORLD_SIZE",
+    "TPU_WORKER_HOSTNAMES",
+    "MEGASCALE_NUM_SLICES",
+    "JAX_PLATFORMS",
+  ):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(hosts, "_is_tpu_host", lambda: False)
   return monkeypatch
 
 
-@pytest.mark.parametrize(("variables", "wanted"), [
+@pytest.mark.parametrize(
+  ("variables", "wanted"),
+  [
     ({}, 1),
     ({"JAX_NUM_PROCESSES": "4", "JAX_COORDINATOR_ADDRESS": "a:1"}, 4),
     ({"SLURM_STEP_NUM_TASKS": "2"}, 2),
     ({"OMPI_COMM_WORLD_SIZE": "3"}, 3),
     # Named, but of no use to a machine without chips.
     ({"TPU_WORKER_HOSTNAMES": "a,b"}, 1),
-])
+  ],
+)
 def test_who_is_expected(bare, variables, wanted):
   for name, value in variables.items():
     bare.setenv(name, value)
@@ -134,15 +162,26 @@ def test_who_is_expected_on_a_tpu(bare):
   assert hosts.expected() == 8
 
 
-@pytest.mark.parametrize(("variables", "named"), [
+@pytest.mark.parametrize(
+  ("variables", "named"),
+  [
     ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES"),
     ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES='two'"),
     ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS"),
-    ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"},
-     "JAX_PROCESS_ID"),
-    ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1",
-      "JAX_PROCESS_ID": "5"}, "JAX_PROCESS_ID=5 is not below"),
-])
+    (
+      {"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"},
+      "JAX_PROCESS_ID",
+    ),
+    (
+      {
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_COORDINATOR_ADDRESS": "a:1",
+        "JAX_PROCESS_ID": "5",
+      },
+      "JAX_PROCESS_ID=5 is not below",
+    ),
+  ],
+)
 def test_what_contradicts_itself_is_named(bare, variables, named):
   for name, value in variables.items():
     bare.setenv(name, value)

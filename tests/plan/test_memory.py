@@ -21,9 +21,15 @@ from progrpo_jax.plan import memory
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 COMPILED = runpy.run_path(str(TOOLS / "measure_memory.py"))["compiled"]
 MODEL = model_config.ModelConfig(
-    vocab_size=4096, num_layers=4, embed_dim=256, num_heads=8, num_kv_heads=2,
-    head_dim=32, mlp_dim=1024)
-GIB = 2 ** 30
+  vocab_size=4096,
+  num_layers=4,
+  embed_dim=256,
+  num_heads=8,
+  num_kv_heads=2,
+  head_dim=32,
+  mlp_dim=1024,
+)
+GIB = 2**30
 
 
 def config(**changes):
@@ -48,15 +54,22 @@ def config(**changes):
 
 def model_for(c, **changes):
   return dataclasses.replace(
-      MODEL, dtype=c.model.dtype, remat=c.model.remat,
-      lora=checks.lora_config(c), **changes)
+    MODEL,
+    dtype=c.model.dtype,
+    remat=c.model.remat,
+    lora=checks.lora_config(c),
+    **changes,
+  )
 
 
 def estimate(c, count=1, platform="cpu", model=None):
   m = c.mesh
   return memory.estimate(
-      c, model or model_for(c),
-      sharding.abstract_mesh(count, m.data, m.fsdp, m.tensor), platform)
+    c,
+    model or model_for(c),
+    sharding.abstract_mesh(count, m.data, m.fsdp, m.tensor),
+    platform,
+  )
 
 
 def _bytes(tree):
@@ -72,13 +85,13 @@ def test_what_stays_equals_real_arrays(small):
   tx = functions.make_optimizer(c, functions.make_schedule(c))
   made = state_lib.create(policy.config, tx, policy.params, mesh)
   half = jax.tree.map(lambda x: x.astype("bfloat16"), made.params)
-  for phase, terms in memory.estimate(
-      c, policy.config, mesh, "tpu").items():
+  for phase, terms in memory.estimate(c, policy.config, mesh, "tpu").items():
     assert terms["weights that train (float32)"] == _bytes(made.params), phase
     assert terms["optimiser"] == _bytes(made.opt_state)
     assert terms["reference"] == _bytes(half)
   without = memory.estimate(
-      small.config("algo.beta=0"), policy.config, mesh, "tpu")
+    small.config("algo.beta=0"), policy.config, mesh, "tpu"
+  )
   assert "reference" not in without["update"]
 
 
@@ -91,10 +104,13 @@ def test_the_cache_equals_a_real_one():
   # While a TPU's cache grows, the half of it is there beside it.
   long = config(sampling__max_new_tokens=129)
   assert estimate(long, platform="tpu")["sample"]["keys of responses"] == (
-      1.5 * 4 * estimate(c)["sample"]["keys of responses"])
+    1.5 * 4 * estimate(c)["sample"]["keys of responses"]
+  )
   few = config(sampling__max_new_tokens=33, sampling__batch_prompts=2)
-  assert 2 * estimate(few)["sample"]["keys of responses"] == (
-      terms["keys of responses"])
+  assert (
+    2 * estimate(few)["sample"]["keys of responses"]
+    == (terms["keys of responses"])
+  )
 
 
 def test_a_mesh_cuts_weights_and_rows():
@@ -102,36 +118,48 @@ def test_a_mesh_cuts_weights_and_rows():
   cut = estimate(config(mesh__fsdp=4, mesh__data=1), 4)
   for name in ("weights that train (float32)", "optimiser"):
     # Norms and biases are whole on every device.
-    assert whole["update"][name] / 4 < cut["update"][name] < (
-        1.02 * whole["update"][name] / 4)
-  assert 4 * cut["sample"]["keys of responses"] == (
-      whole["sample"]["keys of responses"])
+    assert (
+      whole["update"][name] / 4
+      < cut["update"][name]
+      < (1.02 * whole["update"][name] / 4)
+    )
+  assert (
+    4 * cut["sample"]["keys of responses"]
+    == (whole["sample"]["keys of responses"])
+  )
   split = estimate(config(mesh__tensor=2, mesh__data=1), 2)
-  assert 2 * split["sample"]["keys of responses"] == (
-      whole["sample"]["keys of responses"])
+  assert (
+    2 * split["sample"]["keys of responses"]
+    == (whole["sample"]["keys of responses"])
+  )
   copies = estimate(config(mesh__data=4), 4)
   assert copies["load"]["optimiser"] == whole["load"]["optimiser"]
 
 
 def test_the_optimiser_may_be_smaller():
   whole, half = (
-      estimate(config(optim__mu_dtype=dtype))["load"]["optimiser"]
-      for dtype in ("float32", "bfloat16"))
+    estimate(config(optim__mu_dtype=dtype))["load"]["optimiser"]
+    for dtype in ("float32", "bfloat16")
+  )
   assert abs(half / whole - 0.75) < 1e-3
 
 
 def test_recomputing_keeps_less():
   name = "activations that the backward pass keeps"
   kept = [
-      estimate(config(model__remat=remat))["update"][name]
-      for remat in ("none", "dots", "layer")]
+    estimate(config(model__remat=remat))["update"][name]
+    for remat in ("none", "dots", "layer")
+  ]
   assert kept[0] > 2 * kept[1] > 3 * kept[2]
 
 
 def test_adapters_alone_have_gradient_and_moments():
   full, adapted = (
-      estimate(config(model__dtype="bfloat16", model__lora__rank=rank),
-               platform="tpu")["update"] for rank in (0, 4))
+    estimate(
+      config(model__dtype="bfloat16", model__lora__rank=rank), platform="tpu"
+    )["update"]
+    for rank in (0, 4)
+  )
   number = full["weights that train (float32)"] // 4
   frozen = adapted["weights that do not (bfloat16)"]
   assert frozen == 2 * number
@@ -142,20 +170,26 @@ def test_adapters_alone_have_gradient_and_moments():
 
 
 def test_the_largest_stage_counts():
-  c = config(schedule=(
+  c = config(
+    schedule=(
       {"at_step": 5, "set": {"sampling.max_new_tokens": 512}},
-      {"at_step": 9, "set": {"sampling.max_new_tokens": 64}}))
+      {"at_step": 9, "set": {"sampling.max_new_tokens": 64}},
+    )
+  )
   long = estimate(config(sampling__max_new_tokens=512))
   assert estimate(c) == long
 
 
-@pytest.mark.parametrize(("phase", "changes"), [
+@pytest.mark.parametrize(
+  ("phase", "changes"),
+  [
     ("sample", {}),
     ("score", {}),
     ("update", {}),
     ("update", dict(model__remat="layer", train__micro_batch_prompts=1)),
     ("update", dict(model__lora__rank=8)),
-])
+  ],
+)
 def test_xla_says_the_same(phase, changes):
   """Within a quarter, as docs/memory.md says of float32 on a CPU."""
   c = config(**changes)
@@ -182,14 +216,21 @@ def test_a_plan_takes_the_mesh_that_cuts_least():
 
 def test_the_order_of_meshes():
   assert list(memory.meshes(4)) == [
-      (4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4)]
+    (4, 1, 1),
+    (2, 2, 1),
+    (1, 4, 1),
+    (2, 1, 2),
+    (1, 2, 2),
+    (1, 1, 4),
+  ]
 
 
 def test_what_a_mesh_cannot_cut_is_said():
   assert memory.warnings(MODEL, sharding.abstract_mesh(2, 1, 1, 2)) == []
-  said, = memory.warnings(MODEL, sharding.abstract_mesh(8, 1, 2, 4))
+  (said,) = memory.warnings(MODEL, sharding.abstract_mesh(8, 1, 2, 4))
   assert said == (
-      "the 2 key heads cannot be split 4 ways: every device holds them all")
+    "the 2 key heads cannot be split 4 ways: every device holds them all"
+  )
 
 
 def test_a_kernel_that_is_not_there_is_refused():
@@ -201,8 +242,7 @@ def test_a_kernel_that_is_not_there_is_refused():
 
 def test_the_shape_alone_will_do(tmp_path):
   """A config.json without weights, as for a plan before a download."""
-  (tmp_path / "config.json").write_text(json.dumps(
-      MODEL.to_hf()))
+  (tmp_path / "config.json").write_text(json.dumps(MODEL.to_hf()))
   c = config(model__init_from=str(tmp_path))
   assert memory.model_of(c) == MODEL
   c.model.init_from = str(tmp_path / "none")

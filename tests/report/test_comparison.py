@@ -112,8 +112,10 @@ def test_tables_show_three_k():
 def _right(shift=0, part=1.0):
   """Right answers of 16 to each problem, as `make_run` writes them."""
   return np.array(
-    [min(16, max(0, round(16 * (0.1 + 0.7 * part) - i + shift)))
-     for i in range(8)]
+    [
+      min(16, max(0, round(16 * (0.1 + 0.7 * part) - i + shift)))
+      for i in range(8)
+    ]
   )
 
 
@@ -203,9 +205,7 @@ def test_regimes_compare_base_middle_and_final(make_run):
   # Evaluated at 0, 20, ..., 100; 40 and 60 are as near to the middle.
   assert found["steps"] == [40, 100]
   assert found["k"] == 8 and found["problems"] == 8
-  values = [
-    passk.pass_at_k(16, _right(part=part), 8) for part in (0, 0.4, 1)
-  ]
+  values = [passk.pass_at_k(16, _right(part=part), 8) for part in (0, 0.4, 1)]
   np.testing.assert_allclose(
     [found["base"], found["middle"], found["final"]],
     [value.mean() for value in values],
@@ -254,8 +254,11 @@ def test_seeds_are_averaged_problem_by_problem(make_run):
   runs = [metrics.load(make_run(f"s{i}", shift=i)) for i in range(2)]
   found = comparison.regimes(runs, "countdown")
   values = [
-    (passk.pass_at_k(16, _right(0, part), 8)
-     + passk.pass_at_k(16, _right(1, part), 8)) / 2
+    (
+      passk.pass_at_k(16, _right(0, part), 8)
+      + passk.pass_at_k(16, _right(1, part), 8)
+    )
+    / 2
     for part in (0, 0.4, 1)
   ]
   np.testing.assert_allclose(
@@ -286,7 +289,7 @@ def _mask(workdir, step, problems, count):
   path = workdir / "evals" / f"{step:06d}.jsonl"
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   for row in rows[:problems]:
-    for completion in row["completions"][16 - count:]:
+    for completion in row["completions"][16 - count :]:
       completion |= {"status": "masked", "correct": False}
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
   correct, valid = (
@@ -342,7 +345,11 @@ def test_regimes_and_bound_say_that_samples_are_not_enough(make_run):
   entry = comparison.analyse({"few": [run]})["few"]
   assert comparison.sets(run) == ["countdown"]
   assert entry["pass@k"] == {} and list(entry["between"]) == [
-    "1", "2", "4", "8", "16"
+    "1",
+    "2",
+    "4",
+    "8",
+    "16",
   ]
   assert entry["curve"] == [] and sum(entry["histogram"]) == 6
   assert entry["bound"] == {}
@@ -372,9 +379,7 @@ def test_seeds_of_which_one_has_bounds_have_bounds(make_run):
 def test_problems_that_were_not_tried_are_told(make_run):
   workdirs = [make_run("a"), make_run("b")]
   _add_evaluation(workdirs[1], {"eval/countdown/left_out": 3})
-  summary = comparison.summarise(
-    {w.name: [metrics.load(w)] for w in workdirs}
-  )
+  summary = comparison.summarise({w.name: [metrics.load(w)] for w in workdirs})
   assert [e["left_out"] for e in summary.values()] == [0, 3]
   assert tables.problems_note(summary) == (
     "b: 3 more were left out, with prompts longer than data.max_prompt_length"
@@ -402,9 +407,7 @@ def test_the_tolerant_verdict_stands_beside_its_set(make_run):
   entry = comparison.analyse({"a": [run]})["a"]
   assert entry["tolerant"] == {"1": [0.9, 0.8, 0.95]}
   assert entry["pass@k"]["1"][0] == pytest.approx(_right().mean() / 16)
-  (table,) = [
-    t for t in tables.of({"a": entry}) if t.name == "tolerant"
-  ]
+  (table,) = [t for t in tables.of({"a": entry}) if t.name == "tolerant"]
   assert table.rows[0][2] == ("0.900", "0.800 to 0.950")
 
 
@@ -418,11 +421,18 @@ def test_tables_show_what_there_is(make_run):
   for table in found.values():
     assert all(len(row) == len(table.columns) for row in table.rows)
   assert found["bound"].columns == (
-    "method", "pass@2", "bound@2", "pass@8", "bound@8", "pass@16", "bound@16"
+    "method",
+    "pass@2",
+    "bound@2",
+    "pass@8",
+    "bound@8",
+    "pass@16",
+    "bound@16",
   )
   assert found["difference"].title == "pass@k less that of a"
   assert found["difference"].rows[0][:2] == (
-    ("b", "8 problems"), ("+0.125", "+0.026 to +0.197")
+    ("b", "8 problems"),
+    ("+0.125", "+0.026 to +0.197"),
   )
   row = found["regimes"].rows[0]
   assert row[:2] == (("a", "countdown"), ("Plateau", "k = 8, 8 problems"))

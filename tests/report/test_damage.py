@@ -10,17 +10,35 @@ from progrpo_jax.storage import metrics
 
 DEEP = b"[" * 100_000
 METRIC_LINES = [
-  b"{torn", b"[1]", b"3", b"null", b"\xff\xfe\0", DEEP, b'{"reward": 1}',
-  b'{"step": "7"}', b'{"step": true}', b'{"step": -3}', b'{"step": 1e300}',
-  b'{"step": null}', b'{"step": ' + b"9" * 5000 + b"}",
-  b'{"step": 50, "reward": [1]}', b'{"step": 51, "entropy": {"a": 1}}',
-  b'{"step": 52, "kl": 1e999}', b'{"step": 53, "kl": ' + b"9" * 400 + b"}",
+  b"{torn",
+  b"[1]",
+  b"3",
+  b"null",
+  b"\xff\xfe\0",
+  DEEP,
+  b'{"reward": 1}',
+  b'{"step": "7"}',
+  b'{"step": true}',
+  b'{"step": -3}',
+  b'{"step": 1e300}',
+  b'{"step": null}',
+  b'{"step": ' + b"9" * 5000 + b"}",
+  b'{"step": 50, "reward": [1]}',
+  b'{"step": 51, "entropy": {"a": 1}}',
+  b'{"step": 52, "kl": 1e999}',
+  b'{"step": 53, "kl": ' + b"9" * 400 + b"}",
   b'{"step": 54, "eval/countdown/pass@1": "high"}',
   b'{"step": 55, "eval/countdown/pass@1/low": "deep"}',
 ]
 SAMPLE_LINES = [
-  b"{torn", b"[]", b"{}", DEEP, b'{"completions": 3}', b'{"completions": [3]}',
-  b'{"completions": [{"text": 3}]}', b'{"completions": [{"reward": "x"}]}',
+  b"{torn",
+  b"[]",
+  b"{}",
+  DEEP,
+  b'{"completions": 3}',
+  b'{"completions": [3]}',
+  b'{"completions": [{"text": 3}]}',
+  b'{"completions": [{"reward": "x"}]}',
   b'{"completions": [], "c_prompt": "x"}',
 ]
 
@@ -41,22 +59,32 @@ def test_damaged_lines_are_left_out_and_said(make_run, tmp_path, capsys):
   said = capsys.readouterr().err.splitlines()
   assert len(said) == 2 * len(METRIC_LINES) + 2 * len(SAMPLE_LINES)
   assert all(line.startswith("damaged, left out: ") for line in said)
-  for place in ("metrics.jsonl, line 1 is not JSON", "eval.jsonl, line 7 is",
-                "rollouts/000040.jsonl, line 3 is not a problem"):
+  for place in (
+    "metrics.jsonl, line 1 is not JSON",
+    "eval.jsonl, line 7 is",
+    "rollouts/000040.jsonl, line 3 is not a problem",
+  ):
     assert any(place in line for line in said), place
   assert "Files are damaged" in page and "metrics.jsonl, line 1 is" in page
   for section in ("resets", "rollouts"):
     found, before = (
       re.search(rf'<section id="{section}">(.*?)</section>', text, re.DOTALL)[1]
-      for text in (page, whole))
+      for text in (page, whole)
+    )
     assert found == before
-  data = [re.search(r'id="rollout-data">(.*?)</script>', text)[1]
-          for text in (page, whole)]
+  data = [
+    re.search(r'id="rollout-data">(.*?)</script>', text)[1]
+    for text in (page, whole)
+  ]
   assert data[0] == data[1]
 
 
 FILES = (
-  "config.json", "eval.jsonl", "rollouts/000040.jsonl", "evals/000040.jsonl")
+  "config.json",
+  "eval.jsonl",
+  "rollouts/000040.jsonl",
+  "evals/000040.jsonl",
+)
 WAYS = {
   "zeros": lambda data: bytes(len(data)),
   "half": lambda data: data[: len(data) // 2 + 9],
@@ -107,7 +135,8 @@ def test_a_comparison_with_a_damaged_run(make_run, tmp_path, capsys):
   for name in ("metrics.jsonl", *FILES):
     _damage(broken / name, "bits")
   page = html.write_comparison(
-    {"whole": [whole], "broken": [broken]}, tmp_path / "page.html")
+    {"whole": [whole], "broken": [broken]}, tmp_path / "page.html"
+  )
   assert "Files are damaged" in page.read_text()
   said = capsys.readouterr().err
   assert f"damaged, left out: {broken}" in said

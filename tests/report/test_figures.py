@@ -28,8 +28,7 @@ def groups(make_run):
   return {
     "progrpo": [metrics.load(make_run("progrpo", samples=False))],
     "grpo": [
-      metrics.load(make_run(f"grpo{i}", shift=i, samples=False))
-      for i in (1, 2)
+      metrics.load(make_run(f"grpo{i}", shift=i, samples=False)) for i in (1, 2)
     ],
   }
 
@@ -62,7 +61,8 @@ def test_one_step_is_enough_for_a_figure(draw, make_run):
 def test_kl_marks_every_reset(groups):
   figure = figures.kl({"progrpo": groups["progrpo"]})
   lines = [
-    line for line in figure.axes[0].lines
+    line
+    for line in figure.axes[0].lines
     if (line.get_gid() or "").startswith("reset-")
   ]
   assert [line.get_xdata()[0] for line in lines] == [40, 80]
@@ -171,25 +171,38 @@ def test_times_are_medians_in_bars_and_tables(tmp_path):
   groups = {}
   for label, seconds in (("a", 1.0), ("b", 3.0)):
     rows = [
-      {"step": s, "reward": 0.5, "timing_s/sample": t, "timing_s/update": t,
-       "timing_s/step": 2 * t}
-      for s, t in enumerate([100 * seconds, seconds, seconds], start=1)]
+      {
+        "step": s,
+        "reward": 0.5,
+        "timing_s/sample": t,
+        "timing_s/update": t,
+        "timing_s/step": 2 * t,
+      }
+      for s, t in enumerate([100 * seconds, seconds, seconds], start=1)
+    ]
     place = tmp_path / label
     place.mkdir()
     (place / "metrics.jsonl").write_text(
-      "".join(json.dumps(row) + "\n" for row in rows))
+      "".join(json.dumps(row) + "\n" for row in rows)
+    )
     groups[label] = [metrics.load(place)]
   table = comparison.summarise(groups)
   assert [e["seconds_per_step"] for e in table.values()] == [2.0, 6.0]
   (axes,) = figures.timing(groups).axes
-  ends = [bars[i].get_x() + bars[i].get_width()
-          for i in range(2) for bars in axes.containers[-1:]]
+  ends = [
+    bars[i].get_x() + bars[i].get_width()
+    for i in range(2)
+    for bars in axes.containers[-1:]
+  ]
   assert ends == [2.0, 6.0]
   # Of one run over steps, each bar is the median of its own steps.
-  many = [dict(row, step=s) for s, row in enumerate(
-    30 * groups["a"][0].metrics, start=1)]
+  many = [
+    dict(row, step=s)
+    for s, row in enumerate(30 * groups["a"][0].metrics, start=1)
+  ]
   (tmp_path / "a" / "metrics.jsonl").write_text(
-    "".join(json.dumps(row) + "\n" for row in many))
+    "".join(json.dumps(row) + "\n" for row in many)
+  )
   (axes,) = figures.timing({"a": [metrics.load(tmp_path / "a")]}).axes
   assert {bar.get_height() for bar in axes.containers[0]} == {1.0}
 
@@ -197,11 +210,16 @@ def test_times_are_medians_in_bars_and_tables(tmp_path):
 def test_reward_functions_are_no_tasks(tmp_path):
   rows = [
     {"step": s, "rewards/sums/mean": 0.5, "rewards/gsm8k/mean": 0.2}
-    | {f"rewards/sums/{name}/{of}": 0.1 * s for name in ("close", "short")
-       for of in ("mean", "std")}
-    for s in (1, 2, 3)]
+    | {
+      f"rewards/sums/{name}/{of}": 0.1 * s
+      for name in ("close", "short")
+      for of in ("mean", "std")
+    }
+    for s in (1, 2, 3)
+  ]
   (tmp_path / "metrics.jsonl").write_text(
-    "".join(json.dumps(row) + "\n" for row in rows))
+    "".join(json.dumps(row) + "\n" for row in rows)
+  )
   run = metrics.load(tmp_path)
 
   def lines(figure):
@@ -216,12 +234,18 @@ def test_reward_functions_are_no_tasks(tmp_path):
 def test_rewards_by_task_need_several_tasks_of_one_run(tmp_path):
   def run(name, tasks):
     rows = [
-      {"step": s} | {f"rewards/{t}/mean": 0.1 * i * (s % 2)
-                     for i, t in enumerate(tasks) if s % (i + 2)}
-      for s in range(1, 9)]
+      {"step": s}
+      | {
+        f"rewards/{t}/mean": 0.1 * i * (s % 2)
+        for i, t in enumerate(tasks)
+        if s % (i + 2)
+      }
+      for s in range(1, 9)
+    ]
     (tmp_path / name).mkdir()
     (tmp_path / name / "metrics.jsonl").write_text(
-      "".join(json.dumps(row) + "\n" for row in rows))
+      "".join(json.dumps(row) + "\n" for row in rows)
+    )
     return metrics.load(tmp_path / name)
 
   tasks = [f"task_{i:02d}" for i in range(12)]
@@ -233,7 +257,8 @@ def test_rewards_by_task_need_several_tasks_of_one_run(tmp_path):
   assert [text.get_text() for text in legend.get_texts()] == tasks
   looks = {
     (line.get_color(), line.get_linestyle())
-    for line in figure.axes[0].get_lines()}
+    for line in figure.axes[0].get_lines()
+  }
   assert len(looks) == len(tasks)
   # A step that drew nothing of a task is no 0.
   assert list(figure.axes[0].get_lines()[0].get_xdata()) == [1, 3, 5, 7]

@@ -83,8 +83,15 @@ def test_a_report_shows_the_key_numbers(make_run):
   _, page = _report(make_run())
   shown = " ".join(" ".join(page.text).split())
   assert "progrpo" in shown
-  for part in ("final reward 0.712", "pass@1 0.594", "entropy 0.2", "resets 2",
-               "last at step 80", "tokens 210 k", "time 1 min"):
+  for part in (
+    "final reward 0.712",
+    "pass@1 0.594",
+    "entropy 0.2",
+    "resets 2",
+    "last at step 80",
+    "tokens 210 k",
+    "time 1 min",
+  ):
     assert part in shown
   assert "advantage grpo" in shown
   assert "step 100" in shown
@@ -143,8 +150,11 @@ def test_a_collapse_is_told_with_its_reason_and_its_beginning(make_run):
   shown = " ".join(" ".join(page.text).split())
   assert "Collapse at the last step, 100, since step 81" in shown
   told = shown[shown.index("Collapse at") : shown.index("These steps")]
-  assert re.findall(r"(collapse|warning) , steps (\d+ to \d+): ([^,]*?) "
-                    r"(?=warning|$)", told) == [
+  assert re.findall(
+    r"(collapse|warning) , steps (\d+ to \d+): ([^,]*?) "
+    r"(?=warning|$)",
+    told,
+  ) == [
     ("collapse", "81 to 100", "<b>1</b>% left"),  # the last word counts
     ("warning", "60 to 80", "30% left"),
     ("warning", "20 to 24", "an early scare"),
@@ -196,7 +206,7 @@ def test_alarms_are_shaded_in_the_figures_over_steps(make_run):
 
 def test_the_diagnostics_have_their_part(make_run):
   text, page = _report(_judge(make_run(), _collapsing))
-  part = text[text.index('<section id="exploration">'):]
+  part = text[text.index('<section id="exploration">') :]
   part = part[: part.index("</section>")]
   labels = re.findall(r'role="img" aria-label="(.*?)"', part)
   assert labels == [
@@ -209,7 +219,7 @@ def test_the_diagnostics_have_their_part(make_run):
   assert 'href="#exploration"' in text
   # Without what they show, neither part nor link.
   text, _ = _report(make_run("plain"))
-  assert 'id="exploration"' not in text and '#exploration' not in text
+  assert 'id="exploration"' not in text and "#exploration" not in text
 
 
 def test_resets_are_listed_with_what_led_to_them(make_run):
@@ -218,15 +228,20 @@ def test_resets_are_listed_with_what_led_to_them(make_run):
     line = {"step": 80, "ref_reset/reason": "KL <b> stands out"}
     file.write(json.dumps(line) + "\n")
   text, _ = _report(workdir)
-  part = text[text.index('<section id="resets">'):]
+  part = text[text.index('<section id="resets">') :]
   part = part[: part.index("</section>")]
   rows = [
     re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
     for row in re.findall(r"<tr>(.*?)</tr>", part, flags=re.DOTALL)
   ]
   assert rows[0] == [
-    "", "after steps", "KL before", "its part in the gradient", "entropy",
-    "reward", "because",
+    "",
+    "after steps",
+    "KL before",
+    "its part in the gradient",
+    "entropy",
+    "reward",
+    "because",
   ]
   assert rows[1][:2] == ["step 40", "40"] and rows[1][-1] == ""
   assert rows[2][:2] == ["step 80", "40"]
@@ -245,7 +260,7 @@ def test_a_comparison_says_how_its_runs_stand(make_run, tmp_path):
     "c": [make_run("c")],
   }
   text = pages.write_comparison(runs, tmp_path / "page.html").read_text()
-  part = text[text.index('<section id="runs">'):]
+  part = text[text.index('<section id="runs">') :]
   assert re.findall(r"100 steps</td><td>(.*?)</td>", part) == [
     "collapse since step 81: &lt;b&gt;1&lt;/b&gt;% left",
     "ok",
@@ -333,9 +348,9 @@ def test_the_browser_says_what_it_leaves_out(make_run, monkeypatch):
   row = groups[0]["rows"][0]
   assert row["samples"] == 8
   assert len(row["completions"]) == 4
-  assert re.search(r"\[… \d+ characters left out\]", row["completions"][1][
-    "text"
-  ])
+  assert re.search(
+    r"\[… \d+ characters left out\]", row["completions"][1]["text"]
+  )
   # Prompts that can be compared between steps come first.
   keys = [{row["key"] for row in group["rows"]} for group in groups[:2]]
   assert keys[0] == keys[1]
@@ -356,17 +371,29 @@ def test_distinct_correct_answers_get_their_letters(make_run):
       right = [c for c in row["completions"] if c["verdict"] == "correct"]
       assert len(right) == row["correct"]
       assert len({c["answer"] for c in right}) == row["distinct"]
-      assert all(c["answer"] is None for c in row["completions"]
-                 if c["verdict"] != "correct")
+      assert all(
+        c["answer"] is None
+        for c in row["completions"]
+        if c["verdict"] != "correct"
+      )
 
 
 def test_a_sample_without_a_verdict_is_neither_right_nor_wrong():
-  row = rollouts._row({"prompt": "p", "completions": [
-    {"text": "1", "correct": True, "status": "ok"},
-    {"text": "2", "correct": False, "status": "ok"},
-    {"text": "3", "correct": False, "status": "masked"}]})
+  row = rollouts._row(
+    {
+      "prompt": "p",
+      "completions": [
+        {"text": "1", "correct": True, "status": "ok"},
+        {"text": "2", "correct": False, "status": "ok"},
+        {"text": "3", "correct": False, "status": "masked"},
+      ],
+    }
+  )
   assert [c["verdict"] for c in row["completions"]] == [
-    "correct", "wrong", "unknown"]
+    "correct",
+    "wrong",
+    "unknown",
+  ]
   assert (row["samples"], row["correct"], row["unknown"]) == (3, 1, 1)
 
 
@@ -434,8 +461,15 @@ def test_a_comparison_links_its_runs_and_needs_nothing(make_run, tmp_path):
   links = [a["href"] for t, a in page.elements if t == "a"]
   assert "../a%20%3C1%3E/report.html" in links
   shown = " ".join(" ".join(page.text).split())
-  for part in ("base", "ARM & co", "grpo 2 seeds", "over problems",
-               "pass@16", "s/step", "3 runs, 2 methods"):
+  for part in (
+    "base",
+    "ARM & co",
+    "grpo 2 seeds",
+    "over problems",
+    "pass@16",
+    "s/step",
+    "3 runs, 2 methods",
+  ):
     assert part in shown
   assert 'class="best"' in text
 
@@ -457,8 +491,12 @@ def test_bounds_stand_where_a_pass_at_k_would(make_run, tmp_path):
     name = "eval/countdown/pass@16"
     for end in ("", "/low", "/high"):
       del line[name + end]
-    line |= {f"{name}/at_least": 0.251, f"{name}/at_most": 0.752,
-             f"{name}/num_problems": 6, "eval/countdown/left_out": 5}
+    line |= {
+      f"{name}/at_least": 0.251,
+      f"{name}/at_most": 0.752,
+      f"{name}/num_problems": 6,
+      "eval/countdown/left_out": 5,
+    }
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   page = pages.write_report(workdir).read_text()
   assert "0.251 to 0.752<small>not enough samples" in page

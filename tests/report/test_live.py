@@ -51,9 +51,12 @@ def test_a_log_gets_plain_lines_without_control_codes():
 def test_each_reward_function_is_shown(terminal):
   console = _console(terminal)
   values = METRICS | {
-    "rewards/sums/mean": 0.4, "rewards/sums/close/mean": 0.25,
-    "rewards/sums/close/std": 0.125, "rewards/sums/short/mean": -0.5,
-    "rewards/sums/short/std": 0.0}
+    "rewards/sums/mean": 0.4,
+    "rewards/sums/close/mean": 0.25,
+    "rewards/sums/close/std": 0.125,
+    "rewards/sums/short/mean": -0.5,
+    "rewards/sums/short/std": 0.0,
+  }
   with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
     view.step(1, values)
   text = console.file.getvalue()
@@ -63,11 +66,17 @@ def test_each_reward_function_is_shown(terminal):
 def test_an_evaluation_says_how_many_problems_it_rests_on():
   console = _console(terminal=False)
   values = {
-    "eval/a/pass@1": 0.4, "eval/a/pass@1/low": 0.3, "eval/a/pass@1/high": 0.5,
-    "eval/a/pass@1/num_problems": 64, "eval/a/pass@8": 0.75,
-    "eval/a/pass@8/num_problems": 63, "eval/a/pass@32/num_problems": 40,
-    "eval/a/pass@32/at_least": 0.6, "eval/a/pass@32/at_most": 0.875,
-    "eval/a/num_problems": 64, "eval/a/left_out": 12,
+    "eval/a/pass@1": 0.4,
+    "eval/a/pass@1/low": 0.3,
+    "eval/a/pass@1/high": 0.5,
+    "eval/a/pass@1/num_problems": 64,
+    "eval/a/pass@8": 0.75,
+    "eval/a/pass@8/num_problems": 63,
+    "eval/a/pass@32/num_problems": 40,
+    "eval/a/pass@32/at_least": 0.6,
+    "eval/a/pass@32/at_most": 0.875,
+    "eval/a/num_problems": 64,
+    "eval/a/left_out": 12,
   }
   with live.LiveView(10, "grpo", console=console) as view:
     view.eval(4, values)
@@ -147,7 +156,11 @@ def test_lines_of_a_log_end_with_what_is_wrong():
     view.step(5, _judged(0))
   lines = console.file.getvalue().splitlines()[1:6]
   assert [line.split("  ")[-1].split()[0] for line in lines] == [
-    "left", "WARNING", "WARNING", "COLLAPSE", "left",
+    "left",
+    "WARNING",
+    "WARNING",
+    "COLLAPSE",
+    "left",
   ]
 
 
@@ -221,8 +234,12 @@ def test_duration_reads_as_people_say_it():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_failures_of_verifiers_are_shown_where_there_are_any(terminal):
   console = _console(terminal)
-  failures = {"verifier/masked": 3, "verifier/timeouts": 2,
-              "verifier/crashes": 0, "verifier/refused": 1}
+  failures = {
+    "verifier/masked": 3,
+    "verifier/timeouts": 2,
+    "verifier/crashes": 0,
+    "verifier/refused": 1,
+  }
   with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
     view.step(1, METRICS | dict.fromkeys(failures, 0))
     assert "verifier" not in console.file.getvalue()
@@ -235,15 +252,24 @@ def test_failures_of_verifiers_are_shown_where_there_are_any(terminal):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_what_a_step_could_not_learn_from_is_said(terminal):
   console = _console(terminal)
-  whole = {"dynamic_sampling/filled_frac": 1.0, "skipped_updates": 0.0,
-           "empty_updates": 0.0}
+  whole = {
+    "dynamic_sampling/filled_frac": 1.0,
+    "skipped_updates": 0.0,
+    "empty_updates": 0.0,
+  }
   with live.LiveView(10, "grpo", console=console, every_s=0.0) as view:
     view.step(1, METRICS | whole)
     assert "batch" not in console.file.getvalue()
     assert "updates" not in console.file.getvalue()
-    view.step(2, METRICS | {
-      "dynamic_sampling/filled_frac": 0.125, "skipped_updates": 0.75,
-      "empty_updates": 0.5})
+    view.step(
+      2,
+      METRICS
+      | {
+        "dynamic_sampling/filled_frac": 0.125,
+        "skipped_updates": 0.75,
+        "empty_updates": 0.5,
+      },
+    )
   said = console.file.getvalue()
   assert "batch 12.5% full" in said
   assert "no token to learn from in 50.0% of the updates" in said

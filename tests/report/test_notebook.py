@@ -49,8 +49,11 @@ def pixels(png):
 
 def square(color, size):
   figure = matplotlib.figure.Figure(figsize=(size, size))
-  figure.add_artist(matplotlib.patches.Rectangle(
-      (0, 0), 1, 1, color=color, transform=figure.transFigure))
+  figure.add_artist(
+    matplotlib.patches.Rectangle(
+      (0, 0), 1, 1, color=color, transform=figure.transFigure
+    )
+  )
   return figure
 
 
@@ -78,8 +81,9 @@ def test_a_transparent_figure_is_drawn_on_white(make_run):
 
 def test_a_table_of_a_comparison(make_run):
   groups = {
-      name: [metrics.load(make_run(name, shift=shift))]
-      for name, shift in (("a", 0), ("b", 1))}
+    name: [metrics.load(make_run(name, shift=shift))]
+    for name, shift in (("a", 0), ("b", 1))
+  }
   summary = comparison.analyse(groups)
   for made in tables.of(summary):
     table = notebook.table(made)
@@ -100,7 +104,7 @@ def test_a_view_draws_what_is_there(make_run, shown, tmp_path):
     assert shown.texts()[-1] == "starting\n• attention: xla"
     view.step(1, {"step": 1, "reward": 0.25, "entropy": None})
     assert shown.texts()[-1] == "step 1/20  reward 0.250\n• attention: xla"
-    alone, = shown.pictures()
+    (alone,) = shown.pictures()
     make_run("new", steps=4, shift=1)
     view.step(2, {"step": 2})
   both = shown.pictures()

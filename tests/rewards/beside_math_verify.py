@@ -32,17 +32,24 @@ def read(name):
 def common_set():
   """Returns (kind, reference, completion, right verdict) of all rows."""
   return [
-      (row["kind"], row["reference"], row["completion"],
-       bool(row.get("expected", row.get("correct"))))
-      for name in SETS for row in read(name)]
+    (
+      row["kind"],
+      row["reference"],
+      row["completion"],
+      bool(row.get("expected", row.get("correct"))),
+    )
+    for name in SETS
+    for row in read(name)
+  ]
 
 
 def math_verify(reference, completion):
   """Returns Math-Verify's verdict, as its documentation calls it."""
   # It wants LaTeX between signs; of a bare one it takes the last number.
   gold, answer = (
-      parse(text, parsing_timeout=_LIMIT_S)
-      for text in (f"${reference}$", completion))
+    parse(text, parsing_timeout=_LIMIT_S)
+    for text in (f"${reference}$", completion)
+  )
   if not gold:
     gold = parse(reference, parsing_timeout=_LIMIT_S)
   return bool(verify(gold, answer, timeout_seconds=_LIMIT_S))
@@ -57,10 +64,13 @@ def differences(rows):
 
 def main():
   listed = {
-      (r["reference"], r["completion"])
-      for r in read("math_verify_differences.jsonl")}
-  now = {(reference, completion)
-         for _, reference, completion, _ in differences(common_set())}
+    (r["reference"], r["completion"])
+    for r in read("math_verify_differences.jsonl")
+  }
+  now = {
+    (reference, completion)
+    for _, reference, completion, _ in differences(common_set())
+  }
   for name, rows in (("missing", now - listed), ("gone", listed - now)):
     for reference, completion in sorted(rows):
       print(name, json.dumps([reference, completion], ensure_ascii=False))

@@ -4,7 +4,9 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import answers
 
 
-@pytest.mark.parametrize(("text", "found"), [
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
     (r"\boxed{5}", ["5"]),
     (r"\boxed{\frac{1}{2}} or \fbox{0.5}", [r"\frac{1}{2}", "0.5"]),
     (r"\boxed{\{1,2\}}", [r"\{1,2\}"]),
@@ -16,17 +18,22 @@ from progrpo_jax.rewards import answers
     (r"\boxed{a \boxed{b}", ["b"]),
     (r"\boxed{a", []),
     (r"} \boxed{5} {", ["5"]),
-    (r"\boxed{\begin{pmatrix}1\\{2}\end{pmatrix}}",
-     [r"\begin{pmatrix}1\\{2}\end{pmatrix}"]),
+    (
+      r"\boxed{\begin{pmatrix}1\\{2}\end{pmatrix}}",
+      [r"\begin{pmatrix}1\\{2}\end{pmatrix}"],
+    ),
     (r"\boxed{}", [""]),
     ("boxed{5}", []),
     (r"\boxedx{5}", []),
-])
+  ],
+)
 def test_boxed(text, found):
   assert answers.boxed(text) == found
 
 
-@pytest.mark.parametrize(("text", "found"), [
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
     ("The answer is 5.", ["5"]),
     ("the final answer is $x^2$.", ["x^2"]),
     ("So the answer is **Paris**.", ["Paris"]),
@@ -43,17 +50,28 @@ def test_boxed(text, found):
     ("The correct answer is (C) Paris", ["(C) Paris"]),
     ("There is no answer", []),
     ("the answer", []),
-])
+  ],
+)
 def test_sentences(text, found):
   assert answers.sentences(text) == found
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    ("so $x = 5$", ["x = 5"]), ("so $x = 5$.", ["x = 5"]),
-    (r"so \(5\)", ["5"]), (r"so \[ 5 \]", [" 5 "]), ("$$5$$", ["5"]),
-    ("$$\n5\n$$\n", ["\n5\n"]), ("$5$ and $6$", ["6"]),
-    ("$5$ is it", []), ("$5", []), ("5", []), (r"\$5\$", []),
-])
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
+    ("so $x = 5$", ["x = 5"]),
+    ("so $x = 5$.", ["x = 5"]),
+    (r"so \(5\)", ["5"]),
+    (r"so \[ 5 \]", [" 5 "]),
+    ("$$5$$", ["5"]),
+    ("$$\n5\n$$\n", ["\n5\n"]),
+    ("$5$ and $6$", ["6"]),
+    ("$5$ is it", []),
+    ("$5", []),
+    ("5", []),
+    (r"\$5\$", []),
+  ],
+)
 def test_formulas(text, found):
   assert answers.formulas(text) == found
 
@@ -69,8 +87,13 @@ def test_hashed_and_tagged():
 def test_the_strongest_form_counts():
   text = "The answer is 1.\n#### 2\n<answer>3</answer>\n\\boxed{4} $5$"
   for forms, found in [
-      (answers.FORMS, ["4"]), (("tag", "hash"), ["3"]), (("hash",), ["2"]),
-      (("sentence",), ["1"]), (("formula",), ["5"]), (("whole",), [])]:
+    (answers.FORMS, ["4"]),
+    (("tag", "hash"), ["3"]),
+    (("hash",), ["2"]),
+    (("sentence",), ["1"]),
+    (("formula",), ["5"]),
+    (("whole",), []),
+  ]:
     assert answers.find(text, forms) == found
   assert answers.find(r"\boxed{} The answer is 1.") == ["1"]
   assert answers.find("5") == []
@@ -85,12 +108,15 @@ def test_unknown_form():
     answers.find("", ())
 
 
-@pytest.mark.parametrize(("text", "found"), [
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
     (r"\boxed{\phantom{2}} ... \boxed{4}", ["4"]),
     (r"\boxed{\hphantom{\frac{1}{2}}\,}", []),
     (r"\boxed{\quad} \boxed{ ~\ \qquad.}", []),
     (r"\boxed{\phantom{2}3}", [r"\phantom{2}3"]),
     (r"\boxed{\phantom{2}", []),
-])
+  ],
+)
 def test_boxes_to_be_filled_in_are_no_answers(text, found):
   assert answers.find(text) == found

@@ -40,8 +40,10 @@ print(json.dumps(found))
 
 def _without(packages, folder):
   done = subprocess.run(
-      [sys.executable, "-c", WITHOUT, packages, str(folder)],
-      capture_output=True, text=True)
+    [sys.executable, "-c", WITHOUT, packages, str(folder)],
+    capture_output=True,
+    text=True,
+  )
   assert not done.returncode, done.stderr[-2000:]
   return json.loads(done.stdout.splitlines()[-1])
 
@@ -60,4 +62,5 @@ def test_without_it_its_tasks_name_the_command(packages, tmp_path):
   for said in found.values():
     assert said.startswith("this task is made with Reasoning Gym")
     assert packages in said and said.endswith(
-        "pip install --no-deps reasoning-gym")
+      "pip install --no-deps reasoning-gym"
+    )

@@ -28,107 +28,218 @@ ENGLISH = "The cat sat on the mat and looked out of the window."
 # id, kwargs, texts that follow it, texts that do not; limits stand side by
 # side on the two sides of the border.
 TABLE = [
-    ("keywords:existence", dict(keywords=["rain", "sun"]),
-     ["Sun and rain.", "RAIN? sunny", "trainsun"],
-     ["rain", "sun", "ra in sun"]),
-    ("keywords:existence", dict(keywords=["a.b", "C++"]),
-     ["a.b c++"], ["axb C++", "a.b C+"]),
-    ("keywords:frequency",
-     dict(keyword="ha", frequency=2, relation="at least"),
-     ["ha ha", "haha", "Ha. HA! ha"], ["ha", "h a h a"]),
-    ("keywords:frequency",
-     dict(keyword="aa", frequency=2, relation="less than"),
-     ["aaa", "none"], ["aaaa", "Aa aA"]),
-    ("keywords:forbidden_words", dict(forbidden_words=["rock", "C++"]),
-     ["rocks", "shamrock C"], ["ROCK", "a rock.", "use C++ here", "c++"]),
-    ("keywords:letter_frequency",
-     dict(letter="E", let_frequency=3, let_relation="at least"),
-     ["eEe", "tree e"], ["ee", "trees"]),
-    ("keywords:letter_frequency",
-     dict(letter="#", let_frequency=2, let_relation="less than"),
-     ["#a", "a"], ["#a #b"]),
-    ("language:response_language", dict(language="en"),
-     [ENGLISH, ENGLISH.upper(), "My answer is yes."],
-     ["Die Katze saß auf der Matte und sah aus dem Fenster.", "1 + 1", "?"]),
-    ("language:response_language", dict(language="de"),
-     ["Die Katze saß auf der Matte und sah aus dem Fenster.", "Das ist gut."],
-     [ENGLISH, "De kat zat op de mat en keek uit het raam."]),
-    ("language:response_language", dict(language="zh-cn"),
-     ["这是一个好天气。"], ["今日はとても良い天気です。", ENGLISH]),
-    ("length_constraints:number_sentences",
-     dict(num_sentences=3, relation="at least"),
-     ["One. Two! Three?", "a b. c d. e f"], ["One. Two!", "Mr. A. Mrs. B."]),
-    ("length_constraints:number_sentences",
-     dict(num_sentences=3, relation="less than"),
-     ["One. Two!", "1.5 and 2.5 and 3.5.", "no marks at all"],
-     ["One. Two! Three?"]),
-    ("length_constraints:number_paragraphs", dict(num_paragraphs=2),
-     ["a\n***\nb", "a***b", "***a***b***", "\n***\na\n\nc\n***\nb\n"],
-     ["a\n\nb", "a", "a***b***c", "a******b", "a*** ***b"]),
-    ("length_constraints:number_words",
-     dict(num_words=4, relation="at least"),
-     ["one two three four", "don't e.g.", "a_b 2 c 3."],
-     ["one two three", "a-b c", "."]),
-    ("length_constraints:number_words",
-     dict(num_words=4, relation="less than"),
-     ["one two three", "ein_wort"], ["one two three four"]),
-    ("length_constraints:nth_paragraph_first_word",
-     dict(num_paragraphs=2, nth_paragraph=2, first_word="Rain"),
-     ["a\n\nrain falls", "a\nb\n\n\"Rain's here", "a\n\n 'RAIN, b"],
-     ["rain\n\nsun", "a\nrain", "a\n\nrain\n\nc", "a\n\nrainy", "\n\na\n\nrain",
-      "a\n\n(rain)"]),
-    ("detectable_content:number_placeholders", dict(num_placeholders=2),
-     ["[a] [b]", "[][]", "[a]\n[b c] [d"], ["[a]", "[a [b]", "[a\n] [b]"]),
-    ("detectable_content:postscript", dict(postscript_marker="P.S."),
-     ["Bye. P.S. more", "p. s. more", "P.P.S. more"], ["PS more", "P.S more"]),
-    ("detectable_content:postscript", dict(postscript_marker="P.P.S"),
-     ["Bye\nP.P.S more", "p. p. s"], ["P.S. more", "PPS"]),
-    ("detectable_content:postscript", dict(postscript_marker="NB:"),
-     ["a nb: b"], ["NB b"]),
-    ("detectable_format:number_bullet_lists", dict(num_bullets=2),
-     ["* a\n* b", "- a\n  * b", "x\n\n*a\n-b\ny"],
-     ["* a", "* a\n* b\n* c", "** a\n* b", "* a * b", "1. a\n2. b", "*\n* b"]),
-    ("detectable_format:constrained_response", {},
-     ["My answer is yes.", "Well: My answer is maybe. Good?"],
-     ["my answer is yes.", "My answer is yes", "yes"]),
-    ("detectable_format:number_highlighted_sections", dict(num_highlights=2),
-     ["*a* **b**", "*a b* c *d*", "**a** **b**"],
-     ["*a*", "**a**", "* * *a*", "*a\nb* *c*", "****", "*a*b*"]),
-    ("detectable_format:multiple_sections",
-     dict(section_spliter="Section", num_sections=2),
-     ["Section 1\na\nSection 2\nb", "Section1 Section 23"],
-     ["Section 1\na", "SECTION 1\nSECTION 2", "Section A Section B"]),
-    ("detectable_format:json_format", {},
-     ['{"a": [1, null]}', "```json\n[1]\n```", "``` 5 ```", '"text"'],
-     ["{a: 1}", "{'a': 1}", 'Here: {"a": 1}', "```", "{}{}"]),
-    ("detectable_format:title", {},
-     ["<<A title>>\ntext", "a << b >> c", "<<<a>>>"],
-     ["<a>", "<<>>", "<< >>", "<<a\nb>>", ">>a<<", "<<a>"]),
-    ("combination:two_responses", {},
-     ["a\n******\nb", "******a******b******"],
-     ["a", "a******a ", "a******b******c", "a*** ***b", "a************b"]),
-    ("combination:repeat_prompt", dict(prompt_to_repeat="Say it. "),
-     ["Say it. Yes.", " SAY IT.\nYes."],
-     ["Say it", "I say it.", "Yes. Say it."]),
-    ("startend:end_checker", dict(end_phrase=" The end."),
-     ["x. The end.", "the END. \n", '"x. The end."'],
-     ["The end", "The end. x", "The end.)"]),
-    ("startend:quotation", {},
-     ['"a"', ' "a" "b"\n', '""'], ["a", '"', '"a', '"a" b', "'a'"]),
-    ("change_case:capital_word_frequency",
-     dict(capital_frequency=2, capital_relation="at least"),
-     ["ONE TWO", "I am OK", "a GO-KART. U.S.", "DON'T GO"],
-     ["ONE Two", "GO-KART", "iPHONE NASA's", "DON'T", "1 2"]),
-    ("change_case:capital_word_frequency",
-     dict(capital_frequency=2, capital_relation="less than"),
-     ["I", "none"], ["I GO"]),
-    ("change_case:english_capital", {},
-     [ENGLISH.upper(), "MY ANSWER IS YES. 2"],
-     [ENGLISH, "DIE KATZE SASS AUF DER MATTE UND SAH HINAUS.", "123"]),
-    ("change_case:english_lowercase", {},
-     [ENGLISH.lower(), "my answer is yes. 2"],
-     [ENGLISH, "die katze saß auf der matte und sah hinaus.", "123"]),
-    ("punctuation:no_comma", {}, ["a; b", "a\uff0cb"], [",", "a, b"]),
+  (
+    "keywords:existence",
+    dict(keywords=["rain", "sun"]),
+    ["Sun and rain.", "RAIN? sunny", "trainsun"],
+    ["rain", "sun", "ra in sun"],
+  ),
+  (
+    "keywords:existence",
+    dict(keywords=["a.b", "C++"]),
+    ["a.b c++"],
+    ["axb C++", "a.b C+"],
+  ),
+  (
+    "keywords:frequency",
+    dict(keyword="ha", frequency=2, relation="at least"),
+    ["ha ha", "haha", "Ha. HA! ha"],
+    ["ha", "h a h a"],
+  ),
+  (
+    "keywords:frequency",
+    dict(keyword="aa", frequency=2, relation="less than"),
+    ["aaa", "none"],
+    ["aaaa", "Aa aA"],
+  ),
+  (
+    "keywords:forbidden_words",
+    dict(forbidden_words=["rock", "C++"]),
+    ["rocks", "shamrock C"],
+    ["ROCK", "a rock.", "use C++ here", "c++"],
+  ),
+  (
+    "keywords:letter_frequency",
+    dict(letter="E", let_frequency=3, let_relation="at least"),
+    ["eEe", "tree e"],
+    ["ee", "trees"],
+  ),
+  (
+    "keywords:letter_frequency",
+    dict(letter="#", let_frequency=2, let_relation="less than"),
+    ["#a", "a"],
+    ["#a #b"],
+  ),
+  (
+    "language:response_language",
+    dict(language="en"),
+    [ENGLISH, ENGLISH.upper(), "My answer is yes."],
+    ["Die Katze saß auf der Matte und sah aus dem Fenster.", "1 + 1", "?"],
+  ),
+  (
+    "language:response_language",
+    dict(language="de"),
+    ["Die Katze saß auf der Matte und sah aus dem Fenster.", "Das ist gut."],
+    [ENGLISH, "De kat zat op de mat en keek uit het raam."],
+  ),
+  (
+    "language:response_language",
+    dict(language="zh-cn"),
+    ["这是一个好天气。"],
+    ["今日はとても良い天気です。", ENGLISH],
+  ),
+  (
+    "length_constraints:number_sentences",
+    dict(num_sentences=3, relation="at least"),
+    ["One. Two! Three?", "a b. c d. e f"],
+    ["One. Two!", "Mr. A. Mrs. B."],
+  ),
+  (
+    "length_constraints:number_sentences",
+    dict(num_sentences=3, relation="less than"),
+    ["One. Two!", "1.5 and 2.5 and 3.5.", "no marks at all"],
+    ["One. Two! Three?"],
+  ),
+  (
+    "length_constraints:number_paragraphs",
+    dict(num_paragraphs=2),
+    ["a\n***\nb", "a***b", "***a***b***", "\n***\na\n\nc\n***\nb\n"],
+    ["a\n\nb", "a", "a***b***c", "a******b", "a*** ***b"],
+  ),
+  (
+    "length_constraints:number_words",
+    dict(num_words=4, relation="at least"),
+    ["one two three four", "don't e.g.", "a_b 2 c 3."],
+    ["one two three", "a-b c", "."],
+  ),
+  (
+    "length_constraints:number_words",
+    dict(num_words=4, relation="less than"),
+    ["one two three", "ein_wort"],
+    ["one two three four"],
+  ),
+  (
+    "length_constraints:nth_paragraph_first_word",
+    dict(num_paragraphs=2, nth_paragraph=2, first_word="Rain"),
+    ["a\n\nrain falls", "a\nb\n\n\"Rain's here", "a\n\n 'RAIN, b"],
+    [
+      "rain\n\nsun",
+      "a\nrain",
+      "a\n\nrain\n\nc",
+      "a\n\nrainy",
+      "\n\na\n\nrain",
+      "a\n\n(rain)",
+    ],
+  ),
+  (
+    "detectable_content:number_placeholders",
+    dict(num_placeholders=2),
+    ["[a] [b]", "[][]", "[a]\n[b c] [d"],
+    ["[a]", "[a [b]", "[a\n] [b]"],
+  ),
+  (
+    "detectable_content:postscript",
+    dict(postscript_marker="P.S."),
+    ["Bye. P.S. more", "p. s. more", "P.P.S. more"],
+    ["PS more", "P.S more"],
+  ),
+  (
+    "detectable_content:postscript",
+    dict(postscript_marker="P.P.S"),
+    ["Bye\nP.P.S more", "p. p. s"],
+    ["P.S. more", "PPS"],
+  ),
+  (
+    "detectable_content:postscript",
+    dict(postscript_marker="NB:"),
+    ["a nb: b"],
+    ["NB b"],
+  ),
+  (
+    "detectable_format:number_bullet_lists",
+    dict(num_bullets=2),
+    ["* a\n* b", "- a\n  * b", "x\n\n*a\n-b\ny"],
+    ["* a", "* a\n* b\n* c", "** a\n* b", "* a * b", "1. a\n2. b", "*\n* b"],
+  ),
+  (
+    "detectable_format:constrained_response",
+    {},
+    ["My answer is yes.", "Well: My answer is maybe. Good?"],
+    ["my answer is yes.", "My answer is yes", "yes"],
+  ),
+  (
+    "detectable_format:number_highlighted_sections",
+    dict(num_highlights=2),
+    ["*a* **b**", "*a b* c *d*", "**a** **b**"],
+    ["*a*", "**a**", "* * *a*", "*a\nb* *c*", "****", "*a*b*"],
+  ),
+  (
+    "detectable_format:multiple_sections",
+    dict(section_spliter="Section", num_sections=2),
+    ["Section 1\na\nSection 2\nb", "Section1 Section 23"],
+    ["Section 1\na", "SECTION 1\nSECTION 2", "Section A Section B"],
+  ),
+  (
+    "detectable_format:json_format",
+    {},
+    ['{"a": [1, null]}', "```json\n[1]\n```", "``` 5 ```", '"text"'],
+    ["{a: 1}", "{'a': 1}", 'Here: {"a": 1}', "```", "{}{}"],
+  ),
+  (
+    "detectable_format:title",
+    {},
+    ["<<A title>>\ntext", "a << b >> c", "<<<a>>>"],
+    ["<a>", "<<>>", "<< >>", "<<a\nb>>", ">>a<<", "<<a>"],
+  ),
+  (
+    "combination:two_responses",
+    {},
+    ["a\n******\nb", "******a******b******"],
+    ["a", "a******a ", "a******b******c", "a*** ***b", "a************b"],
+  ),
+  (
+    "combination:repeat_prompt",
+    dict(prompt_to_repeat="Say it. "),
+    ["Say it. Yes.", " SAY IT.\nYes."],
+    ["Say it", "I say it.", "Yes. Say it."],
+  ),
+  (
+    "startend:end_checker",
+    dict(end_phrase=" The end."),
+    ["x. The end.", "the END. \n", '"x. The end."'],
+    ["The end", "The end. x", "The end.)"],
+  ),
+  (
+    "startend:quotation",
+    {},
+    ['"a"', ' "a" "b"\n', '""'],
+    ["a", '"', '"a', '"a" b', "'a'"],
+  ),
+  (
+    "change_case:capital_word_frequency",
+    dict(capital_frequency=2, capital_relation="at least"),
+    ["ONE TWO", "I am OK", "a GO-KART. U.S.", "DON'T GO"],
+    ["ONE Two", "GO-KART", "iPHONE NASA's", "DON'T", "1 2"],
+  ),
+  (
+    "change_case:capital_word_frequency",
+    dict(capital_frequency=2, capital_relation="less than"),
+    ["I", "none"],
+    ["I GO"],
+  ),
+  (
+    "change_case:english_capital",
+    {},
+    [ENGLISH.upper(), "MY ANSWER IS YES. 2"],
+    [ENGLISH, "DIE KATZE SASS AUF DER MATTE UND SAH HINAUS.", "123"],
+  ),
+  (
+    "change_case:english_lowercase",
+    {},
+    [ENGLISH.lower(), "my answer is yes. 2"],
+    [ENGLISH, "die katze saß auf der matte und sah hinaus.", "123"],
+  ),
+  ("punctuation:no_comma", {}, ["a; b", "a\uff0cb"], [",", "a, b"]),
 ]
 
 
@@ -138,8 +249,10 @@ def test_there_are_25_and_the_table_has_each():
 
 
 @pytest.mark.parametrize(
-    "name, kwargs, right, wrong", TABLE,
-    ids=[f"{row[0]}-{i}" for i, row in enumerate(TABLE)])
+  "name, kwargs, right, wrong",
+  TABLE,
+  ids=[f"{row[0]}-{i}" for i, row in enumerate(TABLE)],
+)
 def test_definitions(name, kwargs, right, wrong):
   for text in right:
     assert follows(name, text, **kwargs), text
@@ -147,34 +260,60 @@ def test_definitions(name, kwargs, right, wrong):
     assert not follows(name, text, **kwargs), text
 
 
-@pytest.mark.parametrize("text, count", [
-    ("", 0), ("!!! ... ***", 0), ("Hello", 1), ("Hello.", 1),
-    ("hi. there", 2), ("Dr. Smith met Mr. J. Jones. They ate.", 2),
-    ("So do I. Then we go.", 2), ("Fruit, e.g. Red apples. Good.", 2),
-    ("1. Buy milk.\n2. Go.", 2), ("\n 1. Buy.", 1), ("I have 5. You too.", 2),
+@pytest.mark.parametrize(
+  "text, count",
+  [
+    ("", 0),
+    ("!!! ... ***", 0),
+    ("Hello", 1),
+    ("Hello.", 1),
+    ("hi. there", 2),
+    ("Dr. Smith met Mr. J. Jones. They ate.", 2),
+    ("So do I. Then we go.", 2),
+    ("Fruit, e.g. Red apples. Good.", 2),
+    ("1. Buy milk.\n2. Go.", 2),
+    ("\n 1. Buy.", 1),
+    ("I have 5. You too.", 2),
     ("It was in a year long gone 1999. Then it was over.", 2),
-    ("Wait... what? No!", 2), ("Wait... What?", 2), ("Well\u2026 so.", 1),
-    ('"Go!" she said. "Now."', 3), ("(One.) (Two.)", 2), ("**One.** Two.", 2),
-    ("It is 3.14 at www.x.com here.", 1), ("What?! Yes?!", 2),
-    ("At 5 p.m. we go. At 5 p.m. We go.", 3), ("etc. And etc.", 2),
-    ("one\n\ntwo", 1), ("* One.\n* Two.", 2), ("P.S. Thanks.", 1),
-    ("今日は良い。明日も。", 2), ("यह अच्छा है। वह भी।", 2),
-    ("One.Two", 1), ("One.  \n Two.", 2), ("a.b c. d", 2),
-])
+    ("Wait... what? No!", 2),
+    ("Wait... What?", 2),
+    ("Well\u2026 so.", 1),
+    ('"Go!" she said. "Now."', 3),
+    ("(One.) (Two.)", 2),
+    ("**One.** Two.", 2),
+    ("It is 3.14 at www.x.com here.", 1),
+    ("What?! Yes?!", 2),
+    ("At 5 p.m. we go. At 5 p.m. We go.", 3),
+    ("etc. And etc.", 2),
+    ("one\n\ntwo", 1),
+    ("* One.\n* Two.", 2),
+    ("P.S. Thanks.", 1),
+    ("今日は良い。明日も。", 2),
+    ("यह अच्छा है। वह भी।", 2),
+    ("One.Two", 1),
+    ("One.  \n Two.", 2),
+    ("a.b c. d", 2),
+  ],
+)
 def test_sentences(text, count):
   assert instruction.sentences(text) == count
 
 
 PAIR = {
-    "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
-    "kwargs": [{}, {}],
+  "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
+  "kwargs": [{}, {}],
 }
 
 
-@pytest.mark.parametrize("text, share, binary", [
-    ('"a"', 1.0, 1.0), ("a", 0.5, 0.0), ('"a, b"', 0.5, 0.0),
+@pytest.mark.parametrize(
+  "text, share, binary",
+  [
+    ('"a"', 1.0, 1.0),
+    ("a", 0.5, 0.0),
+    ('"a, b"', 0.5, 0.0),
     ("a, b", 0.0, 0.0),
-])
+  ],
+)
 def test_reward_is_the_share_followed_or_all_or_nothing(text, share, binary):
   full = share == 1
   assert instruction.score(text, PAIR) == (share, full, "ok")
@@ -189,7 +328,9 @@ def test_an_empty_answer_follows_nothing(text, loose):
     assert found == (0.0, False, "no_answer")
 
 
-@pytest.mark.parametrize("name, text, kwargs", [
+@pytest.mark.parametrize(
+  "name, text, kwargs",
+  [
     ("startend:quotation", 'Sure:\n"a"', {}),
     ("startend:quotation", '"a"\nDone.', {}),
     ("startend:quotation", 'Sure:\n"a"\nDone.', {}),
@@ -199,9 +340,11 @@ def test_an_empty_answer_follows_nothing(text, loose):
     ("startend:quotation", 'Sure\n*"a"*\nDone', {}),
     ("detectable_format:json_format", "Here it is:\n{}\nI hope it helps", {}),
     ("punctuation:no_comma", "Well, yes:\nno", {}),
-])
+  ],
+)
 def test_loose_forgives_a_first_and_a_last_line_and_asterisks(
-    name, text, kwargs):
+  name, text, kwargs
+):
   one = reference(name, **kwargs)
   assert instruction.score(text, one).reward == 0
   assert instruction.score(text, one, loose=True) == (1.0, True, "ok")
@@ -209,8 +352,15 @@ def test_loose_forgives_a_first_and_a_last_line_and_asterisks(
 
 def test_loose_readings_by_hand():
   assert instruction.readings("a\n*b*\nc") == [
-      "a\n*b*\nc", "*b*\nc", "a\n*b*", "*b*",
-      "a\nb\nc", "b\nc", "a\nb", "b"]
+    "a\n*b*\nc",
+    "*b*\nc",
+    "a\n*b*",
+    "*b*",
+    "a\nb\nc",
+    "b\nc",
+    "a\nb",
+    "b",
+  ]
 
 
 def test_loose_does_not_take_what_is_left_of_nothing():
@@ -225,33 +375,43 @@ def test_strict_sees_what_stands_before():
     assert not follows("startend:quotation", before + '"a"')
     assert not follows("detectable_format:json_format", before + "{}")
     assert not follows(
-        "combination:repeat_prompt", before + "Say", prompt_to_repeat="Say")
+      "combination:repeat_prompt", before + "Say", prompt_to_repeat="Say"
+    )
 
 
 def test_floats_and_nulls_of_a_table_are_taken():
   row = {
-      "instruction_id_list": ["length_constraints:number_words"],
-      "kwargs": [{"num_words": 2.0, "relation": "at least", "keywords": None}],
+    "instruction_id_list": ["length_constraints:number_words"],
+    "kwargs": [{"num_words": 2.0, "relation": "at least", "keywords": None}],
   }
   instruction.check_reference(row)
   assert instruction.followed("a b", row) == [True]
   nth = reference(
-      "length_constraints:nth_paragraph_first_word", num_paragraphs=2.0,
-      nth_paragraph=2.0, first_word="b")
+    "length_constraints:nth_paragraph_first_word",
+    num_paragraphs=2.0,
+    nth_paragraph=2.0,
+    first_word="b",
+  )
   instruction.check_reference(nth)
   assert instruction.followed("a\n\nb", nth) == [True]
 
 
-@pytest.mark.parametrize("bad, words", [
+@pytest.mark.parametrize(
+  "bad, words",
+  [
     (None, "must be an object"),
     ([], "must be an object"),
     ({}, "instruction_id_list must be a list"),
     ({"instruction_id_list": [], "kwargs": []}, "one id or more"),
-    ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []},
-     "each of the 1 ids"),
+    (
+      {"instruction_id_list": ["punctuation:no_comma"], "kwargs": []},
+      "each of the 1 ids",
+    ),
     ({"instruction_id_list": ["punctuation:no_comma"]}, "kwargs must be"),
-    ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [None]},
-     "punctuation:no_comma: its kwargs must be an object, not None"),
+    (
+      {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [None]},
+      "punctuation:no_comma: its kwargs must be an object, not None",
+    ),
     (reference("punctuation:no_comas"), "no instruction 'punctuation:no_com"),
     ({"instruction_id_list": [["a"]], "kwargs": [{}]}, "no instruction"),
     (reference("punctuation:no_comma", n=1), "no argument 'n'.*none"),
@@ -260,33 +420,78 @@ def test_floats_and_nulls_of_a_table_are_taken():
     (reference("keywords:existence", keywords=[]), "a list of one word"),
     (reference("keywords:existence", keywords="rain"), "a list of one word"),
     (reference("keywords:existence", keywords=["a", " "]), "a list of one"),
-    (reference("keywords:existence", keyword="rain"),
-     r"no argument 'keyword' \(known: keywords\)"),
-    (reference("keywords:letter_frequency", letter="ab", let_frequency=1,
-               let_relation="at least"), "letter must be one character"),
-    (reference("keywords:letter_frequency", letter="a", let_frequency=1,
-               let_relation="at most"), "'at least' or 'less than'"),
-    (reference("language:response_language", language="tlh"),
-     "language must be one of af, ar"),
-    (reference("detectable_format:number_bullet_lists", num_bullets=1.5),
-     "a whole number from 0 on"),
-    (reference("detectable_format:number_bullet_lists", num_bullets=True),
-     "a whole number"),
-    (reference("detectable_format:number_bullet_lists", num_bullets=-1),
-     "a whole number"),
-    (reference("detectable_format:number_bullet_lists",
-               num_bullets=float("nan")), "a whole number"),
-    (reference("detectable_format:number_bullet_lists",
-               num_bullets=float("inf")), "a whole number"),
-    (reference("length_constraints:nth_paragraph_first_word",
-               num_paragraphs=2, nth_paragraph=0, first_word="a"),
-     "a whole number from 1 on"),
-    (reference("length_constraints:nth_paragraph_first_word",
-               num_paragraphs=2, nth_paragraph=3, first_word="a"),
-     "nth_paragraph 3 is more than num_paragraphs 2"),
+    (
+      reference("keywords:existence", keyword="rain"),
+      r"no argument 'keyword' \(known: keywords\)",
+    ),
+    (
+      reference(
+        "keywords:letter_frequency",
+        letter="ab",
+        let_frequency=1,
+        let_relation="at least",
+      ),
+      "letter must be one character",
+    ),
+    (
+      reference(
+        "keywords:letter_frequency",
+        letter="a",
+        let_frequency=1,
+        let_relation="at most",
+      ),
+      "'at least' or 'less than'",
+    ),
+    (
+      reference("language:response_language", language="tlh"),
+      "language must be one of af, ar",
+    ),
+    (
+      reference("detectable_format:number_bullet_lists", num_bullets=1.5),
+      "a whole number from 0 on",
+    ),
+    (
+      reference("detectable_format:number_bullet_lists", num_bullets=True),
+      "a whole number",
+    ),
+    (
+      reference("detectable_format:number_bullet_lists", num_bullets=-1),
+      "a whole number",
+    ),
+    (
+      reference(
+        "detectable_format:number_bullet_lists", num_bullets=float("nan")
+      ),
+      "a whole number",
+    ),
+    (
+      reference(
+        "detectable_format:number_bullet_lists", num_bullets=float("inf")
+      ),
+      "a whole number",
+    ),
+    (
+      reference(
+        "length_constraints:nth_paragraph_first_word",
+        num_paragraphs=2,
+        nth_paragraph=0,
+        first_word="a",
+      ),
+      "a whole number from 1 on",
+    ),
+    (
+      reference(
+        "length_constraints:nth_paragraph_first_word",
+        num_paragraphs=2,
+        nth_paragraph=3,
+        first_word="a",
+      ),
+      "nth_paragraph 3 is more than num_paragraphs 2",
+    ),
     (reference("startend:end_checker", end_phrase=" "), "not empty"),
     (reference("startend:end_checker", end_phrase=5), "not empty, not 5"),
-])
+  ],
+)
 def test_bad_references_are_named(bad, words):
   with pytest.raises(InputError, match=words):
     instruction.check_reference(bad)
@@ -300,15 +505,21 @@ def test_a_reference_that_was_not_checked_is_no_wrong_answer():
 def test_arguments_are_the_published_ones():
   found = {n: instruction.arguments(n) for n in instruction.IDS}
   assert found["keywords:letter_frequency"] == (
-      "letter", "let_frequency", "let_relation")
+    "letter",
+    "let_frequency",
+    "let_relation",
+  )
   assert found["detectable_format:multiple_sections"] == (
-      "section_spliter", "num_sections")
+    "section_spliter",
+    "num_sections",
+  )
   assert {a for own in found.values() for a in own} == set(
-      "keywords keyword frequency relation forbidden_words letter let_frequency"
-      " let_relation language num_sentences num_paragraphs num_words"
-      " nth_paragraph first_word num_placeholders postscript_marker num_bullets"
-      " num_highlights section_spliter num_sections prompt_to_repeat end_phrase"
-      " capital_frequency capital_relation".split())
+    "keywords keyword frequency relation forbidden_words letter let_frequency"
+    " let_relation language num_sentences num_paragraphs num_words"
+    " nth_paragraph first_word num_placeholders postscript_marker num_bullets"
+    " num_highlights section_spliter num_sections prompt_to_repeat end_phrase"
+    " capital_frequency capital_relation".split()
+  )
 
 
 # ----- A second reading of each definition, character by character -----
@@ -317,8 +528,8 @@ def test_arguments_are_the_published_ones():
 def runs(text, inside):
   """Maximal runs of characters for which `inside` holds."""
   return [
-      "".join(group)
-      for key, group in itertools.groupby(text, inside) if key]
+    "".join(group) for key, group in itertools.groupby(text, inside) if key
+  ]
 
 
 def is_word(char):
@@ -386,7 +597,8 @@ def second_number_paragraphs(text, num_paragraphs):
 
 
 def second_nth_paragraph_first_word(
-    text, num_paragraphs, nth_paragraph, first_word):
+  text, num_paragraphs, nth_paragraph, first_word
+):
   pieces = cut(text, "\n\n")
   if sum(1 for p in pieces if p.strip()) != num_paragraphs:
     return False
@@ -448,7 +660,8 @@ def second_number_bullet_lists(text, num_bullets):
 
 def second_constrained_response(text):
   return any(
-      places(text, f"My answer is {word}.") for word in ("yes", "no", "maybe"))
+    places(text, f"My answer is {word}.") for word in ("yes", "no", "maybe")
+  )
 
 
 def highlights(text, marks):
@@ -461,7 +674,8 @@ def highlights(text, marks):
         end += 1
       if text[end : end + len(marks)] == marks:
         count += not text[at + len(marks) : end].isspace() and (
-            end > at + len(marks))
+          end > at + len(marks)
+        )
         at = end + len(marks)
         continue
     at += 1
@@ -542,8 +756,11 @@ def second_capital_word_frequency(text, **kw):
   count = 0
   chars = list(text)
   for i in range(1, len(chars) - 1):  # what joins two halves is of the word
-    if chars[i] in "-'\u2019./" and is_word(text[i - 1]) and (
-        is_word(text[i + 1])):
+    if (
+      chars[i] in "-'\u2019./"
+      and is_word(text[i - 1])
+      and (is_word(text[i + 1]))
+    ):
       chars[i] = "_"
   for word in runs("".join(chars), is_word):
     cased = [c for c in word if c.lower() != c.upper()]
@@ -560,58 +777,101 @@ SMALL = st.integers(0, 4)
 PARTS = st.integers(1, 3)
 WORD = st.sampled_from(["a", "ab", "B", "a-b"])
 KWARGS = {
-    "keywords:existence": dict(keywords=st.lists(WORD, min_size=1)),
-    "keywords:frequency": dict(
-        keyword=WORD, frequency=SMALL, relation=RELATED),
-    "keywords:forbidden_words": dict(
-        forbidden_words=st.lists(WORD, min_size=1)),
-    "keywords:letter_frequency": dict(
-        letter=st.sampled_from("aB*"), let_frequency=SMALL,
-        let_relation=RELATED),
-    "length_constraints:number_paragraphs": dict(num_paragraphs=PARTS),
-    "length_constraints:number_words": dict(
-        num_words=SMALL, relation=RELATED),
-    "length_constraints:nth_paragraph_first_word": dict(
-        num_paragraphs=st.just(2), nth_paragraph=st.integers(1, 2),
-        first_word=WORD),
-    "detectable_content:number_placeholders": dict(num_placeholders=SMALL),
-    "detectable_content:postscript": dict(
-        postscript_marker=st.sampled_from(["P.S.", "P.P.S"])),
-    "detectable_format:number_bullet_lists": dict(num_bullets=SMALL),
-    "detectable_format:constrained_response": {},
-    "detectable_format:number_highlighted_sections": dict(
-        num_highlights=SMALL),
-    "detectable_format:multiple_sections": dict(
-        section_spliter=st.sampled_from(["Section", "a"]),
-        num_sections=SMALL),
-    "detectable_format:json_format": {},
-    "detectable_format:title": {},
-    "combination:two_responses": {},
-    "combination:repeat_prompt": dict(prompt_to_repeat=WORD),
-    "startend:end_checker": dict(end_phrase=WORD),
-    "startend:quotation": {},
-    "change_case:capital_word_frequency": dict(
-        capital_frequency=SMALL, capital_relation=RELATED),
-    "punctuation:no_comma": {},
+  "keywords:existence": dict(keywords=st.lists(WORD, min_size=1)),
+  "keywords:frequency": dict(keyword=WORD, frequency=SMALL, relation=RELATED),
+  "keywords:forbidden_words": dict(forbidden_words=st.lists(WORD, min_size=1)),
+  "keywords:letter_frequency": dict(
+    letter=st.sampled_from("aB*"), let_frequency=SMALL, let_relation=RELATED
+  ),
+  "length_constraints:number_paragraphs": dict(num_paragraphs=PARTS),
+  "length_constraints:number_words": dict(num_words=SMALL, relation=RELATED),
+  "length_constraints:nth_paragraph_first_word": dict(
+    num_paragraphs=st.just(2), nth_paragraph=st.integers(1, 2), first_word=WORD
+  ),
+  "detectable_content:number_placeholders": dict(num_placeholders=SMALL),
+  "detectable_content:postscript": dict(
+    postscript_marker=st.sampled_from(["P.S.", "P.P.S"])
+  ),
+  "detectable_format:number_bullet_lists": dict(num_bullets=SMALL),
+  "detectable_format:constrained_response": {},
+  "detectable_format:number_highlighted_sections": dict(num_highlights=SMALL),
+  "detectable_format:multiple_sections": dict(
+    section_spliter=st.sampled_from(["Section", "a"]), num_sections=SMALL
+  ),
+  "detectable_format:json_format": {},
+  "detectable_format:title": {},
+  "combination:two_responses": {},
+  "combination:repeat_prompt": dict(prompt_to_repeat=WORD),
+  "startend:end_checker": dict(end_phrase=WORD),
+  "startend:quotation": {},
+  "change_case:capital_word_frequency": dict(
+    capital_frequency=SMALL, capital_relation=RELATED
+  ),
+  "punctuation:no_comma": {},
 }
 TELLING = [
-    "a", "b", "B", "AB", "1", "_", " ", "\n", "\n\n", "*", "**", "***",
-    "******", "-", "[", "]", "[a]", "<", ">", "<<", ">>", '"', "'", ".", ",",
-    "!", "?", "p.", "s.", "P.S.", "P. P. S", "Section", "a 1", "{", "}", "[1]",
-    "```", "```json", "My answer is yes.", "\t", "/", "\u2019", "é", "ß",
+  "a",
+  "b",
+  "B",
+  "AB",
+  "1",
+  "_",
+  " ",
+  "\n",
+  "\n\n",
+  "*",
+  "**",
+  "***",
+  "******",
+  "-",
+  "[",
+  "]",
+  "[a]",
+  "<",
+  ">",
+  "<<",
+  ">>",
+  '"',
+  "'",
+  ".",
+  ",",
+  "!",
+  "?",
+  "p.",
+  "s.",
+  "P.S.",
+  "P. P. S",
+  "Section",
+  "a 1",
+  "{",
+  "}",
+  "[1]",
+  "```",
+  "```json",
+  "My answer is yes.",
+  "\t",
+  "/",
+  "\u2019",
+  "é",
+  "ß",
 ]
 TEXTS = st.one_of(
-    st.lists(st.sampled_from(TELLING), min_size=1, max_size=12).map("".join),
-    st.lists(
-        st.sampled_from(TELLING), min_size=1, max_size=3, unique=True
-    ).flatmap(
-        lambda few: st.lists(st.sampled_from(few), max_size=10).map("".join)),
-    st.text(max_size=30),
-).filter(lambda text: text.strip() and text == unicodedata.normalize(
-    "NFKC", text))
+  st.lists(st.sampled_from(TELLING), min_size=1, max_size=12).map("".join),
+  st.lists(
+    st.sampled_from(TELLING), min_size=1, max_size=3, unique=True
+  ).flatmap(
+    lambda few: st.lists(st.sampled_from(few), max_size=10).map("".join)
+  ),
+  st.text(max_size=30),
+).filter(
+  lambda text: text.strip() and text == unicodedata.normalize("NFKC", text)
+)
 WITHOUT = {
-    "language:response_language", "length_constraints:number_sentences",
-    "change_case:english_capital", "change_case:english_lowercase"}
+  "language:response_language",
+  "length_constraints:number_sentences",
+  "change_case:english_capital",
+  "change_case:english_lowercase",
+}
 
 
 def test_second_readings_are_of_all_but_languages_and_sentences():
@@ -632,7 +892,8 @@ def test_agrees_with_a_second_reading(name):
   check()
   for kwargs, texts in table:
     kwargs = {
-        k: v.strip() if isinstance(v, str) else v for k, v in kwargs.items()}
+      k: v.strip() if isinstance(v, str) else v for k, v in kwargs.items()
+    }
     if "NB:" not in kwargs.values():
       for text in texts:
         one = reference(name, **kwargs)
@@ -640,13 +901,18 @@ def test_agrees_with_a_second_reading(name):
 
 
 @hypothesis.settings(max_examples=300, deadline=None)
-@hypothesis.given(st.lists(
+@hypothesis.given(
+  st.lists(
     st.tuples(
-        st.lists(st.sampled_from(["rain", "Sun", "of", "tea2"]), min_size=1,
-                 max_size=4),
-        st.sampled_from([".", "!", "?", "?!", '."', ".)"]),
-        st.sampled_from([" ", "\n", "\n\n", "  "])),
-    max_size=8))
+      st.lists(
+        st.sampled_from(["rain", "Sun", "of", "tea2"]), min_size=1, max_size=4
+      ),
+      st.sampled_from([".", "!", "?", "?!", '."', ".)"]),
+      st.sampled_from([" ", "\n", "\n\n", "  "]),
+    ),
+    max_size=8,
+  )
+)
 def test_sentences_of_plain_words_are_counted_exactly(parts):
   text = "".join(" ".join(words) + end + gap for words, end, gap in parts)
   assert instruction.sentences(text) == len(parts)
@@ -656,7 +922,9 @@ def test_sentences_of_plain_words_are_counted_exactly(parts):
 # ----- Languages -----
 
 
-@pytest.mark.parametrize("code, text", [
+@pytest.mark.parametrize(
+  "code, text",
+  [
     ("ar", "هذا يوم جيد للذهاب إلى السوق مع الأصدقاء"),
     ("bg", "Днес времето е хубаво и отиваме на пазар с приятели"),
     ("bn", "আজ আবহাওয়া ভালো এবং আমরা বাজারে যাচ্ছি"),
@@ -688,16 +956,22 @@ def test_sentences_of_plain_words_are_counted_exactly(parts):
     ("ur", "آج موسم اچھا ہے اور ہم دوستوں کے ساتھ بازار جا رہے ہیں"),
     ("vi", "Hôm nay thời tiết đẹp và chúng tôi đi chợ với bạn bè"),
     ("zh", "今天天气很好，我们和朋友一起去市场"),
-])
+  ],
+)
 def test_languages_of_ifeval_are_told_apart(code, text):
   assert language.fits(text, code)
   assert [c for c in language.CODES if language.fits(text, c)] == [code]
 
 
-@pytest.mark.parametrize(("text", "code"), [
-    (text, code) for text in ('{"a": 1}', "A\n\nB\n\nC", '""')
+@pytest.mark.parametrize(
+  ("text", "code"),
+  [
+    (text, code)
+    for text in ('{"a": 1}', "A\n\nB\n\nC", '""')
     for code in ("kn", "pa", "th", "zh", "ja", "ko", "el", "ar", "ru", "hi")
-] + [("1 ы 2", "en"), ("1 ы 2", "kn"), ("", "en")])
+  ]
+  + [("1 ы 2", "en"), ("1 ы 2", "kn"), ("", "en")],
+)
 def test_few_letters_are_in_no_language_of_another_script(text, code):
   assert not language.fits(text, code)
 
@@ -720,14 +994,19 @@ def test_long_text_is_read_at_both_ends():
 
 @hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(
-    st.one_of(
-        st.text(alphabet=st.characters()), st.text(alphabet="*<>[]\n.\"' \x00"),
-        TEXTS, st.text(alphabet="\ud800\udfff\u0301\u0130ß")),
-    st.booleans(), st.booleans())
+  st.one_of(
+    st.text(alphabet=st.characters()),
+    st.text(alphabet="*<>[]\n.\"' \x00"),
+    TEXTS,
+    st.text(alphabet="\ud800\udfff\u0301\u0130ß"),
+  ),
+  st.booleans(),
+  st.booleans(),
+)
 def test_no_text_raises(text, loose, binary):
   every = {
-      "instruction_id_list": [row[0] for row in TABLE],
-      "kwargs": [row[1] for row in TABLE],
+    "instruction_id_list": [row[0] for row in TABLE],
+    "kwargs": [row[1] for row in TABLE],
   }
   found = instruction.score(text, every, loose=loose, binary=binary)
   assert 0 <= found.reward <= 1 and not found.correct
@@ -735,11 +1014,56 @@ def test_no_text_raises(text, loose, binary):
 
 
 UNITS = (
-    "*", "***", "******", "<", "<<", ">>", "<<a", "[", "[]", "]", "\n", " ",
-    "\n\n", ".", ". ", '."', "?", "a.", "a. ", "A. ", "...", "\u2026", '"',
-    "'", "-", "* ", "- \n", "a", "a-", "A ", "1. ", "1", "Section 1", "p. ",
-    "p.s", "{", "```", '{"a":', "\u0301", "\u0316\u0301", "\u0130", "\x00",
-    "\ud800", ",", "My answer is ", "word ", "rain", "9", "\t\n", "A. \n",
+  "*",
+  "***",
+  "******",
+  "<",
+  "<<",
+  ">>",
+  "<<a",
+  "[",
+  "[]",
+  "]",
+  "\n",
+  " ",
+  "\n\n",
+  ".",
+  ". ",
+  '."',
+  "?",
+  "a.",
+  "a. ",
+  "A. ",
+  "...",
+  "\u2026",
+  '"',
+  "'",
+  "-",
+  "* ",
+  "- \n",
+  "a",
+  "a-",
+  "A ",
+  "1. ",
+  "1",
+  "Section 1",
+  "p. ",
+  "p.s",
+  "{",
+  "```",
+  '{"a":',
+  "\u0301",
+  "\u0316\u0301",
+  "\u0130",
+  "\x00",
+  "\ud800",
+  ",",
+  "My answer is ",
+  "word ",
+  "rain",
+  "9",
+  "\t\n",
+  "A. \n",
 )
 
 
@@ -757,10 +1081,13 @@ def test_a_megabyte_is_judged_in_seconds():
   for unit in ("A. ", "<", "[]", "\n", "*", "word, ", "- \n"):
     text = unit * (1_000_000 // len(unit)) + "x"
     start = time.process_time()
-    for name in ("length_constraints:number_sentences",
-                 "detectable_content:number_placeholders",
-                 "detectable_format:number_bullet_lists",
-                 "detectable_format:title", "change_case:english_lowercase"):
+    for name in (
+      "length_constraints:number_sentences",
+      "detectable_content:number_placeholders",
+      "detectable_format:number_bullet_lists",
+      "detectable_format:title",
+      "change_case:english_lowercase",
+    ):
       kwargs = next(row[1] for row in TABLE if row[0] == name)
       instruction.score(text, reference(name, **kwargs), loose=True)
     assert time.process_time() - start < 30
@@ -770,10 +1097,14 @@ def test_loads_its_model_before_an_items_clock_starts():
   one = reference("language:response_language", language="en")
   call = "progrpo_jax.rewards.instruction:score"
   items = [
-      pools.Item(call, ENGLISH, one, {}),
-      pools.Item(call, ENGLISH, one, {"loose": True}),
-      pools.Item(call, f"<think>{ENGLISH}</think> Nein, das ist falsch.",
-                 reference("startend:quotation"), {}),
+    pools.Item(call, ENGLISH, one, {}),
+    pools.Item(call, ENGLISH, one, {"loose": True}),
+    pools.Item(
+      call,
+      f"<think>{ENGLISH}</think> Nein, das ist falsch.",
+      reference("startend:quotation"),
+      {},
+    ),
   ]
   with pools.Pool(workers=1) as pool:
     found = pool.score(items)
@@ -783,7 +1114,8 @@ def test_loads_its_model_before_an_items_clock_starts():
 
 def test_needs_no_jax():
   code = (
-      "import sys; from progrpo_jax.rewards import instruction;"
-      "bad = {'jax', 'flax', 'tensorflow', 'nltk'} & set(sys.modules);"
-      "assert not bad, bad")
+    "import sys; from progrpo_jax.rewards import instruction;"
+    "bad = {'jax', 'flax', 'tensorflow', 'nltk'} & set(sys.modules);"
+    "assert not bad, bad"
+  )
   subprocess.run([sys.executable, "-c", code], check=True)

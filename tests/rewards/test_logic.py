@@ -12,32 +12,30 @@ from progrpo_jax.rewards import gym, logic
 gym_countdown = gym.load("games.countdown")
 
 COUNTDOWN = dict(
-    dataset="countdown", metadata={"numbers": [19, 9, 3], "target": 13}
+  dataset="countdown", metadata={"numbers": [19, 9, 3], "target": 13}
 )
 GRAPH = dict(
-    dataset="graph_color",
-    metadata={
-        "puzzle": {
-            "vertices": [0, 1, 2],
-            "edges": [[0, 1], [1, 2]],
-            "num_colors": 3,
-            "color_options": [1, 2, 3],
-        }
-    },
+  dataset="graph_color",
+  metadata={
+    "puzzle": {
+      "vertices": [0, 1, 2],
+      "edges": [[0, 1], [1, 2]],
+      "num_colors": 3,
+      "color_options": [1, 2, 3],
+    }
+  },
 )
 BOARD = "_ Q _ _\n_ _ _ Q\nQ _ _ _\n_ _ Q _"
 QUEENS = dict(
-    dataset="n_queens",
-    metadata={
-        "puzzle": [["_"] * 4 for _ in range(4)], "valid_answers": [BOARD]
-    },
+  dataset="n_queens",
+  metadata={"puzzle": [["_"] * 4 for _ in range(4)], "valid_answers": [BOARD]},
 )
 KNIGHTS = dict(
-    dataset="knights_knaves",
-    metadata={
-        "names": ["Ava", "Noah"],
-        "knight_knave_terms": {"a_knight": "a sage", "a_knave": "a fool"},
-    },
+  dataset="knights_knaves",
+  metadata={
+    "names": ["Ava", "Noah"],
+    "knight_knave_terms": {"a_knight": "a sage", "a_knave": "a fool"},
+  },
 )
 KNIGHTS_ANSWER = "Ava is a sage, and Noah is a fool."
 
@@ -60,9 +58,10 @@ def test_full_template_takes_the_last_tagged_answer():
   assert compact(text, COUNTDOWN) == (1.0, True, "ok")
 
 
-@pytest.mark.parametrize("text", [
-    "", "19+3-9", "<answer></answer>", "<answer>19+3-9", "</answer><answer>"
-])
+@pytest.mark.parametrize(
+  "text",
+  ["", "19+3-9", "<answer></answer>", "<answer>19+3-9", "</answer><answer>"],
+)
 def test_full_template_without_an_answer(text):
   assert logic.score(text, "", **COUNTDOWN) == (0.0, False, "no_answer")
 
@@ -81,11 +80,25 @@ def test_compact_answers_of_the_other_tasks():
   assert 0.3 < half.reward < 1 and not half.correct
 
 
-@pytest.mark.parametrize("text", [
-    "9**9**9**9", "9//9", "__import__('os').system('true')", "9" * 200 + "*9",
-    "(" * 5000 + "9", "-" * 200 + "9", "9" + "*9" * 5000, "²+3", "١+٢", "9\n+3",
-    "19+3-9#", "lambda: 9", "9 if 9 else 3", "9,3,19",
-])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "9**9**9**9",
+    "9//9",
+    "__import__('os').system('true')",
+    "9" * 200 + "*9",
+    "(" * 5000 + "9",
+    "-" * 200 + "9",
+    "9" + "*9" * 5000,
+    "²+3",
+    "١+٢",
+    "9\n+3",
+    "19+3-9#",
+    "lambda: 9",
+    "9 if 9 else 3",
+    "9,3,19",
+  ],
+)
 def test_hostile_expressions_cost_nothing(text):
   start = time.perf_counter()
   assert compact(text, COUNTDOWN) == (0.0, False, "ok")
@@ -106,17 +119,19 @@ def test_scorers_that_evaluate_text_are_refused():
 
 @hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(
-    st.one_of(
-        st.text(), st.text(alphabet="0123456789+-*/() "),
-        st.text(alphabet='[]{}",:0123456789Q_ \n'),
-        st.text(alphabet="KN12 ").map("<answer>{}</answer>".format),
-    ),
-    st.sampled_from([COUNTDOWN, GRAPH, QUEENS, KNIGHTS]),
-    st.sampled_from(["full", "compact"]), st.booleans(),
+  st.one_of(
+    st.text(),
+    st.text(alphabet="0123456789+-*/() "),
+    st.text(alphabet='[]{}",:0123456789Q_ \n'),
+    st.text(alphabet="KN12 ").map("<answer>{}</answer>".format),
+  ),
+  st.sampled_from([COUNTDOWN, GRAPH, QUEENS, KNIGHTS]),
+  st.sampled_from(["full", "compact"]),
+  st.booleans(),
 )
 def test_no_text_raises(text, case, template, binary):
   found = logic.score(
-      text, KNIGHTS_ANSWER, template=template, binary=binary, **case
+    text, KNIGHTS_ANSWER, template=template, binary=binary, **case
   )
   assert 0 <= found.reward <= 1
   assert found.status in ("ok", "no_answer")
@@ -152,8 +167,13 @@ def test_countdown_agrees_with_reasoning_gym():
   """The fast path gives Reasoning Gym's reward, to the last partial credit."""
   rng = random.Random(0)
   config = gym_countdown.CountdownConfig(
-      min_numbers=2, max_numbers=4, min_value=1, max_value=9, min_target=1,
-      max_target=20, seed=1,
+    min_numbers=2,
+    max_numbers=4,
+    min_value=1,
+    max_value=9,
+    min_target=1,
+    max_target=20,
+    seed=1,
   )
   dataset = gym_countdown.CountdownDataset(config)
   rewards = []
@@ -162,8 +182,10 @@ def test_countdown_agrees_with_reasoning_gym():
     numbers, target = (entry["metadata"][k] for k in ("numbers", "target"))
     base = _random_expression(rng.sample(numbers, len(numbers)), rng)
     for text in (
-        entry["answer"], base, _mutate(entry["answer"], rng),
-        _mutate(base, rng),
+      entry["answer"],
+      base,
+      _mutate(entry["answer"], rng),
+      _mutate(base, rng),
     ):
       tree = logic.parse(text)
       try:
@@ -199,7 +221,9 @@ def test_division_by_zero_is_wrong_though_sympy_calls_it_right():
   assert scorer(text, {"metadata": metadata}) == 1.0
 
 
-@pytest.mark.parametrize("one, other, same", [
+@pytest.mark.parametrize(
+  "one, other, same",
+  [
     ("3+4*2", "2*4+3", True),
     ("3+4*2", " ( 4 * 2 ) + 3", True),
     ("1+2+3", "3+(2+1)", True),
@@ -210,7 +234,8 @@ def test_division_by_zero_is_wrong_though_sympy_calls_it_right():
     ("8-3", "3-8", False),
     ("8/4", "4/8", False),
     ("3*4", "12", False),
-])
+  ],
+)
 def test_normal_form(one, other, same):
   assert (logic.normal_form(one) == logic.normal_form(other)) is same
 
@@ -225,30 +250,46 @@ def test_512_completions_take_a_fraction_of_a_second():
 
 def test_verifier_needs_neither_jax_nor_tfds():
   code = (
-      "import sys; from progrpo_jax.rewards import logic, pool, functions;"
-      "logic.score('1', '1', dataset='chain_sum', metadata={},"
-      "template='compact');"
-      "bad = {'jax', 'flax', 'tensorflow', 'tensorflow_datasets', 'grain'};"
-      "assert not bad & set(sys.modules), bad & set(sys.modules)"
+    "import sys; from progrpo_jax.rewards import logic, pool, functions;"
+    "logic.score('1', '1', dataset='chain_sum', metadata={},"
+    "template='compact');"
+    "bad = {'jax', 'flax', 'tensorflow', 'tensorflow_datasets', 'grain'};"
+    "assert not bad & set(sys.modules), bad & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("answer, reward", [
-    ("(6 - 2) * (5 + 1)", 1.0), ("1*(6-2)*5+4", 0.01), ("6*4*1*1", 0.01),
-    ("6*5-2*1", 0.01), ("(6-2)*(5+1)*1", 0.01), ("6/(1-1)", 0.01),
-    ("24", 0.01), ("__import__('os')", 0.01), ("", 0.01)])
+@pytest.mark.parametrize(
+  "answer, reward",
+  [
+    ("(6 - 2) * (5 + 1)", 1.0),
+    ("1*(6-2)*5+4", 0.01),
+    ("6*4*1*1", 0.01),
+    ("6*5-2*1", 0.01),
+    ("(6-2)*(5+1)*1", 0.01),
+    ("6/(1-1)", 0.01),
+    ("24", 0.01),
+    ("__import__('os')", 0.01),
+    ("", 0.01),
+  ],
+)
 def test_puzzle24_is_stricter_than_reasoning_gym(answer, reward):
-  assert logic.verdict("puzzle24", answer, None, {
-      "numbers": [1, 2, 5, 6]}) == reward
+  assert (
+    logic.verdict("puzzle24", answer, None, {"numbers": [1, 2, 5, 6]}) == reward
+  )
 
 
-@pytest.mark.parametrize("dataset, reference, listed", [
+@pytest.mark.parametrize(
+  "dataset, reference, listed",
+  [
     ("spiral_matrix", "1 2 3 6", "[1, 2, 3, 6]"),
     ("binary_matrix", "0 1\n1 2", "[[0, 1], [1, 2]]"),
-    ("string_insertion", "ABCA", "['A', 'B', 'C', 'A']")])
+    ("string_insertion", "ABCA", "['A', 'B', 'C', 'A']"),
+  ],
+)
 def test_lists_earn_what_reasoning_gym_gives_and_nothing_is_run(
-    dataset, reference, listed, tmp_path):
+  dataset, reference, listed, tmp_path
+):
   def reward(answer):
     return logic.verdict(dataset, answer, reference, {})
 
@@ -256,14 +297,22 @@ def test_lists_earn_what_reasoning_gym_gives_and_nothing_is_run(
   assert reward(listed) == 0.1
   made = tmp_path / "made"
   for hostile in (
-      f"[open({str(made)!r}, 'w')]", "[[" * 300, "[9**9**9]",
-      f"[*[open({str(made)!r}, 'w')], 1]", "[x for x in [1]]", "1", "no"):
+    f"[open({str(made)!r}, 'w')]",
+    "[[" * 300,
+    "[9**9**9]",
+    f"[*[open({str(made)!r}, 'w')], 1]",
+    "[x for x in [1]]",
+    "1",
+    "no",
+  ):
     assert reward(hostile) == 0.0
   assert not made.exists()
 
 
-@pytest.mark.parametrize("answer, reward", [
-    ("True", 1.0), ("true ", 1.0), ("False", 0.0), ("maybe", 0.0), ("1", 0.0)])
+@pytest.mark.parametrize(
+  "answer, reward",
+  [("True", 1.0), ("true ", 1.0), ("False", 0.0), ("maybe", 0.0), ("1", 0.0)],
+)
 def test_game_of_life_halting_is_compared(answer, reward):
   assert logic.verdict("game_of_life_halting", answer, "True", {}) == reward
 

@@ -23,9 +23,21 @@ WRONG = Score(0.0, False, "ok")
 
 # Kinds whose comparison does not depend on which side is the reference.
 SYMMETRIC = {
-    "fraction", "mixed number", "power", "factorial", "radical", "pi",
-    "constant", "logarithm", "trigonometry", "complex", "polynomial",
-    "rational function", "symbols", "absolute value", "matrix",
+  "fraction",
+  "mixed number",
+  "power",
+  "factorial",
+  "radical",
+  "pi",
+  "constant",
+  "logarithm",
+  "trigonometry",
+  "complex",
+  "polynomial",
+  "rational function",
+  "symbols",
+  "absolute value",
+  "matrix",
 }
 
 
@@ -57,7 +69,9 @@ def boxed(text):
   return rf"\boxed{{{text}}}"
 
 
-@pytest.mark.parametrize(("completion", "reference", "score"), [
+@pytest.mark.parametrize(
+  ("completion", "reference", "score"),
+  [
     (r"So \boxed{42}.", "42", RIGHT),
     (r"So \boxed{41}.", "42", WRONG),
     (r"\boxed{\frac{3}{6}}", "0.5", RIGHT),
@@ -69,7 +83,8 @@ def boxed(text):
     (r"\boxed{1} \boxed{2}", "1", Score(0.0, False, "several_answers")),
     (r"\boxed{1}", "", Score(0.0, False, "refused")),
     (r"\boxed{2\sqrt{3}}", r"\sqrt{12}", RIGHT),
-])
+  ],
+)
 def test_golden(completion, reference, score):
   assert math.score(completion, reference) == score
 
@@ -78,9 +93,11 @@ def test_pairs(pool):
   assert len(PAIRS) >= 300
   scores = judge(pool, [(r["completion"], r["reference"]) for r in PAIRS])
   wrong = [
-      (row, score) for row, score in zip(PAIRS, scores)
-      if (score.correct, score.status) != (
-          row["correct"], row.get("status", "ok"))]
+    (row, score)
+    for row, score in zip(PAIRS, scores)
+    if (score.correct, score.status)
+    != (row["correct"], row.get("status", "ok"))
+  ]
   assert wrong == []
   assert all(s.reward == float(s.correct) for s in scores)
 
@@ -96,11 +113,14 @@ def test_ways_to_write_an_answer(pool):
 
 def test_pairs_hold_with_the_sides_exchanged(pool):
   pairs = [
-      (row, answers.find(row["completion"])[0]) for row in PAIRS
-      if row["kind"] in SYMMETRIC and row["correct"]]
+    (row, answers.find(row["completion"])[0])
+    for row in PAIRS
+    if row["kind"] in SYMMETRIC and row["correct"]
+  ]
   assert len(pairs) >= 90
   scores = judge(
-      pool, [(boxed(row["reference"]), other) for row, other in pairs])
+    pool, [(boxed(row["reference"]), other) for row, other in pairs]
+  )
   assert [p for p, s in zip(pairs, scores) if s != RIGHT] == []
 
 
@@ -108,8 +128,8 @@ def test_cases_that_math_verify_publishes(pool):
   cases = rows("math_verify_cases.jsonl")
   assert len(cases) >= 150
   scores = judge(
-      pool, [(c["answer"], c["gold"]) for c in cases],
-      forms=list(answers.FORMS))
+    pool, [(c["answer"], c["gold"]) for c in cases], forms=list(answers.FORMS)
+  )
   for case, score in zip(cases, scores):
     differs = score.correct != case["equal"]
     assert differs == ("differs" in case), (case, score)
@@ -121,8 +141,9 @@ def test_cases_that_math_verify_publishes(pool):
 def test_differences_from_math_verify_have_reasons():
   """What lists them is tests/rewards/beside_math_verify.py."""
   right = {
-      (r["reference"], r["completion"]): r.get("expected", r.get("correct"))
-      for r in PAIRS + WAYS}
+    (r["reference"], r["completion"]): r.get("expected", r.get("correct"))
+    for r in PAIRS + WAYS
+  }
   differences = rows("math_verify_differences.jsonl")
   assert len(differences) >= 400
   for row in differences:
@@ -148,7 +169,8 @@ def peak_mb(pid):
 
 
 @pytest.mark.skipif(
-    not os.path.exists("/proc/self/stat"), reason="reads Linux's /proc")
+  not os.path.exists("/proc/self/stat"), reason="reads Linux's /proc"
+)
 @pytest.mark.timeout(600)
 def test_hostile_answers():
   """Each within a second of processor time."""
@@ -170,27 +192,66 @@ def test_hostile_answers():
     assert judge(pool, [(boxed(r"\sqrt{12}"), r"2\sqrt{3}")]) == [RIGHT]
 
 
-@pytest.mark.parametrize("answer", [
-    r"9^{9^{9^{9}}}", "3^{1500000000}", "10000000!", "((9!)!)!", "1e999999999",
-    r"\binom{1000000000}{5}", "(" * 5000, r"\sqrt[1000000]{5}",
-    "__import__('os').abort()", "5" * 100_000, r"e^{e^{e^{e^{e}}}}",
-    "nan", "NaN", "inf", "-inf", r"\infty", "", " ", r"\text{}", "None",
-    "x = x", "0 = 0", "5 = 5", "x", "\x00", "\ud800", "{", "}",
-])
+@pytest.mark.parametrize(
+  "answer",
+  [
+    r"9^{9^{9^{9}}}",
+    "3^{1500000000}",
+    "10000000!",
+    "((9!)!)!",
+    "1e999999999",
+    r"\binom{1000000000}{5}",
+    "(" * 5000,
+    r"\sqrt[1000000]{5}",
+    "__import__('os').abort()",
+    "5" * 100_000,
+    r"e^{e^{e^{e^{e}}}}",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    r"\infty",
+    "",
+    " ",
+    r"\text{}",
+    "None",
+    "x = x",
+    "0 = 0",
+    "5 = 5",
+    "x",
+    "\x00",
+    "\ud800",
+    "{",
+    "}",
+  ],
+)
 @pytest.mark.parametrize("reference", ["5", "x+1", r"\{1,2\}", "[0,1)"])
 def test_what_is_never_right(answer, reference):
   """Decided in this process, so what would hang hangs the test."""
   assert not math.score(boxed(answer), reference).correct
 
 
-@pytest.mark.parametrize("text", [
-    "{" * 100_000, r"\boxed{" * 30_000, "\\" * 100_000, "<answer>" * 50_000,
-    "answer is " * 50_000, "answer" + " " * 100_000, "$" * 100_000,
-    r"\boxed{5}" * 30_000, "#### 5\n" * 30_000, r"\(" * 50_000,
+@pytest.mark.parametrize(
+  "text",
+  [
+    "{" * 100_000,
+    r"\boxed{" * 30_000,
+    "\\" * 100_000,
+    "<answer>" * 50_000,
+    "answer is " * 50_000,
+    "answer" + " " * 100_000,
+    "$" * 100_000,
+    r"\boxed{5}" * 30_000,
+    "#### 5\n" * 30_000,
+    r"\(" * 50_000,
     "".join(boxed(i) for i in range(20_000)),
-    r"\boxed{5" * 10_000 + "}" * 10_000, "final " * 50_000,
-    r"\boxed" + " " * 100_000 + "{5}", "\n" * 100_000, "答案是5" * 10_000,
-])
+    r"\boxed{5" * 10_000 + "}" * 10_000,
+    "final " * 50_000,
+    r"\boxed" + " " * 100_000 + "{5}",
+    "\n" * 100_000,
+    "答案是5" * 10_000,
+  ],
+)
 def test_long_completions_are_read_in_linear_time(text):
   start = time.process_time()
   math.score(text, "5")
@@ -219,7 +280,6 @@ def test_slow_comparison_is_a_timeout_and_is_killed(monkeypatch):
 
 def test_crash_of_the_worker_is_no_wrong_answer(monkeypatch):
   class Broken:
-
     def run(self, calls):
       return [pools.Outcome("crash", None, "its worker died")]
 
@@ -230,9 +290,14 @@ def test_crash_of_the_worker_is_no_wrong_answer(monkeypatch):
 
 def test_works_in_threads():
   found = []
-  work = [threading.Thread(target=lambda: found.append(
-      math.score(boxed(r"\frac{6}{\sqrt{3}}"), r"2\sqrt{3}")))
-          for _ in range(3)]
+  work = [
+    threading.Thread(
+      target=lambda: found.append(
+        math.score(boxed(r"\frac{6}{\sqrt{3}}"), r"2\sqrt{3}")
+      )
+    )
+    for _ in range(3)
+  ]
   for thread in work:
     thread.start()
   for thread in work:
@@ -242,27 +307,30 @@ def test_works_in_threads():
 
 def test_forked_process_takes_a_worker_of_its_own():
   code = (
-      "import multiprocessing\n"
-      "from progrpo_jax.rewards import math\n"
-      r"ask = lambda: math.score(r'\boxed{2\sqrt{3}}', r'\sqrt{12}').correct"
-      "\nassert ask()\n"
-      "def child():\n"
-      "  raise SystemExit(0 if ask() else 1)\n"
-      "fork = multiprocessing.get_context('fork').Process(target=child)\n"
-      "fork.start()\n"
-      "fork.join()\n"
-      "assert fork.exitcode == 0 and ask()\n")
+    "import multiprocessing\n"
+    "from progrpo_jax.rewards import math\n"
+    r"ask = lambda: math.score(r'\boxed{2\sqrt{3}}', r'\sqrt{12}').correct"
+    "\nassert ask()\n"
+    "def child():\n"
+    "  raise SystemExit(0 if ask() else 1)\n"
+    "fork = multiprocessing.get_context('fork').Process(target=child)\n"
+    "fork.start()\n"
+    "fork.join()\n"
+    "assert fork.exitcode == 0 and ask()\n"
+  )
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_math_verify_runs_in_no_process_but_a_worker():
   code = (
-      "import sys\n"
-      "from progrpo_jax.rewards import math\n"
-      r"assert math.score(r'\boxed{2\sqrt{3}}', r'\sqrt{12}').correct" "\n"
-      "assert math._pool_of.cache_info().currsize == 1\n"
-      "found = {'math_verify', 'sympy', 'latex2sympy2_extended'}\n"
-      "assert not found & set(sys.modules), found & set(sys.modules)\n")
+    "import sys\n"
+    "from progrpo_jax.rewards import math\n"
+    r"assert math.score(r'\boxed{2\sqrt{3}}', r'\sqrt{12}').correct"
+    "\n"
+    "assert math._pool_of.cache_info().currsize == 1\n"
+    "found = {'math_verify', 'sympy', 'latex2sympy2_extended'}\n"
+    "assert not found & set(sys.modules), found & set(sys.modules)\n"
+  )
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -271,15 +339,27 @@ def test_plain_answers_start_no_worker(monkeypatch):
     raise AssertionError("a worker was asked for")
 
   monkeypatch.setattr(math, "_own_pool", refuse)
-  kinds = {"integer", "fraction", "decimal", "mixed number", "thousands",
-           "percent", "currency", "units", "text", "form"}
+  kinds = {
+    "integer",
+    "fraction",
+    "decimal",
+    "mixed number",
+    "thousands",
+    "percent",
+    "currency",
+    "units",
+    "text",
+    "form",
+  }
   for row in PAIRS:
     if row["kind"] in kinds:
       score = math.score(row["completion"], row["reference"])
       assert score.correct == row["correct"], row
 
 
-@pytest.mark.parametrize(("gold", "answer", "equal"), [
+@pytest.mark.parametrize(
+  ("gold", "answer", "equal"),
+  [
     (r"\sqrt{12}", r"2\sqrt{3}", True),
     (r"\sqrt{12}", r"3\sqrt{2}", False),
     (r"\sqrt[3]{x^{6}}", "x^{2}", True),
@@ -292,7 +372,8 @@ def test_plain_answers_start_no_worker(monkeypatch):
     (r"\tanh{x}", r"\frac{e^{2x}-1}{e^{2x}+2}", False),
     (r"\frac{e^{ix}-e^{-ix}}{2i}", r"\sin{x}", True),
     (r"\arctan{1}+x", r"x+\frac{\pi}{4}", True),
-    ("|x|", r"\sqrt{x^{2}}", True), ("|x|", "x", False),
+    ("|x|", r"\sqrt{x^{2}}", True),
+    ("|x|", "x", False),
     ("x", "y", False),
     # Math-Verify drops what is below 1e-15.
     (r"\frac{\sqrt{2}}{10^{20}}", r"\frac{\sqrt{3}}{10^{20}}", False),
@@ -300,17 +381,25 @@ def test_plain_answers_start_no_worker(monkeypatch):
     (r"\frac{0}{0}", r"\frac{0}{0}", False),
     (r"\frac{1}{0}", r"\frac{1}{0}", False),
     (r"\ln{0}", r"\ln{0}", False),
-])
+  ],
+)
 def test_symbolic(gold, answer, equal):
   trees = expressions.parse(gold), expressions.parse(answer)
   assert None not in trees
   assert symbolic.equal(*trees, {"x": "x", "y": "y"}) is equal
 
 
-@pytest.mark.parametrize("text", [
-    "(9^{5000})^{5000}+x", r"\binom{10^{9}}{5\times 10^{8}}+x", "9999999!+x",
-    r"\sqrt[3]{(7^{4000})^{4000}}+x", "2^{-4000000}x", "2^{2^{2^{2^{9}}}}x",
-])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "(9^{5000})^{5000}+x",
+    r"\binom{10^{9}}{5\times 10^{8}}+x",
+    "9999999!+x",
+    r"\sqrt[3]{(7^{4000})^{4000}}+x",
+    "2^{-4000000}x",
+    "2^{2^{2^{2^{9}}}}x",
+  ],
+)
 def test_symbolic_builds_no_huge_number(text):
   """Not even where the limits of `math` do not stand before it."""
   tree, start = expressions.parse(text), time.process_time()
@@ -320,10 +409,16 @@ def test_symbolic_builds_no_huge_number(text):
   assert time.process_time() - start < 1
 
 
-@pytest.mark.parametrize("text", [
-    "((x+1)^{5000})^{5000}", "((x^{5000})^{5000})^{5000}",
-    "x^{x^{x^{900000}}}", "(x+1)^{400}(x-1)^{400}", "(e^{x}+e^{y}+1)^{90}",
-])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "((x+1)^{5000})^{5000}",
+    "((x^{5000})^{5000})^{5000}",
+    "x^{x^{x^{900000}}}",
+    "(x+1)^{400}(x-1)^{400}",
+    "(e^{x}+e^{y}+1)^{90}",
+  ],
+)
 def test_symbolic_multiplies_little_out(text):
   start = time.process_time()
   built = symbolic.expression(expressions.parse(text), {"x": "x", "y": "y"})
@@ -334,32 +429,56 @@ def test_symbolic_multiplies_little_out(text):
 # ----- References -----
 
 
-@pytest.mark.parametrize(("reference", "words"), [
-    ("", "holds no answer"), ("  ", "holds no answer"),
-    ("$$", "holds no answer"), (r"\text{ }", "holds no answer"),
-    (r"\boxed{}", "holds no answer"), ("nan", "holds no answer"),
-    ("NaN", "holds no answer"), ("inf", "holds no answer"),
-    ("None", "holds no answer"), (None, "is a NoneType"), (True, "is a bool"),
-    ([1, 2], "is a list"), ({}, "is a dict"), (float("nan"), "is nan"),
-    (float("inf"), "is inf"), ("1/0", "has no value"),
-    (r"\frac{3}{1-1}", "has no value"), (r"\frac{1}{2", "do not match"),
-    (r"\sqrt{2}}", "do not match"), ("7" * 1000, "1000 characters"),
+@pytest.mark.parametrize(
+  ("reference", "words"),
+  [
+    ("", "holds no answer"),
+    ("  ", "holds no answer"),
+    ("$$", "holds no answer"),
+    (r"\text{ }", "holds no answer"),
+    (r"\boxed{}", "holds no answer"),
+    ("nan", "holds no answer"),
+    ("NaN", "holds no answer"),
+    ("inf", "holds no answer"),
+    ("None", "holds no answer"),
+    (None, "is a NoneType"),
+    (True, "is a bool"),
+    ([1, 2], "is a list"),
+    ({}, "is a dict"),
+    (float("nan"), "is nan"),
+    (float("inf"), "is inf"),
+    ("1/0", "has no value"),
+    (r"\frac{3}{1-1}", "has no value"),
+    (r"\frac{1}{2", "do not match"),
+    (r"\sqrt{2}}", "do not match"),
+    ("7" * 1000, "1000 characters"),
     (10**1001, "1000 digits"),
     (r"\boxed{1}, then again \boxed{2}", "several answers"),
-])
+  ],
+)
 def test_bad_reference_is_refused(reference, words):
   with pytest.raises(InputError, match=words):
     math.check_reference(reference)
   assert math.score(boxed("1"), reference) == Score(0.0, False, "refused")
 
 
-@pytest.mark.parametrize(("reference", "text"), [
-    ("42", "42"), (42, "42"), (0.5, "0.5"), (-3, "-3"),
+@pytest.mark.parametrize(
+  ("reference", "text"),
+  [
+    ("42", "42"),
+    (42, "42"),
+    (0.5, "0.5"),
+    (-3, "-3"),
     (r"\boxed{1} or \boxed{2}", "1; 2"),
-    ("6*7 = 42\n#### 42", "42"), (r"Thus \boxed{\frac12}.", r"\frac12"),
-    (r"\{1,2\}", r"\{1,2\}"), ("[0,1)", "[0,1)"), ("Evelyn", "Evelyn"),
-    (r"\infty", r"\infty"), (r"\frac{1}{x}", r"\frac{1}{x}"),
-])
+    ("6*7 = 42\n#### 42", "42"),
+    (r"Thus \boxed{\frac12}.", r"\frac12"),
+    (r"\{1,2\}", r"\{1,2\}"),
+    ("[0,1)", "[0,1)"),
+    ("Evelyn", "Evelyn"),
+    (r"\infty", r"\infty"),
+    (r"\frac{1}{x}", r"\frac{1}{x}"),
+  ],
+)
 def test_good_reference(reference, text):
   assert math.check_reference(reference) == text
   assert math.score(boxed(text), reference) == RIGHT
@@ -389,13 +508,24 @@ def test_tolerance_is_relative_and_off_by_default():
     math.score(boxed("1"), "1", tolerance=-1)
 
 
-@pytest.mark.parametrize(("reference", "answer", "evaluated"), [
-    ("42", r"6\times7", False), ("70", r"\binom{8}{4}", False),
-    ("3", r"\log_2 8", False), ("120", "5!", False), ("42", "41+1", False),
-    ("42", "42.0", True), ("1/2", "0.5", True), ("-7/2", r"-3\frac12", True),
-    ("0.5", r"50\%", True), ("2500", r"2.5\times10^{3}", True),
-    ("2^{10}", "1024", True), ("2^{10}", "4^5", True), ("5", "x=5", True),
-])
+@pytest.mark.parametrize(
+  ("reference", "answer", "evaluated"),
+  [
+    ("42", r"6\times7", False),
+    ("70", r"\binom{8}{4}", False),
+    ("3", r"\log_2 8", False),
+    ("120", "5!", False),
+    ("42", "41+1", False),
+    ("42", "42.0", True),
+    ("1/2", "0.5", True),
+    ("-7/2", r"-3\frac12", True),
+    ("0.5", r"50\%", True),
+    ("2500", r"2.5\times10^{3}", True),
+    ("2^{10}", "1024", True),
+    ("2^{10}", "4^5", True),
+    ("5", "x=5", True),
+  ],
+)
 def test_copied_calculations_can_be_refused(reference, answer, evaluated):
   assert math.score(boxed(answer), reference) == RIGHT
   score = math.score(boxed(answer), reference, evaluated=True)
@@ -404,13 +534,25 @@ def test_copied_calculations_can_be_refused(reference, answer, evaluated):
 
 def test_canonical():
   row = base.Row("jsonl", "", "1/2", {})
-  texts = [r"\boxed{0.5}", "#### 1/2", r"\boxed{\frac{2}{4}}",
-           r"x is \boxed{x = \tfrac12}"]
+  texts = [
+    r"\boxed{0.5}",
+    "#### 1/2",
+    r"\boxed{\frac{2}{4}}",
+    r"x is \boxed{x = \tfrac12}",
+  ]
   assert {math.canonical(t, row) for t in texts} == {"1/2"}
   assert math.canonical(r"\boxed{1,2}", row) == math.canonical(
-      r"\boxed{2 \text{ and } 1}", row)
-  different = [r"\boxed{(1,2)}", r"\boxed{(2,1)}", r"\boxed{[1,2)}",
-               r"\boxed{\sqrt{2}}", r"\boxed{50\%}", "nothing", ""]
+    r"\boxed{2 \text{ and } 1}", row
+  )
+  different = [
+    r"\boxed{(1,2)}",
+    r"\boxed{(2,1)}",
+    r"\boxed{[1,2)}",
+    r"\boxed{\sqrt{2}}",
+    r"\boxed{50\%}",
+    "nothing",
+    "",
+  ]
   assert len({math.canonical(t, row) for t in different}) == len(different)
 
 
@@ -421,19 +563,79 @@ def test_normal_form_of_a_huge_number():
 
 # ----- Properties -----
 
-FRAGMENTS = st.sampled_from([
-    r"\boxed{", r"\fbox{", "}", "{", r"\frac", r"\sqrt", "^", "_", r"\{",
-    r"\}", "(", ")", "[", "]", ",", ";", "=", "<", r"\le", r"\cup", r"\pm",
-    r"\text{", "and", "or", "x", "y", "1", "23", "0.5", ".", "%", "$", "/",
-    "+", "-", "!", "|", r"\begin{pmatrix}", r"\end{pmatrix}", "&", r"\\",
-    r"\log", r"\sin", r"\pi", "e", "i", " ", "\n", "#### ", "answer is ",
-    "<answer>", "</answer>", r"\infty", r"\in", r"\approx", "½", "²", "√",
-    r"\left", r"\right", r"\binom", r"\lfloor", r"\rfloor", "cm", "NaN",
-])
+FRAGMENTS = st.sampled_from(
+  [
+    r"\boxed{",
+    r"\fbox{",
+    "}",
+    "{",
+    r"\frac",
+    r"\sqrt",
+    "^",
+    "_",
+    r"\{",
+    r"\}",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    ";",
+    "=",
+    "<",
+    r"\le",
+    r"\cup",
+    r"\pm",
+    r"\text{",
+    "and",
+    "or",
+    "x",
+    "y",
+    "1",
+    "23",
+    "0.5",
+    ".",
+    "%",
+    "$",
+    "/",
+    "+",
+    "-",
+    "!",
+    "|",
+    r"\begin{pmatrix}",
+    r"\end{pmatrix}",
+    "&",
+    r"\\",
+    r"\log",
+    r"\sin",
+    r"\pi",
+    "e",
+    "i",
+    " ",
+    "\n",
+    "#### ",
+    "answer is ",
+    "<answer>",
+    "</answer>",
+    r"\infty",
+    r"\in",
+    r"\approx",
+    "½",
+    "²",
+    "√",
+    r"\left",
+    r"\right",
+    r"\binom",
+    r"\lfloor",
+    r"\rfloor",
+    "cm",
+    "NaN",
+  ]
+)
 TEXT = st.one_of(
-    st.text(max_size=60),
-    st.lists(FRAGMENTS, max_size=14).map("".join),
-    st.lists(FRAGMENTS, max_size=10).map("".join).map(boxed),
+  st.text(max_size=60),
+  st.lists(FRAGMENTS, max_size=14).map("".join),
+  st.lists(FRAGMENTS, max_size=10).map("".join).map(boxed),
 )
 
 
@@ -458,17 +660,26 @@ def test_no_text_raises(completion, reference):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(["", " ", "\u200b", "$", "{}", r"\,", "$$", "\n"]),
-       TEXT)
+@given(st.sampled_from(["", " ", "\u200b", "$", "{}", r"\,", "$$", "\n"]), TEXT)
 def test_empty_answer_scores_nothing(empty, reference):
   score = math.score(boxed(empty), reference)
   assert not score.correct and score.reward == 0
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([
-    ("3", "3"), ("1/2", "0.5"), ("4", "3"), (r"\{1,2\}", r"\{2,1\}"),
-    ("5", r"5\text{ cm}")]), TEXT, TEXT)
+@given(
+  st.sampled_from(
+    [
+      ("3", "3"),
+      ("1/2", "0.5"),
+      ("4", "3"),
+      (r"\{1,2\}", r"\{2,1\}"),
+      ("5", r"5\text{ cm}"),
+    ]
+  ),
+  TEXT,
+  TEXT,
+)
 def test_text_beside_the_box_changes_nothing(pair, before, after):
   reference, answer = pair
   beside = [t.replace("boxed", "").replace("fbox", "") for t in (before, after)]
@@ -482,8 +693,12 @@ def test_text_beside_the_box_changes_nothing(pair, before, after):
 @given(st.fractions(max_denominator=10**6))
 def test_fractions_equal_themselves_and_no_neighbour(value):
   over, under = value.as_integer_ratio()
-  forms = [f"{over}/{under}", rf"\frac{{{over}}}{{{under}}}",
-           rf"{{{3 * over}}} \div {3 * under}", f"{over}\\cdot {under}^{{-1}}"]
+  forms = [
+    f"{over}/{under}",
+    rf"\frac{{{over}}}{{{under}}}",
+    rf"{{{3 * over}}} \div {3 * under}",
+    f"{over}\\cdot {under}^{{-1}}",
+  ]
   for form in forms:
     assert math.score(boxed(form), str(value)) == RIGHT
   near = rf"\frac{{{over}}}{{{under}}}+10^{{-30}}"
@@ -491,8 +706,10 @@ def test_fractions_equal_themselves_and_no_neighbour(value):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True),
-       st.randoms(use_true_random=False))
+@given(
+  st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True),
+  st.randoms(use_true_random=False),
+)
 def test_order_matters_in_tuples_and_not_in_sets(numbers, random):
   mixed = random.sample(numbers, len(numbers))
   one, other = (", ".join(map(str, n)) for n in (numbers, mixed))

@@ -12,7 +12,7 @@ from progrpo_jax.rewards import pool as pools
 
 Item = pools.Item
 
-VERIFIER = '''
+VERIFIER = """
 import ctypes
 import os
 import re
@@ -82,7 +82,7 @@ def judge(completion, reference, **meta):
 
 def where():
   return [os.getpid(), "jax" in sys.modules]
-'''
+"""
 
 
 @pytest.fixture
@@ -122,9 +122,15 @@ def test_scores_in_order(function):
 
 def test_each_failure_is_blamed_on_its_own_item(function):
   bad = {
-      "hang": "timeout", "child": "timeout", "exit": "crash",
-      "segfault": "crash", "raise": "crash", "sysexit": "crash",
-      "memory": "crash", "nan": "crash", "text": "crash",
+    "hang": "timeout",
+    "child": "timeout",
+    "exit": "crash",
+    "segfault": "crash",
+    "raise": "crash",
+    "sysexit": "crash",
+    "memory": "crash",
+    "nan": "crash",
+    "text": "crash",
   }
   texts = []
   for index, name in enumerate(bad):
@@ -134,27 +140,32 @@ def test_each_failure_is_blamed_on_its_own_item(function):
     assert pool.counters == pools.Counters(items=27, timeouts=2, crashes=7)
     again = pool.score(_items(function, ["aa"]))
   for text, score in zip(texts, scores):
-    expected = (0.0, False, bad[text]) if text in bad else (
-        float(len(text)), False, "ok")
+    expected = (
+      (0.0, False, bad[text])
+      if text in bad
+      else (float(len(text)), False, "ok")
+    )
     assert score == expected
   assert again == [(2.0, True, "ok")]
 
 
 def test_deadline_is_for_an_item_not_for_a_chunk(function):
   texts = ["slow"] * 1 + ["a" * n for n in range(8)]
-  items = [
-      Item(function, "slow", str(i), {}) for i in range(8)
-  ] + _items(function, texts)
+  items = [Item(function, "slow", str(i), {}) for i in range(8)] + _items(
+    function, texts
+  )
   with pools.Pool(workers=1, deadline_s=0.6) as pool:
     assert all(s.status == "ok" for s in pool.score(items))
 
 
 @pytest.mark.parametrize(("hangs", "status"), [(1, "ok"), (9, "timeout")])
 def test_what_took_too_long_is_tried_once_more(
-    function, tmp_path, hangs, status):
+  function, tmp_path, hangs, status
+):
   log = tmp_path / "log"
   items = _items(
-      function, ["a", "count and hang", "b"], log=str(log), hangs=hangs)
+    function, ["a", "count and hang", "b"], log=str(log), hangs=hangs
+  )
   with pools.Pool(workers=1, deadline_s=0.5) as pool:
     scores = pool.score(items)
     assert [s.status for s in scores] == ["ok", status, "ok"]
@@ -203,11 +214,14 @@ def test_options_of_the_machine_reach_their_verifier_alone(function):
   assert items[0].meta == {"extra": 1}
 
 
-@pytest.mark.parametrize("name, reason", [
+@pytest.mark.parametrize(
+  "name, reason",
+  [
     ("no_such_module:f", "ModuleNotFoundError"),
     ("math:no_such", "no_such"),
     ("nothing", "module:function"),
-])
+  ],
+)
 def test_unknown_verifier_says_so(name, reason):
   with pools.Pool(workers=1) as pool:
     with pytest.raises(pools.PoolError, match=reason):
@@ -228,11 +242,13 @@ def test_no_process_stays_behind(function):
 
 @pytest.mark.parametrize(("kills", "status"), [(1, "ok"), (9, "crash")])
 def test_what_was_killed_from_outside_is_tried_once_more(
-    function, tmp_path, kills, status):
+  function, tmp_path, kills, status
+):
   """The kernel kills so where memory runs out; the item is not to blame."""
   log = tmp_path / "log"
   items = _items(
-      function, ["a", "count and be killed", "b"], log=str(log), kills=kills)
+    function, ["a", "count and be killed", "b"], log=str(log), kills=kills
+  )
   with pools.Pool(workers=1) as pool:
     scores = pool.score(items)
     assert [s.status for s in scores] == ["ok", status, "ok"]
@@ -251,12 +267,15 @@ def _await_end(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="no subreaper elsewhere")
 @pytest.mark.parametrize("then", ["hang", "exit", "return"])
 def test_what_an_item_has_detached_ends_with_its_worker(
-    function, tmp_path, then):
+  function, tmp_path, then
+):
   log = tmp_path / "log"
   items = _items(function, ["detached"], log=str(log), then=then)
   with pools.Pool(workers=1, deadline_s=2.0) as pool:
-    assert pool.score(items)[0].status == {
-        "hang": "timeout", "exit": "crash", "return": "ok"}[then]
+    assert (
+      pool.score(items)[0].status
+      == {"hang": "timeout", "exit": "crash", "return": "ok"}[then]
+    )
     pid = int(log.read_text())
     # What an item has started may stay for as long as its worker does.
     assert _alive(pid) == (then == "return")
@@ -266,7 +285,7 @@ def test_what_an_item_has_detached_ends_with_its_worker(
 @pytest.mark.skipif(sys.platform != "linux", reason="no subreaper elsewhere")
 def test_a_worker_ends_with_all_when_its_keeper_is_killed(function):
   with pools.Pool(workers=1) as pool:
-    (pid, _), = [_pid(pool, function)]
+    ((pid, _),) = [_pid(pool, function)]
     (keeper,) = [worker._process.pid for worker in pool._alive]
     assert pid != keeper
     os.kill(keeper, signal.SIGKILL)
@@ -280,14 +299,14 @@ def test_worker_ends_when_its_parent_is_killed(function, tmp_path, doing):
   code = textwrap.dedent(f"""
       from progrpo_jax.rewards import pool as pools
       pool = pools.Pool(workers=1)
-      pid = pool.run([pools.Call({function.replace(':judge', ':where')!r},
+      pid = pool.run([pools.Call({function.replace(":judge", ":where")!r},
                                  [], {{}})])[0].value[0]
       print(pid, flush=True)
       pool.score([pools.Item({function!r}, {doing!r}, "", dict(
           log={str(log)!r}, then="hang"))])
   """)
   parent = subprocess.Popen(
-      [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
   )
   pid = int(parent.stdout.readline())
   assert _alive(pid)

@@ -24,7 +24,8 @@ from progrpo_jax.rewards import pool as pools
 ROOT = pathlib.Path(sandbox.__file__).resolve().parents[2]
 BEST = sandbox.best()
 needs_jail = pytest.mark.skipif(
-    not BEST.grade, reason=f"no isolation here: {BEST.reason}")
+  not BEST.grade, reason=f"no isolation here: {BEST.reason}"
+)
 
 
 def open_jail(program, **options):
@@ -81,7 +82,9 @@ def test_output_golden():
 
 
 @needs_jail
-@pytest.mark.parametrize("program, output", [
+@pytest.mark.parametrize(
+  "program, output",
+  [
     ("import io, sys\nprint(1)\nsys.stdout = io.StringIO()\nprint(2)", "1\n"),
     ("import sys\nprint(1)\nsys.stdout.close()", "1\n"),
     ("import sys\nprint(1)\nsys.stdout = None", "1\n"),
@@ -89,11 +92,13 @@ def test_output_golden():
     ("import os\nprint(1)\nos._exit(0)", ""),
     ("import sys\nsys.exit(False)", ""),
     ("import sys\nsys.exit(256)", ""),
-])
+  ],
+)
 def test_ends_as_python_does(program, output):
   assert run(program) == ("exit", 0, output, "", "")
   own = subprocess.run(
-      [sys.executable, "-I", "-c", program], capture_output=True, text=True)
+    [sys.executable, "-I", "-c", program], capture_output=True, text=True
+  )
   assert (own.returncode, own.stdout) == (0, output)
 
 
@@ -126,12 +131,15 @@ def test_undecodable_output_is_replaced():
 
 
 @needs_jail
-@pytest.mark.parametrize("program", [
+@pytest.mark.parametrize(
+  "program",
+  [
     "while True: pass",
     "import time\ntime.sleep(1e6)",
     "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
     "import os, time\nos.closerange(0, 100)\ntime.sleep(1e6)",
-])
+  ],
+)
 def test_timeout_ends_a_run_but_not_the_jail(program):
   program = textwrap.indent(program, "  ")
   program = f"if input() == 'hang':\n{program}\nprint('fine')"
@@ -155,8 +163,9 @@ def test_the_time_limit_is_for_all_runs():
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_output_is_capped_while_it_comes(stream):
   program = (
-      "import sys\nif input():\n  while True:\n"
-      f"    sys.{stream}.write('ab' * 500)\nprint('fine')")
+    "import sys\nif input():\n  while True:\n"
+    f"    sys.{stream}.write('ab' * 500)\nprint('fine')"
+  )
   with open_jail(program) as jail:
     flood = jail.run("x", max_output=1001)
     assert flood.end == "flood"
@@ -189,9 +198,10 @@ def test_sets_have_one_order():
 @needs_jail
 def test_the_standard_library_is_there_and_no_more():
   modules = (
-      "asyncio bisect collections ctypes datetime decimal fractions functools"
-      " hashlib heapq itertools json math random re statistics string"
-      " threading typing zlib bz2 lzma sqlite3 ssl uuid").split()
+    "asyncio bisect collections ctypes datetime decimal fractions functools"
+    " hashlib heapq itertools json math random re statistics string"
+    " threading typing zlib bz2 lzma sqlite3 ssl uuid"
+  ).split()
   known = [name for name in modules if __import__(name)]
   program = f"""
 import importlib
@@ -208,10 +218,11 @@ for name in {known + ["numpy", "pip", "progrpo_jax", "site_packages"]}:
 @needs_jail
 def test_threads_that_are_not_joined_finish():
   program = (
-      "import sys, threading\nsys.setrecursionlimit(10**6)\n"
-      "threading.stack_size(1 << 26)\n"
-      "def f(n): return n and 1 + f(n - 1)\n"
-      "threading.Thread(target=lambda: print(f(50000))).start()")
+    "import sys, threading\nsys.setrecursionlimit(10**6)\n"
+    "threading.stack_size(1 << 26)\n"
+    "def f(n): return n and 1 + f(n - 1)\n"
+    "threading.Thread(target=lambda: print(f(50000))).start()"
+  )
   assert run(program).stdout == "50000\n"
 
 
@@ -235,10 +246,13 @@ except RuntimeError:
   print(n, flush=True)
   time.sleep(2)
 """
-  many = bomb.replace("while True", "for _ in range(20)") + """
+  many = (
+    bomb.replace("while True", "for _ in range(20)")
+    + """
 else:
   print(n)
 """
+  )
   with concurrent.futures.ThreadPoolExecutor(4) as threads:
     found = list(threads.map(run, [bomb, bomb, many, many]))
   counts = [int(output.stdout) for output in found]
@@ -290,7 +304,8 @@ with sandbox.Jail("while True: pass", time_limit_s=999, memory_mb={}) as jail:
 @needs_jail
 def test_jails_end_when_their_parent_is_killed(mark):
   parent = subprocess.Popen(
-      [sys.executable, "-c", RUNS_FOREVER.format(mark)], cwd=ROOT)
+    [sys.executable, "-c", RUNS_FOREVER.format(mark)], cwd=ROOT
+  )
   wait_until(lambda: len(marked(mark)) == 3)
   parent.kill()
   parent.wait()
@@ -306,8 +321,9 @@ def judge(completion, reference, *, mark):
 @needs_jail
 def test_jails_of_a_worker_that_is_killed_end(mark):
   items = [
-      pools.Item(f"{__file__}:judge", program, "", {"mark": mark})
-      for program in ("print(input())", "while True: pass", "print(4)")]
+    pools.Item(f"{__file__}:judge", program, "", {"mark": mark})
+    for program in ("print(input())", "while True: pass", "print(4)")
+  ]
   with pools.Pool(workers=1, deadline_s=4.0, memory_mb=1024) as pool:
     scores = pool.score(items)
     assert [s.status for s in scores] == ["ok", "timeout", "ok"]
@@ -319,9 +335,11 @@ def test_jails_of_a_worker_that_is_killed_end(mark):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_jail_that_dies_is_an_error_and_the_next_works(mark, which):
   with open_jail("while True: pass", memory_mb=mark) as jail:
+
     def kill():
       wait_until(lambda: len(marked(mark)) == 3)
       os.kill(sorted(marked(mark))[which], signal.SIGKILL)
+
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(sandbox.JailError, match="died"):
@@ -347,14 +365,19 @@ def test_each_backend(name):
     for word in "ab":
       assert jail.run(word).stdout == expected.format(word)
   with open_jail(PRIVILEGES, backend=found) as jail:
-    lines = dict(
-        line.split(":\t") for line in jail.run("").stdout.splitlines())
+    lines = dict(line.split(":\t") for line in jail.run("").stdout.splitlines())
   none = "0000000000000000"
   assert lines.pop("Seccomp") == ("2" if found.grade == 3 else "0")
   assert lines == dict(
-      CapInh=none, CapPrm=none, CapEff=none, CapBnd=none, CapAmb=none,
-      NoNewPrivs="1", Uid="65534\t65534\t65534\t65534",
-      Gid="65534\t65534\t65534\t65534")
+    CapInh=none,
+    CapPrm=none,
+    CapEff=none,
+    CapBnd=none,
+    CapAmb=none,
+    NoNewPrivs="1",
+    Uid="65534\t65534\t65534\t65534",
+    Gid="65534\t65534\t65534\t65534",
+  )
 
 
 # Makes what the kernel keeps after a process, or says what it finds of it.
@@ -389,10 +412,15 @@ print(sorted(name for name, result in results.items() if result >= 0))
 def kept_outside(key):
   """The System V objects of this key that the machine has."""
   tables = {
-      name: pathlib.Path("/proc/sysvipc", name).read_text().splitlines()
-      for name in ("shm", "msg", "sem")}
-  return [n for n, lines in tables.items() for line in lines
-          if line.split()[0] == str(key)]
+    name: pathlib.Path("/proc/sysvipc", name).read_text().splitlines()
+    for name in ("shm", "msg", "sem")
+  }
+  return [
+    n
+    for n, lines in tables.items()
+    for line in lines
+    if line.split()[0] == str(key)
+  ]
 
 
 @needs_jail
@@ -407,8 +435,9 @@ def test_nothing_that_the_kernel_keeps_outlives_a_run(grade):
     assert (made.end, made.stderr) == ("exit", "")
     # With the filter nothing is made; without it, nothing is found again.
     assert grade == 2 or made.stdout == "[]\n"
-    assert grade == 3 or set(all_[:2]) <= set(json.loads(
-        made.stdout.replace("'", '"')))
+    assert grade == 3 or set(all_[:2]) <= set(
+      json.loads(made.stdout.replace("'", '"'))
+    )
     assert jail.run(f"{key}\nfind").stdout == "[]\n"
     assert kept_outside(key) == []
   assert kept_outside(key) == []
@@ -432,7 +461,8 @@ print(json.dumps([os.getpid(), os.getppid(), os.getsid(0),
     views = [jail.run("").stdout for _ in range(3)]
   assert len(set(views)) == 1
   pid, parent, session, thread, names, files = json.loads(
-      views[0].removeprefix("x\n"))
+    views[0].removeprefix("x\n")
+  )
   assert (pid, parent, session, thread, files) == (2, 1, 2, 3, [])
   # Of the machine as a whole, its load or its memory, nothing is told.
   assert names == ["1", "2", "self", "thread-self"]
@@ -455,15 +485,18 @@ print([call for call, size in (("shmget", [0]), ("msgget", []), ("semget", [0]))
        if getattr(libc, call)(1, *size, 0) >= 0])
 """
   done = subprocess.run(
-      [sys.executable, "-c", program], capture_output=True, text=True,
-      env={"PYTHONPATH": str(ROOT)})
+    [sys.executable, "-c", program],
+    capture_output=True,
+    text=True,
+    env={"PYTHONPATH": str(ROOT)},
+  )
   assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 # What the jail says of a thing that fails -> what in it makes it fail.
 BROKEN = {
-    "prctl 99": ("_PR_SET_SECCOMP = 1, 4, 22", "_PR_SET_SECCOMP = 1, 4, 99"),
-    "capset": ("_CAPABILITIES = 0x20080522", "_CAPABILITIES = 0"),
+  "prctl 99": ("_PR_SET_SECCOMP = 1, 4, 22", "_PR_SET_SECCOMP = 1, 4, 99"),
+  "capset": ("_CAPABILITIES = 0x20080522", "_CAPABILITIES = 0"),
 }
 
 
@@ -484,7 +517,8 @@ def broken(monkeypatch, tmp_path_factory):
 
 @needs_jail
 def test_a_program_without_the_filter_that_was_promised_is_not_run(
-    broken, monkeypatch):
+  broken, monkeypatch
+):
   """Masked, whatever it is run for; a probe says what is there."""
   if BEST != sandbox.Backend("namespaces", 3):
     pytest.skip(f"{BEST} is all there is here")
@@ -529,7 +563,8 @@ for line in open("/proc/self/status"):
 def no_backend(monkeypatch):
   monkeypatch.setattr(sandbox, "_best", None)
   monkeypatch.setattr(
-      sandbox, "probe", lambda name: sandbox.Backend(name, 0, "not today"))
+    sandbox, "probe", lambda name: sandbox.Backend(name, 0, "not today")
+  )
 
 
 def test_refuses_when_nothing_isolates(no_backend):
@@ -566,12 +601,12 @@ def test_unconfined_is_not_taken_where_there_is_better(monkeypatch):
 def test_a_slow_probe_is_no_refusal(monkeypatch):
   def slow(name):
     raise sandbox.NoAnswer("busy")
+
   monkeypatch.setattr(sandbox, "_best", None)
   monkeypatch.setattr(sandbox, "probe", slow)
   with pytest.raises(sandbox.JailError, match="busy"):
     sandbox.choose()
-  monkeypatch.setattr(
-      sandbox, "probe", lambda name: sandbox.Backend(name, 2))
+  monkeypatch.setattr(sandbox, "probe", lambda name: sandbox.Backend(name, 2))
   assert sandbox.choose() == ("namespaces", 2, "")
 
 
@@ -589,13 +624,16 @@ print(code.score(fenced, [{"input": "", "output": "1"}]))
 def test_a_machine_that_forbids_namespaces_is_refused():
   within = ["unshare", "--user", "--map-root-user", "sh", "-c"]
   none = "echo 0 > /proc/sys/user/max_user_namespaces"
-  if not shutil.which("unshare") or subprocess.run(
-      [*within, none], capture_output=True).returncode:
+  if (
+    not shutil.which("unshare")
+    or subprocess.run([*within, none], capture_output=True).returncode
+  ):
     pytest.skip("unshare(1) cannot forbid namespaces here")
   environment = {**os.environ, "PATH": "/usr/bin:/bin"}
   ask = [*within, f'{none}; exec "$@"', "sh", sys.executable, "-c", ASK, ROOT]
   done = subprocess.run(
-      ask, capture_output=True, text=True, env=environment, timeout=120)
+    ask, capture_output=True, text=True, env=environment, timeout=120
+  )
   if "grade=0" not in done.stdout:
     pytest.skip(f"something still isolates: {done.stdout}{done.stderr}")
   assert "No space left on device" in done.stdout
@@ -625,10 +663,13 @@ ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
 
 
 # read, write, mmap, exit_group, getrandom, futex; then clone, socket, prlimit.
-@pytest.mark.parametrize("name, machine, plain, clone, socket, prlimit", [
+@pytest.mark.parametrize(
+  "name, machine, plain, clone, socket, prlimit",
+  [
     ("x86_64", 0xC000003E, (0, 1, 9, 231, 318, 202), 56, 41, 302),
     ("aarch64", 0xC00000B7, (63, 64, 222, 94, 278, 98), 220, 198, 261),
-])
+  ],
+)
 def test_filter_golden(name, machine, plain, clone, socket, prlimit):
   rules = inside.rules(name)
   assert len(rules) < 4096
@@ -656,16 +697,18 @@ def test_refused_calls_have_the_numbers_of_this_machine():
   header = {"x86_64": "asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
   machine = os.uname().machine
   paths = [
-      pathlib.Path("/usr/include") / place / header.get(machine, "none")
-      for place in ("", f"{machine}-linux-gnu")]
+    pathlib.Path("/usr/include") / place / header.get(machine, "none")
+    for place in ("", f"{machine}-linux-gnu")
+  ]
   found = [path for path in paths if path.exists()]
   if not found:
     pytest.skip("no kernel headers here")
   numbers = {}
   for line in found[0].read_text().splitlines():
     words = line.split()
-    if len(words) == 3 and words[1].startswith("__NR_") and (
-        words[2].isdigit()):
+    if (
+      len(words) == 3 and words[1].startswith("__NR_") and (words[2].isdigit())
+    ):
       numbers[words[1][5:]] = int(words[2])
   column = inside._MACHINES[machine][0]
   known = {n: c[column] for n, c in inside._REFUSED.items() if n in numbers}
@@ -682,8 +725,12 @@ def readable(tmp):
     (tmp / "progrpo_jax" / folder).mkdir()
     (tmp / "progrpo_jax" / folder / "__init__.py").touch()
   for name in (
-      "errors.py", "rewards/score.py", "rewards/sandbox.py",
-      "rewards/jail.py", "rewards/code.py"):
+    "errors.py",
+    "rewards/score.py",
+    "rewards/sandbox.py",
+    "rewards/jail.py",
+    "rewards/code.py",
+  ):
     shutil.copy(ROOT / "progrpo_jax" / name, tmp / "progrpo_jax" / name)
   shutil.copy(pathlib.Path(__file__).with_name("hostile.py"), tmp)
   subprocess.run(["chmod", "-R", "a+rX", tmp], check=True)
@@ -691,8 +738,15 @@ def readable(tmp):
 
 def as_nobody(command, **options):
   return subprocess.run(
-      command, user=65534, group=65534, extra_groups=[], capture_output=True,
-      text=True, cwd="/", **options)
+    command,
+    user=65534,
+    group=65534,
+    extra_groups=[],
+    capture_output=True,
+    text=True,
+    cwd="/",
+    **options,
+  )
 
 
 @needs_jail

@@ -7,7 +7,9 @@ from progrpo_jax.rewards import score
 
 def test_masked_statuses_are_the_last_three():
   assert [s for s in score.STATUSES if score.is_masked(s)] == [
-      "timeout", "crash", "refused"
+    "timeout",
+    "crash",
+    "refused",
   ]
 
 
@@ -17,10 +19,19 @@ def test_check_makes_plain_values():
   assert type(found.reward) is float and type(found.correct) is bool
 
 
-@pytest.mark.parametrize("value", [
-    None, 1.0, (1.0, True), ("1", True, "ok"), (True, True, "ok"),
-    (math.nan, False, "ok"), (math.inf, True, "ok"), (1.0, True, "fine"),
-])
+@pytest.mark.parametrize(
+  "value",
+  [
+    None,
+    1.0,
+    (1.0, True),
+    ("1", True, "ok"),
+    (True, True, "ok"),
+    (math.nan, False, "ok"),
+    (math.inf, True, "ok"),
+    (1.0, True, "fine"),
+  ],
+)
 def test_check_refuses(value):
   with pytest.raises(ValueError):
     score.check(value)

@@ -12,7 +12,9 @@ from progrpo_jax.rewards import thinking
 PLAIN = "2 + 2 is 4.\n<answer>4</answer>"
 
 
-@pytest.mark.parametrize(("completion", "auto", "required", "inside"), [
+@pytest.mark.parametrize(
+  ("completion", "auto", "required", "inside"),
+  [
     # No thought at all. Inside of one that the prompt opened, this is it.
     (PLAIN, PLAIN, None, None),
     ("", "", None, None),
@@ -32,7 +34,8 @@ PLAIN = "2 + 2 is 4.\n<answer>4</answer>"
     # Much like a tag, but text.
     ("<Think>4", "<Think>4", None, None),
     ("< think>4", "< think>4", None, None),
-])
+  ],
+)
 def test_the_answer_of_a_completion(completion, auto, required, inside):
   assert thinking.answer(completion) == auto
   assert thinking.answer(completion, "required") == required
@@ -59,24 +62,38 @@ def test_an_unknown_mode_is_an_error():
     thinking.answer("", "on")
 
 
-@pytest.mark.parametrize(("text", "opens"), [
-    ("", False), ("user: hi", False), ("<think>", True), ("<think>\n", True),
-    ("<think>\n\n</think>\n", False), ("</think><think>", True)])
+@pytest.mark.parametrize(
+  ("text", "opens"),
+  [
+    ("", False),
+    ("user: hi", False),
+    ("<think>", True),
+    ("<think>\n", True),
+    ("<think>\n\n</think>\n", False),
+    ("</think><think>", True),
+  ],
+)
 def test_where_a_text_ends_inside_of_a_thought(text, opens):
   assert thinking.opens(text) == opens
 
 
-@pytest.mark.parametrize(("mode", "inside", "shown"), [
-    ("auto", False, [PLAIN, "4", None]), ("auto", True, [None, "4", None]),
+@pytest.mark.parametrize(
+  ("mode", "inside", "shown"),
+  [
+    ("auto", False, [PLAIN, "4", None]),
+    ("auto", True, [None, "4", None]),
     ("required", False, [None, "4", None]),
-    ("off", True, [PLAIN, "5</think>4", "<think>4"])])
+    ("off", True, [PLAIN, "5</think>4", "<think>4"]),
+  ],
+)
 def test_the_config_decides_what_a_pool_shows(mode, inside, shown):
   c = defaults.get_config()
   c.rewards.thinking = mode
   c.rewards.workers = 1
   with problems.make_pool(c, inside) as pool:
-    assert [pool.answer(text) for text in (
-        PLAIN, "5</think>4", "<think>4")] == shown
+    assert [
+      pool.answer(text) for text in (PLAIN, "5</think>4", "<think>4")
+    ] == shown
 
 
 def test_an_unknown_mode_in_a_config_is_an_error():
@@ -84,6 +101,8 @@ def test_an_unknown_mode_in_a_config_is_an_error():
   c.model.init_from = "somewhere"
   c.data.tasks.countdown = {}
   c.rewards.thinking = "on"
-  with pytest.raises(errors.InputError, match=(
-      "config.rewards.thinking = 'on': must be 'auto' or 'required' or")):
+  with pytest.raises(
+    errors.InputError,
+    match=("config.rewards.thinking = 'on': must be 'auto' or 'required' or"),
+  ):
     checks.validate(c)

@@ -15,7 +15,8 @@ from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import collect
 
 _SHARED = runpy.run_path(
-    str(pathlib.Path(__file__).parent.with_name("test_groups.py")))
+  str(pathlib.Path(__file__).parent.with_name("test_groups.py"))
+)
 G, made, same = (_SHARED[name] for name in ("G", "made", "same"))
 
 
@@ -67,16 +68,25 @@ def ids(groups):
 def collected(source, keep, count, carried=None, rephrase=None, **options):
   """What a source gives; its rounds are of four prompts."""
   stage = collect.Collect(
-      prompter=source, draw=source, count=count, key=jax.random.key(0),
-      stop=stopping.Stop(), round_prompts=4, keep=keep, rephrase=rephrase,
-      **options)
+    prompter=source,
+    draw=source,
+    count=count,
+    key=jax.random.key(0),
+    stop=stopping.Stop(),
+    round_prompts=4,
+    keep=keep,
+    rephrase=rephrase,
+    **options,
+  )
   return stage(None, progress_lib.Progress(surplus=carried))[0]
 
 
 def shares(metrics):
   return {
-      name: value for name, value in metrics.items()
-      if name.startswith("dynamic_sampling/")}
+    name: value
+    for name, value in metrics.items()
+    if name.startswith("dynamic_sampling/")
+  }
 
 
 def test_one_round_that_keeps_everything():
@@ -86,10 +96,12 @@ def test_one_round_that_keeps_everything():
   assert found.batch.valid_PG.all() and found.batch.fresh_P.all()
   assert found.surplus is None
   assert shares(found.metrics) == {
-      "dynamic_sampling/rounds": 1, "dynamic_sampling/keep_frac": 1.0,
-      "dynamic_sampling/filled_frac": 1.0,
-      "dynamic_sampling/all_right_frac": pytest.approx(1 / 3),
-      "dynamic_sampling/all_wrong_frac": pytest.approx(1 / 3)}
+    "dynamic_sampling/rounds": 1,
+    "dynamic_sampling/keep_frac": 1.0,
+    "dynamic_sampling/filled_frac": 1.0,
+    "dynamic_sampling/all_right_frac": pytest.approx(1 / 3),
+    "dynamic_sampling/all_wrong_frac": pytest.approx(1 / 3),
+  }
 
 
 def test_sampling_goes_on_until_the_batch_is_full():
@@ -102,11 +114,12 @@ def test_sampling_goes_on_until_the_batch_is_full():
   assert ids(found.sampled) == list(range(12))
   assert len(source.rounds) == 1
   assert shares(found.metrics) == {
-      "dynamic_sampling/rounds": 3,
-      "dynamic_sampling/keep_frac": pytest.approx(4 / 12),
-      "dynamic_sampling/filled_frac": 1.0,
-      "dynamic_sampling/all_right_frac": pytest.approx(2 / 12),
-      "dynamic_sampling/all_wrong_frac": pytest.approx(6 / 12)}
+    "dynamic_sampling/rounds": 3,
+    "dynamic_sampling/keep_frac": pytest.approx(4 / 12),
+    "dynamic_sampling/filled_frac": 1.0,
+    "dynamic_sampling/all_right_frac": pytest.approx(2 / 12),
+    "dynamic_sampling/all_wrong_frac": pytest.approx(6 / 12),
+  }
 
 
 def test_bound_on_rounds_and_fillers_without_verdicts():
@@ -116,7 +129,8 @@ def test_bound_on_rounds_and_fillers_without_verdicts():
   # Two that teach, then dropped ones in the order they were drawn.
   assert ids(found.batch) == [1, 6, 0, 2]
   np.testing.assert_array_equal(
-      found.batch.valid_PG, [[True] * G] * 2 + [[False] * G] * 2)
+    found.batch.valid_PG, [[True] * G] * 2 + [[False] * G] * 2
+  )
   assert found.surplus is None
   assert found.metrics["dynamic_sampling/filled_frac"] == 0.5
   assert found.metrics["dynamic_sampling/keep_frac"] == 0.25
@@ -133,7 +147,8 @@ def test_nothing_kept_gives_a_batch_of_fillers():
 @pytest.mark.parametrize("carry", [True, False])
 def test_surplus_is_carried_or_discarded(carry):
   found = collected(
-      Source("mwmm", "wmmm"), mixed, count=4, max_rounds=5, carry=carry)
+    Source("mwmm", "wmmm"), mixed, count=4, max_rounds=5, carry=carry
+  )
   assert ids(found.batch) == [0, 2, 3, 5]
   assert (ids(found.surplus) == [6, 7]) if carry else found.surplus is None
 
@@ -141,8 +156,8 @@ def test_surplus_is_carried_or_discarded(carry):
 def test_carried_groups_come_first_and_are_no_longer_fresh():
   carried = made([70, 71], [[True, False]] * 2)
   found = collected(
-      Source("wmmm"), mixed, count=3, max_rounds=5, carried=carried,
-      carry=True)
+    Source("wmmm"), mixed, count=3, max_rounds=5, carried=carried, carry=True
+  )
   assert ids(found.batch) == [70, 71, 1]
   np.testing.assert_array_equal(found.batch.fresh_P, [False, False, True])
   assert ids(found.surplus) == [2, 3] and found.surplus.fresh_P.all()
@@ -155,7 +170,8 @@ def test_carried_groups_may_fill_the_batch_without_a_draw():
   carried = made(range(70, 75), [[True, False]] * 5)
   source = Source()
   found = collected(
-      source, mixed, count=3, max_rounds=5, carried=carried, carry=True)
+    source, mixed, count=3, max_rounds=5, carried=carried, carry=True
+  )
   assert ids(found.batch) == [70, 71, 72]
   assert ids(found.surplus) == [73, 74] and not found.surplus.fresh_P.any()
   assert found.metrics["dynamic_sampling/rounds"] == 0
@@ -164,9 +180,14 @@ def test_carried_groups_may_fill_the_batch_without_a_draw():
 
 def test_responses_without_a_verdict_are_neither_right_nor_wrong():
   found = made(
-      range(4), [[True, False], [False, False], [True, False], [False, False]])
-  found = dataclasses.replace(found, valid_PG=np.array([
-      [True, False], [False, True], [True, True], [False, False]]))
+    range(4), [[True, False], [False, False], [True, False], [False, False]]
+  )
+  found = dataclasses.replace(
+    found,
+    valid_PG=np.array(
+      [[True, False], [False, True], [True, True], [False, False]]
+    ),
+  )
   metrics = collected(Fixed(found), None, count=4).metrics
   assert metrics["dynamic_sampling/all_right_frac"] == 0.25
   assert metrics["dynamic_sampling/all_wrong_frac"] == 0.25
@@ -177,8 +198,11 @@ def test_statistics_are_of_what_the_policy_sampled_by_itself():
   by_policy = made(range(2), [[False, False]] * 2)
   taught = made(range(2), [[True, False]] * 2)
   found = collected(
-      Fixed(by_policy), mixed, count=2,
-      rephrase=lambda params, groups, key: (taught, {}))
+    Fixed(by_policy),
+    mixed,
+    count=2,
+    rephrase=lambda params, groups, key: (taught, {}),
+  )
   same(found.batch, taught)
   same(found.sampled, by_policy)
   assert found.metrics["dynamic_sampling/all_wrong_frac"] == 1.0

@@ -25,10 +25,11 @@ def _draw(built, size, timer=None, count=6):
   setup, params = built
   draw = setup.first.collect.draw
   draw = dataclasses.replace(
-      draw, settings=dataclasses.replace(draw.settings, batch_prompts=size),
-      timer=timer or timing.Timer())
-  return draw(
-      params, setup.first.prompter.take(0, count), jax.random.key(3))
+    draw,
+    settings=dataclasses.replace(draw.settings, batch_prompts=size),
+    timer=timer or timing.Timer(),
+  )
+  return draw(params, setup.first.prompter.take(0, count), jax.random.key(3))
 
 
 @pytest.mark.parametrize("size", [0, 2, 4, 8])
@@ -37,10 +38,12 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
   setup, params = built
   found = _draw(built, size)
   settings = dataclasses.replace(
-      setup.first.collect.draw.settings, batch_prompts=size)
+    setup.first.collect.draw.settings, batch_prompts=size
+  )
   prompts = setup.first.prompter.take(0, 6)
   rollout = sampler.sample(
-      setup.model, params, prompts, jax.random.key(3), settings, setup.mesh)
+    setup.model, params, prompts, jax.random.key(3), settings, setup.mesh
+  )
   texts = verify.texts(setup.tokenizer, rollout, settings.num_generations)
   verdicts = verify.verify(setup.pool, prompts.rows, texts)
   assert found.texts_PG == texts
@@ -51,7 +54,8 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
     assert np.array_equal(getattr(found, name), verdict), name
   assert found.fresh_P.tolist() == [True] * 6
   for one, other in zip(
-      jax.tree.leaves(found.rollout), jax.tree.leaves(rollout), strict=True):
+    jax.tree.leaves(found.rollout), jax.tree.leaves(rollout), strict=True
+  ):
     assert one.dtype == other.dtype and np.array_equal(one, other)
   # It is worth comparing: not all is alike.
   assert len(set(found.reward_PG.ravel().tolist())) > 1
@@ -86,8 +90,7 @@ def test_a_batch_is_verified_while_the_next_is_sampled(built, monkeypatch):
   events = _slow(monkeypatch, 1.5)
   timer = timing.Timer()
   _draw(built, 2, timer, count=4)
-  assert events == [
-      "sampled", "judge", "judged", "sampled", "judge", "judged"]
+  assert events == ["sampled", "judge", "judged", "sampled", "judge", "judged"]
   # The first batch's 1.5 s fell into the sampling, the second's did not.
   seconds = timer.take()
   assert seconds["timing_s/sample"] > 1.5

@@ -32,7 +32,10 @@ def folder(tmp_path_factory):
 
 def _spec(name="chain_sum", weight=1.0, **options):
   options = {
-      "template": "compact", "num_train": 30, "num_validation": 10, **options
+    "template": "compact",
+    "num_train": 30,
+    "num_validation": 10,
+    **options,
   }
   return {"name": name, "weight": weight, "options": options}
 
@@ -71,7 +74,8 @@ def test_rows_may_be_left_out(folder):
   assert not list(whole.rows_left_out())
   # Evaluations see them in one order, whatever is left out.
   assert [r.prompt for r in kept.first(99)] == [
-      r.prompt for r in whole.first(99) if r.prompt in short]
+    r.prompt for r in whole.first(99) if r.prompt in short
+  ]
   # Two tasks of one module are counted together.
   both = prompts.PromptSource([*specs, *specs], "train", 1, folder, keep=_short)
   assert both.left_out == {"chain_sum": (60 - 2 * len(short), 60)}
@@ -97,8 +101,8 @@ def test_state_resumes_and_refuses_another_source(folder):
   again = prompts.PromptSource([_spec()], "train", 1, folder)
   assert again.restore(state) == 17
   for other in (
-      prompts.PromptSource([_spec(num_train=31)], "train", 1, folder),
-      prompts.PromptSource([_spec()], "train", 2, folder),
+    prompts.PromptSource([_spec(num_train=31)], "train", 1, folder),
+    prompts.PromptSource([_spec()], "train", 2, folder),
   ):
     with pytest.raises(InputError, match="cannot be continued"):
       other.restore(state)
@@ -106,10 +110,10 @@ def test_state_resumes_and_refuses_another_source(folder):
 
 def test_bad_specs(folder):
   for specs, said in (
-      ([], "no task"),
-      ([{"weight": 1.0}], "without a name"),
-      ([{"name": "chain_sum", "wieght": 1.0}], "did you mean 'weight'"),
-      ([_spec(weight=0)], "weight 0 is not > 0"),
+    ([], "no task"),
+    ([{"weight": 1.0}], "without a name"),
+    ([{"name": "chain_sum", "wieght": 1.0}], "did you mean 'weight'"),
+    ([_spec(weight=0)], "weight 0 is not > 0"),
   ):
     with pytest.raises(InputError, match=said):
       prompts.PromptSource(specs, "train", 0, folder)
@@ -118,7 +122,7 @@ def test_bad_specs(folder):
 def _prompter(folder, *, buckets=(8, 16), limit=32, split="train", **options):
   source = prompts.PromptSource([_spec(**options)], split, 0, folder)
   return prompts.Prompter(
-      source, Characters(), buckets=buckets, max_prompt_length=limit
+    source, Characters(), buckets=buckets, max_prompt_length=limit
   )
 
 
@@ -136,7 +140,8 @@ def test_take_pads_on_the_left_to_the_smallest_bucket(folder):
     assert real.tolist() == [False] * (width - size) + [True] * size
     assert taken.tokens_PT[p, real].tolist() == [1, *map(ord, row.prompt)]
     assert taken.user_mask_PT[p].tolist()[width - size :] == [False] + [
-        True] * (size - 1)
+      True
+    ] * (size - 1)
     assert not taken.user_mask_PT[p, : width - size].any()
 
 
@@ -181,17 +186,17 @@ def test_nothing_is_left_running(folder):
 
 
 def test_texts_are_decoded_by_prompt():
-  tokens = np.array([[97, 98, 1, 0], [99, 1, 97, 97], [1, 0, 0, 0],
-                     [98, 98, 98, 98]])
+  tokens = np.array(
+    [[97, 98, 1, 0], [99, 1, 97, 97], [1, 0, 0, 0], [98, 98, 98, 98]]
+  )
   mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
   rollout = batch.Rollout(
-      tokens_BT=tokens, mask_BT=mask.astype(bool), logp_BT=None,
-      finished_B=None,
+    tokens_BT=tokens, mask_BT=mask.astype(bool), logp_BT=None, finished_B=None
   )
   assert verify.texts(Characters(), rollout, 2) == (("ab", "c"), ("", "bbbb"))
 
 
-FUNCTIONS = '''
+FUNCTIONS = """
 def match(prompts, completions, answer, **columns):
   assert len(prompts) == len(completions) == len(answer) == 4
   return [None if c == "?" else float(c == a)
@@ -199,7 +204,7 @@ def match(prompts, completions, answer, **columns):
 
 def half(prompts, completions, **columns):
   return [0.5 for _ in completions]
-'''
+"""
 
 
 def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
@@ -208,16 +213,21 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
   file = tmp_path / "mine.jsonl"
   file.write_text("\n".join(map(json.dumps, lines)))
   mine = base.load(
-      "jsonl", "train", data_dir=folder, seed=0, file=str(file),
-      reward_functions=[f"{tmp_path}/f.py:{n}" for n in ("half", "match")],
-      correct_by="match", reward_weights=[0, 1],
+    "jsonl",
+    "train",
+    data_dir=folder,
+    seed=0,
+    file=str(file),
+    reward_functions=[f"{tmp_path}/f.py:{n}" for n in ("half", "match")],
+    correct_by="match",
+    reward_weights=[0, 1],
   )[:2]
-  gym = prompts.PromptSource(
-      [_spec()], "validation", 0, folder).first(1)[0]
+  gym = prompts.PromptSource([_spec()], "validation", 0, folder).first(1)[0]
   rows = [mine[0], gym, mine[1]]
   texts = [
-      [mine[0].reference.strip('"'), "?"], [gym.demonstrations[0], ""],
-      ["no", mine[1].reference.strip('"')],
+    [mine[0].reference.strip('"'), "?"],
+    [gym.demonstrations[0], ""],
+    ["no", mine[1].reference.strip('"')],
   ]
   with pools.Pool(workers=1) as pool:
     reward, correct, statuses, values = verify.score_rollout(pool, rows, texts)
@@ -228,37 +238,57 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
   assert statuses == [["ok", "refused"], ["ok", "no_answer"], ["ok", "ok"]]
   assert again.tolist() == reward.tolist()
   none = [np.nan, np.nan]  # of a row that no function judges
-  np.testing.assert_array_equal(values, np.float32([
-      [[0.5, 1], [0.5, np.nan]], [none, none], [[0.5, 0], [0.5, 1]]]))
+  np.testing.assert_array_equal(
+    values,
+    np.float32([[[0.5, 1], [0.5, np.nan]], [none, none], [[0.5, 0], [0.5, 1]]]),
+  )
   assert [verify.function_labels(row) for row in rows] == [
-      ["half", "match"], [], ["half", "match"]]
+    ["half", "match"],
+    [],
+    ["half", "match"],
+  ]
   assert valid.tolist() == [[True, False], [True, True], [True, True]]
 
 
-SEEN = '''
+SEEN = """
 def lengths(prompts, completions, **columns):
   return [float(len(c)) for c in completions]
 
 def same(completion, reference):
   return float(completion == reference), completion == reference, "ok"
-'''
+"""
 
 
-@pytest.mark.parametrize(("mode", "inside", "statuses", "right"), [
+@pytest.mark.parametrize(
+  ("mode", "inside", "statuses", "right"),
+  [
     ("auto", False, ["ok", "no_answer", "ok", "ok"], [True, False, True, True]),
-    ("auto", True, ["no_answer", "no_answer", "ok", "ok"],
-     [False, False, True, True]),
+    (
+      "auto",
+      True,
+      ["no_answer", "no_answer", "ok", "ok"],
+      [False, False, True, True],
+    ),
     ("off", True, 4 * ["ok"], [True, False, False, False]),
-])
+  ],
+)
 def test_verifiers_see_no_thoughts_and_functions_see_all(
-    folder, tmp_path, mode, inside, statuses, right):
+  folder, tmp_path, mode, inside, statuses, right
+):
   (tmp_path / "f.py").write_text(SEEN)
-  (tmp_path / "mine.jsonl").write_text("\n".join(
-      json.dumps({"prompt": f"p{i}", "answer": "4"}) for i in range(20)))
+  (tmp_path / "mine.jsonl").write_text(
+    "\n".join(json.dumps({"prompt": f"p{i}", "answer": "4"}) for i in range(20))
+  )
 
   def rows(**judge):
-    return base.load("jsonl", "train", data_dir=folder, seed=0,
-                     file=str(tmp_path / "mine.jsonl"), **judge)[:1]
+    return base.load(
+      "jsonl",
+      "train",
+      data_dir=folder,
+      seed=0,
+      file=str(tmp_path / "mine.jsonl"),
+      **judge,
+    )[:1]
 
   judged = rows(reward_functions=[f"{tmp_path}/f.py:lengths"])
   verified = rows(verifier=f"{tmp_path}/f.py:same")
@@ -266,13 +296,17 @@ def test_verifiers_see_no_thoughts_and_functions_see_all(
   answer = functools.partial(thinking.answer, mode=mode, inside=inside)
   with pools.Pool(workers=1, answer=answer) as pool:
     reward, correct, found, values = verify.score_rollout(
-        pool, judged + verified, [texts, texts])
+      pool, judged + verified, [texts, texts]
+    )
     again, _, valid, _ = verify.verify(pool, verified, [texts[:3]], whole=False)
   assert found == [4 * ["ok"], statuses]
   np.testing.assert_array_equal(
-      values[..., 0], [[len(t) for t in texts], 4 * [np.nan]])
-  assert reward.tolist() == [[float(len(t)) for t in texts],
-                             [float(r) for r in right]]
+    values[..., 0], [[len(t) for t in texts], 4 * [np.nan]]
+  )
+  assert reward.tolist() == [
+    [float(len(t)) for t in texts],
+    [float(r) for r in right],
+  ]
   assert correct[1].tolist() == right
   # Answers already: nothing is taken off, and nothing is missing.
   assert again.tolist() == [[1, 0, 0]] and valid.all()

@@ -17,14 +17,20 @@ from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rollout import sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
-    vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48)
+  vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
+)
 P, G, WIDTH, LENGTH = 4, 3, 6, 14
 KEY = jax.random.key(11)
 # Thirteen steps of decoding in chunks of four: a ragged end; and a cache of
 # 8, then 16 columns.
 BASE = sampler.Settings(
-    num_generations=G, max_new_tokens=LENGTH, temperature=0.7,
-    stop_ids=(0, 8), chunk=4, first_cache=8)
+  num_generations=G,
+  max_new_tokens=LENGTH,
+  temperature=0.7,
+  stop_ids=(0, 8),
+  chunk=4,
+  first_cache=8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +49,14 @@ def prompts():
 @pytest.fixture(scope="module")
 def sampled(params, prompts):
   """A function of changes to the settings; each is sampled once."""
+
   @functools.cache
   def run(**changes):
-    return jax.device_get(sampler.generate(
-        CONFIG, params, *prompts, KEY, dataclasses.replace(BASE, **changes)))
+    return jax.device_get(
+      sampler.generate(
+        CONFIG, params, *prompts, KEY, dataclasses.replace(BASE, **changes)
+      )
+    )
 
   return run
 
@@ -60,8 +70,9 @@ def greedy(params, prompts):
   mask = np.pad(mask, ((0, 0), (0, LENGTH)))
   logps = []
   for column in range(WIDTH, WIDTH + LENGTH):
-    logp = np.asarray(jax.nn.log_softmax(
-        logits(CONFIG, params, tokens, mask)))[:, column - 1]
+    logp = np.asarray(jax.nn.log_softmax(logits(CONFIG, params, tokens, mask)))[
+      :, column - 1
+    ]
     tokens[:, column] = logp.argmax(axis=-1)
     mask[:, column] = True
     logps.append(logp.max(axis=-1))
@@ -90,21 +101,32 @@ def test_shapes_and_types(sampled):
   assert (rollout.tokens_BT >= 0).all() and (rollout.tokens_BT < 40).all()
 
 
-@pytest.mark.parametrize("options", [
-    dict(temperature=0.7), dict(temperature=1.0, top_k=5),
+@pytest.mark.parametrize(
+  "options",
+  [
+    dict(temperature=0.7),
+    dict(temperature=1.0, top_k=5),
     dict(temperature=1.0, top_p=0.9),
-    dict(temperature=0.7, top_k=5, top_p=0.9)])
+    dict(temperature=0.7, top_k=5, top_p=0.9),
+  ],
+)
 def test_log_probs_are_those_of_the_scorer(params, prompts, sampled, options):
   rollout = sampled(first_cache=64, **options)
   tokens, mask, _ = prompts
   scores = scoring.score(
-      CONFIG, params, batch.Sequences(
-          prompt_NT=tokens, prompt_mask_NT=mask,
-          tokens_NRT=rollout.tokens_BT.reshape(P, G, LENGTH),
-          mask_NRT=rollout.mask_BT.reshape(P, G, LENGTH)),
-      scoring.Distribution(**options))
+    CONFIG,
+    params,
+    batch.Sequences(
+      prompt_NT=tokens,
+      prompt_mask_NT=mask,
+      tokens_NRT=rollout.tokens_BT.reshape(P, G, LENGTH),
+      mask_NRT=rollout.mask_BT.reshape(P, G, LENGTH),
+    ),
+    scoring.Distribution(**options),
+  )
   difference = np.abs(
-      np.asarray(scores.logp_NRT).reshape(P * G, LENGTH) - rollout.logp_BT)
+    np.asarray(scores.logp_NRT).reshape(P * G, LENGTH) - rollout.logp_BT
+  )
   assert difference.max() < 1e-4
   assert rollout.logp_BT.min() < -1
 
@@ -115,10 +137,14 @@ def test_responses_end_with_a_stop_token_or_at_the_limit(sampled):
   assert length.min() < 8 and length.max() == LENGTH, "vary the seed"
   assert 1 <= length.min()
   for tokens, mask, logp, finished, n in zip(
-      rollout.tokens_BT, rollout.mask_BT, rollout.logp_BT,
-      rollout.finished_B, length):
+    rollout.tokens_BT,
+    rollout.mask_BT,
+    rollout.logp_BT,
+    rollout.finished_B,
+    length,
+  ):
     np.testing.assert_array_equal(mask, np.arange(LENGTH) < n)
-    assert not np.isin(tokens[:n - 1], BASE.stop_ids).any()
+    assert not np.isin(tokens[: n - 1], BASE.stop_ids).any()
     assert finished == np.isin(tokens[n - 1], BASE.stop_ids)
     assert finished or n == LENGTH
     assert not tokens[n:].any() and not logp[n:].any()
@@ -129,13 +155,18 @@ def test_responses_end_with_a_stop_token_or_at_the_limit(sampled):
 def test_stop_token_as_the_last_token_allowed_is_an_end(sampled, greedy):
   # This row first shows this token at the limit itself, so it ends there.
   row, column = next(
-      (i, t) for t in range(LENGTH - 1, 1, -1) for i, tokens in enumerate(
-          greedy[0]) if tokens[t] not in tokens[:t])
+    (i, t)
+    for t in range(LENGTH - 1, 1, -1)
+    for i, tokens in enumerate(greedy[0])
+    if tokens[t] not in tokens[:t]
+  )
   rollout = sampled(
-      temperature=0.0, stop_ids=(int(greedy[0][row, column]),),
-      max_new_tokens=column + 1)
-  assert (lengths(rollout)[row * G:][:G] == column + 1).all()
-  assert rollout.finished_B[row * G:][:G].all()
+    temperature=0.0,
+    stop_ids=(int(greedy[0][row, column]),),
+    max_new_tokens=column + 1,
+  )
+  assert (lengths(rollout)[row * G :][:G] == column + 1).all()
+  assert rollout.finished_B[row * G :][:G].all()
 
 
 def test_sample_depends_on_key_id_and_number_alone(params, prompts, sampled):
@@ -143,26 +174,37 @@ def test_sample_depends_on_key_id_and_number_alone(params, prompts, sampled):
   # The same prompts in another order,
   order = np.array([2, 0, 3, 1])
   moved = sampler.generate(
-      CONFIG, params, *(x[order] for x in prompts), KEY, BASE)
+    CONFIG, params, *(x[order] for x in prompts), KEY, BASE
+  )
   np.testing.assert_array_equal(
-      moved.tokens_BT.reshape(P, G, LENGTH), expected[order])
+    moved.tokens_BT.reshape(P, G, LENGTH), expected[order]
+  )
   # and fewer of them, fewer times, in a wider bucket.
   tokens, mask, ids = (x[[3, 1]] for x in prompts)
   tokens, mask = (np.pad(x, ((0, 0), (3, 0))) for x in (tokens, mask))
   fewer = sampler.generate(
-      CONFIG, params, tokens, mask, ids, KEY,
-      dataclasses.replace(BASE, num_generations=2))
+    CONFIG,
+    params,
+    tokens,
+    mask,
+    ids,
+    KEY,
+    dataclasses.replace(BASE, num_generations=2),
+  )
   np.testing.assert_array_equal(
-      fewer.tokens_BT.reshape(2, 2, LENGTH), expected[[3, 1], :2])
+    fewer.tokens_BT.reshape(2, 2, LENGTH), expected[[3, 1], :2]
+  )
 
 
 def test_other_key_or_id_gives_other_samples(params, prompts, sampled):
   expected = sampled().tokens_BT.reshape(P, G, LENGTH)
   tokens, mask, ids = prompts
   other = sampler.generate(
-      CONFIG, params, tokens, mask, ids, jax.random.key(12), BASE)
+    CONFIG, params, tokens, mask, ids, jax.random.key(12), BASE
+  )
   assert (other.tokens_BT.reshape(expected.shape) != expected).any(
-      axis=2).mean() > 0.8
+    axis=2
+  ).mean() > 0.8
   # The same prompt under two numbers: other samples; and all of one group
   # differ from each other.
   tokens, mask = (np.repeat(x[:1], P, axis=0) for x in (tokens, mask))
@@ -185,7 +227,8 @@ def test_shorter_limit_gives_the_beginning(sampled):
   np.testing.assert_allclose(one.logp_BT, whole.logp_BT[:, :1], atol=1e-6)
   assert one.mask_BT.all()
   np.testing.assert_array_equal(
-      one.finished_B, np.isin(one.tokens_BT[:, 0], BASE.stop_ids))
+    one.finished_B, np.isin(one.tokens_BT[:, 0], BASE.stop_ids)
+  )
 
 
 def test_first_tokens_follow_the_distribution(params, prompts):
@@ -193,8 +236,14 @@ def test_first_tokens_follow_the_distribution(params, prompts):
   tokens, mask, ids = (x[:1] for x in prompts)
   n = 2000
   rollout = sampler.generate(
-      CONFIG, params, tokens, mask, ids, KEY, dataclasses.replace(
-          BASE, num_generations=n, max_new_tokens=1))
+    CONFIG,
+    params,
+    tokens,
+    mask,
+    ids,
+    KEY,
+    dataclasses.replace(BASE, num_generations=n, max_new_tokens=1),
+  )
   logits = np.asarray(transformer.logits(CONFIG, params, tokens, mask))[0, -1]
   probs = np.asarray(jax.nn.softmax(logits / 0.7))
   counts = np.bincount(np.asarray(rollout.tokens_BT)[:, 0], minlength=40)
@@ -204,7 +253,8 @@ def test_first_tokens_follow_the_distribution(params, prompts):
 
 @pytest.mark.parametrize("column, most", [(0, 0), (4, 1)])
 def test_decoding_stops_when_nothing_is_alive(
-    monkeypatch, params, prompts, greedy, column, most):
+  monkeypatch, params, prompts, greedy, column, most
+):
   """Every row has met a stop token by this column."""
   trips = []
 
@@ -222,8 +272,14 @@ def test_decoding_stops_when_nothing_is_alive(
   # The last row to end decides how many chunks of four are run, of four.
   assert math.ceil(ends.max() / 4) <= most
   rollout = sampler.generate.__wrapped__(
-      CONFIG, params, *prompts, KEY, dataclasses.replace(
-          BASE, temperature=0.0, stop_ids=stops, num_generations=1))
+    CONFIG,
+    params,
+    *prompts,
+    KEY,
+    dataclasses.replace(
+      BASE, temperature=0.0, stop_ids=stops, num_generations=1
+    ),
+  )
   assert len(trips) == math.ceil(ends.max() / 4)
   np.testing.assert_array_equal(lengths(rollout), ends + 1)
   assert rollout.finished_B.all()
@@ -234,37 +290,67 @@ def test_second_batch_of_a_bucket_compiles_nothing(params, prompts, sampled):
   before = sampler.generate._cache_size()
   tokens, mask, ids = prompts
   sampler.generate(
-      CONFIG, params, (tokens + 5) % 40, mask[::-1].copy(), ids + 1,
-      jax.random.key(99), dataclasses.replace(BASE))
+    CONFIG,
+    params,
+    (tokens + 5) % 40,
+    mask[::-1].copy(),
+    ids + 1,
+    jax.random.key(99),
+    dataclasses.replace(BASE),
+  )
   assert sampler.generate._cache_size() == before
   sampler.generate(
-      CONFIG, params, tokens[:, 1:], mask[:, 1:], ids, KEY,
-      dataclasses.replace(BASE, max_new_tokens=1))
+    CONFIG,
+    params,
+    tokens[:, 1:],
+    mask[:, 1:],
+    ids,
+    KEY,
+    dataclasses.replace(BASE, max_new_tokens=1),
+  )
   assert sampler.generate._cache_size() == before + 1
 
 
 def test_sample_on_a_mesh_gives_host_arrays(params, prompts, sampled):
   tokens, mask, ids = prompts
   rollout = sampler.sample(
-      CONFIG, params, batch.Prompts(
-          tokens_PT=tokens, mask_PT=mask, user_mask_PT=mask,
-          ids_P=ids.astype(np.int64), rows=tuple("abcd")), KEY, BASE,
-      sharding.make_mesh(devices=jax.devices()[:1]))
+    CONFIG,
+    params,
+    batch.Prompts(
+      tokens_PT=tokens,
+      mask_PT=mask,
+      user_mask_PT=mask,
+      ids_P=ids.astype(np.int64),
+      rows=tuple("abcd"),
+    ),
+    KEY,
+    BASE,
+    sharding.make_mesh(devices=jax.devices()[:1]),
+  )
   assert isinstance(rollout.tokens_BT, np.ndarray)
   np.testing.assert_array_equal(rollout.tokens_BT, sampled().tokens_BT)
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_batches_of_prompts_give_the_same_samples(
-    params, prompts, sampled, size):
+  params, prompts, sampled, size
+):
   """The last batch of three is filled up, and cut again."""
   tokens, mask, ids = prompts
   rollout = sampler.sample(
-      CONFIG, params, batch.Prompts(
-          tokens_PT=tokens, mask_PT=mask, user_mask_PT=mask,
-          ids_P=ids.astype(np.int64), rows=tuple("abcd")), KEY,
-      dataclasses.replace(BASE, batch_prompts=size),
-      sharding.make_mesh(devices=jax.devices()[:1]))
+    CONFIG,
+    params,
+    batch.Prompts(
+      tokens_PT=tokens,
+      mask_PT=mask,
+      user_mask_PT=mask,
+      ids_P=ids.astype(np.int64),
+      rows=tuple("abcd"),
+    ),
+    KEY,
+    dataclasses.replace(BASE, batch_prompts=size),
+    sharding.make_mesh(devices=jax.devices()[:1]),
+  )
   expected = sampled()
   np.testing.assert_array_equal(rollout.tokens_BT, expected.tokens_BT)
   np.testing.assert_array_equal(rollout.mask_BT, expected.mask_BT)
@@ -297,7 +383,8 @@ def copies_in_loops(text, elements):
       reached.add(name)
       for line in parts[name]:
         todo += re.findall(
-            r"(?:body|condition|calls|to_apply)=%?([\w.\-]+)", line)
+          r"(?:body|condition|calls|to_apply)=%?([\w.\-]+)", line
+        )
   found = []
   for name in reached:
     for line in parts[name]:
@@ -315,14 +402,18 @@ def test_copies_of_the_cache_would_be_found():
       new = cache.at[t].set(t)
       # The old cache is read after the new one was written.
       return t + 1, new, total + jnp.cumsum(cache)[t] + new[t - 1]
+
     return jax.lax.while_loop(
-        lambda c: c[0] < 5, body, (1, cache, jnp.float32(0)))
+      lambda c: c[0] < 5, body, (1, cache, jnp.float32(0))
+    )
 
   @jax.jit
   def good(cache):
     return jax.lax.while_loop(
-        lambda c: c[0] < 5, lambda c: (c[0] + 1, c[1].at[c[0]].set(c[0])),
-        (1, cache))
+      lambda c: c[0] < 5,
+      lambda c: (c[0] + 1, c[1].at[c[0]].set(c[0])),
+      (1, cache),
+    )
 
   x = jnp.zeros(1000)
   assert copies_in_loops(bad.lower(x).compile().as_text(), 1000)
@@ -331,18 +422,28 @@ def test_copies_of_the_cache_would_be_found():
 
 def test_cache_is_written_in_place(params, prompts):
   settings = dataclasses.replace(BASE, first_cache=64)
-  text = sampler.generate.lower(
-      CONFIG, params, *prompts, KEY, settings).compile().as_text()
+  text = (
+    sampler.generate.lower(CONFIG, params, *prompts, KEY, settings)
+    .compile()
+    .as_text()
+  )
   heads = CONFIG.num_kv_heads
   assert f"f32[{P},{G},{heads},8,16]" in text  # the keys of one layer
   cache = P * G * heads * 8 * 16
   assert copies_in_loops(text, cache) == []
 
 
-@pytest.mark.parametrize("wrong", [
-    {"num_generations": 0}, {"max_new_tokens": 0}, {"chunk": 0},
-    {"first_cache": 0}, {"batch_prompts": -1}])
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"num_generations": 0},
+    {"max_new_tokens": 0},
+    {"chunk": 0},
+    {"first_cache": 0},
+    {"batch_prompts": -1},
+  ],
+)
 def test_settings_that_would_never_end_are_refused(wrong):
-  name, = wrong
+  (name,) = wrong
   with pytest.raises(ValueError, match=name):
     sampler.Settings(**{"num_generations": 2, "max_new_tokens": 4} | wrong)

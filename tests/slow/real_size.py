@@ -29,9 +29,16 @@ def config(size, folder):
   c.model.init_from = str(folder / "base")
   c.model.remat = "layer"
   c.data.dir = str(folder / "data")
-  c.data.tasks = {"sums": {"weight": 1.0, "module": "jsonl", "options": {
-      "file": str(folder / "sums.jsonl"),
-      "verifier": f"{folder / 'verifier.py'}:score"}}}
+  c.data.tasks = {
+    "sums": {
+      "weight": 1.0,
+      "module": "jsonl",
+      "options": {
+        "file": str(folder / "sums.jsonl"),
+        "verifier": f"{folder / 'verifier.py'}:score",
+      },
+    }
+  }
   c.data.max_prompt_length = 16
   c.sampling.max_new_tokens = 8
   c.sampling.chunk = 4
@@ -61,7 +68,8 @@ class Meter:
   def phase(self, name):
     """Ends a stage and begins another."""
     self.peaks[self.stage] = max(
-        self.peaks.get(self.stage, 0), _status("VmHWM") - self.start)
+      self.peaks.get(self.stage, 0), _status("VmHWM") - self.start
+    )
     self.stage = name
     self._reset()
 
@@ -83,16 +91,18 @@ class Meter:
 
 def _status(name):
   """Bytes that the kernel says."""
-  line, = (
-      x for x in _STATUS.read_text().splitlines() if x.startswith(f"{name}:"))
+  (line,) = (
+    x for x in _STATUS.read_text().splitlines() if x.startswith(f"{name}:")
+  )
   return 1024 * int(line.split()[1])
 
 
 def sums(tree):
   """A checksum of each array; on a CPU nothing is copied."""
   return {
-      jax.tree_util.keystr(path): zlib.crc32(np.asarray(x).view(np.uint8))
-      for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    jax.tree_util.keystr(path): zlib.crc32(np.asarray(x).view(np.uint8))
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def main(size, folder):
@@ -121,11 +131,21 @@ def main(size, folder):
   meter.phase("end")
   del found["setup"]
   changed = {
-      name: [k for k in before if before[k] != after[k]]
-      for name, (before, after) in found.items()}
-  print(json.dumps(dict(
-      size=size, start=meter.start, peaks=meter.peaks, said=said,
-      changed=changed, arrays={k: len(v[0]) for k, v in found.items()})))
+    name: [k for k in before if before[k] != after[k]]
+    for name, (before, after) in found.items()
+  }
+  print(
+    json.dumps(
+      dict(
+        size=size,
+        start=meter.start,
+        peaks=meter.peaks,
+        said=said,
+        changed=changed,
+        arrays={k: len(v[0]) for k, v in found.items()},
+      )
+    )
+  )
 
 
 if __name__ == "__main__":

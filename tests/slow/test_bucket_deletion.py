@@ -6,8 +6,9 @@ import pathlib
 import pytest
 
 _spec = importlib.util.spec_from_file_location(
-    "bucket_deletion",
-    pathlib.Path(__file__).parents[1] / "test_bucket_deletion.py")
+  "bucket_deletion",
+  pathlib.Path(__file__).parents[1] / "test_bucket_deletion.py",
+)
 deletion = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(deletion)
 bucket = deletion.bucket

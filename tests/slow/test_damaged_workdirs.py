@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 CASES = runpy.run_path(
-    str(pathlib.Path(__file__).resolve().parent.parent / "damaged.py"))
+  str(pathlib.Path(__file__).resolve().parent.parent / "damaged.py")
+)
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -28,8 +29,7 @@ def unbroken(whole, small, recorded):
 
 
 @pytest.mark.parametrize("case", CASES["ALL"], ids=" ".join)
-def test_no_command_stumbles(
-    case, whole, unbroken, small, recorded, tmp_path):
+def test_no_command_stumbles(case, whole, unbroken, small, recorded, tmp_path):
   args = small.args(*CASES["STEPS"]), recorded
   said = CASES["end"](whole, unbroken, args, tmp_path, case)
   assert said == ""

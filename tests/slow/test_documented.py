@@ -16,16 +16,27 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TABLE = runpy.run_path(str(ROOT / "tests" / "commands.py"))
 SHAPES = runpy.run_path(str(ROOT / "tools" / "make_memory.py"))["_SHAPES"]
 TRAIN = sorted(
-    command for command in TABLE["documented"]()
-    if TABLE["PAPER"].fullmatch(command) and " train " in command)
-SUMS = {"chain_sum": {"options": {
-    "template": "compact", "max_terms": 3, "max_digits": 1, "num_train": 64,
-    "num_validation": 8}}}
+  command
+  for command in TABLE["documented"]()
+  if TABLE["PAPER"].fullmatch(command) and " train " in command
+)
+SUMS = {
+  "chain_sum": {
+    "options": {
+      "template": "compact",
+      "max_terms": 3,
+      "max_digits": 1,
+      "num_train": 64,
+      "num_validation": 8,
+    }
+  }
+}
 # `--chip H100 --devices 64` counts 24 GiB ... with `--devices 8` 35 GiB.
 SAID = re.compile(
-    r"`progrpo doctor --chip H100 --devices (\d+)`\s+counts (\d+) GiB on each"
-    r"\s+device(?:\s+for\s+`paper`, with `--devices (\d+)` (\d+) GiB for"
-    r" `host`)?")
+  r"`progrpo doctor --chip H100 --devices (\d+)`\s+counts (\d+) GiB on each"
+  r"\s+device(?:\s+for\s+`paper`, with `--devices (\d+)` (\d+) GiB for"
+  r" `host`)?"
+)
 
 
 class Quiet:
@@ -65,7 +76,8 @@ def shrink(config, small, folder):
 
 @pytest.mark.parametrize("command", TRAIN)
 def test_a_method_at_paper_scale_trains_a_small_policy(
-    command, small, tmp_path, monkeypatch):
+  command, small, tmp_path, monkeypatch
+):
   parser = arguments.parser("train", "")
   parser.add_argument("--workdir")
   config, args = arguments.parse(parser, shlex.split(command)[2:])
@@ -80,7 +92,8 @@ def said():
   """(file, argument, devices, GiB) of each figure in a config's first text."""
   for path in sorted((ROOT / "configs").glob("*.py")):
     for a, paper, b, host in SAID.findall(
-        " ".join(path.read_text(encoding="utf-8").split())):
+      " ".join(path.read_text(encoding="utf-8").split())
+    ):
       yield path.name, "paper" if host else "", a, int(paper)
       if host:
         yield path.name, "host", b, int(host)
@@ -88,14 +101,23 @@ def said():
 
 @pytest.mark.parametrize(("name", "argument", "devices", "gib"), list(said()))
 def test_the_memory_that_a_config_says_is_what_the_doctor_counts(
-    name, argument, devices, gib, tmp_path, monkeypatch, capfd):
+  name, argument, devices, gib, tmp_path, monkeypatch, capfd
+):
   spec = f"configs/{name}" + f":{argument}" * bool(argument)
   model = pathlib.Path(files.load(spec).model.init_from).name
-  shape = SHAPES[{"DeepSeek-R1-Distill-Qwen-1.5B": "Qwen2.5-1.5B"}.get(
-      model, model)]
-  keys = ("num_hidden_layers", "hidden_size", "num_attention_heads",
-          "num_key_value_heads", "head_dim", "intermediate_size",
-          "vocab_size", "tie_word_embeddings")
+  shape = SHAPES[
+    {"DeepSeek-R1-Distill-Qwen-1.5B": "Qwen2.5-1.5B"}.get(model, model)
+  ]
+  keys = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+    "tie_word_embeddings",
+  )
   place = tmp_path / "models" / model
   place.mkdir(parents=True)
   fields = dict(zip(keys, shape), model_type="qwen2")
@@ -103,8 +125,12 @@ def test_the_memory_that_a_config_says_is_what_the_doctor_counts(
     fields["tie_word_embeddings"] = False
   (place / "config.json").write_text(json.dumps(fields))
   monkeypatch.chdir(tmp_path)
-  assert main.main([
-      "doctor", "--config", spec, "--chip", "H100", "--devices", devices]) == 0
+  assert (
+    main.main(
+      ["doctor", "--config", spec, "--chip", "H100", "--devices", devices]
+    )
+    == 0
+  )
   shown = capfd.readouterr().out
   peaks = [float(x) for x in re.findall(r"([\d.]+) GiB", shown)]
   assert gib in [round(x) for x in peaks], shown

@@ -18,10 +18,21 @@ OPTIONS = ("train.total_steps=12", "eval.every=3", "checkpoint.background=True")
 
 def _start(small, workdir, errors):
   return subprocess.Popen(
-      [sys.executable, "-m", "progrpo_jax.main", "train",
-       *small.args(*OPTIONS), "--workdir", str(workdir)],
-      stdout=subprocess.PIPE, stderr=errors, text=True,
-      start_new_session=True, env=os.environ | {"PYTHONHASHSEED": "0"})
+    [
+      sys.executable,
+      "-m",
+      "progrpo_jax.main",
+      "train",
+      *small.args(*OPTIONS),
+      "--workdir",
+      str(workdir),
+    ],
+    stdout=subprocess.PIPE,
+    stderr=errors,
+    text=True,
+    start_new_session=True,
+    env=os.environ | {"PYTHONHASHSEED": "0"},
+  )
 
 
 def _live(child, delay):

@@ -39,12 +39,17 @@ def executed(folder):
     if name not in done:
       notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
       client = nbclient.NotebookClient(
-          notebook, timeout=1500, kernel_name="python3",
-          resources={"metadata": {"path": str(folder)}})
+        notebook,
+        timeout=1500,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+      )
       client.execute(env=os.environ | {"JAX_PLATFORMS": "cpu"})
       done[name] = {
-          cell.id: cell.outputs for cell in notebook.cells
-          if cell.cell_type == "code"}
+        cell.id: cell.outputs
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+      }
     return done[name]
 
   return execute
@@ -52,21 +57,26 @@ def executed(folder):
 
 def text(outputs):
   return "".join(
-      o.text if o.output_type == "stream"
-      else o.data.get("text/plain", "") + "\n" for o in outputs)
+    o.text if o.output_type == "stream" else o.data.get("text/plain", "") + "\n"
+    for o in outputs
+  )
 
 
 def pages(outputs):
-  return [o.data["text/html"] for o in outputs
-          if o.output_type == "display_data" and "text/html" in o.data]
+  return [
+    o.data["text/html"]
+    for o in outputs
+    if o.output_type == "display_data" and "text/html" in o.data
+  ]
 
 
 def pictures(outputs):
   """Pixels of the pictures; a white one shows nothing."""
   found = [
-      matplotlib.image.imread(io.BytesIO(base64.b64decode(o.data["image/png"])))
-      for o in outputs
-      if o.output_type == "display_data" and "image/png" in o.data]
+    matplotlib.image.imread(io.BytesIO(base64.b64decode(o.data["image/png"])))
+    for o in outputs
+    if o.output_type == "display_data" and "image/png" in o.data
+  ]
   assert all((p[..., :3].min(axis=-1) < 0.6).mean() > 0.002 for p in found)
   return found
 
@@ -80,7 +90,8 @@ def test_quickstart(executed, folder):
     assert len(lines) == 60
   assert (runs / "base" / "model.safetensors").exists()
   for prompt, answers in re.findall(
-      r"^([\d ]+)=\d+: +(.+)$", text(cells["task"]), re.MULTILINE):
+    r"^([\d ]+)=\d+: +(.+)$", text(cells["task"]), re.MULTILINE
+  ):
     for answer in answers.split():
       used = sorted(re.findall(r"\d+", answer))
       assert used == sorted(prompt.split())
@@ -92,13 +103,15 @@ def test_quickstart(executed, folder):
   assert "grpo alpha 0.0" in text(cells["evals"])
   assert "progrpo alpha 1.0" in text(cells["evals"])
   found = re.findall(
-      r"^(\w+) +(\d+) right: (.+)$", text(cells["sample"]), re.MULTILINE)
+    r"^(\w+) +(\d+) right: (.+)$", text(cells["sample"]), re.MULTILINE
+  )
   assert [name for name, *_ in found] == ["base", "grpo", "progrpo"]
   for _, count, answers in found:
     times = re.findall(r"(\d+) x (\S+)", answers)
     assert sum(int(n) for n, _ in times) == int(count) > 0
-    assert all(sorted(re.findall(r"\d", a)) == ["2", "3", "4"]
-               for _, a in times)
+    assert all(
+      sorted(re.findall(r"\d", a)) == ["2", "3", "4"] for _, a in times
+    )
   assert text(cells["rollouts"]).count("advantage") == 8
 
 
@@ -110,12 +123,14 @@ def test_analysis(executed):
   for cell in ("passk", "bound", "histogram", "distinct"):
     assert len(pictures(cells[cell])) == 1, cell
   assert len(pages(cells["summary"])) == 2
-  regimes, = pages(cells["regimes"])
+  (regimes,) = pages(cells["regimes"])
   assert len(re.findall("Diminish|Plateau|Sustained", regimes)) == 2
   for cell in ("distinct", "creativity"):
     found = re.findall(
-        r"^(\w+) +([\d.]+) .*\[([\d.]+), ([\d.]+)\]", text(cells[cell]),
-        re.MULTILINE)
+      r"^(\w+) +([\d.]+) .*\[([\d.]+), ([\d.]+)\]",
+      text(cells[cell]),
+      re.MULTILINE,
+    )
     assert [name for name, *_ in found] == ["base", "grpo", "progrpo"]
     for _, mean, low, high in found:
       assert 0 < float(low) <= float(mean) <= float(high)
@@ -128,8 +143,9 @@ def test_arm(executed):
     assert len(pictures(cells[cell])) == 1, cell
   # Of ten tokens the two least probable: sqrt(0.90 * 0.95) is 0.925.
   assert re.search(r"\[0\.925", text(cells["confidence"]))
-  metrics = dict(re.findall(r"^(arm/\w+) +(\S+)$", text(cells["advantage"]),
-                            re.MULTILINE))
+  metrics = dict(
+    re.findall(r"^(arm/\w+) +(\S+)$", text(cells["advantage"]), re.MULTILINE)
+  )
   assert float(metrics["arm/active_groups"]) == 1.0
   assert float(metrics["arm/c_prompt_mean"]) == 0.6
   assert "0.000 centred" in text(cells["centre"])

@@ -11,13 +11,16 @@ from progrpo_jax.rewards import gym
 from progrpo_jax.tasks import reasoning_gym
 
 NAMES = sorted(
-    set(reasoning_gym.factory.DATASETS) - set(reasoning_gym.UNSAFE)
-    - {"composite"} - set(() if gym.has_solver() else gym.NEEDS_SOLVER))
+  set(reasoning_gym.factory.DATASETS)
+  - set(reasoning_gym.UNSAFE)
+  - {"composite"}
+  - set(() if gym.has_solver() else gym.NEEDS_SOLVER)
+)
 # Where no answer comes with a problem, an example may; two have none.
 EXAMPLES = {
-    "graph_color": "possible_answer",
-    "propositional_logic": "example_answer",
-    "rubiks_cube": "example_correct_answer",
+  "graph_color": "possible_answer",
+  "propositional_logic": "example_answer",
+  "rubiks_cube": "example_correct_answer",
 }
 WITHOUT = {"boxnet", "rush_hour"}
 
@@ -60,12 +63,20 @@ def found(tmp_path_factory):
   """What two processes of different hash seeds make, by name."""
   folder = tmp_path_factory.mktemp("all")
   running = [
-      subprocess.Popen(
-          [sys.executable, "-c", CHILD, str(folder / seed),
-           json.dumps([NAMES, EXAMPLES]), str(folder / f"{seed}.json")],
-          env={**os.environ, "PYTHONHASHSEED": seed},
-          stdout=subprocess.DEVNULL)
-      for seed in ("1", "2")]
+    subprocess.Popen(
+      [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(folder / seed),
+        json.dumps([NAMES, EXAMPLES]),
+        str(folder / f"{seed}.json"),
+      ],
+      env={**os.environ, "PYTHONHASHSEED": seed},
+      stdout=subprocess.DEVNULL,
+    )
+    for seed in ("1", "2")
+  ]
   assert [process.wait() for process in running] == [0, 0]
   return [json.loads((folder / f"{s}.json").read_text()) for s in ("1", "2")]
 

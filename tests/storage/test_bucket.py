@@ -31,7 +31,8 @@ pytestmark = pytest.mark.timeout(900)
 def _load(name):
   """A module that lies beside this one."""
   spec = importlib.util.spec_from_file_location(
-      name, _HERE.parent.with_name(f"{name}.py"))
+    name, _HERE.parent.with_name(f"{name}.py")
+  )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
@@ -54,7 +55,8 @@ def ask(store):
   def call(method, path, data=None, **headers):
     headers = {k.replace("_", "-"): v for k, v in headers.items()}
     request = urllib.request.Request(
-        store.url + path, data, headers, method=method)
+      store.url + path, data, headers, method=method
+    )
     try:
       with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.status, answer.headers, answer.read()
@@ -70,8 +72,7 @@ UPLOAD = "/upload/storage/v1/b/bucket/o"
 
 
 def _put(ask, name, data, query=""):
-  return ask(
-      "POST", f"{UPLOAD}?uploadType=media&name={name}{query}", data)
+  return ask("POST", f"{UPLOAD}?uploadType=media&name={name}{query}", data)
 
 
 def test_fake_replaces_objects_whole_and_on_conditions(ask, store):
@@ -98,8 +99,11 @@ def test_fake_reads_ranges(ask):
   _put(ask, "a%2Fb", bytes(range(10)))
   path = f"{OBJECTS}/a%2Fb?alt=media"
   for span, expected in (
-      ("2-4", b"\2\3\4"), ("8-99", b"\10\11"), ("-2", b"\10\11"),
-      ("9-", b"\11")):
+    ("2-4", b"\2\3\4"),
+    ("8-99", b"\10\11"),
+    ("-2", b"\10\11"),
+    ("9-", b"\11"),
+  ):
     status, headers, body = ask("GET", path, Range=f"bytes={span}")
     assert (status, body) == (206, expected)
     assert headers["Content-Range"].endswith("/10")
@@ -124,18 +128,23 @@ def test_fake_lists_prefixes_page_by_page(ask):
   assert listing("delimiter=/") == (["a", "b-", "e"], ["b/", "d/"], 2)
   assert listing("delimiter=/&prefix=b/") == (["b/1", "b/2"], ["b/c/"], 1)
   assert listing("startOffset=b&endOffset=d") == (
-      ["b-", "b/1", "b/2", "b/c/3"], [], 2)
+    ["b-", "b/1", "b/2", "b/c/3"],
+    [],
+    2,
+  )
 
 
 def test_fake_takes_multipart_and_resumable_uploads(ask, store):
   data = b"\r\n--x\n\r\n"
   body = (
-      b'--=b=\r\nContent-Type: application/json\r\n\r\n{"name": "m"}\r\n--=b='
-      b"\r\nContent-Type: text/x\r\n\r\n" + data + b"\r\n--=b=--")
+    b'--=b=\r\nContent-Type: application/json\r\n\r\n{"name": "m"}\r\n--=b='
+    b"\r\nContent-Type: text/x\r\n\r\n" + data + b"\r\n--=b=--"
+  )
   kind = 'multipart/related; boundary="=b="'
-  assert ask(
-      "POST", f"{UPLOAD}?uploadType=multipart", body, Content_Type=kind
-  )[0] == 200
+  assert (
+    ask("POST", f"{UPLOAD}?uploadType=multipart", body, Content_Type=kind)[0]
+    == 200
+  )
   assert store.buckets["bucket"]["m"].content_type == "text/x"
   assert store.read("bucket", "m") == data
   _, headers, _ = ask("POST", f"{UPLOAD}?uploadType=resumable&name=r", b"{}")
@@ -143,7 +152,8 @@ def test_fake_takes_multipart_and_resumable_uploads(ask, store):
   part = bytes(256 * 1024)
   assert ask("PUT", place, b"few", Content_Range="bytes 0-2/*")[0] == 400
   status, headers, _ = ask(
-      "PUT", place, part, Content_Range=f"bytes 0-{len(part) - 1}/*")
+    "PUT", place, part, Content_Range=f"bytes 0-{len(part) - 1}/*"
+  )
   assert (status, headers["Range"]) == (308, f"bytes=0-{len(part) - 1}")
   assert "r" not in store.buckets["bucket"]  # nothing, until all is there
   assert ask("PUT", place, b"x", Content_Range="bytes 5-5/6")[0] == 400
@@ -196,10 +206,13 @@ def read(workdir, evaluated, output, config):
       "checkpoints": run.checkpoints(), "rollouts": run.rollouts(),
       "evaluated": run.eval_samples(), "name": run.record.name}
 """
-RESUME = READ + """
+RESUME = (
+  READ
+  + """
 code = main.main(json.loads(sys.argv[1]))
 print(json.dumps([code, read(*json.loads(sys.argv[2]))]))
 """
+)
 
 
 def _args(small):
@@ -215,8 +228,12 @@ def _train(small, workdir):
 def _child(server, *args):
   """A process that takes the server for Google's; it ends with the block."""
   child = subprocess.Popen(
-      [sys.executable, *args], text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, env=os.environ | server.environment())
+    [sys.executable, *args],
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env=os.environ | server.environment(),
+  )
   with child:
     try:
       yield child
@@ -248,8 +265,9 @@ def _mirror(server, bucket, folder):
 
 def _joined(files):
   """Files of a short run in a bucket, its only parts named as on a disk."""
-  parts = {f"{name}/000000.jsonl": f"{name}.jsonl"
-           for name in ("metrics", "eval")}
+  parts = {
+    f"{name}/000000.jsonl": f"{name}.jsonl" for name in ("metrics", "eval")
+  }
   return {parts.get(name, name): data for name, data in files.items()}
 
 
@@ -264,25 +282,35 @@ def runs(small, tmp_path_factory):
   with fake_gcs.serving("bucket", page=20) as server:
     argv = _train(small, "gs://bucket/runs/run")
     code, said = _stopped_after(
-        server, "bucket/runs/run/rollouts/000002.jsonl", argv)
+      server, "bucket/runs/run/rollouts/000002.jsonl", argv
+    )
     assert code == train.PREEMPTED == 75, said
-    left = [n for n in server.names("bucket", "runs/run/checkpoints/2/")
-            if not n.endswith("/2/commit_success.txt")]
+    left = [
+      n
+      for n in server.names("bucket", "runs/run/checkpoints/2/")
+      if not n.endswith("/2/commit_success.txt")
+    ]
     assert len(left) > 20
     stopped = server.names("bucket")
     with server.lock:
       for name in left[::2]:
         server.buckets["bucket"][name.replace("points/2/", "points/3/")] = (
-            server.buckets["bucket"][name])
-    server.watch = lambda bucket, name: name.endswith(
-        ("rollouts/000003.jsonl", "4/params/_METADATA")
-    ) and server.fail_next(2)
+          server.buckets["bucket"][name]
+        )
+    server.watch = lambda bucket, name: (
+      name.endswith(("rollouts/000003.jsonl", "4/params/_METADATA"))
+      and server.fail_next(2)
+    )
     where = [
-        "gs://bucket/runs/run", "gs://bucket/evaluated", str(folder / "hf"),
-        _args(small)]
+      "gs://bucket/runs/run",
+      "gs://bucket/evaluated",
+      str(folder / "hf"),
+      _args(small),
+    ]
     local = str(folder / "runs" / "run")
     with _child(
-        server, "-c", RESUME, json.dumps(argv), json.dumps(where)) as child:
+      server, "-c", RESUME, json.dumps(argv), json.dumps(where)
+    ) as child:
       with contextlib.redirect_stdout(io.StringIO()):
         assert main.main(_train(small, local)) == 0
       out, err = child.communicate()
@@ -294,12 +322,18 @@ def runs(small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sys, "stdin", None)
       expected = namespace["read"](
-          local, str(folder / "evaluated"), str(folder / "local-hf"),
-          _args(small))
+        local, str(folder / "evaluated"), str(folder / "local-hf"), _args(small)
+      )
     mirror = _mirror(server, "bucket", folder / "mirror")
     yield dict(
-        server=server, local=folder, bucket=mirror, read=read, words=err + out,
-        expected=json.loads(json.dumps(expected)), stopped=stopped)
+      server=server,
+      local=folder,
+      bucket=mirror,
+      read=read,
+      words=err + out,
+      expected=json.loads(json.dumps(expected)),
+      stopped=stopped,
+    )
 
 
 def test_a_run_in_a_bucket_ends_like_one_in_a_directory(runs, recorded):
@@ -308,13 +342,18 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_directory(runs, recorded):
   assert found.keys() == expected.keys()
   assert [k for k in expected if found[k] != expected[k]] == []
   assert [r["ref_reset/ref_step"] for r in found["metrics.jsonl"]] == [
-      0, 2, 2, 4]
+    0,
+    2,
+    2,
+    4,
+  ]
   assert [r["kl"] == 0 for r in found["metrics.jsonl"]] == [True, False] * 2
 
 
 def test_it_was_stopped_between_its_steps(runs):
   steps = {
-      name.split("/")[3] for name in runs["stopped"] if "/checkpoints/" in name}
+    name.split("/")[3] for name in runs["stopped"] if "/checkpoints/" in name
+  }
   assert max(steps) == "2"
   assert "resuming from step 2" in runs["words"]
   assert "runs/run/.lock" not in runs["stopped"]
@@ -323,9 +362,11 @@ def test_it_was_stopped_between_its_steps(runs):
 def test_a_bucket_holds_the_files_that_a_directory_does(runs):
   def files(folder):
     return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*") if p.is_file() and not (
-            {"checkpoints", "tb"} & set(p.relative_to(folder).parts))}
+      str(p.relative_to(folder)): p.read_bytes()
+      for p in folder.rglob("*")
+      if p.is_file()
+      and not ({"checkpoints", "tb"} & set(p.relative_to(folder).parts))
+    }
 
   found = _joined(files(runs["bucket"] / "runs" / "run"))
   expected = files(runs["local"] / "runs" / "run")
@@ -373,9 +414,14 @@ def test_what_a_step_writes_does_not_grow_with_the_run(store):
   assert 99 * 718 < max(sizes["metrics"]) <= 100 * 720
   assert sizes["metrics"][-1] < 51 * 720 + 1
   assert max(sizes["eval"]) <= 10 * 720
-  assert max(sizes["tb"]) < 60_000 < sum(
+  assert (
+    max(sizes["tb"])
+    < 60_000
+    < sum(
       len(store.read("bucket", name))
-      for name in store.names("bucket", "run/tb/"))
+      for name in store.names("bucket", "run/tb/")
+    )
+  )
   assert len(store.names("bucket", "run/metrics/")) == 3
   assert store.refused == []
 
@@ -401,11 +447,14 @@ def test_what_reads_a_run_reads_it_in_a_bucket(runs):
 def test_evaluations_and_exports_are_alike(runs):
   def files(folder):
     return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*") if p.is_file()}
+      str(p.relative_to(folder)): p.read_bytes()
+      for p in folder.rglob("*")
+      if p.is_file()
+    }
 
   assert _joined(files(runs["bucket"] / "evaluated")) == files(
-      runs["local"] / "evaluated")
+    runs["local"] / "evaluated"
+  )
   exported = files(runs["local"] / "hf")
   assert "model.safetensors" in exported
   assert exported == files(runs["local"] / "local-hf")
@@ -463,10 +512,11 @@ for place in ("nothing", "closed", "unseen"):
   say(place)
 """
 WORDS = {
-    "bucket": "run `pip install 'progrpo_jax[gcs]'`",
-    "nothing": "gcloud storage buckets create gs://nothing ",
-    "closed": "roles/storage.objectAdmin and roles/storage.legacyBucketReader",
-    "unseen": "the role roles/storage.legacyBucketReader"}
+  "bucket": "run `pip install 'progrpo_jax[gcs]'`",
+  "nothing": "gcloud storage buckets create gs://nothing ",
+  "closed": "roles/storage.objectAdmin and roles/storage.legacyBucketReader",
+  "unseen": "the role roles/storage.legacyBucketReader",
+}
 
 
 def test_a_bucket_that_cannot_be_used_is_one_line(small, store):

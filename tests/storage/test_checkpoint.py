@@ -14,7 +14,8 @@ from progrpo_jax.models import config, transformer
 from progrpo_jax.storage import checkpoint
 
 MODEL = config.ModelConfig.tiny(
-    embed_dim=16, num_layers=2, head_dim=4, mlp_dim=32)
+  embed_dim=16, num_layers=2, head_dim=4, mlp_dim=32
+)
 TX = optim.adamw(1e-3)
 MESH = sharding.make_mesh(devices=jax.devices()[:1])
 LIKE = state.abstract(MODEL, TX, MESH)
@@ -27,14 +28,18 @@ def _state(seed):
 
 def _equal(a, b):
   return all(
-      np.array_equal(x, y) for x, y in zip(
-          jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
 
 
 def _save(keeper, step, ref, seed=None, data=None):
   keeper.save(
-      step, _state(step if seed is None else seed),
-      dict(ref_step=ref, step=step), data)
+    step,
+    _state(step if seed is None else seed),
+    dict(ref_step=ref, step=step),
+    data,
+  )
 
 
 def _steps(folder):
@@ -72,8 +77,9 @@ def test_reference_comes_in_the_compute_type(saved):
   model = config.dataclasses.replace(MODEL, dtype="bfloat16")
   reference = keeper.load_reference(1, model, MESH)
   masters = _state(1).params
-  assert _equal(reference, jax.tree.map(
-      lambda x: x.astype(jnp.bfloat16), masters))
+  assert _equal(
+    reference, jax.tree.map(lambda x: x.astype(jnp.bfloat16), masters)
+  )
 
 
 def test_empty_directory_has_no_latest(tmp_path):
@@ -93,7 +99,8 @@ def test_read_only_touches_nothing(saved, tmp_path):
   keeper.restore(1, LIKE)
   keeper.close()
   assert before == sorted(
-      (str(p), p.stat().st_mtime_ns) for p in copy.rglob("*"))
+    (str(p), p.stat().st_mtime_ns) for p in copy.rglob("*")
+  )
   checkpoint.Checkpointer(copy).close()
   assert not left_by_a_kill.exists()
 
@@ -108,7 +115,8 @@ def test_policy_keeps_the_reference_of_every_kept_step():
     reference_of[step] = reference
     there.append(step)
     kept = policy.should_preserve(
-        [types.SimpleNamespace(step=s) for s in there], context=None)
+      [types.SimpleNamespace(step=s) for s in there], context=None
+    )
     there = [s for s, keep in zip(there, kept, strict=True) if keep]
     assert set(there[-2:]) == {step, max(step - 1, 0)} & set(there)
     assert set(range(0, step + 1, 10)) <= set(there)
@@ -155,7 +163,8 @@ def test_missing_reference_is_named(saved, tmp_path):
 def test_update_may_take_the_buffers_while_they_are_written(tmp_path):
   """What is saved is what was, though its memory is used again at once."""
   spoil = jax.jit(
-      lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0
+  )
   keeper = checkpoint.Checkpointer(tmp_path, keep=10)
   for step in range(4):
     live = _state(step)
@@ -176,7 +185,7 @@ def _flip(path):
 
 def _truncate(path):
   content = path.read_bytes()
-  path.write_bytes(content[:len(content) // 2])
+  path.write_bytes(content[: len(content) // 2])
 
 
 def test_damaged_file_is_named(saved, tmp_path):
@@ -188,7 +197,9 @@ def test_damaged_file_is_named(saved, tmp_path):
   for path in sorted((saved / "1").rglob("*")):
     name = path.relative_to(saved)
     if not path.is_file() or str(name) in (
-        "1/_CHECKPOINT_METADATA", "1/commit_success.txt"):
+      "1/_CHECKPOINT_METADATA",
+      "1/commit_success.txt",
+    ):
       continue
     for number, damage in enumerate((_flip, _truncate, lambda p: p.unlink())):
       copy = tmp_path / f"{found}-{number}"
@@ -262,7 +273,8 @@ def test_restores_onto_another_mesh_and_back(saved, tmp_path, run_python):
   assert split >= 4
   whole = _state(1)
   assert sums == [
-      np.asarray(x, np.float64).sum() for x in jax.tree.leaves(whole)]
+    np.asarray(x, np.float64).sum() for x in jax.tree.leaves(whole)
+  ]
   keeper = checkpoint.Checkpointer(tmp_path / "sharded", read_only=True)
   found, _, data = keeper.restore(1, LIKE)
   assert _equal(found, whole)

@@ -13,7 +13,8 @@ import shutil
 import pytest
 
 CASES = runpy.run_path(
-    str(pathlib.Path(__file__).parent.with_name("damaged.py")))
+  str(pathlib.Path(__file__).parent.with_name("damaged.py"))
+)
 # Of each kind of file a way or two.
 SAMPLE = """
 metrics.jsonl half train
@@ -36,8 +37,7 @@ tb/* zeros export
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_no_command_stumbles_over_a_damaged_workdir(
-    small, recorded, tmp_path):
+def test_no_command_stumbles_over_a_damaged_workdir(small, recorded, tmp_path):
   whole = tmp_path / "whole"
   assert small.train(whole, *CASES["STEPS"])[0] == 0
   cases = [tuple(line.split()) for line in SAMPLE.split("\n") if line]

@@ -25,8 +25,8 @@ with lock.held(epath.Path(sys.argv[1])):
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
   with subprocess.Popen(
-      [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE,
-      text=True) as child:
+    [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+  ) as child:
     assert child.stdout.readline() == "held\n"
     with pytest.raises(errors.InputError, match=f"process {child.pid} on "):
       with lock.held(epath.Path(tmp_path)):
@@ -58,7 +58,8 @@ def test_never_do_two_hold_it(tmp_path):
   (tmp_path / "number").write_text("0")
   fork = multiprocessing.get_context("fork")
   children = [
-      fork.Process(target=_count, args=(tmp_path, 40)) for _ in range(4)]
+    fork.Process(target=_count, args=(tmp_path, 40)) for _ in range(4)
+  ]
   for child in children:
     child.start()
   for child in children:
@@ -111,7 +112,8 @@ def _hold(path):
 def test_the_first_ends_when_its_place_is_taken(tmp_path, capfd):
   path = tmp_path / lock.FILE
   child = multiprocessing.get_context("fork").Process(
-      target=_hold, args=(path,))
+    target=_hold, args=(path,)
+  )
   child.start()
   while not path.exists() or not path.read_text():
     time.sleep(0.01)

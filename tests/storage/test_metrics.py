@@ -77,11 +77,20 @@ def test_a_resumed_run_has_the_files_of_the_unbroken_one(
   _write(tmp_path / "resumed", range(5, 9), resume_step=4)
   unbroken = _contents(tmp_path / "unbroken")
   assert _contents(tmp_path / "resumed") == unbroken
-  records = {name for name in unbroken if name.count("/") == 0 or (
-    name.startswith(("metrics/", "eval/")))}
-  assert records == ({"metrics.jsonl", "eval.jsonl"} if local else {
-    f"{name}/{part:06d}.jsonl"
-    for name in ("metrics", "eval") for part in (0, 3, 6)})
+  records = {
+    name
+    for name in unbroken
+    if name.count("/") == 0 or (name.startswith(("metrics/", "eval/")))
+  }
+  assert records == (
+    {"metrics.jsonl", "eval.jsonl"}
+    if local
+    else {
+      f"{name}/{part:06d}.jsonl"
+      for name in ("metrics", "eval")
+      for part in (0, 3, 6)
+    }
+  )
   assert len(unbroken) == len(records) + 8 + 4
 
 
@@ -102,17 +111,22 @@ def test_a_record_in_parts_is_read_as_one_file_is(tmp_path, monkeypatch):
     read = metrics.load(tmp_path / name)
     assert (read.metrics, read.evals) == (whole.metrics, whole.evals)
     assert run.load_run(tmp_path / name).metrics()["reward"].tolist() == [
-      row["reward"] for row in whole.metrics]
+      row["reward"] for row in whole.metrics
+    ]
   assert not (tmp_path / "parts/metrics.jsonl").exists()
   assert sorted(p.name for p in (tmp_path / "moved/metrics").iterdir()) == [
-    "000006.jsonl", "000009.jsonl", "000012.jsonl"]
+    "000006.jsonl",
+    "000009.jsonl",
+    "000012.jsonl",
+  ]
   (tmp_path / "parts/metrics/000003.jsonl").write_text("{}\n")
   with pytest.raises(errors.InputError, match="000003.jsonl, line 1 is with"):
     metrics.load(tmp_path / "parts")
   # Over again.
   _write(tmp_path / "moved", [1], resume_step=-1)
   assert [row["step"] for row in metrics.load(tmp_path / "moved").metrics] == [
-    1]
+    1
+  ]
 
 
 def test_the_evaluation_at_the_resumed_step_stays(tmp_path):
@@ -136,9 +150,10 @@ def test_a_line_torn_by_a_kill_is_dropped(tmp_path, cut):
   steps = [row["step"] for row in metrics.load(tmp_path / "torn").metrics]
   assert steps == ([1, 2, 3, 4, 5] if cut == 1 else [1, 2, 3, 4])
   _write(tmp_path / "torn", [4], resume_step=3)
-  assert _contents(tmp_path / "torn").keys() - {
-    "rollouts/000005.jsonl"
-  } == _contents(tmp_path / "whole").keys()
+  assert (
+    _contents(tmp_path / "torn").keys() - {"rollouts/000005.jsonl"}
+    == _contents(tmp_path / "whole").keys()
+  )
   assert (tmp_path / "torn/metrics.jsonl").read_bytes() == (
     tmp_path / "whole/metrics.jsonl"
   ).read_bytes()

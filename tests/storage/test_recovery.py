@@ -32,8 +32,9 @@ def copy(whole, tmp_path):
 def damage(folder, item="params"):
   """Flips a bit of the largest file of an item."""
   path = max(
-      (p for p in (folder / item).rglob("*") if p.is_file()),
-      key=lambda p: p.stat().st_size)
+    (p for p in (folder / item).rglob("*") if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
   path.write_bytes(data)
@@ -60,7 +61,8 @@ def unlist(folder, item=""):
 
 @pytest.mark.parametrize("how", [damage, remove, unlist])
 def test_the_newest_whole_step_takes_the_place_of_a_damaged_one(
-    copy, whole, small, recorded, how):
+  copy, whole, small, recorded, how
+):
   """Said by name; nothing is lost but time, and the damaged one is kept."""
   how(copy / "checkpoints" / "4")
   code, view = small.train(copy, *STEPS)
@@ -91,33 +93,39 @@ def test_a_run_without_any_whole_checkpoint_is_refused(copy, small):
   for step in (copy / "checkpoints").iterdir():
     unlist(step)
   before = (copy / "metrics.jsonl").read_bytes()
-  with pytest.raises(errors.InputError, match="no checkpoint of .* can be "
-                     "gone on from. Put a copy of the damaged one back"):
+  with pytest.raises(
+    errors.InputError,
+    match="no checkpoint of .* can be "
+    "gone on from. Put a copy of the damaged one back",
+  ):
     small.train(copy, *STEPS)
   assert (copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_where_the_reference_alone_is_lost_its_weights_are_a_start(
-    copy, small):
+def test_where_the_reference_alone_is_lost_its_weights_are_a_start(copy, small):
   steps = copy / "checkpoints"
   shutil.rmtree(steps / "4")  # a step of a reset, its own reference
   meta = json.loads((steps / "3" / "meta" / "metadata").read_text())
   assert meta["ref_step"] == 2
   damage(steps / "2")
   with pytest.raises(
-      errors.InputError, match=f"init_from={steps / '3'} and another"):
+    errors.InputError, match=f"init_from={steps / '3'} and another"
+  ):
     small.train(copy, *STEPS)
 
 
 def test_records_without_checkpoints_are_not_overwritten(copy, small):
-  before = sorted(
-      (str(p), p.read_bytes()) for p in copy.rglob("*.jsonl"))
+  before = sorted((str(p), p.read_bytes()) for p in copy.rglob("*.jsonl"))
   shutil.rmtree(copy / "checkpoints")
-  with pytest.raises(errors.InputError, match="holds the records of a run "
-                     r"\(metrics.jsonl, rollouts/\) and no checkpoint"):
+  with pytest.raises(
+    errors.InputError,
+    match="holds the records of a run "
+    r"\(metrics.jsonl, rollouts/\) and no checkpoint",
+  ):
     small.train(copy, *STEPS)
   assert before == sorted(
-      (str(p), p.read_bytes()) for p in copy.rglob("*.jsonl"))
+    (str(p), p.read_bytes()) for p in copy.rglob("*.jsonl")
+  )
 
 
 # Kills itself at the n-th call that a deletion makes of the file system.
@@ -153,9 +161,11 @@ def test_a_kill_at_any_point_of_a_deletion_leaves_a_run_that_goes_on(copy):
     if not victim.exists():
       shutil.copytree(steps / "3", victim)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(victim), str(number)],
-        capture_output=True, text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"})
+      [sys.executable, "-c", KILLED, str(victim), str(number)],
+      capture_output=True,
+      text=True,
+      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
     ends.add(done.returncode)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     keeper = checkpoint.Checkpointer(steps)
@@ -164,19 +174,25 @@ def test_a_kill_at_any_point_of_a_deletion_leaves_a_run_that_goes_on(copy):
       expected = [2, 3, 4] if number == 0 else [3, 4]
       assert keeper.steps() == expected and not keeper.damaged
       assert sorted(p.name for p in steps.iterdir()) == [
-          str(step) for step in expected]
+        str(step) for step in expected
+      ]
     finally:
       keeper.close()
   assert -signal.SIGKILL in ends
 
 
 def test_what_a_kill_between_commit_and_deletion_left_goes_at_the_next_start(
-    copy, small):
+  copy, small
+):
   """More steps than are kept, of which none is anybody's reference."""
   code, _ = small.train(
-      copy, "train.total_steps=4", "eval.every=0", "checkpoint.keep=1")
+    copy, "train.total_steps=4", "eval.every=0", "checkpoint.keep=1"
+  )
   assert code == 0
   meta = json.loads(
-      (copy / "checkpoints" / "4" / "meta" / "metadata").read_text())
+    (copy / "checkpoints" / "4" / "meta" / "metadata").read_text()
+  )
   assert {int(p.name) for p in (copy / "checkpoints").iterdir()} == {
-      4, meta["ref_step"]}
+    4,
+    meta["ref_step"],
+  }

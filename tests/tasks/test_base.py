@@ -31,21 +31,20 @@ def test_task_that_fails_to_import_shows_why(tmp_path, monkeypatch):
   (tmp_path / "my_task_package").mkdir()
   (tmp_path / "my_task_package" / "one.py").write_text("import not_installed")
   monkeypatch.syspath_prepend(tmp_path)
-  with pytest.raises(
-      InputError, match="one.py, line 1: .*'not_installed'"):
+  with pytest.raises(InputError, match="one.py, line 1: .*'not_installed'"):
     base.resolve("my_task_package.one")
 
 
 def test_task_of_the_user(tmp_path, monkeypatch):
   (tmp_path / "my_package").mkdir()
   (tmp_path / "my_package" / "echo.py").write_text(
-      "from progrpo_jax.tasks import base\n"
-      "VERIFIER = 'my_package.echo:score'\n"
-      "def load(split, *, data_dir, seed, size=3):\n"
-      "  return [base.Row('my_package.echo', str(i), i, {'k': 1})\n"
-      "          for i in range(size)]\n"
-      "def score(completion, reference, *, k):\n"
-      "  return (1.0, completion == str(reference), 'ok')\n"
+    "from progrpo_jax.tasks import base\n"
+    "VERIFIER = 'my_package.echo:score'\n"
+    "def load(split, *, data_dir, seed, size=3):\n"
+    "  return [base.Row('my_package.echo', str(i), i, {'k': 1})\n"
+    "          for i in range(size)]\n"
+    "def score(completion, reference, *, k):\n"
+    "  return (1.0, completion == str(reference), 'ok')\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
   rows = base.load("my_package.echo", "train", data_dir="", seed=0, size=2)
@@ -67,9 +66,9 @@ def test_unknown_split():
 
 def test_tensorflow_stays_out(tmp_path):
   code = (
-      "import sys; from progrpo_jax.tasks import base;"
-      f"s = base.load('chain_sum', 'train', data_dir={str(tmp_path)!r}, seed=0,"
-      "num_train=20, num_validation=5); s[0];"
-      "assert 'tensorflow' not in sys.modules"
+    "import sys; from progrpo_jax.tasks import base;"
+    f"s = base.load('chain_sum', 'train', data_dir={str(tmp_path)!r}, seed=0,"
+    "num_train=20, num_validation=5); s[0];"
+    "assert 'tensorflow' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True)

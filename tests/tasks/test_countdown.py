@@ -8,18 +8,27 @@ from progrpo_jax.tasks import base, countdown
 gym_countdown = gym.load("games.countdown")
 
 CONFIGS = (
-    {},
-    {"min_numbers": 2, "max_numbers": 6, "max_value": 9, "min_target": 1,
-     "max_target": 30},
-    {"min_numbers": 3, "max_numbers": 4, "max_value": 12, "min_target": 1,
-     "max_target": 50, "operators": ("+", "/")},
+  {},
+  {
+    "min_numbers": 2,
+    "max_numbers": 6,
+    "max_value": 9,
+    "min_target": 1,
+    "max_target": 30,
+  },
+  {
+    "min_numbers": 3,
+    "max_numbers": 4,
+    "max_value": 12,
+    "min_target": 1,
+    "max_target": 50,
+    "operators": ("+", "/"),
+  },
 )
 
 
 def _entry(numbers, target, answer=""):
-  return {
-      "answer": answer, "metadata": {"numbers": numbers, "target": target}
-  }
+  return {"answer": answer, "metadata": {"numbers": numbers, "target": target}}
 
 
 @pytest.mark.parametrize("options", CONFIGS)
@@ -43,8 +52,12 @@ def test_generator_gives_reasoning_gyms_problems(options):
 
 def test_solutions_have_reasoning_gyms_full_score():
   config = gym_countdown.CountdownConfig(
-      seed=1, min_numbers=3, max_numbers=4, max_value=12, min_target=1,
-      max_target=50,
+    seed=1,
+    min_numbers=3,
+    max_numbers=4,
+    max_value=12,
+    min_target=1,
+    max_target=50,
   )
   dataset = countdown.Generator(config)
   count = 0
@@ -68,7 +81,7 @@ def test_solver_finds_all_of_a_small_problem():
 def test_seed_decides_the_choice():
   entry = _entry([1, 2, 3, 4], 10)
   one, same, other = (
-      countdown.solve(entry, 4, random.Random(seed)) for seed in (0, 0, 1)
+    countdown.solve(entry, 4, random.Random(seed)) for seed in (0, 0, 1)
   )
   assert one == same != other
 
@@ -78,21 +91,29 @@ def test_more_numbers_keep_the_reference_only():
   assert countdown.solve(entry, 4, random.Random(0)) == ["1+2+3+4+5"]
 
 
-@pytest.mark.parametrize("tree, text", [
+@pytest.mark.parametrize(
+  "tree, text",
+  [
     (("-", 1, ("-", 2, 3)), "1-(2-3)"),
     (("-", ("-", 1, 2), 3), "1-2-3"),
     (("*", ("+", 1, 2), 3), "(1+2)*3"),
     (("/", 1, ("*", 2, 3)), "1/(2*3)"),
     (("+", 1, ("*", 2, 3)), "1+2*3"),
-])
+  ],
+)
 def test_write_puts_only_the_parentheses_needed(tree, text):
   assert countdown.write(tree) == text
 
 
 def test_prompts_and_canonical_form(data_dir):
   source = base.load(
-      "countdown", "train", data_dir=data_dir, seed=3, template="compact",
-      num_train=60, num_validation=20,
+    "countdown",
+    "train",
+    data_dir=data_dir,
+    seed=3,
+    template="compact",
+    num_train=60,
+    num_validation=20,
   )
   problem = source[0].meta["metadata"]
   numbers = " ".join(map(str, problem["numbers"]))

@@ -8,7 +8,7 @@ import pytest
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks.sets import files
 
-ROWS = [{"a": "one", "b": "1"}, {"a": "two\nlines, \"quoted\"", "b": "é"}]
+ROWS = [{"a": "one", "b": "1"}, {"a": 'two\nlines, "quoted"', "b": "é"}]
 NAMES = ("x.parquet", "x.jsonl", "x.json", "x.csv")
 ZIPPED = ("x.jsonl.gz", "x.json.gz", "x.csv.gz")
 
@@ -39,13 +39,17 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path):
   path.write_bytes(b'{"a": 1}\r\n\n  \n{"a": \n["b"]\n\xff\n{"a": 2}')
   read = list(files.read(str(path)))
   assert [(n, record) for n, record, reason in read if not reason] == [
-      (1, {"a": 1}), (7, {"a": 2})]
+    (1, {"a": 1}),
+    (7, {"a": 2}),
+  ]
   bad = {n: reason for n, _, reason in read if reason}
   assert set(bad) == {4, 5, 6}
   assert "not JSON" in bad[4] and "a list" in bad[5] and "UTF-8" in bad[6]
 
 
-@pytest.mark.parametrize("name, content, words", [
+@pytest.mark.parametrize(
+  "name, content, words",
+  [
     ("x.json", b"[{]", "x.json: not JSON (.* at line 1 column 3)"),
     ("x.json", b'{"a": 1}', "x.json: a dict, not a list of objects"),
     ("x.json", b" ", "x.json holds no rows"),
@@ -58,7 +62,8 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path):
     ("x.csv", b'a,b\n"1"x,2', "x.csv: not CSV"),
     ("x.jsonl.gz", b"not gzip", "cannot read .*x.jsonl.gz: Not a gzip"),
     ("x.txt", b"", "x.txt: no reader for .txt .known: .csv"),
-])
+  ],
+)
 def test_bad_files_are_named(tmp_path, name, content, words):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(InputError, match=words):
@@ -77,7 +82,10 @@ def test_a_file_cut_short_is_named(tmp_path, write):
 def test_bad_rows_have_a_number_and_a_reason(tmp_path):
   (tmp_path / "x.json").write_text('[{"a": 1}, 2]')
   assert list(files.read(str(tmp_path / "x.json")))[1] == (
-      2, {}, "a int, not an object")
+    2,
+    {},
+    "a int, not an object",
+  )
   (tmp_path / "x.csv").write_text("a,b\n1,2\n3\n4,5,6\n")
   read = list(files.read(str(tmp_path / "x.csv")))
   assert [bool(reason) for _, _, reason in read] == [False, True, True]
@@ -87,12 +95,14 @@ def test_bad_rows_have_a_number_and_a_reason(tmp_path):
 def test_sha256_of_known_content(tmp_path):
   (tmp_path / "x").write_bytes(b"abc")
   assert files.sha256(epath.Path(tmp_path / "x")) == (
-      "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+  )
 
 
 @given(content=st.binary(max_size=300), name=st.sampled_from(NAMES + ZIPPED))
 def test_any_bytes_give_rows_reasons_or_an_input_error(
-    tmp_path_factory, content, name):
+  tmp_path_factory, content, name
+):
   path = tmp_path_factory.mktemp("any") / name
   path.write_bytes(gzip.compress(content) if name in ZIPPED else content)
   try:

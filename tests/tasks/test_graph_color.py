@@ -4,13 +4,14 @@ from progrpo_jax.rewards import logic
 from progrpo_jax.tasks import base, graph_color
 
 PUZZLE = {
-    "vertices": [0, 1, 2, 3],
-    "edges": [[0, 1], [1, 2], [2, 3]],
-    "num_colors": 3,
-    "color_options": [1, 2, 3],
+  "vertices": [0, 1, 2, 3],
+  "edges": [[0, 1], [1, 2], [2, 3]],
+  "num_colors": 3,
+  "color_options": [1, 2, 3],
 }
 METADATA = {
-    "puzzle": PUZZLE, "possible_answer": {"0": 1, "1": 2, "2": 1, "3": 2}
+  "puzzle": PUZZLE,
+  "possible_answer": {"0": 1, "1": 2, "2": 1, "3": 2},
 }
 
 

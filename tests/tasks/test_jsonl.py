@@ -8,9 +8,11 @@ from progrpo_jax.tasks import base
 
 
 def _write(path, lines):
-  path.write_bytes(b"\n".join(
+  path.write_bytes(
+    b"\n".join(
       x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines
-  ))
+    )
+  )
   return str(path)
 
 
@@ -18,16 +20,20 @@ def _load(tmp_path, file, split="train", **options):
   if "reward_functions" not in options:
     options.setdefault("verifier", "mine:score")
   return base.load(
-      "jsonl", split, data_dir=str(tmp_path / "data"), seed=0, file=file,
-      **options,
+    "jsonl",
+    split,
+    data_dir=str(tmp_path / "data"),
+    seed=0,
+    file=file,
+    **options,
   )
 
 
 @pytest.fixture
 def good(tmp_path):
   lines = [
-      {"prompt": f"what is {i} + 1?", "answer": i + 1, "topic": "sum"}
-      for i in range(40)
+    {"prompt": f"what is {i} + 1?", "answer": i + 1, "topic": "sum"}
+    for i in range(40)
   ]
   return _write(tmp_path / "good.jsonl", lines)
 
@@ -61,14 +67,16 @@ def test_split_by_hash_depends_on_the_text_alone(tmp_path, good):
 
 def test_validation_file(tmp_path, good):
   other = _write(
-      tmp_path / "other.jsonl", [{"prompt": "another", "answer": "1"}]
+    tmp_path / "other.jsonl", [{"prompt": "another", "answer": "1"}]
   )
   rows = _load(tmp_path, good, "validation", validation_file=other)
   assert [r.prompt for r in rows] == ["another"]
   assert len(_load(tmp_path, good, validation_file=other)) == 40
 
 
-@pytest.mark.parametrize("line, reason", [
+@pytest.mark.parametrize(
+  "line, reason",
+  [
     (b"{", "not JSON"),
     (b'{"prompt": NaN, "answer": 1}', "NaN"),
     (b"\xff\xfe", "not UTF-8"),
@@ -83,7 +91,8 @@ def test_validation_file(tmp_path, good):
     ({"prompt": "a", "answer": "b", "completions": 1}, "'completions'"),
     ({"prompt": "a", "answer": 1, "demonstrations": "b"}, "a list of texts"),
     ({"prompt": "a", "answer": 1, "demonstrations": [2]}, "a list of texts"),
-])
+  ],
+)
 def test_bad_rows_are_named(tmp_path, line, reason):
   rows = [{"prompt": f"p{i}", "answer": "1"} for i in range(9)]
   file = _write(tmp_path / "some.jsonl", [rows[0], b"", line, *rows[1:]])
@@ -108,8 +117,7 @@ def test_bad_files(tmp_path, good):
   with pytest.raises(InputError, match="needs the option 'file'"):
     base.load("jsonl", "train", data_dir=str(tmp_path), seed=0)
   with pytest.raises(InputError, match="reward_functions or a verif"):
-    base.load(
-        "jsonl", "train", data_dir=str(tmp_path), seed=0, file=str(good))
+    base.load("jsonl", "train", data_dir=str(tmp_path), seed=0, file=str(good))
   with pytest.raises(InputError, match="validation_share"):
     _load(tmp_path, good, validation_share=1.5)
   one = _write(tmp_path / "one.jsonl", [{"prompt": "a", "answer": "1"}])
@@ -119,11 +127,15 @@ def test_bad_files(tmp_path, good):
 
 def test_reward_functions_need_no_answer(tmp_path):
   file = _write(
-      tmp_path / "f.jsonl", [{"prompt": f"p{i}", "k": i} for i in range(9)]
+    tmp_path / "f.jsonl", [{"prompt": f"p{i}", "k": i} for i in range(9)]
   )
   rows = _load(
-      tmp_path, file, reward_functions=["m:f", "m:g"], reward_weights=[1, 2],
-      correct_by="g", correct_threshold=0.5,
+    tmp_path,
+    file,
+    reward_functions=["m:f", "m:g"],
+    reward_weights=[1, 2],
+    correct_by="g",
+    correct_threshold=0.5,
   )
   assert rows[0].meta["functions"] == ["m:f", "m:g"]
   assert rows[0].meta["correct_by"] == "m:g"
@@ -139,15 +151,20 @@ def test_reward_functions_need_no_answer(tmp_path):
     _load(tmp_path, file, reward_functions=["m:f", "m:g"], correct_by="h")
   with pytest.raises(InputError, match="finite number"):
     _load(
-        tmp_path, file, reward_functions=["m:f"],
-        correct_threshold=float("nan"))
-  assert _load(tmp_path, file, reward_functions=["m:f"])[0].meta[
-      "correct_by"] == "m:f"
+      tmp_path, file, reward_functions=["m:f"], correct_threshold=float("nan")
+    )
+  assert (
+    _load(tmp_path, file, reward_functions=["m:f"])[0].meta["correct_by"]
+    == "m:f"
+  )
 
 
-@pytest.mark.parametrize("option", [
-    {"correct_by": "f"}, {"correct_threshold": 0.5}, {"reward_weights": [1]}])
+@pytest.mark.parametrize(
+  "option",
+  [{"correct_by": "f"}, {"correct_threshold": 0.5}, {"reward_weights": [1]}],
+)
 def test_options_of_functions_are_refused_beside_a_verifier(
-    tmp_path, good, option):
+  tmp_path, good, option
+):
   with pytest.raises(InputError, match="are for reward_functions"):
     _load(tmp_path, good, **option)

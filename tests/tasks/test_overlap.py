@@ -8,15 +8,20 @@ from progrpo_jax.tasks.sets import overlap
 TWENTY = " ".join(f"w{i}" for i in range(20))
 
 
-@pytest.mark.parametrize("text, words", [
+@pytest.mark.parametrize(
+  "text, words",
+  [
     ("Ann's 3 apples.", ["ann", "s", "3", "apples"]),
-    (r"$\frac{1}{2}-x^2=\sqrt 3$",
-     ["frac", "1", "2", "-", "x", "^", "2", "=", "sqrt", "3"]),
+    (
+      r"$\frac{1}{2}-x^2=\sqrt 3$",
+      ["frac", "1", "2", "-", "x", "^", "2", "=", "sqrt", "3"],
+    ),
     (r"\left(\dfrac a b\right)", ["frac", "a", "b"]),
     ("ＡＢ１２", ["ab12"]),
     ("snake_case", ["snake", "case"]),
     (" \n.,;", []),
-])
+  ],
+)
 def test_words(text, words):
   assert overlap.words(text) == words
 

@@ -23,8 +23,11 @@ WORDS = ("red", "green", "blue", "black", "white", "brown", "grey", "pink")
 def question(i):
   """Of more words than an n-gram, and nothing like that of another i."""
   digest = hashlib.sha256(str(i).encode()).digest()
-  return f"Question {i}: " + " ".join(
-      f"{WORDS[b % 8]}{b}" for b in digest[:20]) + "?"
+  return (
+    f"Question {i}: "
+    + " ".join(f"{WORDS[b % 8]}{b}" for b in digest[:20])
+    + "?"
+  )
 
 
 def row(i):
@@ -35,23 +38,26 @@ def row(i):
 def files(tmp_path, write):
   """A folder with GSM8K's files: 40 rows for train, 10 for validation."""
   folder = tmp_path / "files"
-  write(folder / "main/train-00000-of-00001.parquet", [
-      row(i) for i in range(40)])
-  write(folder / "main/test-00000-of-00001.parquet", [
-      row(i) for i in range(100, 110)])
+  write(
+    folder / "main/train-00000-of-00001.parquet", [row(i) for i in range(40)]
+  )
+  write(
+    folder / "main/test-00000-of-00001.parquet",
+    [row(i) for i in range(100, 110)],
+  )
   return folder
 
 
 def load(files, split="train", name="gsm8k", **options):
   options.setdefault("manual_dir", str(files))
   source = base.load(
-      name, split, data_dir=str(files.parent / "data"), seed=0, **options)
+    name, split, data_dir=str(files.parent / "data"), seed=0, **options
+  )
   return [source[i] for i in range(len(source))]
 
 
 def report(files, name="gsm8k"):
-  found = published.reports(
-      base.resolve(name).SET, str(files.parent / "data"))
+  found = published.reports(base.resolve(name).SET, str(files.parent / "data"))
   return found[-1]
 
 
@@ -70,15 +76,23 @@ def test_rows(files):
 def test_two_builds_are_equal(files, tmp_path):
   first = load(files) + load(files, "validation")
   source = [
-      base.load("gsm8k", split, data_dir=str(tmp_path / "other"), seed=1,
-                manual_dir=str(files))
-      for split in base.SPLITS]
-  assert [one for part in source for one in (
-      part[i] for i in range(len(part)))] == first
+    base.load(
+      "gsm8k",
+      split,
+      data_dir=str(tmp_path / "other"),
+      seed=1,
+      manual_dir=str(files),
+    )
+    for split in base.SPLITS
+  ]
+  assert [
+    one for part in source for one in (part[i] for i in range(len(part)))
+  ] == first
 
 
 def test_equal_files_are_built_once_and_changed_ones_anew(
-    files, write, monkeypatch):
+  files, write, monkeypatch
+):
   first = load(files)
   monkeypatch.setattr(reader, "Published", _NoBuild)
   assert load(files) == first
@@ -95,16 +109,26 @@ class _NoBuild:
 
 
 def test_a_source_says_which_rows_of_its_files_are_no_problems(files, write):
-  write(files / "main/test-00000-of-00001.parquet", [
-      *(row(i) for i in range(100, 210)), row(100),
-      {"question": "What?", "answer": "no number"}])
+  write(
+    files / "main/test-00000-of-00001.parquet",
+    [
+      *(row(i) for i in range(100, 210)),
+      row(100),
+      {"question": "What?", "answer": "no number"},
+    ],
+  )
   held_out = base.load(
-      "gsm8k", "validation", data_dir=str(files.parent / "data"), seed=0,
-      manual_dir=str(files))
-  assert base.refused(held_out) == {
-      "bad": 1, "repeated question": 1}
+    "gsm8k",
+    "validation",
+    data_dir=str(files.parent / "data"),
+    seed=0,
+    manual_dir=str(files),
+  )
+  assert base.refused(held_out) == {"bad": 1, "repeated question": 1}
   assert base.refused(base.Chain([held_out, held_out])) == {
-      "bad": 2, "repeated question": 2}
+    "bad": 2,
+    "repeated question": 2,
+  }
   assert not base.refused([])
 
 
@@ -124,8 +148,10 @@ def test_templates(files):
 
 
 def test_a_question_with_braces_stays_as_it_is(files, write):
-  odd = {"question": "What is {question} or {how} or \\frac{1}{2}?",
-         "answer": "#### 1"}
+  odd = {
+    "question": "What is {question} or {how} or \\frac{1}{2}?",
+    "answer": "#### 1",
+  }
   write(files / "main/train-00000-of-00001.parquet", [odd])
   assert load(files, template="bare")[0].prompt == odd["question"]
 
@@ -135,13 +161,16 @@ def test_verifier_options_are_kept_in_meta(files):
   assert rows[0].meta == {"forms": ["boxed"]}
 
 
-@pytest.mark.parametrize("options, words", [
+@pytest.mark.parametrize(
+  "options, words",
+  [
     ({"templat": "bare"}, "no option 'templat'; did you mean 'template'"),
     ({"seed_": 1}, "no option 'seed_'"),
     ({"overlap_share": 0.0}, "overlap must lie above 0"),
     ({"against": ["countdown"]}, "countdown is not a published set"),
     ({"against": ["aime42"]}, "did you mean 'aime2"),
-])
+  ],
+)
 def test_options_are_checked(files, options, words):
   with pytest.raises(InputError, match=words):
     load(files, **options)
@@ -182,26 +211,30 @@ def test_empty_and_broken_files_are_named(files, write):
 
 
 BAD = [
-    ({"question": None, "answer": "#### 1"}, "no question"),
-    ({"question": "  ", "answer": "#### 1"}, "the question is empty"),
-    ({"question": "a" * 30_000, "answer": "#### 1"}, "30000 characters"),
-    ({"question": "a", "answer": None}, "no answer"),
-    ({"question": "a", "answer": "no hashes"}, "'#### ' before"),
-    ({"question": "a", "answer": "#### "}, "'#### ' before"),
+  ({"question": None, "answer": "#### 1"}, "no question"),
+  ({"question": "  ", "answer": "#### 1"}, "the question is empty"),
+  ({"question": "a" * 30_000, "answer": "#### 1"}, "30000 characters"),
+  ({"question": "a", "answer": None}, "no answer"),
+  ({"question": "a", "answer": "no hashes"}, "'#### ' before"),
+  ({"question": "a", "answer": "#### "}, "'#### ' before"),
 ]
 
 
 @pytest.mark.parametrize("bad, reason", BAD)
 def test_bad_rows_are_written_aside_with_number_and_reason(
-    files, write, bad, reason):
+  files, write, bad, reason
+):
   rows = [row(0), bad, *(row(i) for i in range(1, 19))]
   write(files / "main/train-00000-of-00001.parquet", rows)
   with pytest.raises(InputError) as caught:
     load(files)
   said = str(caught.value)
   assert "1 of 20 rows are bad (row 2: " in said and reason in said
-  aside = files.parent / "data" / (
-      "gsm8k.main_train-00000-of-00001.parquet.rejected.jsonl")
+  aside = (
+    files.parent
+    / "data"
+    / ("gsm8k.main_train-00000-of-00001.parquet.rejected.jsonl")
+  )
   assert str(aside) in said and "max_bad_share is 0.01" in said
   noted = json.loads(aside.read_text())
   assert noted["row"] == 2 and reason in noted["reason"]
@@ -225,8 +258,13 @@ def test_the_verifier_checks_the_reference(files, write):
 
 
 def test_bad_lines_of_jsonl_have_their_line(files, tmp_path):
-  lines = ['{"problem": "What?", "answer": "1"}', "", "{", '{"problem": 2}',
-           '{"problem": 3, "answer": "1"}']
+  lines = [
+    '{"problem": "What?", "answer": "1"}',
+    "",
+    "{",
+    '{"problem": 2}',
+    '{"problem": 3, "answer": "1"}',
+  ]
   folder = tmp_path / "math500"
   folder.mkdir()
   (folder / "test.jsonl").write_text("\n".join(lines))
@@ -243,7 +281,8 @@ def test_a_lone_surrogate_is_a_bad_row(tmp_path):
   folder = tmp_path / "math500"
   folder.mkdir()
   (folder / "test.jsonl").write_text(
-      '{"problem": "a \\ud800", "answer": "1"}\n')
+    '{"problem": "a \\ud800", "answer": "1"}\n'
+  )
   with pytest.raises(InputError, match="line 1: it cannot be written"):
     load(folder, "validation", "math500")
 
@@ -252,8 +291,9 @@ def test_a_lone_surrogate_is_a_bad_row(tmp_path):
 
 
 def test_repeated_questions_are_kept_once(files, write):
-  write(files / "main/train-00000-of-00001.parquet", [row(i % 5) for i in
-                                                      range(20)])
+  write(
+    files / "main/train-00000-of-00001.parquet", [row(i % 5) for i in range(20)]
+  )
   assert len(load(files)) == 5
   left_out = report(files)["splits"]["train"]["left_out"]
   assert left_out == {"repeated question": 15}
@@ -263,8 +303,12 @@ def test_near_duplicates_of_validation_leave_train(files, write):
   """One word of twenty-two changed, and one text inside a longer one."""
   changed = question(103).replace("Question 103", "Problem 7")
   longer = f"Now then. {question(104)} " + question(50)
-  rows = [row(0), {**row(1), "question": changed},
-          {**row(2), "question": longer}, row(3)]
+  rows = [
+    row(0),
+    {**row(1), "question": changed},
+    {**row(2), "question": longer},
+    row(3),
+  ]
   write(files / "main/train-00000-of-00001.parquet", rows)
   assert [one.reference for one in load(files)] == ["0", "3"]
   account = report(files)["splits"]["train"]
@@ -281,10 +325,13 @@ def test_near_duplicates_of_validation_leave_train(files, write):
 
 def test_near_duplicates_of_other_sets_leave_train(files, write):
   where = {"aime24": files, "math500": files / "math500"}
-  write(where["aime24"] / "data/train-00000-of-00001.parquet", [
-      {"problem": question(5), "answer": "5"}])
-  write(where["math500"] / "test.jsonl", [
-      {"problem": question(6), "answer": "6"}])
+  write(
+    where["aime24"] / "data/train-00000-of-00001.parquet",
+    [{"problem": question(5), "answer": "5"}],
+  )
+  write(
+    where["math500"] / "test.jsonl", [{"problem": question(6), "answer": "6"}]
+  )
   kept = load(files, against=["aime24", "math500"])
   assert {"5", "6"} & {one.reference for one in kept} == set()
   assert len(kept) == 38
@@ -300,8 +347,10 @@ def test_near_duplicates_of_other_sets_leave_train(files, write):
 
 
 def test_a_set_leaves_out_its_domains_evaluation_by_itself(tmp_path, write):
-  rows = [{"problem": question(i), "answer": str(i), "solution": ""}
-          for i in range(400)]
+  rows = [
+    {"problem": question(i), "answer": str(i), "solution": ""}
+    for i in range(400)
+  ]
   write(tmp_path / "f/deepscaler.json", rows)
   with pytest.raises(InputError, match="problems of aime24 are to be kept"):
     load(tmp_path / "f", name="deepscaler")
@@ -317,8 +366,9 @@ def test_held_out_depends_on_the_text_alone(tmp_path, write):
   write(tmp_path / "a/deepscaler.json", rows)
   write(tmp_path / "b/deepscaler.json", rows[::-1])
   one, other = (
-      {r.reference for r in load(tmp_path / f, "validation", **options)}
-      for f in "ab")
+    {r.reference for r in load(tmp_path / f, "validation", **options)}
+    for f in "ab"
+  )
   assert one == other and 10 < len(one) < 30
   with pytest.raises(InputError, match="no rows are left .* 'validation'"):
     load(tmp_path / "a", "validation", **{**options, "validation_share": 1e-9})
@@ -327,10 +377,14 @@ def test_held_out_depends_on_the_text_alone(tmp_path, write):
 
 
 def test_evaluation_sets_in_the_place_of_validation(files, write):
-  write(files / "data/train-00000-of-00001.parquet", [
-      {"problem": question(5), "answer": "5"}])
-  write(files / "math500/test.jsonl", [
-      {"problem": question(i), "answer": "6"} for i in (6, 500)])
+  write(
+    files / "data/train-00000-of-00001.parquet",
+    [{"problem": question(5), "answer": "5"}],
+  )
+  write(
+    files / "math500/test.jsonl",
+    [{"problem": question(i), "answer": "6"} for i in (6, 500)],
+  )
   options = dict(validation=["aime24", "math500"])
   held = load(files, "validation", **options)
   assert [r.task for r in held] == ["aime24", "math500", "math500"]
@@ -345,6 +399,7 @@ def test_evaluation_sets_in_the_place_of_validation(files, write):
 @pytest.fixture
 def server(files):
   """The address of a server of the files."""
+
   class Quiet(http.server.SimpleHTTPRequestHandler):
     def __init__(self, *args, **options):
       super().__init__(*args, directory=str(files), **options)
@@ -361,12 +416,13 @@ def server(files):
 
 
 def test_downloads_are_noted_and_a_changed_one_is_refused(
-    files, write, server, monkeypatch, tmp_path):
+  files, write, server, monkeypatch, tmp_path
+):
   at = {
-      f.path: schema.File(f.split, f.path, f"{server}/{f.path}")
-      for f in gsm8k.SET.files({})}
-  mine = dataclasses.replace(
-      gsm8k.SET, files=lambda _: tuple(at.values()))
+    f.path: schema.File(f.split, f.path, f"{server}/{f.path}")
+    for f in gsm8k.SET.files({})
+  }
+  mine = dataclasses.replace(gsm8k.SET, files=lambda _: tuple(at.values()))
   monkeypatch.setattr(gsm8k, "SET", mine)
   assert len(load(files, manual_dir=None)) == 40
   noted = json.loads((tmp_path / "data" / "checksums.json").read_text())
@@ -384,8 +440,10 @@ def test_downloads_are_noted_and_a_changed_one_is_refused(
 
 
 def test_a_failed_download_says_what_to_do(files, server, monkeypatch):
-  mine = dataclasses.replace(gsm8k.SET, files=lambda _: (
-      schema.File("train", "x.json", f"{server}/none.json"),))
+  mine = dataclasses.replace(
+    gsm8k.SET,
+    files=lambda _: (schema.File("train", "x.json", f"{server}/none.json"),),
+  )
   monkeypatch.setattr(gsm8k, "SET", mine)
   with pytest.raises(InputError) as caught:
     load(files, manual_dir=None)
@@ -395,7 +453,8 @@ def test_a_failed_download_says_what_to_do(files, server, monkeypatch):
 
 
 def test_an_address_that_does_not_answer_is_given_up_soon(
-    files, monkeypatch, capfd):
+  files, monkeypatch, capfd
+):
   tried = []
 
   class Down(http.server.BaseHTTPRequestHandler):
@@ -410,8 +469,13 @@ def test_an_address_that_does_not_answer_is_given_up_soon(
     thread = threading.Thread(target=serving.serve_forever)
     thread.start()
     url = f"http://127.0.0.1:{serving.server_address[1]}/x.json"
-    monkeypatch.setattr(gsm8k, "SET", dataclasses.replace(
-        gsm8k.SET, files=lambda _: (schema.File("train", "x.json", url),)))
+    monkeypatch.setattr(
+      gsm8k,
+      "SET",
+      dataclasses.replace(
+        gsm8k.SET, files=lambda _: (schema.File("train", "x.json", url),)
+      ),
+    )
     try:
       with pytest.raises(InputError, match="hf download openai/gsm8k"):
         load(files, manual_dir=None)
@@ -427,8 +491,9 @@ def test_without_a_network_the_address_is_named(files):
   with pytest.raises(InputError) as caught:
     load(files, manual_dir=None)
   assert (
-      "cannot download https://huggingface.co/datasets/openai/gsm8k/resolve/"
-      "main/main/t") in str(caught.value)
+    "cannot download https://huggingface.co/datasets/openai/gsm8k/resolve/"
+    "main/main/t"
+  ) in str(caught.value)
 
 
 # ----- The command line -----
@@ -436,8 +501,11 @@ def test_without_a_network_the_address_is_named(files):
 
 def test_the_command_line_builds_shows_and_lists(files, tmp_path, capsys):
   where = [
-      "--data_dir", str(tmp_path / "data"),
-      "--option", f"manual_dir={files}"]
+    "--data_dir",
+    str(tmp_path / "data"),
+    "--option",
+    f"manual_dir={files}",
+  ]
   assert cli.run(["build", "gsm8k", *where]) == 0
   said = capsys.readouterr().out
   assert "train: 40 rows" in said and "validation: 10 rows" in said
@@ -453,8 +521,11 @@ def test_the_command_line_builds_shows_and_lists(files, tmp_path, capsys):
 def test_the_command_line_shows_a_set_without_train(tmp_path, write, capsys):
   write(tmp_path / "f/test.jsonl", [{"problem": "6 * 7?", "answer": "42"}])
   where = [
-      "--data_dir", str(tmp_path / "data"),
-      "--option", f"manual_dir={tmp_path / 'f'}"]
+    "--data_dir",
+    str(tmp_path / "data"),
+    "--option",
+    f"manual_dir={tmp_path / 'f'}",
+  ]
   assert cli.run(["show", "math500", *where]) == 0
   said = capsys.readouterr().out
   assert "math500, validation" in said and "True" in said
@@ -466,23 +537,26 @@ def test_the_command_line_shows_a_set_without_train(tmp_path, write, capsys):
 
 def test_tensorflow_stays_out(files, tmp_path):
   code = (
-      "import sys; from progrpo_jax.tasks import base;"
-      "s = base.load('gsm8k', 'train', data_dir=sys.argv[1], seed=0,"
-      "manual_dir=sys.argv[2]); assert len(s) == 40; s[0];"
-      "bad = {'tensorflow', 'jax'} & set(sys.modules); assert not bad, bad"
+    "import sys; from progrpo_jax.tasks import base;"
+    "s = base.load('gsm8k', 'train', data_dir=sys.argv[1], seed=0,"
+    "manual_dir=sys.argv[2]); assert len(s) == 40; s[0];"
+    "bad = {'tensorflow', 'jax'} & set(sys.modules); assert not bad, bad"
   )
   subprocess.run(
-      [sys.executable, "-c", code, str(tmp_path / "d"), str(files)],
-      check=True)
-  made = list(pathlib.Path(tmp_path, "d", "published").glob(
-      f"gsm8k-*/{reader.VERSION}"))
+    [sys.executable, "-c", code, str(tmp_path / "d"), str(files)], check=True
+  )
+  made = list(
+    pathlib.Path(tmp_path, "d", "published").glob(f"gsm8k-*/{reader.VERSION}")
+  )
   assert len(made) == 1
 
 
 def test_equal_answers_count_once(files):
   """The verifier's module says how an answer is written."""
   one = load(files)[0]
-  half = [base.canonical(f"So \\boxed{{{text}}}.", one) for text in (
-      "0.5", "\\frac{1}{2}", "1/2")]
+  half = [
+    base.canonical(f"So \\boxed{{{text}}}.", one)
+    for text in ("0.5", "\\frac{1}{2}", "1/2")
+  ]
   assert len(set(half)) == 1
   assert base.canonical("\\boxed{2}", one) not in half

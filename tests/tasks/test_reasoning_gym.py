@@ -11,8 +11,12 @@ from progrpo_jax.tasks import base, reasoning_gym
 
 SMALL = {"num_train": 60, "num_validation": 20, "seed": 3}
 PROCEDURAL = (
-    "countdown", "graph_color", "n_queens", "chain_sum", "simple_equations",
-    "knights_knaves",
+  "countdown",
+  "graph_color",
+  "n_queens",
+  "chain_sum",
+  "simple_equations",
+  "knights_knaves",
 )
 
 
@@ -48,7 +52,7 @@ def test_own_answer_has_reasoning_gyms_score(name, data_dir):
 def test_splits_share_no_problem(name, data_dir):
   train = {r.prompt for r in _rows(name, "train", data_dir, template="compact")}
   held = {
-      r.prompt for r in _rows(name, "validation", data_dir, template="compact")
+    r.prompt for r in _rows(name, "validation", data_dir, template="compact")
   }
   assert len(train) == 60 and len(held) == 20
   assert not train & held
@@ -57,8 +61,13 @@ def test_splits_share_no_problem(name, data_dir):
 def test_countdown_splits_are_disjoint_in_any_order_of_numbers(tmp_path):
   """With 165 problems in all, chance alone would repeat many."""
   options = dict(
-      min_numbers=2, max_numbers=2, max_value=10, max_target=100,
-      template="compact", num_train=80, num_validation=40,
+    min_numbers=2,
+    max_numbers=2,
+    max_value=10,
+    max_target=100,
+    template="compact",
+    num_train=80,
+    num_validation=40,
   )
   seen = set()
   for split in base.SPLITS:
@@ -72,8 +81,16 @@ def test_countdown_splits_are_disjoint_in_any_order_of_numbers(tmp_path):
 
 def test_too_few_distinct_problems(tmp_path):
   with pytest.raises(InputError, match="only .* of 500 train problems"):
-    _rows("chain_sum", "train", str(tmp_path), min_terms=2, max_terms=2,
-          min_digits=1, max_digits=1, num_train=500)
+    _rows(
+      "chain_sum",
+      "train",
+      str(tmp_path),
+      min_terms=2,
+      max_terms=2,
+      min_digits=1,
+      max_digits=1,
+      num_train=500,
+    )
 
 
 def test_equal_configs_are_built_once_and_others_anew(tmp_path, monkeypatch):
@@ -97,16 +114,18 @@ class _NoBuild:
 def test_builds_agree_whatever_the_hash_seed(tmp_path):
   digests = set()
   code = (
-      "import hashlib, sys; from progrpo_jax.tasks import base;"
-      "s = base.load('knights_knaves', 'train', data_dir=sys.argv[1], seed=0,"
-      "num_train=30, num_validation=5);"
-      "t = repr([s[i] for i in range(30)]);"
-      "print(hashlib.sha256(t.encode()).hexdigest())"
+    "import hashlib, sys; from progrpo_jax.tasks import base;"
+    "s = base.load('knights_knaves', 'train', data_dir=sys.argv[1], seed=0,"
+    "num_train=30, num_validation=5);"
+    "t = repr([s[i] for i in range(30)]);"
+    "print(hashlib.sha256(t.encode()).hexdigest())"
   )
   for seed in "01":
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / seed)], check=True,
-        env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,
+      [sys.executable, "-c", code, str(tmp_path / seed)],
+      check=True,
+      env={**os.environ, "PYTHONHASHSEED": seed},
+      capture_output=True,
     )
     digests.add(done.stdout)
   assert len(digests) == 1
@@ -114,13 +133,13 @@ def test_builds_agree_whatever_the_hash_seed(tmp_path):
 
 def test_two_processes_build_the_same_directory(tmp_path):
   code = (
-      "import sys; from progrpo_jax.tasks import base;"
-      "s = base.load('countdown', 'train', data_dir=sys.argv[1], seed=0,"
-      "num_train=300, num_validation=20); assert len(s) == 300; s[299]"
+    "import sys; from progrpo_jax.tasks import base;"
+    "s = base.load('countdown', 'train', data_dir=sys.argv[1], seed=0,"
+    "num_train=300, num_validation=20); assert len(s) == 300; s[299]"
   )
   running = [
-      subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-      for _ in range(2)
+    subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    for _ in range(2)
   ]
   assert [process.wait() for process in running] == [0, 0]
   made = list(pathlib.Path(tmp_path, "reasoning_gym").glob("*/*"))
@@ -146,14 +165,23 @@ def test_options_are_checked(tmp_path):
 
 def test_any_other_dataset(tmp_path):
   rows = _rows(
-      "reasoning_gym", "train", str(tmp_path), dataset="spell_backward",
-      num_train=20, num_validation=5,
+    "reasoning_gym",
+    "train",
+    str(tmp_path),
+    dataset="spell_backward",
+    num_train=20,
+    num_validation=5,
   )
   text = rows[0].demonstrations[0]
   assert logic.score(text, rows[0].reference, **rows[0].meta).correct
   with pytest.raises(InputError, match="no compact template"):
-    _rows("reasoning_gym", "train", str(tmp_path), dataset="spell_backward",
-          template="compact")
+    _rows(
+      "reasoning_gym",
+      "train",
+      str(tmp_path),
+      dataset="spell_backward",
+      template="compact",
+    )
   with pytest.raises(InputError, match="did you mean 'spell_backward'"):
     _rows("reasoning_gym", "train", str(tmp_path), dataset="spel_backward")
   with pytest.raises(InputError, match="needs the option 'dataset'"):
@@ -165,14 +193,18 @@ def test_a_dataset_that_depends_on_the_hash_seed_is_drawn_at_0(tmp_path):
   options = dict(dataset="ransom_note", num_train=5, num_validation=2)
   rows = _rows("reasoning_gym", "train", str(tmp_path / "here"), **options)
   code = (
-      "import sys; from progrpo_jax.tasks import base;"
-      "s = base.load('reasoning_gym', 'train', data_dir=sys.argv[1], seed=3,"
-      "dataset='ransom_note', num_train=5, num_validation=2);"
-      "print([s[i].prompt for i in range(5)])"
+    "import sys; from progrpo_jax.tasks import base;"
+    "s = base.load('reasoning_gym', 'train', data_dir=sys.argv[1], seed=3,"
+    "dataset='ransom_note', num_train=5, num_validation=2);"
+    "print([s[i].prompt for i in range(5)])"
   )
   done = subprocess.run(
-      [sys.executable, "-c", code, str(tmp_path / "there")], check=True,
-      env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True)
+    [sys.executable, "-c", code, str(tmp_path / "there")],
+    check=True,
+    env={**os.environ, "PYTHONHASHSEED": "7"},
+    capture_output=True,
+    text=True,
+  )
   assert done.stdout.strip() == repr([row.prompt for row in rows])
   for row in rows:
     assert logic.score(row.demonstrations[0], row.reference, **row.meta).correct
@@ -182,29 +214,41 @@ def test_levels_of_a_curriculum(tmp_path):
   """The length of a sum's terms grows with the level."""
   options = dict(dataset="chain_sum", num_train=9, num_validation=3)
   easy, hard = (
-      _rows("reasoning_gym", "train", str(tmp_path), level=level, **options)
-      for level in (0, 8))
+    _rows("reasoning_gym", "train", str(tmp_path), level=level, **options)
+    for level in (0, 8)
+  )
   assert max(len(r.prompt) for r in easy) < min(len(r.prompt) for r in hard)
   longer = _rows(
-      "reasoning_gym", "train", str(tmp_path), level=0, min_digits=9,
-      max_digits=9, **options)
+    "reasoning_gym",
+    "train",
+    str(tmp_path),
+    level=0,
+    min_digits=9,
+    max_digits=9,
+    **options,
+  )
   assert min(len(r.prompt) for r in longer) > max(len(r.prompt) for r in easy)
   with pytest.raises(InputError, match="chain_sum: level is 0 to 10, not 11"):
     _rows("reasoning_gym", "train", str(tmp_path), level=11, **options)
   with pytest.raises(InputError, match="list_functions has no curriculum"):
-    _rows("reasoning_gym", "train", str(tmp_path), level=0,
-          dataset="list_functions")
+    _rows(
+      "reasoning_gym", "train", str(tmp_path), level=0, dataset="list_functions"
+    )
   with pytest.raises(InputError, match="did you mean 'chain_sum'"):
-    _rows("reasoning_gym", "train", str(tmp_path), level=0,
-          dataset="chain_sun")
+    _rows("reasoning_gym", "train", str(tmp_path), level=0, dataset="chain_sun")
 
 
 def test_a_list_of_datasets_is_one_source(tmp_path):
   rows = _rows(
-      "reasoning_gym", "validation", str(tmp_path),
-      dataset=["spell_backward", "tower_of_hanoi"], num_validation=3)
+    "reasoning_gym",
+    "validation",
+    str(tmp_path),
+    dataset=["spell_backward", "tower_of_hanoi"],
+    num_validation=3,
+  )
   assert [r.meta["dataset"] for r in rows] == (
-      ["spell_backward"] * 3 + ["tower_of_hanoi"] * 3)
+    ["spell_backward"] * 3 + ["tower_of_hanoi"] * 3
+  )
   assert not rows[0].meta["binary"]
 
 
@@ -214,29 +258,40 @@ def test_the_mixture_is_that_of_a_config(tmp_path):
   spec = tasks["string_synthesis"]
   assert spec["module"] == "reasoning_gym" and spec["weight"] == 1.0
   assert spec["options"] == {
-      "dataset": "string_synthesis", "binary": False, "num_train": 2,
-      "num_validation": 1, "max_initial_blocks": 9}
+    "dataset": "string_synthesis",
+    "binary": False,
+    "num_train": 2,
+    "num_validation": 1,
+    "max_initial_blocks": 9,
+  }
   rows = base.load(
-      spec["module"], "train", data_dir=str(tmp_path), seed=0,
-      **spec["options"])
+    spec["module"], "train", data_dir=str(tmp_path), seed=0, **spec["options"]
+  )
   assert len(rows) == 2
 
 
 @pytest.mark.parametrize(
-    "dataset", ["string_splitting", "string_synthesis", "tower_of_hanoi"])
+  "dataset", ["string_splitting", "string_synthesis", "tower_of_hanoi"]
+)
 def test_the_mixture_widens_what_has_few_problems(dataset, tmp_path):
   spec = reasoning_gym.mixture()[dataset]
   for split, size in (("train", 385), ("validation", 100)):
     rows = base.load(
-        spec["module"], split, data_dir=str(tmp_path), seed=0,
-        **spec["options"])
+      spec["module"], split, data_dir=str(tmp_path), seed=0, **spec["options"]
+    )
     assert len(rows) == size
 
 
 @pytest.mark.parametrize("dataset", ["power_function", "tsumego"])
 def test_configs_that_validate_nothing(dataset, tmp_path):
-  rows = _rows("reasoning_gym", "train", str(tmp_path), dataset=dataset,
-               num_train=2, num_validation=1)
+  rows = _rows(
+    "reasoning_gym",
+    "train",
+    str(tmp_path),
+    dataset=dataset,
+    num_train=2,
+    num_validation=1,
+  )
   assert len(rows) == 2
 
 

@@ -11,7 +11,9 @@ STDIN = [{"input": "1 2\n", "output": "3\n"}, {"input": "4", "output": "4"}]
 CALLS = [{"args": [1, [2]], "expected": 3}, {"args": [4, []], "expected": 4}]
 
 
-@pytest.mark.parametrize("value", [
+@pytest.mark.parametrize(
+  "value",
+  [
     {"inputs": ["1 2\n", "4"], "outputs": ["3\n", "4"]},
     {"inputs": [["1 2", ""], ["4"]], "outputs": ["3\n", ["4"]]},
     {"input": ["1 2\n", "4"], "output": ["3\n", "4"]},
@@ -19,23 +21,43 @@ CALLS = [{"args": [1, [2]], "expected": 3}, {"args": [4, []], "expected": 4}]
     STDIN,
     [{**test, "type": "stdin_stdout"} for test in STDIN],
     [{**test, "testtype": "stdin", "metadata": {}} for test in STDIN],
-])
+  ],
+)
 @pytest.mark.parametrize("form", [lambda v: v, json.dumps])
 def test_programs_in_every_form(value, form):
   assert testcases.read(form(value), "tests") == (STDIN, None)
 
 
-@pytest.mark.parametrize("value", [
+@pytest.mark.parametrize(
+  "value",
+  [
     {"inputs": [[1, [2]], [4, []]], "outputs": [[3], [4]], "fn_name": "f"},
     {"inputs": [[1, [2]], [4, []]], "outputs": [3, 4], "fn_name": "f"},
-    [{"input": [1, [2]], "output": [3], "type": "function_call",
-      "fn_name": "f"},
-     {"input": [4, []], "output": [4], "type": "function_call",
-      "fn_name": "f"}],
-    [{"input": "1\n[2]", "output": "3", "testtype": "functional",
-      "metadata": {"func_name": "f"}},
-     {"input": "4\n[]", "output": "4", "testtype": "functional"}],
-])
+    [
+      {
+        "input": [1, [2]],
+        "output": [3],
+        "type": "function_call",
+        "fn_name": "f",
+      },
+      {
+        "input": [4, []],
+        "output": [4],
+        "type": "function_call",
+        "fn_name": "f",
+      },
+    ],
+    [
+      {
+        "input": "1\n[2]",
+        "output": "3",
+        "testtype": "functional",
+        "metadata": {"func_name": "f"},
+      },
+      {"input": "4\n[]", "output": "4", "testtype": "functional"},
+    ],
+  ],
+)
 @pytest.mark.parametrize("form", [lambda v: v, json.dumps])
 def test_calls_in_every_form(value, form):
   tests, name = testcases.read(form(value), "tests")
@@ -56,7 +78,9 @@ def test_outputs_are_unwrapped_only_if_all_are_wrapped():
   assert [t["expected"] for t in tests] == [[1], [1, 2]]
 
 
-@pytest.mark.parametrize("value, words", [
+@pytest.mark.parametrize(
+  "value, words",
+  [
     (3, "a int, not test cases"),
     ("{", "not JSON"),
     ({"inputs": ["1"]}, "no lists of inputs and outputs"),
@@ -65,11 +89,14 @@ def test_outputs_are_unwrapped_only_if_all_are_wrapped():
     ([{"input": 1, "output": "1"}], "a int where text is read"),
     ([{"input": "", "output": [1]}], "a list where text is read"),
     ([{"input": [], "output": 1, "type": "function_call"}], "without a name"),
-    ([{"input": 1, "output": 1, "fn_name": "f"}],
-     "arguments that are not a list"),
+    (
+      [{"input": 1, "output": 1, "fn_name": "f"}],
+      "arguments that are not a list",
+    ),
     ([{"input": "{", "output": "1", "fn_name": "f"}], "not JSON"),
     ([{"input": "", "output": "", "type": "html"}], "the kinds .'html'"),
-])
+  ],
+)
 def test_what_is_no_test_case_is_named(value, words):
   with pytest.raises(schema.BadRow, match=words):
     testcases.read(value, "tests")
@@ -90,10 +117,17 @@ def test_longest_by_hand():
 
 
 VALUES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=5),
-    lambda v: st.lists(v, max_size=3) | st.dictionaries(
-        st.sampled_from(
-            ["input", "output", "inputs", "outputs", "fn_name", "type"]), v))
+  st.none() | st.integers() | st.text(max_size=5),
+  lambda v: (
+    st.lists(v, max_size=3)
+    | st.dictionaries(
+      st.sampled_from(
+        ["input", "output", "inputs", "outputs", "fn_name", "type"]
+      ),
+      v,
+    )
+  ),
+)
 
 
 @given(VALUES)
@@ -109,7 +143,8 @@ def test_a_problem_says_what_is_asked_for():
   calls = {"inputs": [[1]], "outputs": [1], "fn_name": "f"}
   starter = "class Solution:\n  def f(self, x):\n"
   made = programs.problem(
-      "Add.", calls, "tests", starter=starter, solutions='["def f(x): ..."]')
+    "Add.", calls, "tests", starter=starter, solutions='["def f(x): ..."]'
+  )
   assert made.meta == {"entry_point": "f"}
   assert made.asks["how"] == "The tests call f of the class Solution."
   assert made.question.endswith(f"```python\n{starter.rstrip()}\n```")

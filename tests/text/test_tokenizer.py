@@ -21,14 +21,18 @@ from progrpo_jax.text import chat
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 TEXTS = [
-    f"Using the numbers [{a}, {b}, {c}], create an equation that equals "
-    f"{a * b + c}. Use each number once.\n<answer>{a} * {b} + {c}</answer>"
-    for a in range(1, 10) for b in range(1, 5) for c in (7, 25, 68)]
+  f"Using the numbers [{a}, {b}, {c}], create an equation that equals "
+  f"{a * b + c}. Use each number once.\n<answer>{a} * {b} + {c}</answer>"
+  for a in range(1, 10)
+  for b in range(1, 5)
+  for c in (7, 25, 68)
+]
 
 CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
-    "<|im_start|>assistant\n{% endif %}")
+  "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+  "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
+  "<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,36 +41,58 @@ def char():
 
 
 def hf_directory(
-    path, template=None, stop_ids=None, pad="<|endoftext|>", bos=False,
-    single="<s> $A"):
+  path,
+  template=None,
+  stop_ids=None,
+  pad="<|endoftext|>",
+  bos=False,
+  single="<s> $A",
+):
   """A byte-level BPE tokenizer as in Qwen2, trained on the texts."""
   import tokenizers
   import transformers
+
   inner = tokenizers.Tokenizer(tokenizers.models.BPE())
   inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-      add_prefix_space=False)
+    add_prefix_space=False
+  )
   inner.decoder = tokenizers.decoders.ByteLevel()
   inner.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
   special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>"]
-  inner.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(
-      vocab_size=320, special_tokens=special, show_progress=False,
-      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  inner.train_from_iterator(
+    TEXTS,
+    tokenizers.trainers.BpeTrainer(
+      vocab_size=320,
+      special_tokens=special,
+      show_progress=False,
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    ),
+  )
   if bos:
     inner.post_processor = tokenizers.processors.TemplateProcessing(
-        single=single, special_tokens=[("<s>", 3), ("<|im_end|>", 2)])
+      single=single, special_tokens=[("<s>", 3), ("<|im_end|>", 2)]
+    )
   whole = transformers.PreTrainedTokenizerFast(
-      tokenizer_object=inner, eos_token="<|im_end|>", pad_token=pad)
+    tokenizer_object=inner, eos_token="<|im_end|>", pad_token=pad
+  )
   whole.chat_template = template
   whole.save_pretrained(path)
   if stop_ids is not None:
     (path / "generation_config.json").write_text(
-        json.dumps({"eos_token_id": stop_ids}))
+      json.dumps({"eos_token_id": stop_ids})
+    )
   return str(path)
 
 
-@pytest.mark.parametrize(("single", "head"), [
-    ("<s> $A <|im_end|>", [3]), ("$A <|im_end|>", []),
-    ("$A <|im_end|> <s>", []), ("<s> $A", [3])])
+@pytest.mark.parametrize(
+  ("single", "head"),
+  [
+    ("<s> $A <|im_end|>", [3]),
+    ("$A <|im_end|>", []),
+    ("$A <|im_end|> <s>", []),
+    ("<s> $A", [3]),
+  ],
+)
 def test_no_end_token_stands_behind_a_bare_prompt(tmp_path, single, head):
   path = hf_directory(tmp_path, bos=True, single=single)
   tokenizer = tokenizer_lib.load(path)
@@ -92,8 +118,7 @@ def test_char_vocabulary_is_the_characters_and_the_bytes(char):
 
 
 def test_without_bytes_the_vocabulary_is_small_and_lossy():
-  small = tokenizer_lib.SentencePieceTokenizer.train(
-      TEXTS, byte_fallback=False)
+  small = tokenizer_lib.SentencePieceTokenizer.train(TEXTS, byte_fallback=False)
   assert small.vocab_size == 4 + len(set("".join(TEXTS)))
   assert small.decode(small.encode(TEXTS[3])) == TEXTS[3]
   assert small.decode(small.encode("5~5")) == "55"
@@ -112,7 +137,8 @@ def test_char_round_trip_of_any_text(char, text):
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_other_models_round_trip_too(model_type):
   trained = tokenizer_lib.SentencePieceTokenizer.train(
-      TEXTS, model_type=model_type, vocab_size=360)
+    TEXTS, model_type=model_type, vocab_size=360
+  )
   assert trained.vocab_size <= 360
   assert len(trained.encode(TEXTS[0])) < len(TEXTS[0])
   for text in [*TEXTS, "", "  x\n", "né \u2581 😀", "</s>"]:
@@ -129,13 +155,15 @@ def test_training_is_deterministic(tmp_path, run_python):
   shuffled = random.Random(0).sample(TEXTS, len(TEXTS))
   train = tokenizer_lib.SentencePieceTokenizer.train
   train(TEXTS, str(tmp_path / "a.model"))
-  run_python(f"""
+  run_python(
+    f"""
 from progrpo_jax.text import tokenizer
 tokenizer.SentencePieceTokenizer.train(
     {shuffled!r}, {str(tmp_path / "b.model")!r})
-""", env={"PYTHONHASHSEED": "7"})
-  one, other = (
-      tokenizer_lib.load(tmp_path / f"{n}.model") for n in "ab")
+""",
+    env={"PYTHONHASHSEED": "7"},
+  )
+  one, other = (tokenizer_lib.load(tmp_path / f"{n}.model") for n in "ab")
   assert one._model == train(TEXTS)._model
   assert one.encode(TEXTS[5]) == other.encode(TEXTS[5])
 
@@ -170,8 +198,10 @@ def test_save_and_load(char, tmp_path):
 @hypothesis.example(text="   a   b   ")
 @hypothesis.example(text="a<|im_end|><|im_end|>\n<s> <|endoftext|>")
 @hypothesis.settings(
-    deadline=None, max_examples=50,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+  deadline=None,
+  max_examples=50,
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 def test_hf_round_trip_and_bare_prompts(text, bare_hf):
   ids = bare_hf.encode(text)
   assert bare_hf.decode(ids) == text
@@ -190,21 +220,34 @@ def test_hf_bos_is_not_the_users(tmp_path):
   assert user == [False] + [True] * (len(ids) - 1)
 
 
-@pytest.mark.parametrize("text", [
-    "Using the numbers", "user", "a", " lead", "trail \n\n", "é😀 x", "  ",
-    "{{ messages }}", "assistant\n"])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "Using the numbers",
+    "user",
+    "a",
+    " lead",
+    "trail \n\n",
+    "é😀 x",
+    "  ",
+    "{{ messages }}",
+    "assistant\n",
+  ],
+)
 @pytest.mark.parametrize("system", [None, "You are user.", ""])
 def test_chat_template_and_the_users_part(tmp_path, text, system):
   path = hf_directory(tmp_path, CHATML)
   loaded = tokenizer_lib.load(path, system_prompt=system)
   ids, user = loaded.encode_prompt(text)
   import transformers
+
   reference = transformers.AutoTokenizer.from_pretrained(path)
   messages = [{"role": "user", "content": text}]
   if system is not None:
     messages.insert(0, {"role": "system", "content": system})
   wanted = reference.apply_chat_template(
-      messages, add_generation_prompt=True, return_dict=False)
+    messages, add_generation_prompt=True, return_dict=False
+  )
   assert ids == wanted
   assert len(user) == len(ids)
   theirs = [i for i, u in zip(ids, user) if u]
@@ -225,17 +268,23 @@ def test_choice_of_template(tmp_path):
   bare = tokenizer_lib.load(path, chat_template="none")
   assert bare.encode_prompt("9") == (bare.encode("9"), [True])
   given = tokenizer_lib.load(
-      path, chat_template="Q: {{ messages[0]['content'] }}\nA:")
+    path, chat_template="Q: {{ messages[0]['content'] }}\nA:"
+  )
   ids, user = given.encode_prompt("99")
   assert given.decode(ids) == "Q: 99\nA:"
   assert given.decode([i for i, u in zip(ids, user) if u]) in ("99", " 99")
   own = tokenizer_lib.load(path, chat_template="own")
   auto = tokenizer_lib.load(path)
-  assert own.encode_prompt("9") == auto.encode_prompt("9") != (
-      bare.encode_prompt("9"))
+  assert (
+    own.encode_prompt("9")
+    == auto.encode_prompt("9")
+    != (bare.encode_prompt("9"))
+  )
 
 
-@pytest.mark.parametrize(("kind", "template", "options", "words"), [
+@pytest.mark.parametrize(
+  ("kind", "template", "options", "words"),
+  [
     ("hf", None, dict(chat_template="own"), "no chat template"),
     ("hf", None, dict(system_prompt="x"), "needs a chat template"),
     ("hf", None, dict(chat_template="chatml"), "'chatml' must be"),
@@ -246,9 +295,11 @@ def test_choice_of_template(tmp_path):
     ("sp", None, dict(chat_template="own"), "takes no chat template"),
     ("sp", None, dict(system_prompt="x"), "takes no chat template"),
     ("sp", None, dict(chat_template_options={"a": 1}), "takes no chat templ"),
-])
+  ],
+)
 def test_impossible_choices_are_errors(
-    tmp_path, char, kind, template, options, words):
+  tmp_path, char, kind, template, options, words
+):
   if kind == "hf":
     hf_directory(tmp_path, template)
   else:
@@ -258,18 +309,25 @@ def test_impossible_choices_are_errors(
 
 
 LOOP = (
-    "{% for a in range(9**5) %}{% for b in range(9**5) %}"
-    "{% for c in range(9**5) %}{% endfor %}{% endfor %}{% endfor %}")
+  "{% for a in range(9**5) %}{% for b in range(9**5) %}"
+  "{% for c in range(9**5) %}{% endfor %}{% endfor %}{% endfor %}"
+)
 
 
-@pytest.mark.parametrize(("template", "words"), [
+@pytest.mark.parametrize(
+  ("template", "words"),
+  [
     ("{{ 'x' * 5000000000 }}", "more memory than allowed"),
-    ("{% set n = namespace(t='x') %}{% for i in range(40) %}"
-     "{% set n.t = n.t + n.t %}{% endfor %}", "more memory than allowed"),
+    (
+      "{% set n = namespace(t='x') %}{% for i in range(40) %}"
+      "{% set n.t = n.t + n.t %}{% endfor %}",
+      "more memory than allowed",
+    ),
     ("{{ 'x' * 3000000 }}", "wrote 3,000,"),
     ("{% for i in range(1000000000) %}{% endfor %}", "[Rr]ange too big"),
     ("{{ " + 9999 * "(" + "1" + 9999 * ")" + " }}", "failed"),
-])
+  ],
+)
 def test_a_template_that_runs_away_is_an_error(tmp_path, template, words):
   place = hf_directory(tmp_path, template + CHATML)
   with pytest.raises(errors.InputError, match=words) as caught:
@@ -278,9 +336,9 @@ def test_a_template_that_runs_away_is_an_error(tmp_path, template, words):
 
 
 def test_a_template_that_loops_is_an_error_and_the_next_prompt_is_not(
-    tmp_path, monkeypatch):
-  sometimes = (
-      "{% if 'bomb' in messages[-1].content %}" + LOOP + "{% endif %}")
+  tmp_path, monkeypatch
+):
+  sometimes = "{% if 'bomb' in messages[-1].content %}" + LOOP + "{% endif %}"
   place = hf_directory(tmp_path, sometimes + CHATML)
   with pools.Pool(workers=1, deadline_s=1.0) as renderer:
     monkeypatch.setattr(chat, "_DEADLINE_S", 1.0)
@@ -288,7 +346,8 @@ def test_a_template_that_loops_is_an_error_and_the_next_prompt_is_not(
     tokenizer = tokenizer_lib.load(place)
     before = tokenizer.encode_prompt("9")
     with pytest.raises(
-        errors.InputError, match=f"{place}: .* did not end within 1 s"):
+      errors.InputError, match=f"{place}: .* did not end within 1 s"
+    ):
       tokenizer.encode_prompt("a bomb")
     assert tokenizer.encode_prompt("9") == before
 
@@ -332,12 +391,13 @@ def test_export_beside_weights_keeps_the_tokenizer(tmp_path, char, kind):
   """Transformers may pick another class when it sees the model's config."""
   first = char
   if kind == "hf":
-    first = tokenizer_lib.load(hf_directory(
-        tmp_path / "a", CHATML, stop_ids=[2, 0]))
+    first = tokenizer_lib.load(
+      hf_directory(tmp_path / "a", CHATML, stop_ids=[2, 0])
+    )
   config = config_lib.ModelConfig.tiny(vocab_size=400, num_layers=1)
   params = jax.tree.map(
-      lambda x: np.zeros(x.shape, np.float32),
-      transformer.abstract_params(config))
+    lambda x: np.zeros(x.shape, np.float32), transformer.abstract_params(config)
+  )
   hf.save(tmp_path / "b", config, params, first)
   again = tokenizer_lib.load(tmp_path / "b")
   assert type(again) is type(first)
@@ -354,9 +414,11 @@ def bucket(tmp_path, monkeypatch):
   (tmp_path / "cwd").mkdir()
   monkeypatch.chdir(tmp_path / "cwd")
   files = dirfs.DirFileSystem(
-      path=str(tmp_path), fs=local_files.LocalFileSystem(auto_mkdir=True))
+    path=str(tmp_path), fs=local_files.LocalFileSystem(auto_mkdir=True)
+  )
   monkeypatch.setattr(
-      backend.fsspec_backend, "_get_filesystem", lambda _: files)
+    backend.fsspec_backend, "_get_filesystem", lambda _: files
+  )
   yield tmp_path / "gs:" / "bucket"
   assert list((tmp_path / "cwd").iterdir()) == []
 
@@ -369,8 +431,12 @@ def test_a_bucket_is_a_place_like_any_other(tmp_path, bucket, char, kind):
     first = tokenizer_lib.load(path)
     first._tokenizer.chat_template = {"default": CHATML, "other": "{{ 1 }}"}
     names = [
-        "additional_chat_templates/other.jinja", "chat_template.jinja",
-        "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+      "additional_chat_templates/other.jinja",
+      "chat_template.jinja",
+      "generation_config.json",
+      "tokenizer.json",
+      "tokenizer_config.json",
+    ]
   place = epath.Path("gs://bucket/run/model")
   for _ in range(2):  # the second time it is there
     first.save(place)
@@ -381,8 +447,10 @@ def test_a_bucket_is_a_place_like_any_other(tmp_path, bucket, char, kind):
   assert again.encode_prompt("1 + 1") == first.encode_prompt("1 + 1")
   assert (again.stop_ids, again.pad_id) == (first.stop_ids, first.pad_id)
   found = sorted(
-      str(p.relative_to(bucket / "run/model"))
-      for p in bucket.rglob("*") if p.is_file())
+    str(p.relative_to(bucket / "run/model"))
+    for p in bucket.rglob("*")
+    if p.is_file()
+  )
   assert found == sorted(names)
   with pytest.raises(errors.InputError, match="gs://bucket/run/no: no such"):
     tokenizer_lib.load("gs://bucket/run/no")
@@ -406,12 +474,15 @@ def test_missing_and_damaged_files_are_named(tmp_path):
       tokenizer_lib.load(tmp_path)
 
 
-@pytest.mark.parametrize(("options", "words"), [
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
     (dict(texts=[]), "no text"),
     (dict(texts=["a"], model_type="word"), "'word'"),
     (dict(texts=["abc"], model_type="bpe"), "needs a vocab_size"),
     (dict(texts=["abc"], model_type="bpe", vocab_size=9), "sentencepiece"),
-])
+  ],
+)
 def test_impossible_training_is_an_error(options, words):
   with pytest.raises(errors.InputError, match=words):
     tokenizer_lib.SentencePieceTokenizer.train(**options)

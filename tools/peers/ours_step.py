@@ -45,8 +45,11 @@ class View:
     if metrics["verifier/masked"]:
       raise SystemExit("a verifier failed")
     self._watch.sampled(
-        self._samples, metrics["completions/mean_length"],
-        metrics["completions/max_length"], metrics["timing_s/sample"])
+      self._samples,
+      metrics["completions/mean_length"],
+      metrics["completions/max_length"],
+      metrics["timing_s/sample"],
+    )
 
 
 def main() -> None:
@@ -61,30 +64,38 @@ def main() -> None:
     before = load(c)
     c.model.init_from = str(run)
     after = load(c)
-  changed = max(
-      float(np.max(np.abs(a - b))) for a, b in zip(before, after))
+  changed = max(float(np.max(np.abs(a - b))) for a, b in zip(before, after))
   versions = {
-      name: importlib.metadata.version(name)
-      for name in ("progrpo_jax", "jax")}
+    name: importlib.metadata.version(name) for name in ("progrpo_jax", "jax")
+  }
   watch.write(versions, sum(x.size for x in after), changed)
 
 
 def write_base(folder: pathlib.Path, layers: int) -> None:
   """Writes a random policy and its tokenizer as a Hugging Face directory."""
   model = model_config.ModelConfig(
-      family="llama", vocab_size=work.VOCAB, num_layers=layers,
-      embed_dim=work.WIDTH, num_heads=work.HEADS,
-      num_kv_heads=work.KEY_HEADS, head_dim=work.HEAD, mlp_dim=work.HIDDEN)
+    family="llama",
+    vocab_size=work.VOCAB,
+    num_layers=layers,
+    embed_dim=work.WIDTH,
+    num_heads=work.HEADS,
+    num_kv_heads=work.KEY_HEADS,
+    head_dim=work.HEAD,
+    mlp_dim=work.HIDDEN,
+  )
   mesh = answers.one_device()
   hf.save(folder, model, transformer.init(model, jax.random.key(0), mesh))
   words = tokenizers.models.WordLevel(
-      {str(i): i for i in range(work.VOCAB)}, unk_token="0")
+    {str(i): i for i in range(work.VOCAB)}, unk_token="0"
+  )
   tokenizer = tokenizers.Tokenizer(words)
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   transformers.PreTrainedTokenizerFast(
-      tokenizer_object=tokenizer).save_pretrained(folder)
+    tokenizer_object=tokenizer
+  ).save_pretrained(folder)
   (folder / "generation_config.json").write_text(
-      json.dumps(dict(eos_token_id=work.END)))
+    json.dumps(dict(eos_token_id=work.END))
+  )
 
 
 def config(args, base: pathlib.Path, total_steps: int):
@@ -95,8 +106,11 @@ def config(args, base: pathlib.Path, total_steps: int):
   c.algo.epsilon = c.algo.epsilon_high = work.CLIP
   c.algo.num_generations = args.samples
   c.data.tasks = {
-      "words": {"module": "peers.ours_task",
-                "options": {"tokens": args.prompt_tokens}}}
+    "words": {
+      "module": "peers.ours_task",
+      "options": {"tokens": args.prompt_tokens},
+    }
+  }
   c.data.max_prompt_length = args.prompt_tokens
   c.sampling.max_new_tokens = args.new_tokens
   c.train.total_steps = total_steps

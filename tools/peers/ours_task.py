@@ -11,8 +11,9 @@ VERIFIER = "peers.ours_task:score"
 def load(split, *, data_dir, seed, tokens, count=64):
   """Returns prompts of random words."""
   return [
-      base.Row("peers.ours_task", work.prompt(n, tokens), None, {})
-      for n in range(count)]
+    base.Row("peers.ours_task", work.prompt(n, tokens), None, {})
+    for n in range(count)
+  ]
 
 
 def score(completion, reference):

@@ -38,45 +38,63 @@ def main() -> None:
   before = leaves(model)
   with tempfile.TemporaryDirectory() as folder:
     trainer = trl.GRPOTrainer(
-        model=model, processing_class=make_tokenizer(),
-        reward_funcs=lambda completions, **_: watch.rewards(completions),
-        train_dataset=datasets.Dataset.from_list([
-            {"prompt": work.prompt(n, args.prompt_tokens)}
-            for n in range(watch.total_steps * args.prompts)]),
-        args=config(args, folder, watch.total_steps),
-        callbacks=[Begins(watch)])
+      model=model,
+      processing_class=make_tokenizer(),
+      reward_funcs=lambda completions, **_: watch.rewards(completions),
+      train_dataset=datasets.Dataset.from_list(
+        [
+          {"prompt": work.prompt(n, args.prompt_tokens)}
+          for n in range(watch.total_steps * args.prompts)
+        ]
+      ),
+      args=config(args, folder, watch.total_steps),
+      callbacks=[Begins(watch)],
+    )
     trainer.train()
   after = leaves(model)
-  changed = max(
-      float(np.max(np.abs(a - b))) for a, b in zip(before, after))
+  changed = max(float(np.max(np.abs(a - b))) for a, b in zip(before, after))
   versions = {
-      name: importlib.metadata.version(name)
-      for name in ("trl", "transformers", "torch")}
+    name: importlib.metadata.version(name)
+    for name in ("trl", "transformers", "torch")
+  }
   watch.write(versions, sum(x.size for x in after), changed)
 
 
 def make_model(layers: int) -> transformers.LlamaForCausalLM:
   """Returns the policy, with random weights."""
-  return transformers.LlamaForCausalLM(transformers.LlamaConfig(
-      vocab_size=work.VOCAB, num_hidden_layers=layers,
-      hidden_size=work.WIDTH, num_attention_heads=work.HEADS,
-      num_key_value_heads=work.KEY_HEADS, head_dim=work.HEAD,
-      intermediate_size=work.HIDDEN, rms_norm_eps=work.NORM_EPS,
+  return transformers.LlamaForCausalLM(
+    transformers.LlamaConfig(
+      vocab_size=work.VOCAB,
+      num_hidden_layers=layers,
+      hidden_size=work.WIDTH,
+      num_attention_heads=work.HEADS,
+      num_key_value_heads=work.KEY_HEADS,
+      head_dim=work.HEAD,
+      intermediate_size=work.HIDDEN,
+      rms_norm_eps=work.NORM_EPS,
       rope_parameters=dict(
-          rope_type="default", rope_theta=float(work.ROPE_THETA)),
-      tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
-      pad_token_id=None, dtype="float32"))
+        rope_type="default", rope_theta=float(work.ROPE_THETA)
+      ),
+      tie_word_embeddings=True,
+      bos_token_id=None,
+      eos_token_id=None,
+      pad_token_id=None,
+      dtype="float32",
+    )
+  )
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
   """Returns a tokenizer whose words are ids; padding and end have no logit."""
   words = tokenizers.models.WordLevel(
-      {str(i): i for i in range(work.VOCAB)}, unk_token="0")
+    {str(i): i for i in range(work.VOCAB)}, unk_token="0"
+  )
   tokenizer = tokenizers.Tokenizer(words)
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   tokenizer.add_special_tokens(["<pad>", "<end>"])
   return transformers.PreTrainedTokenizerFast(
-      tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+    tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>"
+  )
 
 
 def config(args, folder: str, steps: int) -> trl.GRPOConfig:
@@ -84,17 +102,33 @@ def config(args, folder: str, steps: int) -> trl.GRPOConfig:
   rows = args.prompts * args.samples
   micro = min(work.MICRO_BATCH * args.samples, rows)
   return trl.GRPOConfig(
-      output_dir=folder, max_steps=steps, use_cpu=True, bf16=False,
-      per_device_train_batch_size=micro,
-      gradient_accumulation_steps=rows // micro, generation_batch_size=rows,
-      gradient_checkpointing=False,
-      num_generations=args.samples, max_completion_length=args.new_tokens,
-      temperature=1.0, top_p=1.0, top_k=0, beta=0.0, epsilon=work.CLIP,
-      num_iterations=1, loss_type="dapo", optim="adamw_torch",
-      learning_rate=work.LEARNING_RATE, lr_scheduler_type="constant",
-      weight_decay=0.0, max_grad_norm=work.MAX_GRAD_NORM,
-      save_strategy="no", logging_steps=1, report_to="none",
-      disable_tqdm=True)
+    output_dir=folder,
+    max_steps=steps,
+    use_cpu=True,
+    bf16=False,
+    per_device_train_batch_size=micro,
+    gradient_accumulation_steps=rows // micro,
+    generation_batch_size=rows,
+    gradient_checkpointing=False,
+    num_generations=args.samples,
+    max_completion_length=args.new_tokens,
+    temperature=1.0,
+    top_p=1.0,
+    top_k=0,
+    beta=0.0,
+    epsilon=work.CLIP,
+    num_iterations=1,
+    loss_type="dapo",
+    optim="adamw_torch",
+    learning_rate=work.LEARNING_RATE,
+    lr_scheduler_type="constant",
+    weight_decay=0.0,
+    max_grad_norm=work.MAX_GRAD_NORM,
+    save_strategy="no",
+    logging_steps=1,
+    report_to="none",
+    disable_tqdm=True,
+  )
 
 
 def leaves(model: torch.nn.Module) -> list[np.ndarray]:

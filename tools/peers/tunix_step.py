@@ -47,27 +47,33 @@ def main() -> None:
   args = work.arguments()
   watch = work.Watch(args)
   mesh = jax.sharding.Mesh(
-      np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
+    np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp")
+  )
   model = make_model(args.layers)
   before = leaves(model)
   with mesh:
     cluster = rl_cluster.RLCluster(
-        actor=model, tokenizer=Words(), cluster_config=cluster_config(
-            args, mesh, watch.total_steps))
+      actor=model,
+      tokenizer=Words(),
+      cluster_config=cluster_config(args, mesh, watch.total_steps),
+    )
     learner = grpo_learner.GRPOLearner(
-        rl_cluster=cluster,
-        reward_fns=lambda prompts, completions, **_: watch.rewards(
-            completions),
-        algo_config=grpo_learner.GRPOConfig(
-            num_generations=args.samples, num_iterations=1, beta=0.0,
-            epsilon=work.CLIP, loss_agg_mode="token-mean"))
+      rl_cluster=cluster,
+      reward_fns=lambda prompts, completions, **_: watch.rewards(completions),
+      algo_config=grpo_learner.GRPOConfig(
+        num_generations=args.samples,
+        num_iterations=1,
+        beta=0.0,
+        epsilon=work.CLIP,
+        loss_agg_mode="token-mean",
+      ),
+    )
     learner.train(batches(args, watch, cluster.actor_trainer.model))
   after = leaves(cluster.actor_trainer.model)
-  changed = max(
-      float(np.max(np.abs(a - b))) for a, b in zip(before, after))
+  changed = max(float(np.max(np.abs(a - b))) for a, b in zip(before, after))
   versions = {
-      name: importlib.metadata.version(name)
-      for name in ("google-tunix", "jax")}
+    name: importlib.metadata.version(name) for name in ("google-tunix", "jax")
+  }
   watch.write(versions, sum(x.size for x in after), changed)
 
 
@@ -78,23 +84,47 @@ def batches(args, watch: work.Watch, model):
     jax.block_until_ready(nnx.state(model))
     watch.begin()
     first = step * args.prompts
-    yield {"prompts": np.array([
-        work.prompt(first + n, args.prompt_tokens)
-        for n in range(args.prompts)])}
+    yield {
+      "prompts": np.array(
+        [
+          work.prompt(first + n, args.prompt_tokens)
+          for n in range(args.prompts)
+        ]
+      )
+    }
 
 
 def make_model(layers: int) -> nnx.Module:
   """Returns the policy; draws all weights, as Tunix initialises MLPs with 0."""
-  model = llama.Llama3(llama.ModelConfig(
-      num_layers=layers, vocab_size=work.VOCAB, embed_dim=work.WIDTH,
-      hidden_dim=work.HIDDEN, num_heads=work.HEADS, head_dim=work.HEAD,
-      num_kv_heads=work.KEY_HEADS, rope_theta=work.ROPE_THETA,
-      norm_eps=work.NORM_EPS, weight_tying=True), rngs=nnx.Rngs(0))
+  model = llama.Llama3(
+    llama.ModelConfig(
+      num_layers=layers,
+      vocab_size=work.VOCAB,
+      embed_dim=work.WIDTH,
+      hidden_dim=work.HIDDEN,
+      num_heads=work.HEADS,
+      head_dim=work.HEAD,
+      num_kv_heads=work.KEY_HEADS,
+      rope_theta=work.ROPE_THETA,
+      norm_eps=work.NORM_EPS,
+      weight_tying=True,
+    ),
+    rngs=nnx.Rngs(0),
+  )
   numbers = np.random.default_rng(0)
-  nnx.update(model, jax.tree.map(
-      lambda x: x if x.ndim == 1 else jax.numpy.asarray(
-          numbers.normal(0, 0.02, x.shape).astype(np.float32)),
-      nnx.state(model)))
+  nnx.update(
+    model,
+    jax.tree.map(
+      lambda x: (
+        x
+        if x.ndim == 1
+        else jax.numpy.asarray(
+          numbers.normal(0, 0.02, x.shape).astype(np.float32)
+        )
+      ),
+      nnx.state(model),
+    ),
+  )
   return model
 
 
@@ -102,23 +132,31 @@ def cluster_config(args, mesh, steps: int) -> rl_cluster.ClusterConfig:
   """Returns settings: all roles share one device and one policy."""
   roles = rl_cluster.Role
   optimizer = optax.chain(
-      optax.clip_by_global_norm(work.MAX_GRAD_NORM),
-      optax.adamw(work.LEARNING_RATE, weight_decay=0.0))
+    optax.clip_by_global_norm(work.MAX_GRAD_NORM),
+    optax.adamw(work.LEARNING_RATE, weight_decay=0.0),
+  )
   return rl_cluster.ClusterConfig(
-      role_to_mesh=dict.fromkeys(
-          (roles.ACTOR, roles.REFERENCE, roles.ROLLOUT), mesh),
-      rollout_engine="vanilla",
-      training_config=rl_cluster.RLTrainingConfig(
-          actor_optimizer=optimizer, eval_every_n_steps=10**9,
-          max_steps=steps, mini_batch_size=args.prompts,
-          train_micro_batch_size=min(work.MICRO_BATCH, args.prompts),
-          rollout_micro_batch_size=args.prompts,
-          compute_logps_micro_batch_size=args.prompts),
-      rollout_config=base_rollout.RolloutConfig(
-          max_tokens_to_generate=args.new_tokens,
-          max_prompt_length=args.prompt_tokens,
-          kv_cache_size=args.prompt_tokens + args.new_tokens,
-          temperature=1.0, top_p=1.0))
+    role_to_mesh=dict.fromkeys(
+      (roles.ACTOR, roles.REFERENCE, roles.ROLLOUT), mesh
+    ),
+    rollout_engine="vanilla",
+    training_config=rl_cluster.RLTrainingConfig(
+      actor_optimizer=optimizer,
+      eval_every_n_steps=10**9,
+      max_steps=steps,
+      mini_batch_size=args.prompts,
+      train_micro_batch_size=min(work.MICRO_BATCH, args.prompts),
+      rollout_micro_batch_size=args.prompts,
+      compute_logps_micro_batch_size=args.prompts,
+    ),
+    rollout_config=base_rollout.RolloutConfig(
+      max_tokens_to_generate=args.new_tokens,
+      max_prompt_length=args.prompt_tokens,
+      kv_cache_size=args.prompt_tokens + args.new_tokens,
+      temperature=1.0,
+      top_p=1.0,
+    ),
+  )
 
 
 def leaves(model) -> list[np.ndarray]:

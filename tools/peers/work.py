@@ -26,8 +26,15 @@ def arguments() -> argparse.Namespace:
   """Parses the sizes of the step, and the file for `Watch.write`."""
   parser = argparse.ArgumentParser()
   for name in (
-      "layers", "prompts", "samples", "prompt_tokens", "new_tokens", "warmup",
-      "steps", "cores"):
+    "layers",
+    "prompts",
+    "samples",
+    "prompt_tokens",
+    "new_tokens",
+    "warmup",
+    "steps",
+    "cores",
+  ):
     parser.add_argument(f"--{name}", type=int, required=True)
   parser.add_argument("--output", type=pathlib.Path, required=True)
   return parser.parse_args()
@@ -68,8 +75,7 @@ class Watch:
     self._used.append(time.process_time())
 
   def sampled(
-      self, count: int, mean: float, longest: float,
-      seconds: float | None = None,
+    self, count: int, mean: float, longest: float, seconds: float | None = None
   ) -> None:
     """Records that the step has its samples.
 
@@ -89,15 +95,15 @@ class Watch:
     asked = args.prompts * args.samples, args.new_tokens, args.new_tokens
     if (count, mean, longest) != asked:
       raise SystemExit(
-          f"{count} samples of {mean} tokens in the mean and {longest} at "
-          f"most, instead of {asked[0]} of {args.new_tokens}")
+        f"{count} samples of {mean} tokens in the mean and {longest} at "
+        f"most, instead of {asked[0]} of {args.new_tokens}"
+      )
     self._sample.append(seconds)
 
   def rewards(self, completions: list[str]) -> list[float]:
     """Returns the rewards of all samples of a step, after `sampled`."""
     lengths = [len(text.split()) for text in completions]
-    self.sampled(
-        len(completions), sum(lengths) / len(lengths), max(lengths))
+    self.sampled(len(completions), sum(lengths) / len(lengths), max(lengths))
     return [reward(text) for text in completions]
 
   def write(self, versions: dict[str, str], parameters: int, changed: float):
@@ -117,11 +123,20 @@ class Watch:
     if not 0 < changed < float("inf"):
       raise SystemExit(f"the parameters changed by {changed}")
     seconds, cpu = (
-        [b - a for a, b in zip(times, times[1:])][skip:]
-        for times in (self._begun, self._used))
-    self._args.output.write_text(json.dumps(dict(
-        seconds=seconds, cpu=cpu, sample=self._sample[skip:skip + steps],
-        versions=versions, parameters=parameters, changed=changed,
-        # Peak of this process without its children; kilobytes on Linux.
-        peak_mb=resource.getrusage(
-            resource.RUSAGE_SELF).ru_maxrss / 1024)))
+      [b - a for a, b in zip(times, times[1:])][skip:]
+      for times in (self._begun, self._used)
+    )
+    self._args.output.write_text(
+      json.dumps(
+        dict(
+          seconds=seconds,
+          cpu=cpu,
+          sample=self._sample[skip : skip + steps],
+          versions=versions,
+          parameters=parameters,
+          changed=changed,
+          # Peak of this process without its children; kilobytes on Linux.
+          peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+      )
+    )

@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
 
 
 def info(
-    builder: tfds.core.DatasetBuilder, *texts: str
+  builder: tfds.core.DatasetBuilder, *texts: str
 ) -> tfds.core.DatasetInfo:
   """Returns the TFDS description of a builder of problems.
 
@@ -52,9 +52,9 @@ def info(
   features = dict.fromkeys(texts, text)
   features["demonstrations"] = tfds.features.Sequence(text)
   return tfds.core.DatasetInfo(
-      builder=builder,
-      features=tfds.features.FeaturesDict(features),
-      disable_shuffling=True,  # row i is the i-th that was generated
+    builder=builder,
+    features=tfds.features.FeaturesDict(features),
+    disable_shuffling=True,  # row i is the i-th that was generated
   )
 
 
@@ -64,10 +64,10 @@ def folder(builder: type, name: str, version: str, data_dir: str) -> epath.Path:
 
 
 def prepare(
-    builder: type,
-    config: tfds.core.BuilderConfig,
-    data_dir: str,
-    download: tfds.download.DownloadConfig | None = None,
+  builder: type,
+  config: tfds.core.BuilderConfig,
+  data_dir: str,
+  download: tfds.download.DownloadConfig | None = None,
 ) -> Any:
   """Builds the data of a config unless it exists, and opens it.
 
@@ -87,7 +87,7 @@ def prepare(
       # A process that waited for the lock finds the data there; TFDS then
       # returns at once.
       writer = builder(
-          config=config, data_dir=data_dir, file_format="array_record"
+        config=config, data_dir=data_dir, file_format="array_record"
       )
       writer.download_and_prepare(download_config=download)
   return tfds.builder_from_directory(ready)

@@ -136,7 +136,11 @@ def _parquet(file: BinaryIO, path: str) -> Numbered:
 
 
 _READERS: dict[str, Callable[[BinaryIO, str], Numbered]] = {
-    "parquet": _parquet, "jsonl": _jsonl, "json": _json, "csv": _csv}
+  "parquet": _parquet,
+  "jsonl": _jsonl,
+  "json": _json,
+  "csv": _csv,
+}
 
 
 def sha256(path: epath.Path) -> str:

@@ -32,7 +32,9 @@ def problem(prompt: str, names: Any, kwargs: Any) -> schema.Problem:
     if name not in instruction.IDS:
       raise schema.LeftOut(f"no check of {name!r:.60}")
   reference = {
-      "instruction_id_list": names, "kwargs": [_given(k) for k in kwargs]}
+    "instruction_id_list": names,
+    "kwargs": [_given(k) for k in kwargs],
+  }
   return schema.Problem(prompt, reference)
 
 

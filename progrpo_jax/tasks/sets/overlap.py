@@ -104,7 +104,8 @@ class Index:
       if place is not None:
         common[place] = common.get(place, 0) + 1
     shares = [
-        (count / min(len(text_grams), self._sizes[place]), -place)
-        for place, count in common.items()]
+      (count / min(len(text_grams), self._sizes[place]), -place)
+      for place, count in common.items()
+    ]
     best, place = max(shares, default=(0.0, 0))
     return Match(self._names[-place], best) if best >= self._share else None

@@ -20,20 +20,19 @@ META = {"time_limit_s": 5.0, "memory_mb": 512, "partial": True}
 EVALUATION = {**META, "time_limit_s": 8.0, "partial": False}
 AGAINST = ("humaneval_plus", "livecodebench")
 
-_READS = (
-    "The program reads from standard input and writes to standard output.")
+_READS = "The program reads from standard input and writes to standard output."
 _MAX_SOLUTION_CHARS = 10_000
 
 
 def problem(
-    question: str,
-    cases: Any,
-    column: str,
-    *,
-    starter: str = "",
-    name: str | None = None,
-    solutions: Any = (),
-    max_tests: int = 0,
+  question: str,
+  cases: Any,
+  column: str,
+  *,
+  starter: str = "",
+  name: str | None = None,
+  solutions: Any = (),
+  max_tests: int = 0,
 ) -> schema.Problem:
   """Returns a programming problem.
 
@@ -56,8 +55,9 @@ def problem(
   tests, entry = testcases.read(cases, column, name)
   if starter.strip():
     question = (
-        f"{question.rstrip()}\n\nBegin with this code:\n```python\n"
-        f"{starter.rstrip()}\n```")
+      f"{question.rstrip()}\n\nBegin with this code:\n```python\n"
+      f"{starter.rstrip()}\n```"
+    )
   how = _READS
   if entry:
     how = f"The tests call {entry}."
@@ -67,15 +67,16 @@ def problem(
   tests = testcases.longest(tests, max_tests)
   code.check_tests(tests, entry)
   return schema.Problem(
-      question,
-      tests,
-      {"entry_point": entry} if entry else {},
-      _fenced(solutions),
-      {"how": how})
+    question,
+    tests,
+    {"entry_point": entry} if entry else {},
+    _fenced(solutions),
+    {"how": how},
+  )
 
 
 def of_apps(
-    record: Mapping[str, Any], options: Mapping[str, Any]
+  record: Mapping[str, Any], options: Mapping[str, Any]
 ) -> schema.Problem:
   """Returns the problem of a row with the columns of APPS and TACO.
 
@@ -85,12 +86,13 @@ def of_apps(
   if wanted and record.get("difficulty") not in (None, *wanted):
     raise schema.LeftOut("another difficulty")
   return problem(
-      schema.text(record, "question"),
-      record["input_output"] or [],
-      "input_output",
-      starter=starter(record),
-      solutions=record.get("solutions"),
-      max_tests=options["max_tests"])
+    schema.text(record, "question"),
+    record["input_output"] or [],
+    "input_output",
+    starter=starter(record),
+    solutions=record.get("solutions"),
+    max_tests=options["max_tests"],
+  )
 
 
 def _fenced(solutions: Any) -> tuple[str, ...]:
@@ -114,5 +116,3 @@ def starter(record: Mapping[str, Any]) -> str:
   """Returns the code that a program has to begin with, "" for none."""
   text = record.get("starter_code")
   return text if isinstance(text, str) else ""
-
-

@@ -19,24 +19,24 @@ from progrpo_jax.tasks.sets import builder, reader, schema
 
 @base.typed
 def rows(
-    published: schema.Set,
-    split: str,
-    *,
-    data_dir: str,
-    seed: int,
-    manual_dir: str | None = None,
-    revision: str = "main",
-    template: str | None = None,
-    validation: Sequence[str] = (),
-    validation_share: base.Share = 0.01,
-    against: Sequence[str] | None = None,
-    ngram: int = 13,
-    overlap_share: base.Share = 0.5,
-    max_bad_share: base.Share = 0.01,
-    max_prompt_chars: base.Count = 20_000,
-    max_reference_chars: base.Count = 4_000_000,
-    verifier_options: Mapping[str, Any] | None = None,
-    **set_options: Any,
+  published: schema.Set,
+  split: str,
+  *,
+  data_dir: str,
+  seed: int,
+  manual_dir: str | None = None,
+  revision: str = "main",
+  template: str | None = None,
+  validation: Sequence[str] = (),
+  validation_share: base.Share = 0.01,
+  against: Sequence[str] | None = None,
+  ngram: int = 13,
+  overlap_share: base.Share = 0.5,
+  max_bad_share: base.Share = 0.01,
+  max_prompt_chars: base.Count = 20_000,
+  max_reference_chars: base.Count = 4_000_000,
+  verifier_options: Mapping[str, Any] | None = None,
+  **set_options: Any,
 ) -> base.Source:
   """Returns a split of a set; builds its data unless it exists.
 
@@ -76,11 +76,15 @@ def rows(
     options["seed"] = seed
   template_text = _template(published, template)
   shared = {
-      "data_dir": data_dir, "seed": seed, "manual_dir": manual_dir,
-      "revision": revision}
+    "data_dir": data_dir,
+    "seed": seed,
+    "manual_dir": manual_dir,
+    "revision": revision,
+  }
   if split not in published.splits:
     raise InputError(
-        f"{published.name} is for evaluation: it has no split {split!r}")
+      f"{published.name} is for evaluation: it has no split {split!r}"
+    )
   if split == "validation" and validation:
     return base.Chain([_evaluation_set(name, **shared) for name in validation])
   # An evaluation-only set has no train split to keep near-duplicates out of.
@@ -90,24 +94,31 @@ def rows(
     listed = published.against if against is None else tuple(against)
     evaluation_names = tuple(dict.fromkeys((*validation, *listed)))
   config = reader.Config(
-      published=published,
-      options=options,
-      inputs=reader.find(
-          published, options, _folder(manual_dir, published.name), revision),
-      held_out=validation_share,
-      evaluation_sets=tuple(
-          _evaluation_set(name, **shared) for name in evaluation_names),
-      ngram=ngram,
-      overlap_share=overlap_share,
-      max_bad_share=max_bad_share,
-      max_chars=(max_prompt_chars, max_reference_chars),
-      data_dir=data_dir,
+    published=published,
+    options=options,
+    inputs=reader.find(
+      published, options, _folder(manual_dir, published.name), revision
+    ),
+    held_out=validation_share,
+    evaluation_sets=tuple(
+      _evaluation_set(name, **shared) for name in evaluation_names
+    ),
+    ngram=ngram,
+    overlap_share=overlap_share,
+    max_bad_share=max_bad_share,
+    max_chars=(max_prompt_chars, max_reference_chars),
+    data_dir=data_dir,
   )
   built = builder.prepare(reader.Published, config, data_dir)
   meta = {**published.meta, **(verifier_options or {})}
   return Rows(
-      built.as_data_source(split), published.name, config.name, template_text,
-      meta, _refused(built, split))
+    built.as_data_source(split),
+    published.name,
+    config.name,
+    template_text,
+    meta,
+    _refused(built, split),
+  )
 
 
 def _refused(built: Any, split: str) -> dict[str, int]:
@@ -119,7 +130,7 @@ def _refused(built: Any, split: str) -> dict[str, int]:
 
 
 def _all_options(
-    published: schema.Set, given: Mapping[str, Any]
+  published: schema.Set, given: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns the given options of a set and the defaults of its others.
 
@@ -147,8 +158,8 @@ def _template(published: schema.Set, template: str | None) -> str:
     return template
   hint = base.nearest(template, list(published.templates))
   raise InputError(
-      f"{published.name}: no template {template!r}, and as a text it lacks"
-      f" {{question}}{hint}"
+    f"{published.name}: no template {template!r}, and as a text it lacks"
+    f" {{question}}{hint}"
   )
 
 
@@ -165,14 +176,15 @@ def _evaluation_set(name: str, **shared: Any) -> "Rows":
   published = getattr(base.resolve(name), "SET", None)
   if published is None:
     raise InputError(
-        f"{name} is not a published set, so it cannot be named in against or"
-        " validation")
+      f"{name} is not a published set, so it cannot be named in against or"
+      " validation"
+    )
   try:
     return rows(published, "validation", **shared)
   except InputError as error:
     raise InputError(
-        f"{error}; the problems of {name} are to be kept out of train: give"
-        " its files, or against=[] to keep them in"
+      f"{error}; the problems of {name} are to be kept out of train: give"
+      " its files, or against=[] to keep them in"
     ) from error
 
 
@@ -187,13 +199,13 @@ class Rows:
   """
 
   def __init__(
-      self,
-      source: Any,
-      task: str,
-      name: str,
-      template: str,
-      meta: Mapping[str, Any],
-      refused: Mapping[str, int],
+    self,
+    source: Any,
+    task: str,
+    name: str,
+    template: str,
+    meta: Mapping[str, Any],
+    refused: Mapping[str, int],
   ):
     self.refused = dict(refused)
     self.task = task
@@ -214,15 +226,15 @@ class Rows:
       raise IndexError(index)
     record = self._source[index]
     reference, meta, asks = (
-        json.loads(record[key]) for key in ("reference", "meta", "asks"))
+      json.loads(record[key]) for key in ("reference", "meta", "asks")
+    )
     prompt = self._template
     # The question is filled in last: it may contain braces.
     asks["question"] = record["question"].decode()
     for name, text in asks.items():
       prompt = prompt.replace(f"{{{name}}}", text)
     shown = tuple(text.decode() for text in record["demonstrations"])
-    return base.Row(
-        self.task, prompt, reference, {**meta, **self._meta}, shown)
+    return base.Row(self.task, prompt, reference, {**meta, **self._meta}, shown)
 
 
 def reports(published: schema.Set, data_dir: str) -> list[dict[str, Any]]:
@@ -231,7 +243,9 @@ def reports(published: schema.Set, data_dir: str) -> list[dict[str, Any]]:
   paths = top.glob(f"{published.name}-*/{reader.VERSION}/report.json")
   # The pattern also matches sets whose name continues with "-".
   paths = [
-      path for path in paths
-      if path.parent.parent.name.rpartition("-")[0] == published.name]
+    path
+    for path in paths
+    if path.parent.parent.name.rpartition("-")[0] == published.name
+  ]
   paths = sorted(paths, key=lambda path: path.stat().mtime)
   return [json.loads(path.read_text()) for path in paths]

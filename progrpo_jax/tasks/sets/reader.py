@@ -63,10 +63,10 @@ class Input:
 
 
 def find(
-    published: schema.Set,
-    options: Mapping[str, Any],
-    manual_dir: str | None,
-    revision: str,
+  published: schema.Set,
+  options: Mapping[str, Any],
+  manual_dir: str | None,
+  revision: str,
 ) -> tuple[Input, ...]:
   """Returns the files of a set; local files have their checksums.
 
@@ -85,8 +85,9 @@ def find(
     if manual_dir is None:
       if published.by_hand:
         raise InputError(
-            f"{published.name} cannot be downloaded automatically:"
-            f" {published.how_to_get}")
+          f"{published.name} cannot be downloaded automatically:"
+          f" {published.how_to_get}"
+        )
       hub_url = f"{HUB}/{published.repo}/resolve/{revision}/{file.path}"
       inputs.append(Input(file.split, file.path, url=file.url or hub_url))
     else:
@@ -95,7 +96,7 @@ def find(
 
 
 def _local_inputs(
-    published: schema.Set, file: schema.File, manual_dir: str
+  published: schema.Set, file: schema.File, manual_dir: str
 ) -> list[Input]:
   """Returns the files of a folder that match an entry of a set."""
   top = epath.Path(manual_dir).expanduser()
@@ -103,12 +104,18 @@ def _local_inputs(
   paths = [path for path in paths if path.exists()]
   if not paths:
     raise InputError(
-        f"{published.name}: no file {file.path} in {top}; to get it:"
-        f" {published.how_to_get}")
+      f"{published.name}: no file {file.path} in {top}; to get it:"
+      f" {published.how_to_get}"
+    )
   return [
-      Input(file.split, str(path.relative_to(top)), str(path),
-            sha256=files.sha256(path))
-      for path in paths]
+    Input(
+      file.split,
+      str(path.relative_to(top)),
+      str(path),
+      sha256=files.sha256(path),
+    )
+    for path in paths
+  ]
 
 
 @dataclasses.dataclass
@@ -146,13 +153,13 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     parts = {
-        "set": [self.published.name, self.published.verifier],
-        "options": self.options,
-        "files": [[f.split, f.name, f.url, f.sha256] for f in self.inputs],
-        "held_out": self.held_out,
-        "others": [other.name for other in self.evaluation_sets],
-        "overlap": [self.ngram, self.overlap_share],
-        "limits": [self.max_bad_share, *self.max_chars],
+      "set": [self.published.name, self.published.verifier],
+      "options": self.options,
+      "files": [[f.split, f.name, f.url, f.sha256] for f in self.inputs],
+      "held_out": self.held_out,
+      "others": [other.name for other in self.evaluation_sets],
+      "overlap": [self.ngram, self.overlap_share],
+      "limits": [self.max_bad_share, *self.max_chars],
     }
     self.name = f"{self.published.name}-{builder.digest(parts)}"
     self.version = VERSION
@@ -173,19 +180,22 @@ class Published(tfds.core.GeneratorBasedBuilder):
     # "validation" comes first: its questions must be in the index of
     # near-duplicates before train is compared with it.
     return {
-        split: self._generate_examples(reader.problems(split))
-        for split in sorted(config.published.splits, reverse=True)
+      split: self._generate_examples(reader.problems(split))
+      for split in sorted(config.published.splits, reverse=True)
     }
 
   def _generate_examples(self, problems):
     for index, problem in enumerate(problems):
-      yield index, {
+      yield (
+        index,
+        {
           "question": problem.question,
           "reference": json.dumps(problem.reference),
           "meta": json.dumps(problem.meta),
           "asks": json.dumps(problem.asks),
           "demonstrations": list(problem.demonstrations),
-      }
+        },
+      )
 
 
 def _download(file: Input, manager: Any, config: Config) -> Input:
@@ -200,18 +210,18 @@ def _download(file: Input, manager: Any, config: Config) -> Input:
     path = epath.Path(manager.download(file.url))
   except Exception as error:
     raise InputError(
-        f"{config.published.name}: cannot download {file.url}"
-        f" ({serving.describe(error)}); to get it by hand:"
-        f" {config.published.how_to_get}"
+      f"{config.published.name}: cannot download {file.url}"
+      f" ({serving.describe(error)}); to get it by hand:"
+      f" {config.published.how_to_get}"
     ) from error
   checksum = files.sha256(path)
   record = epath.Path(config.data_dir).expanduser() / "checksums.json"
   checksums = json.loads(record.read_text()) if record.exists() else {}
   if checksums.setdefault(file.url, checksum) != checksum:
     raise InputError(
-        f"{file.url} has changed: its sha256 is {checksum}, and was"
-        f" {checksums[file.url]} at the first download. Name a revision, or"
-        f" remove the entry from {record} to accept the change"
+      f"{file.url} has changed: its sha256 is {checksum}, and was"
+      f" {checksums[file.url]} at the first download. Name a revision, or"
+      f" remove the entry from {record} to accept the change"
     )
   record.write_text(json.dumps(checksums, indent=2, sort_keys=True))
   return dataclasses.replace(file, path=str(path), sha256=checksum)
@@ -235,23 +245,32 @@ class _Reader:
     self._held_out = None if has_validation else config.held_out
     if not has_validation and not 0 < config.held_out < 1:
       raise InputError(
-          "validation_share must lie between 0 and 1, not"
-          f" {config.held_out}")
+        f"validation_share must lie between 0 and 1, not {config.held_out}"
+      )
     self._index = overlap.Index(config.ngram or 1, config.overlap_share)
     for evaluation_set in config.evaluation_sets:
       for number in range(len(evaluation_set)):
         self._index.add(
-            evaluation_set.question(number), f"{evaluation_set.task}:{number}")
+          evaluation_set.question(number), f"{evaluation_set.task}:{number}"
+        )
     self._report: dict[str, Any] = {
-        "set": config.published.name,
-        "options": config.options,
-        "files": [
-            {"path": f.name, "url": f.url, "sha256": f.sha256,
-             "checksum": "as found, not verified"} for f in inputs],
-        "near_duplicates": {
-            "ngram": config.ngram, "share": config.overlap_share,
-            "against": [other.name for other in config.evaluation_sets]},
-        "splits": {},
+      "set": config.published.name,
+      "options": config.options,
+      "files": [
+        {
+          "path": f.name,
+          "url": f.url,
+          "sha256": f.sha256,
+          "checksum": "as found, not verified",
+        }
+        for f in inputs
+      ],
+      "near_duplicates": {
+        "ngram": config.ngram,
+        "share": config.overlap_share,
+        "against": [other.name for other in config.evaluation_sets],
+      },
+      "splits": {},
     }
 
   def problems(self, split: str) -> Iterator[schema.Problem]:
@@ -274,15 +293,20 @@ class _Reader:
         self._index.add(problem.question, name)
       elif compares and (match := self._index.match(problem.question)):
         account["near_duplicates"].append(
-            {"row": number, "of": match.name, "share": round(match.share, 4),
-             "question": problem.question[:80]})
+          {
+            "row": number,
+            "of": match.name,
+            "share": round(match.share, 4),
+            "question": problem.question[:80],
+          }
+        )
         continue
       account["rows"] += 1
       yield problem
     self._finish(split, account)
 
   def _read(
-      self, split: str, account: dict
+    self, split: str, account: dict
   ) -> Iterator[tuple[str, schema.Problem]]:
     """Yields (place, problem) for the good rows of a split's files.
 
@@ -294,8 +318,12 @@ class _Reader:
     for file in (f for f in self._inputs if f.split == wanted):
       unit = files.unit(file.name)
       rejects = rejects_lib.Rejects(
-          file.path, f"{self._config.published.name}.{_flat(file.name)}",
-          self._config.data_dir, self._config.max_bad_share, unit)
+        file.path,
+        f"{self._config.published.name}.{_flat(file.name)}",
+        self._config.data_dir,
+        self._config.max_bad_share,
+        unit,
+      )
       num_good = 0
       for number, record, reason in files.read(file.path, file.name):
         # A column missing from the first row means a wrong file, not a bad
@@ -315,18 +343,19 @@ class _Reader:
       account["bad"] += len(rejects)
 
   def _check_columns(
-      self, file: Input, unit: str, number: int, record: dict[str, Any]
+    self, file: Input, unit: str, number: int, record: dict[str, Any]
   ) -> None:
     """Raises InputError if a file's first row lacks a column."""
     missing = self._config.published.missing(record)
     if missing:
       columns = ", ".join(map(str, record)) or "none"
       raise InputError(
-          f"{file.path}, {unit} {number}: no column {missing} (columns:"
-          f" {columns})")
+        f"{file.path}, {unit} {number}: no column {missing} (columns:"
+        f" {columns})"
+      )
 
   def _convert(
-      self, record: dict[str, Any], account: dict
+    self, record: dict[str, Any], account: dict
   ) -> tuple[schema.Problem | None, str]:
     """Converts a row to a problem.
 
@@ -354,8 +383,9 @@ class _Reader:
       raise schema.BadRow("the question is empty")
     if len(problem.question) > max_question:
       raise schema.BadRow(
-          f"the question has {len(problem.question)} characters, more than"
-          f" max_prompt_chars={max_question}")
+        f"the question has {len(problem.question)} characters, more than"
+        f" max_prompt_chars={max_question}"
+      )
     if problem.reference in (None, "", [], {}):
       raise schema.BadRow("there is no answer")
     # Everything is stored as JSON or UTF-8, which lone surrogates and some
@@ -367,8 +397,9 @@ class _Reader:
       raise schema.BadRow(f"it cannot be written ({error})") from error
     if size > max_reference:
       raise schema.BadRow(
-          f"the reference has {size} characters, more than"
-          f" max_reference_chars={max_reference}")
+        f"the reference has {size} characters, more than"
+        f" max_reference_chars={max_reference}"
+      )
     if self._check is not None:
       self._check(problem.reference)
 
@@ -385,9 +416,10 @@ class _Reader:
     """Writes the report of all splits that have been read so far."""
     if not account["rows"]:
       raise InputError(
-          f"{self._config.published.name}: no rows are left for the split"
-          f" {split!r} ({account['bad']} bad, left out {account['left_out']},"
-          f" {len(account['near_duplicates'])} near-duplicates)")
+        f"{self._config.published.name}: no rows are left for the split"
+        f" {split!r} ({account['bad']} bad, left out {account['left_out']},"
+        f" {len(account['near_duplicates'])} near-duplicates)"
+      )
     listed = account["near_duplicates"]
     account["num_near_duplicates"] = len(listed)
     account["near_duplicates"] = listed[:_LISTED]
@@ -405,9 +437,6 @@ def _checker(verifier: str) -> Callable[[object], None] | None:
 def _count(account: dict, reason: str) -> None:
   """Counts a row that is left out for a reason."""
   account["left_out"][reason] = account["left_out"].get(reason, 0) + 1
-
-
-
 
 
 def _flat(name: str) -> str:

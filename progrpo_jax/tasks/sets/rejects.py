@@ -23,12 +23,12 @@ class Rejects:
   """
 
   def __init__(
-      self,
-      path: str,
-      name: str,
-      data_dir: str,
-      max_bad_share: float,
-      unit: str = "line",
+    self,
+    path: str,
+    name: str,
+    data_dir: str,
+    max_bad_share: float,
+    unit: str = "line",
   ):
     self._path = path
     folder = epath.Path(data_dir).expanduser()
@@ -49,7 +49,8 @@ class Rejects:
       text: content of the row, of which the beginning is kept.
     """
     self._bad.append(
-        {self._unit: number, "reason": reason, "text": text[:_TEXT]})
+      {self._unit: number, "reason": reason, "text": text[:_TEXT]}
+    )
 
   def close(self, good: int) -> None:
     """Writes the report if there are bad rows.
@@ -64,15 +65,17 @@ class Rejects:
     if self._bad:
       self._report.parent.mkdir(parents=True, exist_ok=True)
       self._report.write_text(
-          "".join(json.dumps(row) + "\n" for row in self._bad))
+        "".join(json.dumps(row) + "\n" for row in self._bad)
+      )
     if len(self._bad) > self._limit * total:
       first = [
-          f"{self._unit} {row[self._unit]}: {row['reason']}"
-          for row in self._bad[:_SHOWN]]
+        f"{self._unit} {row[self._unit]}: {row['reason']}"
+        for row in self._bad[:_SHOWN]
+      ]
       raise InputError(
-          f"{self._path}: {len(self._bad)} of {total} rows are bad"
-          f" ({'; '.join(first)}; all in {self._report}); max_bad_share is"
-          f" {self._limit:g}"
+        f"{self._path}: {len(self._bad)} of {total} rows are bad"
+        f" ({'; '.join(first)}; all in {self._report}); max_bad_share is"
+        f" {self._limit:g}"
       )
     if not good:
       raise InputError(f"{self._path} holds no rows")

@@ -125,8 +125,9 @@ class Set:
     """Instructions for fetching the files by hand."""
     note = f"{self.access}, then " if self.access else ""
     return (
-        f"{note}hf download {self.repo} --repo-type dataset --local-dir DIR,"
-        " and give manual_dir=DIR")
+      f"{note}hf download {self.repo} --repo-type dataset --local-dir DIR,"
+      " and give manual_dir=DIR"
+    )
 
 
 def text(record: Mapping[str, Any], *columns: str) -> str:

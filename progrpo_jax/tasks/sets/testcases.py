@@ -29,7 +29,7 @@ _STDIN = ("stdin", "stdin_stdout")
 
 
 def read(
-    value: Any, column: str, name: str | None = None
+  value: Any, column: str, name: str | None = None
 ) -> tuple[list[dict[str, Any]], str | None]:
   """Returns (tests, name of the function to call or None).
 
@@ -92,12 +92,13 @@ def _columns(value: Mapping[str, Any], column: str) -> list[tuple[Any, Any]]:
     raise schema.BadRow(f"{column} has no lists of inputs and outputs")
   if len(inputs) != len(outputs):
     raise schema.BadRow(
-        f"{column} has {len(inputs)} inputs and {len(outputs)} outputs")
+      f"{column} has {len(inputs)} inputs and {len(outputs)} outputs"
+    )
   return list(zip(inputs, outputs))
 
 
 def _cases(
-    value: Sequence[Any], column: str
+  value: Sequence[Any], column: str
 ) -> tuple[list[tuple[Any, Any]], list[str], str | None]:
   """Returns (input, output) pairs, their kinds and the function's name."""
   pairs, kinds, name = [], [], None
@@ -106,7 +107,8 @@ def _cases(
       raise schema.BadRow(f"{column} has a test without input and output")
     metadata = case.get("metadata")
     case_name = case.get("fn_name") or (
-        metadata.get("func_name") if isinstance(metadata, Mapping) else None)
+      metadata.get("func_name") if isinstance(metadata, Mapping) else None
+    )
     name = case_name or name
     # A case without a kind is a call if it names a function.
     kind = case.get("type") or case.get("testtype")
@@ -123,14 +125,14 @@ def _stdin(given: Any, expected: Any, column: str) -> dict[str, str]:
       value = "\n".join(value)
     if not isinstance(value, str):
       raise schema.BadRow(
-          f"{column} has a {type(value).__name__} where text is read or"
-          " written")
+        f"{column} has a {type(value).__name__} where text is read or written"
+      )
     both.append(value)
   return {"input": both[0], "output": both[1]}
 
 
 def _calls(
-    pairs: Sequence[tuple[Any, Any]], column: str
+  pairs: Sequence[tuple[Any, Any]], column: str
 ) -> list[dict[str, Any]]:
   """Returns tests of a function."""
   tests, is_json_text = [], False
@@ -139,7 +141,8 @@ def _calls(
       is_json_text = True
       given = [_parse(line, column) for line in given.split("\n") if line]
       expected = (
-          _parse(expected, column) if isinstance(expected, str) else expected)
+        _parse(expected, column) if isinstance(expected, str) else expected
+      )
     if not isinstance(given, list):
       raise schema.BadRow(f"{column} has arguments that are not a list")
     tests.append({"args": given, "expected": expected})

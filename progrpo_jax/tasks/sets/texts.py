@@ -10,28 +10,37 @@ from progrpo_jax.tasks.sets import schema
 # Templates by name, the default first. The added instructions are this
 # project's wording of the usual ones of each domain.
 BOXED = {
-    "boxed": (
-        "{question}\n\nThink step by step, and put your final answer within"
-        " \\boxed{}."),
-    "bare": "{question}",
+  "boxed": (
+    "{question}\n\nThink step by step, and put your final answer within"
+    " \\boxed{}."
+  ),
+  "bare": "{question}",
 }
 CHOICE = {
-    "boxed": (
-        "{question}\n\nThink step by step, and put the letter of the right"
-        " option within \\boxed{}."),
-    "bare": "{question}",
+  "boxed": (
+    "{question}\n\nThink step by step, and put the letter of the right"
+    " option within \\boxed{}."
+  ),
+  "bare": "{question}",
 }
 CODE = {
-    "fenced": (
-        "{question}\n\n{how} Write Python 3, and give the whole program in"
-        " one block fenced by ```python and ``` at the end of your answer."),
-    "bare": "{question}",
+  "fenced": (
+    "{question}\n\n{how} Write Python 3, and give the whole program in"
+    " one block fenced by ```python and ``` at the end of your answer."
+  ),
+  "bare": "{question}",
 }
 PLAIN = {"bare": "{question}"}
 
 # Evaluation sets of mathematics, and the columns of sets with short answers.
 MATHEMATICS = (
-    "aime24", "aime25", "amc23", "math500", "minerva_math", "olympiad_bench")
+  "aime24",
+  "aime25",
+  "amc23",
+  "math500",
+  "minerva_math",
+  "olympiad_bench",
+)
 SHORT_ANSWER = (("problem", "question"), "answer")
 
 
@@ -80,7 +89,8 @@ def user_text(messages: Any, column: str) -> str:
   if isinstance(messages, str):
     return messages
   if not isinstance(messages, Sequence) or not all(
-      isinstance(m, Mapping) for m in messages):
+    isinstance(m, Mapping) for m in messages
+  ):
     kind = type(messages).__name__
     raise schema.BadRow(f"{column} is a {kind}, not a list of messages")
   said = [m.get("content") for m in messages if m.get("role") == "user"]
@@ -102,7 +112,7 @@ def reward_model(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def choice(
-    question: str, options: Sequence[str], right: int, *, seed: int
+  question: str, options: Sequence[str], right: int, *, seed: int
 ) -> schema.Problem:
   """Returns a multiple-choice problem with shuffled options.
 
@@ -124,8 +134,8 @@ def choice(
     raise schema.BadRow(f"{len(options)} options, or an empty one")
   letter = choices.LETTERS[order.index(right)]
   return schema.Problem(
-      with_options(question, shown), letter, {"options": shown},
-      (box(letter),))
+    with_options(question, shown), letter, {"options": shown}, (box(letter),)
+  )
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

@@ -28,8 +28,9 @@ class Writer:
     self.rng = rng
     self.request = problem.request
     self.args = {
-        name.rpartition(":")[2]: kwargs
-        for name, kwargs in zip(problem.names, problem.kwargs)}
+      name.rpartition(":")[2]: kwargs
+      for name, kwargs in zip(problem.names, problem.kwargs)
+    }
     self.taken = _words_in(problem)  # words that fillers must not add
     self.fill = self._fill()
 
@@ -60,11 +61,12 @@ class Writer:
     """Returns the sentences of each part (paragraph, bullet, ...) of a text."""
     # At most one of these instructions is present, since they conflict.
     count = max(
-        self._args_of("number_paragraphs").get("num_paragraphs", 1),
-        self._args_of("nth_paragraph_first_word").get("num_paragraphs", 1),
-        self._args_of("number_bullet_lists").get("num_bullets", 1),
-        self._args_of("multiple_sections").get("num_sections", 1),
-        1 + ("two_responses" in self.args))
+      self._args_of("number_paragraphs").get("num_paragraphs", 1),
+      self._args_of("nth_paragraph_first_word").get("num_paragraphs", 1),
+      self._args_of("number_bullet_lists").get("num_bullets", 1),
+      self._args_of("multiple_sections").get("num_sections", 1),
+      1 + ("two_responses" in self.args),
+    )
     # Required words go into the last part, or make up a text without filling.
     extras = self._extras()
     if extras and count == 1 and self._drops_filling():
@@ -91,8 +93,9 @@ class Writer:
     Only in compact texts: always under an upper limit, else at random.
     """
     limited = any(
-        "less than" in self._args_of(name).values()
-        for name in ("number_words", "number_sentences"))
+      "less than" in self._args_of(name).values()
+      for name in ("number_words", "number_sentences")
+    )
     return not self.style.full and (limited or self.rng.random() < 0.5)
 
   def _extras(self) -> list[str]:
@@ -178,14 +181,17 @@ class Writer:
   def _is_short_enough(self, text: str) -> bool:
     """Says whether a text stays below the upper limits of the problem."""
     words, sentences = (
-        self._args_of(name) for name in ("number_words", "number_sentences"))
+      self._args_of(name) for name in ("number_words", "number_sentences")
+    )
     if "less than" in words.values() and (
-        len(split(text)) >= words["num_words"]):
+      len(split(text)) >= words["num_words"]
+    ):
       return False
     # Sentences end with a sign, and the last one also with the text.
     ends = re.findall(r"[.?]|[^.?\s\"]\"?$", text)
     return "less than" not in sentences.values() or (
-        len(ends) < sentences["num_sentences"])
+      len(ends) < sentences["num_sentences"]
+    )
 
 
 def split(text: str) -> list[str]:
