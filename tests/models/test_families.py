@@ -12,7 +12,7 @@ import pytest
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import sharding
-from progrpo_jax.models import hf, scoring, transformer
+from progrpo_jax.models import hf, hf_names, scoring, transformer
 from progrpo_jax.rollout import sampler
 
 SMALL = dict(
@@ -165,8 +165,8 @@ def test_gradients_equal_those_of_torch(tmp_path, name):
       x.copy_(x.grad)
   model.save_pretrained(tmp_path / "torch")
   _, expected = hf.load(tmp_path / "torch")
-  for path, x in hf._flat(expected).items():
-    found = np.asarray(hf._flat(again)[path])
+  for path, x in hf_names.flatten(expected).items():
+    found = np.asarray(hf_names.flatten(again)[path])
     scale = np.abs(x).max()
     assert scale > 0, path
     np.testing.assert_allclose(

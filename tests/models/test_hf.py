@@ -21,7 +21,14 @@ import safetensors.numpy
 
 from progrpo_jax import errors
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf, tensors, transformer
+from progrpo_jax.models import (
+  hf,
+  hf_names,
+  hf_read,
+  hf_write,
+  tensors,
+  transformer,
+)
 
 SMALL = dict(
   vocab_size=40,
@@ -83,7 +90,7 @@ def batch(vocab_size, seed=0):
 
 
 def same_trees(a, b):
-  flat_a, flat_b = hf._flat(a), hf._flat(b)
+  flat_a, flat_b = hf_names.flatten(a), hf_names.flatten(b)
   assert flat_a.keys() == flat_b.keys()
   for path, x in flat_a.items():
     assert x.dtype == flat_b[path].dtype, path
@@ -253,10 +260,10 @@ def test_each_tensor_keeps_its_own_type(tmp_path):
 def test_every_parameter_of_a_family_has_a_name(family):
   """And, once more, no name has two parameters."""
   config = config_lib.ModelConfig.tiny(family=family, tie_embeddings=False)
-  flat = hf._flat(transformer.abstract_params(config))
-  entries = [entry for _, entry, _ in hf._tensors(config, flat)]
+  flat = hf_names.flatten(transformer.abstract_params(config))
+  entries = [entry for _, entry, _ in hf_names.tensors_of(config, flat)]
   assert {e.path for e in entries} == flat.keys()
-  names = [name for name, _, _ in hf._tensors(config, flat)]
+  names = [name for name, _, _ in hf_names.tensors_of(config, flat)]
   assert len(set(names)) == len(names)
   norms = {n for n in names if "_norm.weight" in n}
   assert norms == (
@@ -300,15 +307,15 @@ for sizes in ((2, 2, 2), (8, 1, 1), (1, 2, 4)):
   q = params["layers"]["attention"]["q"]
   assert q.addressable_shards[0].data.size * sizes[1] * sizes[2] == q.size
 # What a device reads is what it keeps: nothing goes from one to another.
-flat = hf._flat(params)
-for _, entry, layer in hf._tensors(config, flat):
+flat = hf_names.flatten(params)
+for _, entry, layer in hf_names.tensors_of(config, flat):
   x = flat[entry.path]
   if layer == 0:
     x = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     tensor = jax.ShapeDtypeStruct(
         entry.hf_shape(x.shape), x.dtype,
         sharding=entry.hf_sharding(x.sharding))
-    text = hf._set_layer(entry.inputs, x).lower(x, tensor, 0).compile()
+    text = hf_read.set_layer(entry.inputs, x).lower(x, tensor, 0).compile()
     for word in ("all-", "collective", "reduce-scatter"):
       assert word not in text.as_text(), (entry, word)
 hf.save({str(tmp_path / "n")!r}, config, params)
@@ -394,7 +401,9 @@ def test_a_process_reads_the_parts_of_its_devices(
   tmp_path, monkeypatch, parts, count
 ):
   own(tmp_path / "m")
-  tensor = hf._stored(epath.Path(tmp_path / "m"))["model.embed_tokens.weight"]
+  tensor = hf_read.stored_tensors(epath.Path(tmp_path / "m"))[
+    "model.embed_tokens.weight"
+  ]
   whole = tensors.read(tensor)
   assert whole.shape == (20, 64)
   found = []
@@ -402,27 +411,27 @@ def test_a_process_reads_the_parts_of_its_devices(
   monkeypatch.setattr(
     tensors, "read", lambda *args: found.append(read(*args)) or found[-1]
   )
-  held = hf._read_parts(tensor, Devices(*parts))
+  held = hf_read.read_parts(tensor, Devices(*parts))
   assert len(found) == count
-  assert held.keys() == {hf._spans(part, whole.shape) for part in parts}
+  assert held.keys() == {hf_read.spans(part, whole.shape) for part in parts}
   assert sum(x.size for x in found) == sum(x.size for x in held.values())
   for part in parts:
     np.testing.assert_array_equal(
-      held[hf._spans(part, whole.shape)], whole[part]
+      held[hf_read.spans(part, whole.shape)], whole[part]
     )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_layer_is_written_in_place_by_one_program(tmp_path, dtype):
   own(tmp_path / "m", jnp.bfloat16)
-  hf._set_layer.cache_clear()
+  hf_read.set_layer.cache_clear()
   hf.load(tmp_path / "m", dtype=dtype)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.ShapeDtypeStruct((2, 64, 192), dtype, sharding=device)
-  misses = hf._set_layer.cache_info().misses
-  put = hf._set_layer(1, target)
+  misses = hf_read.set_layer.cache_info().misses
+  put = hf_read.set_layer(1, target)
   # `gate` and `up` share it with both layers.
-  assert hf._set_layer.cache_info().misses == misses
+  assert hf_read.set_layer.cache_info().misses == misses
   assert put._cache_size() == 1
   x = jax.ShapeDtypeStruct((192, 64), jnp.bfloat16)
   compiled = put.lower(target, x, 0).compile()
@@ -461,16 +470,16 @@ def test_the_host_holds_a_few_tensors_of_a_layer(tmp_path):
   load = held(lambda: hf.load(tmp_path / "m"))
   assert save < 2 * largest + (200 << 10)
   # Those read ahead, and of each a copy on its way out of the file.
-  assert load < (2 * hf._AHEAD + 4) * largest + (500 << 10) < stacked / 2
+  assert load < (2 * hf_read.AHEAD + 4) * largest + (500 << 10) < stacked / 2
 
 
 def test_what_is_fetched_is_no_view_of_a_parameter(tmp_path):
   """JAX keeps numpy's copy of an array on the host as long as the array."""
   config, params = own(tmp_path / "m", tie_embeddings=False)
-  flat = hf._flat(params)
-  for name, entry, layer in hf._tensors(config, flat):
+  flat = hf_names.flatten(params)
+  for name, entry, layer in hf_names.tensors_of(config, flat):
     leaf = flat[entry.path]
-    x = hf._fetch(leaf, entry, layer, True)
+    x = hf_write.fetch(leaf, entry, layer, True)
     assert not np.shares_memory(x, np.asarray(leaf)), name
     assert x.shape == entry.hf_shape(leaf.shape)
 
@@ -711,9 +720,9 @@ def test_a_tied_head_written_twice_is_accepted(tmp_path, monkeypatch):
     "read",
     lambda *args: sizes.append(read(*args).shape) or read(*args),
   )
-  stored = hf._stored(epath.Path(tmp_path / "m"))
+  stored = hf_read.stored_tensors(epath.Path(tmp_path / "m"))
   pair = stored["lm_head.weight"], stored["model.embed_tokens.weight"]
-  assert hf._equal(*pair)
+  assert hf_read.equal_tensors(*pair)
   assert sizes == [(3, 64)] * 12 + [(2, 64)] * 2
 
   def last(t):
