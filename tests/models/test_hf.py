@@ -294,7 +294,7 @@ def test_each_device_reads_its_own_part(tmp_path, run_python):
   run_python(f"""
 import jax, numpy as np
 from progrpo_jax.devices import sharding
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, hf_names, hf_read, transformer
 path = {str(tmp_path / "m")!r}
 _, whole = hf.load(path)
 for sizes in ((2, 2, 2), (8, 1, 1), (1, 2, 4)):
@@ -700,7 +700,7 @@ def test_nonsense_in_the_config_is_refused_before_weights_are_read(
 ):
   own(tmp_path / "own")
   edit_json(tmp_path / "own/config.json", **changes)
-  monkeypatch.setattr(hf, "_stored", None)
+  monkeypatch.setattr(hf_read, "stored_tensors", None)
   with pytest.raises(errors.InputError, match=next(iter(changes))):
     hf.load(tmp_path / "own")
 
@@ -708,7 +708,7 @@ def test_nonsense_in_the_config_is_refused_before_weights_are_read(
 def test_a_tied_head_written_twice_is_accepted(tmp_path, monkeypatch):
   _, params = own(tmp_path / "m")
   # Three of the twenty rows at a time.
-  monkeypatch.setattr(hf, "_COMPARED", 3 * 64 * 4)
+  monkeypatch.setattr(hf_read, "_COMPARED", 3 * 64 * 4)
   file = tmp_path / "m/model.safetensors"
   edit_tensors(
     file, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]})
