@@ -59,7 +59,7 @@ class Verdict:
 def start_of(
   history: Sequence[Mapping[str, Any]], count: int = 10
 ) -> dict[str, float]:
-  """Medians of a run's first steps, the baseline for `judge`.
+  """Medians of a run's first steps, the baseline for `assess`.
 
   Args:
     history: rows of metrics from the first step on, oldest first.
@@ -75,7 +75,7 @@ def start_of(
   }
 
 
-def judge(
+def assess(
   history: Sequence[Mapping[str, Any]],
   *,
   start: Mapping[str, float] | None = None,

@@ -72,7 +72,7 @@ def largest_k(*runs: passk.Counts, limit: int = LARGEST_K) -> int | None:
   )
 
 
-def judge(
+def regime_of(
   base: Mapping[Hashable, float],
   middle: Mapping[Hashable, float],
   final: Mapping[Hashable, float],

@@ -98,6 +98,6 @@ def check_collapse(
   """Returns whether the run collapses, and whether that is new at this step."""
   start = collapse.start_of(progress.recent[:_FIRST], _FIRST)
   earlier = [e for e in progress.evals if e["step"] < progress.step]
-  before = collapse.judge(progress.recent[:-1], start=start, evals=earlier)
-  now = collapse.judge(progress.recent, start=start, evals=progress.evals)
+  before = collapse.assess(progress.recent[:-1], start=start, evals=earlier)
+  now = collapse.assess(progress.recent, start=start, evals=progress.evals)
   return now, now.level != before.level

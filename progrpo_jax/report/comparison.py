@@ -211,7 +211,7 @@ def regimes(runs, dataset, base=None):
   facts = {"k": k, "problems": problems, "steps": [middle, final]}
   if not passk.is_enough(problems, len(tried)):
     return {"regime": boundary.NOT_ENOUGH, **facts, **dict.fromkeys(means)}
-  judged = boundary.judge(*at)
+  judged = boundary.regime_of(*at)
   return {
     "regime": judged.regime,
     **facts,

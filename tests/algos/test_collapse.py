@@ -26,13 +26,13 @@ def rows(*parts, **changes):
 
 
 def run(*parts, **options):
-  return collapse.judge(rows(*parts), **(SHORT | options))
+  return collapse.assess(rows(*parts), **(SHORT | options))
 
 
 def levels(history, **options):
   """The level after each row, as a run would log it."""
   return [
-    collapse.judge(history[:end], **(SHORT | options)).number
+    collapse.assess(history[:end], **(SHORT | options)).number
     for end in range(1, len(history) + 1)
   ]
 
@@ -49,7 +49,7 @@ def test_verdict_as_a_number():
 
 def test_a_healthy_run_is_ok():
   assert run((50, {})) == collapse.Verdict("ok", "")
-  assert collapse.judge([]) == collapse.Verdict()
+  assert collapse.assess([]) == collapse.Verdict()
 
 
 def test_start_is_the_median_of_the_first_steps():
@@ -208,20 +208,23 @@ def test_a_resumed_run_is_judged_alike():
     }
     for step in range(80)
   ]
-  unbroken = [collapse.judge(history[:end], **SHORT) for end in range(1, 81)]
+  unbroken = [collapse.assess(history[:end], **SHORT) for end in range(1, 81)]
   assert len(set(unbroken)) > 10
   start = collapse.start_of(history)
   for end in range(20, 81):  # the last rows, and the start as it was saved
     assert (
-      collapse.judge(history[:end], start=start, **SHORT) == (unbroken[end - 1])
+      collapse.assess(history[:end], start=start, **SHORT)
+      == (unbroken[end - 1])
     )
 
 
 def test_start_is_needed_where_the_history_is_cut():
   history = rows((10, {}), (30, {"entropy": 0.04}))
-  assert collapse.judge(history[-20:], **SHORT).level == "ok"
+  assert collapse.assess(history[-20:], **SHORT).level == "ok"
   start = collapse.start_of(history)
-  assert collapse.judge(history[-20:], start=start, **SHORT).level == "collapse"
+  assert (
+    collapse.assess(history[-20:], start=start, **SHORT).level == "collapse"
+  )
 
 
 def test_odd_rows_are_passed_over():
@@ -233,13 +236,13 @@ def test_odd_rows_are_passed_over():
     {"entropy": math.inf},
     {"step": 3, "collapse/reason": "words"},
   ]
-  assert collapse.judge(odd * 10, **SHORT) == collapse.Verdict()
+  assert collapse.assess(odd * 10, **SHORT) == collapse.Verdict()
   bad = [{"entropy": 0.5}] * 10
   for _ in range(8):
     bad += [*odd, {"entropy": 0.01}]
-  assert collapse.judge(bad, **SHORT).level == "collapse"
-  assert collapse.judge(bad[:-14], **SHORT).level == "collapse"
-  assert collapse.judge(bad[:-21], **SHORT).level == "ok"  # five of eight
+  assert collapse.assess(bad, **SHORT).level == "collapse"
+  assert collapse.assess(bad[:-14], **SHORT).level == "collapse"
+  assert collapse.assess(bad[:-21], **SHORT).level == "ok"  # five of eight
 
 
 def evaluations(*pairs, name="countdown"):
@@ -288,7 +291,7 @@ def evaluations(*pairs, name="countdown"):
 )
 def test_pass_at_k_falls_while_pass_at_1_rises(pairs, level):
   evals = evaluations(*pairs)
-  verdict = collapse.judge([], evals=evals)
+  verdict = collapse.assess([], evals=evals)
   assert verdict.level == level
   if level == "collapse":
     assert verdict.reason == (
@@ -301,16 +304,16 @@ def test_every_evaluation_set_is_asked():
   good = evaluations(*[(0.1, 0.8)] * 4, name="good")
   bad = evaluations(*[(0.1, 0.8)] * 2, *[(0.3, 0.5)] * 2, name="a/b")
   merged = [one | other for one, other in zip(good, bad)]
-  verdict = collapse.judge(rows((20, {})), evals=merged)
+  verdict = collapse.assess(rows((20, {})), evals=merged)
   assert verdict.level == "collapse"
   assert verdict.reason.startswith("pass@32 on a/b fell from 0.800 to 0.500")
   # Sets that take turns.
   turns = [row for pair in zip(bad, good) for row in pair]
-  assert collapse.judge([], evals=turns) == verdict
+  assert collapse.assess([], evals=turns) == verdict
   for count in range(4):  # too few of them
-    assert collapse.judge([], evals=merged[4 - count :]).level == "ok"
+    assert collapse.assess([], evals=merged[4 - count :]).level == "ok"
   only_1 = [{"eval/x/pass@1": 0.1 * i, "eval/x/entropy": 1.0} for i in range(9)]
-  assert collapse.judge([], evals=only_1).level == "ok"
+  assert collapse.assess([], evals=only_1).level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -328,4 +331,4 @@ def test_every_evaluation_set_is_asked():
 )
 def test_mistakes_are_named_at_the_first_step(options, word):
   with pytest.raises(ValueError, match=word):
-    collapse.judge(rows((1, {})), **options)
+    collapse.assess(rows((1, {})), **options)

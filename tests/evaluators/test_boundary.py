@@ -29,7 +29,7 @@ HIGH = _values(2 * [0.8, 0.9, 0.9, 0.9, 0.9, 0.8, 1.0, 0.9])
   ],
 )
 def test_regimes(base, middle, final, regime):
-  found = boundary.judge(base, middle, final)
+  found = boundary.regime_of(base, middle, final)
   assert found.regime == regime
   mean = [np.mean(list(v.values())) for v in (base, middle, final)]
   np.testing.assert_allclose([found.base, found.middle, found.final], mean)
@@ -40,7 +40,7 @@ def test_regimes(base, middle, final, regime):
 
 
 def test_intervals_are_those_of_the_paired_differences():
-  found = boundary.judge(LOW, MID, HIGH, level=0.9)
+  found = boundary.regime_of(LOW, MID, HIGH, level=0.9)
   a, b = (list(v.values()) for v in (HIGH, LOW))
   np.testing.assert_allclose(
     found.gain, intervals.difference(a, b, level=0.9), rtol=1e-12
@@ -51,10 +51,10 @@ def test_a_policy_that_has_nothing_left_to_gain_does_not_diminish():
   # 0.998 to 1: one problem of 64 gained a little.
   base = _values([0.872] + 63 * [1.0])
   final = _values(64 * [1.0])
-  found = boundary.judge(base, base, final)
+  found = boundary.regime_of(base, base, final)
   assert found.regime == "No change shown"
   np.testing.assert_allclose(found.gain[0], 0.002)
-  assert boundary.judge(final, final, base).regime == "No change shown"
+  assert boundary.regime_of(final, final, base).regime == "No change shown"
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,12 @@ def test_an_interval_that_touches_0_is_on_no_side_of_it(gain, late, regime):
 def test_problems_are_matched_by_name():
   shuffled = dict(reversed(list(MID.items())))
   more = {**HIGH, "elsewhere": 0.0}
-  assert boundary.judge(LOW, shuffled, more) == boundary.judge(LOW, MID, HIGH)
-  assert boundary.judge(LOW, MID, more).problems == 16
+  assert boundary.regime_of(LOW, shuffled, more) == boundary.regime_of(
+    LOW, MID, HIGH
+  )
+  assert boundary.regime_of(LOW, MID, more).problems == 16
   with pytest.raises(ValueError, match="no problem"):
-    boundary.judge(LOW, MID, {"elsewhere": 0.0})
+    boundary.regime_of(LOW, MID, {"elsewhere": 0.0})
 
 
 def test_k_is_at_most_half_of_the_samples():
@@ -107,7 +109,7 @@ def test_the_label_is_what_the_intervals_say(counts):
     passk.per_problem({i: (16, c[t]) for i, c in enumerate(counts)}, 8)
     for t in range(3)
   ]
-  found = boundary.judge(*at)
+  found = boundary.regime_of(*at)
   assert found.regime == (
     "Diminish"
     if found.gain[2] < 0
@@ -118,7 +120,7 @@ def test_the_label_is_what_the_intervals_say(counts):
     else "Sustained"
   )
   # The base against itself has gained nothing, and lost nothing.
-  assert boundary.judge(at[0], at[1], at[0]).regime == "No change shown"
+  assert boundary.regime_of(at[0], at[1], at[0]).regime == "No change shown"
 
 
 def test_no_change_is_seldom_a_gain_or_a_loss():
@@ -134,5 +136,5 @@ def test_no_change_is_seldom_a_gain_or_a_loss():
       )
       for _ in range(3)
     ]
-    names.append(boundary.judge(*at).regime)
+    names.append(boundary.regime_of(*at).regime)
   assert names.count("No change shown") >= 185
