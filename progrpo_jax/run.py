@@ -340,7 +340,7 @@ class Run:
     Args:
       step: step that the caller asked for, or None.
       steps: steps that exist, in rising order.
-      what: what a step has, for the message.
+      what: kind of record, for the message.
 
     Raises:
       InputError: there is no such step.

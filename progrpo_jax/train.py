@@ -145,7 +145,7 @@ def finish_step(
   groups carried over and scores are forgotten.
 
   Args:
-    setup: what the run keeps.
+    setup: resources of the whole run.
     stages: stages of the step.
     state: parameters and optimiser after the step.
     reference: parameters of the reference in the step.
@@ -200,7 +200,7 @@ def begin(
   """Begins a new run: evaluates and saves it at step 0.
 
   Args:
-    setup: what the run keeps.
+    setup: resources of the whole run.
     params: parameters that train; the state takes them over.
     checkpointer: checkpoints of the workdir.
     writer: writer of the workdir.
@@ -234,7 +234,7 @@ def recover(
   computed again, the same bit for bit. Newer, damaged ones are moved aside.
 
   Args:
-    setup: what the run keeps.
+    setup: resources of the whole run.
     checkpointer: checkpoints of the workdir.
     workdir: workdir of the run.
     view: is told of steps that are passed over.
@@ -371,7 +371,7 @@ def prepare_workdir(
 
   Args:
     c: the resolved config.
-    setup: what the run keeps.
+    setup: resources of the whole run.
     workdir: workdir of the run.
     override: go on with another config or tokenizer.
 
@@ -453,7 +453,7 @@ def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
 
   Args:
     file: path to read.
-    away: what moving the file away would be for.
+    away: purpose of moving the file away, for the message.
 
   Raises:
     InputError: it cannot be read.

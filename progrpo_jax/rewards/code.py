@@ -361,7 +361,7 @@ def same_text(text: str, expected: str, tolerance: float | None = None) -> bool:
   Args:
     text: output of the program.
     expected: expected output.
-    tolerance: see `same_number`.
+    tolerance: largest difference, see `same_number`.
   """
   lines, wanted = _lines(text), _lines(expected)
   if [len(line) for line in lines] != [len(line) for line in wanted]:
@@ -435,7 +435,7 @@ def same_value(
   Args:
     value: value of the program.
     expected: expected value.
-    tolerance: see `same_number`.
+    tolerance: largest difference, see `same_number`.
     depth: depth of the values in the compared ones.
   """
   if depth > _MAX_DEPTH:

@@ -31,7 +31,7 @@ class Collected:
     surplus: groups beyond the batch, for the next step, or None.
     sampled: all groups as the policy sampled them in this step, for honest
       statistics: dropped groups too, and without an expert's responses.
-    metrics: of the rollout, under `dynamic_sampling/` and others.
+    metrics: numbers of the rollout, under `dynamic_sampling/` and others.
   """
 
   batch: groups_lib.Groups
@@ -51,7 +51,7 @@ class Collect:
     key: PRNG key of the run.
     stop: request to stop, which is looked at before each round.
     round_prompts: prompts of a round.
-    keep: which groups are kept; None keeps all.
+    keep: rule that picks the groups to keep; None keeps all.
     max_rounds: rounds of sampling at the most.
     carry: hand groups beyond the batch to the next step; False drops them.
     rephrase: RePO's stage, or None.

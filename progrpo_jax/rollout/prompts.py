@@ -134,7 +134,7 @@ class PromptSource:
     its position is valid for any.
 
     Args:
-      state: what `state` returned.
+      state: result of `state`.
 
     Raises:
       InputError: the checkpoint belongs to another source.

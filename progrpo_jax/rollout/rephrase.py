@@ -62,7 +62,7 @@ def replace_worst(
     texts_P: the responses as text.
     reward_P: their rewards.
     correct_P: bool, their verdicts.
-    values_PJ: what reward functions of the user say of them.
+    values_PJ: values of the user's reward functions.
 
   Returns:
     The groups; ties of the lowest reward go to the first response.

@@ -19,7 +19,7 @@ class Rejects:
     name: name of the report, which is `<data_dir>/<name>.rejected.jsonl`.
     data_dir: folder of the report.
     max_bad_share: largest allowed share of bad rows.
-    unit: what row numbers count, "line" or "row".
+    unit: "line" or "row", whichever the numbers count.
   """
 
   def __init__(
@@ -45,7 +45,7 @@ class Rejects:
 
     Args:
       number: number of the row in the file.
-      reason: what is wrong with it.
+      reason: fault of the row, for the report.
       text: content of the row, of which the beginning is kept.
     """
     self._bad.append(
