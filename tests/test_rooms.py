@@ -125,6 +125,7 @@ ROOMS = {
     "adaptive.py",
     "improve.py",
     "history.py",
+    "speed.py",
     "reference.py",
     "warmup.py",
   ],

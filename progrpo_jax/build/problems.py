@@ -1,5 +1,6 @@
 """Problems of a run: its prompts, its verifiers, what is held out."""
 
+from collections.abc import Callable
 import functools
 import os
 import pathlib
@@ -47,12 +48,15 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
   )
 
 
-def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
+def make_pool(
+  c, opens_thought: bool = False, stop: Callable[[], bool] = lambda: False
+) -> pool_lib.Pool:
   """Starts the processes that verify.
 
   Args:
     c: the config.
     opens_thought: whether the chat template ends a prompt inside a thought.
+    stop: whether to give up verifying, see `Pool`.
   """
   r = c.rewards
   return pool_lib.Pool(
@@ -65,6 +69,7 @@ def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
     answer=functools.partial(
       thinking.answer, mode=r.thinking, inside=opens_thought
     ),
+    stop=stop,
   )
 
 

@@ -21,7 +21,14 @@ from progrpo_jax.config import checks, isolation
 from progrpo_jax.config import schedule as schedule_lib
 from progrpo_jax.devices import agreement, hosts, sharding, stopping, timing
 from progrpo_jax.evaluators import validate as validate_lib
-from progrpo_jax.learn import adaptive, history, optim, prepare, reference
+from progrpo_jax.learn import (
+  adaptive,
+  history,
+  optim,
+  prepare,
+  reference,
+  speed,
+)
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import improve as improve_lib
 from progrpo_jax.learn import update as update_lib
@@ -52,6 +59,7 @@ class Stages:
     watch: measure of an evaluation that resets watch.
     decide_reset: whether the reference becomes the present policy.
     resets_optimizer: whether a reset forgets the optimiser's moments.
+    times: takes the times of the stages and what they say of speed.
     log: writes and shows the step.
     check_hosts_agree: compares hosts and devices, where it is due.
     save_every: steps between checkpoints.
@@ -68,6 +76,7 @@ class Stages:
   watch: str
   decide_reset: reference.DecideReset
   resets_optimizer: bool
+  times: speed.Times
   log: log_lib.Log
   check_hosts_agree: agreement.CheckHostsAgree
   save_every: int
@@ -177,7 +186,10 @@ def make_checkpointer(
 
 
 def make_writer(
-  c: ml_collections.ConfigDict, workdir, resume_step: int
+  c: ml_collections.ConfigDict,
+  workdir,
+  resume_step: int,
+  unfinished: bool = False,
 ) -> metrics_lib.MetricWriter:
   """Returns the writer of a workdir, which goes on after a step."""
   return metrics_lib.MetricWriter(
@@ -185,6 +197,7 @@ def make_writer(
     tensorboard=c.log.tensorboard,
     wandb=c.log.wandb,
     resume_step=resume_step,
+    unfinished=unfinished,
   )
 
 
@@ -257,7 +270,10 @@ def make_setup(
   attention_of(policy.config, mesh)
   params, frozen = lora.split(policy.config, policy.params)
   rate = functions.make_schedule(c)
-  pool = problems.make_pool(c, policy.tokenizer.opens_thought)
+  stop = stop or stopping.Stop()
+  pool = problems.make_pool(
+    c, policy.tokenizer.opens_thought, lambda: stop.asked
+  )
   foundation = Foundation(
     mesh=mesh,
     model=policy.config,
@@ -266,7 +282,7 @@ def make_setup(
     pool=pool,
     tx=functions.make_optimizer(c, rate),
     timer=timer or timing.Timer(),
-    stop=stop or stopping.Stop(),
+    stop=stop,
     view=view,
   )
 
@@ -352,6 +368,7 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
       scheduled=functools.partial(schedule_lib.asks_for_reset, c),
     ),
     resets_optimizer=c.algo.reset.optimizer,
+    times=speed.Times(foundation.timer),
     log=_log(c, foundation),
     check_hosts_agree=agreement.CheckHostsAgree(
       mesh=foundation.mesh,
@@ -493,6 +510,7 @@ def _validate(c, foundation: Foundation) -> validate_lib.Validate:
     at_start=c.eval.at_start,
     total_steps=c.train.total_steps,
     timer=foundation.timer,
+    stop=foundation.stop,
     show=foundation.view.eval if foundation.view else _unseen,
   )
 
