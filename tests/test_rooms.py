@@ -47,6 +47,7 @@ ROOMS = {
   "devices": [
     "sharding.py",
     "hosts.py",
+    "compilation.py",
     "timing.py",
     "stopping.py",
     "agreement.py",
