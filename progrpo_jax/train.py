@@ -102,7 +102,7 @@ def loop(
         progress = stages.advance(drawn, measured)
         check_hosts_agree(stages, state, collected, progress)
         stages.log.rollouts(writer, progress.step, collected.batch, advantages)
-        measured |= stages.times(collected.sampled)
+        measured |= stages.speed(collected.sampled, collected.batch)
         progress = dataclasses.replace(
           progress, measured=metrics_lib.plain(measured)
         )

@@ -19,18 +19,19 @@ from progrpo_jax.algos import kl
 from progrpo_jax.build import functions, problems
 from progrpo_jax.config import checks, isolation
 from progrpo_jax.config import schedule as schedule_lib
-from progrpo_jax.devices import agreement, hosts, sharding, stopping, timing
-from progrpo_jax.evaluators import validate as validate_lib
-from progrpo_jax.learn import (
-  adaptive,
-  history,
-  optim,
-  prepare,
-  reference,
-  speed,
+from progrpo_jax.devices import (
+  agreement,
+  hosts,
+  peak,
+  sharding,
+  stopping,
+  timing,
 )
+from progrpo_jax.evaluators import validate as validate_lib
+from progrpo_jax.learn import adaptive, history, optim, prepare, reference
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import improve as improve_lib
+from progrpo_jax.learn import speed as speed_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import attention, lora, scoring
 from progrpo_jax.models import config as model_config
@@ -59,7 +60,7 @@ class Stages:
     watch: measure of an evaluation that resets watch.
     decide_reset: whether the reference becomes the present policy.
     resets_optimizer: whether a reset forgets the optimiser's moments.
-    times: takes the times of the stages and what they say of speed.
+    speed: takes the times of the stages, and says how fast the step was.
     log: writes and shows the step.
     check_hosts_agree: compares hosts and devices, where it is due.
     save_every: steps between checkpoints.
@@ -76,7 +77,7 @@ class Stages:
   watch: str
   decide_reset: reference.DecideReset
   resets_optimizer: bool
-  times: speed.Times
+  speed: speed_lib.Speed
   log: log_lib.Log
   check_hosts_agree: agreement.CheckHostsAgree
   save_every: int
@@ -368,7 +369,14 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
       scheduled=functools.partial(schedule_lib.asks_for_reset, c),
     ),
     resets_optimizer=c.algo.reset.optimizer,
-    times=speed.Times(foundation.timer),
+    speed=speed_lib.Speed(
+      model=foundation.model,
+      devices=foundation.mesh.size,
+      peak=peak.of_devices(foundation.mesh),
+      passes=c.train.num_iterations,
+      reference=checks.needs_reference(c),
+      timer=foundation.timer,
+    ),
     log=_log(c, foundation),
     check_hosts_agree=agreement.CheckHostsAgree(
       mesh=foundation.mesh,

@@ -29,6 +29,7 @@ _SHOWN = (
   ("kl", "KL", "{:.4f}"),
   ("completions/mean_length", "length", "{:.0f}"),
   ("perf/tokens_per_second", "tokens/s", "{:,.0f}"),
+  ("perf/mfu", "MFU", "{:.1%}"),
 )
 # Verifier failures during a step, shown if not 0: (metric, word).
 _FAILED = (
