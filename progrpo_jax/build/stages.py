@@ -428,7 +428,13 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
     stop=foundation.stop,
     draw=draw.DrawGroups(
       **around,
-      settings=problems.make_settings(c, foundation.tokenizer),
+      settings=problems.make_settings(
+        c,
+        foundation.tokenizer,
+        batch_prompts=problems.batch_prompts(
+          c, foundation.model, foundation.mesh
+        ),
+      ),
       stop=foundation.stop,
     ),
     count=c.train.prompts_per_step,
