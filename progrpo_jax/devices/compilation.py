@@ -21,6 +21,7 @@ from etils import epath
 import jax
 
 from progrpo_jax import errors, places
+from progrpo_jax.devices import hosts
 
 HOME = "~/.cache/progrpo_jax/xla"
 # Name of the folder beside the workdirs of a bucket.
@@ -46,6 +47,9 @@ def keep(workdir: str | None, say: Callable[[str], None]) -> None:
   JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS is the least time worth keeping.
   A folder that cannot be used costs a message and nothing else.
 
+  On several hosts only a bucket is used: JAX writes on the first host alone,
+  and hosts of which some compile and others read may wait for each other.
+
   Args:
     workdir: workdir of the command, or None.
     say: function called with a line for the user if programs are not kept.
@@ -56,6 +60,8 @@ def keep(workdir: str | None, say: Callable[[str], None]) -> None:
     return
   folder = _folder(workdir)
   try:
+    if not places.is_remote(folder) and hosts.expected() > 1:
+      return
     _check(folder)
   except (OSError, errors.InputError, errors.RunError) as e:
     say(

@@ -64,6 +64,15 @@ def test_the_environment_has_the_last_word(fresh, monkeypatch):
   assert list(fresh.settings) == ["jax_compilation_cache_dir"]
 
 
+def test_several_hosts_keep_in_a_bucket_alone(fresh, monkeypatch):
+  monkeypatch.setattr(compilation.hosts, "expected", lambda: 2)
+  monkeypatch.setattr(places, "check_bucket", lambda path: None)
+  compilation.keep("runs/a", fresh.said.append)
+  assert fresh.settings == {} and fresh.said == []
+  compilation.keep("gs://bucket/runs/a", fresh.said.append)
+  assert fresh.settings
+
+
 def test_a_bad_place_costs_a_message(fresh, monkeypatch, tmp_path):
   (tmp_path / "home").write_text("a file")
   compilation.keep(None, fresh.said.append)

@@ -144,8 +144,8 @@ def test_an_unfinished_step_is_replaced_or_goes_and_displaces_none(tmp_path):
   keeper.go_on_from(3)
   _save(keeper, 3, 3, seed=7)
   assert (_steps(tmp_path), keeper.unfinished) == ([3], set())
-  state, meta, _ = keeper.restore(3, LIKE)
-  assert meta == dict(ref_step=3, step=3) and _equal(state, _state(7))
+  found, meta, _ = keeper.restore(3, LIKE)
+  assert meta == dict(ref_step=3, step=3) and _equal(found, _state(7))
   # One that is not saved anew goes when a later step is.
   _save_unfinished(keeper, 4, 3)
   _save(keeper, 5, 3)
