@@ -23,6 +23,9 @@ class Progress:
     recent: logged metrics of the last steps, for `algos/collapse.py`.
     evals: pass@k of every evaluation, likewise.
     surplus: groups carried over to the next step, or None.
+    measured: metrics of the last step from its updates until it is recorded;
+      None between two steps. A checkpoint has them if the run was stopped
+      before the step's evaluation was done.
   """
 
   step: int = 0
@@ -37,6 +40,7 @@ class Progress:
   recent: tuple[dict[str, float], ...] = ()
   evals: tuple[dict[str, float], ...] = ()
   surplus: groups_lib.Groups | None = None
+  measured: dict[str, Any] | None = None
 
   def to_meta(self) -> dict[str, Any]:
     """The JSON part; the surplus is saved as arrays."""

@@ -7,7 +7,9 @@ reference is reset if it is time; everything is written; the step is saved.
 
 Nothing but `TrainState`, the reference and `Progress` lives from one step to
 the next, and all three are in every checkpoint: a run that is killed anywhere
-and started again goes on as if it had never stopped, bit for bit.
+and started again goes on as if it had never stopped, bit for bit. A request to
+stop during an evaluation does not wait for it: the step is saved with its
+metrics, and the evaluation begins anew when the run goes on.
 """
 
 import contextlib
@@ -87,16 +89,23 @@ def loop(
   reference, progress = start.reference, start.progress
   del start  # or it would hold the first reference after a reset
   try:
-    while progress.step < setup.total_steps:
-      policy = setup.join(state.params)
-      collected, drawn = stages.collect(policy, progress)
-      batch, advantages, scored = stages.prepare(
-        policy, reference, collected.batch, progress.step
-      )
-      del policy  # its parameters are donated to the update
-      state, updated = stages.improve(state, batch, progress)
-      measured = updated | collected.metrics | scored
-      progress = stages.advance(drawn, measured)
+    while progress.step < setup.total_steps or progress.measured:
+      if not progress.measured:  # else the run was stopped in its evaluation
+        policy = setup.join(state.params)
+        collected, drawn = stages.collect(policy, progress)
+        batch, advantages, scored = stages.prepare(
+          policy, reference, collected.batch, progress.step
+        )
+        del policy  # its parameters are donated to the update
+        state, updated = stages.improve(state, batch, progress)
+        measured = updated | collected.metrics | scored
+        progress = stages.advance(drawn, measured)
+        check_hosts_agree(stages, state, collected, progress)
+        stages.log.rollouts(writer, progress.step, collected.batch, advantages)
+        measured |= stages.speed(collected.sampled, collected.batch)
+        progress = dataclasses.replace(
+          progress, measured=metrics_lib.plain(measured)
+        )
       progress = history.remember(
         progress,
         stages.validate(setup.join(state.params), progress.step, writer),
@@ -107,24 +116,23 @@ def loop(
         state = state_lib.restart_optimizer(
           setup.model, setup.tx, setup.mesh, state
         )
-      measured["learning_rate"] = setup.learning_rate(state.opt_state)
       stages.log(
         writer,
         progress,
-        collected,
-        advantages,
-        measured,
         reason,
         history.check_collapse(progress),
+        setup.learning_rate(state.opt_state),
       )
-      check_hosts_agree(stages, state, collected, progress)
+      progress = dataclasses.replace(progress, measured=None)
       stages, reference, progress = finish_step(
         setup, stages, state, reference, progress, checkpointer, reason
       )
   except errors.Preempted:
-    # Raised only before an update: state and progress are those of the last
-    # whole step.
-    if checkpointer.latest() != progress.step:
+    # Raised only before an update, in an evaluation, or after the save of a
+    # step: state and progress belong together.
+    if checkpointer.latest() != progress.step or (
+      progress.step in checkpointer.unfinished and not progress.measured
+    ):
       save(stages, checkpointer, state, progress)
     return PREEMPTED
   return DONE
@@ -155,6 +163,9 @@ def finish_step(
 
   Returns:
     (stages, reference, progress) of the next step.
+
+  Raises:
+    Preempted: the run was asked to stop; the step is saved.
   """
   fresh = dataclasses.replace(progress, surplus=None, scores=())
   try:
@@ -167,10 +178,12 @@ def finish_step(
   if (
     reason
     or progress.step % entered.save_every == 0
-    or (progress.step == setup.total_steps)
+    or progress.step >= setup.total_steps
   ):
     save(entered, checkpointer, state, progress)
   if reason or entered is not stages:
+    if reason:  # all is saved, and a reference takes long to read
+      setup.stop.check()
     reference = load_reference(setup, entered, checkpointer, progress.ref_step)
   return entered, reference, progress
 
@@ -204,6 +217,9 @@ def begin(
     params: parameters that train; the state takes them over.
     checkpointer: checkpoints of the workdir.
     writer: writer of the workdir.
+
+  Raises:
+    Preempted: the run was asked to stop; it begins anew another time.
   """
   stages = setup.stages_at(setup.first, 0, 0)
   state = state_lib.create(setup.model, setup.tx, params, setup.mesh)
@@ -299,6 +315,7 @@ def _restore(
 
   Raises:
     Damaged: this step, or its reference, is not what was written.
+    Preempted: the run was asked to stop.
   """
   like = state_lib.abstract(setup.model, setup.tx, setup.mesh)
   state, meta, data = checkpointer.restore(step, like)
@@ -306,7 +323,11 @@ def _restore(
     raise checkpoint_lib.Damaged(
       f"the checkpoint of step {step} holds weights that are not finite"
     )
-  stages = setup.stages_at(setup.first, step, meta["resets"])
+  setup.stop.check()
+  # A step without its evaluation is still in its own stage of the schedule.
+  stages = setup.stages_at(
+    setup.first, step - bool(meta.get("measured")), meta["resets"]
+  )
   reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
   surplus = None
   if data and not changed:
@@ -521,11 +542,22 @@ def train(c, workdir, view: View, override: bool = False) -> int:
 def _train(c, workdir, view: View, override: bool) -> int:
   """`train`, without translating disk-full errors."""
   hosts.compare("start", config=c.to_json_best_effort())
+  code = PREEMPTED
+  # Outside of the loop there is nothing to save.
+  with contextlib.suppress(errors.Preempted):
+    code = _run(c, workdir, view, override)
+  hosts.gather(None)  # the first host may still be writing
+  return code
+
+
+def _run(c, workdir, view: View, override: bool) -> int:
+  """`_train`, which raises Preempted if it is stopped before its loop."""
   timer, stop = timing.Timer(view.phase), stopping.Stop()
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
     setup, params = hosts.agree(lambda: build.make_setup(c, timer, stop, view))
     stack.enter_context(setup.pool)
+    stop.check()
     _introduce(c, setup, view)
     workdir = epath.Path(workdir)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
@@ -536,7 +568,9 @@ def _train(c, workdir, view: View, override: bool) -> int:
     stack.callback(checkpointer.close)
     start = recover(setup, checkpointer, workdir, view, bool(changes.defining))
     done = -1 if start is None else start.progress.step
-    if done >= setup.total_steps:  # and its config stays what it was
+    unfinished = start is not None and bool(start.progress.measured)
+    # A finished run's config stays what it was.
+    if done >= setup.total_steps and not unfinished:
       view.message(f"already finished at step {done}: raise train.total_steps")
       hosts.gather(None)  # the first host holds the lock until all are here
       return DONE
@@ -544,12 +578,12 @@ def _train(c, workdir, view: View, override: bool) -> int:
       view.message(f"changed: {line}")
     writer = hosts.on_first(
       lambda: stack.enter_context(
-        build.make_writer(c, workdir, resume_step=done)
+        build.make_writer(c, workdir, resume_step=done, unfinished=unfinished)
       )
     )
     writer = writer or metrics_lib.Unwritten()
     for sentence in (
-      hosts.on_first(lambda: metrics_lib.lost(workdir, done)) or ()
+      hosts.on_first(lambda: metrics_lib.lost(workdir, done - unfinished)) or ()
     ):
       view.message(sentence)
     # Taken out of the list by the loop's call: this frame must hold neither
@@ -559,7 +593,6 @@ def _train(c, workdir, view: View, override: bool) -> int:
     hosts.on_first(lambda: write_config(c, workdir))
     code = loop(setup, starts.pop(), checkpointer, writer)
     checkpointer.wait()
-  hosts.gather(None)  # the first host may still be writing
   return code
 
 

@@ -4,6 +4,7 @@ One run is copied in the middle of its stages: what a kill at that moment
 would have left on the disk. Each copy is then trained to its end.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import time
 import pytest
 
 from progrpo_jax import main, train
+from progrpo_jax.evaluators import held_out
 from progrpo_jax.learn import improve, prepare
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.storage import checkpoint, log, metrics
@@ -168,6 +170,127 @@ def test_stopped_it_saves_and_goes_on_alike(
   assert main.main(argv) == 0
   found = recorded(tmp_path)
   assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
+
+
+def _stop_in_evaluation(monkeypatch, at, argv):
+  """Runs the command until it is stopped in the second batch of problems.
+
+  Args:
+    monkeypatch: undone before it returns.
+    at: number of the evaluation, from 0.
+    argv: command line.
+  """
+  calls, begun = [], []
+  sample, sample_batch = (
+    held_out.HeldOut.sample,
+    held_out.HeldOut._sample_batch,
+  )
+
+  def begin(*args, **kwargs):
+    begun.append(1)
+    return sample(*args, **kwargs)
+
+  def batch(*args):
+    if len(begun) == at + 1:
+      calls.append(1)
+      if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return sample_batch(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(held_out.HeldOut, "sample", begin)
+    patch.setattr(held_out.HeldOut, "_sample_batch", batch)
+    assert main.main(argv) == train.PREEMPTED
+  # Of six batches the one in which the signal came is the last.
+  assert len(begun) == at + 1 and len(calls) == 2
+
+
+def _evaluated(workdir):
+  path = workdir / "eval.jsonl"
+  rows = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(row)["step"] for row in rows]
+
+
+def _kept(workdir):
+  folder = workdir / "checkpoints"
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def test_stopped_in_each_evaluation_it_ends_alike(
+  small, unbroken, recorded, tmp_path, monkeypatch
+):
+  """At the start, at a step that resets the reference, and at the last one."""
+  argv = [
+    "train",
+    *small.args("checkpoint.every=1000", "eval.batch_prompts=1"),
+    "--workdir",
+    str(tmp_path),
+  ]
+  for at, evaluated, kept in (
+    (0, [], []),
+    (1, [0], [0, 2]),
+    (1, [0, 2], [0, 2, 4]),
+  ):
+    _stop_in_evaluation(monkeypatch, at, argv)
+    assert (_evaluated(tmp_path), _kept(tmp_path)) == (evaluated, kept)
+    rows = recorded(tmp_path)["metrics.jsonl"] if kept else []
+    assert [row["step"] for row in rows] == list(range(1, max(kept or [1])))
+  # Killed after the evaluation is written and before the step is saved.
+  copy = tmp_path.with_name(f"{tmp_path.name}-killed")
+  save = checkpoint.Checkpointer.save
+
+  def killed(self, step, *args):
+    shutil.copytree(tmp_path, copy)
+    save(self, step, *args)
+
+  monkeypatch.setattr(checkpoint.Checkpointer, "save", killed)
+  assert main.main(argv) == train.DONE
+  monkeypatch.undo()
+  assert _evaluated(copy) == [0, 2, 4] and _kept(copy) == [0, 2, 4]
+  assert main.main([*argv[:-1], str(copy)]) == train.DONE
+  expected = recorded(unbroken[0])
+  for workdir in (tmp_path, copy):
+    found = recorded(workdir)
+    assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
+    assert found.keys() == expected.keys() and _kept(workdir) == [2, 4]
+
+
+def test_stopped_in_an_evaluation_of_a_step_that_is_not_saved(
+  small, recorded, tmp_path, monkeypatch
+):
+  """The step stays unfinished on the disk until a later one is saved."""
+  options = (
+    "train.total_steps=3",
+    "eval.every=1",
+    "eval.at_start=False",
+    "eval.batch_prompts=1",
+    "checkpoint.every=1000",
+  )
+  unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
+  assert small.train(unbroken, *options, method="grpo")[0] == train.DONE
+  argv = ["train", *small.args(*options, method="grpo"), "--workdir"]
+  argv.append(str(stopped))
+  _stop_in_evaluation(monkeypatch, 0, argv)
+  assert (_evaluated(stopped), _kept(stopped)) == ([], [0, 1])
+  # Stopped again once the evaluation is done: the step is saved whole.
+  records = held_out.HeldOut.records
+
+  def stop(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return records(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(held_out.HeldOut, "records", stop)
+    assert main.main(argv) == train.PREEMPTED
+  assert (_evaluated(stopped), _kept(stopped)) == ([1], [0, 1])
+  keeper = checkpoint.Checkpointer(stopped / "checkpoints", read_only=True)
+  assert keeper.unfinished == set()
+  _stop_in_evaluation(monkeypatch, 0, argv)
+  assert (_evaluated(stopped), _kept(stopped)) == ([1], [0, 1, 2])
+  assert main.main(argv) == train.DONE
+  expected, found = recorded(unbroken), recorded(stopped)
+  assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
+  assert _evaluated(stopped) == [1, 2, 3]
 
 
 SECOND = """

@@ -1,19 +1,28 @@
 """Problems of a run: its prompts, its verifiers, what is held out."""
 
+from collections.abc import Callable
 import functools
 import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
 from progrpo_jax import errors
 from progrpo_jax.config import checks, isolation
+from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import creativity, held_out
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rewards import thinking
 from progrpo_jax.rollout import prompts as prompts_lib
 from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import base as tasks
+
+# Seconds that a worker takes to judge a program with ten tests
+# (docs/benchmarks.md), beside which other answers take none; and bytes a second
+# that an accelerator reads of its memory, to the order of magnitude.
+_PROGRAM_S = 0.15
+_MEMORY_RATE = 1e12
 
 
 def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
@@ -47,12 +56,15 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
   )
 
 
-def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
+def make_pool(
+  c, opens_thought: bool = False, stop: Callable[[], bool] = lambda: False
+) -> pool_lib.Pool:
   """Starts the processes that verify.
 
   Args:
     c: the config.
     opens_thought: whether the chat template ends a prompt inside a thought.
+    stop: whether to give up verifying, see `Pool`.
   """
   r = c.rewards
   return pool_lib.Pool(
@@ -65,6 +77,7 @@ def make_pool(c, opens_thought: bool = False) -> pool_lib.Pool:
     answer=functools.partial(
       thinking.answer, mode=r.thinking, inside=opens_thought
     ),
+    stop=stop,
   )
 
 
@@ -90,6 +103,53 @@ def make_settings(c, tokenizer, **changes) -> sampler.Settings:
     )
     | changes
   )
+
+
+def batch_prompts(c, model, mesh) -> int:
+  """Returns how many prompts are sampled at a time; 0 for all of a round.
+
+  Where the config leaves it open, a round is halved if that is expected to save
+  time: half of the verifying is then done while the second half is sampled, but
+  the weights are read once more for every token. The choice depends on config
+  and devices alone, not on measured times, which would change from run to run:
+  in bfloat16 the samples depend on the size of a batch.
+
+  Args:
+    c: the config.
+    model: configuration of the policy.
+    mesh: mesh of all devices.
+  """
+  if c.sampling.batch_prompts:
+    return c.sampling.batch_prompts
+  # On a CPU verifiers would take the cores that sample.
+  if mesh.devices.flat[0].platform == "cpu":
+    return 0
+  count = checks.prompts_per_round(c)
+  programs = count * c.algo.num_generations * _share_of_programs(c)
+  verifying_s = programs * _PROGRAM_S / (c.rewards.workers * hosts.count())
+  weights = model.num_params * jnp.dtype(c.model.dtype).itemsize
+  weights /= sharding.ways(
+    "mlp", mesh
+  )  # on each device, as decoding reads them
+  reading_s = c.sampling.max_new_tokens * weights / _MEMORY_RATE
+  shards = sharding.batch_shards(mesh)
+  half = -(-count // (2 * shards)) * shards
+  return half if verifying_s > 2 * reading_s and half < count else 0
+
+
+def _share_of_programs(c) -> float:
+  """Share of the training prompts whose answers are programs to be run."""
+  weights = {
+    name: spec.get("weight", 1.0) for name, spec in c.data.tasks.items()
+  }
+  programs = [
+    name
+    for name, spec in c.data.tasks.items()
+    if isolation.runs_programs(
+      spec.get("module") or name, dict(spec.get("options", {}))
+    )
+  ]
+  return sum(weights[name] for name in programs) / sum(weights.values())
 
 
 def make_evaluators(

@@ -19,11 +19,19 @@ from progrpo_jax.algos import kl
 from progrpo_jax.build import functions, problems
 from progrpo_jax.config import checks, isolation
 from progrpo_jax.config import schedule as schedule_lib
-from progrpo_jax.devices import agreement, hosts, sharding, stopping, timing
+from progrpo_jax.devices import (
+  agreement,
+  hosts,
+  peak,
+  sharding,
+  stopping,
+  timing,
+)
 from progrpo_jax.evaluators import validate as validate_lib
 from progrpo_jax.learn import adaptive, history, optim, prepare, reference
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import improve as improve_lib
+from progrpo_jax.learn import speed as speed_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import attention, lora, scoring
 from progrpo_jax.models import config as model_config
@@ -52,6 +60,7 @@ class Stages:
     watch: measure of an evaluation that resets watch.
     decide_reset: whether the reference becomes the present policy.
     resets_optimizer: whether a reset forgets the optimiser's moments.
+    speed: takes the times of the stages, and says how fast the step was.
     log: writes and shows the step.
     check_hosts_agree: compares hosts and devices, where it is due.
     save_every: steps between checkpoints.
@@ -68,6 +77,7 @@ class Stages:
   watch: str
   decide_reset: reference.DecideReset
   resets_optimizer: bool
+  speed: speed_lib.Speed
   log: log_lib.Log
   check_hosts_agree: agreement.CheckHostsAgree
   save_every: int
@@ -177,7 +187,10 @@ def make_checkpointer(
 
 
 def make_writer(
-  c: ml_collections.ConfigDict, workdir, resume_step: int
+  c: ml_collections.ConfigDict,
+  workdir,
+  resume_step: int,
+  unfinished: bool = False,
 ) -> metrics_lib.MetricWriter:
   """Returns the writer of a workdir, which goes on after a step."""
   return metrics_lib.MetricWriter(
@@ -185,6 +198,7 @@ def make_writer(
     tensorboard=c.log.tensorboard,
     wandb=c.log.wandb,
     resume_step=resume_step,
+    unfinished=unfinished,
   )
 
 
@@ -257,7 +271,10 @@ def make_setup(
   attention_of(policy.config, mesh)
   params, frozen = lora.split(policy.config, policy.params)
   rate = functions.make_schedule(c)
-  pool = problems.make_pool(c, policy.tokenizer.opens_thought)
+  stop = stop or stopping.Stop()
+  pool = problems.make_pool(
+    c, policy.tokenizer.opens_thought, lambda: stop.asked
+  )
   foundation = Foundation(
     mesh=mesh,
     model=policy.config,
@@ -266,7 +283,7 @@ def make_setup(
     pool=pool,
     tx=functions.make_optimizer(c, rate),
     timer=timer or timing.Timer(),
-    stop=stop or stopping.Stop(),
+    stop=stop,
     view=view,
   )
 
@@ -352,6 +369,14 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
       scheduled=functools.partial(schedule_lib.asks_for_reset, c),
     ),
     resets_optimizer=c.algo.reset.optimizer,
+    speed=speed_lib.Speed(
+      model=foundation.model,
+      devices=foundation.mesh.size,
+      peak=peak.of_devices(foundation.mesh),
+      passes=c.train.num_iterations,
+      reference=checks.needs_reference(c),
+      timer=foundation.timer,
+    ),
     log=_log(c, foundation),
     check_hosts_agree=agreement.CheckHostsAgree(
       mesh=foundation.mesh,
@@ -403,7 +428,13 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
     stop=foundation.stop,
     draw=draw.DrawGroups(
       **around,
-      settings=problems.make_settings(c, foundation.tokenizer),
+      settings=problems.make_settings(
+        c,
+        foundation.tokenizer,
+        batch_prompts=problems.batch_prompts(
+          c, foundation.model, foundation.mesh
+        ),
+      ),
       stop=foundation.stop,
     ),
     count=c.train.prompts_per_step,
@@ -493,6 +524,7 @@ def _validate(c, foundation: Foundation) -> validate_lib.Validate:
     at_start=c.eval.at_start,
     total_steps=c.train.total_steps,
     timer=foundation.timer,
+    stop=foundation.stop,
     show=foundation.view.eval if foundation.view else _unseen,
   )
 

@@ -1,12 +1,14 @@
 """Command lines: parsers, and reading the config with its overrides."""
 
 import argparse
+import sys
 from typing import NoReturn
 
 import ml_collections
 
 from progrpo_jax import errors, places, ranges
 from progrpo_jax.config import checks, defaults, files
+from progrpo_jax.devices import compilation
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,10 +82,15 @@ def check_output(flag: str, path: str) -> None:
     raise errors.InputError(f"cannot write to {flag} {path}: {e}") from e
 
 
+def keep_programs(workdir: str | None = None) -> None:
+  """Keeps compiled programs for later commands, see `compilation.keep`."""
+  compilation.keep(workdir, lambda line: print(line, file=sys.stderr))
+
+
 def parse(
   command_parser: argparse.ArgumentParser, argv: list[str], needed: bool = True
 ) -> tuple[ml_collections.ConfigDict | None, argparse.Namespace]:
-  """Reads a command line.
+  """Reads a command line, and keeps what its command will compile.
 
   Args:
     command_parser: parser from `parser`.
@@ -115,6 +122,7 @@ def parse(
     if needed or overrides:
       raise errors.InputError("--config FILE is needed; see --help")
     return None, args
+  keep_programs(getattr(args, "workdir", None))
   config = files.load(args.config)
   for key, value in overrides:
     files.override(config, key, value)

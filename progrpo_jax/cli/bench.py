@@ -17,7 +17,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
@@ -27,12 +26,12 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax import ranges
 from progrpo_jax.algos import advantages, aggregate, losses, objective
 from progrpo_jax.cli import arguments, exits
-from progrpo_jax.devices import sharding
+from progrpo_jax.devices import peak, sharding
 from progrpo_jax.learn import advantage, optim
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import scoring, transformer
+from progrpo_jax.models import flops, scoring, transformer
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
@@ -106,7 +105,7 @@ def measure(args) -> dict:
   params = transformer.init(config, jax.random.key(0), mesh)
   tx = optim.adamw(optim.schedule(1e-4))
   state = state_lib.create(config, tx, params, mesh)
-  rate = matmul_rate()
+  rate = peak.matmul_rate()
   # Four micro-batches were fastest; fewer if four do not divide the rows.
   update = _update(config, tx, micro_batches=math.gcd(args.prompts, 4))
   step = functools.partial(_step, args, mesh, config, update)
@@ -124,7 +123,7 @@ def measure(args) -> dict:
   }
   total = statistics.median(sum(t.values()) for t in timed)
   tokens = args.prompts * args.samples * args.new_tokens
-  flops = work(config, args.prompts, args.samples, PROMPT, args.new_tokens)
+  needed = work(config, args.prompts, args.samples, PROMPT, args.new_tokens)
   figures = dict(
     device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
     cores=len(os.sched_getaffinity(0)),
@@ -140,11 +139,11 @@ def measure(args) -> dict:
     tokens_per_second_sample=tokens / stage_seconds["sample"],
     tokens_per_second_step=tokens / total,
     matmul_tflops=rate / 1e12,
-    work_tflop={k: v / 1e12 for k, v in flops.items()},
+    work_tflop={k: v / 1e12 for k, v in needed.items()},
     share_of_matmul_rate={
-      k: v / stage_seconds[k] / rate for k, v in flops.items()
+      k: v / stage_seconds[k] / rate for k, v in needed.items()
     }
-    | {"step": sum(flops.values()) / total / rate},
+    | {"step": sum(needed.values()) / total / rate},
     arm_share=stage_seconds["advantage"] / total,
     peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
   )
@@ -155,28 +154,8 @@ def measure(args) -> dict:
   return figures
 
 
-def matmul_rate(size: int = 1536, repeats: int = 6) -> float:
-  """Returns the FLOP/s of a large matrix product on this machine.
-
-  Args:
-    size: rows and columns of the square matrices.
-    repeats: number of products; the fastest counts.
-  """
-  product = jax.jit(jnp.matmul)
-  x = jnp.ones((size, size))
-  product(x, x).block_until_ready()
-  best = 0.0
-  for _ in range(repeats):
-    start = time.perf_counter()
-    product(x, x).block_until_ready()
-    best = max(best, 2 * size**3 / (time.perf_counter() - start))
-  return best
-
-
 def work(config, prompts, samples, prompt, new) -> dict[str, float]:
-  """Returns the FLOP of each stage in matrix products and attention.
-
-  A prompt is counted once per group, and attention as causal: half the pairs.
+  """Returns the FLOP of each stage, see `models.flops`.
 
   Args:
     config: model configuration.
@@ -185,18 +164,12 @@ def work(config, prompts, samples, prompt, new) -> dict[str, float]:
     prompt: tokens per prompt.
     new: tokens per sample.
   """
-  matmuls = config.num_params - config.embed_dim  # tied: the head counts
-  width = config.num_layers * config.num_heads * config.head_dim
-
-  def forward(tokens, pairs):  # pairs of a query and a key
-    return 2 * matmuls * tokens + 4 * width * pairs
-
-  responses = prompts * samples
-  read = forward(prompts * prompt, prompts * prompt**2 / 2)
-  answer = forward(responses * new, responses * new * (prompt + new / 2))
-  # The backward pass does twice the work of the forward pass.
+  prompt_P = np.full(prompts, prompt)
+  response_PG = np.full((prompts, samples), new)
   return dict(
-    sample=read + answer, score=read + answer, update=3 * (read + answer)
+    sample=flops.forward(config, prompt_P, response_PG),
+    score=flops.forward(config, prompt_P, response_PG, prompt_logits=True),
+    update=flops.update(config, prompt_P, response_PG),
   )
 
 

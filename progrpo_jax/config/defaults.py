@@ -217,11 +217,15 @@ def _sampling(c: ConfigDict) -> None:
   # has ended.
   c.sampling.chunk = ranges.Whole(16, at_least=1)
 
-  # Prompts that are sampled at a time, which decides the size of the KV cache;
-  # 0 for all of a round. In float32 the samples do not depend on it; in
-  # bfloat16 only their distribution is the same, as the last bits of the logits
-  # depend on the size of a batch. A batch is verified while the next one is
-  # sampled, and reward functions of your own see one batch per call.
+  # Prompts that are sampled at a time, which decides the size of the KV cache.
+  # A batch is verified while the next one is sampled, and reward functions of
+  # your own see one batch per call; but every batch reads the weights once more
+  # for each token. Two batches are faster than one if verifying takes more than
+  # twice as long as these readings. 0 halves the round where programs are run
+  # and that is to be expected, and otherwise takes it whole: see
+  # `batch_prompts` in build/problems.py. In float32 the samples do not depend
+  # on it; in bfloat16 only their distribution is the same, as the last bits of
+  # the logits depend on the size of a batch.
   c.sampling.batch_prompts = ranges.Whole(0, at_least=0)
 
 

@@ -102,9 +102,7 @@ def _limits(c) -> Iterator[tuple[str, float]]:
     where = f"config.data.tasks.{name}.options.verifier_options.time_limit_s"
     task = spec.get("module") or name
     # The config's limit precedes the set's, and that the verifier's default.
-    if _runs_programs(task) or (
-      task_options.get("verifier") == programs.VERIFIER
-    ):
+    if runs_programs(task, task_options):
       yield (
         where,
         float(
@@ -115,14 +113,22 @@ def _limits(c) -> Iterator[tuple[str, float]]:
       )
     # Held-out sets of the task have their own verifiers.
     for held_out in task_options.get("validation") or ():
-      if isinstance(held_out, str) and _runs_programs(held_out):
+      if isinstance(held_out, str) and runs_programs(held_out, {}):
         limit = _set_options(held_out).get("time_limit_s", default)
         yield f"the time limit of {held_out}, held out by {name},", float(limit)
 
 
-def _runs_programs(task: str) -> bool:
-  """Returns whether a task's verifier runs programs."""
-  return base.resolve(task).VERIFIER == programs.VERIFIER
+def runs_programs(task: str, task_options: Mapping[str, Any]) -> bool:
+  """Returns whether a task's verifier runs programs.
+
+  Args:
+    task: name of the task, or import path of its module.
+    task_options: its options, which may name another verifier.
+  """
+  return programs.VERIFIER in (
+    base.resolve(task).VERIFIER,
+    task_options.get("verifier"),
+  )
 
 
 def _set_options(task: str) -> Mapping[str, Any]:

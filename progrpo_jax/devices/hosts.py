@@ -34,6 +34,8 @@ _SHUTDOWN_S = 30
 # Smallest buffer of `gather`. Buffers are this size times a power of two, so
 # that few shapes are compiled.
 _LEAST_BYTES = 1 << 12
+# Errors of one host that `agree` raises on all.
+_AGREED = (errors.InputError, errors.RunError, errors.Preempted)
 # Words in JAX's error messages that mean that another process is gone.
 _LOST = re.compile(
   "UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Gg]loo|NCCL|"
@@ -184,9 +186,9 @@ def agree(work: Callable[[], T]) -> T:
   """Calls `work` on every host; a failure on one host raises on all.
 
   Raises:
-    InputError, RunError, OSError: raised by `work` on this host.
-    InputError, RunError: raised by `work` on another host, which the message
-      names; an OSError there becomes a RunError here.
+    InputError, RunError, OSError, Preempted: raised by `work` on this host.
+    InputError, RunError, Preempted: raised by `work` on another host, which the
+      message names; an OSError there becomes a RunError here.
   """
   if count() == 1:
     return work()
@@ -195,7 +197,7 @@ def agree(work: Callable[[], T]) -> T:
   result = error = None
   try:
     result = work()
-  except (errors.InputError, errors.RunError, OSError) as e:
+  except (*_AGREED, OSError) as e:
     error = e
   failures = gather(None if error is None else (type(error), str(error)))
   if error is not None:
@@ -203,11 +205,9 @@ def agree(work: Callable[[], T]) -> T:
   for host, failure in enumerate(failures):
     if failure is not None:
       kind, text = failure
-      raise (
-        kind
-        if issubclass(kind, (errors.InputError, errors.RunError))
-        else errors.RunError
-      )(f"host {host}: {text}")
+      raise (kind if issubclass(kind, _AGREED) else errors.RunError)(
+        f"host {host}: {text}"
+      )
   return result
 
 

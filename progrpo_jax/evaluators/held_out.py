@@ -117,15 +117,19 @@ class HeldOut:
     """Number of problems tried, without padding."""
     return sum(int((p.ids_P >= 0).sum()) for p in self.prompts)
 
-  def sample(self, params, progress=lambda: None) -> Samples:
+  def sample(
+    self, params, progress=lambda: None, before=lambda: None
+  ) -> Samples:
     """Draws and verifies the samples of a policy.
 
     Args:
       params: all parameters of the policy.
       progress: function called after each batch.
+      before: function called before each batch, which may raise.
     """
     parts = []
     for prompts in self.prompts:
+      before()
       parts.append(self._sample_batch(params, prompts))
       progress()
     return Samples(

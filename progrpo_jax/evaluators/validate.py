@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 
-from progrpo_jax.devices import timing
+from progrpo_jax.devices import stopping, timing
 from progrpo_jax.evaluators import held_out
 
 
@@ -17,6 +17,7 @@ class Validate:
     at_start: whether to evaluate before the first step.
     total_steps: number of steps of the run; the last one is always evaluated.
     timer: timer that records the stage "evaluate".
+    stop: request to stop, which is looked at before each batch of problems.
     show: function called with (step, values) after an evaluation.
   """
 
@@ -25,6 +26,7 @@ class Validate:
   at_start: bool
   total_steps: int
   timer: timing.Timer
+  stop: stopping.Stop
   show: Callable[[int, dict[str, float]], None]
 
   def __call__(self, params, step: int, writer) -> dict[str, float]:
@@ -37,6 +39,9 @@ class Validate:
 
     Returns:
       {`eval/<set>/<measure>`: value}; empty if no evaluation is due.
+
+    Raises:
+      Preempted: the run was asked to stop; nothing was written.
     """
     values: dict[str, float] = {}
     if not self._is_due(step):
@@ -45,7 +50,7 @@ class Validate:
     # All sets go into one row of the evaluation file.
     for evaluator in self.evaluators:
       with self.timer.stage("evaluate"):
-        samples = evaluator.sample(params)
+        samples = evaluator.sample(params, before=self.stop.check)
         values |= dict(evaluator.run(samples))
         records += evaluator.records(samples)
     if values:

@@ -11,6 +11,7 @@ import hashlib
 import html
 import importlib.resources
 import re
+import statistics
 import sys
 import time
 
@@ -351,6 +352,14 @@ def _numbers(run):
   if len(seconds):
     note = f"median {comparison.median_seconds([run]):.2f} s a step"
     cards.append(("time", live.duration(seconds.sum()), note))
+  _, rates = metrics.series(run.metrics, "perf/tokens_per_second")
+  _, shares = metrics.series(run.metrics, "perf/mfu")
+  if len(rates):
+    rate = f"{statistics.median(rates):,.0f}"
+    note = "median of steps"
+    if len(shares):
+      note += f", MFU {statistics.median(shares):.1%}"
+    cards.append(("tokens a second", rate, note))
   items = "".join(
     f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
     for name, value, note in cards

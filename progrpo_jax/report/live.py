@@ -29,6 +29,7 @@ _SHOWN = (
   ("kl", "KL", "{:.4f}"),
   ("completions/mean_length", "length", "{:.0f}"),
   ("perf/tokens_per_second", "tokens/s", "{:,.0f}"),
+  ("perf/mfu", "MFU", "{:.1%}"),
 )
 # Verifier failures during a step, shown if not 0: (metric, word).
 _FAILED = (
@@ -87,6 +88,7 @@ class LiveView:
     self._first = None  # the step before the first one this view has seen
     self._step = 0
     self._phase = "starting"
+    self._compiled = set()  # phases of which a line said that they compile
     self._metrics = {}
     self._eval = (None, {})
     self._level, self._reason = 0, ""
@@ -117,9 +119,19 @@ class LiveView:
       self._print(self._line())
 
   def phase(self, name):
-    """Shows the phase that runs now, e.g. `view.phase("sampling")`."""
+    """Shows the phase that runs now, e.g. `view.phase("sample")`.
+
+    Compiling a phase may take minutes: without a terminal, a line says so once.
+    """
     self._phase = name
     self._phase_start = time.monotonic()
+    if (
+      not self._live
+      and name.startswith("compiling ")
+      and name not in self._compiled
+    ):
+      self._compiled.add(name)
+      self._print(f"{name} …")
 
   def step(self, step, metrics):
     """Shows the metrics of a finished step."""
@@ -178,6 +190,9 @@ class LiveView:
     seconds = _number(self._metrics.get("timing_s/step"))
     if seconds is not None:
       parts.append(f"{seconds:.1f} s/step")
+    compiling = _number(self._metrics.get("timing_s/compile"))
+    if compiling and compiling >= 1:
+      parts.append(f"{compiling:.0f} s compiling")
     parts.append(f"left {duration(self._time_left())}")
     parts += filter(None, (self._failed(), *self._left_out()))
     if self._level:
@@ -326,6 +341,9 @@ class LiveView:
       _STAGES, seconds, _STAGE_STYLES, strict=True
     ):
       text.append(f" {stage} {value:.2f}s", style=style)
+    compiling = _number(self._metrics.get("timing_s/compile"))
+    if compiling and compiling >= 1:
+      text.append(f"  {compiling:.0f}s of it compiling", style="yellow")
     return text
 
   def _evaluation(self):

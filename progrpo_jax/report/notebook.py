@@ -92,6 +92,7 @@ class NotebookView:
     self._total = total_steps
     self._figures, self._every_s, self._dpi = figures, every_s, dpi
     self._line, self._messages = _BEFORE, []
+    self._compiled = set()  # phases that were shown as compiling
     self._drawn = None  # monotonic time of the last drawing
     self._text = self._picture = None
 
@@ -105,7 +106,10 @@ class NotebookView:
       self._draw()
 
   def phase(self, name):
-    """Ignored: phases change too often for a drawing."""
+    """Shows that a phase is compiled, once; others change too often."""
+    if name.startswith("compiling ") and name not in self._compiled:
+      self._compiled.add(name)
+      self._say(f"{name} …")
 
   def step(self, step, metrics):
     """Shows a finished step, with a new drawing if one is due."""

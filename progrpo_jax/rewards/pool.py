@@ -88,6 +88,8 @@ class Pool:
     options: additional keyword arguments by verifier, set by the machine.
     answer: function from a completion to the text for the verifier, or to None
       if the completion gives no answer.
+    stop: function that says whether to give up; it is asked again and again
+      while calls are made.
   """
 
   def __init__(
@@ -100,11 +102,13 @@ class Pool:
     batch_deadline_s: float = 60.0,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     answer: Callable[[str], str | None] = thinking.answer,
+    stop: Callable[[], bool] = lambda: False,
   ):
     if workers < 1 or deadline_s <= 0:
       raise ValueError(f"workers={workers}, deadline_s={deadline_s}")
     self.batch_deadline_s = batch_deadline_s
     self.answer = answer
+    self.stop = stop
     self.counters = Counters()
     self._deadline_s = deadline_s
     self._max_failure_share = max_failure_share
@@ -124,6 +128,7 @@ class Pool:
 
     Raises:
       PoolError: more than max_failure_share of the items failed.
+      Preempted: `stop` said so.
     """
     items = [
       item._replace(meta={**item.meta, **self._options[item.function]})
@@ -173,6 +178,7 @@ class Pool:
 
     Raises:
       PoolError: the pool is closed, or its workers cannot start.
+      Preempted: `stop` said so; calls that were not done are given up.
     """
     if not self._finalizer.alive:
       raise PoolError("the pool is closed")
@@ -265,6 +271,8 @@ class _Batch:
     workers = self.pool._take()
     try:
       while any(o is None for o in self.outcomes):
+        if self.pool.stop():
+          raise errors.Preempted
         for worker in workers:
           self._feed(worker)
         self._wait([w for w in workers if w.chunk])
@@ -273,8 +281,7 @@ class _Batch:
         workers = [self._judge(w) for w in workers]
     except BaseException:  # an interrupt would leave workers busy
       workers = []
-      for worker in list(self.pool._alive):
-        self.pool._discard(worker)
+      _kill_all(self.pool._alive)
       raise
     finally:
       self.pool._give(workers)

@@ -18,7 +18,7 @@ therefore holds a manifest of its files with sizes and checksums, written before
 the commit and compared with what is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 import contextlib
 import json
 import os
@@ -56,23 +56,34 @@ class ReferenceDamaged(Damaged):
 class KeepReferences:
   """Keeps the newest steps, every n-th step, and the references of both.
 
+  An unfinished step is kept while it is the newest one, beside the others.
+
   Attributes:
     latest: number of newest steps to keep.
     every: also keep steps that this divides; 0 for none.
     reference_of: step -> step of its reference, for readable checkpoints.
+    unfinished: steps that lack their evaluation.
   """
 
-  def __init__(self, latest: int, every: int, reference_of: dict[int, int]):
+  def __init__(
+    self,
+    latest: int,
+    every: int,
+    reference_of: dict[int, int],
+    unfinished: Set[int] = frozenset(),
+  ):
     self.latest = latest
     self.every = every
     self.reference_of = reference_of
+    self.unfinished = unfinished
 
   def should_preserve(self, checkpoints, *, context=None) -> Sequence[bool]:
     """Returns one decision per checkpoint, for checkpoints sorted by step."""
     del context
     steps = [c.step for c in checkpoints]
-    kept = set(steps[-self.latest :])
-    kept |= {s for s in steps if self.every and s % self.every == 0}
+    finished = [s for s in steps if s not in self.unfinished]
+    kept = {*steps[-1:], *finished[-self.latest :]}
+    kept |= {s for s in finished if self.every and s % self.every == 0}
     # A damaged checkpoint's reference is unknown: it counts as its own.
     kept |= {self.reference_of.get(s, s) for s in kept}
     return [s in kept for s in steps]
@@ -84,6 +95,7 @@ class Checkpointer:
   Attributes:
     directory: directory of the checkpoints, one subdirectory per step.
     damaged: step -> reason, for checkpoints that cannot be read.
+    unfinished: steps that were saved before their evaluation was done.
   """
 
   def __init__(
@@ -136,19 +148,27 @@ class Checkpointer:
       ) from e
     self._reference_of: dict[int, int] = {}
     self.damaged: dict[int, str] = {}
+    self.unfinished: set[int] = set()
     # All hosts take the first host's listing: it may be deleting already, and
     # the hosts' own listings could differ.
-    for step, (reference, reason) in hosts.from_first(
-      self._list_steps()
-    ).items():
+    for step, (meta, reason) in hosts.from_first(self._list_steps()).items():
       if reason:
         self.damaged[step] = reason
       else:
-        self._reference_of[step] = reference
-    self._policy = KeepReferences(keep, keep_every, self._reference_of)
+        self._note(step, meta)
+    self._policy = KeepReferences(
+      keep, keep_every, self._reference_of, self.unfinished
+    )
 
-  def _list_steps(self) -> dict[int, tuple[int | None, str]]:
-    """Returns step -> (step of its reference, "") or (None, damage).
+  def _note(self, step: int, meta: dict[str, Any]) -> None:
+    """Notes a step that can be read."""
+    self._reference_of[step] = meta["ref_step"]
+    self.unfinished.discard(step)
+    if meta.get("measured"):
+      self.unfinished.add(step)
+
+  def _list_steps(self) -> dict[int, tuple[dict[str, Any], str]]:
+    """Returns step -> (JSON record, "") or ({}, damage).
 
     Empty on all hosts but the first.
     """
@@ -156,11 +176,11 @@ class Checkpointer:
     for step in self._manager.all_steps() if hosts.is_first() else ():
       try:
         self._check_complete(step)
-        listing[step] = self._read_meta(step)["ref_step"], ""
+        listing[step] = self._read_meta(step), ""
       except Damaged as e:
         # A reader may meet a training run that has just deleted the step.
         if self._path(step).exists():
-          listing[step] = None, str(e)
+          listing[step] = {}, str(e)
     return listing
 
   def steps(self) -> list[int]:
@@ -184,12 +204,15 @@ class Checkpointer:
   ) -> None:
     """Saves a step.
 
-    The arrays of `state` may be donated once this returns.
+    The arrays of `state` may be donated once this returns. An unfinished
+    checkpoint of the step is replaced; a kill in between leaves the step before
+    it, from which the same is computed again.
 
     Args:
       step: number of steps done.
       state: training state.
-      meta: JSON-able record of the step with the key `ref_step`.
+      meta: JSON-able record of the step with the key `ref_step`, and with
+        `measured` if the evaluation of the step is still to come.
       data: arrays of groups carried over to the next step, or None.
 
     Raises:
@@ -212,7 +235,10 @@ class Checkpointer:
     if data:
       items["data"] = ocp.args.StandardSave(data)
     self.wait()  # `_seal` of the previous save may still read `_saving`
-    self._reference_of[step] = reference
+    if step in self.unfinished:
+      hosts.on_first(lambda: _delete(self._path(step)))
+      self._manager.reload()  # or Orbax would refuse a step that it has listed
+    self._note(step, meta)
     self._saving = step
     self._manager.save(step, args=ocp.args.Composite(**items))
     if not self._background:
@@ -244,8 +270,7 @@ class Checkpointer:
     ]
     hosts.on_first(lambda: [self._set_aside(s) for s in aside])
     for s in aside:
-      self._reference_of.pop(s, None)
-      self.damaged.pop(s, None)
+      self._forget(s)
     self._prune()
     # Orbax refuses to save a step that it has listed before, so it must list
     # again; the gather makes every host wait for the first one's moves.
@@ -378,10 +403,15 @@ class Checkpointer:
     steps = sorted({*self._reference_of, *self.damaged})
     # Newest first: a kill in between leaves no step without its reference.
     for step in sorted({*steps} - {*self._unexpired(steps)}, reverse=True):
-      self._reference_of.pop(step, None)
-      self.damaged.pop(step, None)
+      self._forget(step)
       if hosts.is_first():
         _delete(self._path(step))
+
+  def _forget(self, step: int) -> None:
+    """Forgets a step that is no longer in the directory."""
+    self._reference_of.pop(step, None)
+    self.damaged.pop(step, None)
+    self.unfinished.discard(step)
 
   def _set_aside(self, step: int) -> None:
     """Moves a checkpoint away, so that its step can be saved again."""

@@ -125,10 +125,13 @@ def read(path, damage=None):
   last = lines.pop()  # "" if the file ends with a line feed
   if last:
     try:
-      json.loads(last)
-      lines.append(last)
+      json.JSONDecoder().raw_decode(last)
+      lines.append(last)  # whole, or damaged behind its end
     except (ValueError, RecursionError):
-      pass  # killed in the middle of the write, or being written now
+      # Killed in the middle of the write, or being written now; neither leaves
+      # zeros, which a disk does that lost the content.
+      if "\0" in last:
+        lines.append(last)
   records = [
     (number, _parse(f"{path}, line {number}", line, damage))
     for number, line in enumerate(lines, start=1)

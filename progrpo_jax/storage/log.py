@@ -1,4 +1,7 @@
-"""Logs a training step: a line of metrics, and rollouts for people to read."""
+"""Logs a training step: rollouts for people to read, and a line of metrics.
+
+The rollouts are written before the step's evaluation, the line after it.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -9,7 +12,6 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.algos import collapse
 from progrpo_jax.devices import timing
-from progrpo_jax.rollout import collect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,31 +32,46 @@ class Log:
   show: Callable[[int, dict[str, float]], None]
   say: Callable[[str], None]
 
+  def rollouts(
+    self, writer, step: int, batch: groups_lib.Groups, advantages
+  ) -> None:
+    """Writes the groups of a step, if that is due.
+
+    Args:
+      writer: metric writer of the workdir.
+      step: steps done.
+      batch: groups of the step.
+      advantages: advantages of the batch, see `learn.advantage`.
+    """
+    # The first step's rollouts are always saved, to look at the prompts early.
+    every = self.rollouts_every
+    if every and (step % every == 0 or step == 1):
+      writer.write_rollouts(
+        step, rollout_records(step, batch, advantages, self.rollouts_prompts)
+      )
+
   def __call__(
     self,
     writer,
     progress: progress_lib.Progress,
-    collected: collect.Collected,
-    advantages,
-    measured: dict[str, float],
     reason: str,
     verdict: tuple[collapse.Verdict, bool],
+    learning_rate: float,
   ) -> None:
-    """Logs a step.
+    """Writes and shows the metrics of a step.
 
     Args:
       writer: metric writer of the workdir.
-      progress: progress after the step.
-      collected: groups of the step.
-      advantages: advantages of the batch, see `learn.advantage`.
-      measured: metrics of all stages.
+      progress: progress after the step, with its metrics.
       reason: why the reference was reset, or "".
       verdict: (verdict on collapse, whether it differs from the last step's).
+      learning_rate: rate of the next update.
     """
     # Metrics of the run's progress, beside those measured by the stages.
     step = progress.step
     judgement, is_news = verdict
-    values = measured | {
+    values = progress.measured | {
+      "learning_rate": learning_rate,
       "num_tokens": progress.num_tokens,
       "ref_reset/reset": float(bool(reason)),
       "ref_reset/ref_step": progress.ref_step,
@@ -66,22 +83,10 @@ class Log:
       values["collapse/reason"] = judgement.reason
     if reason:
       values["ref_reset/reason"] = reason
-    seconds = self.timer.take()
-    values |= seconds
-    # A batch filled by groups carried over needs no sampling.
-    if "timing_s/sample" in seconds:
-      tokens = int(np.sum(collected.sampled.rollout.mask_BT))
-      values["perf/tokens_per_second"] = tokens / seconds["timing_s/sample"]
+    # The times of the stages before the evaluation are in already.
+    for name, seconds in self.timer.take().items():
+      values[name] = values.get(name, 0.0) + seconds
     writer.write(step, values)
-    # The first step's rollouts are always saved, to look at the prompts early.
-    every = self.rollouts_every
-    if every and (step % every == 0 or step == 1):
-      writer.write_rollouts(
-        step,
-        rollout_records(
-          step, collected.batch, advantages, self.rollouts_prompts
-        ),
-      )
     self.show(step, values)
     if reason:
       self.say(f"step {step}: reference reset ({reason})")

@@ -81,7 +81,13 @@ class MetricWriter:
   """
 
   def __init__(
-    self, workdir, *, tensorboard=True, wandb=False, resume_step=None
+    self,
+    workdir,
+    *,
+    tensorboard=True,
+    wandb=False,
+    resume_step=None,
+    unfinished=False,
   ):
     """Opens the files of a workdir, which is created if it does not exist.
 
@@ -91,15 +97,19 @@ class MetricWriter:
       wandb: whether to log to W&B too.
       resume_step: last step to keep, everything later is removed; -1 starts
         over; None removes nothing.
+      unfinished: whether the evaluation and the metrics of `resume_step` are
+        still to come: of that step only the rollouts are kept.
 
     Raises:
       InputError: wandb is not installed.
     """
     self.workdir = places.make_directory(workdir)
+    _cut_files(self.workdir / ROLLOUTS, resume_step)
+    if unfinished:
+      resume_step -= 1
     for name in (METRICS, EVALS):
       _cut_record(self.workdir / name, resume_step)
-    for name in (ROLLOUTS, EVAL_SAMPLES):
-      _cut_files(self.workdir / name, resume_step)
+    _cut_files(self.workdir / EVAL_SAMPLES, resume_step)
     purge = None if resume_step is None else resume_step + 1
     self._tensorboard = None
     if tensorboard:

@@ -42,7 +42,10 @@ def test_trains_prints_and_leaves_the_workdir(small, tmp_path, capsys):
     "ref_reset/count",
     "dynamic_sampling/rounds",
     "perf/tokens_per_second",
+    "perf/throughput",
+    "perf/mfu",
     "timing_s/step",
+    "timing_s/compile",
     "verifier/timeouts",
     "num_tokens",
   } <= row.keys()

@@ -27,7 +27,7 @@ def _console(terminal):
 
 def _use(view):
   for step in range(1, 5):
-    view.phase("sampling")
+    view.phase("sample")
     view.step(step, {**METRICS, "reward": 0.1 * step})
   view.eval(4, {"eval/countdown/pass@1": 0.4, "eval/countdown/pass@8": 0.75})
   view.message("reference reset at step 4 \x1b[31m")
@@ -96,6 +96,19 @@ def test_a_log_is_not_flooded():
   assert steps == ["1/10", "10/10"]
 
 
+def test_a_log_says_once_that_a_phase_compiles():
+  console = _console(terminal=False)
+  with live.LiveView(10, "grpo", console=console, every_s=1e6) as view:
+    for step in (1, 2):
+      for name in ("sample", "compiling sample", "sample", "compiling update"):
+        view.phase(name)
+      view.step(step, METRICS | {"timing_s/compile": 12.3 / step**9})
+  lines = console.file.getvalue().splitlines()
+  assert lines[1:3] == ["compiling sample …", "compiling update …"]
+  assert "12 s compiling" in lines[3] and len(lines) == 5
+  assert "compiling" not in lines[4]
+
+
 def test_a_terminal_shows_numbers_curves_stages_and_events():
   console = _console(terminal=True)
   with live.LiveView(10, "grpo", console=console) as view:
@@ -119,7 +132,7 @@ def test_a_terminal_shows_the_phase_before_the_first_step():
   console = _console(terminal=True)
   with pytest.raises(KeyboardInterrupt):
     with live.LiveView(10, "grpo", console=console) as view:
-      view.phase("compiling")
+      view.phase("compiling sample")
       raise KeyboardInterrupt
   text = console.file.getvalue()
   assert "compiling" in text and "waiting for the first step" in text

@@ -99,9 +99,12 @@ def test_a_view_draws_what_is_there(make_run, shown, tmp_path):
   with notebook.NotebookView(workdirs, 20, every_s=0) as view:
     assert shown.texts() == ["starting"] and len(shown.places) == 1
     view.phase("sample")
+    assert shown.texts()[-1] == "starting"
+    view.phase("compiling sample")
+    assert shown.texts()[-1] == "compiling sample …"
     view.eval(0, {"eval/countdown/pass@1": 0.1})
     view.message("attention: xla")
-    assert shown.texts()[-1] == "starting\n• attention: xla"
+    assert shown.texts()[-1] == "compiling sample …\n• attention: xla"
     view.step(1, {"step": 1, "reward": 0.25, "entropy": None})
     assert shown.texts()[-1] == "step 1/20  reward 0.250\n• attention: xla"
     (alone,) = shown.pictures()

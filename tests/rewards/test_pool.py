@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from progrpo_jax import errors
 from progrpo_jax.rewards import pool as pools
 
 Item = pools.Item
@@ -156,6 +157,16 @@ def test_deadline_is_for_an_item_not_for_a_chunk(function):
   )
   with pools.Pool(workers=1, deadline_s=0.6) as pool:
     assert all(s.status == "ok" for s in pool.score(items))
+
+
+def test_asked_to_stop_it_gives_up_what_runs_and_can_work_again(function):
+  answers = iter([False, False, True])
+  with pools.Pool(
+    workers=1, deadline_s=1e4, stop=lambda: next(answers, False)
+  ) as pool:
+    with pytest.raises(errors.Preempted):
+      pool.score(_items(function, ["hang"]))
+    assert pool.score(_items(function, ["aa"])) == [(2.0, True, "ok")]
 
 
 @pytest.mark.parametrize(("hangs", "status"), [(1, "ok"), (9, "timeout")])

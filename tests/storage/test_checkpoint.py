@@ -126,6 +126,33 @@ def test_policy_keeps_the_reference_of_every_kept_step():
     assert set(there) == wanted | {reference_of[s] for s in wanted}
 
 
+def _save_unfinished(keeper, step, ref):
+  meta = dict(ref_step=ref, step=step, measured=dict(reward=0.5))
+  keeper.save(step, _state(step), meta)
+
+
+def test_an_unfinished_step_is_replaced_or_goes_and_displaces_none(tmp_path):
+  keeper = checkpoint.Checkpointer(tmp_path, keep=1, background=False)
+  _save(keeper, 0, 0)
+  _save(keeper, 2, 0)
+  _save_unfinished(keeper, 3, 0)
+  assert (_steps(tmp_path), keeper.unfinished) == ([0, 2, 3], {3})
+  keeper.close()
+  # Opened again it is known for what it is, and its own reset replaces it.
+  keeper = checkpoint.Checkpointer(tmp_path, keep=1, background=False)
+  assert keeper.unfinished == {3}
+  keeper.go_on_from(3)
+  _save(keeper, 3, 3, seed=7)
+  assert (_steps(tmp_path), keeper.unfinished) == ([3], set())
+  found, meta, _ = keeper.restore(3, LIKE)
+  assert meta == dict(ref_step=3, step=3) and _equal(found, _state(7))
+  # One that is not saved anew goes when a later step is.
+  _save_unfinished(keeper, 4, 3)
+  _save(keeper, 5, 3)
+  assert (_steps(tmp_path), keeper.unfinished) == ([3, 5], set())
+  keeper.close()
+
+
 def test_old_steps_go_and_references_stay(tmp_path):
   keeper = checkpoint.Checkpointer(tmp_path, keep=2, keep_every=3)
   for step, reference in enumerate((0, 0, 2, 2, 4, 4, 4)):

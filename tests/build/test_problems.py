@@ -1,0 +1,80 @@
+"""In how many batches a round is sampled."""
+
+import types
+
+import numpy as np
+import pytest
+
+from progrpo_jax.build import problems
+from progrpo_jax.config import scales
+from progrpo_jax.models import config as model_config
+
+# 1.5e9 parameters, to a part in a hundred: 3 GB in bfloat16.
+MODEL = model_config.ModelConfig(
+  vocab_size=151936,
+  num_layers=28,
+  embed_dim=1536,
+  num_heads=12,
+  num_kv_heads=2,
+  head_dim=128,
+  mlp_dim=8960,
+)
+
+
+def _mesh(platform="tpu", fsdp=8, tensor=1):
+  device = types.SimpleNamespace(platform=platform)
+  return types.SimpleNamespace(
+    shape=dict(data=1, fsdp=fsdp, tensor=tensor),
+    devices=np.array([device] * (fsdp * tensor)),
+  )
+
+
+def _config(task="eurus2_code", tokens=512, workers=16):
+  c = scales.prorl("host")  # 64 prompts of 16
+  c.data.tasks = {task: scales.published()}
+  c.sampling.max_new_tokens = tokens
+  c.sampling.batch_prompts = 0
+  c.rewards.workers = workers
+  return c
+
+
+@pytest.mark.parametrize(
+  ("changes", "mesh", "size"),
+  [
+    # 1,024 programs at 0.15 s by 16 workers are 9.6 s; 512 readings 1.6 s.
+    ({}, {}, 32),
+    # 26 s of readings, or 2.4 s of verifying: a second batch costs more.
+    (dict(tokens=8192), {}, 0),
+    (dict(workers=64), {}, 0),
+    # A device reads an eighth of the weights.
+    (dict(workers=64), dict(fsdp=1, tensor=8), 32),
+    (dict(task="deepscaler"), {}, 0),
+    # Verifiers have no cores of their own.
+    ({}, dict(platform="cpu"), 0),
+    # Each half is dealt to all devices alike.
+    ({}, dict(fsdp=24), 48),
+    ({}, dict(fsdp=64), 0),
+  ],
+)
+def test_a_round_is_halved_where_verifying_takes_long(changes, mesh, size):
+  assert (
+    problems.batch_prompts(_config(**changes), MODEL, _mesh(**mesh)) == size
+  )
+
+
+def test_the_config_has_the_last_word():
+  c = _config()
+  c.sampling.batch_prompts = 8
+  assert problems.batch_prompts(c, MODEL, _mesh()) == 8
+
+
+def test_a_mixture_counts_by_its_weights():
+  c = _config(tokens=512)
+  c.data.tasks = {
+    "eurus2_code": scales.published(1.0),
+    "deepscaler": scales.published(1.0),
+  }
+  # 4.8 s of verifying beside twice 1.6 s; a third of the programs is too few.
+  assert problems.batch_prompts(c, MODEL, _mesh()) == 32
+  c.data.tasks.deepscaler.weight = 2.5
+  assert problems.batch_prompts(c, MODEL, _mesh()) == 0
