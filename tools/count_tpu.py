@@ -99,7 +99,7 @@ def count(c, chip: str, devices: int, say, **options):
   return ahead.phases(c, model, mesh, chip, say=say, **options)
 
 
-def slices(folder: pathlib.Path, say) -> list[str]:
+def slices(folder: pathlib.Path, say, only) -> list[str]:
   """Returns the rows of the table of decoding on four slices."""
   lines = [
     "| model | chips | mesh | main memory, MB | cycles, million | between "
@@ -108,6 +108,8 @@ def slices(folder: pathlib.Path, say) -> list[str]:
     "|---" * 14 + "|",
   ]
   for name, chip, sizes in SLICES:
+    if only and f"{name}:{chip}" not in only:
+      continue
     c = decoding(write_model(folder, name), sizes)
     t = count(c, chip, math.prod(sizes), say, which=["sample"])
     t = t["sample"].per_token
@@ -173,7 +175,9 @@ def main() -> None:
     help="dollars of a chip for an hour",
   )
   parser.add_argument(
-    "--only", nargs="+", help="configs of the table, by name; default: all"
+    "--only",
+    nargs="+",
+    help="rows of the table: names of configs, or MODEL:CHIP; default: all",
   )
   args = parser.parse_args()
   chip, _, dollars = args.price.partition("=")
@@ -181,7 +185,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     place = pathlib.Path(folder)
     if args.table == "slices":
-      lines = slices(place, console.print)
+      lines = slices(place, console.print, args.only)
     else:
       prices = {chip: float(dollars)}
       lines = configs(place, console.print, prices, args.only)

@@ -110,7 +110,7 @@ The estimate beside measurements, made at commit eb921ad:
   quarter of it for small models, where what is not counted weighs most.
 - **The TPU compiler's count** for a v5e (libtpu 0.0.42, compiled ahead of time
   without the TPU:
-  `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1`, then
+  `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e 1 1 1`, then
   `1 4 1`): eight layers of width 512, four rows of eight responses of 1,024
   tokens, remat "layer", in MiB of a chip:
 

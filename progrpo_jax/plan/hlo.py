@@ -223,19 +223,31 @@ def invariant(loop: Loop) -> set[str]:
 
   These are constants, the elements of the carried tuple that an iteration
   hands on as they are, such as weights, and all that is computed from these
-  alone.
+  alone, also in the iteration before, as what is fetched ahead.
   """
   body = loop.body
-  handed_on = set()
-  for index, read in enumerate(body.operands(body.root)):
-    if read.op == "get-tuple-element" and _index(read) == index:
-      handed_on.add(index)
+  carried = body.operands(body.root)
+  constant = {
+    index
+    for index, read in enumerate(carried)
+    if read.op == "get-tuple-element" and _index(read) == index
+  }
+  while True:
+    out = _computed_from(body, constant)
+    more = {i for i, read in enumerate(carried) if read.name in out}
+    if more <= constant:
+      return out
+    constant |= more
+
+
+def _computed_from(body: Computation, elements: set[int]) -> set[str]:
+  """Returns the names that depend on these elements of the carried tuple."""
   out = set()
   for i in body:
     if i.op == "get-tuple-element" and (
       body.instructions[i.operands[0]].op == "parameter"
     ):
-      same = _index(i) in handed_on
+      same = _index(i) in elements
     elif i.op in ("parameter", "rng-bit-generator", "infeed", "recv"):
       same = False
     else:
