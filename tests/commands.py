@@ -237,6 +237,8 @@ ELSEWHERE = {
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",
+  "progrpo doctor --config FILE --compile --chip v5e --devices 16"
+  " --price 1.2": "tests/cli/test_doctor.py",
   "progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE"
   " --workdir DIR": "tests/cli/test_train.py",
   "launch/gpu.sh --config FILE --workdir runs/mine": (

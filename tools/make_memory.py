@@ -85,7 +85,8 @@ device in each phase, before anything is compiled. The devices need not be here:
 `--chip v5e --devices 16` plans for sixteen v5e chips. For `model.init_from` a
 directory with the model's `config.json` is enough. If the run does not fit on
 the mesh of the config, the doctor names a mesh on which it does, if there is
-one.
+one. For TPUs, `--compile` has the compiler count it too
+([tpu.md](tpu.md#before-you-rent)).
 
 What is counted ([memory.py](../progrpo_jax/plan/memory.py)):
 

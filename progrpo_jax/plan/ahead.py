@@ -108,7 +108,8 @@ def topology_of(chip: str, count: int) -> str:
   sides[0] = sides[1] = 2
   while math.prod(sides) < size:
     sides[sides.index(min(sides))] *= 2
-  return f"{chip}:{'x'.join(map(str, sorted(sides)))}"
+  sides.sort(key=lambda side: (side == 1, side))  # 2x2x1, 2x2x4
+  return f"{chip}:{'x'.join(map(str, sides))}"
 
 
 def devices(chip: str, count: int) -> list:
@@ -323,7 +324,12 @@ def token_loop(module: hlo.Module, chunk: int) -> hlo.Loop:
   found = [loop for loop in hlo.loops(module) if loop.trips == chunk]
   if not found:
     raise ValueError(f"no loop of {chunk} iterations in the program")
-  return max(found, key=lambda loop: counts.cost(module, loop.body).cycles)
+
+  def work(loop):
+    cost = counts.cost(module, loop.body)
+    return cost.cycles, cost.hbm
+
+  return max(found, key=work)
 
 
 def _extend(by_depth: dict, layers: int):
