@@ -130,12 +130,12 @@ def token(
   """
   devices, tensor = mesh.size, sharding.ways("heads", mesh)
   weights = _products(model) * jnp.dtype(model.dtype).itemsize
-  prompts = programs.sampled_at_once(c) / sharding.batch_shards(mesh)
-  rows = prompts * c.algo.num_generations
+  groups = programs.sampled_at_once(c) / sharding.batch_shards(mesh)
+  rows = groups * c.algo.num_generations
   keys = cache_lib.bytes_per_token(model) / min(tensor, model.num_kv_heads)
   length, new = c.data.max_prompt_length, c.sampling.max_new_tokens
   moved = weights / (devices if split else tensor)
-  moved += (rows * new + prompts * length) * keys
+  moved += (rows * new + groups * length) * keys
   work = 2 * _products(model) + _attention(model, length + new)
   return max(moved / rates.hbm, work * rows / tensor / rates.flops)
 
