@@ -77,6 +77,8 @@ setuptools.setup(
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
+    # The TPU's compiler, which runs without a TPU; tested with jax 0.10.2.
+    "aot": ["libtpu==0.0.42.1"],
     "cuda12": ["jax[cuda12]>=0.10.2"],
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "logic": ["reasoning-gym>=0.1.25"],

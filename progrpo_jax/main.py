@@ -23,7 +23,7 @@ COMMANDS = {
   "export": "write a checkpoint as a Hugging Face directory",
   "configs": "list the run files that come with the package, print one",
   "tasks": "list tasks, show real examples, build data",
-  "doctor": "devices, versions, and the memory that a config takes",
+  "doctor": "devices, versions, and what a config takes of them",
 }
 
 

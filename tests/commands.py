@@ -237,6 +237,8 @@ ELSEWHERE = {
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",
+  "progrpo doctor --config FILE --compile --chip v5e --devices 16"
+  " --price 1.2": "tests/cli/test_doctor.py",
   "progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE"
   " --workdir DIR": "tests/cli/test_train.py",
   "launch/gpu.sh --config FILE --workdir runs/mine": (
@@ -279,12 +281,15 @@ NOT_RUN = {
   "pip install -e .[notebooks]": "needs a network",
   "pip install -e .[logic]": "needs a network",
   "pip install --no-deps reasoning-gym": "needs a network",
-  ".venv/bin/pip install libtpu": "needs a network",
-  "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1": (
+  ".venv/bin/pip install -e .[aot]": "needs a network",
+  "pip install -e .[aot]": "needs a network",
+  "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1": (
     "needs libtpu"
   ),
-  "JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1": (
-    "needs libtpu"
+  "JAX_PLATFORMS=cpu python tools/measure_memory.py v5e 1 1 1": "needs libtpu",
+  "python tools/count_tpu.py slices": "needs libtpu, and compiles for minutes",
+  "python tools/count_tpu.py configs --price v5p=4.2": (
+    "needs libtpu, and compiles for an hour"
   ),
   "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
   " --local-dir data/dapo_math_17k": "needs a network",

@@ -172,7 +172,14 @@ ROOMS = {
     "answers.py",
     "base_policy.py",
   ],
-  "plan": ["memory.py"],
+  "plan": [
+    "memory.py",
+    "programs.py",
+    "hlo.py",
+    "counts.py",
+    "roofline.py",
+    "ahead.py",
+  ],
   "run": ["train.py", "run.py"],
   "report": [
     "comparison.py",

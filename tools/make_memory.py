@@ -85,7 +85,8 @@ device in each phase, before anything is compiled. The devices need not be here:
 `--chip v5e --devices 16` plans for sixteen v5e chips. For `model.init_from` a
 directory with the model's `config.json` is enough. If the run does not fit on
 the mesh of the config, the doctor names a mesh on which it does, if there is
-one.
+one. For TPUs, `--compile` has the compiler count it too
+([tpu.md](tpu.md#before-you-rent)).
 
 What is counted ([memory.py](../progrpo_jax/plan/memory.py)):
 
@@ -110,7 +111,7 @@ The estimate beside measurements, made at commit eb921ad:
   quarter of it for small models, where what is not counted weighs most.
 - **The TPU compiler's count** for a v5e (libtpu 0.0.42, compiled ahead of time
   without the TPU:
-  `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e:2x2 1 1 1`, then
+  `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e 1 1 1`, then
   `1 4 1`): eight layers of width 512, four rows of eight responses of 1,024
   tokens, remat "layer", in MiB of a chip:
 

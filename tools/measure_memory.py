@@ -1,10 +1,10 @@
 """Compares XLA's count of memory with the estimate of `plan.memory`.
 
-  .venv/bin/pip install libtpu
-  JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e:2x2 1 1 1
+  .venv/bin/pip install -e .[aot]
+  JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1
   JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1
 
-Arguments: a topology, for which libtpu compiles without a TPU, or "cpu"; then
+Arguments: a kind of TPU, for which libtpu compiles without one, or "cpu"; then
 the sizes of the mesh. Prints MiB per device for each phase, counted and
 estimated, for a model of eight layers of width 512 and micro-batches of four
 rows of eight responses of 1,024 tokens.
@@ -14,38 +14,28 @@ import argparse
 import math
 
 import jax
-from jax.experimental import topologies
-import jax.numpy as jnp
 
-from progrpo_jax import batch
-from progrpo_jax.build import functions
-from progrpo_jax.config import checks, defaults
+from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
-from progrpo_jax.learn import state as state_lib
-from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import lora, scoring, transformer
-from progrpo_jax.plan import memory
-from progrpo_jax.rollout import sampler
-
-PHASES = ("sample", "score", "update")
+from progrpo_jax.plan import ahead, memory, programs
 
 
 def main() -> None:
   """Prints a line for each phase."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("place", help='a topology, such as v5e:2x2, or "cpu"')
+  parser.add_argument("place", help='a kind of TPU, such as v5e, or "cpu"')
   parser.add_argument("sizes", type=int, nargs=3, help="data, fsdp, tensor")
   parser.add_argument("--layers", type=int, default=8)
   args = parser.parse_args()
   place, sizes = args.place, tuple(args.sizes)
   count = math.prod(sizes)
-  devices = jax.devices("cpu")
-  if place != "cpu":
-    devices = topologies.get_topology_desc(
-      platform="tpu", topology_name=place
-    ).devices
-  mesh = sharding.make_mesh(*sizes, devices=devices[:count])
+  devices = (
+    jax.devices("cpu")[:count]
+    if place == "cpu"
+    else ahead.devices(place, count)
+  )
+  mesh = sharding.make_mesh(*sizes, devices=devices)
   c = defaults.get_config()
   c.model.init_from = "-"
   c.model.dtype = "float32" if place == "cpu" else "bfloat16"
@@ -67,7 +57,7 @@ def main() -> None:
   )
   platform = "cpu" if place == "cpu" else "tpu"
   said = memory.estimate(c, model, mesh, platform)
-  for phase in PHASES:
+  for phase in programs.PHASES:
     counted = compiled(c, model, mesh, phase)
     print(
       f"{phase}: {counted / 2**20:,.0f} MiB counted, "
@@ -79,133 +69,14 @@ def main() -> None:
 def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
   """Returns the bytes of a device while a phase runs, as XLA counts them.
 
-  These are the program's arguments and temporaries, and the optimiser's moments
-  where the program does not read them.
+  These are the program's arguments and temporaries, and what stays in memory
+  beside them.
   """
-  tx = functions.make_optimizer(c, functions.make_schedule(c))
-  state = state_lib.abstract(model, tx, mesh)
-  lower = {"sample": _sample, "score": _score}.get(phase, _update(c, tx))
-  low = lower(c, model, mesh, state)
-  analysis = low.compile().memory_analysis()
-  rest = 0
-  if phase != "update":
-    rest = sum(
-      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-      for x in jax.tree.leaves(state.opt_state)
-    )
-  return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + rest
-
-
-def _sample(c, model, mesh, state):
-  rows = _rows(mesh)
-  prompts = checks.prompts_per_round(c), c.data.max_prompt_length
-  settings = sampler.Settings(
-    num_generations=c.algo.num_generations,
-    chunk=c.sampling.chunk,
-    max_new_tokens=c.sampling.max_new_tokens,
-    stop_ids=(1,),
-  )
-  with jax.set_mesh(mesh):
-    return sampler.generate.lower(
-      model,
-      _params(model, mesh, state),
-      rows(prompts, jnp.int32),
-      rows(prompts, bool),
-      rows(prompts[:1], jnp.uint32),
-      _key(mesh),
-      settings,
-    )
-
-
-def _score(c, model, mesh, state):
-  _, parts, _ = checks.micro_batches(c, mesh)
-  with jax.set_mesh(mesh):
-    return scoring.score.lower(
-      model,
-      _params(model, mesh, state),
-      _sequences(c, mesh),
-      scoring.Distribution(chunk=c.model.logits_chunk),
-      parts,
-    )
-
-
-def _update(c, tx):
-  # Outside of the mesh: its devices may exist for the compiler only.
-  objective = functions.make_objective(c)
-
-  def lower(c, model, mesh, state):
-    _, _, parts = checks.micro_batches(c, mesh)
-    rows, sequences = _rows(mesh), _sequences(c, mesh)
-    tokens = sequences.tokens_NRT.shape
-    number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
-    part = batch.TrainBatch(
-      sequences=sequences,
-      old_logp_NRT=number,
-      ref_logp_NRT=None,
-      adv_NR=flag,
-      fresh_NR=rows(tokens[:2], bool),
-      base_advantage_NR=flag,
-      weight_NRT=None,
-      id_N=rows(tokens[:1], jnp.uint32),
-    )
-    update = update_lib.make(
-      model,
-      tx,
-      objective,
-      scoring.Distribution(chunk=c.model.logits_chunk),
-      micro_batches=parts,
-      whole=functions.sees_whole(c),
-    )
-    scalar = sharding.replicated(mesh)
-    first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
-    with jax.set_mesh(mesh):
-      return update.lower(
-        state, part, first, _key(mesh), (), _frozen(model, mesh)
-      )
-
-  return lower
-
-
-def _rows(mesh):
-  """Returns (shape, type) -> abstract array, sharded as rows of a batch."""
-  where = sharding.rows(mesh)
-  return lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-
-def _key(mesh):
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.ShapeDtypeStruct(
-    key.shape, key.dtype, sharding=sharding.replicated(mesh)
-  )
-
-
-def _frozen(model, mesh):
-  """Returns the abstract frozen parameters, in the compute type."""
-  shapes = (
-    transformer.abstract_params(model),
-    transformer.shardings(model, mesh),
-  )
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-    *(lora.split(model, tree)[1] for tree in shapes),
-  )
-
-
-def _params(model, mesh, state):
-  return lora.join(state.params, _frozen(model, mesh))
-
-
-def _sequences(c, mesh):
-  rows = _rows(mesh)
-  per_row, _, _ = checks.micro_batches(c, mesh)
-  count = c.train.prompts_per_step * c.algo.num_generations // per_row
-  prompt = count, c.data.max_prompt_length
-  tokens = count, per_row, c.sampling.max_new_tokens
-  return batch.Sequences(
-    prompt_NT=rows(prompt, jnp.int32),
-    prompt_mask_NT=rows(prompt, bool),
-    tokens_NRT=rows(tokens, jnp.int32),
-    mask_NRT=rows(tokens, bool),
+  analysis = programs.lower(c, model, mesh, phase).compile().memory_analysis()
+  return (
+    analysis.argument_size_in_bytes
+    + analysis.temp_size_in_bytes
+    + programs.resident(c, model, mesh, phase)
   )
 
 

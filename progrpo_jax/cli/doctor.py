@@ -1,11 +1,14 @@
-"""`progrpo doctor`: devices, versions, and the memory that a config needs.
+"""`progrpo doctor`: devices, versions, and what a config takes of its devices.
 
-Memory is estimated from shapes and shardings; nothing is compiled and no weight
-is read.
+Memory is estimated from shapes and shardings; no weight is read. With
+`--compile` the config's programs are compiled too, for TPUs that need not be
+here, and counted.
 """
 
 import importlib.metadata
+import json
 import os
+import pathlib
 import platform
 
 import jax
@@ -16,7 +19,7 @@ from progrpo_jax import errors, ranges
 from progrpo_jax.cli import arguments
 from progrpo_jax.config import checks, isolation, schedule
 from progrpo_jax.devices import sharding
-from progrpo_jax.plan import memory
+from progrpo_jax.plan import ahead, memory
 
 # Packages whose versions are shown.
 PACKAGES = (
@@ -42,7 +45,8 @@ def run(argv: list[str]) -> int:
   parser = arguments.parser(
     "doctor",
     "Show devices and versions and, for a config, an estimate of "
-    "the memory that its run takes on each device.",
+    "the memory that its run takes on each device; with --compile what a step "
+    "costs on TPUs.",
   )
   parser.add_argument(
     "--chip",
@@ -55,15 +59,71 @@ def run(argv: list[str]) -> int:
     metavar="N",
     help="plan for N devices (default: those of this machine)",
   )
+  parser.add_argument(
+    "--compile",
+    action="store_true",
+    help="compile the config's programs for the chips of --chip (TPUs), and "
+    "count memory, products, traffic and the least time of a step; needs "
+    "libtpu, no TPU",
+  )
+  parser.add_argument(
+    "--layers",
+    choices=("few", "full"),
+    default="few",
+    help="with --compile: layers of programs that are unrolled. 'few' extends "
+    "two shallow ones to the full depth, 'full' takes minutes for each ten",
+  )
+  parser.add_argument(
+    "--json", metavar="FILE", help="with --compile: write the figures here"
+  )
+  parser.add_argument(
+    "--hlo",
+    metavar="DIR",
+    help="with --compile: write the optimised text of each program here",
+  )
+  parser.add(
+    "--price",
+    ranges.Number(None, above=0, also=(None,)),
+    metavar="DOLLARS",
+    help="with --compile: price of a chip for an hour",
+  )
   c, args = arguments.parse(parser, argv, needed=False)
+  _check(c, args)
+  if args.compile:
+    # Before anything else: it takes no time to say what is missing.
+    chips = ahead.devices(args.chip, args.devices or jax.device_count())
   console = rich.console.Console()
   console.print(_machine())
   if c is None:
-    if args.chip or args.devices:
-      raise errors.InputError("--chip and --devices need a --config")
     return 0
   _plan(console, c, memory.CHIPS.get(args.chip), args.devices)
+  if args.compile:
+    _compile(console, c, chips, args)
   return 0
+
+
+def _check(c, args) -> None:
+  """Refuses options that say nothing together.
+
+  Raises:
+    InputError: naming the option that is missing.
+  """
+  if c is None and (args.chip or args.devices or args.compile):
+    raise errors.InputError("--chip, --devices and --compile need a --config")
+  if not args.compile:
+    given = [
+      f"--{name}" for name in ("json", "hlo", "price") if getattr(args, name)
+    ]
+    if given:
+      raise errors.InputError(f"{given[0]} needs --compile")
+  elif args.chip is None:
+    raise errors.InputError(
+      "--compile needs a --chip: the kind of TPU to compile for"
+    )
+  if args.json:
+    arguments.check_output("--json", str(pathlib.Path(args.json).parent))
+  if args.hlo:
+    arguments.check_output("--hlo", args.hlo)
 
 
 def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
@@ -123,6 +183,197 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   )
 
 
+def _compile(console, c, chips: list, args) -> None:
+  """Prints what the compiler makes of a config, and writes what is asked for.
+
+  Args:
+    console: console to print to.
+    c: config of the run.
+    chips: devices to compile for, from `ahead.devices`.
+    args: arguments of the command.
+  """
+  m = c.mesh
+  mesh = sharding.make_mesh(m.data, m.fsdp, m.tensor, devices=chips)
+  model = memory.model_of(c)
+
+  def keep(phase, text):
+    if args.hlo:
+      (pathlib.Path(args.hlo) / f"{phase}.hlo").write_text(text)
+
+  if args.hlo:
+    pathlib.Path(args.hlo).mkdir(parents=True, exist_ok=True)
+  counted = ahead.phases(
+    c,
+    model,
+    mesh,
+    args.chip,
+    whole=args.layers == "full",
+    say=console.print,
+    keep=keep,
+  )
+  chip = memory.CHIPS[args.chip]
+  console.print(_counted_table(counted, chip, args.chip, mesh))
+  for text in _verdicts(counted, chip, c, mesh, args.price):
+    console.print(text)
+  if args.json:
+    said = _figures(counted, c, mesh, args)
+    pathlib.Path(args.json).write_text(json.dumps(said, indent=1) + "\n")
+
+
+def _counted_table(counted, chip, name: str, mesh) -> rich.table.Table:
+  """Returns the table of `ahead.phases`: a column per program."""
+  shape = " x ".join(f"{axis} {n}" for axis, n in mesh.shape.items())
+  table = rich.table.Table(
+    "one device, one step",
+    *counted,
+    title=f"compiled for {mesh.size} {name}, mesh {shape}",
+  )
+
+  def row(text, value):
+    table.add_row(text, *(value(p) for p in counted.values()))
+
+  def token(value):
+    return lambda p: value(p.per_token) if p.per_token else ""
+
+  row("layers that were compiled", lambda p: ", ".join(map(str, p.layers)))
+  row("memory, GiB: by the compiler", lambda p: _gib(p.memory_bytes))
+  row("memory, GiB: estimated", lambda p: _gib(p.estimated_memory_bytes))
+  row("fits", lambda p: "yes" if p.memory_bytes <= chip.memory else "NO")
+  table.add_section()
+  for kind in dict.fromkeys(k for p in counted.values() for k in p.cost.flops):
+    row(
+      f"{kind}, TFLOP",
+      lambda p, kind=kind: f"{p.cost.flops.get(kind, 0) / 1e12:,.1f}",
+    )
+  row("main memory, GB", lambda p: f"{p.cost.hbm / 1e9:,.0f}")
+  row("between chips, GB", lambda p: f"{p.cost.total_ici / 1e9:,.1f}")
+  row("main memory, MB a token", token(lambda t: f"{t.cost.hbm / 1e6:,.0f}"))
+  row(
+    "between chips, MB a token",
+    token(lambda t: f"{t.cost.total_ici / 1e6:,.1f}"),
+  )
+  table.add_section()
+  row("s: main memory", lambda p: f"{p.bound.hbm:,.2f}")
+  row("s: between chips", lambda p: f"{p.bound.ici:,.2f}")
+  row("s: products at full rate", lambda p: f"{p.bound.products:,.2f}")
+  row("s: core, compiler's estimate", lambda p: f"{p.bound.cycles:,.2f}")
+  row("s: lower bound, all overlaps", lambda p: f"{p.bound.overlapped:,.2f}")
+  row("s: core, then links", lambda p: f"{p.bound.apart:,.2f}")
+  row("s: roofline", lambda p: f"{p.roofline_s:,.2f}")
+  row("lower bound / roofline", lambda p: f"{_ratio(p):.1f}")
+  row(
+    "ms a token: bound / roofline",
+    token(
+      lambda t: (
+        f"{1e3 * t.bound.overlapped:.1f} / {1e3 * t.roofline_s:.1f} (weights "
+        f"shared by all chips: {1e3 * t.split_roofline_s:.1f})"
+      )
+    ),
+  )
+  return table
+
+
+def _ratio(phase: ahead.Phase) -> float:
+  return phase.bound.overlapped / phase.roofline_s
+
+
+def _step(counted) -> tuple[float, float]:
+  """Returns (lower bound, roofline) of a step in seconds."""
+  return (
+    sum(p.bound.overlapped for p in counted.values()),
+    sum(p.roofline_s for p in counted.values()),
+  )
+
+
+def _verdicts(counted, chip, c, mesh, price: float | None) -> list[str]:
+  """Returns sentences on what was counted: fit, time, cost."""
+  least, roof = _step(counted)
+  hours = c.train.total_steps * least / 3600
+  out = []
+  if any(len(p.layers) > 1 for p in counted.values()):
+    few = ", ".join(n for n, p in counted.items() if len(p.layers) > 1)
+    out.append(
+      f"{few}: programs of few layers, extended along their slope to the full "
+      "depth; --layers full compiles them whole."
+    )
+  large = [n for n, p in counted.items() if p.memory_bytes > chip.memory]
+  out.append(
+    f"The compiler needs more than the {_gib(chip.memory)} GiB of a chip for "
+    f"{', '.join(large)}: the run does not fit."
+    if large
+    else f"By the compiler the run fits the {_gib(chip.memory)} GiB of a chip."
+  )
+  out.append(
+    f"A step takes at least {least:,.1f} s with every response at its limit, "
+    f"{least / roof:.1f} times the roofline of {roof:,.1f} s; "
+    f"{c.train.total_steps} steps take {hours:,.1f} hours, without "
+    "verification, evaluation and compilation."
+  )
+  if price is not None:
+    out.append(
+      f"{mesh.size} chips at {price:g} dollars an hour: at least "
+      f"{hours * mesh.size * price:,.0f} dollars."
+    )
+  return out
+
+
+def _figures(counted, c, mesh, args) -> dict:
+  """Returns what `--json` writes."""
+  least, roof = _step(counted)
+  hours = c.train.total_steps * least / 3600
+  return {
+    "config": args.config,
+    "chip": args.chip,
+    "devices": mesh.size,
+    "mesh": dict(mesh.shape),
+    "versions": {
+      name: _version(name) for name in ("progrpo_jax", "jax", "libtpu")
+    },
+    "programs": {name: _program(p) for name, p in counted.items()},
+    "step": {"lower_bound_s": least, "roofline_s": roof, "ratio": least / roof},
+    "run": {
+      "steps": c.train.total_steps,
+      "hours": hours,
+      "dollars_per_chip_hour": args.price,
+      "dollars": args.price and hours * mesh.size * args.price,
+    },
+  }
+
+
+def _program(p: ahead.Phase) -> dict:
+  """Returns the figures of a program: of a device, in a step or for a token."""
+  out = {
+    "layers_compiled": list(p.layers),
+    "memory_bytes": int(p.memory_bytes),
+    "estimated_memory_bytes": p.estimated_memory_bytes,
+    "flops": p.cost.total_flops,
+    "flops_by_type": p.cost.flops,
+    "hbm_bytes": p.cost.hbm,
+    "ici_bytes": p.cost.total_ici,
+    "ici_bytes_by_kind": p.cost.ici,
+    "lower_bound_s": p.bound.overlapped,
+    "lower_bound_s_by_part": {
+      "products": p.bound.products,
+      "hbm": p.bound.hbm,
+      "ici": p.bound.ici,
+      "cycles": p.bound.cycles,
+    },
+    "no_overlap_s": p.bound.apart,
+    "roofline_s": p.roofline_s,
+    "ratio": _ratio(p),
+  }
+  if p.per_token:
+    t = p.per_token
+    out |= {
+      "hbm_bytes_per_token": t.cost.hbm,
+      "ici_bytes_per_token": t.cost.total_ici,
+      "lower_bound_s_per_token": t.bound.overlapped,
+      "roofline_s_per_token": t.roofline_s,
+      "split_roofline_s_per_token": t.split_roofline_s,
+    }
+  return out
+
+
 def _table(phases: dict[str, memory.Terms], mesh) -> rich.table.Table:
   """Returns the table of an estimate: one row per term, a column per phase."""
   shape = " x ".join(f"{axis} {n}" for axis, n in mesh.shape.items())
@@ -168,8 +419,13 @@ def _machine() -> rich.table.Table:
   table.add_row("isolation of code", isolation.describe())
   table.add_row("python", platform.python_version())
   for name in PACKAGES:
-    try:
-      table.add_row(name, importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-      table.add_row(name, "not installed")
+    table.add_row(name, _version(name) or "not installed")
   return table
+
+
+def _version(package: str) -> str | None:
+  """Returns the version of an installed package, None if it is missing."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None

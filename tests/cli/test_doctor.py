@@ -1,11 +1,13 @@
+import importlib.util
 import json
 
 import jax
 import numpy as np
+import pytest
 
 from progrpo_jax import main
 from progrpo_jax.devices import sharding
-from progrpo_jax.plan import memory
+from progrpo_jax.plan import ahead, memory
 
 
 def test_prints_without_compiling(small, capfd, monkeypatch):
@@ -73,6 +75,67 @@ def test_plans_for_chips_that_are_not_here(small, capfd, monkeypatch):
 
 def test_refuses_a_plan_without_a_config(capfd):
   assert main.main(["doctor", "--chip", "v5e"]) == 2
-  assert "--chip and --devices need a --config" in capfd.readouterr().err
+  assert "--chip, --devices and --compile need a --config" in (
+    capfd.readouterr().err
+  )
   assert main.main(["doctor", "--chip", "v9"]) == 2
   assert "v9" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    (["--compile"], "--compile needs a --chip"),
+    (["--json", "a.json"], "--json needs --compile"),
+    (["--price", "2"], "--price needs --compile"),
+    (["--compile", "--chip", "H100"], "no such compiler is at hand for H100"),
+    (["--compile", "--chip", "v5e", "--devices", "6"], "a power of two"),
+  ],
+)
+def test_refuses_what_it_cannot_compile(small, capfd, words, said):
+  assert main.main(["doctor", *small.args(), *words]) == 2
+  assert said in capfd.readouterr().err
+
+
+def test_says_how_to_get_the_compiler(small, capfd, monkeypatch):
+  monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  argv = ["doctor", *small.args(), "--compile", "--chip", "v5e"]
+  assert main.main([*argv, "--devices", "4"]) == 2
+  err = capfd.readouterr().err
+  assert len(err.strip().splitlines()) == 1
+  assert f"pip install libtpu=={ahead.LIBTPU}" in err
+
+
+def test_compiles_on_request(small, capfd, tmp_path, monkeypatch):
+  """With this machine's compiler in the place of the TPU's."""
+  monkeypatch.setattr(ahead, "devices", lambda chip, n: jax.devices()[:n])
+  monkeypatch.setattr(ahead, "SHALLOW", (1, 2))
+  argv = ["doctor", *small.args(), "--compile", "--chip", "v5e"]
+  argv += ["--devices", "1", "--price", "1.5"]
+  figures, texts = tmp_path / "figures.json", tmp_path / "hlo"
+  argv += ["--json", str(figures), "--hlo", str(texts)]
+  assert main.main(argv) == 0
+  out = " ".join(capfd.readouterr().out.split())
+  assert "By the compiler the run fits" in out and "at 1.5 dollars" in out
+  assert {p.name for p in texts.iterdir()} == {
+    "sample.hlo",
+    "score.hlo",
+    "update.hlo",
+  }
+  said = json.loads(figures.read_text())
+  assert set(said["programs"]) == {"prefill", "sample", "score", "update"}
+  for name, program in said["programs"].items():
+    for key in ("memory_bytes", "estimated_memory_bytes", "flops"):
+      assert program[key] > 0, (name, key)
+    assert program["ratio"] == pytest.approx(
+      program["lower_bound_s"] / program["roofline_s"]
+    )
+  sample = said["programs"]["sample"]
+  assert sample["hbm_bytes_per_token"] > 0
+  assert sample["ici_bytes_per_token"] == 0  # there is one device
+  run = said["run"]
+  assert run["hours"] == pytest.approx(
+    run["steps"] * said["step"]["lower_bound_s"] / 3600
+  )
+  assert run["dollars"] == pytest.approx(1.5 * run["hours"])
