@@ -1,6 +1,8 @@
 """Draws the rooms of the package from the table that the tests enforce.
 
-python tools/make_rooms.py
+Run it after a file was added, moved or removed:
+
+  python tools/make_rooms.py
 """
 
 import pathlib
