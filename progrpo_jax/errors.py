@@ -80,7 +80,7 @@ def _description(error: BaseException) -> str:
 
 
 def _suggestion(error: BaseException) -> str:
-  """ "; did you mean NAME?" for a missing attribute with a similar one."""
+  """Ends a message with "; did you mean NAME?", if a similar name exists."""
   if not isinstance(error, AttributeError) or error.name is None:
     return ""
   names = [n for n in dir(error.obj) if not n.startswith("_")]
