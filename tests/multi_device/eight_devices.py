@@ -61,8 +61,7 @@ def step(params, where, config=CONFIG):
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
   params = jax.device_put(params, transformer.shardings(config, where))
   rollout = sampler.sample(
-    config,
-    params,
+    sampler.Engine(config, params, where),
     batch_lib.Prompts(
       tokens_PT=prompt,
       mask_PT=mask,
@@ -72,7 +71,6 @@ def step(params, where, config=CONFIG):
     ),
     jax.random.key(3),
     SETTINGS,
-    where,
   )
   sequences = sharding.put_rows(
     batch_lib.Sequences(
