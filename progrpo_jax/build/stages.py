@@ -378,9 +378,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
   around = dict(
-    tokenizer=foundation.tokenizer,
-    pool=foundation.pool,
-    timer=foundation.timer,
+    tokenizer=foundation.tokenizer, pool=foundation.pool, timer=foundation.timer
   )
   asks = None
   if r.enabled:

@@ -221,7 +221,7 @@ def test_what_an_expert_led_to_is_not_counted_as_the_policy_s_own(
 ):
   """Until the first update all is measured as if nobody had asked."""
 
-  def all_right(self, params, groups, key):
+  def all_right(self, engine, groups, key):
     right = np.ones_like(groups.reward_PG)
     return dataclasses.replace(
       groups, reward_PG=right, correct_PG=right.astype(bool)
