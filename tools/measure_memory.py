@@ -79,42 +79,34 @@ def main() -> None:
 def compiled(c, model: model_config.ModelConfig, mesh, phase: str) -> int:
   """Returns the bytes of a device while a phase runs, as XLA counts them.
 
-  These are the program's arguments and temporaries, and the optimiser's moments
-  where the program does not read them.
+  These are the program's arguments and temporaries, and where the program does
+  not read them the optimiser's moments and the weights of training.
   """
   tx = functions.make_optimizer(c, functions.make_schedule(c))
   state = state_lib.abstract(model, tx, mesh)
   lower = {"sample": _sample, "score": _score}.get(phase, _update(c, tx))
   low = lower(c, model, mesh, state)
   analysis = low.compile().memory_analysis()
-  rest = 0
-  if phase != "update":
-    rest = sum(
-      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-      for x in jax.tree.leaves(state.opt_state)
-    )
+  unread = [] if phase == "update" else [state.opt_state]
+  if phase == "sample":
+    unread.append(_params(model, mesh, state))
+  rest = sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(unread)
+  )
   return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + rest
 
 
 def _sample(c, model, mesh, state):
-  rows = _rows(mesh)
-  prompts = checks.prompts_per_round(c), c.data.max_prompt_length
   settings = sampler.Settings(
     num_generations=c.algo.num_generations,
     chunk=c.sampling.chunk,
     max_new_tokens=c.sampling.max_new_tokens,
     stop_ids=(1,),
   )
-  with jax.set_mesh(mesh):
-    return sampler.generate.lower(
-      model,
-      _params(model, mesh, state),
-      rows(prompts, jnp.int32),
-      rows(prompts, bool),
-      rows(prompts[:1], jnp.uint32),
-      _key(mesh),
-      settings,
-    )
+  return sampler.lower(
+    model, mesh, checks.prompts_per_round(c), c.data.max_prompt_length, settings
+  )
 
 
 def _score(c, model, mesh, state):

@@ -273,6 +273,67 @@ def batches(
     )
 
 
+def lower(
+  config: transformer.ModelConfig,
+  mesh,
+  prompts: int,
+  width: int,
+  settings: Settings,
+) -> jax.stages.Lowered:
+  """Lowers the loop over tokens, with a cache of its last size.
+
+  From shapes alone: the devices may exist for the compiler only.
+
+  Args:
+    config: configuration of the policy.
+    mesh: mesh of the devices.
+    prompts: P, prompts of a batch.
+    width: tokens of a prompt.
+    settings: how to sample.
+  """
+  size = 0
+  while size < _next_size(size, settings):
+    size = _next_size(size, settings)
+  params = transformer.abstract_params(config)
+  weights = jax.eval_shape(
+    functools.partial(transformer.unroll, config), params
+  )
+  shape = jax.ShapeDtypeStruct
+  state, prefix, _ = jax.eval_shape(
+    functools.partial(_begin, config, settings=settings),
+    params,
+    weights,
+    shape((prompts, width), jnp.int32),
+    shape((prompts, width), bool),
+    shape((prompts,), jnp.uint32),
+    shape((prompts,), bool),
+    jax.eval_shape(lambda: jax.random.key(0)),
+  )
+  state = state.replace(
+    cache=jax.eval_shape(
+      lambda: cache_lib.empty(config, prompts, settings.num_generations, size)
+    )
+  )
+
+  def placed(path, x):
+    names = _axes(path, x)
+    names = (*names, *(None,) * (x.ndim - len(names)))
+    return shape(
+      x.shape, x.dtype, sharding=sharding.named(names, x.shape, mesh)
+    )
+
+  state, prefix = (
+    jax.tree_util.tree_map_with_path(placed, tree) for tree in (state, prefix)
+  )
+  weights = jax.tree.map(
+    lambda x, place: shape(x.shape, x.dtype, sharding=place),
+    weights,
+    transformer.decode_shardings(config, mesh),
+  )
+  with jax.set_mesh(mesh):
+    return _run.lower(config, weights, prefix, state, np.int32(0), settings)
+
+
 class _Responses:
   """Responses on the host, gathered from batches that become smaller."""
 
@@ -409,12 +470,8 @@ def _begin(
     logp_BT=buffer(logp_B),
     cache=cache_lib.empty(config, prompts, s.num_generations, size),
   )
-  prefix = cache_lib.Prefix(
-    k=tuple(sharding.constrain(k, _PREFIX) for k in prefix.k),
-    v=tuple(sharding.constrain(v, _PREFIX) for v in prefix.v),
-    mask_NC=sharding.constrain(prefix.mask_NC, _ROWS),
-  )
-  return _placed(state), prefix, _look(state)
+  prefix = prefix.replace(k=tuple(prefix.k), v=tuple(prefix.v))
+  return _placed(state), _placed(prefix), _look(state)
 
 
 @functools.partial(
@@ -496,16 +553,21 @@ def _run(
   return _placed(state), _look(state)
 
 
-def _placed(state: DecodeState) -> DecodeState:
-  """The state, constrained to be split by rows and key heads."""
+def _placed(state):
+  """A state or keys of prompts, constrained to be split as `_axes` says."""
 
-  def placed(path, x):
-    if x.ndim == 0:
-      return sharding.constrain(x, ())
-    in_cache = path[0].name == "cache"
-    return sharding.constrain(x, _CACHE if in_cache else _ROWS)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: sharding.constrain(x, _axes(path, x)), state
+  )
 
-  return jax.tree_util.tree_map_with_path(placed, state)
+
+def _axes(path, x) -> tuple[str | None, ...]:
+  """Logical axes of an array of a state or of the keys of prompts."""
+  if x.ndim == 0:
+    return ()
+  if path[0].name == "cache":
+    return _CACHE
+  return _PREFIX if path[0].name in ("k", "v") else _ROWS
 
 
 def _look(state: DecodeState) -> jax.Array:
