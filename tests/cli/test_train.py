@@ -42,7 +42,9 @@ def test_trains_prints_and_leaves_the_workdir(small, tmp_path, capsys):
     "ref_reset/count",
     "dynamic_sampling/rounds",
     "perf/tokens_per_second",
+    "perf/useful_share_sample",
     "timing_s/step",
     "verifier/timeouts",
     "num_tokens",
   } <= row.keys()
+  assert 0 < row["perf/useful_share_sample"] <= 1

@@ -154,7 +154,8 @@ def test_an_accepted_answer_counts_under_the_plain_prompt(built, monkeypatch):
     ),
   )
   asks = setup.first.collect.rephrase
-  out, metrics = asks(params, groups, jax.random.key(0))
+  engine = setup.first.collect.draw.engine(params)
+  out, metrics = asks(engine, groups, jax.random.key(0))
   assert metrics == {
     "rephrase/failing_frac": 1.0,
     "rephrase/asked_frac": 1.0,
