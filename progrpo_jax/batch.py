@@ -64,7 +64,8 @@ class Prompts:
     mask_PT: bool, real tokens.
     user_mask_PT: bool, tokens of the user's text, without the chat template;
       ARM's prompt confidence is taken over these.
-    ids_P: int64, number of each prompt's draw, unique within a run.
+    ids_P: int64, number of each prompt's draw, unique within a run; negative
+      for a prompt that only fills up a batch and is not sampled.
     rows: task row of each prompt.
   """
 

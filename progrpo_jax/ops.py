@@ -112,6 +112,9 @@ def matmul_logits(hidden_BTD, head_DV) -> jax.Array:
 def kept_tokens(scaled_BTV, top_k: int, top_p: float) -> jax.Array:
   """Mask of the tokens kept by top-k, then top-p (transformers' order).
 
+  The lowest kept value is searched for; nothing is sorted, so that a
+  vocabulary may be split over devices.
+
   Args:
     scaled_BTV: logits divided by the temperature.
     top_k: number of highest logits to keep; 0 keeps all.
@@ -122,24 +125,69 @@ def kept_tokens(scaled_BTV, top_k: int, top_p: float) -> jax.Array:
     bool [B, T, V], True for kept tokens; ties with the last kept token are
     kept too.
   """
-  vocab = scaled_BTV.shape[-1]
+  keys = _ordered(scaled_BTV)
   keep = jnp.ones_like(scaled_BTV, bool)
-  if 0 < top_k < vocab:
-    kth = lax.top_k(scaled_BTV, top_k)[0][..., -1:]
-    keep = scaled_BTV >= kth
-  if top_p < 1.0:
-    candidates = jnp.where(keep, scaled_BTV, -jnp.inf)
-    descending = -jnp.sort(-candidates, axis=-1)
-    probs = jax.nn.softmax(descending, axis=-1)
-    # A token is kept while the mass before it is below top_p, so the token
-    # that crosses top_p is the last one kept.
-    before = jnp.cumsum(probs, axis=-1) - probs
-    within = before < top_p
-    lowest = jnp.min(
-      jnp.where(within, descending, jnp.inf), axis=-1, keepdims=True
+  if 0 < top_k < scaled_BTV.shape[-1]:
+    # A value is kept while fewer than k values are above it.
+    lowest = _lowest_kept(
+      keys, jnp.ones_like(scaled_BTV), jnp.full(scaled_BTV.shape[:-1], top_k)
     )
-    keep = keep & (candidates >= lowest)
+    keep = keys >= lowest[..., None]
+  if top_p < 1.0:
+    peak = jnp.max(scaled_BTV, axis=-1, keepdims=True)
+    weights = jnp.where(keep, jnp.exp(scaled_BTV - peak), 0.0)
+    # A value is kept while the mass above it is below top_p, so the value that
+    # crosses top_p is the last one kept.
+    lowest = _lowest_kept(keys, weights, top_p * jnp.sum(weights, axis=-1))
+    keep = keep & (keys >= lowest[..., None])
   return keep
+
+
+def _ordered(x) -> jax.Array:
+  """Float32 numbers as int32 in the same order; both zeros are one number."""
+  bits = lax.bitcast_convert_type(
+    jnp.where(x == 0, 0.0, x.astype(jnp.float32)), jnp.int32
+  )
+  # Negative floats order backwards by their bits.
+  return jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)
+
+
+def _lowest_kept(keys, weights, amount) -> jax.Array:
+  """Smallest key of each row above which less than an amount of weight lies.
+
+  Bisects between two keys of the row, in at most 32 passes: an interval of
+  int32 halves each time, and then shrinks to the keys that lie in it.
+
+  Args:
+    keys: int32 [..., V].
+    weights: float32 [..., V], 0 or more.
+    amount: [...], above 0 and at most the sum of the weights.
+
+  Returns:
+    int32 [...].
+  """
+  most, least = jnp.iinfo(jnp.int32).max, jnp.iinfo(jnp.int32).min
+
+  def halve(bounds):
+    low, high = bounds
+    # The mean rounded down, without overflow: low <= middle < high.
+    middle = (low >> 1) + (high >> 1) + (low & high & 1)
+    above = keys > middle[..., None]
+    mass = jnp.sum(jnp.where(above, weights, 0.0), axis=-1)
+    next_above = jnp.min(jnp.where(above, keys, most), axis=-1)
+    next_below = jnp.max(jnp.where(above, least, keys), axis=-1)
+    going, too_low = low < high, mass >= amount
+    return (
+      jnp.where(going & too_low, next_above, low),
+      jnp.where(going & ~too_low, next_below, high),
+    )
+
+  _, high = lax.while_loop(
+    lambda bounds: jnp.any(bounds[0] < bounds[1]),
+    halve,
+    (jnp.min(keys, axis=-1), jnp.max(keys, axis=-1)),
+  )
+  return high
 
 
 def token_stats(
@@ -219,7 +267,7 @@ def token_stats(
 
 
 def sample_from_logits(
-  scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=512
+  scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=128, shards=1
 ) -> tuple[jax.Array, jax.Array]:
   """Draws one token per row by inverting the cumulative distribution.
 
@@ -230,12 +278,18 @@ def sample_from_logits(
   weight. With two, a block's probability is exact to 2^-23, and a token's to
   2^-23 of its block's.
 
+  Probabilities are never written: the logits are read for their peak, for the
+  block sums, and the chosen block once more. Where devices split the
+  vocabulary, only sums and the chosen block pass between them.
+
   Args:
     scaled_BV: float32, logits divided by the temperature.
     uniform_B2: float32 in [0, 1), multiples of 2^-23.
     top_k: number of tokens kept; 0 keeps all.
     top_p: probability mass kept; 1.0 keeps all.
     block: tokens per block.
+    shards: equal parts into which devices split the vocabulary; they do not
+      change the blocks.
 
   Returns:
     (token_B, logp_B): int32 tokens, and their float32 log-probs under the
@@ -243,23 +297,35 @@ def sample_from_logits(
   """
   rows, vocab = scaled_BV.shape
   chex.assert_shape(uniform_B2, (rows, 2))
+  peak = jnp.max(scaled_BV, axis=-1, keepdims=True)
   if top_k > 0 or top_p < 1.0:
     keep = kept_tokens(scaled_BV[:, None], top_k, top_p)[:, 0]
     scaled_BV = jnp.where(keep, scaled_BV, -jnp.inf)
-  # Unnormalised probabilities; subtracting the peak keeps exp in range.
-  peak = jnp.max(scaled_BV, axis=-1, keepdims=True)
-  weights = jnp.exp(scaled_BV - peak)
-  log_total = jnp.log(jnp.sum(weights, axis=-1))
-  # [B, V] -> [B, blocks, width]; padding has weight 0 and is never drawn.
+  # [B, V] -> [B, pieces, piece]. A piece is the part of a block that lies on
+  # one shard: half a block of 128 where two devices split 1,187 of them.
   width = min(block, vocab)
-  blocks = math.ceil(vocab / width)
-  weights = jnp.pad(weights, ((0, 0), (0, blocks * width - vocab)))
-  weights = weights.reshape(rows, blocks, width)
+  piece = math.gcd(width, vocab // shards)
+  if vocab % width:
+    # Padding has weight 0 and is never drawn.
+    piece, padding = width, -vocab % width
+    scaled_BV = jnp.pad(
+      scaled_BV, ((0, 0), (0, padding)), constant_values=-jnp.inf
+    )
+  pieces = scaled_BV.reshape(rows, -1, piece)
+  # Unnormalised probabilities; subtracting the peak keeps exp in range.
+  sums = jnp.sum(jnp.exp(pieces - peak[..., None]), axis=-1)
+  sums = jnp.sum(sums.reshape(rows, -1, width // piece), axis=-1)
 
-  chosen = _invert(jnp.sum(weights, axis=-1), uniform_B2[:, 0])
-  weights = jnp.take_along_axis(weights, chosen[:, None, None], axis=1)[:, 0]
-  token = chosen * width + _invert(weights, uniform_B2[:, 1])
-  return token, _pick(scaled_BV, token) - peak[:, 0] - log_total
+  chosen = _invert(sums, uniform_B2[:, 0])
+  index = chosen[:, None] * (width // piece) + jnp.arange(width // piece)
+  inside = jnp.take_along_axis(pieces, index[..., None], axis=1)
+  inside = inside.reshape(rows, width)
+  # By the block's own peak, so that some token in it has a weight.
+  token = _invert(
+    jnp.exp(inside - jnp.max(inside, axis=-1, keepdims=True)), uniform_B2[:, 1]
+  )
+  logp = _pick(inside, token) - peak[:, 0] - jnp.log(jnp.sum(sums, axis=-1))
+  return chosen * width + token, logp
 
 
 def _invert(weights_BX, uniform_B) -> jax.Array:

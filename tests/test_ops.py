@@ -301,6 +301,54 @@ def test_kept_tokens_equal_those_of_transformers(top_k, top_p):
   )
 
 
+def by_sorting(logits, top_k, top_p):
+  """The definition of what is kept, in float64; None where rounding decides."""
+  keep = np.ones(logits.shape, bool)
+  if top_k:
+    keep = logits >= np.sort(logits)[-top_k]
+  if top_p < 1:
+    weights = np.where(keep, np.exp(np.float64(logits) - logits.max()), 0)
+    values, index = np.unique(logits, return_inverse=True)
+    mass = np.bincount(index, weights / weights.sum())
+    above = np.cumsum(mass[::-1])[::-1] - mass
+    if np.min(np.abs(above - top_p)) < 2e-6:
+      return None
+    keep &= (above < top_p)[index]
+  return keep
+
+
+@pytest.mark.parametrize(
+  "top_k, top_p",
+  [(1, 1.0), (40, 1.0), (0, 0.3), (0, 0.9), (0, 0.99), (300, 0.7)],
+)
+def test_kept_tokens_equal_those_of_sorting(top_k, top_p):
+  rng = np.random.default_rng(8)
+  size = 20_011
+  cases = [
+    rng.normal(size=size) * spread + shift
+    for spread in (0.01, 1.0, 6.0)
+    for shift in (-30.0, 0.0, 12.0)
+  ]
+  cases += [
+    np.round(cases[4]),  # ties
+    np.round(cases[7] / 4),
+    np.where(rng.random(size) < 0.5, -np.inf, cases[7]),
+    np.where(rng.random(size) < 0.5, ops.NEGATIVE, cases[4]),
+    -1.2 * np.log1p(rng.permutation(size)),
+    np.zeros(size),
+    np.where(np.arange(size) % 2, 0.0, -0.0),
+  ]
+  logits = np.stack(cases).astype(np.float32)
+  found = np.asarray(ops.kept_tokens(logits[:, None], top_k, top_p))[:, 0]
+  compared = 0
+  for row, kept in zip(logits, found, strict=True):
+    expected = by_sorting(row, top_k, top_p)
+    if expected is not None:
+      compared += 1
+      np.testing.assert_array_equal(kept, expected)
+  assert compared > 10
+
+
 def test_a_tie_with_the_last_kept_token_is_kept():
   logits = jnp.array([[[2.0, 1.0, 1.0, 0.0]]])
   np.testing.assert_array_equal(
@@ -330,22 +378,22 @@ def case_logits(name):
 # The one program here that computes longer than it compiles.
 @functools.partial(
   jax.jit,
-  static_argnames=("top_k", "top_p", "block"),
+  static_argnames=("top_k", "top_p", "block", "shards", "rows"),
   compiler_options={
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
   },
 )
-def draw(logits, uniforms, top_k=0, top_p=1.0, block=512):
+def draw(logits, uniforms, top_k=0, top_p=1.0, block=128, shards=1, rows=5000):
   """Tokens and log-probs for many uniform numbers and one row of logits."""
 
   def part(u):
-    rows = jnp.broadcast_to(logits, (len(u), len(logits)))
+    same = jnp.broadcast_to(logits, (len(u), len(logits)))
     return ops.sample_from_logits(
-      rows, u, top_k=top_k, top_p=top_p, block=block
+      same, u, top_k=top_k, top_p=top_p, block=block, shards=shards
     )
 
-  token, logp = jax.lax.map(part, uniforms.reshape(-1, 5000, 2))
+  token, logp = jax.lax.map(part, uniforms.reshape(-1, rows, 2))
   return token.reshape(-1), logp.reshape(-1)
 
 
@@ -454,16 +502,69 @@ def test_tails_of_a_large_vocabulary_have_their_probability(name):
       rng.normal(size=VOCABULARY),
     ),
   }[name].astype(np.float32)
-  probs = np.pad(exact_probs(logits), (0, -VOCABULARY % 512)).reshape(-1, 512)
+  probs = exact_probs(logits).reshape(-1, 128)
   weights = jnp.asarray(probs, jnp.float32)
   by_block = shares(jnp.sum(weights, axis=-1))
   np.testing.assert_allclose(by_block, probs.sum(axis=1), atol=3e-7)
-  for place in (0, 136, 296):
+  for place in (0, 546, 1186):
     inside = shares(weights[place])
     np.testing.assert_allclose(
       inside, probs[place] / probs[place].sum(), atol=3e-7
     )
     assert not inside[probs[place] == 0].any()
+
+
+@pytest.mark.parametrize("name", ["flat", "zipf"])
+@pytest.mark.parametrize("options", [{}, dict(top_p=0.9), dict(top_k=50)])
+def test_draws_from_a_large_vocabulary_follow_exact_numbers(name, options):
+  """Chi-square over tokens, or over the tail put together."""
+  rng = np.random.default_rng(4)
+  logits = {
+    "flat": 0.1 * rng.normal(size=VOCABULARY),
+    "zipf": -1.2 * np.log1p(rng.permutation(VOCABULARY)),
+  }[name].astype(np.float32)
+  n = 4096
+  uniforms = jax.random.uniform(jax.random.key(6), (n, 2))
+  probs = exact_probs(logits, **options)
+  # Truncated once, and not for each draw.
+  truncated = np.where(probs > 0, logits, -np.inf).astype(np.float32)
+  token, logp = map(np.asarray, draw(truncated, uniforms, rows=64))
+  np.testing.assert_allclose(logp, np.log(probs[token]), atol=1e-4)
+  again, _ = ops.sample_from_logits(
+    np.stack([logits] * 8), uniforms[:8], **options
+  )
+  np.testing.assert_array_equal(again, token[:8])
+  assert (probs[token] > 0).all()
+  # Cells of the tokens in order of their probability, at least ten draws each.
+  order = np.argsort(-probs, kind="stable")
+  cell = np.empty(VOCABULARY, int)
+  cell[order] = np.minimum(
+    (np.cumsum(probs[order]) - probs[order]) * n / 10, n // 10 - 1
+  )
+  expected = n * np.bincount(cell, probs)
+  seen = np.bincount(cell[token], minlength=len(expected))[expected > 0]
+  expected = expected[expected > 0]
+  assert len(expected) > 20
+  assert scipy.stats.chisquare(seen, expected).pvalue > 1e-3
+  # And by their places: blocks must be drawn as often as their sums say.
+  places = np.arange(VOCABULARY) * 16 // VOCABULARY
+  np.testing.assert_allclose(
+    np.bincount(places[token], minlength=16) / n,
+    np.bincount(places, probs),
+    atol=0.035,
+  )
+
+
+@pytest.mark.parametrize("shards", [2, 4, 8])
+def test_shards_of_the_vocabulary_do_not_change_the_draws(shards):
+  """1,187 blocks of 128 are not whole on two devices."""
+  logits = np.random.default_rng(5).normal(size=128 * 35)
+  logits = 2 * logits.astype(np.float32)
+  uniforms = jax.random.uniform(jax.random.key(7), (500, 2))
+  expected = draw(logits, uniforms, rows=500)
+  found = draw(logits, uniforms, rows=500, shards=shards)
+  np.testing.assert_array_equal(found[0], expected[0])
+  np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
 
 
 @jax.jit
@@ -503,13 +604,13 @@ def test_tokens_without_weight_are_never_drawn_even_at_rounded_boundaries():
 
 
 def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
-  probs = np.pad(exact_probs(case_logits("blocks")), (0, 324))
-  inside = probs.reshape(2, 512)
+  probs = np.pad(exact_probs(case_logits("blocks")), (0, 68))
+  inside = probs.reshape(6, 128)
   by_block = inside.sum(axis=1)
   middle = np.cumsum(inside, axis=1) - 0.5 * inside
   middle /= by_block[:, None]
   wide = probs > 1e-5
-  block = np.repeat(np.cumsum(by_block) - 0.5 * by_block, 512)[wide]
+  block = np.repeat(np.cumsum(by_block) - 0.5 * by_block, 128)[wide]
   numbers = np.stack([block, middle.reshape(-1)[wide]], axis=1)
   token, _ = draw(
     case_logits("blocks"), np.resize(numbers, (5000, 2)).astype(np.float32)

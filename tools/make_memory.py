@@ -49,12 +49,14 @@ _TERMS = (
   ),
   (
     "weights for decoding",
-    "LoRA merged, cast to `model.dtype`, one tree per layer",
+    "LoRA merged, cast to `model.dtype`, one tree per layer; split over "
+    "`tensor` and whole over `fsdp`",
     "sample, evaluate",
   ),
   (
     "keys and values",
-    "of `sampling.batch_prompts` prompts and all their samples",
+    "of `sampling.batch_prompts` prompts and all their samples; one layer "
+    "twice, while the cache grows",
     "sample, evaluate",
   ),
   (

@@ -55,14 +55,12 @@ def sample(
   if not prompts:
     return []
   rollout = sampler.sample(
-    policy.config,
-    policy.params,
+    sampler.Engine(policy.config, policy.params, mesh),
     encode(policy.tokenizer, prompts, c.data.max_prompt_length, first),
     jax.random.key(c.seed),
     problems.make_settings(
       c, policy.tokenizer, num_generations=n, temperature=temperature
     ),
-    mesh,
   )
   return [list(group) for group in verify.texts(policy.tokenizer, rollout, n)]
 

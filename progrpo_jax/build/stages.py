@@ -403,11 +403,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
   around = dict(
-    model=foundation.model,
-    mesh=foundation.mesh,
-    tokenizer=foundation.tokenizer,
-    pool=foundation.pool,
-    timer=foundation.timer,
+    tokenizer=foundation.tokenizer, pool=foundation.pool, timer=foundation.timer
   )
   asks = None
   if r.enabled:
@@ -428,6 +424,8 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
     stop=foundation.stop,
     draw=draw.DrawGroups(
       **around,
+      model=foundation.model,
+      mesh=foundation.mesh,
       settings=problems.make_settings(
         c,
         foundation.tokenizer,

@@ -233,7 +233,10 @@ def _step(args, mesh, config, update, state, pool, number):
   rollout = timed(
     "sample",
     lambda: sampler.sample(
-      config, state.params, prompts, jax.random.key(number), settings, mesh
+      sampler.Engine(config, state.params, mesh),
+      prompts,
+      jax.random.key(number),
+      settings,
     ),
   )
   texts = [
@@ -315,7 +318,7 @@ def decode_curve(config, params, lengths) -> dict[int, float]:
     best = min(
       _seconds(
         lambda s=settings: sampler.sample(
-          config, params, prompts, jax.random.key(0), s, mesh
+          sampler.Engine(config, params, mesh), prompts, jax.random.key(0), s
         )
       )
       for _ in range(4)

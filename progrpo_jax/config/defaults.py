@@ -213,8 +213,8 @@ def _sampling(c: ConfigDict) -> None:
   c.sampling.top_k = ranges.Whole(0, at_least=0)
   c.sampling.max_new_tokens = ranges.Whole(256, at_least=1)
 
-  # Decode steps between early-stop checks: sampling ends when every response
-  # has ended.
+  # Tokens after which sampling may end, or go on with fewer rows, as responses
+  # have ended.
   c.sampling.chunk = ranges.Whole(16, at_least=1)
 
   # Prompts that are sampled at a time, which decides the size of the KV cache.

@@ -39,6 +39,11 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# The same for the weights that decoding reads: whole over `fsdp`, or they would
+# be gathered for every token.
+DECODING = {**RULES, "embed": ()}
+
+
 def make_mesh(
   data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
 ) -> Mesh:
@@ -226,6 +231,36 @@ def constrain_rows(x):
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return lax.with_sharding_constraint(x, PartitionSpec(RULES["batch"]))
+
+
+def constrain(x, axes: Sequence[str | None]):
+  """Constrains `x` to be split by its logical axes, inside a jit.
+
+  Takes the mesh from `jax.set_mesh`; without one returns `x` unchanged. A
+  result of the jit comes out in this very sharding, so that a program which
+  reads it is not compiled again.
+
+  Args:
+    x: array.
+    axes: logical names of its first dimensions; the rest is not split.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  names = (*axes, *(None,) * (x.ndim - len(axes)))
+  return lax.with_sharding_constraint(x, spec(names, x.shape, mesh))
+
+
+def parts(axis: str, size: int) -> int:
+  """Number of parts into which the mesh in context splits a dimension.
+
+  Args:
+    axis: logical name of the dimension.
+    size: its size.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  count = 1 if mesh.empty else ways(axis, mesh)
+  return 1 if size % count else count
 
 
 def by_shard(

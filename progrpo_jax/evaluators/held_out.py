@@ -125,12 +125,14 @@ class HeldOut:
     Args:
       params: all parameters of the policy.
       progress: function called after each batch.
-      before: function called before each batch, which may raise.
+      before: function called before each batch and between two calls of
+        decoding, which may raise.
     """
     parts = []
+    engine = sampler.Engine(self.model, params, self.mesh, before)
     for prompts in self.prompts:
       before()
-      parts.append(self._sample_batch(params, prompts))
+      parts.append(self._sample_batch(engine, prompts))
       progress()
     return Samples(
       **{
@@ -169,12 +171,12 @@ class HeldOut:
       record["tolerant"] = bool(samples.tolerant_XN[x, n])
     return record
 
-  def _sample_batch(self, params, prompts: batch_lib.Prompts) -> Samples:
+  def _sample_batch(
+    self, engine: sampler.Engine, prompts: batch_lib.Prompts
+  ) -> Samples:
     """Samples, scores and verifies one batch of problems."""
     n = self.settings.num_generations
-    rollout = sampler.sample(
-      self.model, params, prompts, self.key, self.settings, self.mesh
-    )
+    rollout = sampler.sample(engine, prompts, self.key, self.settings)
     sequences = sharding.put_rows(
       batch_lib.Sequences(
         prompt_NT=prompts.tokens_PT,
@@ -187,7 +189,7 @@ class HeldOut:
     # The sampler returns no entropies: score the samples.
     with jax.set_mesh(self.mesh):
       scores = scoring.score(
-        self.model, params, sequences, self.dist, prompts=False
+        self.model, engine.params, sequences, self.dist, prompts=False
       )
     mask_XNT = rollout.mask_BT.reshape(len(prompts), n, -1)
     length_XN = mask_XNT.sum(axis=-1)

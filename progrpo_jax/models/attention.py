@@ -12,6 +12,7 @@ Axis letters are those of the legend in `batch`. Here T counts queries, S own
 keys and C prefix keys.
 """
 
+import functools
 import math
 
 import jax
@@ -157,7 +158,9 @@ def _seen(start, queries: int, keys: int, key_mask) -> jax.Array:
   return seen & key_mask[:, None, None, :keys]
 
 
-def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
+def attend(
+  q, own, own_mask, prefix=None, prefix_mask=None, older=None
+) -> jax.Array:
   """Softmax attention with grouped queries.
 
   Args:
@@ -168,33 +171,23 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
     prefix: (k, v) shared by the R responses of a row, [N, K, H, C] and
       [N, K, C, H], or None.
     prefix_mask: bool [N, C], prefix keys that are real, or None.
+    older: (k, v, mask) of more own keys, in arrays of another S, or None.
 
   Returns:
     [N, R, T, K, M, H] in the type of `q`. A query that sees no key gets a mean
     of masked values, which is finite; ignore it.
   """
   q = q * q.shape[-1] ** -0.5
-  k, v = own
-  scores = jnp.einsum(
-    "nrtkmh,nrkhs->nrktms", q, k, preferred_element_type=jnp.float32
-  )
-  seen = jnp.broadcast_to(own_mask, q.shape[:3] + k.shape[-1:])
-  scores = jnp.where(seen[:, :, None, :, None, :], scores, ops.NEGATIVE)
+  parts = [(*own, own_mask)] if older is None else [older, (*own, own_mask)]
+  scores = [_scores(q, k, mask) for k, _, mask in parts]
   # The peak keeps exp in range and cancels in the quotient, so its gradient is
   # zero and need not be computed.
-  peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1))  # nrktm
-  if prefix is None:
-    weights = jnp.exp(scores - peak[..., None])
-    total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum(
-      "nrktms,nrksh->nrktmh",
-      weights.astype(v.dtype),
-      v,
-      preferred_element_type=jnp.float32,
-    )
-  else:
+  peak = _peak(scores[0])  # nrktm
+  for x in scores[1:]:
+    peak = jnp.maximum(peak, _peak(x))
+  if prefix is not None:
     # Prefix scores keep the axis order of their product, which differs from
-    # that of the own scores. To join the two parts only peaks and sums are
+    # that of the own scores. To join the parts only peaks and sums are
     # transposed, one number per query and head.
     pk, pv = prefix
     prefix_scores = jnp.einsum(
@@ -203,29 +196,48 @@ def attend(q, own, own_mask, prefix=None, prefix_mask=None) -> jax.Array:
     prefix_scores = jnp.where(
       prefix_mask[:, None, None, None, None, :], prefix_scores, ops.NEGATIVE
     )
-    prefix_peak = jax.lax.stop_gradient(
-      jnp.max(prefix_scores, axis=-1)
-    )  # nkrtm
-    peak = jnp.maximum(peak, prefix_peak.swapaxes(1, 2))
-    weights = jnp.exp(scores - peak[..., None])
-    prefix_weights = jnp.exp(prefix_scores - peak.swapaxes(1, 2)[..., None])
-    total = jnp.sum(weights, axis=-1) + jnp.sum(
-      prefix_weights, axis=-1
-    ).swapaxes(1, 2)
-    out = jnp.einsum(
-      "nrktms,nrksh->nrktmh",
-      weights.astype(v.dtype),
-      v,
-      preferred_element_type=jnp.float32,
-    ) + jnp.einsum(
-      "nkrtmc,nkch->nkrtmh",
-      prefix_weights.astype(pv.dtype),
-      pv,
-      preferred_element_type=jnp.float32,
-    ).swapaxes(1, 2)
+    peak = jnp.maximum(peak, _peak(prefix_scores).swapaxes(1, 2))
+  totals, outs = [], []
+  for x, (_, v, _) in zip(scores, parts, strict=True):
+    weights = jnp.exp(x - peak[..., None])
+    totals.append(jnp.sum(weights, axis=-1))
+    outs.append(
+      jnp.einsum(
+        "nrktms,nrksh->nrktmh",
+        weights.astype(v.dtype),
+        v,
+        preferred_element_type=jnp.float32,
+      )
+    )
+  if prefix is not None:
+    weights = jnp.exp(prefix_scores - peak.swapaxes(1, 2)[..., None])
+    totals.append(jnp.sum(weights, axis=-1).swapaxes(1, 2))
+    outs.append(
+      jnp.einsum(
+        "nkrtmc,nkch->nkrtmh",
+        weights.astype(pv.dtype),
+        pv,
+        preferred_element_type=jnp.float32,
+      ).swapaxes(1, 2)
+    )
+  total, out = (functools.reduce(jnp.add, x) for x in (totals, outs))
   # Normalise after the product: this divides H numbers per query, not S + C.
   # In float32, so that the result is rounded to the type of `q` once.
   # K and T are swapped last: as the output order of an einsum, the swap would
   # exchange its operands, and XLA has no fast CPU product for that.
   out = (out / total[..., None]).astype(q.dtype)
   return out.swapaxes(2, 3)
+
+
+def _scores(q, k, mask) -> jax.Array:
+  """Scores of own keys, float32 [N, R, K, T, M, S]; arguments of `attend`."""
+  scores = jnp.einsum(
+    "nrtkmh,nrkhs->nrktms", q, k, preferred_element_type=jnp.float32
+  )
+  seen = jnp.broadcast_to(mask, q.shape[:3] + k.shape[-1:])
+  return jnp.where(seen[:, :, None, :, None, :], scores, ops.NEGATIVE)
+
+
+def _peak(scores) -> jax.Array:
+  """Largest score of each query, as a constant."""
+  return lax.stop_gradient(jnp.max(scores, axis=-1))

@@ -1,8 +1,12 @@
 """The key-value cache: two records of arrays, `Prefix` and `Cache`.
 
 `Prefix` holds the keys and values of prompts, computed once by `prefill` and
-shared by the responses of a row. `Cache` holds those of the growing responses:
-one array per layer, carried through the loop over tokens and updated in place.
+shared by the responses of a row. `Cache` holds those of the growing responses,
+one array per layer. Sampling keeps two of them: a large one, which a chunk of
+tokens only reads, and a small one for the columns of the chunk. The small one
+is carried through the loop over tokens, and `flush` moves its columns into the
+large one after each chunk: a TPU's compiler may write a carried array back
+whole for every token.
 
 Axis letters are those of the legend in `batch`. The head axis K comes before
 time, so that each head's operands are contiguous. Keys have time last: the
@@ -23,13 +27,13 @@ class Prefix:
   """Keys and values of prompts.
 
   Attributes:
-    k: keys [L, N, K, H, C].
-    v: values [L, N, K, C, H].
+    k: keys [L, N, K, H, C], or L arrays [N, K, H, C].
+    v: values [L, N, K, C, H], or L arrays [N, K, C, H].
     mask_NC: bool, real prompt tokens.
   """
 
-  k: jax.Array
-  v: jax.Array
+  k: jax.Array | tuple[jax.Array, ...]
+  v: jax.Array | tuple[jax.Array, ...]
   mask_NC: jax.Array
 
 
@@ -75,13 +79,34 @@ def empty(
   return Cache(k=layers(k), v=layers(v), length=jnp.zeros((), jnp.int32))
 
 
-def grow(cache: Cache, size: int) -> Cache:
-  """Returns the cache with `size` allocated columns; new ones are zero."""
-  more, no = (0, size - cache.size), (0, 0)  # zeros after each axis
-  return cache.replace(
-    k=tuple(jnp.pad(k, (no, no, no, no, more)) for k in cache.k),
-    v=tuple(jnp.pad(v, (no, no, no, more, no)) for v in cache.v),
+def grow(k, v, size: int) -> tuple[jax.Array, jax.Array]:
+  """Returns a layer's keys and values with `size` columns; new ones are zero.
+
+  Args:
+    k: keys [N, R, K, H, S].
+    v: values [N, R, K, S, H].
+    size: at least S.
+  """
+  more, no = (0, size - k.shape[-1]), (0, 0)  # zeros after each axis
+  return (
+    jnp.pad(k, (no, no, no, no, more)),
+    jnp.pad(v, (no, no, no, more, no)),
   )
+
+
+def flush(cache: Cache, new: Cache) -> Cache:
+  """Appends all columns of `new` to those that are filled.
+
+  Args:
+    cache: cache with room for them.
+    new: full cache of the same rows.
+  """
+  layers = [
+    write((k, v, cache.length), own)
+    for k, v, *own in zip(cache.k, cache.v, new.k, new.v, strict=True)
+  ]
+  k, v = zip(*layers, strict=True)
+  return Cache(k=k, v=v, length=cache.length + new.size)
 
 
 def write(past, new) -> tuple[jax.Array, jax.Array]:

@@ -123,7 +123,8 @@ class Attention(_Products):
         for all; with it, bool [T, S], cache columns that each query sees.
       prefix: (k, v) of the prompt, as for `attention.attend`, or None.
       prefix_mask: bool [N, C], real prompt tokens, or None.
-      past: (k, v, column) of the cache, as for `cache.write`, or None.
+      past: ((k, v, column), older) of the cache, as for `cache.write` and
+        `attention.attend`, or None.
 
     Returns:
       (out, own): attention output [N, R, T, D]; own keys and values
@@ -158,8 +159,9 @@ class Attention(_Products):
     # the cache.
     own = keys.transpose(0, 1, 3, 4, 2), values.swapaxes(2, 3)
     if past is not None:
+      past, older = past
       own = cache_lib.write(past, own)
-      attend = attention.attend
+      attend = functools.partial(attention.attend, older=older)
     else:
       attend = functools.partial(
         attention.causal,
@@ -404,17 +406,48 @@ def abstract_params(config: ModelConfig) -> Any:
 @functools.lru_cache(maxsize=64)
 def shardings(config: ModelConfig, mesh) -> Any:
   """The sharding of each parameter on a mesh, as a tree of `NamedSharding`."""
+  return jax.tree.map(
+    lambda leaf, names: sharding.named(names, leaf.shape, mesh),
+    abstract_params(config),
+    _axes(config),
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def decode_shardings(config: ModelConfig, mesh) -> dict:
+  """The sharding of each parameter from `unroll`, whole over `fsdp`."""
+  plain = _plain(config)
+  shapes = jax.eval_shape(
+    functools.partial(unroll, plain), abstract_params(plain)
+  )
+  axes = _axes(plain)
+  of_layer = jax.tree.map(
+    lambda names: names[1:],
+    axes["layers"],
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  return jax.tree.map(
+    lambda leaf, names: sharding.named(
+      names, leaf.shape, mesh, sharding.DECODING
+    ),
+    shapes,
+    {**axes, "layers": (of_layer,) * config.num_layers},
+  )
+
+
+def _axes(config: ModelConfig) -> Any:
+  """Logical axes of each parameter, as a tree of tuples of names."""
   boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
-  axes = jax.tree.map(
+  return jax.tree.map(
     lambda box: box.names,
     boxed,
     is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
   )
-  return jax.tree.map(
-    lambda leaf, names: sharding.named(names, leaf.shape, mesh),
-    nn.meta.unbox(boxed),
-    axes,
-  )
+
+
+def _plain(config: ModelConfig) -> ModelConfig:
+  """The model that decoding runs: without adapters and partition head."""
+  return dataclasses.replace(config, lora=None, partition_head=False)
 
 
 def init(config: ModelConfig, key, mesh) -> Any:
@@ -585,6 +618,7 @@ def unroll(config: ModelConfig, params) -> dict:
   Call it once, outside the loop over tokens: inside the loop, slicing a layer
   out of stacked weights would copy the whole model for every token.
   """
+  _, params = without_partition_head(config, params)
   params = lora_lib.merge(config, params)
   params = jax.tree.map(lambda x: x.astype(config.dtype), params)
   layers_ = tuple(
@@ -594,17 +628,41 @@ def unroll(config: ModelConfig, params) -> dict:
   return {**params, "layers": layers_}
 
 
+def for_decoding(config: ModelConfig, params, mesh) -> dict:
+  """Lays parameters out as decoding reads them: `unroll`, whole over `fsdp`.
+
+  The devices exchange the weights here, in the compute type, and not again for
+  any token.
+
+  Args:
+    config: model configuration.
+    params: parameters of training.
+    mesh: mesh that holds them.
+  """
+  return _unroller(config, mesh)(params)
+
+
+@functools.lru_cache(maxsize=64)
+def _unroller(config: ModelConfig, mesh):
+  """`unroll` as a compiled function; one is kept for each model and mesh."""
+  return jax.jit(
+    functools.partial(unroll, config),
+    out_shardings=decode_shardings(config, mesh),
+  )
+
+
 def decode(
   config: ModelConfig,
   unrolled,
   tokens_NRT,
   prefix: cache_lib.Prefix,
   cache: cache_lib.Cache,
+  older: cache_lib.Cache | None = None,
 ) -> tuple[jax.Array, cache_lib.Cache]:
   """Reads the next columns of R responses after each of N prompts.
 
   Runs the modules that `extend` scans, as a Python loop over layers: each
-  layer then has its own cache arrays, which are updated in place.
+  layer then has its own cache arrays.
 
   Args:
     config: model configuration.
@@ -612,17 +670,22 @@ def decode(
     tokens_NRT: int32, the next column or columns of the responses.
     prefix: keys and values of the prompts, from `prefill`.
     cache: keys and values of the columns before these.
+    older: keys and values of the columns before those of `cache`, which are
+      only read, or None.
 
   Returns:
     (hidden_NRTD, cache): hidden states, and the cache with these columns
     written.
   """
-  c = dataclasses.replace(config, lora=None)  # `unroll` merged the adapters
+  c = _plain(config)  # `unroll` merged the adapters
   columns = cache.length + jnp.arange(tokens_NRT.shape[2])
-  positions = _positions(prefix, tokens_NRT, columns)
-  angles = rope.angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
   # bool [T, S]: each query sees the cache up to its own column.
   seen = jnp.arange(cache.size) <= columns[:, None]
+  if older is not None:
+    columns = older.length + columns
+    older_seen = jnp.arange(older.size) < older.length
+  positions = _positions(prefix, tokens_NRT, columns)
+  angles = rope.angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
   x = Embed(dtype=c.dtype, config=c).apply(
     {"params": unrolled["embed"]}, tokens_NRT
   )
@@ -635,7 +698,10 @@ def decode(
       angles,
       seen,
       prefix.mask_NC,
-      (cache.k[i], cache.v[i], cache.length),
+      (
+        (cache.k[i], cache.v[i], cache.length),
+        None if older is None else (older.k[i], older.v[i], older_seen),
+      ),
     )
     layers_kv.append(own)
   x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps).apply(

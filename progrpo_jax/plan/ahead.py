@@ -186,8 +186,7 @@ def phases(
       one that was compiled.
 
   Returns:
-    Name -> what was counted. The part of "sample" that reads prompts is
-    "prefill", "sample" itself the loop over tokens.
+    Phase -> what was counted; "sample" is the loop over tokens.
 
   Raises:
     InputError: the config cannot run on the mesh, or not even a few layers of
@@ -213,23 +212,27 @@ def phases(
       return Phase(
         layers=tuple(d),
         memory_bytes=bytes_,
-        estimated_memory_bytes=memory.total(estimated[phase]),
+        # Prompts are read while sampling, whose estimate has both.
+        estimated_memory_bytes=memory.total(
+          estimated["sample" if phase == "prefill" else phase]
+        ),
         cost=cost,
         bound=roofline.bound(cost, rates),
         roofline_s=least,
         per_token=token,
       )
 
-    if phase == "sample":
-      calls = _rollouts(c)
+    calls = _rollouts(c)
+    if phase == "prefill":
+      out[phase] = entry(
+        cost["program"] * calls, roofline.prompts(c, model, mesh, rates) * calls
+      )
+    elif phase == "sample":
       token = Token(
         cost["token"],
         roofline.bound(cost["token"], rates),
         roofline.token(c, model, mesh, rates),
         roofline.token(c, model, mesh, rates, split=True),
-      )
-      out["prefill"] = entry(
-        cost["rest"] * calls, roofline.prompts(c, model, mesh, rates) * calls
       )
       steps = calls * (c.sampling.max_new_tokens - 1)
       out["sample"] = entry(
@@ -274,7 +277,7 @@ def _compile_all(
     of = f"{depth} of {model.num_layers} layers"
     say(f"compiling {phase} ({of}) ...")
     cut = dataclasses.replace(model, num_layers=depth)
-    lowered = programs.lower(c, cut, mesh, phase, largest=True)
+    lowered = programs.lower(c, cut, mesh, phase)
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
@@ -300,15 +303,14 @@ def _compile_all(
 
 
 def _read(c, phase: str, compiled: _Compiled, mesh) -> dict[str, counts.Cost]:
-  """Counts a program: "token" and "rest" of "sample", "program" of others."""
+  """Counts a program: "token" of "sample", "program" of the others."""
   module = hlo.parse(compiled.text)
   _, score_parts, update_parts = checks.micro_batches(c, mesh)
   if phase != "sample":
     parts = score_parts if phase == "score" else update_parts
     return {"program": counts.cost(module, unknown=parts)}
   loop = token_loop(module, c.sampling.chunk)
-  rest = counts.cost(module, trips={loop.instruction.name: 0})
-  return {"token": counts.cost(module, loop.body), "rest": rest}
+  return {"token": counts.cost(module, loop.body)}
 
 
 def token_loop(module: hlo.Module, chunk: int) -> hlo.Loop:

@@ -51,8 +51,6 @@ class _Compiler:
     backward: temporaries of the backward pass through a layer (recomputed
       activations and cotangents), as a multiple of the activations that the
       layer keeps without recomputation.
-    growth: peak size of the response cache while it is copied to a larger one,
-      as a multiple of the larger one.
     casts: type of the copy of all weights made at once before bfloat16 layers,
       "" for none.
     relaid: copies of float32 weights in the layout that matrix products read,
@@ -61,17 +59,16 @@ class _Compiler:
 
   logits: float
   backward: float
-  growth: float
   casts: str
   relaid: float
 
 
 _COMPILERS = {
   # A CPU casts bfloat16 weights to float32 to multiply them.
-  "cpu": _Compiler(2, 0.65, 1.0, "float32", 1.4),
-  "tpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
+  "cpu": _Compiler(2, 0.65, "float32", 1.4),
+  "tpu": _Compiler(1, 1.0, "bfloat16", 0.0),
   # Not measured: the TPU's numbers are assumed.
-  "gpu": _Compiler(1, 1.0, 1.5, "bfloat16", 0.0),
+  "gpu": _Compiler(1, 1.0, "bfloat16", 0.0),
 }
 # Peak of attention without a kernel, as a multiple of the float32 scores of a
 # block of queries: masks and sums included.
@@ -287,11 +284,21 @@ class _Stage:
     new, chunk = c.sampling.max_new_tokens, c.sampling.chunk
     columns = math.ceil((new - 1) / chunk) * chunk
     per_token = cache_lib.bytes_per_token(local)
-    # Decoding merges, casts and splits the weights once (`transformer.unroll`):
-    # a copy of all, but in float32 without adapters of the layers alone.
-    read = self.shapes
-    if self.model.dtype == "float32" and self.model.lora is None:
-      read = read["layers"]
+    # A copy of all weights, whole over `fsdp`: `transformer.for_decoding`.
+    plain = dataclasses.replace(self.model, lora=None, partition_head=False)
+    read = self.item * sum(
+      math.prod(place.shard_shape(x.shape))
+      for x, place in zip(
+        jax.tree.leaves(
+          jax.eval_shape(
+            functools.partial(transformer.unroll, plain),
+            transformer.abstract_params(plain),
+          )
+        ),
+        jax.tree.leaves(transformer.decode_shardings(plain, self.mesh)),
+        strict=True,
+      )
+    )
     # float32 numbers per response: four per token, and its logits.
     numbers = int(4 * new + self.xla.logits * local.vocab_size)
     copies = self.casts() if self.xla.casts == "float32" else {}
@@ -302,12 +309,15 @@ class _Stage:
       and (self.model.tie_embeddings)
     ):
       copies = {"head": self.tree(self.shapes["embed"])}
+    # The cache grows a layer at a time, so that one is there twice; the columns
+    # of a chunk lie beside it.
     grows = columns > sampler.Settings.first_cache
-    responses = rows * group * columns * per_token
+    twice = 1 / local.num_layers if grows else 0
+    responses = rows * group * per_token
     return copies | {
-      "weights as decoding reads them": self.tree(read),
+      "weights as decoding reads them": read,
       "keys of prompts": rows * length * per_token,
-      "keys of responses": int(responses * (self.xla.growth if grows else 1)),
+      "keys of responses": int(responses * (columns * (1 + twice) + chunk)),
       "activations": max(
         self.forward(rows, 1, length, 0), _FLOAT32 * rows * group * numbers
       ),

@@ -1,7 +1,7 @@
 """A config's own programs, lowered for devices that need not exist.
 
-What a run compiles: "sample" draws responses, "score" takes log-probs, and
-"update" is one optimiser update. Arguments are shapes with shardings, so that
+What a run compiles: "prefill" reads prompts, "sample" draws responses, "score"
+takes log-probs, and "update" is one optimiser update. Arguments are shapes with shardings, so that
 nothing is read and no array is made.
 """
 
@@ -21,7 +21,7 @@ from progrpo_jax.models import config as model_config
 from progrpo_jax.models import lora, scoring, transformer
 from progrpo_jax.rollout import sampler
 
-PHASES = ("sample", "score", "update")
+PHASES = ("prefill", "sample", "score", "update")
 
 # Programs in which each layer has code of its own, so that their size and the
 # time to compile them grow with the depth. The others scan one layer.
@@ -36,10 +36,8 @@ def lower(
   model: model_config.ModelConfig,
   mesh,
   phase: str,
-  *,
-  largest: bool = False,
 ) -> jax.stages.Lowered:
-  """Lowers the program of a phase.
+  """Lowers the program of a phase; "sample" with a cache of its last size.
 
   Nothing is computed while the mesh is set: its devices may be the compiler's
   alone.
@@ -49,18 +47,14 @@ def lower(
     model: model configuration, from `memory.model_of`.
     mesh: mesh of the devices.
     phase: one of `PHASES`.
-    largest: whether the cache of "sample" has its full size from the start,
-      so that the program has the last of its loops over tokens alone.
 
   Raises:
     InputError: the config cannot run on the mesh.
   """
-  return _LOWER[phase](c, model, mesh, largest)
+  return _LOWER[phase](c, model, mesh)
 
 
-def _sample(c, model, mesh, largest):
-  rows = _rows(mesh)
-  prompts = sampled_at_once(c), c.data.max_prompt_length
+def _sampler(c, model, mesh):
   s = c.sampling
   settings = sampler.Settings(
     num_generations=c.algo.num_generations,
@@ -70,22 +64,26 @@ def _sample(c, model, mesh, largest):
     top_k=s.top_k,
     stop_ids=_STOP_IDS,
     chunk=s.chunk,
-    **(dict(first_cache=s.max_new_tokens) if largest else {}),
   )
-  params = _params(c, model, mesh)
-  with jax.set_mesh(mesh):
-    return sampler.generate.lower(
-      model,
-      params,
-      rows(prompts, jnp.int32),
-      rows(prompts, bool),
-      rows(prompts[:1], jnp.uint32),
-      _key(mesh),
-      settings,
-    )
+  return sampler.lower(
+    model,
+    _params(c, model, mesh),
+    mesh,
+    sampled_at_once(c),
+    c.data.max_prompt_length,
+    settings,
+  )
 
 
-def _score(c, model, mesh, _):
+def _prefill(c, model, mesh):
+  return _sampler(c, model, mesh)[0]()
+
+
+def _sample(c, model, mesh):
+  return _sampler(c, model, mesh)[1]()
+
+
+def _score(c, model, mesh):
   _, parts, _ = checks.micro_batches(c, mesh)
   params = _params(c, model, mesh)
   with jax.set_mesh(mesh):
@@ -98,7 +96,7 @@ def _score(c, model, mesh, _):
     )
 
 
-def _update(c, model, mesh, _):
+def _update(c, model, mesh):
   _, _, parts = checks.micro_batches(c, mesh)
   rows = _rows(mesh)
   sequences = _sequences(
@@ -134,7 +132,12 @@ def _update(c, model, mesh, _):
     )
 
 
-_LOWER = {"sample": _sample, "score": _score, "update": _update}
+_LOWER = {
+  "prefill": _prefill,
+  "sample": _sample,
+  "score": _score,
+  "update": _update,
+}
 
 
 def resident(
@@ -145,8 +148,8 @@ def resident(
 ) -> int:
   """Returns the bytes on a device beside what a program takes and makes.
 
-  These are the optimiser's moments while nothing is updated, and the reference
-  policy.
+  These are the optimiser's moments while nothing is updated, the weights of
+  training while the copy for decoding is read, and the reference policy.
 
   Args:
     c: config of the run.
@@ -156,6 +159,8 @@ def resident(
   """
   state = state_lib.abstract(model, _optimizer(c), mesh)
   out = 0 if phase == "update" else _bytes(state.opt_state)
+  if phase == "sample":
+    out += _bytes(_params(c, model, mesh))
   if checks.needs_reference(c):
     item = jnp.dtype(model.dtype).itemsize
     out += _bytes(state.params) * item // jnp.dtype(jnp.float32).itemsize

@@ -94,16 +94,17 @@ class Collect:
       else [dataclasses.replace(carried, fresh_P=np.zeros(len(carried), bool))]
     )
     dropped, sampled, rephrased = [], [], []
+    engine = self.draw.engine(params)
     while sum(map(len, kept)) < self.count and len(sampled) < self.max_rounds:
       self.stop.check()
       groups = self.draw(
-        params, self.prompter.take(position, self.round_prompts), key
+        engine, self.prompter.take(position, self.round_prompts), key
       )
       position += self.round_prompts
       sampled.append(groups)
       if self.rephrase is not None:
         groups, shares = self.rephrase(
-          params, groups, jax.random.fold_in(key, REPHRASE)
+          engine, groups, jax.random.fold_in(key, REPHRASE)
         )
         rephrased.append(shares)
       keep_P = np.ones(len(groups), bool)
@@ -130,6 +131,8 @@ class Collect:
       | measure.rollouts(everything)
       | self._failures(failures_before)
     )
+    if engine.row_steps:
+      metrics["perf/useful_share_sample"] = engine.tokens / engine.row_steps
     for name in rephrased[0] if rephrased else ():
       metrics[name] = statistics.mean(shares[name] for shares in rephrased)
     # Tokens carried over were counted when they were sampled.

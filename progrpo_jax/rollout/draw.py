@@ -34,7 +34,8 @@ class DrawGroups:
     pool: processes that verify.
     timer: times "sample", and "verify": the seconds that the step waits for
       verdicts, not those that verifying takes.
-    stop: request to stop, which is looked at between two batches.
+    stop: request to stop, which is looked at between two batches and between
+      two calls of decoding.
   """
 
   model: model_config.ModelConfig
@@ -45,27 +46,33 @@ class DrawGroups:
   timer: timing.Timer
   stop: stopping.Stop
 
+  def engine(self, params) -> sampler.Engine:
+    """Returns what samples in a rollout, one for all of its calls.
+
+    Args:
+      params: all parameters of the policy.
+    """
+    return sampler.Engine(self.model, params, self.mesh, self.stop.check)
+
   def __call__(
-    self, params, prompts: batch_lib.Prompts, key
+    self, engine: sampler.Engine, prompts: batch_lib.Prompts, key
   ) -> groups_lib.Groups:
     """Draws one group for each prompt.
 
     Args:
-      params: all parameters of the policy.
+      engine: the policy, from `engine`.
       prompts: P prompts.
       key: PRNG key of the sampling of this step.
 
     Raises:
       PoolError: too many verifications of a batch failed.
-      Preempted: the run was asked to stop between two batches.
+      Preempted: the run was asked to stop.
     """
     group = self.settings.num_generations
     rollouts, verdicts, start = [], [], 0
     with _thread() as thread:
       with self.timer.stage("sample"):
-        for rollout in sampler.batches(
-          self.model, params, prompts, key, self.settings, self.mesh
-        ):
+        for rollout in sampler.batches(engine, prompts, key, self.settings):
           end = start + len(rollout.mask_BT) // group
           rollouts.append(rollout)
           verdicts.append(

@@ -19,7 +19,6 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.devices import hosts, sharding, timing
-from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import prompts as prompts_lib
@@ -103,8 +102,6 @@ class Rephrase:
   """Puts rephrased solutions into groups that mostly fail.
 
   Attributes:
-    model: configuration of the policy.
-    mesh: mesh of all devices.
     settings: how to sample; one answer to each question.
     dist: distribution of the log-probs.
     tokenizer: the policy's.
@@ -116,8 +113,6 @@ class Rephrase:
     min_fail_share: share of failures from which a group is asked for.
   """
 
-  model: model_config.ModelConfig
-  mesh: jax.sharding.Mesh
   settings: sampler.Settings
   dist: scoring.Distribution
   tokenizer: tokenizer_lib.Tokenizer
@@ -129,7 +124,7 @@ class Rephrase:
   min_fail_share: float
 
   def __call__(
-    self, params, groups: groups_lib.Groups, key
+    self, engine: sampler.Engine, groups: groups_lib.Groups, key
   ) -> tuple[groups_lib.Groups, dict[str, float]]:
     """Returns groups with accepted answers in them, and metrics.
 
@@ -138,7 +133,7 @@ class Rephrase:
     answer the verifier accepted.
 
     Args:
-      params: all parameters of the policy.
+      engine: the policy.
       groups: P verified groups.
       key: PRNG key; the number of a prompt's draw is folded in.
     """
@@ -153,16 +148,15 @@ class Rephrase:
     if not asked_P.any():
       return groups, metrics
     # Always P questions, so that one compiled program serves: groups that are
-    # not asked repeat a question that is.
+    # not asked repeat a question that is, and a negative number says that
+    # nothing is to be sampled.
     filler = next(question for question in questions if question is not None)
     prompts = self.prompter.encode(
       [filler if question is None else question for question in questions],
-      groups.prompts.ids_P,
+      np.where(asked_P, groups.prompts.ids_P, -1),
     )
     with self.timer.stage("sample"):
-      rollout = sampler.sample(
-        self.model, params, prompts, key, self.settings, self.mesh
-      )
+      rollout = sampler.sample(engine, prompts, key, self.settings)
     with self.timer.stage("verify"):
       texts, reward, correct, valid, values = verify.join(
         hosts.share_out(
@@ -183,7 +177,7 @@ class Rephrase:
       return groups, metrics
     with self.timer.stage("score"):
       rollout = rollout.replace(
-        logp_BT=self._plain_logp(params, groups.prompts, rollout)
+        logp_BT=self._plain_logp(engine, groups.prompts, rollout)
       )
     return replace_worst(
       groups,
@@ -215,7 +209,7 @@ class Rephrase:
       questions.append(question)
     return questions
 
-  def _plain_logp(self, params, prompts, rollout) -> np.ndarray:
+  def _plain_logp(self, engine, prompts, rollout) -> np.ndarray:
     """Log-probs [P, T] of one response each, under the plain prompts."""
     sequences = sharding.put_rows(
       batch_lib.Sequences(
@@ -224,10 +218,10 @@ class Rephrase:
         tokens_NRT=rollout.tokens_BT[:, None],
         mask_NRT=rollout.mask_BT[:, None],
       ),
-      self.mesh,
+      engine.mesh,
     )
-    with jax.set_mesh(self.mesh):
+    with jax.set_mesh(engine.mesh):
       scores = scoring.score(
-        self.model, params, sequences, self.dist, prompts=False
+        engine.config, engine.params, sequences, self.dist, prompts=False
       )
     return sharding.fetch(scores.logp_NRT)[:, 0]

@@ -44,8 +44,10 @@ def test_trains_prints_and_leaves_the_workdir(small, tmp_path, capsys):
     "perf/tokens_per_second",
     "perf/throughput",
     "perf/mfu",
+    "perf/useful_share_sample",
     "timing_s/step",
     "timing_s/compile",
     "verifier/timeouts",
     "num_tokens",
   } <= row.keys()
+  assert 0 < row["perf/useful_share_sample"] <= 1

@@ -47,12 +47,24 @@ def test_write_touches_its_columns_alone():
 
 def test_grown_cache_keeps_what_it_holds():
   cache = filled()
-  grown = cache_lib.grow(cache, 7)
-  assert grown.size == 7 and grown.length == 4
+  k, v = cache_lib.grow(cache.k[1], cache.v[1], 7)
+  assert k.shape == (2, 3, 2, 16, 7) and v.shape == (2, 3, 2, 7, 16)
+  np.testing.assert_array_equal(k[..., :4], cache.k[1])
+  np.testing.assert_array_equal(v[..., :4, :], cache.v[1])
+  assert not k[..., 4:].any() and not v[..., 4:, :].any()
+
+
+def test_flush_appends_the_new_columns():
+  new = filled()
+  cache = cache_lib.empty(CONFIG, 2, 3, 12).replace(length=jnp.int32(4))
+  cache = cache_lib.flush(cache, new)
+  assert cache.length == 8 and cache.size == 12
   for i in range(2):
-    np.testing.assert_array_equal(grown.k[i][..., :4], cache.k[i])
-    np.testing.assert_array_equal(grown.v[i][..., :4, :], cache.v[i])
-    assert not grown.k[i][..., 4:].any() and not grown.v[i][..., 4:, :].any()
+    np.testing.assert_array_equal(cache.k[i][..., 4:8], new.k[i])
+    np.testing.assert_array_equal(cache.v[i][..., 4:8, :], new.v[i])
+    for rest in (slice(0, 4), slice(8, 12)):
+      assert not cache.k[i][..., rest].any()
+      assert not cache.v[i][..., rest, :].any()
 
 
 def test_bytes_of_a_token_are_those_of_its_columns():

@@ -196,8 +196,7 @@ def rollout(config, params, prompts, mask, **settings):
   """Sampled tokens, with the settings' defaults of a test."""
   known = dict(num_generations=1, max_new_tokens=24, chunk=8, first_cache=8)
   return sampler.sample(
-    config,
-    params,
+    sampler.Engine(config, params, sharding.make_mesh()),
     batch_lib.Prompts(
       tokens_PT=prompts.astype(np.int32),
       mask_PT=mask,
@@ -207,7 +206,6 @@ def rollout(config, params, prompts, mask, **settings):
     ),
     jax.random.key(0),
     sampler.Settings(**(known | settings)),
-    sharding.make_mesh(),
   )
 
 

@@ -165,8 +165,7 @@ def test_sampler_and_scorer_agree(base, mesh):
   prompt = np.random.default_rng(4).integers(0, 32, (3, 5)).astype(np.int32)
   mask = np.ones((3, 5), bool)
   rollout = sampler.sample(
-    config,
-    params,
+    sampler.Engine(config, params, mesh),
     batch_lib.Prompts(
       tokens_PT=prompt,
       mask_PT=mask,
@@ -176,7 +175,6 @@ def test_sampler_and_scorer_agree(base, mesh):
     ),
     jax.random.key(0),
     sampler.Settings(num_generations=2, max_new_tokens=7, chunk=4),
-    mesh,
   )
   scores = scoring.score(
     config,

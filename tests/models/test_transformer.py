@@ -103,6 +103,34 @@ def test_decoding_with_a_cache_equals_reading_at_once(params, data, size):
   np.testing.assert_allclose(heads(params, hidden), at_once, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [T, 3 * T])
+def test_decoding_beside_older_columns_equals_reading_at_once(
+  params, data, size
+):
+  """Columns move into the large cache after every two."""
+  prompt, mask, tokens = data
+
+  @jax.jit
+  def decode(params):
+    _, prefix = transformer.prefill(CONFIG, params, prompt, mask)
+    unrolled = transformer.unroll(CONFIG, params)
+    older, hidden = cache_lib.empty(CONFIG, N, R, size), []
+    for first in range(0, T, 2):
+      new = cache_lib.empty(CONFIG, N, R, min(2, T - first))
+      for t in range(first, first + new.size):
+        x, new = transformer.decode(
+          CONFIG, unrolled, tokens[..., t : t + 1], prefix, new, older
+        )
+        hidden.append(x)
+      older = cache_lib.flush(older, new)
+    return older, jnp.concatenate(hidden, axis=2)
+
+  older, hidden = decode(params)
+  assert older.length == T
+  _, at_once = both(CONFIG, params, prompt, mask, tokens)
+  np.testing.assert_allclose(heads(params, hidden), at_once, atol=1e-5)
+
+
 def test_reading_into_a_cache_in_two_pieces_equals_one(params, data):
   prompt, mask, tokens = data
 
@@ -117,8 +145,10 @@ def test_reading_into_a_cache_in_two_pieces_equals_one(params, data):
       prefix,
       cache_lib.empty(CONFIG, N, R, 3),
     )
+    layers = (cache_lib.grow(*x, T) for x in zip(cache.k, cache.v))
+    k, v = zip(*layers)
     second, cache = transformer.decode(
-      CONFIG, unrolled, tokens[..., 3:], prefix, cache_lib.grow(cache, T)
+      CONFIG, unrolled, tokens[..., 3:], prefix, cache.replace(k=k, v=v)
     )
     return jnp.concatenate([first, second], axis=2), cache
 

@@ -1,5 +1,6 @@
 """Run by `test_eight_devices.py` in a process that has eight CPU devices."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -61,8 +62,7 @@ def step(params, where, config=CONFIG):
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
   params = jax.device_put(params, transformer.shardings(config, where))
   rollout = sampler.sample(
-    config,
-    params,
+    sampler.Engine(config, params, where),
     batch_lib.Prompts(
       tokens_PT=prompt,
       mask_PT=mask,
@@ -72,7 +72,6 @@ def step(params, where, config=CONFIG):
     ),
     jax.random.key(3),
     SETTINGS,
-    where,
   )
   sequences = sharding.put_rows(
     batch_lib.Sequences(
@@ -208,6 +207,92 @@ def check_birth(where):
   assert held < 0.15 * sum(x.nbytes for x in jax.tree.leaves(state))
 
 
+def decode(params, where):
+  """Long decoding on a mesh, in batches that become smaller.
+
+  Returns:
+    The rollout, and the text of the last program of the loop over tokens.
+  """
+  rng = np.random.default_rng(2)
+  prompt = rng.integers(0, 64, (N, P), np.int32)
+  mask = np.arange(P) >= rng.integers(0, P, (N, 1))
+  params = jax.device_put(params, transformer.shardings(CONFIG, where))
+  shapes, last, run = set(), [], sampler._run
+
+  def recorded(*args):
+    shape = tuple(x.shape for x in jax.tree.leaves(args[2:4]))
+    if shape not in shapes:
+      shapes.add(shape)
+      last[:] = [run.lower(*args)]
+    return run(*args)
+
+  before = run._cache_size()
+  engine = sampler.Engine(CONFIG, params, where)
+  sampler._run = recorded
+  try:
+    rollout = sampler.sample(
+      engine,
+      batch_lib.Prompts(
+        tokens_PT=prompt,
+        mask_PT=mask,
+        user_mask_PT=mask,
+        ids_P=np.arange(N),
+        rows=(None,) * N,
+      ),
+      jax.random.key(3),
+      dataclasses.replace(
+        SETTINGS,
+        num_generations=4,
+        max_new_tokens=33,
+        stop_ids=tuple(range(8)),
+        first_cache=8,
+        call=8,
+        least_rows=2,
+      ),
+    )
+  finally:
+    sampler._run = run
+  # A call with arrays in other shardings would have been compiled again.
+  assert run._cache_size() - before == len(shapes) > 2
+  return engine, rollout, last[0].compile().as_text()
+
+
+def check_decoding(params, meshes):
+  """Samples are the same on all meshes, and no weight moves for a token."""
+  _, expected, _ = decode(params, sharding.make_mesh(devices=jax.devices()[:1]))
+  assert len(set(expected.mask_BT.sum(axis=1))) > 5
+  for sizes in meshes:
+    where = sharding.make_mesh(*sizes)
+    engine, found, text = decode(params, where)
+    np.testing.assert_array_equal(found.tokens_BT, expected.tokens_BT)
+    np.testing.assert_array_equal(found.mask_BT, expected.mask_BT)
+    np.testing.assert_array_equal(found.finished_B, expected.finished_B)
+    np.testing.assert_allclose(found.logp_BT, expected.logp_BT, atol=1e-5)
+    assert engine.row_steps < N * 4 * 33
+    # What passes between devices is no larger than one row's hidden states of
+    # a device or the sums of its logits: no weight, logits or keys.
+    for kind, shape in collectives(text):
+      assert math.prod(shape) <= 4 * CONFIG.embed_dim, (sizes, kind, shape)
+    print("decodes alike on", sizes)
+
+
+def collectives(text):
+  """(kind, shape) of each array that devices exchange in a program."""
+  found = []
+  for line in text.splitlines():
+    match = re.search(
+      r"= (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|"
+      r"collective-permute)(?:-start)?\(",
+      line,
+    )
+    if match:
+      found += [
+        (match.group(2), tuple(map(int, dims.split(","))))
+        for dims in re.findall(r"\w+\[([\d,]+)\]", match.group(1))
+      ]
+  return found
+
+
 def check_few_heads(params, expected):
   """Two key heads on a `tensor` axis of four are held by all."""
   where = sharding.make_mesh(1, 2, 4)
@@ -254,6 +339,7 @@ def main():
   for sizes in ((8, 1, 1), (1, 4, 2), (2, 2, 2)):
     check_equal(step(params, sharding.make_mesh(*sizes)), expected)
     print("equal on", sizes)
+  check_decoding(params, [(1, 4, 2), (8, 1, 1)])
   check_few_heads(params, expected)
   check_birth(sharding.make_mesh(1, 4, 2))
 

@@ -36,7 +36,7 @@ def main():
   c = config()
   for sizes in ((1, 8, 1), (2, 4, 1), (1, 4, 2)):
     mesh = sharding.make_mesh(*sizes)
-    low = programs.lower(c, MODEL, mesh, "sample", largest=True)
+    low = programs.lower(c, MODEL, mesh, "sample")
     module = hlo.parse(low.compile().as_text())
     loop = ahead.token_loop(module, c.sampling.chunk)
     again = sum(k.nbytes for k in counts.over_constants(module, loop))

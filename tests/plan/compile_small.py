@@ -62,7 +62,7 @@ def main(folder):
     ("update", "update", MODEL, 4, config(8, 256)),
   ):
     mesh = sharding.make_mesh(1, devices, 1, devices=chips[:devices])
-    lowered = programs.lower(c, model, mesh, phase, largest=True)
+    lowered = programs.lower(c, model, mesh, phase)
     (folder / f"{name}.hlo").write_text(lowered.compile().as_text())
 
 

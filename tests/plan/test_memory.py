@@ -99,13 +99,17 @@ def test_the_cache_equals_a_real_one():
   c = config(sampling__max_new_tokens=33)
   terms = estimate(c)["sample"]
   real = cache.empty(model_for(c), 4, 4, 32)
-  assert terms["keys of responses"] == _bytes((real.k, real.v))
-  assert terms["keys of prompts"] == 4 * 64 * cache.bytes_per_token(MODEL)
-  # While a TPU's cache grows, the half of it is there beside it.
-  long = config(sampling__max_new_tokens=129)
-  assert estimate(long, platform="tpu")["sample"]["keys of responses"] == (
-    1.5 * 4 * estimate(c)["sample"]["keys of responses"]
+  # Beside it are the columns of a chunk.
+  chunk = cache.empty(model_for(c), 4, 4, c.sampling.chunk)
+  assert terms["keys of responses"] == _bytes(
+    (real.k, real.v, chunk.k, chunk.v)
   )
+  assert terms["keys of prompts"] == 4 * 64 * cache.bytes_per_token(MODEL)
+  # While the cache grows, a layer is there twice.
+  long = config(sampling__max_new_tokens=129)
+  assert estimate(long)["sample"]["keys of responses"] == _bytes(
+    (real.k, real.v)
+  ) * 4 * (1 + 1 / MODEL.num_layers) + _bytes((chunk.k, chunk.v))
   few = config(sampling__max_new_tokens=33, sampling__batch_prompts=2)
   assert (
     2 * estimate(few)["sample"]["keys of responses"]
@@ -127,7 +131,11 @@ def test_a_mesh_cuts_weights_and_rows():
     4 * cut["sample"]["keys of responses"]
     == (whole["sample"]["keys of responses"])
   )
+  # Decoding has its weights whole, or they would be gathered for every token.
+  name = "weights as decoding reads them"
+  assert cut["sample"][name] == whole["sample"][name]
   split = estimate(config(mesh__tensor=2, mesh__data=1), 2)
+  assert split["sample"][name] < 0.6 * whole["sample"][name]
   assert (
     2 * split["sample"]["keys of responses"]
     == (whole["sample"]["keys of responses"])

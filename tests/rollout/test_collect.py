@@ -39,7 +39,11 @@ class Source:
   def of(self, ids):
     return made(ids).prompts
 
-  def __call__(self, params, position, key):
+  def engine(self, params):
+    """Nothing was computed."""
+    return types.SimpleNamespace(row_steps=0, tokens=0)
+
+  def __call__(self, engine, position, key):
     kinds = self.rounds.pop(0)
     ids = range(position, position + len(kinds))
     return made(ids, [self.VERDICTS[k] for k in kinds])
@@ -52,7 +56,7 @@ class Fixed(Source):
     super().__init__()
     self.groups = groups
 
-  def __call__(self, params, position, key):
+  def __call__(self, engine, position, key):
     return self.groups
 
 
@@ -201,7 +205,7 @@ def test_statistics_are_of_what_the_policy_sampled_by_itself():
     Fixed(by_policy),
     mixed,
     count=2,
-    rephrase=lambda params, groups, key: (taught, {}),
+    rephrase=lambda engine, groups, key: (taught, {}),
   )
   same(found.batch, taught)
   same(found.sampled, by_policy)

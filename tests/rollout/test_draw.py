@@ -29,7 +29,9 @@ def _draw(built, size, timer=None, count=6):
     settings=dataclasses.replace(draw.settings, batch_prompts=size),
     timer=timer or timing.Timer(),
   )
-  return draw(params, setup.first.prompter.take(0, count), jax.random.key(3))
+  return draw(
+    draw.engine(params), setup.first.prompter.take(0, count), jax.random.key(3)
+  )
 
 
 @pytest.mark.parametrize("size", [0, 2, 4, 8])
@@ -42,7 +44,10 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
   )
   prompts = setup.first.prompter.take(0, 6)
   rollout = sampler.sample(
-    setup.model, params, prompts, jax.random.key(3), settings, setup.mesh
+    sampler.Engine(setup.model, params, setup.mesh),
+    prompts,
+    jax.random.key(3),
+    settings,
   )
   texts = verify.texts(setup.tokenizer, rollout, settings.num_generations)
   verdicts = verify.verify(setup.pool, prompts.rows, texts)

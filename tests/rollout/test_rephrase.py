@@ -154,7 +154,8 @@ def test_an_accepted_answer_counts_under_the_plain_prompt(built, monkeypatch):
     ),
   )
   asks = setup.first.collect.rephrase
-  out, metrics = asks(params, groups, jax.random.key(0))
+  engine = setup.first.collect.draw.engine(params)
+  out, metrics = asks(engine, groups, jax.random.key(0))
   assert metrics == {
     "rephrase/failing_frac": 1.0,
     "rephrase/asked_frac": 1.0,
@@ -221,7 +222,7 @@ def test_what_an_expert_led_to_is_not_counted_as_the_policy_s_own(
 ):
   """Until the first update all is measured as if nobody had asked."""
 
-  def all_right(self, params, groups, key):
+  def all_right(self, engine, groups, key):
     right = np.ones_like(groups.reward_PG)
     return dataclasses.replace(
       groups, reward_PG=right, correct_PG=right.astype(bool)

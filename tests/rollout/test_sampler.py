@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progrpo_jax import batch
+from progrpo_jax import batch, errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring, transformer
@@ -21,21 +21,52 @@ CONFIG = config_lib.ModelConfig.tiny(
 )
 P, G, WIDTH, LENGTH = 4, 3, 6, 14
 KEY = jax.random.key(11)
-# Thirteen steps of decoding in chunks of four: a ragged end; and a cache of
-# 8, then 16 columns.
+# Thirteen steps of decoding in chunks of four: a ragged end; a cache of 4, then
+# 16 columns; at most two chunks a call.
 BASE = sampler.Settings(
   num_generations=G,
   max_new_tokens=LENGTH,
   temperature=0.7,
   stop_ids=(0, 8),
   chunk=4,
-  first_cache=8,
+  first_cache=4,
+  call=8,
 )
+
+
+def engine_of(params, **options):
+  """An engine on one device."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  return sampler.Engine(CONFIG, params, mesh, **options)
+
+
+def draw(engine, tokens, mask, ids, key=KEY, settings=BASE):
+  """A rollout of prompts that are arrays."""
+  return sampler.sample(
+    engine,
+    batch.Prompts(
+      tokens_PT=tokens,
+      mask_PT=mask,
+      user_mask_PT=mask,
+      ids_P=ids.astype(np.int64),
+      rows=(None,) * len(ids),
+    ),
+    key,
+    settings,
+  )
 
 
 @pytest.fixture(scope="module")
 def params(random_params):
-  return random_params(CONFIG, scale=0.2)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  return jax.device_put(
+    random_params(CONFIG, scale=0.2), transformer.shardings(CONFIG, mesh)
+  )
+
+
+@pytest.fixture(scope="module")
+def engine(params):
+  return engine_of(params)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +78,13 @@ def prompts():
 
 
 @pytest.fixture(scope="module")
-def sampled(params, prompts):
+def sampled(engine, prompts):
   """A function of changes to the settings; each is sampled once."""
 
   @functools.cache
   def run(**changes):
-    return jax.device_get(
-      sampler.generate(
-        CONFIG, params, *prompts, KEY, dataclasses.replace(BASE, **changes)
-      )
-    )
+    settings = dataclasses.replace(BASE, **changes)
+    return draw(engine, *prompts, settings=settings)
 
   return run
 
@@ -169,46 +197,40 @@ def test_stop_token_as_the_last_token_allowed_is_an_end(sampled, greedy):
   assert rollout.finished_B[row * G :][:G].all()
 
 
-def test_sample_depends_on_key_id_and_number_alone(params, prompts, sampled):
+def test_sample_depends_on_key_id_and_number_alone(engine, prompts, sampled):
   expected = sampled().tokens_BT.reshape(P, G, LENGTH)
   # The same prompts in another order,
   order = np.array([2, 0, 3, 1])
-  moved = sampler.generate(
-    CONFIG, params, *(x[order] for x in prompts), KEY, BASE
-  )
+  moved = draw(engine, *(x[order] for x in prompts))
   np.testing.assert_array_equal(
     moved.tokens_BT.reshape(P, G, LENGTH), expected[order]
   )
   # and fewer of them, fewer times, in a wider bucket.
   tokens, mask, ids = (x[[3, 1]] for x in prompts)
   tokens, mask = (np.pad(x, ((0, 0), (3, 0))) for x in (tokens, mask))
-  fewer = sampler.generate(
-    CONFIG,
-    params,
+  fewer = draw(
+    engine,
     tokens,
     mask,
     ids,
-    KEY,
-    dataclasses.replace(BASE, num_generations=2),
+    settings=dataclasses.replace(BASE, num_generations=2),
   )
   np.testing.assert_array_equal(
     fewer.tokens_BT.reshape(2, 2, LENGTH), expected[[3, 1], :2]
   )
 
 
-def test_other_key_or_id_gives_other_samples(params, prompts, sampled):
+def test_other_key_or_id_gives_other_samples(engine, prompts, sampled):
   expected = sampled().tokens_BT.reshape(P, G, LENGTH)
   tokens, mask, ids = prompts
-  other = sampler.generate(
-    CONFIG, params, tokens, mask, ids, jax.random.key(12), BASE
-  )
+  other = draw(engine, tokens, mask, ids, jax.random.key(12))
   assert (other.tokens_BT.reshape(expected.shape) != expected).any(
     axis=2
   ).mean() > 0.8
   # The same prompt under two numbers: other samples; and all of one group
   # differ from each other.
   tokens, mask = (np.repeat(x[:1], P, axis=0) for x in (tokens, mask))
-  drawn = sampler.generate(CONFIG, params, tokens, mask, ids, KEY, BASE)
+  drawn = draw(engine, tokens, mask, ids)
   assert len(np.unique(np.asarray(drawn.tokens_BT), axis=0)) > 8
 
 
@@ -231,18 +253,16 @@ def test_shorter_limit_gives_the_beginning(sampled):
   )
 
 
-def test_first_tokens_follow_the_distribution(params, prompts):
+def test_first_tokens_follow_the_distribution(engine, params, prompts):
   # Chi-square would ask for many draws; a group of 2000 first tokens is cheap.
   tokens, mask, ids = (x[:1] for x in prompts)
   n = 2000
-  rollout = sampler.generate(
-    CONFIG,
-    params,
+  rollout = draw(
+    engine,
     tokens,
     mask,
     ids,
-    KEY,
-    dataclasses.replace(BASE, num_generations=n, max_new_tokens=1),
+    settings=dataclasses.replace(BASE, num_generations=n, max_new_tokens=1),
   )
   logits = np.asarray(transformer.logits(CONFIG, params, tokens, mask))[0, -1]
   probs = np.asarray(jax.nn.softmax(logits / 0.7))
@@ -253,103 +273,154 @@ def test_first_tokens_follow_the_distribution(params, prompts):
 
 @pytest.mark.parametrize("column, most", [(0, 0), (4, 1)])
 def test_decoding_stops_when_nothing_is_alive(
-  monkeypatch, params, prompts, greedy, column, most
+  params, prompts, greedy, column, most
 ):
   """Every row has met a stop token by this column."""
-  trips = []
-
-  def while_loop(cond, body, carry):
-    # What `lax.while_loop` does, outside a trace, and counted.
-    while cond(carry):
-      trips.append(int(carry.step))
-      carry = body(carry)
-    return carry
-
-  monkeypatch.setattr(sampler.lax, "while_loop", while_loop)
   tokens = greedy[0]
   stops = tuple(sorted({int(t) for t in tokens[:, column]}))
   ends = np.isin(tokens, stops).argmax(axis=1)
   # The last row to end decides how many chunks of four are run, of four.
-  assert math.ceil(ends.max() / 4) <= most
-  rollout = sampler.generate.__wrapped__(
-    CONFIG,
-    params,
+  chunks = math.ceil(ends.max() / 4)
+  assert chunks <= most
+  engine = engine_of(params)
+  rollout = draw(
+    engine,
     *prompts,
-    KEY,
-    dataclasses.replace(
+    settings=dataclasses.replace(
       BASE, temperature=0.0, stop_ids=stops, num_generations=1
     ),
   )
-  assert len(trips) == math.ceil(ends.max() / 4)
+  assert engine.row_steps == P * (1 + 4 * chunks)
+  assert engine.tokens == rollout.mask_BT.sum() == P + ends.sum()
   np.testing.assert_array_equal(lengths(rollout), ends + 1)
   assert rollout.finished_B.all()
 
 
-def test_second_batch_of_a_bucket_compiles_nothing(params, prompts, sampled):
-  sampled()
-  before = sampler.generate._cache_size()
-  tokens, mask, ids = prompts
-  sampler.generate(
-    CONFIG,
-    params,
-    (tokens + 5) % 40,
-    mask[::-1].copy(),
-    ids + 1,
-    jax.random.key(99),
-    dataclasses.replace(BASE),
+# Most responses end within a few tokens, so that the batch is made smaller
+# several times.
+SHORT = tuple(range(0, 40, 5))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    dict(),
+    dict(temperature=0.0),
+    dict(top_p=0.9),
+    dict(top_k=5),
+    dict(call=1, chunk=2, first_cache=2),
+    dict(batch_prompts=3),
+  ],
+)
+def test_smaller_batches_give_the_same_samples(params, prompts, changes):
+  settings = dataclasses.replace(
+    BASE, num_generations=8, max_new_tokens=30, stop_ids=SHORT, **changes
   )
-  assert sampler.generate._cache_size() == before
-  sampler.generate(
-    CONFIG,
-    params,
+  found = []
+  for least in (1, 10**6):
+    engine = engine_of(params)
+    rollout = draw(
+      engine, *prompts, settings=dataclasses.replace(settings, least_rows=least)
+    )
+    found.append((engine, rollout))
+  (smaller, some), (whole, every) = found
+  np.testing.assert_array_equal(some.tokens_BT, every.tokens_BT)
+  np.testing.assert_array_equal(some.mask_BT, every.mask_BT)
+  np.testing.assert_array_equal(some.finished_B, every.finished_B)
+  np.testing.assert_allclose(some.logp_BT, every.logp_BT, atol=1e-5)
+  assert smaller.tokens == whole.tokens == some.mask_BT.sum()
+  assert len(set(lengths(some))) > 2
+  # Greedy responses of a prompt are all alike, so that many end at one time.
+  share = 1.0 if "temperature" in changes else 0.7
+  assert smaller.row_steps < share * whole.row_steps
+
+
+def test_batches_become_smaller_where_fewer_keys_are_read():
+  s = dataclasses.replace(BASE, least_rows=8)
+  # 64 rows of 8 prompts read 8 * 100 + 64 * 50 = 4,000 columns; 32 rows with
+  # keys of their own would read 32 * 150 = 4,800, and 16 rows 2,400.
+  assert sampler._smaller(64, 8, 100, 50, s) == [16, 8]
+  assert sampler._smaller(64, 8, 100, 400, s) == [32, 16, 8]
+  # Rows that have them to themselves read fewer in any case.
+  assert sampler._smaller(16, 16, 100, 50, s) == [8]
+  assert sampler._smaller(8, 8, 100, 50, s) == []
+  odd = dataclasses.replace(BASE, least_rows=1)
+  assert sampler._smaller(5, 5, 1, 1, odd) == [3, 2, 1]
+
+
+def test_prompts_that_fill_up_a_batch_are_not_decoded(params, prompts, sampled):
+  tokens, mask, ids = prompts
+  engine = engine_of(params)
+  rollout = draw(
+    engine, tokens, mask, np.where(np.arange(P) == 1, -1, ids.astype(np.int64))
+  )
+  expected = sampled()
+  filling = np.arange(P * G) // G == 1
+  assert not rollout.mask_BT[filling].any()
+  assert not rollout.tokens_BT[filling].any()
+  assert not rollout.finished_B[filling].any()
+  np.testing.assert_array_equal(
+    rollout.tokens_BT[~filling], expected.tokens_BT[~filling]
+  )
+  # Nothing real: one token is drawn and thrown away.
+  engine = engine_of(params)
+  draw(engine, tokens, mask, np.full(P, -1))
+  assert (engine.row_steps, engine.tokens) == (P * G, 0)
+
+
+def test_the_host_looks_between_calls_and_may_end_them(params, prompts):
+  settings = dataclasses.replace(BASE, stop_ids=())
+  looks = []
+  draw(
+    engine_of(params, check=lambda: looks.append(1)),
+    *prompts,
+    settings=settings,
+  )
+  # Sixteen steps, of which four fill the first cache: 4, 8, 4.
+  assert len(looks) == 3
+
+  def stop():
+    looks.pop()
+    if not looks:
+      raise errors.Preempted
+
+  with pytest.raises(errors.Preempted):
+    draw(engine_of(params, check=stop), *prompts, settings=settings)
+
+
+def test_second_batch_of_a_bucket_compiles_nothing(engine, prompts, sampled):
+  sampled()
+  programs = sampler._begin, sampler._run
+  before = [program._cache_size() for program in programs]
+  tokens, mask, ids = prompts
+  draw(
+    engine, (tokens + 5) % 40, mask[::-1].copy(), ids + 1, jax.random.key(99)
+  )
+  assert [program._cache_size() for program in programs] == before
+  draw(
+    engine,
     tokens[:, 1:],
     mask[:, 1:],
     ids,
-    KEY,
-    dataclasses.replace(BASE, max_new_tokens=1),
+    settings=dataclasses.replace(BASE, max_new_tokens=1),
   )
-  assert sampler.generate._cache_size() == before + 1
+  assert [program._cache_size() for program in programs] == [
+    before[0] + 1,
+    before[1],
+  ]
 
 
-def test_sample_on_a_mesh_gives_host_arrays(params, prompts, sampled):
-  tokens, mask, ids = prompts
-  rollout = sampler.sample(
-    CONFIG,
-    params,
-    batch.Prompts(
-      tokens_PT=tokens,
-      mask_PT=mask,
-      user_mask_PT=mask,
-      ids_P=ids.astype(np.int64),
-      rows=tuple("abcd"),
-    ),
-    KEY,
-    BASE,
-    sharding.make_mesh(devices=jax.devices()[:1]),
-  )
-  assert isinstance(rollout.tokens_BT, np.ndarray)
-  np.testing.assert_array_equal(rollout.tokens_BT, sampled().tokens_BT)
+def test_results_are_host_arrays(sampled):
+  assert {type(x) for x in jax.tree.leaves(sampled())} == {np.ndarray}
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_batches_of_prompts_give_the_same_samples(
-  params, prompts, sampled, size
+  engine, prompts, sampled, size
 ):
   """The last batch of three is filled up, and cut again."""
-  tokens, mask, ids = prompts
-  rollout = sampler.sample(
-    CONFIG,
-    params,
-    batch.Prompts(
-      tokens_PT=tokens,
-      mask_PT=mask,
-      user_mask_PT=mask,
-      ids_P=ids.astype(np.int64),
-      rows=tuple("abcd"),
-    ),
-    KEY,
-    dataclasses.replace(BASE, batch_prompts=size),
-    sharding.make_mesh(devices=jax.devices()[:1]),
+  rollout = draw(
+    engine, *prompts, settings=dataclasses.replace(BASE, batch_prompts=size)
   )
   expected = sampled()
   np.testing.assert_array_equal(rollout.tokens_BT, expected.tokens_BT)
@@ -420,13 +491,25 @@ def test_copies_of_the_cache_would_be_found():
   assert not copies_in_loops(good.lower(x).compile().as_text(), 1000)
 
 
-def test_cache_is_written_in_place(params, prompts):
+def test_cache_is_written_in_place(engine, prompts):
+  tokens, mask, ids = prompts
   settings = dataclasses.replace(BASE, first_cache=64)
-  text = (
-    sampler.generate.lower(CONFIG, params, *prompts, KEY, settings)
-    .compile()
-    .as_text()
-  )
+  with jax.set_mesh(engine.mesh):
+    state, prefix, _ = sampler._begin(
+      CONFIG,
+      engine.params,
+      engine.weights,
+      *sharding.put_rows((tokens, mask, ids, ids >= 0), engine.mesh),
+      KEY,
+      settings,
+    )
+    text = (
+      sampler._run.lower(
+        CONFIG, engine.weights, prefix, state, np.int32(0), settings
+      )
+      .compile()
+      .as_text()
+    )
   heads = CONFIG.num_kv_heads
   assert f"f32[{P},{G},{heads},8,16]" in text  # the keys of one layer
   cache = P * G * heads * 8 * 16
@@ -440,6 +523,8 @@ def test_cache_is_written_in_place(params, prompts):
     {"max_new_tokens": 0},
     {"chunk": 0},
     {"first_cache": 0},
+    {"call": 0},
+    {"least_rows": 0},
     {"batch_prompts": -1},
   ],
 )
