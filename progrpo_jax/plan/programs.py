@@ -1,8 +1,8 @@
 """A config's own programs, lowered for devices that need not exist.
 
 What a run compiles: "prefill" reads prompts, "sample" draws responses, "score"
-takes log-probs, and "update" is one optimiser update. Arguments are shapes with shardings, so that
-nothing is read and no array is made.
+takes log-probs, and "update" is one optimiser update. Arguments are shapes with
+shardings, so that nothing is read and no array is made.
 """
 
 import math
