@@ -84,7 +84,7 @@ WARMUP = """
   --config.warmup.batch_size=8 --config.warmup.examples=16"""
 RUN = """
   --config.train.total_steps=2 --config.train.prompts_per_step=4
-  --config.train.micro_batch_prompts=0 --config.algo.num_generations=4
+  --config.train.micro_batch_rows=0 --config.algo.num_generations=4
   --config.algo.dynamic_sampling.max_rounds=1 --config.eval.num_problems=2
   --config.eval.num_samples=2 --config.eval.batch_prompts=2
   --config.log.tensorboard=False --config.rewards.workers=1"""

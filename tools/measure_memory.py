@@ -6,8 +6,8 @@
 
 Arguments: a topology, for which libtpu compiles without a TPU, or "cpu"; then
 the sizes of the mesh. Prints MiB per device for each phase, counted and
-estimated, for a model of eight layers of width 512 and micro-batches of four
-rows of eight responses of 1,024 tokens.
+estimated, for a model of eight layers of width 512 and responses of 1,024
+tokens to prompts of 256.
 """
 
 import argparse
@@ -16,8 +16,9 @@ import math
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
+import numpy as np
 
-from progrpo_jax import batch
+from progrpo_jax import batch, packing
 from progrpo_jax.build import functions
 from progrpo_jax.config import checks, defaults
 from progrpo_jax.devices import sharding
@@ -52,7 +53,7 @@ def main() -> None:
   c.model.remat = "layer"
   c.data.tasks = {"countdown": {}}
   c.data.max_prompt_length, c.sampling.max_new_tokens = 256, 1024
-  c.train.prompts_per_step, c.train.micro_batch_prompts = 16, 4
+  c.train.prompts_per_step = 16
   c.eval.batch_prompts = 16
   model = model_config.ModelConfig(
     vocab_size=16384,
@@ -118,14 +119,12 @@ def _sample(c, model, mesh, state):
 
 
 def _score(c, model, mesh, state):
-  _, parts, _ = checks.micro_batches(c, mesh)
   with jax.set_mesh(mesh):
-    return scoring.score.lower(
+    return scoring.score_rows.lower(
       model,
       _params(model, mesh, state),
-      _sequences(c, mesh),
+      _batch(c, mesh, c.train.prompts_per_step).rows,
       scoring.Distribution(chunk=c.model.logits_chunk),
-      parts,
     )
 
 
@@ -134,30 +133,16 @@ def _update(c, tx):
   objective = functions.make_objective(c)
 
   def lower(c, model, mesh, state):
-    _, _, parts = checks.micro_batches(c, mesh)
-    rows, sequences = _rows(mesh), _sequences(c, mesh)
-    tokens = sequences.tokens_NRT.shape
-    number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
-    part = batch.TrainBatch(
-      sequences=sequences,
-      old_logp_NRT=number,
-      ref_logp_NRT=None,
-      adv_NR=flag,
-      fresh_NR=rows(tokens[:2], bool),
-      base_advantage_NR=flag,
-      weight_NRT=None,
-      id_N=rows(tokens[:1], jnp.uint32),
-    )
     update = update_lib.make(
       model,
       tx,
       objective,
       scoring.Distribution(chunk=c.model.logits_chunk),
-      micro_batches=parts,
       whole=functions.sees_whole(c),
     )
     scalar = sharding.replicated(mesh)
     first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
+    part = _batch(c, mesh, c.train.prompts_per_step // c.train.num_minibatches)
     with jax.set_mesh(mesh):
       return update.lower(
         state, part, first, _key(mesh), (), _frozen(model, mesh)
@@ -195,17 +180,41 @@ def _params(model, mesh, state):
   return lora.join(state.params, _frozen(model, mesh))
 
 
-def _sequences(c, mesh):
-  rows = _rows(mesh)
-  per_row, _, _ = checks.micro_batches(c, mesh)
-  count = c.train.prompts_per_step * c.algo.num_generations // per_row
-  prompt = count, c.data.max_prompt_length
-  tokens = count, per_row, c.sampling.max_new_tokens
-  return batch.Sequences(
-    prompt_NT=rows(prompt, jnp.int32),
-    prompt_mask_NT=rows(prompt, bool),
-    tokens_NRT=rows(tokens, jnp.int32),
-    mask_NRT=rows(tokens, bool),
+def _batch(c, mesh, prompts: int) -> batch.PackedBatch:
+  """Returns the abstract rows of so many prompts, as they are sent."""
+  per_bundle, layout = checks.layout(
+    c, mesh, kernel=mesh.devices.flat[0].platform == "tpu"
+  )
+  group, new = c.algo.num_generations, c.sampling.max_new_tokens
+  bundles = prompts * group // per_bundle
+  prompt = np.ones((bundles, c.data.max_prompt_length), np.int32)
+  tokens = np.ones((bundles, per_bundle, new), np.int32)
+  packed = packing.pack(
+    batch.Sequences(
+      prompt_NT=prompt,
+      prompt_mask_NT=prompt > 0,
+      tokens_NRT=tokens,
+      mask_NRT=tokens > 0,
+    ),
+    layout,
+  )
+  number, flag = np.zeros(tokens.shape, np.float32), tokens[..., 0]
+  whole = batch.PackedBatch(
+    rows=packed.rows,
+    old_logp_AEW=packed.to_rows(number),
+    ref_logp_AEW=None,
+    adv_AEZ=packed.to_slots(number[..., 0]),
+    fresh_AEZ=packed.to_slots(flag > 0),
+    base_advantage_AEZ=packed.to_slots(number[..., 0]),
+    weight_AEW=None,
+    id_AEZ=packed.to_slots(flag.astype(np.uint32)),
+    slot_B=packed.slot_NR.reshape(-1).astype(np.int32),
+  )
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      np.shape(x), x.dtype, sharding=sharding.split(np.ndim(x), mesh, axis=1)
+    ),
+    whole,
   )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
-from progrpo_jax.devices import hosts, sharding, timing
+from progrpo_jax.devices import hosts, timing
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
 from progrpo_jax.rewards import pool as pool_lib
@@ -217,17 +217,14 @@ class Rephrase:
 
   def _plain_logp(self, params, prompts, rollout) -> np.ndarray:
     """Log-probs [P, T] of one response each, under the plain prompts."""
-    sequences = sharding.put_rows(
-      batch_lib.Sequences(
-        prompt_NT=prompts.tokens_PT,
-        prompt_mask_NT=prompts.mask_PT,
-        tokens_NRT=rollout.tokens_BT[:, None],
-        mask_NRT=rollout.mask_BT[:, None],
-      ),
-      self.mesh,
+    sequences = batch_lib.Sequences(
+      prompt_NT=prompts.tokens_PT,
+      prompt_mask_NT=prompts.mask_PT,
+      tokens_NRT=np.asarray(rollout.tokens_BT)[:, None],
+      mask_NRT=np.asarray(rollout.mask_BT)[:, None],
     )
     with jax.set_mesh(self.mesh):
       scores = scoring.score(
-        self.model, params, sequences, self.dist, prompts=False
+        self.model, params, sequences, self.dist, prompts=0
       )
-    return sharding.fetch(scores.logp_NRT)[:, 0]
+    return scores.logp_NRT[:, 0]
