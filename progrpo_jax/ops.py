@@ -152,7 +152,7 @@ def token_stats(
   temperature=1.0,
   top_k=0,
   top_p=1.0,
-  chunk=4096,
+  chunk=1024,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each target and exact entropy, a chunk of tokens at a time.
 

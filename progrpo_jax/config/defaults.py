@@ -124,8 +124,8 @@ def _model(c: ConfigDict) -> None:
     _PROJECTIONS, each=ranges.Choice(of=_PROJECTIONS)
   )
 
-  # Number of tokens whose logits are computed at a time.
-  c.model.logits_chunk = ranges.Whole(4096, at_least=1)
+  # Number of tokens of a device whose logits are computed at a time.
+  c.model.logits_chunk = ranges.Whole(1024, at_least=1)
 
   # "auto": the tokenizer's chat template, if it has one; "own": the
   # tokenizer's, and an error if it has none; "none"; the name of one of its

@@ -37,7 +37,7 @@ class Distribution:
   temperature: float = 1.0
   top_p: float = 1.0
   top_k: int = 0
-  chunk: int = 4096
+  chunk: int = 1024
 
 
 @dataclasses.dataclass(frozen=True)
