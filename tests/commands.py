@@ -202,6 +202,13 @@ STORIES = {
       "--programs 2",
     ),
   ],
+  "real tokens in packed rows": [
+    (".venv/bin/python tools/packed_share.py", "--sequences 64"),
+    (
+      "python tools/packed_share.py [--sequences 4096] [--devices 8]",
+      "--sequences 64",
+    ),
+  ],
   "pages that scripts make": [
     ("python tools/make_memory.py", "--models Qwen2.5-0.5B --output memory.md")
   ],

@@ -212,7 +212,7 @@ def _batch(c, mesh, prompts: int) -> batch.PackedBatch:
   )
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
-      np.shape(x), x.dtype, sharding=sharding.split(np.ndim(x), mesh, axis=1)
+      np.shape(x), x.dtype, sharding=sharding.along(np.ndim(x), mesh, axis=1)
     ),
     whole,
   )

@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
   parser.add("--new_tokens", ranges.Whole(128, at_least=1), "tokens per sample")
   parser.add(
     "--per_bundle",
-    ranges.Whole(1, at_least=1),
+    ranges.Whole(2, at_least=1),
     "samples that share their prompt's tokens; divides --samples",
   )
   parser.add("--steps", ranges.Whole(7, at_least=1), "number of measured steps")

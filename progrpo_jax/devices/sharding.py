@@ -181,7 +181,7 @@ def rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def split(rank: int, mesh: Mesh, axis: int) -> NamedSharding:
+def along(rank: int, mesh: Mesh, axis: int) -> NamedSharding:
   """Sharding that splits one axis as rows; without it, arrays are whole."""
   if rank <= axis:
     return replicated(mesh)
@@ -204,7 +204,7 @@ def put_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
   def put(x):
     x = np.asarray(x)
     return jax.make_array_from_callback(
-      x.shape, split(x.ndim, mesh, axis), x.__getitem__
+      x.shape, along(x.ndim, mesh, axis), x.__getitem__
     )
 
   return jax.tree.map(put, tree)

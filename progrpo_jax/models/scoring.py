@@ -122,26 +122,26 @@ def row_stats(
   source = rows.source_AEW.reshape(shards, -1, width)
   wanted = (source >= 0).reshape(shards, held)
   source = source + width * jnp.arange(source.shape[1])[:, None]
-  place = jnp.cumsum(wanted, axis=1) - 1
+  rank = jnp.cumsum(wanted, axis=1) - 1
 
   @jax.vmap
-  def compact(x, place, wanted):
+  def compact(x, rank, wanted):
     return (
-      jnp.zeros_like(x).at[jnp.where(wanted, place, held)].set(x, mode="drop")
+      jnp.zeros_like(x).at[jnp.where(wanted, rank, held)].set(x, mode="drop")
     )
 
   stats = ops.token_stats(
     sharding.constrain_rows(hidden.reshape(shards, held, -1)),
     # Gathered over `fsdp` once, not for every chunk.
     sharding.constrain_vocab(transformer.head(params)),
-    compact(rows.tokens_AEW.reshape(shards, held), place, wanted),
-    compact(source.reshape(shards, held), place, wanted),
+    compact(rows.tokens_AEW.reshape(shards, held), rank, wanted),
+    compact(source.reshape(shards, held), rank, wanted),
     jnp.max(jnp.sum(wanted, axis=1)),
     **dataclasses.asdict(dist),
   )
 
   def back(x):
-    x = jax.vmap(lambda x, at: x[at])(x, jnp.maximum(place, 0))
+    x = jax.vmap(lambda x, at: x[at])(x, jnp.maximum(rank, 0))
     return jnp.where(wanted, x, 0.0).reshape(count, width)
 
   return *map(back, stats), hidden

@@ -333,7 +333,7 @@ def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
   )
   assert optax.tree.norm(whole[1]["log_z"]) > 0.01
   # The largest entries of the gradient are about 50.
-  close(parts, whole, rtol=1e-4, atol=1e-4)
+  close(parts, whole, rtol=1e-4, atol=5e-4)
 
 
 def test_rules_differ_on_ragged_responses(params, batch):
