@@ -336,7 +336,7 @@ def check_split(mesh, **counts: int) -> None:
 
 # Keys of a row at which attention by plain XLA costs as much as the weights'
 # products.
-_KEYS = 1024
+_EQUAL = 1024
 
 
 def layout(c, mesh, kernel: bool = False) -> tuple[int, packing.Layout]:
@@ -403,5 +403,5 @@ def _cheapest(group: int, prompt: int, new: int, row: int) -> int:
   ]
   return min(
     known or [1],
-    key=lambda r: (prompt / r + new) * (1 + (row or prompt + r * new) / _KEYS),
+    key=lambda r: (prompt / r + new) * (1 + (row or prompt + r * new) / _EQUAL),
   )
