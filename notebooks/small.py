@@ -32,7 +32,6 @@ def get_config(method: str = "progrpo"):
   c.sampling.max_new_tokens = 12
   c.sampling.chunk = 4
   c.train.total_steps = 60
-  c.train.micro_batch_prompts = 0
   c.model.remat = "none"
   c.eval.every = 15
   c.eval.num_problems = 64

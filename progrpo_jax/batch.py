@@ -7,10 +7,13 @@ with the same letters. Each letter has one meaning:
     P  prompts of a batch
     G  samples (generations) of one prompt
     B  sequences; B = P * G, prompt-major: sequence p * G + g
-    N  rows of a training batch: one prompt with R of its responses
-    R  responses of a row; R divides G
+    N  bundles of a training batch: one prompt with R of its responses
+    R  responses of a bundle; R divides G
     T  tokens of a prompt or of a response (never both in one array)
     J  user reward functions that judge one row
+  Packed rows
+    A  micro-batches    E  rows of a micro-batch    W  tokens of a row
+    Z  slots of a row: the largest number of sequences that it may hold
   Model
     V  vocabulary    L  layers    D  model width    F  MLP width
     Q  query heads   K  key/value heads   M  query heads per KV head, Q / K
@@ -99,7 +102,7 @@ class Rollout:
 
 @struct.dataclass
 class Sequences:
-  """Rows of prompts and their responses, the input of scoring and update.
+  """Bundles of a prompt and its responses, before they are packed into rows.
 
   Attributes:
     prompt_NT: int32 prompt tokens, padded on the left.
@@ -112,6 +115,44 @@ class Sequences:
   prompt_mask_NT: jax.Array
   tokens_NRT: jax.Array
   mask_NRT: jax.Array
+
+
+@struct.dataclass
+class Rows:
+  """Packed rows, what scoring and update read; see `packing`.
+
+  Every array but `used` may also be that of one micro-batch, without its first
+  axis.
+
+  Attributes:
+    tokens_AEW: int32 tokens, bundle behind bundle, padded on the right.
+    bundle_AEW: int32, number of the token's bundle in its row, from 1; 0 at
+      padding.
+    response_AEW: int32, number of the token's response in its bundle, from 1;
+      0 for the prompt. None where bundles have one response.
+    position_AEW: int32, rotary position: the prompt's tokens count from 0, each
+      response goes on from the prompt's end.
+    source_AEW: int32, column of the row whose hidden state predicts the token;
+      -1 where its log-prob is not wanted.
+    start_AEZ: int32, column of the sequence's first response token.
+    length_AEZ: int32, number of its response tokens; 0 in an empty slot.
+    prompt_start_AEZ: int32, column of its prompt's first token.
+    prompt_length_AEZ: int32, number of its prompt's tokens.
+    used: int32, number of micro-batches that hold something.
+    length: response tokens that a sequence may have, T.
+  """
+
+  tokens_AEW: jax.Array
+  bundle_AEW: jax.Array
+  response_AEW: jax.Array | None
+  position_AEW: jax.Array
+  source_AEW: jax.Array
+  start_AEZ: jax.Array
+  length_AEZ: jax.Array
+  prompt_start_AEZ: jax.Array
+  prompt_length_AEZ: jax.Array
+  used: jax.Array
+  length: int = struct.field(pytree_node=False)
 
 
 @struct.dataclass
@@ -166,6 +207,37 @@ class TrainBatch:
 
 
 @struct.dataclass
+class PackedBatch:
+  """A `TrainBatch` in packed rows, for the devices.
+
+  Its arrays are those of `TrainBatch` by token of a row [A, E, W], 0 where no
+  response token is, or by slot [A, E, Z].
+
+  Attributes:
+    rows: the rows.
+    old_logp_AEW: see `TrainBatch`, as are the next seven.
+    ref_logp_AEW: or None.
+    adv_AEZ: advantages.
+    fresh_AEZ: bool.
+    base_advantage_AEZ: or None.
+    weight_AEW: or None.
+    id_AEZ: or None.
+    slot_B: int32, place of each sequence in a flat [A, E, Z]; A * E * Z for
+      those without a token.
+  """
+
+  rows: Rows
+  old_logp_AEW: jax.Array
+  ref_logp_AEW: jax.Array | None
+  adv_AEZ: jax.Array
+  fresh_AEZ: jax.Array
+  base_advantage_AEZ: jax.Array | None
+  weight_AEW: jax.Array | None
+  id_AEZ: jax.Array | None
+  slot_B: jax.Array
+
+
+@struct.dataclass
 class LossInputs:
   """Inputs of every loss; all arrays are float32 except the bool mask.
 
@@ -188,6 +260,9 @@ class LossInputs:
     weight_BT: sampler-to-trainer importance weights, which multiply the policy
       term, or None.
     key: PRNG key for losses that draw random numbers, or None.
+    sequences: float32, number of sequences that these stand for, where it is
+      not B: a micro-batch has empty slots, and leaves out sequences without a
+      token.
   """
 
   logp_BT: jax.Array
@@ -201,6 +276,7 @@ class LossInputs:
   reward_B: jax.Array | None = None
   weight_BT: jax.Array | None = None
   key: jax.Array | None = None
+  sequences: jax.Array | None = None
 
   @property
   def token_adv_BT(self) -> jax.Array:

@@ -162,14 +162,14 @@ def from_arrays(
   )
 
 
-def to_sequences(groups: Groups, per_row: int) -> batch_lib.Sequences:
-  """Rows of a prompt and `per_row` of its responses (it divides G)."""
+def to_sequences(groups: Groups, per_bundle: int) -> batch_lib.Sequences:
+  """Bundles of a prompt and `per_bundle` of its responses (it divides G)."""
   group = groups.reward_PG.shape[1]
   r, p = groups.rollout, groups.prompts
   length = r.tokens_BT.shape[1]
   return batch_lib.Sequences(
-    prompt_NT=np.repeat(p.tokens_PT, group // per_row, axis=0),
-    prompt_mask_NT=np.repeat(p.mask_PT, group // per_row, axis=0),
-    tokens_NRT=np.asarray(r.tokens_BT).reshape(-1, per_row, length),
-    mask_NRT=np.asarray(r.mask_BT).reshape(-1, per_row, length),
+    prompt_NT=np.repeat(p.tokens_PT, group // per_bundle, axis=0),
+    prompt_mask_NT=np.repeat(p.mask_PT, group // per_bundle, axis=0),
+    tokens_NRT=np.asarray(r.tokens_BT).reshape(-1, per_bundle, length),
+    mask_NRT=np.asarray(r.mask_BT).reshape(-1, per_bundle, length),
   )

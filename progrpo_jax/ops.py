@@ -191,14 +191,16 @@ def _lowest_kept(keys, weights, amount) -> jax.Array:
 
 
 def token_stats(
-  hidden_BTD,
+  hidden_GXD,
   head_DV,
-  targets_BT,
+  targets_GX,
+  source_GX=None,
+  count=None,
   *,
   temperature=1.0,
   top_k=0,
   top_p=1.0,
-  chunk=4096,
+  chunk=1024,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each target and exact entropy, a chunk of tokens at a time.
 
@@ -207,63 +209,156 @@ def token_stats(
   is always counted as kept. The entropy is over the whole vocabulary at this
   temperature, without truncation.
 
+  Each of the G groups is the part of one device, or of one device along the
+  axes that split a batch: chunks cut every group alike, and the gradient of the
+  head is summed over chunks within a group, in float32, and over groups once,
+  at the end. Logits are computed again in the backward pass.
+
   Args:
-    hidden_BTD: last hidden states; position t predicts `targets_BT[:, t]`.
-    head_DV: output embedding; its gradient is accumulated in its own type.
-    targets_BT: int32, tokens to score.
+    hidden_GXD: last hidden states.
+    head_DV: output embedding; its gradient has its own type.
+    targets_GX: int32, tokens to score. Their number may be another one than
+      that of the hidden states if there is `source_GX`.
+    source_GX: int32, number of the hidden state that predicts each target;
+      None for its own number.
+    count: int32, number of targets of a group, the first ones, that are wanted:
+      a scalar of the program, which stops after their last chunk. The results
+      of the others are meaningless. None for all.
     temperature: divisor of the logits, above 0.
     top_k: number of tokens kept; 0 keeps all.
     top_p: probability mass kept; 1.0 keeps all.
-    chunk: number of tokens whose logits exist at one time; at least one
-      column of the batch is always computed at once.
+    chunk: number of tokens of a group whose logits exist at one time.
 
   Returns:
-    (logp_BT, entropy_BT), float32, in nats.
+    (logp_GX, entropy_GX), float32, in nats.
   """
-  chex.assert_rank([hidden_BTD, head_DV, targets_BT], [3, 2, 2])
-  chex.assert_equal_shape_prefix([hidden_BTD, targets_BT], 2)
-  rows, length, width = hidden_BTD.shape
+  chex.assert_rank([hidden_GXD, head_DV, targets_GX], [3, 2, 2])
+  groups, length = targets_GX.shape
+  size = max(1, min(chunk, length))
+  chunks = math.ceil(length / size)
+  if source_GX is None:
+    chex.assert_equal_shape_prefix([hidden_GXD, targets_GX], 2)
+    source_GX = jnp.broadcast_to(jnp.arange(length), targets_GX.shape)
+  count = jnp.int32(length) if count is None else jnp.asarray(count, jnp.int32)
 
-  def stats(hidden, targets):
-    scaled = matmul_logits(hidden, head_DV) / temperature
-    lse = jax.nn.logsumexp(scaled, axis=-1)
-    # Select the target by comparison, not by gather: its gradient needs no
-    # scatter, and it works shard by shard where the vocabulary is sharded.
+  def padded(x):
+    return jnp.pad(x, ((0, 0), (0, chunks * size - length)))
+
+  def cut(x, number):
+    return lax.dynamic_slice_in_dim(x, number * size, size, axis=1)
+
+  def put(whole, part, number):
+    return lax.dynamic_update_slice_in_dim(whole, part, number * size, axis=1)
+
+  def over_chunks(body, carry, count):
+    if chunks == 1:
+      return body(0, carry)
+    return lax.fori_loop(0, (count + size - 1) // size, body, carry)
+
+  def logits(hidden, head, targets):
+    """(logits [G, size, V], where they are the target's, where kept)."""
+    scaled = matmul_logits(hidden, head) / temperature
+    # Select the target by comparison, not by gather: it works shard by shard
+    # where the vocabulary is sharded.
     is_target = (
       lax.broadcasted_iota(jnp.int32, scaled.shape, 2) == targets[..., None]
     )
-    target = jnp.sum(jnp.where(is_target, scaled, 0), axis=-1)
-    # Entropy from log-probs. The form lse - sum(p * logit) subtracts two
-    # nearly equal numbers where one token has almost all the mass.
-    logp = scaled - lse[..., None]
-    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    keep = None
     if top_k > 0 or top_p < 1.0:
-      # The kept set is a constant; the target stays in it even if rounding
-      # moved its logit across the threshold since sampling.
-      keep = kept_tokens(lax.stop_gradient(scaled), top_k, top_p) | is_target
-      lse = jax.nn.logsumexp(jnp.where(keep, scaled, -jnp.inf), axis=-1)
-    return target - lse, entropy
+      # The target stays in the kept set even if rounding moved its logit
+      # across the threshold since sampling.
+      keep = kept_tokens(scaled, top_k, top_p) | is_target
+    return scaled, is_target, keep
 
-  columns = max(1, chunk // rows)
-  if columns >= length:
-    return stats(hidden_BTD, targets_BT)
-  # Chunks cut the time axis, which no mesh axis shards:
-  # [B, T, D] -> [chunks, B, columns, D].
-  count = math.ceil(length / columns)
-  padding = count * columns - length
-  hidden = jnp.pad(hidden_BTD, ((0, 0), (0, padding), (0, 0)))
-  targets = jnp.pad(targets_BT, ((0, 0), (0, padding)))
-  hidden = hidden.reshape(rows, count, columns, width).swapaxes(0, 1)
-  targets = targets.reshape(rows, count, columns).swapaxes(0, 1)
-  # The checkpoint recomputes a chunk's logits in the backward pass; without
-  # it the logits of all chunks would be stored.
-  body = jax.checkpoint(lambda carry, x: (carry, stats(*x)))
-  _, (logp, entropy) = lax.scan(body, (), (hidden, targets))
+  def stats(hidden, head, targets):
+    """(logp, entropy, log-sum, log-sum of the kept), each [G, size]."""
+    scaled, is_target, keep = logits(hidden, head, targets)
+    target = jnp.sum(jnp.where(is_target, scaled, 0), axis=-1)
+    # With the peak subtracted both sums are taken in one pass, and neither the
+    # log-sum nor the entropy is a difference of large numbers.
+    peak = jnp.max(scaled, axis=-1)
+    below = scaled - peak[..., None]
+    weight = jnp.exp(below)
+    total = jnp.sum(weight, axis=-1)
+    entropy = jnp.log(total) - jnp.sum(weight * below, axis=-1) / total
+    log_sum = kept_sum = peak + jnp.log(total)
+    if keep is not None:
+      kept_sum = peak + jnp.log(jnp.sum(jnp.where(keep, weight, 0), axis=-1))
+    return target - kept_sum, entropy, log_sum, kept_sum
 
-  def join(x):
-    return x.swapaxes(0, 1).reshape(rows, count * columns)[:, :length]
+  gather = jax.vmap(lambda x, index: x[index])
 
-  return join(logp), join(entropy)
+  def forward(hidden, head, targets, source, count):
+    def body(number, out):
+      found = stats(
+        gather(hidden, cut(source, number)), head, cut(targets, number)
+      )
+      return tuple(put(x, y, number) for x, y in zip(out, found))
+
+    nothing = jnp.zeros((groups, chunks * size), jnp.float32)
+    return over_chunks(body, (nothing,) * 4, count)
+
+  @jax.custom_vjp
+  def run(hidden, head, targets, source, count):
+    return forward(hidden, head, targets, source, count)[:2]
+
+  def run_forward(*args):
+    out = forward(*args)
+    return out[:2], (args, out[1:])
+
+  def run_backward(saved, cotangents):
+    (hidden, head, targets, source, count), found = saved
+    wanted = jnp.arange(chunks * size) < count
+    by_logp, by_entropy = (jnp.where(wanted, x, 0.0) for x in cotangents)
+
+    def body(number, sums):
+      by_hidden, by_head = sums
+      states = gather(hidden, cut(source, number))
+      scaled, is_target, keep = logits(states, head, cut(targets, number))
+      entropy, log_sum, kept_sum = (cut(x, number)[..., None] for x in found)
+      logp = scaled - log_sum
+      probs = kept = jnp.exp(logp)
+      if keep is not None:
+        kept = jnp.where(keep, jnp.exp(scaled - kept_sum), 0.0)
+      by_logits = cut(by_logp, number)[..., None] * (
+        is_target.astype(jnp.float32) - kept
+      ) - cut(by_entropy, number)[..., None] * probs * (logp + entropy)
+      by_logits = (by_logits / temperature).astype(hidden.dtype)
+      by_states = jnp.einsum(
+        "gxv,dv->gxd",
+        by_logits,
+        head.astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
+      )
+      by_head += jnp.einsum(
+        "gxd,gxv->gdv", states, by_logits, preferred_element_type=jnp.float32
+      )
+      return put(by_hidden, by_states, number), by_head
+
+    by_states, by_head = over_chunks(
+      body,
+      (
+        jnp.zeros((groups, chunks * size, hidden.shape[-1]), jnp.float32),
+        jnp.zeros((groups, *head.shape), jnp.float32),
+      ),
+      count,
+    )
+    by_hidden = jax.vmap(lambda x, index, y: x.at[index].add(y))(
+      jnp.zeros(hidden.shape, jnp.float32), source, by_states
+    )
+    return (
+      by_hidden.astype(hidden.dtype),
+      jnp.sum(by_head, axis=0).astype(head.dtype),
+      None,
+      None,
+      None,
+    )
+
+  run.defvjp(run_forward, run_backward)
+  logp, entropy = run(
+    hidden_GXD, head_DV, padded(targets_GX), padded(source_GX), count
+  )
+  return logp[:, :length], entropy[:, :length]
 
 
 def sample_from_logits(

@@ -84,7 +84,7 @@ WARMUP = """
   --config.warmup.batch_size=8 --config.warmup.examples=16"""
 RUN = """
   --config.train.total_steps=2 --config.train.prompts_per_step=4
-  --config.train.micro_batch_prompts=0 --config.algo.num_generations=4
+  --config.train.micro_batch_rows=0 --config.algo.num_generations=4
   --config.algo.dynamic_sampling.max_rounds=1 --config.eval.num_problems=2
   --config.eval.num_samples=2 --config.eval.batch_prompts=2
   --config.log.tensorboard=False --config.rewards.workers=1"""
@@ -200,6 +200,13 @@ STORIES = {
     (
       "python tools/bench_sandbox.py [--workers 2] [--programs 200]",
       "--programs 2",
+    ),
+  ],
+  "real tokens in packed rows": [
+    (".venv/bin/python tools/packed_share.py", "--sequences 64"),
+    (
+      "python tools/packed_share.py [--sequences 4096] [--devices 8]",
+      "--sequences 64",
     ),
   ],
   "pages that scripts make": [

@@ -25,7 +25,6 @@ SMALL = [
   "--config.train.prompts_per_step=8",
   "--config.algo.num_generations=4",
   "--config.train.total_steps=2",
-  "--config.train.micro_batch_prompts=4",
   "--config.eval.num_problems=4",
   "--config.eval.num_samples=2",
   "--config.eval.batch_prompts=4",

@@ -136,14 +136,14 @@ def test_arrays_and_back(functions):
   same(again, dataclasses.replace(found, fresh_P=np.zeros(3, bool)))
 
 
-@pytest.mark.parametrize("per_row", [1, 2])
-def test_rows_of_a_prompt_and_some_of_its_responses(per_row):
+@pytest.mark.parametrize("per_bundle", [1, 2])
+def test_bundles_of_a_prompt_and_some_of_its_responses(per_bundle):
   found = made([3, 9])
-  q = groups.to_sequences(found, per_row)
-  rows = 2 * G // per_row
-  assert q.tokens_NRT.shape == q.mask_NRT.shape == (rows, per_row, T)
-  for n in range(rows):
-    group = n * per_row // G
+  q = groups.to_sequences(found, per_bundle)
+  bundles = 2 * G // per_bundle
+  assert q.tokens_NRT.shape == q.mask_NRT.shape == (bundles, per_bundle, T)
+  for n in range(bundles):
+    group = n * per_bundle // G
     np.testing.assert_array_equal(
       q.prompt_NT[n], found.prompts.tokens_PT[group]
     )

@@ -41,7 +41,7 @@ BAD_KEYS = {
   "optim.max_grad_norm=-1": "config.optim.max_grad_norm = -1.0",
   "algo.epsilon=nan": "config.algo.epsilon = nan",
   "sampling.temperature=inf": "config.sampling.temperature = inf",
-  "train.micro_batch_prompts=-1": "config.train.micro_batch_prompts = -1",
+  "train.micro_batch_rows=-1": "config.train.micro_batch_rows = -1",
   "rewards.workers=1e3": "'1e3' is not of type int",
   "rewards.thinking=yes": "config.rewards.thinking = 'yes'",
   "data.prompt_buckets=(0,)": "config.data.prompt_buckets = (0,)",

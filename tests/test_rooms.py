@@ -26,6 +26,7 @@ ROOMS = {
     "ranges.py",
     "ops.py",
     "batch.py",
+    "packing.py",
     "groups.py",
     "progress.py",
     "places.py",

@@ -83,7 +83,6 @@ def decoding(place: pathlib.Path, sizes):
   c.sampling.chunk = 64
   c.algo.num_generations = 8
   c.train.prompts_per_step = 32
-  c.train.micro_batch_prompts = math.prod(sizes[:2])
   c.train.micro_batch_generations = 1
   c.eval.batch_prompts = math.prod(sizes)
   return c

@@ -149,8 +149,8 @@ Memory of a chip: {chips}.
 
 Longer responses and more samples take more memory. A smaller
 `sampling.batch_prompts` samples fewer prompts at a time;
-`train.micro_batch_generations` = 1 and `train.micro_batch_prompts` = the number
-of batch shards train on one response per device at a time.
+`train.micro_batch_generations` = 1 and `train.micro_batch_rows` = 1 train on
+one row per device at a time, as long as the longest prompt and response.
 """
 
 
@@ -170,7 +170,7 @@ def config(shards: int, rank: int):
   c.train.prompts_per_step = max(32, shards)
   c.sampling.batch_prompts = shards
   c.train.micro_batch_generations = 1
-  c.train.micro_batch_prompts = shards
+  c.train.micro_batch_rows = 1
   c.eval.every, c.eval.at_start = 0, False
   c.eval.batch_prompts = shards
   return c

@@ -6,8 +6,8 @@
 
 Arguments: a kind of TPU, for which libtpu compiles without one, or "cpu"; then
 the sizes of the mesh. Prints MiB per device for each phase, counted and
-estimated, for a model of eight layers of width 512 and micro-batches of four
-rows of eight responses of 1,024 tokens.
+estimated, for a model of eight layers of width 512 and responses of 1,024
+tokens to prompts of 256.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
   c.model.remat = "layer"
   c.data.tasks = {"countdown": {}}
   c.data.max_prompt_length, c.sampling.max_new_tokens = 256, 1024
-  c.train.prompts_per_step, c.train.micro_batch_prompts = 16, 4
+  c.train.prompts_per_step = 16
   c.eval.batch_prompts = 16
   model = model_config.ModelConfig(
     vocab_size=16384,

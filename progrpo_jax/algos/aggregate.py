@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from progrpo_jax import ops
 
 
-def token_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
+def token_mean(x_BT, mask_BT, *, sequences=None) -> tuple[jax.Array, jax.Array]:
   """Mean over all tokens of the batch; long responses weigh more.
 
   1 / sum_i |o_i| * sum_i sum_t x. See "DAPO"
@@ -25,15 +25,19 @@ def token_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   Args:
     x_BT: value of each token.
     mask_BT: real tokens.
+    sequences: not read.
 
   Returns:
     (sum over tokens, number of tokens).
   """
+  del sequences
   x_BT, mask_BT = _checked(x_BT, mask_BT)
   return ops.masked_sum(x_BT, mask_BT), jnp.sum(mask_BT, dtype=jnp.float32)
 
 
-def sequence_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
+def sequence_mean(
+  x_BT, mask_BT, *, sequences=None
+) -> tuple[jax.Array, jax.Array]:
   """Mean over responses of their mean over tokens; responses weigh the same.
 
   1 / B * sum_i 1 / |o_i| * sum_t x. See "DeepSeekMath"
@@ -42,17 +46,21 @@ def sequence_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   Args:
     x_BT: value of each token.
     mask_BT: real tokens.
+    sequences: not read.
 
   Returns:
     (sum over responses of their token mean, number of non-empty responses).
   """
+  del sequences
   x_BT, mask_BT = _checked(x_BT, mask_BT)
   some_B = jnp.any(mask_BT, axis=1)
   mean_B = ops.masked_mean(x_BT, mask_BT, axis=1)
   return jnp.sum(mean_B), jnp.sum(some_B, dtype=jnp.float32)
 
 
-def constant(x_BT, mask_BT, length: float) -> tuple[jax.Array, jax.Array]:
+def constant(
+  x_BT, mask_BT, length: float, *, sequences=None
+) -> tuple[jax.Array, jax.Array]:
   """Sum over tokens divided by a fixed token budget per response.
 
   1 / (B * length) * sum_i sum_t x, so a token's weight does not depend on the
@@ -64,6 +72,7 @@ def constant(x_BT, mask_BT, length: float) -> tuple[jax.Array, jax.Array]:
     x_BT: value of each token.
     mask_BT: real tokens.
     length: token budget per response, > 0.
+    sequences: number of responses that count, where it is not B.
 
   Returns:
     (sum over tokens, B * length).
@@ -74,7 +83,9 @@ def constant(x_BT, mask_BT, length: float) -> tuple[jax.Array, jax.Array]:
   if length <= 0:
     raise ValueError(f"length must be positive, got {length}")
   x_BT, mask_BT = _checked(x_BT, mask_BT)
-  count = jnp.float32(x_BT.shape[0] * length)
+  if sequences is None:
+    sequences = x_BT.shape[0]
+  count = jnp.float32(sequences * length)
   return ops.masked_sum(x_BT, mask_BT), count
 
 

@@ -6,6 +6,7 @@ policy term, the KL estimator and the rule; this file names none of them.
 """
 
 from collections.abc import Callable
+import functools
 
 import chex
 import jax
@@ -35,7 +36,8 @@ def objective(
     loss_fn: inputs -> (loss_BT, metrics), a function of `algos/losses.py`
       with its settings bound.
     aggregate_fn: (x_BT, mask_BT) -> (sum, count), a function of
-      `algos/aggregate.py` with its settings bound.
+      `algos/aggregate.py` with its settings bound; it also takes `sequences`
+      where `inputs` has that.
     kl_fn: (logp, ref_logp) -> KL per token, a function of `algos/kl.py`; used
       where `inputs.ref_logp_BT` is given.
     beta: weight of the KL. With a Python 0 the KL is measured but not part of
@@ -55,6 +57,8 @@ def objective(
   """
   mask_BT = jnp.asarray(inputs.mask_BT, bool)
   chex.assert_rank(mask_BT, 2)
+  if inputs.sequences is not None:
+    aggregate_fn = functools.partial(aggregate_fn, sequences=inputs.sequences)
   loss_BT, metrics = _policy_term(inputs, loss_fn, mask_BT)
   chex.assert_equal_shape([loss_BT, mask_BT])
   tokens = jnp.sum(mask_BT, dtype=jnp.float32)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from progrpo_jax import errors
+from progrpo_jax import errors, packing
 from progrpo_jax.algos import kl
 from progrpo_jax.build import functions, problems
 from progrpo_jax.config import checks, isolation
@@ -213,7 +213,7 @@ def check(c: ml_collections.ConfigDict, mesh) -> None:
   for stage in schedule_lib.every(c):
     checks.validate(stage)
     isolation.check(stage)
-    checks.micro_batches(stage, mesh)
+    checks.layout(stage, mesh)
     for make in (
       functions.make_schedule,
       functions.make_objective,
@@ -444,10 +444,17 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   )
 
 
+def _layout(c, foundation: Foundation) -> tuple[int, packing.Layout]:
+  """How a config's sequences are packed into rows, see `checks.layout`."""
+  platform = foundation.mesh.devices.flat[0].platform
+  name, _ = attention.choose(foundation.model, platform)
+  return checks.layout(c, foundation.mesh, kernel=name == "splash")
+
+
 def _prepare(c, foundation: Foundation) -> prepare.Prepare:
   """The scores and advantages of a config."""
   a = c.algo.arm
-  per_row, score_parts, _ = checks.micro_batches(c, foundation.mesh)
+  per_bundle, layout = _layout(c, foundation)
   return prepare.Prepare(
     model=foundation.model,
     mesh=foundation.mesh,
@@ -469,8 +476,8 @@ def _prepare(c, foundation: Foundation) -> prepare.Prepare:
     reward=make_reward(c),
     kl=functions.resolve(kl, c.algo.kl),
     correction=functions.make_correction(c),
-    per_row=per_row,
-    micro_batches=score_parts,
+    per_bundle=per_bundle,
+    layout=layout,
     mask_truncated=c.algo.mask_truncated_completions,
     all_sampled=not (
       c.algo.dynamic_sampling.enabled or c.algo.rephrase.enabled
@@ -482,7 +489,6 @@ def _improve(
   c, foundation: Foundation, weights: adaptive.AdaptiveWeights
 ) -> improve_lib.Improve:
   """The updates of a config."""
-  _, _, update_parts = checks.micro_batches(c, foundation.mesh)
   t = c.train
   return improve_lib.Improve(
     update=update_lib.make(
@@ -490,11 +496,11 @@ def _improve(
       foundation.tx,
       functions.make_objective(c),
       _distribution(c),
-      micro_batches=update_parts,
       whole=functions.sees_whole(c),
     ),
     mesh=foundation.mesh,
     frozen=foundation.frozen,
+    layout=_layout(c, foundation)[1],
     prompts=t.prompts_per_step,
     num_minibatches=t.num_minibatches,
     num_iterations=t.num_iterations,

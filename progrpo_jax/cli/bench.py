@@ -8,7 +8,6 @@ median of several steps.
 
 import functools
 import json
-import math
 import os
 import platform
 import resource
@@ -52,6 +51,11 @@ def run(argv: list[str]) -> int:
     "--samples", ranges.Whole(8, at_least=2), "number of samples per prompt"
   )
   parser.add("--new_tokens", ranges.Whole(128, at_least=1), "tokens per sample")
+  parser.add(
+    "--per_bundle",
+    ranges.Whole(2, at_least=1),
+    "samples that share their prompt's tokens; divides --samples",
+  )
   parser.add("--steps", ranges.Whole(7, at_least=1), "number of measured steps")
   parser.add(
     "--json", ranges.Place(empty=False), "file to write the figures to"
@@ -106,8 +110,7 @@ def measure(args) -> dict:
   tx = optim.adamw(optim.schedule(1e-4))
   state = state_lib.create(config, tx, params, mesh)
   rate = peak.matmul_rate()
-  # Four micro-batches were fastest; fewer if four do not divide the rows.
-  update = _update(config, tx, micro_batches=math.gcd(args.prompts, 4))
+  update = _update(config, tx)
   step = functools.partial(_step, args, mesh, config, update)
   # The first step compiles everything; the others are the measurement.
   with pool_lib.Pool(workers=2) as pool:
@@ -173,14 +176,12 @@ def work(config, prompts, samples, prompt, new) -> dict[str, float]:
   )
 
 
-def _update(config, tx, micro_batches):
+def _update(config, tx):
   """Returns the compiled update of a clipped loss without KL."""
   goal = functools.partial(
     objective.objective, loss_fn=losses.clip, aggregate_fn=aggregate.token_mean
   )
-  return update_lib.make(
-    config, tx, goal, scoring.Distribution(), micro_batches=micro_batches
-  )
+  return update_lib.make(config, tx, goal, scoring.Distribution())
 
 
 def _rows(count: int) -> list[base.Row]:
@@ -259,21 +260,17 @@ def _step(args, mesh, config, update, state, pool, number):
     fresh_P=np.ones(p, bool),
     values_PGJ=np.zeros((p, g, 0), np.float32),
   )
-  sequences = sharding.put_rows(
-    batch_lib.Sequences(
-      prompt_NT=prompts.tokens_PT,
-      prompt_mask_NT=mask,
-      tokens_NRT=rollout.tokens_BT.reshape(p, g, new),
-      mask_NRT=rollout.mask_BT.reshape(p, g, new),
-    ),
-    mesh,
-  )
+  sequences = groups_lib.to_sequences(groups, args.per_bundle)
   # Old log-probabilities, advantages, and one update on the whole batch.
   with jax.set_mesh(mesh):
     scores = timed(
       "score",
       lambda: scoring.score(
-        config, state.params, sequences, scoring.Distribution()
+        config,
+        state.params,
+        sequences,
+        scoring.Distribution(),
+        prompts=g // args.per_bundle,
       ),
     )
     signal = timed("advantage", lambda: _ADVANTAGE(reward, groups, scores))
@@ -281,12 +278,17 @@ def _step(args, mesh, config, update, state, pool, number):
       sequences=sequences,
       old_logp_NRT=scores.logp_NRT,
       ref_logp_NRT=None,
-      adv_NR=signal["adv_PG"],
-      fresh_NR=np.ones((p, g), bool),
+      adv_NR=signal["adv_PG"].reshape(-1, args.per_bundle),
+      fresh_NR=np.ones((p * g // args.per_bundle, args.per_bundle), bool),
     )
     state, _ = timed(
       "update",
-      lambda: update(state, batch, np.bool_(True), jax.random.key(number)),
+      lambda: update(
+        state,
+        update_lib.pack(batch, scoring.AUTOMATIC),
+        np.bool_(True),
+        jax.random.key(number),
+      ),
     )
   return state, seconds
 

@@ -166,7 +166,7 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   if proposal is None:
     console.print(
       f"It does not fit, nor does any other mesh of {count} devices. Take "
-      "more devices; or lower train.micro_batch_prompts and "
+      "more devices; or lower train.micro_batch_rows, row_tokens and "
       "micro_batch_generations (update), or prompts or samples per step "
       "(sample); or set model.remat to 'layer', model.lora.rank, or "
       "optim.mu_dtype to 'bfloat16'."

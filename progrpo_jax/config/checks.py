@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from progrpo_jax import errors, ranges
+from progrpo_jax import errors, packing, ranges
 from progrpo_jax.algos import reset
 from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
@@ -334,42 +334,74 @@ def check_split(mesh, **counts: int) -> None:
       )
 
 
-def micro_batches(c, mesh) -> tuple[int, int, int]:
-  """Returns how a batch is cut into micro-batches.
+# Keys of a row at which attention by plain XLA costs as much as the weights'
+# products.
+_EQUAL = 1024
+
+
+def layout(c, mesh, kernel: bool = False) -> tuple[int, packing.Layout]:
+  """Returns how sequences are packed into rows.
+
+  Args:
+    c: the config.
+    mesh: mesh of the devices.
+    kernel: whether attention is a fused kernel, which takes no bundles of
+      several responses.
 
   Returns:
-    (responses per row, micro-batches that are scored per batch, micro-batches
-    per minibatch).
+    (responses of a bundle, sizes of rows).
 
   Raises:
-    InputError: a size does not divide evenly, or the mesh cannot split the
-      rows.
+    InputError: a size does not divide evenly, a row is too short, or the mesh
+      cannot split the prompts.
   """
-  # A row holds one prompt with some or all responses of its group.
-  group = c.algo.num_generations
-  per_row = c.train.micro_batch_generations or group
-  if group % per_row:
+  group, t = c.algo.num_generations, c.train
+  prompt, new = c.data.max_prompt_length, c.sampling.max_new_tokens
+  per_bundle = t.micro_batch_generations
+  if not per_bundle:
+    per_bundle = 1 if kernel else _cheapest(group, prompt, new, t.row_tokens)
+  if group % per_bundle:
     raise errors.InputError(
-      f"config.train.micro_batch_generations = {per_row} must divide "
+      f"config.train.micro_batch_generations = {per_bundle} must divide "
       f"algo.num_generations ({group})"
     )
-  rows = (
-    c.train.prompts_per_step // c.train.num_minibatches * (group // per_row)
-  )
-  micro = c.train.micro_batch_prompts or rows
-  if rows % micro:
+  longest = prompt + per_bundle * new
+  if 0 < t.row_tokens < longest:
     raise errors.InputError(
-      f"config.train.micro_batch_prompts = {micro} must divide the {rows} "
-      "rows of a minibatch"
+      f"config.train.row_tokens = {t.row_tokens} is less than the longest "
+      f"prompt with {per_bundle} of its responses: {longest} tokens; raise it, "
+      "or lower train.micro_batch_generations"
     )
   check_split(
     mesh,
     **{
-      "config.train.prompts_per_step": c.train.prompts_per_step,
+      "config.train.prompts_per_step": t.prompts_per_step,
       "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
-      "rows of a micro-batch (config.train.micro_batch_*)": micro,
       "config.sampling.batch_prompts": c.sampling.batch_prompts,
       "config.eval.batch_prompts": c.eval.batch_prompts,
     },
   )
-  return per_row, rows // micro * c.train.num_minibatches, rows // micro
+  bundles = t.prompts_per_step // t.num_minibatches * (group // per_bundle)
+  sizes = packing.Layout(
+    tokens=t.row_tokens,
+    rows=t.micro_batch_rows,
+    shards=sharding.batch_shards(mesh),
+  )
+  return per_bundle, sizes.resolved(bundles, longest)
+
+
+def _cheapest(group: int, prompt: int, new: int, row: int) -> int:
+  """Returns the responses of a bundle that cost least by plain XLA.
+
+  More of them read their prompt less often, but make longer rows, and a query
+  of plain XLA is multiplied with every key of its row.
+  """
+  known = [
+    r
+    for r in range(1, group + 1)
+    if not group % r and (not row or prompt + r * new <= row)
+  ]
+  return min(
+    known or [1],
+    key=lambda r: (prompt / r + new) * (1 + (row or prompt + r * new) / _EQUAL),
+  )

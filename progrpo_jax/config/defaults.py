@@ -124,8 +124,8 @@ def _model(c: ConfigDict) -> None:
     _PROJECTIONS, each=ranges.Choice(of=_PROJECTIONS)
   )
 
-  # Number of tokens whose logits are computed at a time.
-  c.model.logits_chunk = ranges.Whole(4096, at_least=1)
+  # Number of tokens of a device whose logits are computed at a time.
+  c.model.logits_chunk = ranges.Whole(1024, at_least=1)
 
   # "auto": the tokenizer's chat template, if it has one; "own": the
   # tokenizer's, and an error if it has none; "none"; the name of one of its
@@ -444,11 +444,19 @@ def _train(c: ConfigDict) -> None:
   c.train.num_minibatches = ranges.Whole(1, at_least=1)
   c.train.num_iterations = ranges.Whole(1, at_least=1)
 
-  # Rows per micro-batch, and responses of one prompt per row; 0 takes the whole
-  # minibatch and the whole group. They change the memory of an update, but not
-  # its result. Clip-Cov, KL-Cov and random losses take one more forward pass if
-  # a minibatch has several micro-batches.
-  c.train.micro_batch_prompts = ranges.Whole(0, at_least=0)
+  # Prompts and responses are packed into rows of so many tokens, whole bundles
+  # one behind the other; 0 takes the longest bundle that there can be.
+  c.train.row_tokens = ranges.Whole(0, at_least=0)
+
+  # Rows per micro-batch on each device; 0 takes as many as have 4,096 tokens,
+  # and at most a quarter of a minibatch's bundles. Like the other two it
+  # changes memory and speed, but not the result. Clip-Cov, KL-Cov and random
+  # losses take one more forward pass.
+  c.train.micro_batch_rows = ranges.Whole(0, at_least=0)
+
+  # Responses that share their prompt's tokens in a bundle; divides
+  # algo.num_generations. 0 takes 1 where attention is a kernel, and elsewhere
+  # what needs least work.
   c.train.micro_batch_generations = ranges.Whole(0, at_least=0)
 
   # Stop the run after this many skipped updates in a row. An update is skipped

@@ -22,7 +22,8 @@ _FREE = (
   "train.total_steps",
   "train.max_skipped_updates",
   # Only memory and speed depend on these.
-  "train.micro_batch_prompts",
+  "train.row_tokens",
+  "train.micro_batch_rows",
   "train.micro_batch_generations",
   "mesh",
   "model.remat",

@@ -30,7 +30,6 @@ def laptop():
   # Recomputing is cheaper than a trip to memory here: 204 against 270 ms for
   # an update of 256 sequences on two cores.
   c.model.remat = "layer"
-  c.train.micro_batch_prompts = 8
   c.data.tasks = {
     "countdown": {"weight": 1.0, "options": {"template": "compact"}}
   }
@@ -103,7 +102,6 @@ def dapo(model: str = "Qwen2.5-32B"):
   c.sampling.max_new_tokens = 20480
   c.algo.num_generations = 16
   c.sampling.batch_prompts = 16
-  c.train.micro_batch_prompts = 8
   c.eval.batch_prompts = 8
   c.eval.temperature = 1.0
   c.eval.top_p = 0.7
@@ -155,9 +153,9 @@ def published(weight: float = 1.0, **options) -> dict:
 def batch(c, scale: str, *, prompts: int, minibatch: int) -> None:
   """The paper's batch, or 64 prompts for one host of eight devices.
 
-  The minibatch, in prompts, is the same. Responses are long: one of them a
-  row, one row a device at a time; the groups of four prompts a device are
-  sampled together, and verified while the next are sampled.
+  The minibatch, in prompts, is the same. Responses are long: each has its own
+  prompt, and a device reads one row at a time; the groups of four prompts a
+  device are sampled together, and verified while the next are sampled.
   """
   if scale not in ("paper", "host"):
     raise ValueError(f"no scale {scale!r}; known: paper, host")
@@ -165,7 +163,7 @@ def batch(c, scale: str, *, prompts: int, minibatch: int) -> None:
   c.train.prompts_per_step = prompts if scale == "paper" else 64
   c.train.num_minibatches = c.train.prompts_per_step // minibatch
   c.train.micro_batch_generations = 1
-  c.train.micro_batch_prompts = devices
+  c.train.micro_batch_rows = 1
   c.sampling.batch_prompts = 4 * devices
   c.eval.batch_prompts = devices
 

@@ -186,21 +186,31 @@ def rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def put_rows(tree: Any, mesh: Mesh) -> Any:
-  """Places host arrays on the mesh, split along their first axis.
+def along(rank: int, mesh: Mesh, axis: int) -> NamedSharding:
+  """Sharding that splits one axis as rows; without it, arrays are whole."""
+  if rank <= axis:
+    return replicated(mesh)
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, RULES["batch"]))
+
+
+def put_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+  """Places host arrays on the mesh, split along one axis.
 
   Args:
-    tree: arrays with all rows; equal in every process.
+    tree: arrays with all rows; equal in every process. Those without that axis
+      are placed whole on every device.
     mesh: mesh that will hold them.
+    axis: the axis of the rows.
 
   Returns:
     The tree with device arrays; each device holds only its rows.
   """
-  sharding = rows(mesh)
 
   def put(x):
     x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+    return jax.make_array_from_callback(
+      x.shape, along(x.ndim, mesh, axis), x.__getitem__
+    )
 
   return jax.tree.map(put, tree)
 
@@ -261,6 +271,22 @@ def shards_of(axis: str, size: int) -> int:
   mesh = jax.sharding.get_abstract_mesh()
   count = 1 if mesh.empty else ways(axis, mesh)
   return 1 if size % count else count
+
+
+def constrain_vocab(x_DV):
+  """Constrains a matrix [D, V] to be whole but for its vocabulary, in a jit."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x_DV
+  return lax.with_sharding_constraint(
+    x_DV, spec((None, "vocab"), x_DV.shape, mesh)
+  )
+
+
+def shards_in_context() -> int:
+  """Number of parts of a batch on the mesh of `jax.set_mesh`; 1 without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else batch_shards(mesh)
 
 
 def by_shard(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax.devices import hosts, sharding
+from progrpo_jax.devices import hosts
 from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.models import scoring
@@ -177,25 +177,20 @@ class HeldOut:
     """Samples, scores and verifies one batch of problems."""
     n = self.settings.num_generations
     rollout = sampler.sample(engine, prompts, self.key, self.settings)
-    sequences = sharding.put_rows(
-      batch_lib.Sequences(
-        prompt_NT=prompts.tokens_PT,
-        prompt_mask_NT=prompts.mask_PT,
-        tokens_NRT=rollout.tokens_BT.reshape(len(prompts), n, -1),
-        mask_NRT=rollout.mask_BT.reshape(len(prompts), n, -1),
-      ),
-      self.mesh,
+    sequences = batch_lib.Sequences(
+      prompt_NT=prompts.tokens_PT,
+      prompt_mask_NT=prompts.mask_PT,
+      tokens_NRT=rollout.tokens_BT.reshape(len(prompts), n, -1),
+      mask_NRT=rollout.mask_BT.reshape(len(prompts), n, -1),
     )
     # The sampler returns no entropies: score the samples.
     with jax.set_mesh(self.mesh):
       scores = scoring.score(
-        self.model, engine.params, sequences, self.dist, prompts=False
+        self.model, engine.params, sequences, self.dist, prompts=0
       )
     mask_XNT = rollout.mask_BT.reshape(len(prompts), n, -1)
     length_XN = mask_XNT.sum(axis=-1)
-    entropy_XN = sharding.fetch(scores.entropy_NRT).sum(axis=-1) / np.maximum(
-      length_XN, 1
-    )
+    entropy_XN = scores.entropy_NRT.sum(axis=-1) / np.maximum(length_XN, 1)
     # Padding problems are at the end of the batch.
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[: len(real)]

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import errors
+from progrpo_jax import errors, packing
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.algos import diagnostics
-from progrpo_jax.devices import sharding, timing
+from progrpo_jax.devices import timing
 from progrpo_jax.learn import adaptive
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
@@ -28,6 +28,7 @@ class Improve:
     update: one update, from `update.make`.
     mesh: mesh of all devices.
     frozen: parameters that do not train.
+    layout: sizes of packed rows.
     prompts: prompts of a batch.
     num_minibatches: minibatches of a pass; divides the prompts.
     num_iterations: passes over the batch.
@@ -40,6 +41,7 @@ class Improve:
   update: Callable
   mesh: jax.sharding.Mesh
   frozen: dict
+  layout: packing.Layout
   prompts: int
   num_minibatches: int
   num_iterations: int
@@ -73,12 +75,12 @@ class Improve:
     sums: dict[str, tuple[Any, Any]] = {}
     with self.timer.stage("update"):
       for number, prompts_M in enumerate(self._minibatches(step_key)):
-        # Rows go to the devices when their turn comes: no device holds more
-        # than a minibatch, or sends on what it was dealt.
-        rows = sharding.put_rows(
-          update_lib.take_prompts(batch, prompts_M, self.prompts), self.mesh
-        )
         with jax.set_mesh(self.mesh):
+          # Rows go to the devices when their turn comes: no device holds more
+          # than a minibatch, or sends on what it was dealt.
+          rows = update_lib.pack(
+            update_lib.take_prompts(batch, prompts_M, self.prompts), self.layout
+          )
           # The parameters are those that were scored for the first update.
           state, metrics = self.update(
             state,

@@ -9,9 +9,10 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
+from progrpo_jax import packing
 from progrpo_jax.algos import correction as correction_lib
 from progrpo_jax.algos import diagnostics
-from progrpo_jax.devices import sharding, stopping, timing
+from progrpo_jax.devices import stopping, timing
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
@@ -29,8 +30,8 @@ class Prepare:
     advantage: advantages of shaped rewards.
     reward: shaped reward of groups.
     kl: per-token KL of (logp, ref_logp), for the metric `kl`.
-    per_row: responses of a prompt in one row; divides G.
-    micro_batches: parts that the rows are scored in, one after another.
+    per_bundle: responses of a prompt that share its tokens; divides G.
+    layout: sizes of packed rows.
     timer: times "score", "reference" and "advantage".
     stop: request to stop, which is looked at before scoring.
     correction: weights of trainer over sampler,
@@ -46,8 +47,8 @@ class Prepare:
   advantage: advantage_lib.Advantage
   reward: shaping.ShapedReward
   kl: Callable
-  per_row: int
-  micro_batches: int
+  per_bundle: int
+  layout: packing.Layout
   timer: timing.Timer
   stop: stopping.Stop
   correction: Callable | None = None
@@ -74,8 +75,10 @@ class Prepare:
     """
     self.stop.check()
     size, group = groups.reward_PG.shape
-    sequences = groups_lib.to_sequences(groups, self.per_row)
-    scores, ref_logp_NRT = self._scores(params, reference, sequences)
+    sequences = groups_lib.to_sequences(groups, self.per_bundle)
+    scores, ref_logp_NRT, useful = self._scores(
+      params, reference, sequences, group // self.per_bundle
+    )
     shape = scores.logp_NRT.shape  # [N, R, T]
     mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(shape)
     kl_NRT = None
@@ -91,27 +94,27 @@ class Prepare:
     if self.mask_truncated:
       learn_PG = learn_PG & groups.rollout.finished_B.reshape(size, group)
 
-    def rows(x):
-      return x.reshape(-1, self.per_row)
+    def bundles(x):
+      return x.reshape(-1, self.per_bundle)
 
     # The ratio's denominator is the policy that sampled: the present one, by
     # its scores, or for groups carried over an earlier one, by the sampler.
-    fresh_NR = rows(np.repeat(groups.fresh_P, group))
+    fresh_NR = bundles(np.repeat(groups.fresh_P, group))
     sampled_NRT = groups.rollout.logp_BT.reshape(shape)
     old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
     weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
     batch = batch_lib.TrainBatch(
       sequences=sequences.replace(
-        mask_NRT=mask_NRT & rows(learn_PG)[..., None]
+        mask_NRT=mask_NRT & bundles(learn_PG)[..., None]
       ),
       old_logp_NRT=old_NRT,
       ref_logp_NRT=ref_logp_NRT,
-      adv_NR=rows(advantages["adv_PG"]),
+      adv_NR=bundles(advantages["adv_PG"]),
       fresh_NR=fresh_NR,
-      base_advantage_NR=rows(advantages["base_PG"]),
+      base_advantage_NR=bundles(advantages["base_PG"]),
       weight_NRT=weight_NRT,
       id_N=np.repeat(
-        groups.prompts.ids_P.astype(np.uint32), group // self.per_row
+        groups.prompts.ids_P.astype(np.uint32), group // self.per_bundle
       ),
     )
     # How far sampler and trainer are apart, on tokens of the same policy.
@@ -126,6 +129,7 @@ class Prepare:
     if ref_logp_NRT is not None:
       gap = self.kl(scores.logp_NRT, ref_logp_NRT)
       metrics["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
+    metrics["perf/useful_share_train"] = useful
     metrics |= {k: float(v) for k, v in advantages.pop("metrics").items()}
     metrics |= _diagnostics(scores, advantages["adv_PG"], mask_NRT)
     if self.all_sampled:
@@ -133,35 +137,31 @@ class Prepare:
       metrics["entropy"] = metrics["entropy/kept"]
     return batch, advantages, metrics
 
-  def _scores(self, params, reference, sequences: batch_lib.Sequences):
-    """(Scores of the policy, log-probs of the reference or None), on the host.
+  def _scores(self, params, reference, sequences, bundles: int):
+    """Scores under the policy, and what else comes of them, on the host.
 
-    The rows go to the devices once for both.
+    The rows are packed, and go to the devices, once for both policies.
+
+    Args:
+      params: as for `__call__`.
+      reference: as for `__call__`.
+      sequences: bundles, prompt-major.
+      bundles: bundles of a prompt; the first of them has the prompt's scores.
+
+    Returns:
+      (scores, log-probs of the reference or None, share of real tokens).
     """
-    sequences = sharding.put_rows(sequences, self.mesh)
-    with self.timer.stage("score"), jax.set_mesh(self.mesh):
-      scores = sharding.fetch(
-        scoring.score(
-          self.model,
-          params,
-          sequences=sequences,
-          dist=self.dist,
-          micro_batches=self.micro_batches,
-        )
-      )
-    if reference is None:
-      return scores, None
-    with self.timer.stage("reference"), jax.set_mesh(self.mesh):
-      return scores, sharding.fetch(
-        scoring.score(
-          self.model,
-          reference,
-          sequences=sequences,
-          dist=self.dist,
-          micro_batches=self.micro_batches,
-          prompts=False,
-        ).logp_NRT
-      )
+    ref_logp_NRT = None
+    with jax.set_mesh(self.mesh):
+      with self.timer.stage("score"):
+        placed = scoring.place(sequences, self.layout, prompts=bundles)
+        scores = scoring.score_placed(self.model, params, placed, self.dist)
+      if reference is not None:
+        with self.timer.stage("reference"):
+          ref_logp_NRT = scoring.score_placed(
+            self.model, reference, placed, self.dist
+          ).logp_NRT
+    return scores, ref_logp_NRT, placed.packed.useful
 
   def _correct(self, old_NRT, sampled_NRT, mask_NRT):
     """Weights of trainer over sampler, or None; and their metrics."""

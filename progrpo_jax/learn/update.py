@@ -1,13 +1,14 @@
 """One jitted, donated optimiser update from a minibatch.
 
-A minibatch is chosen by prompts, on the host, where the whole batch is; its
-cut into micro-batches is a matter of memory and changes nothing else, for no
-loss. An update in which anything is not finite, its result included, or whose
-minibatch holds no token to learn from, leaves parameters and optimiser as
-they were and is counted.
+A minibatch is chosen by prompts, on the host, where the whole batch is, and
+packed into rows there; rows and micro-batches are a matter of memory and speed
+and change nothing else, for no loss. An update in which anything is not finite,
+its result included, or whose minibatch holds no token to learn from, leaves
+parameters and optimiser as they were and is counted.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 import optax
 
 from progrpo_jax import batch as batch_lib
+from progrpo_jax import packing
+from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import lora, scoring, transformer
@@ -55,85 +58,120 @@ def take_prompts(
   )
 
 
-def _flat(x):
-  """[N, R, T] -> [B, T], B = N * R; None stays None."""
-  return None if x is None else x.reshape(-1, x.shape[-1])
+def pack(
+  batch: batch_lib.TrainBatch, layout: packing.Layout
+) -> batch_lib.PackedBatch:
+  """Packs a minibatch into rows, and sends them to the mesh in context.
+
+  Responses without a token that the loss counts are left out.
+
+  Args:
+    batch: N bundles of R responses, host arrays.
+    layout: sizes of the rows; its shards are those of the mesh.
+  """
+  layout = dataclasses.replace(layout, shards=sharding.shards_in_context())
+  packed = packing.pack(batch.sequences, layout)
+  id_NR = None
+  if batch.id_N is not None:
+    id_NR = np.broadcast_to(
+      np.asarray(batch.id_N)[:, None], packed.slot_NR.shape
+    )
+  return scoring.put(
+    batch_lib.PackedBatch(
+      rows=packed.rows,
+      old_logp_AEW=packed.to_rows(batch.old_logp_NRT),
+      ref_logp_AEW=packed.to_rows(batch.ref_logp_NRT),
+      adv_AEZ=packed.to_slots(batch.adv_NR),
+      fresh_AEZ=packed.to_slots(batch.fresh_NR),
+      base_advantage_AEZ=packed.to_slots(batch.base_advantage_NR),
+      weight_AEW=packed.to_rows(batch.weight_NRT),
+      id_AEZ=packed.to_slots(id_NR),
+      slot_B=packed.slot_NR.reshape(-1).astype(np.int32),
+    )
+  )
 
 
-def _read(config, params, batch: batch_lib.TrainBatch, dist, first, key):
-  """Runs the policy on a batch: the part of `LossInputs` with gradients.
+def _read(config, params, batch: batch_lib.PackedBatch, dist, first, key):
+  """Runs the policy on a micro-batch: the part of `LossInputs` with gradients.
 
   Returns:
-    dict of logp_BT, entropy_BT and log_z_B (None without a partition head).
+    dict of logp_BT, entropy_BT and log_z_B (None without a partition head),
+    whose B are the E * Z slots.
   """
-  q = batch.sequences
-  logp, entropy, hidden = scoring.response_scores(config, params, q, dist)
+  rows = batch.rows
+  logp, entropy, hidden = scoring.row_stats(config, params, rows, dist)
+  logp, entropy = (scoring.by_sequence(rows, x) for x in (logp, entropy))
   log_z_B = None
   if config.partition_head:
-    # Dropout by the number of the prompt's draw: the rows of one prompt drop
-    # alike, in whatever micro-batch they are.
-    keys_N = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.id_N)
-    log_z_B = jnp.repeat(
-      transformer.log_z(config, params, hidden, q.prompt_mask_NT, keys_N),
-      q.mask_NRT.shape[1],
+    # Dropout by the number of the prompt's draw: the responses of one prompt
+    # drop alike, in whatever row they are.
+    keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(
+      batch.id_AEZ.reshape(-1)
+    )
+    log_z_B = transformer.log_z(
+      config, params, scoring.prompt_means(rows, hidden), keys_B
     )
   # With the same parameters the two passes may still differ in the last bit,
   # because XLA fuses a pass with gradients differently. The value is then the
   # scorer's, the gradient this pass's: the ratio is exactly 1, and KL is
   # exactly 0 right after the reference was reset.
-  same = first & batch.fresh_NR[..., None]
-  logp = jnp.where(
-    same, batch.old_logp_NRT + (logp - lax.stop_gradient(logp)), logp
-  )
-  return dict(logp_BT=_flat(logp), entropy_BT=_flat(entropy), log_z_B=log_z_B)
+  same = first & batch.fresh_AEZ.reshape(-1, 1)
+  old = scoring.by_sequence(rows, batch.old_logp_AEW)
+  logp = jnp.where(same, old + (logp - lax.stop_gradient(logp)), logp)
+  return dict(logp_BT=logp, entropy_BT=entropy, log_z_B=log_z_B)
 
 
-def _lay_out(batch: batch_lib.TrainBatch, read, key) -> batch_lib.LossInputs:
+def _lay_out(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
   """Puts the result of `_read` beside the data that losses read."""
+  rows = batch.rows
   return batch_lib.LossInputs(
     **read,
-    old_logp_BT=_flat(batch.old_logp_NRT),
-    ref_logp_BT=_flat(batch.ref_logp_NRT),
-    adv_B=batch.adv_NR.reshape(-1),
-    mask_BT=_flat(batch.sequences.mask_NRT),
+    old_logp_BT=scoring.by_sequence(rows, batch.old_logp_AEW),
+    ref_logp_BT=scoring.by_sequence(rows, batch.ref_logp_AEW),
+    adv_B=batch.adv_AEZ.reshape(-1),
+    mask_BT=scoring.sequence_mask(rows),
     reward_B=(
       None
-      if batch.base_advantage_NR is None
-      else batch.base_advantage_NR.reshape(-1)
+      if batch.base_advantage_AEZ is None
+      else batch.base_advantage_AEZ.reshape(-1)
     ),
-    weight_BT=_flat(batch.weight_NRT),
+    weight_BT=scoring.by_sequence(rows, batch.weight_AEW),
     key=key,
+    sequences=batch.slot_B.shape[-1] / jnp.maximum(rows.used, 1),
   )
 
 
 def loss_inputs(
-  config, params, batch: batch_lib.TrainBatch, dist, first, key
+  config, params, batch: batch_lib.PackedBatch, dist, first, key
 ) -> batch_lib.LossInputs:
-  """Runs the policy on a batch and lays out what losses read.
+  """Runs the policy on a whole minibatch and lays out what losses read.
 
   Args:
     config: configuration of the model.
     params: all parameters.
-    batch: N rows of R responses.
+    batch: the minibatch.
     dist: distribution of the log-probs.
     first: bool scalar, True while `params` are the parameters under which
-      `old_logp_NRT` was scored.
+      `old_logp_AEW` was scored.
     key: PRNG key for losses that draw, and for dropout.
+
+  Returns:
+    The inputs of the sequences, in the order in which they came to `pack`.
   """
   dropout, draw = jax.random.split(key)
-  return _lay_out(
-    batch, _read(config, params, batch, dist, first, dropout), draw
+  read = _over_rows(
+    lambda micro: _read(config, params, micro, dist, first, dropout), batch
   )
+  return _in_order(batch, read, draw)
 
 
 def minibatch_gradient(
   config,
   params,
   frozen,
-  batch,
+  batch: batch_lib.PackedBatch,
   dist,
   objective,
-  micro_batches,
   first,
   key,
   whole: bool = False,
@@ -144,10 +182,9 @@ def minibatch_gradient(
     config: configuration of the model.
     params: trainable parameters (differentiated).
     frozen: frozen parameters.
-    batch: rows of the minibatch.
+    batch: the minibatch.
     dist: distribution of the log-probs.
     objective: objective to descend, as for `make`.
-    micro_batches: number of micro-batches, run one after another.
     first: whether the scored parameters are still unchanged, as for
       `loss_inputs`.
     key: PRNG key, as for `loss_inputs`.
@@ -162,20 +199,21 @@ def minibatch_gradient(
   def read(params, micro):
     return _read(config, lora.join(params, frozen), micro, dist, first, dropout)
 
-  def goal(read, batch):
-    total, count, metrics = objective(_lay_out(batch, read, draw))
+  def goal(inputs):
+    total, count, metrics = objective(inputs)
     return total, (count, metrics)
 
-  if whole and micro_batches > 1:
+  if whole:
     (total, (count, metrics)), gradient = _in_two_passes(
-      read, goal, params, batch, micro_batches
+      read, lambda read: goal(_in_order(batch, read, draw)), params, batch
     )
   else:
     grad = jax.value_and_grad(
-      lambda params, micro: goal(read(params, micro), micro), has_aux=True
+      lambda params, micro: goal(_lay_out(micro, read(params, micro), draw)),
+      has_aux=True,
     )
     (total, (count, metrics)), gradient = _summed(
-      lambda micro: grad(params, micro), batch, micro_batches
+      lambda number: grad(params, _micro(batch, number)), batch
     )
   # Masks alone decide the count, so dividing the summed gradient by it gives
   # the gradient of the mean over the minibatch.
@@ -183,24 +221,69 @@ def minibatch_gradient(
   return total / count, jax.tree.map(lambda g: g / count, gradient), metrics
 
 
-def _summed(function: Callable, tree, micro_batches: int):
-  """Sums a function's results over the micro-batches of a tree of rows."""
-  if micro_batches == 1:
-    return function(tree)
-  micros = scoring.to_micro(tree, micro_batches)
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    jax.eval_shape(function, jax.tree.map(lambda x: x[0], micros)),
+def _micro(batch: batch_lib.PackedBatch, number) -> batch_lib.PackedBatch:
+  """Returns one micro-batch; `slot_B` stays, for the number of sequences."""
+  return scoring.micro(batch.replace(slot_B=None), number).replace(
+    slot_B=batch.slot_B
   )
-  # A scan, not a Python loop: one program, whatever their number.
-  return lax.scan(
-    lambda sums, micro: (jax.tree.map(jnp.add, sums, function(micro)), None),
+
+
+def _summed(function: Callable, batch: batch_lib.PackedBatch):
+  """Sums a function of the number of a micro-batch over those in use."""
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, 0)
+  )
+  # A loop, not Python's: one program, whatever their number.
+  return lax.fori_loop(
+    0,
+    batch.rows.used,
+    lambda number, sums: jax.tree.map(jnp.add, sums, function(number)),
     zeros,
-    micros,
-  )[0]
+  )
 
 
-def _in_two_passes(read, goal, params, batch, micro_batches: int):
+def _over_rows(read: Callable, batch: batch_lib.PackedBatch):
+  """Results of `read` for all micro-batches, [A, E * Z, ...]."""
+  count = batch.adv_AEZ.shape[0]
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros((count, *x.shape), x.dtype),
+    jax.eval_shape(lambda: read(_micro(batch, 0))),
+  )
+
+  def one(number, out):
+    return jax.tree.map(
+      lambda x, y: lax.dynamic_update_index_in_dim(x, y, number, axis=0),
+      out,
+      read(_micro(batch, number)),
+    )
+
+  return lax.fori_loop(0, batch.rows.used, one, zeros)
+
+
+def _in_order(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
+  """Puts the results of all micro-batches in the order of the sequences.
+
+  What draws random numbers then draws the same ones, however rows are packed.
+
+  Args:
+    batch: the minibatch.
+    read: results of `_read`, [A, E * Z, ...].
+    key: PRNG key of the loss.
+  """
+  # All slots as those of one micro-batch, [A * E, ...].
+  flat = jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:]) if jnp.ndim(x) > 1 else x, batch
+  )
+  inputs = _lay_out(
+    flat, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), read), None
+  ).replace(sequences=None)
+  ordered = jax.tree.map(
+    lambda x: x.at[batch.slot_B].get(mode="fill", fill_value=0), inputs
+  )
+  return ordered.replace(key=key)
+
+
+def _in_two_passes(read, goal, params, batch: batch_lib.PackedBatch):
   """Value and gradient of an objective that must see all tokens at once.
 
   The first pass runs the model without gradients, micro-batch by micro-batch.
@@ -208,27 +291,15 @@ def _in_two_passes(read, goal, params, batch, micro_batches: int):
   pass takes them back through it. This costs one forward pass more than a sum
   over micro-batches.
   """
-  rows, responses = batch.adv_NR.shape
+  values = _over_rows(lambda micro: read(params, micro), batch)
+  value, by_read = jax.value_and_grad(goal, has_aux=True)(values)
 
-  def rows_of(tree):  # [B, ...] -> [N, R, ...]
-    return jax.tree.map(lambda x: x.reshape(-1, responses, *x.shape[1:]), tree)
-
-  def sequences_of(tree):
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-  values = lax.map(
-    lambda micro: rows_of(read(params, micro)),
-    scoring.to_micro(batch, micro_batches),
-  )
-  values = sequences_of(scoring.from_micro(values))
-  value, by_read = jax.value_and_grad(goal, has_aux=True)(values, batch)
-
-  def back(both):
-    micro, by_micro = both
+  def back(number):
+    micro = _micro(batch, number)
     _, pull = jax.vjp(lambda params: read(params, micro), params)
-    return pull(sequences_of(by_micro))[0]
+    return pull(scoring.micro(by_read, number))[0]
 
-  return value, _summed(back, (batch, rows_of(by_read)), micro_batches)
+  return value, _summed(back, batch)
 
 
 def make(
@@ -237,7 +308,6 @@ def make(
   objective: Callable,
   dist: scoring.Distribution,
   *,
-  micro_batches: int = 1,
   whole: bool = False,
 ) -> Callable:
   """Builds the update.
@@ -247,13 +317,12 @@ def make(
     tx: optax chain.
     objective: (LossInputs, **weights) -> (sum, count, metrics).
     dist: distribution of the log-probs.
-    micro_batches: number of micro-batches, run one after another.
     whole: whether the objective must see the whole minibatch at once, as one
       that draws or ranks tokens must; otherwise it sees micro-batches.
 
   Returns:
     update(state, batch, first, key, weights=(), frozen=()) -> (state,
-    metrics), jitted; the state is donated. `batch` is one minibatch,
+    metrics), jitted; the state is donated. `batch` is one minibatch of `pack`,
     `weights` are the weights of the objective that change from step to step
     (arguments, so that a change compiles nothing), `frozen` the frozen
     parameters; metrics are (sum, count) pairs.
@@ -269,7 +338,6 @@ def make(
       batch,
       dist,
       functools.partial(objective, **dict(weights)),
-      micro_batches,
       first,
       key,
       whole,
@@ -277,7 +345,7 @@ def make(
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)
       # A gradient of 0 moves parameters too: by momentum and by weight decay.
-      some = jnp.any(batch.sequences.mask_NRT)
+      some = batch.rows.used > 0
       params, opt_state, applied = optim.apply_if_finite(
         tx, loss, gradient, state.opt_state, state.params, some
       )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import errors, ops
+from progrpo_jax import errors, ops, packing
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim
 from progrpo_jax.learn import state as state_lib
@@ -113,21 +113,23 @@ def encode(
   donate_argnums=0,
 )
 def _learn(state, rows, key, first, *, config, tx, dist, size, count):
-  """Makes `count` updates on random batches of `size` rows.
+  """Makes `count` updates on random batches of `size` rows of one micro-batch.
 
   Returns (state, losses); the loss of a skipped update is NaN.
   """
 
   def loss_fn(params, batch):
-    logp, _, _ = scoring.response_scores(config, params, batch, dist)
-    return -ops.masked_mean(logp, batch.mask_NRT)
+    logp, _, _ = scoring.row_stats(config, params, batch, dist)
+    return -ops.masked_mean(logp, batch.source_AEW >= 0)
 
   def one(state, step):
     params, opt_state = state
     index = jax.random.randint(
-      jax.random.fold_in(key, step), (size,), 0, len(rows.prompt_NT)
+      jax.random.fold_in(key, step), (size,), 0, len(rows.tokens_AEW)
     )
-    batch = jax.tree.map(lambda x: sharding.constrain_rows(x[index]), rows)
+    batch = jax.tree.map(
+      lambda x: sharding.constrain_rows(x[index]) if x.ndim else x, rows
+    )
     loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
     params, opt_state, finite = optim.apply_if_finite(
       tx, loss, gradient, opt_state, params
@@ -179,6 +181,9 @@ def fit(
   where = state_lib.shardings(config, tx, mesh)
   state = params, state_lib.fresh_optimizer(tx, params, where.opt_state)
   dist = scoring.Distribution(chunk=chunk)
+  # A demonstration a row: an update draws rows at random.
+  packed = packing.pack(rows, packing.Layout(rows=len(rows.prompt_NT)), most=1)
+  rows = jax.tree.map(lambda x: x[0] if x.ndim else x, packed.rows)
   rows = jax.device_put(rows, sharding.replicated(mesh))
   done = 0
   with jax.set_mesh(mesh):

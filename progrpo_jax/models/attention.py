@@ -1,12 +1,10 @@
 """Attention over a sequence's own keys and, optionally, a shared prefix.
 
-The R responses of a row share the keys of its prompt. The prompt's keys are
-stored and read once per row; own keys and prefix keys enter one softmax.
-
 `attend` is the reference: it takes any mask and computes all scores at once.
-Decoding calls it. `causal` reads whole prompts and whole responses: through
-`attend`, through `attend` in blocks of queries where sequences are long, or
-through a kernel.
+Decoding calls it, with the prompt's keys as a prefix that the R responses of a
+row share. `causal` reads whole rows, of prompts or of packed bundles: through
+`attend`, through `attend` in blocks of queries where rows are long, or through
+a kernel.
 
 Axis letters are those of the legend in `batch`. Here T counts queries, S own
 keys and C prefix keys.
@@ -15,6 +13,7 @@ keys and C prefix keys.
 import functools
 import math
 
+from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -64,48 +63,53 @@ def choose(config, platform: str) -> tuple[str, str]:
   return asked, f"attention: {asked} (as configured)"
 
 
-def causal(
-  q,
-  own,
-  key_mask=None,
-  prefix=None,
-  prefix_mask=None,
-  implementation: str = "xla",
-) -> jax.Array:
-  """Causal attention of a sequence to itself and to a prefix.
+@struct.dataclass
+class Segments:
+  """What the columns of a row belong to; a query sees keys of its own bundle.
 
-  Query t sees the real keys of the prefix and the real own keys 0 to t.
+  Attributes:
+    bundle_NT: int32, number of the column's bundle; 0 at padding.
+    response_NT: int32, number of its response in the bundle; 0 for the prompt,
+      which all responses see. None where no bundle has more than one.
+    packed: whether a row may hold more than one bundle.
+  """
+
+  bundle_NT: jax.Array
+  response_NT: jax.Array | None = None
+  packed: bool = struct.field(pytree_node=False, default=True)
+
+
+def causal(q, own, segments: Segments, implementation: str = "xla"):
+  """Causal attention of a row to itself.
+
+  Query t sees those of the keys 0 to t that are of its own bundle, and there of
+  the prompt or of its own response.
 
   Args:
     q: queries [N, R, T, K, M, H].
     own: (k, v) of the same T positions, [N, R, K, H, T] and [N, R, K, T, H].
-    key_mask: bool [N, T], own keys that are real; None for all.
-    prefix: (k, v) of the prefix, as for `attend`, or None.
-    prefix_mask: bool [N, C], prefix keys that are real, or None.
+    segments: what the T columns belong to.
     implementation: name from `choose`.
 
   Returns:
-    [N, R, T, K, M, H] in the type of `q`. At padding queries (own key not
-    real) values are finite but differ between implementations; ignore them.
+    [N, R, T, K, M, H] in the type of `q`. At padding values are finite but
+    differ between implementations; ignore them.
   """
-  args = q, own, key_mask, prefix, prefix_mask
-  if implementation == "splash":
-    return fused_attention.splash(*args)
-  if implementation == "cudnn":
-    return fused_attention.cudnn(*args)
+  if implementation == "splash" and segments.response_NT is None:
+    return fused_attention.splash(q, own, segments.bundle_NT)
+  # cuDNN masks by lengths or causally, not by segments.
+  if implementation == "cudnn" and not segments.packed:
+    return fused_attention.cudnn(q, own, segments.bundle_NT > 0)
   length = q.shape[2]
-  keys = length if prefix is None else length + prefix_mask.shape[1]
-  if length * keys > SCORES:
+  if length * length > SCORES:
     # A multiple of eight queries per block: smaller matrix products waste the
     # hardware.
-    size = 8 * math.ceil(length / (8 * math.ceil(length * keys / SCORES)))
-    return in_blocks(*args, size=size)
-  return attend(q, own, _seen(0, length, length, key_mask), prefix, prefix_mask)
+    size = 8 * math.ceil(length / (8 * math.ceil(length * length / SCORES)))
+    return in_blocks(q, own, segments, size=size)
+  return attend(q, own, _seen(0, segments, segments))
 
 
-def in_blocks(
-  q, own, key_mask=None, prefix=None, prefix_mask=None, *, size: int
-) -> jax.Array:
+def in_blocks(q, own, segments: Segments, *, size: int) -> jax.Array:
   """Computes `causal` with `attend`, for `size` queries at a time.
 
   The backward pass recomputes the scores of each block, so either pass holds
@@ -114,28 +118,36 @@ def in_blocks(
   # Pad T to whole blocks: [N, R, T, ...] -> [count, N, R, size, ...].
   length = q.shape[2]
   count = math.ceil(length / size)
-  pad = [(0, 0)] * q.ndim
-  pad[2] = 0, count * size - length
-  blocks = jnp.pad(q, pad)
-  blocks = blocks.reshape(q.shape[:2] + (count, size) + q.shape[3:])
-  blocks = jnp.moveaxis(blocks, 2, 0)
+
+  def cut(x, axis):
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = 0, count * size - length
+    x = jnp.pad(x, pad)
+    shape = x.shape[:axis] + (count, size) + x.shape[axis + 1 :]
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+  blocks = cut(q, 2)
+  belong = jax.tree.map(lambda x: cut(x, 1), segments)
   # Cast to float32 outside the blocks and back inside: the gradients of keys
   # and values are then summed over the blocks in float32.
-  k, v, prefix = jax.tree.map(lambda x: x.astype(jnp.float32), (*own, prefix))
+  k, v = (x.astype(jnp.float32) for x in own)
 
   def stripe(first, last):
     end = min(last * size, length)  # no query of the stripe sees later keys
+    keys = jax.tree.map(lambda x: x[:, :end], segments)
 
     @jax.checkpoint
-    def block(start, q, k, v, prefix):
-      k, v, prefix = jax.tree.map(lambda x: x.astype(q.dtype), (k, v, prefix))
-      return attend(
-        q, (k, v), _seen(start, size, end, key_mask), prefix, prefix_mask
-      )
+    def block(start, q, queries, k, v):
+      k, v = (x.astype(q.dtype) for x in (k, v))
+      return attend(q, (k, v), _seen(start, queries, keys))
 
     return lax.map(
-      lambda x: block(*x, k[..., :end], v[..., :end, :], prefix),
-      (size * jnp.arange(first, last), blocks[first:last]),
+      lambda x: block(*x, k[..., :end], v[..., :end, :]),
+      (
+        size * jnp.arange(first, last),
+        blocks[first:last],
+        jax.tree.map(lambda x: x[first:last], belong),
+      ),
     )
 
   edges = [i * count // _STRIPES for i in range(_STRIPES + 1)]
@@ -146,16 +158,16 @@ def in_blocks(
   return out.reshape(q.shape[:2] + (-1,) + q.shape[3:])[:, :, :length]
 
 
-def _seen(start, queries: int, keys: int, key_mask) -> jax.Array:
-  """Causal mask of queries from `start` on over the first `keys` own keys.
-
-  Bool [queries, keys], or [N, 1, queries, keys] with a `key_mask`.
-  """
-  positions = start + jnp.arange(queries)
-  seen = jnp.arange(keys) <= positions[:, None]
-  if key_mask is None:
-    return seen
-  return seen & key_mask[:, None, None, :keys]
+def _seen(start, queries: Segments, keys: Segments) -> jax.Array:
+  """Mask of queries from column `start` on; bool [N, 1, queries, keys]."""
+  query, key = queries.bundle_NT, keys.bundle_NT
+  columns = start + jnp.arange(query.shape[1])
+  seen = jnp.arange(key.shape[1]) <= columns[:, None]
+  seen = seen & (query[:, :, None] == key[:, None])
+  if keys.response_NT is not None:
+    query, key = queries.response_NT, keys.response_NT
+    seen &= (query[:, :, None] == key[:, None]) | (key == 0)[:, None]
+  return seen[:, None]
 
 
 def attend(

@@ -1,10 +1,8 @@
 """Causal attention by kernels that never write the scores to memory.
 
-`splash` is for TPUs, `cudnn` for GPUs. Both take the arguments of
-`attention.causal` and give the kernel one plain attention problem per response:
-the prompt's keys concatenated with those of the response. XLA's partitioner
-cannot split a kernel, so under a mesh every device runs it on its own rows and
-heads.
+`splash` is for TPUs and reads packed rows and prompts; `cudnn` is for GPUs and
+reads prompts. XLA's partitioner cannot split a kernel, so under a mesh every
+device runs it on its own rows and heads.
 
 Axis letters are those of the legend in `batch`. Here B = N * R.
 """
@@ -49,66 +47,38 @@ def obstacle(name: str, config, platform: str) -> str | None:
   return None
 
 
-def splash(
-  q,
-  own,
-  key_mask=None,
-  prefix=None,
-  prefix_mask=None,
-  *,
-  interpret: bool = False,
-) -> jax.Array:
+def splash(q, own, segment_NT, *, interpret: bool = False) -> jax.Array:
   """Computes `attention.causal` with the splash kernel of JAX's Pallas library.
 
-  Segment ids mark padding: a query sees only keys with its own id. Padding
-  queries therefore see padding keys, at least their own, and every softmax has
-  a key.
+  A query sees only keys of its own segment. Padding is a segment of its own, so
+  every softmax has a key.
 
   Args:
     q: queries [N, R, T, K, M, H].
     own: (k, v) of the same positions, as for `attention.causal`.
-    key_mask: bool [N, T], or None.
-    prefix: (k, v) of the prompts, or None.
-    prefix_mask: bool [N, C], or None.
+    segment_NT: int32, number of each column's segment.
     interpret: whether to emulate the kernel, for tests on other platforms.
 
   Returns:
     [N, R, T, K, M, H] in the type of `q`.
   """
   return _on_each_device(
-    functools.partial(_splash, interpret=interpret),
-    q,
-    own,
-    key_mask,
-    prefix,
-    prefix_mask,
+    functools.partial(_splash, interpret=interpret), q, own, segment_NT
   )
 
 
-def cudnn(
-  q,
-  own,
-  key_mask=None,
-  prefix=None,
-  prefix_mask=None,
-  *,
-  implementation: str = "cudnn",
-) -> jax.Array:
-  """Computes `attention.causal` with cuDNN's flash attention.
+def cudnn(q, own, real_NT, *, implementation: str = "cudnn") -> jax.Array:
+  """Computes `attention.causal` of single sequences with cuDNN's kernel.
 
-  cuDNN can mask by an array as large as the scores, by lengths, or causally
-  with query 0 aligned to key 0; only the causal mask is free. Each row's
-  columns are therefore sorted, real ones first, so that the causal mask hides
-  padding too. Zero queries are put at the prompt's columns, to align queries
-  with keys. The kernel spends C^2 / 2 scores on them, and every query sees at
-  least one key.
+  cuDNN can mask by an array as large as the scores, by lengths, or causally;
+  only the causal mask is free. Each row's columns are therefore sorted, real
+  ones first, so that the causal mask hides padding too.
 
   Args:
     q: queries [N, R, T, K, M, H].
     own: (k, v) of the same positions, as for `attention.causal`.
-    key_mask: bool [N, T], or None.
-    prefix: (k, v) of the prompts, or None.
-    prefix_mask: bool [N, C], or None.
+    real_NT: bool, columns that are not padding; those of a row are one
+      sequence.
     implementation: argument of `jax.nn.dot_product_attention`; tests pass
       "xla".
 
@@ -116,140 +86,98 @@ def cudnn(
     [N, R, T, K, M, H] in the type of `q`.
   """
   return _on_each_device(
-    functools.partial(_cudnn, implementation=implementation),
-    q,
-    own,
-    key_mask,
-    prefix,
-    prefix_mask,
+    functools.partial(_cudnn, implementation=implementation), q, own, real_NT
   )
 
 
-def _on_each_device(kernel, q, own, key_mask, prefix, prefix_mask):
+def _on_each_device(kernel, q, own, columns_NT):
   """Runs a kernel, through `_local`, on the rows and heads of each device."""
-  rows, _, length, key_heads, group, width = q.shape
-  if key_mask is None:
-    key_mask = jnp.ones((rows, length), bool)
-  # No prefix becomes one of zero columns.
-  if prefix is None:
-    prefix = own[0][:, 0, :, :, :0], own[1][:, 0, :, :0]
-    prefix_mask = key_mask[:, :0]
+  key_heads, group, width = q.shape[3:]
   # [Q], the key head of each query head. It is split as the query heads are,
   # so that a device knows which key heads its query heads need.
   of_head = jnp.repeat(jnp.arange(key_heads), group)
   own_axes = "batch", None, "kv_heads", None, None
-  prefix_axes = "batch", "kv_heads", None, None
   out = sharding.by_shard(
     functools.partial(_local, kernel, group),
-    (
-      q.reshape(q.shape[:3] + (-1, width)),
-      of_head,
-      *own,
-      *prefix,
-      key_mask,
-      prefix_mask,
-    ),
+    (q.reshape(q.shape[:3] + (-1, width)), of_head, *own, columns_NT),
     (
       ("batch", None, None, "heads", None),
       ("heads",),
       own_axes,
       own_axes,
-      prefix_axes,
-      prefix_axes,
-      ("batch", None),
       ("batch", None),
     ),
   )
   return out.reshape(q.shape)
 
 
-def _local(kernel, group, q, of_head, k, v, pk, pv, key_mask, prefix_mask):
+def _local(kernel, group, q, of_head, k, v, columns_NT):
   """Runs a kernel on one device's rows and heads.
 
   Q and K count the heads on this device. K may be all key heads of the model,
   where the mesh does not divide them.
 
   Args:
-    kernel: function of queries [B, T, Q, H], keys and values [B, C + T, K', H]
-      with K' dividing Q, and a mask [B, C + T] of real keys.
+    kernel: function of queries [B, T, Q, H], keys and values [B, T, K', H]
+      with K' dividing Q, and what it knows of columns [B, T].
     group: M, query heads per key head.
     q: queries [N, R, T, Q, H].
     of_head: [Q], key head of each query head, numbered over all devices.
-    k: own keys [N, R, K, H, T].
-    v: own values [N, R, K, T, H].
-    pk: prefix keys [N, K, H, C].
-    pv: prefix values [N, K, C, H].
-    key_mask: bool [N, T], own keys that are real.
-    prefix_mask: bool [N, C], prefix keys that are real.
+    k: keys [N, R, K, H, T].
+    v: values [N, R, K, T, H].
+    columns_NT: what the kernel knows of each column.
 
   Returns:
     [N, R, T, Q, H].
   """
   responses, heads = q.shape[1], q.shape[3]
-
-  # [N, C, K, H] and [N, R, T, K, H] -> [N, R, C + T, K, H].
-  def join(prompt, own):
-    prompt = jnp.broadcast_to(
-      prompt[:, None], prompt.shape[:1] + (responses,) + prompt.shape[1:]
-    )
-    return jnp.concatenate([prompt, own], axis=2)
-
-  k = join(pk.transpose(0, 3, 1, 2), k.transpose(0, 1, 4, 2, 3))
-  v = join(pv.transpose(0, 2, 1, 3), v.transpose(0, 1, 3, 2, 4))
+  k, v = k.transpose(0, 1, 4, 2, 3), v.transpose(0, 1, 3, 2, 4)
   if heads != k.shape[3] * group:
     # The device has all key heads but only some query heads: take one key
     # head per run of query heads that share it.
     run = math.gcd(heads, group)
     k, v = (jnp.take(x, of_head[::run], axis=3, mode="clip") for x in (k, v))
-  real = jnp.concatenate([prefix_mask, key_mask], axis=1)
   out = kernel(
     *(x.reshape((-1,) + x.shape[2:]) for x in (q, k, v)),
-    jnp.repeat(real, responses, axis=0),
+    jnp.repeat(columns_NT, responses, axis=0),
   )
   return out.reshape(q.shape)
 
 
-def _splash(q, k, v, real, *, interpret):
+def _splash(q, k, v, segment, *, interpret):
   """Calls the splash kernel: pads to whole blocks and moves heads first."""
   # Imported here because it is experimental and needed on TPUs only.
   from jax.experimental.pallas.ops.tpu import splash_attention as splash_lib
 
   length, heads, width = q.shape[1:]
-  columns = k.shape[1]
-  block_q = _block(length)
-  queries = _round_up(length, block_q)
-  block_k = _block(columns + queries - length)
-  keys = _round_up(columns + queries - length, block_k)
-  after = queries - length
-  # Queries are padded behind. Keys are padded by as many columns behind and
-  # by the rest in front, so that last query and last key still correspond.
-  before = keys - columns - after
+  block = _block(length)
+  columns = _round_up(length, block)
 
-  def pad(x, before):
-    widths = (0, 0), (before, after)
+  def pad(x):
+    widths = (0, 0), (0, columns - length)
     return jnp.pad(x, widths + ((0, 0),) * (x.ndim - 2))
 
   kernel = splash_lib.make_splash_mha(
     splash_lib.MultiHeadMask(
-      [splash_lib.CausalMask((queries, keys), keys - queries)] * heads
+      [splash_lib.CausalMask((columns, columns))] * heads
     ),
+    # One kernel for all gradients: the scores are computed again once, not
+    # twice.
     block_sizes=splash_lib.BlockSizes(
-      block_q=block_q,
-      block_q_dkv=block_q,
-      block_q_dq=block_q,
-      block_kv=block_k,
-      block_kv_dkv=block_k,
-      block_kv_dq=block_k,
+      block_q=block,
+      block_kv=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      use_fused_bwd_kernel=True,
     ),
     head_shards=1,
     q_seq_shards=1,
     interpret=interpret,
   )
-  ids = pad(real, before).astype(jnp.int32)
+  ids = pad(segment).astype(jnp.int32)
   out = jax.vmap(kernel)(
-    pad(q * width**-0.5, 0).swapaxes(1, 2),
-    *(pad(x, before).swapaxes(1, 2) for x in (k, v)),
-    splash_lib.SegmentIds(q=ids[:, keys - queries :], kv=ids),
+    *(pad(x).swapaxes(1, 2) for x in (q * width**-0.5, k, v)),
+    splash_lib.SegmentIds(q=ids, kv=ids),
   )
   return out.swapaxes(1, 2)[:, :length]
 
@@ -266,13 +194,12 @@ def _round_up(x: int, multiple: int) -> int:
 
 
 def _cudnn(q, k, v, real, *, implementation):
-  """Calls the cuDNN kernel: as many queries as keys, real columns first."""
+  """Calls the cuDNN kernel, real columns first."""
   length = q.shape[1]
-  columns = _round_up(k.shape[1], _CUDNN_COLUMNS)
-  # Pad all in front: queries by zeros at the prompt's columns, and both to
-  # whole tiles. The padded mask is False there.
+  columns = _round_up(length, _CUDNN_COLUMNS)
+  # Pad to whole tiles. The padded mask is False there.
   q, k, v, real = (
-    jnp.pad(x, ((0, 0), (columns - x.shape[1], 0)) + ((0, 0),) * (x.ndim - 2))
+    jnp.pad(x, ((0, 0), (columns - length, 0)) + ((0, 0),) * (x.ndim - 2))
     for x in (q, k, v, real)
   )
   order = jnp.argsort(~real, axis=1, stable=True)

@@ -1,8 +1,7 @@
 """Scoring: log-probs and entropies of given sequences under a policy.
 
-The policy, the reference and the update use the same functions, so their
-log-probs differ only by the parameters. A prompt is read once for all
-responses of its row, and each response is read without its prompt.
+The policy, the reference and the update read the same packed rows by the same
+functions, so their log-probs differ only by the parameters.
 
 Axis letters are those of the legend in `batch`.
 """
@@ -13,10 +12,15 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import ops
-from progrpo_jax.models import transformer
+from progrpo_jax import ops, packing
+from progrpo_jax.devices import sharding
+from progrpo_jax.models import attention, transformer
+
+# Rows as long as the longest sequences that there can be.
+AUTOMATIC = packing.Layout()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,145 +31,220 @@ class Distribution:
     temperature: divisor of the logits.
     top_p: probability mass kept; 1.0 keeps all.
     top_k: number of tokens kept; 0 keeps all.
-    chunk: number of tokens whose logits exist at one time.
+    chunk: number of tokens whose logits exist at one time on a device.
   """
 
   temperature: float = 1.0
   top_p: float = 1.0
   top_k: int = 0
-  chunk: int = 4096
+  chunk: int = 1024
 
 
-def response_scores(
-  config, params, sequences: batch_lib.Sequences, dist: Distribution
+@dataclasses.dataclass(frozen=True)
+class Placed:
+  """Packed sequences, and their rows on the devices.
+
+  Attributes:
+    packed: on the host.
+    rows: its rows on the devices.
+    prompts: see `packing.pack`.
+  """
+
+  packed: packing.Packed
+  rows: batch_lib.Rows
+  prompts: int
+
+
+def place(
+  sequences: batch_lib.Sequences,
+  layout: packing.Layout = AUTOMATIC,
+  prompts: int = 1,
+) -> Placed:
+  """Packs sequences and sends their rows to the devices.
+
+  Args:
+    sequences: N bundles, host arrays.
+    layout: sizes of the rows; its shards are those of the mesh in context.
+    prompts: score the prompt of every so manyth bundle; 0 scores none.
+  """
+  layout = dataclasses.replace(layout, shards=sharding.shards_in_context())
+  packed = packing.pack(sequences, layout, prompts=prompts, alone=bool(prompts))
+  return Placed(packed, put(packed.rows), prompts)
+
+
+def put(tree):
+  """Places arrays [A, E, ...] on the mesh in context, split along E."""
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return tree
+  return sharding.put_rows(tree, mesh, axis=1)
+
+
+def micro(tree, number):
+  """Returns one micro-batch, [A, ...] -> [...]; scalars stay as they are."""
+  return jax.tree.map(
+    lambda x: (
+      lax.dynamic_index_in_dim(x, number, keepdims=False) if jnp.ndim(x) else x
+    ),
+    tree,
+  )
+
+
+def row_stats(
+  config, params, rows: batch_lib.Rows, dist: Distribution
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Differentiable log-probs and entropies of the responses.
+  """Differentiable log-probs and entropies of the tokens of packed rows.
 
   Args:
     config: model configuration.
     params: parameters of the policy.
-    sequences: N rows.
+    rows: one micro-batch, without the axis A.
     dist: distribution of the log-probs.
 
   Returns:
-    (logp_NRT, entropy_NRT, hidden_NTD): log-probs and entropies, float32 and
-    0 where masked, and the hidden states of the prompts.
+    (logp_EW, entropy_EW, hidden_EWD): log-probs and entropies, float32 and 0
+    where they are not wanted, and the hidden states.
   """
-  rows, responses, length = sequences.tokens_NRT.shape
-  prompt_hidden, prefix = transformer.prefill(
-    config, params, sequences.prompt_NT, sequences.prompt_mask_NT
+  hidden = transformer.read(
+    config,
+    params,
+    rows.tokens_AEW,
+    rows.position_AEW,
+    attention.Segments(rows.bundle_AEW, rows.response_AEW),
   )
-  # The last prompt state predicts the first response token. The last response
-  # token predicts nothing that was sampled, so `extend` does not read it.
-  hidden = jnp.broadcast_to(
-    prompt_hidden[:, None, -1:], (rows, responses, 1, config.embed_dim)
-  )
-  if length > 1:
-    later = transformer.extend(
-      config, params, sequences.tokens_NRT[:, :, :-1], prefix
+  # The head reads only the positions whose log-prob is wanted. Each device
+  # moves its own to the front: [E, W] -> [G, E / G * W].
+  count, width = rows.tokens_AEW.shape
+  shards = sharding.shards_in_context()
+  if count % shards:
+    shards = 1
+  held = count // shards * width
+  source = rows.source_AEW.reshape(shards, -1, width)
+  wanted = (source >= 0).reshape(shards, held)
+  source = source + width * jnp.arange(source.shape[1])[:, None]
+  rank = jnp.cumsum(wanted, axis=1) - 1
+
+  @jax.vmap
+  def compact(x, rank, wanted):
+    return (
+      jnp.zeros_like(x).at[jnp.where(wanted, rank, held)].set(x, mode="drop")
     )
-    hidden = jnp.concatenate([hidden, later], axis=2)
-  # [N, R, T, ...] -> [N * R, T, ...] and back.
-  logp, entropy = ops.token_stats(
-    hidden.reshape(rows * responses, length, -1),
-    transformer.head(params),
-    sequences.tokens_NRT.reshape(rows * responses, length),
+
+  stats = ops.token_stats(
+    sharding.constrain_rows(hidden.reshape(shards, held, -1)),
+    # Gathered over `fsdp` once, not for every chunk.
+    sharding.constrain_vocab(transformer.head(params)),
+    compact(rows.tokens_AEW.reshape(shards, held), rank, wanted),
+    compact(source.reshape(shards, held), rank, wanted),
+    jnp.max(jnp.sum(wanted, axis=1)),
     **dataclasses.asdict(dist),
   )
 
-  def masked(x):
-    mask_NRT = sequences.mask_NRT
-    return jnp.where(mask_NRT, x.reshape(mask_NRT.shape), 0.0)
+  def back(x):
+    x = jax.vmap(lambda x, at: x[at])(x, jnp.maximum(rank, 0))
+    return jnp.where(wanted, x, 0.0).reshape(count, width)
 
-  return masked(logp), masked(entropy), prompt_hidden
+  return *map(back, stats), hidden
 
 
-def prompt_scores(
-  params, hidden_NTD, sequences: batch_lib.Sequences, dist: Distribution
+def by_sequence(rows: batch_lib.Rows, x_EW) -> jax.Array:
+  """Numbers of response tokens by slot, [E, W] -> [E * Z, T], 0 if masked."""
+  if x_EW is None:
+    return None
+  columns = rows.start_AEZ[..., None] + jnp.arange(rows.length)
+  columns = jnp.minimum(columns, x_EW.shape[1] - 1)
+  x = jax.vmap(lambda x, at: x[at])(x_EW, columns)
+  x = x.reshape(-1, rows.length)
+  return jnp.where(sequence_mask(rows), x, jnp.zeros((), x.dtype))
+
+
+def sequence_mask(rows: batch_lib.Rows) -> jax.Array:
+  """Mask of real response tokens by slot, bool [E * Z, T]."""
+  return jnp.arange(rows.length) < rows.length_AEZ.reshape(-1, 1)
+
+
+def prompt_means(rows: batch_lib.Rows, hidden_EWD) -> jax.Array:
+  """Mean hidden state of each slot's prompt, [E * Z, D], float32."""
+  columns = jnp.arange(hidden_EWD.shape[1])
+  start = rows.prompt_start_AEZ[..., None]
+  length = rows.prompt_length_AEZ[..., None]
+  mask = (columns >= start) & (columns < start + length)
+  total = jnp.einsum(
+    "ezw,ewd->ezd",
+    mask.astype(jnp.float32),
+    hidden_EWD.astype(jnp.float32),
+    precision=lax.Precision.HIGHEST,
+  )
+  return (total / jnp.maximum(length, 1)).reshape(-1, hidden_EWD.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dist"))
+def score_rows(
+  config, params, rows: batch_lib.Rows, dist: Distribution
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probs and entropies of the prompt tokens.
+  """Scores packed rows, micro-batch by micro-batch.
 
   Args:
-    params: parameters of the policy.
-    hidden_NTD: hidden states of the prompts, from `response_scores`.
-    sequences: N rows.
+    config: model configuration.
+    params: parameters of the policy or the reference.
+    rows: all micro-batches.
     dist: distribution of the log-probs.
 
   Returns:
-    (prompt_logp_NT, prompt_entropy_NT), float32; 0 at padding and at the first
-    real token, which has no context.
+    (logp_AEW, entropy_AEW), float32, 0 where they are not wanted.
   """
-  stats = ops.token_stats(
-    hidden_NTD[:, :-1],
-    transformer.head(params),
-    sequences.prompt_NT[:, 1:],
-    **dataclasses.asdict(dist),
+
+  def one(number, out):
+    found = row_stats(config, params, micro(rows, number), dist)[:2]
+    return tuple(
+      lax.dynamic_update_index_in_dim(x, y, number, axis=0)
+      for x, y in zip(out, found)
+    )
+
+  # [A, E, W], split as the rows are.
+  nothing = jnp.zeros_like(rows.tokens_AEW, jnp.float32)
+  return lax.fori_loop(0, rows.used, one, (nothing, nothing))
+
+
+def score_placed(
+  config, params, placed: Placed, dist: Distribution
+) -> batch_lib.Scores:
+  """Scores sequences that `place` packed; returns host arrays."""
+  packed = placed.packed
+  logp, entropy = sharding.fetch(score_rows(config, params, placed.rows, dist))
+  zeros = np.zeros(packed.prompt_mask_NT.shape, np.float32)
+  return batch_lib.Scores(
+    logp_NRT=packed.from_rows(logp),
+    entropy_NRT=packed.from_rows(entropy),
+    prompt_logp_NT=(
+      packed.prompts_from_rows(logp) if placed.prompts else zeros
+    ),
+    prompt_entropy_NT=(
+      packed.prompts_from_rows(entropy) if placed.prompts else zeros
+    ),
   )
-  # Token t is predicted if it and token t - 1 are real; column 0 never is.
-  mask_NT = sequences.prompt_mask_NT
-  predicted = mask_NT[:, 1:] & mask_NT[:, :-1]
-  logp, entropy = (
-    jnp.pad(jnp.where(predicted, x, 0.0), ((0, 0), (1, 0))) for x in stats
-  )
-  return logp, entropy
 
 
-def to_micro(tree, count: int):
-  """Cuts rows into micro-batches, [N, ...] -> [count, N / count, ...].
-
-  Micro-batch m takes rows m, m + count, ...: devices hold contiguous blocks of
-  rows, so each device already has its share of every micro-batch.
-  """
-  return jax.tree.map(
-    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), tree
-  )
-
-
-def from_micro(tree):
-  """Inverse of `to_micro`."""
-  return jax.tree.map(
-    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree
-  )
-
-
-@functools.partial(
-  jax.jit, static_argnames=("config", "dist", "micro_batches", "prompts")
-)
 def score(
   config,
   params,
   sequences: batch_lib.Sequences,
   dist: Distribution,
-  micro_batches: int = 1,
-  prompts: bool = True,
+  layout: packing.Layout = AUTOMATIC,
+  prompts: int = 1,
 ) -> batch_lib.Scores:
-  """Scores sequences under one policy.
+  """Scores sequences under one policy, on the mesh in context.
 
   Args:
     config: model configuration.
     params: parameters of the policy or the reference.
-    sequences: N rows.
+    sequences: N bundles, host arrays.
     dist: distribution of the log-probs.
-    micro_batches: number of micro-batches, scored one after another; must
-      divide N.
-    prompts: whether to compute prompt scores; otherwise they are zeros.
+    layout: sizes of the packed rows.
+    prompts: score the prompt of every so manyth bundle; the others' scores are
+      zeros. 0 scores none.
 
   Returns:
-    Scores of all N rows.
+    Scores of all N bundles, host arrays.
   """
-
-  def score_micro(micro):
-    logp, entropy, hidden = response_scores(config, params, micro, dist)
-    prompt = (jnp.zeros(micro.prompt_NT.shape, jnp.float32),) * 2
-    if prompts:
-      prompt = prompt_scores(params, hidden, micro, dist)
-    return batch_lib.Scores(
-      logp_NRT=logp,
-      entropy_NRT=entropy,
-      prompt_logp_NT=prompt[0],
-      prompt_entropy_NT=prompt[1],
-    )
-
-  if micro_batches == 1:
-    return score_micro(sequences)
-  return from_micro(lax.map(score_micro, to_micro(sequences, micro_batches)))
+  return score_placed(config, params, place(sequences, layout, prompts), dist)

@@ -5,9 +5,10 @@ scans one layer over stacked weights. Other packages call the functions below
 and never a Linen module: parameters are a plain dict, and caches are explicit
 arguments and results.
 
-`prefill` reads prompts. `extend` reads whole responses after them (scoring and
-training), `decode` a token at a time (sampling). All three run the same
-modules, so sampler and trainer compute the same function.
+`read` reads packed rows of prompts and responses (scoring and training).
+`prefill` reads prompts and `decode` the responses after them, a token at a time
+(sampling). All three run the same modules, so sampler and trainer compute the
+same function.
 
 Axis letters are those of the legend in `batch`.
 """
@@ -119,10 +120,11 @@ class Attention(_Products):
     Args:
       x: [N, R, T, D], normed residual stream.
       angles: [N, R, T, H / 2], rotary angles.
-      own_mask: without `past`, bool [N, T], own keys that are real, or None
-        for all; with it, bool [T, S], cache columns that each query sees.
-      prefix: (k, v) of the prompt, as for `attention.attend`, or None.
-      prefix_mask: bool [N, C], real prompt tokens, or None.
+      own_mask: without `past`, the `attention.Segments` of the columns; with
+        it, bool [T, S], cache columns that each query sees.
+      prefix: (k, v) of the prompt, as for `attention.attend`; None without
+        `past`.
+      prefix_mask: bool [N, C], real prompt tokens; None without `past`.
       past: ((k, v, column), older) of the cache, as for `cache.write` and
         `attention.attend`, or None.
 
@@ -158,25 +160,19 @@ class Attention(_Products):
     # [N, R, T, K, H] -> [N, R, K, H, T] and [N, R, K, T, H], the layout of
     # the cache.
     own = keys.transpose(0, 1, 3, 4, 2), values.swapaxes(2, 3)
-    if past is not None:
-      past, older = past
-      own = cache_lib.write(past, own)
-      attend = functools.partial(attention.attend, older=older)
-    else:
-      attend = functools.partial(
-        attention.causal,
-        implementation=attention.choose(c, sharding.platform())[0],
-      )
     # Consecutive query heads share a key head: [.., Q, H] -> [.., K, M, H].
     batch = query.shape[:3]
+    query = query.reshape(batch + (k, q // k, h))
     with jax.named_scope("attend"):
-      out = attend(
-        query.reshape(batch + (k, q // k, h)),
-        own,
-        own_mask,
-        prefix,
-        prefix_mask,
-      )
+      if past is not None:
+        past, older = past
+        own = cache_lib.write(past, own)
+        out = attention.attend(
+          query, own, own_mask, prefix, prefix_mask, older=older
+        )
+      else:
+        implementation = attention.choose(c, sharding.platform())[0]
+        out = attention.causal(query, own, own_mask, implementation)
     out = self.product(
       out.reshape(batch + (q * h,)),
       "o",
@@ -217,11 +213,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x, prefix, angles, own_mask, prefix_mask, past=None):
-    """Returns (residual stream, own keys and values); see `Attention`.
-
-    `prefix` comes second because `nn.scan` slices it by layer, and passes the
-    arguments after it unchanged to every layer.
-    """
+    """Returns (residual stream, own keys and values); see `Attention`."""
     c = self.config
     norm = functools.partial(
       Norm, dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps
@@ -338,14 +330,13 @@ class Decoder(_Weights):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens, positions, own_mask, prefix):
-    """Reads sequences.
+  def __call__(self, tokens, positions, segments):
+    """Reads rows.
 
     Args:
       tokens: int32 [N, R, T].
       positions: int32 [N, R, T], rotary positions.
-      own_mask: bool [N, T], real tokens, or None for all.
-      prefix: `cache.Prefix` of the prompts, or None.
+      segments: `attention.Segments` of the columns.
 
     Returns:
       (hidden, (k, v)): [N, R, T, D]; [L, N, R, K, H, T], [L, N, R, K, T, H].
@@ -364,20 +355,15 @@ class Decoder(_Weights):
       if c.remat == "dots":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
       block = nn.remat(Layer, prevent_cse=False, policy=policy)
-    # The prefix is sliced along L, as the weights are; the rest is broadcast.
     scanned = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
       length=c.num_layers,
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      in_axes=nn.broadcast,
       metadata_params={nn.PARTITION_NAME: None},
     )
-    prefix_kv = None if prefix is None else (prefix.k, prefix.v)
-    prefix_mask = None if prefix is None else prefix.mask_NC
-    x, own = scanned(config=c, name="layers")(
-      x, prefix_kv, angles, own_mask, prefix_mask
-    )
+    x, own = scanned(config=c, name="layers")(x, None, angles, segments, None)
     x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
     return x, own
 
@@ -392,7 +378,8 @@ def _init(config: ModelConfig, key):
   # fails on machines without its platform.
   config = dataclasses.replace(config, attention="xla")
   tokens = jnp.zeros((1, 1, 1), jnp.int32)
-  return _decoder(config).init(key, tokens, tokens, None, None)["params"]
+  segments = attention.Segments(tokens[0])
+  return _decoder(config).init(key, tokens, tokens, segments)["params"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -533,22 +520,18 @@ def merged(config: ModelConfig, params, mesh) -> tuple[ModelConfig, Any]:
   return plain, merge(frozen, trained)
 
 
-def log_z(
-  config: ModelConfig, params, hidden_NTD, mask_NT, keys_N=None
-) -> jax.Array:
+def log_z(config: ModelConfig, params, mean_ND, keys_N=None) -> jax.Array:
   """Log of each prompt's partition function, estimated by the partition head.
 
   Args:
     config: model configuration.
     params: parameters with a partition head.
-    hidden_NTD: last hidden states of the prompts.
-    mask_NT: bool, real tokens; the head reads the mean over them.
+    mean_ND: mean of each prompt's last hidden states.
     keys_N: PRNG key of each row's dropout; None turns dropout off.
 
   Returns:
     log_z_N, float32.
   """
-  mean_ND = ops.masked_mean(hidden_NTD, mask_NT[..., None], axis=1)
   return LogZ(dtype="float32", config=config).apply(
     {"params": params["log_z"]}, mean_ND, keys_N
   )
@@ -574,42 +557,44 @@ def prefill(
 
   Returns:
     (hidden_NTD, prefix): hidden states (meaningless at padding), and the
-    prompts' keys and values for `extend` and `decode`.
+    prompts' keys and values for `decode`.
   """
   # Positions count real tokens, so padding does not shift a prompt. The
-  # decoder reads the prompt as one response [N, 1, T] without a prefix.
+  # decoder reads the prompt as one response [N, 1, T].
   positions = jnp.maximum(jnp.cumsum(mask_NT, axis=1) - 1, 0)
   hidden, (k, v) = _decoder(config).apply(
-    {"params": params}, tokens_NT[:, None], positions[:, None], mask_NT, None
+    {"params": params},
+    tokens_NT[:, None],
+    positions[:, None],
+    attention.Segments(mask_NT.astype(jnp.int32), packed=False),
   )
   prefix = cache_lib.Prefix(k=k[:, :, 0], v=v[:, :, 0], mask_NC=mask_NT)
   return hidden[:, 0], prefix
 
 
-def extend(
-  config: ModelConfig, params, tokens_NRT, prefix: cache_lib.Prefix
+def read(
+  config: ModelConfig,
+  params,
+  tokens_EW,
+  position_EW,
+  segments: attention.Segments,
 ) -> jax.Array:
-  """Reads R responses after each of N prompts, all columns at once.
+  """Reads packed rows, prompts and responses in one pass.
 
   Args:
     config: model configuration.
     params: parameters.
-    tokens_NRT: int32 response tokens, padded on the right only: no mask hides
-      padding from later queries.
-    prefix: keys and values of the prompts, from `prefill`.
+    tokens_EW: int32 tokens.
+    position_EW: int32, rotary position of each.
+    segments: what each belongs to.
 
   Returns:
-    hidden_NRTD, hidden states.
+    hidden_EWD, hidden states; meaningless at padding.
   """
-  columns = jnp.arange(tokens_NRT.shape[2])
   hidden, _ = _decoder(config).apply(
-    {"params": params},
-    tokens_NRT,
-    _positions(prefix, tokens_NRT, columns),
-    None,
-    prefix,
+    {"params": params}, tokens_EW[:, None], position_EW[:, None], segments
   )
-  return hidden
+  return hidden[:, 0]
 
 
 def unroll(config: ModelConfig, params) -> dict:
@@ -661,7 +646,7 @@ def decode(
 ) -> tuple[jax.Array, cache_lib.Cache]:
   """Reads the next columns of R responses after each of N prompts.
 
-  Runs the modules that `extend` scans, as a Python loop over layers: each
+  Runs the modules that `read` scans, as a Python loop over layers: each
   layer then has its own cache arrays.
 
   Args:

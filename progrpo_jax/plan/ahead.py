@@ -305,10 +305,22 @@ def _compile_all(
 def _read(c, phase: str, compiled: _Compiled, mesh) -> dict[str, counts.Cost]:
   """Counts a program: "token" of "sample", "program" of the others."""
   module = hlo.parse(compiled.text)
-  _, score_parts, update_parts = checks.micro_batches(c, mesh)
+  if phase == "prefill":
+    return {"program": counts.cost(module)}
   if phase != "sample":
-    parts = score_parts if phase == "score" else update_parts
-    return {"program": counts.cost(module, unknown=parts)}
+    # The data decide how many micro-batches there are, and inside of each how
+    # many chunks go through the head.
+    prompts = c.train.prompts_per_step
+    if phase == "update":
+      prompts = programs.minibatch_prompts(c)
+    micro_batches = programs.micro_batches(c, mesh, prompts)
+    chunks = programs.head_chunks(c, mesh)
+    trips = {
+      loop.instruction.name: chunks if loop.depth else micro_batches
+      for loop in hlo.loops(module)
+      if loop.trips is None
+    }
+    return {"program": counts.cost(module, trips=trips)}
   loop = token_loop(module, c.sampling.chunk)
   return {"token": counts.cost(module, loop.body)}
 

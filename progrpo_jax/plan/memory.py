@@ -183,9 +183,7 @@ class _Stage:
     mesh: mesh of the devices.
     platform: "cpu", "gpu" or "tpu".
     shards: number of shards of a batch.
-    per_row: responses per row.
-    score_parts: micro-batches that are scored per batch.
-    update_parts: micro-batches per minibatch.
+    layout: sizes of packed rows.
     state: abstract training state with shardings.
     local: configuration of one device's share of the model.
     item: bytes of a number in the compute type.
@@ -196,9 +194,7 @@ class _Stage:
     checks.validate(c)
     self.c, self.model, self.mesh, self.platform = c, model, mesh, platform
     self.shards = sharding.batch_shards(mesh)
-    self.per_row, self.score_parts, self.update_parts = checks.micro_batches(
-      c, mesh
-    )
+    self.layout = checks.layout(c, mesh, kernel=self.packed_kernel)[1]
     tx = functions.make_optimizer(c, functions.make_schedule(c))
     self.state = state_lib.abstract(model, tx, mesh)
     self.local = _local(model, mesh)
@@ -319,34 +315,27 @@ class _Stage:
       "keys of prompts": rows * length * per_token,
       "keys of responses": int(responses * (columns * (1 + twice) + chunk)),
       "activations": max(
-        self.forward(rows, 1, length, 0), _FLOAT32 * rows * group * numbers
+        self.forward(rows, 1, length, 0, self.kernel),
+        _FLOAT32 * rows * group * numbers,
       ),
     }
 
   def scoring(self) -> Terms:
     """Returns the bytes of a forward pass over a micro-batch."""
-    c = self.c
-    rows = self.rows(self.score_parts)
-    length, new = c.data.max_prompt_length, c.sampling.max_new_tokens
+    rows, width = self.layout.rows, self.layout.tokens
     return self.casts() | {
-      "keys of prompts": rows * length * cache_lib.bytes_per_token(self.local),
       "activations": max(
-        self.forward(rows, self.per_row, new, length), self.logits(rows)
+        self.forward(rows, 1, width, 0, self.packed_kernel),
+        self.logits(rows * width),
       ),
+      "head": self.head(),
     }
 
   def updating(self) -> Terms:
     """Returns the bytes of an update at its peak, in the backward pass."""
-    c = self.c
     gradient = _bytes(self.state.params)
-    rows = self.rows(c.train.num_minibatches * self.update_parts)
-    sizes = (
-      rows,
-      self.per_row,
-      c.data.max_prompt_length,
-      c.sampling.max_new_tokens,
-      "tpu" if self.kernel else "cpu",
-    )
+    rows, width = self.layout.rows, self.layout.tokens
+    sizes = rows, width, "tpu" if self.packed_kernel else "cpu"
     # All activations of one layer, which exist while the gradient passes
     # through it: kept without recomputation, less the layer's input.
     one_layer = dataclasses.replace(self.local, num_layers=1)
@@ -354,12 +343,10 @@ class _Stage:
       dataclasses.replace(one_layer, remat="none"), *sizes
     ) - _residuals(dataclasses.replace(one_layer, remat="layer"), *sizes)
     residuals = _residuals(self.local, *sizes)
-    scores, length, new = 0, c.data.max_prompt_length, c.sampling.max_new_tokens
-    if not self.kernel and new * (length + new) > attention.SCORES:
+    scores = 0
+    if not self.packed_kernel and width**2 > attention.SCORES:
       # Attention in blocks recomputes its scores, so that `layer` lacks them.
-      scores = int(
-        _SCORES_BACKWARD * self.scores(rows * self.per_row, new, length)
-      )
+      scores = int(_SCORES_BACKWARD * self.scores(rows, width, 0))
     # Copies of weights; without recomputation they are among the residuals.
     layers = _bytes(self.state.params["layers"])
     copies = {}
@@ -367,16 +354,15 @@ class _Stage:
       copies = self.casts()
     if self.xla.relaid and self.model.dtype == "float32":
       copies = {"weights laid out for products": int(self.xla.relaid * layers)}
-    # Prompts and responses pass through the layers separately, each with its
-    # gradient; micro-batches accumulate theirs in one more array.
+    # Micro-batches add their gradient to one more array. The head is gathered,
+    # and its gradient summed, whole but for the vocabulary's shards.
     return copies | {
-      "gradient": gradient
-      + layers
-      + (gradient if self.update_parts > 1 else 0),
+      "gradient": 2 * gradient,
       "activations that the backward pass keeps": residuals,
       "activations": max(
-        int(self.xla.backward * layer) + scores, self.logits(rows)
+        int(self.xla.backward * layer) + scores, self.logits(rows * width)
       ),
+      "head": 2 * self.head(),
     }
 
   def casts(self) -> Terms:
@@ -389,21 +375,21 @@ class _Stage:
       read, _ = lora.split(self.model, self.shapes)
     return {f"weights in {dtype}": self.tree(read, jnp.dtype(dtype).itemsize)}
 
-  def rows(self, parts: int) -> int:
-    """Returns the rows of a micro-batch, one of `parts`, on a device."""
-    c = self.c
-    rows = c.train.prompts_per_step * c.algo.num_generations // self.per_row
-    return rows // parts // self.shards
+  def head(self) -> int:
+    """Returns the bytes of the float32 head, gathered where it is split."""
+    if sharding.ways("embed", self.mesh) == 1:
+      return 0
+    return _FLOAT32 * self.model.embed_dim * self.local.vocab_size
 
-  def logits(self, rows: int) -> int:
+  def logits(self, tokens: int) -> int:
     """Returns the bytes of a chunk's logits and of temporaries like them."""
-    c = self.c
-    # Logits are computed for so many tokens at a time.
-    tokens = min(
-      c.model.logits_chunk // self.shards,
-      rows * self.per_row * c.sampling.max_new_tokens,
-    )
+    tokens = min(self.c.model.logits_chunk, tokens)
     return int(self.xla.logits * _FLOAT32 * tokens * self.local.vocab_size)
+
+  @property
+  def packed_kernel(self) -> bool:
+    """Whether packed rows are read by a fused kernel."""
+    return self.kernel and self.platform == "tpu"
 
   @property
   def kernel(self) -> bool:
@@ -426,7 +412,9 @@ class _Stage:
       _FLOAT32 * self.local.num_heads * sequences * block * (length + prefix)
     )
 
-  def forward(self, rows: int, responses: int, length: int, prefix: int) -> int:
+  def forward(
+    self, rows: int, responses: int, length: int, prefix: int, kernel: bool
+  ) -> int:
     """Returns the peak bytes of one layer in a forward pass.
 
     Args:
@@ -434,6 +422,7 @@ class _Stage:
       responses: responses per row.
       length: tokens per sequence.
       prefix: number of keys before the first token.
+      kernel: whether attention is a fused kernel.
     """
     m = self.local
     # Three arrays like the residual stream, beside either the MLP's gate and up
@@ -443,7 +432,7 @@ class _Stage:
     mlp = 2 * m.mlp_dim * tokens * self.item
     heads = (2 * m.num_heads + 2 * m.num_kv_heads) * m.head_dim
     attend = heads * tokens * self.item
-    if not self.kernel:
+    if not kernel:
       attend += int(
         _SCORES_FORWARD * self.scores(rows * responses, length, prefix)
       )
@@ -469,51 +458,51 @@ def _local(model: model_config.ModelConfig, mesh) -> model_config.ModelConfig:
 
 @functools.lru_cache(maxsize=64)
 def _residuals(
-  model: model_config.ModelConfig,
-  rows: int,
-  responses: int,
-  prompt: int,
-  new: int,
-  platform: str,
+  model: model_config.ModelConfig, rows: int, width: int, platform: str
 ) -> int:
   """Returns the bytes that the forward pass keeps for the backward pass.
 
-  Copies of parameters in the compute type are included. Logits are not: chunks
-  of them are always recomputed in this trace; compiled programs with a single
-  chunk do not keep more than that either.
+  Copies of parameters in the compute type are included. Logits are not: they
+  are always recomputed.
 
   Args:
     model: configuration of one device's share.
     rows: number of rows.
-    responses: responses per row.
-    prompt: tokens of a prompt.
-    new: tokens of a response.
+    width: tokens of a row.
     platform: platform whose attention is traced.
   """
   shape = jax.ShapeDtypeStruct
-  sequences = batch_lib.Sequences(
-    prompt_NT=shape((rows, prompt), jnp.int32),
-    prompt_mask_NT=shape((rows, prompt), bool),
-    tokens_NRT=shape((rows, responses, new), jnp.int32),
-    mask_NRT=shape((rows, responses, new), bool),
+  tokens = shape((rows, width), jnp.int32)
+  slots = shape((rows, 1), jnp.int32)
+  packed = batch_lib.Rows(
+    tokens_AEW=tokens,
+    bundle_AEW=tokens,
+    response_AEW=None,
+    position_AEW=tokens,
+    source_AEW=tokens,
+    start_AEZ=slots,
+    length_AEZ=slots,
+    prompt_start_AEZ=slots,
+    prompt_length_AEZ=slots,
+    used=shape((), jnp.int32),
+    length=1,
   )
   trained, frozen = lora.split(model, transformer.abstract_params(model))
-  # One token per sequence is a chunk: with many chunks logits are recomputed.
-  dist = scoring.Distribution(chunk=rows * responses)
+  dist = scoring.Distribution(chunk=1)
   residuals = []
 
-  def trace(trained, frozen, sequences):
+  def trace(trained, frozen, packed):
 
     def forward(trained):
-      logp, entropy, _ = scoring.response_scores(
-        model, lora.join(trained, frozen), sequences, dist
+      logp, entropy, _ = scoring.row_stats(
+        model, lora.join(trained, frozen), packed, dist
       )
       return jnp.sum(logp) + jnp.sum(entropy)
 
     # The leaves of the function that `vjp` returns are the residuals; inputs
     # among them are counted elsewhere.
     _, backward = jax.vjp(forward, trained)
-    inputs = {id(x) for x in jax.tree.leaves((trained, frozen, sequences))}
+    inputs = {id(x) for x in jax.tree.leaves((trained, frozen, packed))}
     residuals.extend(
       (x.shape, x.dtype)
       for x in jax.tree.leaves(backward)
@@ -522,7 +511,7 @@ def _residuals(
     return ()
 
   with sharding.pretend(platform):
-    jax.eval_shape(trace, trained, frozen, sequences)
+    jax.eval_shape(trace, trained, frozen, packed)
   return sum(math.prod(shape) * dtype.itemsize for shape, dtype in residuals)
 
 

@@ -10,8 +10,10 @@ import math
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from progrpo_jax import batch as batch_lib
+from progrpo_jax import packing
 from progrpo_jax.build import functions
 from progrpo_jax.config import checks
 from progrpo_jax.devices import sharding
@@ -84,48 +86,25 @@ def _sample(c, model, mesh):
 
 
 def _score(c, model, mesh):
-  _, parts, _ = checks.micro_batches(c, mesh)
   params = _params(c, model, mesh)
+  rows = _batch(c, mesh, c.train.prompts_per_step).rows
   with jax.set_mesh(mesh):
-    return scoring.score.lower(
-      model,
-      params,
-      _sequences(c, mesh, c.train.prompts_per_step),
-      _distribution(c),
-      parts,
-    )
+    return scoring.score_rows.lower(model, params, rows, _distribution(c))
 
 
 def _update(c, model, mesh):
-  _, _, parts = checks.micro_batches(c, mesh)
-  rows = _rows(mesh)
-  sequences = _sequences(
-    c, mesh, c.train.prompts_per_step // c.train.num_minibatches
-  )
-  tokens = sequences.tokens_NRT.shape
-  number, flag = rows(tokens, jnp.float32), rows(tokens[:2], jnp.float32)
-  minibatch = batch_lib.TrainBatch(
-    sequences=sequences,
-    old_logp_NRT=number,
-    ref_logp_NRT=number if checks.needs_reference(c) else None,
-    adv_NR=flag,
-    fresh_NR=rows(tokens[:2], bool),
-    base_advantage_NR=flag,
-    weight_NRT=number if c.algo.correction else None,
-    id_N=rows(tokens[:1], jnp.uint32),
-  )
   tx = _optimizer(c)
   update = update_lib.make(
     model,
     tx,
     functions.make_objective(c),
     _distribution(c),
-    micro_batches=parts,
     whole=functions.sees_whole(c),
   )
   scalar = sharding.replicated(mesh)
   first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
   state = state_lib.abstract(model, tx, mesh)
+  minibatch = _batch(c, mesh, minibatch_prompts(c))
   with jax.set_mesh(mesh):
     return update.lower(
       state, minibatch, first, _key(mesh), (), _frozen(model, mesh)
@@ -194,12 +173,6 @@ def _distribution(c) -> scoring.Distribution:
   )
 
 
-def _rows(mesh):
-  """Returns (shape, type) -> abstract array, sharded as rows of a batch."""
-  where = sharding.rows(mesh)
-  return lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-
 def _key(mesh):
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.ShapeDtypeStruct(
@@ -225,16 +198,77 @@ def _params(c, model, mesh):
   return lora.join(state.params, _frozen(model, mesh))
 
 
-def _sequences(c, mesh, prompts: int) -> batch_lib.Sequences:
-  """Returns the abstract rows of some prompts with all their responses."""
-  rows = _rows(mesh)
-  per_row, _, _ = checks.micro_batches(c, mesh)
-  count = prompts * c.algo.num_generations // per_row
-  prompt = count, c.data.max_prompt_length
-  tokens = count, per_row, c.sampling.max_new_tokens
-  return batch_lib.Sequences(
-    prompt_NT=rows(prompt, jnp.int32),
-    prompt_mask_NT=rows(prompt, bool),
-    tokens_NRT=rows(tokens, jnp.int32),
-    mask_NRT=rows(tokens, bool),
+def _batch(c, mesh, prompts: int) -> batch_lib.PackedBatch:
+  """Returns the abstract packed rows of some prompts with all responses."""
+  packed = _pack(c, mesh, prompts)
+  number = np.zeros(packed.slot_NR.shape + (c.sampling.max_new_tokens,))
+  number = number.astype(np.float32)
+  flag = number[..., 0]
+  batch = batch_lib.PackedBatch(
+    rows=packed.rows,
+    old_logp_AEW=packed.to_rows(number),
+    ref_logp_AEW=packed.to_rows(number) if checks.needs_reference(c) else None,
+    adv_AEZ=packed.to_slots(flag),
+    fresh_AEZ=packed.to_slots(flag > 0),
+    base_advantage_AEZ=packed.to_slots(flag),
+    weight_AEW=packed.to_rows(number) if c.algo.correction else None,
+    id_AEZ=packed.to_slots(flag.astype(np.uint32)),
+    slot_B=packed.slot_NR.reshape(-1).astype(np.int32),
   )
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      np.shape(x), x.dtype, sharding=sharding.along(np.ndim(x), mesh, axis=1)
+    ),
+    batch,
+  )
+
+
+def _pack(c, mesh, prompts: int) -> packing.Packed:
+  """Packs prompts and responses that are all as long as they may be."""
+  per_bundle, layout = _layout(c, mesh)
+  bundles = prompts * (c.algo.num_generations // per_bundle)
+  prompt = np.ones((bundles, c.data.max_prompt_length), np.int32)
+  tokens = np.ones((bundles, per_bundle, c.sampling.max_new_tokens), np.int32)
+  return packing.pack(
+    batch_lib.Sequences(
+      prompt_NT=prompt,
+      prompt_mask_NT=prompt > 0,
+      tokens_NRT=tokens,
+      mask_NRT=tokens > 0,
+    ),
+    layout,
+  )
+
+
+def _layout(c, mesh) -> tuple[int, packing.Layout]:
+  kernel = mesh.devices.flat[0].platform == "tpu"
+  return checks.layout(c, mesh, kernel=kernel)
+
+
+def minibatch_prompts(c: ml_collections.ConfigDict) -> int:
+  """Returns the number of prompts of an update."""
+  return c.train.prompts_per_step // c.train.num_minibatches
+
+
+def micro_batches(c: ml_collections.ConfigDict, mesh, prompts: int) -> int:
+  """Returns the micro-batches of some prompts, all responses at full length.
+
+  Args:
+    c: config of the run.
+    mesh: mesh of the devices.
+    prompts: number of prompts.
+  """
+  return int(_pack(c, mesh, prompts).rows.used)
+
+
+def head_chunks(c: ml_collections.ConfigDict, mesh) -> int:
+  """Returns the chunks of the output head in a full micro-batch of a device.
+
+  Args:
+    c: config of the run.
+    mesh: mesh of the devices.
+  """
+  per_bundle, layout = _layout(c, mesh)
+  new = per_bundle * c.sampling.max_new_tokens
+  bundles = layout.rows * (layout.tokens // (c.data.max_prompt_length + new))
+  return math.ceil(bundles * new / c.model.logits_chunk)

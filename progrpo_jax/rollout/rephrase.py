@@ -18,7 +18,7 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
-from progrpo_jax.devices import hosts, sharding, timing
+from progrpo_jax.devices import hosts, timing
 from progrpo_jax.models import scoring
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import prompts as prompts_lib
@@ -211,17 +211,14 @@ class Rephrase:
 
   def _plain_logp(self, engine, prompts, rollout) -> np.ndarray:
     """Log-probs [P, T] of one response each, under the plain prompts."""
-    sequences = sharding.put_rows(
-      batch_lib.Sequences(
-        prompt_NT=prompts.tokens_PT,
-        prompt_mask_NT=prompts.mask_PT,
-        tokens_NRT=rollout.tokens_BT[:, None],
-        mask_NRT=rollout.mask_BT[:, None],
-      ),
-      engine.mesh,
+    sequences = batch_lib.Sequences(
+      prompt_NT=prompts.tokens_PT,
+      prompt_mask_NT=prompts.mask_PT,
+      tokens_NRT=np.asarray(rollout.tokens_BT)[:, None],
+      mask_NRT=np.asarray(rollout.mask_BT)[:, None],
     )
     with jax.set_mesh(engine.mesh):
       scores = scoring.score(
-        engine.config, engine.params, sequences, self.dist, prompts=False
+        engine.config, engine.params, sequences, self.dist, prompts=0
       )
-    return sharding.fetch(scores.logp_NRT)[:, 0]
+    return scores.logp_NRT[:, 0]

@@ -55,7 +55,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     ("algo.loss=no_such_module.f", "cannot import no_such_module.f"),
     ("optim.decay=expo", "'expo': must be 'constant' or 'linear' or"),
     ("train.micro_batch_generations=3", "must divide algo.num_generations"),
-    ("train.micro_batch_prompts=3", "must divide the 2 rows"),
+    ("train.row_tokens=13", "row_tokens = 13 is less than the longest"),
     ("sampling.max_new_tokens=2000", "beyond the 1024 positions"),
     ("data.max_prompt_length=5", "more than max_prompt_length=5"),
     ("mesh.fsdp=3", "does not fit 1 device"),

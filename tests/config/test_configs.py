@@ -103,7 +103,7 @@ def test_every_stage_of_every_file_can_be_built(spec):
     functions.make_advantage(stage)
     functions.make_schedule(stage)
     functions.make_correction(stage)
-    checks.micro_batches(stage, mesh)
+    checks.layout(stage, mesh)
 
 
 def _published():

@@ -33,12 +33,13 @@ def built(small):
     yield setup, jax.device_get(params), collected.batch
 
 
-def cut(built, small, generations, prompts):
+def cut(built, small, generations, tokens, rows):
   """The stages of a config that cuts its minibatches so."""
   c = small.config(
     *SHAPE,
     f"train.micro_batch_generations={generations}",
-    f"train.micro_batch_prompts={prompts}",
+    f"train.row_tokens={tokens}",
+    f"train.micro_batch_rows={rows}",
     method="grpo",
   )
   return built[0].build(c)
@@ -64,8 +65,8 @@ def test_any_cut_gives_the_same_updates(built, small):
   whole, expected = improved(built, setup.first)
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole, params)
   assert max(jax.tree.leaves(moved)) > 1e-4
-  # One response a row, one row a micro-batch.
-  cut_, metrics = improved(built, cut(built, small, 1, 1))
+  # One response a bundle, about two bundles a row, one row a micro-batch.
+  cut_, metrics = improved(built, cut(built, small, 1, 24, 1))
   close(cut_, whole, atol=2e-6)
   close(metrics, expected, rtol=1e-3, atol=1e-5)
 
@@ -78,13 +79,14 @@ def test_a_minibatch_is_whole_groups_in_an_order_of_its_own(
   setup, params, groups = built
   stages = setup.first
   if generations:
-    stages = cut(built, small, generations, 0)
+    stages = cut(built, small, generations, 0, 0)
   batch, _, _ = stages.prepare(params, None, groups, 0)
   dealt = []
 
   def update(state, part, *_):
-    ids, counts = np.unique(part.id_N, return_counts=True)
-    assert (counts == 4 // part.adv_NR.shape[1]).all()
+    real = part.rows.prompt_length_AEZ > 0
+    ids, counts = np.unique(part.id_AEZ[real], return_counts=True)
+    assert (counts == 4).all()
     dealt.append(sorted(ids.tolist()))
     scalar = np.float32(0)
     return state, dict(

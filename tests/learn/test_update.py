@@ -10,12 +10,13 @@ import optax
 import pytest
 
 from progrpo_jax import batch as batch_lib
+from progrpo_jax import packing
 from progrpo_jax.algos import aggregate, kl, losses
 from progrpo_jax.algos import objective as objective_lib
 from progrpo_jax.learn import optim, update
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import scoring
+from progrpo_jax.models import scoring, transformer
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
@@ -59,7 +60,7 @@ def batch(params):
   """Scored by these parameters, in other micro-batches than the update's."""
   q = sequences()
   scores = jax.device_get(
-    scoring.score(CONFIG, params, q, DIST, micro_batches=4)
+    scoring.score(CONFIG, params, q, DIST, packing.Layout(rows=3))
   )
   rng = np.random.default_rng(6)
   return batch_lib.TrainBatch(
@@ -71,15 +72,20 @@ def batch(params):
   )
 
 
+LAYOUT = packing.Layout(tokens=24, rows=2)
+
+
 def half(batch, index):
   """One of two minibatches."""
-  return update.take_prompts(batch, np.arange(index, N, 2), N)
+  return update.pack(
+    update.take_prompts(batch, np.arange(index, N, 2), N), LAYOUT
+  )
 
 
 @pytest.fixture(scope="module")
 def run():
-  """On a minibatch of two micro-batches: compiled once for all tests."""
-  compiled = update.make(CONFIG, TX, OBJECTIVE, DIST, micro_batches=2)
+  """On a minibatch of several micro-batches: compiled once for all tests."""
+  compiled = update.make(CONFIG, TX, OBJECTIVE, DIST)
 
   def call(state, batch, index, first, key):
     return compiled(state, half(batch, int(index)), first, key)
@@ -142,17 +148,23 @@ def test_responses_of_an_earlier_policy_keep_their_own_log_probs(params, batch):
   fresh[1::3] = False
   old = np.where(fresh[..., None], batch.old_logp_NRT, batch.old_logp_NRT - 0.3)
   given = batch.replace(fresh_NR=fresh, old_logp_NRT=np.float32(old))
+  given = update.pack(given, LAYOUT)
   read = jax.jit(functools.partial(update.loss_inputs, CONFIG, dist=DIST))
   inputs = read(params, given, first=FIRST, key=KEY)
   logp = np.asarray(inputs.logp_BT).reshape(N, R, T)
-  np.testing.assert_array_equal(logp[fresh], old[fresh])
+  mask = batch.sequences.mask_NRT
+  np.testing.assert_array_equal(
+    np.asarray(inputs.mask_BT).reshape(N, R, T), mask
+  )
+  old, is_fresh = np.where(mask, old, 0), fresh[..., None] & mask
+  np.testing.assert_array_equal(logp[is_fresh], np.float32(old)[is_fresh])
   np.testing.assert_allclose(
     logp[~fresh], batch.old_logp_NRT[~fresh], atol=1e-5
   )
   # Afterwards nothing is put in the place of what the policy says.
   moved = jax.tree.map(lambda x: 1.1 * x, params)
   later = np.asarray(read(moved, given, first=LATER, key=KEY).logp_BT)
-  scores = scoring.score(CONFIG, moved, batch.sequences, DIST, micro_batches=4)
+  scores = scoring.score(CONFIG, moved, batch.sequences, DIST)
   np.testing.assert_allclose(later.reshape(N, R, T), scores.logp_NRT, atol=1e-4)
 
 
@@ -163,13 +175,15 @@ RULES = (
 )
 
 
-@functools.partial(jax.jit, static_argnames="micro_batches")
-def gradient_of(params, batch, rule, first, micro_batches):
+@jax.jit
+def packed_gradient(params, batch, rule, first):
   """Loss and gradient under one of `RULES`: one compilation for all."""
 
   def objective(inputs):
     loss_BT, metrics = losses.clip(inputs)
-    pairs = [f(loss_BT, inputs.mask_BT) for f in RULES]
+    pairs = [
+      f(loss_BT, inputs.mask_BT, sequences=inputs.sequences) for f in RULES
+    ]
     total, count = (jnp.stack(x)[rule] for x in zip(*pairs))
     return total, count, metrics
 
@@ -178,22 +192,75 @@ def gradient_of(params, batch, rule, first, micro_batches):
     params,
     {},
     batch,
-    scoring.Distribution(temperature=0.8),
+    scoring.Distribution(temperature=0.8, chunk=16),
     objective,
-    micro_batches,
     first,
     KEY,
   )
   return loss, gradient
 
 
+def gradient_of(params, batch, rule, first, layout=LAYOUT):
+  return packed_gradient(params, update.pack(batch, layout), rule, first)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rule"))
+def plain_gradient(params, batch, rule, config=CONFIG, temperature=0.8):
+  """The same, transcribed: each response padded behind its padded prompt."""
+  q = batch.sequences
+  rows = jnp.concatenate(
+    [jnp.repeat(q.prompt_NT, R, 0), q.tokens_NRT.reshape(-1, T)], axis=1
+  )
+  mask = q.mask_NRT.reshape(-1, T)
+  real = jnp.concatenate([jnp.repeat(q.prompt_mask_NT, R, 0), mask], axis=1)
+
+  def total(params):
+    logits = transformer.logits(config, params, rows, real)
+    logp = jax.nn.log_softmax(logits / temperature)[:, P - 1 : -1]
+    logp = jnp.take_along_axis(logp, rows[:, P:, None], axis=2)[..., 0]
+    inputs = batch_lib.LossInputs(
+      logp_BT=logp,
+      old_logp_BT=batch.old_logp_NRT.reshape(-1, T),
+      mask_BT=mask,
+      adv_B=batch.adv_NR.reshape(-1),
+    )
+    value, count = RULES[rule](losses.clip(inputs)[0], mask)
+    return value / count
+
+  return jax.value_and_grad(total)(params)
+
+
+def of_one_response(batch):
+  """The same sequences, each with a prompt of its own."""
+  q = batch.sequences
+  return batch.replace(
+    sequences=batch_lib.Sequences(
+      prompt_NT=np.repeat(q.prompt_NT, R, 0),
+      prompt_mask_NT=np.repeat(q.prompt_mask_NT, R, 0),
+      tokens_NRT=q.tokens_NRT.reshape(-1, 1, T),
+      mask_NRT=q.mask_NRT.reshape(-1, 1, T),
+    ),
+    old_logp_NRT=batch.old_logp_NRT.reshape(-1, 1, T),
+    ref_logp_NRT=batch.ref_logp_NRT.reshape(-1, 1, T),
+    adv_NR=batch.adv_NR.reshape(-1, 1),
+    fresh_NR=batch.fresh_NR.reshape(-1, 1),
+  )
+
+
 @pytest.mark.parametrize("rule", range(len(RULES)))
-def test_gradient_in_micro_batches_is_that_of_the_whole(params, batch, rule):
+def test_gradient_of_packed_rows_is_that_of_padded_sequences(
+  params, batch, rule
+):
+  """However rows and micro-batches are cut, and prompts shared or not."""
   moved = batch.replace(old_logp_NRT=batch.old_logp_NRT + np.float32(0.05))
-  whole = gradient_of(params, moved, rule, LATER, micro_batches=1)
-  parts = gradient_of(params, moved, rule, LATER, micro_batches=3)
-  assert optax.tree.norm(whole[1]) > 0.1
-  close(parts, whole, rtol=1e-4, atol=1e-5)
+  expected = plain_gradient(params, moved, rule)
+  assert optax.tree.norm(expected[1]) > 0.1
+  for found in (
+    gradient_of(params, moved, rule, LATER),
+    gradient_of(params, moved, rule, LATER, packing.Layout(rows=12, tokens=99)),
+    gradient_of(params, of_one_response(moved), rule, LATER),
+  ):
+    close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 # Every loss that draws or compares tokens, and dropout in the head that
@@ -212,27 +279,21 @@ def _all_at_once(inputs):
   return total, count, terms[0][1] | terms[1][1]
 
 
-@functools.partial(jax.jit, static_argnames="micro_batches")
-def gradient_of_all(params, batch, micro_batches):
+@jax.jit
+def gradient_of_all(params, batch):
   return update.minibatch_gradient(
-    FLOW,
-    params,
-    {},
-    batch,
-    DIST,
-    _all_at_once,
-    micro_batches,
-    LATER,
-    KEY,
-    whole=True,
+    FLOW, params, {}, batch, DIST, _all_at_once, LATER, KEY, whole=True
   )
 
 
-@pytest.mark.parametrize(("per_row", "micro_batches"), [(4, 3), (1, 4)])
+@pytest.mark.parametrize(
+  "per_row, layout",
+  [(4, packing.Layout(rows=1)), (1, packing.Layout(tokens=24, rows=2))],
+)
 def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
-  random_params, batch, per_row, micro_batches
+  random_params, batch, per_row, layout
 ):
-  """Six prompts of four responses, cut into rows and micro-batches."""
+  """Six prompts of four responses, cut into bundles, rows, micro-batches."""
   params = random_params(FLOW)
   rng = np.random.default_rng(8)
   prompts = slice(None, None, 2)
@@ -263,21 +324,21 @@ def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
   moved = batch.old_logp_NRT + rng.normal(scale=0.2, size=(N, R, T)).astype(
     np.float32
   )
-  whole = gradient_of_all(params, cut(4), micro_batches=1)
-  parts = gradient_of_all(params, cut(per_row), micro_batches)
+  whole = gradient_of_all(
+    params, update.pack(cut(4), packing.Layout(tokens=120, rows=6))
+  )
+  parts = gradient_of_all(params, update.pack(cut(per_row), layout))
   assert (
     0 < whole[2]["clip_cov/dropped"][0] < whole[2]["clip_cov/candidates"][0]
   )
   assert optax.tree.norm(whole[1]["log_z"]) > 0.01
   # The largest entries of the gradient are about 50.
-  close(parts, whole, rtol=1e-4, atol=1e-4)
+  close(parts, whole, rtol=1e-4, atol=5e-4)
 
 
 def test_rules_differ_on_ragged_responses(params, batch):
   norms = [
-    float(
-      optax.tree.norm(gradient_of(params, batch, i, FIRST, micro_batches=1)[1])
-    )
+    float(optax.tree.norm(gradient_of(params, batch, i, FIRST)[1]))
     for i in range(3)
   ]
   assert len({round(x, 3) for x in norms}) == 3
@@ -285,8 +346,8 @@ def test_rules_differ_on_ragged_responses(params, batch):
 
 def test_value_put_in_the_place_of_another_keeps_the_gradient(params, batch):
   close(
-    gradient_of(params, batch, 0, FIRST, micro_batches=1),
-    gradient_of(params, batch, 0, LATER, micro_batches=1),
+    gradient_of(params, batch, 0, FIRST),
+    gradient_of(params, batch, 0, LATER),
     rtol=1e-3,
     atol=1e-5,
   )
@@ -396,7 +457,8 @@ def test_refused_results_are_counted(params, batch):
   """Through the whole update, as a run calls it."""
   run = update.make(CONFIG, optim.adamw(lambda _: jnp.nan), OBJECTIVE, DIST)
   before = jax.device_get(state(params))
-  after, metrics = run(state(params), batch, FIRST, KEY)
+  packed = update.pack(batch, LAYOUT)
+  after, metrics = run(state(params), packed, FIRST, KEY)
   equal((after.params, after.opt_state), (before.params, before.opt_state))
   assert after.skipped == 1 and mean(metrics, "skipped_updates") == 1.0
 

@@ -1,6 +1,7 @@
 """Attention over own keys and a shared prefix, against one plain softmax."""
 
 import functools
+import math
 import re
 
 import jax
@@ -210,21 +211,26 @@ def test_bfloat16_stays_and_is_close():
   )
 
 
-# What `causal` is asked for: prompts (own keys masked, no prefix), responses
-# (own keys real, a prefix), and both at once. Rows are padded on neither side,
-# on the left, and on the right down to one token.
+# What `causal` is asked for: prompts padded on neither side, on the left, and
+# on the right down to one token; packed rows of several bundles, of which one
+# is full; and bundles whose responses share their prompt.
 LONG = 13
-LEFT_AND_RIGHT = np.arange(LONG) >= np.array([[0], [9], [0]])
-LEFT_AND_RIGHT[2, 1:] = False
 CASES = {
-  "prompts": (LEFT_AND_RIGHT, False),
-  "responses": (None, True),
-  "both": (LEFT_AND_RIGHT, True),
+  "prompts": ([[1] * 13, [0] * 9 + [1] * 4, [1] + [0] * 12], None),
+  "packed": ([[1] * 13, [1] * 4 + [2] * 6 + [3] * 3, [1] * 5 + [0] * 8], None),
+  "shared": (
+    [[1] * 13, [1] * 7 + [2] * 6, [1] * 9 + [0] * 4],
+    [
+      [0] * 3 + [1] * 5 + [2] * 5,
+      [0] * 2 + [1] * 3 + [2] * 2 + [0] * 4 + [1] + [2],
+      [0] * 8 + [2] + [0] * 4,
+    ],
+  ),
 }
 
 
-def causal_case(with_prefix):
-  """(q, own, prefix, prefix_mask) as the layers hand them over."""
+def causal_case(name):
+  """(q, own, segments) as the layers hand them over."""
   rng = np.random.default_rng(0)
 
   def normal(*shape):
@@ -232,43 +238,46 @@ def causal_case(with_prefix):
 
   q = normal(3, R, LONG, K, M, H)
   own = normal(3, R, K, H, LONG), normal(3, R, K, LONG, H)
-  if not with_prefix:
-    return q, own, None, None
-  prefix_mask = np.arange(P) >= np.array([[0], [5], [0]])
-  prefix_mask[2, 1:] = False
-  return q, own, (normal(3, K, H, P), normal(3, K, P, H)), prefix_mask
+  bundle, response = (x if x is None else np.array(x) for x in CASES[name])
+  return q, own, attention.Segments(bundle, response)
 
 
-def values_and_gradients(attend, key_mask, q, own, prefix, prefix_mask):
-  """Of the queries whose own key is real."""
+def seen_by_hand(segments):
+  """Bool [N, T, T], key by key, after the definition."""
+  rows, length = segments.bundle_NT.shape
+  seen = np.zeros((rows, length, length), bool)
+  for n, query, key in np.ndindex(seen.shape):
+    same = segments.bundle_NT[n, query] == segments.bundle_NT[n, key]
+    if segments.response_NT is not None:
+      of_query, of_key = segments.response_NT[n, [query, key]]
+      same &= of_key in (0, of_query)
+    seen[n, query, key] = same and key <= query
+  return seen
+
+
+def values_and_gradients(attend, q, own, segments):
+  """Of the queries that are not padding."""
   direction = np.random.default_rng(1).normal(size=q.shape)
-  if key_mask is not None:
-    direction = np.where(key_mask[:, None, :, None, None, None], direction, 0)
+  real = (segments.bundle_NT > 0)[:, None, :, None, None, None]
+  direction = np.where(real, direction, 0)
 
-  def total(q, own, prefix):
-    out = attend(q, own, key_mask, prefix, prefix_mask)
+  def total(q, own):
+    out = attend(q, own, segments)
     return jnp.sum(out * direction), jnp.where(direction == 0, 0, out)
 
   (_, out), gradients = jax.jit(
-    jax.value_and_grad(total, (0, 1, 2), has_aux=True)
-  )(q, own, prefix)
+    jax.value_and_grad(total, (0, 1), has_aux=True)
+  )(q, own)
   return out, gradients
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_causal_attention_is_attention_under_a_causal_mask(name):
-  key_mask, with_prefix = CASES[name]
-  q, own, prefix, prefix_mask = causal_case(with_prefix)
-  seen = np.arange(LONG) <= np.arange(LONG)[:, None]
-  real = np.ones((3, LONG), bool) if key_mask is None else key_mask
-  found = jax.jit(attention.causal)(q, own, key_mask, prefix, prefix_mask)
-  time_first = [np.moveaxis(own[0], -1, 2), np.moveaxis(own[1], -2, 2)]
-  if with_prefix:
-    prefix = np.moveaxis(prefix[0], -1, 1), np.moveaxis(prefix[1], -2, 1)
-  with np.errstate(invalid="ignore"):  # queries that see nothing
-    expected = plain(
-      q, time_first, seen & real[:, None, None], prefix, prefix_mask
-    )
+def test_causal_attention_is_attention_under_its_mask(name):
+  q, own, segments = causal_case(name)
+  found = jax.jit(attention.causal)(q, own, segments)
+  time_first = np.moveaxis(own[0], -1, 2), np.moveaxis(own[1], -2, 2)
+  expected = plain(q, time_first, seen_by_hand(segments)[:, None])
+  real = segments.bundle_NT > 0
   np.testing.assert_allclose(
     np.swapaxes(found, 1, 2)[real], np.swapaxes(expected, 1, 2)[real], atol=3e-6
   )
@@ -276,11 +285,10 @@ def test_causal_attention_is_attention_under_a_causal_mask(name):
 
 # A last block with one query, a block a query, and one block for all.
 @pytest.mark.parametrize(
-  "name, size", [("prompts", 4), ("responses", 4), ("both", 1), ("both", 16)]
+  "name, size", [("prompts", 4), ("packed", 4), ("shared", 1), ("shared", 16)]
 )
 def test_blocks_of_queries_change_nothing(name, size):
-  key_mask, with_prefix = CASES[name]
-  args = key_mask, *causal_case(with_prefix)
+  args = causal_case(name)
   found = values_and_gradients(
     functools.partial(attention.in_blocks, size=size), *args
   )
@@ -292,72 +300,63 @@ def test_blocks_of_queries_change_nothing(name, size):
 
 
 def test_gradients_of_many_blocks_are_summed_in_float32():
-  # One prompt token is all that 4000 queries see. The gradient of its value
-  # is their number, and bfloat16 cannot count beyond 256.
-  def zeros(*shape):
-    return jnp.zeros(shape, jnp.bfloat16)
+  # The first key, a prompt, is all that 3999 responses see beside themselves,
+  # and their own keys weigh nothing. The gradient of its value is their number,
+  # and bfloat16 cannot count beyond 256.
+  q = jnp.ones((1, 1, 4000, 1, 1, 1), jnp.bfloat16)
+  keys = jnp.full((1, 1, 1, 1, 4000), -100.0, jnp.bfloat16)
+  keys = keys.at[..., 0].set(100.0)
+  column = jnp.arange(4000)[None]
 
-  def total(value):
+  def total(values):
     out = attention.in_blocks(
-      zeros(1, 1, 4000, 1, 1, 1),
-      (zeros(1, 1, 1, 1, 4000), zeros(1, 1, 1, 4000, 1)),
-      jnp.zeros((1, 4000), bool),
-      (zeros(1, 1, 1, 1), value),
-      jnp.ones((1, 1), bool),
+      q,
+      (keys, values),
+      attention.Segments(jnp.ones_like(column), column),
       size=1,
     )
     return jnp.sum(out.astype(jnp.float32))
 
-  assert jax.jit(jax.grad(total))(zeros(1, 1, 1, 1)) == 4000
+  values = jnp.zeros((1, 1, 1, 4000, 1), jnp.bfloat16)
+  assert jax.jit(jax.grad(total))(values)[0, 0, 0, 0, 0] == 4000
 
 
-def shapes(length, columns):
-  """Of one row with one response, two heads and a prefix."""
+def shapes(length):
+  """Of one row with two heads."""
 
-  def shape(*sizes):
-    return jax.ShapeDtypeStruct(sizes, np.float32)
+  def shape(*sizes, dtype=np.float32):
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
   return (
     shape(1, 1, length, 1, 2, 64),
     (shape(1, 1, 1, 64, length), shape(1, 1, 1, length, 64)),
-    (shape(1, 1, 64, columns), shape(1, 1, columns, 64)),
-    jax.ShapeDtypeStruct((1, columns), bool),
+    attention.Segments(shape(1, length, dtype=np.int32)),
   )
 
 
-def test_short_sequences_are_read_by_the_reference_alone():
-  length = 2**9
-  columns = attention.SCORES // length - length
+def test_short_rows_are_read_by_the_reference_alone():
+  length = math.isqrt(attention.SCORES)
 
-  def program(attend, columns):
-    return str(jax.make_jaxpr(attend)(*shapes(length, columns)))
+  def program(attend, length):
+    return str(jax.make_jaxpr(attend)(*shapes(length)))
 
-  def causal(q, own, prefix, prefix_mask):
-    return attention.causal(q, own, None, prefix, prefix_mask)
+  def reference(q, own, segments):
+    return attention.attend(q, own, attention._seen(0, segments, segments))
 
-  def reference(q, own, prefix, prefix_mask):
-    rows = 0 + jnp.arange(length)
-    return attention.attend(
-      q, own, jnp.arange(length) <= rows[:, None], prefix, prefix_mask
-    )
-
-  assert program(causal, columns) == program(reference, columns)
-  assert "scan" in program(causal, columns + 1)
+  assert program(attention.causal, length) == program(reference, length)
+  assert "scan" in program(attention.causal, length + 1)
 
 
-def test_memory_of_long_sequences_is_that_of_a_block():
-  length, columns = 8192, 1024
+def test_memory_of_long_rows_is_that_of_a_block():
+  length = 8192
 
-  def total(q, own, prefix, prefix_mask):
-    return jnp.sum(attention.causal(q, own, None, prefix, prefix_mask) ** 2)
+  def total(q, own, segments):
+    return jnp.sum(attention.causal(q, own, segments) ** 2)
 
   program = (
-    jax.jit(jax.value_and_grad(total, (0, 1, 2)))
-    .lower(*shapes(length, columns))
-    .compile()
+    jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes(length)).compile()
   )
-  scores = 2 * 4 * length * (length + columns)
-  # Measured: 64 MiB, of 576 for one array of scores and 2176 without blocks.
+  scores = 2 * 4 * length**2
   assert program.memory_analysis().temp_size_in_bytes < scores / 6
 
 

@@ -21,15 +21,14 @@ from progrpo_jax.models import attention, fused_attention, transformer
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib
 
-# Two blocks of queries and three of keys for the TPU kernel, filled partly.
+# Two blocks of queries and keys for the TPU kernel, the second filled partly.
 N, R, K, M, H = 4, 2, 2, 2, 8
-T, P = 250, 70
+T = 250
 EMULATED = {
   "splash": functools.partial(fused_attention.splash, interpret=True),
   "cudnn": functools.partial(fused_attention.cudnn, implementation="xla"),
 }
-ATTEND = EMULATED | {
-  "xla": attention.causal,
+KERNELS = EMULATED | {
   "splash on a tpu": fused_attention.splash,
   "cudnn on a gpu": fused_attention.cudnn,
 }
@@ -43,8 +42,28 @@ def padded(length):
   )
 
 
+def segments(packed):
+  """Numbers of the columns' bundles; 0 is padding."""
+  if not packed:
+    return padded(T).astype(np.int32)
+  lengths = [[250], [100, 30, 120], [1] * 250, [128, 60]]
+  return np.stack(
+    [
+      np.pad(np.repeat(np.arange(1, len(x) + 1), x), (0, T - sum(x)))
+      for x in lengths
+    ]
+  ).astype(np.int32)
+
+
+def attend(name, q, own, ids):
+  """Causal attention by a kernel, or by the reference."""
+  if name == "xla":
+    return attention.causal(q, own, attention.Segments(ids))
+  return KERNELS[name](q, own, ids > 0 if "cudnn" in name else ids)
+
+
 def case(dtype="float32"):
-  """(q, own, prefix), as the layers hand them over."""
+  """(q, own), as the layers hand them over."""
   rng = np.random.default_rng(0)
 
   def normal(*shape):
@@ -53,45 +72,29 @@ def case(dtype="float32"):
   return (
     normal(N, R, T, K, M, H),
     (normal(N, R, K, H, T), normal(N, R, K, T, H)),
-    (normal(N, K, H, P), normal(N, K, P, H)),
   )
 
 
 @functools.cache
-def run(name, prompts):
-  """Values and gradients of prompts, or of responses after them.
+def run(name):
+  """Values and gradients: a function of (q, own, ids, direction)."""
 
-  Args:
-    name: in `ATTEND`.
-    prompts: whether these are prompts.
-
-  Returns:
-    Function of (q, own, prefix, mask, direction).
-  """
-  attend = ATTEND[name]
-
-  def total(q, own, prefix, mask, direction):
-    out = (
-      attend(q, own, mask) if prompts else attend(q, own, None, prefix, mask)
-    )
+  def total(q, own, ids, direction):
+    out = attend(name, q, own, ids)
     return jnp.sum(out.astype(jnp.float32) * direction), out
 
-  return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
+  return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
 
 
-def results(name, prompts, args):
-  """As `run`; values only of queries whose own key is real."""
-  mask = padded(T if prompts else P)
+def results(name, packed, args):
+  """As `run`; values only of queries that are not padding."""
+  ids = segments(packed)
   direction = np.random.default_rng(1).normal(size=args[0].shape)
-  if prompts:
-    direction *= mask[:, None, :, None, None, None]
-  (_, out), gradients = run(name, prompts)(*args, mask, direction)
+  direction *= (ids > 0)[:, None, :, None, None, None]
+  (_, out), gradients = run(name)(*args, ids, direction)
   assert out.dtype == args[0].dtype
   out = jnp.where(direction == 0, 0, out)
-  return jax.tree.map(
-    lambda x: np.asarray(x, np.float32),
-    (out, gradients[:2] if prompts else gradients),
-  )
+  return jax.tree.map(lambda x: np.asarray(x, np.float32), (out, gradients))
 
 
 def worst(found, expected):
@@ -105,17 +108,19 @@ def worst(found, expected):
   ]
 
 
-@pytest.mark.parametrize("prompts", [True, False])
-@pytest.mark.parametrize("name", EMULATED)
-def test_kernel_equals_the_reference(name, prompts):
+# cuDNN's kernel reads single sequences only.
+READ = [("splash", True), ("splash", False), ("cudnn", False)]
+
+
+@pytest.mark.parametrize("name, packed", READ)
+def test_kernel_equals_the_reference(name, packed):
   args = case()
   assert (
-    max(worst(results(name, prompts, args), results("xla", prompts, args)))
-    < 3e-6
+    max(worst(results(name, packed, args), results("xla", packed, args))) < 3e-6
   )
 
 
-def check_bfloat16(name, prompts):
+def check_bfloat16(name, packed):
   """Asserts that it is as close to float32 as the reference in bfloat16.
 
   The reference normalises in float32 and may by chance be nearer than a unit
@@ -123,54 +128,50 @@ def check_bfloat16(name, prompts):
   """
   args = case("bfloat16")
   exact = results(
-    "xla", prompts, jax.tree.map(lambda x: x.astype(jnp.float32), args)
+    "xla", packed, jax.tree.map(lambda x: x.astype(jnp.float32), args)
   )
-  ours, theirs = (
-    worst(results(n, prompts, args), exact) for n in (name, "xla")
-  )
+  ours, theirs = (worst(results(n, packed, args), exact) for n in (name, "xla"))
   assert max(ours) < 0.02
   assert max(a / max(b, 2**-8) for a, b in zip(ours, theirs)) < 2
 
 
-@pytest.mark.parametrize("name", EMULATED)
-def test_kernel_in_bfloat16(name):
-  check_bfloat16(name, prompts=False)
+@pytest.mark.parametrize("name, packed", READ)
+def test_kernel_in_bfloat16(name, packed):
+  check_bfloat16(name, packed)
 
 
-@pytest.mark.parametrize("prompts", [True, False])
-@pytest.mark.parametrize("name", sorted(set(ATTEND) - {"xla", *EMULATED}))
-def test_kernel_where_it_belongs(name, prompts):
+@pytest.mark.parametrize("name, packed", READ)
+def test_kernel_where_it_belongs(name, packed):
+  (name,) = [x for x in KERNELS if x.startswith(f"{name} on")]
   platform = name.split()[-1]
   if jax.default_backend() != platform:
     pytest.skip(f"needs a {platform}")
-  check_bfloat16(name, prompts)
+  check_bfloat16(name, packed)
 
 
-@pytest.mark.parametrize("name", EMULATED)
-def test_masked_keys_have_no_influence(name):
-  q, own, prefix = case()
-  hidden = ~padded(P)[:, None, :, None]
+@pytest.mark.parametrize("name, packed", READ)
+def test_other_segments_have_no_influence(name, packed):
+  q, (k, v) = case()
+  # The second row: its first bundle, or its padding.
+  first = (segments(packed)[1] == segments(packed)[1, 0])[:, None]
   rubbish = (
-    jnp.where(hidden.swapaxes(2, 3), 1e4, prefix[0]),
-    jnp.where(hidden, -1e4, prefix[1]),
+    jnp.where(first.T, k.at[1].set(1e3), k),
+    jnp.where(first, v.at[1].set(-1e3), v),
   )
-  expected = results(name, False, (q, own, prefix))
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    results(name, False, (q, own, rubbish)),
-    expected,
-  )
-  # The last row's one token is the first of its prompt.
-  other = prefix[0], prefix[1].at[3, :, 0].add(1.0)
-  changed = results(name, False, (q, own, other))
-  assert np.abs(changed[0] - expected[0]).max(axis=(1, 2, 3, 4, 5))[3] > 0.1
+
+  def rest(own):
+    out = results(name, packed, (q, own))[0][1]
+    return out[:, ~first[:, 0]]
+
+  np.testing.assert_array_equal(rest(rubbish), rest((k, v)))
+  changed = rest((k, v.at[1, :, :, -1].add(100.0)))
+  assert np.abs(changed - rest((k, v))).max() > 0.1
 
 
 @pytest.mark.parametrize("name", EMULATED)
 def test_query_that_sees_nothing_is_finite_and_so_is_its_gradient(name):
   args = case()
-  nothing = np.zeros((N, T), bool)
-  out = run(name, True)(*args, nothing, np.ones(args[0].shape))
+  out = run(name)(*args, np.zeros((N, T), np.int32), np.ones(args[0].shape))
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(out))
 
 
@@ -195,27 +196,24 @@ def test_blocks_of_the_tpu_kernel_waste_little(length, block):
   assert length % block == 0 or block - length % block < 128 + length / 8
 
 
-def lowered(kernel, platform):
+def lowered(kernel, platform, dtype):
   """The program of values and gradients, and its largest array's elements.
 
-  In the shapes of training: bfloat16, 1024 tokens of which the last is not
-  read, seven query heads of one key head.
+  In the shapes of training: bfloat16, seven query heads of one key head.
   """
 
   def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.bfloat16)
 
-  def total(q, own, prefix, mask):
-    out = kernel(q, own, None, prefix, mask)
-    return jnp.sum(out.astype(jnp.float32) ** 2)
+  def total(q, own, columns):
+    return jnp.sum(kernel(q, own, columns).astype(jnp.float32) ** 2)
 
   text = (
-    jax.jit(jax.value_and_grad(total, (0, 1, 2)))
+    jax.jit(jax.value_and_grad(total, (0, 1)))
     .trace(
-      shape(2, 2, 1023, 2, 7, 64),
-      (shape(2, 2, 2, 64, 1023), shape(2, 2, 2, 1023, 64)),
-      (shape(2, 2, 64, 512), shape(2, 2, 512, 64)),
-      jax.ShapeDtypeStruct((2, 512), bool),
+      shape(4, 1, 1530, 2, 7, 64),
+      (shape(4, 1, 2, 64, 1530), shape(4, 1, 2, 1530, 64)),
+      jax.ShapeDtypeStruct((4, 1530), dtype),
     )
     .lower(lowering_platforms=(platform,))
     .as_text()
@@ -228,17 +226,19 @@ def lowered(kernel, platform):
 
 
 def test_program_for_a_tpu():
-  text, largest = lowered(fused_attention.splash, "tpu")
-  for kernel in ("fwd", "dq", "dkv"):
+  text, largest = lowered(fused_attention.splash, "tpu", jnp.int32)
+  for kernel in ("fwd", "dkv"):
     assert f"splash_mha_{kernel}_segmented" in text
-  # Queries, and a number a query in as many columns as a register has.
-  assert largest <= 4 * 14 * 1024 * 128
+  # One kernel for all gradients.
+  assert "splash_mha_dq" not in text
+  # Partial sums of the queries' gradients, one for each block of keys.
+  assert largest <= 3 * 4 * 14 * 1536 * 128
 
 
 def test_program_for_a_gpu(monkeypatch):
   # The only question that is put to the machine when a program is lowered.
   monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
-  text, largest = lowered(fused_attention.cudnn, "cuda")
+  text, largest = lowered(fused_attention.cudnn, "cuda", bool)
   calls = [x for x in text.splitlines() if "custom_call @__cudnn" in x]
   assert ["Backward" in x for x in calls] == [False, True]
   for call in calls:
@@ -263,13 +263,16 @@ def test_model_reads_by_the_kernel_and_decodes_by_the_reference(
   params = random_params(config)
   rng = np.random.default_rng(1)
   prompt, mask = rng.integers(0, 40, (N, 6)), padded(6)
-  tokens = rng.integers(0, 40, (N, R, 5))
+  bundle = np.array([[1, 1, 1, 2, 2, 0]] * N)
+  position = np.array([[0, 1, 2, 0, 1, 0]] * N)
 
-  def read(params, config):
-    hidden, prefix = transformer.prefill(config, params, prompt, mask)
-    after = transformer.extend(config, params, tokens, prefix)
+  def read(params, config, response=None):
+    segments = attention.Segments(bundle, response)
+    packed = transformer.read(config, params, prompt, position, segments)
+    packed = jnp.where(bundle[..., None] > 0, packed, 0)
+    hidden, _ = transformer.prefill(config, params, prompt, mask)
     hidden = jnp.where(mask[..., None], hidden, 0)
-    return jnp.sum(jnp.sin(after)) + jnp.sum(jnp.sin(hidden)), (hidden, after)
+    return jnp.sum(jnp.sin(packed)) + jnp.sum(jnp.sin(hidden)), (packed, hidden)
 
   def program(kernel):
     return jax.jit(
@@ -289,8 +292,14 @@ def test_model_reads_by_the_kernel_and_decodes_by_the_reference(
     found,
     expected,
   )
-  # Of prompts and of responses; `decode` adds the prefill's alone.
-  assert {args[3] is None for args in calls} == {True, False}
+  # Of packed rows and of prompts. Responses that share a prompt, and `decode`,
+  # do without: only their prompts are left.
+  both = len(calls)
+  calls.clear()
+  jax.eval_shape(
+    functools.partial(read, config=config, response=0 * bundle), params
+  )
+  assert 0 < len(calls) < both
   calls.clear()
 
   def decode(params):
@@ -298,13 +307,13 @@ def test_model_reads_by_the_kernel_and_decodes_by_the_reference(
     return transformer.decode(
       config,
       transformer.unroll(config, params),
-      tokens[..., :1],
+      prompt[:, None, :1],
       prefix,
-      cache_lib.empty(config, N, R, 4),
+      cache_lib.empty(config, N, 1, 4),
     )
 
   jax.eval_shape(decode, params)
-  assert {args[3] is None for args in calls} == {True}
+  assert 0 < len(calls) < both
 
 
 def test_model_refuses_what_cannot_run():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from progrpo_jax import batch
+from progrpo_jax import batch, packing
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring, transformer
 
@@ -92,22 +92,38 @@ def test_prompt_log_probs_equal_logits(scores, exact):
   )
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
-def test_micro_batches_change_nothing(params, scores, micro_batches):
+@pytest.mark.parametrize("tokens, rows", [(16, 1), (24, 2), (64, 1), (0, 3)])
+def test_rows_and_micro_batches_change_nothing(params, scores, tokens, rows):
   found = scoring.score(
-    CONFIG, params, sequences(), DIST, micro_batches=micro_batches
+    CONFIG, params, sequences(), DIST, packing.Layout(tokens, rows)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, scores
   )
 
 
+def test_bundles_of_one_response_score_the_same(params, scores):
+  """Every second of them has the scores of its prompt."""
+  q = sequences()
+  apart = batch.Sequences(
+    prompt_NT=np.repeat(q.prompt_NT, R, 0),
+    prompt_mask_NT=np.repeat(q.prompt_mask_NT, R, 0),
+    tokens_NRT=q.tokens_NRT.reshape(-1, 1, T),
+    mask_NRT=q.mask_NRT.reshape(-1, 1, T),
+  )
+  found = scoring.score(CONFIG, params, apart, DIST, prompts=R)
+  np.testing.assert_allclose(
+    found.logp_NRT.reshape(N, R, T), scores.logp_NRT, atol=1e-5
+  )
+  np.testing.assert_allclose(
+    found.prompt_logp_NT[::R], scores.prompt_logp_NT, atol=1e-5
+  )
+  assert not found.prompt_logp_NT[1::R].any()
+
+
 def test_chunks_of_logits_change_nothing(params, scores):
   found = scoring.score(
-    CONFIG,
-    params,
-    sequences(),
-    scoring.Distribution(temperature=0.7, chunk=2 * N * R),
+    CONFIG, params, sequences(), scoring.Distribution(temperature=0.7, chunk=5)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, scores
@@ -115,7 +131,7 @@ def test_chunks_of_logits_change_nothing(params, scores):
 
 
 def test_prompts_that_are_not_wanted_are_zeros(params, scores):
-  found = scoring.score(CONFIG, params, sequences(), DIST, prompts=False)
+  found = scoring.score(CONFIG, params, sequences(), DIST, prompts=0)
   assert found.prompt_logp_NT.shape == (N, P)
   assert not np.asarray(found.prompt_logp_NT).any()
   np.testing.assert_allclose(found.logp_NRT, scores.logp_NRT, atol=1e-6)
@@ -154,23 +170,10 @@ def test_prompt_and_response_of_one_token(params):
   )
 
 
-def test_second_batch_of_a_bucket_compiles_nothing(params, scores):
-  before = scoring.score._cache_size()
-  scoring.score(
-    CONFIG, params, sequences(seed=2), scoring.Distribution(temperature=0.7)
-  )
-  assert scoring.score._cache_size() == before
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_micro_batches_and_back(count):
-  tree = {"a": np.arange(24).reshape(6, 4), "b": (np.arange(6),)}
-  micro = scoring.to_micro(tree, count)
-  assert micro["a"].shape == (count, 6 // count, 4)
-  jax.tree.map(np.testing.assert_array_equal, scoring.from_micro(micro), tree)
-
-
-def test_micro_batch_takes_every_so_manyth_row():
-  np.testing.assert_array_equal(
-    scoring.to_micro(np.arange(6), 3), [[0, 3], [1, 4], [2, 5]]
-  )
+def test_another_batch_compiles_nothing(params, scores):
+  """Nor does one that fills another number of micro-batches."""
+  before = scoring.score_rows._cache_size()
+  other = sequences(seed=2)
+  for q in (other, other.replace(mask_NRT=other.mask_NRT & (np.arange(T) < 1))):
+    scoring.score(CONFIG, params, q, scoring.Distribution(temperature=0.7))
+  assert scoring.score_rows._cache_size() == before

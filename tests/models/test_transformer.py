@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from progrpo_jax import ops
+from progrpo_jax.models import attention, transformer
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import transformer
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
@@ -28,10 +28,25 @@ def heads(params, hidden):
 
 @functools.partial(jax.jit, static_argnums=0)
 def both(config, params, prompt, mask, tokens):
-  """Logits of prompts and of the responses after them."""
-  hidden, prefix = transformer.prefill(config, params, prompt, mask)
-  after = transformer.extend(config, params, tokens, prefix)
-  return heads(params, hidden), heads(params, after)
+  """Logits of prompts, and of rows of a prompt and all its responses."""
+  hidden, _ = transformer.prefill(config, params, prompt, mask)
+  rows, responses, length = tokens.shape
+  number = jnp.repeat(jnp.arange(responses), length)
+  own = jnp.ones((rows, 1), int)
+  place = jnp.cumsum(mask, axis=1) - 1
+  after = jnp.tile(jnp.arange(length), responses) + place[:, -1:] + 1
+  out = transformer.read(
+    config,
+    params,
+    jnp.concatenate([prompt, tokens.reshape(rows, -1)], axis=1),
+    jnp.concatenate([jnp.maximum(place, 0), after], axis=1),
+    attention.Segments(
+      jnp.concatenate([mask.astype(int), own * (number >= 0)], axis=1),
+      jnp.concatenate([0 * place, own * (number + 1)], axis=1),
+    ),
+  )[:, prompt.shape[1] :]
+  out = out.reshape(rows, responses, length, -1)
+  return heads(params, hidden), heads(params, out)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
+from progrpo_jax import packing
 from progrpo_jax.algos import aggregate, kl, losses
 from progrpo_jax.algos import objective as objective_lib
 from progrpo_jax.devices import sharding
@@ -73,27 +74,27 @@ def step(params, where, config=CONFIG):
     jax.random.key(3),
     SETTINGS,
   )
-  sequences = sharding.put_rows(
-    batch_lib.Sequences(
-      prompt_NT=prompt,
-      prompt_mask_NT=mask,
-      tokens_NRT=rollout.tokens_BT.reshape(N, R, T),
-      mask_NRT=rollout.mask_BT.reshape(N, R, T),
-    ),
-    where,
+  sequences = batch_lib.Sequences(
+    prompt_NT=prompt,
+    prompt_mask_NT=mask,
+    tokens_NRT=rollout.tokens_BT.reshape(N, R, T),
+    mask_NRT=rollout.mask_BT.reshape(N, R, T),
   )
+  layout = packing.Layout(tokens=24, rows=1)
   with jax.set_mesh(where):
-    scores = scoring.score(config, params, sequences, DIST, micro_batches=2)
+    scores = scoring.score(config, params, sequences, DIST, layout)
     adv = rng.normal(size=(N, R)).astype(np.float32)
-    batch = batch_lib.TrainBatch(
-      sequences=sequences,
-      old_logp_NRT=scores.logp_NRT,
-      ref_logp_NRT=scores.logp_NRT,
-      **sharding.put_rows(
-        dict(adv_NR=adv, fresh_NR=np.ones((N, R), bool)), where
+    batch = update.pack(
+      batch_lib.TrainBatch(
+        sequences=sequences,
+        old_logp_NRT=scores.logp_NRT,
+        ref_logp_NRT=scores.logp_NRT,
+        adv_NR=adv,
+        fresh_NR=np.ones((N, R), bool),
       ),
+      layout,
     )
-    run = update.make(config, TX, OBJECTIVE, DIST, micro_batches=2)
+    run = update.make(config, TX, OBJECTIVE, DIST)
     before = state_lib.create(config, TX, params, where)
     after, metrics = run(before, batch, np.bool_(True), jax.random.key(3))
     # Half of the first gradient is the first moment after one update.
@@ -304,18 +305,15 @@ def check_few_heads(params, expected):
   rng = np.random.default_rng(0)
   prompt = rng.integers(0, 64, (N, P), np.int32)
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
-  sequences = sharding.put_rows(
-    batch_lib.Sequences(
-      prompt_NT=prompt,
-      prompt_mask_NT=mask,
-      tokens_NRT=expected["tokens"].reshape(N, R, T),
-      mask_NRT=expected["scores"].logp_NRT < 0,
-    ),
-    where,
+  sequences = batch_lib.Sequences(
+    prompt_NT=prompt,
+    prompt_mask_NT=mask,
+    tokens_NRT=expected["tokens"].reshape(N, R, T),
+    mask_NRT=expected["scores"].logp_NRT < 0,
   )
   with jax.set_mesh(where):
     found = scoring.score(
-      CONFIG, jax.device_put(params, places), sequences, DIST, micro_batches=2
+      CONFIG, jax.device_put(params, places), sequences, DIST
     )
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, atol=1e-5),

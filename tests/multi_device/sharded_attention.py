@@ -9,11 +9,15 @@ import numpy as np
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import attention, fused_attention
 
-N, R, T, P, H = 8, 2, 20, 6, 8
+N, R, T, H = 8, 2, 20, 8
 EMULATED = {
   "splash": functools.partial(fused_attention.splash, interpret=True),
-  "cudnn": functools.partial(fused_attention.cudnn, implementation="xla"),
-  "blocks": functools.partial(attention.in_blocks, size=8),
+  "cudnn": lambda q, own, ids: fused_attention.cudnn(
+    q, own, ids > 0, implementation="xla"
+  ),
+  "blocks": lambda q, own, ids: attention.in_blocks(
+    q, own, attention.Segments(ids), size=8
+  ),
 }
 
 # Name, mesh, key heads, heads of each, and what a device's kernel then gets:
@@ -36,40 +40,45 @@ CASES = [
 
 
 def case(key_heads, group):
-  """(q, own, prefix, prefix_mask), prompts padded on either side."""
+  """(q, own, ids), prompts padded on either side."""
   rng = np.random.default_rng(0)
 
   def normal(*shape):
     return rng.normal(size=shape).astype(np.float32)
 
-  mask = np.arange(P) >= rng.integers(0, P, (N, 1))
+  mask = np.arange(T) >= rng.integers(0, T, (N, 1))
   mask[::2] = mask[::2, ::-1]
   k, m = key_heads, group
   return (
     normal(N, R, T, k, m, H),
     (normal(N, R, k, H, T), normal(N, R, k, T, H)),
-    (normal(N, k, H, P), normal(N, k, P, H)),
-    mask,
+    mask.astype(np.int32),
   )
 
 
 @functools.cache
 def reference(key_heads, group):
   """What one device gives."""
-  return jax.device_get(run(attention.causal, *case(key_heads, group)))
+
+  def attend(q, own, ids):
+    return attention.causal(q, own, attention.Segments(ids))
+
+  return jax.device_get(run(attend, *case(key_heads, group)))
 
 
-def run(attend, q, own, prefix, mask):
-  """Values and gradients."""
+def run(attend, q, own, ids):
+  """Values of what is not padding, and gradients."""
   direction = np.random.default_rng(1).normal(size=q.shape)
 
-  def total(q, own, prefix):
-    out = attend(q, own, None, prefix, mask)
+  def total(q, own):
+    out = attend(q, own, ids)
+    real = (ids > 0)[:, None, :, None, None, None]
+    out = jnp.where(real, out, 0)
     return jnp.sum(out * direction), out
 
   (_, out), gradients = jax.jit(
-    jax.value_and_grad(total, (0, 1, 2), has_aux=True)
-  )(q, own, prefix)
+    jax.value_and_grad(total, (0, 1), has_aux=True)
+  )(q, own)
   return out, gradients
 
 

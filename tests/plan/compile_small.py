@@ -41,7 +41,6 @@ def config(prompts, new):
   c.sampling.chunk = CHUNK
   c.algo.num_generations = 8
   c.train.prompts_per_step = prompts
-  c.train.micro_batch_prompts = 4
   c.eval.batch_prompts = 4
   return c
 

@@ -194,7 +194,7 @@ def test_the_largest_stage_counts():
     ("sample", {}),
     ("score", {}),
     ("update", {}),
-    ("update", dict(model__remat="layer", train__micro_batch_prompts=1)),
+    ("update", dict(model__remat="layer", train__micro_batch_rows=1)),
     ("update", dict(model__lora__rank=8)),
   ],
 )

@@ -67,7 +67,7 @@ def shrink(config, small, folder):
     config.algo.dynamic_sampling.prompts_per_round = 0
     config.algo.dynamic_sampling.max_rounds = 2
     config.train.prompts_per_step = 4 * config.train.num_minibatches
-    config.train.micro_batch_prompts = 0
+    config.train.micro_batch_rows = 0
     config.train.micro_batch_generations = 0
     config.train.total_steps = 1
     config.log.tensorboard = False

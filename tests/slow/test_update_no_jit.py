@@ -58,14 +58,15 @@ def test_update_without_a_compiler_is_the_same(random_params):
     mask_NRT=np.array([[[True, True, False]], [[True] * 3]]),
   )
   logp = scoring.score(config, params, q, DIST).logp_NRT
-  batch = jax.device_get(
+  batch = update.pack(
     batch_lib.TrainBatch(
       sequences=q,
-      old_logp_NRT=logp + 0.01,
-      ref_logp_NRT=logp - 0.1,
+      old_logp_NRT=logp + np.float32(0.01),
+      ref_logp_NRT=logp - np.float32(0.1),
       adv_NR=np.array([[1.0], [-0.5]], np.float32),
       fresh_NR=np.zeros((2, 1), bool),
-    )
+    ),
+    scoring.AUTOMATIC,
   )
   run = update.make(config, TX, OBJECTIVE, DIST)
   compiled, metrics = run(state(params), batch, True, KEY)

@@ -115,7 +115,6 @@ def config(args, base: pathlib.Path, total_steps: int):
   c.sampling.max_new_tokens = args.new_tokens
   c.train.total_steps = total_steps
   c.train.prompts_per_step = args.prompts
-  c.train.micro_batch_prompts = min(work.MICRO_BATCH, args.prompts)
   c.model.remat = "layer"
   c.optim.learning_rate = work.LEARNING_RATE
   c.optim.max_grad_norm = work.MAX_GRAD_NORM
