@@ -198,7 +198,7 @@ def read_parts(
   """
   # Devices with copies of one part share its spans.
   wanted = {
-    spans(index, tensor.shape)
+    spans_of(index, tensor.shape)
     for index in sharding.addressable_devices_indices_map(tensor.shape).values()
   }
   dtype = jnp.dtype(_DTYPES[tensor.stored])
@@ -223,7 +223,7 @@ def read_parts(
   }
 
 
-def spans(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
+def spans_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
   """Slices of a tensor as a (start, stop) pair per axis."""
   return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
@@ -261,7 +261,7 @@ def fill(
   sharding = entry.hf_sharding(target.sharding)
   shape = entry.hf_shape(target.shape)
   x = jax.make_array_from_callback(
-    shape, sharding, lambda index: parts[spans(index, shape)]
+    shape, sharding, lambda index: parts[spans_of(index, shape)]
   )
   if entry.stacked:
     return set_layer(entry.inputs, target)(parameter, x, layer)

@@ -413,11 +413,11 @@ def test_a_process_reads_the_parts_of_its_devices(
   )
   held = hf_read.read_parts(tensor, Devices(*parts))
   assert len(found) == count
-  assert held.keys() == {hf_read.spans(part, whole.shape) for part in parts}
+  assert held.keys() == {hf_read.spans_of(part, whole.shape) for part in parts}
   assert sum(x.size for x in found) == sum(x.size for x in held.values())
   for part in parts:
     np.testing.assert_array_equal(
-      held[hf_read.spans(part, whole.shape)], whole[part]
+      held[hf_read.spans_of(part, whole.shape)], whole[part]
     )
 
 
