@@ -251,7 +251,7 @@ def constrain(x, axes: Sequence[str | None]):
   return lax.with_sharding_constraint(x, spec(names, x.shape, mesh))
 
 
-def parts(axis: str, size: int) -> int:
+def splits(axis: str, size: int) -> int:
   """Number of parts into which the mesh in context splits a dimension.
 
   Args:

@@ -461,7 +461,7 @@ def _begin(
   state = DecodeState(
     step=jnp.int32(1),
     row_B=jnp.arange(rows, dtype=jnp.int32)
-    % (rows // sharding.parts("batch", prompts)),
+    % (rows // sharding.splits("batch", prompts)),
     token_B=token_B,
     alive_B=alive_B,
     length_B=real_B.astype(jnp.int32),
@@ -576,7 +576,7 @@ def _look(state: DecodeState) -> jax.Array:
   The step, and the largest number of rows of a device that live.
   """
   alive_B = state.alive_B
-  shards = sharding.parts("batch", len(alive_B))
+  shards = sharding.splits("batch", len(alive_B))
   living = jnp.sum(alive_B.reshape(shards, -1), axis=1, dtype=jnp.int32)
   return sharding.constrain(jnp.stack([state.step, jnp.max(living)]), ())
 
@@ -724,5 +724,5 @@ def _choose(logits_BV, uniform_B2, s: Settings):
     uniform_B2,
     top_k=s.top_k,
     top_p=s.top_p,
-    shards=sharding.parts("vocab", logits_BV.shape[-1]),
+    shards=sharding.splits("vocab", logits_BV.shape[-1]),
   )
