@@ -329,7 +329,7 @@ def test_smaller_batches_give_the_same_samples(params, prompts, changes):
   np.testing.assert_array_equal(some.finished_B, every.finished_B)
   np.testing.assert_allclose(some.logp_BT, every.logp_BT, atol=1e-5)
   assert smaller.tokens == whole.tokens == some.mask_BT.sum()
-  assert len(set(lengths(some))) > 2
+  assert len(set(lengths(some))) > 1
   # Greedy responses of a prompt are all alike, so that many end at one time.
   share = 1.0 if "temperature" in changes else 0.7
   assert smaller.row_steps < share * whole.row_steps
