@@ -57,7 +57,7 @@ def main() -> None:
   )
   platform = "cpu" if place == "cpu" else "tpu"
   said = memory.estimate(c, model, mesh, platform)
-  for phase in said:
+  for phase in ("sample", "score", "update"):
     counted = compiled(c, model, mesh, phase)
     print(
       f"{phase}: {counted / 2**20:,.0f} MiB counted, "

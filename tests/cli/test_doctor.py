@@ -119,6 +119,7 @@ def test_compiles_on_request(small, capfd, tmp_path, monkeypatch):
   out = " ".join(capfd.readouterr().out.split())
   assert "By the compiler the run fits" in out and "at 1.5 dollars" in out
   assert {p.name for p in texts.iterdir()} == {
+    "prefill.hlo",
     "sample.hlo",
     "score.hlo",
     "update.hlo",
