@@ -131,6 +131,13 @@ STORIES = {
       " runs/arm_correct",
       RUN + DATA + " --config.model.init_from={base}",
     ),
+    (
+      "progrpo train --config configs/tiny.py:progrpo"
+      " --config.train.total_steps=4 --config.eval.every=4"
+      " --config.eval.at_start=False --config.eval.num_problems=32"
+      " --config.eval.num_samples=4 --workdir runs/first",
+      RUN + DATA + " --config.model.init_from={base}",
+    ),
   ],
   "all methods": [
     (
