@@ -10,6 +10,11 @@ def test_eight_devices_equal_one(run_python):
   assert out.count("equal on") == 3
 
 
+def test_eight_devices_decode_as_one(run_python):
+  out = run_python([SCRIPT, "decoding"], timeout=280).stdout
+  assert out.count("decodes alike on") == 2
+
+
 def test_meshes_of_eight_devices(run_python):
   run_python("""
 import jax, numpy as np
