@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from progrpo_jax import ops
 
 
-def token_mean(x_BT, mask_BT, *, sequences=None) -> tuple[jax.Array, jax.Array]:
+def token_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   """Mean over all tokens of the batch; long responses weigh more.
 
   1 / sum_i |o_i| * sum_i sum_t x. See "DAPO"
@@ -25,19 +25,15 @@ def token_mean(x_BT, mask_BT, *, sequences=None) -> tuple[jax.Array, jax.Array]:
   Args:
     x_BT: value of each token.
     mask_BT: real tokens.
-    sequences: not read.
 
   Returns:
     (sum over tokens, number of tokens).
   """
-  del sequences
   x_BT, mask_BT = _checked(x_BT, mask_BT)
   return ops.masked_sum(x_BT, mask_BT), jnp.sum(mask_BT, dtype=jnp.float32)
 
 
-def sequence_mean(
-  x_BT, mask_BT, *, sequences=None
-) -> tuple[jax.Array, jax.Array]:
+def sequence_mean(x_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   """Mean over responses of their mean over tokens; responses weigh the same.
 
   1 / B * sum_i 1 / |o_i| * sum_t x. See "DeepSeekMath"
@@ -46,12 +42,10 @@ def sequence_mean(
   Args:
     x_BT: value of each token.
     mask_BT: real tokens.
-    sequences: not read.
 
   Returns:
     (sum over responses of their token mean, number of non-empty responses).
   """
-  del sequences
   x_BT, mask_BT = _checked(x_BT, mask_BT)
   some_B = jnp.any(mask_BT, axis=1)
   mean_B = ops.masked_mean(x_BT, mask_BT, axis=1)

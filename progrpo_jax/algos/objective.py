@@ -7,6 +7,7 @@ policy term, the KL estimator and the rule; this file names none of them.
 
 from collections.abc import Callable
 import functools
+import inspect
 
 import chex
 import jax
@@ -57,7 +58,10 @@ def objective(
   """
   mask_BT = jnp.asarray(inputs.mask_BT, bool)
   chex.assert_rank(mask_BT, 2)
-  if inputs.sequences is not None:
+  # Rows of B may be empty slots. Only a function that counts rows asks for the
+  # number of those that are not.
+  counts_rows = "sequences" in inspect.signature(aggregate_fn).parameters
+  if inputs.sequences is not None and counts_rows:
     aggregate_fn = functools.partial(aggregate_fn, sequences=inputs.sequences)
   loss_BT, metrics = _policy_term(inputs, loss_fn, mask_BT)
   chex.assert_equal_shape([loss_BT, mask_BT])
