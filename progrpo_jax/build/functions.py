@@ -27,6 +27,7 @@ from progrpo_jax.algos import (
 )
 from progrpo_jax.config import checks
 from progrpo_jax.learn import optim
+from progrpo_jax.models import scoring
 
 
 def resolve(module: types.ModuleType, name: str):
@@ -136,6 +137,17 @@ def sees_whole(c) -> bool:
   loss = resolve(losses, c.algo.loss)
   return getattr(loss, "whole", False) or (
     "key" in inspect.signature(loss).parameters
+  )
+
+
+def make_distribution(c) -> scoring.Distribution:
+  """Returns the distribution of all log-probs: that of the rollout."""
+  s = c.sampling
+  return scoring.Distribution(
+    temperature=s.temperature,
+    top_p=s.top_p,
+    top_k=s.top_k,
+    chunk=c.model.logits_chunk,
   )
 
 

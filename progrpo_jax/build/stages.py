@@ -33,7 +33,7 @@ from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import improve as improve_lib
 from progrpo_jax.learn import speed as speed_lib
 from progrpo_jax.learn import update as update_lib
-from progrpo_jax.models import attention, lora, scoring
+from progrpo_jax.models import attention, lora
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import collect as collect_lib
@@ -388,17 +388,6 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   )
 
 
-def _distribution(c) -> scoring.Distribution:
-  """The distribution of all log-probs: that of the rollout."""
-  s = c.sampling
-  return scoring.Distribution(
-    temperature=s.temperature,
-    top_p=s.top_p,
-    top_k=s.top_k,
-    chunk=c.model.logits_chunk,
-  )
-
-
 def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
@@ -409,7 +398,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   if r.enabled:
     asks = rephrase.Rephrase(
       **around,
-      dist=_distribution(c),
+      dist=functions.make_distribution(c),
       settings=problems.make_settings(
         c, foundation.tokenizer, num_generations=1
       ),
@@ -458,7 +447,7 @@ def _prepare(c, foundation: Foundation) -> prepare.Prepare:
   return prepare.Prepare(
     model=foundation.model,
     mesh=foundation.mesh,
-    dist=_distribution(c),
+    dist=functions.make_distribution(c),
     timer=foundation.timer,
     stop=foundation.stop,
     advantage=advantage_lib.Advantage(
@@ -495,7 +484,7 @@ def _improve(
       foundation.model,
       foundation.tx,
       functions.make_objective(c),
-      _distribution(c),
+      functions.make_distribution(c),
       whole=functions.sees_whole(c),
     ),
     mesh=foundation.mesh,

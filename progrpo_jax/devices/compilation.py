@@ -151,7 +151,7 @@ class Clock:
 
     Args:
       event: name of the event.
-      seconds: how long it took.
+      seconds: duration of the event.
     """
     if threading.get_ident() != self._thread:
       return

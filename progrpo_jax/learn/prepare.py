@@ -143,8 +143,8 @@ class Prepare:
     The rows are packed, and go to the devices, once for both policies.
 
     Args:
-      params: as for `__call__`.
-      reference: as for `__call__`.
+      params: all parameters of the policy.
+      reference: all parameters of the reference, or None.
       sequences: bundles, prompt-major.
       bundles: bundles of a prompt; the first of them has the prompt's scores.
 

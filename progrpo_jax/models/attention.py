@@ -88,7 +88,7 @@ def causal(q, own, segments: Segments, implementation: str = "xla"):
   Args:
     q: queries [N, R, T, K, M, H].
     own: (k, v) of the same T positions, [N, R, K, H, T] and [N, R, K, T, H].
-    segments: what the T columns belong to.
+    segments: bundle and response of each of the T columns.
     implementation: name from `choose`.
 
   Returns:

@@ -119,13 +119,13 @@ def _local(kernel, group, q, of_head, k, v, columns_NT):
 
   Args:
     kernel: function of queries [B, T, Q, H], keys and values [B, T, K', H]
-      with K' dividing Q, and what it knows of columns [B, T].
+      with K' dividing Q, and an int32 or bool array of the columns [B, T].
     group: M, query heads per key head.
     q: queries [N, R, T, Q, H].
     of_head: [Q], key head of each query head, numbered over all devices.
     k: keys [N, R, K, H, T].
     v: values [N, R, K, T, H].
-    columns_NT: what the kernel knows of each column.
+    columns_NT: segment of each column, or whether it is real.
 
   Returns:
     [N, R, T, Q, H].

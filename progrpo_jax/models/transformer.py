@@ -586,7 +586,7 @@ def read(
     params: parameters.
     tokens_EW: int32 tokens.
     position_EW: int32, rotary position of each.
-    segments: what each belongs to.
+    segments: bundle and response of each token.
 
   Returns:
     hidden_EWD, hidden states; meaningless at padding.

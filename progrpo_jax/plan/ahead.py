@@ -46,7 +46,7 @@ class Phase:
     layers: layers of the programs that were compiled.
     memory_bytes: bytes while it runs, by the compiler.
     estimated_memory_bytes: the same by `memory.estimate`.
-    cost: what its programs cost in a step.
+    cost: FLOPs, bytes and cycles of its programs in a step.
     bound: least seconds of that.
     roofline_s: least seconds of the work that is of use.
     per_token: the same three of a token; None but for "sample".
@@ -66,7 +66,7 @@ class Token:
   """One pass of the loop over tokens.
 
   Attributes:
-    cost: what it costs.
+    cost: FLOPs, bytes and cycles of the pass.
     bound: least seconds of that.
     roofline_s: least seconds to read the weights that a device decodes with,
       split over `tensor` alone, and the keys.

@@ -124,7 +124,6 @@ def cost(
   computation: hlo.Computation | None = None,
   *,
   trips: Mapping[str, int] = types.MappingProxyType({}),
-  unknown: int = 1,
 ) -> Cost:
   """Counts a computation, with the loops inside it.
 
@@ -132,11 +131,11 @@ def cost(
     module: program.
     computation: the computation, for instance the body of a loop; None for
       the whole program.
-    trips: name of a `while` -> number of its iterations, in place of its own.
-    unknown: number of iterations of a loop that the program decides.
+    trips: name of a `while` -> number of its iterations, in place of its own;
+      1 where the program decides and no number is given.
   """
   numbers = {
-    loop.instruction.name: unknown if loop.trips is None else loop.trips
+    loop.instruction.name: 1 if loop.trips is None else loop.trips
     for loop in hlo.loops(module)
   }
   return _cost(module, computation or module.entry, numbers | dict(trips))

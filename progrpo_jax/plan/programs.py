@@ -89,7 +89,9 @@ def _score(c, model, mesh):
   params = _params(c, model, mesh)
   rows = _batch(c, mesh, c.train.prompts_per_step).rows
   with jax.set_mesh(mesh):
-    return scoring.score_rows.lower(model, params, rows, _distribution(c))
+    return scoring.score_rows.lower(
+      model, params, rows, functions.make_distribution(c)
+    )
 
 
 def _update(c, model, mesh):
@@ -98,7 +100,7 @@ def _update(c, model, mesh):
     model,
     tx,
     functions.make_objective(c),
-    _distribution(c),
+    functions.make_distribution(c),
     whole=functions.sees_whole(c),
   )
   scalar = sharding.replicated(mesh)
@@ -161,16 +163,6 @@ def sampled_at_once(c: ml_collections.ConfigDict) -> int:
 
 def _optimizer(c):
   return functions.make_optimizer(c, functions.make_schedule(c))
-
-
-def _distribution(c) -> scoring.Distribution:
-  s = c.sampling
-  return scoring.Distribution(
-    temperature=s.temperature,
-    top_p=s.top_p,
-    top_k=s.top_k,
-    chunk=c.model.logits_chunk,
-  )
 
 
 def _key(mesh):

@@ -82,7 +82,7 @@ def bound(cost: counts.Cost, rates: Rates) -> Bound:
   """Returns the seconds that a program needs at least.
 
   Args:
-    cost: what it costs a device.
+    cost: FLOPs, bytes and cycles on a device.
     rates: what a chip does in a second.
   """
   return Bound(

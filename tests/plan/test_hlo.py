@@ -157,7 +157,7 @@ def test_the_cost_of_the_loop(module, loop):
 def test_a_loop_of_unknown_length_counts_as_often_as_said():
   module = hlo.parse(DECODE.replace("direction=LT", "direction=LE"))
   assert counts.cost(module).cycles == 167575
-  assert counts.cost(module, unknown=5).cycles == 5 * 167575
+  assert counts.cost(module, trips={"loop": 5}).cycles == 5 * 167575
 
 
 FUSIONS = (HERE / "fusions.hlo").read_text()
