@@ -290,10 +290,10 @@ def token_stats(
 
   def forward(hidden, head, targets, source, count):
     def body(number, out):
-      found = stats(
+      values = stats(
         gather(hidden, cut(source, number)), head, cut(targets, number)
       )
-      return tuple(put(x, y, number) for x, y in zip(out, found))
+      return tuple(put(x, y, number) for x, y in zip(out, values))
 
     nothing = jnp.zeros((groups, chunks * size), jnp.float32)
     return over_chunks(body, (nothing,) * 4, count)
@@ -307,7 +307,7 @@ def token_stats(
     return out[:2], (args, out[1:])
 
   def run_backward(saved, cotangents):
-    (hidden, head, targets, source, count), found = saved
+    (hidden, head, targets, source, count), kept_stats = saved
     wanted = jnp.arange(chunks * size) < count
     by_logp, by_entropy = (jnp.where(wanted, x, 0.0) for x in cotangents)
 
@@ -315,7 +315,9 @@ def token_stats(
       by_hidden, by_head = sums
       states = gather(hidden, cut(source, number))
       scaled, is_target, keep = logits(states, head, cut(targets, number))
-      entropy, log_sum, kept_sum = (cut(x, number)[..., None] for x in found)
+      entropy, log_sum, kept_sum = (
+        cut(x, number)[..., None] for x in kept_stats
+      )
       logp = scaled - log_sum
       probs = kept = jnp.exp(logp)
       if keep is not None:

@@ -212,7 +212,7 @@ def pack(
   Args:
     sequences: N bundles of R responses, host arrays.
     layout: sizes of the rows.
-    prompts: score the prompt tokens of every so manyth bundle, too; 0 scores
+    prompts: stride of the bundles whose prompt tokens are scored too; 0 scores
       none.
     alone: pack prompts whose responses are all empty, too.
     most: bundles of a row, at the most; 0 takes four, or as many as have 32

@@ -369,8 +369,9 @@ def layout(c, mesh, kernel: bool = False) -> tuple[int, packing.Layout]:
   if 0 < t.row_tokens < longest:
     raise errors.InputError(
       f"config.train.row_tokens = {t.row_tokens} is less than the longest "
-      f"prompt with {per_bundle} of its responses: {longest} tokens; raise it, "
-      "or lower train.micro_batch_generations"
+      f"prompt with {per_bundle} of its responses: {longest} tokens; raise it"
+      + (per_bundle > 1)
+      * ", or lower train.micro_batch_generations"
     )
   check_split(
     mesh,
@@ -396,12 +397,12 @@ def _cheapest(group: int, prompt: int, new: int, row: int) -> int:
   More of them read their prompt less often, but make longer rows, and a query
   of plain XLA is multiplied with every key of its row.
   """
-  known = [
+  fitting = [
     r
     for r in range(1, group + 1)
     if not group % r and (not row or prompt + r * new <= row)
   ]
   return min(
-    known or [1],
+    fitting or [1],
     key=lambda r: (prompt / r + new) * (1 + (row or prompt + r * new) / _EQUAL),
   )

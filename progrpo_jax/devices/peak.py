@@ -56,8 +56,8 @@ def of_kind(kind: str) -> float | None:
   "NVIDIA H100 80GB HBM3" is an H100.
   """
   words = kind.replace("-", " ").split()
-  known = [name for name in PEAKS if name.split() == words[: len(name.split())]]
-  return PEAKS[max(known, key=len)] if known else None
+  names = [name for name in PEAKS if name.split() == words[: len(name.split())]]
+  return PEAKS[max(names, key=len)] if names else None
 
 
 @functools.cache

@@ -65,7 +65,7 @@ def place(
   Args:
     sequences: N bundles, host arrays.
     layout: sizes of the rows; its shards are those of the mesh in context.
-    prompts: score the prompt of every so manyth bundle; 0 scores none.
+    prompts: stride of the bundles whose prompts are scored; 0 scores none.
   """
   layout = dataclasses.replace(layout, shards=sharding.shards_in_context())
   packed = packing.pack(sequences, layout, prompts=prompts, alone=bool(prompts))
@@ -195,10 +195,10 @@ def score_rows(
   """
 
   def one(number, out):
-    found = row_stats(config, params, micro(rows, number), dist)[:2]
+    stats = row_stats(config, params, micro(rows, number), dist)[:2]
     return tuple(
       lax.dynamic_update_index_in_dim(x, y, number, axis=0)
-      for x, y in zip(out, found)
+      for x, y in zip(out, stats)
     )
 
   # [A, E, W], split as the rows are.
@@ -241,8 +241,8 @@ def score(
     sequences: N bundles, host arrays.
     dist: distribution of the log-probs.
     layout: sizes of the packed rows.
-    prompts: score the prompt of every so manyth bundle; the others' scores are
-      zeros. 0 scores none.
+    prompts: stride of the bundles whose prompts are scored; the scores of
+      other prompts are zeros. 0 scores none.
 
   Returns:
     Scores of all N bundles, host arrays.

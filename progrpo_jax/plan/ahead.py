@@ -200,10 +200,10 @@ def phases(
     compiled = _compile_all(c, model, mesh, phase, depths, say)
     keep(phase, compiled[max(compiled)].text)
     deep = max(model.num_layers, 1)
-    found = {d: _read(c, phase, x, mesh) for d, x in compiled.items()}
+    read = {d: _read(c, phase, x, mesh) for d, x in compiled.items()}
     cost = {
-      name: _extend({d: f[name] for d, f in found.items()}, deep)
-      for name in next(iter(found.values()))
+      name: _extend({d: f[name] for d, f in read.items()}, deep)
+      for name in next(iter(read.values()))
     }
     bytes_ = _extend({d: x.memory for d, x in compiled.items()}, deep)
     bytes_ += programs.resident(c, model, mesh, phase)
@@ -330,20 +330,20 @@ def token_loop(module: hlo.Module, chunk: int) -> hlo.Loop:
 
   Args:
     module: the program.
-    chunk: tokens between two looks at what lives, the loop's iterations.
+    chunk: iterations of the loop: tokens between early-stop checks.
 
   Raises:
     ValueError: there is no loop of so many iterations.
   """
-  found = [loop for loop in hlo.loops(module) if loop.trips == chunk]
-  if not found:
+  loops = [loop for loop in hlo.loops(module) if loop.trips == chunk]
+  if not loops:
     raise ValueError(f"no loop of {chunk} iterations in the program")
 
   def work(loop):
     cost = counts.cost(module, loop.body)
     return cost.cycles, cost.hbm
 
-  return max(found, key=work)
+  return max(loops, key=work)
 
 
 def _extend(by_depth: dict, layers: int):

@@ -446,15 +446,15 @@ def _fusion(module, computation, i, inside) -> tuple[float, float]:
     whole = _in_hbm(operand.arrays)
     if whole:
       read += min(whole, _read(module, inside, inside.parameters[number]))
-  # The layout of a result is that outside, its making is inside.
-  made = (
+  # The layout of a result is declared outside, the op that makes it is inside.
+  results = (
     inside.operands(inside.root)
     if inside.root.op == "tuple"
     else [inside.root] * len(i.arrays)
   )
   written = sum(
     min(array.padded, _written(inside, value, array))
-    for value, array in zip(made, i.arrays, strict=False)
+    for value, array in zip(results, i.arrays, strict=False)
     if array.in_hbm
   )
   # What an asynchronous collective reads and writes is counted where it

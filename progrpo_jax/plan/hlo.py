@@ -135,8 +135,8 @@ class Computation:
 
   def operands(self, instruction: Instruction) -> list[Instruction]:
     """Returns the instructions whose results another one reads."""
-    known = self.instructions
-    return [known[name] for name in instruction.operands if name in known]
+    by_name = self.instructions
+    return [by_name[name] for name in instruction.operands if name in by_name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +271,9 @@ def _loops(module, computation, depth) -> Iterator[Loop]:
 
 def _trips(module, around: Computation, loop: Instruction) -> int | None:
   """Returns a loop's number of iterations, None if the program decides it."""
-  known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
-  if known:
-    return int(known)
+  declared = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+  if declared:
+    return int(declared)
   # A counter that rises by one until it is no longer below a constant.
   condition = module.computations[loop.called["condition"]]
   root = condition.root

@@ -405,13 +405,13 @@ def _smaller(
     size: columns of a response.
     s: how to sample.
   """
-  found, now = [], prompts * width + rows * size
+  counts, now = [], prompts * width + rows * size
   count = rows
   while count > 1 and math.ceil(count / 2) >= s.least_rows:
     count = math.ceil(count / 2)
     if count * (width + size) <= now:
-      found.append(count)
-  return found
+      counts.append(count)
+  return counts
 
 
 def _next_size(size: int, s: Settings) -> int:
@@ -655,10 +655,10 @@ def _replaced(function, arrays, *args):
 
   Layer by layer, so that at any time one layer at most is held twice.
   """
-  made = jax.block_until_ready(function(arrays, *args))
+  result = jax.block_until_ready(function(arrays, *args))
   for x in arrays:
     x.delete()
-  return made
+  return result
 
 
 @functools.partial(jax.jit, static_argnames="size")
