@@ -166,12 +166,14 @@ class Scores:
       them; 0 at padding and at the first real token, which has no context.
     prompt_entropy_NT: entropy in nats of the distribution at each prompt
       token; 0 at the same places.
+
+  All but the first are None where they are the sampler's log-probs.
   """
 
   logp_NRT: jax.Array
-  entropy_NRT: jax.Array
-  prompt_logp_NT: jax.Array
-  prompt_entropy_NT: jax.Array
+  entropy_NRT: jax.Array | None = None
+  prompt_logp_NT: jax.Array | None = None
+  prompt_entropy_NT: jax.Array | None = None
 
 
 @struct.dataclass
@@ -182,7 +184,8 @@ class TrainBatch:
     sequences: prompt and response tokens; `mask_NRT` is all False in
       responses excluded from learning.
     old_logp_NRT: float32, log-probs under the old policy (the denominator of
-      the importance ratio).
+      the importance ratio). Where the batch was not scored they are the
+      sampler's, and the update takes its own for fresh responses.
     ref_logp_NRT: float32, log-probs under the reference policy, or None when
       the loss does not use it.
     adv_NR: float32, advantages.

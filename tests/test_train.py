@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from progrpo_jax import main, train
+from progrpo_jax import errors, main, train
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.storage import checkpoint
@@ -58,6 +58,70 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(
   assert [step for step, _ in view.steps] == [2]
   config = json.loads((tmp_path / "config.json").read_text())
   assert config["train"]["total_steps"] == 2
+
+
+def test_scoring_is_left_out_where_nothing_needs_it(small, tmp_path):
+  """The parameters are those with it, to rounding."""
+  one = (
+    "train.total_steps=2",
+    "eval.every=0",
+    "train.num_minibatches=1",
+    "train.num_iterations=1",
+    "algo.beta=0",
+  )
+  for score in ("needed", "always"):
+    small.train(tmp_path / score, *one, f"train.score={score}", method="grpo")
+  without, with_scores = (
+    _rows(tmp_path / name)[-1] for name in ("needed", "always")
+  )
+  assert "timing_s/score" in with_scores
+  assert not {"timing_s/score", "entropy/q90"} & set(without)
+  assert without["ratio/square_mean"] == with_scores["ratio/square_mean"] == 1
+  for name in (
+    "reward",
+    "entropy/kept",
+    "perf/useful_share_train",
+    "grad_norm",
+  ):
+    assert without[name] == pytest.approx(with_scores[name], rel=1e-3), name
+  assert without["sampling/logp_difference_mean"] == pytest.approx(
+    with_scores["sampling/logp_difference_mean"], abs=1e-5
+  )
+  for x, y in zip(
+    jax.tree.leaves(_params(tmp_path / "needed", 2)),
+    jax.tree.leaves(_params(tmp_path / "always", 2)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(x, y, atol=1e-3)
+  record = _rows(tmp_path / "needed" / "rollouts", "000001.jsonl")
+  assert all(row["c_prompt"] is None for row in record)
+
+
+def test_arm_by_the_samplers_log_probs(small, tmp_path):
+  one = (
+    "train.total_steps=1",
+    "eval.every=0",
+    "train.num_minibatches=1",
+    "train.num_iterations=1",
+    "algo.beta=0",
+    "algo.arm.alpha=1",
+  )
+  centred = (*one, "algo.arm.centre=True")
+  for score in ("never", "needed"):
+    small.train(
+      tmp_path / score, *centred, f"train.score={score}", method="grpo"
+    )
+  by_sampler, by_scores = (
+    _rows(tmp_path / name)[-1] for name in ("never", "needed")
+  )
+  assert "timing_s/score" in by_scores and "timing_s/score" not in by_sampler
+  assert by_sampler["arm/bonus_abs_mean"] == pytest.approx(
+    by_scores["arm/bonus_abs_mean"], rel=1e-3
+  )
+  assert "arm/c_prompt_mean" not in by_sampler
+  # The paper's c(q) is of the prompt's tokens, which no sampler scores.
+  with pytest.raises(errors.InputError, match="config.train.score.*centre"):
+    small.train(tmp_path / "refused", *one, "train.score=never", method="grpo")
 
 
 def test_lost_reference_stops_the_run(small, tmp_path, capfd):

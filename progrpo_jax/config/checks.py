@@ -239,6 +239,13 @@ def _check_effects(c, refuse) -> None:
       "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
       "subtracts k1 from the reward",
     )
+  readers = _readers_of_scores(c)
+  if c.train.score == "never" and readers:
+    refuse(
+      "train.score",
+      f"something reads scores before the update ({', '.join(readers)}); set "
+      "'needed'",
+    )
   # A bound copied from a token-level loss would never clip GSPO's ratio.
   for key in ("epsilon", "epsilon_high"):
     if a.loss == "gspo" and a[key] >= 0.1:
@@ -276,6 +283,33 @@ def prompts_per_round(c) -> int:
 def needs_reference(c) -> bool:
   """Returns whether the method reads a reference policy."""
   return bool(c.algo.beta or c.algo.reward_kl_coef or c.algo.hold_reference)
+
+
+def needs_scores(c) -> bool:
+  """Returns whether a step scores its batch under the policy first."""
+  if c.train.score != "needed":
+    return c.train.score == "always"
+  return bool(c.algo.arm.alpha or _readers_of_scores(c))
+
+
+def _readers_of_scores(c) -> list[str]:
+  """Keys with which something must know scores before the update."""
+  a, t = c.algo, c.train
+  arm = a.arm.alpha and (not a.arm.centre or a.arm.tail == "entropy")
+  return [
+    key
+    for key, reads in (
+      ("train.num_minibatches", t.num_minibatches > 1),
+      ("train.num_iterations", t.num_iterations > 1),
+      ("algo.correction", a.correction),
+      ("algo.rephrase.enabled", a.rephrase.enabled),
+      # The measured KL is exactly 0 after a reset only where both policies
+      # were scored alike.
+      ("the KL to a reference", needs_reference(c)),
+      ("algo.arm without centre, or with tail 'entropy'", arm),
+    )
+    if reads
+  ]
 
 
 def reset_options(c) -> dict[str, Any]:

@@ -459,6 +459,13 @@ def _train(c: ConfigDict) -> None:
   # what needs least work.
   c.train.micro_batch_generations = ranges.Whole(0, at_least=0)
 
+  # Score the batch under the policy before its update. "needed": unless one
+  # update reads each batch once and nothing else reads the scores; the old
+  # log-probs are then the update's own. "always": also for its measures (exact
+  # entropies, confidence in prompts). "never": ARM, with algo.arm.centre, then
+  # takes its confidences from the sampler's log-probs.
+  c.train.score = ranges.Choice("needed", of=("needed", "always", "never"))
+
   # Stop the run after this many skipped updates in a row. An update is skipped
   # if a number in it is not finite, or its minibatch has no token to learn
   # from.

@@ -57,7 +57,8 @@ class Advantage:
   ) -> dict[str, Any]:
     """Returns `base_PG`, `adv_PG`, `c_answer_PG`, `c_prompt_P`, `metrics`.
 
-    All are numpy arrays; advantages are 0 where the verifier failed.
+    All are numpy arrays; advantages are 0 where the verifier failed, and
+    `c_prompt_P` is NaN where prompts were not scored.
 
     Args:
       reward_PG: shaped rewards.
@@ -66,7 +67,7 @@ class Advantage:
     """
     size, group = np.shape(reward_PG)
     # The rows of a prompt share its scores: its first row has them.
-    once = slice(None, None, len(scores.prompt_logp_NT) // size)
+    once = slice(None, None, len(scores.logp_NRT) // size)
     entropies = {}
     if self.arm.tail == "entropy":
       entropies = dict(
@@ -78,14 +79,20 @@ class Advantage:
     predicted_PT = prompts.user_mask_PT & np.pad(
       prompts.mask_PT[:, :-1], ((0, 0), (1, 0))
     )
-    return jax.device_get(
+    known = scores.prompt_logp_NT is not None
+    prompt_logp_PT = (
+      scores.prompt_logp_NT[once]
+      if known
+      else np.zeros(predicted_PT.shape, np.float32)
+    )
+    out = jax.device_get(
       _advantages(
         reward_PG,
         groups.correct_PG,
         groups.valid_PG,
         scores.logp_NRT.reshape(size * group, -1),
         np.asarray(groups.rollout.mask_BT),
-        scores.prompt_logp_NT[once],
+        prompt_logp_PT,
         predicted_PT,
         np.float32(self.alpha),
         base=self.base,
@@ -93,6 +100,12 @@ class Advantage:
         **entropies,
       )
     )
+    if not known:
+      # Nothing read it: ARM is off or centred.
+      out["c_prompt_P"] = np.full(size, np.nan, np.float32)
+      for name in ("arm/c_prompt_mean", "arm/gap_mean", "arm/gap_std"):
+        del out["metrics"][name]
+    return out
 
 
 @functools.partial(jax.jit, static_argnames=("base", "settings"))

@@ -30,6 +30,8 @@ class Prepare:
     advantage: advantages of shaped rewards.
     reward: shaped reward of groups.
     kl: per-token KL of (logp, ref_logp), for the metric `kl`.
+    score: whether to score under the policy; without, the sampler's log-probs
+      stand for the scores, and what needs more is not measured.
     per_bundle: responses of a prompt that share its tokens; divides G.
     layout: sizes of packed rows.
     timer: times "score", "reference" and "advantage".
@@ -47,6 +49,7 @@ class Prepare:
   advantage: advantage_lib.Advantage
   reward: shaping.ShapedReward
   kl: Callable
+  score: bool
   per_bundle: int
   layout: packing.Layout
   timer: timing.Timer
@@ -76,11 +79,17 @@ class Prepare:
     self.stop.check()
     size, group = groups.reward_PG.shape
     sequences = groups_lib.to_sequences(groups, self.per_bundle)
-    scores, ref_logp_NRT, useful = self._scores(
-      params, reference, sequences, group // self.per_bundle
-    )
-    shape = scores.logp_NRT.shape  # [N, R, T]
+    shape = sequences.tokens_NRT.shape  # [N, R, T]
     mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(shape)
+    sampled_NRT = groups.rollout.logp_BT.reshape(shape)
+    scores, ref_logp_NRT, metrics = batch_lib.Scores(sampled_NRT), None, {}
+    if self.score:
+      scores, ref_logp_NRT, metrics = self._scores(
+        params, reference, sequences, group // self.per_bundle
+      )
+    else:
+      share = packing.pack(sequences, self.layout).useful
+      metrics["perf/useful_share_train"] = share
     kl_NRT = None
     if ref_logp_NRT is not None:
       kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
@@ -100,9 +109,9 @@ class Prepare:
     # The ratio's denominator is the policy that sampled: the present one, by
     # its scores, or for groups carried over an earlier one, by the sampler.
     fresh_NR = bundles(np.repeat(groups.fresh_P, group))
-    sampled_NRT = groups.rollout.logp_BT.reshape(shape)
     old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
-    weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
+    weight_NRT, of_weights = self._correct(old_NRT, sampled_NRT, mask_NRT)
+    metrics |= of_weights
     batch = batch_lib.TrainBatch(
       sequences=sequences.replace(
         mask_NRT=mask_NRT & bundles(learn_PG)[..., None]
@@ -121,7 +130,7 @@ class Prepare:
     difference = np.abs(scores.logp_NRT - sampled_NRT)[
       mask_NRT & fresh_NR[..., None]
     ]
-    if difference.size:
+    if self.score and difference.size:
       metrics |= {
         "sampling/logp_difference_mean": float(np.mean(difference)),
         "sampling/logp_difference_max": float(np.max(difference)),
@@ -129,10 +138,9 @@ class Prepare:
     if ref_logp_NRT is not None:
       gap = self.kl(scores.logp_NRT, ref_logp_NRT)
       metrics["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
-    metrics["perf/useful_share_train"] = useful
     metrics |= {k: float(v) for k, v in advantages.pop("metrics").items()}
     metrics |= _diagnostics(scores, advantages["adv_PG"], mask_NRT)
-    if self.all_sampled:
+    if self.score and self.all_sampled:
       # The exact mean takes the place of the sampler's estimate.
       metrics["entropy"] = metrics["entropy/kept"]
     return batch, advantages, metrics
@@ -149,7 +157,8 @@ class Prepare:
       bundles: bundles of a prompt; the first of them has the prompt's scores.
 
     Returns:
-      (scores, log-probs of the reference or None, share of real tokens).
+      (scores, log-probs of the reference or None, share of real tokens as a
+      metric).
     """
     ref_logp_NRT = None
     with jax.set_mesh(self.mesh):
@@ -161,7 +170,8 @@ class Prepare:
           ref_logp_NRT = scoring.score_placed(
             self.model, reference, placed, self.dist
           ).logp_NRT
-    return scores, ref_logp_NRT, placed.packed.useful
+    share = {"perf/useful_share_train": placed.packed.useful}
+    return scores, ref_logp_NRT, share
 
   def _correct(self, old_NRT, sampled_NRT, mask_NRT):
     """Weights of trainer over sampler, or None; and their metrics."""
@@ -182,10 +192,13 @@ def _diagnostics(scores, adv_PG, mask_NRT) -> dict[str, float]:
   """Entropies, and the covariance that drives them: signs of a collapse."""
   shape = (-1, mask_NRT.shape[-1])
   mask_BT = mask_NRT.reshape(shape)
+  out = diagnostics.covariance(
+    scores.logp_NRT.reshape(shape), adv_PG.reshape(-1, 1), mask_BT
+  )
+  if scores.entropy_NRT is None:
+    return out
   return (
-    {"entropy/kept": float(np.mean(scores.entropy_NRT[mask_NRT]))}
+    out
+    | {"entropy/kept": float(np.mean(scores.entropy_NRT[mask_NRT]))}
     | diagnostics.entropy_quantiles(scores.entropy_NRT.reshape(shape), mask_BT)
-    | diagnostics.covariance(
-      scores.logp_NRT.reshape(shape), adv_PG.reshape(-1, 1), mask_BT
-    )
   )

@@ -20,7 +20,7 @@ class Speed:
     devices: number of devices.
     peak: FLOP/s that all devices together could reach.
     passes: passes of the updates over a batch.
-    reference: whether a reference scores the batch too.
+    scorers: policies that score the batch before its updates.
     timer: timer of the stages.
   """
 
@@ -28,7 +28,7 @@ class Speed:
   devices: int
   peak: float
   passes: int
-  reference: bool
+  scorers: int
   timer: timing.Timer
 
   def __call__(
@@ -65,11 +65,12 @@ class Speed:
 
   def _learning(self, prompt_P, response_PG) -> float:
     """FLOP of scoring a batch and of its updates."""
-    work = flops.forward(
-      self.model, prompt_P, response_PG, prompt_logits=True
-    ) + self.passes * flops.update(self.model, prompt_P, response_PG)
-    if self.reference:
-      work += flops.forward(self.model, prompt_P, response_PG)
+    work = self.passes * flops.update(self.model, prompt_P, response_PG)
+    for number in range(self.scorers):
+      # The policy, which is the first, scores prompts too.
+      work += flops.forward(
+        self.model, prompt_P, response_PG, prompt_logits=number == 0
+      )
     return work
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import packing
+from progrpo_jax import ops, packing
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim
 from progrpo_jax.learn import state as state_lib
@@ -91,12 +91,14 @@ def pack(
   )
 
 
-def _read(config, params, batch: batch_lib.PackedBatch, dist, first, key):
-  """Runs the policy on a micro-batch: the part of `LossInputs` with gradients.
+def _read(
+  config, params, batch: batch_lib.PackedBatch, dist, first, key, scored
+):
+  """Runs the policy on a micro-batch: the part of `LossInputs` it decides.
 
   Returns:
-    dict of logp_BT, entropy_BT and log_z_B (None without a partition head),
-    whose B are the E * Z slots.
+    dict of logp_BT, old_logp_BT, entropy_BT and log_z_B (None without a
+    partition head), whose B are the E * Z slots.
   """
   rows = batch.rows
   logp, entropy, hidden = scoring.row_stats(config, params, rows, dist)
@@ -111,14 +113,19 @@ def _read(config, params, batch: batch_lib.PackedBatch, dist, first, key):
     log_z_B = transformer.log_z(
       config, params, scoring.prompt_means(rows, hidden), keys_B
     )
-  # With the same parameters the two passes may still differ in the last bit,
-  # because XLA fuses a pass with gradients differently. The value is then the
-  # scorer's, the gradient this pass's: the ratio is exactly 1, and KL is
-  # exactly 0 right after the reference was reset.
   same = first & batch.fresh_AEZ.reshape(-1, 1)
   old = scoring.by_sequence(rows, batch.old_logp_AEW)
-  logp = jnp.where(same, old + (logp - lax.stop_gradient(logp)), logp)
-  return dict(logp_BT=logp, entropy_BT=entropy, log_z_B=log_z_B)
+  if scored:
+    # With the same parameters the two passes may still differ in the last bit,
+    # because XLA fuses a pass with gradients differently. The value is then the
+    # scorer's, the gradient this pass's: the ratio is exactly 1, and KL is
+    # exactly 0 right after the reference was reset.
+    logp = jnp.where(same, old + (logp - lax.stop_gradient(logp)), logp)
+  else:
+    old = jnp.where(same, lax.stop_gradient(logp), old)
+  return dict(
+    logp_BT=logp, old_logp_BT=old, entropy_BT=entropy, log_z_B=log_z_B
+  )
 
 
 def _lay_out(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
@@ -126,7 +133,6 @@ def _lay_out(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
   rows = batch.rows
   return batch_lib.LossInputs(
     **read,
-    old_logp_BT=scoring.by_sequence(rows, batch.old_logp_AEW),
     ref_logp_BT=scoring.by_sequence(rows, batch.ref_logp_AEW),
     adv_B=batch.adv_AEZ.reshape(-1),
     mask_BT=scoring.sequence_mask(rows),
@@ -142,7 +148,7 @@ def _lay_out(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
 
 
 def loss_inputs(
-  config, params, batch: batch_lib.PackedBatch, dist, first, key
+  config, params, batch: batch_lib.PackedBatch, dist, first, key, scored=True
 ) -> batch_lib.LossInputs:
   """Runs the policy on a whole minibatch and lays out what losses read.
 
@@ -151,16 +157,17 @@ def loss_inputs(
     params: all parameters.
     batch: the minibatch.
     dist: distribution of the log-probs.
-    first: bool scalar, True while `params` are the parameters under which
-      `old_logp_AEW` was scored.
+    first: bool scalar, True while `params` are the parameters that sampled.
     key: PRNG key for losses that draw, and for dropout.
+    scored: whether `old_logp_AEW` was scored, as for `make`.
 
   Returns:
     The inputs of the sequences, in the order in which they came to `pack`.
   """
   dropout, draw = jax.random.split(key)
   read = _over_rows(
-    lambda micro: _read(config, params, micro, dist, first, dropout), batch
+    lambda micro: _read(config, params, micro, dist, first, dropout, scored),
+    batch,
   )
   return _in_order(batch, read, draw)
 
@@ -175,6 +182,7 @@ def minibatch_gradient(
   first,
   key,
   whole: bool = False,
+  scored: bool = True,
 ) -> tuple[jax.Array, Any, dict[str, tuple[jax.Array, jax.Array]]]:
   """Loss, gradient and metrics of a minibatch, micro-batch by micro-batch.
 
@@ -189,6 +197,7 @@ def minibatch_gradient(
       `loss_inputs`.
     key: PRNG key, as for `loss_inputs`.
     whole: whether the objective must see the whole minibatch, as for `make`.
+    scored: whether the batch was scored, as for `make`.
 
   Returns:
     (loss, gradient, metrics): a scalar, a tree like `params`, and (sum, count)
@@ -197,10 +206,18 @@ def minibatch_gradient(
   dropout, draw = jax.random.split(key)
 
   def read(params, micro):
-    return _read(config, lora.join(params, frozen), micro, dist, first, dropout)
+    joined = lora.join(params, frozen)
+    return _read(config, joined, micro, dist, first, dropout, scored)
 
   def goal(inputs):
     total, count, metrics = objective(inputs)
+    return total, (count, metrics)
+
+  def micro_goal(params, micro):
+    inputs = _lay_out(micro, read(params, micro), draw)
+    total, (count, metrics) = goal(inputs)
+    if not scored:
+      metrics = metrics | _measures(inputs, micro)
     return total, (count, metrics)
 
   if whole:
@@ -208,10 +225,7 @@ def minibatch_gradient(
       read, lambda read: goal(_in_order(batch, read, draw)), params, batch
     )
   else:
-    grad = jax.value_and_grad(
-      lambda params, micro: goal(_lay_out(micro, read(params, micro), draw)),
-      has_aux=True,
-    )
+    grad = jax.value_and_grad(micro_goal, has_aux=True)
     (total, (count, metrics)), gradient = _summed(
       lambda number: grad(params, _micro(batch, number)), batch
     )
@@ -219,6 +233,27 @@ def minibatch_gradient(
   # the gradient of the mean over the minibatch.
   count = jnp.maximum(count, 1.0)
   return total / count, jax.tree.map(lambda g: g / count, gradient), metrics
+
+
+def _measures(inputs: batch_lib.LossInputs, batch) -> dict:
+  """What `learn.prepare` measures where it scores the batch, (sum, count).
+
+  Exact entropy, and how far log-probs are from the sampler's on responses of
+  the same policy.
+  """
+  sampled = scoring.by_sequence(batch.rows, batch.old_logp_AEW)
+  among = inputs.mask_BT & batch.fresh_AEZ.reshape(-1, 1)
+  gap = jnp.where(among, jnp.abs(inputs.logp_BT - sampled), 0.0)
+  return {
+    "sampling/logp_difference_mean": (
+      jnp.sum(gap),
+      jnp.sum(among, dtype=jnp.float32),
+    ),
+    "entropy/kept": (
+      ops.masked_sum(inputs.entropy_BT, inputs.mask_BT),
+      jnp.sum(inputs.mask_BT, dtype=jnp.float32),
+    ),
+  }
 
 
 def _micro(batch: batch_lib.PackedBatch, number) -> batch_lib.PackedBatch:
@@ -309,6 +344,7 @@ def make(
   dist: scoring.Distribution,
   *,
   whole: bool = False,
+  scored: bool = True,
 ) -> Callable:
   """Builds the update.
 
@@ -319,6 +355,9 @@ def make(
     dist: distribution of the log-probs.
     whole: whether the objective must see the whole minibatch at once, as one
       that draws or ranks tokens must; otherwise it sees micro-batches.
+    scored: whether `old_logp_AEW` was scored by this model; otherwise it is the
+      sampler's, and the first update takes its own log-probs for the old ones
+      of fresh responses, so that their ratio is exactly 1.
 
   Returns:
     update(state, batch, first, key, weights=(), frozen=()) -> (state,
@@ -341,6 +380,7 @@ def make(
       first,
       key,
       whole,
+      scored,
     )
     with jax.named_scope("optimizer"):
       norm = optax.tree.norm(gradient)

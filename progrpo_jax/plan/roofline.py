@@ -193,8 +193,8 @@ def updates(c: ml_collections.ConfigDict) -> int:
 
 
 def scorings(c: ml_collections.ConfigDict) -> int:
-  """Returns how many policies score the batch: the reference may be one."""
-  return 2 if checks.needs_reference(c) else 1
+  """Returns how many policies score the batch: policy and reference."""
+  return checks.needs_scores(c) + checks.needs_reference(c)
 
 
 def _products(model: model_config.ModelConfig, head: bool = True) -> int:

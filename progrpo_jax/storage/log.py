@@ -120,7 +120,7 @@ def rollout_records(
       task=row.label,
       prompt=row.prompt,
       reference=row.reference,
-      c_prompt=float(advantages["c_prompt_P"][p]),
+      c_prompt=_number(advantages["c_prompt_P"][p]),
       completions=[
         dict(
           text=groups.texts_PG[p][g],
@@ -138,3 +138,8 @@ def rollout_records(
     )
     for p, row in enumerate(groups.prompts.rows[:limit])
   ]
+
+
+def _number(x) -> float | None:
+  """A number for JSON; None for what was not measured."""
+  return None if np.isnan(x) else float(x)

@@ -50,7 +50,7 @@ def test_golden_numbers(timed):
     devices=4,
     peak=1e9,
     passes=2,
-    reference=True,
+    scorers=2,
     timer=timed(sample=2.0, score=1.0, update=2.0),
   )(sampled, batch)
   # Each sequence with its prompt: 2 x 3 + 2 x 5 of prompts, 15 of responses.
@@ -71,7 +71,7 @@ def test_golden_numbers(timed):
 
 def test_a_batch_that_was_carried_over_was_not_sampled(timed):
   batch = _groups([3], [[2, 1]])
-  common = dict(model=MODEL, devices=1, peak=1e9, passes=1, reference=False)
+  common = dict(model=MODEL, devices=1, peak=1e9, passes=1, scorers=1)
   without = speed.Speed(timer=timed(score=1.0, update=1.0), **common)
   measured = without(batch, batch)
   assert "perf/sample_tokens_per_second" not in measured

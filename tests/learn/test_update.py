@@ -10,13 +10,13 @@ import optax
 import pytest
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import packing
+from progrpo_jax import ops, packing
 from progrpo_jax.algos import aggregate, kl, losses
 from progrpo_jax.algos import objective as objective_lib
 from progrpo_jax.learn import optim, update
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import scoring, transformer
+from progrpo_jax.models import lora, scoring, transformer
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
@@ -261,6 +261,121 @@ def test_gradient_of_packed_rows_is_that_of_padded_sequences(
     gradient_of(params, of_one_response(moved), rule, LATER),
   ):
     close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_packed_adapters_is_that_of_padded_sequences(
+  random_params, batch
+):
+  config = dataclasses.replace(
+    CONFIG, lora=config_lib.LoRA(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
+  )
+  moved = batch.replace(old_logp_NRT=batch.old_logp_NRT + np.float32(0.05))
+  # Both factors are drawn: with B = 0 the gradient of A would be 0.
+  params = random_params(config)
+  trained, frozen = lora.split(config, params)
+  loss, expected = plain_gradient(params, moved, 0, config=config)
+
+  def objective(inputs):
+    loss_BT, metrics = losses.clip(inputs)
+    return *aggregate.token_mean(loss_BT, inputs.mask_BT), metrics
+
+  found = update.minibatch_gradient(
+    config,
+    trained,
+    frozen,
+    update.pack(moved, LAYOUT),
+    DIST,
+    objective,
+    LATER,
+    KEY,
+  )
+  wanted = lora.split(config, expected)[0]
+  assert optax.tree.norm(wanted) > 0.1
+  close(found[:2], (loss, wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_packed_flowrl_is_that_of_padded_sequences(
+  random_params, batch
+):
+  """Log Z of a prompt, dropout included, from the prompt's padded row."""
+  params = random_params(FLOW)
+  ids_N = np.arange(N, dtype=np.uint32)
+  given = batch.replace(base_advantage_NR=batch.adv_NR, id_N=ids_N)
+  dropout = jax.random.split(KEY)[0]
+
+  def objective(inputs):
+    loss_BT, metrics = losses.flowrl(inputs, beta=1.0)
+    return *aggregate.token_mean(loss_BT, inputs.mask_BT), metrics
+
+  @jax.value_and_grad
+  def plain(params):
+    q = batch.sequences
+    rows = jnp.concatenate(
+      [jnp.repeat(q.prompt_NT, R, 0), q.tokens_NRT.reshape(-1, T)], axis=1
+    )
+    mask = q.mask_NRT.reshape(-1, T)
+    real = jnp.concatenate([jnp.repeat(q.prompt_mask_NT, R, 0), mask], axis=1)
+    hidden, _ = transformer.prefill(FLOW, params, rows, real)
+    logits = ops.matmul_logits(hidden, transformer.head(params))
+    logp = jax.nn.log_softmax(logits / DIST.temperature)[:, P - 1 : -1]
+    logp = jnp.take_along_axis(logp, rows[:, P:, None], axis=2)[..., 0]
+    prompt = real[:, :P, None]
+    mean = jnp.sum(jnp.where(prompt, hidden[:, :P], 0), 1) / prompt.sum(1)
+    keys = jax.vmap(lambda i: jax.random.fold_in(dropout, i))(ids_N)
+    value, count, _ = objective(
+      batch_lib.LossInputs(
+        logp_BT=logp,
+        old_logp_BT=batch.old_logp_NRT.reshape(-1, T),
+        ref_logp_BT=batch.ref_logp_NRT.reshape(-1, T),
+        mask_BT=mask,
+        adv_B=batch.adv_NR.reshape(-1),
+        reward_B=batch.adv_NR.reshape(-1),
+        log_z_B=transformer.log_z(FLOW, params, mean, jnp.repeat(keys, R)),
+      )
+    )
+    return value / count
+
+  found = update.minibatch_gradient(
+    FLOW, params, {}, update.pack(given, LAYOUT), DIST, objective, LATER, KEY
+  )
+  expected = plain(params)
+  assert optax.tree.norm(expected[1]["log_z"]) > 0.01
+  close(found[:2], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_scores_the_first_update_takes_its_own_log_probs(params, batch):
+  """The sampler's stay those of responses that an earlier policy sampled."""
+  fresh = batch.fresh_NR.copy()
+  fresh[1::3] = False
+  sampled = batch.old_logp_NRT + np.float32(0.25)
+  given = batch.replace(fresh_NR=fresh, old_logp_NRT=sampled)
+  own = batch.replace(
+    fresh_NR=fresh,
+    old_logp_NRT=np.where(fresh[..., None], batch.old_logp_NRT, sampled),
+  )
+
+  def gradient(batch, scored):
+    return update.minibatch_gradient(
+      CONFIG,
+      params,
+      {},
+      update.pack(batch, LAYOUT),
+      DIST,
+      OBJECTIVE,
+      FIRST,
+      KEY,
+      scored=scored,
+    )
+
+  loss, found, metrics = gradient(given, scored=False)
+  close((loss, found), gradient(own, scored=True)[:2], rtol=1e-4, atol=1e-6)
+  difference = metrics["sampling/logp_difference_mean"]
+  assert difference[1] == np.sum(batch.sequences.mask_NRT & fresh[..., None])
+  assert difference[0] / difference[1] == pytest.approx(0.25, rel=1e-4)
+  # Of fresh responses the ratio is 1, to the bit.
+  fresh_only = batch.replace(old_logp_NRT=sampled)
+  metrics = gradient(fresh_only, scored=False)[2]
+  assert mean(metrics, "ratio/square_mean") == 1.0
 
 
 # Every loss that draws or compares tokens, and dropout in the head that

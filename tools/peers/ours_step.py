@@ -1,7 +1,6 @@
 """The step of tools/bench_peers.py by progrpo_jax: a whole training run.
 
 Measures the loop of `progrpo train`, with its verifiers, metrics and files.
-Unlike Tunix and TRL it scores the samples once more before the update.
 """
 
 import importlib.metadata
