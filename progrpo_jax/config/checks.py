@@ -369,8 +369,10 @@ def check_split(mesh, **counts: int) -> None:
 
 
 # Keys of a row at which attention by plain XLA costs as much as the weights'
-# products.
-_EQUAL = 1024
+# products. Measured on the policy of `make bench` with bundles of 1, 2, 4 and 8
+# responses (docs/benchmarks.md, "What was tried"); wider models have larger
+# products, and would share prompts a little more.
+_EQUAL = 1280
 
 
 def layout(c, mesh, kernel: bool = False) -> tuple[int, packing.Layout]:
