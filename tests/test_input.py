@@ -204,7 +204,7 @@ def test_tasks(tmp_path, monkeypatch, capfd):
 JUDGE = "progrpo_jax.rewards.logic:score"
 
 
-def test_jsonl(tmp_path, capfd):
+def test_file(tmp_path, capfd):
   good = write(
     tmp_path / "good.jsonl",
     *(json.dumps({"prompt": f"{i}+1=", "answer": i}) for i in range(20)),
@@ -289,7 +289,7 @@ def test_jsonl(tmp_path, capfd):
     if "validation_file" in options and options["validation_file"] == tmp_path:
       said = "Is a directory"
     throw(
-      ["tasks", "build", "jsonl", "--data_dir", tmp_path / "data", *words],
+      ["tasks", "build", "file", "--data_dir", tmp_path / "data", *words],
       said,
       capfd,
     )
