@@ -173,8 +173,7 @@ class ChatTemplate:
     spans, at = [], 0
     for piece, after, message in zip(pieces, pieces[1:], messages):
       start = at + len(piece)
-      # The template may trim a content (Llama 3 does).
-      for content in (message["content"], message["content"].strip()):
+      for content in _written(message["content"]):
         at = start + len(content)
         if (
           chat.startswith(piece, start - len(piece))
@@ -313,6 +312,16 @@ def _checked(where: str, result: dict[str, Any]) -> dict[str, Any]:
       f"{where}: the chat template failed: {result['error']}"
     )
   return result
+
+
+def _written(content: str) -> list[str]:
+  """Forms in which templates write a content.
+
+  Llama 3's trims it; those of models that think leave the thought of an earlier
+  answer out.
+  """
+  answer = content.rpartition("</think>")[2]
+  return [content, content.strip(), answer, answer.lstrip("\n"), answer.strip()]
 
 
 def _message(role: str, content: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ def score(completion, reference, **meta):
       22,
       "apps.options.verifier_options.time_limit_s (20)",
     ),
-    ({"file": {"verifier": programs.VERIFIER}}, 7.0, 8, "tasks.jsonl"),
+    ({"file": {"verifier": programs.VERIFIER}}, 7.0, 8, "tasks.file"),
     (
       {"deepscaler": {"validation": ("livecodebench",)}},
       9.9,

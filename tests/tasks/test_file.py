@@ -27,7 +27,12 @@ def _load(tmp_path, file, split="train", **options):
   if "reward_functions" not in options:
     options.setdefault("verifier", "mine:score")
   return base.load(
-    "file", split, data_dir=str(tmp_path / "data"), seed=0, file=file, **options
+    "file",
+    split,
+    data_dir=str(tmp_path / "data"),
+    seed=0,
+    file=str(file),
+    **options,
   )
 
 
