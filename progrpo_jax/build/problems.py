@@ -91,10 +91,12 @@ def give_rewards(
     InputError: no task takes them, or two have the same name.
   """
   objects = functions.by_name([f for f in rewards if not isinstance(f, str)])
+  if not rewards:
+    return c, {}
   by_object = {id(f): name for name, f in objects.items()}
   named = tuple(f if isinstance(f, str) else by_object[id(f)] for f in rewards)
   c = c.copy_and_resolve_references()
-  taken = not rewards
+  taken = False
   with c.unlocked():
     for label, spec in c.data.tasks.items():
       if tasks.resolve(spec.get("module") or label).VERIFIER != (
