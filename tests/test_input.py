@@ -226,10 +226,7 @@ def test_file(tmp_path, capfd):
   for options, said in (
     ({}, "needs the option 'file'"),
     ({"file": good}, "give either reward_functions or a verifier"),
-    (
-      {"file": good, "verifier": JUDGE, "reward_functions": '["a:b"]'},
-      "give either",
-    ),
+    ({"file": good, "verifier": "maths"}, "did you mean 'math'?"),
     *(
       ({"file": files[name], "verifier": JUDGE}, words)
       for name, words in (
@@ -276,7 +273,6 @@ def test_file(tmp_path, capfd):
       for odd in (
         {"verifier": 3},
         {"verifier": '["a"]'},
-        {"reward_functions": "rewards.py:f"},
         {"reward_functions": "[3]"},
         {"reward_functions": '{"a": 1}'},
         {"reward_weights": "x", "reward_functions": '["a:b"]'},

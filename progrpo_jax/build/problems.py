@@ -38,8 +38,6 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     )
     for name, spec in c.data.tasks.items()
   ]
-  for spec in specs:
-    _check_judge(spec)
   keep = None
   if c.data.filter_overlong_prompts:
     keep = functools.partial(
@@ -52,6 +50,8 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     data_dir=os.path.expanduser(c.data.dir),
     keep=keep,
   )
+  for spec in specs:
+    _check_judge(spec)
   return prompts_lib.Prompter(
     source,
     tokenizer,
