@@ -51,6 +51,8 @@ DOMAIN = "your own"
 _ROLES = ("system", "user", "assistant")
 # Columns of which a reward function is told by other arguments, or not at all.
 _NOT_PASSED = ("prompt", "completion", "demonstrations")
+# Arguments of verifiers that are the machine's, and no matter of a file.
+_OF_THE_MACHINE = ("allow_unsafe", "time_limit_s", "test_limit_s", "memory_mb")
 # Splits of a saved DatasetDict that serve as validation.
 _HELD_OUT = ("validation", "test")
 
@@ -331,7 +333,7 @@ def _record(
   if given is None and row.get(of_messages) is not None:
     of_prompt = of_messages
     given = _messages(row[of_messages], of_messages)
-    if given[-1]["role"] == "assistant":
+    if given and given[-1]["role"] == "assistant":
       shown = (*shown, given.pop()["content"])
   if given is None:
     others = ", ".join(row) or "none"
@@ -389,9 +391,13 @@ def _for_judge(
 
 @functools.cache
 def _keywords(judge: str) -> tuple[str, ...]:
-  """Names of the keyword arguments of a verifier."""
+  """Names of the arguments of a verifier that a row may set."""
   parameters = inspect.signature(serving.resolve(judge)).parameters.values()
-  return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+  return tuple(
+    p.name
+    for p in parameters
+    if p.kind is p.KEYWORD_ONLY and p.name not in _OF_THE_MACHINE
+  )
 
 
 def _tests(

@@ -97,6 +97,7 @@ def test_validation_file(tmp_path, good):
     ({"prompt": 3}, "prompt is a int"),
     ({"prompt": "  "}, "prompt is empty"),
     ({"prompt": "a"}, "no answer"),
+    ({"messages": []}, "does not end with a message of the user"),
     ({"prompt": "a", "answer": ""}, "no answer"),
     ({"prompt": "a", "answer": "b", "completions": 1}, "'completions'"),
     ({"prompt": "a", "answer": 1, "demonstrations": "b"}, "a list of texts"),
@@ -421,11 +422,13 @@ def test_verifiers_by_name(tmp_path, verifier, row, right, wrong):
 def test_tests_of_programs_are_read_in_published_formats(tmp_path):
   tests = {"inputs": ["1\n"], "outputs": ["2\n"]}
   row = {"prompt": "p", "reward_model": {"ground_truth": json.dumps(tests)}}
+  row |= {"allow_unsafe": True, "time_limit_s": 100, "partial": False}
   file = _write(tmp_path / "a.jsonl", [row])
   (loaded,) = _everything(tmp_path, file, verifier="code")
   item = base.item(loaded, "x")
   assert item.function == "progrpo_jax.rewards.code:score"
   assert item.reference == [{"input": "1\n", "output": "2\n"}]
+  assert item.meta == {"partial": False}  # no file says how safe is enough
   calls = {"fn_name": "f", "inputs": [[1]], "outputs": [2]}
   file = _write(tmp_path / "b.jsonl", [{"prompt": "p", "answer": calls}])
   (loaded,) = _everything(tmp_path, file, verifier="code")
