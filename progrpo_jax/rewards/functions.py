@@ -18,6 +18,9 @@ its own value whether a sample is correct, and a sample of which it has no
 opinion is masked. The sum would not do, since a length penalty could turn a
 correct answer into a wrong one. A verifier may stand among the functions; its
 value is its reward, and its own verdict says what is correct.
+
+The file is long because the rule of the values and the call that makes them
+check each other: what a call may return is what the rule can read.
 """
 
 import asyncio
@@ -130,9 +133,10 @@ class Rule:
       return combined
     # The verifier's own verdict and status, with the weighted reward.
     return [
-      verdict._replace(reward=0.0 if masked else score.reward)
-      for verdict, score in zip(verdicts, combined, strict=True)
-      for masked in [scores.is_masked(verdict.status)]
+      verdict._replace(
+        reward=0.0 if scores.is_masked(verdict.status) else weighted.reward
+      )
+      for verdict, weighted in zip(verdicts, combined, strict=True)
     ]
 
 

@@ -19,7 +19,8 @@ name, by a verifier, which compares with the answer, or by both. Rows with
 demonstrations serve a warm-up without either. `docs/tasks.md` describes the
 options. Unusable rows are written with their number and the reason to
 `<file>.rejected.jsonl` in data_dir; it is an error if their share exceeds
-`max_bad_share`.
+`max_bad_share`. The file is long because every form of a row is read here,
+beside the options that name its columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -367,8 +367,8 @@ class HFTokenizer:
     text = _valid(text)
     if self._chat is not None and context:
       before = [{**m, "content": _valid(m["content"])} for m in context]
-      chat, spans = self._chat.wrap_chat(before, text)
-      return self._code(chat, *spans[-1], spans[:-1])
+      written, spans = self._chat.wrap_chat(before, text)
+      return self._code(written, *spans[-1], spans[:-1])
     _refuse_context(context)
     if self._chat is not None:
       return self._code(*self._chat.wrap(text))
