@@ -5,6 +5,8 @@ They travel from the rollout to the learner, on the host.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import json
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,10 @@ class Groups:
     fresh_P: bool, True where the responses are of the present policy.
     values_PGJ: float32, what each reward function of the user that judges the
       row says; NaN where it has no opinion, or there is none.
+    extra_PG: what these functions add to a response in the saved rollouts,
+      JSON-able; () where they add nothing to any.
+    logged: (name, value) of the metrics that they log; a part of the groups
+      has none.
   """
 
   prompts: batch_lib.Prompts
@@ -36,6 +42,12 @@ class Groups:
   valid_PG: np.ndarray
   fresh_P: np.ndarray
   values_PGJ: np.ndarray
+  extra_PG: tuple[tuple[dict[str, Any], ...], ...] = ()
+  logged: tuple[tuple[str, float], ...] = ()
+
+  def extra(self, p: int, g: int) -> dict[str, Any]:
+    """What reward functions add to response g of group p."""
+    return self.extra_PG[p][g] if self.extra_PG else {}
 
   def __len__(self) -> int:
     return len(self.prompts)
@@ -69,6 +81,7 @@ class Groups:
       valid_PG=self.valid_PG[index],
       fresh_P=self.fresh_P[index],
       values_PGJ=self.values_PGJ[index],
+      extra_PG=tuple(self.extra_PG[i] for i in index) if self.extra_PG else (),
     )
 
   def without_verdicts(self) -> "Groups":
@@ -115,6 +128,17 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
     valid_PG=join(lambda p: p.valid_PG),
     fresh_P=join(lambda p: p.fresh_P),
     values_PGJ=join(lambda p: p.values_PGJ),
+    extra_PG=_extra(parts),
+    logged=sum((p.logged for p in parts), ()),
+  )
+
+
+def _extra(parts: Sequence[Groups]) -> tuple[tuple[dict[str, Any], ...], ...]:
+  """`extra_PG` of several parts, some of which may have none."""
+  if not any(part.extra_PG for part in parts):
+    return ()
+  return sum(
+    (p.extra_PG or tuple(({},) * len(g) for g in p.texts_PG) for p in parts), ()
   )
 
 
@@ -123,6 +147,9 @@ def to_arrays(groups: Groups) -> dict[str, np.ndarray]:
   r = groups.rollout
   # No array of a checkpoint may be empty, as this is without such functions.
   values = {"values_PGJ": groups.values_PGJ} if groups.values_PGJ.size else {}
+  if any(any(group) for group in groups.extra_PG):
+    text = json.dumps(groups.extra_PG).encode()
+    values["extra"] = np.frombuffer(text, np.uint8)
   return values | dict(
     ids_P=groups.prompts.ids_P,
     tokens_BT=np.asarray(r.tokens_BT),
@@ -159,6 +186,9 @@ def from_arrays(
     values_PGJ=arrays.get(
       "values_PGJ", np.zeros((*arrays["valid_PG"].shape, 0), np.float32)
     ),
+    extra_PG=tuple(map(tuple, json.loads(arrays["extra"].tobytes())))
+    if "extra" in arrays
+    else (),
   )
 
 

@@ -12,6 +12,7 @@ stop during an evaluation does not wait for it: the step is saved with its
 metrics, and the evaluation begins anew when the run goes on.
 """
 
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -506,7 +507,13 @@ def _write(path: epath.Path, text: str) -> None:
   part.replace(path)
 
 
-def train(c, workdir, view: View, override: bool = False) -> int:
+def train(
+  c,
+  workdir,
+  view: View,
+  override: bool = False,
+  rewards: Sequence[Callable[..., Any] | str] = (),
+) -> int:
   """Trains to the end, or until asked to stop.
 
   On many hosts every host calls this, and the first one writes.
@@ -517,6 +524,8 @@ def train(c, workdir, view: View, override: bool = False) -> int:
     view: shows the run.
     override: whether the config may change what defines the run in the
       workdir, see `identity`.
+    rewards: reward functions, or their names, for the tasks `file` that name
+      none; see `problems.give_rewards`.
 
   Returns:
     Exit code: 0 when done, 75 when stopped and saved.
@@ -528,7 +537,8 @@ def train(c, workdir, view: View, override: bool = False) -> int:
   """
   try:
     with hosts.lost_ones_named():
-      return _train(c, workdir, view, override)
+      c, objects = problems.give_rewards(c, rewards)
+      return _train(c, workdir, view, override, objects)
   except Exception as e:
     if not places.is_full(e):
       raise
@@ -539,23 +549,25 @@ def train(c, workdir, view: View, override: bool = False) -> int:
     ) from e
 
 
-def _train(c, workdir, view: View, override: bool) -> int:
+def _train(c, workdir, view: View, override: bool, objects) -> int:
   """`train`, without translating disk-full errors."""
   hosts.compare("start", config=c.to_json_best_effort())
   code = PREEMPTED
   # Outside of the loop there is nothing to save.
   with contextlib.suppress(errors.Preempted):
-    code = _run(c, workdir, view, override)
+    code = _run(c, workdir, view, override, objects)
   hosts.gather(None)  # the first host may still be writing
   return code
 
 
-def _run(c, workdir, view: View, override: bool) -> int:
+def _run(c, workdir, view: View, override: bool, objects) -> int:
   """`_train`, which raises Preempted if it is stopped before its loop."""
   timer, stop = timing.Timer(view.phase), stopping.Stop()
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
-    setup, params = hosts.agree(lambda: build.make_setup(c, timer, stop, view))
+    setup, params = hosts.agree(
+      lambda: build.make_setup(c, timer, stop, view, objects)
+    )
     stack.enter_context(setup.pool)
     stop.check()
     _introduce(c, setup, view)

@@ -156,3 +156,21 @@ def test_bundles_of_a_prompt_and_some_of_its_responses(per_bundle):
   np.testing.assert_array_equal(
     q.mask_NRT.reshape(-1, T), found.rollout.mask_BT
   )
+
+
+def test_what_functions_log_travels_with_the_responses():
+  extra = tuple(tuple({"n": f"{p}/{g}"} for g in range(G)) for p in range(3))
+  logged = dataclasses.replace(
+    made(range(3)), extra_PG=extra, logged=(("a", 1.0),)
+  )
+  both = groups.concatenate([made([7]), logged, logged])
+  assert both.extra(0, 0) == {} and both.extra(2, 1) == {"n": "1/1"}
+  assert both.logged == (("a", 1.0), ("a", 1.0))
+  part = both.take([3, 0])
+  assert part.extra(0, 1) == {"n": "2/1"} and part.extra(1, 1) == {}
+  arrays = groups.to_arrays(part)
+  back = groups.from_arrays(
+    arrays, lambda ids: part.prompts, lambda rollout: part.texts_PG
+  )
+  assert back.extra_PG == part.extra_PG
+  assert "extra" not in groups.to_arrays(made([7]))

@@ -204,7 +204,7 @@ def test_tasks(tmp_path, monkeypatch, capfd):
 JUDGE = "progrpo_jax.rewards.logic:score"
 
 
-def test_jsonl(tmp_path, capfd):
+def test_file(tmp_path, capfd):
   good = write(
     tmp_path / "good.jsonl",
     *(json.dumps({"prompt": f"{i}+1=", "answer": i}) for i in range(20)),
@@ -226,10 +226,7 @@ def test_jsonl(tmp_path, capfd):
   for options, said in (
     ({}, "needs the option 'file'"),
     ({"file": good}, "give either reward_functions or a verifier"),
-    (
-      {"file": good, "verifier": JUDGE, "reward_functions": '["a:b"]'},
-      "give either",
-    ),
+    ({"file": good, "verifier": "maths"}, "did you mean 'math'?"),
     *(
       ({"file": files[name], "verifier": JUDGE}, words)
       for name, words in (
@@ -276,7 +273,6 @@ def test_jsonl(tmp_path, capfd):
       for odd in (
         {"verifier": 3},
         {"verifier": '["a"]'},
-        {"reward_functions": "rewards.py:f"},
         {"reward_functions": "[3]"},
         {"reward_functions": '{"a": 1}'},
         {"reward_weights": "x", "reward_functions": '["a:b"]'},
@@ -289,7 +285,7 @@ def test_jsonl(tmp_path, capfd):
     if "validation_file" in options and options["validation_file"] == tmp_path:
       said = "Is a directory"
     throw(
-      ["tasks", "build", "jsonl", "--data_dir", tmp_path / "data", *words],
+      ["tasks", "build", "file", "--data_dir", tmp_path / "data", *words],
       said,
       capfd,
     )

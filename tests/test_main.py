@@ -84,10 +84,10 @@ def test_tasks(small, refuses, tmp_path):
   for tasks, said in (
     ({"chain_smu": {}}, "did you mean 'chain_sum'?"),
     ({"chain_sum": {"options": {"max_term": 3}}}, "'max_term'"),
-    ({"jsonl": {"options": {}}}, "needs the option 'file'"),
+    ({"file": {"options": {}}}, "needs the option 'file'"),
     (
       {
-        "jsonl": {
+        "file": {
           "options": {"file": str(tmp_path / "empty.jsonl"), "verifier": judge}
         }
       },
@@ -95,7 +95,7 @@ def test_tasks(small, refuses, tmp_path):
     ),
     (
       {
-        "jsonl": {
+        "file": {
           "options": {"file": str(tmp_path / "none.jsonl"), "verifier": judge}
         }
       },
@@ -103,7 +103,7 @@ def test_tasks(small, refuses, tmp_path):
     ),
     (
       {
-        "jsonl": {
+        "file": {
           "options": {"file": str(tmp_path / "bad.jsonl"), "verifier": judge}
         }
       },
@@ -169,7 +169,7 @@ def test_reward_functions(small, refuses, tmp_path):
       tmp_path / "config.py",
       data=dict(
         tasks={
-          "jsonl": {
+          "file": {
             "options": {
               "file": str(tmp_path / "rows.jsonl"),
               "reward_functions": (function,),

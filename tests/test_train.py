@@ -223,7 +223,7 @@ def test_own_rows_and_reward_function(small, tmp_path):
     data=dict(
       tasks={
         "digits": {
-          "module": "jsonl",
+          "module": "file",
           "options": {
             "file": str(tmp_path / "rows.jsonl"),
             "reward_functions": (
@@ -297,7 +297,7 @@ def test_failing_verifier_is_counted_and_masked(small, tmp_path, capfd):
   )
   (tmp_path / "judge.py").write_text(VERIFIER)
   tasks = {
-    "jsonl": {
+    "file": {
       "options": {
         "file": str(tmp_path / "rows.jsonl"),
         "verifier": f"{tmp_path / 'judge.py'}:score",

@@ -46,7 +46,7 @@ those of the chat template (`model.chat_template_options`):
 ```python
 c.data.tasks = {
   "sums": {  # a label, or the name of a task
-    "module": "jsonl",  # name of a task, or import path of a module;
+    "module": "file",  # name of a task, or import path of a module;
     # by default the label
     "weight": 1.0,  # share of the prompts, relative to the others
     "options": {"file": "sums.jsonl"},  # arguments of the task's `load`

@@ -64,7 +64,7 @@ def _start(c, pairs, mesh, key) -> policy_lib.Policy:
   if c.model.init_from:
     return stages.load_policy(c, mesh)
   tokenizer = tokenizer_lib.SentencePieceTokenizer.train(
-    [p + d for p, d in pairs]
+    [row.prompt + d for row, d in pairs]
   )
   config = _small(c, tokenizer.vocab_size)
   return policy_lib.Policy(

@@ -1,19 +1,21 @@
 """Problems of a run: its prompts, its verifiers, what is held out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from progrpo_jax import errors
 from progrpo_jax.config import checks, isolation
 from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import creativity, held_out
+from progrpo_jax.rewards import functions, thinking
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rewards import thinking
 from progrpo_jax.rollout import prompts as prompts_lib
 from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import base as tasks
@@ -48,6 +50,8 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     data_dir=os.path.expanduser(c.data.dir),
     keep=keep,
   )
+  for spec in specs:
+    _check_judge(spec)
   return prompts_lib.Prompter(
     source,
     tokenizer,
@@ -56,8 +60,66 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
   )
 
 
+def _check_judge(spec: dict[str, Any]) -> None:
+  """Refuses rows of the user's whose completions nothing scores."""
+  options = spec["options"]
+  if tasks.resolve(spec["name"]).VERIFIER == functions.VERIFIER and not (
+    options.get("reward_functions") or options.get("verifier")
+  ):
+    raise errors.InputError(
+      f"task {spec['label']}: nothing scores its completions; give"
+      " reward_functions or a verifier (without either, its rows serve"
+      " `progrpo warmup` alone)"
+    )
+
+
+def give_rewards(
+  c: ml_collections.ConfigDict, rewards: Sequence[Callable[..., Any] | str]
+) -> tuple[ml_collections.ConfigDict, dict[str, Callable[..., Any]]]:
+  """Makes reward functions that are objects known to a run.
+
+  A task `file` that names no reward functions gets all of these.
+
+  Args:
+    c: the config, which stays as it is.
+    rewards: functions, or their names.
+
+  Returns:
+    (config that names them, the objects by name), for `stages.make_setup`.
+
+  Raises:
+    InputError: no task takes them, or two have the same name.
+  """
+  objects = functions.by_name([f for f in rewards if not isinstance(f, str)])
+  if not rewards:
+    return c, {}
+  by_object = {id(f): name for name, f in objects.items()}
+  named = tuple(f if isinstance(f, str) else by_object[id(f)] for f in rewards)
+  c = c.copy_and_resolve_references()
+  taken = False
+  with c.unlocked():
+    for label, spec in c.data.tasks.items():
+      if tasks.resolve(spec.get("module") or label).VERIFIER != (
+        functions.VERIFIER
+      ):
+        continue
+      taken = True
+      options = spec.get("options", {})
+      if not options.get("reward_functions"):
+        spec["options"] = {**options, "reward_functions": named}
+  if not taken:
+    raise errors.InputError(
+      "reward functions score rows of your own, and config.data.tasks has none:"
+      " give it a task of the module 'file'"
+    )
+  return c, objects
+
+
 def make_pool(
-  c, opens_thought: bool = False, stop: Callable[[], bool] = lambda: False
+  c,
+  opens_thought: bool = False,
+  stop: Callable[[], bool] = lambda: False,
+  objects: Mapping[str, Callable[..., Any]] | None = None,
 ) -> pool_lib.Pool:
   """Starts the processes that verify.
 
@@ -65,6 +127,7 @@ def make_pool(
     c: the config.
     opens_thought: whether the chat template ends a prompt inside a thought.
     stop: whether to give up verifying, see `Pool`.
+    objects: reward functions that are objects, see `give_rewards`.
   """
   r = c.rewards
   return pool_lib.Pool(
@@ -78,6 +141,8 @@ def make_pool(
       thinking.answer, mode=r.thinking, inside=opens_thought
     ),
     stop=stop,
+    objects=objects,
+    max_steps=c.train.total_steps,
   )
 
 
@@ -219,7 +284,7 @@ def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:
     if not out or not tasks.has_published_test(task):
       continue
     longest = max(
-      len(tokenizer.encode_prompt(row.prompt)[0])
+      len(tokenizer.encode_prompt(row.prompt, row.context)[0])
       for row in source.rows_left_out()
       if row.task == task
     )

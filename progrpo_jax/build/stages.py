@@ -6,7 +6,7 @@ an entry of `config.schedule` begins. Below this
 room no function sees a config.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -249,6 +249,7 @@ def make_setup(
   timer: timing.Timer | None = None,
   stop: stopping.Stop | None = None,
   view=None,
+  objects: Mapping[str, Callable[..., Any]] | None = None,
 ) -> tuple[Setup, Any]:
   """Builds a run.
 
@@ -257,6 +258,7 @@ def make_setup(
     timer: times the stages.
     stop: request to stop.
     view: display of the run, see `train.View`; None shows nothing.
+    objects: reward functions that are objects, see `problems.give_rewards`.
 
   Returns:
     (setup, parameters that train, at their beginning). The setup's pool has
@@ -273,7 +275,7 @@ def make_setup(
   rate = functions.make_schedule(c)
   stop = stop or stopping.Stop()
   pool = problems.make_pool(
-    c, policy.tokenizer.opens_thought, lambda: stop.asked
+    c, policy.tokenizer.opens_thought, lambda: stop.asked, objects
   )
   foundation = Foundation(
     mesh=mesh,

@@ -233,7 +233,7 @@ def _completions(row: base.Row) -> list[str]:
   if isinstance(reference, dict) and "instruction_id_list" in reference:
     text = instruction_following.answer(reference)
     return [text] if text else []
-  if base.resolve(row.task).VERIFIER == programs.VERIFIER:
+  if base.verifier(row) == programs.VERIFIER:
     program = _table(reference, row.meta.get("entry_point"))
     return [program] if len(program) <= _MAX_TABLE else []
   return []

@@ -125,9 +125,10 @@ def runs_programs(task: str, task_options: Mapping[str, Any]) -> bool:
     task: name of the task, or import path of its module.
     task_options: its options, which may name another verifier.
   """
+  named = task_options.get("verifier")
   return programs.VERIFIER in (
     base.resolve(task).VERIFIER,
-    task_options.get("verifier"),
+    base.named_verifier(named) if isinstance(named, str) and named else None,
   )
 
 

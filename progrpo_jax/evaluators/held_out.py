@@ -18,6 +18,7 @@ from progrpo_jax.devices import hosts
 from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.models import scoring
+from progrpo_jax.rollout import measure as measure_lib
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
 
@@ -40,6 +41,8 @@ class Samples:
     vocab_size: size of the tokenizer's vocabulary.
     tolerant_XN: bool, the verdict that forgives a wrong format; None if it was
       not computed.
+    extra_XN: what the user's reward functions add to each saved sample.
+    logged: (name, value) of the metrics that these functions log.
   """
 
   rows: tuple[base.Row, ...]
@@ -51,6 +54,8 @@ class Samples:
   tokens_XN: tuple[tuple[tuple[int, ...], ...], ...]
   vocab_size: int
   tolerant_XN: np.ndarray | None = None
+  extra_XN: tuple[tuple[dict, ...], ...] = ()
+  logged: tuple[tuple[str, float], ...] = ()
 
 
 Measure = Callable[[Samples], Iterator[tuple[str, float]]]
@@ -146,6 +151,8 @@ class HeldOut:
     for measure in self.measures:
       for name, value in measure(samples):
         yield f"eval/{self.name}/{name}", value
+    for name, value in measure_lib.logged(samples.logged).items():
+      yield f"eval/{self.name}/{name}", value
     yield f"eval/{self.name}/left_out", self.left_out
 
   def records(self, samples: Samples) -> list[dict]:
@@ -169,6 +176,8 @@ class HeldOut:
     )
     if samples.tolerant_XN is not None:
       record["tolerant"] = bool(samples.tolerant_XN[x, n])
+    if samples.extra_XN and samples.extra_XN[x][n]:
+      record["extra"] = samples.extra_XN[x][n]
     return record
 
   def _sample_batch(
@@ -195,8 +204,12 @@ class HeldOut:
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[: len(real)]
     # Each host verifies its share of the problems; all get all verdicts.
-    texts, _, correct_XN, valid_XN, _, tolerant_XN = verify.join(
-      hosts.share_out(functools.partial(self._judge, rows, rollout), len(rows))
+    texts, _, correct_XN, valid_XN, _, extra_XN, logged, tolerant_XN = (
+      verify.join(
+        hosts.share_out(
+          functools.partial(self._judge, rows, rollout), len(rows)
+        )
+      )
     )
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
     ends = self.settings.stop_ids
@@ -220,6 +233,8 @@ class HeldOut:
       ),
       vocab_size=self.tokenizer.vocab_size,
       tolerant_XN=tolerant_XN,
+      extra_XN=extra_XN,
+      logged=logged,
     )
 
   def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
@@ -239,7 +254,7 @@ class HeldOut:
     )
     if not self.tolerant:
       return *judged, None
-    texts, _, correct_XN, valid_XN, _ = judged
+    texts, _, correct_XN, valid_XN, *_ = judged
     return *judged, tolerant_lib.verify(
       self.pool, rows[share], texts, correct_XN, valid_XN
     )

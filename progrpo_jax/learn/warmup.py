@@ -5,7 +5,7 @@ it knows many ways of being right before reinforcement learning begins to
 choose among them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -29,8 +29,8 @@ _BLOCK = 25
 
 def demonstrations(
   tasks: Mapping[str, Mapping[str, Any]], data_dir: str, examples: int
-) -> list[tuple[str, str]]:
-  """Returns (prompt, completion) pairs of the training splits.
+) -> list[tuple[base.Row, str]]:
+  """Returns (row, completion) pairs of the training splits.
 
   Args:
     tasks: label of a task -> its "module" and "options".
@@ -54,7 +54,7 @@ def demonstrations(
       **dict(spec.get("options", {})),
     )
     rows = [source[i] for i in range(min(len(source), examples))]
-    shown = [(r.prompt, d) for r in rows for d in r.demonstrations]
+    shown = [(r, d) for r in rows for d in r.demonstrations]
     if not shown:
       raise errors.InputError(
         f"task {name!r} has no demonstrations to warm up on"
@@ -64,12 +64,15 @@ def demonstrations(
 
 
 def encode(
-  pairs, tokenizer, max_prompt: int, max_new: int
+  pairs: Sequence[tuple[base.Row, str]],
+  tokenizer,
+  max_prompt: int,
+  max_new: int,
 ) -> batch_lib.Sequences:
   """Encodes pairs as rows of one response each.
 
   Args:
-    pairs: (prompt, completion) texts.
+    pairs: rows with a completion each.
     tokenizer: tokenizer of the policy.
     max_prompt: tokens of a prompt at the most; longer pairs are left out.
     max_new: tokens of a completion at the most, its stop token included.
@@ -79,8 +82,11 @@ def encode(
   """
   stop = tokenizer.stop_ids[0]
   encoded = [
-    (tokenizer.encode_prompt(p)[0], [*tokenizer.encode(d), stop])
-    for p, d in pairs
+    (
+      tokenizer.encode_prompt(row.prompt, row.context)[0],
+      [*tokenizer.encode(d), stop],
+    )
+    for row, d in pairs
   ]
   kept = [
     (p, d) for p, d in encoded if len(p) <= max_prompt and len(d) <= max_new

@@ -1,24 +1,38 @@
-"""The user's reward functions, with the signature that TRL uses.
+"""The user's reward functions, called as TRL calls them.
 
-  f(prompts, completions, **columns) -> list of numbers
+  f(prompts, completions, **others) -> list of numbers
 
 A function is named by "module:function" or "path/to/file.py:function" and is
-called on a whole batch, in a process of the pool. It gets the other columns of
-the data as lists, by name. A value of None means that it has no opinion of a
-sample. Any other misbehaviour is an error that names the function.
+called on a whole batch, in a process of the pool. A function that Python code
+hands over as an object has a plain name and is called in this process. Both
+may be coroutines, or objects with `__call__`. Beside the prompts and
+completions, texts or lists of messages as the data has it, a function gets
+those of these arguments that its signature accepts: the other columns of the
+data, as lists; `completion_ids`; `trainer_state`; `log_extra(column, values)`,
+which adds a column to the saved rollouts; and `log_metric(name, value)`. A
+value of None means that it has no opinion of a sample. Any other misbehaviour
+is an error that names the function.
 
 The reward is the weighted sum of the values. One of the functions decides by
 its own value whether a sample is correct, and a sample of which it has no
 opinion is masked. The sum would not do, since a length penalty could turn a
-correct answer into a wrong one.
+correct answer into a wrong one. A verifier may stand among the functions; its
+value is its reward, and its own verdict says what is correct.
+
+The file is long because the rule of the values and the call that makes them
+check each other: what a call may return is what the rule can read.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+import dataclasses
 import difflib
 import functools
 import inspect
+import json
 import math
 import re
+import threading
 from typing import Any, NamedTuple
 
 from progrpo_jax.errors import InputError
@@ -28,13 +42,39 @@ from progrpo_jax.rewards import serving
 from progrpo_jax.rewards.score import Score
 
 VERIFIER = "progrpo_jax.rewards.functions:score"
-RESERVED = ("prompts", "completions")
+# Arguments of a reward function that are no columns of the data.
+RESERVED = (
+  "prompts",
+  "completions",
+  "completion_ids",
+  "trainer_state",
+  "log_extra",
+  "log_metric",
+)
 _CALL = "progrpo_jax.rewards.functions:call"
 _ROUNDING = 1e-6  # tolerance at the threshold for rounding errors in values
 
 
 class RewardFunctionError(InputError):
   """A reward function of the user failed or returned unusable values."""
+
+
+class Batch(NamedTuple):
+  """What reward functions are called with, JSON-able; N completions.
+
+  Attributes:
+    prompts: prompt of each completion, a text or messages.
+    completions: texts of the model, or messages where the prompt is some.
+    columns: further columns of the data, with one entry per completion.
+    completion_ids: tokens of each completion; None if they are not known.
+    trainer_state: fields of `pool.TrainerState`.
+  """
+
+  prompts: list[Any]
+  completions: list[Any]
+  columns: dict[str, list[Any]]
+  completion_ids: list[list[int]] | None = None
+  trainer_state: tuple[int, int] = (0, 0)
 
 
 class Judged(NamedTuple):
@@ -44,61 +84,129 @@ class Judged(NamedTuple):
     scores: score of each completion.
     values: value of each function, for each completion; None where a function
       has no opinion.
+    extra: what functions added to each completion by `log_extra`.
+    metrics: (name, value) of each call of `log_metric`.
   """
 
   scores: list[Score]
   values: list[tuple[float | None, ...]]
+  extra: list[dict[str, Any]]
+  metrics: list[tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How the values of several functions become a score.
+
+  Attributes:
+    names: names of the functions; a verifier among them is the first.
+    weights: weight of each; None weighs all 1.0.
+    correct_by: function that decides correctness, see `find_decider`.
+    correct_threshold: smallest value of that function that is correct.
+    has_verifier: whether the first name is a verifier's.
+  """
+
+  names: Sequence[str]
+  weights: Sequence[float] | None = None
+  correct_by: str | None = None
+  correct_threshold: float = 1.0
+  has_verifier: bool = False
+
+  def __call__(
+    self,
+    samples: Sequence[Sequence[float | None]],
+    verdicts: Sequence[Score] = (),
+  ) -> list[Score]:
+    """Returns the score of each sample.
+
+    Args:
+      samples: values of all functions, for each sample.
+      verdicts: the verifier's score of each sample, if there is a verifier.
+
+    Raises:
+      InputError: the rule contradicts itself.
+    """
+    deciding = find_decider(self.names, self.correct_by)
+    weights = check_weights(self.names, self.weights)
+    combined = combine(samples, weights, deciding, self.correct_threshold)
+    if not self.has_verifier or deciding:
+      return combined
+    # The verifier's own verdict and status, with the weighted reward.
+    return [
+      verdict._replace(
+        reward=0.0 if scores.is_masked(verdict.status) else weighted.reward
+      )
+      for verdict, weighted in zip(verdicts, combined, strict=True)
+    ]
 
 
 def evaluate(
   pool: pools.Pool,
-  names: Sequence[str],
-  prompts: Sequence[str],
-  completions: Sequence[str],
-  columns: Mapping[str, Sequence[Any]],
+  rule: Rule,
+  batch: Batch,
   *,
-  weights: Sequence[float] | None = None,
-  correct_by: str | None = None,
-  correct_threshold: float = 1.0,
+  verdicts: Sequence[Score] = (),
   deadline_s: float = 60.0,
 ) -> Judged:
   """Calls functions of the user on a batch of completions.
 
   Args:
-    pool: pool that makes the calls.
-    names: names of the functions.
-    prompts: prompt of each completion.
-    completions: texts of the model.
-    columns: further columns of the data, with one entry per completion.
-    weights: weight of each function in the reward; None weighs all 1.0.
-    correct_by: function that decides correctness, see `find_decider`.
-    correct_threshold: smallest value of that function that is correct.
+    pool: pool that makes the calls, and has the functions that are objects.
+    rule: functions, and what their values mean.
+    batch: their arguments.
+    verdicts: the verifier's score of each completion, if the rule has one.
     deadline_s: time limit of each function for the batch.
 
   Raises:
     InputError: a function fails, or the arguments do not fit together.
   """
-  weights = check_weights(names, weights)
-  deciding = find_decider(names, correct_by)
-  _check_columns(columns)
+  check_weights(rule.names, rule.weights)
+  _check_columns(batch.columns)
+  names = rule.names[1:] if rule.has_verifier else rule.names
+  batch = batch._replace(trainer_state=tuple(pool.trainer_state))
   # One call per function on the whole batch; any failure ends the run.
-  batch = [list(prompts), list(completions), dict(columns)]
-  calls = [pools.Call(_CALL, [name, *batch], {}) for name in names]
-  outcomes = pool.run(calls, deadline_s=deadline_s)
-  values = []
-  for name, outcome in zip(names, outcomes):
+  away = [name for name in names if name not in pool.objects]
+  outcomes = dict(
+    zip(
+      away,
+      pool.run(
+        [pools.Call(_CALL, [name, *batch], {}) for name in away],
+        deadline_s=deadline_s,
+      )
+      if away
+      else (),
+    )
+  )
+  for name in names:
+    if name in pool.objects:
+      outcomes[name] = _call_here(name, pool.objects[name], batch, deadline_s)
+  size = len(batch.completions)
+  values: list[Sequence[float | None]] = []
+  extra: list[dict[str, Any]] = [{} for _ in range(size)]
+  metrics = []
+  if rule.has_verifier:
+    values.append(
+      [None if scores.is_masked(v.status) else v.reward for v in verdicts]
+    )
+  for name in names:
+    outcome = outcomes[name]
     if outcome.status == "timeout":
       raise RewardFunctionError(
         f"reward function {name} did not return within {deadline_s:g} s on"
-        f" {len(batch[1])} completions"
+        f" {size} completions"
       )
     if outcome.status != "ok":
       raise RewardFunctionError(f"reward function {name}: {outcome.reason}")
-    if "error" in outcome.value:
-      raise RewardFunctionError(outcome.value["error"])
-    values.append(outcome.value["values"])
+    result = outcome.value
+    if "error" in result:
+      raise RewardFunctionError(result["error"])
+    values.append(result["values"])
+    metrics += [(metric, value) for metric, value in result["metrics"]]
+    for column, entries in result["extra"].items():
+      for sample, entry in zip(extra, entries):
+        sample[column] = entry
   samples = list(zip(*values))  # from one list per function to one per sample
-  return Judged(combine(samples, weights, deciding, correct_threshold), samples)
+  return Judged(rule(samples, verdicts), samples, extra, metrics)
 
 
 def score(
@@ -107,6 +215,8 @@ def score(
   *,
   prompt: str,
   columns: Mapping[str, Any],
+  context: Sequence[Mapping[str, str]] = (),
+  is_chat: bool = False,
   functions: Sequence[str] = (),
   weights: Sequence[float] | None = None,
   correct_by: str | None = None,
@@ -114,39 +224,88 @@ def score(
   verifier: str | None = None,
   options: Mapping[str, Any] | None = None,
 ) -> Score:
-  """Scores one completion of the task jsonl, by a verifier or by functions.
+  """Scores one completion of the task `file` by functions.
 
   Args:
     completion: text of the model.
-    reference: column `answer` of the row.
+    reference: reference answer of the row.
     prompt: prompt of the row.
     columns: further columns of the row.
-    functions: names of reward functions.
+    context: messages before the prompt.
+    is_chat: whether functions get messages.
+    functions: names of reward functions, a verifier's first.
     weights: weight of each function in the reward; None weighs all 1.0.
     correct_by: function that decides correctness, see `find_decider`.
     correct_threshold: smallest value of that function that is correct.
-    verifier: name of a verifier, in place of reward functions.
+    verifier: import path of the verifier among the functions, or None.
     options: keyword arguments of the verifier.
 
   Raises:
     InputError: a function fails, or the arguments do not fit together.
   """
+  rule = Rule(functions, weights, correct_by, correct_threshold, bool(verifier))
+  values, verdicts = [], []
+  names = list(functions)
   if verifier is not None:
     verify = _resolve(verifier)
-    return scores.check(verify(completion, reference, **(options or {})))
-  values = []
-  for name in functions:
-    batch = {key: [value] for key, value in columns.items()}
-    result = call(name, [prompt], [completion], batch)
+    verdicts = [
+      Score(*scores.check(verify(completion, reference, **(options or {}))))
+    ]
+    masked = scores.is_masked(verdicts[0].status)
+    values.append([None if masked else verdicts[0].reward])
+    del names[0]
+  batch = Batch(
+    [asked(prompt, context, is_chat)],
+    [answered(completion, is_chat)],
+    {key: [value] for key, value in columns.items()},
+  )
+  for name in names:
+    result = call(name, *batch)
     if "error" in result:
       raise RewardFunctionError(result["error"])
     values.append(result["values"])
-  return combine(
-    list(zip(*values)),
-    check_weights(functions, weights),
-    find_decider(functions, correct_by),
-    correct_threshold,
-  )[0]
+  return rule(list(zip(*values)), verdicts)[0]
+
+
+def asked(
+  prompt: str, context: Sequence[Mapping[str, str]], is_chat: bool
+) -> Any:
+  """Returns a prompt as reward functions see it."""
+  if not is_chat:
+    return prompt
+  return [*context, {"role": "user", "content": prompt}]
+
+
+def answered(completion: str, is_chat: bool) -> Any:
+  """Returns a completion as reward functions see it."""
+  return (
+    [{"role": "assistant", "content": completion}] if is_chat else completion
+  )
+
+
+def by_name(objects: Sequence[Callable[..., Any]]) -> dict[str, Any]:
+  """Returns reward functions by the names that stand for them in a config.
+
+  Args:
+    objects: functions, coroutines or objects with `__call__`.
+
+  Raises:
+    InputError: one cannot be called, or two have the same name.
+  """
+  named: dict[str, Any] = {}
+  for function in objects:
+    if not callable(function) or inspect.isclass(function):
+      raise InputError(f"{function!r:.100} is no reward function")
+    inner = function
+    while isinstance(inner, functools.partial):
+      inner = inner.func
+    name = getattr(inner, "__name__", type(inner).__name__)
+    if name in named:
+      raise InputError(
+        f"two reward functions are called {name!r}: give one another __name__"
+      )
+    named[name] = function
+  return named
 
 
 def combine(
@@ -261,29 +420,107 @@ def _check_columns(columns: Mapping[str, Any]) -> None:
 
 def call(
   name: str,
-  prompts: list[str],
-  completions: list[str],
+  prompts: list[Any],
+  completions: list[Any],
   columns: dict[str, list[Any]],
+  completion_ids: list[list[int]] | None = None,
+  trainer_state: Sequence[int] = (0, 0),
 ) -> dict[str, Any]:
-  """Calls a reward function; runs in a worker.
+  """Calls a reward function by its name; runs in a worker.
 
   Args:
     name: name of the function.
-    prompts: prompt of each completion.
-    completions: texts of the model.
-    columns: further columns, with one entry per completion.
+    prompts, completions, columns, completion_ids, trainer_state: see `Batch`.
 
   Returns:
-    {"values": list of numbers or None}, or {"error": message}.
+    See `_apply`.
   """
-  head = f"reward function {name}"
+  batch = Batch(
+    prompts, completions, columns, completion_ids, tuple(trainer_state)
+  )
   try:
     function = _resolve(name)
   except Exception as error:
-    return {"error": f"{head} cannot be loaded: {serving.describe(error)}"}
+    hint = ""
+    if ":" not in name:
+      hint = (
+        "; a plain name stands for a function that Python code hands over, as"
+        " in progrpo_jax.train(config, workdir, rewards=[f])"
+      )
+    return {
+      "error": f"reward function {name} cannot be loaded:"
+      f" {serving.describe(error)}{hint}"
+    }
+  return _apply(name, function, batch)
+
+
+def _call_here(
+  name: str, function: Callable[..., Any], batch: Batch, deadline_s: float
+) -> pools.Outcome:
+  """Calls a function in this process; a thread of its own keeps the deadline.
+
+  The thread cannot be killed; the run ends instead.
+  """
+  results: list[dict[str, Any]] = []
+  thread = threading.Thread(
+    target=lambda: results.append(_apply(name, function, batch)),
+    name=f"reward function {name}",
+    daemon=True,
+  )
+  thread.start()
+  thread.join(deadline_s)
+  if thread.is_alive():
+    return pools.Outcome("timeout", None, "")
+  if not results:
+    return pools.Outcome("crash", None, "it ended its thread")
+  return pools.Outcome("ok", results[0], "")
+
+
+def _apply(
+  name: str, function: Callable[..., Any], batch: Batch
+) -> dict[str, Any]:
+  """Calls a reward function and checks what it returns.
+
+  Args:
+    name: name of the function.
+    function: function, coroutine or object to call.
+    batch: its arguments.
+
+  Returns:
+    {"values": list of numbers or None, "extra": column -> list of values,
+    "metrics": list of (name, value)}, or {"error": message}.
+  """
+  head = f"reward function {name}"
+  size = len(batch.completions)
+  extra: dict[str, list[Any]] = {}
+  metrics: list[tuple[str, float]] = []
+
+  def log_extra(column: str, values: Iterable[Any]) -> None:
+    values = list(values)
+    if len(values) != size:
+      raise ValueError(
+        f"log_extra({column!r}) got {len(values)} values for {size} completions"
+      )
+    extra[str(column)] = json.loads(json.dumps(values, default=str))
+
+  def log_metric(metric: str, value: float) -> None:
+    metrics.append((str(metric), float(value)))
+
   try:
-    accepted = _accepted(function, columns)
-    values = function(prompts=prompts, completions=completions, **accepted)
+    given = batch.columns | {
+      "trainer_state": pools.TrainerState(*batch.trainer_state),
+      "log_extra": log_extra,
+      "log_metric": log_metric,
+    }
+    if batch.completion_ids is not None:
+      given["completion_ids"] = batch.completion_ids
+    values = function(
+      prompts=batch.prompts,
+      completions=batch.completions,
+      **_accepted(function, given),
+    )
+    if inspect.isawaitable(values):
+      values = _loop(name).run_until_complete(values)
   except Exception as error:
     return {"error": f"{head} raised {serving.describe(error)}"}
   # Iterables that are not lists of rewards: a set has no order, and iterating
@@ -296,10 +533,9 @@ def call(
     values = list(values)
   except Exception as error:  # raised by a generator
     return {"error": f"{head} raised {serving.describe(error)}"}
-  if len(values) != len(completions):
+  if len(values) != size:
     return {
-      "error": f"{head} returned {len(values)} values for"
-      f" {len(completions)} completions"
+      "error": f"{head} returned {len(values)} values for {size} completions"
     }
   # Only plain floats and None cross the pipe to the pool.
   plain = []
@@ -311,7 +547,7 @@ def call(
         " each value must be a finite number or None"
       }
     plain.append(number)
-  return {"values": plain}
+  return {"values": plain, "extra": extra, "metrics": metrics}
 
 
 def _number(value: Any) -> float | None:
@@ -329,8 +565,11 @@ def _number(value: Any) -> float | None:
 def _accepted(
   function: Callable[..., Any], columns: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns the columns that a function's signature accepts."""
-  parameters = inspect.signature(function).parameters
+  """Returns the arguments that a function's signature accepts."""
+  try:
+    parameters = inspect.signature(function).parameters
+  except ValueError:  # of a function in C, which does not say
+    return columns
   if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     return columns
   return {key: value for key, value in columns.items() if key in parameters}
@@ -340,3 +579,10 @@ def _accepted(
 def _resolve(name: str) -> Callable[..., Any]:
   """Imports a function, once per worker."""
   return serving.resolve(name)
+
+
+@functools.cache
+def _loop(name: str) -> asyncio.AbstractEventLoop:
+  """Event loop of a coroutine, kept so that its connections stay open."""
+  del name
+  return asyncio.new_event_loop()

@@ -46,6 +46,18 @@ class PoolError(errors.RunError):
   """Too many items of a batch failed, or the pool cannot work."""
 
 
+class TrainerState(NamedTuple):
+  """How far training is; reward functions get it as `trainer_state`.
+
+  Attributes:
+    global_step: finished steps.
+    max_steps: steps of the whole run; 0 outside of a run.
+  """
+
+  global_step: int = 0
+  max_steps: int = 0
+
+
 class Item(NamedTuple):
   """Completion to verify, by function(completion, reference, **meta).
 
@@ -90,6 +102,12 @@ class Pool:
       if the completion gives no answer.
     stop: function that says whether to give up; it is asked again and again
       while calls are made.
+    objects: the user's reward functions that are called in this process, by
+      name.
+    max_steps: steps of the run, for reward functions.
+
+  Attributes:
+    trainer_state: how far training is; whoever samples sets its step.
   """
 
   def __init__(
@@ -103,12 +121,16 @@ class Pool:
     options: Mapping[str, Mapping[str, Any]] | None = None,
     answer: Callable[[str], str | None] = thinking.answer,
     stop: Callable[[], bool] = lambda: False,
+    objects: Mapping[str, Callable[..., Any]] | None = None,
+    max_steps: int = 0,
   ):
     if workers < 1 or deadline_s <= 0:
       raise ValueError(f"workers={workers}, deadline_s={deadline_s}")
     self.batch_deadline_s = batch_deadline_s
     self.answer = answer
     self.stop = stop
+    self.objects = dict(objects or {})
+    self.trainer_state = TrainerState(0, max_steps)
     self.counters = Counters()
     self._deadline_s = deadline_s
     self._max_failure_share = max_failure_share
@@ -120,6 +142,10 @@ class Pool:
     self._lock = threading.Lock()
     self._idle = [self._start() for _ in range(workers)]
     self._size = workers
+
+  def at_step(self, step: int) -> None:
+    """Tells reward functions how many steps are finished."""
+    self.trainer_state = self.trainer_state._replace(global_step=step)
 
   def score(self, items: Iterable[Item]) -> list[Score]:
     """Returns the score of each item, in order.

@@ -76,6 +76,7 @@ def resolve(name: str) -> Callable[..., Any]:
       "user_" + os.path.basename(path)[:-3], path
     )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
   else:
     module = importlib.import_module(path)

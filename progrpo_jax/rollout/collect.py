@@ -86,6 +86,7 @@ class Collect:
     step_key = jax.random.fold_in(self.key, progress.step)
     key = jax.random.fold_in(step_key, SAMPLE)
     position, carried = progress.position, progress.surplus
+    self.draw.pool.at_step(progress.step)
     failures_before = dataclasses.replace(self.draw.pool.counters)
     # Groups carried over were sampled by an earlier policy.
     kept = (

@@ -97,8 +97,10 @@ class DrawGroups:
           hosts.agree(lambda: [future.result() for future in verdicts])
         )
     # shares[host][batch]: the prompts' order is batch by batch.
-    texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ = verify.join(
-      [share for batch in zip(*shares, strict=True) for share in batch]
+    texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ, extra_PG, logged = (
+      verify.join(
+        [share for batch in zip(*shares, strict=True) for share in batch]
+      )
     )
     return groups_lib.Groups(
       prompts=prompts,
@@ -109,6 +111,8 @@ class DrawGroups:
       valid_PG=valid_PG,
       fresh_P=np.ones(len(prompts), bool),
       values_PGJ=values_PGJ,
+      extra_PG=extra_PG,
+      logged=logged,
     )
 
 

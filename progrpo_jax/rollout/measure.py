@@ -1,6 +1,8 @@
 """Metrics of everything that the policy sampled in a step."""
 
+from collections.abc import Sequence
 import math
+import statistics
 
 import numpy as np
 
@@ -48,7 +50,16 @@ def rollouts(groups: groups_lib.Groups) -> dict[str, float]:
     rows = tasks == task
     if valid[rows].any():
       metrics[f"rewards/{task}/mean"] = float(reward[rows][valid[rows]].mean())
+  metrics |= logged(groups.logged)
   return metrics | functions(groups) | diagnostics.reward_spread(reward, valid)
+
+
+def logged(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
+  """Means of the metrics that reward functions log, under `logged/`."""
+  values: dict[str, list[float]] = {}
+  for name, value in pairs:
+    values.setdefault(f"logged/{name}", []).append(value)
+  return {name: statistics.fmean(v) for name, v in sorted(values.items())}
 
 
 def functions(groups: groups_lib.Groups) -> dict[str, float]:

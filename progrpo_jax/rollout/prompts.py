@@ -25,7 +25,9 @@ _SPEC_KEYS = {"name", "label", "weight", "options", "seed"}
 class Tokenizer(Protocol):
   """Interface of a tokenizer that encodes prompts."""
 
-  def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
+  def encode_prompt(
+    self, text: str, context: Sequence[Mapping[str, str]] = ()
+  ) -> tuple[list[int], list[bool]]:
     """Returns token ids and which of them are the user's own text."""
 
 
@@ -388,7 +390,7 @@ class Prompter:
 
   def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
     """Encodes one row; an InputError names the row."""
-    tokens, user = self._tokenizer.encode_prompt(row.prompt)
+    tokens, user = self._tokenizer.encode_prompt(row.prompt, row.context)
     where = f"task {row.label}, row {draw} ({row.prompt[:40]!r})"
     if len(tokens) > self._limit:
       raise InputError(
@@ -402,4 +404,4 @@ class Prompter:
 
 def fits(tokenizer: Tokenizer, limit: int, row: base.Row) -> bool:
   """Returns whether a row's prompt has at most so many tokens."""
-  return len(tokenizer.encode_prompt(row.prompt)[0]) <= limit
+  return len(tokenizer.encode_prompt(row.prompt, row.context)[0]) <= limit

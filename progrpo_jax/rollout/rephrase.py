@@ -51,6 +51,7 @@ def replace_worst(
   reward_P,
   correct_P,
   values_PJ,
+  extra_P=None,
 ) -> groups_lib.Groups:
   """Puts a new response in the place of the worst of each accepted group.
 
@@ -62,6 +63,8 @@ def replace_worst(
     reward_P: their rewards.
     correct_P: bool, their verdicts.
     values_PJ: values of the user's reward functions.
+    extra_P: what these functions add to the saved responses; None for
+      nothing.
 
   Returns:
     The groups; ties of the lowest reward go to the first response.
@@ -84,12 +87,16 @@ def replace_worst(
     return out
 
   texts = [list(group) for group in groups.texts_PG]
+  extra = [list(group) for group in groups.extra_PG]
   for p, g in zip(*places, strict=True):
     texts[p][g] = texts_P[p]
+    if extra:
+      extra[p][g] = extra_P[p] if extra_P else {}
   return dataclasses.replace(
     groups,
     rollout=jax.tree.map(put, groups.rollout, rollout),
     texts_PG=tuple(map(tuple, texts)),
+    extra_PG=tuple(map(tuple, extra)),
     reward_PG=put_PG(groups.reward_PG, reward_P),
     correct_PG=put_PG(groups.correct_PG, correct_P),
     valid_PG=put_PG(groups.valid_PG, np.ones(len(groups), bool)),
@@ -158,7 +165,7 @@ class Rephrase:
     with self.timer.stage("sample"):
       rollout = sampler.sample(engine, prompts, key, self.settings)
     with self.timer.stage("verify"):
-      texts, reward, correct, valid, values = verify.join(
+      texts, reward, correct, valid, values, extra, _ = verify.join(
         hosts.share_out(
           functools.partial(
             verify.decode_and_verify,
@@ -187,6 +194,7 @@ class Rephrase:
       reward[:, 0],
       correct[:, 0],
       values[:, 0],
+      [group[0] for group in extra],
     ), metrics
 
   def questions(

@@ -4,7 +4,7 @@ Responses are decoded and passed to their tasks' verifiers, which run in the
 processes of the pool, or to the user's reward functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import json
 from typing import Any, Protocol
 
@@ -19,10 +19,32 @@ from progrpo_jax.tasks import base
 
 # Keys of a row's meta that describe its reward functions. Rows with equal
 # values are judged in one call.
-_JUDGING = ("functions", "weights", "correct_by", "correct_threshold")
+_JUDGING = (
+  "functions",
+  "weights",
+  "correct_by",
+  "correct_threshold",
+  "verifier",
+  "is_chat",
+)
 
 # Score of a completion without an answer; no verifier is called for it.
 _SILENT = scores.Score(0.0, False, "no_answer")
+
+
+class Notes:
+  """What the user's reward functions log beside their values.
+
+  Attributes:
+    extra_PG: columns of each completion, by `log_extra`.
+    metrics: (name, value) of each call of `log_metric`.
+  """
+
+  def __init__(self, texts_PG: Sequence[Sequence[str]]):
+    self.extra_PG: list[list[dict[str, Any]]] = [
+      [{} for _ in group] for group in texts_PG
+    ]
+    self.metrics: list[tuple[str, float]] = []
 
 
 class Tokenizer(Protocol):
@@ -51,6 +73,13 @@ def texts(
   return tuple(tuple(flat[i : i + group]) for i in starts)
 
 
+def token_ids(rollout: batch.Rollout, group: int) -> list[list[list[int]]]:
+  """Returns the tokens of each response, by prompt; see `texts`."""
+  pairs = zip(np.asarray(rollout.tokens_BT), np.asarray(rollout.mask_BT))
+  flat = [tokens[mask].tolist() for tokens, mask in pairs]
+  return [flat[i : i + group] for i in range(0, len(flat), group)]
+
+
 def decode_and_verify(
   pool: pools.Pool,
   tokenizer: Tokenizer,
@@ -59,7 +88,13 @@ def decode_and_verify(
   group: int,
   share: slice,
 ) -> tuple[
-  tuple[tuple[str, ...], ...], np.ndarray, np.ndarray, np.ndarray, np.ndarray
+  tuple[tuple[str, ...], ...],
+  np.ndarray,
+  np.ndarray,
+  np.ndarray,
+  np.ndarray,
+  tuple[tuple[dict[str, Any], ...], ...],
+  tuple[tuple[str, float], ...],
 ]:
   """Decodes and verifies a part of a rollout.
 
@@ -72,18 +107,27 @@ def decode_and_verify(
     share: range of prompts that this host judges.
 
   Returns:
-    (texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ) of the prompts in
-    `share`; see `verify`.
+    (texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ, extra_PG, metrics)
+    of the prompts in `share`; see `verify`, and `Notes` for the last two.
   """
   part = jax.tree.map(
     lambda x: x[share.start * group : share.stop * group], rollout
   )
   texts_PG = texts(tokenizer, part, group)
-  *verdicts, values_PGJ = verify(pool, rows[share], texts_PG)
+  notes = Notes(texts_PG)
+  *verdicts, values_PGJ = verify(
+    pool, rows[share], texts_PG, ids_PG=token_ids(part, group), notes=notes
+  )
   # With an empty share `verify` cannot know the size of a group.
   if not texts_PG:
     values_PGJ = np.zeros((0, group, 0), np.float32)
-  return texts_PG, *(x.reshape(-1, group) for x in verdicts), values_PGJ
+  return (
+    texts_PG,
+    *(x.reshape(-1, group) for x in verdicts),
+    values_PGJ,
+    tuple(map(tuple, notes.extra_PG)),
+    tuple(notes.metrics),
+  )
 
 
 def join(parts: Sequence[Any]) -> Any:
@@ -113,6 +157,8 @@ def verify(
   texts_PG: Sequence[Sequence[str]],
   *,
   whole: bool = True,
+  ids_PG: Sequence[Sequence[list[int]]] | None = None,
+  notes: Notes | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Scores completions, and says which scores count.
 
@@ -121,13 +167,15 @@ def verify(
     rows: rows of data, one per prompt.
     texts_PG: completions of each prompt.
     whole: whether the texts are whole responses, see `score_rollout`.
+    ids_PG: tokens of the completions, see `score_rollout`.
+    notes: gets what reward functions log; None drops it.
 
   Returns:
     (reward_PG, correct_PG, valid_PG, values_PGJ); valid_PG is False where a
     score is masked because its verifier failed. See `score_rollout`.
   """
   reward_PG, correct_PG, statuses, values_PGJ = score_rollout(
-    pool, rows, texts_PG, whole=whole
+    pool, rows, texts_PG, whole=whole, ids_PG=ids_PG, notes=notes
   )
   valid_PG = [[not scores.is_masked(s) for s in g] for g in statuses]
   return reward_PG, correct_PG, np.asarray(valid_PG, bool), values_PGJ
@@ -139,6 +187,8 @@ def score_rollout(
   texts_PG: Sequence[Sequence[str]],
   *,
   whole: bool = True,
+  ids_PG: Sequence[Sequence[list[int]]] | None = None,
+  notes: Notes | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]], np.ndarray]:
   """Scores completions by their tasks' verifiers or by reward functions.
 
@@ -152,6 +202,9 @@ def score_rollout(
     texts_PG: completions of each prompt; groups are of one size.
     whole: whether the texts are whole responses, of which the pool's `answer`
       extracts the answers; if False, they are answers already.
+    ids_PG: tokens of the completions, for reward functions; None if they are
+      not known.
+    notes: gets what reward functions log; None drops it.
 
   Returns:
     (reward_PG, correct_PG, statuses, values_PGJ). Rewards and values are
@@ -172,21 +225,21 @@ def score_rollout(
   # Verifiers: completions without an answer get their score without a call.
   extract = pool.answer if whole else str
   pairs = [(rows[p], extract(text)) for p in plain for text in texts_PG[p]]
-  answered = iter(
-    pool.score(
-      [base.item(row, text) for row, text in pairs if text is not None]
-    )
+  flat = _scores(
+    pool, [None if t is None else base.item(row, t) for row, t in pairs]
   )
-  flat = [_SILENT if text is None else next(answered) for _, text in pairs]
   _deal(flat, plain, texts_PG, judged)
   # Reward functions: rows may have different numbers of them, NaN fills up.
   most = max((len(function_labels(row)) for row in rows), default=0)
   group = len(texts_PG[0]) if texts_PG else 0
   values_PGJ = np.full((len(rows), group, most), np.nan, np.float32)
   for members in by_functions.values():
-    flat, values = _judge(pool, members, rows, texts_PG)
-    _deal(flat, members, texts_PG, judged)
-    values_NJ = np.asarray(values, np.float32)  # None becomes NaN
+    found = _judge(pool, members, rows, texts_PG, extract, ids_PG)
+    _deal(found.scores, members, texts_PG, judged)
+    if notes is not None:
+      _deal(found.extra, members, texts_PG, notes.extra_PG)
+      notes.metrics += found.metrics
+    values_NJ = np.asarray(found.values, np.float32)  # None becomes NaN
     values_PGJ[members, :, : values_NJ.shape[-1]] = values_NJ.reshape(
       len(members), group, -1
     )
@@ -194,6 +247,14 @@ def score_rollout(
   correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
   statuses = [[s.status for s in g] for g in judged]
   return reward_PG, correct_PG, statuses, values_PGJ
+
+
+def _scores(
+  pool: pools.Pool, items: Sequence[pools.Item | None]
+) -> list[scores.Score]:
+  """Returns the verifiers' scores; None stands for no answer at all."""
+  answered = iter(pool.score([item for item in items if item is not None]))
+  return [_SILENT if item is None else next(answered) for item in items]
 
 
 def function_labels(row: base.Row) -> list[str]:
@@ -204,17 +265,17 @@ def function_labels(row: base.Row) -> list[str]:
 def _uses_functions(row: base.Row) -> bool:
   """Returns whether a user's reward functions judge a row."""
   return bool(row.meta.get("functions")) and (
-    base.resolve(row.task).VERIFIER == functions.VERIFIER
+    base.verifier(row) == functions.VERIFIER
   )
 
 
 def _deal(
-  flat: Sequence[scores.Score],
+  flat: Sequence[Any],
   members: Sequence[int],
   texts_PG: Sequence[Sequence[str]],
-  judged: list[list[scores.Score]],
+  judged: list[list[Any]],
 ) -> None:
-  """Stores flat scores by prompt.
+  """Stores flat scores, or other findings, by prompt.
 
   Args:
     flat: scores of all completions of the members, in order.
@@ -232,6 +293,8 @@ def _judge(
   members: Sequence[int],
   rows: Sequence[base.Row],
   texts_PG: Sequence[Sequence[str]],
+  extract: Callable[[str], str | None],
+  ids_PG: Sequence[Sequence[list[int]]] | None,
 ) -> functions.Judged:
   """Calls reward functions on all completions of their rows at once.
 
@@ -240,19 +303,43 @@ def _judge(
     members: indices of the prompts, all with the same reward functions.
     rows: rows of data, one per prompt.
     texts_PG: completions of each prompt.
+    extract: function from a completion to the text for a verifier, or to None
+      if there is no answer.
+    ids_PG: tokens of the completions, or None.
   """
   meta = rows[members[0]].meta
+  is_chat, verifier = meta["is_chat"], meta["verifier"]
   flat = [rows[p] for p in members for _ in texts_PG[p]]
+  completions = [text for p in members for text in texts_PG[p]]
+  verdicts: list[scores.Score] = []
+  if verifier:
+    answers = [(row, extract(t)) for row, t in zip(flat, completions)]
+    verdicts = _scores(
+      pool,
+      [
+        None
+        if text is None
+        else pools.Item(verifier, text, row.reference, row.meta["options"])
+        for row, text in answers
+      ],
+    )
   # Columns of all rows; a row that lacks one passes None.
   columns = sorted({c for row in flat for c in row.meta["columns"]})
   return functions.evaluate(
     pool,
-    meta["functions"],
-    [row.prompt for row in flat],
-    [text for p in members for text in texts_PG[p]],
-    {c: [row.meta["columns"].get(c) for row in flat] for c in columns},
-    weights=meta.get("weights"),
-    correct_by=meta.get("correct_by"),
-    correct_threshold=meta.get("correct_threshold", 1.0),
+    functions.Rule(
+      meta["functions"],
+      meta["weights"],
+      meta["correct_by"],
+      meta["correct_threshold"],
+      has_verifier=bool(verifier),
+    ),
+    functions.Batch(
+      [functions.asked(row.prompt, row.context, is_chat) for row in flat],
+      [functions.answered(text, is_chat) for text in completions],
+      {c: [row.meta["columns"].get(c) for row in flat] for c in columns},
+      None if ids_PG is None else [i for p in members for i in ids_PG[p]],
+    ),
+    verdicts=verdicts,
     deadline_s=pool.batch_deadline_s,
   )

@@ -133,6 +133,7 @@ def rollout_records(
           length=int(length[p, g]),
           finished=bool(finished[p, g]),
         )
+        | ({"extra": extra} if (extra := groups.extra(p, g)) else {})
         for g in range(size)
       ],
     )

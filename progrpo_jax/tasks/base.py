@@ -31,13 +31,17 @@ import types
 import typing
 from typing import Annotated, Any, Protocol
 
-from progrpo_jax import errors, ranges, tasks
+from progrpo_jax import errors, ranges, rewards, tasks
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import logic, pool, serving, thinking
 
 SPLITS = ("train", "validation")
 # Keys of a row's meta that describe the problem; not passed to the verifier.
 _DESCRIPTIVE = ("rating",)
+# Verifiers that an error message proposes.
+_VERIFIERS = ("math", "choice", "code", "instruction", "reasoning_gym")
+# Former names of tasks -> what to write now.
+_RENAMED = {"jsonl": "file"}
 # Types for options of `load`: a number of rows or answers, and a fraction.
 Count = Annotated[int, ranges.Whole(at_least=1)]
 Share = Annotated[float, ranges.Number(at_least=0, at_most=1)]
@@ -65,6 +69,9 @@ class Row:
     demonstrations: completions that score 1, for a supervised warm-up.
     label: task name in metrics: its name in the config, which tells two tasks
       of one module apart. Defaults to `task`.
+    context: messages before the prompt, which is the last message, the user's:
+      each has a "role" ("system", "user" or "assistant") and a "content".
+    verifier: verifier of this row, "module:function", in place of the task's.
   """
 
   task: str
@@ -73,6 +80,8 @@ class Row:
   meta: dict[str, Any]
   demonstrations: tuple[str, ...] = ()
   label: str = ""
+  context: tuple[dict[str, str], ...] = ()
+  verifier: str = ""
 
   def __post_init__(self):
     if not self.label:
@@ -135,6 +144,11 @@ def resolve(name: str) -> types.ModuleType:
   """
   if name in names():
     return importlib.import_module(f"progrpo_jax.tasks.{name}")
+  if name in _RENAMED:
+    raise InputError(
+      f"no task {name!r}: it is called {_RENAMED[name]!r} now, with the same"
+      " options"
+    )
   if "." in name and all(part.isidentifier() for part in name.split(".")):
     module = _import(name)
     if module is not None:
@@ -296,11 +310,40 @@ def refused(source: Source) -> Counter[str]:
   return Counter(getattr(source, "refused", {}))
 
 
+def verifier(row: Row) -> str:
+  """Returns the verifier of a row, "module:function"."""
+  return row.verifier or resolve(row.task).VERIFIER
+
+
+def named_verifier(name: str) -> str:
+  """Returns the verifier "module:function" that a name stands for.
+
+  Args:
+    name: a file of progrpo_jax/rewards/ with a function `score` ("math"), a
+      task, whose verifier is meant ("reasoning_gym"), or "module:function"
+      itself.
+
+  Raises:
+    InputError: there is no such verifier.
+  """
+  if ":" in name:
+    return name
+  if name in [module.name for module in pkgutil.iter_modules(rewards.__path__)]:
+    module = importlib.import_module(f"progrpo_jax.rewards.{name}")
+    if hasattr(module, "score"):
+      return f"{module.__name__}:score"
+  if name in names():
+    return resolve(name).VERIFIER
+  raise InputError(
+    f"no verifier {name!r}{nearest(name, _VERIFIERS)}; your own is an import"
+    ' path, "module:function" or "file.py:function"'
+  )
+
+
 def item(row: Row, completion: str) -> pool.Item:
   """Returns the pool's work item that verifies a completion of a row."""
-  verifier = resolve(row.task).VERIFIER
   meta = {key: v for key, v in row.meta.items() if key not in _DESCRIPTIVE}
-  return pool.Item(verifier, completion, row.reference, meta)
+  return pool.Item(verifier(row), completion, row.reference, meta)
 
 
 def canonical(completion: str, row: Row) -> str:
@@ -313,7 +356,7 @@ def canonical(completion: str, row: Row) -> str:
   completion = completion if answer is None else answer
   task = resolve(row.task)
   normalize: Callable[[str, Row], str] | None
-  normalize = getattr(task, "canonical", None) or _canonical(task.VERIFIER)
+  normalize = getattr(task, "canonical", None) or _canonical(verifier(row))
   if normalize is not None:
     return normalize(completion, row)
   return logic.extract(completion, whole=True)

@@ -9,7 +9,7 @@ have a default date use it (Llama 3.2 writes "26 Jul 2024"); templates that need
 one are refused until an option sets it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import difflib
 import functools
 import re
@@ -99,6 +99,7 @@ class ChatTemplate:
     self._system = (
       [] if system_prompt is None else [_message("system", system_prompt)]
     )
+    self._between: dict[tuple[str, ...], list[str]] = {}
     self._check_options()
     self._program = re.sub(rf"\b{_CLOCK}\b", _NO_CLOCK, source)
     if _CLOCK in self._options:
@@ -148,6 +149,67 @@ class ChatTemplate:
       )
     return chat, len(self.head), end
 
+  def wrap_chat(
+    self, context: Sequence[Mapping[str, str]], text: str
+  ) -> tuple[str, list[tuple[int, int]]]:
+    """Renders the chat of a prompt with messages before it.
+
+    A system message at the beginning takes the place of the run's own.
+
+    Args:
+      context: messages before the last one.
+      text: text of the last message, the user's.
+
+    Returns:
+      (chat, spans): the content of message i is chat[spans[i][0]:spans[i][1]],
+      the last one's is the user's text.
+
+    Raises:
+      InputError: the template does not write every message in its place.
+    """
+    messages = [*map(dict, context), _message("user", text)]
+    pieces = self._pieces(tuple(m["role"] for m in messages))
+    chat = self._render(messages, True)
+    spans, at = [], 0
+    for piece, after, message in zip(pieces, pieces[1:], messages):
+      start = at + len(piece)
+      for content in _written(message["content"]):
+        at = start + len(content)
+        if (
+          chat.startswith(piece, start - len(piece))
+          and chat.startswith(content, start)
+          and chat.startswith(after, at)
+        ):
+          break
+      else:
+        raise errors.InputError(
+          f"{self._where}: the chat template does not write the message of the"
+          f" {message['role']} {message['content'][:60]!r} as it is"
+        )
+      spans.append((start, at))
+    return chat, spans
+
+  def _pieces(self, roles: tuple[str, ...]) -> list[str]:
+    """Text of the template before, between and after messages of these roles.
+
+    Raises:
+      InputError: it does not write each of them once, in order.
+    """
+    if roles not in self._between:
+      marks = [f"{_PROBE}-{i}." for i in range(len(roles))]
+      rest = self._render(list(map(_message, roles, marks)), True)
+      pieces = []
+      for mark in marks:
+        piece, found, rest = rest.partition(mark)
+        if not found or _PROBE in piece:
+          raise errors.InputError(
+            f"{self._where}: the chat template does not write each of these"
+            f" messages once, in order: {', '.join(roles)}"
+          )
+        pieces.append(piece)
+      self._between[roles] = [*pieces, rest]
+    return self._between[roles]
+
   def _render(self, messages: list[dict], opens_answer: bool) -> str:
     """Renders a chat, with the beginning of an answer if `opens_answer`."""
     values = {
@@ -155,10 +217,11 @@ class ChatTemplate:
       **self._options,
       "add_generation_prompt": opens_answer,
     }
+    own = messages[0]["role"] == "system"
     result = _call(
       "render",
       program=self._program,
-      messages=[*self._system, *messages],
+      messages=messages if own else [*self._system, *messages],
       variables=values,
     )
     # Jinja's error about the undefined name means that the clock was called.
@@ -249,6 +312,16 @@ def _checked(where: str, result: dict[str, Any]) -> dict[str, Any]:
       f"{where}: the chat template failed: {result['error']}"
     )
   return result
+
+
+def _written(content: str) -> list[str]:
+  """Forms in which templates write a content.
+
+  Llama 3's trims it; those of models that think leave the thought of an earlier
+  answer out.
+  """
+  answer = content.rpartition("</think>")[2]
+  return [content, content.strip(), answer, answer.lstrip("\n"), answer.strip()]
 
 
 def _message(role: str, content: str) -> dict[str, str]:

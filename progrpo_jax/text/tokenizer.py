@@ -5,7 +5,7 @@ and `encode` never produces them, so text that looks like a special token
 survives a round trip.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import io
 import itertools
@@ -55,12 +55,23 @@ class Tokenizer(Protocol):
   def encode(self, text: str) -> list[int]:
     """Ids of the text alone, without special tokens."""
 
-  def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
+  def encode_prompt(
+    self, text: str, context: Sequence[Mapping[str, str]] = ()
+  ) -> tuple[list[int], list[bool]]:
     """Encodes a prompt as the model reads it.
+
+    Args:
+      text: text of the user.
+      context: messages before it, each with "role" and "content"; they require
+        a chat template.
 
     Returns:
       (ids, user): ids with template or BOS, and a flag per id that is True for
-      the user's text.
+      the user's text, which the context is not.
+
+    Raises:
+      InputError: there is a context and no chat template, or the template does
+        not write it.
     """
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -240,8 +251,11 @@ class SentencePieceTokenizer:
     """Ids of the UTF-8 bytes of a text."""
     return [self._bytes[b] for b in text.encode()]
 
-  def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
+  def encode_prompt(
+    self, text: str, context: Sequence[Mapping[str, str]] = ()
+  ) -> tuple[list[int], list[bool]]:
     """Ids with BOS in front, and a flag per id: True for the user's text."""
+    _refuse_context(context)
     ids = self.encode(text)
     return self._bos + ids, [False] * len(self._bos) + [True] * len(ids)
 
@@ -346,9 +360,16 @@ class HFTokenizer:
     text = _valid(text)
     return self._code(text, 0, len(text))[0]
 
-  def encode_prompt(self, text: str) -> tuple[list[int], list[bool]]:
+  def encode_prompt(
+    self, text: str, context: Sequence[Mapping[str, str]] = ()
+  ) -> tuple[list[int], list[bool]]:
     """Ids with template or BOS, and a flag per id: True for the user's text."""
     text = _valid(text)
+    if self._chat is not None and context:
+      before = [{**m, "content": _valid(m["content"])} for m in context]
+      written, spans = self._chat.wrap_chat(before, text)
+      return self._code(written, *spans[-1], spans[:-1])
+    _refuse_context(context)
     if self._chat is not None:
       return self._code(*self._chat.wrap(text))
     ids, user = self._code(text, 0, len(text))
@@ -517,13 +538,17 @@ class HFTokenizer:
     return [i for i in ids if i not in self.stop_ids]
 
   def _code(
-    self, text: str, start: int, end: int
+    self,
+    text: str,
+    start: int,
+    end: int,
+    others: Sequence[tuple[int, int]] = (),
   ) -> tuple[list[int], list[bool]]:
     """Encodes a text whose part text[start:end] is the user's.
 
-    Where the user's part would become a control token, the text is cut inside
-    of that token and encoded piece by piece, which spells it out. Other text is
-    encoded in one piece, as by transformers.
+    Where the user's part, or one of the spans `others`, would become a control
+    token, the text is cut inside of that token and encoded piece by piece,
+    which spells it out. Other text is encoded in one piece, as by transformers.
 
     Returns:
       (ids, user): ids, and a flag per id: True for the user's text.
@@ -533,9 +558,10 @@ class HFTokenizer:
     while True:
       ids, spans = self._code_pieces(text, sorted(cuts))
       forged = {
-        self._cut(text, span, i, start, end)
+        self._cut(text, span, i, *part)
         for i, span in zip(ids, spans)
         if i in self._control
+        for part in ((start, end), *others)
       } - {None}
       if not forged:
         break
@@ -601,6 +627,15 @@ class HFTokenizer:
       text, add_special_tokens=False, verbose=False, return_offsets_mapping=True
     )
     return coded["input_ids"], coded["offset_mapping"]
+
+
+def _refuse_context(context: Sequence[Mapping[str, str]]) -> None:
+  """Refuses messages before a prompt where nothing says how to write them."""
+  if context:
+    raise errors.InputError(
+      f"a prompt of {len(context) + 1} messages needs a chat template, and this"
+      " policy has none: set config.model.chat_template"
+    )
 
 
 def _read_tokenizer(local: str, where: str):

@@ -14,7 +14,7 @@ SMALL = ["--option", "num_train=30", "--option", "num_validation=5"]
 def test_list_names_every_task(capsys):
   assert tasks.run(["list"]) == 0
   said = capsys.readouterr().out
-  assert "countdown" in said and "jsonl" in said
+  assert "countdown" in said and "file" in said
 
 
 @pytest.mark.parametrize("template", ["full", "compact"])

@@ -36,8 +36,8 @@ def no_jail(monkeypatch):
     ({"chain_sum": {}, "apps": {}}, True),
     ({"deepscaler": {"validation": ("aime24",)}}, False),
     ({"deepscaler": {"validation": ("aime24", "humaneval_plus")}}, True),
-    ({"jsonl": {"verifier": programs.VERIFIER}}, True),
-    ({"jsonl": {"verifier": "other:score"}}, False),
+    ({"file": {"verifier": programs.VERIFIER}}, True),
+    ({"file": {"verifier": "other:score"}}, False),
   ],
 )
 def test_tasks_that_run_programs(tasks, needed, no_jail):
@@ -94,7 +94,7 @@ def score(completion, reference, **meta):
       22,
       "apps.options.verifier_options.time_limit_s (20)",
     ),
-    ({"jsonl": {"verifier": programs.VERIFIER}}, 7.0, 8, "tasks.jsonl"),
+    ({"file": {"verifier": programs.VERIFIER}}, 7.0, 8, "tasks.file"),
     (
       {"deepscaler": {"validation": ("livecodebench",)}},
       9.9,

@@ -183,7 +183,7 @@ def test_a_decay_and_another_number_of_updates_a_step_are_refused(small):
     (
       {
         "data.tasks": {
-          "jsonl": {
+          "file": {
             "options": {
               "file": "/none.jsonl",
               "verifier": "progrpo_jax.rewards.math:score",

@@ -40,7 +40,7 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
   rows.write_text('{"prompt": "1+1=", "answer": "2"}\n' * 9)
   bare = small.config()
   bare.data.tasks = {
-    "jsonl": {
+    "file": {
       "options": {
         "file": str(rows),
         "validation_file": str(rows),
@@ -54,7 +54,7 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
       "is longer than data.max_prompt_length 12 or sampling.max_new_tokens 1",
     ),
     (small.config("data.max_prompt_length=2"), "max_prompt_length 2 or"),
-    (bare, "task 'jsonl' has no demonstrations"),
+    (bare, "task 'file' has no demonstrations"),
   ):
     with pytest.raises(errors.InputError, match=said):
       base_policy.warm_up(c, tmp_path / "none", lambda *_: None)
@@ -82,7 +82,8 @@ def test_long_demonstrations_are_left_out(small):
   )
   tokenizer = tokenizer_lib.load(str(small.base))
   rows = warmup.encode(pairs, tokenizer, 8, 2)
-  short = [(p, d) for p, d in pairs if len(p) + 1 <= 8 and len(d) + 1 <= 2]
+  short = [(r.prompt, d) for r, d in pairs]
+  short = [(p, d) for p, d in short if len(p) + 1 <= 8 and len(d) + 1 <= 2]
   assert 0 < len(short) < len(pairs)
   assert len(rows.prompt_NT) == len(short)
   for i, (p, d) in enumerate(short):

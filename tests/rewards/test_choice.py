@@ -554,12 +554,12 @@ def test_runs_in_the_pool():
 
 
 def test_canonical():
-  row = base.Row("jsonl", "", "C", {"options": CITIES})
+  row = base.Row("file", "", "C", {"options": CITIES})
   texts = [r"\boxed{C}", "The answer is (C).", r"\boxed{Paris}", "C"]
   assert {choice.canonical(t, row) for t in texts} == {"C"}
   assert choice.canonical(r"\boxed{A}", row) == "A"
   assert choice.canonical("nothing", row) == "nothing"
-  short = base.Row("jsonl", "", "0.5", {})
+  short = base.Row("file", "", "0.5", {})
   assert choice.canonical(r"\boxed{\frac12}", short) == "1/2"
 
 

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from progrpo_jax.errors import InputError
@@ -70,9 +72,14 @@ def named(tmp_path):
   return lambda name: f"{path}:{name}"
 
 
-def _evaluate(pool, names, **options):
+def _evaluate(
+  pool, names, weights=None, correct_by=None, correct_threshold=1.0, **options
+):
   return functions.evaluate(
-    pool, names, ["p", "q"], ["a", "b"], COLUMNS, **options
+    pool,
+    functions.Rule(names, weights, correct_by, correct_threshold),
+    functions.Batch(["p", "q"], ["a", "b"], COLUMNS, [[5], [6, 7]], (3, 10)),
+    **options,
   )
 
 
@@ -81,7 +88,7 @@ def test_reward_is_the_weighted_sum(pool, named):
   judged = _evaluate(pool, names, correct_by="equal")
   assert judged.scores == [(2.0, True, "ok"), (1.0, False, "ok")]
   assert judged.values == [(1.0, 1.0), (1.0, 0.0)]
-  scores, _ = _evaluate(
+  scores, *_ = _evaluate(
     pool, names, weights=[0.1, 0.9], correct_by=named("length")
   )
   assert [s.reward for s in scores] == pytest.approx([1.0, 0.1])
@@ -111,14 +118,14 @@ def test_what_is_right_is_not_read_off_the_sum(pool, named):
 def test_a_single_function_decides_by_its_threshold(
   pool, named, threshold, right
 ):
-  scores, _ = _evaluate(
+  scores, *_ = _evaluate(
     pool, [named("some")], weights=[3.0], correct_threshold=threshold
   )
   assert [None if s.status == "refused" else s.correct for s in scores] == right
 
 
 def test_none_masks_where_the_function_that_decides_says_it(pool, named):
-  scores, _ = _evaluate(pool, [named("some")])
+  scores, *_ = _evaluate(pool, [named("some")])
   assert scores == [(0.5, False, "ok"), (0.0, False, "refused")]
   names = [named("some"), named("equal")]
   judged = _evaluate(pool, names, correct_by="equal")
@@ -199,7 +206,11 @@ def test_bad_weights_and_columns(pool, named):
   with pytest.raises(InputError, match="no reward function"):
     _evaluate(pool, [])
   with pytest.raises(InputError, match="'prompts'"):
-    functions.evaluate(pool, [named("length")], [], [], {"prompts": []})
+    functions.evaluate(
+      pool,
+      functions.Rule([named("length")]),
+      functions.Batch([], [], {"prompts": []}),
+    )
 
 
 def test_score_of_a_single_completion(named):
@@ -208,8 +219,120 @@ def test_score_of_a_single_completion(named):
   judged = functions.score(
     "7",
     "7",
+    functions=["logic", named("length")],
+    weights=[1.0, 0.5],
     verifier="progrpo_jax.rewards.logic:score",
     options={"dataset": "chain_sum", "metadata": {}, "template": "compact"},
+    correct_by="logic",
     **row,
   )
-  assert judged == (1.0, True, "ok")
+  assert judged == (1.5, True, "ok")
+
+
+MORE = """
+import asyncio
+import dataclasses
+
+@dataclasses.dataclass
+class Once:
+  calls: int = 0
+
+  def __call__(self, completions, **_):
+    self.calls += 1
+    return [float(self.calls)] * len(completions)
+
+counting = Once()
+
+async def later(completions, **_):
+  await asyncio.sleep(0)
+  return [0.25] * len(completions)
+
+def told(prompts, completions, completion_ids, trainer_state, log_extra,
+         log_metric, **columns):
+  log_extra("tokens", [len(ids) for ids in completion_ids])
+  log_metric("done", trainer_state.global_step / trainer_state.max_steps)
+  return [float(len(ids)) for ids in completion_ids]
+
+def uneven(completions, log_extra, **_):
+  log_extra("one", [1])
+  return [0.0] * len(completions)
+"""
+
+
+@pytest.fixture
+def more(tmp_path):
+  path = tmp_path / "more.py"
+  path.write_text("from __future__ import annotations\n" + MORE)
+  return lambda name: f"{path}:{name}"
+
+
+def test_coroutines_and_objects_are_called(pool, more):
+  names = [more("counting"), more("later")]
+  judged = _evaluate(pool, names, correct_by="counting")
+  assert judged.values == [(1.0, 0.25)] * 2
+  assert [s.reward for s in judged.scores] == [1.25] * 2
+
+
+def test_functions_are_told_tokens_and_steps_and_log(pool, more):
+  pool.trainer_state = pools.TrainerState(3, 12)
+  judged = _evaluate(pool, [more("told")])
+  assert judged.values == [(1.0,), (2.0,)]
+  assert judged.extra == [{"tokens": 1}, {"tokens": 2}]
+  assert judged.metrics == [("done", 0.25)]
+  with pytest.raises(InputError, match="got 1 values for 2 completions"):
+    _evaluate(pool, [more("uneven")])
+
+
+def test_objects_of_this_process_are_called_in_it():
+  seen = []
+
+  def right(completions, answer, **_):
+    seen.extend(completions)
+    return [float(c == a) for c, a in zip(completions, answer)]
+
+  async def later(completions, **_):
+    return [0.5 for _ in completions]
+
+  objects = functions.by_name([right, later])
+  assert list(objects) == ["right", "later"]
+  with pools.Pool(workers=1, objects=objects) as here:
+    judged = _evaluate(here, ["right", "later"], correct_by="right")
+    assert [s.correct for s in judged.scores] == [True, False]
+    assert judged.values == [(1.0, 0.5), (0.0, 0.5)] and seen == ["a", "b"]
+    with pytest.raises(InputError, match="plain name stands for a function"):
+      _evaluate(here, ["absent"])
+  with pytest.raises(InputError, match="two reward functions are called"):
+    functions.by_name([right, right])
+  with pytest.raises(InputError, match="is no reward function"):
+    functions.by_name([3])
+
+
+def test_an_object_that_hangs_ends_the_run():
+  wait = threading.Event()
+
+  def hangs(completions, **_):
+    wait.wait()
+    return [0.0 for _ in completions]
+
+  with pools.Pool(workers=1, objects={"hangs": hangs}) as here:
+    with pytest.raises(InputError, match="hangs did not return within 0.1 s"):
+      _evaluate(here, ["hangs"], deadline_s=0.1)
+  wait.set()
+
+
+def test_a_verifier_among_functions_decides_by_its_own_verdict(pool, named):
+  rule = functions.Rule(
+    ["math", named("length")], [1, 0.5], "math", has_verifier=True
+  )
+  verdicts = [
+    functions.Score(0.5, True, "ok"),
+    functions.Score(0.0, False, "timeout"),
+  ]
+  judged = functions.evaluate(
+    pool,
+    rule,
+    functions.Batch(["p", "q"], ["a", "b"], COLUMNS),
+    verdicts=verdicts,
+  )
+  assert judged.scores == [(1.0, True, "ok"), (0.0, False, "timeout")]
+  assert judged.values == [(0.5, 1.0), (None, 1.0)]

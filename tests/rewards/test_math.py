@@ -533,7 +533,7 @@ def test_copied_calculations_can_be_refused(reference, answer, evaluated):
 
 
 def test_canonical():
-  row = base.Row("jsonl", "", "1/2", {})
+  row = base.Row("file", "", "1/2", {})
   texts = [
     r"\boxed{0.5}",
     "#### 1/2",
@@ -655,7 +655,7 @@ def test_no_text_raises(completion, reference):
     assert score.status in ("ok", "no_answer", "several_answers", "refused")
     assert score.reward == float(score.correct)
     assert isinstance(math.normal_form(completion), str)
-    row = base.Row("jsonl", "", "1", {})
+    row = base.Row("file", "", "1", {})
     assert isinstance(math.canonical(completion, row), str)
 
 

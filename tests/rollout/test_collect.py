@@ -30,7 +30,9 @@ class Source:
 
   def __init__(self, *rounds):
     self.rounds = list(rounds)
-    self.pool = types.SimpleNamespace(counters=pool_lib.Counters())
+    self.pool = types.SimpleNamespace(
+      counters=pool_lib.Counters(), at_step=lambda step: None
+    )
 
   def take(self, position, count):
     del count  # as many as the round has letters

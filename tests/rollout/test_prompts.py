@@ -18,7 +18,7 @@ from progrpo_jax.tasks import base
 class Characters:
   """One token per character after a first token of its own."""
 
-  def encode_prompt(self, text):
+  def encode_prompt(self, text, context=()):
     return [1] + [ord(c) for c in text], [False] + [True] * len(text)
 
   def decode(self, ids):
@@ -213,7 +213,7 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
   file = tmp_path / "mine.jsonl"
   file.write_text("\n".join(map(json.dumps, lines)))
   mine = base.load(
-    "jsonl",
+    "file",
     "train",
     data_dir=folder,
     seed=0,
@@ -282,7 +282,7 @@ def test_verifiers_see_no_thoughts_and_functions_see_all(
 
   def rows(**judge):
     return base.load(
-      "jsonl",
+      "file",
       "train",
       data_dir=folder,
       seed=0,

@@ -32,7 +32,7 @@ def config(size, folder):
   c.data.tasks = {
     "sums": {
       "weight": 1.0,
-      "module": "jsonl",
+      "module": "file",
       "options": {
         "file": str(folder / "sums.jsonl"),
         "verifier": f"{folder / 'verifier.py'}:score",

@@ -8,7 +8,7 @@ from progrpo_jax.tasks import base, chain_sum
 
 
 def test_names_are_the_modules():
-  assert {"countdown", "jsonl", "reasoning_gym"} <= set(base.names())
+  assert {"countdown", "file", "reasoning_gym"} <= set(base.names())
   assert "base" not in base.names()
   for name in base.names():
     module = base.resolve(name)

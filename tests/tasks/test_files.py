@@ -54,14 +54,14 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path):
     ("x.json", b'{"a": 1}', "x.json: a dict, not a list of objects"),
     ("x.json", b" ", "x.json holds no rows"),
     ("x.json", b"[" * 100_000, "x.json: not JSON"),
-    ("x.json", b"\xff", "x.json: not JSON"),
+    ("x.json", b"\xff", "x.json: line 1: not UTF-8"),
     ("x.json", b'[{"a": %s}]' % (b"1" * 5000), "x.json: not JSON"),
     ("x.parquet", b"PAR1 but no", "x.parquet: not a parquet file"),
     ("x.parquet", b"", "x.parquet: not a parquet file"),
     ("x.csv", b"a,b\n\xff,2", "x.csv: not CSV"),
     ("x.csv", b'a,b\n"1"x,2', "x.csv: not CSV"),
     ("x.jsonl.gz", b"not gzip", "cannot read .*x.jsonl.gz: Not a gzip"),
-    ("x.txt", b"", "x.txt: no reader for .txt .known: .csv"),
+    ("x.txt", b"", "x.txt: no reader for .txt .known: .arrow"),
   ],
 )
 def test_bad_files_are_named(tmp_path, name, content, words):

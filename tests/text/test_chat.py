@@ -598,6 +598,70 @@ def test_variables_of_a_template():
 # ----- A prompt plays no role -----
 
 
+TURNS = [
+  {"role": "system", "content": "Be brief."},
+  {"role": "user", "content": "hello"},
+  {"role": "assistant", "content": "world"},
+  {"role": "user", "content": " How many? "},
+]
+
+
+@pytest.mark.parametrize(
+  "name", [name for name, family in FAMILIES.items() if family["template"]]
+)
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_chats_are_those_of_transformers(loaded, theirs, name, first):
+  """With a system message of their own, with turns alone, with one message."""
+  *context, last = TURNS[first:]
+  ids, user = loaded[name].encode_prompt(last["content"], context)
+  assert ids == theirs[name].apply_chat_template(
+    TURNS[first:],
+    add_generation_prompt=True,
+    return_dict=False,
+    date_string="26 Jul 2024",
+  )
+  # The user's text is that of the last message.
+  assert theirs[name].decode(users(ids, user)).strip() == "How many?"
+
+
+@pytest.mark.parametrize(
+  "name", [name for name, family in FAMILIES.items() if family["template"]]
+)
+def test_no_message_forges_a_role(loaded, theirs, name):
+  forged = "".join(FORGED)
+  chats = [
+    [{**m, "content": content} for m in TURNS[1:3]]
+    for content in ("hello", forged)
+  ]
+  counts = []
+  roles = {
+    theirs[name].convert_tokens_to_ids(t)
+    for t in (*FAMILIES[name]["special"], *FAMILIES[name].get("added", ()))
+    if t not in TAGS
+  }
+  for context in chats:
+    ids, _ = loaded[name].encode_prompt("How many?", context)
+    counts.append([i for i in ids if i in roles])
+  assert counts[0] == counts[1]
+
+
+def test_a_chat_needs_a_template_and_its_own_system_message_counts(places):
+  bare = tokenizer_lib.load(places["qwen3"], chat_template="none")
+  with pytest.raises(errors.InputError, match="4 messages needs a chat templ"):
+    bare.encode_prompt("How many?", TURNS[:-1])
+  mine = tokenizer_lib.load(places["qwen3"], system_prompt="Be long.")
+  for context, system in ((TURNS[:1], "Be brief."), (TURNS[1:3], "Be long.")):
+    text = mine.decode(mine.encode_prompt("How many?", context)[0])
+    assert [s in text for s in ("Be brief.", "Be long.")] == [
+      system == "Be brief.",
+      system == "Be long.",
+    ]
+  once = "{{ messages[-1].content }}"
+  short = tokenizer_lib.load(places["qwen3"], chat_template=once)
+  with pytest.raises(errors.InputError, match="each of these messages once"):
+    short.encode_prompt("How many?", TURNS[:-1])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
   "text", [*FORGED, "a ".join(FORGED), "<|eot_id|>", "\n".join(FORGED * 3)]
