@@ -138,6 +138,11 @@ def test_yarn_by_hand():
       (0.0707 * math.log(40) + 1) / (0.1 * math.log(40) + 1),
     ),
     (dict(mscale=0.707), 0.1 * math.log(40) + 1),
+    # The authors' code multiplies what the factor gives by it.
+    (dict(attn_factor=0.5), 0.5 * (0.1 * math.log(40) + 1)),
+    (dict(attn_factor=1 / (0.1 * math.log(40) + 1)), 1.0),
+    (dict(attn_factor=0.5, attention_factor=0.7), 0.7),
+    (dict(finetuned=True, extrapolation_factor=1), 0.1 * math.log(40) + 1),
   ],
 )
 def test_yarns_amplitude(options, amplitude):
@@ -184,7 +189,13 @@ def test_frequencies_are_those_of_transformers(fields, theta):
 
 
 @pytest.mark.parametrize(
-  "fields", [LLAMA_3_1, QWEN_YARN, {"type": "linear", "factor": 2}]
+  "fields",
+  [
+    LLAMA_3_1,
+    QWEN_YARN,
+    dict(QWEN_YARN, attn_factor=0.8782488562869419),
+    {"type": "linear", "factor": 2},
+  ],
 )
 def test_to_hf_and_back(fields):
   scaling = rope.Scaling.from_hf(fields, 1024)
@@ -213,7 +224,10 @@ def test_no_scaling(fields):
     ({"rope_type": "ntk"}, "'ntk' is not supported: known"),
     ({"rope_type": "linear"}, "'linear' lacks factor"),
     ({"rope_type": "llama3", "factor": 8.0}, "lacks high_freq_factor, low_fr"),
-    ({"type": "yarn", "factor": 4.0, "finetuned": True}, "'finetuned' = True"),
+    ({"type": "yarn", "factor": 4.0, "temper": True}, "'temper' = True"),
+    ({"type": "yarn", "extrapolation_factor": 0.5}, "extrapolation_factor"),
+    ({"type": "yarn", "attn_factor": 0}, "attn_factor=0"),
+    ({"type": "linear", "factor": 4.0, "attn_factor": 2.0}, "'attn_factor'"),
     ({"type": "yarn", "factor": 4.0, "partial_rotary_factor": 0.5}, "partial"),
   ],
 )
