@@ -15,9 +15,8 @@ import json
 from typing import Any, BinaryIO
 
 from etils import epath
-import pyarrow as pa
-from pyarrow import parquet
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 
 Numbered = Iterator[tuple[int, dict[str, Any], str]]
@@ -125,6 +124,9 @@ def _csv(file: BinaryIO, path: str) -> Numbered:
 
 def _parquet(file: BinaryIO, path: str) -> Numbered:
   """Reads a parquet file, a few rows at a time."""
+  with errors.of_extra("tfds"):
+    import pyarrow as pa
+    from pyarrow import parquet
   try:
     batches = parquet.ParquetFile(file).iter_batches(batch_size=_BATCH)
     rows = (row for batch in batches for row in batch.to_pylist())
