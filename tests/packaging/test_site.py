@@ -23,7 +23,7 @@ def pages(nav):
 def build(folder, target):
   pytest.importorskip("mkdocs", reason="mkdocs is in the extra `docs`")
   return subprocess.run(
-    [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", target],
+    [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", target],
     cwd=folder,
     capture_output=True,
     text=True,
@@ -61,8 +61,8 @@ def test_the_site_is_built_strictly(tmp_path):
 def test_a_link_that_leads_nowhere_ends_the_build(link, words, tmp_path):
   source = tmp_path / "source"
   source.mkdir()
-  for name in ("README.md", "mkdocs.yml", "tools"):
-    (source / name).symlink_to(ROOT / name)
+  (source / "tools").symlink_to(ROOT / "tools")
+  shutil.copy(ROOT / "mkdocs.yml", source)
   shutil.copytree(ROOT / "docs", source / "docs")
   page = source / "docs" / "gpu.md"
   page.write_text(page.read_text() + f"\n[somewhere]({link})\n")

@@ -34,10 +34,13 @@ def run(*command, cwd):
 
 
 def build(kind, source, target):
-  """Builds with what is installed, and returns the file."""
-  done = run(
-    sys.executable, "setup.py", "-q", kind, "--dist-dir", target, cwd=source
+  """Builds as pip does, with what is installed, and returns the file."""
+  target.mkdir()
+  code = (
+    "from setuptools import build_meta;"
+    f" build_meta.build_{kind}({str(target)!r})"
   )
+  done = run(sys.executable, "-c", code, cwd=source)
   assert not done.returncode, done.stderr[-2000:]
   (made,) = target.iterdir()
   return made
@@ -59,7 +62,7 @@ def built(tmp_path_factory):
   with tarfile.open(sdist) as archive:
     archive.extractall(folder / "unpacked", filter="data")
   (unpacked,) = (folder / "unpacked").iterdir()
-  return sdist, build("bdist_wheel", unpacked, folder / "wheel")
+  return sdist, build("wheel", unpacked, folder / "wheel")
 
 
 def metadata(wheel):
