@@ -88,7 +88,8 @@ _READ = {
 }
 _SILENT = {
   # Initialisation and storage of the weights, and the writer of the file.
-  # `is_llama_config` and `transformers.js_config` are SmolLM2's.
+  # `is_llama_config` is of nanotron, `transformers.js_config` of a converter;
+  # SmolLM2 has both.
   "architectures",
   "initializer_range",
   "torch_dtype",
@@ -101,6 +102,7 @@ _SILENT = {
   "auto_map",
   "finetuning_task",
   "is_llama_config",
+  "is_qwen2_config",
   "transformers.js_config",
   "attn_implementation",
   "use_flash_attn",

@@ -298,6 +298,7 @@ def test_reads_configs_that_carry_more_fields(published, num_params):
   "fields",
   [
     dict(unk_token_id=0, mask_token_id=4, cls_token_id=None),
+    {"is_qwen2_config": True, "transformers.js_config": {"dtype": "q4"}},
     dict(model_max_length=4096, tokenizer_padding_side="left"),
     dict(output_attentions=True, return_dict_in_generate=True),
     dict(resid_pdrop=0.0, embd_pdrop=0, hidden_dropout=0.0),

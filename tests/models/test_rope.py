@@ -202,6 +202,26 @@ def test_to_hf_and_back(fields):
   assert rope.Scaling.from_hf(scaling.to_hf(), 1024) == scaling
 
 
+def test_transformers_computes_an_exports_attn_factor():
+  """It does not read the field, and so finds its effect in another one."""
+  import transformers
+  from transformers import modeling_rope_utils
+
+  fields = dict(QWEN_YARN, attn_factor=0.5)
+  exported = rope.Scaling.from_hf(fields, 131072).to_hf()
+  ours = 0.5 * (0.1 * math.log(4) + 1)
+
+  def theirs(fields):
+    config = transformers.LlamaConfig(
+      max_position_embeddings=131072,
+      rope_parameters=dict(fields, rope_type="yarn", rope_theta=1e4),
+    )
+    return modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")[1]
+
+  assert theirs(exported) == pytest.approx(ours)
+  assert theirs(fields) == pytest.approx(2 * ours)
+
+
 def test_lengths_may_come_from_the_model():
   scaling = rope.Scaling.from_hf(
     {"type": "yarn", "original_max_position_embeddings": 512}, 2048
