@@ -33,7 +33,7 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -n auto --maxprocesses 4 \
   --dist loadfile $(ARGS)
 
 .PHONY: help setup setup-test test test-slow lint format quickstart methods \
-  bench clean
+  bench docs clean
 
 help:
 	@echo "make setup       .venv with the tested versions"
@@ -44,6 +44,7 @@ help:
 	@echo "make lint        ruff alone: faults and format"
 	@echo "make format      bring all code into ruff's format"
 	@echo "make bench       speed against the machine's limits"
+	@echo "make docs        the site of docs/, in build/site"
 	@echo "make clean       remove the environment and the caches"
 
 setup: $(VENV)/.setup
@@ -96,6 +97,9 @@ methods: setup
 
 bench: setup
 	$(PY) -m progrpo_jax.cli.bench $(ARGS)
+
+docs: setup-test
+	$(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build \

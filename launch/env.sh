@@ -31,6 +31,13 @@ set -a
 : "${REF:=main}"  # commit, tag or branch of SOURCE
 : "${EXTRAS:=tpu,gcs}"  # of setup.py
 
+# -- For launch/xpk.sh alone ------------------------------------------------
+
+: "${CLUSTER:=}"  # of GKE, made by `xpk cluster create`
+: "${IMAGE:=}"  # container image of the Dockerfile, in a registry
+: "${SLICES:=1}"  # each of ACCELERATOR
+: "${GRACE_S:=300}"  # seconds to save in once the cluster wants hosts back
+
 # -- Patience, in seconds --------------------------------------------------
 
 : "${WAIT_S:=}"  # for the TPU; empty: an hour, or three days in the queue

@@ -50,6 +50,29 @@ def of_user(what: str) -> Iterator[None]:
     raise InputError(f"{what}: {_description(e)}") from e
 
 
+@contextlib.contextmanager
+def of_extra(extra: str) -> Iterator[None]:
+  """Context for imports of packages that an extra of this package installs.
+
+  Args:
+    extra: name of the extra, a key of `extras_require` in setup.py.
+
+  Raises:
+    InputError: a package is missing; the message has the command.
+  """
+  try:
+    yield
+  except ModuleNotFoundError as e:
+    raise InputError(
+      f"the package {e.name} is not installed: {install(extra)}"
+    ) from e
+
+
+def install(extra: str) -> str:
+  """Returns the command that installs an extra of this package."""
+  return f"pip install 'progrpo_jax[{extra}]'"
+
+
 def one_line(error: BaseException) -> str:
   """Message of an error on one line; the name of its class if it has none."""
   return " ".join(str(error).split()) or type(error).__name__

@@ -22,6 +22,8 @@ _PROGRAMS = (
   "jupyter",
   "launch/",
   "sbatch",
+  "sky",
+  "docker",
   ".venv/bin/",
 )
 _COMMAND = re.compile(
@@ -62,7 +64,8 @@ def _in_module(text):
 def documented():
   """Command -> files that name it."""
   commands = {}
-  pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+  tops = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+  pages = [*tops, *(ROOT / "docs").glob("*.md")]
   modules = [
     p
     for folder in ("configs", "tools", "notebooks")
@@ -269,6 +272,11 @@ ELSEWHERE = {
   "launch/supervise.sh --delete -- --config.train.total_steps=200": (
     "tests/launch/test_launch.py"
   ),
+  "sky jobs launch launch/sky.yaml --env WORKDIR=gs://my-bucket/run --env"
+  " CONFIG=configs/tiny.py:progrpo": "tests/launch/test_others.py",
+  "CLUSTER=pods IMAGE=REGISTRY/progrpo launch/xpk.sh --"
+  " --config.train.total_steps=200": "tests/launch/test_others.py",
+  "launch/xpk.sh --dry-run": "tests/launch/test_others.py",
   "launch/create.sh": "tests/launch/test_launch.py",
   "launch/setup.sh": "tests/launch/test_launch.py",
   "launch/run.sh": "tests/launch/test_launch.py",
@@ -293,8 +301,16 @@ NOT_RUN = {
   "make test": "it is what runs this",
   ".venv/bin/pip install -e .[cuda12]": "needs a network",
   "pip install -e .[notebooks]": "needs a network",
-  "pip install -e .[logic]": "needs a network",
+  "pip install -e .[all]": "needs a network",
+  "pip install -e .[logic-without-solver]": "needs a network",
   "pip install --no-deps reasoning-gym": "needs a network",
+  "docker build -t progrpo_jax .": "needs docker and a network",
+  "docker build --build-arg EXTRAS=tpu,gcs -t REGISTRY/progrpo .": (
+    "needs docker and a network"
+  ),
+  "docker push REGISTRY/progrpo": "needs docker and a network",
+  'docker run --gpus all -v "$PWD/runs:/runs" progrpo_jax train --config'
+  " tiny:progrpo --workdir /runs/tiny": "needs docker and a GPU",
   ".venv/bin/pip install -e .[aot]": "needs a network",
   "pip install -e .[aot]": "needs a network",
   "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1": (

@@ -13,7 +13,12 @@ from progrpo_jax.config import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+  README,
+  ROOT / "CONTRIBUTING.md",
+  ROOT / "CHANGELOG.md",
+  *sorted((ROOT / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

@@ -17,7 +17,7 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
 from progrpo_jax.tasks import base, instruction_following
-from progrpo_jax.tasks.sets import programs, published, schema
+from progrpo_jax.tasks.sets import programs, schema
 
 _MALFORMED = "I do not know (yet"
 _NOTE = (
@@ -111,6 +111,9 @@ def published_set(module: types.ModuleType) -> schema.Set | None:
 
 def _data(declared: schema.Set, data_dir: str) -> str:
   """Returns the sizes of a set's last build, or the place of its files."""
+  # Imported here: it takes a package that only published sets need.
+  from progrpo_jax.tasks.sets import published
+
   reports = published.reports(declared, data_dir)
   if not reports:
     return f"{declared.repo}{', by hand' if declared.by_hand else ''}"

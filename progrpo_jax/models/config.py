@@ -1,8 +1,9 @@
 """Model configuration, and its reading from a Hugging Face `config.json`.
 
-Qwen2, Qwen2.5, Qwen3 and Llama are one decoder with a few switches (`Family`).
-Unknown fields of a checkpoint's configuration are refused by name, because
-they may change the arithmetic. Axis letters are those of the legend in `batch`.
+Qwen2, Qwen2.5, Qwen3, Llama and Mistral are one decoder with a few switches
+(`Family`). Unknown fields of a checkpoint's configuration are refused by
+name, because they may change the arithmetic. Axis letters are those of the
+legend in `batch`.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ class Family:
     qkv_bias: whether q, k and v have biases.
     qk_norm: whether each head of q and k is normed before its rotation.
     head_dim: default of H for configs without the field; None means D / Q.
+    window: range of attention, in tokens, that transformers assumes where the
+      field `sliding_window` is absent; None if it needs another field to be set
+      before it slides a window.
     fields: config fields that tell transformers of these switches.
   """
 
@@ -29,6 +33,7 @@ class Family:
   qkv_bias: bool = False
   qk_norm: bool = False
   head_dim: int | None = None
+  window: int | None = None
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -45,6 +50,9 @@ FAMILIES = {
   "llama": Family(
     "LlamaForCausalLM", fields={"attention_bias": False, "mlp_bias": False}
   ),
+  "mistral": Family(
+    "MistralForCausalLM", window=4096, fields={"sliding_window": None}
+  ),
 }
 
 # Fields of a Hugging Face config whose other values would change the
@@ -52,6 +60,9 @@ FAMILIES = {
 _NEUTRAL = {
   "hidden_act": ("silu",),
   "attention_dropout": (0, 0.0, None),
+  "hidden_dropout": (0, 0.0, None),
+  "embd_pdrop": (0, 0.0, None),
+  "resid_pdrop": (0, 0.0, None),
   "partial_rotary_factor": (1, 1.0, None),
 }
 
@@ -73,9 +84,12 @@ _READ = {
   "max_position_embeddings",
   "model_type",
   "layer_types",
+  "bos_token_id",
 }
 _SILENT = {
   # Initialisation and storage of the weights, and the writer of the file.
+  # `is_llama_config` is of nanotron, `transformers.js_config` of a converter;
+  # SmolLM2 has both.
   "architectures",
   "initializer_range",
   "torch_dtype",
@@ -87,22 +101,43 @@ _SILENT = {
   "use_cache",
   "auto_map",
   "finetuning_task",
-  # Range of sliding windows, unused while `use_sliding_window` is False.
+  "is_llama_config",
+  "is_qwen2_config",
+  "transformers.js_config",
+  "attn_implementation",
+  "use_flash_attn",
+  "use_bfloat16",
+  "gradient_checkpointing",
+  "torchscript",
+  # Range of sliding windows; where it takes effect, `_refuse_window` reads it.
   "sliding_window",
   "max_window_layers",
   # How the computation is split, with the same result.
   "pretraining_tp",
   "chunk_size_feed_forward",
   # Special tokens, which are read from the tokenizer's files instead.
-  "bos_token_id",
   "eos_token_id",
   "pad_token_id",
+  "unk_token_id",
   "sep_token_id",
+  "cls_token_id",
+  "mask_token_id",
+  "end_token_id",
   "decoder_start_token_id",
   "forced_bos_token_id",
   "forced_eos_token_id",
-  # Defaults of all tasks, which transformers 4 wrote into every config.
+  # Settings of the tokenizer that some training scripts write here.
+  "model_max_length",
+  "tokenizer_model_max_length",
+  "tokenizer_padding_side",
+  # What transformers returns beside the logits.
   "return_dict",
+  "return_dict_in_generate",
+  "output_attentions",
+  "output_hidden_states",
+  "output_scores",
+  "keys_to_ignore_at_inference",
+  # Defaults of all tasks, which transformers 4 wrote into every config.
   "id2label",
   "label2id",
   "problem_type",
@@ -131,6 +166,7 @@ _SILENT = {
   "suppress_tokens",
   "begin_suppress_tokens",
   "exponential_decay_length_penalty",
+  "remove_invalid_values",
   "tf_legacy_loss",
 }
 
@@ -209,6 +245,8 @@ class ModelConfig:
     tie_embeddings: whether the output embedding is the transposed token
       embedding.
     max_positions: longest sequence that the model was made for, in tokens.
+    bos_token_id: token before a text, or None. Without effect here, where
+      prompts are encoded by the tokenizer; kept for those who read an export.
     dtype: compute type, "float32" or "bfloat16"; parameters keep the type that
       they are stored in.
     remat: what the backward pass recomputes: "none"; "dots" (everything but
@@ -232,6 +270,7 @@ class ModelConfig:
   norm_eps: float = 1e-6
   tie_embeddings: bool = True
   max_positions: int = 32768
+  bos_token_id: int | None = None
   dtype: str = "float32"
   remat: str = "none"
   attention: str = "auto"
@@ -325,6 +364,7 @@ class ModelConfig:
         f"{', '.join(map(repr, FAMILIES))}"
       )
     _refuse_unknown(hf)
+    _refuse_window(hf, FAMILIES[family])
     # Required fields; every other field has a default.
     missing = [
       k
@@ -366,6 +406,7 @@ class ModelConfig:
       norm_eps=read.positive("rms_norm_eps", 1e-6),
       tie_embeddings=read.flag("tie_word_embeddings"),
       max_positions=positions,
+      bos_token_id=_read_bos(read),
       partition_head=read.flag(_PARTITION_HEAD),
     )
     # Read only if needed: `hf.load` passes lora=None to ignore the field.
@@ -401,6 +442,8 @@ class ModelConfig:
         rms_norm_eps=self.norm_eps,
         tie_word_embeddings=self.tie_embeddings,
         max_position_embeddings=self.max_positions,
+        # Written if it is None, too: transformers assumes 1 for some families.
+        bos_token_id=self.bos_token_id,
         hidden_act="silu",
         attention_dropout=0.0,
         torch_dtype="float32",
@@ -429,6 +472,18 @@ def _read_rope(
   return theta, scaling
 
 
+def _read_bos(read: fields_lib.Fields) -> int | None:
+  """Reads the id of BOS; None where it is absent, null or -1.
+
+  Raises:
+    ValueError: the field is malformed.
+  """
+  # Whole numbers are read from 1 on; some configs write -1 for "none".
+  if read.get("bos_token_id") in (None, -1):
+    return None
+  return 0 if read["bos_token_id"] == 0 else read.whole("bos_token_id")
+
+
 def _read_lora(read: fields_lib.Fields) -> LoRA:
   """Reads the adapters of a run's workdir.
 
@@ -442,6 +497,20 @@ def _read_lora(read: fields_lib.Fields) -> LoRA:
     alpha=read.positive("alpha"),
     targets=tuple(read.words("targets")),
   )
+
+
+def _refuse_window(hf: Mapping[str, Any], family: Family) -> None:
+  """Refuses a family's sliding window, which is not implemented.
+
+  Raises:
+    ValueError: the config has one; the message names the field.
+  """
+  window = hf.get("sliding_window", family.window)
+  if family.window is not None and window is not None:
+    raise ValueError(
+      f"config field sliding_window={window!r} limits attention to a window, "
+      "which is not implemented; supported: None"
+    )
 
 
 def _refuse_unknown(hf: Mapping[str, Any]) -> None:

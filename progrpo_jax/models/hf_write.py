@@ -90,13 +90,18 @@ def check_params(flat: Mapping, config: ModelConfig) -> None:
 
 def documents_of(config, tokenizer, dtype) -> dict[str, dict]:
   """JSON files beside the weights, in writing order: `config.json` is last."""
-  stops = {}
+  # The checkpoint's own BOS stands before the tokenizer's: Qwen's tokenizers
+  # have none, though their configs name one.
+  bos, stops = config.bos_token_id, {}
   if tokenizer is not None:
     ids = list(tokenizer.stop_ids)
     stops = dict(
       eos_token_id=ids if len(ids) > 1 else ids[0],
       pad_token_id=tokenizer.pad_id,
     )
+    bos = tokenizer.bos_id if bos is None else bos
+  if bos is not None:
+    stops["bos_token_id"] = bos
   return {
     "generation_config.json": {"do_sample": True} | stops,
     hf_names.CONFIG: config.to_hf() | {"torch_dtype": dtype} | stops,

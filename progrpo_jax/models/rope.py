@@ -29,6 +29,7 @@ _FIELDS = {
     "beta_fast",
     "beta_slow",
     "attention_factor",
+    "attn_factor",
     "mscale",
     "mscale_all_dim",
     "truncate",
@@ -38,6 +39,14 @@ _NEEDED = {
   "linear": {"factor"},
   "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
   "yarn": set(),
+}
+# Fields without effect, of whatever kind: a partial rotation of 1 is all of
+# the head, `extrapolation_factor` multiplies yarn's ramp, and `finetuned` says
+# how a checkpoint was made. Other values than these are refused.
+_NEUTRAL = {
+  "partial_rotary_factor": (1,),
+  "extrapolation_factor": (1,),
+  "finetuned": (True, False),
 }
 # Kinds whose frequencies depend on the length of the whole sequence.
 _BY_LENGTH = ("dynamic", "longrope", "su")
@@ -68,6 +77,8 @@ class Scaling:
       divided.
     attention_factor: yarn; multiplier of cos and sin; None computes it from
       `factor` as in the paper.
+    attn_factor: yarn; factor on that computed multiplier, as in the code of
+      yarn's authors and in vLLM; transformers does not read it.
     mscale: yarn; coefficient in the computed multiplier, used together with
       `mscale_all_dim`.
     mscale_all_dim: yarn; the same coefficient in that multiplier's divisor.
@@ -83,6 +94,7 @@ class Scaling:
   beta_fast: float | None = None
   beta_slow: float | None = None
   attention_factor: float | None = None
+  attn_factor: float | None = None
   mscale: float | None = None
   mscale_all_dim: float | None = None
   truncate: bool | None = None
@@ -100,9 +112,10 @@ class Scaling:
         return 1.0
       return 0.1 * scale * math.log(self.factor) + 1.0
 
+    more = 1.0 if self.attn_factor is None else self.attn_factor
     if self.mscale and self.mscale_all_dim:
-      return sharpness(self.mscale) / sharpness(self.mscale_all_dim)
-    return sharpness(1.0)
+      return more * sharpness(self.mscale) / sharpness(self.mscale_all_dim)
+    return more * sharpness(1.0)
 
   @classmethod
   def from_hf(
@@ -139,15 +152,15 @@ class Scaling:
       for k, v in fields.items()
       if v is not None and k not in ("rope_type", "type", "rope_theta")
     }
-    unknown = sorted(set(given) - _FIELDS[kind] - {"partial_rotary_factor"})
+    unknown = sorted(set(given) - _FIELDS[kind] - set(_NEUTRAL))
     if unknown:
       raise ValueError(
         f"RoPE of type {kind!r} has a field {unknown[0]!r} = "
         f"{given[unknown[0]]!r} that is not known"
       )
-    # Some configs state a partial rotation of 1, which is all of the head.
-    if given.pop("partial_rotary_factor", 1) != 1:
-      raise ValueError("partial_rotary_factor other than 1 is not supported")
+    for name, allowed in _NEUTRAL.items():
+      if given.pop(name, allowed[0]) not in allowed:
+        raise ValueError(f"{name} other than {allowed[0]} is not supported")
     missing = sorted(_NEEDED[kind] - set(given))
     if missing:
       raise ValueError(f"RoPE of type {kind!r} lacks {', '.join(missing)}")
@@ -160,7 +173,15 @@ class Scaling:
       max_positions
       / given.get("original_max_position_embeddings", max_positions),
     )
-    return cls(kind=kind, **given)
+    scaling = cls(kind=kind, **given)
+    # Both fields are kept, so that transformers, which reads the first alone,
+    # computes the same from an export.
+    return dataclasses.replace(
+      scaling,
+      attention_factor=scaling.attention_factor
+      if scaling.attn_factor is None
+      else scaling.amplitude,
+    )
 
   def to_hf(self) -> dict[str, Any]:
     """Content of the config field that `from_hf` reads."""

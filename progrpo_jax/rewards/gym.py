@@ -1,4 +1,4 @@
-"""Imports Reasoning Gym, which is installed separately.
+"""Imports Reasoning Gym, which only logic tasks need.
 
 Reasoning Gym requires pycosat, a solver in C without wheels for every Python,
 so installing it may need a C compiler. All generators import it, but only one
@@ -11,12 +11,17 @@ import importlib
 import sys
 import types
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 
 NEEDS_SOLVER = ("zebra_puzzles",)
 
 _GYM, _SOLVER = "reasoning_gym", "pycosat"
-INSTALL = "pip install --no-deps reasoning-gym"
+INSTALL = (
+  f"{errors.install('logic')}; without a C compiler"
+  f" {errors.install('logic-without-solver')} &&"
+  " pip install --no-deps reasoning-gym"
+)
 INSTALL_SOLVER = f"pip install {_SOLVER}"
 
 

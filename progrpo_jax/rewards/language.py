@@ -11,7 +11,10 @@ Finnish. From a short sentence on, the result is reliable.
 
 import unicodedata
 
-from py3langid import langid
+from progrpo_jax import errors
+
+with errors.of_extra("language"):
+  from py3langid import langid
 
 # ISO 639-1 codes of the languages of IFEval and of langdetect, which it uses.
 # py3langid knows more languages and would assign them to some short texts.

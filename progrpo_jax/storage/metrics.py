@@ -488,7 +488,7 @@ def _start_wandb(workdir):
   except ImportError as error:
     raise errors.InputError(
       "logging to W&B was asked for, but wandb is not installed: "
-      "run `pip install wandb`, or switch it off in the config"
+      f"{errors.install('wandb')}, or switch it off in the config"
     ) from error
   where = workdir.resolve() if _is_local(workdir) else workdir
   config = workdir / "config.json"

@@ -20,10 +20,12 @@ on the case of a whole English text.
 
 from collections.abc import Iterator, Sequence
 import hashlib
+import importlib
 import itertools
 import random
 from typing import Any
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
 from progrpo_jax.tasks.sets import asking, writing
@@ -73,9 +75,12 @@ def load(
       template has.
 
   Raises:
-    InputError: an option is wrong, or too few distinct prompts exist.
+    InputError: an option is wrong, too few distinct prompts exist, or the
+      verifier's classifier of languages is not installed.
   """
   del data_dir
+  with errors.of_extra("language"):  # for the verifier, in other processes
+    importlib.import_module("py3langid")
   style = _style(template)
   names = _chosen(instructions, template, style)
   if not 1 <= min_instructions <= max_instructions:

@@ -29,13 +29,15 @@ import subprocess
 import sys
 from typing import Any
 
-import tensorflow_datasets as tfds
-
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import gym, logic
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets import builder
 
+with errors.of_extra("logic"):
+  import tensorflow_datasets as tfds
+
+  from progrpo_jax.tasks.sets import builder
 factory = gym.load("factory")
 
 VERIFIER = "progrpo_jax.rewards.logic:score"

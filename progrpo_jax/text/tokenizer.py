@@ -41,6 +41,7 @@ class Tokenizer(Protocol):
   Attributes:
     pad_id: id of padding; may equal a stop id, because masks tell padding from
       tokens.
+    bos_id: id that begins a text, or None; `encode_prompt` knows where it goes.
     stop_ids: ids that end a response; the first one ends demonstrations.
     vocab_size: number of ids; the model's vocabulary may be larger (padded).
     opens_thought: whether prompts end inside a thought, so that responses begin
@@ -48,6 +49,7 @@ class Tokenizer(Protocol):
   """
 
   pad_id: int
+  bos_id: int | None
   stop_ids: tuple[int, ...]
   vocab_size: int
   opens_thought: bool
@@ -129,7 +131,8 @@ class SentencePieceTokenizer:
     self.stop_ids = (processor.eos_id(),)
     self.pad_id = max(processor.pad_id(), 0)
     self.vocab_size = processor.get_piece_size()
-    self._bos = [processor.bos_id()] if processor.bos_id() >= 0 else []
+    self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+    self._bos = [] if self.bos_id is None else [self.bos_id]
     # Ids that `decode` drops.
     self._silent = frozenset(
       i
@@ -342,6 +345,7 @@ class HFTokenizer:
       if token.content not in thinking.TAGS
     }
     self.stop_ids = self._find_stop_ids(local)
+    self.bos_id = self._tokenizer.bos_token_id
     pad = self._tokenizer.pad_token_id
     self.pad_id = self.stop_ids[0] if pad is None else pad
     # Ids that `decode` drops, ids that user text must not become, and the ids

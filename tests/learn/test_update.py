@@ -267,7 +267,8 @@ def test_gradient_of_packed_adapters_is_that_of_padded_sequences(
   random_params, batch
 ):
   config = dataclasses.replace(
-    CONFIG, lora=config_lib.LoRA(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
+    CONFIG,
+    lora=config_lib.LoRA(rank=2, alpha=4.0, targets=("q_proj", "down_proj")),
   )
   moved = batch.replace(old_logp_NRT=batch.old_logp_NRT + np.float32(0.05))
   # Both factors are drawn: with B = 0 the gradient of A would be 0.

@@ -56,6 +56,7 @@ def test_reads_qwen2_5_7b():
     norm_eps=1e-6,
     tie_embeddings=False,
     max_positions=131072,
+    bos_token_id=151643,
   )
   assert config.num_params == 7_615_616_512
 
@@ -190,6 +191,145 @@ def test_reads_published_configs(published, expected, num_params):
   assert config.num_params == num_params
 
 
+SMOLLM2 = {
+  "architectures": ["LlamaForCausalLM"],
+  "attention_bias": False,
+  "attention_dropout": 0.0,
+  "bos_token_id": 1,
+  "eos_token_id": 2,
+  "hidden_act": "silu",
+  "hidden_size": 576,
+  "initializer_range": 0.041666666666666664,
+  "intermediate_size": 1536,
+  "is_llama_config": True,
+  "max_position_embeddings": 8192,
+  "mlp_bias": False,
+  "model_type": "llama",
+  "num_attention_heads": 9,
+  "num_hidden_layers": 30,
+  "num_key_value_heads": 3,
+  "pad_token_id": 2,
+  "pretraining_tp": 1,
+  "rms_norm_eps": 1e-05,
+  "rope_interleaved": False,
+  "rope_scaling": None,
+  "rope_theta": 100000,
+  "tie_word_embeddings": True,
+  "torch_dtype": "bfloat16",
+  "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+  "transformers_version": "4.42.3",
+  "use_cache": True,
+  "vocab_size": 49152,
+}
+# Mistral-7B-v0.3.
+MISTRAL = {
+  "architectures": ["MistralForCausalLM"],
+  "attention_dropout": 0.0,
+  "bos_token_id": 1,
+  "eos_token_id": 2,
+  "hidden_act": "silu",
+  "hidden_size": 4096,
+  "initializer_range": 0.02,
+  "intermediate_size": 14336,
+  "max_position_embeddings": 32768,
+  "model_type": "mistral",
+  "num_attention_heads": 32,
+  "num_hidden_layers": 32,
+  "num_key_value_heads": 8,
+  "rms_norm_eps": 1e-05,
+  "rope_theta": 1000000.0,
+  "sliding_window": None,
+  "tie_word_embeddings": False,
+  "torch_dtype": "bfloat16",
+  "transformers_version": "4.42.0.dev0",
+  "use_cache": True,
+  "vocab_size": 32768,
+}
+# DeepSeek-R1-0528-Qwen3-8B.
+R1_QWEN3 = {
+  "architectures": ["Qwen3ForCausalLM"],
+  "attention_bias": False,
+  "attention_dropout": 0.0,
+  "bos_token_id": 151643,
+  "eos_token_id": 151645,
+  "head_dim": 128,
+  "hidden_act": "silu",
+  "hidden_size": 4096,
+  "initializer_range": 0.02,
+  "intermediate_size": 12288,
+  "max_position_embeddings": 131072,
+  "max_window_layers": 36,
+  "model_type": "qwen3",
+  "num_attention_heads": 32,
+  "num_hidden_layers": 36,
+  "num_key_value_heads": 8,
+  "rms_norm_eps": 1e-06,
+  "rope_scaling": {
+    "attn_factor": 0.8782488562869419,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32768,
+    "rope_type": "yarn",
+  },
+  "rope_theta": 1000000,
+  "sliding_window": None,
+  "tie_word_embeddings": False,
+  "torch_dtype": "bfloat16",
+  "transformers_version": "4.51.0",
+  "use_cache": True,
+  "use_sliding_window": False,
+  "vocab_size": 151936,
+}
+
+
+@pytest.mark.parametrize(
+  ("published", "num_params"),
+  [(SMOLLM2, 134_515_008), (MISTRAL, 7_248_023_552), (R1_QWEN3, 8_190_735_360)],
+)
+def test_reads_configs_that_carry_more_fields(published, num_params):
+  config = ModelConfig.from_hf(published)
+  assert config.num_params == num_params
+  assert config.bos_token_id == published["bos_token_id"]
+  scaling = config.rope_scaling
+  # DeepSeek's attn_factor undoes what yarn's factor does to the attention.
+  assert scaling is None or scaling.amplitude == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    dict(unk_token_id=0, mask_token_id=4, cls_token_id=None),
+    {"is_qwen2_config": True, "transformers.js_config": {"dtype": "q4"}},
+    dict(model_max_length=4096, tokenizer_padding_side="left"),
+    dict(output_attentions=True, return_dict_in_generate=True),
+    dict(resid_pdrop=0.0, embd_pdrop=0, hidden_dropout=0.0),
+    dict(attn_implementation="sdpa", use_flash_attn=True),
+  ],
+)
+def test_fields_without_effect_are_let_through(fields):
+  assert ModelConfig.from_hf(QWEN_7B | fields) == ModelConfig.from_hf(QWEN_7B)
+
+
+@pytest.mark.parametrize(
+  ("written", "read"), [(7, 7), (0, 0), (None, None), (-1, None)]
+)
+def test_bos_survives_reading_and_writing(written, read):
+  config = ModelConfig.from_hf(SMALL | dict(bos_token_id=written))
+  assert config.bos_token_id == read
+  assert config.to_hf().get("bos_token_id") == read
+  assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+@pytest.mark.parametrize("window", [dict(sliding_window=4096), {}])
+def test_mistrals_window_is_refused_also_as_the_default(window):
+  """Without the field transformers slides a window of 4096 tokens."""
+  import transformers
+
+  assert transformers.MistralConfig().sliding_window == 4096
+  fields = {k: v for k, v in MISTRAL.items() if k != "sliding_window"} | window
+  with pytest.raises(ValueError, match="sliding_window=4096 limits attention"):
+    ModelConfig.from_hf(fields)
+
+
 @hypothesis.given(
   family=st.sampled_from(sorted(config_lib.FAMILIES)),
   scaling=st.sampled_from(
@@ -270,6 +410,9 @@ def test_num_params_counts_the_declared_weights(tie, family):
     (dict(logit_scale=0.5), "logit_scale=0.5 is not known"),
     (dict(attention_bias=True), "attention_bias=True"),
     (dict(use_mrope=True), "use_mrope=True"),
+    (dict(rope_interleaved=True), "rope_interleaved=True"),
+    (dict(resid_pdrop=0.1), "resid_pdrop=0.1"),
+    (dict(model_type="gemma3_text"), "'gemma3_text' is not supported"),
     (dict(num_attention_heads=27), "num_heads 27 is not a multiple"),
     (dict(hidden_size=28 * 3), "head_dim 3 must be even"),
   ],
@@ -323,7 +466,8 @@ SMALL = dict(
 )
 
 
-@pytest.mark.parametrize("family", sorted(config_lib.FAMILIES))
+# Transformers refuses a null of Mistral.
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_null_heads_of_keys_are_as_many_as_those_of_queries(family):
   import transformers
 
@@ -380,6 +524,7 @@ def test_null_heads_of_keys_are_as_many_as_those_of_queries(family):
     (dict(model_type=["qwen2"]), "model_type"),
     (dict(progrpo_lora=dict(rank=1)), "progrpo_lora"),
     (dict(max_position_embeddings=0), "max_position_embeddings=0"),
+    (dict(bos_token_id="<s>"), "bos_token_id='<s>'"),
   ],
 )
 def test_nonsense_is_refused_by_its_name(changes, word):
@@ -464,7 +609,12 @@ _NONSENSE = st.recursive(
 @hypothesis.settings(max_examples=400, deadline=None)
 def test_a_config_is_read_or_refused(family, changes):
   try:
-    config = ModelConfig.from_hf(SMALL | dict(model_type=family) | changes)
+    config = ModelConfig.from_hf(
+      SMALL
+      | dict(model_type=family)
+      | config_lib.FAMILIES[family].fields
+      | changes
+    )
   except ValueError as error:
     assert str(error)
     return

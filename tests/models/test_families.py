@@ -3,6 +3,7 @@
 The checkpoints are random and made here; biases and norms are not trivial.
 """
 
+import dataclasses
 import logging
 
 import jax
@@ -68,6 +69,7 @@ MODELS = {
       num_key_value_heads=2,
     ),
   ),
+  "mistral": ("mistral", dict(sliding_window=None, num_key_value_heads=7)),
   "llama-linear": (
     "llama",
     dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=3.0)),
@@ -190,6 +192,27 @@ def test_export_gives_transformers_the_same_model(tmp_path, name):
     torch_logits(again, tokens, mask).detach(),
     torch_logits(first, tokens, mask).detach(),
   )
+
+
+@pytest.mark.parametrize(("kept", "own"), [(7, None), (7, 3), (None, 3)])
+def test_export_keeps_bos(tmp_path, kept, own):
+  """The checkpoint's; else the tokenizer's."""
+  import transformers
+
+  class Tokenizer:
+    vocab_size, stop_ids, pad_id, bos_id = 40, (2,), 0, own
+
+    def save(self, directory):
+      del directory
+
+  make(tmp_path / "in", "llama-linear")
+  config, params = hf.load(tmp_path / "in")
+  config = dataclasses.replace(config, bos_token_id=kept)
+  hf.save(tmp_path / "out", config, params, Tokenizer())
+  expected = own if kept is None else kept
+  for read in (transformers.AutoConfig, transformers.GenerationConfig):
+    assert read.from_pretrained(tmp_path / "out").bos_token_id == expected
+  assert hf.load(tmp_path / "out")[0].bos_token_id == expected
 
 
 def rollout(config, params, prompts, mask, **settings):

@@ -764,7 +764,7 @@ def test_a_save_that_fails_leaves_the_earlier_model(tmp_path):
   config, params = own(tmp_path / "m")
 
   class Tokenizer:
-    vocab_size, stop_ids, pad_id = 20, (2,), 0
+    vocab_size, stop_ids, pad_id, bos_id = 20, (2,), 0, None
 
     def save(self, directory):
       raise OSError("disk full")
@@ -898,7 +898,7 @@ def bucket(monkeypatch, tmp_path):
 class FileTokenizer:
   """Writes files as transformers does: with its own local paths."""
 
-  vocab_size, stop_ids, pad_id = 20, (2,), 0
+  vocab_size, stop_ids, pad_id, bos_id = 20, (2,), 0, None
 
   def __init__(self, failing=False):
     self.failing = failing

@@ -138,6 +138,11 @@ def test_yarn_by_hand():
       (0.0707 * math.log(40) + 1) / (0.1 * math.log(40) + 1),
     ),
     (dict(mscale=0.707), 0.1 * math.log(40) + 1),
+    # The authors' code multiplies what the factor gives by it.
+    (dict(attn_factor=0.5), 0.5 * (0.1 * math.log(40) + 1)),
+    (dict(attn_factor=1 / (0.1 * math.log(40) + 1)), 1.0),
+    (dict(attn_factor=0.5, attention_factor=0.7), 0.7),
+    (dict(finetuned=True, extrapolation_factor=1), 0.1 * math.log(40) + 1),
   ],
 )
 def test_yarns_amplitude(options, amplitude):
@@ -184,11 +189,37 @@ def test_frequencies_are_those_of_transformers(fields, theta):
 
 
 @pytest.mark.parametrize(
-  "fields", [LLAMA_3_1, QWEN_YARN, {"type": "linear", "factor": 2}]
+  "fields",
+  [
+    LLAMA_3_1,
+    QWEN_YARN,
+    dict(QWEN_YARN, attn_factor=0.8782488562869419),
+    {"type": "linear", "factor": 2},
+  ],
 )
 def test_to_hf_and_back(fields):
   scaling = rope.Scaling.from_hf(fields, 1024)
   assert rope.Scaling.from_hf(scaling.to_hf(), 1024) == scaling
+
+
+def test_transformers_computes_an_exports_attn_factor():
+  """It does not read the field, and so finds its effect in another one."""
+  import transformers
+  from transformers import modeling_rope_utils
+
+  fields = dict(QWEN_YARN, attn_factor=0.5)
+  exported = rope.Scaling.from_hf(fields, 131072).to_hf()
+  ours = 0.5 * (0.1 * math.log(4) + 1)
+
+  def theirs(fields):
+    config = transformers.LlamaConfig(
+      max_position_embeddings=131072,
+      rope_parameters=dict(fields, rope_type="yarn", rope_theta=1e4),
+    )
+    return modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")[1]
+
+  assert theirs(exported) == pytest.approx(ours)
+  assert theirs(fields) == pytest.approx(2 * ours)
 
 
 def test_lengths_may_come_from_the_model():
@@ -213,7 +244,10 @@ def test_no_scaling(fields):
     ({"rope_type": "ntk"}, "'ntk' is not supported: known"),
     ({"rope_type": "linear"}, "'linear' lacks factor"),
     ({"rope_type": "llama3", "factor": 8.0}, "lacks high_freq_factor, low_fr"),
-    ({"type": "yarn", "factor": 4.0, "finetuned": True}, "'finetuned' = True"),
+    ({"type": "yarn", "factor": 4.0, "temper": True}, "'temper' = True"),
+    ({"type": "yarn", "extrapolation_factor": 0.5}, "extrapolation_factor"),
+    ({"type": "yarn", "attn_factor": 0}, "attn_factor=0"),
+    ({"type": "linear", "factor": 4.0, "attn_factor": 2.0}, "'attn_factor'"),
     ({"type": "yarn", "factor": 4.0, "partial_rotary_factor": 0.5}, "partial"),
   ],
 )

@@ -61,6 +61,6 @@ def test_without_it_its_tasks_name_the_command(packages, tmp_path):
   found = _without(packages, tmp_path)
   for said in found.values():
     assert said.startswith("this task is made with Reasoning Gym")
-    assert packages in said and said.endswith(
-      "pip install --no-deps reasoning-gym"
-    )
+    assert packages in said
+    assert "pip install 'progrpo_jax[logic]'; without a C compiler" in said
+    assert said.endswith("pip install --no-deps reasoning-gym")

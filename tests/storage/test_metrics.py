@@ -212,7 +212,7 @@ def test_tensorboard_mirrors_the_numbers(tmp_path):
 
 def test_wandb_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(errors.InputError, match="pip install wandb"):
+  with pytest.raises(errors.InputError, match=r"progrpo_jax\[wandb\]"):
     metrics.MetricWriter(tmp_path, tensorboard=False, wandb=True)
 
 

@@ -17,8 +17,12 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import downloader
+
+from progrpo_jax import errors
+
+with errors.of_extra("tfds"):
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download import downloader
 
 # Retries of a download. The delay doubles with each, so the 10 retries of TFDS
 # take 3.5 minutes to report that there is no network.

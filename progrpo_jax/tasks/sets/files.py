@@ -17,9 +17,8 @@ import json
 from typing import Any, BinaryIO
 
 from etils import epath
-import pyarrow as pa
-from pyarrow import parquet
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 
 Numbered = Iterator[tuple[int, dict[str, Any], str]]
@@ -220,6 +219,9 @@ def _lines(file: BinaryIO, path: str, encoding: str) -> Iterator[str]:
 def _parquet(file: BinaryIO, path: str, encoding: str) -> Numbered:
   """Reads a parquet file, a few rows at a time."""
   del encoding
+  with errors.of_extra("tfds"):
+    import pyarrow as pa
+    from pyarrow import parquet
   try:
     batches = parquet.ParquetFile(file).iter_batches(batch_size=_BATCH)
     rows = (row for batch in batches for row in batch.to_pylist())
@@ -233,6 +235,8 @@ def _parquet(file: BinaryIO, path: str, encoding: str) -> Numbered:
 def _arrow(file: BinaryIO, path: str, encoding: str) -> Numbered:
   """Reads the stream of record batches that Hugging Face datasets writes."""
   del encoding
+  with errors.of_extra("tfds"):
+    import pyarrow as pa
   try:
     with pa.ipc.open_stream(file) as batches:
       rows = (row for batch in batches for row in batch.to_pylist())

@@ -18,12 +18,15 @@ import json
 from typing import Any, Protocol
 
 from etils import epath
-import tensorflow_datasets as tfds
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import serving
 from progrpo_jax.tasks.sets import builder, files, overlap, schema
 from progrpo_jax.tasks.sets import rejects as rejects_lib
+
+with errors.of_extra("tfds"):
+  import tensorflow_datasets as tfds
 
 HUB = "https://huggingface.co/datasets"
 VERSION = "1.1.0"
