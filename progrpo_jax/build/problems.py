@@ -100,6 +100,7 @@ def make_settings(c, tokenizer, **changes) -> sampler.Settings:
       stop_ids=tokenizer.stop_ids,
       chunk=s.chunk,
       batch_prompts=s.batch_prompts,
+      max_turns=s.max_turns,
     )
     | changes
   )

@@ -24,6 +24,7 @@ _KEY = "config.model.chat_template_options"
 # Placeholder messages. Rendering them shows the template's own text.
 _PROBE = "PROBE-OF-THE-CHAT-TEMPLATE"
 _ANSWER = "ANSWER-TO-THE-PROBE"
+_REPLY = "REPLY-TO-THAT-ANSWER"
 
 # transformers gives templates a clock function of the first name. Calls of it
 # are renamed to the second name, which is undefined, or a macro that writes the
@@ -147,6 +148,35 @@ class ChatTemplate:
         f"user's text cannot be found in {chat[:200]!r}"
       )
     return chat, len(self.head), end
+
+  @functools.cached_property
+  def reply_pieces(self) -> tuple[str, str]:
+    """Text that the template writes around a user's message after an answer.
+
+    Returns:
+      (head, tail): from the answer's end to the message, and from the message
+      to the next answer.
+
+    Raises:
+      InputError: the template cannot render a chat of several turns.
+    """
+    chat = self._render(
+      [
+        _message("user", _PROBE),
+        _message("assistant", _ANSWER),
+        _message("user", _REPLY),
+      ],
+      True,
+    )
+    _, found, rest = chat.partition(_ANSWER)
+    head, asked, tail = rest.partition(_REPLY)
+    if not found or not asked or _ANSWER in rest or _REPLY in tail:
+      raise errors.InputError(
+        f"{self._where}: the chat template does not write a reply after an "
+        "answer once, so a task that replies cannot be used with it; set "
+        "config.sampling.max_turns=1 or another config.model.chat_template"
+      )
+    return head, tail
 
   def _render(self, messages: list[dict], opens_answer: bool) -> str:
     """Renders a chat, with the beginning of an answer if `opens_answer`."""
