@@ -9,7 +9,7 @@ Argument: `grpo` (default), or `base` for the warm-up, which needs no policy to
 start from. The base has learnt to write some number. What the task replies it
 has never read, so that it begins by guessing at random in both turns.
 
-Hardware and hours: about a minute on two cores, warm-up included.
+Hardware and hours: a few minutes on two cores, most of them compiling.
 """
 
 from progrpo_jax.config import defaults, methods
