@@ -27,10 +27,17 @@ with the same letters. Each letter has one meaning:
 Prompts are padded on the left and responses on the right, so within a batch
 all prompts end at one column and all responses begin at one column. Boolean
 masks mark real tokens (True); no code compares a token with the padding id.
+
+A response of several turns holds tokens that the policy did not write: what its
+task replied. They are context for all that follows, and their mask is False as
+that of padding is. Since the policy writes the last token of every response,
+its real tokens are those up to the last True one (`extents`); a mask without
+holes is a response of one turn.
 """
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 from flax import struct
@@ -58,6 +65,32 @@ def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
   )
 
 
+def extents(mask_XT) -> np.ndarray:
+  """Number of real tokens of each response, [X]: up to the last True one.
+
+  Args:
+    mask_XT: bool, tokens that the policy wrote; may have further axes in front.
+  """
+  mask_XT = np.asarray(mask_XT, bool)
+  last = mask_XT.shape[-1] - np.argmax(mask_XT[..., ::-1], axis=-1)
+  return np.where(mask_XT.any(axis=-1), last, 0)
+
+
+def runs(mask_T) -> list[tuple[int, int, bool]]:
+  """The turns and replies of a response: (start, end, written by the policy).
+
+  Args:
+    mask_T: bool, tokens that the policy wrote.
+  """
+  mask_T = np.asarray(mask_T, bool)[: int(extents(mask_T))]
+  edges = [0, *(np.flatnonzero(np.diff(mask_T)) + 1).tolist(), len(mask_T)]
+  return [
+    (start, end, bool(mask_T[start]))
+    for start, end in itertools.pairwise(edges)
+    if end > start
+  ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompts:
   """Encoded prompts, on the host.
@@ -70,6 +103,8 @@ class Prompts:
     ids_P: int64, number of each prompt's draw, unique within a run; negative
       for a prompt that only fills up a batch and is not sampled.
     rows: task row of each prompt.
+    first_P: int64, number in its group of each prompt's first sample, for
+      prompts that go on with one sample of a group; None for 0.
   """
 
   tokens_PT: np.ndarray
@@ -77,6 +112,7 @@ class Prompts:
   user_mask_PT: np.ndarray
   ids_P: np.ndarray
   rows: tuple[Any, ...]
+  first_P: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -88,7 +124,8 @@ class Rollout:
 
   Attributes:
     tokens_BT: int32, padded on the right.
-    mask_BT: bool, real response tokens, including the stop token.
+    mask_BT: bool, tokens that the policy wrote, including stop tokens; False
+      at padding and at what a task replied, see `extents`.
     logp_BT: float32, log-probs under the sampling distribution (after
       temperature and truncation); 0 where the mask is False.
     finished_B: bool, False where the response was cut at the length limit.
@@ -108,7 +145,8 @@ class Sequences:
     prompt_NT: int32 prompt tokens, padded on the left.
     prompt_mask_NT: bool, real prompt tokens.
     tokens_NRT: int32 response tokens, padded on the right.
-    mask_NRT: bool, real response tokens.
+    mask_NRT: bool, response tokens that count; the others up to the last of
+      them are read and not scored.
   """
 
   prompt_NT: jax.Array
@@ -135,7 +173,8 @@ class Rows:
     source_AEW: int32, column of the row whose hidden state predicts the token;
       -1 where its log-prob is not wanted.
     start_AEZ: int32, column of the sequence's first response token.
-    length_AEZ: int32, number of its response tokens; 0 in an empty slot.
+    length_AEZ: int32, number of its response tokens, those included that the
+      policy did not write; 0 in an empty slot.
     prompt_start_AEZ: int32, column of its prompt's first token.
     prompt_length_AEZ: int32, number of its prompt's tokens.
     used: int32, number of micro-batches that hold something.

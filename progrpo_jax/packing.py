@@ -142,9 +142,10 @@ class Packed:
 
   Attributes:
     rows: the rows, what the model reads.
-    column_X: place of each real response token in a flat [A, E, W], in the
-      order of `mask_NRT`.
-    mask_NRT: bool, response tokens that are in a row.
+    column_X: place of each response token that counts in a flat [A, E, W], in
+      the order of `mask_NRT`.
+    mask_NRT: bool, response tokens that count; they and those between them are
+      in a row.
     prompt_column_X: the same of prompt tokens, in the order of
       `prompt_mask_NT`.
     prompt_mask_NT: bool, prompt tokens that are in a row.
@@ -160,7 +161,7 @@ class Packed:
   slot_NR: np.ndarray
 
   def to_rows(self, x_NRT) -> np.ndarray | None:
-    """[N, R, T] -> [A, E, W], 0 where no response token is; None stays."""
+    """[N, R, T] -> [A, E, W], 0 where no token counts; None stays."""
     if x_NRT is None:
       return None
     x_NRT = np.asarray(x_NRT)
@@ -227,7 +228,10 @@ def pack(
   longest = prompt_mask_NT.shape[1] + responses * length
   layout = layout.resolved(bundles, longest)
   width, rows = layout.tokens, layout.rows * layout.shards
-  length_NR = mask_NRT.sum(axis=2)
+  # A row holds a response up to its last token that counts: what its task
+  # replied in between is context.
+  length_NR = batch_lib.extents(mask_NRT)
+  real_NRT = np.arange(length) < length_NR[..., None]
   prompt_N = prompt_mask_NT.sum(axis=1)
   if not prompt_N.all():
     raise ValueError("a prompt has no token")
@@ -238,7 +242,7 @@ def pack(
   )
   # Rows to their places, by the number of tokens whose log-probs are wanted.
   count = int(row_N.max(initial=-1)) + 1
-  scored_N = length_NR.sum(axis=1)
+  scored_N = mask_NRT.sum(axis=(1, 2))
   if prompts:
     scored_N = scored_N + prompt_N * (np.arange(bundles) % prompts == 0)
   scored_row = np.bincount(
@@ -265,9 +269,10 @@ def pack(
   prompt_mask_NT = prompt_mask_NT & placed_N[:, None]
   prompt_of_X, at_X = _tokens(prompt_mask_NT)
   prompt_column_X = base_N[prompt_of_X] + at_X
-  sequence_of_X, t_X = _tokens(mask_NRT.reshape(bundles * responses, length))
+  sequence_of_X, t_X = _tokens(real_NRT.reshape(bundles * responses, length))
   bundle_of_X, response_of_X = np.divmod(sequence_of_X, responses)
   column_X = begin_NR.reshape(-1)[sequence_of_X] + t_X
+  counts_X = mask_NRT[real_NRT]
 
   def spread(prompt_X, response_X, empty=0):
     out = np.full(math.prod(shape), empty, np.int32)
@@ -298,14 +303,14 @@ def pack(
     rows=batch_lib.Rows(
       tokens_AEW=spread(
         np.asarray(sequences.prompt_NT)[prompt_mask_NT],
-        np.asarray(sequences.tokens_NRT)[mask_NRT],
+        np.asarray(sequences.tokens_NRT)[real_NRT],
       ),
       bundle_AEW=spread(number_N[prompt_of_X], number_N[bundle_of_X]),
       response_AEW=(None if responses == 1 else spread(0, response_of_X + 1)),
       position_AEW=spread(at_X, prompt_N[bundle_of_X] + t_X),
       source_AEW=spread(
         np.where(wanted_X, prompt_column_X % width - 1, -1),
-        source_X % width,
+        np.where(counts_X, source_X % width, -1),
         empty=-1,
       ),
       start_AEZ=in_slots(begin_NR % width),
@@ -315,7 +320,7 @@ def pack(
       used=np.int32(math.ceil(count / rows)),
       length=length,
     ),
-    column_X=column_X,
+    column_X=column_X[counts_X],
     mask_NRT=mask_NRT,
     prompt_column_X=prompt_column_X,
     prompt_mask_NT=prompt_mask_NT,

@@ -178,6 +178,18 @@ STORIES = {
     ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
     (".venv/bin/python tools/make_prorl.py runs/prorl_tiny", "figure.svg"),
   ],
+  "a task that answers": [
+    (
+      "progrpo warmup --config configs/guess_number.py:base --output"
+      " runs/guess_number/base",
+      WARMUP + DATA,
+    ),
+    (
+      "progrpo train --config configs/guess_number.py --workdir"
+      " runs/guess_number/grpo",
+      RUN + DATA + EVALS,
+    ),
+  ],
   "the notebooks' runs": [
     (
       "progrpo warmup --config small.py --config.model.init_from="

@@ -117,6 +117,7 @@ ROOMS = {
     "prompts.py",
     "verify.py",
     "sampler.py",
+    "turns.py",
     "shaping.py",
     "measure.py",
     "draw.py",

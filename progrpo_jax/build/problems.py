@@ -38,6 +38,12 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     )
     for name, spec in c.data.tasks.items()
   ]
+  for spec in specs:
+    if c.sampling.max_turns > 1 and hasattr(
+      tasks.resolve(spec["name"]), "reply"
+    ):
+      # A chat template that cannot render replies is refused here.
+      tokenizer.encode_reply("")
   keep = None
   if c.data.filter_overlong_prompts:
     keep = functools.partial(
@@ -165,6 +171,7 @@ def make_settings(c, tokenizer, **changes) -> sampler.Settings:
       stop_ids=tokenizer.stop_ids,
       chunk=s.chunk,
       batch_prompts=s.batch_prompts,
+      max_turns=s.max_turns,
     )
     | changes
   )

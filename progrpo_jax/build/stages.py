@@ -531,6 +531,7 @@ def _log(c, foundation: Foundation) -> log_lib.Log:
   return log_lib.Log(
     rollouts_every=c.log.rollouts_every,
     rollouts_prompts=c.log.rollouts_prompts,
+    tokenizer=foundation.tokenizer,
     timer=foundation.timer,
     show=foundation.view.step if foundation.view else _unseen,
     say=foundation.view.message if foundation.view else _unseen,

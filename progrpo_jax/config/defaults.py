@@ -211,7 +211,14 @@ def _sampling(c: ConfigDict) -> None:
   )
   c.sampling.top_p = ranges.Number(1.0, above=0, at_most=1)
   c.sampling.top_k = ranges.Whole(0, at_least=0)
+
+  # Tokens of a response at the most. In a response of several turns, what the
+  # task replies counts too.
   c.sampling.max_new_tokens = ranges.Whole(256, at_least=1)
+
+  # Turns of a response at the most, where a task answers the policy; tasks
+  # that do not answer have one turn. See docs/extending.md.
+  c.sampling.max_turns = ranges.Whole(8, at_least=1)
 
   # Tokens after which sampling may end, or go on with fewer rows, as responses
   # have ended.

@@ -19,7 +19,7 @@ from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.models import scoring
 from progrpo_jax.rollout import measure as measure_lib
-from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.rollout import sampler, turns, verify
 from progrpo_jax.tasks import base
 
 # Folded into the run's PRNG key to get the key of its evaluations.
@@ -185,7 +185,9 @@ class HeldOut:
   ) -> Samples:
     """Samples, scores and verifies one batch of problems."""
     n = self.settings.num_generations
-    rollout = sampler.sample(engine, prompts, self.key, self.settings)
+    rollout, failed_B = turns.sample(
+      engine, prompts, self.key, self.settings, self.tokenizer, self.pool
+    )
     sequences = batch_lib.Sequences(
       prompt_NT=prompts.tokens_PT,
       prompt_mask_NT=prompts.mask_PT,
@@ -211,12 +213,15 @@ class HeldOut:
         )
       )
     )
+    valid_XN = valid_XN & ~failed_B.reshape(len(prompts), n)[real]
+    if tolerant_XN is not None:
+      tolerant_XN = tolerant_XN & valid_XN
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
     ends = self.settings.stop_ids
     return Samples(
       rows=rows,
       texts_XN=texts,
-      correct_XN=correct_XN,
+      correct_XN=correct_XN & valid_XN,
       valid_XN=valid_XN,
       entropy_XN=entropy_XN[real],
       length_XN=length_XN[real],

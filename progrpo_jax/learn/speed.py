@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.devices import timing
 from progrpo_jax.models import config as model_config
@@ -75,11 +76,13 @@ class Speed:
 
 
 def lengths(groups: groups_lib.Groups) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (prompt_P, response_PG): real tokens of prompts and responses."""
-  mask_BT = np.asarray(groups.rollout.mask_BT)
+  """Returns (prompt_P, response_PG): real tokens of prompts and responses.
+
+  Those that a task replied are among them: the model reads them too.
+  """
   return (
     np.asarray(groups.prompts.mask_PT).sum(axis=1),
-    mask_BT.sum(axis=1).reshape(groups.reward_PG.shape),
+    batch_lib.extents(groups.rollout.mask_BT).reshape(groups.reward_PG.shape),
   )
 
 

@@ -151,16 +151,25 @@ def by_sequence(rows: batch_lib.Rows, x_EW) -> jax.Array:
   """Numbers of response tokens by slot, [E, W] -> [E * Z, T], 0 if masked."""
   if x_EW is None:
     return None
-  columns = rows.start_AEZ[..., None] + jnp.arange(rows.length)
-  columns = jnp.minimum(columns, x_EW.shape[1] - 1)
-  x = jax.vmap(lambda x, at: x[at])(x_EW, columns)
-  x = x.reshape(-1, rows.length)
+  x = _in_slots(rows, x_EW)
   return jnp.where(sequence_mask(rows), x, jnp.zeros((), x.dtype))
 
 
 def sequence_mask(rows: batch_lib.Rows) -> jax.Array:
-  """Mask of real response tokens by slot, bool [E * Z, T]."""
-  return jnp.arange(rows.length) < rows.length_AEZ.reshape(-1, 1)
+  """Mask of response tokens that count, by slot, bool [E * Z, T].
+
+  Those are the tokens that have a source: not what a task replied.
+  """
+  within = jnp.arange(rows.length) < rows.length_AEZ.reshape(-1, 1)
+  return within & (_in_slots(rows, rows.source_AEW) >= 0)
+
+
+def _in_slots(rows: batch_lib.Rows, x_EW) -> jax.Array:
+  """Takes T columns from the start of each slot, [E, W] -> [E * Z, T]."""
+  columns = rows.start_AEZ[..., None] + jnp.arange(rows.length)
+  columns = jnp.minimum(columns, x_EW.shape[1] - 1)
+  x = jax.vmap(lambda x, at: x[at])(x_EW, columns)
+  return x.reshape(-1, rows.length)
 
 
 def prompt_means(rows: batch_lib.Rows, hidden_EWD) -> jax.Array:

@@ -101,12 +101,22 @@ def _row(row):
       {
         **{key: completion.get(key) for key in _COMPLETION_KEYS},
         "verdict": verdicts[index],
-        "text": _short(completion.get("text", "")),
+        "text": _short(_conversation(completion)),
         "answer": letters.get(index),
       }
       for index, completion in enumerate(completions[:MAX_COMPLETIONS])
     ],
   }
+
+
+def _conversation(completion):
+  """Returns the text of a completion; with replies, if it has several turns."""
+  if "turns" not in completion:
+    return completion.get("text", "")
+  return "\n".join(
+    f"[{'policy' if turn['role'] == 'assistant' else 'task'}] {turn['content']}"
+    for turn in completion["turns"]
+  )
 
 
 def _short(value):

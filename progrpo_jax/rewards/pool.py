@@ -180,18 +180,37 @@ class Pool:
         scores.append(Score(0.0, False, outcome.status))
       if is_masked(scores[-1].status):
         reasons.append(outcome.reason or _reason(key, scores[-1].status))
-    statuses = [score.status for score in scores]
-    self.counters.timeouts += statuses.count("timeout")
-    self.counters.crashes += statuses.count("crash")
-    self.counters.refused += statuses.count("refused")
-    allowed = self._max_failure_share * len(items)
-    if len(reasons) > allowed and len(items) > 1:
+    self._count([score.status for score in scores], reasons, "verifications")
+    return scores
+
+  def ask(self, calls: Sequence[Call]) -> list[Outcome]:
+    """Makes each call, and counts failures as those of verifiers.
+
+    Raises:
+      PoolError: more than max_failure_share of the calls failed.
+      Preempted: `stop` said so.
+    """
+    outcomes = self.run(calls)
+    self._count(
+      [outcome.status for outcome in outcomes],
+      [outcome.reason for outcome in outcomes if outcome.status != "ok"],
+      "replies",
+    )
+    return outcomes
+
+  def _count(self, statuses: list[str], reasons: list[str], what: str) -> None:
+    """Counts failures by their kind; raises PoolError if they are too many."""
+    with self._lock:  # replies and verifications may end at the same time
+      self.counters.timeouts += statuses.count("timeout")
+      self.counters.crashes += statuses.count("crash")
+      self.counters.refused += statuses.count("refused")
+    allowed = self._max_failure_share * len(statuses)
+    if len(reasons) > allowed and len(statuses) > 1:
       raise PoolError(
-        f"{len(reasons)} of {len(items)} verifications failed, more than"
+        f"{len(reasons)} of {len(statuses)} {what} failed, more than"
         f" max_failure_share={self._max_failure_share}; the last one:"
         f" {reasons[-1]}"
       )
-    return scores
 
   def run(
     self, calls: Sequence[Call], *, deadline_s: float | None = None

@@ -18,7 +18,7 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax.devices import hosts, stopping, timing
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.rollout import sampler, turns, verify
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
@@ -69,12 +69,15 @@ class DrawGroups:
       Preempted: the run was asked to stop.
     """
     group = self.settings.num_generations
-    rollouts, verdicts, start = [], [], 0
+    rollouts, failed, verdicts, start = [], [], [], 0
     with _thread() as thread:
       with self.timer.stage("sample"):
-        for rollout in sampler.batches(engine, prompts, key, self.settings):
+        for rollout, failed_B in turns.batches(
+          engine, prompts, key, self.settings, self.tokenizer, self.pool
+        ):
           end = start + len(rollout.mask_BT) // group
           rollouts.append(rollout)
+          failed.append(failed_B)
           verdicts.append(
             thread.submit(
               verify.decode_and_verify,
@@ -102,13 +105,14 @@ class DrawGroups:
         [share for batch in zip(*shares, strict=True) for share in batch]
       )
     )
+    failed_PG = np.concatenate(failed).reshape(valid_PG.shape)
     return groups_lib.Groups(
       prompts=prompts,
       rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
       texts_PG=texts_PG,
-      reward_PG=reward_PG,
-      correct_PG=correct_PG,
-      valid_PG=valid_PG,
+      reward_PG=np.where(failed_PG, np.float32(0), reward_PG),
+      correct_PG=correct_PG & ~failed_PG,
+      valid_PG=valid_PG & ~failed_PG,
       fresh_P=np.ones(len(prompts), bool),
       values_PGJ=values_PGJ,
       extra_PG=extra_PG,

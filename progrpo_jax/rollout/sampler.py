@@ -53,6 +53,8 @@ class Settings:
     least_rows: rows of a device's share below which it is not made smaller.
     batch_prompts: prompts whose samples are drawn at one time, and whose keys
       the cache holds; 0 for all of them.
+    max_turns: turns of a response at the most, see `turns`; what is sampled
+      here is one turn.
 
   Raises:
     ValueError: a count is below its least value.
@@ -69,6 +71,7 @@ class Settings:
   call: int = 256
   least_rows: int = 8
   batch_prompts: int = 0
+  max_turns: int = 1
 
   def __post_init__(self):
     for name, least in (
@@ -79,6 +82,7 @@ class Settings:
       ("call", 1),
       ("least_rows", 1),
       ("batch_prompts", 0),
+      ("max_turns", 1),
     ):
       if getattr(self, name) < least:
         raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
@@ -168,6 +172,9 @@ class Engine:
       Rollout of host arrays with B = P * G rows, prompt-major.
     """
     put = functools.partial(sharding.put_rows, mesh=self.mesh)
+    first_P = prompts.first_P
+    if first_P is None:
+      first_P = np.zeros(len(prompts), np.int64)
     with jax.set_mesh(self.mesh):
       state, prefix, look = _begin(
         self.config,
@@ -178,6 +185,7 @@ class Engine:
             prompts.tokens_PT[rows],
             prompts.mask_PT[rows],
             prompts.ids_P[rows].astype(np.uint32),
+            first_P[rows].astype(np.uint32),
             rows >= 0,
           )
         ),
@@ -310,6 +318,7 @@ def lower(
     shape((prompts, width), jnp.int32, sharding=rows),
     shape((prompts, width), bool, sharding=rows),
     shape((prompts,), jnp.uint32, sharding=rows),
+    shape((prompts,), jnp.uint32, sharding=rows),
     shape((prompts,), bool, sharding=rows),
     shape(key.shape, key.dtype, sharding=sharding.replicated(mesh)),
   )
@@ -431,6 +440,7 @@ def _begin(
   prompt_PT,
   prompt_mask_PT,
   ids_P,
+  first_P,
   real_P,
   key,
   settings: Settings,
@@ -448,6 +458,7 @@ def _begin(
     prompt_PT: int32 tokens, padded on the left.
     prompt_mask_PT: bool, real tokens.
     ids_P: uint32 numbers of the draws.
+    first_P: uint32, numbers of the first samples in their groups.
     real_P: bool, False for prompts that fill up the batch.
     key: PRNG key of the sampling of a step.
     settings: how to sample.
@@ -462,7 +473,9 @@ def _begin(
   hidden, prefix = transformer.prefill(
     config, params, prompt_PT, prompt_mask_PT
   )
-  uniform_BT2 = _uniforms(key, ids_P, s.num_generations, s.max_new_tokens)
+  uniform_BT2 = _uniforms(
+    key, ids_P, first_P, s.num_generations, s.max_new_tokens
+  )
   real_B = jnp.repeat(real_P, s.num_generations)
   token_B, logp_B, alive_B = _draw(
     weights,
@@ -712,12 +725,14 @@ def _take_layer(layer, index_B):
   )
 
 
-def _uniforms(key, ids_P, group: int, length: int) -> jax.Array:
+def _uniforms(key, ids_P, first_P, group: int, length: int) -> jax.Array:
   """Two uniform numbers for each sample and token, float32 [B, T, 2]."""
   by_prompt = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids_P)
   by_sample = jax.vmap(
-    lambda k: jax.vmap(lambda g: jax.random.fold_in(k, g))(jnp.arange(group))
-  )(by_prompt)
+    lambda k, first: jax.vmap(lambda g: jax.random.fold_in(k, g))(
+      first + jnp.arange(group, dtype=jnp.uint32)
+    )
+  )(by_prompt, first_P)
   draw = jax.vmap(lambda k: jax.random.uniform(k, (length, 2)))
   return draw(by_sample.reshape(-1))
 

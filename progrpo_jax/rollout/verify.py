@@ -57,7 +57,7 @@ class Tokenizer(Protocol):
 def texts(
   tokenizer: Tokenizer, rollout: batch.Rollout, group: int
 ) -> tuple[tuple[str, ...], ...]:
-  """Decodes the responses of a rollout.
+  """Decodes the responses of a rollout; the last turn of those with several.
 
   Args:
     tokenizer: tokenizer of the policy.
@@ -68,7 +68,7 @@ def texts(
     texts_PG, a tuple of texts per prompt.
   """
   pairs = zip(np.asarray(rollout.tokens_BT), np.asarray(rollout.mask_BT))
-  flat = [tokenizer.decode(tokens[mask].tolist()) for tokens, mask in pairs]
+  flat = [last_turn(tokenizer, tokens, mask) for tokens, mask in pairs]
   starts = range(0, len(flat), group)
   return tuple(tuple(flat[i : i + group]) for i in starts)
 
@@ -78,6 +78,33 @@ def token_ids(rollout: batch.Rollout, group: int) -> list[list[list[int]]]:
   pairs = zip(np.asarray(rollout.tokens_BT), np.asarray(rollout.mask_BT))
   flat = [tokens[mask].tolist() for tokens, mask in pairs]
   return [flat[i : i + group] for i in range(0, len(flat), group)]
+
+
+def last_turn(tokenizer: Tokenizer, tokens_T, mask_T) -> str:
+  """Text of the last turn of a response, "" if it has no token."""
+  parts = conversation(tokenizer, tokens_T, mask_T)
+  return parts[-1]["content"] if parts else ""
+
+
+def conversation(
+  tokenizer: Tokenizer, tokens_T, mask_T
+) -> list[dict[str, str]]:
+  """The turns of a response and the replies between them, as messages.
+
+  A reply has the text that the chat template writes around it.
+
+  Args:
+    tokenizer: tokenizer of the policy.
+    tokens_T: tokens of a response.
+    mask_T: bool, those that the policy wrote.
+  """
+  return [
+    {
+      "role": "assistant" if written else "user",
+      "content": tokenizer.decode(np.asarray(tokens_T)[start:end].tolist()),
+    }
+    for start, end, written in batch.runs(mask_T)
+  ]
 
 
 def decode_and_verify(

@@ -12,6 +12,7 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.algos import collapse
 from progrpo_jax.devices import timing
+from progrpo_jax.rollout import verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Log:
   Attributes:
     rollouts_every: steps between saved rollouts; 0 for none.
     rollouts_prompts: number of groups saved per step.
+    tokenizer: the policy's, for the turns of a response.
     timer: timer of the stages.
     show: callback of (step, metrics).
     say: callback of a message to the user.
@@ -28,6 +30,7 @@ class Log:
 
   rollouts_every: int
   rollouts_prompts: int
+  tokenizer: verify.Tokenizer
   timer: timing.Timer
   show: Callable[[int, dict[str, float]], None]
   say: Callable[[str], None]
@@ -47,7 +50,10 @@ class Log:
     every = self.rollouts_every
     if every and (step % every == 0 or step == 1):
       writer.write_rollouts(
-        step, rollout_records(step, batch, advantages, self.rollouts_prompts)
+        step,
+        rollout_records(
+          step, batch, advantages, self.rollouts_prompts, self.tokenizer
+        ),
       )
 
   def __call__(
@@ -96,7 +102,11 @@ class Log:
 
 
 def rollout_records(
-  step: int, groups: groups_lib.Groups, advantages, limit: int
+  step: int,
+  groups: groups_lib.Groups,
+  advantages,
+  limit: int,
+  tokenizer: verify.Tokenizer,
 ) -> list[dict]:
   """Returns JSON-able records of the first groups of a batch.
 
@@ -105,14 +115,25 @@ def rollout_records(
     groups: groups of the batch.
     advantages: advantages of the groups, see `learn.advantage`.
     limit: largest number of groups.
+    tokenizer: the policy's.
 
   Returns:
-    One dict per group with its prompt, reference and completions.
+    One dict per group with its prompt, reference and completions. The text of
+    a completion of several turns is its last turn; `turns` has all of them,
+    and the replies.
   """
   # Arrays are flat over the batch; [P, G] here.
   size = groups.reward_PG.shape[1]
   length = np.sum(groups.rollout.mask_BT, axis=1).reshape(-1, size)
   finished = np.asarray(groups.rollout.finished_B).reshape(-1, size)
+
+  def turns(p, g):
+    rollout, b = groups.rollout, p * size + g
+    talk = verify.conversation(
+      tokenizer, rollout.tokens_BT[b], rollout.mask_BT[b]
+    )
+    return {"turns": talk} if len(talk) > 1 else {}
+
   return [
     dict(
       step=step,
@@ -132,6 +153,7 @@ def rollout_records(
           c_answer=float(advantages["c_answer_PG"][p, g]),
           length=int(length[p, g]),
           finished=bool(finished[p, g]),
+          **turns(p, g),
         )
         | ({"extra": extra} if (extra := groups.extra(p, g)) else {})
         for g in range(size)

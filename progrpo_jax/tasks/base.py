@@ -8,6 +8,8 @@ A task is a module: one of this package, named in a config by its file's name
   VERIFIER = "module:function"      see progrpo_jax.rewards.score
   canonical(completion, row) -> str   optional; by default the function of
                                       that name in the verifier's module
+  reply(messages, reference, **meta) -> str | None   optional; the task then
+                                      answers the policy, see `replies`
   DOMAIN = "logic"                    optional, shown in lists of tasks
   SET = schema.Set(...)               in place of DOMAIN, for published sets
 
@@ -16,6 +18,12 @@ function(completion, row.reference, **row.meta), where meta lacks the keys that
 only describe the problem (`_DESCRIPTIVE`). `canonical` maps an answer to a
 normal form; distinct correct answers are counted by it. If a completion has a
 thinking section, both functions see only what follows it (rewards/thinking).
+
+With `reply` an episode has several turns. It runs in another process, as the
+verifier does, after each turn that the policy ended by itself. `messages` are
+[{"role": "user" or "assistant", "content": text}, ...] from the prompt to that
+turn, without thoughts. It returns the text of the user's next message, or None
+if the episode is over. The verifier then judges the last turn.
 """
 
 from collections import Counter
@@ -344,6 +352,25 @@ def item(row: Row, completion: str) -> pool.Item:
   """Returns the pool's work item that verifies a completion of a row."""
   meta = {key: v for key, v in row.meta.items() if key not in _DESCRIPTIVE}
   return pool.Item(verifier(row), completion, row.reference, meta)
+
+
+def replies(row: Row | None) -> bool:
+  """Says whether a row's task answers the policy; None is a row of no task."""
+  return row is not None and hasattr(resolve(row.task), "reply")
+
+
+def reply(row: Row, messages: Sequence[Mapping[str, str]]) -> pool.Call:
+  """Returns the pool's call of a task's `reply`.
+
+  Args:
+    row: problem of a task that replies.
+    messages: the conversation, which ends with a turn of the policy.
+  """
+  meta = {key: v for key, v in row.meta.items() if key not in _DESCRIPTIVE}
+  name = resolve(row.task).__name__
+  return pool.Call(
+    f"{name}:reply", [list(map(dict, messages)), row.reference], meta
+  )
 
 
 def canonical(completion: str, row: Row) -> str:

@@ -210,6 +210,26 @@ class ChatTemplate:
       self._between[roles] = [*pieces, rest]
     return self._between[roles]
 
+  @functools.cached_property
+  def reply_pieces(self) -> tuple[str, str]:
+    """Text that the template writes around a user's message after an answer.
+
+    Returns:
+      (head, tail): from the answer's end to the message, and from the message
+      to the next answer.
+
+    Raises:
+      InputError: the template cannot render a chat of several turns.
+    """
+    try:
+      *_, head, tail = self._pieces(("user", "assistant", "user"))
+    except errors.InputError as e:
+      raise errors.InputError(
+        f"{e}, so a task that replies cannot be used with it; set "
+        "config.sampling.max_turns=1 or another config.model.chat_template"
+      ) from e
+    return head, tail
+
   def _render(self, messages: list[dict], opens_answer: bool) -> str:
     """Renders a chat, with the beginning of an answer if `opens_answer`."""
     values = {

@@ -76,6 +76,13 @@ class Tokenizer(Protocol):
         not write it.
     """
 
+  def encode_reply(self, text: str) -> list[int]:
+    """Ids of a message that follows a stop token of the policy.
+
+    With what the chat template writes between an answer's stop token and the
+    message, and up to the next answer. Without a template: the text's alone.
+    """
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids without special tokens; tags of thoughts are kept."""
 
@@ -262,6 +269,10 @@ class SentencePieceTokenizer:
     ids = self.encode(text)
     return self._bos + ids, [False] * len(self._bos) + [True] * len(ids)
 
+  def encode_reply(self, text: str) -> list[int]:
+    """Ids of the text alone."""
+    return self.encode(text)
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids, without special ids and ids outside the vocabulary."""
     return self._processor.decode(
@@ -378,6 +389,16 @@ class HFTokenizer:
       return self._code(*self._chat.wrap(text))
     ids, user = self._code(text, 0, len(text))
     return [*self._before, *ids], [*[False] * len(self._before), *user]
+
+  def encode_reply(self, text: str) -> list[int]:
+    """Ids of a message after a stop token, with the template around it."""
+    text = _valid(text)
+    if self._chat is None:
+      return self.encode(text)
+    head, tail = self._chat.reply_pieces
+    ids, _ = self._code(head + text + tail, len(head), len(head) + len(text))
+    # The stop token that the policy wrote takes the place of the template's.
+    return ids[1:] if ids and ids[0] in self.stop_ids else ids
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids, including the tags of thoughts.

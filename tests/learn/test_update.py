@@ -606,3 +606,54 @@ def test_other_batches_and_minibatches_compile_nothing(params, batch, run):
   turned = jax.tree.map(lambda x: x[::-1].copy(), batch)
   run(now, turned, np.int32(0), FIRST, KEY)
   assert run.compiled._cache_size() == before
+
+
+def test_a_token_that_the_policy_did_not_write_has_no_gradient(
+  params, batch, run
+):
+  """It is context: its own log-prob is in no loss, be its inputs NaN."""
+  mask = batch.sequences.mask_NRT.copy()
+  mask[..., 1:3] = False  # a reply, wherever a response is long enough
+  holes = ~mask & (np.arange(T) < batch_lib.extents(mask)[..., None])
+  assert holes.any() and (mask & (np.arange(T) > 2)).any()
+  talk = batch.replace(sequences=batch.sequences.replace(mask_NRT=mask))
+
+  def learnt(filled):
+    changed = np.where(holes, np.float32(filled), batch.old_logp_NRT)
+    given = talk.replace(old_logp_NRT=changed, ref_logp_NRT=changed)
+    return run(state(params), given, np.int32(0), FIRST, KEY)
+
+  (one, metrics), (other, _) = learnt(-1.0), learnt(np.nan)
+  assert mean(metrics, "skipped_updates") == 0.0
+  assert mean(metrics, "grad_norm") > 0
+  assert metrics["ratio/mean"][1] == mask[::2].sum()
+  equal(one.params, other.params)
+
+  # The packed gradient of the log-probs is that of a plain pass over the
+  # tokens that were written, and another with the reply's among them.
+  def packed(params):
+    read = update.loss_inputs(
+      CONFIG, params, update.pack(talk, LAYOUT), DIST, LATER, KEY
+    )
+    return jnp.sum(jnp.where(read.mask_BT, read.logp_BT, 0.0))
+
+  q = talk.sequences
+  tokens = np.concatenate(
+    [np.repeat(q.prompt_NT, R, 0), q.tokens_NRT.reshape(-1, T)], axis=1
+  )
+  real = np.arange(T) < batch_lib.extents(mask)[..., None]
+  seen = np.concatenate(
+    [np.repeat(q.prompt_mask_NT, R, 0), real.reshape(-1, T)], axis=1
+  )
+
+  def plain(params, counted):
+    logits = transformer.logits(CONFIG, params, tokens, seen) / DIST.temperature
+    logp = jax.nn.log_softmax(logits)[:, P - 1 : -1]
+    logp = jnp.take_along_axis(logp, tokens[:, P:, None], axis=2)[..., 0]
+    return jnp.sum(jnp.where(counted.reshape(-1, T), logp, 0.0))
+
+  gradient = jax.grad(plain)(params, mask)
+  found = jax.grad(packed)(params)
+  close(found, gradient, rtol=1e-3, atol=1e-3)
+  with pytest.raises(AssertionError):
+    close(found, jax.grad(plain)(params, real), rtol=1e-3, atol=1e-3)
