@@ -2,6 +2,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -23,6 +24,15 @@ PROCEDURAL = (
 def _rows(name, split, data_dir, **options):
   source = base.load(name, split, data_dir=data_dir, **{**SMALL, **options})
   return [source[i] for i in range(len(source))]
+
+
+def test_a_build_leaves_no_temporary_files(tmp_path, monkeypatch):
+  place = tmp_path / "temporary"
+  place.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(place))
+  sizes = {"num_train": 2, "num_validation": 1}
+  assert len(_rows("chain_sum", "train", str(tmp_path / "data"), **sizes)) == 2
+  assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("template", reasoning_gym.TEMPLATES)

@@ -42,6 +42,17 @@ def plain(value: Any) -> Any:
   return value.item() if hasattr(value, "item") else str(value)
 
 
+class Info(tfds.core.DatasetInfo):
+  """A description that is read from the disk alone."""
+
+  def initialize_from_bucket(self) -> None:
+    """Reads nothing.
+
+    TFDS would ask its bucket for a description, which it has of its own data
+    sets only, and leave a temporary directory behind each time.
+    """
+
+
 def info(
   builder: tfds.core.DatasetBuilder, *texts: str
 ) -> tfds.core.DatasetInfo:
@@ -55,7 +66,7 @@ def info(
   text = tfds.features.Text()
   features = dict.fromkeys(texts, text)
   features["demonstrations"] = tfds.features.Sequence(text)
-  return tfds.core.DatasetInfo(
+  return Info(
     builder=builder,
     features=tfds.features.FeaturesDict(features),
     disable_shuffling=True,  # row i is the i-th that was generated
