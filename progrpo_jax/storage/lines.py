@@ -197,11 +197,8 @@ def samples(path, damage):
     completions = record.get("completions")
     if (
       not isinstance(completions, list)
-      # None where prompts were not scored.
-      or not (
-        "c_prompt" in record
-        and (record["c_prompt"] is None or _is_number(record["c_prompt"]))
-      )
+      # None where prompts were not scored; evaluations never score them.
+      or not _is_number(record.get("c_prompt"))
       or not all(
         isinstance(completion, dict)
         and isinstance(completion.get("text", ""), str)
