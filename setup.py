@@ -129,6 +129,7 @@ setuptools.setup(
     "gcs": GCS,
     "notebooks": ["jupyter>=1.1", *NOTEBOOKS],
     "wandb": ["wandb>=0.20"],
+    "trackio": ["trackio>=0.43"],
     "docs": DOCS,
     "test": [
       "hypothesis>=6.140",

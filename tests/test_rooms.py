@@ -151,6 +151,7 @@ ROOMS = {
   ],
   "storage": [
     "lines.py",
+    "loggers.py",
     "metrics.py",
     "lock.py",
     "checkpoint.py",
@@ -186,10 +187,12 @@ ROOMS = {
   "report": [
     "comparison.py",
     "tables.py",
+    "verdict.py",
     "figures.py",
     "live.py",
     "markup.py",
     "rollouts.py",
+    "answers.py",
     "sections.py",
     "html.py",
     "notebook.py",
@@ -222,8 +225,9 @@ IMPORTERS = {
   "IPython": ["report/notebook.py"],
   "fsspec": ["places.py"],
   "gcsfs": [],
-  "tensorboardX": ["storage/metrics.py"],
-  "wandb": ["storage/metrics.py"],
+  "tensorboardX": ["storage/loggers.py"],
+  "wandb": ["storage/loggers.py"],
+  "trackio": ["storage/loggers.py"],
   "tensorflow": [],
   "torch": [],
 }

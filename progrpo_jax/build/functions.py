@@ -28,6 +28,7 @@ from progrpo_jax.algos import (
 from progrpo_jax.config import checks
 from progrpo_jax.learn import optim
 from progrpo_jax.models import scoring
+from progrpo_jax.storage import loggers
 
 
 def resolve(module: types.ModuleType, name: str):
@@ -211,6 +212,18 @@ def make_correction(c):
   return _with_options(
     resolve(correction, c.algo.correction), "correction_options", c
   )
+
+
+def make_logger(c):
+  """Returns (import path, function) of the user's logger, None without one."""
+  name = c.log.logger
+  if not name:
+    return None
+  if "." not in name:
+    raise errors.InputError(
+      f"config.log.logger = {name!r} is no import path, such as mine.Logger"
+    )
+  return name, resolve(loggers, name)
 
 
 def updates_per_step(c) -> int:

@@ -197,6 +197,8 @@ def make_writer(
     workdir,
     tensorboard=c.log.tensorboard,
     wandb=c.log.wandb,
+    trackio=c.log.trackio,
+    logger=functions.make_logger(c),
     resume_step=resume_step,
     unfinished=unfinished,
   )
@@ -219,6 +221,7 @@ def check(c: ml_collections.ConfigDict, mesh) -> None:
       functions.make_objective,
       functions.make_advantage,
       functions.make_correction,
+      functions.make_logger,
     ):
       make(stage)
     if c.optim.decay != "constant" and (

@@ -11,7 +11,7 @@ import rich.text
 
 from progrpo_jax import errors, places, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.report import comparison, html, live, tables
+from progrpo_jax.report import comparison, html, live, tables, verdict
 from progrpo_jax.storage import metrics
 
 
@@ -24,6 +24,7 @@ def run(argv):
   console = rich.console.Console()
   if not console.is_terminal:  # rich assumes 80 columns for a pipe or a file
     console = rich.console.Console(width=120)
+  _print_verdict(console, verdict.of(summary))
   console.print(_table(summary))
   for table in tables.of(summary):
     console.print(_rich_table(table))
@@ -36,7 +37,12 @@ def run(argv):
   if args.json:
     path = epath.Path(args.json)
     places.make_directory(path.parent)
-    path.write_text(json.dumps(metrics.plain(summary), indent=2) + "\n")
+    # Each method's own sentences, without which its entry would be numbers.
+    entries = {
+      label: {**entry, "verdict": verdict.of_method(label, entry)}
+      for label, entry in summary.items()
+    }
+    path.write_text(json.dumps(metrics.plain(entries), indent=2) + "\n")
     print(f"wrote {path}")
   return 0
 
@@ -87,6 +93,16 @@ def _groups(workdirs, labels):
   for name, workdir in zip(names, workdirs, strict=True):
     groups.setdefault(name, []).append(metrics.load(workdir, damage=[]))
   return groups
+
+
+def _print_verdict(console, told):
+  """Prints a verdict: headline, sentences, limits."""
+  console.print(rich.text.Text(live.printable(told.headline), "bold"))
+  for sentence in told.more:
+    console.print(rich.text.Text(f"• {live.printable(sentence)}"))
+  if told.limits:
+    console.print(rich.text.Text(live.printable(told.limits), "dim"))
+  console.print()
 
 
 def _table(summary):

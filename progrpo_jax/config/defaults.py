@@ -570,7 +570,15 @@ def _log(c: ConfigDict) -> None:
   """Logs."""
   c.log = ConfigDict()
   c.log.tensorboard = ranges.Flag(True)
+
+  # Copies of the metrics, and tables of the saved rollouts, to W&B or trackio.
   c.log.wandb = ranges.Flag(False)
+  c.log.trackio = ranges.Flag(False)
+
+  # Import path of your own logger ("mine.Logger"; "" for none): called with the
+  # workdir, it returns an object with `log(step, numbers)`; `table(step, name,
+  # columns, rows)` and `close()` are called if it has them.
+  c.log.logger = ranges.Text("")
 
   # Steps between saved rollouts (0 for none), and prompts saved per step.
   c.log.rollouts_every = ranges.Whole(10, at_least=0)

@@ -26,6 +26,7 @@ from progrpo_jax.evaluators import boundary, intervals, passk
 from progrpo_jax.storage import metrics
 
 BASE = "base"
+START = "step 0"
 BINS = 10
 # Names under `eval/<set>/tolerant/` are a second verdict on the same set, not
 # another set.
@@ -79,9 +80,14 @@ def analyse(groups, *, base=None, dataset=None):
     `tolerant`, {"k": [mean, low, high]} by the tolerant verdict;
     `curve`, [[pass@k, low, high], ...] for k = 1, 2, 3, ...;
     `histogram`, number of problems in each tenth of pass@1;
-    `difference`, {"against": label, "problems": number, "pass@k": {"k": [mean,
-    low, high]}} from the base, or without one from the first label, where
-    "problems" is the smallest number over k;
+    `difference`, {"against": label, "problems": number, "k": number, "pass@k":
+    {"k": [mean, low, high]}, "seeds": {"k": [mean of each seed]}} from the
+    base, or without one from the first label, where "problems" is the smallest
+    number over k, and the number "k" the largest to judge by (None if there is
+    no difference for k above 1), see `boundary.largest_k`;
+    `change`, the same from before training: the base, or without one the
+    label's own evaluations at step 0;
+    `from_first`, the same from the first method;
     `regimes`, {set: result of `regimes`} for every set.
 
   Raises:
@@ -91,7 +97,7 @@ def analyse(groups, *, base=None, dataset=None):
   everything = {**({BASE: [base]} if base else {}), **groups}
   dataset = next(iter(summary.values()))["set"]
   counts = last_counts(groups, base=base, dataset=dataset)
-  first = next(iter(everything))
+  first, first_method = next(iter(everything)), next(iter(groups))
   for label, runs in everything.items():
     entry, label_counts = summary[label], counts[label]
     entry["bound"] = bounds(entry)
@@ -102,6 +108,16 @@ def analyse(groups, *, base=None, dataset=None):
     entry["difference"] = None
     if label != first:
       entry["difference"] = _difference(label_counts, counts[first], first)
+    entry["change"] = entry["from_first"] = None
+    if label != BASE or not base:
+      start = counts[BASE] if base else _starts(runs, dataset)
+      entry["change"] = _difference(
+        label_counts, start, BASE if base else START
+      )
+      if label != first_method:
+        entry["from_first"] = _difference(
+          label_counts, counts[first_method], first_method
+        )
     entry["regimes"] = {
       name: regime
       for name in dict.fromkeys(name for run in runs for name in sets(run))
@@ -495,6 +511,11 @@ def _per_problem(counts, k, means):
   return [np.mean(values) for values in by_problem if values]
 
 
+def last_step(run, dataset):
+  """Step of the last evaluation of the set, or None."""
+  return _last(run, dataset).get("step")
+
+
 def _last(run, dataset):
   """The last evaluation row of the set, or {}."""
   prefix = f"eval/{dataset}/pass@"
@@ -505,6 +526,14 @@ def _last(run, dataset):
 def _last_counts(run, dataset):
   row = _last(run, dataset)
   return step_counts(run, dataset, row["step"]) if row else {}
+
+
+def _starts(runs, dataset):
+  """`step_counts` of each run at step 0; {} for a run without later steps."""
+  return [
+    step_counts(run, dataset, 0) if _last(run, dataset).get("step") else {}
+    for run in runs
+  ]
 
 
 def _shared(counts):
@@ -561,16 +590,30 @@ def _difference(counts, reference, against):
     ),
     default=0,
   )
-  differences, problems = {}, tried
+  differences, seeds, problems = {}, {}, tried
   for k in passk.powers(most):
     a, b = _values(counts, k), _values(reference, k)
-    both = len(a.keys() & b.keys())
-    if passk.is_enough(both, tried):
-      problems = min(problems, both)
+    both = a.keys() & b.keys()
+    if passk.is_enough(len(both), tried):
+      problems = min(problems, len(both))
       differences[str(k)] = list(passk.difference(a, b))
+      seeds[str(k)] = [
+        float(np.mean([run[name] - b[name] for name in both & run.keys()]))
+        for run in (passk.per_problem(count, k) for count in counts)
+      ]
   if not differences:
     return None
-  return {"against": against, "problems": problems, "pass@k": differences}
+  largest = boundary.largest_k(*counts, *reference)
+  return {
+    "against": against,
+    "problems": problems,
+    "k": max(
+      (int(k) for k in differences if 1 < int(k) <= (largest or 0)),
+      default=None,
+    ),
+    "pass@k": differences,
+    "seeds": seeds,
+  }
 
 
 def _checkpoints(runs, dataset, has_base):

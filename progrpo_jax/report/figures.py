@@ -5,7 +5,9 @@ the loaded runs (seeds) of that label, and returns a matplotlib figure, or None
 if the runs have no data for it. A single run is `{name: [run]}`.
 """
 
+import html
 import io
+import json
 import re
 
 import matplotlib
@@ -30,9 +32,15 @@ PALETTE = (
 )
 INK, GRID, BASE = "#1b1f24", "#dde1e6", "#5f6670"
 STAGES = ("sample", "verify", "score", "update")
+_VARIABLES = {color: f"--c{i}" for i, color in enumerate(PALETTE)}
+_VARIABLES |= {INK: "--ink", GRID: "--grid", BASE: "--base"}
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 _MAX_POINTS = 300
+# With more labels than this the legend stands below the figure.
+_MAX_INSIDE = 4
+# Columns of a legend below, and the inches that each of its rows takes.
+_BELOW, _ROW = 4, 0.18
 _STYLE = {
   "axes.axisbelow": True,
   "axes.edgecolor": GRID,
@@ -176,7 +184,7 @@ def arm(groups):
   with matplotlib.rc_context(_STYLE):
     figure, (top, bottom) = _axes(2, heights=(3, 2))
     alone = len(colored) == 1
-    for _, runs, color in colored:
+    for label, runs, color in colored:
       # Seeds are averaged per step; the band is mean ± std over completions.
       means, stds = _gather(runs, gap), _gather(runs, spread)
       steps = [step for step in means if step in stds]
@@ -186,7 +194,7 @@ def arm(groups):
       top.fill_between(
         x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0
       )
-      _line(top, means, color, label="mean ± std")
+      _line(top, means, color, label="mean ± std" if alone else label)
     top.axhline(0, color=BASE, linewidth=1)
     top.set_title("ARM: confidence gap, prompt − answer")
     _finish(top, "gap", legend=alone, steps=False)
@@ -265,7 +273,9 @@ def pass_at_k(groups, base=None, dataset=None):
         mean,
         color=color,
         label=label,
-        linestyle=(0, (4, 2)) if label == comparison.BASE else "-",
+        linestyle=(0, (4, 2))
+        if label == comparison.BASE
+        else _dashes(list(groups).index(_unshown(label))),
         marker=_MARKERS[index % len(_MARKERS)],
         markersize=5,
         markevery=marked,
@@ -378,7 +388,8 @@ def to_svg(figure, name, label):
   """Returns a figure as an SVG element for an HTML page.
 
   Colours become CSS variables with the original colour as the fallback, so
-  that the same drawing suits light and dark pages.
+  that the same drawing suits light and dark pages. The attribute
+  `data-curves` holds the lines' points, for the page's script.
 
   Args:
     figure: matplotlib figure.
@@ -386,6 +397,7 @@ def to_svg(figure, name, label):
     label: description for screen readers, already escaped.
   """
   text = io.StringIO()
+  lines = _labelled_lines(figure, name)
   with matplotlib.rc_context(_STYLE):
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(text, format="svg", metadata=nothing)
@@ -396,20 +408,95 @@ def to_svg(figure, name, label):
   svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
   svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
   svg = re.sub(r'\s(?:d|x|y|points)="[^"]*"', _short_numbers, svg)
-  names = {color: f"--c{i}" for i, color in enumerate(PALETTE)}
-  names |= {INK: "--ink", GRID: "--grid", BASE: "--base"}
-  for color, variable in names.items():
-    svg = re.sub(
-      rf"((?:fill|stroke): ){color}", rf"\1var({variable}, {color})", svg
-    )
+  for color in _VARIABLES:
+    svg = re.sub(rf"((?:fill|stroke): ){color}", rf"\1{css(color)}", svg)
   # The page sets the size; the drawing's own width is the upper limit.
   size = re.search(r'width="([\d.]+)pt"', svg)[1]
   svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
+  # The axes have their final places now that the figure is drawn.
+  data = json.dumps(_curves(figure, lines), separators=(",", ":"))
+  curves = f' data-curves="{html.escape(data)}"' if lines else ""
   return svg.replace(
     "<svg",
-    f'<svg role="img" aria-label="{label}" style="max-width: {size}pt"',
+    f'<svg role="img" aria-label="{label}" style="max-width: {size}pt"{curves}',
     1,
   )
+
+
+def css(color):
+  """CSS of a colour, which a dark page replaces if it has a variable."""
+  variable = _VARIABLES.get(color)
+  return f"var({variable}, {color})" if variable else color
+
+
+def _labelled_lines(figure, name):
+  """{axes: [(id in the SVG, line)]} of the lines with points in data units."""
+  found = {}
+  for row, axes in enumerate(figure.axes):
+    for index, line in enumerate(axes.get_lines()):
+      # Lines across the whole axes are in other units.
+      in_data = line.get_transform() == axes.transData
+      if in_data and not line.get_label().startswith("_"):
+        line.set_gid(f"series-{row}-{index}")
+        found.setdefault(axes, []).append((f"{name}-{line.get_gid()}", line))
+  return found
+
+
+def _curves(figure, lines):
+  """Returns what the page's script needs to know of a figure's lines.
+
+  Args:
+    figure: figure that has been drawn.
+    lines: result of `_labelled_lines`.
+
+  Returns:
+    A list with a dict for each axes: `box`, its left, top, right and bottom in
+    the SVG; `x` and `y`, each [low, high, whether it is logarithmic]; `name` of
+    the x axis; whether y is a `share`; `steps`, the different lists of x; and
+    `lines` with id, label, color, y and `at`, the index of its x in `steps`.
+  """
+  width, height = (72 * inches for inches in figure.get_size_inches())
+  name = figure.axes[-1].get_xlabel().partition(" (")[0]
+  panels = []
+  for axes, members in lines.items():
+    place = axes.get_position()
+    steps, parts = [], []
+    for identity, line in members:
+      x = [float(f"{value:.6g}") for value in line.get_xdata()]
+      if x not in steps:
+        steps.append(x)
+      parts.append(
+        {
+          "id": identity,
+          "label": _unshown(line.get_label()),
+          "color": css(line.get_color()),
+          "at": steps.index(x),
+          "y": [
+            float(f"{value:.4g}") if np.isfinite(value) else None
+            for value in line.get_ydata()
+          ],
+        }
+      )
+    sides = (
+      place.x0 * width,
+      (1 - place.y1) * height,
+      place.x1 * width,
+      (1 - place.y0) * height,
+    )
+    panels.append(
+      {
+        "box": [round(side, 2) for side in sides],
+        "x": [*axes.get_xlim(), axes.get_xscale() == "log"],
+        "y": [*axes.get_ylim(), axes.get_yscale() == "log"],
+        "name": name,
+        "share": isinstance(
+          axes.yaxis.get_major_formatter(), matplotlib.ticker.PercentFormatter
+        ),
+        "steps": steps,
+        "lines": parts,
+      }
+    )
+  return panels
 
 
 def _short_numbers(match):
@@ -445,8 +532,15 @@ def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
     figure, rows = _axes(len(parts), heights=[height for _, height in parts])
     # The legend is in the top row only, the step axis is labelled below.
     for axes, ((name, title, unit, share), _) in zip(rows, parts, strict=True):
-      for label, runs, color in _colored(groups):
-        _line(axes, _gather(runs, name), color, label=label, smooth=smooth)
+      for index, (label, runs, color) in enumerate(_colored(groups)):
+        _line(
+          axes,
+          _gather(runs, name),
+          color,
+          label=label,
+          linestyle=_dashes(index),
+          smooth=smooth,
+        )
       if title:
         axes.set_title(title)
       last = axes is rows[-1]
@@ -490,6 +584,11 @@ def _colored(groups):
   ]
 
 
+def _dashes(index):
+  """Line style of a label: each round through the palette has its own."""
+  return _DASHES[index // len(PALETTE) % len(_DASHES)]
+
+
 def _shown(label):
   """Makes a label safe for matplotlib.
 
@@ -498,6 +597,11 @@ def _shown(label):
   """
   label = label.replace("$", r"\$")
   return f"\u2009{label}" if label.startswith("_") else label
+
+
+def _unshown(label):
+  """Returns the text that `_shown` made safe."""
+  return label.removeprefix("\u2009").replace(r"\$", "$")
 
 
 def _gather(runs, name, rows="metrics"):
@@ -571,7 +675,7 @@ def _finish(
     axes: matplotlib axes.
     unit: label of the y axis.
     share: whether values are shares, shown as percentages from 0 to 100%.
-    legend: whether to add a legend inside the axes.
+    legend: whether to add a legend, inside the axes if it is short.
     steps: whether the x axis is labelled as steps.
     floor: lower limit of the y axis, or None.
     fit: whether a share's axis may start above 0.
@@ -586,14 +690,20 @@ def _finish(
   if floor is not None:
     axes.set_ylim(bottom=floor)
   axes.margins(x=0.02)
-  if legend:
+  if legend and len(axes.get_legend_handles_labels()[1]) > _MAX_INSIDE:
+    _legend_below(axes, _BELOW)
+  elif legend:
     axes.legend(loc="best")
 
 
 def _legend_below(axes, columns):
-  """Adds a legend below the whole figure."""
+  """Adds a legend below the whole figure, which grows by its further rows."""
   handles, labels = axes.get_legend_handles_labels()
-  axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+  columns = min(columns, _BELOW if len(labels) <= 2 * _BELOW else 3)
+  rows = -(-len(labels) // columns)
+  figure = axes.figure
+  figure.set_figheight(figure.get_figheight() + _ROW * max(rows - 2, 0))
+  figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _bars_over_steps(axes, runs):

@@ -19,6 +19,7 @@ from etils import epath
 
 from progrpo_jax import places
 from progrpo_jax.report import (
+  answers,
   comparison,
   figures,
   live,
@@ -176,7 +177,7 @@ def write_report(workdir, path=None):
       parts,
     ),
     parts=parts,
-    data=data,
+    data={"rollouts": data} if data["groups"] else {},
   )
   say_damage([run])
   return path
@@ -221,8 +222,10 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
     The path of the page.
   """
   path = epath.Path(path)
+  summary = comparison.analyse(groups, base=base, dataset=dataset)
+  pairs = answers.collect(groups, base=base, dataset=dataset)
   # The base and the set are bound here; other figures need neither.
-  drawn = (
+  first = (
     (
       lambda groups: figures.pass_at_k(groups, base=base, dataset=dataset),
       "Unbiased pass@k of the last evaluation; the bands are 95% intervals.",
@@ -231,18 +234,31 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
       lambda groups: figures.pass_at_k_over_steps(groups, dataset=dataset),
       "pass@k of each evaluation.",
     ),
+    *((f, c) for f, c in _RUN_FIGURES if f is figures.entropy),
+  )
+  bins = (
     (
       lambda groups: figures.pass1_histogram(groups, base, dataset),
       "Number of problems by pass@1 in the last evaluation; a bin includes its "
       "lower end, the last bin also 100%.",
     ),
-    *((f, c) for f, c in _RUN_FIGURES if not f.__name__.startswith("pass_at")),
   )
-  table = sections.comparison_tables(groups, base, dataset)
+  shown = (figures.pass_at_k, figures.pass_at_k_over_steps, figures.entropy)
+  rest = [(f, c) for f, c in _RUN_FIGURES if f not in shown]
   parts = (
-    ("table", "Side by side", table),
-    ("boundary", "Boundary", sections.boundary(groups, base, dataset)),
-    ("figures", "Curves", _figures(drawn, groups)),
+    ("glance", "pass@k and entropy", _figures(first, groups, name="g")),
+    ("answers", "Answers side by side", answers.browser(pairs)),
+    (
+      "table",
+      "Side by side",
+      sections.comparison_tables(groups, base, dataset),
+    ),
+    (
+      "boundary",
+      "Bounds and bins",
+      sections.boundary(summary, _figures(bins, groups, name="b")),
+    ),
+    ("figures", "Curves", _figures(rest, groups)),
     (
       "exploration",
       "Exploration",
@@ -256,8 +272,15 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
   _write(
     path,
     title="Comparison",
-    header=_header("comparison", " · ".join(groups), facts, "", parts),
+    header=_header(
+      "comparison",
+      " · ".join(groups),
+      facts,
+      sections.verdict_box(summary),
+      parts,
+    ),
     parts=parts,
+    data={"answers": pairs} if pairs["rows"] else {},
   )
   return path
 
@@ -270,21 +293,28 @@ def _resource(name):
 def _write(path, *, title, header, parts, data=None):
   """Fills the page's template and writes the page.
 
+  `data` maps the name of a part of the script to its data.
+
   One pass over the template: a filled-in text that looks like a field stays
   as it is.
   """
-  script = _resource("page.js") if data and data["groups"] else ""
-  policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
+  # The content policy runs this one script and no other, by its hash. Each
+  # part of it has a scope of its own.
+  parts_of_script = [_resource("page.js"), f"{{\n{_resource('curves.js')}}}\n"]
   scripts = ""
-  if script:
-    script = f"\n{script}"
-    # The content policy runs this one script and no other, by its hash.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest())
-    policy += f"; script-src 'sha256-{digest.decode()}'"
-    scripts = (
-      '<script type="application/json" id="rollout-data">'
-      f"{markup.embed(data)}</script>\n<script>{script}</script>"
+  for name, content in (data or {}).items():
+    parts_of_script.append(f"{{\n{_resource(f'{name}.js')}}}\n")
+    scripts += (
+      f'<script type="application/json" id="{name}-data">'
+      f"{markup.embed(content)}</script>\n"
     )
+  script = "\n" + "".join(parts_of_script)
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest())
+  policy = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    f"script-src 'sha256-{digest.decode()}'"
+  )
+  scripts += f"<script>{script}</script>"
   body = "\n".join(
     f'<section id="{name}"><h2>{heading}</h2>\n{content}</section>'
     for name, heading, content in parts

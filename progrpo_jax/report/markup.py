@@ -61,10 +61,12 @@ def table(columns, rows, *, words=False):
   )
   head = f"<thead><tr>{head}</tr></thead>" if head else ""
   kind = ' class="words"' if words else ""
-  # Wide tables scroll sideways inside this box, not with the whole page.
+  # Wide tables scroll sideways inside this box, not with the whole page; the
+  # page's script shows the note where the table is cut.
   return (
     f'<div class="scroll"><table{kind}>{head}<tbody>{body}</tbody></table>'
-    "</div>"
+    '</div><p class="cut">The table is wider than the page: scroll it sideways '
+    "for its other columns.</p>"
   )
 
 

@@ -49,7 +49,7 @@ def collect(run):
           f"{MAX_PROMPTS} of {len(rows)} prompts of {source} step {step}"
         )
       # Prompts shared with other steps first: they can be compared.
-      rows = sorted(rows, key=lambda row: -seen[_key(row)])[:MAX_PROMPTS]
+      rows = sorted(rows, key=lambda row: -seen[key(row)])[:MAX_PROMPTS]
       rows = [_row(row) for row in rows]
       if rows:
         groups.append({"source": source, "step": step, "rows": rows})
@@ -60,18 +60,18 @@ def _steps_by_prompt(steps):
   """{prompt key: number of steps that hold the prompt}."""
   seen = {}
   for rows in steps:
-    for key in {_key(row) for row in rows}:
-      seen[key] = seen.get(key, 0) + 1
+    for prompt in {key(row) for row in rows}:
+      seen[prompt] = seen.get(prompt, 0) + 1
   return seen
 
 
-def _key(row):
+def key(row):
   """Returns an id of the prompt, the same at every step."""
   identity = json.dumps([row.get("prompt"), row.get("reference")], default=str)
   return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-def _verdict(completion):
+def verdict(completion):
   """Returns "correct", "wrong", or "unknown" where the verifier failed."""
   if completion.get("status", "ok") != "ok":
     return "unknown"
@@ -82,16 +82,13 @@ def _row(row):
   """Returns one prompt with its completions, as the script reads it."""
   completions = row["completions"]
   # The counts cover all completions; only the first MAX_COMPLETIONS are shown.
-  verdicts = [_verdict(completion) for completion in completions]
+  verdicts = [verdict(completion) for completion in completions]
   letters = _answer_letters(completions)
-  reference = row.get("reference")
-  if not isinstance(reference, str):
-    reference = "" if reference is None else json.dumps(reference)
   return {
-    "key": _key(row),
+    "key": key(row),
     "task": str(row.get("task") or row.get("set") or ""),
-    "prompt": _short(row.get("prompt", "")),
-    "reference": _short(reference),
+    "prompt": short(row.get("prompt", "")),
+    "reference": short(reference(row)),
     "c_prompt": row.get("c_prompt"),
     "samples": len(completions),
     "correct": verdicts.count("correct"),
@@ -99,9 +96,9 @@ def _row(row):
     "distinct": len(set(letters.values())),
     "completions": [
       {
-        **{key: completion.get(key) for key in _COMPLETION_KEYS},
+        **{name: completion.get(name) for name in _COMPLETION_KEYS},
         "verdict": verdicts[index],
-        "text": _short(_conversation(completion)),
+        "text": short(conversation(completion)),
         "answer": letters.get(index),
       }
       for index, completion in enumerate(completions[:MAX_COMPLETIONS])
@@ -109,7 +106,15 @@ def _row(row):
   }
 
 
-def _conversation(completion):
+def reference(row):
+  """Returns the reference of a prompt as a text, "" without one."""
+  value = row.get("reference")
+  if isinstance(value, str):
+    return value
+  return "" if value is None else json.dumps(value)
+
+
+def conversation(completion):
   """Returns the text of a completion; with replies, if it has several turns."""
   if "turns" not in completion:
     return completion.get("text", "")
@@ -119,7 +124,7 @@ def _conversation(completion):
   )
 
 
-def _short(value):
+def short(value):
   """Cuts a text at MAX_CHARACTERS and says how much was cut."""
   value = str(value)
   if len(value) <= MAX_CHARACTERS:
@@ -135,20 +140,20 @@ def _answer_letters(completions):
   """
   letters, numbers = {}, {}
   for index, completion in enumerate(completions):
-    if _verdict(completion) == "correct":
-      answer = _answer(str(completion.get("text", "")))
-      number = numbers.setdefault(answer, len(numbers))
+    if verdict(completion) == "correct":
+      written = answer(str(completion.get("text", "")))
+      number = numbers.setdefault(written, len(numbers))
       letters[index] = chr(65 + number) if number < 26 else f"Z{number}"
   return letters
 
 
-def _answer(completion):
+def answer(completion):
   """Returns the answer of a completion, without white space."""
   tagged = re.findall(r"<answer>(.*?)</answer>", completion, flags=re.DOTALL)
   # One level of nested braces, as in \boxed{\frac{1}{2}}.
   boxed = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", completion)
-  answer = (tagged or boxed or [completion])[-1]
-  return re.sub(r"\s+", "", answer)
+  last = (tagged or boxed or [completion])[-1]
+  return re.sub(r"\s+", "", last)
 
 
 def browser(data):

@@ -10,7 +10,7 @@ import os
 import urllib.parse
 
 from progrpo_jax import places
-from progrpo_jax.report import comparison, figures, markup, tables
+from progrpo_jax.report import comparison, figures, markup, tables, verdict
 
 # By the number logged as `collapse/level`: word, colour of the shaded steps.
 LEVELS = (
@@ -76,7 +76,7 @@ def banner(judged):
   rest = len(alarms) - _MAX_ALARMS
   more = f"<li>and {rest} earlier</li>" if rest > 0 else ""
   style = (
-    f"border: 1px solid {_css(color)}; border-left-width: .5rem; "
+    f"border: 1px solid {figures.css(color)}; border-left-width: .5rem; "
     "border-radius: 10px; background: var(--card); padding: .7rem 1rem; "
     "margin: 1rem 0 0"
   )
@@ -260,20 +260,16 @@ def _comparison_table(groups, base, dataset, has_heading):
   ]
   names = ["method", *(f"pass@{k}" for k in ks)]
   names += [label for _, label, _ in columns]
-  best = {
-    k: max(
-      (e["pass@k"][k][0] for e in summary.values() if k in e["pass@k"]),
-      default=None,
-    )
-    for k in ks
-  }
+  best = {k: _clearly_best(summary, k) for k in ks}
   # The base policy is in no group: it has the colour of the figures' base.
   colors = dict(zip(groups, range(len(groups)), strict=True))
   rows = []
   for label, entry in summary.items():
     seeds = f"{entry['seeds']} seeds" if entry["seeds"] > 1 else ""
     name = markup.Cell(label, seeds, color=_color(colors.get(label)))
-    cells = [_pass_cell(entry, k, best[k]) for k in ks]
+    cells = [
+      markup.Cell(*tables.pass_cell(entry, k), best[k] == label) for k in ks
+    ]
     cells += [_number(entry[key], digits) for key, _, digits in columns]
     rows.append([name, *cells])
   heading = f"<h3>{markup.text(dataset)}</h3>" if has_heading else ""
@@ -293,20 +289,55 @@ def _comparison_note(summary, dataset):
     where += f"{markup.text(problems)}. "
   return (
     f"{where}The small numbers are 95% intervals "
-    f"({markup.text(kinds) or 'none measured'}); the best mean is bold."
+    f"({markup.text(kinds) or 'none measured'}); a mean is bold where its "
+    "interval lies above all others."
   )
 
 
-def _pass_cell(entry, k, best):
-  shown, small = tables.pass_cell(entry, k)
-  is_best = k in entry["pass@k"] and entry["pass@k"][k][0] == best
-  return markup.Cell(shown, small, is_best)
+def _clearly_best(summary, k):
+  """Label whose interval of pass@k lies above all others, or None."""
+  measured = {
+    label: entry["pass@k"][k]
+    for label, entry in summary.items()
+    if k in entry["pass@k"]
+  }
+  for label, (_, low, _) in measured.items():
+    others = [high for name, (_, _, high) in measured.items() if name != label]
+    if others and low > max(others):
+      return label
+  return None
 
 
-def boundary(groups, base, dataset):
-  """Returns the tables of `comparison.analyse`, each under its title."""
-  summary = comparison.analyse(groups, base=base, dataset=dataset)
-  return "".join(map(_boundary_table, tables.of(summary)))
+def verdict_box(summary):
+  """Returns the verdict of a comparison as the opening of its page.
+
+  Args:
+    summary: result of `comparison.analyse`.
+  """
+  told = verdict.of(summary)
+  more = "".join(f"<li>{markup.text(line)}</li>" for line in told.more)
+  more = f"<ul>{more}</ul>" if more else ""
+  limits = told.limits and f'<p class="note">{markup.text(told.limits)}</p>'
+  return (
+    '<div class="told" role="note" aria-label="Verdict">'
+    f'<p class="headline">{markup.text(told.headline)}</p>{more}{limits}</div>'
+  )
+
+
+def boundary(summary, drawn):
+  """Returns bounds, differences, regimes and bins, folded away.
+
+  Args:
+    summary: result of `comparison.analyse`.
+    drawn: HTML of the figures that belong to them.
+  """
+  parts = "".join(map(_boundary_table, tables.of(summary)))
+  if not parts and not drawn:
+    return ""
+  return (
+    "<details><summary>Bounds on pass@k, paired differences, regimes, problems "
+    f"by pass@1</summary>{parts}{drawn}</details>"
+  )
 
 
 def _boundary_table(table):
@@ -321,13 +352,8 @@ def _boundary_table(table):
 def _color(index):
   """CSS colour of a label, the same as in the figures; None is the base."""
   if index is None:
-    return f"var(--base, {figures.BASE})"
-  return _css(figures.PALETTE[index % len(figures.PALETTE)])
-
-
-def _css(color):
-  """CSS variable of a palette colour, which dark pages replace."""
-  return f"var(--c{figures.PALETTE.index(color)}, {color})"
+    return figures.css(figures.BASE)
+  return figures.css(figures.PALETTE[index % len(figures.PALETTE)])
 
 
 def links(groups, path):

@@ -1,36 +1,39 @@
 """Writes the measurements of a run, and reads them back as one record.
 
 The files are authoritative (`metrics.jsonl`, `eval.jsonl`, `rollouts/`,
-`evals/`); TensorBoard and W&B receive copies. A resumed run first removes
+`evals/`); loggers receive copies. A resumed run first removes
 everything after its checkpoint, so that its files equal those of an
 uninterrupted run. NaN and infinities are written as `null`: standard JSON has
 no such numbers, and many readers refuse Python's extension.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
 import re
-import tempfile
-import time
 
 from etils import epath
 import numpy as np
-import tensorboardX
 
 from progrpo_jax import errors, places
-from progrpo_jax.storage import lines
+from progrpo_jax.storage import lines, loggers
 
 METRICS = "metrics.jsonl"
 EVALS = "eval.jsonl"
 ROLLOUTS = "rollouts"
 EVAL_SAMPLES = "evals"
-# Seconds between copies of TensorBoard's file to a bucket.
-_COPY_S = 60.0
-# Above this size a new TensorBoard file begins: every copy is of a whole file.
-_EVENTS_BYTES = 4_000_000
+# Columns of the table of completions that loggers receive.
+_COLUMNS = (
+  "step",
+  "task",
+  "prompt",
+  "completion",
+  "reward",
+  "correct",
+  "advantage",
+  "length",
+)
 _STEP_FILE = re.compile(r"(\d{6,})\.jsonl$")
 
 
@@ -86,6 +89,8 @@ class MetricWriter:
     *,
     tensorboard=True,
     wandb=False,
+    trackio=False,
+    logger=None,
     resume_step=None,
     unfinished=False,
   ):
@@ -95,13 +100,17 @@ class MetricWriter:
       workdir: local path or gs:// URL.
       tensorboard: whether to write for TensorBoard too.
       wandb: whether to log to W&B too.
+      trackio: whether to log to trackio too.
+      logger: (import path, function) of a user's logger, see
+        `loggers.users`, or None.
       resume_step: last step to keep, everything later is removed; -1 starts
         over; None removes nothing.
       unfinished: whether the evaluation and the metrics of `resume_step` are
         still to come: of that step only the rollouts are kept.
 
     Raises:
-      InputError: wandb is not installed.
+      InputError: a package is not installed, or the user's logger cannot be
+        made.
     """
     self.workdir = places.make_directory(workdir)
     _cut_files(self.workdir / ROLLOUTS, resume_step)
@@ -113,8 +122,16 @@ class MetricWriter:
     purge = None if resume_step is None else resume_step + 1
     self._tensorboard = None
     if tensorboard:
-      self._tensorboard = _TensorBoard(self.workdir / "tb", purge)
-    self._wandb = _start_wandb(self.workdir) if wandb else None
+      self._tensorboard = loggers.TensorBoard(self.workdir / "tb", purge)
+    self._loggers = []
+    for is_wanted, make in ((wandb, loggers.wandb), (trackio, loggers.trackio)):
+      if is_wanted:
+        started = make(self.workdir)
+        self._loggers.append(loggers.Guarded(make.__name__, started))
+    if logger:
+      name, make = logger
+      started = loggers.users(make, name, self.workdir)
+      self._loggers.append(loggers.Guarded(name, started))
 
   def write(self, step, values):
     """Appends the line of a training step; `values` maps names to numbers."""
@@ -127,6 +144,9 @@ class MetricWriter:
   def write_rollouts(self, step, records):
     """Writes the sampled groups of a step, one line per prompt."""
     _write_whole(_step_file(self.workdir / ROLLOUTS, step), records)
+    rows = _table(records) if self._loggers else []
+    for logger in self._loggers:
+      logger.table(int(step), "completions", list(_COLUMNS), rows)
 
   def write_eval_samples(self, step, records):
     """Writes the samples of an evaluation, one line per problem.
@@ -144,11 +164,11 @@ class MetricWriter:
     _write_whole(path, [*old, *records])
 
   def close(self):
-    """Closes TensorBoard and W&B; the run's own files are always flushed."""
+    """Closes the loggers; the run's own files are always flushed."""
     if self._tensorboard:
       self._tensorboard.close()
-    if self._wandb:
-      self._wandb.finish()
+    for logger in self._loggers:
+      logger.close()
 
   def __enter__(self):
     return self
@@ -162,16 +182,16 @@ class MetricWriter:
     if not _is_local(path):
       path = lines.part(path, int(step))
     _append(path, {"step": int(step), **values})
-    # TensorBoard and W&B take numbers only: no texts, no null.
+    # Loggers take numbers only: no texts, no null.
     numbers = {
       k: v
       for k, v in values.items()
       if v is not None and not isinstance(v, str) and k != "step"
     }
     if self._tensorboard:
-      self._tensorboard.write(int(step), numbers)
-    if self._wandb:
-      self._wandb.log(numbers, step=int(step))
+      self._tensorboard.log(int(step), numbers)
+    for logger in self._loggers:
+      logger.log(int(step), numbers)
 
 
 class Unwritten:
@@ -181,69 +201,6 @@ class Unwritten:
     """Writes nothing."""
 
   write_eval = write_rollouts = write_eval_samples = write
-
-
-class _TensorBoard:
-  """Writes metrics for TensorBoard.
-
-  In a bucket, tensorboardX would rewrite its whole file for each line in a
-  thread, and after a first failure wait for the dead thread for ever. There
-  the file is written to a local temporary directory and copied periodically;
-  a large file is followed by a new one, so that copies stay small.
-  """
-
-  def __init__(self, folder, purge_step):
-    self._folder = folder
-    self._copied = time.monotonic()
-    self._files = 0
-    self._local = None
-    if not _is_local(folder):
-      self._local = epath.Path(tempfile.mkdtemp(prefix="progrpo-tb-"))
-    self._open(purge_step)
-
-  def _open(self, purge_step=None):
-    """Begins a file; TensorBoard reads a directory's files in name order."""
-    # Names begin with the time in seconds, so files of one second need this.
-    suffix = f".{self._files:06d}" if self._files else ""
-    self._files += 1
-    self._writer = tensorboardX.SummaryWriter(
-      os.fspath(self._local or self._folder),
-      purge_step=purge_step,
-      flush_secs=10,
-      filename_suffix=suffix,
-    )
-
-  def write(self, step, numbers):
-    for key, value in numbers.items():
-      self._writer.add_scalar(key, value, step)
-    self._writer.flush()
-    if self._local and time.monotonic() - self._copied > _COPY_S:
-      self._copy()
-      if any(
-        path.stat().length > _EVENTS_BYTES for path in self._local.iterdir()
-      ):
-        self._next()
-
-  def close(self):
-    self._writer.close()
-    if self._local:
-      try:
-        self._copy()
-      finally:
-        self._local.rmtree()
-
-  def _next(self):
-    """Closes the current file, copies its end, and begins a new one."""
-    self._writer.close()
-    self._copy()
-    for path in self._local.iterdir():
-      path.unlink()
-    self._open()
-
-  def _copy(self):
-    for path in self._local.iterdir():
-      (self._folder / path.name).write_bytes(path.read_bytes())
-    self._copied = time.monotonic()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +296,27 @@ def series(rows, name):
   ]
   steps, values = zip(*pairs, strict=True) if pairs else ((), ())
   return np.array(steps, int), np.array(values, float)
+
+
+def _table(records):
+  """Returns the completions of sampled groups as rows, see `_COLUMNS`."""
+  return [
+    [
+      plain(value)
+      for value in (
+        record.get("step"),
+        record.get("task"),
+        record.get("prompt"),
+        completion.get("text"),
+        completion.get("reward"),
+        completion.get("correct"),
+        completion.get("advantage"),
+        completion.get("length"),
+      )
+    ]
+    for record in records
+    for completion in record["completions"]
+  ]
 
 
 def _scalar(key, value):
@@ -479,24 +457,3 @@ def _steps_of(folder):
     return []
   matches = [_STEP_FILE.match(path.name) for path in folder.iterdir()]
   return sorted(int(match[1]) for match in matches if match)
-
-
-def _start_wandb(workdir):
-  """Starts a W&B run, or resumes the one with the same workdir path."""
-  try:
-    import wandb
-  except ImportError as error:
-    raise errors.InputError(
-      "logging to W&B was asked for, but wandb is not installed: "
-      f"{errors.install('wandb')}, or switch it off in the config"
-    ) from error
-  where = workdir.resolve() if _is_local(workdir) else workdir
-  config = workdir / "config.json"
-  return wandb.init(
-    project="progrpo_jax",
-    name=workdir.name,
-    id=hashlib.sha256(os.fspath(where).encode()).hexdigest()[:16],
-    resume="allow",
-    dir=os.fspath(workdir) if _is_local(workdir) else None,
-    config=json.loads(config.read_text()) if config.exists() else None,
-  )

@@ -380,9 +380,9 @@ def test_a_bucket_holds_the_files_that_a_directory_does(runs):
 
 WRITE = """
 import os, sys
-from progrpo_jax.storage import metrics
+from progrpo_jax.storage import loggers, metrics
 from progrpo_jax.storage.metrics import MetricWriter
-metrics._COPY_S, metrics._EVENTS_BYTES = 0, 50_000
+loggers.COPY_S, loggers.EVENTS_BYTES = 0, 50_000
 values = {f"some/metric/{i}": i / 7 for i in range(20)}
 with MetricWriter("gs://bucket/run", resume_step=-1) as writer:
   for step in range(1, 251):

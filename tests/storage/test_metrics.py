@@ -1,8 +1,6 @@
 """The writer's files after kills and resumes, and what the reader refuses."""
 
 import json
-import sys
-import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -208,30 +206,6 @@ def test_tensorboard_mirrors_the_numbers(tmp_path):
     ]
     at += size + 16
   assert found == [(7, "reward", 0.25)]
-
-
-def test_wandb_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(errors.InputError, match=r"progrpo_jax\[wandb\]"):
-    metrics.MetricWriter(tmp_path, tensorboard=False, wandb=True)
-
-
-def test_wandb_gets_the_config_and_every_line(tmp_path, monkeypatch):
-  calls = []
-  session = types.SimpleNamespace(
-    log=lambda values, step: calls.append((step, values)),
-    finish=lambda: calls.append("finish"),
-  )
-  fake = types.SimpleNamespace(
-    init=lambda **options: calls.append(options) or session
-  )
-  monkeypatch.setitem(sys.modules, "wandb", fake)
-  (tmp_path / "config.json").write_text('{"seed": 3}')
-  with metrics.MetricWriter(tmp_path, tensorboard=False, wandb=True) as writer:
-    writer.write(2, {"reward": 1.0})
-  assert calls[0]["config"] == {"seed": 3}
-  assert calls[0]["resume"] == "allow"
-  assert calls[1:] == [(2, {"reward": 1.0}), "finish"]
 
 
 def test_load_names_what_is_wrong(tmp_path):
