@@ -109,6 +109,7 @@ EMPTY_TEXT = {
   "model.system_prompt",
   "algo.correction",
   "eval.creativity_corpus",
+  "log.logger",
 }
 EMPTY_TUPLE = {
   "data.prompt_buckets",

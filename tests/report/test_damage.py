@@ -73,7 +73,7 @@ def test_damaged_lines_are_left_out_and_said(make_run, tmp_path, capsys):
     )
     assert found == before
   data = [
-    re.search(r'id="rollout-data">(.*?)</script>', text)[1]
+    re.search(r'id="rollouts-data">(.*?)</script>', text)[1]
     for text in (page, whole)
   ]
   assert data[0] == data[1]

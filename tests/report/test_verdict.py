@@ -183,7 +183,7 @@ def test_the_verdict_opens_terminal_page_and_json(two, tmp_path, capsys):
   assert '<p class="headline">&lt;i&gt;lost lost 31 points' in opening
   # Then pass@k and entropy; bounds and bins are folded away.
   sections = [s.split('"')[0] for s in text.split('<section id="')[1:]]
-  assert sections[:3] == ["glance", "table", "boundary"]
+  assert sections[:4] == ["glance", "answers", "table", "boundary"]
   folded = text[text.index('<section id="boundary">') :]
   assert folded.index("<details>") < folded.index("Problems by pass@1")
 
