@@ -104,6 +104,7 @@ TEXT = {
   "algo.rephrase.template",
   "algo.reset.watch",
   "eval.creativity_corpus",
+  "log.logger",
 }
 EMPTY_TEXT = {
   "model.system_prompt",
