@@ -9,7 +9,9 @@ Argument: `grpo` (default), or `base` for the warm-up, which needs no policy to
 start from. The base has learnt to write some number. What the task replies it
 has never read, so that it begins by guessing at random in both turns.
 
-Hardware and hours: a few minutes on two cores, most of them compiling.
+Hardware and hours: three minutes on two cores, half of them compiling. pass@1
+of 32 problems: 0.44 (0.35 - 0.53) before, which is guessing at random; 0.85
+(0.75 - 0.92) after 60 steps.
 """
 
 from progrpo_jax.config import defaults, methods

@@ -109,10 +109,10 @@ STORIES = {
     ),
     ("progrpo train --config sums.py --workdir runs/sums", RUN),
     ("progrpo report --workdir runs/sums", ""),
+    ('echo "3+4+2=" | progrpo sample --policy runs/sums --num_samples 3', ""),
     (
-      'echo "3+4+2=" | progrpo sample --config sums.py --policy runs/sums'
-      " --num_samples 3",
-      "",
+      "progrpo train --workdir runs/sums --config.train.total_steps=100",
+      "--config.train.total_steps=3",
     ),
   ],
   "the quickstart": [

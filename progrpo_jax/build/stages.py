@@ -522,6 +522,7 @@ def _validate(c, foundation: Foundation) -> validate_lib.Validate:
     evaluators=evaluators,
     every=c.eval.every,
     at_start=c.eval.at_start,
+    at_end=c.eval.at_end,
     total_steps=c.train.total_steps,
     timer=foundation.timer,
     stop=foundation.stop,

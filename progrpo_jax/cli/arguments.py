@@ -9,6 +9,8 @@ import ml_collections
 from progrpo_jax import errors, places, ranges
 from progrpo_jax.config import checks, defaults, files
 from progrpo_jax.devices import compilation
+from progrpo_jax.storage import lines
+from progrpo_jax.storage import policy as policy_lib
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +58,8 @@ def parser(command: str, description: str) -> Parser:
     metavar="FILE[:ARG]",
     help="a config file, such as configs/tiny.py:progrpo, or one that comes "
     "with the package, by name (`progrpo configs`), such as tiny:progrpo; "
-    "any key is changed by --config.group.key=value",
+    "not needed where a run is named, which has its own; any key is changed by "
+    "--config.group.key=value",
   )
   return config_parser
 
@@ -95,10 +98,11 @@ def parse(
   Args:
     command_parser: parser from `parser`.
     argv: arguments of the command.
-    needed: whether a config must be given.
+    needed: whether there must be a config.
 
   Returns:
-    (config with its overrides, or None if none is given; other arguments).
+    (config with its overrides, other arguments). Without `--config` it is that
+    of the run which `--policy` or `--workdir` names, or None.
 
   Raises:
     InputError: an argument, key or value is not understood.
@@ -118,16 +122,34 @@ def parse(
     else:
       rest.append(word)
   args = command_parser.parse_args(rest)
-  if args.config is None:
+  workdir = getattr(args, "workdir", None)
+  if args.config is not None:
+    config = files.load(args.config)
+  else:
+    config = _of_run(getattr(args, "policy", None) or workdir)
+  if config is None:
     if needed or overrides:
-      raise errors.InputError("--config FILE is needed; see --help")
+      raise errors.InputError(
+        "--config FILE is needed"
+        + (f": {workdir} holds no run yet" if workdir else "; see --help")
+      )
     return None, args
-  keep_programs(getattr(args, "workdir", None))
-  config = files.load(args.config)
+  keep_programs(workdir)
   for key, value in overrides:
     files.override(config, key, value)
   checks.check_keys(config)
   return config, args
+
+
+def _of_run(path: str | None) -> ml_collections.ConfigDict | None:
+  """Returns the config of a run, by its workdir or one of its checkpoints.
+
+  Raises:
+    InputError: its config.json cannot be read.
+  """
+  workdir = path and policy_lib.run_of(path)
+  content = workdir and lines.config(workdir / "config.json", damage=None)
+  return files.from_json(content) if content else None
 
 
 def parse_policy(
@@ -141,7 +163,9 @@ def parse_policy(
     required: whether `--policy` must be given; the config is optional then.
 
   Returns:
-    (config whose `model.init_from` is the policy, other arguments).
+    (config whose `model.init_from` is the policy, other arguments). Without
+    `--config` it is that of the policy's run, as a policy that is only read has
+    it: without adapters and heads that training adds.
 
   Raises:
     InputError: an argument, key or value is not understood.
@@ -157,6 +181,8 @@ def parse_policy(
   config, args = parse(command_parser, argv, needed=not required)
   if config is None:
     config = defaults.get_config()
+  elif args.config is None:
+    config = files.without_training(config)
   if args.policy:
     config.model.init_from = args.policy
   return config, args

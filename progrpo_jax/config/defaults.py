@@ -504,10 +504,12 @@ def _eval(c: ConfigDict) -> None:
   """Held-out problems."""
   c.eval = ConfigDict()
 
-  # Steps between evaluations; 0 for none. The last step is always evaluated,
-  # and the base policy if at_start is set.
+  # Steps between evaluations; 0 for none. The base policy is evaluated if
+  # at_start is set, and the last step: "always", "never", or, with "auto", in
+  # runs of at least `every` steps, so that a short trial ends when it is done.
   c.eval.every = ranges.Whole(0, at_least=0)
   c.eval.at_start = ranges.Flag(True)
+  c.eval.at_end = ranges.Choice("auto", of=("auto", "always", "never"))
   c.eval.num_problems = ranges.Whole(64, at_least=1)
   c.eval.num_samples = ranges.Whole(32, at_least=1)
 

@@ -58,7 +58,8 @@ def find(file: str) -> pathlib.Path:
       else "no such file, nor one of `progrpo configs`"
     )
   )
-  raise errors.InputError(f"--config {file or repr(file)}: {what}")
+  similar = checks.hint(name, shipped())
+  raise errors.InputError(f"--config {file or repr(file)}: {what}{similar}")
 
 
 def load(spec: str) -> ml_collections.ConfigDict:

@@ -15,7 +15,9 @@ class Validate:
     evaluators: evaluators of held-out problems, one per evaluation set.
     every: steps between evaluations; 0 for no evaluations.
     at_start: whether to evaluate before the first step.
-    total_steps: number of steps of the run; the last one is always evaluated.
+    at_end: whether to evaluate after the last step: "always", "never", or
+      "auto", in runs of at least `every` steps.
+    total_steps: number of steps of the run.
     timer: timer that records the stage "evaluate".
     stop: request to stop, which is looked at before each batch of problems.
     show: function called with (step, values) after an evaluation.
@@ -24,6 +26,7 @@ class Validate:
   evaluators: Sequence[held_out.HeldOut]
   every: int
   at_start: bool
+  at_end: str
   total_steps: int
   timer: timing.Timer
   stop: stopping.Stop
@@ -66,4 +69,9 @@ class Validate:
     """Whether an evaluation is due after this step."""
     if not self.every or step == 0:
       return bool(self.every) and self.at_start
-    return step == self.total_steps or step % self.every == 0
+    if step % self.every == 0:
+      return True
+    at_end = self.at_end == "always" or (
+      self.at_end == "auto" and self.total_steps >= self.every
+    )
+    return at_end and step == self.total_steps

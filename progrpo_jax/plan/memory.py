@@ -217,7 +217,7 @@ class _Stage:
     }
     if self.platform == "cpu":
       out["save"] = resident | {"copy that is written": _bytes(self.state)}
-    if c.eval.every or c.eval.at_start:
+    if c.eval.every:
       out["evaluate"] = resident | self.sampling(
         c.eval.batch_prompts, c.eval.num_samples
       )

@@ -7,6 +7,7 @@ a pipe, CI) it is a plain line now and then, without control codes.
 import collections
 import contextlib
 import math
+import statistics
 import time
 
 import rich.console
@@ -96,6 +97,9 @@ class LiveView:
     self._history = collections.defaultdict(
       lambda: collections.deque(maxlen=240)
     )
+    self._seconds = collections.deque(maxlen=20)
+    self._evaluations = []
+    self._guess = None
     self._live = None
     self._last_line = -math.inf
 
@@ -139,6 +143,7 @@ class LiveView:
       self._first = step - 1
     self._step = step
     self._metrics = dict(metrics)
+    self._count_seconds()
     for name in ("reward", "entropy"):
       value = _number(metrics.get(name))
       if value is not None:
@@ -152,6 +157,22 @@ class LiveView:
     if not self._live and now - self._last_line >= self._every_s:
       self._print(self._line())
       self._last_line = now
+
+  def _count_seconds(self):
+    """Takes the times of the last step, for `_time_left`."""
+    step, compiled, evaluated = (
+      _number(self._metrics.get(f"timing_s/{name}")) or 0.0
+      for name in ("step", "compile", "evaluate")
+    )
+    # A step that compiles, as the first one, is a poor measure of the others;
+    # it is the only one at first.
+    if compiled:
+      self._guess = max(step - evaluated - compiled, 0.0)
+      return
+    if step:
+      self._seconds.append(step - evaluated)
+    if evaluated:
+      self._evaluations.append(evaluated)
 
   def eval(self, step, metrics):
     """Shows the metrics of an evaluation."""
@@ -174,12 +195,18 @@ class LiveView:
     )
 
   def _time_left(self):
-    """Seconds until the last step, or None before the first step."""
-    if self._first is None:
+    """Seconds until the last step, or None before the first step.
+
+    A step to come takes the median of the last ones that compiled nothing, and
+    its share of the evaluations among them.
+    """
+    if not self._seconds and self._guess is None:
       return None
-    done = max(self._step - self._first, 1)
-    elapsed = time.monotonic() - self._start
-    return elapsed / done * max(self._total - self._step, 0)
+    step = statistics.median(self._seconds or [self._guess])
+    if self._evaluations:
+      share = len(self._evaluations) / max(self._step - self._first, 1)
+      step += share * statistics.median(self._evaluations)
+    return step * max(self._total - self._step, 0)
 
   def _line(self):
     """Returns the state of the run in one plain line."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from typing import Any
 
 from etils import epath
@@ -21,6 +22,9 @@ CHECKPOINTS = "checkpoints"
 
 # Numbers folded into the key for a new partition head and for new adapters.
 _PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
+
+# What the hub accepts as the id of a model: an owner and a name.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 # Fields of a run's model/config.json: the place of the base weights that its
 # adapters belong to, and a digest of its tokenizer.
@@ -62,6 +66,31 @@ def read_model(path: str, **changes) -> model_config.ModelConfig:
     raise errors.InputError(f"{path}: {e}") from e
 
 
+def run_of(path: str) -> epath.Path | None:
+  """Returns the workdir that a path names, or one of whose checkpoints it is.
+
+  Returns:
+    None where the path is no run's, such as a Hugging Face directory.
+  """
+  place = epath.Path(path)
+  if place.name.isdigit() and place.parent.name == CHECKPOINTS:
+    place = place.parent.parent
+  return place if (place / MODEL_DIR / "config.json").exists() else None
+
+
+def _hub_hint(path: str) -> str:
+  """Says how to fetch a model of the hub, where a path looks like its id."""
+  path = os.path.relpath(path)  # as it was typed
+  if not _HUB_ID.fullmatch(path):
+    return ""
+  place = f"models/{path.rpartition('/')[2]}"
+  return (
+    f"; if it is a model of the Hugging Face hub, `hf download {path} "
+    f"--local-dir {place}` fetches it, and config.model.init_from = "
+    f"{place!r} names it"
+  )
+
+
 def find_run(path: str) -> tuple[epath.Path, int | None]:
   """Returns the run that a path names.
 
@@ -77,7 +106,7 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
   place = epath.Path(path)
   if not place.exists():
     raise errors.InputError(
-      f"config.model.init_from = {path!r}: no such directory"
+      f"config.model.init_from = {path!r}: no such directory{_hub_hint(path)}"
     )
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:

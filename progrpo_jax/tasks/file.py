@@ -37,13 +37,7 @@ from progrpo_jax import places
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions, logic, serving
 from progrpo_jax.tasks import base
-from progrpo_jax.tasks.sets import (
-  files,
-  instructions,
-  programs,
-  schema,
-  testcases,
-)
+from progrpo_jax.tasks.sets import files, programs, schema, testcases
 from progrpo_jax.tasks.sets import rejects as rejects_lib
 
 VERIFIER = functions.VERIFIER
@@ -415,6 +409,9 @@ def _followed(
   reference: Any, column: str, row: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
   """Instructions to follow: IFEval's columns, or a record of them."""
+  # Here, because it loads what only the extra `language` installs.
+  from progrpo_jax.tasks.sets import instructions
+
   if isinstance(reference, str):
     reference = schema.parse_json(reference, column)
   given = reference if isinstance(reference, Mapping) else row
@@ -444,7 +441,7 @@ def _entry(
 # Verifiers whose reference is made from several columns or formats.
 _READERS = {
   programs.VERIFIER: _tests,
-  instructions.VERIFIER: _followed,
+  "progrpo_jax.rewards.instruction:score": _followed,
   f"{logic.__name__}:score": _entry,
 }
 

@@ -4,11 +4,11 @@ An episode has several turns, and the last one is judged: config.sampling's
 `max_turns` is how many guesses there are. Three are enough for the numbers up
 to 7 by halving what is left; a guess at random each time finds three of seven.
 
-full     prompt  I think of a whole number from 1 to 7. Guess it: write one
-                 number. ...
-         turns   "4", and the task replies "Higher."; "6"
-compact  prompt  "1-7:"
-         turns   "4", and the task replies "+"; "6"
+full     prompt   I think of a whole number from 1 to 7. Guess it: write one
+                  number. ...
+         answers  "4", and the task replies "Higher."; "6"
+compact  prompt   "1-7:"
+         answers  "4", and the task replies "+"; "6"
 """
 
 from collections.abc import Mapping, Sequence

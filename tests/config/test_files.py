@@ -1,6 +1,7 @@
 """Run files: how they are found, by path and by name."""
 
 import json
+import re
 
 import pytest
 
@@ -43,6 +44,15 @@ def test_they_are_listed_and_printed(capsys):
   assert capsys.readouterr().out == files.shipped()["tiny"].read_text()
   assert main.main(["configs", "tyni"]) == 2
   assert "did you mean tiny?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "spec, said",
+  [("tinny", "did you mean tiny?"), ("tiny:progpro", "did you mean progrpo?")],
+)
+def test_a_misspelt_name_or_method_names_the_nearest(spec, said):
+  with pytest.raises(errors.InputError, match=re.escape(said)):
+    files.load(spec)
 
 
 def test_a_config_of_a_workdir_is_what_was_written():

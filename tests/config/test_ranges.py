@@ -104,11 +104,13 @@ TEXT = {
   "algo.rephrase.template",
   "algo.reset.watch",
   "eval.creativity_corpus",
+  "log.logger",
 }
 EMPTY_TEXT = {
   "model.system_prompt",
   "algo.correction",
   "eval.creativity_corpus",
+  "log.logger",
 }
 EMPTY_TUPLE = {
   "data.prompt_buckets",

@@ -631,10 +631,10 @@ def test_a_token_that_the_policy_did_not_write_has_no_gradient(
 
   # The packed gradient of the log-probs is that of a plain pass over the
   # tokens that were written, and another with the reply's among them.
+  rows = jax.tree.map(jnp.asarray, update.pack(talk, LAYOUT))
+
   def packed(params):
-    read = update.loss_inputs(
-      CONFIG, params, update.pack(talk, LAYOUT), DIST, LATER, KEY
-    )
+    read = update.loss_inputs(CONFIG, params, rows, DIST, LATER, KEY)
     return jnp.sum(jnp.where(read.mask_BT, read.logp_BT, 0.0))
 
   q = talk.sequences

@@ -185,7 +185,7 @@ def test_commands_run_outside_of_the_checkout(base, tmp_path):
   done = run(base / "progrpo", "tasks", "list", cwd=tmp_path)
   assert not done.returncode, done.stderr
   said = re.sub(r"[\s│]+", " ", done.stdout)
-  assert "jsonl" in said and "pip install 'progrpo_jax[" in said
+  assert "file" in said and "pip install 'progrpo_jax[" in said
 
 
 def test_every_module_but_those_of_optional_tasks_imports(base, tmp_path):
@@ -208,7 +208,7 @@ print(json.dumps(missing), progrpo_jax.__file__)
   assert not done.returncode, done.stderr[-2000:]
   assert str(ROOT) not in done.stdout
   assert "progrpo_jax.tasks.gsm8k" in done.stdout
-  for name in ("cli.", "build.", "config.", "rollout.", "report.", "jsonl"):
+  for name in ("cli.", "build.", "config.", "rollout.", "report.", "file"):
     assert f"progrpo_jax.{name}" not in done.stdout
     assert f"tasks.{name}" not in done.stdout
 

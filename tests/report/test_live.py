@@ -164,13 +164,27 @@ def test_a_terminal_shows_the_phase_before_the_first_step():
   assert "compiling" in text and "waiting for the first step" in text
 
 
-def test_a_resumed_run_counts_its_own_steps(monkeypatch):
+def test_time_left_is_of_steps_that_compile_nothing():
   console = _console(terminal=False)
+
+  def step(view, number, seconds, **beside):
+    times = dict(step=seconds, compile=0.0) | beside
+    view.step(number, {f"timing_s/{k}": v for k, v in times.items()})
+
+  def left():
+    return console.file.getvalue().splitlines()[-1].split("left ")[1].strip()
+
+  # A resumed run: ten steps are left, of which it has done none.
   with live.LiveView(110, "x", console=console, every_s=0.0) as view:
-    clock = view._start + 20.0
-    monkeypatch.setattr(live.time, "monotonic", lambda: clock)
-    view.step(101, METRICS)  # the first step here took 20 s, 9 are left
-  assert "left 3 min 00 s" in console.file.getvalue()
+    step(view, 101, 620.0, compile=600.0)
+    assert left() == "3 min 00 s"  # 9 x 20, all that is known
+    step(view, 102, 10.0)
+    assert left() == "1 min 20 s"
+    for number in (103, 104):
+      step(view, number, 11.0)
+    # The median, not the mean; each fifth step has an evaluation of 50 s.
+    step(view, 105, 60.0, evaluate=50.0)
+    assert left() == "1 min 42 s"  # 5 x (10.5 + 50 / 5)
 
 
 def test_numbers_that_are_no_numbers_are_left_out():

@@ -131,7 +131,7 @@ def test_an_interrupt_of_the_sampling_drops_what_waits(built, monkeypatch):
     yield next(found)
     raise KeyboardInterrupt
 
-  def slow(pool, rows, texts):
+  def slow(pool, rows, texts, **_):
     time.sleep(0.3)
     judged.append(rows)
 

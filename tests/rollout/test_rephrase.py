@@ -146,7 +146,7 @@ def test_an_accepted_answer_counts_under_the_plain_prompt(built, monkeypatch):
   monkeypatch.setattr(
     rephrase.verify,
     "verify",
-    lambda *_: (
+    lambda *_, **__: (
       np.ones((4, 1), np.float32),
       np.ones((4, 1), bool),
       np.ones((4, 1), bool),

@@ -499,7 +499,9 @@ def test_cache_is_written_in_place(engine, prompts):
       CONFIG,
       engine.params,
       engine.weights,
-      *sharding.put_rows((tokens, mask, ids, ids >= 0), engine.mesh),
+      *sharding.put_rows(
+        (tokens, mask, ids, np.zeros_like(ids), ids >= 0), engine.mesh
+      ),
       KEY,
       settings,
     )

@@ -1,0 +1,71 @@
+"""A workdir knows its config: commands that name one need no `--config`."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from progrpo_jax import main
+from progrpo_jax.storage import policy as policy_lib
+
+
+@pytest.fixture(scope="module")
+def workdir(small, tmp_path_factory):
+  """Two steps of GRPO, trained by the command line."""
+  path = tmp_path_factory.mktemp("run")
+  argv = small.args("train.total_steps=2", "eval.every=0", method="grpo")
+  assert main.main(["train", *argv, "--workdir", str(path)]) == 0
+  return path
+
+
+def test_train_goes_on(workdir, capfd):
+  argv = ["train", "--workdir", str(workdir)]
+  assert main.main([*argv, "--config.train.total_steps=3"]) == 0
+  assert "resuming from step 2" in capfd.readouterr().out
+  rows = (workdir / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
+
+
+def test_sample_answers(workdir, monkeypatch, capfd):
+  for policy in (workdir, workdir / "checkpoints" / "2"):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1+2=\n"))
+    assert main.main(["sample", "--policy", str(policy)]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 1
+
+
+def test_evaluate_writes_its_measures(workdir, tmp_path, capfd):
+  out = tmp_path / "measures.json"
+  argv = ["evaluate", "--policy", str(workdir), "--output", str(out)]
+  assert main.main([*argv, "--config.eval.num_samples=2"]) == 0
+  content = json.loads(out.read_text())
+  assert 0 <= content["measures"]["eval/chain_sum/pass@2"] <= 1
+  assert content["policy"] == str(workdir) and content["seconds"] > 0
+  # Six problems, two answers of one to four tokens.
+  assert 12 <= content["tokens"] <= 48
+  assert f"{content['tokens']} tokens sampled" in capfd.readouterr().out
+
+
+def test_evaluate_replaces_no_evaluations_of_a_run(workdir, capfd):
+  argv = ["evaluate", "--policy", str(workdir), "--workdir", str(workdir)]
+  assert main.main(argv) == 2
+  assert "whose evaluations would be replaced" in capfd.readouterr().err
+
+
+def test_export_and_report(workdir, tmp_path):
+  out = str(tmp_path / "hf")
+  assert main.main(["export", "--policy", str(workdir), "--output", out]) == 0
+  assert policy_lib.run_of(out) is None
+  assert main.main(["report", "--workdir", str(workdir)]) == 0
+
+
+def test_a_workdir_without_a_run_needs_a_config(tmp_path, capfd):
+  assert main.main(["train", "--workdir", str(tmp_path)]) == 2
+  assert f"{tmp_path} holds no run yet" in capfd.readouterr().err
+
+
+def test_a_model_of_the_hub_is_fetched_by_a_command(small, capfd):
+  argv = ["evaluate", *small.args()]
+  assert main.main([*argv, "--policy", "Qwen/Qwen2.5-0.5B"]) == 2
+  said = capfd.readouterr().err
+  assert "hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B" in said
