@@ -92,7 +92,8 @@ function follow(svg) {
       rows.push(element("div", "", `and ${points.length - MOST_LINES} more`));
     }
     const step = Math.round(first.step).toLocaleString("en");
-    box.replaceChildren(element("div", "", `${panel.name} ${step}`), ...rows);
+    box.replaceChildren(element("div", "", panel.name +
+                          (panel.name === "k" ? " = " : " ") + step), ...rows);
     box.hidden = false;
     const frame = figure.getBoundingClientRect();
     const across = event.clientX - frame.left;

@@ -177,6 +177,8 @@ class LiveView:
   def eval(self, step, metrics):
     """Shows the metrics of an evaluation."""
     self._eval = (step, dict(metrics))
+    for name, value in _pass_ends(metrics):
+      self._history[name].append(value)
     if not self._live:
       self._print(f"evaluation at step {step}: {_pass_text(metrics)}")
 
@@ -339,15 +341,23 @@ class LiveView:
     return rich.text.Text(f"▲ {word}  {self._reason}".rstrip(), style=style)
 
   def _curves(self):
-    """Returns sparklines of reward and entropy, or None."""
+    """Returns sparklines of reward, entropy and pass@k, or None.
+
+    pass@k has one point per evaluation, the others one per step.
+    """
     grid = rich.table.Table.grid(padding=(0, 1))
-    for name, style in (("reward", "green"), ("entropy", "cyan")):
+    styles = {"reward": "green", "entropy": "cyan"}
+    names = [*styles, *(name for name in self._history if name not in styles)]
+    for name in names:
       values = self._history[name]
+      spread = f"{min(values, default=0):.3f} … {max(values, default=0):.3f}"
+      if name not in styles:
+        spread = f"{values[0]:.3f} to {values[-1]:.3f}"
       if len(values) > 1:
         grid.add_row(
           rich.text.Text(name, style="dim"),
-          rich.text.Text(sparkline(values, 40), style=style),
-          rich.text.Text(f"{min(values):.3f} … {max(values):.3f}", style="dim"),
+          rich.text.Text(sparkline(values, 40), styles.get(name, "magenta")),
+          rich.text.Text(spread, style="dim"),
         )
     return grid if grid.row_count else None
 
@@ -510,6 +520,24 @@ def _pass_text(values):
     + _problems_text(numbers, group)
     for group in texts
   )
+
+
+def _pass_ends(values):
+  """Returns [("pass@k", value)] at the lowest and a high k of the first set.
+
+  The high k is at most half of the samples, as in the regimes of a comparison:
+  above it, pass@k is nearly whether any sample is right.
+  """
+  measured = {}  # {set: {k: value}}
+  for name, value in values.items():
+    group, _, k = name.rpartition("/pass@")
+    if k.isdigit() and (number := _number(value)) is not None:
+      measured.setdefault(group, {})[int(k)] = number
+  for group, by_k in measured.items():
+    samples = _number(values.get(f"{group}/num_samples")) or 2 * max(by_k)
+    ks = [k for k in by_k if 2 * k <= samples] or [min(by_k)]
+    return [(f"pass@{k}", by_k[k]) for k in sorted({min(ks), max(ks)})]
+  return []
 
 
 def _pass_value(numbers, name):

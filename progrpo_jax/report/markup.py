@@ -5,11 +5,15 @@ Whatever enters a page from a run passes through `text`, `embed` or `table`.
 """
 
 import html
+import itertools
 import json
 from typing import NamedTuple
 
 from progrpo_jax.report import live
 from progrpo_jax.storage import metrics
+
+# Rows of the longest table that a narrow page shows as blocks.
+_MAX_BLOCKS = 5
 
 
 class Cell(NamedTuple):
@@ -54,13 +58,22 @@ def table(columns, rows, *, words=False):
       names the row.
     words: whether the cells hold text rather than numbers (aligned left).
   """
+  # On a narrow page the rows of a short table become blocks, in which each
+  # number stands beside the name of its column.
+  is_short = bool(columns) and not words and len(rows) <= _MAX_BLOCKS
+  names = columns[1:] if is_short else ()
   head = "".join(f'<th scope="col">{text(name)}</th>' for name in columns)
   body = "".join(
-    f"<tr>{_cell(row[0], is_head=True)}{''.join(map(_cell, row[1:]))}</tr>"
+    f"<tr>{_cell(row[0], is_head=True)}"
+    + "".join(
+      _cell(cell, name=name)
+      for cell, name in itertools.zip_longest(row[1:], names, fillvalue="")
+    )
+    + "</tr>"
     for row in rows
   )
   head = f"<thead><tr>{head}</tr></thead>" if head else ""
-  kind = ' class="words"' if words else ""
+  kind = ' class="words"' if words else ' class="short"' if is_short else ""
   # Wide tables scroll sideways inside this box, not with the whole page; the
   # page's script shows the note where the table is cut.
   return (
@@ -70,7 +83,7 @@ def table(columns, rows, *, words=False):
   )
 
 
-def _cell(cell, is_head=False):
+def _cell(cell, is_head=False, name=""):
   if isinstance(cell, str):
     cell = Cell(cell)
   content = text(cell.shown)
@@ -85,4 +98,5 @@ def _cell(cell, is_head=False):
     space = " " if small else ""
     return f'<th scope="row">{content}{space}{small}</th>'
   best = ' class="best"' if cell.is_best else ""
-  return f"<td{best}>{content}{small}</td>"
+  name = f' data-name="{text(name)}"' if name else ""
+  return f"<td{best}{name}>{content}{small}</td>"

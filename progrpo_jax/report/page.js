@@ -56,16 +56,21 @@ function walk(list, show) {
   });
 }
 
-// A table that is wider than the page says that it goes on.
+// A table that is wider than the page says that it goes on, and fades at the
+// edge, where half a number could be read as a number.
 function sayCut() {
   for (const box of document.querySelectorAll(".scroll")) {
-    const isCut = box.scrollWidth > box.clientWidth + 1;
-    box.nextElementSibling?.classList.toggle("shown", isCut);
-    if (isCut) box.tabIndex = 0;
+    const isWide = box.scrollWidth > box.clientWidth + 1;
+    const isAtEnd = box.scrollLeft + box.clientWidth >= box.scrollWidth - 1;
+    box.classList.toggle("fades", isWide && !isAtEnd);
+    box.nextElementSibling?.classList.toggle("shown", isWide);
+    if (isWide) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   }
 }
 new ResizeObserver(sayCut).observe(document.body);
+document.addEventListener("scroll", sayCut, { capture: true, passive: true });
 for (const node of document.querySelectorAll("details")) {
   node.addEventListener("toggle", sayCut);
 }
+sayCut();

@@ -7,6 +7,7 @@ the runs hold nothing for it.
 import itertools
 import json
 import os
+import re
 import urllib.parse
 
 from progrpo_jax import places
@@ -315,12 +316,21 @@ def verdict_box(summary):
     summary: result of `comparison.analyse`.
   """
   told = verdict.of(summary)
-  more = "".join(f"<li>{markup.text(line)}</li>" for line in told.more)
+  more = "".join(f"<li>{_unbroken(line)}</li>" for line in told.more)
   more = f"<ul>{more}</ul>" if more else ""
   limits = told.limits and f'<p class="note">{markup.text(told.limits)}</p>'
   return (
     '<div class="told" role="note" aria-label="Verdict">'
-    f'<p class="headline">{markup.text(told.headline)}</p>{more}{limits}</div>'
+    f'<p class="headline">{_unbroken(told.headline)}</p>{more}{limits}</div>'
+  )
+
+
+def _unbroken(sentence):
+  """Returns a sentence as HTML whose intervals stay on one line each."""
+  return re.sub(
+    r"([+\u2212][\d.]+) to (?=[+\u2212])",
+    "\\1\u00a0to\u00a0",
+    markup.text(sentence),
   )
 
 

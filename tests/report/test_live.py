@@ -63,6 +63,32 @@ def test_each_reward_function_is_shown(terminal):
   assert "sums/close 0.250 ± 0.125  sums/short -0.500 ± 0.000" in text
 
 
+def test_a_terminal_draws_pass_at_k_over_the_evaluations():
+  console = _console(terminal=True)
+  with live.LiveView(10, "grpo", console=console) as view:
+    for step, low, high in ((0, 0.1, 0.8), (4, 0.2, 0.7), (8, 0.3, 0.6)):
+      view.step(step, METRICS)
+      view.eval(
+        step,
+        {
+          "eval/a/pass@1": low,
+          "eval/a/pass@1/low": 0.0,
+          "eval/a/pass@8": high,
+          "eval/a/pass@16": 0.9,  # above half of the samples
+          "eval/a/num_samples": 16,
+          "eval/b/pass@1": 0.5,
+        },
+      )
+    console.file.truncate(0)
+    console.print(view._render())
+  lines = console.file.getvalue().splitlines()
+  rows = [line.split() for line in lines if "pass@" in line and "to" in line]
+  assert [row[1:6] for row in rows[-2:]] == [
+    ["pass@1", "▁▅█", "0.100", "to", "0.300"],
+    ["pass@8", "█▄▁", "0.800", "to", "0.600"],
+  ]
+
+
 def test_an_evaluation_says_how_many_problems_it_rests_on():
   console = _console(terminal=False)
   values = {
