@@ -11,17 +11,14 @@ method's keys are set by its function; `_small` below sets those that need
 another value than the paper's at this scale. Results: docs/results.md.
 """
 
-from progrpo_jax.config import checks, methods, scales
+from progrpo_jax.config import methods, scales
 
 
 def get_config(method: str = "progrpo"):
   """The quickstart's config of one method."""
   known = {n: f for n, f in vars(methods).items() if not n.startswith("_")}
   if method not in known:
-    raise ValueError(
-      f"no method {method!r}{checks.hint(method, known)}; known: "
-      + ", ".join(sorted(known))
-    )
+    raise ValueError(f"no method {method!r}; known: {', '.join(sorted(known))}")
   return _small(known[method](scales.laptop()))
 
 

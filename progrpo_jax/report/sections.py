@@ -21,6 +21,7 @@ LEVELS = (
 )
 _MAX_ROWS = 40
 _MAX_ALARMS = 5
+_MAX_SENTENCES = 8
 _NONE = "–"
 
 # Suffixes of a measure's own details (interval, problems, bounds), which share
@@ -318,6 +319,9 @@ def verdict_box(summary):
   told = verdict.of(summary)
   more = "".join(f"<li>{_unbroken(line)}</li>" for line in told.more)
   more = f"<ul>{more}</ul>" if more else ""
+  # With many methods the curves would be far below their sentences.
+  if len(told.more) > _MAX_SENTENCES:
+    more = f"<details><summary>Each method</summary>{more}</details>"
   limits = told.limits and f'<p class="note">{markup.text(told.limits)}</p>'
   return (
     '<div class="told" role="note" aria-label="Verdict">'

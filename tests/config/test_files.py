@@ -1,7 +1,6 @@
 """Run files: how they are found, by path and by name."""
 
 import json
-import re
 
 import pytest
 
@@ -46,13 +45,9 @@ def test_they_are_listed_and_printed(capsys):
   assert "did you mean tiny?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-  "spec, said",
-  [("tinny", "did you mean tiny?"), ("tiny:progpro", "did you mean progrpo?")],
-)
-def test_a_misspelt_name_or_method_names_the_nearest(spec, said):
-  with pytest.raises(errors.InputError, match=re.escape(said)):
-    files.load(spec)
+def test_a_misspelt_name_names_the_nearest():
+  with pytest.raises(errors.InputError, match=r"did you mean tiny\?"):
+    files.load("tinny:grpo")
 
 
 def test_a_config_of_a_workdir_is_what_was_written():

@@ -154,6 +154,17 @@ def test_many_methods_are_counted_in_the_headline(two):
   assert len(told.more) == 4 + 4 + 2 * 3
 
 
+def test_many_sentences_are_folded(two, tmp_path):
+  def opening(groups):
+    page = pages.write_comparison(groups, tmp_path / "page.html")
+    return page.read_text().split("<nav")[0]
+
+  many = {name: [path] for name in "abcd" for path in two[:1]}
+  assert "<details><summary>Each method</summary><ul>" in opening(many)
+  few = opening({"a": two[:1], "b": two[2:]})
+  assert "<details>" not in few and few.count("<li>") == 4
+
+
 def test_without_samples_there_is_no_verdict(make_run):
   run = metrics.load(make_run("a", samples=False))
   told = verdict.of(comparison.analyse({"a": [run], "b": [run]}))
