@@ -323,6 +323,7 @@ NOT_RUN = {
   "docker push REGISTRY/progrpo": "needs docker and a network",
   'docker run --gpus all -v "$PWD/runs:/runs" progrpo_jax train --config'
   " tiny:progrpo --workdir /runs/tiny": "needs docker and a GPU",
+  "python tools/make_screens.py runs/quickstart": "needs a browser",
   ".venv/bin/pip install -e .[aot]": "needs a network",
   "pip install -e .[aot]": "needs a network",
   "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1": (

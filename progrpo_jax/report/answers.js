@@ -21,7 +21,7 @@ function answerCard(answer, isRight, other) {
   const head = element("div", "head");
   head.append(element("span", "verdict", isRight ? "✓ right" : "✗ wrong"));
   if (isRight) {
-    const name = element("span", "answer", "answer " + answer.letter);
+    const name = element("span", "answer", answer.letter);
     const index = answer.letter.charCodeAt(0) - 65;
     name.style.color = `var(--c${index % 8}, var(--accent))`;
     head.append(name);

@@ -177,7 +177,7 @@ def wandb(workdir):
   try:
     import wandb as module
   except ImportError as error:
-    raise _missing("W&B", "wandb") from error
+    raise _missing("wandb", errors.install("wandb")) from error
   run = module.init(
     project=_PROJECT,
     name=workdir.name,
@@ -198,7 +198,7 @@ def trackio(workdir):
   try:
     import trackio as module
   except ImportError as error:
-    raise _missing("trackio", "trackio") from error
+    raise _missing("trackio", errors.install("trackio")) from error
   # A run is found again by its name, and workdirs may have equal names.
   run = module.init(
     project=_PROJECT,
@@ -230,10 +230,10 @@ def users(make, name, workdir):
   return logger
 
 
-def _missing(title, package):
+def _missing(package, command):
   return errors.InputError(
-    f"logging to {title} was asked for, but {package} is not installed: "
-    f"{errors.install(package)}, or set log.{package} to False"
+    f"log.{package} is True, but the package {package} is not installed: "
+    f"{command}, or set log.{package} to False"
   )
 
 
