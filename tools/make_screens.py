@@ -10,12 +10,12 @@ import argparse
 import io
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from unittest import mock
 
+import chromium
 import PIL.Image
 import rich.console
 import rich.terminal_theme
@@ -33,8 +33,8 @@ def main(argv):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("quickstart", type=pathlib.Path)
   place = parser.parse_args(argv).quickstart
-  chromium = shutil.which("chromium") or shutil.which("google-chrome")
-  if chromium is None:
+  browser = chromium.find()
+  if browser is None:
     parser.error("Chromium is not on the PATH")
   workdirs = {
     method: sorted(
@@ -58,7 +58,7 @@ def main(argv):
       ("live", view, 900, 330),
     ):
       path = FIGURES / f"screen_{name}.png"
-      _shoot(chromium, pathlib.Path(page), folder, path, width, height)
+      _shoot(browser, pathlib.Path(page), folder, path, width, height)
       print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
   return 0
 
@@ -93,20 +93,13 @@ def _live(workdir):
   return f'<body style="margin: 0; background: white">{svg}</body>'
 
 
-def _shoot(chromium, page, folder, path, width, height):
+def _shoot(browser, page, folder, path, width, height):
   """Writes a picture of the top of a page."""
   picture = folder / path.name
   subprocess.run(
     [
-      chromium,
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
+      browser,
+      *chromium.FLAGS,
       "--hide-scrollbars",
       "--virtual-time-budget=3000",
       f"--user-data-dir={folder / 'profile'}",

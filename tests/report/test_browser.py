@@ -2,15 +2,18 @@
 
 import html
 import json
+import pathlib
 import re
-import shutil
+import runpy
 import subprocess
 
 import pytest
 
 from progrpo_jax.report import html as pages
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BROWSER = runpy.run_path(str(ROOT / "tools" / "chromium.py"))
+CHROMIUM = BROWSER["find"]()
 WIDTH = 420
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 
@@ -64,14 +67,7 @@ def _ask(page, tmp_path, script):
   done = subprocess.run(
     [
       CHROMIUM,
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
+      *BROWSER["FLAGS"],
       f"--user-data-dir={tmp_path / 'profile'}",
       "--window-size=900,1000",
       "--virtual-time-budget=2000",

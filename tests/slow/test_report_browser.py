@@ -4,6 +4,8 @@ Needs Chromium or Chrome on PATH (`apt-get install chromium`).
 """
 
 import html.parser
+import pathlib
+import runpy
 import shutil
 import subprocess
 
@@ -12,16 +14,10 @@ import pytest
 from progrpo_jax.report import html as pages
 from progrpo_jax.report import rollouts
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_BROWSER = runpy.run_path(str(_ROOT / "tools" / "chromium.py"))
 _FLAGS = (
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
+  *_BROWSER["FLAGS"],
   "--enable-logging=stderr",
   "--virtual-time-budget=4000",
   "--dump-dom",
@@ -63,16 +59,17 @@ class _Dom(html.parser.HTMLParser):
 @pytest.fixture
 def browse(tmp_path):
   """Opens a page at a hash; returns its DOM and what the console said."""
-  found = [path for name in _NAMES if (path := shutil.which(name))]
+  found = _BROWSER["find"]()
   if not found:
-    pytest.fail(f"none of {', '.join(_NAMES)} is on PATH: install Chromium")
+    names = ", ".join(_BROWSER["NAMES"])
+    pytest.fail(f"none of {names} is on PATH: install Chromium")
 
   def browse(path, state):
     profile = tmp_path / "profile"
     shutil.rmtree(profile, ignore_errors=True)
     address = f"{path.as_uri()}#{state}"
     done = subprocess.run(
-      [found[0], *_FLAGS, f"--user-data-dir={profile}", address],
+      [found, *_FLAGS, f"--user-data-dir={profile}", address],
       capture_output=True,
       timeout=120,
       check=True,
