@@ -82,14 +82,11 @@ class Prepare:
     shape = sequences.tokens_NRT.shape  # [N, R, T]
     mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(shape)
     sampled_NRT = groups.rollout.logp_BT.reshape(shape)
-    scores, ref_logp_NRT, metrics = batch_lib.Scores(sampled_NRT), None, {}
+    scores, ref_logp_NRT = batch_lib.Scores(sampled_NRT), None
     if self.score:
-      scores, ref_logp_NRT, metrics = self._scores(
+      scores, ref_logp_NRT = self._scores(
         params, reference, sequences, group // self.per_bundle
       )
-    else:
-      share = packing.pack(sequences, self.layout).useful
-      metrics["perf/useful_share_train"] = share
     kl_NRT = None
     if ref_logp_NRT is not None:
       kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
@@ -110,8 +107,7 @@ class Prepare:
     # its scores, or for groups carried over an earlier one, by the sampler.
     fresh_NR = bundles(np.repeat(groups.fresh_P, group))
     old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
-    weight_NRT, of_weights = self._correct(old_NRT, sampled_NRT, mask_NRT)
-    metrics |= of_weights
+    weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
     batch = batch_lib.TrainBatch(
       sequences=sequences.replace(
         mask_NRT=mask_NRT & bundles(learn_PG)[..., None]
@@ -157,8 +153,7 @@ class Prepare:
       bundles: bundles of a prompt; the first of them has the prompt's scores.
 
     Returns:
-      (scores, log-probs of the reference or None, share of real tokens as a
-      metric).
+      (scores, log-probs of the reference or None).
     """
     ref_logp_NRT = None
     with jax.set_mesh(self.mesh):
@@ -170,8 +165,7 @@ class Prepare:
           ref_logp_NRT = scoring.score_placed(
             self.model, reference, placed, self.dist
           ).logp_NRT
-    share = {"perf/useful_share_train": placed.packed.useful}
-    return scores, ref_logp_NRT, share
+    return scores, ref_logp_NRT
 
   def _correct(self, old_NRT, sampled_NRT, mask_NRT):
     """Weights of trainer over sampler, or None; and their metrics."""

@@ -256,6 +256,15 @@ def _measures(inputs: batch_lib.LossInputs, batch) -> dict:
   }
 
 
+def _useful(rows: batch_lib.Rows) -> tuple[jax.Array, jax.Array]:
+  """(real tokens, tokens of the rows that are read)."""
+  _, count, width = rows.tokens_AEW.shape
+  return (
+    jnp.sum(rows.bundle_AEW > 0, dtype=jnp.float32),
+    jnp.float32(count * width) * rows.used,
+  )
+
+
 def _micro(batch: batch_lib.PackedBatch, number) -> batch_lib.PackedBatch:
   """Returns one micro-batch; `slot_B` stays, for the number of sequences."""
   return scoring.micro(batch.replace(slot_B=None), number).replace(
@@ -403,6 +412,6 @@ def make(
     return state, metrics | dict(
       skipped_updates=(1 - applied.astype(jnp.float32), one),
       empty_updates=(1 - some.astype(jnp.float32), one),
-    )
+    ) | {"perf/useful_share_train": _useful(batch.rows)}
 
   return jax.jit(update, donate_argnums=0)

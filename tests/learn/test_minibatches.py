@@ -68,6 +68,9 @@ def test_any_cut_gives_the_same_updates(built, small):
   # One response a bundle, about two bundles a row, one row a micro-batch.
   cut_, metrics = improved(built, cut(built, small, 1, 24, 1))
   close(cut_, whole, atol=2e-6)
+  # The share of real tokens is what a cut decides.
+  shares = [m.pop("perf/useful_share_train") for m in (metrics, expected)]
+  assert 0 < min(shares) < max(shares) <= 1
   close(metrics, expected, rtol=1e-3, atol=1e-5)
 
 
