@@ -28,7 +28,7 @@ class Groups:
     fresh_P: bool, True where the responses are of the present policy.
     values_PGJ: float32, what each reward function of the user that judges the
       row says; NaN where it has no opinion, or there is none.
-    extra_PG: what these functions add to a response in the saved rollouts,
+    extra_PG: additions of these functions to a response in the saved rollouts,
       JSON-able; () where they add nothing to any.
     logged: (name, value) of the metrics that they log; a part of the groups
       has none.

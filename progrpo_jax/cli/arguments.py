@@ -149,7 +149,17 @@ def _of_run(path: str | None) -> ml_collections.ConfigDict | None:
   """
   workdir = path and policy_lib.run_of(path)
   content = workdir and lines.config(workdir / "config.json", damage=None)
-  return files.from_json(content) if content else None
+  if not content:
+    return None
+  config = files.completed(files.from_json(content))
+  try:
+    checks.check_keys(config)
+  except errors.InputError as e:
+    raise errors.InputError(
+      f"{workdir}/config.json is of another version of progrpo_jax ({e}); name "
+      "the run's config with --config"
+    ) from e
+  return config
 
 
 def parse_policy(

@@ -14,7 +14,7 @@ import types
 import ml_collections
 
 from progrpo_jax import errors, ranges
-from progrpo_jax.config import checks
+from progrpo_jax.config import checks, defaults
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # Where the run files lie: inside of an installed package; beside the package
@@ -143,6 +143,23 @@ def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
 def from_json(content: dict) -> ml_collections.ConfigDict:
   """Returns the config that a workdir's `config.json` holds, locked."""
   return ml_collections.ConfigDict(_tuples(content)).lock()
+
+
+def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Adds keys that are younger than a run's config, at their defaults."""
+  with config.unlocked():
+    _complete(config, defaults.get_config())
+  return config
+
+
+def _complete(config, known) -> None:
+  for name, value in known.items():
+    if name not in config:
+      config[name] = value
+    elif isinstance(value, ml_collections.ConfigDict) and isinstance(
+      config[name], ml_collections.ConfigDict
+    ):
+      _complete(config[name], value)
 
 
 def without_training(

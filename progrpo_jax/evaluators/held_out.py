@@ -41,7 +41,7 @@ class Samples:
     vocab_size: size of the tokenizer's vocabulary.
     tolerant_XN: bool, the verdict that forgives a wrong format; None if it was
       not computed.
-    extra_XN: what the user's reward functions add to each saved sample.
+    extra_XN: additions of the user's reward functions to each saved sample.
     logged: (name, value) of the metrics that these functions log.
   """
 

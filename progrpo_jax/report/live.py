@@ -99,7 +99,6 @@ class LiveView:
     )
     self._seconds = collections.deque(maxlen=20)
     self._evaluations = []
-    self._guess = None
     self._live = None
     self._last_line = -math.inf
 
@@ -164,10 +163,8 @@ class LiveView:
       _number(self._metrics.get(f"timing_s/{name}")) or 0.0
       for name in ("step", "compile", "evaluate")
     )
-    # A step that compiles, as the first one, is a poor measure of the others;
-    # it is the only one at first.
+    # A step that compiles, as the first one, is no measure of the others.
     if compiled:
-      self._guess = max(step - evaluated - compiled, 0.0)
       return
     if step:
       self._seconds.append(step - evaluated)
@@ -195,14 +192,14 @@ class LiveView:
     )
 
   def _time_left(self):
-    """Seconds until the last step, or None before the first step.
+    """Seconds until the last step, or None before a step can be measured.
 
     A step to come takes the median of the last ones that compiled nothing, and
     its share of the evaluations among them.
     """
-    if not self._seconds and self._guess is None:
+    if not self._seconds:
       return None
-    step = statistics.median(self._seconds or [self._guess])
+    step = statistics.median(self._seconds)
     if self._evaluations:
       share = len(self._evaluations) / max(self._step - self._first, 1)
       step += share * statistics.median(self._evaluations)

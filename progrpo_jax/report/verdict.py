@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
   Attributes:
     headline: sentence on pass@k at the k the methods are judged by.
     more: sentences on each method, at this k and at k = 1.
-    limits: what the numbers are and what they do not say.
+    limits: sentences on what the numbers are and what they do not say.
   """
 
   headline: str

@@ -84,7 +84,7 @@ class Judged(NamedTuple):
     scores: score of each completion.
     values: value of each function, for each completion; None where a function
       has no opinion.
-    extra: what functions added to each completion by `log_extra`.
+    extra: columns that functions added to each completion by `log_extra`.
     metrics: (name, value) of each call of `log_metric`.
   """
 

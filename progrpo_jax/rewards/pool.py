@@ -107,7 +107,7 @@ class Pool:
     max_steps: steps of the run, for reward functions.
 
   Attributes:
-    trainer_state: how far training is; whoever samples sets its step.
+    trainer_state: progress of the training; whoever samples sets its step.
   """
 
   def __init__(

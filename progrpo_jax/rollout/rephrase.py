@@ -63,7 +63,7 @@ def replace_worst(
     reward_P: their rewards.
     correct_P: bool, their verdicts.
     values_PJ: values of the user's reward functions.
-    extra_P: what these functions add to the saved responses; None for
+    extra_P: additions of these functions to the saved responses; None for
       nothing.
 
   Returns:

@@ -69,8 +69,8 @@ def batches(
     engine: the policy.
     prompts: P prompts, as for `sampler.batches`.
     key: PRNG key of the sampling of a step.
-    settings: how to sample; `max_new_tokens` bounds a response with all its
-      turns and replies, `max_turns` their number.
+    settings: settings of the sampling; `max_new_tokens` bounds a response with
+      all its turns and replies, `max_turns` their number.
     tokenizer: the policy's.
     pool: processes that run the tasks' replies.
 

@@ -8,6 +8,7 @@ the run.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -108,7 +109,7 @@ class Tracker:
 
     Args:
       module: the package, wandb or trackio.
-      run: what its `init` returned.
+      run: the run that its `init` returned.
     """
     self._module, self._run = module, run
 
@@ -174,10 +175,7 @@ def wandb(workdir):
   Raises:
     InputError: wandb is not installed.
   """
-  try:
-    import wandb as module
-  except ImportError as error:
-    raise _missing("wandb", errors.install("wandb")) from error
+  module = _module("wandb")
   run = module.init(
     project=_PROJECT,
     name=workdir.name,
@@ -195,10 +193,7 @@ def trackio(workdir):
   Raises:
     InputError: trackio is not installed.
   """
-  try:
-    import trackio as module
-  except ImportError as error:
-    raise _missing("trackio", errors.install("trackio")) from error
+  module = _module("trackio")
   # A run is found again by its name, and workdirs may have equal names.
   run = module.init(
     project=_PROJECT,
@@ -230,11 +225,15 @@ def users(make, name, workdir):
   return logger
 
 
-def _missing(package, command):
-  return errors.InputError(
-    f"log.{package} is True, but the package {package} is not installed: "
-    f"{command}, or set log.{package} to False"
-  )
+def _module(package):
+  """Imports the package of a tracker, which is also the name of its extra."""
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise errors.InputError(
+      f"log.{package} is True, but the package {package} is not installed: "
+      f"{errors.install(package)}, or set log.{package} to False"
+    ) from error
 
 
 def _digest(workdir):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -57,6 +58,24 @@ def test_export_and_report(workdir, tmp_path):
   assert main.main(["export", "--policy", str(workdir), "--output", out]) == 0
   assert policy_lib.run_of(out) is None
   assert main.main(["report", "--workdir", str(workdir)]) == 0
+
+
+def test_a_config_of_another_version(workdir, tmp_path, capfd):
+  """Younger keys have their defaults; one that is gone is named."""
+  run = tmp_path / "run"
+  shutil.copytree(workdir, run)
+  content = json.loads((run / "config.json").read_text())
+  del content["eval"]["at_end"]
+  (run / "config.json").write_text(json.dumps(content))
+  argv = ["evaluate", "--policy", str(run), "--config.eval.num_samples=2"]
+  assert main.main(argv) == 0
+  content["algo"]["gone"] = 1
+  (run / "config.json").write_text(json.dumps(content))
+  capfd.readouterr()
+  assert main.main(argv) == 2
+  said = capfd.readouterr().err
+  assert f"{run}/config.json is of another version" in said
+  assert "no key config.algo.gone" in said
 
 
 def test_a_workdir_without_a_run_needs_a_config(tmp_path, capfd):
