@@ -101,7 +101,9 @@ def start(
     content = dict(
       policy=c.model.init_from, seconds=seconds, tokens=tokens, measures=values
     )
-    pathlib.Path(output).write_text(json.dumps(content, indent=2) + "\n")
+    file = pathlib.Path(output)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n")
   show(values)
   print(
     f"{live.duration(seconds)}: {tokens:,} tokens sampled, "

@@ -36,7 +36,7 @@ def test_sample_answers(workdir, monkeypatch, capfd):
 
 
 def test_evaluate_writes_its_measures(workdir, tmp_path, capfd):
-  out = tmp_path / "measures.json"
+  out = tmp_path / "new" / "measures.json"  # the folder is made
   argv = ["evaluate", "--policy", str(workdir), "--output", str(out)]
   assert main.main([*argv, "--config.eval.num_samples=2"]) == 0
   content = json.loads(out.read_text())
