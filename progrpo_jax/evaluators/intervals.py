@@ -21,6 +21,7 @@ bootstrap intervals contain the mean.
 
 import numpy as np
 import scipy.special
+import scipy.stats
 
 Interval = tuple[float, float, float]
 
@@ -149,3 +150,87 @@ def difference(a_X, b_X, *, level: float = 0.95) -> Interval:
     np.clip((change_X / largest + 1) / 2, 0, 1), level=level
   )
   return tuple(float(largest * (2 * x - 1)) for x in (centre, low, high))
+
+
+def over_seeds(values_SX, *, level: float = 0.95) -> tuple[float, ...]:
+  """Mean over seeds and problems, with an interval that holds for both.
+
+  `mean` says how far a mean would move on other problems. Another training
+  run moves it too, and averaging over problems does not reduce that part. The
+  values are taken as a mean plus an effect of the seed, an effect of the
+  problem and noise, all random (a crossed two-way layout; S. R. Searle, G.
+  Casella, C. E. McCulloch, "Variance Components", 1992, chapter 4). The
+  variance of the mean is then
+
+    (MS_seeds + MS_problems - MS_noise) / (S X),
+
+  here never less than either mean square alone gives, and the degrees of
+  freedom are those of Satterthwaite's approximation. The interval is
+  symmetric: near 0 and 1 it is only a rough one.
+
+  Args:
+    values_SX: one row per seed, one column per problem, such as pass@k or a
+      difference of pass@k; at least two of each.
+    level: confidence level, in (0, 1).
+
+  Returns:
+    (mean, low, high, p): p is that of the mean being 0, by a two-sided t
+    test; 1 where all values are 0.
+
+  Raises:
+    ValueError: there are fewer than two seeds or problems, a value is not
+      finite, or the level is outside (0, 1).
+  """
+  values_SX = np.asarray(values_SX, np.float64)
+  if values_SX.ndim != 2 or min(values_SX.shape) < 2:
+    raise ValueError(
+      f"takes two or more seeds of two or more problems, got {values_SX.shape}"
+    )
+  if not np.isfinite(values_SX).all():
+    raise ValueError("holds values that are not finite")
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), got {level}")
+  seeds, problems = values_SX.shape
+  centre = values_SX.mean()
+  of_seed_S1 = values_SX.mean(axis=1, keepdims=True) - centre
+  of_problem_X = values_SX.mean(axis=0) - centre
+  noise_SX = values_SX - centre - of_seed_S1 - of_problem_X
+  by_seed = problems * np.sum(of_seed_S1**2) / (seeds - 1)
+  by_problem = seeds * np.sum(of_problem_X**2) / (problems - 1)
+  by_noise = np.sum(noise_SX**2) / ((seeds - 1) * (problems - 1))
+  square = max(by_seed + by_problem - by_noise, by_seed, by_problem)
+  if square == 0:  # all values are equal
+    return float(centre), float(centre), float(centre), float(centre == 0)
+  freedom = square**2 / (
+    by_seed**2 / (seeds - 1)
+    + by_problem**2 / (problems - 1)
+    + by_noise**2 / ((seeds - 1) * (problems - 1))
+  )
+  # Satterthwaite's approximation is never below the fewest of its terms.
+  freedom = max(freedom, min(seeds, problems) - 1)
+  error = np.sqrt(square / values_SX.size)
+  half = error * scipy.stats.t.ppf((1 + level) / 2, freedom)
+  p = 2 * scipy.stats.t.sf(abs(centre) / error, freedom)
+  return tuple(float(x) for x in (centre, centre - half, centre + half, p))
+
+
+def holm(p_X) -> np.ndarray:
+  """Adjusts p values for the number of comparisons made.
+
+  S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979):
+  with the values in rising order, the i-th of m (from 0) is multiplied by
+  m - i, and none is smaller than the one before it. Rejecting what is below
+  0.05 then rejects any true hypothesis with probability 0.05 at the most.
+
+  Args:
+    p_X: p values of one family of comparisons.
+
+  Returns:
+    Adjusted values in the same order, at most 1.
+  """
+  p_X = np.asarray(p_X, np.float64)
+  order = np.argsort(p_X, kind="stable")
+  steps = p_X[order] * np.arange(len(p_X), 0, -1)
+  adjusted_X = np.empty_like(p_X)
+  adjusted_X[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+  return adjusted_X

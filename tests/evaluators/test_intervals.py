@@ -201,3 +201,82 @@ def test_intervals_refuse(values, level, word):
     intervals.difference([1, 0], [1, 0, 1])
   with pytest.raises(ValueError, match="outside"):
     intervals.difference([1.5], [1.0])
+
+
+def _crossed(rng, seeds, problems, of_seed, of_problem, noise):
+  """Values with effects of seed and problem, around 0."""
+  return (
+    of_seed * rng.standard_normal((seeds, 1))
+    + of_problem * rng.standard_normal((1, problems))
+    + noise * rng.standard_normal((seeds, problems))
+  )
+
+
+def test_over_seeds_is_the_textbook_layout():
+  """Golden numbers: mean squares of a 2 x 3 table, worked by hand."""
+  values = [[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]]
+  # Means 3 and 5 of the seeds, 2, 2 and 8 of the problems, 4 of all.
+  by_seed, by_problem, by_noise = 6.0, 24.0, 2.0
+  square = by_seed + by_problem - by_noise
+  freedom = max(
+    square**2 / (by_seed**2 / 1 + by_problem**2 / 2 + by_noise**2 / 2), 1
+  )
+  error = np.sqrt(square / 6)
+  half = error * scipy.stats.t.ppf(0.975, freedom)
+  p = 2 * scipy.stats.t.sf(4 / error, freedom)
+  np.testing.assert_allclose(
+    intervals.over_seeds(values), (4, 4 - half, 4 + half, p), rtol=1e-12
+  )
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(
+  ("of_seed", "of_problem", "noise"),
+  [(0.0, 1.0, 1.0), (0.1, 1.0, 0.5), (1.0, 0.2, 1.0), (0.0, 0.0, 1.0)],
+)
+def test_over_seeds_holds_the_mean(seeds, of_seed, of_problem, noise):
+  """Whichever of seeds and problems makes the mean vary."""
+  rng = np.random.default_rng(seeds)
+  found = [
+    intervals.over_seeds(
+      _crossed(rng, seeds, 64, of_seed, of_problem, noise)
+    )
+    for _ in range(1500)
+  ]
+  _, low, high, p = np.transpose(found)
+  inside = (low <= 0) & (0 <= high)
+  assert np.mean(inside) >= COVERED
+  # The test and the interval are one.
+  np.testing.assert_array_equal(inside, p >= 0.05)
+
+
+def test_over_seeds_is_wider_where_seeds_differ():
+  rng = np.random.default_rng(0)
+  same = np.repeat(rng.random((1, 50)), 3, axis=0)
+  apart = same + [[-0.1], [0.0], [0.1]]
+  narrow, wide = intervals.over_seeds(same), intervals.over_seeds(apart)
+  assert wide[2] - wide[1] > 2 * (narrow[2] - narrow[1])
+  assert intervals.over_seeds(np.zeros((2, 2))) == (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+  "values", [[[1.0, 0.0]], [[1.0], [0.0]], [[1.0, np.nan], [0.0, 0.0]]]
+)
+def test_over_seeds_refuses(values):
+  with pytest.raises(ValueError, match="two or more|not finite"):
+    intervals.over_seeds(values)
+
+
+def test_holm_is_the_paper_s_procedure():
+  """Golden numbers, and never less than the values themselves."""
+  np.testing.assert_allclose(
+    intervals.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+  )
+  np.testing.assert_allclose(intervals.holm([0.6, 0.7]), [1.0, 1.0])
+  assert intervals.holm([]).shape == (0,)
+
+
+def test_holm_rarely_rejects_a_true_hypothesis():
+  p = np.random.default_rng(1).random((4000, 8))
+  rejected = [np.any(intervals.holm(row) < 0.05) for row in p]
+  assert 0.03 < np.mean(rejected) < 0.06
