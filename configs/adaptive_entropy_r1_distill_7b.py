@@ -18,7 +18,7 @@ lengths, group size and learning rate are FlowRL's (2509.15207), with one
 minibatch.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

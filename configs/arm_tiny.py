@@ -17,7 +17,7 @@ Hardware and hours: a run takes about three minutes on two cores. Results of
 some variants are in docs/results.md.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(variant: str = "correct"):

@@ -5,7 +5,7 @@
 
 Model, data, files, scale and memory are those of configs/dapo_qwen2_5_32b.py.
 To try the method, call `methods.cispo` on a smaller scale of
-progrpo_jax/config/scales.py. Hardware and hours: not measured here.
+progrpo_jax/settings/scales.py. Hardware and hours: not measured here.
 
 What to expect: the paper compares CISPO with GRPO and DAPO on this model, on
 AIME 2024, as a figure; others quote that CISPO reaches DAPO's score in half
@@ -18,7 +18,7 @@ Adam with betas 0.9 / 0.95 and epsilon 1e-15. The paper does not print the cap;
 (2503.14476).
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config():

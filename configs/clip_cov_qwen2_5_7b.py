@@ -4,7 +4,7 @@
     --workdir runs/clip_cov_7b
 
 Files and evaluation are those of configs/progrpo_qwen2_5_7b.py; the scale is
-`entropy_mechanism` of progrpo_jax/config/scales.py. Argument: `paper`
+`entropy_mechanism` of progrpo_jax/settings/scales.py. Argument: `paper`
 (default), or `host` for one host of eight 80 GB devices. Hardware and hours:
 not measured here.
 
@@ -19,7 +19,7 @@ here that is 64 responses. Chosen here: no weight decay, no warm-up, the number
 of steps.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

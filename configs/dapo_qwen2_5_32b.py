@@ -6,7 +6,7 @@
 Hardware and hours: not measured here. `progrpo doctor --chip H100 --devices
 64` estimates 37 GiB on each device; 16 prompts are sampled at a time. This
 file records what the paper did. To try the method, call `methods.dapo` on a
-smaller scale of progrpo_jax/config/scales.py.
+smaller scale of progrpo_jax/settings/scales.py.
 
 Files are those of configs/progrpo_qwen2_5_7b.py. A wrong answer has the reward
 0 here and -1 in the paper, a right one 1 in both. The overlong penalty
@@ -24,7 +24,7 @@ Chosen here: the length limit of a prompt, the number of steps, the held-out
 problems and when they are evaluated.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config():

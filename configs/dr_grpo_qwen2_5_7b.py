@@ -16,7 +16,7 @@ tokens; here the limit is 8192, which makes the loss smaller by 3000 / 8192.
 Adam compensates for the scale, the clip of the gradient norm does not.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

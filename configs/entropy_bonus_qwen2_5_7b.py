@@ -14,7 +14,7 @@ What to expect, according to the paper: no gain over GRPO (38.6). Weights of
 We do not know whether the paper tried them in exactly this setting.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

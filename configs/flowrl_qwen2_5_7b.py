@@ -22,7 +22,7 @@ bounds of the weight (0.8 and 1.28), the number of steps, the held-out problems
 and when they are evaluated.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

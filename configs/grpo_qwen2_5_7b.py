@@ -17,7 +17,7 @@ does not print its clip; 0.2 is used everywhere else. Its batch, 16 prompts of
 parts of GRPO (the KL, for instance) the authors of the figures above left out.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -16,7 +16,7 @@ The bounds suit responses of thousands of tokens; for short responses they clip
 nearly everything (see configs/tiny.py).
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -14,7 +14,7 @@ of 32 problems: 0.44 (0.35 - 0.53) before, which is guessing at random; 0.85
 (0.75 - 0.92) after 60 steps.
 """
 
-from progrpo_jax.config import defaults, methods
+from progrpo_jax.settings import defaults, methods
 
 
 def get_config(variant: str = "grpo"):

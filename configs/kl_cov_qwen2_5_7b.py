@@ -12,7 +12,7 @@ From the paper: no clip; a KL of weight 1 to the policy that sampled, on the
   --config.algo.loss_options.share=2e-4
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -39,7 +39,7 @@ here: alpha 0.3, the number of steps, the held-out problems and when they are
 evaluated.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -16,7 +16,7 @@ paper; the quotes do not say whether 49.4 is GRPO or the start model. Not
 reproduced here.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

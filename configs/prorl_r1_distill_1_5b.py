@@ -59,7 +59,7 @@ of the batch (prompts), betas and weight decay of AdamW, the share of each
 domain (by its size in the paper).
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -28,7 +28,7 @@ of the gradient's square after 25 steps. Learning rate and sizes are those of
 configs/tiny.py; all else is `methods.prorl`.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(variant: str = "prorl"):

@@ -26,7 +26,7 @@ counts once in the scale of the batch, not once per token, and k2's log-ratio
 is not clamped to 10.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

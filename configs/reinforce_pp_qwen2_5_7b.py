@@ -17,7 +17,7 @@ variant that first subtracts the mean of the group is
 configs/prorl_v2_r1_distill_1_5b.py.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -20,7 +20,7 @@ responses must fail and how badly, the wording of the question, the data.
 Stand-ins: batch, lengths and learning rate are FlowRL's (2509.15207).
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

@@ -16,7 +16,7 @@ no KL. Stand-ins: batch, lengths, group size and learning rate are FlowRL's
 (2509.15207).
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

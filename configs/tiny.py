@@ -4,14 +4,14 @@
 or, for one run, after `make quickstart` has made the base policy:
   progrpo train --config configs/tiny.py:progrpo --workdir runs/progrpo
 
-The argument names any method of progrpo_jax/config/methods.py. Model, data,
+The argument names any method of progrpo_jax/settings/methods.py. Model, data,
 budget (`scales.laptop`) and seeds are the same for all methods. So are a clip
 of 0.2 / 0.28 and a mean over tokens, unless the method is about these. A
 method's keys are set by its function; `_small` below sets those that need
 another value than the paper's at this scale. Results: docs/results.md.
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(method: str = "progrpo"):

@@ -18,7 +18,7 @@ of one batch; `paper` has 16. Stand-ins: batch, lengths and group size are
 FlowRL's (2509.15207).
 """
 
-from progrpo_jax.config import methods, scales
+from progrpo_jax.settings import methods, scales
 
 
 def get_config(scale: str = "paper"):

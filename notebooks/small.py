@@ -10,7 +10,7 @@ Countdown with three numbers, a base policy that is warmed up for a minute,
 and a few dozen steps. The argument names a method, as for configs/tiny.py.
 """
 
-from progrpo_jax.config import files
+from progrpo_jax.settings import files
 
 RUNS = "../runs/notebooks"
 

@@ -1,6 +1,6 @@
 """Defaults and allowed values of config keys and command-line arguments.
 
-A key is declared once, in config/defaults.py, with its default and its range:
+A key is declared once, in settings/defaults.py, with its default and its range:
 
   # Peak of the learning rate.
   c.optim.learning_rate = ranges.Number(1e-6, above=0, at_most=1)

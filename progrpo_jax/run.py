@@ -21,7 +21,7 @@ import numpy as np
 from progrpo_jax import errors, places
 from progrpo_jax.build import answers
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import files
+from progrpo_jax.settings import files
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lines
 from progrpo_jax.storage import metrics as metrics_lib

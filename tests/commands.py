@@ -298,7 +298,7 @@ ELSEWHERE = {
   "launch/fetch.sh metrics checkpoint=latest": "tests/launch/test_launch.py",
   "launch/delete.sh": "tests/launch/test_launch.py",
   "progrpo COMMAND --help": "tests/test_main.py",
-  "progrpo train --override": "tests/config/test_identity.py",
+  "progrpo train --override": "tests/settings/test_identity.py",
   "progrpo report --workdir gs://NAME/RUN": "tests/storage/test_bucket.py",
   "progrpo export --policy gs://NAME/RUN --output DIR": (
     "tests/storage/test_bucket.py"

@@ -290,7 +290,7 @@ def small(tmp_path_factory):
   write(path, **groups): writes a config file that changes keys of the groups,
     such as data=dict(tasks={...}).
   """
-  from progrpo_jax import train
+  from progrpo_jax import loop
   from progrpo_jax.build import base_policy
   from progrpo_jax.cli import arguments
 
@@ -313,7 +313,7 @@ def small(tmp_path_factory):
   def run(workdir, *overrides, method="prorl"):
     view = Quiet()
     made = config(*overrides, method=method)
-    return train.train(made, workdir, view), view
+    return loop.train(made, workdir, view), view
 
   def write(path, **groups):
     changes = {"model": dict(init_from=str(base)), "data": {}} | groups

@@ -5,7 +5,7 @@ optimiser that are reset every second step, groups carried over from step to
 step, several updates a step, evaluations.
 """
 
-from progrpo_jax.config import defaults, methods
+from progrpo_jax.settings import defaults, methods
 
 
 def get_config(method="prorl"):

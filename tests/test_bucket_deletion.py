@@ -85,7 +85,7 @@ def delete(step):
   keeper.close()
 
 def start():
-  # What a run does when it goes on, see `train.recover`, and its next save.
+  # What a run does when it goes on, see `loop.recover`, and its next save.
   keeper = open_keeper(1)
   said = {"steps": keeper.steps(), "damaged": sorted(keeper.damaged)}
   for step in reversed(keeper.steps()):

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from progrpo_jax import main
-from progrpo_jax.config import defaults
+from progrpo_jax.settings import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
-from progrpo_jax import errors, train
+from progrpo_jax import errors, loop
 from progrpo_jax.build import base_policy, problems
 from progrpo_jax.devices import stopping
 from progrpo_jax.rewards import sandbox
@@ -164,7 +164,7 @@ def unbroken(make, tmp_path_factory):
   """(its workdir, its view)."""
   workdir = tmp_path_factory.mktemp("unbroken")
   view = View()
-  assert train.train(make(), workdir, view) == train.DONE
+  assert loop.train(make(), workdir, view) == loop.DONE
   return workdir, view
 
 
@@ -279,10 +279,10 @@ def test_a_run_stopped_in_the_middle_is_the_unbroken_one(
 
   with monkeypatch.context() as patch:
     patch.setattr(stopping, "Stop", watched)
-    assert train.train(make(), tmp_path, view) == train.PREEMPTED
+    assert loop.train(make(), tmp_path, view) == loop.PREEMPTED
   assert max(view.steps) == HALF
   again = View()
-  assert train.train(make(), tmp_path, again) == train.DONE
+  assert loop.train(make(), tmp_path, again) == loop.DONE
   assert min(again.steps) == HALF + 1
   expected, found = recorded(workdir), recorded(tmp_path)
   for one, other in zip(

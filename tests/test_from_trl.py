@@ -6,8 +6,8 @@ import re
 import pytest
 
 from progrpo_jax.algos import advantages, aggregate, correction, losses
-from progrpo_jax.config import defaults
 from progrpo_jax.rewards import functions
+from progrpo_jax.settings import defaults
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs/from_trl.md"
 # Fields of trl.GRPOConfig, version 1.16.

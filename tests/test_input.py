@@ -10,7 +10,7 @@ import pytest
 
 from progrpo_jax import main
 from progrpo_jax.cli import quickstart
-from progrpo_jax.config import defaults
+from progrpo_jax.settings import defaults
 
 CONFIG = ["--config", "configs/tiny.py:progrpo"]
 # The commands that read a config, as far as they go without bad input.
@@ -28,8 +28,8 @@ BAD_CONFIGS = {
   "configs": "a directory",
   "README.md": "not a Python file",
   "configs/tiny.py:grop": "no method 'grop'",
-  "progrpo_jax/config/methods.py": "defines no get_config()",
-  "progrpo_jax/config/defaults.py:x": "takes no argument 'x'",
+  "progrpo_jax/settings/methods.py": "defines no get_config()",
+  "progrpo_jax/settings/defaults.py:x": "takes no argument 'x'",
 }
 BAD_KEYS = {
   "algo.bta=1": "did you mean config.algo.beta?",

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, main, train
+from progrpo_jax import errors, loop, main
 from progrpo_jax.build import stages as build
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state
@@ -34,7 +34,7 @@ def run(small, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoint.Checkpointer, "save", save_and_copy)
     code, _ = small.train(folder / "run", *LORA)
-  assert code == train.DONE
+  assert code == loop.DONE
   return folder / "run", halfway
 
 
@@ -88,7 +88,7 @@ def test_kl_is_zero_right_after_each_reset_and_not_before(run, recorded):
 
 def test_resumed_equals_unbroken(small, run, recorded):
   code, _ = small.train(run[1], *LORA)
-  assert code == train.DONE
+  assert code == loop.DONE
   expected, found = (recorded(workdir) for workdir in run)
   assert found.keys() == expected.keys()
   for name, what in expected.items():
@@ -109,7 +109,7 @@ def test_training_goes_on_from_merged_adapters(small, run, tmp_path):
     "eval.every=0",
     method="grpo",
   )
-  assert code == train.DONE
+  assert code == loop.DONE
   first = build.load_policy(
     small.config(f"model.init_from={tmp_path}/on/checkpoints/0"),
     sharding.make_mesh(),

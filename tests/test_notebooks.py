@@ -113,7 +113,7 @@ def test_links_lead_somewhere(name):
         assert link.startswith("https://") or (FOLDER / link).exists(), link
 
 
-CELL = {"id": "a", "source": "from progrpo_jax import train"}
+CELL = {"id": "a", "source": "from progrpo_jax import loop"}
 LONG = "def f():\n" + "  x = 1\n" * 5
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
-from progrpo_jax import errors, main, train
+from progrpo_jax import errors, loop, main
 
 REWARDS = '''
 import asyncio
@@ -176,13 +176,13 @@ def test_a_function_of_a_notebook_cell_and_a_verifier_by_name(small, tmp_path):
   }
   with c.unlocked():
     c.data.tasks = {"sums": {"module": "file", "options": options}}
-  assert train.train(c, tmp_path / "run", View(), rewards=[counts]) == 0
+  assert loop.train(c, tmp_path / "run", View(), rewards=[counts]) == 0
   assert sum(seen) == 16
   assert "reward_functions" not in c.data.tasks.sums.options
   row = _lines(tmp_path / "run" / "metrics.jsonl")[0]
   assert {"rewards/sums/math/mean", "rewards/sums/counts/mean"} <= set(row)
   with pytest.raises(errors.InputError, match="config.data.tasks has none"):
-    train.train(small.config(), tmp_path / "no", View(), rewards=[counts])
+    loop.train(small.config(), tmp_path / "no", View(), rewards=[counts])
 
 
 class View:

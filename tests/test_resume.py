@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from progrpo_jax import main, train
+from progrpo_jax import loop, main
 from progrpo_jax.evaluators import held_out
 from progrpo_jax.learn import improve, prepare
 from progrpo_jax.rollout import sampler, verify
@@ -69,7 +69,7 @@ def unbroken(small, tmp_path_factory):
     patch.setattr(metrics, "_append", half_a_line)
     patch.setattr(metrics.os, "replace", replaced)
     code, view = small.train(workdir)
-  assert code == train.DONE
+  assert code == loop.DONE
   return workdir, copies, view
 
 
@@ -130,7 +130,7 @@ def test_killed_anywhere_it_ends_alike(small, unbroken, recorded):
   workdir, copies, _ = unbroken
   expected = recorded(workdir)
   for name in _moments(copies):
-    assert small.train(copies[name])[0] == train.DONE
+    assert small.train(copies[name])[0] == loop.DONE
     found = recorded(copies[name])
     assert [k for k in expected if found.get(k) != expected[k]] == [], name
     assert found.keys() == expected.keys(), name
@@ -162,7 +162,7 @@ def test_stopped_it_saves_and_goes_on_alike(
 
     with monkeypatch.context() as patch:
       patch.setattr(module, name, call)
-      assert main.main(argv) == train.PREEMPTED == 75
+      assert main.main(argv) == loop.PREEMPTED == 75
     steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert steps[-1] == ("0" if name == "batches" else "1")
   assert "SIGTERM: saving, then stopping" in capsys.readouterr().out
@@ -200,7 +200,7 @@ def _stop_in_evaluation(monkeypatch, at, argv):
   with monkeypatch.context() as patch:
     patch.setattr(held_out.HeldOut, "sample", begin)
     patch.setattr(held_out.HeldOut, "_sample_batch", batch)
-    assert main.main(argv) == train.PREEMPTED
+    assert main.main(argv) == loop.PREEMPTED
   # Of six batches the one in which the signal came is the last.
   assert len(begun) == at + 1 and len(calls) == 2
 
@@ -227,7 +227,7 @@ def test_stopped_in_each_evaluation_it_ends_alike(
     str(tmp_path),
   ]
   unbroken = tmp_path.with_name(f"{tmp_path.name}-unbroken")
-  assert main.main([*argv[:-1], str(unbroken)]) == train.DONE
+  assert main.main([*argv[:-1], str(unbroken)]) == loop.DONE
   for at, evaluated, kept in (
     (0, [], []),
     (1, [0], [0, 2]),
@@ -246,10 +246,10 @@ def test_stopped_in_each_evaluation_it_ends_alike(
     save(self, step, *args)
 
   monkeypatch.setattr(checkpoint.Checkpointer, "save", killed)
-  assert main.main(argv) == train.DONE
+  assert main.main(argv) == loop.DONE
   monkeypatch.undo()
   assert _evaluated(copy) == [0, 2, 4] and _kept(copy) == [0, 2, 4]
-  assert main.main([*argv[:-1], str(copy)]) == train.DONE
+  assert main.main([*argv[:-1], str(copy)]) == loop.DONE
   expected = recorded(unbroken)
   for workdir in (tmp_path, copy):
     found = recorded(workdir)
@@ -271,7 +271,7 @@ def test_stopped_in_an_evaluation_of_a_step_that_is_not_saved(
     "checkpoint.every=1000",
   )
   unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
-  assert small.train(unbroken, *options, method="grpo")[0] == train.DONE
+  assert small.train(unbroken, *options, method="grpo")[0] == loop.DONE
   argv = ["train", *small.args(*options, method="grpo"), "--workdir"]
   argv.append(str(stopped))
   _stop_in_evaluation(monkeypatch, 0, argv)
@@ -285,13 +285,13 @@ def test_stopped_in_an_evaluation_of_a_step_that_is_not_saved(
 
   with monkeypatch.context() as patch:
     patch.setattr(held_out.HeldOut, "records", stop)
-    assert main.main(argv) == train.PREEMPTED
+    assert main.main(argv) == loop.PREEMPTED
   assert (_evaluated(stopped), _kept(stopped)) == ([1], [0, 1])
   keeper = checkpoint.Checkpointer(stopped / "checkpoints", read_only=True)
   assert keeper.unfinished == set()
   _stop_in_evaluation(monkeypatch, 0, argv)
   assert (_evaluated(stopped), _kept(stopped)) == ([1], [0, 1, 2])
-  assert main.main(argv) == train.DONE
+  assert main.main(argv) == loop.DONE
   expected, found = recorded(unbroken), recorded(stopped)
   assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
   assert _evaluated(stopped) == [1, 2, 3]
@@ -342,5 +342,5 @@ def test_second_signal_stops_at_once(small, unbroken, recorded, tmp_path):
   assert child.wait(timeout=20) == -signal.SIGTERM, seen
   assert time.monotonic() - start < 10
   child.stdout.close()
-  assert small.train(tmp_path)[0] == train.DONE
+  assert small.train(tmp_path)[0] == loop.DONE
   assert recorded(tmp_path) == recorded(unbroken[0])

@@ -4,7 +4,7 @@ The package is built in rooms, one above the other. A file imports from lower
 rooms, and from files of its own room that stand before it in the list of the
 room. Each heavy dependency has few importers, the lowest rooms see neither
 files nor clocks, verifiers and tasks do without JAX, so that their processes
-start fast, and no room below `config` sees a config.
+start fast, and no room below `settings` sees a config.
 """
 
 import ast
@@ -13,7 +13,7 @@ import pathlib
 
 import pytest
 
-from progrpo_jax.config import defaults
+from progrpo_jax.settings import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -158,7 +158,7 @@ ROOMS = {
     "policy.py",
     "log.py",
   ],
-  "config": [
+  "settings": [
     "defaults.py",
     "methods.py",
     "scales.py",
@@ -183,7 +183,7 @@ ROOMS = {
     "roofline.py",
     "ahead.py",
   ],
-  "run": ["train.py", "run.py"],
+  "run": ["loop.py", "run.py"],
   "report": [
     "comparison.py",
     "tables.py",
@@ -257,7 +257,7 @@ SEEING = {
 }
 
 # The rooms that read a config, and what a read looks like.
-READERS = {"config", "build", "plan", "cli", "report"}
+READERS = {"settings", "build", "plan", "cli", "report"}
 CONFIG_NAMES = {"c", "cfg", "config"}
 GROUPS = set(defaults.keys()) - {"seed", "method", "data"}
 
@@ -477,10 +477,12 @@ def violations(files):
 
 
 # Configs are data: these files start without JAX.
-DATA = {f"progrpo_jax/config/{n}.py" for n in ("defaults", "methods", "scales")}
+DATA = {
+  f"progrpo_jax/settings/{n}.py" for n in ("defaults", "methods", "scales")
+}
 ALLOWED = {
   "progrpo_jax.ranges",
-  *(f"progrpo_jax.config.{n}" for n in ("defaults", "methods", "scales")),
+  *(f"progrpo_jax.settings.{n}" for n in ("defaults", "methods", "scales")),
 }
 
 
@@ -501,7 +503,7 @@ def test_the_code_keeps_the_rules():
 GOOD = {
   "progrpo_jax/__init__.py": (
     '"""Doc."""\n\n__version__ = "1"\n\n'
-    "def __getattr__(name):\n  from progrpo_jax import train\n"
+    "def __getattr__(name):\n  from progrpo_jax import loop\n"
   ),
   "progrpo_jax/errors.py": "",
   "progrpo_jax/ops.py": "import jax\n",
@@ -527,20 +529,22 @@ GOOD = {
     "from progrpo_jax.learn import state as state_lib\n"
     'ITEMS = ("params", "data")\n'
   ),
-  "progrpo_jax/train.py": (
+  "progrpo_jax/loop.py": (
     "from progrpo_jax.learn import state\n"
     "from progrpo_jax.storage import checkpoint\n"
   ),
   "progrpo_jax/report/html.py": "",
   "progrpo_jax/cli/train.py": (
-    "from progrpo_jax.config import defaults\n"
-    "from progrpo_jax import train\n"
+    "from progrpo_jax.settings import defaults\n"
+    "from progrpo_jax import loop\n"
     "from progrpo_jax.report import html\nx = c.algo.loss\n"
   ),
   "progrpo_jax/main.py": "from progrpo_jax.cli import train\n",
-  "progrpo_jax/config/checks.py": ("from progrpo_jax.config import defaults\n"),
-  "configs/tiny.py": "from progrpo_jax.config import methods, scales\n",
-  "progrpo_jax/config/defaults.py": (
+  "progrpo_jax/settings/checks.py": (
+    "from progrpo_jax.settings import defaults\n"
+  ),
+  "configs/tiny.py": "from progrpo_jax.settings import methods, scales\n",
+  "progrpo_jax/settings/defaults.py": (
     "import ml_collections\nfrom progrpo_jax import ranges\n"
   ),
 }
@@ -570,8 +574,8 @@ def test_made_up_code_that_keeps_the_rules():
     ),
     (
       "progrpo_jax/ops.py",
-      "def f():\n  from progrpo_jax import train",
-      "imports train.py",
+      "def f():\n  from progrpo_jax import loop",
+      "imports loop.py",
     ),
     ("progrpo_jax/ops.py", "from . import errors", "relative import"),
     (
@@ -612,7 +616,7 @@ def test_made_up_code_that_keeps_the_rules():
     ),
     (
       "progrpo_jax/__init__.py",
-      "from progrpo_jax import train",
+      "from progrpo_jax import loop",
       "more than a docstring",
     ),
     (
@@ -630,8 +634,8 @@ def test_made_up_code_that_keeps_the_rules():
       "def f():\n  import IPython",
       "imports IPython",
     ),
-    ("progrpo_jax/train.py", "import optax", "imports optax, which is for"),
-    ("progrpo_jax/train.py", "from orbax import checkpoint", "imports orbax"),
+    ("progrpo_jax/loop.py", "import optax", "imports optax, which is for"),
+    ("progrpo_jax/loop.py", "from orbax import checkpoint", "imports orbax"),
     ("progrpo_jax/storage/checkpoint.py", "import flax.struct", "imports flax"),
     (
       "progrpo_jax/cli/train.py",
@@ -650,7 +654,7 @@ def test_made_up_code_that_keeps_the_rules():
       "from ml_collections import ConfigDict",
       "imports ml_collections; ground sees no config",
     ),
-    ("progrpo_jax/train.py", "import ml_collections", "sees no config"),
+    ("progrpo_jax/loop.py", "import ml_collections", "sees no config"),
     (
       "progrpo_jax/learn/state.py",
       "def f(c):\n  return c.optim.b1",
@@ -673,15 +677,15 @@ def test_made_up_code_that_keeps_the_rules():
       "import chex",
       "tasks/base.py: reaches chex through rewards/score.py",
     ),
-    ("progrpo_jax/train.py", "x = P('data')", "mesh axis 'data'"),
+    ("progrpo_jax/loop.py", "x = P('data')", "mesh axis 'data'"),
     (
-      "progrpo_jax/train.py",
+      "progrpo_jax/loop.py",
       "x = sharding.PartitionSpec(('data', None))",
       "mesh axis 'data'",
     ),
-    ("progrpo_jax/train.py", "x = {'fsdp': 1}", "mesh axis 'fsdp'"),
-    ("progrpo_jax/train.py", "axis = 'tensor'", "mesh axis 'tensor'"),
-    ("progrpo_jax/train.py", "x = 1  # " + MARKS[0], MARKS[0]),
+    ("progrpo_jax/loop.py", "x = {'fsdp': 1}", "mesh axis 'fsdp'"),
+    ("progrpo_jax/loop.py", "axis = 'tensor'", "mesh axis 'tensor'"),
+    ("progrpo_jax/loop.py", "x = 1  # " + MARKS[0], MARKS[0]),
     ("tests/test_x.py", "x = 1  # " + MARKS[3], "test_x.py:1"),
     (
       "progrpo_jax/cli/train.py",
@@ -689,14 +693,14 @@ def test_made_up_code_that_keeps_the_rules():
       "read, not imported",
     ),
     (
-      "progrpo_jax/config/defaults.py",
+      "progrpo_jax/settings/defaults.py",
       "import jax.numpy as jnp",
       "configs are data",
     ),
-    ("configs/tiny.py", "from progrpo_jax import train", "configs are data"),
+    ("configs/tiny.py", "from progrpo_jax import loop", "configs are data"),
     (
-      "progrpo_jax/config/defaults.py",
-      "from progrpo_jax import train",
+      "progrpo_jax/settings/defaults.py",
+      "from progrpo_jax import loop",
       "configs are data",
     ),
   ],

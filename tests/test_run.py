@@ -12,8 +12,8 @@ from progrpo_jax import errors, run
 from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import sample as sample_command
-from progrpo_jax.config import files
 from progrpo_jax.report import comparison
+from progrpo_jax.settings import files
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from progrpo_jax import errors, main, train
+from progrpo_jax import errors, loop, main
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.storage import checkpoint
@@ -42,10 +42,10 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(
   small, tmp_path, recorded
 ):
   short = ("train.total_steps=1", "eval.every=0")
-  assert small.train(tmp_path, *short, method="grpo")[0] == train.DONE
+  assert small.train(tmp_path, *short, method="grpo")[0] == loop.DONE
   before = recorded(tmp_path)
   code, view = small.train(tmp_path, *short, method="grpo")
-  assert code == train.DONE and view.steps == []
+  assert code == loop.DONE and view.steps == []
   assert view.messages == [
     "attention: xla (platform cpu)",
     "resuming from step 1",

@@ -49,6 +49,7 @@ _GROUPS = {
 _CONFIGS = {"c", "cfg", "config"}
 # Files that may read a config: rooms, and files of the time before rooms.
 _READERS = (
+  "settings/",
   "config/",
   "build/",
   "plan/",
@@ -109,7 +110,7 @@ def count(root: pathlib.Path) -> dict[str, object]:
         for n in ast.walk(node)
       )
     # methods.py names its functions after the methods, as algos/ does.
-    for node in tree.body if name != "config/methods.py" else ():
+    for node in tree.body if not name.endswith("/methods.py") else ():
       if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (
         not node.name.startswith("_") and node.name not in _SHARED
       ):
@@ -166,7 +167,11 @@ def _code_lines(text: str, tree: ast.AST) -> int:
 def _keys(root: pathlib.Path) -> int:
   """Returns the number of config keys."""
   sys.path.insert(0, str(root))
-  for place in ("progrpo_jax/config/defaults.py", "configs/common.py"):
+  for place in (
+    "progrpo_jax/settings/defaults.py",
+    "progrpo_jax/config/defaults.py",
+    "configs/common.py",
+  ):
     if (root / place).exists():
       keys = runpy.run_path(str(root / place))["keys"]()
       return _leaves(keys)

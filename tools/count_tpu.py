@@ -20,9 +20,9 @@ import tempfile
 import rich.console
 
 from progrpo_jax import errors
-from progrpo_jax.config import defaults, files
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, memory
+from progrpo_jax.settings import defaults, files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPES = runpy.run_path(str(ROOT / "tools" / "make_memory.py"))["_SHAPES"]

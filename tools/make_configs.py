@@ -2,7 +2,7 @@
 
   python tools/make_configs.py
 
-The source is progrpo_jax/config/defaults.py. tests/test_docs.py fails if the
+The source is progrpo_jax/settings/defaults.py. tests/test_docs.py fails if the
 page is not up to date.
 """
 
@@ -13,13 +13,13 @@ import pathlib
 from progrpo_jax import ranges
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "progrpo_jax" / "config" / "defaults.py"
+SOURCE = ROOT / "progrpo_jax" / "settings" / "defaults.py"
 PAGE = ROOT / "docs" / "configs.md"
 
 INTRO = """\
 # Every key of a config
 
-This page is made from [defaults.py](../progrpo_jax/config/defaults.py) by
+This page is made from [defaults.py](../progrpo_jax/settings/defaults.py) by
 `python tools/make_configs.py`; change the keys there. A row without a
 description belongs to the row above it, or its name says all. A value outside
 of the range of its key is refused before anything is built. Numbers must be
@@ -27,8 +27,8 @@ finite, and whole numbers below 2^31 unless the range says otherwise.
 
 A config is a Python file with a function `get_config()` that returns an
 `ml_collections.ConfigDict`. It starts from `defaults.get_config()`, usually
-applies a method of [methods.py](../progrpo_jax/config/methods.py), and sets the
-keys that differ in its run:
+applies a method of [methods.py](../progrpo_jax/settings/methods.py), and sets
+the keys that differ in its run:
 
 ```
 progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE --workdir DIR
@@ -58,7 +58,7 @@ c.model.chat_template_options = {"enable_thinking": False}  # Qwen3's
 
 
 def page(source: str) -> str:
-  """Returns the page, given the text of progrpo_jax/config/defaults.py."""
+  """Returns the page, given the text of progrpo_jax/settings/defaults.py."""
   lines = source.splitlines()
   module: dict = {}
   exec(compile(source, str(SOURCE), "exec"), module)

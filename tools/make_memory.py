@@ -12,10 +12,10 @@ import functools
 import pathlib
 
 from progrpo_jax import errors
-from progrpo_jax.config import checks, defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
+from progrpo_jax.settings import checks, defaults
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "memory.md"
 LARGEST = 256  # chips

@@ -25,7 +25,7 @@ _WORDS = {
   "learn": "from groups to an updated policy",
   "evaluators": "measures of held-out problems",
   "storage": "checkpoints, policies, metrics",
-  "config": "keys, methods, checks of a config",
+  "settings": "keys, methods, checks of a config",
   "build": "from a config to the stages",
   "plan": "estimate of a run's memory",
   "run": "the training loop; reading a run",
@@ -72,7 +72,7 @@ def draw(rooms) -> str:
     y + 28,
     12.5,
     "Outside of the package: configs/ (run files, which "
-    "import only from config/), tools/, tests/, docs/.",
+    "import only from settings/), tools/, tests/, docs/.",
     soft=True,
   )
   return "\n".join((*head, *body, foot, "</svg>\n"))

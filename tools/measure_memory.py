@@ -15,10 +15,10 @@ import math
 
 import jax
 
-from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import ahead, memory, programs
+from progrpo_jax.settings import defaults
 
 
 def main() -> None:

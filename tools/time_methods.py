@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from progrpo_jax.config import methods
+from progrpo_jax.settings import methods
 from progrpo_jax.storage import metrics
 
 CONFIG = "configs/tiny.py"

@@ -25,9 +25,9 @@ from progrpo_jax.algos import (
   losses,
   objective,
 )
-from progrpo_jax.config import checks
 from progrpo_jax.learn import optim
 from progrpo_jax.models import scoring
+from progrpo_jax.settings import checks
 from progrpo_jax.storage import loggers
 
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from progrpo_jax import errors
-from progrpo_jax.config import checks, isolation
 from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import creativity, held_out
 from progrpo_jax.rewards import functions, thinking
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import prompts as prompts_lib
 from progrpo_jax.rollout import sampler
+from progrpo_jax.settings import checks, isolation
 from progrpo_jax.tasks import base as tasks
 
 # Seconds that a worker takes to judge a program with ten tests

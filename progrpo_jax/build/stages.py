@@ -17,8 +17,6 @@ import ml_collections
 from progrpo_jax import errors, packing
 from progrpo_jax.algos import kl
 from progrpo_jax.build import functions, problems
-from progrpo_jax.config import checks, isolation
-from progrpo_jax.config import schedule as schedule_lib
 from progrpo_jax.devices import (
   agreement,
   hosts,
@@ -39,6 +37,8 @@ from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import collect as collect_lib
 from progrpo_jax.rollout import draw, rephrase, shaping
 from progrpo_jax.rollout import prompts as prompts_lib
+from progrpo_jax.settings import checks, isolation
+from progrpo_jax.settings import schedule as schedule_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import log as log_lib
 from progrpo_jax.storage import metrics as metrics_lib
@@ -98,7 +98,7 @@ class Foundation:
     tx: optax chain.
     timer: times the stages.
     stop: request to stop.
-    view: display of the run, see `train.View`; None shows nothing.
+    view: display of the run, see `loop.View`; None shows nothing.
   """
 
   mesh: jax.sharding.Mesh
@@ -260,7 +260,7 @@ def make_setup(
     c: the resolved config.
     timer: times the stages.
     stop: request to stop.
-    view: display of the run, see `train.View`; None shows nothing.
+    view: display of the run, see `loop.View`; None shows nothing.
     objects: reward functions that are objects, see `problems.give_rewards`.
 
   Returns:

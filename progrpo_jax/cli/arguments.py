@@ -7,8 +7,8 @@ from typing import NoReturn
 import ml_collections
 
 from progrpo_jax import errors, places, ranges
-from progrpo_jax.config import checks, defaults, files
 from progrpo_jax.devices import compilation
+from progrpo_jax.settings import checks, defaults, files
 from progrpo_jax.storage import lines
 from progrpo_jax.storage import policy as policy_lib
 

@@ -4,7 +4,7 @@ import ast
 
 from progrpo_jax import errors
 from progrpo_jax.cli import arguments
-from progrpo_jax.config import checks, files
+from progrpo_jax.settings import checks, files
 
 
 def run(argv: list[str]) -> int:

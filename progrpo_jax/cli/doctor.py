@@ -17,9 +17,9 @@ import rich.table
 
 from progrpo_jax import errors, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.config import checks, isolation, schedule
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, memory
+from progrpo_jax.settings import checks, isolation, schedule
 
 # Packages whose versions are shown.
 PACKAGES = (

@@ -12,9 +12,9 @@ from progrpo_jax import errors, ranges
 from progrpo_jax.build import problems
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
-from progrpo_jax.config import checks, isolation
 from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
+from progrpo_jax.settings import checks, isolation
 from progrpo_jax.storage import metrics
 from progrpo_jax.storage import policy as policy_lib
 

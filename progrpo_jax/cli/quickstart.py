@@ -8,11 +8,11 @@ the first one stopped.
 import os
 import sys
 
-from progrpo_jax import errors, places, ranges, train
+from progrpo_jax import errors, loop, places, ranges
 from progrpo_jax.cli import arguments, compare, evaluate, exits, warmup
 from progrpo_jax.cli import train as train_command
-from progrpo_jax.config import files, methods
 from progrpo_jax.models import hf
+from progrpo_jax.settings import files, methods
 from progrpo_jax.storage import lines, metrics
 
 METHODS = ("grpo", "progrpo")
@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
     "--methods",
     default=",".join(METHODS),
-    help="comma-separated methods of progrpo_jax/config/methods.py, or all",
+    help="comma-separated methods of progrpo_jax/settings/methods.py, or all",
   )
   parser.add(
     "--seeds", ranges.Whole(1, at_least=1), "number of runs per method"
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> int:
       name = method if seed == 0 else f"{method}-seed{seed}"
       workdir = os.path.join(args.output, name)
       code = train_command.start(c, workdir)
-      if code != train.DONE:
+      if code != loop.DONE:
         return code
       workdirs.append(workdir)
       labels.append(method)

@@ -1,6 +1,6 @@
 """`progrpo train`: trains a policy by reinforcement learning."""
 
-from progrpo_jax import ranges, train
+from progrpo_jax import loop, ranges
 from progrpo_jax.cli import arguments
 from progrpo_jax.devices import hosts
 from progrpo_jax.report import live
@@ -40,7 +40,7 @@ def start(config, workdir: str, override: bool = False) -> int:
     override: whether the config may change what defines the run.
 
   Returns:
-    Exit code, see `train.train`.
+    Exit code, see `loop.train`.
 
   Raises:
     InputError: the workdir or the config cannot be used.
@@ -48,9 +48,9 @@ def start(config, workdir: str, override: bool = False) -> int:
   arguments.check_output("--workdir", workdir)
   # Every host trains; only the first one draws the live view.
   if not hosts.is_first():
-    return train.train(
+    return loop.train(
       config, workdir, live.Mute(f"host {hosts.index()}"), override
     )
   title = f"{config.method} in {workdir}"
   with live.LiveView(config.train.total_steps, title) as view:
-    return train.train(config, workdir, view, override)
+    return loop.train(config, workdir, view, override)

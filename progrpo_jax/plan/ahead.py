@@ -20,9 +20,9 @@ from jax.experimental import topologies
 import ml_collections
 
 from progrpo_jax import errors
-from progrpo_jax.config import checks
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import counts, hlo, memory, programs, roofline
+from progrpo_jax.settings import checks
 
 # Version of libtpu that belongs to the tested jax, see setup.py.
 LIBTPU = "0.0.42.1"

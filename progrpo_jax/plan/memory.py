@@ -23,13 +23,13 @@ import ml_collections
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors
 from progrpo_jax.build import functions
-from progrpo_jax.config import checks, schedule
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import attention, hf, lora, scoring, transformer
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rollout import sampler
+from progrpo_jax.settings import checks, schedule
 from progrpo_jax.storage import policy as policy_lib
 
 # Name -> bytes on each device.

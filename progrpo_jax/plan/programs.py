@@ -15,13 +15,13 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import packing
 from progrpo_jax.build import functions
-from progrpo_jax.config import checks
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import lora, scoring, transformer
 from progrpo_jax.rollout import sampler
+from progrpo_jax.settings import checks
 
 PHASES = ("prefill", "sample", "score", "update")
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from progrpo_jax import errors
-from progrpo_jax.config import checks
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import transformer
 from progrpo_jax.plan import counts, programs
+from progrpo_jax.settings import checks
 
 
 @dataclasses.dataclass(frozen=True)

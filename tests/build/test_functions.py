@@ -8,7 +8,7 @@ from progrpo_jax import errors
 from progrpo_jax.algos import advantages, losses
 from progrpo_jax.build import functions
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import defaults
+from progrpo_jax.settings import defaults
 
 
 @pytest.mark.parametrize(

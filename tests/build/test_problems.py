@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from progrpo_jax.build import problems
-from progrpo_jax.config import scales
 from progrpo_jax.models import config as model_config
+from progrpo_jax.settings import scales
 
 # 1.5e9 parameters, to a part in a hundred: 3 GB in bfloat16.
 MODEL = model_config.ModelConfig(

@@ -147,14 +147,14 @@ CONFIGS = {
     "missing a required argument: 'method': --config",
   ),
   "misspells a method": (
-    "from progrpo_jax.config import defaults, methods\n"
+    "from progrpo_jax.settings import defaults, methods\n"
     "def get_config():\n"
     "  return methods.progrop(defaults.get_config())",
-    "line 3: AttributeError: module 'progrpo_jax.config.methods' has no "
+    "line 3: AttributeError: module 'progrpo_jax.settings.methods' has no "
     "attribute 'progrop'; did you mean 'progrpo'?",
   ),
   "misspells a key that it reads": (
-    "from progrpo_jax.config import defaults\n"
+    "from progrpo_jax.settings import defaults\n"
     "def get_config():\n"
     "  c = defaults.get_config()\n"
     "  c.algo.beta = 2 * c.algo.bta\n"
@@ -162,7 +162,7 @@ CONFIGS = {
     "line 4: AttributeError: ",
   ),
   "misspells a key that it sets": (
-    "from progrpo_jax.config import defaults\n"
+    "from progrpo_jax.settings import defaults\n"
     "def get_config():\n"
     "  c = defaults.get_config()\n"
     "  c.algo.bta = 1.0\n"
@@ -170,7 +170,7 @@ CONFIGS = {
     "no key config.algo.bta; did you mean config.algo.beta?",
   ),
   "sets a value of another type": (
-    "from progrpo_jax.config import defaults\n"
+    "from progrpo_jax.settings import defaults\n"
     "def get_config():\n"
     "  c = defaults.get_config()\n"
     "  c.train.total_steps = 2.5\n"
@@ -179,7 +179,7 @@ CONFIGS = {
   ),
   "is frozen and wrong": (
     "import ml_collections\n"
-    "from progrpo_jax.config import defaults\n"
+    "from progrpo_jax.settings import defaults\n"
     "def get_config():\n"
     "  c = defaults.get_config()\n"
     "  c.optim.b2 = 2.0\n"
@@ -205,7 +205,7 @@ def test_the_method_of_the_readme_may_be_misspelt(tmp_path, capsys):
   path = tmp_path / "sums.py"
   path.write_text(
     textwrap.dedent("""
-      from progrpo_jax.config import defaults, methods
+      from progrpo_jax.settings import defaults, methods
       def get_config(method="progrpo"):
         return getattr(methods, method)(defaults.get_config())
       """)

@@ -7,10 +7,10 @@ import pytest
 
 from progrpo_jax.build import problems
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import files
 from progrpo_jax.devices import sharding
 from progrpo_jax.evaluators import diversity
 from progrpo_jax.rollout import verify
+from progrpo_jax.settings import files
 from progrpo_jax.storage import metrics
 
 

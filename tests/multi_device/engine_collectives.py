@@ -4,10 +4,10 @@ A line a mesh: its sizes, the collectives over values that no token changes,
 and the bytes of all collectives of a token.
 """
 
-from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import ahead, counts, hlo, programs
+from progrpo_jax.settings import defaults
 
 MODEL = model_config.ModelConfig(
   vocab_size=512,

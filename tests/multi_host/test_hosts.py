@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from progrpo_jax import errors, train
+from progrpo_jax import errors, loop
 from progrpo_jax.devices import hosts
 
 MEETING = pathlib.Path(__file__).with_name("meeting.py")
@@ -41,7 +41,7 @@ def test_two_processes_train_as_one(small, start_hosts, tmp_path):
       count, [*argv, tmp_path / name], devices=2 // count
     ):
       code, said = host.end(timeout=280)
-      assert code == train.DONE, said
+      assert code == loop.DONE, said
   for step in (1, 2):
     one, two = (
       [

@@ -43,7 +43,7 @@ def test_the_site_is_built_strictly(tmp_path):
   home = (tmp_path / "index.html").read_text()
   assert "One step in seven calls" in home
   # A file of the repository is a page that shows it.
-  link = "source/progrpo_jax/train.py.html"
+  link = "source/progrpo_jax/loop.py.html"
   assert f'href="{link}"' in home
   assert "def loop(" in (tmp_path / link).read_text()
   for page in pages(SETTINGS["nav"]):

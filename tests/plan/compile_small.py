@@ -10,11 +10,11 @@ import dataclasses
 import pathlib
 import sys
 
-from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import cache
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import ahead, programs
+from progrpo_jax.settings import defaults
 
 MODEL = model_config.ModelConfig(
   vocab_size=4096,

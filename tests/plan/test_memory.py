@@ -11,12 +11,12 @@ import pytest
 from progrpo_jax import errors
 from progrpo_jax.build import functions
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import checks, defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import cache
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
+from progrpo_jax.settings import checks, defaults
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 COMPILED = runpy.run_path(str(TOOLS / "measure_memory.py"))["compiled"]

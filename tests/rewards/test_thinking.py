@@ -6,8 +6,8 @@ import pytest
 
 from progrpo_jax import errors
 from progrpo_jax.build import problems
-from progrpo_jax.config import checks, defaults
 from progrpo_jax.rewards import thinking
+from progrpo_jax.settings import checks, defaults
 
 PLAIN = "2 + 2 is 4.\n<answer>4</answer>"
 

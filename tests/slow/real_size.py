@@ -15,10 +15,10 @@ import zlib
 import jax
 import numpy as np
 
-from progrpo_jax import train
-from progrpo_jax.config import defaults
+from progrpo_jax import loop
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import memory
+from progrpo_jax.settings import defaults
 
 _STATUS = pathlib.Path("/proc/self/status")
 
@@ -113,7 +113,7 @@ def main(size, folder):
   model = memory.model_of(c)
   said = memory.estimate(c, model, mesh, "cpu")
   meter, found = Meter(), {"trained": [], "frozen": []}
-  save, begin = train.save, train.begin
+  save, begin = loop.save, loop.begin
 
   def begun(setup, *args):
     found["setup"] = setup
@@ -126,8 +126,8 @@ def main(size, folder):
     found["trained"].append(sums(state.params))
     found["frozen"].append(sums(found["setup"].frozen))
 
-  train.save, train.begin = watched, begun
-  assert train.train(c, folder / "run", meter) == train.DONE
+  loop.save, loop.begin = watched, begun
+  assert loop.train(c, folder / "run", meter) == loop.DONE
   meter.phase("end")
   del found["setup"]
   changed = {

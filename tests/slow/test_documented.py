@@ -8,9 +8,9 @@ import shlex
 
 import pytest
 
-from progrpo_jax import main, train
+from progrpo_jax import loop, main
 from progrpo_jax.cli import arguments
-from progrpo_jax.config import files
+from progrpo_jax.settings import files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TABLE = runpy.run_path(str(ROOT / "tests" / "commands.py"))
@@ -82,7 +82,7 @@ def test_a_method_at_paper_scale_trains_a_small_policy(
   parser.add_argument("--workdir")
   config, args = arguments.parse(parser, shlex.split(command)[2:])
   monkeypatch.chdir(tmp_path)
-  code = train.train(shrink(config, small, tmp_path), args.workdir, Quiet())
+  code = loop.train(shrink(config, small, tmp_path), args.workdir, Quiet())
   assert code == 0
   row = json.loads((tmp_path / args.workdir / "metrics.jsonl").read_text())
   assert row["step"] == 1

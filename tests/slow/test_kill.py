@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from progrpo_jax import train
+from progrpo_jax import loop
 
 KILLS = 20
 # Saves go on behind the steps, and every step is saved.
@@ -64,7 +64,7 @@ def _latest(workdir):
 @pytest.mark.timeout(1800)
 def test_killed_at_random_times_it_ends_alike(small, recorded, tmp_path):
   unbroken = tmp_path / "unbroken"
-  assert small.train(unbroken, *OPTIONS)[0] == train.DONE
+  assert small.train(unbroken, *OPTIONS)[0] == loop.DONE
   expected = recorded(unbroken)
   rng, kills, ends = random.Random(0), [], 0
   while len(kills) < KILLS or not ends:

@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 
-from progrpo_jax import train
+from progrpo_jax import loop
 
 # Batches that eight devices divide; every step is compared and saved.
 OPTIONS = (
@@ -47,7 +47,7 @@ def run(small, start_hosts):
 
 def finish(started):
   codes = [host.end(LIMIT) for host in started]
-  assert [code for code, _ in codes] == [train.DONE] * len(codes), codes
+  assert [code for code, _ in codes] == [loop.DONE] * len(codes), codes
 
 
 def lines(path):
@@ -129,7 +129,7 @@ def test_a_signal_to_one_saves_everywhere_and_others_go_on(run, tmp_path):
   second.process.send_signal(signal.SIGTERM)
   for host in (first, second):
     code, said = host.end(LIMIT)
-    assert code == train.PREEMPTED, said
+    assert code == loop.PREEMPTED, said
   steps = sorted(
     int(path.name) for path in (tmp_path / "broken/checkpoints").iterdir()
   )
@@ -148,7 +148,7 @@ def test_when_one_is_killed_all_end_and_the_run_goes_on(run, tmp_path, killed):
   os.kill(started[killed].process.pid, signal.SIGKILL)
   # The heartbeat, the wait of the one that ends alone, and a busy machine.
   code, said = started[1 - killed].end(timeout=10 + 30 + 60)
-  assert code not in (train.DONE, train.PREEMPTED), said
+  assert code not in (loop.DONE, loop.PREEMPTED), said
   finish(run(2, 2, broken, SIX))
   assert exactly(broken) == exactly(unbroken)
 

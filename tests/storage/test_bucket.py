@@ -21,7 +21,7 @@ import urllib.request
 
 import pytest
 
-from progrpo_jax import main, train
+from progrpo_jax import loop, main
 
 _HERE = pathlib.Path(__file__)
 # The runs compile for a minute or two; on a busy machine that is many.
@@ -284,7 +284,7 @@ def runs(small, tmp_path_factory):
     code, said = _stopped_after(
       server, "bucket/runs/run/rollouts/000002.jsonl", argv
     )
-    assert code == train.PREEMPTED == 75, said
+    assert code == loop.PREEMPTED == 75, said
     left = [
       n
       for n in server.names("bucket", "runs/run/checkpoints/2/")

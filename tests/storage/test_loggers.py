@@ -7,7 +7,7 @@ import pytest
 
 from progrpo_jax import errors
 from progrpo_jax.build import functions
-from progrpo_jax.config import defaults
+from progrpo_jax.settings import defaults
 from progrpo_jax.storage import metrics
 
 

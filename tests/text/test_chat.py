@@ -18,10 +18,10 @@ from progrpo_jax import errors
 from progrpo_jax.build import problems
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import evaluate
-from progrpo_jax.config import defaults, files
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf, transformer
+from progrpo_jax.settings import defaults, files
 from progrpo_jax.text import chat
 from progrpo_jax.text import tokenizer as tokenizer_lib
 

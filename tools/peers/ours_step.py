@@ -14,16 +14,16 @@ from peers import work
 import tokenizers
 import transformers
 
-from progrpo_jax import train
+from progrpo_jax import loop
 from progrpo_jax.build import answers
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import defaults, methods
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
+from progrpo_jax.settings import defaults, methods
 
 
 class View:
-  """A `train.View` that measures each step when its metrics are shown."""
+  """A `loop.View` that measures each step when its metrics are shown."""
 
   def __init__(self, watch: work.Watch, samples: int):
     """Measures steps of `samples` samples with `watch`."""
@@ -59,7 +59,7 @@ def main() -> None:
     base, run = pathlib.Path(folder) / "base", pathlib.Path(folder) / "run"
     write_base(base, args.layers)
     c = config(args, base, watch.total_steps)
-    train.train(c, run, View(watch, args.prompts * args.samples))
+    loop.train(c, run, View(watch, args.prompts * args.samples))
     before = load(c)
     c.model.init_from = str(run)
     after = load(c)

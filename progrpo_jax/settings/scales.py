@@ -8,7 +8,7 @@ file how to get it; docs/tasks.md has them in a table. They are built at the
 first start.
 """
 
-from progrpo_jax.config import defaults
+from progrpo_jax.settings import defaults
 
 # Where the published files lie.
 FILES = "data"

@@ -14,7 +14,7 @@ import types
 import ml_collections
 
 from progrpo_jax import errors, ranges
-from progrpo_jax.config import checks, defaults
+from progrpo_jax.settings import checks, defaults
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # Where the run files lie: inside of an installed package; beside the package

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from progrpo_jax import errors, train
+from progrpo_jax import errors, loop
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import checks, defaults, schedule
+from progrpo_jax.settings import checks, defaults, schedule
 
 STAGES = (
   {"name": "two", "at_step": 10, "set": {"algo.num_generations": 16}},
@@ -267,7 +267,7 @@ def test_a_resumed_run_stands_in_the_stage_that_it_left(
     "algo.reset.modes=()",
   )
   code, view = small.train(tmp_path / "whole", *change)
-  assert code == train.DONE
+  assert code == loop.DONE
   assert [m["ref_reset/count"] for _, m in view.steps] == [0, 1, 1, 1]
   assert [m["ref_reset/reset"] for _, m in view.steps] == [0, 1, 0, 0]
   tokens = [m["num_tokens"] for _, m in view.steps]
@@ -286,10 +286,10 @@ def test_a_resumed_run_stands_in_the_stage_that_it_left(
   # step later the run has an optimiser and problems of the stage.
   workdir = tmp_path / "stopped"
   for step in (2, 3):
-    code = train.train(small.config(*change), workdir, Stopping(step))
-    assert code == train.PREEMPTED
+    code = loop.train(small.config(*change), workdir, Stopping(step))
+    assert code == loop.PREEMPTED
   code, _ = small.train(workdir, *change)
-  assert code == train.DONE
+  assert code == loop.DONE
   assert recorded(workdir) == whole
 
 
@@ -302,7 +302,7 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
     "checkpoint.every=100",
     "algo.reset.modes=()",
   )
-  assert small.train(tmp_path / "whole", *change)[0] == train.DONE
+  assert small.train(tmp_path / "whole", *change)[0] == loop.DONE
   stages = build._stages
 
   def gone(c, foundation):
@@ -316,11 +316,11 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
   with monkeypatch.context() as patch:
     patch.setattr(build, "_stages", gone)
     with pytest.raises(errors.InputError, match="is gone"):
-      train.train(small.config(*change), tmp_path / "broken", view)
+      loop.train(small.config(*change), tmp_path / "broken", view)
   assert steps == [1, 2]
   assert (tmp_path / "broken/checkpoints/2").exists()
   code, view = small.train(tmp_path / "broken", *change)
-  assert code == train.DONE
+  assert code == loop.DONE
   assert [step for step, _ in view.steps] == [3, 4]
   whole, broken = recorded(tmp_path / "whole"), recorded(tmp_path / "broken")
   assert [k for k in whole if broken.get(k) != whole[k]] == ["steps"]

@@ -5,9 +5,9 @@ import pytest
 from progrpo_jax import errors
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import evaluate
-from progrpo_jax.config import defaults, isolation
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import sandbox
+from progrpo_jax.settings import defaults, isolation
 from progrpo_jax.tasks.sets import programs
 
 NONE = sandbox.Backend("", 0, "namespaces: not permitted")

@@ -6,7 +6,7 @@ setting it is an error. Names follow TRL where it has one.
 
 A key is declared once: a comment with its meaning, then its default and range,
 as a class of progrpo_jax/ranges.py. A value out of its range is refused before
-anything is built. Rules on several keys are in progrpo_jax/config/checks.py.
+anything is built. Rules on several keys are in progrpo_jax/settings/checks.py.
 """
 
 from ml_collections import ConfigDict
@@ -86,7 +86,7 @@ def _run(c: ConfigDict) -> None:
   c.method = ranges.Text("grpo", empty=False)
 
   # Stages of a long run: a tuple of entries, each of which changes keys from a
-  # step or a reset on; see progrpo_jax/config/schedule.py.
+  # step or a reset on; see progrpo_jax/settings/schedule.py.
   c.schedule = ranges.Many(())
 
 

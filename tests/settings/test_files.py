@@ -5,7 +5,7 @@ import json
 import pytest
 
 from progrpo_jax import errors, main
-from progrpo_jax.config import files
+from progrpo_jax.settings import files
 
 
 def test_a_run_file_is_found_by_path_and_by_name(tmp_path, monkeypatch):

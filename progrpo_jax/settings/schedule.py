@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import ml_collections
 
 from progrpo_jax import errors
-from progrpo_jax.config import checks
+from progrpo_jax.settings import checks
 
 KEYS = ("name", "at_step", "after_resets", "reset", "set")
 

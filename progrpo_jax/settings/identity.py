@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from progrpo_jax import errors
-from progrpo_jax.config import checks
+from progrpo_jax.settings import checks
 
 # Keys, and groups of keys, that may change when a run is resumed.
 _FREE = (

@@ -8,9 +8,9 @@ import pytest
 
 from progrpo_jax import errors, ranges
 from progrpo_jax.algos import arm, reset
-from progrpo_jax.config import checks, defaults, schedule
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import thinking
+from progrpo_jax.settings import checks, defaults, schedule
 
 
 def leaves(group, prefix=""):

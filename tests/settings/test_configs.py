@@ -13,7 +13,7 @@ import pytest
 from progrpo_jax import errors
 from progrpo_jax.build import functions
 from progrpo_jax.cli import arguments
-from progrpo_jax.config import (
+from progrpo_jax.settings import (
   checks,
   defaults,
   files,

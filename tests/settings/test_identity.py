@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from progrpo_jax import errors, main, train
-from progrpo_jax.config import identity
+from progrpo_jax import errors, loop, main
+from progrpo_jax.settings import identity
 from progrpo_jax.text import tokenizer
 
 
@@ -14,7 +14,7 @@ def run(small, tmp_path_factory):
   """The workdir of a finished GRPO run of one step."""
   workdir = tmp_path_factory.mktemp("identity") / "run"
   code, _ = small.train(workdir, *SHORT, method="grpo")
-  assert code == train.DONE
+  assert code == loop.DONE
   return workdir
 
 
@@ -162,7 +162,7 @@ def test_another_tokenizer_of_a_model_of_the_same_shape_is_refused(
   del old["progrpo_tokenizer"]
   file.write_text(json.dumps(old, indent=2))
   try:
-    assert small.train(run, *SHORT, method="grpo")[0] == train.DONE
+    assert small.train(run, *SHORT, method="grpo")[0] == loop.DONE
   finally:
     file.write_text(described)
 
@@ -171,7 +171,7 @@ def test_with_override_a_run_goes_on_with_another_method_and_data(
   small, recorded, tmp_path
 ):
   """Groups carried over belong to the method and data of before."""
-  assert small.train(tmp_path, "train.total_steps=1")[0] == train.DONE
+  assert small.train(tmp_path, "train.total_steps=1")[0] == loop.DONE
   other = small.config(
     "train.total_steps=2",
     "algo.num_generations=8",
@@ -180,9 +180,9 @@ def test_with_override_a_run_goes_on_with_another_method_and_data(
     "data.tasks.chain_sum.options.max_terms=4",
   )
   with pytest.raises(errors.InputError, match="algo.num_generations: 4 -> 8"):
-    train.train(other, tmp_path, Listening())
+    loop.train(other, tmp_path, Listening())
   view = Listening()
-  assert train.train(other, tmp_path, view, override=True) == train.DONE
+  assert loop.train(other, tmp_path, view, override=True) == loop.DONE
   assert "changed: train.total_steps: 1 -> 2" in view.said
   assert "changed: optim.learning_rate: 0.003 -> 0.001" in view.said
   assert "changed: algo.num_generations: 4 -> 8" in view.said

@@ -15,9 +15,9 @@ import ml_collections
 
 from progrpo_jax import errors, packing, ranges
 from progrpo_jax.algos import reset
-from progrpo_jax.config import defaults
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
+from progrpo_jax.settings import defaults
 
 # Built once, as every stage of a schedule is compared with it.
 _KEYS = defaults.keys()

@@ -26,11 +26,11 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.build import problems
 from progrpo_jax.build import stages as build
-from progrpo_jax.config import identity, isolation
 from progrpo_jax.devices import hosts, stopping, timing
 from progrpo_jax.learn import history
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
+from progrpo_jax.settings import identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lock
 from progrpo_jax.storage import metrics as metrics_lib
