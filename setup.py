@@ -98,6 +98,7 @@ setuptools.setup(
     "flax>=0.12.5",
     "fsspec>=2025.5",
     "grain>=0.2.15",
+    "huggingface_hub>=1.2",  # transformers 5 needs it too
     "jax>=0.10.2",
     "jinja2>=3.1",  # transformers needs it for chat templates
     "math-verify>=0.9",

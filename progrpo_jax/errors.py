@@ -14,6 +14,20 @@ _PACKAGE, _LIBRARY = (
   file.rpartition("/")[0] + "/" for file in (__file__, traceback.__file__)
 )
 
+# Extras of this package that messages tell the user to install, keys of
+# `extras_require` in setup.py.
+EXTRAS = (
+  "aot",
+  "gcs",
+  "language",
+  "logic",
+  "logic-without-solver",
+  "notebooks",
+  "tfds",
+  "trackio",
+  "wandb",
+)
+
 
 class InputError(ValueError):
   """Bad input from the user; the CLI prints only the message and exits 2."""
@@ -55,21 +69,30 @@ def of_extra(extra: str) -> Iterator[None]:
   """Context for imports of packages that an extra of this package installs.
 
   Args:
-    extra: name of the extra, a key of `extras_require` in setup.py.
+    extra: name of the extra, one of `EXTRAS`.
 
   Raises:
     InputError: a package is missing; the message has the command.
+    ValueError: there is no such extra, whether or not a package is missing.
   """
+  command = install(extra)
   try:
     yield
   except ModuleNotFoundError as e:
-    raise InputError(
-      f"the package {e.name} is not installed: {install(extra)}"
-    ) from e
+    raise InputError(f"the package {e.name} is not installed: {command}") from e
 
 
 def install(extra: str) -> str:
-  """Returns the command that installs an extra of this package."""
+  """Returns the command that installs an extra of this package.
+
+  Args:
+    extra: name of the extra, one of `EXTRAS`.
+
+  Raises:
+    ValueError: there is no such extra.
+  """
+  if extra not in EXTRAS:
+    raise ValueError(f"{extra!r} is none of errors.EXTRAS")
   return f"pip install 'progrpo_jax[{extra}]'"
 
 

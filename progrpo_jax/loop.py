@@ -465,7 +465,8 @@ def _check_model(
   tokenizer = before.pop(policy_lib.TOKENIZER, new)
   if before != described:
     raise errors.InputError(
-      f"{workdir} holds a run of another model; choose a new --workdir"
+      f"{workdir} holds a run of another model; "
+      f"{policy_lib.base_of(before)}choose a new --workdir"
     )
   return tokenizer
 

@@ -198,7 +198,7 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
     # epath imports gcsfs at its first use.
     if isinstance(e, ImportError):
       raise errors.InputError(
-        f"{message}; run `pip install 'progrpo_jax[gcs]'`"
+        f"{message}; run `{errors.install('gcs')}`"
       ) from e
     for pattern, advice in _ADVICE:
       if re.search(pattern, reason):

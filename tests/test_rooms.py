@@ -155,6 +155,7 @@ ROOMS = {
     "metrics.py",
     "lock.py",
     "checkpoint.py",
+    "hub.py",
     "policy.py",
     "log.py",
   ],
@@ -208,6 +209,7 @@ IMPORTERS = {
   "orbax": ["storage/checkpoint.py"],
   "transformers": ["text/tokenizer.py", "text/rendering.py"],
   "sentencepiece": ["text/tokenizer.py"],
+  "huggingface_hub": ["storage/hub.py", "report/card.py"],
   "safetensors": [],
   "tensorflow_datasets": [
     "tasks/reasoning_gym.py",

@@ -159,6 +159,7 @@ def load_policy(
   return policy_lib.load(
     m.init_from if place is None else place,
     mesh,
+    download=m.download,
     seed=c.seed,
     dtype=m.dtype,
     remat=m.remat,
@@ -173,7 +174,9 @@ def load_policy(
 
 def describe(c: ml_collections.ConfigDict, setup: Setup) -> dict[str, Any]:
   """Returns what stands in the `model/config.json` of a run's workdir."""
-  return policy_lib.describe(setup.model, setup.tokenizer, c.model.init_from)
+  return policy_lib.describe(
+    setup.model, setup.tokenizer, c.model.init_from, c.model.download
+  )
 
 
 def make_checkpointer(

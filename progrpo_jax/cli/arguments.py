@@ -91,7 +91,10 @@ def keep_programs(workdir: str | None = None) -> None:
 
 
 def parse(
-  command_parser: argparse.ArgumentParser, argv: list[str], needed: bool = True
+  command_parser: argparse.ArgumentParser,
+  argv: list[str],
+  needed: bool = True,
+  default: ml_collections.ConfigDict | None = None,
 ) -> tuple[ml_collections.ConfigDict | None, argparse.Namespace]:
   """Reads a command line, and keeps what its command will compile.
 
@@ -99,10 +102,11 @@ def parse(
     command_parser: parser from `parser`.
     argv: arguments of the command.
     needed: whether there must be a config.
+    default: config where none is given.
 
   Returns:
     (config with its overrides, other arguments). Without `--config` it is that
-    of the run which `--policy` or `--workdir` names, or None.
+    of the run which `--policy` or `--workdir` names, or the default.
 
   Raises:
     InputError: an argument, key or value is not understood.
@@ -126,7 +130,7 @@ def parse(
   if args.config is not None:
     config = files.load(args.config)
   else:
-    config = _of_run(getattr(args, "policy", None) or workdir)
+    config = _of_run(getattr(args, "policy", None) or workdir) or default
   if config is None:
     if needed or overrides:
       raise errors.InputError(
@@ -185,13 +189,13 @@ def parse_policy(
     "--policy",
     ranges.Place(empty=False),
     required=required,
-    help="HF directory, workdir (its newest checkpoint), or "
-    f"checkpoints/<step> of one{source}",
+    help="HF directory, workdir (its newest checkpoint), "
+    "checkpoints/<step> of one, or with --config.model.download=True a model "
+    f"of the Hugging Face hub{source}",
   )
-  config, args = parse(command_parser, argv, needed=not required)
-  if config is None:
-    config = defaults.get_config()
-  elif args.config is None:
+  default = defaults.get_config() if required else None
+  config, args = parse(command_parser, argv, default=default)
+  if args.config is None:
     config = files.without_training(config)
   if args.policy:
     config.model.init_from = args.policy

@@ -6,6 +6,7 @@ from progrpo_jax import ranges
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
 from progrpo_jax.models import hf
+from progrpo_jax.storage import hub
 from progrpo_jax.storage import policy as policy_lib
 
 
@@ -35,7 +36,9 @@ def run(argv: list[str]) -> int:
   arguments.check_output("--output", args.output)
   mesh = build.make_mesh(c)
   if args.adapters:
-    hf.save_adapters(args.output, *policy_lib.load_adapters(args.policy, mesh))
+    config, adapters, base = policy_lib.load_adapters(args.policy, mesh)
+    base, revision = hub.split(base) or (base, None)
+    hf.save_adapters(args.output, config, adapters, base, revision)
     print(f"wrote {args.output}")
     return 0
   policy = build.load_policy(c, mesh)

@@ -171,7 +171,11 @@ def save(
 
 
 def save_adapters(
-  path: str | os.PathLike, config: ModelConfig, adapters: Any, base: str
+  path: str | os.PathLike,
+  config: ModelConfig,
+  adapters: Any,
+  base: str,
+  revision: str | None = None,
 ) -> None:
   """Writes adapters in PEFT's format.
 
@@ -182,6 +186,7 @@ def save_adapters(
     config: model configuration with `lora`.
     adapters: trained parameters; a partition head among them is not written.
     base: path or hub name of the base model.
+    revision: commit of the base model on the hub.
 
   Raises:
     InputError: the directory is not empty.
@@ -217,6 +222,7 @@ def save_adapters(
         peft_type="LORA",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
+        revision=revision,
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=0.0,

@@ -144,7 +144,7 @@ def _prepare_libtpu() -> None:
     if spec is None or not spec.submodule_search_locations:
       raise errors.InputError(
         "--compile needs libtpu, which has the TPU's compiler and runs "
-        "without a TPU: pip install 'progrpo_jax[aot]', or pip install "
+        f"without a TPU: {errors.install('aot')}, or pip install "
         f"libtpu=={LIBTPU} (Linux, x86-64)"
       )
     folder = pathlib.Path(spec.submodule_search_locations[0])

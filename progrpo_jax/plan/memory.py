@@ -30,6 +30,7 @@ from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rollout import sampler
 from progrpo_jax.settings import checks, schedule
+from progrpo_jax.storage import hub
 from progrpo_jax.storage import policy as policy_lib
 
 # Name -> bytes on each device.
@@ -117,6 +118,8 @@ def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
     InputError: there is no `config.json`, or it cannot be read.
   """
   place = os.path.expanduser(c.model.init_from)
+  if c.model.download and policy_lib.is_on_hub(place):
+    place = _cached(place)
   folder = epath.Path(place)
   if not hf.is_hf_dir(place) and not (folder / "config.json").exists():
     workdir, _ = policy_lib.find_run(place)
@@ -130,6 +133,23 @@ def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
     lora=checks.lora_config(c),
     partition_head=c.algo.partition_head,
   )
+
+
+def _cached(name: str) -> str:
+  """Returns where a model of the hub is on this machine; fetches nothing.
+
+  Raises:
+    InputError: it is not here.
+  """
+  place = hub.cached(name)
+  if place is None:
+    raise errors.InputError(
+      f"config.model.init_from = {name!r} is not on this machine: a run "
+      "fetches it from the hub (config.model.download); `hf download "
+      f"{hub.split(name)[0]} config.json` fetches what is needed to count its "
+      "memory"
+    )
+  return place
 
 
 def estimate(

@@ -179,7 +179,7 @@ def _display(bundle, handle=None):
   except ImportError as error:
     raise errors.InputError(
       "showing something in a notebook needs Jupyter: "
-      "run `pip install progrpo_jax[notebooks]`"
+      f"run `{errors.install('notebooks')}`"
     ) from error
   if handle is None:
     return display.display(bundle, raw=True, display_id=True)

@@ -94,8 +94,13 @@ def _model(c: ConfigDict) -> None:
   """The policy that is trained."""
   c.model = ConfigDict()
 
-  # HF directory, or a run's workdir or one of its checkpoints/<step>.
+  # HF directory, or a run's workdir or one of its checkpoints/<step>. With
+  # model.download also a model of the Hugging Face hub: "OWNER/NAME", or
+  # "OWNER/NAME@REVISION".
   c.model.init_from = ranges.Place("")
+
+  # Whether a model of the hub is fetched, if it is not on this machine.
+  c.model.download = ranges.Flag(False)
 
   # Compute type; masters are float32.
   c.model.dtype = ranges.Choice("float32", of=("float32", "bfloat16"))

@@ -16,6 +16,7 @@ import ml_collections
 
 from progrpo_jax import errors
 from progrpo_jax.settings import checks
+from progrpo_jax.storage import hub
 
 # Keys, and groups of keys, that may change when a run is resumed.
 _FREE = (
@@ -26,6 +27,7 @@ _FREE = (
   "train.micro_batch_rows",
   "train.micro_batch_generations",
   "mesh",
+  "model.download",
   "model.remat",
   "model.attention",
   "model.logits_chunk",
@@ -143,6 +145,9 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
   """Returns whether a resumed run may make this change."""
   if before is _ABSENT or after is _ABSENT:
     return True
+  if key == "model.init_from":  # a commit may be named later; see `describe`
+    repos = [hub.split(value) or (None, None) for value in (before, after)]
+    return bool(repos[0][0]) and repos[0] == (repos[1][0], None)
   if key == "schedule":  # entries may be appended, not changed or removed
     return list(after)[: len(before)] == list(before)
   return any(key == free or key.startswith(f"{free}.") for free in _FREE)

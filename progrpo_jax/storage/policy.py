@@ -3,18 +3,18 @@
 import dataclasses
 import json
 import os
-import re
 from typing import Any
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 
-from progrpo_jax import errors, ops
+from progrpo_jax import errors, ops, places
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.models import lora as lora_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
+from progrpo_jax.storage import hub
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 MODEL_DIR = "model"
@@ -22,9 +22,6 @@ CHECKPOINTS = "checkpoints"
 
 # Numbers folded into the key for a new partition head and for new adapters.
 _PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
-
-# What the hub accepts as the id of a model: an owner and a name.
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 # Fields of a run's model/config.json: the place of the base weights that its
 # adapters belong to, and a digest of its tokenizer.
@@ -78,17 +75,28 @@ def run_of(path: str) -> epath.Path | None:
   return place if (place / MODEL_DIR / "config.json").exists() else None
 
 
-def _hub_hint(path: str) -> str:
-  """Says how to fetch a model of the hub, where a path looks like its id."""
-  path = os.path.relpath(path)  # as it was typed
-  if not _HUB_ID.fullmatch(path):
-    return ""
-  place = f"models/{path.rpartition('/')[2]}"
-  return (
-    f"; if it is a model of the Hugging Face hub, `hf download {path} "
-    f"--local-dir {place}` fetches it, and config.model.init_from = "
-    f"{place!r} names it"
-  )
+def is_on_hub(place: str) -> bool:
+  """Whether a place can only be a model of the hub, by its id."""
+  return bool(hub.split(place)) and not os.path.exists(place)
+
+
+def locate(place: str, download: bool) -> str:
+  """Returns the absolute path, or the URL, of a policy.
+
+  Args:
+    place: HF directory, workdir of a run, one of its checkpoints/<step>, or
+      the id of a model of the Hugging Face hub.
+    download: whether a model of the hub is fetched, see `hub.fetch`; its path
+      is one where nothing is otherwise.
+
+  Raises:
+    InputError: the model cannot be fetched.
+  """
+  if download and is_on_hub(place):
+    return hub.fetch(place)
+  if "://" in place:
+    return place
+  return os.path.abspath(os.path.expanduser(place))
 
 
 def find_run(path: str) -> tuple[epath.Path, int | None]:
@@ -106,7 +114,8 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
   place = epath.Path(path)
   if not place.exists():
     raise errors.InputError(
-      f"config.model.init_from = {path!r}: no such directory{_hub_hint(path)}"
+      f"config.model.init_from = {path!r}: no such directory"
+      f"{'' if places.is_remote(path) else hub.hint(os.path.relpath(path))}"
     )
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:
@@ -124,6 +133,7 @@ def describe(
   config: model_config.ModelConfig,
   tokenizer: tokenizer_lib.Tokenizer,
   base: str,
+  download: bool = False,
 ) -> dict[str, Any]:
   """Returns the content of a run's `model/config.json`.
 
@@ -132,18 +142,40 @@ def describe(
     tokenizer: tokenizer of the policy, stored as a digest.
     base: place of the base weights, stored for a run with LoRA: its checkpoints
       hold the adapters alone.
+    download: whether the base may have been fetched from the hub. It is stored
+      with its commit then: another would be another model.
   """
   described = config.to_hf()
   described[TOKENIZER] = tokenizer_lib.digest(tokenizer)
   if config.lora:
-    described[_BASE] = _absolute(base)
+    fetched = download and is_on_hub(base)
+    described[_BASE] = hub.pinned(base) if fetched else locate(base, False)
   return described
+
+
+def base_of(described: dict[str, Any]) -> str:
+  """Says how to go on with adapters whose base was fetched from the hub.
+
+  Args:
+    described: content of a run's `model/config.json`, from `describe`.
+
+  Returns:
+    The beginning of a sentence; "" for other runs.
+  """
+  base = described.get(_BASE)
+  if not isinstance(base, str) or not hub.split(base):
+    return ""
+  return (
+    f"its adapters belong to {base}: name that as "
+    f"--config.model.init_from={base}, or "
+  )
 
 
 def load(
   place: str,
   mesh,
   *,
+  download: bool = False,
   seed: int = 0,
   dtype: str = "float32",
   remat: str = "none",
@@ -161,8 +193,9 @@ def load(
   head, do not change the policy's distribution.
 
   Args:
-    place: HF directory, workdir of a run, or one of its checkpoints/<step>.
+    place: place of the policy, see `locate`.
     mesh: mesh of the devices that hold the parameters.
+    download: whether a model of the hub is fetched.
     seed: seed of new adapters and of a new partition head.
     dtype: compute type.
     remat: recomputation in the backward pass, see `ModelConfig`.
@@ -174,11 +207,13 @@ def load(
     system_prompt: system message before each prompt; "" for none.
 
   Raises:
-    InputError: the place does not exist or cannot be read, or a weight is NaN
-      or infinite.
+    InputError: the place does not exist or cannot be read or fetched, or a
+      weight is NaN or infinite.
   """
   stored_dtype = jnp.dtype(dtype if lora else "float32")
-  config, params, folder = _read(_absolute(place), mesh, stored_dtype)
+  config, params, folder = _read(
+    locate(place, download), mesh, stored_dtype, download
+  )
   broken = ops.not_finite(params)
   if broken:
     raise errors.InputError(
@@ -233,13 +268,14 @@ def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
   return config, trained, _base(workdir)
 
 
-def _read(path: str, mesh, dtype):
+def _read(path: str, mesh, dtype, download: bool):
   """Returns (model configuration, parameters, directory of the tokenizer).
 
   Args:
     path: HF directory, workdir (its newest checkpoint), or checkpoints/<step>.
     mesh: mesh of the devices that hold the parameters.
     dtype: type of the parameters.
+    download: whether a base on the hub is fetched.
   """
   if hf.is_hf_dir(path):
     return *hf.load(path, dtype=dtype, mesh=mesh), path
@@ -248,7 +284,9 @@ def _read(path: str, mesh, dtype):
   params = _read_checkpoint(workdir, step, config, mesh, dtype)
   # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
-    base_config, base, _ = _read(_base(workdir), mesh, dtype)
+    base_config, base, _ = _read(
+      locate(_base(workdir), download), mesh, dtype, download
+    )
     _, base = transformer.merged(base_config, base, mesh)
     params = lora_lib.join(params, base)
   return config, params, workdir / MODEL_DIR
@@ -289,10 +327,3 @@ def _read_checkpoint(workdir, step, config, mesh, dtype):
   params = checkpointer.load_params(step, like)
   checkpointer.close()
   return params
-
-
-def _absolute(path: str) -> str:
-  """Returns an absolute path; a URL is returned unchanged."""
-  if "://" in path:
-    return path
-  return os.path.abspath(os.path.expanduser(path))

@@ -83,8 +83,8 @@ def test_command_line_itself(capsys):
     (["train", "--config", "configs/tiny.py"], "--workdir"),
     (["train", "--wrokdir", "x"], "--workdir"),
     (
-      ["export", "--policy", "a", "--output", "b", "--config.seed=1"],
-      "--config FILE is needed",
+      ["export", "--policy", "a", "--output", "b", "--config.sed=1"],
+      "did you mean config.seed?",
     ),
     (
       ["sample", "--config", "configs/tiny.py", "--policy", "a", "--hot"],

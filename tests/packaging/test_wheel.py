@@ -149,16 +149,37 @@ def test_the_wheel_says_what_it_is(built):
 
 
 def test_extras_are_those_that_messages_name(built):
+  """Every message gets its command from `errors.install`."""
+  from progrpo_jax import errors
+
   offered = set(metadata(built[1]).get_all("Provides-Extra"))
-  named = {"all", "gcs", "notebooks", "tpu", "cuda12", "cuda13"}
-  for path in (ROOT / "progrpo_jax").rglob("*.py"):
-    named |= set(
-      re.findall(
-        r"""\b(?:of_extra|install)\(["']([\w-]+)["']\)""",
-        path.read_text(encoding="utf-8"),
-      )
-    )
-  assert {"logic", "tfds", "language", "wandb"} <= named <= offered
+  assert set(errors.EXTRAS) <= offered
+  for extra in errors.EXTRAS:
+    assert errors.install(extra) == f"pip install 'progrpo_jax[{extra}]'"
+  for refuses in (
+    errors.install,
+    lambda name: errors.of_extra(name).__enter__(),
+  ):
+    with pytest.raises(ValueError, match="'logics' is none of errors.EXTRAS"):
+      refuses("logics")
+  written_out = {
+    path.name
+    for path in (ROOT / "progrpo_jax").rglob("*.py")
+    if "progrpo_jax[" in path.read_text(encoding="utf-8")
+  }
+  assert written_out == {"errors.py"}
+
+
+def test_extras_are_those_that_the_readme_names(built):
+  told = metadata(built[1])
+  table = told.get_payload().partition("| extra | for |")[2].partition("\n\n")
+  named = {
+    extra
+    for line in table[0].splitlines()
+    for extra in re.findall(r"`([\w-]+)`", line.split("|")[1] if line else "")
+  }
+  assert {"logic", "tfds", "wandb", "cuda13"} <= named
+  assert named <= set(told.get_all("Provides-Extra"))
 
 
 def test_all_is_what_the_tasks_of_the_package_need(built):

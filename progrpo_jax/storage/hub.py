@@ -1,0 +1,273 @@
+"""Models of the Hugging Face hub: fetching one, and publishing a directory.
+
+A model is named by its id, "OWNER/NAME", or by its id and a revision (a branch,
+a tag or a commit), "OWNER/NAME@REVISION". Files are fetched into the cache of
+huggingface_hub, which other programs share (HF_HOME says where it is).
+"""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import sys
+import time
+
+from etils import epath
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import utils as hub_utils
+
+from progrpo_jax import errors
+from progrpo_jax.devices import hosts
+from progrpo_jax.models import hf_names
+
+# What the hub accepts as the id of a model, and a revision.
+_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+_ID = re.compile(rf"({_NAME}/{_NAME})(?:@([\w./-]+))?")
+# Files beside the weights that a policy and its tokenizer are read from.
+_SMALL = ("*.json", "*.jinja", "*.model", "*.txt")
+# Folders hold other forms of the same weights, which nothing here reads.
+_FOLDERS = ("*/*",)
+# Weights of an earlier upload, which could be taken for those of this one.
+_STALE = ("*.safetensors", "*.safetensors.index.json")
+# Seconds between lines on a download.
+_EVERY_S = 10.0
+
+
+def split(name: str) -> tuple[str, str | None] | None:
+  """Returns (id, revision or None) of a model; None for any other text."""
+  match = _ID.fullmatch(name)
+  return match and match.groups()
+
+
+def hint(name: str) -> str:
+  """Says how to get a model, for the end of a message; "" if it is no id."""
+  parts = split(name)
+  if parts is None:
+    return ""
+  repo, revision = parts
+  place = f"models/{repo.rpartition('/')[2]}"
+  pinned = f" --revision {revision}" if revision else ""
+  return (
+    "; if it is a model of the Hugging Face hub, --config.model.download=True "
+    f"fetches it, and so does `hf download {repo}{pinned} --local-dir {place}`,"
+    f" after which config.model.init_from = {place!r} names it"
+  )
+
+
+@functools.cache
+def fetch(name: str) -> str:
+  """Fetches what is read of a model, if it is not on this machine already.
+
+  Every process must call this. The first one fetches before the others: where
+  they share a disk, these find all files there, and where they do not, each
+  fetches the same commit.
+
+  Args:
+    name: id of the model, with or without a revision.
+
+  Returns:
+    Directory of the model, whose name is the commit.
+
+  Raises:
+    InputError: the hub cannot be reached, has no such model, does not show it
+      to this user, or its files cannot be written here.
+  """
+  folder = hosts.from_first(hosts.on_first(lambda: _fetch(*split(name))))
+  if hosts.count() == 1:
+    return folder
+  return hosts.agree(lambda: _fetch(split(name)[0], os.path.basename(folder)))
+
+
+def pinned(name: str) -> str:
+  """Returns the name of a model that was fetched, with its commit."""
+  return f"{split(name)[0]}@{os.path.basename(fetch(name))}"
+
+
+def cached(name: str) -> str | None:
+  """Returns the directory of a model if it is on this machine, or None."""
+  repo, revision = split(name)
+  try:
+    return huggingface_hub.snapshot_download(
+      repo,
+      revision=revision,
+      local_files_only=True,
+      allow_patterns=[hf_names.CONFIG],
+    )
+  except (OSError, ValueError):
+    return None
+
+
+def check_login() -> None:
+  """Checks that a user of the hub is logged in, before long work.
+
+  Raises:
+    InputError: nobody is, or the hub cannot be asked.
+  """
+  with _reaching("--push"):
+    huggingface_hub.HfApi().whoami()
+
+
+def push(folder: str, name: str, *, private: bool, message: str) -> str:
+  """Uploads a directory as a model; makes the repository if there is none.
+
+  Weights of an earlier upload are removed by the same commit.
+
+  Args:
+    folder: local directory.
+    name: OWNER/NAME, or NAME for the user's own.
+    private: whether a new repository is private; one that exists stays as it
+      is.
+    message: message of the commit.
+
+  Returns:
+    Address of the model.
+
+  Raises:
+    InputError: the hub refuses, or cannot be reached.
+  """
+  api = huggingface_hub.HfApi()
+  with _reaching(f"--push {name}"):
+    repo = api.create_repo(name, private=private, exist_ok=True)
+    api.upload_folder(
+      repo_id=repo.repo_id,
+      folder_path=folder,
+      commit_message=message,
+      delete_patterns=list(_STALE),
+    )
+  return str(repo)
+
+
+class _Lines(hub_utils.tqdm):
+  """Progress of a download as lines, which a log or a live view can take."""
+
+  def __init__(self, *args, **options):
+    """Makes a bar; only the one that counts received bytes says something."""
+    if options.get("desc") != "Downloading bytes":
+      options["disable"] = True
+    self._said = time.monotonic()
+    # What tqdm itself would draw goes nowhere.
+    super().__init__(*args, **options | {"file": io.StringIO()})
+
+  def display(self, msg=None, pos=None) -> None:
+    """Replaces tqdm's method, which draws over the last line."""
+    now = time.monotonic()
+    if now - self._said >= _EVERY_S:
+      self._said = now
+      print(f"  {_size(self.n)} received", file=sys.stderr, flush=True)
+
+
+def _fetch(repo: str, revision: str | None) -> str:
+  """Fetches a model as `fetch` does, on this host alone."""
+  named = f"config.model.init_from = {repo!r}"
+  with _reaching(named):
+    download = functools.partial(
+      huggingface_hub.snapshot_download, repo, tqdm_class=_Lines
+    )
+    folder = download(
+      revision=revision,
+      allow_patterns=list(_SMALL),
+      ignore_patterns=list(_FOLDERS),
+    )
+    # The weights that the index names: a repository may hold others too.
+    weights = functools.partial(
+      download,
+      revision=os.path.basename(folder),
+      allow_patterns=_weights(epath.Path(folder)),
+      ignore_patterns=list(_FOLDERS),
+    )
+    missing = _missing(weights)
+    if missing:
+      print(
+        f"fetching {repo} from the Hugging Face hub: {_size(missing)} to "
+        f"{os.path.dirname(os.path.dirname(folder))}",
+        file=sys.stderr,
+        flush=True,
+      )
+    return weights()
+
+
+def _missing(weights) -> int:
+  """Returns the bytes that a download would fetch; 0 where it cannot say."""
+  try:
+    return sum(f.file_size for f in weights(dry_run=True) if f.will_download)
+  except OSError:  # offline: what is here decides
+    return 0
+
+
+def _weights(folder: epath.Path) -> list[str]:
+  """Returns the names of a model's weights, of which the index lists several.
+
+  A damaged index names none: whoever reads the model says so.
+  """
+  index = folder / hf_names.INDEX
+  if not index.exists():
+    return [hf_names.WEIGHTS]
+  try:
+    files = json.loads(index.read_text())["weight_map"].values()
+    return sorted({f for f in files if isinstance(f, str)})
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    return []
+
+
+def _size(count: float) -> str:
+  """Returns a number of bytes in words."""
+  return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
+@contextlib.contextmanager
+def _reaching(what: str):
+  """Context for requests to the hub; errors of the library become InputError.
+
+  Args:
+    what: key or flag that named the model, which starts the message.
+  """
+  try:
+    yield
+  except (errors.InputError, errors.RunError):
+    raise
+  except Exception as e:
+    raise errors.InputError(f"{what}: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+  """Says why the hub did not do what it was asked, and what to do."""
+  address, said = constants.ENDPOINT, errors.one_line(error)
+  login = "log in (`hf auth login`, or HF_TOKEN in the environment)"
+  match error:
+    case hub_errors.LocalTokenNotFoundError():
+      return f"nobody is logged in to {address}: {login}"
+    case hub_errors.GatedRepoError():
+      return (
+        "the hub gives this model only to those who accepted its conditions: "
+        f"accept them on its page at {address}, {login}, and run this again"
+      )
+    case hub_errors.RepositoryNotFoundError():
+      return (
+        f"no such directory, and {address} has no model of this name, or "
+        f"none that you may see: correct the name, or {login}"
+      )
+    case hub_errors.RevisionNotFoundError():
+      return f"{address} has this model, but no such revision of it"
+    case hub_errors.HfHubHTTPError():
+      if error.response.status_code in (401, 403):
+        return f"{address} refused ({said}): {login} with a token that may"
+      return f"{address} answered {said}"
+    case ValueError():  # not a name
+      return said
+    case OSError(errno=int(), strerror=str()) if not isinstance(
+      error, ConnectionError | TimeoutError
+    ):
+      return (
+        f"the cache of the hub cannot be written ({said}): free some space, or "
+        "name another place in HF_HOME"
+      )
+  off = "HF_HUB_OFFLINE forbids it" if constants.HF_HUB_OFFLINE else said
+  return (
+    f"it is not on this machine, and {address} cannot be reached: {off}. Go "
+    "online, or fetch it where there is a network (`hf download OWNER/NAME "
+    "--local-dir DIR`) and copy the directory here"
+  )
