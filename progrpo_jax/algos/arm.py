@@ -27,8 +27,8 @@ import jax.numpy as jnp
 
 from progrpo_jax import ops
 
-ACTIVE = ("any_correct", "mixed")
-APPLY_TO = ("all", "correct")
+ACTIVE = ("any_correct", "mixed", "all_correct")
+APPLY_TO = ("all", "correct", "wrong")
 
 
 def answer_confidence(
@@ -111,8 +111,10 @@ def reweight(
     alpha: strength. Other public code uses 0.3; the paper does not give its
       value.
     active: 'any_correct', groups with a correct response; 'mixed', groups with
-      both a correct and a wrong response.
-    apply_to: 'all' responses of an active group, or the 'correct' ones.
+      both a correct and a wrong response; 'all_correct', groups without a
+      wrong one, in which the base method has nothing to say.
+    apply_to: 'all' responses of an active group, the 'correct' or the 'wrong'
+      ones.
     centre: replaces c(q) by the group's mean confidence over the shifted
       responses. The shifts of a group then sum to 0: their order is kept, but
       the group as a whole is pushed neither up nor down.
@@ -135,6 +137,8 @@ def reweight(
   shifted_PG = valid_PG & _active_P(correct_PG, valid_PG, active)[:, None]
   if apply_to == "correct":
     shifted_PG &= correct_PG
+  elif apply_to == "wrong":
+    shifted_PG &= ~correct_PG
   anchor_P = c_prompt_P
   if centre:
     anchor_P = ops.masked_mean(c_answer_PG, shifted_PG, axis=1)
@@ -218,7 +222,8 @@ def _active_P(correct_PG, valid_PG, active) -> jax.Array:
   any_right_P = jnp.any(correct_PG & valid_PG, axis=1)
   if active == "any_correct":
     return any_right_P
-  return any_right_P & jnp.any(~correct_PG & valid_PG, axis=1)
+  any_wrong_P = jnp.any(~correct_PG & valid_PG, axis=1)
+  return any_right_P & (any_wrong_P if active == "mixed" else ~any_wrong_P)
 
 
 def _checked(adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG):

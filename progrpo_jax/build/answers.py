@@ -8,8 +8,9 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors
-from progrpo_jax.build import problems
+from progrpo_jax.build import functions, problems
 from progrpo_jax.devices import sharding
+from progrpo_jax.models import scoring
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.storage import policy as policy_lib
 
@@ -63,6 +64,53 @@ def sample(
     ),
   )
   return [list(group) for group in verify.texts(policy.tokenizer, rollout, n)]
+
+
+def log_probs(
+  c, policy: policy_lib.Policy, pairs: Sequence[tuple[str, str]], mesh
+) -> np.ndarray:
+  """How probable answers are that were written down, [X] in nats, float64.
+
+  The sum over the tokens of the answer and the stop token after it, as the
+  policy sees them in training. An answer that can be written in several ways
+  in tokens counts in the tokenizer's own way alone.
+
+  Args:
+    c: the config: `sampling` says which distribution the tokens have.
+    policy: policy, with its tokenizer and chat template.
+    pairs: X texts of prompts, each with the text of an answer.
+    mesh: mesh of the policy.
+
+  Raises:
+    InputError: a prompt is empty or too long.
+  """
+  if not pairs:
+    return np.zeros(0)
+  tokenizer = policy.tokenizer
+  prompts = encode(
+    tokenizer, [prompt for prompt, _ in pairs], c.data.max_prompt_length
+  )
+  stop = tokenizer.stop_ids[0]
+  answers = [[*tokenizer.encode(answer), stop] for _, answer in pairs]
+  shape = len(pairs), 1, max(map(len, answers))
+  tokens_NRT, mask_NRT = np.zeros(shape, np.int32), np.zeros(shape, bool)
+  for n, ids in enumerate(answers):
+    tokens_NRT[n, 0, : len(ids)], mask_NRT[n, 0, : len(ids)] = ids, True
+  sequences = batch_lib.Sequences(
+    prompt_NT=prompts.tokens_PT,
+    prompt_mask_NT=prompts.mask_PT,
+    tokens_NRT=tokens_NRT,
+    mask_NRT=mask_NRT,
+  )
+  with jax.set_mesh(mesh):
+    scores = scoring.score(
+      policy.config,
+      policy.params,
+      sequences,
+      functions.make_distribution(c),
+      prompts=0,
+    )
+  return scores.logp_NRT.astype(np.float64).sum(axis=(1, 2))
 
 
 def encode(

@@ -258,6 +258,24 @@ def chosen(samples, items_XN) -> Iterator[tuple[str, list[list]]]:
     yield suffix, [kept[:MAX_SAMPLES] for kept in lists if kept]
 
 
+def distinct_counts(samples) -> np.ndarray:
+  """`distinct_correct` of each problem, told apart by the task's `canonical`.
+
+  Args:
+    samples: held-out samples.
+  """
+  return np.array(
+    [
+      distinct_correct(
+        texts, correct, lambda text, row=row: base.canonical(text, row)
+      )
+      for row, texts, correct in zip(
+        samples.rows, samples.texts_XN, samples.correct_XN
+      )
+    ]
+  )
+
+
 def measure(samples) -> Iterator[tuple[str, float]]:
   """Measures the diversity of held-out samples.
 
@@ -272,15 +290,7 @@ def measure(samples) -> Iterator[tuple[str, float]]:
     (1 - self-BLEU, problems with at least two samples only); then the same
     three with the suffix `_correct` over correct samples, if there are any.
   """
-  counts = [
-    distinct_correct(
-      texts, correct, lambda text, row=row: base.canonical(text, row)
-    )
-    for row, texts, correct in zip(
-      samples.rows, samples.texts_XN, samples.correct_XN
-    )
-  ]
-  yield "distinct_correct", float(np.mean(counts))
+  yield "distinct_correct", float(np.mean(samples.distinct_correct_X))
   # Each of the n-gram measures once over all samples, once over correct ones.
   for suffix, tokens_X in chosen(samples, samples.tokens_XN):
     cut_X = [[t[:MAX_TOKENS] for t in tokens] for tokens in tokens_X]

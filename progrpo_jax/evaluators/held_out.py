@@ -57,6 +57,11 @@ class Samples:
   extra_XN: tuple[tuple[dict, ...], ...] = ()
   logged: tuple[tuple[str, float], ...] = ()
 
+  @functools.cached_property
+  def distinct_correct_X(self) -> np.ndarray:
+    """Number of different right answers to each problem."""
+    return diversity.distinct_counts(self)
+
 
 Measure = Callable[[Samples], Iterator[tuple[str, float]]]
 MEASURES: tuple[Measure, ...] = (
@@ -162,6 +167,7 @@ class HeldOut:
         set=self.name,
         prompt=row.prompt,
         reference=row.reference,
+        distinct_correct=int(samples.distinct_correct_X[x]),
         completions=[self._record(samples, x, n) for n in range(len(texts))],
       )
       for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))

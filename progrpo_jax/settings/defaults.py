@@ -370,8 +370,10 @@ def _algo_arm(c: ConfigDict) -> None:
 
   # Groups and responses that ARM re-weights, and whether the group's mean
   # confidence takes the place of the prompt's; see algos/arm.py.
-  c.algo.arm.active = ranges.Choice("any_correct", of=("any_correct", "mixed"))
-  c.algo.arm.apply_to = ranges.Choice("all", of=("all", "correct"))
+  c.algo.arm.active = ranges.Choice(
+    "any_correct", of=("any_correct", "mixed", "all_correct")
+  )
+  c.algo.arm.apply_to = ranges.Choice("all", of=("all", "correct", "wrong"))
   c.algo.arm.centre = ranges.Flag(False)
 
 

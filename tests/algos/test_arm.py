@@ -229,6 +229,32 @@ def test_all_correct_group_is_left_alone_when_only_mixed_ones_are_active():
   np.testing.assert_array_equal(mixed[1], literal[1])
 
 
+def test_all_correct_groups_alone_if_asked():
+  correct = np.array([[True] * 4, [True, False, False, False], [False] * 4])
+  adv = np.zeros((3, 4), np.float32)
+  arguments = correct, np.tile(C_PROMPT_P, 3), np.tile(C_ANSWER_PG, (3, 1)), 0.3
+  alone = arm.reweight(adv, *arguments, active="all_correct")
+  assert np.any(np.asarray(alone), axis=1).tolist() == [True, False, False]
+  np.testing.assert_array_equal(alone[0], arm.reweight(adv, *arguments)[0])
+  # The two kinds of active groups are all that the paper's formula shifts.
+  np.testing.assert_array_equal(
+    alone + arm.reweight(adv, *arguments, active="mixed"),
+    arm.reweight(adv, *arguments),
+  )
+
+
+def test_right_and_wrong_responses_are_shifted_apart():
+  """Together the two make up what is done to all."""
+  arguments = ADV_PG, CORRECT_PG, C_PROMPT_P, C_ANSWER_PG, 0.3
+  wrong = arm.reweight(*arguments, apply_to="wrong")
+  np.testing.assert_array_equal(wrong[CORRECT_PG], ADV_PG[CORRECT_PG])
+  assert np.all(np.asarray(wrong)[~CORRECT_PG] != ADV_PG[~CORRECT_PG])
+  np.testing.assert_array_equal(
+    np.where(CORRECT_PG, arm.reweight(*arguments, apply_to="correct"), wrong),
+    arm.reweight(*arguments),
+  )
+
+
 def test_only_correct_responses_if_asked():
   got = arm.reweight(
     ADV_PG, CORRECT_PG, C_PROMPT_P, C_ANSWER_PG, 0.3, apply_to="correct"
@@ -268,8 +294,8 @@ def test_unknown_options_name_the_known_ones():
   arguments = ADV_PG, CORRECT_PG, C_PROMPT_P, C_ANSWER_PG, 0.3
   with pytest.raises(ValueError, match="'some'.*any_correct.*mixed"):
     arm.reweight(*arguments, active="some")
-  with pytest.raises(ValueError, match="'wrong'.*all.*correct"):
-    arm.reweight(*arguments, apply_to="wrong")
+  with pytest.raises(ValueError, match="'right'.*all.*correct.*wrong"):
+    arm.reweight(*arguments, apply_to="right")
 
 
 def test_masked_sample_is_neither_right_nor_wrong():

@@ -238,9 +238,7 @@ def test_over_seeds_holds_the_mean(seeds, of_seed, of_problem, noise):
   """Whichever of seeds and problems makes the mean vary."""
   rng = np.random.default_rng(seeds)
   found = [
-    intervals.over_seeds(
-      _crossed(rng, seeds, 64, of_seed, of_problem, noise)
-    )
+    intervals.over_seeds(_crossed(rng, seeds, 64, of_seed, of_problem, noise))
     for _ in range(1500)
   ]
   _, low, high, p = np.transpose(found)
