@@ -195,6 +195,7 @@ ROOMS = {
     "rollouts.py",
     "answers.py",
     "sections.py",
+    "card.py",
     "html.py",
     "notebook.py",
   ],

@@ -1,12 +1,15 @@
-"""`progrpo export`: a checkpoint as a Hugging Face directory."""
+"""`progrpo export`: a checkpoint as a Hugging Face directory, or on the hub."""
 
 import jax
 
-from progrpo_jax import ranges
+from progrpo_jax import errors, places, ranges
+from progrpo_jax import run as run_lib
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
+from progrpo_jax.devices import hosts
 from progrpo_jax.models import hf
-from progrpo_jax.storage import hub
+from progrpo_jax.report import card
+from progrpo_jax.storage import hub, metrics
 from progrpo_jax.storage import policy as policy_lib
 
 
@@ -15,7 +18,8 @@ def run(argv: list[str]) -> int:
   parser = arguments.parser(
     "export",
     "Write a policy as a directory that transformers and vLLM "
-    "load: safetensors, config and tokenizer.",
+    "load: safetensors, config and tokenizer; of a run with a model card, "
+    "README.md. --push uploads it to the Hugging Face hub.",
   )
   parser.add(
     "--output",
@@ -32,19 +36,75 @@ def run(argv: list[str]) -> int:
   parser.add_argument(
     "--dtype", choices=("float32", "bfloat16"), default="float32"
   )
+  parser.add(
+    "--push",
+    ranges.Text(None, also=(None,), empty=False),
+    metavar="OWNER/NAME",
+    help="upload the directory to this repository of the Hugging Face hub, "
+    "which is made, private, if there is none; needs a login (`hf auth login`)",
+  )
+  parser.add_argument(
+    "--public",
+    action="store_true",
+    help="with --push: make a new repository public",
+  )
   c, args = arguments.parse_policy(parser, argv, required=True)
   arguments.check_output("--output", args.output)
+  _check_push(args)
   mesh = build.make_mesh(c)
   if args.adapters:
     config, adapters, base = policy_lib.load_adapters(args.policy, mesh)
     base, revision = hub.split(base) or (base, None)
     hf.save_adapters(args.output, config, adapters, base, revision)
-    print(f"wrote {args.output}")
-    return 0
-  policy = build.load_policy(c, mesh)
-  params = policy.params  # float32 masters
-  if args.dtype != "float32":
-    params = jax.tree.map(lambda x: x.astype(args.dtype), params)
-  hf.save(args.output, policy.config, params, policy.tokenizer)
-  print(f"wrote {args.output}")
+  else:
+    policy = build.load_policy(c, mesh)
+    params = policy.params  # float32 masters
+    if args.dtype != "float32":
+      params = jax.tree.map(lambda x: x.astype(args.dtype), params)
+    hf.save(args.output, policy.config, params, policy.tokenizer)
+  if hosts.is_first():
+    _finish(args)
   return 0
+
+
+def _check_push(args) -> None:
+  """Refuses an upload that cannot succeed, before anything is loaded.
+
+  Raises:
+    InputError: nobody is logged in, or the name is none of a repository.
+  """
+  if not args.push:
+    if args.public:
+      raise errors.InputError("--public needs --push")
+    return
+  if places.is_remote(args.output):
+    raise errors.InputError(
+      f"--push uploads from this machine: --output {args.output} must be a "
+      "local directory"
+    )
+  hub.check_push(args.push)
+
+
+def _finish(args) -> None:
+  """Writes the model card of a run, and uploads the directory if asked to."""
+  subject = f"the policy {args.policy}"
+  workdir = policy_lib.run_of(args.policy)
+  if workdir:
+    _, step = policy_lib.find_run(args.policy)
+    if step is None:
+      step = run_lib.load_run(workdir).checkpoints()[-1]
+    exported = card.Export(
+      run=metrics.load(workdir, require_metrics=False, damage=[]),
+      step=step,
+      name=args.push or args.output,
+      adapters=args.adapters,
+    )
+    (places.place(args.output) / card.NAME).write_text(card.text(exported))
+    subject = card.title(exported)
+  print(f"wrote {args.output}")
+  if args.push:
+    message = f"{subject}, exported by progrpo_jax {card.version()}"
+    address = hub.push(
+      args.output, args.push, private=not args.public, message=message
+    )
+    print(f"uploaded to {address}")

@@ -101,13 +101,18 @@ def cached(name: str) -> str | None:
     return None
 
 
-def check_login() -> None:
-  """Checks that a user of the hub is logged in, before long work.
+def check_push(name: str) -> None:
+  """Checks what can be known of an upload before long work.
+
+  Args:
+    name: name of the repository, as for `push`.
 
   Raises:
-    InputError: nobody is, or the hub cannot be asked.
+    InputError: it is no name of one, nobody is logged in, or the hub cannot be
+      reached.
   """
-  with _reaching("--push"):
+  with _reaching(f"--push {name}"):
+    hub_utils.validate_repo_id(name)
     huggingface_hub.HfApi().whoami()
 
 

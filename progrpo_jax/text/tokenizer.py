@@ -797,6 +797,19 @@ def load(
   return SentencePieceTokenizer.load(file)
 
 
+def has_template(directory) -> bool:
+  """Whether the tokenizer of a directory has a chat template of its own.
+
+  Raises:
+    InputError: its configuration cannot be read.
+  """
+  place = epath.Path(directory)
+  file = place / _CONFIG_FILE
+  return (place / "chat_template.jinja").exists() or bool(
+    file.exists() and _read_json(file).get("chat_template")
+  )
+
+
 def _copy(directory: epath.Path, local: str) -> None:
   """Copies the files of a tokenizer to a local directory."""
   for entry in directory.iterdir():

@@ -228,3 +228,82 @@ def test_locate(fake, tmp_path):
   assert policy_lib.locate("gs://b/x", True) == "gs://b/x"
   assert policy_lib.locate(ID, False) == str(tmp_path / ID)
   assert policy_lib.locate(ID, True) == hub.fetch(ID)
+
+
+@pytest.fixture
+def workdir(small, tmp_path):
+  small.train(tmp_path / "run", "train.total_steps=1", method="progrpo")
+  return tmp_path / "run"
+
+
+def _push(workdir, name, *more):
+  out = str(workdir.parent / "out")
+  argv = ["export", "--policy", str(workdir), "--output", out, "--push", name]
+  return main.main([*argv, *more])
+
+
+def test_a_run_is_pushed_with_its_card(
+  fake, workdir, tmp_path, monkeypatch, capfd
+):
+  fake_hub.use(monkeypatch, fake, tmp_path, token=fake_hub.TOKEN)
+  assert _push(workdir, "mine") == 0
+  name = f"{fake_hub.USER}/mine"
+  assert f"uploaded to {fake.url}/{name}" in capfd.readouterr().out
+  assert fake.private == {name: True}
+  assert fake.messages[-1].startswith("ProGRPO, step 1, exported by progrpo")
+  local = tmp_path / "out"
+  assert fake.repos[name].keys() == {
+    path.relative_to(local).as_posix()
+    for path in local.rglob("*")
+    if path.is_file()
+  }
+  # What was uploaded is what can be fetched.
+  _, wanted = hf.load(local)
+  _, found = hf.load(hub.fetch(name))
+  assert jax.tree.all(jax.tree.map(np.array_equal, found, wanted))
+  # Weights of an earlier upload would be taken for those of this one.
+  fake.repos[name]["model.safetensors.index.json"] = b"{}"
+  fake.repos[name]["notes.txt"] = b"the owner's"
+  assert _push(workdir, name, "--dtype", "bfloat16", "--public") == 0
+  assert "model.safetensors.index.json" not in fake.repos[name]
+  assert "notes.txt" in fake.repos[name]
+  hub.fetch.cache_clear()
+  _, found = hf.load(hub.fetch(name))
+  assert jax.tree.leaves(found)[0].dtype == "bfloat16"
+  assert fake.private == {name: True}  # it was there
+  assert _push(workdir, "other", "--public") == 0
+  assert fake.private[f"{fake_hub.USER}/other"] is False
+
+
+def test_a_push_that_cannot_succeed_is_refused(
+  fake, workdir, tmp_path, monkeypatch, capfd
+):
+  def said(*more):
+    assert _push(workdir, *more) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+  assert "nobody is logged in" in said("mine")
+  fake_hub.use(monkeypatch, fake, tmp_path, token="hf_old")
+  assert "--push mine: " in (err := said("mine")) and "hf auth login" in err
+  fake_hub.use(monkeypatch, fake, tmp_path, token=fake_hub.TOKEN)
+  assert "a/b/c" in said("a/b/c")
+  assert not (tmp_path / "out").exists()
+  assert (
+    main.main(["export", "--policy", "x", "--output", "y", "--public"]) == 2
+  )
+  assert "--public needs --push" in capfd.readouterr().err
+  assert (
+    main.main(
+      ["export", "--policy", "x", "--output", "gs://b/y", "--push", "mine"]
+    )
+    == 2
+  )
+  assert "must be a local directory" in capfd.readouterr().err
+  # Rights in a namespace show at the upload; the directory is there by then.
+  err = said("another/mine")
+  assert "no rights in the namespace another" in err
+  assert (tmp_path / "out" / "README.md").exists()
+  fake_hub.use(monkeypatch, None, tmp_path, token=fake_hub.TOKEN)
+  assert "cannot be reached" in said("mine")
