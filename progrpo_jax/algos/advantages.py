@@ -168,7 +168,8 @@ def maxrl(reward_PG, *, valid_PG=None) -> jax.Array:
   Returns:
     adv_PG, float32.
   """
-  centred_PG, valid_PG = _centre(reward_PG, valid_PG)
+  reward_PG, valid_PG = _checked(reward_PG, valid_PG)
+  centred_PG, _ = _centre(reward_PG, valid_PG)
   mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
   return jnp.where(
     mean_P1 > 0, centred_PG / jnp.where(mean_P1 > 0, mean_P1, 1.0), 0.0
