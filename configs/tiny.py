@@ -40,11 +40,19 @@ def _small(c):
     a.arm.alpha = 1.0
     a.arm.centre = True
   # 100 steps are to see two resets, and the length penalty come and go.
-  if method in ("prorl", "prorl_v2"):
+  if method in ("prorl", "prorl_v2", "brorl"):
     a.reset.modes = ("every",)
     a.reset.period = 40
-  if method == "prorl_v2":
+  if method in ("prorl_v2", "brorl"):
     a.length_penalty.on, a.length_penalty.off = 10, 50
+  # As many samples a step as the others, of fewer problems.
+  if method == "brorl":
+    a.num_generations = 64
+    c.train.prompts_per_step = 8
+  # With one term it is GRPO with one more scale. The second is DAPO's penalty
+  # over the last half of the length that there is.
+  if method == "gdpo":
+    a.overlong_cache = c.sampling.max_new_tokens // 2
   # The mean of ten tokens is noisier than that of thousands. In the first
   # steps the paper's bounds clip 3 to 5% of all tokens here, updates without
   # an advantage included, and bounds 100 times as wide under 2%.

@@ -129,9 +129,34 @@ def test_an_option_that_a_loss_does_not_know_is_named(small, tmp_path):
   )
 
 
-@pytest.mark.parametrize("method", ["prorl_v2", "clip_cov"])
+# What a group of four leaves of a method.
+SCALED = {
+  "brorl": ("algo.num_generations=8",),
+  "passk": ("algo.advantage_options.k=2",),
+}
+
+
+@pytest.mark.parametrize(
+  "method",
+  [
+    "prorl_v2",
+    "clip_cov",
+    "maxrl",
+    "passk",
+    "ucpo",
+    "unlikeliness",
+    "f_grpo",
+    "dra_grpo",
+    "qae",
+    "nsr",
+    "gdpo",
+    "brorl",
+  ],
+)
 def test_wired_methods_take_two_steps(small, tmp_path, method):
-  code, _ = small.train(tmp_path / "run", *SHORT, method=method)
+  code, _ = small.train(
+    tmp_path / "run", *SHORT, *SCALED.get(method, ()), method=method
+  )
   assert code == 0
   found = rows(tmp_path / "run")
   assert len(found) == 2 and all(np.isfinite(r["loss"]) for r in found)

@@ -32,6 +32,7 @@ ROOMS = {
     "places.py",
   ],
   "algos": [
+    "shaping.py",
     "advantages.py",
     "arm.py",
     "kl.py",
@@ -40,7 +41,6 @@ ROOMS = {
     "aggregate.py",
     "diagnostics.py",
     "objective.py",
-    "shaping.py",
     "reset.py",
     "control.py",
     "collapse.py",

@@ -124,6 +124,27 @@ def test_arm_by_the_samplers_log_probs(small, tmp_path):
     small.train(tmp_path / "refused", *one, "train.score=never", method="grpo")
 
 
+def test_an_advantage_by_the_samplers_log_probs(small, tmp_path):
+  one = (
+    "train.total_steps=1",
+    "eval.every=0",
+    "train.num_minibatches=1",
+    "train.num_iterations=1",
+  )
+  found = {}
+  for score in ("never", "needed"):
+    small.train(tmp_path / score, *one, f"train.score={score}", method="ucpo")
+    row = _rows(tmp_path / score)[-1]
+    assert ("timing_s/score" in row) == (score == "needed")
+    found[score] = [
+      sample["base_advantage"]
+      for prompt in _rows(tmp_path / score / "rollouts", "000001.jsonl")
+      for sample in prompt["completions"]
+    ]
+  assert np.any(found["needed"])
+  np.testing.assert_allclose(found["never"], found["needed"], atol=1e-3)
+
+
 def test_lost_reference_stops_the_run(small, tmp_path, capfd):
   options = (
     "train.total_steps=1",

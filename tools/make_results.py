@@ -39,6 +39,16 @@ NAMES = {
   "reinforce_pp": "REINFORCE++",
   "rloo": "RLOO",
   "repo": "RePO",
+  "maxrl": "MaxRL",
+  "passk": "Pass@k training",
+  "ucpo": "UCPO",
+  "unlikeliness": "unlikeliness",
+  "f_grpo": "F-GRPO",
+  "dra_grpo": "DRA-GRPO",
+  "qae": "QAE",
+  "nsr": "NSR",
+  "gdpo": "GDPO",
+  "brorl": "BroRL",
 }
 PANELS = {
   "advantages": ("dr_grpo", "rloo", "reinforce_pp", "repo"),
@@ -49,7 +59,9 @@ PANELS = {
     "clip_cov",
     "kl_cov",
   ),
-  "whole recipes": ("dapo", "progrpo", "prorl", "prorl_v2"),
+  "whole recipes": ("dapo", "progrpo", "prorl", "prorl_v2", "brorl"),
+  "groups weighed anew": ("maxrl", "passk", "f_grpo", "qae", "gdpo"),
+  "responses weighed anew": ("ucpo", "unlikeliness", "dra_grpo", "nsr"),
 }
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIGURE = _ROOT / "docs" / "figures" / "methods_entropy.svg"
@@ -109,7 +121,7 @@ def smoothing(length: int) -> int:
 
 
 def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
-  """Draws four panels, GRPO in each: mean and range over the seeds."""
+  """Draws `PANELS`, GRPO in each: mean and range over the seeds."""
   plt.rcParams.update(
     {
       "font.size": 9,
@@ -119,25 +131,34 @@ def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
       "axes.spines.right": False,
     }
   )
+  rows = -(-len(PANELS) // 2)
   figure, axes = plt.subplots(
-    2, 2, figsize=(9, 6), sharex=True, sharey=True, layout="constrained"
+    rows,
+    2,
+    figsize=(9, 3 * rows),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+    layout="constrained",
   )
-  for panel, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
-    colors = ["0.45", *(f"C{i}" for i in range(4))]
+  for panel in axes.flat[len(PANELS) :]:
+    panel.set_visible(False)
+  for panel, (title, names) in zip(axes.flat, PANELS.items()):
+    colors = ["0.45", *(f"C{i}" for i in range(len(names)))]
     for color, name in zip(colors, ("grpo", *names), strict=True):
       if name not in groups:
         continue
-      rows = entropies(groups[name])
+      values = entropies(groups[name])
       done = min(len(run.metrics) for run in groups[name])
-      steps = np.arange(rows.shape[1]) + (smoothing(done) + 1) / 2
+      steps = np.arange(values.shape[1]) + (smoothing(done) + 1) / 2
       panel.fill_between(
-        steps, rows.min(0), rows.max(0), color=color, alpha=0.15, lw=0
+        steps, values.min(0), values.max(0), color=color, alpha=0.15, lw=0
       )
-      panel.plot(steps, rows.mean(0), color=color, lw=1.6, label=NAMES[name])
+      panel.plot(steps, values.mean(0), color=color, lw=1.6, label=NAMES[name])
     panel.set_title(title, loc="left", fontweight="bold")
     panel.legend(frameon=False)
   axes[0, 0].set_ylim(bottom=0)  # all panels share this axis
-  for panel in axes[1]:
+  for panel in axes[-1]:
     panel.set_xlabel("step")
   for panel in axes[:, 0]:
     panel.set_ylabel("entropy, nats a token")

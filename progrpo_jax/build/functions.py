@@ -25,6 +25,7 @@ from progrpo_jax.algos import (
   losses,
   objective,
 )
+from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import optim
 from progrpo_jax.models import scoring
 from progrpo_jax.settings import checks
@@ -71,24 +72,100 @@ def bind(function, *sources):
 
 
 def make_advantage(c):
-  """Returns the base method, (reward_PG, valid_PG) -> adv_PG.
+  """Returns the base method, a function of some of `learn.advantage.INPUTS`.
 
   A function of the user may have no argument `valid_PG`: the rewards of
   samples that the verifier failed on are then set to their group's mean.
-  """
-  function = _with_options(
-    resolve(advantages, c.algo.advantage), "advantage_options", c
-  )
-  if "valid_PG" in inspect.signature(function).parameters:
-    return function
 
-  def with_means(reward_PG, valid_PG):
+  Raises:
+    InputError: the function reads something that no batch has, or refuses its
+      options.
+  """
+  name = c.algo.advantage
+  function = _with_options(resolve(advantages, name), "advantage_options", c)
+  for key, argument in inspect.signature(function).parameters.items():
+    if (
+      argument.default is argument.empty
+      and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+      and key not in advantage_lib.INPUTS
+    ):
+      raise errors.InputError(
+        f"config.algo.advantage = {name!r}: give its argument {key!r} a value "
+        f"in algo.advantage_options{checks.hint(key, advantage_lib.INPUTS)}; "
+        f"a batch has {', '.join(advantage_lib.INPUTS)}"
+      )
+  if "valid_PG" not in inspect.signature(function).parameters:
+    function = _with_means(function)
+  _try(function, name, c)
+  return function
+
+
+def _with_means(function):
+  """A function that knows no `valid_PG`, with means for unknown rewards."""
+  names = advantage_lib.reads(function)
+
+  def with_means(reward_PG, valid_PG, **others):
     mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
-    return jnp.where(
-      valid_PG, function(jnp.where(valid_PG, reward_PG, mean_P1)), 0.0
+    filled_PG = jnp.where(valid_PG, reward_PG, mean_P1)
+    known = others | ({"reward_PG": filled_PG} if "reward_PG" in names else {})
+    return jnp.where(valid_PG, function(**known), 0.0)
+
+  with_means.__signature__ = inspect.Signature(
+    [
+      inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+      for key in sorted(names | {"reward_PG", "valid_PG"})
+    ]
+  )
+  return with_means
+
+
+def _try(function, name: str, c) -> None:
+  """Calls an advantage on shapes alone, as a batch of this config would.
+
+  Raises:
+    InputError: it cannot be called, or returns another shape.
+  """
+  group = c.algo.num_generations
+
+  def call():
+    reward_PG, token_BT = jnp.zeros((2, group)), jnp.zeros((2 * group, 3))
+    verdict_PG, mask_BT = reward_PG == 0, token_BT == 0
+    terms = dict(
+      tokens_PGT=jnp.zeros((2, group, 3), jnp.int32),
+      components_PGJ=jnp.zeros((2, group, 2)),
+      weights_PJ=jnp.zeros((2, 2)),
+    )
+    known = advantage_lib.inputs(
+      terms, reward_PG, verdict_PG, verdict_PG, token_BT, mask_BT
+    )
+    return function(**{n: known[n] for n in advantage_lib.reads(function)})
+
+  try:
+    with _of_its_author(name):
+      out = jax.eval_shape(call)
+  except errors.InputError:
+    raise
+  except (TypeError, ValueError, AssertionError) as e:
+    raise errors.InputError(
+      f"config.algo.advantage = {name!r} cannot run with this config: {e}"
+    ) from e
+  if getattr(out, "shape", None) != (2, group):
+    raise errors.InputError(
+      f"config.algo.advantage = {name!r} returns {out}, not one number for "
+      "each response, [P, G]"
     )
 
-  return with_means
+
+def needs_scores(c) -> bool:
+  """Returns whether a step scores its batch under the policy first."""
+  if c.train.score != "needed":
+    return c.train.score == "always"
+  read = advantage_lib.reads(resolve(advantages, c.algo.advantage))
+  return bool(
+    c.algo.arm.alpha
+    or read & advantage_lib.LOG_PROBS
+    or checks.readers_of_scores(c)
+  )
 
 
 def _check_options(function, key: str, c) -> dict[str, Any]:

@@ -1,8 +1,14 @@
-"""The advantages of a batch: those of the base method, re-weighted by ARM."""
+"""The advantages of a batch: those of the base method, re-weighted by ARM.
 
-from collections.abc import Callable
+A base method is a function that says by the names of its arguments what it
+reads. `INPUTS` lists the names that a batch has a value for; no other array is
+computed or sent to a device for it.
+"""
+
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -11,7 +17,31 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
+from progrpo_jax import ops
 from progrpo_jax.algos import arm
+from progrpo_jax.rollout import shaping
+
+# What a base method may read: name of its argument -> meaning.
+INPUTS = {
+  "reward_PG": "shaped reward",
+  "valid_PG": "bool, False where the verifier failed",
+  "correct_PG": "bool, the verifier's verdict",
+  "logp_PG": "log-prob of the whole response",
+  "mean_logp_PG": "mean log-prob of a token of the response",
+  "logp_PGT": "log-probs of its tokens, 0 where masked",
+  "tokens_PGT": "its tokens",
+  "mask_PGT": "bool, the tokens that the policy wrote",
+  "components_PGJ": "terms of the reward, see rollout.shaping.components",
+  "weights_PJ": "weights of these terms",
+}
+# Those that are computed from log-probs: scores of the policy, or where a batch
+# is not scored the sampler's.
+LOG_PROBS = frozenset(("logp_PG", "mean_logp_PG", "logp_PGT"))
+
+
+def reads(function: Callable) -> frozenset[str]:
+  """Returns those of `INPUTS` that are arguments of a base method."""
+  return frozenset(INPUTS) & frozenset(inspect.signature(function).parameters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +73,7 @@ class Advantage:
   """Turns the rewards of groups into advantages.
 
   Attributes:
-    base: base method, (reward_PG, valid_PG) -> adv_PG.
+    base: base method, a function of some of `INPUTS` to adv_PG.
     alpha: strength of ARM; 0 leaves the base method's advantages.
     arm: settings of ARM.
   """
@@ -87,6 +117,7 @@ class Advantage:
     )
     out = jax.device_get(
       _advantages(
+        _terms(reads(self.base), reward_PG, groups),
         reward_PG,
         groups.correct_PG,
         groups.valid_PG,
@@ -108,8 +139,51 @@ class Advantage:
     return out
 
 
+def _terms(
+  names: frozenset[str], reward_PG, groups: groups_lib.Groups
+) -> dict[str, np.ndarray]:
+  """Those inputs of a base method that nothing else of `_advantages` reads."""
+  out = {}
+  if "tokens_PGT" in names:
+    tokens_BT = np.asarray(groups.rollout.tokens_BT)
+    out["tokens_PGT"] = tokens_BT.reshape(*np.shape(reward_PG), -1)
+  if names & {"components_PGJ", "weights_PJ"}:
+    out["components_PGJ"], out["weights_PJ"] = shaping.components(
+      groups, reward_PG
+    )
+  return out
+
+
+def inputs(
+  terms: Mapping[str, Any], reward_PG, correct_PG, valid_PG, logp_BT, mask_BT
+) -> dict[str, Any]:
+  """Returns all of `INPUTS` that can be made of these arrays.
+
+  Args:
+    terms: inputs that are there as they are.
+    reward_PG: shaped rewards.
+    correct_PG: bool, verdicts.
+    valid_PG: bool, responses with a verdict.
+    logp_BT: log-probs of the tokens.
+    mask_BT: bool, tokens that the policy wrote.
+  """
+  shape = (*reward_PG.shape, -1)
+  logp_PGT, mask_PGT = logp_BT.reshape(shape), mask_BT.reshape(shape)
+  return dict(
+    reward_PG=reward_PG,
+    correct_PG=correct_PG,
+    valid_PG=valid_PG,
+    logp_PG=ops.masked_sum(logp_PGT, mask_PGT, axis=-1),
+    mean_logp_PG=ops.masked_mean(logp_PGT, mask_PGT, axis=-1),
+    logp_PGT=jnp.where(mask_PGT, logp_PGT, 0.0),
+    mask_PGT=mask_PGT,
+    **terms,
+  )
+
+
 @functools.partial(jax.jit, static_argnames=("base", "settings"))
 def _advantages(
+  terms,
   reward_PG,
   correct_PG,
   valid_PG,
@@ -125,7 +199,8 @@ def _advantages(
   prompt_entropy_PT=None,
 ):
   """`Advantage` in one program; alpha is an array, and compiles once."""
-  base_PG = base(reward_PG, valid_PG=valid_PG)
+  known = inputs(terms, reward_PG, correct_PG, valid_PG, logp_BT, mask_BT)
+  base_PG = base(**{name: known[name] for name in reads(base)})
   c_answer_PG = arm.answer_confidence(
     logp_BT, mask_BT, settings.low_prob_share, entropy_BT=entropy_BT
   ).reshape(reward_PG.shape)

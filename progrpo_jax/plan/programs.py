@@ -102,7 +102,7 @@ def _update(c, model, mesh):
     functions.make_objective(c),
     functions.make_distribution(c),
     whole=functions.sees_whole(c),
-    scored=checks.needs_scores(c),
+    scored=functions.needs_scores(c),
   )
   scalar = sharding.replicated(mesh)
   first = jax.ShapeDtypeStruct((), bool, sharding=scalar)

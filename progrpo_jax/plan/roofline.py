@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from progrpo_jax import errors
+from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
@@ -194,7 +195,7 @@ def updates(c: ml_collections.ConfigDict) -> int:
 
 def scorings(c: ml_collections.ConfigDict) -> int:
   """Returns how many policies score the batch: policy and reference."""
-  return checks.needs_scores(c) + checks.needs_reference(c)
+  return functions.needs_scores(c) + checks.needs_reference(c)
 
 
 def _products(model: model_config.ModelConfig, head: bool = True) -> int:

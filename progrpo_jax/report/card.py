@@ -13,8 +13,8 @@ import subprocess
 import huggingface_hub
 
 import progrpo_jax
-from progrpo_jax.config import methods
 from progrpo_jax.report import comparison, sections
+from progrpo_jax.settings import methods
 from progrpo_jax.storage import hub, metrics, policy
 from progrpo_jax.text import tokenizer as tokenizer_lib
 

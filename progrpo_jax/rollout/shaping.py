@@ -1,7 +1,8 @@
 """The reward that the advantage reads, and the groups that are worth learning.
 
 Both stand on one thing: a group teaches something if the rewards that its
-advantages are made of differ within it.
+advantages are made of differ within it. Advantages that compare the terms of a
+reward one by one get them from `components`.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import numpy as np
 
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.algos import control, shaping
+from progrpo_jax.rollout import verify
 
 # Value of the length penalty at the limit; at length 0 it is 0.
 _LONGEST = -1.0
@@ -109,3 +111,38 @@ class KeepGroups:
         correct_PG=groups.correct_PG,
       )
     )
+
+
+def components(
+  groups: groups_lib.Groups, reward_PG
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the terms that a shaped reward is the weighted sum of.
+
+  First the values of the user's reward functions, with their weights; for a
+  prompt without such functions the verifier's reward, with weight 1. Last, with
+  weight 1, what shaping added: 0 everywhere without shaping.
+
+  Args:
+    groups: verified groups.
+    reward_PG: shaped reward of these groups.
+
+  Returns:
+    (components_PGJ, weights_PJ), float32; NaN where a function has no opinion
+    and, with weight 0, where a prompt has fewer terms than others.
+  """
+  raw_PG = np.asarray(groups.reward_PG, np.float32)
+  size, group, terms = groups.values_PGJ.shape
+  values_PGJ = np.full((size, group, max(terms, 1)), np.nan, np.float32)
+  values_PGJ[..., :terms] = groups.values_PGJ
+  weights_PJ = np.zeros((size, max(terms, 1)), np.float32)
+  for p, row in enumerate(groups.prompts.rows):
+    count = len(verify.function_labels(row))
+    if count:
+      weights_PJ[p, :count] = row.meta["weights"] or 1.0
+    else:
+      values_PGJ[p, :, 0], weights_PJ[p, 0] = raw_PG[p], 1.0
+  added_PG = np.asarray(reward_PG, np.float32) - raw_PG
+  return (
+    np.concatenate([values_PGJ, added_PG[..., None]], axis=-1),
+    np.pad(weights_PJ, ((0, 0), (0, 1)), constant_values=1.0),
+  )

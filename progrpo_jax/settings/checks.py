@@ -239,7 +239,7 @@ def _check_effects(c, refuse) -> None:
       "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
       "subtracts k1 from the reward",
     )
-  readers = _readers_of_scores(c)
+  readers = readers_of_scores(c)
   if c.train.score == "never" and readers:
     refuse(
       "train.score",
@@ -255,6 +255,12 @@ def _check_effects(c, refuse) -> None:
         "a response, never comes near this bound; gspo's own bounds are "
         "3e-4 and 4e-4: set 0 for them",
       )
+  if a.advantage == "gdpo" and a.reward_kl_coef:
+    refuse(
+      "algo.reward_kl_coef",
+      "gdpo brings each term of a reward to the same scale, also a KL near 0; "
+      "set 0, and use algo.beta",
+    )
   if a.loss == "flowrl" and a.arm.alpha:
     refuse(
       "algo.arm.alpha",
@@ -285,15 +291,12 @@ def needs_reference(c) -> bool:
   return bool(c.algo.beta or c.algo.reward_kl_coef or c.algo.hold_reference)
 
 
-def needs_scores(c) -> bool:
-  """Returns whether a step scores its batch under the policy first."""
-  if c.train.score != "needed":
-    return c.train.score == "always"
-  return bool(c.algo.arm.alpha or _readers_of_scores(c))
+def readers_of_scores(c) -> list[str]:
+  """Returns keys with which something must know scores before the update.
 
-
-def _readers_of_scores(c) -> list[str]:
-  """Keys with which something must know scores before the update."""
+  For an advantage that reads log-probs, and for ARM with `centre`, the
+  sampler's log-probs will do.
+  """
   a, t = c.algo, c.train
   arm = a.arm.alpha and (not a.arm.centre or a.arm.tail == "entropy")
   return [

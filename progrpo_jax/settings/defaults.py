@@ -252,7 +252,8 @@ def _algo(c: ConfigDict) -> None:
     why="a group needs at least 2 samples, or it has no spread to learn from",
   )
 
-  # A function of algos/advantages.py, or an import path.
+  # A function of algos/advantages.py, or an import path. It gets what its
+  # arguments name (see INPUTS in learn/advantage.py), and advantage_options.
   c.algo.advantage = ranges.Text("grpo", empty=False)
 
   c.algo.advantage_options = ConfigDict()
@@ -476,8 +477,8 @@ def _train(c: ConfigDict) -> None:
   # Score the batch under the policy before its update. "needed": unless one
   # update reads each batch once and nothing else reads the scores; the old
   # log-probs are then the update's own. "always": also for its measures (exact
-  # entropies, confidence in prompts). "never": ARM, with algo.arm.centre, then
-  # takes its confidences from the sampler's log-probs.
+  # entropies, confidence in prompts). "never": ARM, with algo.arm.centre, and
+  # an advantage that reads log-probs then take the sampler's.
   c.train.score = ranges.Choice("needed", of=("needed", "always", "never"))
 
   # Stop the run after this many skipped updates in a row. An update is skipped

@@ -214,6 +214,102 @@ def repo(c):
   return c
 
 
+# Advantages that weigh groups or right responses anew, see algos/advantages.py.
+
+
+def maxrl(c):
+  """MaxRL (2602.02710): rewards centred and divided by the group's mean."""
+  c = _surrogate(c, "maxrl")
+  c.algo.advantage = "maxrl"
+  return c
+
+
+def passk(c):
+  """Pass@k training (2508.10751): the reward of k responses together.
+
+  Ours: k 4, of the values that it tries.
+  """
+  c = _surrogate(c, "passk")
+  c.algo.advantage = "passk"
+  c.algo.advantage_options = {"k": 4}
+  return c
+
+
+def ucpo(c):
+  """UCPO (2605.00365): the right responses' advantage by their rarity."""
+  c = _surrogate(c, "ucpo")
+  c.algo.advantage = "ucpo"
+  c.algo.advantage_options = {"tau": 0.2}
+  return c
+
+
+def unlikeliness(c):
+  """Unlikeliness (2506.02355): likely right responses get less reward.
+
+  Ours: no KL; its scripts have one of weight 0.1, and two passes a batch.
+  """
+  c = _surrogate(c, "unlikeliness")
+  c.algo.advantage = "unlikeliness"
+  c.algo.advantage_options = {"beta": 0.25}
+  return c
+
+
+def f_grpo(c):
+  """F-GRPO (2602.06717): groups weigh less, the more of them is right.
+
+  Ours: gamma, which could not be read.
+  """
+  c = _surrogate(c, "f_grpo")
+  c.algo.advantage = "focal"
+  c.algo.advantage_options = {"gamma": 0.5}
+  return c
+
+
+def dra_grpo(c):
+  """DRA-GRPO (2505.09655): rewards divided by likeness to the group.
+
+  Ours: likeness by shared 3-grams of tokens, in the place of embeddings.
+  """
+  c = _surrogate(c, "dra_grpo")
+  c.algo.advantage = "dra"
+  c.algo.advantage_options = {"n": 3}
+  return c
+
+
+def qae(c):
+  """QAE (2509.22611): a quantile of the group as baseline, on DAPO's clip."""
+  c = _surrogate(c, "qae", epsilon_high=0.28)
+  c.algo.advantage = "quantile"
+  c.algo.advantage_options = {"k": 0.4}
+  return c
+
+
+def nsr(c):
+  """Weighted-REINFORCE of NSR (2506.01347): wrong responses teach most."""
+  c = _surrogate(c, "nsr")
+  c.algo.advantage = "nsr"
+  c.algo.advantage_options = {"weight": 0.1}
+  return c
+
+
+def gdpo(c):
+  """GDPO (2601.05242): each term of a reward on a scale of its own."""
+  c = _surrogate(c, "gdpo")
+  c.algo.advantage = "gdpo"
+  return c
+
+
+def brorl(c):
+  """BroRL (2510.01180): a saturated ProRL run goes on with wide groups.
+
+  Ours: all but the 512 samples of a prompt, which is ProRL v2's.
+  """
+  c = prorl_v2(c)
+  c.method = "brorl"
+  c.algo.num_generations = 512
+  return c
+
+
 def _surrogate(c, method: str, epsilon_high: float = 0.2):
   """What most share: group advantages, a clipped mean over tokens, no KL."""
   c.method = method

@@ -112,3 +112,77 @@ def test_jit_and_shapes():
     shaping.keep_groups(GROUPS[0])
   with pytest.raises(AssertionError, match=r"\(6, 4\)"):
     shaping.overlong_penalty(GROUPS, 10, 5)
+
+
+def _cosine(a, b, n):
+  """Of the sets of n-grams of two lists of words, None for a blank."""
+
+  def grams(words):
+    padded = [None] * (n - 1) + words
+    return {
+      tuple(padded[i : i + n])
+      for i in range(len(words))
+      if words[i] is not None
+    }
+
+  a, b = grams(a), grams(b)
+  return len(a & b) / (len(a) * len(b)) ** 0.5
+
+
+def test_ngram_similarity_golden():
+  tokens = np.array([[[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 4], [9, 9, 0, 0]]])
+  mask = np.ones_like(tokens, bool)
+  mask[0, 3, 2:] = False
+  got = shaping.ngram_similarity(tokens, mask, 2)
+  # Three of four bigrams are shared: _1, 12 and 23.
+  near = [1, 0.75, 1, 0]
+  np.testing.assert_allclose(
+    got[0], [near, [0.75, 1, 0.75, 0], near, [0, 0, 0, 1]], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_ngram_similarity_against_sets(n):
+  """Repeats count once; masks have holes, as a dialogue's have."""
+  rng = np.random.default_rng(n)
+  tokens = rng.integers(0, 3, (2, 4, 6))
+  mask = rng.random((2, 4, 6)) > 0.3
+  mask[..., 0] = True
+  got = np.asarray(shaping.ngram_similarity(tokens, mask, n))
+  words = np.where(mask, tokens.astype(object), None)
+  for p in range(2):
+    for i in range(4):
+      for j in range(4):
+        expected = _cosine(words[p, i].tolist(), words[p, j].tolist(), n)
+        np.testing.assert_allclose(got[p, i, j], expected, rtol=1e-6)
+  np.testing.assert_array_equal(got, got.swapaxes(1, 2))
+  jitted = jax.jit(shaping.ngram_similarity, static_argnums=2)
+  np.testing.assert_allclose(jitted(tokens, mask, n), got, rtol=1e-6)
+
+
+def test_ngram_similarity_of_long_texts_has_no_chance_hits():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 150_000, (1, 3, 4000))
+  got = shaping.ngram_similarity(tokens, np.ones_like(tokens, bool), 3)
+  assert np.max(np.asarray(got)[0] - np.eye(3)) < 2e-3
+
+
+def test_a_response_without_tokens_is_like_itself_alone():
+  got = shaping.ngram_similarity(
+    np.zeros((1, 3, 2), int), np.array([[[False] * 2] * 2 + [[True] * 2]])
+  )
+  np.testing.assert_array_equal(got[0], np.eye(3))
+  with pytest.raises(ValueError, match="n = 0"):
+    shaping.ngram_similarity(np.zeros((1, 3, 2), int), np.ones((1, 3, 2)), 0)
+
+
+def test_unlikeliness_reward_golden():
+  # None, one and a half of four (a tie counts half), and three less likely.
+  got = shaping.unlikeliness_reward(
+    [[1.0, 1, 0.5, 1]],
+    np.array([[True, True, False, True]]),
+    [[-9.0, -2.0, -2.0, -1.0]],
+    beta=0.4,
+  )
+  expected = [1, 1 - 0.4 * 1.5 / 4, 0.5, 1 - 0.4 * 3 / 4]
+  np.testing.assert_allclose(got, [expected], rtol=1e-6)

@@ -8,7 +8,8 @@ from progrpo_jax import errors
 from progrpo_jax.algos import advantages, losses
 from progrpo_jax.build import functions
 from progrpo_jax.build import stages as build
-from progrpo_jax.settings import defaults
+from progrpo_jax.learn import advantage
+from progrpo_jax.settings import checks, defaults
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,93 @@ def test_own_advantage_without_validity_gets_the_mean(small, monkeypatch):
   reward = np.array([[1.0, 0.0, 9.0], [1.0, 1.0, 9.0]], np.float32)
   valid = np.array([[True, True, False]] * 2)
   assert np.allclose(made(reward, valid_PG=valid), [[0.5, -0.5, 0], [0, 0, 0]])
+
+
+def _own(monkeypatch, function):
+  """The override that names a function as an advantage of the user's own."""
+  monkeypatch.setattr(advantages, "own", function, raising=False)
+  return "algo.advantage=progrpo_jax.algos.advantages.own"
+
+
+def test_an_advantage_without_validity_may_read_more(small, monkeypatch):
+  """It gets what it names, and zeros where the verifier failed."""
+  c = small.config(
+    _own(
+      monkeypatch, lambda correct_PG, mean_logp_PG: correct_PG - mean_logp_PG
+    )
+  )
+  made = functions.make_advantage(c)
+  assert advantage.reads(made) == {
+    "reward_PG",
+    "valid_PG",
+    "correct_PG",
+    "mean_logp_PG",
+  }
+  got = made(
+    reward_PG=np.ones((1, 2)),
+    valid_PG=np.array([[True, False]]),
+    correct_PG=np.array([[True, True]]),
+    mean_logp_PG=np.array([[-2.0, -1.0]]),
+  )
+  np.testing.assert_array_equal(got, [[3, 0]])
+
+
+def test_an_advantage_that_reads_what_no_batch_has_is_refused(
+  small, monkeypatch
+):
+  override = _own(monkeypatch, lambda reward_PG, mean_logp_P: reward_PG)
+  with pytest.raises(
+    errors.InputError,
+    match="'mean_logp_P' a value in algo.advantage_options; did you mean "
+    "mean_logp_PG.*tokens_PGT",
+  ):
+    functions.make_advantage(small.config(override))
+
+
+def test_an_advantage_of_another_shape_is_refused(small, monkeypatch):
+  override = _own(monkeypatch, lambda reward_PG, valid_PG: reward_PG[:, 0])
+  with pytest.raises(errors.InputError, match=r"own' returns .*\[P, G\]"):
+    functions.make_advantage(small.config(override))
+
+
+@pytest.mark.parametrize(
+  ("method", "options", "said"),
+  [
+    ("passk", {"k": 9}, "'passk'.*G=4.*9"),
+    ("passk", {}, "'k' a value in algo.advantage_options"),
+    ("qae", {"k": 1.5}, "'quantile'.*1.5"),
+    ("dra_grpo", {"n": 0}, "'dra'.*n = 0"),
+    ("ucpo", {"tua": 0.2}, "advantage_options.tua"),
+  ],
+)
+def test_options_that_an_advantage_refuses_are_named_at_once(
+  small, method, options, said
+):
+  c = small.config(method=method)
+  c.algo.advantage_options = options
+  with pytest.raises(errors.InputError, match=said):
+    functions.make_advantage(c)
+
+
+def test_a_batch_is_scored_for_an_advantage_that_reads_log_probs(small):
+  alone = ("train.num_minibatches=1", "train.num_iterations=1")
+
+  def scored(method, *overrides):
+    c = small.config(*alone, *overrides, method=method)
+    checks.validate(c)
+    return functions.needs_scores(c)
+
+  assert scored("ucpo") and scored("unlikeliness")
+  assert not scored("maxrl") and not scored("dra_grpo")
+  # The sampler's log-probs will do.
+  assert not scored("ucpo", "train.score=never")
+  assert scored("maxrl", "train.score=always")
+
+
+def test_gdpo_takes_no_kl_off_the_reward(small):
+  c = small.config("algo.reward_kl_coef=0.001", method="gdpo")
+  with pytest.raises(errors.InputError, match="reward_kl_coef.*algo.beta"):
+    checks.validate(c)
 
 
 def test_policies_of_all_kinds_load(small, tmp_path):

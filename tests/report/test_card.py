@@ -9,8 +9,8 @@ import pytest
 
 import progrpo_jax
 from progrpo_jax import main
-from progrpo_jax.config import defaults, methods
 from progrpo_jax.report import card
+from progrpo_jax.settings import defaults, methods
 from progrpo_jax.storage import metrics
 
 

@@ -127,6 +127,7 @@ def test_the_data_of_papers_are_published_sets():
     "eurus2_code",
     "scp116k",
     "nemotron_instructions",
+    "hendrycks_math",
   }
   domains = {base.resolve(task).SET.domain for task in tasks}
   runs = list(schedule.every(_load("prorl_r1_distill_1_5b.py")))
@@ -322,7 +323,23 @@ OWN = {
     "rephrase.min_fail_share": 0.75,
     "rephrase.fail_below": 0.5,
   },
+  "maxrl": {"advantage": "maxrl"},
+  "passk": {"advantage": "passk", "advantage_options.k": 4},
+  "ucpo": {"advantage": "ucpo", "advantage_options.tau": 0.2},
+  "unlikeliness": {"advantage": "unlikeliness", "advantage_options.beta": 0.25},
+  "f_grpo": {"advantage": "focal", "advantage_options.gamma": 0.5},
+  "dra_grpo": {"advantage": "dra", "advantage_options.n": 3},
+  "qae": {
+    "advantage": "quantile",
+    "advantage_options.k": 0.4,
+    "epsilon_high": 0.28,
+  },
+  "nsr": {"advantage": "nsr", "advantage_options.weight": 0.1},
+  "gdpo": {"advantage": "gdpo"},
 }
+# All of ProRL v2's, with more samples.
+OWN["brorl"] = OWN["prorl_v2"] | {"num_generations": 512}
+HOT = ("prorl", "prorl_v2", "brorl")
 
 
 def test_methods_are_those_of_the_papers():
@@ -332,8 +349,7 @@ def test_methods_are_those_of_the_papers():
     found = _leaves(c.algo)
     expected = PLAIN | own
     assert {k: found[k] for k in expected} == expected, method
-    hot = method in ("prorl", "prorl_v2")
-    assert c.sampling.temperature == (1.2 if hot else 1.0)
+    assert c.sampling.temperature == (1.2 if method in HOT else 1.0)
 
 
 # What reaches the loss of each method, at paper scale; 0.2 and 0.2 for others.
@@ -342,6 +358,8 @@ BOUND = {
   "progrpo": {"epsilon": 0.2, "epsilon_high": 0.28},
   "prorl": {"epsilon": 0.2, "epsilon_high": 0.4},
   "prorl_v2": {"epsilon": 0.2, "epsilon_high": 0.27},
+  "brorl": {"epsilon": 0.2, "epsilon_high": 0.27},
+  "qae": {"epsilon": 0.2, "epsilon_high": 0.28},
   "gspo": {"epsilon": 3e-4, "epsilon_high": 4e-4},
   "cispo": {"cap": 5.0},
   "vespo": {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0},
@@ -370,6 +388,8 @@ def test_small_variants_differ_from_grpo_in_the_method_alone():
     "progrpo": {"arm.centre"},
     "prorl": {"reset.modes", "reset.period"},
     "prorl_v2": {"reset.modes", "reset.period"},
+    "brorl": {"reset.modes", "reset.period"},
+    "gdpo": {"overlong_cache"},
     "repo": {"rephrase.template", "rephrase.max_prompt_length"},
   }
   for method in METHODS:
@@ -382,10 +402,14 @@ def test_small_variants_differ_from_grpo_in_the_method_alone():
       | {"method"}
       | {f"algo.{k}" for k in turned.get(method, ())}
     )
-    if method in ("prorl", "prorl_v2"):
+    if method in HOT:
       allowed.add("sampling.temperature")
+    if method == "brorl":
+      allowed.add("train.prompts_per_step")
     assert different <= allowed, method
-    assert (found["algo.beta"] > 0) == (method in ("prorl", "prorl_v2"))
+    assert (found["algo.beta"] > 0) == (method in HOT)
+    samples = found["algo.num_generations"] * found["train.prompts_per_step"]
+    assert samples == 512, method
     # A bound of a method's own, or the one of all.
     own = OWN[method].get("epsilon_high", 0.2) not in (0.2, 0.28)
     assert own or found["algo.epsilon_high"] == 0.28, method
