@@ -36,6 +36,8 @@ ROOMS = {
     "arm.py",
     "kl.py",
     "correction.py",
+    "terms.py",
+    "ranked.py",
     "losses.py",
     "aggregate.py",
     "diagnostics.py",

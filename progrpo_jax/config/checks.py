@@ -265,6 +265,8 @@ def _check_effects(c, refuse) -> None:
     "gspo",
     "cispo",
     "vespo",
+    "dppo",
+    "sapo",
     "flowrl",
     "clip_cov",
     "kl_cov",
