@@ -58,6 +58,9 @@ def _small(c):
   # an advantage included, and bounds 100 times as wide under 2%.
   if method == "gspo":
     a.epsilon, a.epsilon_high = 3e-3, 4e-3
+  # What SAPO is about is its gate: the mean is that of all others here.
+  if method == "sapo":
+    a.aggregate = "token_mean"
   # Of the 2,600 tokens of a minibatch 2e-4 are not one. KL-Cov takes 2e-4
   # of the tokens at 32B and 2e-3 at 7B: more, the smaller the policy.
   if method == "clip_cov":

@@ -151,6 +151,9 @@ SCALED = {
     "nsr",
     "gdpo",
     "brorl",
+    "dppo",
+    "sapo",
+    "high_entropy",
   ],
 )
 def test_wired_methods_take_two_steps(small, tmp_path, method):
@@ -163,6 +166,14 @@ def test_wired_methods_take_two_steps(small, tmp_path, method):
   if method == "prorl_v2":
     # Sampler and trainer agree here, so that no weight is far from 1.
     assert all(abs(r["sampling/weight_mean"] - 1) < 1e-3 for r in found)
+  if method == "high_entropy":
+    # A fifth, rounded up in each minibatch, whose tokens are the more random.
+    assert all(0.2 <= r["high_entropy/kept"] < 0.25 for r in found)
+    assert all(r["high_entropy/entropy"] > r["entropy/kept"] for r in found)
+  if method == "sapo":
+    assert all(0 < r["sapo/weight"] <= 1 for r in found)
+  if method == "dppo":
+    assert all(0 < r["dppo/difference"] < 0.15 for r in found)
 
 
 @pytest.mark.parametrize("key", ["partition_head", "hold_reference"])

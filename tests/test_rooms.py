@@ -37,6 +37,8 @@ ROOMS = {
     "arm.py",
     "kl.py",
     "correction.py",
+    "terms.py",
+    "ranked.py",
     "losses.py",
     "aggregate.py",
     "diagnostics.py",

@@ -31,9 +31,12 @@ NAMES = {
   "gspo": "GSPO",
   "cispo": "CISPO",
   "vespo": "VESPO",
+  "dppo": "DPPO",
+  "sapo": "SAPO",
   "flowrl": "FlowRL",
   "clip_cov": "Clip-Cov",
   "kl_cov": "KL-Cov",
+  "high_entropy": "80/20",
   "entropy_bonus": "entropy bonus",
   "adaptive_entropy": "adaptive entropy",
   "reinforce_pp": "REINFORCE++",
@@ -52,12 +55,13 @@ NAMES = {
 }
 PANELS = {
   "advantages": ("dr_grpo", "rloo", "reinforce_pp", "repo"),
-  "losses": ("gspo", "cispo", "vespo", "flowrl"),
+  "losses": ("gspo", "cispo", "vespo", "dppo", "sapo", "flowrl"),
   "entropy and covariance": (
     "entropy_bonus",
     "adaptive_entropy",
     "clip_cov",
     "kl_cov",
+    "high_entropy",
   ),
   "whole recipes": ("dapo", "progrpo", "prorl", "prorl_v2", "brorl"),
   "groups weighed anew": ("maxrl", "passk", "f_grpo", "qae", "gdpo"),

@@ -22,12 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import batch, ops
+from progrpo_jax.algos import ranked, terms
 
-# exp(20) is 5e8: a larger ratio means nothing. It is clamped so that it stays
-# finite, with gradient 0. The same bound as in verl.
-MAX_LOG_RATIO = 20.0
-
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
+Metrics = terms.Metrics
 
 
 def clip(
@@ -66,20 +63,119 @@ def clip(
   Raises:
     ValueError: `dual_clip` is not above 1.
   """
-  if dual_clip is not None and dual_clip <= 1:
-    raise ValueError(f"dual_clip must be above 1 or None, got {dual_clip}")
-  log_ratio_BT, adv_BT, mask_BT = _real(inputs)
-  ratio_BT = _exp(log_ratio_BT)
-  loss_BT, clipped = _surrogate(
-    ratio_BT,
-    adv_BT,
-    epsilon,
-    epsilon_high,
-    jnp.inf if dual_clip is None else dual_clip,
+  log_ratio_BT, adv_BT, mask_BT = terms.masked_inputs(inputs)
+  loss_BT, clipped = terms.surrogate(
+    terms.ratio(log_ratio_BT), adv_BT, epsilon, epsilon_high, dual_clip
   )
-  if dual_clip is not None:
-    clipped["clip_ratio/dual_mean"] = (adv_BT < 0) & (ratio_BT > dual_clip)
-  return _zeroed(loss_BT, mask_BT), _metrics(log_ratio_BT, mask_BT, clipped)
+  return terms.zeroed(loss_BT, mask_BT), terms.token_metrics(
+    log_ratio_BT, mask_BT, clipped
+  )
+
+
+def dppo(
+  inputs: batch.LossInputs, *, delta: float = 0.15, delta_high: float = 0.15
+) -> tuple[jax.Array, Metrics]:
+  """The ratio, masked where a token's probability has moved too far.
+
+  loss_t = -M_t r_t A, where M_t is 0 if A > 0 and pi(o_t) - pi_old(o_t) >
+  delta_high, or if A < 0 and pi_old(o_t) - pi(o_t) > delta, and otherwise 1. A
+  clip of the ratio stops a token that grows from 1e-5 to 1e-3, a change of
+  hardly any mass, and lets one pass that falls from 0.99 to 0.8. The
+  difference of probabilities is the total variation between both policies if
+  all other tokens are taken as one.
+
+  See "Rethinking the Trust Region in LLM Reinforcement Learning"
+  (https://arxiv.org/abs/2602.04879), the variant Binary-TV. 0.15 is the bound
+  of its authors' script in verl; prime-rl has 0.2. Their pi_old is the
+  sampler's probability, here it is the one in `inputs`: the scorer's for fresh
+  responses (what the two differ by is `sampling/logp_difference_mean`). Left
+  out are Binary-KL, the variant Top-K, which needs the log-probs of further
+  tokens, and the cap on the ratio, which that script turns off.
+
+  Args:
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
+    delta: largest fall of a probability that still teaches, for tokens with
+      A < 0; > 0.
+    delta_high: largest rise of a probability that still teaches, for tokens
+      with A > 0; > 0.
+
+  Returns:
+    loss_BT, float32, and metrics over tokens: the shares of masked tokens
+    `dppo/masked_low` (A < 0) and `dppo/masked_high` (A > 0), and
+    `dppo/difference`, the mean of |pi - pi_old|.
+
+  Raises:
+    ValueError: a bound is not positive.
+  """
+  if min(delta, delta_high) <= 0:
+    raise ValueError(
+      f"delta and delta_high must be positive, got {delta} and {delta_high}"
+    )
+  log_ratio_BT, adv_BT, mask_BT = terms.masked_inputs(inputs)
+  # Rounding may leave a log-prob above 0.
+  now_BT, old_BT = (
+    jnp.exp(jnp.minimum(jnp.asarray(x, jnp.float32), 0.0))
+    for x in (inputs.logp_BT, inputs.old_logp_BT)
+  )
+  moved_BT = jax.lax.stop_gradient(terms.zeroed(now_BT - old_BT, mask_BT))
+  low_BT = (adv_BT < 0) & (moved_BT < -delta)
+  high_BT = (adv_BT > 0) & (moved_BT > delta_high)
+  loss_BT = terms.zeroed(
+    -terms.ratio(log_ratio_BT) * adv_BT, mask_BT & ~(low_BT | high_BT)
+  )
+  return loss_BT, terms.token_metrics(
+    log_ratio_BT,
+    mask_BT,
+    {
+      "dppo/masked_low": low_BT,
+      "dppo/masked_high": high_BT,
+      "dppo/difference": jnp.abs(moved_BT),
+    },
+  )
+
+
+def sapo(
+  inputs: batch.LossInputs, *, tau_pos: float = 1.0, tau_neg: float = 1.05
+) -> tuple[jax.Array, Metrics]:
+  """A smooth gate in the place of the clip.
+
+  loss_t = -f(r_t) A with f(r) = 4 / tau sigmoid(tau (r - 1)), where tau is
+  tau_pos for A > 0 and otherwise tau_neg. The gradient is that of the policy
+  gradient times r_t and 4 s (1 - s), s = sigmoid(tau (r_t - 1)): a weight that
+  is 1 at r = 1 and falls off on both sides without a bound. A larger tau falls
+  off faster; bad tokens get one because they raise the probability of all
+  other tokens. f(1) = 2 / tau: the value of the loss says nothing.
+
+  See "Soft Adaptive Policy Optimization" (https://arxiv.org/abs/2511.20347),
+  eq. 6; it averages over the tokens of a response and then over responses, as
+  `sequence_mean` does. Nothing is left out.
+
+  Args:
+    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
+      advantages.
+    tau_pos: steepness of the gate where A > 0; > 0.
+    tau_neg: steepness of the gate where A <= 0; > 0.
+
+  Returns:
+    loss_BT, float32, and metrics over tokens: `sapo/weight`, the mean of the
+    gradient's weight 4 s (1 - s).
+
+  Raises:
+    ValueError: a steepness is not positive.
+  """
+  if min(tau_pos, tau_neg) <= 0:
+    raise ValueError(
+      f"tau_pos and tau_neg must be positive, got {tau_pos} and {tau_neg}"
+    )
+  log_ratio_BT, adv_BT, mask_BT = terms.masked_inputs(inputs)
+  tau_BT = jnp.where(adv_BT > 0, tau_pos, tau_neg)
+  gate_BT = jax.nn.sigmoid(tau_BT * (terms.ratio(log_ratio_BT) - 1.0))
+  loss_BT = terms.zeroed(-4.0 / tau_BT * gate_BT * adv_BT, mask_BT)
+  weight_BT = 4.0 * gate_BT * (1.0 - gate_BT)
+  return loss_BT, terms.token_metrics(
+    log_ratio_BT, mask_BT, {"sapo/weight": weight_BT}
+  )
 
 
 def gspo(
@@ -117,7 +213,7 @@ def gspo(
     loss_BT, float32, and metrics over tokens: the `clip_ratio/*` of `clip`,
     computed from s_i, and `gspo/ratio`, the mean of s_i.
   """
-  log_ratio_BT, adv_BT, mask_BT = _real(inputs)
+  log_ratio_BT, adv_BT, mask_BT = terms.masked_inputs(inputs)
   log_s_BT = jnp.broadcast_to(
     ops.masked_mean(log_ratio_BT, mask_BT, axis=1)[:, None], mask_BT.shape
   )
@@ -125,9 +221,9 @@ def gspo(
     # Value 0, gradient of the token's own log-ratio.
     zero_BT = log_ratio_BT - jax.lax.stop_gradient(log_ratio_BT)
     log_s_BT = jax.lax.stop_gradient(log_s_BT) + zero_BT
-  s_BT = _exp(log_s_BT)
-  loss_BT, clipped = _surrogate(s_BT, adv_BT, epsilon, epsilon_high)
-  return _zeroed(loss_BT, mask_BT), _metrics(
+  s_BT = terms.ratio(log_s_BT)
+  loss_BT, clipped = terms.surrogate(s_BT, adv_BT, epsilon, epsilon_high)
+  return terms.zeroed(loss_BT, mask_BT), terms.token_metrics(
     log_ratio_BT, mask_BT, clipped | {"gspo/ratio": s_BT}
   )
 
@@ -160,11 +256,11 @@ def cispo(
   """
   if cap <= 0:
     raise ValueError(f"cap must be positive, got {cap}")
-  log_ratio_BT, adv_BT, mask_BT = _real(inputs)
-  ratio_BT = jax.lax.stop_gradient(_exp(log_ratio_BT))
+  log_ratio_BT, adv_BT, mask_BT = terms.masked_inputs(inputs)
+  ratio_BT = jax.lax.stop_gradient(terms.ratio(log_ratio_BT))
   weight_BT = jnp.minimum(ratio_BT, cap)
-  loss_BT = -weight_BT * adv_BT * _logp(inputs, mask_BT)
-  return loss_BT, _metrics(
+  loss_BT = -weight_BT * adv_BT * terms.masked_logp(inputs, mask_BT)
+  return loss_BT, terms.token_metrics(
     log_ratio_BT,
     mask_BT,
     {"clip_ratio/high_mean": ratio_BT > cap, "cispo/weight": weight_BT},
@@ -202,17 +298,19 @@ def vespo(
     loss_BT, float32, and metrics over tokens: `vespo/weight`, the mean of phi,
     and `vespo/log_ratio`, the mean of log W.
   """
-  log_ratio_BT, adv_BT, mask_BT = _real(inputs)
+  log_ratio_BT, adv_BT, mask_BT = terms.masked_inputs(inputs)
   log_w_BT = jax.lax.stop_gradient(
-    jnp.broadcast_to(_sequence_log_ratio(log_ratio_BT)[:, None], mask_BT.shape)
+    jnp.broadcast_to(
+      terms.sequence_log_ratio(log_ratio_BT)[:, None], mask_BT.shape
+    )
   )
   good_BT = adv_BT >= 0
   k_BT = jnp.where(good_BT, k_pos, k_neg)
   lambda_BT = jnp.where(good_BT, lambda_pos, lambda_neg)
   # expm1 keeps the digits of 1 - W near W = 1, where the first update starts.
   weight_BT = jnp.exp(k_BT * log_w_BT - lambda_BT * jnp.expm1(log_w_BT))
-  loss_BT = -weight_BT * adv_BT * _logp(inputs, mask_BT)
-  return loss_BT, _metrics(
+  loss_BT = -weight_BT * adv_BT * terms.masked_logp(inputs, mask_BT)
+  return loss_BT, terms.token_metrics(
     log_ratio_BT,
     mask_BT,
     {"vespo/weight": weight_BT, "vespo/log_ratio": log_w_BT},
@@ -261,17 +359,19 @@ def flowrl(
     ValueError: `ref_logp_BT`, `log_z_B` or `reward_B` is None.
   """
   ref_logp_BT, log_z_B, reward_B = _flow_inputs(inputs)
-  log_ratio_BT, mask_BT = _log_ratio(inputs)
+  log_ratio_BT, mask_BT = terms.masked_log_ratio(inputs)
   some_B = jnp.any(mask_BT, axis=1)
-  gap_BT = _logp(inputs, mask_BT) - ref_logp_BT
+  gap_BT = terms.masked_logp(inputs, mask_BT) - ref_logp_BT
   # Rows without tokens may have a NaN reward. It is masked before the square,
   # since masking afterwards would leave a NaN gradient.
   residual_B = jnp.where(some_B, log_z_B - beta * reward_B, 0.0)
   residual_B += ops.masked_mean(gap_BT, mask_BT, axis=1)
-  ratio_B = jax.lax.stop_gradient(_exp(_sequence_log_ratio(log_ratio_BT)))
+  ratio_B = jax.lax.stop_gradient(
+    terms.ratio(terms.sequence_log_ratio(log_ratio_BT))
+  )
   weight_B = jnp.clip(ratio_B, 1.0 - epsilon, 1.0 + epsilon_high)
-  loss_BT = _zeroed((weight_B * residual_B**2)[:, None], mask_BT)
-  return loss_BT, _metrics(log_ratio_BT, mask_BT, {}) | _means(
+  loss_BT = terms.zeroed((weight_B * residual_B**2)[:, None], mask_BT)
+  return loss_BT, terms.token_metrics(log_ratio_BT, mask_BT, {}) | terms.means(
     {
       "flowrl/log_z": log_z_B,
       "flowrl/residual": residual_B,
@@ -283,225 +383,10 @@ def flowrl(
   )
 
 
-def clip_cov(
-  inputs: batch.LossInputs,
-  *,
-  key: jax.Array | None = None,
-  share: float = 2e-4,
-  cov_low: float = 1.0,
-  cov_high: float = 5.0,
-  epsilon: float = 0.2,
-  epsilon_high: float = 0.2,
-) -> tuple[jax.Array, Metrics]:
-  """The clipped surrogate without a random few high-covariance tokens.
-
-  Entropy falls in proportion to the covariance of log-prob and advantage, and
-  a few tokens make up most of it. With Cov_t = (log pi(o_t) - mean)(A_t -
-  mean), candidates are tokens with cov_low < Cov_t < cov_high that the
-  surrogate does not clip. Of these, max(1, floor(share N)) tokens, with N the
-  number of tokens, are drawn uniformly and get loss and gradient 0 (all
-  candidates if there are fewer). The paper has floor(share N); the minimum of
-  1 is from its released code.
-
-  Means, N and the draw are over the tokens in `inputs`, in training a
-  minibatch. The paper uses the batch; its released code uses the micro-batch,
-  which makes the choice of tokens depend on the split.
-
-  See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
-  Models" (https://arxiv.org/abs/2505.22617), section 4. The clip bounds 0.2 /
-  0.2 are the paper's; the released scripts use 1 / 1.
-
-  Args:
-    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
-      advantages.
-    key: PRNG key of the draw; None takes `inputs.key`.
-    share: share of the tokens to drop, in (0, 1].
-    cov_low: lower bound on a candidate's covariance, exclusive.
-    cov_high: upper bound on a candidate's covariance, exclusive.
-    epsilon: distance of the lower clip bound from 1.
-    epsilon_high: distance of the upper clip bound from 1.
-
-  Returns:
-    loss_BT, float32, and metrics over tokens: the `clip_ratio/*` of `clip`,
-    before tokens are dropped; the shares `clip_cov/candidates` and
-    `clip_cov/dropped`; `covariance/mean`.
-
-  Raises:
-    ValueError: `key` and `inputs.key` are None, or `share` is outside (0, 1].
-  """
-  key = inputs.key if key is None else key
-  if key is None:
-    raise ValueError("clip_cov draws tokens: give it a key, or inputs.key")
-  log_ratio_BT, adv_BT, mask_BT = _real(inputs)
-  loss_BT, clipped = _surrogate(
-    _exp(log_ratio_BT), adv_BT, epsilon, epsilon_high
-  )
-  cov_BT = _covariance(inputs, adv_BT, mask_BT)
-  # Tokens the surrogate clips have no gradient already: dropping them would
-  # use up the quota.
-  candidate_BT = mask_BT & (cov_BT > cov_low) & (cov_BT < cov_high)
-  candidate_BT &= ~clipped["clip_ratio/region_mean"]
-  dropped_BT = _lowest(
-    jax.random.uniform(key, mask_BT.shape), candidate_BT, _part(mask_BT, share)
-  )
-  return _zeroed(loss_BT, mask_BT & ~dropped_BT), _metrics(
-    log_ratio_BT,
-    mask_BT,
-    clipped
-    | {
-      "clip_cov/candidates": candidate_BT,
-      "clip_cov/dropped": dropped_BT,
-      "covariance/mean": cov_BT,
-    },
-  )
-
-
-def kl_cov(
-  inputs: batch.LossInputs, *, share: float = 2e-3, coef: float = 1.0
-) -> tuple[jax.Array, Metrics]:
-  """The unclipped ratio with a KL penalty on high-covariance tokens.
-
-  loss_t = -r_t A, plus coef |log pi(o_t) - log pi_old(o_t)| on the
-  max(1, floor(share N)) tokens with the highest Cov_t (see `clip_cov`). At the
-  old policy the penalty has gradient 0, so it restrains only the later updates
-  of a batch. Means and N are over the tokens in `inputs`, in training a
-  minibatch (see `clip_cov`).
-
-  See "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
-  Models" (https://arxiv.org/abs/2505.22617), section 4, which uses a share of
-  2e-3 at 7B and 2e-4 at 32B.
-
-  Args:
-    inputs: micro-batch; reads `logp_BT`, `old_logp_BT`, `mask_BT` and the
-      advantages.
-    share: share of the tokens to penalise, in (0, 1].
-    coef: weight of the penalty.
-
-  Returns:
-    loss_BT, float32, and metrics over tokens: `kl_cov/penalised`, the share of
-    penalised tokens; `kl_cov/penalty`, the mean of the penalty over all
-    tokens; `covariance/mean`.
-
-  Raises:
-    ValueError: `share` is outside (0, 1].
-  """
-  log_ratio_BT, adv_BT, mask_BT = _real(inputs)
-  cov_BT = _covariance(inputs, adv_BT, mask_BT)
-  high_BT = _lowest(-cov_BT, mask_BT, _part(mask_BT, share))
-  # |x| is written x sg(sign x): jnp.abs has derivative 1 at 0, where every
-  # token starts. No clamp, which would remove the gradient that pulls a token
-  # back once it has moved far away.
-  sign_BT = jax.lax.stop_gradient(jnp.sign(log_ratio_BT))
-  penalty_BT = coef * jnp.where(high_BT, log_ratio_BT * sign_BT, 0.0)
-  loss_BT = penalty_BT - _exp(log_ratio_BT) * adv_BT
-  return _zeroed(loss_BT, mask_BT), _metrics(
-    log_ratio_BT,
-    mask_BT,
-    {
-      "kl_cov/penalised": high_BT,
-      "kl_cov/penalty": penalty_BT,
-      "covariance/mean": cov_BT,
-    },
-  )
-
-
-# Called with all tokens of a minibatch, see the module's docstring.
-clip_cov.whole = kl_cov.whole = True
-
-
-def _log_ratio(inputs) -> tuple[jax.Array, jax.Array]:
-  """Returns log r per token, 0 at masked positions, and the mask.
-
-  Masked before any nonlinear operation: masking afterwards would remove NaN
-  values but not their NaN gradients.
-  """
-  logp_BT, old_logp_BT = inputs.logp_BT, inputs.old_logp_BT
-  mask_BT = jnp.asarray(inputs.mask_BT, bool)
-  chex.assert_rank([logp_BT, mask_BT], 2)
-  chex.assert_equal_shape([logp_BT, old_logp_BT, mask_BT])
-  chex.assert_type([logp_BT, old_logp_BT], float)
-  logp_BT = jnp.asarray(logp_BT, jnp.float32)
-  # pi_old is a constant even if the caller computes it in the same trace, and
-  # so are advantages and rewards.
-  old_logp_BT = jax.lax.stop_gradient(jnp.asarray(old_logp_BT, jnp.float32))
-  return jnp.where(mask_BT, logp_BT - old_logp_BT, 0.0), mask_BT
-
-
-def _real(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns log-ratio and advantage per token (0 if masked) and the mask."""
-  log_ratio_BT, mask_BT = _log_ratio(inputs)
-  adv_BT = inputs.token_adv_BT
-  chex.assert_equal_shape([adv_BT, mask_BT])
-  chex.assert_type(adv_BT, float)
-  adv_BT = jax.lax.stop_gradient(jnp.asarray(adv_BT, jnp.float32))
-  return log_ratio_BT, jnp.where(mask_BT, adv_BT, 0.0), mask_BT
-
-
-def _logp(inputs, mask_BT) -> jax.Array:
-  """Returns log-probs of the trained policy, 0 at masked positions."""
-  return jnp.where(mask_BT, jnp.asarray(inputs.logp_BT, jnp.float32), 0.0)
-
-
-def _exp(log_ratio) -> jax.Array:
-  """Returns the ratio of a log-ratio, clamped to stay finite."""
-  return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
-
-
-def _sequence_log_ratio(log_ratio_BT) -> jax.Array:
-  """Returns log pi(o) / pi_old(o) per response, tokens and sum clamped."""
-  log_ratio_BT = jnp.clip(log_ratio_BT, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-  log_ratio_B = jnp.sum(log_ratio_BT, axis=1)
-  return jnp.clip(log_ratio_B, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-
-
-def _surrogate(
-  ratio_BT, adv_BT, epsilon, epsilon_high, ceiling=jnp.inf
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns -min(r A, clip(r) A) and which tokens are beyond their bound.
-
-  By the sign of A: where A >= 0 r is capped at 1 + epsilon_high, where A < 0
-  it is clipped to [1 - epsilon, ceiling].
-  """
-  low, high = 1.0 - epsilon, 1.0 + epsilon_high
-  bounded_BT = jnp.where(
-    adv_BT >= 0, jnp.minimum(ratio_BT, high), jnp.clip(ratio_BT, low, ceiling)
-  )
-  low_BT = (adv_BT < 0) & (ratio_BT < low)
-  high_BT = (adv_BT > 0) & (ratio_BT > high)
-  return -bounded_BT * adv_BT, {
-    "clip_ratio/low_mean": low_BT,
-    "clip_ratio/high_mean": high_BT,
-    "clip_ratio/region_mean": low_BT | high_BT,
-  }
-
-
-def _covariance(inputs, adv_BT, mask_BT) -> jax.Array:
-  """Returns (log pi - mean)(A - mean) per token, means over real tokens."""
-  logp_BT = jax.lax.stop_gradient(_logp(inputs, mask_BT))
-  cov_BT = (logp_BT - ops.masked_mean(logp_BT, mask_BT)) * (
-    adv_BT - ops.masked_mean(adv_BT, mask_BT)
-  )
-  return _zeroed(cov_BT, mask_BT)
-
-
-def _part(mask_BT, share) -> jax.Array:
-  """Returns max(1, floor(share * N)) for N real tokens, int32 scalar."""
-  if not 0 < share <= 1:
-    raise ValueError(f"a share of tokens must lie in (0, 1], got {share}")
-  tokens = jnp.sum(mask_BT, dtype=jnp.float32)
-  # The factor undoes rounding: 0.072 * 375 is a little below 27 in float32.
-  count = jnp.floor(share * tokens * (1 + 1e-6))
-  return jnp.maximum(count.astype(jnp.int32), 1)
-
-
-def _lowest(score_BT, eligible_BT, count) -> jax.Array:
-  """Returns a bool mask of the `count` eligible tokens of lowest score.
-
-  By rank rather than by threshold, since random float32 scores have ties.
-  """
-  score_X = jnp.where(eligible_BT, score_BT, jnp.inf).ravel()
-  rank_X = jnp.argsort(jnp.argsort(score_X))
-  return eligible_BT & (rank_X.reshape(eligible_BT.shape) < count)
+# Those that see a whole minibatch are in a file of their own.
+clip_cov = ranked.clip_cov
+kl_cov = ranked.kl_cov
+high_entropy = ranked.high_entropy
 
 
 def _flow_inputs(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -521,25 +406,3 @@ def _flow_inputs(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
     jnp.asarray(inputs.log_z_B, jnp.float32),
     jax.lax.stop_gradient(jnp.asarray(reward_B, jnp.float32)),
   )
-
-
-def _zeroed(x_BT, mask_BT) -> jax.Array:
-  """Returns `x_BT` where the mask is True, else 0."""
-  return jnp.where(mask_BT, x_BT, 0.0)
-
-
-def _metrics(log_ratio_BT, mask_BT, quantities) -> Metrics:
-  """Returns metrics over tokens of some quantities and of the ratio."""
-  ratio_BT = _exp(log_ratio_BT)
-  return _means(
-    quantities | {"ratio/mean": ratio_BT, "ratio/square_mean": ratio_BT**2},
-    mask_BT,
-  )
-
-
-def _means(quantities, mask) -> Metrics:
-  """Returns (sum, count) of each quantity over real tokens or rows."""
-  count = jnp.sum(mask, dtype=jnp.float32)
-  return {
-    name: (ops.masked_sum(x, mask), count) for name, x in quantities.items()
-  }

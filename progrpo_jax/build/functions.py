@@ -35,6 +35,8 @@ from progrpo_jax.storage import loggers
 def resolve(module: types.ModuleType, name: str):
   """Returns a function of a module by its name, or any by its import path.
 
+  Functions of other modules of its room that the module names are its own too.
+
   Raises:
     InputError: there is no such function; the message lists the module's.
   """
@@ -45,11 +47,12 @@ def resolve(module: types.ModuleType, name: str):
     if not callable(function):
       raise errors.InputError(f"{name} is no function")
     return function
+  room = module.__name__.rpartition(".")[0]
   known = sorted(
     n
     for n, f in vars(module).items()
     if inspect.isfunction(f)
-    and f.__module__ == module.__name__
+    and f.__module__.rpartition(".")[0] == room
     and not n.startswith("_")
   )
   if name in known:

@@ -271,6 +271,8 @@ def _check_effects(c, refuse) -> None:
     "gspo",
     "cispo",
     "vespo",
+    "dppo",
+    "sapo",
     "flowrl",
     "clip_cov",
     "kl_cov",

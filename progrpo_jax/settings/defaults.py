@@ -263,8 +263,8 @@ def _algo(c: ConfigDict) -> None:
   c.algo.loss = ranges.Text("clip", empty=False)
 
   # Clip bounds of the ratio, 1 - epsilon and 1 + epsilon_high. 0 takes the
-  # loss's own: clip and flowrl 0.2 and 0.28, clip_cov 0.2 and 0.2, gspo 3e-4
-  # and 4e-4.
+  # loss's own: clip, high_entropy and flowrl 0.2 and 0.28, clip_cov 0.2 and
+  # 0.2, gspo 3e-4 and 4e-4.
   c.algo.epsilon = ranges.Number(0.0, at_least=0, at_most=1)
   c.algo.epsilon_high = ranges.Number(0.0, at_least=0)
 
@@ -465,8 +465,8 @@ def _train(c: ConfigDict) -> None:
 
   # Rows per micro-batch on each device; 0 takes as many as have 4,096 tokens,
   # and at most a quarter of a minibatch's bundles. Like the other two it
-  # changes memory and speed, but not the result. Clip-Cov, KL-Cov and random
-  # losses take one more forward pass.
+  # changes memory and speed, but not the result. Clip-Cov, KL-Cov,
+  # high_entropy and random losses take one more forward pass.
   c.train.micro_batch_rows = ranges.Whole(0, at_least=0)
 
   # Responses that share their prompt's tokens in a bundle; divides

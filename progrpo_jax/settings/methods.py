@@ -106,6 +106,38 @@ def cispo(c):
   return c
 
 
+def dppo(c):
+  """DPPO (2602.04879): masks by the change of a probability, not the ratio.
+
+  The bound is that of its authors' script.
+  """
+  c = _surrogate(c, "dppo")
+  c.algo.loss = "dppo"
+  c.algo.loss_options = {"delta": 0.15, "delta_high": 0.15}
+  return c
+
+
+def sapo(c):
+  """SAPO (2511.20347): a smooth gate of the ratio in the place of the clip."""
+  c = _surrogate(c, "sapo")
+  c.algo.loss = "sapo"
+  c.algo.loss_options = {"tau_pos": 1.0, "tau_neg": 1.05}
+  c.algo.aggregate = "sequence_mean"
+  return c
+
+
+def high_entropy(c):
+  """80/20 (2506.01939): learns from the fifth of tokens of highest entropy.
+
+  Its clip is DAPO's, of which it keeps all else too.
+  """
+  c = _surrogate(c, "high_entropy", epsilon_high=0.28)
+  c.algo.loss = "high_entropy"
+  c.algo.loss_options = {"share": 0.2}
+  c.algo.dual_clip = 10.0
+  return c
+
+
 def vespo(c):
   """VESPO (2602.10693): a smooth weight of the whole response's ratio."""
   c = _surrogate(c, "vespo")

@@ -6,6 +6,7 @@ neither jit nor the cut into micro-batches changes anything.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ def example(seed, *, spread=0.25, junk=0.0):
   arrays = [np.where(mask, x, junk) for x in (logp, old, ref)]
   adv = np.array([1.5, -0.5, 0.5, 9.0, 0, 0, 0, 0])
   reward = np.where(mask.any(axis=1), adv, junk)
+  entropy = np.where(mask, rng.uniform(0, 3, old.shape), junk)
   return batch.LossInputs(
     **{
       name: jnp.asarray(x, jnp.float32)
@@ -47,6 +49,7 @@ def example(seed, *, spread=0.25, junk=0.0):
     adv_B=jnp.asarray(adv, jnp.float32),
     log_z_B=jnp.asarray(rng.normal(size=8), jnp.float32),
     reward_B=jnp.asarray(reward, jnp.float32),
+    entropy_BT=jnp.asarray(entropy, jnp.float32),
   )
 
 
@@ -81,6 +84,17 @@ def gspo_token(d, logp, a):
 
 def cispo(d, logp, a):
   return -torch.clamp(torch.exp(d), max=1.2).detach() * a * logp
+
+
+def dppo(d, logp, a):
+  moved = torch.exp(logp) - torch.exp(logp - d)
+  stays = moved <= 0.03 if a > 0 else moved >= -0.04
+  return -torch.exp(d) * a * stays
+
+
+def sapo(d, logp, a):
+  tau = 1.0 if a > 0 else 1.05
+  return -4 / tau / (1 + torch.exp(-tau * (torch.exp(d) - 1))) * a
 
 
 def vespo(d, logp, a):
@@ -138,6 +152,17 @@ def clip_cov(inputs, t):
   return loss * keep
 
 
+def high_entropy(inputs, t):
+  loss = by_response(clip, inputs, t)
+  entropy = torch.tensor(np.asarray(inputs.entropy_BT))[t["mask"]]
+  threshold = torch.sort(entropy, descending=True).values[
+    math.ceil(0.2 * len(entropy)) - 1
+  ]
+  keep = torch.zeros_like(loss)
+  keep[t["mask"]] = (entropy >= threshold).double()
+  return loss * keep
+
+
 def kl_cov(inputs, t):
   loss = by_response(lambda d, logp, a: -torch.exp(d) * a, inputs, t)
   cov = covariance(t)
@@ -171,6 +196,11 @@ PAIRS = {
     functools.partial(losses.cispo, cap=1.2),
     functools.partial(by_response, cispo),
   ),
+  "dppo": (
+    functools.partial(losses.dppo, delta=0.04, delta_high=0.03),
+    functools.partial(by_response, dppo),
+  ),
+  "sapo": (losses.sapo, functools.partial(by_response, sapo)),
   "vespo": (losses.vespo, functools.partial(by_response, vespo)),
   "flowrl": (losses.flowrl, flowrl),
   "clip_cov": (
@@ -180,6 +210,7 @@ PAIRS = {
     clip_cov,
   ),
   "kl_cov": (functools.partial(losses.kl_cov, share=0.2, coef=0.7), kl_cov),
+  "high_entropy": (losses.high_entropy, high_entropy),
 }
 each_loss = pytest.mark.parametrize("name", PAIRS)
 
@@ -242,7 +273,9 @@ def test_the_examples_pass_every_branch(name):
   seen = [loss(example(seed))[1] for seed in SEEDS]
   for key in seen[0]:
     total, count = (sum(x) for x in zip(*(metrics[key] for metrics in seen)))
-    if key.startswith("clip_ratio") or key.endswith(("dropped", "penalised")):
+    if key.startswith(("clip_ratio", "dppo/masked")) or key.endswith(
+      ("dropped", "penalised", "kept")
+    ):
       assert 0 < total < count, key
 
 
@@ -267,7 +300,7 @@ def test_masked_tokens_have_no_influence(name, junk):
 def test_all_but_the_trained_policy_are_data(name):
   loss, _ = PAIRS[name]
   inputs = example(0)
-  data = ("old_logp_BT", "ref_logp_BT", "adv_B", "reward_B")
+  data = ("old_logp_BT", "ref_logp_BT", "adv_B", "reward_B", "entropy_BT")
 
   def total(arrays):
     return jnp.sum(loss(inputs.replace(**arrays))[0])
@@ -298,8 +331,9 @@ def test_at_the_old_policy_it_is_the_policy_gradient(name):
     )
     np.testing.assert_allclose(grad_z, -adv_B * length, rtol=1e-4, atol=1e-3)
   expected = -jnp.where(inputs.mask_BT, adv_B[:, None], 0)
-  if name == "clip_cov":
+  if name in ("clip_cov", "high_entropy"):
     expected = jnp.where(loss_BT == 0, 0, expected)
+    assert np.any(expected)
   np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -355,9 +389,9 @@ def test_metrics_add_up_over_micro_batches(name):
   for key, pair in jax.tree.map(
     lambda *x: sum(x), *parts, is_leaf=lambda x: not isinstance(x, dict | tuple)
   ).items():
-    np.testing.assert_array_equal(pair[1], whole[key][1], err_msg=key)
-    # Covariances, and what is chosen by them, are of a micro-batch.
-    if not key.startswith(("covariance", "clip_cov", "kl_cov")):
+    # Covariances, and what is chosen by them or by ranks, are of a micro-batch.
+    if not key.startswith(("covariance", "clip_cov", "kl_cov", "high_entropy")):
+      np.testing.assert_array_equal(pair[1], whole[key][1], err_msg=key)
       np.testing.assert_allclose(pair[0], whole[key][0], rtol=1e-5)
 
 

@@ -388,11 +388,12 @@ def _all_at_once(inputs):
   terms = [
     losses.clip_cov(inputs, share=0.05, cov_low=0.0),
     losses.kl_cov(inputs, share=0.3),
+    losses.high_entropy(inputs, share=0.4),
     losses.flowrl(inputs, beta=1.0),
   ]
   loss_BT = sum(loss_BT for loss_BT, _ in terms)
   total, count = aggregate.token_mean(loss_BT, inputs.mask_BT)
-  return total, count, terms[0][1] | terms[1][1]
+  return total, count, terms[0][1] | terms[1][1] | terms[2][1]
 
 
 @jax.jit
@@ -447,6 +448,8 @@ def test_cut_does_not_matter_to_losses_that_see_the_whole_minibatch(
   assert (
     0 < whole[2]["clip_cov/dropped"][0] < whole[2]["clip_cov/candidates"][0]
   )
+  kept, tokens = whole[2]["high_entropy/kept"]
+  assert kept == np.ceil(0.4 * tokens) > 1
   assert optax.tree.norm(whole[1]["log_z"]) > 0.01
   # The largest entries of the gradient are about 50.
   close(parts, whole, rtol=1e-4, atol=5e-4)

@@ -285,6 +285,23 @@ OWN = {
     "aggregate": "sequence_mean",
   },
   "cispo": {"loss": "cispo", "loss_options.cap": 5.0},
+  "dppo": {
+    "loss": "dppo",
+    "loss_options.delta": 0.15,
+    "loss_options.delta_high": 0.15,
+  },
+  "sapo": {
+    "loss": "sapo",
+    "loss_options.tau_pos": 1.0,
+    "loss_options.tau_neg": 1.05,
+    "aggregate": "sequence_mean",
+  },
+  "high_entropy": {
+    "loss": "high_entropy",
+    "loss_options.share": 0.2,
+    "epsilon_high": 0.28,
+    "dual_clip": 10.0,
+  },
   "vespo": {
     "loss": "vespo",
     "loss_options.k_pos": 2.0,
@@ -362,6 +379,14 @@ BOUND = {
   "qae": {"epsilon": 0.2, "epsilon_high": 0.28},
   "gspo": {"epsilon": 3e-4, "epsilon_high": 4e-4},
   "cispo": {"cap": 5.0},
+  "dppo": {"delta": 0.15, "delta_high": 0.15},
+  "sapo": {"tau_pos": 1.0, "tau_neg": 1.05},
+  "high_entropy": {
+    "epsilon": 0.2,
+    "epsilon_high": 0.28,
+    "dual_clip": 10.0,
+    "share": 0.2,
+  },
   "vespo": {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0},
   "flowrl": {"beta": 15.0, "epsilon": 0.2, "epsilon_high": 0.28},
   "kl_cov": {"share": 2e-3, "coef": 1.0},
