@@ -25,7 +25,7 @@ from progrpo_jax.tasks import base
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
-SMALL = ("tiny", "prorl_tiny", "arm_tiny", "guess_number")
+SMALL = ("tiny", "prorl_tiny", "arm_tiny", "guess_number", "smollm2")
 PAPER = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SMALL)
 # Groups that take what a config puts into them.
 OPEN = ("loss_options", "advantage_options", "correction_options")
@@ -43,6 +43,7 @@ AT_PAPER_SCALE = [
 ]
 AT_SMALL_SCALE = [
   *(f"tiny.py:{m}" for m in METHODS),
+  *(f"smollm2.py:{m}" for m in METHODS),
   *(
     f"arm_tiny.py:{v}"
     for v in (
@@ -196,6 +197,7 @@ def test_every_method_has_a_file_at_paper_scale_and_a_small_variant():
     assert name.startswith(_load(f"{name}.py").method), name
   for method in METHODS:
     assert _load(f"tiny.py:{method}").method == method
+    assert _load(f"smollm2.py:{method}").method == method
 
 
 @pytest.mark.parametrize("name", [*PAPER, *SMALL])
@@ -440,9 +442,10 @@ def test_small_variants_differ_from_grpo_in_the_method_alone():
     assert own or found["algo.epsilon_high"] == 0.28, method
 
 
-def test_quickstart_methods_differ_in_arm_alone():
-  grpo = _leaves(_load("tiny.py:grpo"))
-  progrpo = _leaves(_load("tiny.py:progrpo"))
+@pytest.mark.parametrize("name", ["tiny", "smollm2"])
+def test_compared_methods_differ_in_arm_alone(name):
+  grpo = _leaves(_load(f"{name}.py:grpo"))
+  progrpo = _leaves(_load(f"{name}.py:progrpo"))
   different = {k for k in grpo if grpo[k] != progrpo[k]}
   assert {"method", "algo.arm.alpha"} <= different
   assert all(k == "method" or k.startswith("algo.arm.") for k in different)
