@@ -1,0 +1,372 @@
+"""Tables and figures of docs/study.md, from the files in docs/results.
+
+  .venv/bin/python tools/make_study.py
+
+Nothing is trained: `study.py` wrote the files. What stands between the lines
+`<!-- table NAME -->` and `<!-- end -->` of the page is made anew, and so are
+the pictures docs/figures/study_*.svg. `--check` changes nothing and says
+whether the page is what the files give.
+"""
+
+import argparse
+import collections
+from collections.abc import Callable, Sequence
+import pathlib
+import re
+import sys
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+import study
+
+from progrpo_jax.evaluators import intervals, passk
+
+PAGE = study.ROOT / "docs" / "study.md"
+FIGURES = study.ROOT / "docs" / "figures"
+TABLE = re.compile(
+  r"(?P<head><!-- table (?P<name>[\w-]+) -->\n\n).*?(?P<end>\n<!-- end -->)",
+  re.DOTALL,
+)
+KS = (1, 8, 32)
+LEVEL = 0.95
+BASELINE = "grpo"
+# Of these the probabilities of the base's own answers are drawn.
+FOLLOWED = ("grpo", "progrpo", "wrong only", "right only", "ucpo", "maxrl")
+
+# The settings that ARM's variants change one thing of.
+BORROWED = {"arm": [("countdown", (BASELINE, "progrpo"))]}
+
+# Arm -> files of its seeds, in rising order.
+Runs = dict[str, list[dict]]
+
+
+def main() -> int:
+  """Makes the page and the pictures, or checks the page."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--check", action="store_true")
+  args = parser.parse_args()
+  before = PAGE.read_text()
+  after = page(before, study.RESULTS)
+  if args.check:
+    print("the page is up to date" if after == before else "run make_study.py")
+    return int(after != before)
+  PAGE.write_text(after)
+  for name, draw in PICTURES.items():
+    draw(study.RESULTS, FIGURES / f"study_{name}.svg")
+  return 0
+
+
+def page(text: str, results: pathlib.Path) -> str:
+  """Returns the page with its tables made anew.
+
+  Raises:
+    KeyError: the page names a table that there is not.
+  """
+  return TABLE.sub(
+    lambda m: m["head"] + TABLES[m["name"]](results) + m["end"], text
+  )
+
+
+def load(results: pathlib.Path, part: str) -> Runs:
+  """Reads the runs of a part, arms in the order of the plan, the base first.
+
+  What a part of the plan borrows from another stands before its own.
+  """
+  found: Runs = collections.defaultdict(list)
+  base = results / part / "base.json.gz"
+  if base.exists():
+    found["base"].append(study.read(base))
+  for part, arms in (*BORROWED.get(part, ()), (part, study.PARTS[part].arms)):
+    for arm in arms:
+      for seed in range(study.PARTS[part].seeds):
+        file = study.result_file(results / part, arm, seed)
+        if file.exists():
+          found[arm].append(study.read(file))
+  return dict(found)
+
+
+def last(run: dict) -> dict:
+  """The last evaluation of a run."""
+  return max(run["evals"], key=lambda e: e["step"])
+
+
+def pass_SX(runs: Sequence[dict], k: int) -> np.ndarray:
+  """pass@k by seed and problem, from the last evaluations."""
+  return np.stack(
+    [
+      passk.pass_at_k(np.array(e["samples"]), np.array(e["right"]), k)
+      for e in map(last, runs)
+    ]
+  )
+
+
+def distinct_SX(runs: Sequence[dict]) -> np.ndarray:
+  """Number of different right answers by seed and problem."""
+  return np.stack([np.array(last(run)["distinct"], float) for run in runs])
+
+
+def entropy_of(runs: Sequence[dict]) -> str:
+  """Mean entropy of the last evaluations, and its range over the seeds."""
+  values = [last(run)["entropy"] for run in runs]
+  text = f"{np.mean(values):.2f}"
+  if len(values) > 1:
+    text += f" ({min(values):.2f} – {max(values):.2f})"
+  return text
+
+
+def cell(values_SX: np.ndarray) -> str:
+  """A mean with its interval over problems, and over seeds if there are two."""
+  if len(values_SX) > 1:
+    centre, low, high, _ = intervals.over_seeds(values_SX)
+    low, high = max(low, 0.0), min(high, 1.0)
+  else:
+    centre, low, high = intervals.mean(values_SX[0])
+  return f"{centre:.3f} ({low:.3f} – {high:.3f})"
+
+
+def means_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table with one row per arm."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = [
+      [
+        arm,
+        str(len(runs)),
+        *(cell(pass_SX(runs, k)) for k in KS),
+        entropy_of(runs),
+        f"{distinct_SX(runs).mean():.2f}",
+      ]
+      for arm, runs in load(results, part).items()
+    ]
+    heads = [f"pass@{k}" for k in KS]
+    return markdown(
+      ["arm", "seeds", *heads, "entropy", "distinct right answers"], rows
+    )
+
+  return make
+
+
+def differences(runs: Runs, k: int) -> dict[str, tuple[float, ...]]:
+  """Arm -> (mean, low, high, p) of pass@k less GRPO's, corrected.
+
+  Pairs of runs share seed, problems and random numbers. All arms make one
+  family: p is Holm's, and the intervals hold together (Bonferroni's level).
+  """
+  base = {run["seed"]: run for run in runs.get(BASELINE, [])}
+  pairs = {}
+  for arm, own in runs.items():
+    both = [r for r in own if r.get("seed") in base]
+    if arm not in ("base", BASELINE) and len(both) > 1:
+      pairs[arm] = pass_SX(both, k) - pass_SX(
+        [base[r["seed"]] for r in both], k
+      )
+  found = {
+    arm: intervals.over_seeds(
+      values_SX, level=1 - (1 - LEVEL) / max(len(pairs), 1)
+    )
+    for arm, values_SX in pairs.items()
+  }
+  adjusted = intervals.holm([values[3] for values in found.values()])
+  return {
+    arm: (*values[:3], float(p))
+    for (arm, values), p in zip(found.items(), adjusted)
+  }
+
+
+def differences_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of differences from GRPO."""
+
+  def make(results: pathlib.Path) -> str:
+    runs = load(results, part)
+    found = {k: differences(runs, k) for k in KS}
+    rows = [
+      [
+        arm,
+        *(difference_cell(found[k][arm]) for k in KS),
+        f"{distinct_SX(own).mean() - distinct_SX(runs[BASELINE]).mean():+.2f}",
+      ]
+      for arm, own in runs.items()
+      if arm in found[KS[0]]
+    ]
+    heads = [f"pass@{k}" for k in KS]
+    return markdown(["arm", *heads, "distinct right answers"], rows)
+
+  return make
+
+
+def difference_cell(values) -> str:
+  """A difference with its interval and p; bold where p is below 0.05."""
+  centre, low, high, p = values
+  text = f"{centre:+.3f} ({low:+.3f} – {high:+.3f}), p {p:.2g}"
+  return f"**{text}**" if p < 1 - LEVEL else text
+
+
+def costs_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of seconds a step."""
+
+  def make(results: pathlib.Path) -> str:
+    stages = ("step", "sample", "score", "update")
+    rows = []
+    for arm, runs in load(results, part).items():
+      if arm == "base":
+        continue
+      quick = [
+        np.mean(
+          [
+            np.quantile([v or 0 for v in r["steps"][f"timing_s/{stage}"]], 0.25)
+            for r in runs
+          ]
+        )
+        if all(f"timing_s/{stage}" in r["steps"] for r in runs)
+        else np.nan
+        for stage in stages
+      ]
+      rows.append([arm, *("–" if np.isnan(v) else f"{v:.2f}" for v in quick)])
+    return markdown(["arm", *(f"{s}, s" for s in stages)], rows)
+
+  return make
+
+
+def made_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table that says which code made the runs."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = collections.defaultdict(list)
+    for arm, runs in load(results, part).items():
+      for run in runs:
+        if arm != "base":
+          rows[run["commit"], run["command"]].append(str(run["seed"]))
+    return markdown(
+      ["commit", "seeds", "command"],
+      [
+        [
+          at,
+          ", ".join(seeds),
+          "`" + re.sub(r" --config\.seed=\d+", "", command) + "`",
+        ]
+        for (at, command), seeds in merged(rows).items()
+      ],
+    )
+
+  return make
+
+
+def merged(rows) -> dict[tuple[str, str], list[str]]:
+  """Joins the seeds of commands that differ in the seed alone."""
+  found = collections.defaultdict(list)
+  for (at, command), seeds in rows.items():
+    found[at, re.sub(r" --config\.seed=\d+", "", command)] += seeds
+  return dict(found)
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Returns a table in Markdown."""
+  lines = [heads, ["---"] * len(heads), *rows]
+  return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws how probable the base's own answers stay, arm by arm."""
+  runs = load(results, "countdown") | load(results, "arm")
+  arms = [
+    a for a in FOLLOWED if any(r.get("followed") for r in runs.get(a, []))
+  ]
+  kinds = {
+    "right": "all right answers of the base",
+    "commonest": "its commonest right answer",
+    "rarest": "its rarest right answer",
+    "wrong": "its commonest wrong answers",
+  }
+  figure, axes = plt.subplots(
+    1, len(kinds), figsize=(11, 3.2), layout="constrained"
+  )
+  for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+    for number, arm in enumerate(arms):
+      followed = [r["followed"] for r in runs[arm] if r.get("followed")]
+      steps = sorted(set.intersection(*(set(f["step"]) for f in followed)))
+      lines = np.array(
+        [
+          [np.mean(f[kind][f["step"].index(step)]) for step in steps]
+          for f in followed
+        ]
+      )
+      color = f"C{number}"
+      axis.plot(steps, lines.mean(0), color=color, lw=1.6, label=arm)
+      axis.fill_between(
+        steps, lines.min(0), lines.max(0), color=color, alpha=0.15, lw=0
+      )
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_xlabel("step")
+    axis.set_ylim(bottom=0)
+  axes[0].set_ylabel("probability, mean over problems")
+  if arms:
+    axes[0].legend(frameon=False, fontsize=8)
+  save(figure, path)
+
+
+def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws the entropy of the rollouts, one line per arm."""
+  runs = load(results, "countdown")
+  figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+  for number, (arm, own) in enumerate(runs.items()):
+    series = [r["steps"]["entropy"] for r in own if "entropy" in r["steps"]]
+    if not series:
+      continue
+    length = min(map(len, series))
+    window = max(1, length // 20)
+    smooth = np.convolve(
+      np.mean([s[:length] for s in series], axis=0),
+      np.ones(window) / window,
+      mode="valid",
+    )
+    axis.plot(
+      np.arange(len(smooth)) + (window + 1) / 2,
+      smooth,
+      lw=1.3,
+      color=plt.get_cmap("tab20")(number % 20),
+      linestyle="-" if number < 20 else "--",
+      label=arm,
+    )
+  axis.set_xlabel("step")
+  axis.set_ylabel("entropy, nats a token")
+  axis.set_ylim(bottom=0)
+  figure.legend(loc="outside right center", frameon=False, fontsize=8)
+  save(figure, path)
+
+
+def save(figure, path: pathlib.Path) -> None:
+  """Writes a picture; the same data gives the same bytes."""
+  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  plt.close(figure)
+
+
+TABLES = {
+  "countdown": means_table("countdown"),
+  "countdown-differences": differences_table("countdown"),
+  "countdown-made": made_table("countdown"),
+  "arm": means_table("arm"),
+  "arm-differences": differences_table("arm"),
+  "arm-made": made_table("arm"),
+  "long": means_table("long"),
+  "sentences": means_table("sentences"),
+  "sentences-differences": differences_table("sentences"),
+  "sentences-costs": costs_table("sentences"),
+  "sentences-made": made_table("sentences"),
+}
+PICTURES = {"masses": draw_masses, "entropies": draw_entropies}
+plt.rcParams.update(
+  {
+    "font.size": 9,
+    "svg.hashsalt": "progrpo",
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+  }
+)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
