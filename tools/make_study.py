@@ -79,10 +79,11 @@ def load(results: pathlib.Path, part: str) -> Runs:
   base = results / part / "base.json.gz"
   if base.exists():
     found["base"].append(study.read(base))
-  for part, arms in (*BORROWED.get(part, ()), (part, study.PARTS[part].arms)):
+  own = part, study.PARTS[part].arms
+  for home, arms in (*BORROWED.get(part, ()), own):
     for arm in arms:
-      for seed in range(study.PARTS[part].seeds):
-        file = study.result_file(results / part, arm, seed)
+      for seed in range(study.PARTS[home].seeds):
+        file = study.result_file(results / home, arm, seed)
         if file.exists():
           found[arm].append(study.read(file))
   return dict(found)
