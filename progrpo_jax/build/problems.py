@@ -143,12 +143,22 @@ def make_pool(
     max_failure_share=r.max_failure_share,
     batch_deadline_s=r.batch_deadline_s,
     options=isolation.options(c),
-    answer=functools.partial(
-      thinking.answer, mode=r.thinking, inside=opens_thought
-    ),
+    answer=reader(c, opens_thought),
     stop=stop,
     objects=objects,
     max_steps=c.train.total_steps,
+  )
+
+
+def reader(c, opens_thought: bool) -> Callable[[str], str | None]:
+  """Returns what takes a thought off a completion; it gives None for no answer.
+
+  Args:
+    c: the config.
+    opens_thought: whether the chat template ends a prompt inside a thought.
+  """
+  return functools.partial(
+    thinking.answer, mode=c.rewards.thinking, inside=opens_thought
   )
 
 
