@@ -167,6 +167,10 @@ class Run:
     default_factory=dict, repr=False, compare=False
   )
 
+  def __fspath__(self) -> str:
+    """Returns the workdir: a run may stand where a path does."""
+    return str(self.path)
+
   @property
   def record(self) -> metrics_lib.Run:
     """The measurements, in the form that the functions of `report` take."""

@@ -144,9 +144,7 @@ class Responder:
 class _Spoken:
   """Replies of a person, or of a function in this process."""
 
-  def __init__(
-    self, reply: Reply | None, answer: Callable[[str], str | None]
-  ):
+  def __init__(self, reply: Reply | None, answer: Callable[[str], str | None]):
     """Takes who replies, or None for nobody, and how a turn is read."""
     self._reply, self.answer = reply, answer
 

@@ -1,6 +1,7 @@
 """Problems of a run: its prompts, its verifiers, what is held out."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
 import os
 import pathlib
@@ -39,9 +40,7 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     for name, spec in c.data.tasks.items()
   ]
   for spec in specs:
-    if c.sampling.max_turns > 1 and hasattr(
-      tasks.resolve(spec["name"]), "reply"
-    ):
+    if c.sampling.max_turns > 1 and _replies(spec["name"]):
       # A chat template that cannot render replies is refused here.
       tokenizer.encode_reply("")
   keep = None
@@ -63,6 +62,19 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     tokenizer,
     buckets=tuple(c.data.prompt_buckets),
     max_prompt_length=c.data.max_prompt_length,
+  )
+
+
+def _replies(name: str) -> bool:
+  """Says whether a task answers the policy."""
+  return hasattr(tasks.resolve(name), "reply")
+
+
+def converses(c) -> bool:
+  """Says whether some task of a config has episodes of several turns."""
+  return c.sampling.max_turns > 1 and any(
+    _replies(spec.get("module") or label)
+    for label, spec in c.data.tasks.items()
   )
 
 
@@ -286,6 +298,36 @@ def make_evaluators(
       )
     )
   return tuple(evaluators)
+
+
+def held_out_rows(c, label: str, count: int) -> list[tasks.Row]:
+  """Returns the first held-out problems of a task.
+
+  Args:
+    c: the config.
+    label: name of the task in config.data.tasks.
+    count: number of problems at the most.
+
+  Raises:
+    InputError: the config has no such task, or its data cannot be read.
+  """
+  if label not in c.data.tasks:
+    raise errors.InputError(
+      f"no task {label!r} in config.data.tasks"
+      f"{tasks.nearest(label, list(c.data.tasks))}"
+    )
+  spec = c.data.tasks[label]
+  source = tasks.load(
+    spec.get("module") or label,
+    "validation",
+    data_dir=os.path.expanduser(c.data.dir),
+    seed=c.seed,
+    **spec.get("options", {}),
+  )
+  return [
+    dataclasses.replace(source[i], label=label)
+    for i in range(min(count, len(source)))
+  ]
 
 
 def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:

@@ -2,9 +2,10 @@
 
 import jax
 
-from progrpo_jax import ranges
+from progrpo_jax import places, ranges
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
+from progrpo_jax.devices import compilation
 from progrpo_jax.models import hf
 from progrpo_jax.storage import policy as policy_lib
 
@@ -32,7 +33,8 @@ def run(argv: list[str]) -> int:
     "--dtype", choices=("float32", "bfloat16"), default="float32"
   )
   c, args = arguments.parse_policy(parser, argv, required=True)
-  arguments.check_output("--output", args.output)
+  places.check_output("--output", args.output)
+  compilation.keep()
   mesh = build.make_mesh(c)
   if args.adapters:
     hf.save_adapters(args.output, *policy_lib.load_adapters(args.policy, mesh))

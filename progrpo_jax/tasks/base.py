@@ -361,9 +361,7 @@ def replies(row: Row | None) -> bool:
     row: problem; None, or a task of "", for a prompt of no task.
   """
   return (
-    row is not None
-    and row.task != ""
-    and hasattr(resolve(row.task), "reply")
+    row is not None and row.task != "" and hasattr(resolve(row.task), "reply")
   )
 
 

@@ -208,7 +208,7 @@ print(json.dumps(missing), progrpo_jax.__file__)
   assert not done.returncode, done.stderr[-2000:]
   assert str(ROOT) not in done.stdout
   assert "progrpo_jax.tasks.gsm8k" in done.stdout
-  for name in ("cli.", "build.", "config.", "rollout.", "report.", "file"):
+  for name in ("cli.", "build.", "settings.", "rollout.", "report.", "file"):
     assert f"progrpo_jax.{name}" not in done.stdout
     assert f"tasks.{name}" not in done.stdout
 
