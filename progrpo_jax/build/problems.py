@@ -1,7 +1,6 @@
 """Problems of a run: its prompts, its verifiers, what is held out."""
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import functools
 import os
 import pathlib
@@ -274,10 +273,8 @@ def make_evaluators(
       creativity.measure(_corpus(e.creativity_corpus), *e.creativity_range),
     )
   evaluators = []
-  for name, spec in c.data.tasks.items():
-    alone = c.copy_and_resolve_references()  # a plain copy shares its groups
-    with alone.unlocked():
-      alone.data.tasks = {name: spec}
+  for name in c.data.tasks:
+    alone = _alone(c, name)
     prompter = make_prompter(alone, tokenizer, "validation")
     check_whole(alone, tokenizer, prompter.source)
     evaluators.append(
@@ -300,11 +297,12 @@ def make_evaluators(
   return tuple(evaluators)
 
 
-def held_out_rows(c, label: str, count: int) -> list[tasks.Row]:
-  """Returns the first held-out problems of a task.
+def held_out_rows(c, tokenizer, label: str, count: int) -> list[tasks.Row]:
+  """Returns the first problems of a task that evaluations try.
 
   Args:
     c: the config.
+    tokenizer: the policy's, which decides what is too long.
     label: name of the task in config.data.tasks.
     count: number of problems at the most.
 
@@ -316,18 +314,16 @@ def held_out_rows(c, label: str, count: int) -> list[tasks.Row]:
       f"no task {label!r} in config.data.tasks"
       f"{tasks.nearest(label, list(c.data.tasks))}"
     )
-  spec = c.data.tasks[label]
-  source = tasks.load(
-    spec.get("module") or label,
-    "validation",
-    data_dir=os.path.expanduser(c.data.dir),
-    seed=c.seed,
-    **spec.get("options", {}),
-  )
-  return [
-    dataclasses.replace(source[i], label=label)
-    for i in range(min(count, len(source)))
-  ]
+  prompter = make_prompter(_alone(c, label), tokenizer, "validation")
+  return prompter.source.first(count)
+
+
+def _alone(c, label: str):
+  """Returns a config with one task of several."""
+  alone = c.copy_and_resolve_references()  # a plain copy shares its groups
+  with alone.unlocked():
+    alone.data.tasks = {label: c.data.tasks[label]}
+  return alone
 
 
 def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:

@@ -42,8 +42,10 @@ def run(argv: list[str]) -> int:
   c, args = arguments.parse_policy(parser, argv)
   options = dict(n=args.num_samples, temperature=args.temperature)
   if args.task is not None:
-    rows = problems.held_out_rows(c, args.task, args.num_problems)
-    _play(api.load_policy(None, c), rows, options)
+    policy = api.load_policy(None, c)
+    tokenizer = policy.policy.tokenizer
+    rows = problems.held_out_rows(c, tokenizer, args.task, args.num_problems)
+    _play(policy, rows, options)
     return 0
   person = None
   if problems.converses(c):
