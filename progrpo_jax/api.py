@@ -275,7 +275,7 @@ def compare(
   workdirs: Sequence[Path] | Mapping[str, Path | Sequence[Path]],
   *,
   labels: Sequence[str] | None = None,
-  base: Path | None = None,
+  base: Path | metrics.Run | None = None,
   dataset: str | None = None,
 ) -> compared.Comparison:
   """Compares runs; a notebook shows the result as a verdict and tables.
@@ -285,7 +285,8 @@ def compare(
       seeds of one method}.
     labels: a name for each workdir, the same for seeds of one method; None for
       the directories' names.
-    base: workdir or JSON file of the base policy's evaluation.
+    base: workdir or JSON file of the base policy's evaluation, or the record
+      of a run, such as `load_run(workdir).record_until(0)`.
     dataset: evaluation set; None for the first one.
 
   Raises:

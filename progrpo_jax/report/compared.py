@@ -30,7 +30,7 @@ class Comparison:
     workdirs: Sequence[str | os.PathLike] | Mapping[str, Any],
     *,
     labels: Sequence[str] | None = None,
-    base: str | os.PathLike | None = None,
+    base: str | os.PathLike | metrics.Run | None = None,
     dataset: str | None = None,
   ):
     """Loads the runs and compares them.
@@ -40,7 +40,8 @@ class Comparison:
         count as seeds of one method}.
       labels: a name for each workdir, the same for seeds of one method; None
         for the directories' names.
-      base: workdir or JSON file of the base policy's evaluation.
+      base: workdir or JSON file of the base policy's evaluation, or the
+        record of a run, such as `load_run(workdir).record_until(0)`.
       dataset: evaluation set; None for the first one.
 
     Raises:
@@ -59,7 +60,9 @@ class Comparison:
     self.groups: dict[str, list[metrics.Run]] = {}
     for label, place in pairs:
       self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))
-    self.base = comparison.load_base(base) if base else None
+    if base and not isinstance(base, metrics.Run):
+      base = comparison.load_base(base)
+    self.base = base or None
     self.dataset = dataset
     self.summary = comparison.analyse(
       self.groups, base=self.base, dataset=dataset
