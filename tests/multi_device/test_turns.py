@@ -62,11 +62,11 @@ def test_a_run_with_turns_on_eight_devices_equals_that_on_one(
   groups = [lines(run / "rollouts/000001.jsonl") for run in (one, eight)]
   talks = [
     [
-      (c["text"], c.get("turns"), c["reward"])
-      for g in gs
-      for c in g["completions"]
+      (completion["text"], completion.get("turns"), completion["reward"])
+      for group in of_run
+      for completion in group["completions"]
     ]
-    for gs in groups
+    for of_run in groups
   ]
   assert talks[0] == talks[1]
   assert any(turns for _, turns, _ in talks[0])
