@@ -181,8 +181,10 @@ def test_an_interrupted_script_goes_on_as_the_unbroken_one(
     sums.data.tasks.sums.options.correct_by = "right"
   whole = progrpo_jax.train(sums, tmp_path / "whole", rewards=rewards)
   assert len(whole.metrics()) == 3
-  assert {f"rewards/{f.__name__}/mean" for f in rewards} <= set(whole.metrics())
-  assert any(row["rewards/over_http/mean"] for row in whole.record.metrics)
+  assert {f"rewards/sums/{f.__name__}/mean" for f in rewards} <= set(
+    whole.metrics()
+  )
+  assert any(row["rewards/sums/over_http/mean"] for row in whole.record.metrics)
 
   before = signal.getsignal(signal.SIGINT)
   stops.append(1)
