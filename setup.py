@@ -86,7 +86,7 @@ setuptools.setup(
   ],
   package_dir={"progrpo_jax.configs": "configs"},
   package_data={
-    "progrpo_jax": ["py.typed", "**/*.html", "**/*.css", "**/*.js"]
+    "progrpo_jax": ["py.typed", "*.pyi", "**/*.html", "**/*.css", "**/*.js"]
   },
   entry_points={"console_scripts": ["progrpo = progrpo_jax.main:main"]},
   # Wheels of all of these exist, so that no compiler is needed. What only some

@@ -45,6 +45,10 @@ class Preempted(Exception):
   """The run was asked to stop; the caller saves the state of the last step."""
 
 
+class Interrupted(KeyboardInterrupt):
+  """A run was stopped by Ctrl-C, or by a notebook's stop button, and saved."""
+
+
 @contextlib.contextmanager
 def of_user(what: str) -> Iterator[None]:
   """Context for calls of the user's code; turns its exceptions to InputError.

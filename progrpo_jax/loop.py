@@ -514,6 +514,7 @@ def train(
   view: View,
   override: bool = False,
   rewards: Sequence[Callable[..., Any] | str] = (),
+  stop: stopping.Stop | None = None,
 ) -> int:
   """Trains to the end, or until asked to stop.
 
@@ -527,6 +528,7 @@ def train(
       workdir, see `identity`.
     rewards: reward functions, or their names, for the tasks `file` that name
       none; see `problems.give_rewards`.
+    stop: request to stop, which signals make; None for a new one.
 
   Returns:
     Exit code: 0 when done, 75 when stopped and saved.
@@ -539,7 +541,8 @@ def train(
   try:
     with hosts.lost_ones_named():
       c, objects = problems.give_rewards(c, rewards)
-      return _train(c, workdir, view, override, objects)
+      stop = stop or stopping.Stop()
+      return _train(c, workdir, view, override, objects, stop)
   except Exception as e:
     if not places.is_full(e):
       raise
@@ -550,20 +553,24 @@ def train(
     ) from e
 
 
-def _train(c, workdir, view: View, override: bool, objects) -> int:
+def _train(
+  c, workdir, view: View, override: bool, objects, stop: stopping.Stop
+) -> int:
   """`train`, without translating disk-full errors."""
   hosts.compare("start", config=c.to_json_best_effort())
   code = PREEMPTED
   # Outside of the loop there is nothing to save.
   with contextlib.suppress(errors.Preempted):
-    code = _run(c, workdir, view, override, objects)
+    code = _run(c, workdir, view, override, objects, stop)
   hosts.gather(None)  # the first host may still be writing
   return code
 
 
-def _run(c, workdir, view: View, override: bool, objects) -> int:
+def _run(
+  c, workdir, view: View, override: bool, objects, stop: stopping.Stop
+) -> int:
   """`_train`, which raises Preempted if it is stopped before its loop."""
-  timer, stop = timing.Timer(view.phase), stopping.Stop()
+  timer = timing.Timer(view.phase)
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
     setup, params = hosts.agree(

@@ -123,6 +123,22 @@ def check_directory(path: str | os.PathLike) -> None:
       raise OSError(number, os.strerror(number), parent)
 
 
+def check_output(flag: str, path: str | os.PathLike) -> None:
+  """Refuses an output directory that cannot be written, before work begins.
+
+  Args:
+    flag: flag of the command line that names it.
+    path: directory, which need not exist yet.
+
+  Raises:
+    InputError: the directory cannot be written.
+  """
+  try:
+    check_directory(path)
+  except OSError as e:
+    raise errors.InputError(f"cannot write to {flag} {path}: {e}") from e
+
+
 def make_directory(path: str | os.PathLike) -> epath.Path:
   """Creates a directory to write to; in a bucket only checks the bucket.
 

@@ -20,12 +20,12 @@ import numpy as np
 
 from progrpo_jax import errors, places
 from progrpo_jax.build import answers
-from progrpo_jax.build import stages as build
 from progrpo_jax.settings import files
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lines
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
+from progrpo_jax.tasks import base
 
 _SHOWN_ROWS, _SHOWN_COLUMNS = 10, 12
 # Groups of config keys that `Run.sample` needs.
@@ -163,9 +163,13 @@ class Run:
   """
 
   path: epath.Path
-  _policies: dict[int, policy_lib.Policy] = dataclasses.field(
+  _policies: dict[int, answers.Responder] = dataclasses.field(
     default_factory=dict, repr=False, compare=False
   )
+
+  def __fspath__(self) -> str:
+    """Returns the workdir: a run may stand where a path does."""
+    return str(self.path)
 
   @property
   def record(self) -> metrics_lib.Run:
@@ -284,18 +288,17 @@ class Run:
 
   def sample(
     self,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | base.Row],
     n: int = 4,
     step: int | None = None,
     temperature: float | None = None,
   ) -> list[list[str]]:
     """Samples answers of the policy with the settings of training.
 
-    The policy stays in memory until another step is asked for. The same
-    prompts get the same answers.
+    The same prompts get the same answers. `policy` has more options.
 
     Args:
-      prompts: one text or several.
+      prompts: one text or several, or rows of tasks.
       n: number of answers per prompt.
       step: step of a checkpoint; None for the newest.
       temperature: sampling temperature; 0 is greedy, None takes that of
@@ -306,22 +309,32 @@ class Run:
 
     Raises:
       InputError: there is no such checkpoint (the message names the existing
-        ones), or `answers.sample` refuses an argument.
+        ones), or `Responder.converse` refuses an argument.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    return self.policy(step).sample(prompts, n=n, temperature=temperature)
+
+  def policy(self, step: int | None = None) -> answers.Responder:
+    """Returns the policy of a checkpoint, which answers prompts.
+
+    It stays in memory until another step is asked for.
+
+    Args:
+      step: step of a checkpoint; None for the newest.
+
+    Raises:
+      InputError: there is no such checkpoint; the message names the existing
+        ones.
+    """
     c = self._sampling_config()
     step = self._pick(step, self.checkpoints(), "checkpoint")
-    mesh = answers.one_device()
     # Only one policy is held: two might not fit.
     if step not in self._policies:
       self._policies.clear()
-      with _quiet():
-        self._policies[step] = build.load_policy(
-          c, mesh, str(self.path / policy_lib.CHECKPOINTS / str(step))
-        )
-    return answers.sample(
-      c, self._policies[step], prompts, mesh, n=n, temperature=temperature
-    )
+      place = str(self.path / policy_lib.CHECKPOINTS / str(step))
+      with quiet():
+        self._policies[step] = answers.Responder.load(c, place)
+    return self._policies[step]
 
   def _sampling_config(self):
     """Returns the config without adapters and heads that training adds."""
@@ -396,7 +409,7 @@ def _frozen(values) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
   """Silences info messages of libraries, which would stay in a notebook."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)

@@ -192,13 +192,13 @@ STORIES = {
   ],
   "the notebooks' runs": [
     (
-      "progrpo warmup --config small.py --config.model.init_from="
-      " --output ../runs/notebooks/base",
+      "progrpo warmup --config configs/notebook.py --config.model.init_from="
+      " --output runs/notebooks/base",
       WARMUP + DATA,
     ),
     (
-      "progrpo train --config small.py:progrpo --workdir"
-      " ../runs/notebooks/progrpo",
+      "progrpo train --config configs/notebook.py:progrpo --workdir"
+      " runs/notebooks/progrpo",
       RUN + DATA,
     ),
   ],

@@ -88,7 +88,6 @@ def folder(tmp_path, monkeypatch):
   place.mkdir()
   for name, text in FILE.findall((ROOT / "README.md").read_text()):
     (place / name).write_text(text)
-  (place / "small.py").write_text((ROOT / "notebooks/small.py").read_text())
   monkeypatch.chdir(place)
   return place
 

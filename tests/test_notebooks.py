@@ -10,7 +10,7 @@ import pytest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = ("analysis", "arm", "quickstart")
-IMPORTS = {"progrpo_jax", "numpy", "matplotlib"}
+IMPORTS = {"progrpo_jax", "numpy", "matplotlib", "os"}
 MAX_BYTES = 300_000
 MAX_OUTPUT_BYTES = 120_000
 MAX_DEFINITION_LINES = 5
@@ -124,7 +124,7 @@ LONG = "def f():\n" + "  x = 1\n" * 5
     ({"source": "import matplotlib.pyplot as plt\nimport numpy"}, None),
     ({"source": "def f():\n  return 1"}, None),
     ({"source": "import jax"}, "a: imports jax"),
-    ({"source": "def f():\n  from os import path"}, "a: imports os"),
+    ({"source": "def f():\n  from sys import path"}, "a: imports sys"),
     ({"source": "from . import helpers"}, "a: imports ."),
     ({"source": LONG}, "a: defines f in 6 lines"),
     ({"source": LONG.replace("def f()", "class F")}, "defines F in 6 lines"),

@@ -199,8 +199,11 @@ ROOMS = {
     "sections.py",
     "card.py",
     "html.py",
+    "compared.py",
     "notebook.py",
+    "views.py",
   ],
+  "api": ["api.py"],
   "cli": ["exits.py", "arguments.py", "*.py", "quickstart.py"],
   "top": ["main.py"],
 }
@@ -262,7 +265,7 @@ SEEING = {
 }
 
 # The rooms that read a config, and what a read looks like.
-READERS = {"settings", "build", "plan", "cli", "report"}
+READERS = {"settings", "build", "plan", "cli", "report", "api"}
 CONFIG_NAMES = {"c", "cfg", "config"}
 GROUPS = set(defaults.keys()) - {"seed", "method", "data"}
 

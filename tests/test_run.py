@@ -144,8 +144,8 @@ def test_adapters_that_learned_nothing_answer_as_their_base(small, tmp_path):
   small.train(tmp_path / "lora", *made, method="grpo")
   answers = run.load_run(tmp_path / "lora").sample(["1+2=", "3+4="], step=0)
   c, mesh = small.config(method="grpo"), answers_lib.one_device()
-  base = build.load_policy(c, mesh)
-  assert answers_lib.sample(c, base, ["1+2=", "3+4="], mesh, n=4) == answers
+  base = answers_lib.Responder(c, build.load_policy(c, mesh), mesh)
+  assert base.sample(["1+2=", "3+4="], n=4) == answers
 
 
 def test_a_run_is_seen_as_it_goes_on(make_run):

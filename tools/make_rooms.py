@@ -30,6 +30,7 @@ _WORDS = {
   "plan": "estimate of a run's memory",
   "run": "the training loop; reading a run",
   "report": "pages, figures, the live view",
+  "api": "the calls from Python",
   "cli": "one file for each command",
   "top": "the command line",
 }

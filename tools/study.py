@@ -30,7 +30,6 @@ import numpy as np
 import progrpo_jax
 from progrpo_jax import run as run_lib
 from progrpo_jax.build import answers
-from progrpo_jax.build import stages as build
 from progrpo_jax.settings import files, methods
 from progrpo_jax.storage import metrics
 
@@ -385,14 +384,13 @@ def follow(
       spans.append((len(pairs), len(right), len(wrong[:WRONG])))
       pairs += [(record["prompt"], t) for t in right + wrong[:WRONG]]
   run = run_lib.load_run(workdir)
-  mesh = answers.one_device()
   found: dict[str, list] = {"step": []}
   for step in [s for s in run.checkpoints() if s % every == 0]:
-    c = files.without_training(run.config)
-    policy = build.load_policy(
-      c, mesh, str(workdir / "checkpoints" / str(step))
+    responder = answers.Responder.load(
+      files.without_training(run.config),
+      str(workdir / "checkpoints" / str(step)),
     )
-    p_X = np.exp(answers.log_probs(c, policy, pairs, mesh))
+    p_X = np.exp(responder.log_probs(pairs))
     found["step"].append(step)
     for name, values in masses(p_X, spans).items():
       found.setdefault(name, []).append([short(v) for v in values])

@@ -1,18 +1,27 @@
 """Answers of a policy to prompts that people write, sampled as in training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import errors
-from progrpo_jax.build import functions, problems
+from progrpo_jax.build import functions, problems, stages
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.rewards import serving
+from progrpo_jax.rollout import sampler, turns, verify
 from progrpo_jax.storage import policy as policy_lib
+from progrpo_jax.tasks import base
+
+Message = dict[str, str]
+# What a person, or a function of a user, replies to a conversation.
+Reply = Callable[[list[Message]], str | None]
 
 
 def one_device():
@@ -20,119 +29,205 @@ def one_device():
   return sharding.make_mesh(devices=jax.devices()[:1])
 
 
-def sample(
-  c,
-  policy: policy_lib.Policy,
-  prompts: Sequence[str],
-  mesh,
-  *,
-  n: int = 1,
-  temperature: float | None = None,
-  first: int = 0,
-) -> list[list[str]]:
-  """Answers each prompt n times.
+@dataclasses.dataclass(frozen=True)
+class Responder:
+  """A policy in memory that answers prompts.
 
-  Args:
-    c: the config: `sampling` says how to sample, `seed` fixes the samples.
+  Attributes:
+    config: the config: `sampling` says how to sample, `seed` fixes the samples.
     policy: policy that answers, with its tokenizer and chat template.
-    prompts: texts of the user; all of them are one batch.
     mesh: mesh of the policy.
-    n: answers to each prompt.
-    temperature: 0 is greedy; None takes the config's.
-    first: number of the first prompt; with the seed, it fixes the samples.
-
-  Returns:
-    n texts for each prompt.
-
-  Raises:
-    InputError: a prompt is empty or too long, or a number is out of range.
   """
-  if n < 1:
-    raise errors.InputError(f"n = {n}: at least 1 answer is needed")
-  if temperature is None:
-    temperature = c.sampling.temperature
-  if not 0 <= temperature < math.inf:
-    raise errors.InputError(f"temperature = {temperature} must be 0 or more")
-  if not prompts:
-    return []
-  rollout = sampler.sample(
-    sampler.Engine(policy.config, policy.params, mesh),
-    encode(policy.tokenizer, prompts, c.data.max_prompt_length, first),
-    jax.random.key(c.seed),
-    problems.make_settings(
-      c, policy.tokenizer, num_generations=n, temperature=temperature
-    ),
-  )
-  return [list(group) for group in verify.texts(policy.tokenizer, rollout, n)]
 
+  config: Any
+  policy: policy_lib.Policy
+  mesh: jax.sharding.Mesh
 
-def log_probs(
-  c, policy: policy_lib.Policy, pairs: Sequence[tuple[str, str]], mesh
-) -> np.ndarray:
-  """How probable answers are that were written down, [X] in nats, float64.
+  @classmethod
+  def load(cls, c, place: str | None = None) -> "Responder":
+    """Loads a policy on one device.
 
-  The sum over the tokens of the answer and the stop token after it, as the
-  policy sees them in training. An answer that can be written in several ways
-  in tokens counts in the tokenizer's own way alone.
+    Args:
+      c: the config.
+      place: directory of the policy; None for config.model.init_from.
 
-  Args:
-    c: the config: `sampling` says which distribution the tokens have.
-    policy: policy, with its tokenizer and chat template.
-    pairs: X texts of prompts, each with the text of an answer.
-    mesh: mesh of the policy.
+    Raises:
+      InputError: see `storage.policy.load`.
+    """
+    mesh = one_device()
+    return cls(c, stages.load_policy(c, mesh, place), mesh)
 
-  Raises:
-    InputError: a prompt is empty or too long.
-  """
-  if not pairs:
-    return np.zeros(0)
-  tokenizer = policy.tokenizer
-  prompts = encode(
-    tokenizer, [prompt for prompt, _ in pairs], c.data.max_prompt_length
-  )
-  stop = tokenizer.stop_ids[0]
-  answers = [[*tokenizer.encode(answer), stop] for _, answer in pairs]
-  shape = len(pairs), 1, max(map(len, answers))
-  tokens_NRT, mask_NRT = np.zeros(shape, np.int32), np.zeros(shape, bool)
-  for n, ids in enumerate(answers):
-    tokens_NRT[n, 0, : len(ids)], mask_NRT[n, 0, : len(ids)] = ids, True
-  sequences = batch_lib.Sequences(
-    prompt_NT=prompts.tokens_PT,
-    prompt_mask_NT=prompts.mask_PT,
-    tokens_NRT=tokens_NRT,
-    mask_NRT=mask_NRT,
-  )
-  with jax.set_mesh(mesh):
-    scores = scoring.score(
-      policy.config,
-      policy.params,
-      sequences,
-      functions.make_distribution(c),
-      prompts=0,
+  def sample(
+    self, prompts: Sequence[str | base.Row], **options
+  ) -> list[list[str]]:
+    """Returns the last turns of `converse`, which takes the same arguments."""
+    return [
+      [talk[-1]["content"] if talk else "" for talk in talks]
+      for talks in self.converse(prompts, **options)
+    ]
+
+  def converse(
+    self,
+    prompts: Sequence[str | base.Row],
+    *,
+    n: int = 1,
+    temperature: float | None = None,
+    first: int = 0,
+    reply: Reply | None = None,
+  ) -> list[list[list[Message]]]:
+    """Answers each prompt n times; all of them are one batch.
+
+    Where `config.sampling.max_turns` allows it, the policy is replied to after
+    a turn that it ended by itself, and goes on.
+
+    Args:
+      prompts: texts of the user, or rows of tasks, whose tasks reply.
+      n: answers to each prompt.
+      temperature: 0 is greedy; None takes the config's.
+      first: number of the first prompt; with the seed, it fixes the samples.
+      reply: function of a conversation, from the prompt to a turn of the policy
+        without its thought, that returns the text of the user's next message,
+        or None if the conversation is over. It replies in the place of tasks.
+
+    Returns:
+      For each prompt n conversations after it: messages with a "role"
+      ("assistant" or "user") and a "content". A reply has the text that the
+      chat template writes around it.
+
+    Raises:
+      InputError: a prompt is empty or too long, a number is out of range, or
+        `reply` failed, or has no turn to reply to.
+    """
+    c, policy = self.config, self.policy
+    if n < 1:
+      raise errors.InputError(f"n = {n}: at least 1 answer is needed")
+    if temperature is None:
+      temperature = c.sampling.temperature
+    if not 0 <= temperature < math.inf:
+      raise errors.InputError(f"temperature = {temperature} must be 0 or more")
+    if reply is not None and c.sampling.max_turns < 2:
+      raise errors.InputError(
+        f"config.sampling.max_turns = {c.sampling.max_turns}: a reply needs a "
+        "second turn to be read in"
+      )
+    if not prompts:
+      return []
+    rows = [_row(prompt) for prompt in prompts]
+    with self._replies(rows, reply) as replies:
+      rollout = turns.sample(
+        sampler.Engine(policy.config, policy.params, self.mesh),
+        encode(policy.tokenizer, rows, c.data.max_prompt_length, first),
+        jax.random.key(c.seed),
+        problems.make_settings(
+          c, policy.tokenizer, num_generations=n, temperature=temperature
+        ),
+        policy.tokenizer,
+        replies,
+      ).rollout
+    talks = [
+      verify.conversation(policy.tokenizer, tokens, mask)
+      for tokens, mask in zip(rollout.tokens_BT, rollout.mask_BT)
+    ]
+    return [talks[i : i + n] for i in range(0, len(talks), n)]
+
+  def log_probs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """How probable written answers are, [X] in nats, float64.
+
+    The sum over the tokens of the answer and the stop token after it, as the
+    policy sees them in training. An answer that can be written in several ways
+    in tokens counts in the tokenizer's own way alone.
+
+    Args:
+      pairs: X texts of prompts, each with the text of an answer.
+
+    Raises:
+      InputError: a prompt is empty or too long.
+    """
+    if not pairs:
+      return np.zeros(0)
+    c, policy = self.config, self.policy
+    tokenizer = policy.tokenizer
+    prompts = encode(
+      tokenizer, [_row(prompt) for prompt, _ in pairs], c.data.max_prompt_length
     )
-  return scores.logp_NRT.astype(np.float64).sum(axis=(1, 2))
+    stop = tokenizer.stop_ids[0]
+    answers = [[*tokenizer.encode(answer), stop] for _, answer in pairs]
+    shape = len(pairs), 1, max(map(len, answers))
+    tokens_NRT, mask_NRT = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for n, ids in enumerate(answers):
+      tokens_NRT[n, 0, : len(ids)], mask_NRT[n, 0, : len(ids)] = ids, True
+    sequences = batch_lib.Sequences(
+      prompt_NT=prompts.tokens_PT,
+      prompt_mask_NT=prompts.mask_PT,
+      tokens_NRT=tokens_NRT,
+      mask_NRT=mask_NRT,
+    )
+    with jax.set_mesh(self.mesh):
+      scores = scoring.score(
+        policy.config,
+        policy.params,
+        sequences,
+        functions.make_distribution(c),
+        prompts=0,
+      )
+    return scores.logp_NRT.astype(np.float64).sum(axis=(1, 2))
+
+  @contextlib.contextmanager
+  def _replies(self, rows: Sequence[base.Row], reply: Reply | None):
+    """Context with who replies; tasks do it in processes of their own."""
+    c, thought = self.config, self.policy.tokenizer.opens_thought
+    if reply is None and c.sampling.max_turns > 1:
+      if any(map(base.replies, rows)):
+        with problems.make_pool(c, thought) as pool:
+          yield turns.TaskReplies(pool)
+        return
+    yield _Spoken(reply, problems.reader(c, thought))
+
+
+class _Spoken:
+  """Replies of a person, or of a function in this process."""
+
+  def __init__(self, reply: Reply | None, answer: Callable[[str], str | None]):
+    """Takes who replies, or None for nobody, and how a turn is read."""
+    self._reply, self.answer = reply, answer
+
+  def to(self, row: base.Row | None) -> bool:
+    """Says whether anybody replies."""
+    return self._reply is not None
+
+  def ask(self, talks: Sequence[turns.Talk]) -> list[serving.Outcome]:
+    """Asks about one conversation after the other."""
+    with errors.of_user("reply"):
+      replies = [self._reply([*messages]) for _, messages in talks]
+    return [serving.Outcome("ok", text, "") for text in replies]
 
 
 def encode(
-  tokenizer, prompts: Sequence[str], width: int, first: int = 0
+  tokenizer, rows: Sequence[base.Row], width: int, first: int = 0
 ) -> batch_lib.Prompts:
-  """Texts as prompts without a task, padded on the left to one width.
+  """Rows as prompts, padded on the left to one width.
+
+  Args:
+    tokenizer: tokenizer of the policy.
+    rows: problems, or texts of a person as rows of no task.
+    width: tokens of the longest prompt that is allowed.
+    first: number of the first prompt.
 
   Raises:
     InputError: one is empty or longer than `width` tokens.
   """
-  tokens_PT = np.zeros((len(prompts), width), np.int32)
+  tokens_PT = np.zeros((len(rows), width), np.int32)
   mask_PT = np.zeros(tokens_PT.shape, bool)
   user_mask_PT = np.zeros(tokens_PT.shape, bool)
-  for p, text in enumerate(prompts):
-    ids, user = tokenizer.encode_prompt(text)
+  for p, row in enumerate(rows):
+    ids, user = tokenizer.encode_prompt(row.prompt, row.context)
     if len(ids) > width:
       raise errors.InputError(
-        f"{text[:40]!r}: the prompt has {len(ids)} tokens, "
+        f"{row.prompt[:40]!r}: the prompt has {len(ids)} tokens, "
         f"config.data.max_prompt_length is {width}"
       )
     if not any(user):
-      raise errors.InputError(f"{text[:40]!r}: the prompt has no tokens")
+      raise errors.InputError(f"{row.prompt[:40]!r}: the prompt has no tokens")
     start = width - len(ids)
     tokens_PT[p, start:], mask_PT[p, start:] = ids, True
     user_mask_PT[p, start:] = user
@@ -140,6 +235,13 @@ def encode(
     tokens_PT=tokens_PT,
     mask_PT=mask_PT,
     user_mask_PT=user_mask_PT,
-    ids_P=np.arange(first, first + len(prompts)),
-    rows=(None,) * len(prompts),
+    ids_P=np.arange(first, first + len(rows)),
+    rows=tuple(rows),
   )
+
+
+def _row(prompt: str | base.Row) -> base.Row:
+  """Returns a prompt as a row; that of a person is of no task."""
+  if isinstance(prompt, base.Row):
+    return prompt
+  return base.Row(task="", prompt=prompt, reference=None, meta={})

@@ -39,9 +39,7 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     for name, spec in c.data.tasks.items()
   ]
   for spec in specs:
-    if c.sampling.max_turns > 1 and hasattr(
-      tasks.resolve(spec["name"]), "reply"
-    ):
+    if c.sampling.max_turns > 1 and _replies(spec["name"]):
       # A chat template that cannot render replies is refused here.
       tokenizer.encode_reply("")
   keep = None
@@ -63,6 +61,19 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
     tokenizer,
     buckets=tuple(c.data.prompt_buckets),
     max_prompt_length=c.data.max_prompt_length,
+  )
+
+
+def _replies(name: str) -> bool:
+  """Says whether a task answers the policy."""
+  return hasattr(tasks.resolve(name), "reply")
+
+
+def converses(c) -> bool:
+  """Says whether some task of a config has episodes of several turns."""
+  return c.sampling.max_turns > 1 and any(
+    _replies(spec.get("module") or label)
+    for label, spec in c.data.tasks.items()
   )
 
 
@@ -143,12 +154,22 @@ def make_pool(
     max_failure_share=r.max_failure_share,
     batch_deadline_s=r.batch_deadline_s,
     options=isolation.options(c),
-    answer=functools.partial(
-      thinking.answer, mode=r.thinking, inside=opens_thought
-    ),
+    answer=reader(c, opens_thought),
     stop=stop,
     objects=objects,
     max_steps=c.train.total_steps,
+  )
+
+
+def reader(c, opens_thought: bool) -> Callable[[str], str | None]:
+  """Returns what takes a thought off a completion; it gives None for no answer.
+
+  Args:
+    c: the config.
+    opens_thought: whether the chat template ends a prompt inside a thought.
+  """
+  return functools.partial(
+    thinking.answer, mode=c.rewards.thinking, inside=opens_thought
   )
 
 
@@ -252,10 +273,8 @@ def make_evaluators(
       creativity.measure(_corpus(e.creativity_corpus), *e.creativity_range),
     )
   evaluators = []
-  for name, spec in c.data.tasks.items():
-    alone = c.copy_and_resolve_references()  # a plain copy shares its groups
-    with alone.unlocked():
-      alone.data.tasks = {name: spec}
+  for name in c.data.tasks:
+    alone = _alone(c, name)
     prompter = make_prompter(alone, tokenizer, "validation")
     check_whole(alone, tokenizer, prompter.source)
     evaluators.append(
@@ -276,6 +295,35 @@ def make_evaluators(
       )
     )
   return tuple(evaluators)
+
+
+def held_out_rows(c, tokenizer, label: str, count: int) -> list[tasks.Row]:
+  """Returns the first problems of a task that evaluations try.
+
+  Args:
+    c: the config.
+    tokenizer: the policy's, which decides what is too long.
+    label: name of the task in config.data.tasks.
+    count: number of problems at the most.
+
+  Raises:
+    InputError: the config has no such task, or its data cannot be read.
+  """
+  if label not in c.data.tasks:
+    raise errors.InputError(
+      f"no task {label!r} in config.data.tasks"
+      f"{tasks.nearest(label, list(c.data.tasks))}"
+    )
+  prompter = make_prompter(_alone(c, label), tokenizer, "validation")
+  return prompter.source.first(count)
+
+
+def _alone(c, label: str):
+  """Returns a config with one task of several."""
+  alone = c.copy_and_resolve_references()  # a plain copy shares its groups
+  with alone.unlocked():
+    alone.data.tasks = {label: c.data.tasks[label]}
+  return alone
 
 
 def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:

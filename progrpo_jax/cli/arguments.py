@@ -1,16 +1,12 @@
 """Command lines: parsers, and reading the config with its overrides."""
 
 import argparse
-import sys
 from typing import NoReturn
 
 import ml_collections
 
-from progrpo_jax import errors, places, ranges
-from progrpo_jax.devices import compilation
+from progrpo_jax import errors, ranges
 from progrpo_jax.settings import checks, defaults, files
-from progrpo_jax.storage import lines
-from progrpo_jax.storage import policy as policy_lib
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,34 +65,13 @@ def plain_parser(prog: str, description: str) -> Parser:
   return Parser(prog=prog, description=description, allow_abbrev=False)
 
 
-def check_output(flag: str, path: str) -> None:
-  """Refuses an output directory that cannot be written, before work begins.
-
-  Args:
-    flag: flag of the command line that named it.
-    path: directory, which need not exist yet.
-
-  Raises:
-    InputError: the directory cannot be written.
-  """
-  try:
-    places.check_directory(path)
-  except OSError as e:
-    raise errors.InputError(f"cannot write to {flag} {path}: {e}") from e
-
-
-def keep_programs(workdir: str | None = None) -> None:
-  """Keeps compiled programs for later commands, see `compilation.keep`."""
-  compilation.keep(workdir, lambda line: print(line, file=sys.stderr))
-
-
 def parse(
   command_parser: argparse.ArgumentParser,
   argv: list[str],
   needed: bool = True,
   default: ml_collections.ConfigDict | None = None,
 ) -> tuple[ml_collections.ConfigDict | None, argparse.Namespace]:
-  """Reads a command line, and keeps what its command will compile.
+  """Reads a command line.
 
   Args:
     command_parser: parser from `parser`.
@@ -130,7 +105,7 @@ def parse(
   if args.config is not None:
     config = files.load(args.config)
   else:
-    config = _of_run(getattr(args, "policy", None) or workdir) or default
+    config = files.of_run(getattr(args, "policy", None) or workdir) or default
   if config is None:
     if needed or overrides:
       raise errors.InputError(
@@ -138,32 +113,10 @@ def parse(
         + (f": {workdir} holds no run yet" if workdir else "; see --help")
       )
     return None, args
-  keep_programs(workdir)
   for key, value in overrides:
     files.override(config, key, value)
   checks.check_keys(config)
   return config, args
-
-
-def _of_run(path: str | None) -> ml_collections.ConfigDict | None:
-  """Returns the config of a run, by its workdir or one of its checkpoints.
-
-  Raises:
-    InputError: its config.json cannot be read.
-  """
-  workdir = path and policy_lib.run_of(path)
-  content = workdir and lines.config(workdir / "config.json", damage=None)
-  if not content:
-    return None
-  config = files.completed(files.from_json(content))
-  try:
-    checks.check_keys(config)
-  except errors.InputError as e:
-    raise errors.InputError(
-      f"{workdir}/config.json is of another version of progrpo_jax ({e}); name "
-      "the run's config with --config"
-    ) from e
-  return config
 
 
 def parse_policy(

@@ -1,49 +1,36 @@
 """`progrpo compare`: several runs side by side, as tables, page and JSON."""
 
-import json
-import os
-
-from etils import epath
 import rich.box
 import rich.console
 import rich.table
 import rich.text
 
-from progrpo_jax import errors, places, ranges
+from progrpo_jax import api, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.report import comparison, html, live, tables, verdict
-from progrpo_jax.storage import metrics
+from progrpo_jax.report import comparison, html, live, tables
 
 
 def run(argv):
   """Prints tables, writes page and JSON if asked; returns the exit code."""
   args = _parser().parse_args(argv)
-  groups = _groups(args.workdirs, args.labels)
-  base = comparison.load_base(args.base) if args.base else None
-  summary = comparison.analyse(groups, base=base, dataset=args.set)
+  compared = api.compare(
+    args.workdirs,
+    labels=None if args.labels is None else args.labels.split(","),
+    base=args.base,
+    dataset=args.set,
+  )
   console = rich.console.Console()
   if not console.is_terminal:  # rich assumes 80 columns for a pipe or a file
     console = rich.console.Console(width=120)
-  _print_verdict(console, verdict.of(summary))
-  console.print(_table(summary))
-  for table in tables.of(summary):
+  _print_verdict(console, compared.verdict)
+  console.print(_table(compared.summary))
+  for table in compared.tables:
     console.print(_rich_table(table))
   if args.output:
-    page = html.write_loaded_comparison(
-      groups, args.output, base=base, dataset=args.set
-    )
-    print(f"wrote {page}")
-  html.say_damage(sum(groups.values(), []))
+    print(f"wrote {compared.write_page(args.output)}")
+  html.say_damage(compared.runs)
   if args.json:
-    path = epath.Path(args.json)
-    places.make_directory(path.parent)
-    # Each method's own sentences, without which its entry would be numbers.
-    entries = {
-      label: {**entry, "verdict": verdict.of_method(label, entry)}
-      for label, entry in summary.items()
-    }
-    path.write_text(json.dumps(metrics.plain(entries), indent=2) + "\n")
-    print(f"wrote {path}")
+    print(f"wrote {compared.write_json(args.json)}")
   return 0
 
 
@@ -66,33 +53,6 @@ def _parser():
   parser.add("--output", place, help="HTML page to write")
   parser.add("--json", place, help="JSON file to write")
   return parser
-
-
-def _groups(workdirs, labels):
-  """Returns label -> runs, in the order of the command line.
-
-  Args:
-    workdirs: paths of the workdirs.
-    labels: comma-separated labels, or None for the directories' names.
-
-  Raises:
-    InputError: numbers of labels and workdirs differ, or a run is unreadable.
-  """
-  if labels is None:
-    names = [os.path.basename(os.path.normpath(path)) for path in workdirs]
-    # Equal names by default (a/seed0, b/seed0) do not mean one method.
-    if len(set(names)) < len(names):
-      names = [os.fspath(epath.Path(path)) for path in workdirs]
-  else:
-    names = [name.strip() for name in labels.split(",")]
-  if len(names) != len(workdirs) or not all(names):
-    raise errors.InputError(
-      f"--labels has {len(names)} names for {len(workdirs)} workdirs: {labels}"
-    )
-  groups = {}
-  for name, workdir in zip(names, workdirs, strict=True):
-    groups.setdefault(name, []).append(metrics.load(workdir, damage=[]))
-  return groups
 
 
 def _print_verdict(console, told):

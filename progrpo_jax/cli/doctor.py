@@ -15,9 +15,9 @@ import jax
 import rich.console
 import rich.table
 
-from progrpo_jax import errors, ranges
+from progrpo_jax import errors, places, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.devices import sharding
+from progrpo_jax.devices import compilation, sharding
 from progrpo_jax.plan import ahead, memory
 from progrpo_jax.settings import checks, isolation, schedule
 
@@ -90,6 +90,7 @@ def run(argv: list[str]) -> int:
   c, args = arguments.parse(parser, argv, needed=False)
   _check(c, args)
   if args.compile:
+    compilation.keep()
     # Before anything else: it takes no time to say what is missing.
     chips = ahead.devices(args.chip, args.devices or jax.device_count())
   console = rich.console.Console()
@@ -121,9 +122,9 @@ def _check(c, args) -> None:
       "--compile needs a --chip: the kind of TPU to compile for"
     )
   if args.json:
-    arguments.check_output("--json", str(pathlib.Path(args.json).parent))
+    places.check_output("--json", str(pathlib.Path(args.json).parent))
   if args.hlo:
-    arguments.check_output("--hlo", args.hlo)
+    places.check_output("--hlo", args.hlo)
 
 
 def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:

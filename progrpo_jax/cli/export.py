@@ -6,7 +6,7 @@ from progrpo_jax import errors, places, ranges
 from progrpo_jax import run as run_lib
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
-from progrpo_jax.devices import hosts
+from progrpo_jax.devices import compilation, hosts
 from progrpo_jax.models import hf
 from progrpo_jax.report import card
 from progrpo_jax.storage import hub, metrics
@@ -49,8 +49,9 @@ def run(argv: list[str]) -> int:
     help="with --push: make a new repository public",
   )
   c, args = arguments.parse_policy(parser, argv, required=True)
-  arguments.check_output("--output", args.output)
+  places.check_output("--output", args.output)
   _check_push(args)
+  compilation.keep()
   mesh = build.make_mesh(c)
   if args.adapters:
     config, adapters, base = policy_lib.load_adapters(args.policy, mesh)

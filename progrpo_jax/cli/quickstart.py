@@ -44,7 +44,6 @@ def run(argv: list[str]) -> int:
     "directory for all output",
   )
   args = parser.parse_args(argv)
-  arguments.keep_programs()
   names = args.methods.split(",")
   if args.methods == "all":
     names = [n for n in vars(methods) if not n.startswith("_")]

@@ -1,9 +1,7 @@
 """`progrpo train`: trains a policy by reinforcement learning."""
 
-from progrpo_jax import loop, ranges
+from progrpo_jax import api, errors, loop, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.devices import hosts
-from progrpo_jax.report import live
 
 
 def run(argv: list[str]) -> int:
@@ -27,7 +25,6 @@ def run(argv: list[str]) -> int:
     "the run in --workdir; groups carried over are dropped",
   )
   config, args = arguments.parse(parser, argv)
-  hosts.connect(config.hosts.heartbeat_s)
   return start(config, args.workdir, args.override)
 
 
@@ -44,13 +41,10 @@ def start(config, workdir: str, override: bool = False) -> int:
 
   Raises:
     InputError: the workdir or the config cannot be used.
+    SystemExit: a signal stopped the run, and it is saved.
   """
-  arguments.check_output("--workdir", workdir)
-  # Every host trains; only the first one draws the live view.
-  if not hosts.is_first():
-    return loop.train(
-      config, workdir, live.Mute(f"host {hosts.index()}"), override
-    )
-  title = f"{config.method} in {workdir}"
-  with live.LiveView(config.train.total_steps, title) as view:
-    return loop.train(config, workdir, view, override)
+  try:
+    api.train(config, workdir, override=override)
+  except errors.Interrupted:
+    return loop.PREEMPTED
+  return loop.DONE

@@ -1,10 +1,8 @@
 """`progrpo warmup`: trains a base policy on demonstrations."""
 
-from progrpo_jax import ranges
-from progrpo_jax.build import base_policy
+from progrpo_jax import api, ranges
 from progrpo_jax.cli import arguments
 from progrpo_jax.devices import hosts
-from progrpo_jax.report import live
 
 
 def run(argv: list[str]) -> int:
@@ -23,23 +21,12 @@ def run(argv: list[str]) -> int:
     help="directory to write the policy to",
   )
   config, args = arguments.parse(parser, argv)
-  hosts.connect(config.hosts.heartbeat_s)
   start(config, args.output)
   return 0
 
 
 def start(config, output: str) -> None:
-  """Warms up a base policy and shows a progress bar.
-
-  Args:
-    config: config with the tasks and `config.warmup`.
-    output: directory to write the policy to.
-
-  Raises:
-    InputError: the directory or the config cannot be used.
-  """
-  arguments.check_output("--output", output)
-  with live.progress("warm-up", config.warmup.steps) as tick:
-    base_policy.warm_up(config, output, tick)
+  """Warms up a base policy and says where it is; see `api.warmup`."""
+  api.warmup(config, output)
   if hosts.is_first():
     print(f"base policy: {output}")

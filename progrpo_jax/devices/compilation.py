@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -37,7 +38,13 @@ _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def keep(workdir: str | None, say: Callable[[str], None]) -> None:
+def _warn(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
+def keep(
+  workdir: str | None = None, say: Callable[[str], None] = _warn
+) -> None:
   """Keeps the programs of this process for later ones.
 
   They go to `HOME`, or if the workdir is in a bucket beside it, as the disks of
@@ -52,7 +59,8 @@ def keep(workdir: str | None, say: Callable[[str], None]) -> None:
 
   Args:
     workdir: workdir of the command, or None.
-    say: function called with a line for the user if programs are not kept.
+    say: function called with a line for the user if programs are not kept; it
+      goes to stderr if none is given.
   """
   if not jax.config.jax_enable_compilation_cache:
     return

@@ -192,7 +192,12 @@ class HeldOut:
     """Samples, scores and verifies one batch of problems."""
     n = self.settings.num_generations
     rollout, failed_B = turns.sample(
-      engine, prompts, self.key, self.settings, self.tokenizer, self.pool
+      engine,
+      prompts,
+      self.key,
+      self.settings,
+      self.tokenizer,
+      turns.TaskReplies(self.pool),
     )
     sequences = batch_lib.Sequences(
       prompt_NT=prompts.tokens_PT,

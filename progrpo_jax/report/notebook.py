@@ -4,6 +4,7 @@ Figures are shown as PNG on white, since a page that renders a notebook may be
 dark and may support plain images only.
 """
 
+import contextlib
 import io
 import time
 
@@ -17,6 +18,7 @@ from progrpo_jax.storage import metrics as metrics_lib
 
 _BEFORE = "starting"
 _DPI, _GAP = 72, 12  # dots per inch; pixels between two figures
+_LEAST_S = 0.5  # between two drawings of a line of progress
 _WATCHED = (
   figures_lib.reward,
   figures_lib.entropy,
@@ -149,6 +151,28 @@ class NotebookView:
     if any(figure is not None for figure in drawn):
       bundle = {"image/png": png(*drawn, dpi=self._dpi)}
       self._picture = _display(bundle, self._picture)
+
+
+@contextlib.contextmanager
+def progress(title, total):
+  """Yields `tick(n=1, note="")`, which rewrites a line below the cell.
+
+  Args:
+    title: title of the work.
+    total: number of its parts.
+  """
+  handle = _display(_plain(f"{title} 0/{total}"))
+  done, shown = 0, time.monotonic()
+
+  def tick(n=1, note=""):
+    nonlocal done, shown
+    done += n
+    now = time.monotonic()
+    if done >= total or now - shown >= _LEAST_S:
+      shown = now
+      _display(_plain(f"{title} {done}/{total} {note}".rstrip()), handle)
+
+  yield tick
 
 
 def _plain(text):

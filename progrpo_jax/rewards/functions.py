@@ -445,7 +445,7 @@ def call(
     if ":" not in name:
       hint = (
         "; a plain name stands for a function that Python code hands over, as"
-        " in progrpo_jax.loop.train(config, workdir, rewards=[f])"
+        " in progrpo_jax.train(config, workdir, rewards=[f])"
       )
     return {
       "error": f"reward function {name} cannot be loaded:"

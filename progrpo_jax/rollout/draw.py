@@ -73,7 +73,12 @@ class DrawGroups:
     with _thread() as thread:
       with self.timer.stage("sample"):
         for rollout, failed_B in turns.batches(
-          engine, prompts, key, self.settings, self.tokenizer, self.pool
+          engine,
+          prompts,
+          key,
+          self.settings,
+          self.tokenizer,
+          turns.TaskReplies(self.pool),
         ):
           end = start + len(rollout.mask_BT) // group
           rollouts.append(rollout)

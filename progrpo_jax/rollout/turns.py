@@ -13,10 +13,10 @@ has as many rows as a batch has responses, and its prompts grow by doubling.
 A sample's random numbers depend on its id and the number of its turn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from absl import logging
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import hosts
 from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rewards import serving
 from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import base
 from progrpo_jax.text import tokenizer as tokenizer_lib
@@ -46,6 +47,44 @@ class Episodes(NamedTuple):
   failed_B: np.ndarray
 
 
+# A response that asks for a reply: its problem, and its conversation as
+# messages, which ends with a turn of the policy.
+Talk = tuple[base.Row, Sequence[dict[str, str]]]
+
+
+class Replies(Protocol):
+  """Who replies to the policy."""
+
+  def to(self, row: base.Row | None) -> bool:
+    """Says whether there are replies in the conversations on a row."""
+
+  def answer(self, text: str) -> str | None:
+    """Returns what of a turn is read, without its thought; None if nothing."""
+
+  def ask(self, talks: Sequence[Talk]) -> list[serving.Outcome]:
+    """Returns a text for each conversation, or None where it is over."""
+
+
+class TaskReplies:
+  """Replies of the tasks, made in the processes of a pool."""
+
+  def __init__(self, pool: pool_lib.Pool):
+    """Takes the pool, which counts replies that fail."""
+    self._pool = pool
+
+  def to(self, row: base.Row | None) -> bool:
+    """Says whether the row's task replies."""
+    return base.replies(row)
+
+  def answer(self, text: str) -> str | None:
+    """Returns what the pool's verifiers would see of a turn."""
+    return self._pool.answer(text)
+
+  def ask(self, talks: Sequence[Talk]) -> list[serving.Outcome]:
+    """Calls the tasks' `reply`; raises PoolError if too many fail."""
+    return self._pool.ask([base.reply(row, talk) for row, talk in talks])
+
+
 class _Reply(NamedTuple):
   """What a task replied: text and tokens, or nothing, or why it failed."""
 
@@ -61,7 +100,7 @@ def batches(
   key,
   settings: sampler.Settings,
   tokenizer: tokenizer_lib.Tokenizer,
-  pool: pool_lib.Pool,
+  replies: Replies,
 ) -> Iterator[Episodes]:
   """Yields the episodes of settings.batch_prompts prompts at a time.
 
@@ -72,7 +111,7 @@ def batches(
     settings: settings of the sampling; `max_new_tokens` bounds a response with
       all its turns and replies, `max_turns` their number.
     tokenizer: the policy's.
-    pool: processes that run the tasks' replies.
+    replies: who replies to the policy.
 
   Raises:
     PoolError: too many replies of a turn failed.
@@ -82,11 +121,11 @@ def batches(
     end = start + len(rollout.mask_BT) // settings.num_generations
     part = slice(start, end)
     replying_P = [
-      number >= 0 and base.replies(row)
+      number >= 0 and replies.to(row)
       for row, number in zip(prompts.rows[part], prompts.ids_P[part])
     ]
     if settings.max_turns > 1 and any(replying_P):
-      play = _Play(engine, prompts, part, rollout, settings, tokenizer, pool)
+      play = _Play(engine, prompts, part, rollout, settings, tokenizer, replies)
       yield play(np.repeat(replying_P, settings.num_generations), key)
     else:
       yield Episodes(rollout, np.zeros(len(rollout.mask_BT), bool))
@@ -101,10 +140,12 @@ def sample(*args) -> Episodes:
 class _Play:
   """The turns of one batch after the first."""
 
-  def __init__(self, engine, prompts, part, rollout, settings, tokenizer, pool):
+  def __init__(
+    self, engine, prompts, part, rollout, settings, tokenizer, replies
+  ):
     """Takes over the first turn; the arguments are those of `batches`."""
     self.engine, self.prompts, self.part = engine, prompts, part
-    self.tokenizer, self.pool = tokenizer, pool
+    self.tokenizer, self.replies = tokenizer, replies
     self.group = settings.num_generations
     self.settings = dataclasses.replace(settings, num_generations=1)
     # Rows of a later turn, the same number for a last batch that is not full.
@@ -144,16 +185,16 @@ class _Play:
 
   def _ask(self, asked) -> list[_Reply]:
     """What the tasks reply to the last turns of some responses."""
-    calls, answers = [], []
+    talks, answers = [], []
     for b in asked:
       tokens = self.rollout.tokens_BT[b, self.turn_B[b] : self.length_B[b]]
       # A turn that does not get beyond its thought answers nothing.
-      answer = self.pool.answer(self.tokenizer.decode(tokens.tolist()))
+      answer = self.replies.answer(self.tokenizer.decode(tokens.tolist()))
       answers.append(answer)
       if answer is not None:
         talk = [*self.talks[b], {"role": "assistant", "content": answer}]
-        calls.append(base.reply(self._row(b), talk))
-    outcomes = iter(self.pool.ask(calls))
+        talks.append((self._row(b), talk))
+    outcomes = iter(self.replies.ask(talks))
     return [
       _Reply(None)
       if answer is None

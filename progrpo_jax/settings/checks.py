@@ -57,12 +57,24 @@ def check_value(name: str, value: Any, key: ranges.Range) -> None:
 
 def declared(key: str) -> ranges.Range | None:
   """Returns the range of a dotted key, None for a key not in defaults.py."""
+  place = _declaration(key)
+  return place if isinstance(place, ranges.Range) else None
+
+
+def is_group(key: str) -> bool:
+  """Says whether a dotted key is a group whose keys are declared."""
+  place = _declaration(key)
+  return isinstance(place, ml_collections.ConfigDict) and len(place) > 0
+
+
+def _declaration(key: str) -> ranges.Range | ml_collections.ConfigDict | None:
+  """Returns what defaults.py has at a dotted key, or None."""
   place = _KEYS
   for name in key.split("."):
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
       return None
     place = place[name]
-  return place if isinstance(place, ranges.Range) else None
+  return place
 
 
 def paths(c, prefix: str = "") -> Iterator[str]:

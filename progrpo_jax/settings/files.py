@@ -5,16 +5,20 @@ A run file is Python with a `get_config()` that returns an
 package, which `progrpo configs` lists, also by their name alone.
 """
 
+from collections.abc import Mapping
 import importlib.util
 import inspect
 import os
 import pathlib
 import types
+from typing import Any
 
 import ml_collections
 
 from progrpo_jax import errors, ranges
-from progrpo_jax.settings import checks, defaults
+from progrpo_jax.settings import checks, defaults, methods
+from progrpo_jax.storage import lines
+from progrpo_jax.storage import policy as policy_lib
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # Where the run files lie: inside of an installed package; beside the package
@@ -60,6 +64,55 @@ def find(file: str) -> pathlib.Path:
   )
   similar = checks.hint(name, shipped())
   raise errors.InputError(f"--config {file or repr(file)}: {what}{similar}")
+
+
+def config(
+  source: str | os.PathLike = "",
+  *,
+  method: str = "",
+  keys: Mapping[str, Any] | None = None,
+) -> ml_collections.ConfigDict:
+  """Returns a config of a file, a name or keys, checked and locked.
+
+  `progrpo_jax.config("tiny", method="progrpo")`; with other values of some
+  keys, `progrpo_jax.config("tiny", keys={"train.total_steps": 20})`.
+
+  Args:
+    source: path of a run file, or the name of one that comes with the package
+      (`progrpo configs` lists them), as FILE or FILE:ARGUMENT; "" starts from
+      the defaults.
+    method: name of a method, see progrpo_jax/settings/methods.py. A file takes
+      it as its argument.
+    keys: dotted key -> value; a value may be a dict of the keys of a group. A
+      text is read in the type of its key, as on the command line.
+
+  Raises:
+    InputError: no such file, method or key, or a value out of range; the
+      message names it, and the nearest that exists.
+  """
+  spec = os.fspath(source)
+  if spec:
+    config = load(f"{spec}:{method}" if method else spec)
+  else:
+    config = _of_method(method)
+  for key, value in (keys or {}).items():
+    assign(config, key, value)
+  checks.check_keys(config)
+  return config
+
+
+def _of_method(name: str) -> ml_collections.ConfigDict:
+  """Returns the default config, or a method's."""
+  config = defaults.get_config()
+  if name:
+    known = [n for n in vars(methods) if not n.startswith("_")]
+    if name not in known:
+      raise errors.InputError(
+        f"no method {name!r}{checks.hint(name, known)}; known: "
+        f"{', '.join(sorted(known))}"
+      )
+    getattr(methods, name)(config)
+  return config.lock()
 
 
 def load(spec: str) -> ml_collections.ConfigDict:
@@ -116,28 +169,96 @@ def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
   Raises:
     InputError: no such key (the nearest is named), or another type.
   """
-  *groups, last = key.split(".")
+  group, last = _find(config, key)
+  before = group[last]
+  if isinstance(before, ml_collections.ConfigDict):
+    raise errors.InputError(
+      f"config.{key} is a group; its keys: {', '.join(before.keys())}"
+    )
+  # What a config file put in itself is read in the type that it has there.
+  declared = checks.declared(key) or ranges.like(before)
+  try:
+    group[last] = declared.read(value)
+  except ValueError as e:
+    raise errors.InputError(
+      f"config.{key}: {value!r} is not of type {type(before).__name__} (it "
+      f"is {before!r} by default)"
+    ) from e
+
+
+def assign(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+  """Sets a key to a value of Python.
+
+  Args:
+    config: config to change.
+    key: dotted key.
+    value: value; a dict sets keys of a group, or all of a group whose keys are
+      free, such as data.tasks. A text is read as by `override`.
+
+  Raises:
+    InputError: no such key (the nearest is named), or a value out of range.
+  """
+  group, last = _find(config, key)
+  if isinstance(value, os.PathLike):
+    value = os.fspath(value)
+  if isinstance(value, Mapping):
+    if checks.is_group(key):
+      for name, inner in value.items():
+        assign(config, f"{key}.{name}", inner)
+      return
+    value = ml_collections.ConfigDict(value)
+  elif isinstance(value, str):
+    override(config, key, value)
+    return
+  declared = checks.declared(key)
+  if declared is not None:
+    checks.check_value(f"config.{key}", value, declared)
+  # The range has been checked, and a number may be whole or not.
+  with config.ignore_type():
+    group[last] = value
+
+
+def _find(
+  config: ml_collections.ConfigDict, key: str
+) -> tuple[ml_collections.ConfigDict, str]:
+  """Returns the group that holds a dotted key, and the key's name in it.
+
+  Raises:
+    InputError: there is no such key; the nearest is named.
+  """
   place, path = config, []
-  for name in [*groups, last]:
+  for name in key.split("."):
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
       raise errors.InputError(
         f"no key config.{key}{checks.nearest(key, config)}"
       )
     path.append(place)
     place = place[name]
-  if isinstance(place, ml_collections.ConfigDict):
-    raise errors.InputError(
-      f"config.{key} is a group; its keys: {', '.join(place.keys())}"
-    )
-  # What a config file put in itself is read in the type that it has there.
-  declared = checks.declared(key) or ranges.like(place)
+  return path[-1], name
+
+
+def of_run(path: str | None) -> ml_collections.ConfigDict | None:
+  """Returns the config of a run, by its workdir or one of its checkpoints.
+
+  Returns:
+    None where the path is no run's.
+
+  Raises:
+    InputError: its config.json cannot be read.
+  """
+  workdir = path and policy_lib.run_of(path)
+  content = workdir and lines.config(workdir / "config.json", damage=None)
+  if not content:
+    return None
+  config = completed(from_json(content))
   try:
-    path[-1][last] = declared.read(value)
-  except ValueError as e:
+    checks.check_keys(config)
+  except errors.InputError as e:
     raise errors.InputError(
-      f"config.{key}: {value!r} is not of type {type(place).__name__} (it "
-      f"is {place!r} by default)"
+      f"{workdir}/config.json is of another version of progrpo_jax ({e}); name "
+      "the run's config with --config"
     ) from e
+  return config
 
 
 def from_json(content: dict) -> ml_collections.ConfigDict:

@@ -355,8 +355,14 @@ def item(row: Row, completion: str) -> pool.Item:
 
 
 def replies(row: Row | None) -> bool:
-  """Says whether a row's task answers the policy; None is a row of no task."""
-  return row is not None and hasattr(resolve(row.task), "reply")
+  """Says whether a row's task answers the policy.
+
+  Args:
+    row: problem; None, or a task of "", for a prompt of no task.
+  """
+  return (
+    row is not None and row.task != "" and hasattr(resolve(row.task), "reply")
+  )
 
 
 def reply(row: Row, messages: Sequence[Mapping[str, str]]) -> pool.Call:

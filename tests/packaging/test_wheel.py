@@ -5,6 +5,7 @@ requires, and those that they require, and no others.
 """
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import re
@@ -14,6 +15,8 @@ import sys
 import tarfile
 import zipfile
 
+import nbclient
+import nbformat
 from packaging import requirements
 import pytest
 
@@ -98,20 +101,23 @@ def link(distributions, site):
         (site / top).symlink_to(distribution.locate_file(top))
 
 
-@pytest.fixture(scope="session")
-def base(built, tmp_path_factory):
-  """A folder with python and progrpo of an environment without extras."""
-  folder = tmp_path_factory.mktemp("environment")
-  _, wheel = built
+def install(wheel, folder, *extras):
+  """Makes an environment of the wheel and extras; returns its programs."""
   done = run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
   assert not done.returncode, done.stderr
   python = folder / "bin" / "python"
   (site,) = folder.glob("lib/python*/site-packages")
-  link(required(metadata(wheel).get_all("Requires-Dist")), site)
+  link(required(metadata(wheel).get_all("Requires-Dist"), extras), site)
   pip = (sys.executable, "-m", "pip", "--python", python, "install")
   done = run(*pip, "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
   assert not done.returncode, done.stderr
   return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def base(built, tmp_path_factory):
+  """A folder with python and progrpo of an environment without extras."""
+  return install(built[1], tmp_path_factory.mktemp("environment"))
 
 
 def test_both_files_hold_the_package(built):
@@ -229,7 +235,7 @@ print(json.dumps(missing), progrpo_jax.__file__)
   assert not done.returncode, done.stderr[-2000:]
   assert str(ROOT) not in done.stdout
   assert "progrpo_jax.tasks.gsm8k" in done.stdout
-  for name in ("cli.", "build.", "config.", "rollout.", "report.", "file"):
+  for name in ("cli.", "build.", "settings.", "rollout.", "report.", "file"):
     assert f"progrpo_jax.{name}" not in done.stdout
     assert f"tasks.{name}" not in done.stdout
 
@@ -249,3 +255,58 @@ def test_a_task_whose_extra_is_missing_names_the_command(
   assert done.returncode == 2, done.stderr
   assert f"pip install 'progrpo_jax[{extra}]'" in done.stderr
   assert "Traceback" not in done.stderr
+
+
+# What the notebook trains, with less of everything.
+SHRUNK = """
+import progrpo_jax
+
+def get_config(method="progrpo"):
+  return progrpo_jax.config("notebook", method=method, keys={
+    "train.total_steps": 2, "train.prompts_per_step": 8, "eval.every": 2,
+    "eval.num_problems": 4, "eval.batch_prompts": 4, "checkpoint.every": 2,
+    "log.rollouts_every": 1, "warmup.steps": 40, "warmup.examples": 64})
+"""
+
+
+def test_the_quickstart_runs_on_a_fresh_kernel(built, tmp_path, monkeypatch):
+  """As on Colab: pip is all that was run, and no checkout is near."""
+  (tmp_path / "environment").mkdir()
+  python = (
+    install(built[1], tmp_path / "environment", "notebooks", "logic") / "python"
+  )
+  spec = tmp_path / "jupyter" / "kernels" / "fresh"
+  spec.mkdir(parents=True)
+  argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+  (spec / "kernel.json").write_text(
+    json.dumps({"argv": argv, "display_name": "fresh", "language": "python"})
+  )
+  monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+  monkeypatch.delenv("PYTHONPATH", raising=False)
+  folder = tmp_path / "content"
+  folder.mkdir()
+  (folder / "shrunk.py").write_text(SHRUNK)
+  notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
+  for cell in notebook.cells:
+    if cell.cell_type == "code":
+      cell.outputs, cell.execution_count = [], None
+      cell.source = re.sub(
+        r'config\(\s*"notebook"', 'config("shrunk.py"', cell.source
+      )
+  asked = nbformat.v4.new_code_cell("print(progrpo_jax.__file__)", id="where")
+  notebook.cells.append(asked)
+  client = nbclient.NotebookClient(
+    notebook,
+    timeout=600,
+    kernel_name="fresh",
+    resources={"metadata": {"path": str(folder)}},
+  )
+  client.execute(env=ENVIRONMENT | {"JAX_PLATFORMS": "cpu"})
+  shown = {c.id: c.outputs for c in notebook.cells if c.cell_type == "code"}
+  assert str(tmp_path / "environment") in shown["where"][0].text
+  assert any("image/png" in o.data for o in shown["train"])
+  (compared,) = [o for o in shown["compare"] if "data" in o]
+  assert "<table" in compared.data["text/html"]
+  for method in ("grpo", "progrpo"):
+    text = (folder / "runs/notebooks" / method / "metrics.jsonl").read_text()
+    assert len(text.splitlines()) == 2

@@ -113,7 +113,7 @@ def play(engine, rows, tokenizer, pool, **changes):
     KEY,
     settings_of(tokenizer, **changes),
     tokenizer,
-    pool,
+    turns.TaskReplies(pool),
   )
 
 
@@ -246,7 +246,9 @@ def sampled(engine, char):
     prompts = encoded(char, [row(7)] * len(ids), ids)
     return (
       prompts,
-      turns.sample(engine, prompts, KEY, settings, char, Mirror()).rollout,
+      turns.sample(
+        engine, prompts, KEY, settings, char, turns.TaskReplies(Mirror())
+      ).rollout,
     )
 
   return run

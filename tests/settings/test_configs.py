@@ -25,7 +25,14 @@ from progrpo_jax.tasks import base
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs"
 METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
-SMALL = ("tiny", "prorl_tiny", "arm_tiny", "guess_number", "smollm2")
+SMALL = (
+  "tiny",
+  "prorl_tiny",
+  "arm_tiny",
+  "guess_number",
+  "notebook",
+  "smollm2",
+)
 PAPER = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SMALL)
 # Groups that take what a config puts into them.
 OPEN = ("loss_options", "advantage_options", "correction_options")
@@ -59,6 +66,8 @@ AT_SMALL_SCALE = [
   "prorl_tiny.py",
   "prorl_tiny.py:no_reset",
   "guess_number.py",
+  "notebook.py",
+  "notebook.py:grpo",
 ]
 
 

@@ -1,23 +1,28 @@
 """What the notebooks train: the quickstart, small enough to wait for.
 
-In this folder, by themselves:
+In a notebook `progrpo_jax.config("notebook", method="progrpo")` is this; from
+a terminal
 
-  progrpo warmup --config small.py --config.model.init_from= \\
-    --output ../runs/notebooks/base
-  progrpo train --config small.py:progrpo --workdir ../runs/notebooks/progrpo
+  progrpo warmup --config configs/notebook.py --config.model.init_from= \\
+    --output runs/notebooks/base
+  progrpo train --config configs/notebook.py:progrpo \\
+    --workdir runs/notebooks/progrpo
 
 Countdown with three numbers, a base policy that is warmed up for a minute,
-and a few dozen steps. The argument names a method, as for configs/tiny.py.
+and a few dozen steps. The argument names a method, as for configs/tiny.py,
+whose numbers these are but for the sizes.
 """
 
-from progrpo_jax.settings import files
+import pathlib
+import runpy
 
-RUNS = "../runs/notebooks"
+RUNS = "runs/notebooks"
 
 
 def get_config(method: str = "progrpo"):
   """The quickstart's config of a method, with less of everything."""
-  c = files.load(f"tiny:{method}")
+  tiny = runpy.run_path(str(pathlib.Path(__file__).with_name("tiny.py")))
+  c = tiny["get_config"](method)
   c.model.init_from = f"{RUNS}/base"
   c.data.dir = f"{RUNS}/data"
   c.data.tasks.countdown.options = {

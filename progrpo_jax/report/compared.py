@@ -1,0 +1,135 @@
+"""A comparison of runs as an object, which a notebook shows as it is."""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from progrpo_jax import errors, places
+from progrpo_jax.report import comparison, html, sections, tables, verdict
+from progrpo_jax.storage import metrics
+
+
+class Comparison:
+  """Several runs side by side.
+
+  A notebook shows it as its verdict and its tables.
+
+  Attributes:
+    groups: {label: loaded runs}, the seeds of one method under its label.
+    base: loaded evaluation of the base policy, or None.
+    dataset: evaluation set; None for the first one.
+    summary: {label: entry}, see `comparison.analyse`.
+    verdict: paired differences of pass@k in words, see `verdict.Verdict`.
+  """
+
+  def __init__(
+    self,
+    workdirs: Sequence[str | os.PathLike] | Mapping[str, Any],
+    *,
+    labels: Sequence[str] | None = None,
+    base: str | os.PathLike | metrics.Run | None = None,
+    dataset: str | None = None,
+  ):
+    """Loads the runs and compares them.
+
+    Args:
+      workdirs: runs or their workdirs; or {label: one, or several, which
+        count as seeds of one method}.
+      labels: a name for each workdir, the same for seeds of one method; None
+        for the directories' names.
+      base: workdir or JSON file of the base policy's evaluation, or the
+        record of a run, such as `load_run(workdir).record_until(0)`.
+      dataset: evaluation set; None for the first one.
+
+    Raises:
+      InputError: numbers of labels and workdirs differ, a run cannot be read,
+        or no run has the dataset.
+    """
+    if isinstance(workdirs, Mapping):
+      pairs = [
+        (label, place)
+        for label, places_ in workdirs.items()
+        for place in _several(places_)
+      ]
+    else:
+      workdirs = _several(workdirs)
+      pairs = list(zip(_names(workdirs, labels), workdirs, strict=True))
+    self.groups: dict[str, list[metrics.Run]] = {}
+    for label, place in pairs:
+      self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))
+    if base and not isinstance(base, metrics.Run):
+      base = comparison.load_base(base)
+    self.base = base or None
+    self.dataset = dataset
+    self.summary = comparison.analyse(
+      self.groups, base=self.base, dataset=dataset
+    )
+    self.verdict = verdict.of(self.summary)
+
+  @property
+  def tables(self) -> list[tables.Table]:
+    """Bounds, paired differences, regimes and more, see `report.tables`."""
+    return tables.of(self.summary)
+
+  @property
+  def runs(self) -> list[metrics.Run]:
+    """All runs, in the order of their labels."""
+    return sum(self.groups.values(), [])
+
+  def write_page(self, path: str | os.PathLike) -> epath.Path:
+    """Writes the comparison as one HTML page; returns its path."""
+    return html.write_loaded_comparison(
+      self.groups, path, base=self.base, dataset=self.dataset
+    )
+
+  def write_json(self, path: str | os.PathLike) -> epath.Path:
+    """Writes entries with their methods' sentences; returns the path."""
+    path = epath.Path(path)
+    places.make_directory(path.parent)
+    entries = {
+      label: {**entry, "verdict": verdict.of_method(label, entry)}
+      for label, entry in self.summary.items()
+    }
+    path.write_text(json.dumps(metrics.plain(entries), indent=2) + "\n")
+    return path
+
+  def __repr__(self) -> str:
+    lines = [self.verdict.headline, *self.verdict.more, self.verdict.limits]
+    return "\n".join(filter(None, lines))
+
+  def _repr_html_(self) -> str:
+    """Returns the opening, the tables and the folded tables of the page."""
+    return (
+      sections.verdict_box(self.summary)
+      + sections.comparison_tables(self.groups, self.base, self.dataset)
+      + sections.boundary(self.summary, "")
+    )
+
+
+def _several(places_: Any) -> list[str]:
+  """Returns one place or several as a list of texts."""
+  if isinstance(places_, str | os.PathLike):
+    places_ = [places_]
+  return [os.fspath(place) for place in places_]
+
+
+def _names(
+  workdirs: Sequence[str], labels: Sequence[str] | None
+) -> Sequence[str]:
+  """Returns a label for each workdir."""
+  if labels is None:
+    names = [os.path.basename(os.path.normpath(path)) for path in workdirs]
+    # Equal names by default (a/seed0, b/seed0) do not mean one method.
+    if len(set(names)) < len(names):
+      names = [os.fspath(epath.Path(path)) for path in workdirs]
+    return names
+  names = [name.strip() for name in labels]
+  if len(names) != len(workdirs) or not all(names):
+    raise errors.InputError(
+      f"--labels has {len(names)} names for {len(workdirs)} workdirs: "
+      f"{','.join(labels)}"
+    )
+  return names
