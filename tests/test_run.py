@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from progrpo_jax import errors, run
 from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import sample as sample_command
+from progrpo_jax.models import transformer
 from progrpo_jax.report import comparison
 from progrpo_jax.settings import files
 
@@ -137,6 +139,27 @@ def test_only_one_policy_is_held_and_it_loads_in_silence(trained, caplog):
     trained.sample("1+2=", n=1, step=step)
     assert list(trained._policies) == [step]
   assert not caplog.records
+
+
+def test_written_answers_are_as_probable_as_the_policy_says(trained):
+  """By the logits of each prompt and answer alone, without packing."""
+  responder = answers_lib.Responder.load(trained.config, str(trained.path))
+  policy, pairs = responder.policy, [("1+2=", "3"), ("3+4=", "12"), ("9=", "")]
+  expected = []
+  for prompt, answer in pairs:
+    head, _ = policy.tokenizer.encode_prompt(prompt)
+    tail = [*policy.tokenizer.encode(answer), policy.tokenizer.stop_ids[0]]
+    tokens_1T = np.array([[*head, *tail]], np.int32)
+    logits_TV = transformer.logits(
+      policy.config, policy.params, tokens_1T, np.ones_like(tokens_1T, bool)
+    )[0]
+    logp_TV = np.asarray(jax.nn.log_softmax(logits_TV))
+    expected.append(
+      sum(logp_TV[len(head) - 1 + i, t] for i, t in enumerate(tail))
+    )
+  found = responder.log_probs(pairs)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert responder.log_probs([]).shape == (0,)
 
 
 def test_adapters_that_learned_nothing_answer_as_their_base(small, tmp_path):

@@ -1,0 +1,172 @@
+"""The study: what is kept of a run, and that the page is what is kept."""
+
+import pathlib
+import runpy
+import sys
+
+import numpy as np
+import pytest
+
+from progrpo_jax.evaluators import passk
+
+TOOLS = pathlib.Path(__file__).resolve().parents[1] / "tools"
+
+
+@pytest.fixture(scope="module")
+def study():
+  """The names of tools/study.py."""
+  return _tool("study.py")
+
+
+@pytest.fixture(scope="module")
+def make_study():
+  """The names of tools/make_study.py."""
+  return _tool("make_study.py")
+
+
+def _tool(name):
+  # A tool may import the one beside it, as it can when it is run.
+  sys.path.insert(0, str(TOOLS))
+  try:
+    return runpy.run_path(str(TOOLS / name))
+  finally:
+    sys.path.remove(str(TOOLS))
+
+
+def _kept(seed, right, *, arm="grpo", samples=8):
+  """What is kept of a run, as far as tables of pass@k read it."""
+  return {
+    "arm": arm,
+    "seed": seed,
+    "steps": {},
+    "evals": [
+      {
+        "step": 4,
+        "samples": [samples] * len(right),
+        "right": right,
+        "distinct": [min(r, 2) for r in right],
+        "entropy": 0.5,
+      }
+    ],
+  }
+
+
+def test_the_page_is_what_the_results_give(make_study):
+  text = make_study["PAGE"].read_text()
+  assert make_study["page"](text, make_study["study"].RESULTS) == text
+
+
+def test_every_arm_of_the_plan_is_a_config(study):
+  """Its keys exist and its values are allowed."""
+  from progrpo_jax.settings import files
+
+  for part in study["PARTS"].values():
+    for arm in part.arms.values():
+      c = files.load(str(study["ROOT"] / f"{part.config}:{arm.method}"))
+      for key in {**part.keys, **arm.keys}:
+        group, _, name = key.rpartition(".")
+        at = c
+        for word in filter(None, group.split(".")):
+          at = at[word]
+        assert name in at, key
+
+
+def test_runs_are_named_apart(study):
+  for part in study["PARTS"].values():
+    names = {
+      study["result_file"](pathlib.Path("x"), arm, seed)
+      for arm in part.arms
+      for seed in range(part.seeds)
+    }
+    assert len(names) == len(part.arms) * part.seeds
+  runs = list(study["runs_of"](study["PARTS"]["arm"], seeds=2))
+  # All arms of a seed come before the next seed.
+  assert [seed for _, seed in runs] == sorted(seed for _, seed in runs)
+  with pytest.raises(ValueError, match="no arm 'a'"):
+    list(study["runs_of"](study["PARTS"]["arm"], ["a"]))
+
+
+def test_a_run_is_kept_whole(study, small, tmp_path):
+  small.train(tmp_path / "run", "checkpoint.every=2", "checkpoint.keep_every=2")
+  kept = study["summary"](tmp_path / "run", "the command")
+  study["write"](tmp_path / "kept.json.gz", kept)
+  assert study["read"](tmp_path / "kept.json.gz") == kept
+  assert kept["command"] == "the command" and kept["commit"]
+  assert len(kept["steps"]["entropy"]) == 4
+  # The counts are those that the run itself reported.
+  from progrpo_jax import load_run
+
+  table = load_run(tmp_path / "run").evals()
+  for number, entry in enumerate(kept["evals"]):
+    name = f"eval/{entry['set']}"
+    n, c = np.array(entry["samples"]), np.array(entry["right"])
+    assert entry["step"] == table["step"][number]
+    np.testing.assert_allclose(
+      passk.pass_at_k(n, c, 1).mean(), table[f"{name}/pass@1"][number]
+    )
+    np.testing.assert_allclose(
+      np.mean(entry["distinct"]), table[f"{name}/distinct_correct"][number]
+    )
+
+
+def test_answers_of_the_base_are_followed(study, small, tmp_path):
+  """At step 0 a policy is the base, whose masses are those of its texts."""
+  small.train(
+    tmp_path / "run",
+    "checkpoint.every=2",
+    "checkpoint.keep_every=2",
+    "eval.num_samples=64",
+    "sampling.temperature=1.0",
+  )
+  followed = study["follow"](tmp_path / "run", tmp_path / "run", 2)
+  assert followed["step"] == [0, 2, 4]
+  for kind in ("commonest", "rarest", "right", "wrong"):
+    values = np.array(followed[kind])
+    assert values.shape[0] == 3 and np.all((values >= 0) & (values <= 1))
+  assert np.all(
+    np.array(followed["commonest"]) <= np.array(followed["right"]) + 1e-6
+  )
+
+
+def test_texts_are_counted_from_the_commonest(study):
+  right, wrong = study["counted"](
+    [
+      {"text": text, "correct": correct, "status": status}
+      for text, correct, status in [
+        ("a", True, "ok"),
+        ("b", True, "ok"),
+        ("b", True, "ok"),
+        ("c", False, "ok"),
+        ("d", True, "masked"),
+      ]
+    ]
+  )
+  assert (right, wrong) == (["b", "a"], ["c"])
+  masses = study["masses"](np.array([0.4, 0.1, 0.2]), [(0, 2, 1)])
+  assert masses["commonest"] == [0.4] and masses["rarest"] == [0.1]
+  assert masses["right"] == [0.5] and masses["wrong"] == [0.2]
+
+
+def test_differences_pair_seeds_and_correct_for_their_number(make_study):
+  rng = np.random.default_rng(0)
+  base = [rng.integers(0, 5, 40).tolist() for _ in range(3)]
+  runs = {
+    "grpo": [_kept(s, right) for s, right in enumerate(base)],
+    # Better by one sample in eight, whatever the seed and the problem.
+    "better": [_kept(s, [r + 1 for r in x]) for s, x in enumerate(base)],
+    "same": [_kept(s, x) for s, x in enumerate(base)],
+    "alone": [_kept(0, base[0])],
+  }
+  found = make_study["differences"](runs, 1)
+  assert set(found) == {"better", "same"}
+  assert found["better"][0] == pytest.approx(1 / 8)
+  assert found["better"][3] < 0.05 < found["same"][3] == 1
+  text = make_study["difference_cell"]
+  assert text(found["better"]).startswith("**+0.125")
+  assert not text(found["same"]).startswith("**")
+
+
+def test_an_interval_covers_seeds_where_there_are_some(make_study):
+  one = make_study["cell"](np.full((1, 20), 0.5))
+  two = make_study["cell"](np.array([[0.4] * 20, [0.6] * 20]))
+  assert one.startswith("0.500 (") and two.startswith("0.500 (0.000")
