@@ -107,7 +107,8 @@ STORIES = {
       + """ --config.data.tasks.chain_sum.options.num_train=16
          --config.data.tasks.chain_sum.options.num_validation=4""",
     ),
-    ("progrpo train --config sums.py --workdir runs/sums", RUN),
+    ("progrpo train --config sums.py --workdir runs/sums", RUN + EVALS),
+    (".venv/bin/python tools/make_own_task.py runs/sums", "figure.svg"),
     ("progrpo report --workdir runs/sums", ""),
     ('echo "3+4+2=" | progrpo sample --policy runs/sums --num_samples 3', ""),
     (
