@@ -148,7 +148,7 @@ def arm(groups):
       steps = [step for step in means if step in stds]
       x, mean = drawing.bins(steps, [np.mean(means[step]) for step in steps])
       _, std = drawing.bins(steps, [np.mean(stds[step]) for step in steps])
-      mean, std = drawing.smooth(mean), drawing.smooth(std)
+      mean, std = drawing.running_mean(mean), drawing.running_mean(std)
       top.fill_between(
         x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0
       )
@@ -363,8 +363,8 @@ def _banded(axes, groups, names, word):
       _, top = drawing.bins(steps, [np.mean(high[step]) for step in steps])
       axes.fill_between(
         x,
-        drawing.smooth(bottom),
-        drawing.smooth(top),
+        drawing.running_mean(bottom),
+        drawing.running_mean(top),
         color=color,
         alpha=0.15,
         linewidth=0,

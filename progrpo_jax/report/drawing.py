@@ -124,7 +124,7 @@ def bins(steps, values):
   )
 
 
-def smooth(values):
+def running_mean(values):
   """Centred running mean over a twentieth of the series."""
   half = len(values) // 40
   if half == 0:
@@ -158,7 +158,7 @@ def line(axes, values, color, *, label, linestyle="-", smooth=True):
     axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
   elif smooth and len(x) >= 40:
     axes.plot(x, mean, color=color, linewidth=0.8, alpha=0.3)
-  thick = smooth(mean) if smooth else mean
+  thick = running_mean(mean) if smooth else mean
   axes.plot(x, thick, color=color, label=label, linestyle=linestyle)
 
 
