@@ -49,8 +49,8 @@ def run(argv: list[str]) -> int:
     help="with --push: make a new repository public",
   )
   c, args = arguments.parse_policy(parser, argv, required=True)
-  arguments.check_output("--output", args.output)
   _check_push(args)
+  arguments.check_output("--output", args.output)
   mesh = build.make_mesh(c)
   if args.adapters:
     config, adapters, base = policy_lib.load_adapters(args.policy, mesh)
