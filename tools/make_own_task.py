@@ -1,6 +1,6 @@
 """Draws the run of the README's own task, for the README.
 
-  python tools/make_own_task.py runs/sums
+  .venv/bin/python tools/make_own_task.py runs/sums
 
 Writes docs/figures/own_task.svg; a second argument names another file.
 """
