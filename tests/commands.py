@@ -300,6 +300,7 @@ ELSEWHERE = {
   "launch/delete.sh": "tests/launch/test_launch.py",
   "progrpo COMMAND --help": "tests/test_main.py",
   "progrpo train --override": "tests/config/test_identity.py",
+  "progrpo export --push OWNER/NAME": "tests/storage/test_hub.py",
   "progrpo report --workdir gs://NAME/RUN": "tests/storage/test_bucket.py",
   "progrpo export --policy gs://NAME/RUN --output DIR": (
     "tests/storage/test_bucket.py"
