@@ -65,7 +65,7 @@ def of_user(what: str) -> Iterator[None]:
   except (InputError, RunError):
     raise
   except (Exception, SystemExit) as e:
-    raise InputError(f"{what}: {_description(e)}") from e
+    raise InputError(f"{what}: {describe(e)}") from e
 
 
 @contextlib.contextmanager
@@ -105,9 +105,13 @@ def one_line(error: BaseException) -> str:
   return " ".join(str(error).split()) or type(error).__name__
 
 
-def _description(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
   """Place, class and message of an error of the user's code, on one line."""
   message = one_line(error)
+  # ml_collections quotes the message of another error, with a proposal of its
+  # own; the name says it all.
+  if isinstance(error, AttributeError) and "Did you mean" in message:
+    message = f"there is no {error.name!r}"
   if isinstance(error, SyntaxError) and error.filename:
     return f"{error.filename}, line {error.lineno}: {message}"
   # Frames outside this package, the standard library and installed packages.

@@ -107,7 +107,8 @@ STORIES = {
       + """ --config.data.tasks.chain_sum.options.num_train=16
          --config.data.tasks.chain_sum.options.num_validation=4""",
     ),
-    ("progrpo train --config sums.py --workdir runs/sums", RUN),
+    ("progrpo train --config sums.py --workdir runs/sums", RUN + EVALS),
+    (".venv/bin/python tools/make_own_task.py runs/sums", "figure.svg"),
     ("progrpo report --workdir runs/sums", ""),
     ('echo "3+4+2=" | progrpo sample --policy runs/sums --num_samples 3', ""),
     (
@@ -299,6 +300,7 @@ ELSEWHERE = {
   "launch/delete.sh": "tests/launch/test_launch.py",
   "progrpo COMMAND --help": "tests/test_main.py",
   "progrpo train --override": "tests/settings/test_identity.py",
+  "progrpo export --push OWNER/NAME": "tests/storage/test_hub.py",
   "progrpo report --workdir gs://NAME/RUN": "tests/storage/test_bucket.py",
   "progrpo export --policy gs://NAME/RUN --output DIR": (
     "tests/storage/test_bucket.py"

@@ -102,15 +102,16 @@ def parse(
       rest.append(word)
   args = command_parser.parse_args(rest)
   workdir = getattr(args, "workdir", None)
+  named = getattr(args, "policy", None) or workdir
   if args.config is not None:
     config = files.load(args.config)
   else:
-    config = files.of_run(getattr(args, "policy", None) or workdir) or default
+    config = files.of_run(named) or default
   if config is None:
     if needed or overrides:
       raise errors.InputError(
         "--config FILE is needed"
-        + (f": {workdir} holds no run yet" if workdir else "; see --help")
+        + (f": {named} holds no run yet" if named else "; see --help")
       )
     return None, args
   for key, value in overrides:

@@ -49,8 +49,8 @@ def run(argv: list[str]) -> int:
     help="with --push: make a new repository public",
   )
   c, args = arguments.parse_policy(parser, argv, required=True)
-  places.check_output("--output", args.output)
   _check_push(args)
+  places.check_output("--output", args.output)
   compilation.keep()
   mesh = build.make_mesh(c)
   if args.adapters:

@@ -173,7 +173,9 @@ def _loading(export: Export) -> str:
     tokenizer = model.get("init_from", "")
     if export.base:
       tokenizer, _ = hub.split(export.base)
-  prompt = 'inputs = tokenizer(prompt, return_tensors="pt")'
+  bos = tokenizer_lib.bos_piece(export.run.path / policy.MODEL_DIR)
+  bos = f"{bos!r} + " if bos else ""
+  prompt = f'inputs = tokenizer({bos}prompt, return_tensors="pt")'
   note = ""
   if _has_template(export.run):
     turns = [{"role": "user", "content": _PROMPT}]

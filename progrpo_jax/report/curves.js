@@ -1,5 +1,5 @@
 // Curves answer the pointer: the step below it, and each line's value there.
-// A figure's data stand in its own attribute, as figures.py wrote them.
+// A figure's data stand in its own attribute, as svg.py wrote them.
 
 const MOST_LINES = 8; // rows of the box with the values
 const NEAR = 0.04; // of the axis: a line without a point so near is left out

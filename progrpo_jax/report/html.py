@@ -21,13 +21,15 @@ from progrpo_jax import places
 from progrpo_jax.report import (
   answers,
   comparison,
-  figures,
+  curves,
   live,
   markup,
+  passk,
   rollouts,
   sections,
   tables,
 )
+from progrpo_jax.report import svg as svg_lib
 from progrpo_jax.storage import metrics
 
 # (key of the config, its label in the header).
@@ -43,60 +45,60 @@ _FACTS = (
 )
 _RUN_FIGURES = (
   (
-    figures.reward,
+    curves.reward,
     "Mean reward of the completions sampled for training. Thin: each step; "
     "thick: running mean. Where a method has several seeds: their mean and "
     "range.",
   ),
   (
-    figures.rewards_by_task,
+    curves.rewards_by_task,
     "Mean reward of each task's completions. A task with few prompts per step "
     "is noisy; a task that was not drawn in a step has no value there.",
   ),
   (
-    figures.rewards_by_function,
+    curves.rewards_by_function,
     "Mean value of each reward function over its task's completions, before "
     "weighting. Completions for which it returned no value do not count.",
   ),
   (
-    figures.correct,
+    curves.correct,
     "Share of completions the verifier accepts, before any reward shaping.",
   ),
   (
-    figures.entropy,
+    curves.entropy,
     "Mean entropy of the policy at the sampled tokens. A fall to near zero "
     "means that exploration has ended.",
   ),
   (
-    figures.kl,
+    curves.kl,
     "KL divergence of the policy from its reference. A dashed line marks each "
     "step after which the reference was set to the policy.",
   ),
   (
-    figures.pass_at_k,
+    passk.pass_at_k,
     "Unbiased pass@k of the last evaluation; the band is the 95% interval.",
   ),
   (
-    figures.pass_at_k_over_steps,
+    passk.pass_at_k_over_steps,
     "pass@k of each evaluation. If it falls at large k while pass@1 rises, the "
     "policy is losing diversity.",
   ),
   (
-    figures.arm,
+    curves.arm,
     "Above: prompt confidence minus answer confidence, mean and standard "
     "deviation over completions. Below: share of groups ARM re-weights, and "
     "share of advantages whose sign it changes.",
   ),
   (
-    figures.completion_length,
+    curves.completion_length,
     "Tokens per completion, and the share that reached the length limit.",
   ),
   (
-    figures.clip_ratio,
+    curves.clip_ratio,
     "Share of tokens whose probability ratio left the trust region.",
   ),
   (
-    figures.timing,
+    curves.timing,
     "Seconds per step by stage. Each bar is a median over its steps; in a "
     "comparison, over all steps of a run, as in the table. The first step "
     "includes compilation.",
@@ -104,25 +106,25 @@ _RUN_FIGURES = (
 )
 _EXPLORATION_FIGURES = (
   (
-    figures.entropy_quantiles,
+    curves.entropy_quantiles,
     "Above: median entropy of the sampled tokens, with the band from the 10% "
     "to the 90% quantile; its upper edge shows how much exploration is left. "
     "Below: share of tokens that are nearly certain.",
   ),
   (
-    figures.covariance,
+    curves.covariance,
     "Above: mean covariance of log-probability and advantage over tokens; the "
     "entropy falls while it is positive. Below: share of tokens with a large "
     "covariance, which make up most of the mean.",
   ),
   (
-    figures.reward_spread,
+    curves.reward_spread,
     "Standard deviation of the rewards within a group, without which the "
     "group has no gradient: mean over groups, with the band from the 10% to "
     "the 90% quantile.",
   ),
   (
-    figures.kl_share,
+    curves.kl_share,
     "Norm of the KL's gradient as a share of the sum of both gradients' norms. "
     "At one half the KL weighs as much as the rewards. A dashed line marks "
     "each reset.",
@@ -227,23 +229,23 @@ def write_loaded_comparison(groups, path, *, base=None, dataset=None):
   # The base and the set are bound here; other figures need neither.
   first = (
     (
-      lambda groups: figures.pass_at_k(groups, base=base, dataset=dataset),
+      lambda groups: passk.pass_at_k(groups, base=base, dataset=dataset),
       "Unbiased pass@k of the last evaluation; the bands are 95% intervals.",
     ),
     (
-      lambda groups: figures.pass_at_k_over_steps(groups, dataset=dataset),
+      lambda groups: passk.pass_at_k_over_steps(groups, dataset=dataset),
       "pass@k of each evaluation.",
     ),
-    *((f, c) for f, c in _RUN_FIGURES if f is figures.entropy),
+    *((f, c) for f, c in _RUN_FIGURES if f is curves.entropy),
   )
   bins = (
     (
-      lambda groups: figures.pass1_histogram(groups, base, dataset),
+      lambda groups: passk.pass1_histogram(groups, base, dataset),
       "Number of problems by pass@1 in the last evaluation; a bin includes its "
       "lower end, the last bin also 100%.",
     ),
   )
-  shown = (figures.pass_at_k, figures.pass_at_k_over_steps, figures.entropy)
+  shown = (passk.pass_at_k, passk.pass_at_k_over_steps, curves.entropy)
   rest = [(f, c) for f, c in _RUN_FIGURES if f not in shown]
   parts = (
     ("glance", "pass@k and entropy", _figures(first, groups, name="g")),
@@ -370,7 +372,7 @@ def _numbers(run):
   cards += _pass_cards(run)
   if ends := comparison.ending(run, "entropy"):
     cards.append(("entropy", f"{ends[1]:.3f}", f"from {ends[0]:.3f}"))
-  resets = figures.reset_steps(run)
+  resets = curves.reset_steps(run)
   if any("ref_reset/reset" in row for row in run.metrics):
     note = f"last at step {resets[-1]}" if resets else "of the reference"
     cards.append(("resets", str(len(resets)), note))
@@ -424,9 +426,9 @@ def _figures(drawn, groups, name="f", spans=()):
   for index, (draw, caption) in enumerate(drawn):
     figure = draw(groups)
     if figure is not None:
-      figures.shade(figure, spans)
+      curves.shade(figure, spans)
       label = html.escape(figure.axes[0].get_title(loc="left"))
-      svg = figures.to_svg(figure, f"{name}{index}", label)
+      svg = svg_lib.to_svg(figure, f"{name}{index}", label)
       result.append(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>")
   return f'<div class="figures">{"".join(result)}</div>' if result else ""
 

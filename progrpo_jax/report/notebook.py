@@ -13,17 +13,13 @@ import numpy as np
 
 from progrpo_jax import errors
 from progrpo_jax import run as run_lib
-from progrpo_jax.report import figures as figures_lib
+from progrpo_jax.report import curves, passk
 from progrpo_jax.storage import metrics as metrics_lib
 
 _BEFORE = "starting"
 _DPI, _GAP = 72, 12  # dots per inch; pixels between two figures
 _LEAST_S = 0.5  # between two drawings of a line of progress
-_WATCHED = (
-  figures_lib.reward,
-  figures_lib.entropy,
-  figures_lib.pass_at_k_over_steps,
-)
+_WATCHED = (curves.reward, curves.entropy, passk.pass_at_k_over_steps)
 
 
 def png(*figures, dpi=_DPI):

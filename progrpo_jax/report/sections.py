@@ -11,13 +11,21 @@ import re
 import urllib.parse
 
 from progrpo_jax import places
-from progrpo_jax.report import comparison, figures, markup, tables, verdict
+from progrpo_jax.report import (
+  comparison,
+  curves,
+  drawing,
+  markup,
+  tables,
+  verdict,
+)
+from progrpo_jax.report import svg as svg_lib
 
 # By the number logged as `collapse/level`: word, colour of the shaded steps.
 LEVELS = (
   ("ok", None),
-  ("warning", figures.PALETTE[4]),
-  ("collapse", figures.PALETTE[1]),
+  ("warning", drawing.PALETTE[4]),
+  ("collapse", drawing.PALETTE[1]),
 )
 _MAX_ROWS = 40
 _MAX_ALARMS = 5
@@ -78,7 +86,7 @@ def banner(judged):
   rest = len(alarms) - _MAX_ALARMS
   more = f"<li>and {rest} earlier</li>" if rest > 0 else ""
   style = (
-    f"border: 1px solid {figures.css(color)}; border-left-width: .5rem; "
+    f"border: 1px solid {svg_lib.css(color)}; border-left-width: .5rem; "
     "border-radius: 10px; background: var(--card); padding: .7rem 1rem; "
     "margin: 1rem 0 0"
   )
@@ -119,7 +127,7 @@ def resets(run):
   """Returns a table of the reference resets, with the reason of each."""
   # Later rows of a step replace earlier ones.
   rows = {row["step"]: row for row in run.metrics}
-  steps = figures.reset_steps(run)
+  steps = curves.reset_steps(run)
   if not steps:
     return ""
   before = dict(zip(steps, [0, *steps], strict=False))
@@ -366,8 +374,8 @@ def _boundary_table(table):
 def _color(index):
   """CSS colour of a label, the same as in the figures; None is the base."""
   if index is None:
-    return figures.css(figures.BASE)
-  return figures.css(figures.PALETTE[index % len(figures.PALETTE)])
+    return svg_lib.css(drawing.BASE)
+  return svg_lib.css(drawing.PALETTE[index % len(drawing.PALETTE)])
 
 
 def links(groups, path):

@@ -35,6 +35,7 @@ import re
 import threading
 from typing import Any, NamedTuple
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
@@ -52,6 +53,7 @@ RESERVED = (
   "log_metric",
 )
 _CALL = "progrpo_jax.rewards.functions:call"
+_MAX_ERROR = 700  # characters of the message of a user's error
 _ROUNDING = 1e-6  # tolerance at the threshold for rounding errors in values
 
 
@@ -449,7 +451,7 @@ def call(
       )
     return {
       "error": f"reward function {name} cannot be loaded:"
-      f" {serving.describe(error)}{hint}"
+      f" {_described(error)}{hint}"
     }
   return _apply(name, function, batch)
 
@@ -522,7 +524,15 @@ def _apply(
     if inspect.isawaitable(values):
       values = _loop(name).run_until_complete(values)
   except Exception as error:
-    return {"error": f"{head} raised {serving.describe(error)}"}
+    hint = ""
+    # The call itself failed, no line of the function.
+    if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
+      names = ", ".join(("prompts", "completions", *given))
+      hint = (
+        f"; the arguments are {names}, by name: it must take the first two, "
+        "and gets the others that it names, or all where it has **kwargs"
+      )
+    return {"error": f"{head} failed: {_described(error)}{hint}"}
   # Iterables that are not lists of rewards: a set has no order, and iterating
   # bytes gives numbers by accident.
   if isinstance(values, (Mapping, Set, str, bytes, bytearray)) or not (
@@ -532,7 +542,7 @@ def _apply(
   try:
     values = list(values)
   except Exception as error:  # raised by a generator
-    return {"error": f"{head} raised {serving.describe(error)}"}
+    return {"error": f"{head} failed: {_described(error)}"}
   if len(values) != size:
     return {
       "error": f"{head} returned {len(values)} values for {size} completions"
@@ -548,6 +558,14 @@ def _apply(
       }
     plain.append(number)
   return {"values": plain, "extra": extra, "metrics": metrics}
+
+
+def _described(error: BaseException) -> str:
+  """Says where a user's function failed, and how; its __str__ may raise."""
+  try:
+    return errors.describe(error)[:_MAX_ERROR]
+  except Exception:
+    return serving.describe(error)
 
 
 def _number(value: Any) -> float | None:

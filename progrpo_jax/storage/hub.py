@@ -50,10 +50,10 @@ def hint(name: str) -> str:
     return ""
   repo, revision = parts
   place = f"models/{repo.rpartition('/')[2]}"
-  pinned = f" --revision {revision}" if revision else ""
+  at = f" --revision {revision}" if revision else ""
   return (
     "; if it is a model of the Hugging Face hub, --config.model.download=True "
-    f"fetches it, and so does `hf download {repo}{pinned} --local-dir {place}`,"
+    f"fetches it, and so does `hf download {repo}{at} --local-dir {place}`,"
     f" after which config.model.init_from = {place!r} names it"
   )
 
@@ -241,6 +241,8 @@ def _reaching(what: str):
 def _reason(error: Exception) -> str:
   """Says why the hub did not do what it was asked, and what to do."""
   address, said = constants.ENDPOINT, errors.one_line(error)
+  if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__:
+    said = errors.one_line(error.__cause__)  # why nothing was asked
   login = "log in (`hf auth login`, or HF_TOKEN in the environment)"
   match error:
     case hub_errors.LocalTokenNotFoundError():

@@ -90,8 +90,14 @@ def locate(place: str, download: bool) -> str:
       is one where nothing is otherwise.
 
   Raises:
-    InputError: the model cannot be fetched.
+    InputError: the model cannot be fetched, or the place is its page.
   """
+  page = place.partition("://huggingface.co/")[2]
+  if page:
+    raise errors.InputError(
+      f"config.model.init_from = {place!r} is a page: a model of the hub is "
+      f"named by its id, {page!r}, with config.model.download = True"
+    )
   if download and is_on_hub(place):
     return hub.fetch(place)
   if "://" in place:

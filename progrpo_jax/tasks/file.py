@@ -545,5 +545,10 @@ def _held_out(
   wanted = split == "validation"
   side = [r for r in records if (r.text in held) == wanted]
   if not side:
-    raise InputError(f"{path}: no rows are left for the split {split!r}")
+    raise InputError(
+      f"{path}: no rows are left for the split {split!r}. Of {len(records)} "
+      f"rows with {len(prompts)} different prompts, {len(held)} are held out "
+      f"for validation (validation_share = {share}): give more prompts, or a "
+      "validation_file"
+    )
   return side

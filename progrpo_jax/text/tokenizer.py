@@ -810,6 +810,29 @@ def has_template(directory) -> bool:
   )
 
 
+def bos_piece(directory) -> str:
+  """Returns what a text must begin with for transformers to read it as we do.
+
+  transformers puts no BOS before a text where it reads a sentencepiece model.
+
+  Args:
+    directory: directory of a tokenizer, or of nothing.
+
+  Returns:
+    The piece of BOS; "" where transformers adds it, or where there is none.
+  """
+  place = epath.Path(directory)
+  if any((place / f).exists() for f in _HF_FILES):
+    return ""
+  if not (place / _MODEL_FILE).exists():
+    return ""
+  tokenizer = SentencePieceTokenizer.load(place / _MODEL_FILE)
+  if tokenizer.bos_id is None:
+    return ""
+  piece, _ = tokenizer.pieces()[tokenizer.bos_id]
+  return piece
+
+
 def _copy(directory: epath.Path, local: str) -> None:
   """Copies the files of a tokenizer to a local directory."""
   for entry in directory.iterdir():

@@ -58,6 +58,11 @@ def test_bad_files_are_named(tmp_path):
   for text, said in (
     ("def get_config(:", "invalid syntax"),
     ("import no_such_module_here", "no_such_module_here"),
+    (
+      "from progrpo_jax.settings import defaults\n"
+      "def get_config():\n  defaults.get_config().alg.beta = 1",
+      "line 3: AttributeError: there is no 'alg'; did you mean 'algo'?",
+    ),
     ("x = 1", "defines no get_config"),
     ("def get_config():\n  raise ValueError('not so')", "not so"),
   ):
@@ -90,6 +95,7 @@ def test_command_line_itself(capsys):
       ["sample", "--config", "configs/tiny.py", "--policy", "a", "--hot"],
       "unrecognized arguments: --hot",
     ),
+    (["sample", "--policy", "runs/no"], "runs/no holds no run yet"),
     (["trian"], "no command 'trian'"),
   ):
     assert main.main(argv) == 2

@@ -6,12 +6,14 @@ import subprocess
 from etils import epath
 import huggingface_hub
 import pytest
+import transformers
 
 import progrpo_jax
 from progrpo_jax import main
 from progrpo_jax.report import card
 from progrpo_jax.settings import defaults, methods
 from progrpo_jax.storage import metrics
+from progrpo_jax.text import tokenizer
 
 
 def _config(method="progrpo", **model):
@@ -191,6 +193,13 @@ def test_every_export_of_a_run_has_a_card(small, tmp_path):
     text = (output / card.NAME).read_text()
     assert f"# ProGRPO, step {step}" in text
     assert str(output) in text
+  # The prompt of the example reaches the model as in training: with BOS.
+  begin = "inputs = tokenizer("
+  written = text.partition(begin)[2].partition(", return_tensors")[0]
+  theirs = transformers.AutoTokenizer.from_pretrained(output)
+  ours = tokenizer.load(output)
+  prompt = eval(written, {"prompt": "1+2="})
+  assert theirs(prompt)["input_ids"] == ours.encode_prompt("1+2=")[0]
   # A policy that is no run's has none, nor that of what was there before.
   argv = ["export", "--policy", str(small.base), "--output", str(output)]
   assert main.main(argv) == 0

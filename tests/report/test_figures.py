@@ -6,20 +6,21 @@ import re
 import numpy as np
 import pytest
 
-from progrpo_jax.report import comparison, figures
+from progrpo_jax.report import comparison, curves, drawing, passk
+from progrpo_jax.report import svg as svg_lib
 from progrpo_jax.storage import metrics
 
 ALL = (
-  figures.reward,
-  figures.correct,
-  figures.entropy,
-  figures.kl,
-  figures.completion_length,
-  figures.clip_ratio,
-  figures.arm,
-  figures.timing,
-  figures.pass_at_k,
-  figures.pass_at_k_over_steps,
+  curves.reward,
+  curves.correct,
+  curves.entropy,
+  curves.kl,
+  curves.completion_length,
+  curves.clip_ratio,
+  curves.arm,
+  curves.timing,
+  passk.pass_at_k,
+  passk.pass_at_k_over_steps,
 )
 
 
@@ -38,7 +39,7 @@ def test_every_figure_draws_one_run_and_several(draw, groups):
   for chosen in (groups, {"progrpo": groups["progrpo"]}):
     figure = draw(chosen)
     assert figure.axes[0].get_title(loc="left")
-    svg = figures.to_svg(figure, "f1", "a figure")
+    svg = svg_lib.to_svg(figure, "f1", "a figure")
     assert svg.startswith('<svg role="img" aria-label="a figure"')
     assert "http" not in svg
     assert len(svg) < 120_000
@@ -55,31 +56,31 @@ def test_one_step_is_enough_for_a_figure(draw, make_run):
   run = metrics.load(make_run(steps=1))
   figure = draw({"a": [run]})
   if figure is not None:
-    figures.to_svg(figure, "f", "one step")
+    svg_lib.to_svg(figure, "f", "one step")
 
 
 def test_kl_marks_every_reset(groups):
-  figure = figures.kl({"progrpo": groups["progrpo"]})
+  figure = curves.kl({"progrpo": groups["progrpo"]})
   lines = [
     line
     for line in figure.axes[0].lines
     if (line.get_gid() or "").startswith("reset-")
   ]
   assert [line.get_xdata()[0] for line in lines] == [40, 80]
-  svg = figures.to_svg(figure, "k", "KL")
+  svg = svg_lib.to_svg(figure, "k", "KL")
   assert re.findall(r'id="(k-reset-\d+)"', svg) == ["k-reset-40", "k-reset-80"]
 
 
 def test_kl_is_shown_as_measured(groups):
   # A running mean would hide the fall to 0.
   run = groups["progrpo"][0]
-  line = figures.kl({"progrpo": [run]}).axes[0].lines[0]
+  line = curves.kl({"progrpo": [run]}).axes[0].lines[0]
   _, values = metrics.series(run.metrics, "kl")
   np.testing.assert_allclose(line.get_ydata(), values)
 
 
 def test_seeds_are_drawn_as_their_mean(groups):
-  figure = figures.entropy({"grpo": groups["grpo"]})
+  figure = curves.entropy({"grpo": groups["grpo"]})
   (line,) = figure.axes[0].lines
   first = np.mean([run.metrics[0]["entropy"] for run in groups["grpo"]])
   second = np.mean([run.metrics[1]["entropy"] for run in groups["grpo"]])
@@ -90,7 +91,7 @@ def test_seeds_are_drawn_as_their_mean(groups):
 
 
 def test_pass_at_k_has_a_log2_axis_with_plain_labels(groups):
-  axes = figures.pass_at_k(groups, base=groups["progrpo"][0]).axes[0]
+  axes = passk.pass_at_k(groups, base=groups["progrpo"][0]).axes[0]
   assert axes.get_xscale() == "log"
   labels = [label.get_text() for label in axes.get_xticklabels()]
   assert labels == ["1", "2", "4", "8", "16"]
@@ -103,7 +104,7 @@ def test_pass_at_k_has_a_log2_axis_with_plain_labels(groups):
 
 def test_pass_at_k_goes_through_every_k_of_the_samples(make_run):
   run = metrics.load(make_run())
-  (line,) = figures.pass_at_k({"a": [run]}).axes[0].lines
+  (line,) = passk.pass_at_k({"a": [run]}).axes[0].lines
   np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 17))
   marked = [line.get_xdata()[i] for i in line.get_markevery()]
   assert marked == [1, 2, 4, 8, 16]
@@ -117,7 +118,7 @@ def test_histograms_stand_side_by_side(make_run):
     for name, shift in (("a", 0), ("b", 2))
   }
   base = groups["a"][0]
-  figure = figures.pass1_histogram(groups, base=base)
+  figure = passk.pass1_histogram(groups, base=base)
   axes = figure.axes[0]
   labels = [t.get_text() for t in axes.get_legend().get_texts()]
   assert labels == ["base", "a", "b"]
@@ -129,40 +130,40 @@ def test_histograms_stand_side_by_side(make_run):
     (bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches
   )
   assert all(a[1] <= b[0] + 1e-9 for a, b in zip(edges, edges[1:]))
-  svg = figures.to_svg(figure, "h", "x")
-  assert figures.BASE in svg and len(svg) < 40_000
+  svg = svg_lib.to_svg(figure, "h", "x")
+  assert drawing.BASE in svg and len(svg) < 40_000
 
 
 def test_a_histogram_needs_samples(groups):
-  assert figures.pass1_histogram(groups) is None
+  assert passk.pass1_histogram(groups) is None
 
 
 def test_labels_are_shown_as_they_are(groups):
   runs = groups["progrpo"]
-  figure = figures.entropy({"_a$^2$": runs, "<b>&": groups["grpo"]})
+  figure = curves.entropy({"_a$^2$": runs, "<b>&": groups["grpo"]})
   shown = figure.axes[0].get_legend().get_texts()
   assert shown[0].get_text().strip() == r"_a\$^2\$"
-  svg = figures.to_svg(figure, "f", "x")
+  svg = svg_lib.to_svg(figure, "f", "x")
   assert "_a$^2$<" in svg and "&lt;b&gt;&amp;<" in svg
 
 
 def test_long_runs_make_small_files(make_run):
   run = metrics.load(make_run(steps=3000, samples=False))
-  svg = figures.to_svg(figures.reward({"a": [run]}), "f", "reward")
+  svg = svg_lib.to_svg(curves.reward({"a": [run]}), "f", "reward")
   assert len(svg) < 40_000
 
 
 def test_ids_of_two_figures_do_not_collide(groups):
   ids = [
-    set(re.findall(r'\sid="([^"]+)"', figures.to_svg(draw(groups), name, "x")))
-    for draw, name in ((figures.reward, "f0"), (figures.entropy, "f1"))
+    set(re.findall(r'\sid="([^"]+)"', svg_lib.to_svg(draw(groups), name, "x")))
+    for draw, name in ((curves.reward, "f0"), (curves.entropy, "f1"))
   ]
   assert ids[0] and not ids[0] & ids[1]
 
 
 def test_labels_of_ticks_are_not_cut(groups):
   # Coordinates are shortened; a tick of 0.005 must stay one.
-  svg = figures.to_svg(figures.kl({"a": groups["progrpo"]}), "k", "KL")
+  svg = svg_lib.to_svg(curves.kl({"a": groups["progrpo"]}), "k", "KL")
   assert ">0.005<" in svg
 
 
@@ -188,7 +189,7 @@ def test_times_are_medians_in_bars_and_tables(tmp_path):
     groups[label] = [metrics.load(place)]
   table = comparison.summarise(groups)
   assert [e["seconds_per_step"] for e in table.values()] == [2.0, 6.0]
-  (axes,) = figures.timing(groups).axes
+  (axes,) = curves.timing(groups).axes
   ends = [
     bars[i].get_x() + bars[i].get_width()
     for i in range(2)
@@ -203,7 +204,7 @@ def test_times_are_medians_in_bars_and_tables(tmp_path):
   (tmp_path / "a" / "metrics.jsonl").write_text(
     "".join(json.dumps(row) + "\n" for row in many)
   )
-  (axes,) = figures.timing({"a": [metrics.load(tmp_path / "a")]}).axes
+  (axes,) = curves.timing({"a": [metrics.load(tmp_path / "a")]}).axes
   assert {bar.get_height() for bar in axes.containers[0]} == {1.0}
 
 
@@ -225,10 +226,10 @@ def test_reward_functions_are_no_tasks(tmp_path):
   def lines(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
-  assert lines(figures.rewards_by_task({"a": [run]})) == ["gsm8k", "sums"]
-  figure = figures.rewards_by_function({"a": [run]})
+  assert lines(curves.rewards_by_task({"a": [run]})) == ["gsm8k", "sums"]
+  figure = curves.rewards_by_function({"a": [run]})
   assert lines(figure) == ["sums/close", "sums/short"]
-  assert figures.rewards_by_function({"a": [run], "b": [run]}) is None
+  assert curves.rewards_by_function({"a": [run], "b": [run]}) is None
 
 
 def test_rewards_by_task_need_several_tasks_of_one_run(tmp_path):
@@ -250,9 +251,9 @@ def test_rewards_by_task_need_several_tasks_of_one_run(tmp_path):
 
   tasks = [f"task_{i:02d}" for i in range(12)]
   one, many = run("one", ["gsm8k"]), run("many", tasks)
-  assert figures.rewards_by_task({"a": [one]}) is None
-  assert figures.rewards_by_task({"a": [many], "b": [many]}) is None
-  figure = figures.rewards_by_task({"a": [many]})
+  assert curves.rewards_by_task({"a": [one]}) is None
+  assert curves.rewards_by_task({"a": [many], "b": [many]}) is None
+  figure = curves.rewards_by_task({"a": [many]})
   (legend,) = figure.legends
   assert [text.get_text() for text in legend.get_texts()] == tasks
   looks = {

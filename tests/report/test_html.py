@@ -9,8 +9,8 @@ import re
 import pytest
 
 from progrpo_jax import errors
+from progrpo_jax.report import drawing, markup, rollouts
 from progrpo_jax.report import html as pages
-from progrpo_jax.report import markup, rollouts
 
 
 class _Reader(html.parser.HTMLParser):
@@ -160,14 +160,14 @@ def test_a_collapse_is_told_with_its_reason_and_its_beginning(make_run):
     ("warning", "20 to 24", "an early scare"),
   ]
   assert "<b>1</b>% left" not in text  # it is text, not markup
-  assert f"var(--c1, {pages.figures.PALETTE[1]})" in _alarm(page)
+  assert f"var(--c1, {drawing.PALETTE[1]})" in _alarm(page)
 
 
 def test_a_warning_and_a_recovery_have_their_own_words(make_run):
   _, page = _report(_judge(make_run("a"), lambda step: (int(step > 90), "low")))
   shown = " ".join(" ".join(page.text).split())
   assert "Warning at the last step, 100, since step 91" in shown
-  assert f"var(--c4, {pages.figures.PALETTE[4]})" in _alarm(page)
+  assert f"var(--c4, {drawing.PALETTE[4]})" in _alarm(page)
   _, page = _report(_judge(make_run("b"), lambda step: (2 * (step == 7), "")))
   shown = " ".join(" ".join(page.text).split())
   assert "Flagged on the way, but not at the last step, 100" in shown

@@ -7,7 +7,7 @@ import matplotlib.patches
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax.report import comparison, figures, notebook, tables
+from progrpo_jax.report import comparison, curves, notebook, tables
 from progrpo_jax.storage import metrics
 
 
@@ -74,7 +74,7 @@ def test_nothing_to_show_is_said():
 
 def test_a_transparent_figure_is_drawn_on_white(make_run):
   groups = {"run": [metrics.load(make_run())]}
-  made = pixels(notebook.png(figures.entropy(groups)))
+  made = pixels(notebook.png(curves.entropy(groups)))
   assert made[0, 0, :3].tolist() == [1, 1, 1]
   assert (made[..., :3].min(axis=-1) < 0.5).any()
 

@@ -52,6 +52,9 @@ def midway(prompts, completions, **columns):
 def broken(prompts, completions, **columns):
   raise ZeroDivisionError("oh no")
 
+def narrow(completions, answer):
+  return [1.0 for _ in completions]
+
 def hanging(prompts, completions, **columns):
   time.sleep(1000)
 """
@@ -177,9 +180,11 @@ def test_labels_tell_functions_apart(names, labels):
     ("mapping", "returned {0: 1.0, 1: 1.0}, not a list"),
     ("scores", "}, not a list"),
     ("raw", r"returned b'\x00\x00', not a list"),
-    ("midway", "raised ZeroDivisionError: "),
-    ("broken", "raised ZeroDivisionError: oh no"),
+    ("midway", "mine.py, line 42: ZeroDivisionError: "),
+    ("broken", "ZeroDivisionError: oh no"),
     ("absent", "cannot be loaded: AttributeError"),
+    ("lenght", "; did you mean 'length'?"),
+    ("narrow", "the arguments are prompts, completions, answer, topic"),
   ],
 )
 def test_errors_name_the_function(pool, named, name, said):

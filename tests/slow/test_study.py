@@ -34,11 +34,7 @@ def test_what_is_missing_is_trained_once(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", command)
   assert study["main"]() == 0
   names = {p.name for p in (tmp_path / "kept" / "countdown").iterdir()}
-  assert names == {
-    "base.json.gz",
-    "grpo-seed0.json.gz",
-    "strong-seed0.json.gz",
-  }
+  assert names == {"base.json.gz", "grpo-seed0.json.gz", "strong-seed0.json.gz"}
   run = study["read"](tmp_path / "kept" / "countdown" / "strong-seed0.json.gz")
   assert run["arm"] == "strong" and run["seed"] == 0
   assert "tests/small.py:progrpo" in run["command"]

@@ -226,6 +226,8 @@ def test_a_run_with_adapters_names_the_commit_of_its_base(
 
 def test_locate(fake, tmp_path):
   assert policy_lib.locate("gs://b/x", True) == "gs://b/x"
+  with pytest.raises(errors.InputError, match="by its id, 'Some.One/tiny-1'"):
+    policy_lib.locate(f"https://huggingface.co/{ID}", True)
   assert policy_lib.locate(ID, False) == str(tmp_path / ID)
   assert policy_lib.locate(ID, True) == hub.fetch(ID)
 
