@@ -316,6 +316,7 @@ NOT_RUN = {
   ".venv/bin/pip install -e .[cuda12]": "needs a network",
   "pip install -e .[notebooks]": "needs a network",
   "pip install -e .[all]": "needs a network",
+  "pip install 'progrpo_jax[logic]'": "needs a network",
   "pip install -e .[logic-without-solver]": "needs a network",
   "pip install --no-deps reasoning-gym": "needs a network",
   "docker build -t progrpo_jax .": "needs docker and a network",

@@ -101,13 +101,21 @@ def link(distributions, site):
         (site / top).symlink_to(distribution.locate_file(top))
 
 
-def install(wheel, folder, *extras):
-  """Makes an environment of the wheel and extras; returns its programs."""
+def install(wheel, folder, extras=(), others=()):
+  """Makes an environment of the wheel; returns the folder of its programs.
+
+  Args:
+    wheel: the wheel.
+    folder: an empty folder.
+    extras: names of its extras.
+    others: requirements that are there besides.
+  """
   done = run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
   assert not done.returncode, done.stderr
   python = folder / "bin" / "python"
   (site,) = folder.glob("lib/python*/site-packages")
-  link(required(metadata(wheel).get_all("Requires-Dist"), extras), site)
+  requires = [*metadata(wheel).get_all("Requires-Dist"), *others]
+  link(required(requires, extras), site)
   pip = (sys.executable, "-m", "pip", "--python", python, "install")
   done = run(*pip, "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
   assert not done.returncode, done.stderr
@@ -271,10 +279,10 @@ def get_config(method="progrpo"):
 
 def test_the_quickstart_runs_on_a_fresh_kernel(built, tmp_path, monkeypatch):
   """As on Colab: pip is all that was run, and no checkout is near."""
-  (tmp_path / "environment").mkdir()
-  python = (
-    install(built[1], tmp_path / "environment", "notebooks", "logic") / "python"
-  )
+  environment = tmp_path / "environment"
+  environment.mkdir()
+  programs = install(built[1], environment, ["logic"], ["ipykernel"])
+  python = programs / "python"
   spec = tmp_path / "jupyter" / "kernels" / "fresh"
   spec.mkdir(parents=True)
   argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -303,7 +311,7 @@ def test_the_quickstart_runs_on_a_fresh_kernel(built, tmp_path, monkeypatch):
   )
   client.execute(env=ENVIRONMENT | {"JAX_PLATFORMS": "cpu"})
   shown = {c.id: c.outputs for c in notebook.cells if c.cell_type == "code"}
-  assert str(tmp_path / "environment") in shown["where"][0].text
+  assert str(environment) in shown["where"][0].text
   assert any("image/png" in o.data for o in shown["train"])
   (compared,) = [o for o in shown["compare"] if "data" in o]
   assert "<table" in compared.data["text/html"]
