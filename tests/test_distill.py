@@ -16,6 +16,7 @@ from progrpo_jax.config import checks, identity
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, scoring
 from progrpo_jax.plan import memory, programs
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 SHORT = ("eval.every=0", "train.total_steps=2", "checkpoint.every=1")
 # The warm-up of a policy that is narrower and less deep than the small one.
@@ -47,24 +48,36 @@ def rows(workdir):
   return [json.loads(line) for line in open(workdir / "metrics.jsonl")]
 
 
-def test_a_student_comes_to_its_teacher(small, taught, tmp_path):
-  """Rewards are measured and teach nothing: the KL to the teacher falls."""
+def test_a_student_comes_to_its_teacher(small, tmp_path):
+  """The teacher's weights with noise; rewards are measured, and teach nothing.
+
+  From more than 0.4 nats a token to less than 0.1.
+  """
+  config, params = hf.load(str(small.base))
+  rng = np.random.default_rng(0)
+  noisy = jax.tree.map(
+    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
+  )
+  start = tmp_path / "start"
+  hf.save(str(start), config, noisy, tokenizer_lib.load(str(small.base)))
   code, _ = small.train(
-    tmp_path,
-    *taught,
+    tmp_path / "run",
+    f"model.init_from={start}",
+    f"algo.distill.teacher={small.base}",
     "eval.every=0",
     "checkpoint.every=100",
     "log.rollouts_every=0",
     "train.prompts_per_step=16",
     "train.num_iterations=1",
-    "train.total_steps=60",
-    "optim.learning_rate=0.02",
+    "train.total_steps=35",
+    "optim.learning_rate=0.005",
+    "optim.decay=linear",
     method="grpo",
   )
   assert code == 0
-  found = rows(tmp_path)
+  found = rows(tmp_path / "run")
   kl = [row["distill/reverse_kl"] for row in found]
-  assert np.mean(kl[:3]) > 0.5, kl
+  assert np.mean(kl[:3]) > 0.4, kl
   assert np.mean(kl[-5:]) < 0.1, kl
   assert all(np.isfinite(row["correct"]) for row in found)
 
@@ -138,10 +151,7 @@ def test_advantages_of_tokens_are_the_teachers(prepared, small, student):
 
 def test_rewards_may_stay(prepared, small, student):
   """The other way round: the better policy has both right and wrong answers."""
-  turned = (
-    f"model.init_from={small.base}",
-    f"algo.distill.teacher={student}",
-  )
+  turned = (f"model.init_from={small.base}", f"algo.distill.teacher={student}")
   _, alone, _, _ = prepared(*turned)
   _, both, said, _ = prepared(
     *turned, "algo.distill.keep_rewards=True", "algo.distill.coef=2.0"
