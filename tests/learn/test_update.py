@@ -630,8 +630,8 @@ def test_advantages_of_tokens_take_the_place_of_those_of_responses(
   own = batch.replace(
     adv_NRT=rng.normal(size=mask.shape).astype(np.float32) * mask
   )
-  rows = update.pack(own, LAYOUT)
-  inputs = update.loss_inputs(CONFIG, params, rows, DIST, LATER, KEY)
+  rows, given = jax.tree.map(jnp.asarray, (update.pack(own, LAYOUT), params))
+  inputs = update.loss_inputs(CONFIG, given, rows, DIST, LATER, KEY)
   assert inputs.adv_B is None
   np.testing.assert_array_equal(
     inputs.adv_BT, own.adv_NRT.reshape(inputs.adv_BT.shape)
