@@ -227,7 +227,7 @@ class TrainBatch:
       sampler's, and the update takes its own for fresh responses.
     ref_logp_NRT: float32, log-probs under the reference policy, or None when
       the loss does not use it.
-    adv_NR: float32, advantages.
+    adv_NR: float32, advantages of responses.
     fresh_NR: bool, True where the response was sampled by the policy at the
       start of this step, False where it was carried over from an earlier one.
     base_advantage_NR: float32, advantages of the base method before ARM, which
@@ -236,6 +236,8 @@ class TrainBatch:
       log-probs to the trainer's, or None.
     id_N: uint32, number of the prompt's draw, which seeds the dropout of the
       partition head, or None without that head.
+    adv_NRT: float32, advantages of tokens, which take the place of `adv_NR`, or
+      None where all tokens of a response have the same.
   """
 
   sequences: Sequences
@@ -246,6 +248,7 @@ class TrainBatch:
   base_advantage_NR: jax.Array | None = None
   weight_NRT: jax.Array | None = None
   id_N: jax.Array | None = None
+  adv_NRT: jax.Array | None = None
 
 
 @struct.dataclass
@@ -257,13 +260,14 @@ class PackedBatch:
 
   Attributes:
     rows: the rows.
-    old_logp_AEW: see `TrainBatch`, as are the next seven.
+    old_logp_AEW: see `TrainBatch`, as are the next eight.
     ref_logp_AEW: or None.
     adv_AEZ: advantages.
     fresh_AEZ: bool.
     base_advantage_AEZ: or None.
     weight_AEW: or None.
     id_AEZ: or None.
+    adv_AEW: or None.
     slot_B: int32, place of each sequence in a flat [A, E, Z]; A * E * Z for
       those without a token.
   """
@@ -276,6 +280,7 @@ class PackedBatch:
   base_advantage_AEZ: jax.Array | None
   weight_AEW: jax.Array | None
   id_AEZ: jax.Array | None
+  adv_AEW: jax.Array | None
   slot_B: jax.Array
 
 

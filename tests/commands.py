@@ -131,6 +131,14 @@ STORIES = {
       RUN + DATA + " --config.model.init_from={base}",
     ),
     (
+      "progrpo train --config configs/distill_tiny.py --workdir"
+      " runs/distill_tiny",
+      RUN
+      + DATA
+      + """ --config.model.init_from={base}
+         --config.algo.distill.teacher=runs/progrpo/checkpoints/2""",
+    ),
+    (
       "progrpo train --config configs/arm_tiny.py:correct --workdir"
       " runs/arm_correct",
       RUN + DATA + " --config.model.init_from={base}",

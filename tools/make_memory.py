@@ -48,6 +48,12 @@ _TERMS = (
     "always",
   ),
   (
+    "teacher",
+    "of on-policy distillation: all its weights, in `model.dtype`; its pass "
+    "over the batch is a phase of its own",
+    "always",
+  ),
+  (
     "weights for decoding",
     "LoRA merged, cast to `model.dtype`, one tree per layer; split over "
     "`tensor` and whole over `fsdp`",

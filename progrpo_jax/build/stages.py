@@ -30,6 +30,7 @@ from progrpo_jax.learn import adaptive, history, optim, prepare, reference
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import improve as improve_lib
 from progrpo_jax.learn import speed as speed_lib
+from progrpo_jax.learn import teacher as teacher_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import attention, lora
 from progrpo_jax.models import config as model_config
@@ -99,6 +100,8 @@ class Foundation:
     timer: times the stages.
     stop: request to stop.
     view: display of the run, see `loop.View`; None shows nothing.
+    teacher: configuration and parameters of the teacher of on-policy
+      distillation; None for none.
   """
 
   mesh: jax.sharding.Mesh
@@ -110,6 +113,7 @@ class Foundation:
   timer: timing.Timer
   stop: stopping.Stop
   view: Any
+  teacher: tuple[model_config.ModelConfig, Any] | None
 
   def join(self, params) -> dict:
     """Returns all parameters of a policy, given those that train."""
@@ -170,6 +174,30 @@ def load_policy(
     chat_template_options=m.chat_template_options.to_dict(),
     system_prompt=m.system_prompt,
   )
+
+
+def load_teacher(
+  c: ml_collections.ConfigDict, mesh, policy: policy_lib.Policy
+) -> tuple[model_config.ModelConfig, Any] | None:
+  """Returns the teacher that a config names; None where it names none.
+
+  It is read once, and split over the devices as the policy is.
+
+  Args:
+    c: the config.
+    mesh: mesh of the devices that hold its parameters.
+    policy: policy that it teaches.
+
+  Raises:
+    InputError: see `storage.policy.load_frozen`, or its attention cannot run.
+  """
+  if not c.algo.distill.teacher:
+    return None
+  teacher = policy_lib.load_frozen(
+    c.algo.distill.teacher, mesh, policy, "config.algo.distill.teacher"
+  )
+  attention_of(teacher[0], mesh)
+  return teacher
 
 
 def describe(c: ml_collections.ConfigDict, setup: Setup) -> dict[str, Any]:
@@ -278,6 +306,7 @@ def make_setup(
   policy = load_policy(c, mesh)
   attention_of(policy.config, mesh)
   params, frozen = lora.split(policy.config, policy.params)
+  teacher = load_teacher(c, mesh, policy)
   rate = functions.make_schedule(c)
   stop = stop or stopping.Stop()
   pool = problems.make_pool(
@@ -293,6 +322,7 @@ def make_setup(
     timer=timer or timing.Timer(),
     stop=stop,
     view=view,
+    teacher=teacher,
   )
 
   def build(stage: ml_collections.ConfigDict) -> Stages:
@@ -359,7 +389,9 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   Raises:
     InputError: something in the config cannot work with it.
   """
-  _check_positions(c, foundation.model)
+  _check_positions(c, foundation.model, "the model")
+  if checks.distills(c):
+    _check_positions(c, foundation.teacher[0], "the teacher")
   prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
   weights = make_weights(c)
@@ -384,6 +416,7 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
       passes=c.train.num_iterations,
       scorers=functions.needs_scores(c) + checks.needs_reference(c),
       timer=foundation.timer,
+      teacher=foundation.teacher[0] if checks.distills(c) else None,
     ),
     log=_log(c, foundation),
     check_hosts_agree=agreement.CheckHostsAgree(
@@ -480,6 +513,25 @@ def _prepare(c, foundation: Foundation) -> prepare.Prepare:
     all_sampled=not (
       c.algo.dynamic_sampling.enabled or c.algo.rephrase.enabled
     ),
+    teacher=_teacher(c, foundation),
+  )
+
+
+def _teacher(c, foundation: Foundation) -> teacher_lib.Teacher | None:
+  """The teacher of a config; None where its weight is 0, too."""
+  if not checks.distills(c):
+    return None
+  d = c.algo.distill
+  model, params = foundation.teacher
+  return teacher_lib.Teacher(
+    model=model,
+    params=params,
+    dist=dataclasses.replace(
+      functions.make_distribution(c), top_p=1.0, top_k=0
+    ),
+    coef=d.coef,
+    discount=d.discount,
+    keep_rewards=d.keep_rewards,
   )
 
 
@@ -549,8 +601,8 @@ def _unseen(*_) -> None:
   """Shows nothing."""
 
 
-def _check_positions(c, model: model_config.ModelConfig) -> None:
-  """Refuses prompts and responses that are longer than the model reads."""
+def _check_positions(c, model: model_config.ModelConfig, whose: str) -> None:
+  """Refuses prompts and responses that are longer than a model reads."""
   widths = {"data.max_prompt_length": c.data.max_prompt_length}
   if c.algo.rephrase.enabled:
     widths["algo.rephrase.max_prompt_length"] = (
@@ -561,7 +613,7 @@ def _check_positions(c, model: model_config.ModelConfig) -> None:
     if longest > model.max_positions:
       raise errors.InputError(
         f"{name} + sampling.max_new_tokens = {longest} is beyond the "
-        f"{model.max_positions} positions of the model"
+        f"{model.max_positions} positions of {whose}"
       )
 
 

@@ -150,7 +150,8 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     checks.validate(stage)
   # The estimate, with advice only where the memory of a device is known.
   model = memory.model_of(c)
-  phases = memory.estimate(c, model, mesh, chip.platform)
+  teacher = memory.teacher_of(c)
+  phases = memory.estimate(c, model, mesh, chip.platform, teacher)
   console.print(_table(phases, mesh))
   for warning in memory.warnings(model, mesh):
     console.print(f"On this mesh {warning}.")
@@ -163,7 +164,7 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   if memory.fits(phases, chip):
     return
   # Another mesh of as many devices, if one fits.
-  proposal = memory.propose(c, model, chip, count)
+  proposal = memory.propose(c, model, chip, count, teacher)
   if proposal is None:
     console.print(
       f"It does not fit, nor does any other mesh of {count} devices. Take "
@@ -208,6 +209,7 @@ def _compile(console, c, chips: list, args) -> None:
     model,
     mesh,
     args.chip,
+    teacher=memory.teacher_of(c),
     whole=args.layers == "full",
     say=console.print,
     keep=keep,

@@ -14,6 +14,7 @@ from progrpo_jax.algos import correction as correction_lib
 from progrpo_jax.algos import diagnostics
 from progrpo_jax.devices import stopping, timing
 from progrpo_jax.learn import advantage as advantage_lib
+from progrpo_jax.learn import teacher as teacher_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
 from progrpo_jax.rollout import shaping
@@ -21,7 +22,7 @@ from progrpo_jax.rollout import shaping
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-  """Scores a batch under policy and reference and computes its advantages.
+  """Scores a batch under all policies and computes its advantages.
 
   Attributes:
     model: configuration of the policy.
@@ -34,13 +35,15 @@ class Prepare:
       stand for the scores, and what needs more is not measured.
     per_bundle: responses of a prompt that share its tokens; divides G.
     layout: sizes of packed rows.
-    timer: times "score", "reference" and "advantage".
+    timer: times "score", "reference", "teacher" and "advantage".
     stop: request to stop, which is looked at before scoring.
     correction: weights of trainer over sampler,
       (logp_BT, sampled_logp_BT, mask_BT) -> weight_BT; None for none.
     mask_truncated: leave responses that were cut out of the loss.
     all_sampled: the batch is everything that was sampled, so that its exact
       entropy is also that of the rollout.
+    teacher: teacher of on-policy distillation, which needs `score`; None for
+      none.
   """
 
   model: model_config.ModelConfig
@@ -57,6 +60,7 @@ class Prepare:
   correction: Callable | None = None
   mask_truncated: bool = False
   all_sampled: bool = True
+  teacher: teacher_lib.Teacher | None = None
 
   def __call__(
     self, params, reference, groups: groups_lib.Groups, step: int
@@ -82,9 +86,10 @@ class Prepare:
     shape = sequences.tokens_NRT.shape  # [N, R, T]
     mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(shape)
     sampled_NRT = groups.rollout.logp_BT.reshape(shape)
-    scores, ref_logp_NRT = batch_lib.Scores(sampled_NRT), None
+    scores = batch_lib.Scores(sampled_NRT)
+    ref_logp_NRT = teacher_logp_NRT = None
     if self.score:
-      scores, ref_logp_NRT = self._scores(
+      scores, ref_logp_NRT, teacher_logp_NRT = self._scores(
         params, reference, sequences, group // self.per_bundle
       )
     kl_NRT = None
@@ -108,19 +113,26 @@ class Prepare:
     fresh_NR = bundles(np.repeat(groups.fresh_P, group))
     old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
     weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
+    adv_NR, adv_NRT = bundles(advantages["adv_PG"]), None
+    if teacher_logp_NRT is not None:
+      adv_NRT, said = self.teacher.advantages(
+        adv_NR, scores.logp_NRT, teacher_logp_NRT, mask_NRT
+      )
+      metrics |= said
     batch = batch_lib.TrainBatch(
       sequences=sequences.replace(
         mask_NRT=mask_NRT & bundles(learn_PG)[..., None]
       ),
       old_logp_NRT=old_NRT,
       ref_logp_NRT=ref_logp_NRT,
-      adv_NR=bundles(advantages["adv_PG"]),
+      adv_NR=adv_NR,
       fresh_NR=fresh_NR,
       base_advantage_NR=bundles(advantages["base_PG"]),
       weight_NRT=weight_NRT,
       id_N=np.repeat(
         groups.prompts.ids_P.astype(np.uint32), group // self.per_bundle
       ),
+      adv_NRT=adv_NRT,
     )
     # How far sampler and trainer are apart, on tokens of the same policy.
     difference = np.abs(scores.logp_NRT - sampled_NRT)[
@@ -135,7 +147,9 @@ class Prepare:
       gap = self.kl(scores.logp_NRT, ref_logp_NRT)
       metrics["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
     metrics |= {k: float(v) for k, v in advantages.pop("metrics").items()}
-    metrics |= _diagnostics(scores, advantages["adv_PG"], mask_NRT)
+    metrics |= _diagnostics(
+      scores, adv_NR[..., None] if adv_NRT is None else adv_NRT, mask_NRT
+    )
     if self.score and self.all_sampled:
       # The exact mean takes the place of the sampler's estimate.
       metrics["entropy"] = metrics["entropy/kept"]
@@ -144,7 +158,7 @@ class Prepare:
   def _scores(self, params, reference, sequences, bundles: int):
     """Scores under the policy, and what else comes of them, on the host.
 
-    The rows are packed, and go to the devices, once for both policies.
+    The rows are packed, and go to the devices, once for all policies.
 
     Args:
       params: all parameters of the policy.
@@ -153,9 +167,10 @@ class Prepare:
       bundles: bundles of a prompt; the first of them has the prompt's scores.
 
     Returns:
-      (scores, log-probs of the reference or None).
+      (scores, log-probs of the reference or None, those of the teacher or
+      None).
     """
-    ref_logp_NRT = None
+    ref_logp_NRT = teacher_logp_NRT = None
     with jax.set_mesh(self.mesh):
       with self.timer.stage("score"):
         placed = scoring.place(sequences, self.layout, prompts=bundles)
@@ -165,7 +180,10 @@ class Prepare:
           ref_logp_NRT = scoring.score_placed(
             self.model, reference, placed, self.dist
           ).logp_NRT
-    return scores, ref_logp_NRT
+      if self.teacher is not None:
+        with self.timer.stage("teacher"):
+          teacher_logp_NRT = self.teacher.score(placed)
+    return scores, ref_logp_NRT, teacher_logp_NRT
 
   def _correct(self, old_NRT, sampled_NRT, mask_NRT):
     """Weights of trainer over sampler, or None; and their metrics."""
@@ -182,12 +200,12 @@ class Prepare:
     }
 
 
-def _diagnostics(scores, adv_PG, mask_NRT) -> dict[str, float]:
+def _diagnostics(scores, adv_NRT, mask_NRT) -> dict[str, float]:
   """Entropies, and the covariance that drives them: signs of a collapse."""
   shape = (-1, mask_NRT.shape[-1])
   mask_BT = mask_NRT.reshape(shape)
   out = diagnostics.covariance(
-    scores.logp_NRT.reshape(shape), adv_PG.reshape(-1, 1), mask_BT
+    scores.logp_NRT.reshape(shape), adv_NRT.reshape(len(mask_BT), -1), mask_BT
   )
   if scores.entropy_NRT is None:
     return out

@@ -21,8 +21,9 @@ class Speed:
     devices: number of devices.
     peak: FLOP/s that all devices together could reach.
     passes: passes of the updates over a batch.
-    scorers: policies that score the batch before its updates.
+    scorers: policies of this model that score the batch before its updates.
     timer: timer of the stages.
+    teacher: configuration of a teacher that scores it too; None without one.
   """
 
   model: model_config.ModelConfig
@@ -31,6 +32,7 @@ class Speed:
   passes: int
   scorers: int
   timer: timing.Timer
+  teacher: model_config.ModelConfig | None = None
 
   def __call__(
     self, sampled: groups_lib.Groups, batch: groups_lib.Groups
@@ -71,6 +73,10 @@ class Speed:
       # The policy, which is the first, scores prompts too.
       work += flops.forward(
         self.model, prompt_P, response_PG, prompt_logits=number == 0
+      )
+    if self.teacher is not None:
+      work += flops.forward(
+        self.teacher, prompt_P, response_PG, prompt_logits=False
       )
     return work
 

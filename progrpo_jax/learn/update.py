@@ -86,6 +86,7 @@ def pack(
       base_advantage_AEZ=packed.to_slots(batch.base_advantage_NR),
       weight_AEW=packed.to_rows(batch.weight_NRT),
       id_AEZ=packed.to_slots(id_NR),
+      adv_AEW=packed.to_rows(batch.adv_NRT),
       slot_B=packed.slot_NR.reshape(-1).astype(np.int32),
     )
   )
@@ -131,10 +132,12 @@ def _read(
 def _lay_out(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
   """Puts the result of `_read` beside the data that losses read."""
   rows = batch.rows
+  adv_BT = scoring.by_sequence(rows, batch.adv_AEW)
   return batch_lib.LossInputs(
     **read,
     ref_logp_BT=scoring.by_sequence(rows, batch.ref_logp_AEW),
-    adv_B=batch.adv_AEZ.reshape(-1),
+    adv_B=batch.adv_AEZ.reshape(-1) if adv_BT is None else None,
+    adv_BT=adv_BT,
     mask_BT=scoring.sequence_mask(rows),
     reward_B=(
       None

@@ -165,7 +165,8 @@ def phases(
   mesh,
   chip: str,
   *,
-  which: Sequence[str] = programs.PHASES,
+  teacher: model_config.ModelConfig | None = None,
+  which: Sequence[str] | None = None,
   whole: bool = False,
   say: Callable[[str], None] = lambda text: None,
   keep: Callable[[str, str], None] = lambda phase, text: None,
@@ -179,7 +180,8 @@ def phases(
     model: model configuration, from `memory.model_of`.
     mesh: mesh of `devices`.
     chip: kind of TPU.
-    which: phases to compile.
+    teacher: configuration of the teacher, from `memory.teacher_of`.
+    which: phases to compile; None for all that the config has.
     whole: whether unrolled programs are compiled at full depth.
     say: function that shows a line about what is compiled.
     keep: function that takes (phase, text) of each program, of the deepest
@@ -193,20 +195,21 @@ def phases(
       it fit a chip.
   """
   rates = roofline.rates_of(chip)
-  estimated = memory.estimate(c, model, mesh, "tpu")
+  estimated = memory.estimate(c, model, mesh, "tpu", teacher)
   out = {}
-  for phase in which:
-    depths = _depths(model, phase, whole)
-    compiled = _compile_all(c, model, mesh, phase, depths, say)
+  for phase in programs.of(c) if which is None else which:
+    read_by = teacher if phase == programs.TEACHER else model
+    depths = _depths(read_by, phase, whole)
+    compiled = _compile_all(c, read_by, mesh, phase, depths, say)
     keep(phase, compiled[max(compiled)].text)
-    deep = max(model.num_layers, 1)
+    deep = max(read_by.num_layers, 1)
     read = {d: _read(c, phase, x, mesh) for d, x in compiled.items()}
     cost = {
       name: _extend({d: f[name] for d, f in read.items()}, deep)
       for name in next(iter(read.values()))
     }
     bytes_ = _extend({d: x.memory for d, x in compiled.items()}, deep)
-    bytes_ += programs.resident(c, model, mesh, phase)
+    bytes_ += programs.resident(c, model, mesh, phase, teacher)
 
     def entry(cost, least, token=None, phase=phase, bytes_=bytes_, d=compiled):
       return Phase(
@@ -240,12 +243,10 @@ def phases(
       )
     else:
       trains = phase == "update"
-      times = (
-        roofline.updates(c) * c.train.num_minibatches
-        if trains
-        else roofline.scorings(c)
-      )
-      least = roofline.sequences(c, model, mesh, rates, trains=trains)
+      times = 1 if phase == programs.TEACHER else roofline.scorings(c)
+      if trains:
+        times = roofline.updates(c) * c.train.num_minibatches
+      least = roofline.sequences(c, read_by, mesh, rates, trains=trains)
       passes = roofline.updates(c) if trains else times
       out[phase] = entry(cost["program"] * times, least * passes)
   return out

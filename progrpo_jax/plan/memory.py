@@ -117,16 +117,8 @@ def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
   Raises:
     InputError: there is no `config.json`, or it cannot be read.
   """
-  place = os.path.expanduser(c.model.init_from)
-  if c.model.download and policy_lib.is_on_hub(place):
-    place = _cached(place)
-  folder = epath.Path(place)
-  if not hf.is_hf_dir(place) and not (folder / "config.json").exists():
-    workdir, _ = policy_lib.find_run(place)
-    folder = workdir / policy_lib.MODEL_DIR
-  model = policy_lib.read_model(folder / "config.json")
   return dataclasses.replace(
-    model,
+    _read(c.model.init_from, policy_lib.INIT_FROM, c.model.download),
     dtype=c.model.dtype,
     remat=c.model.remat,
     attention=c.model.attention,
@@ -152,11 +144,46 @@ def _cached(name: str) -> str:
   return place
 
 
+def teacher_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig | None:
+  """Returns the configuration of the teacher that a config names, or None.
+
+  Args:
+    c: config of the run.
+
+  Raises:
+    InputError: there is no `config.json`, or it cannot be read.
+  """
+  if not c.algo.distill.teacher:
+    return None
+  return dataclasses.replace(
+    _read(c.algo.distill.teacher, "config.algo.distill.teacher"),
+    dtype=c.model.dtype,
+    attention=c.model.attention,
+    lora=None,
+    partition_head=False,
+  )
+
+
+def _read(
+  place: str, key: str, download: bool = False
+) -> model_config.ModelConfig:
+  """Reads the `config.json` of the policy that a key names."""
+  place = os.path.expanduser(place)
+  if download and policy_lib.is_on_hub(place):
+    place = _cached(place)
+  folder = epath.Path(place)
+  if not hf.is_hf_dir(place) and not (folder / "config.json").exists():
+    workdir, _ = policy_lib.find_run(place, key)
+    folder = workdir / policy_lib.MODEL_DIR
+  return policy_lib.read_model(folder / "config.json")
+
+
 def estimate(
   c: ml_collections.ConfigDict,
   model: model_config.ModelConfig,
   mesh,
   platform: str,
+  teacher: model_config.ModelConfig | None = None,
 ) -> dict[str, Terms]:
   """Estimates a run's memory on each device.
 
@@ -167,6 +194,7 @@ def estimate(
     mesh: real or abstract mesh.
     platform: "cpu", "gpu" or "tpu"; decides about the attention kernel and
       compiler temporaries.
+    teacher: its configuration, from `teacher_of`.
 
   Returns:
     Phase -> name -> bytes on each device.
@@ -176,7 +204,8 @@ def estimate(
   """
   largest: dict[str, Terms] = {}
   for stage in schedule.every(c):
-    for phase, terms in _Stage(stage, model, mesh, platform).phases().items():
+    phases = _Stage(stage, model, mesh, platform, teacher).phases()
+    for phase, terms in phases.items():
       if total(terms) > total(largest.get(phase, {})):
         largest[phase] = terms
   return largest
@@ -206,11 +235,12 @@ class _Stage:
     layout: sizes of packed rows.
     state: abstract training state with shardings.
     local: configuration of one device's share of the model.
+    teacher: the same estimate for the teacher; None for none.
     item: bytes of a number in the compute type.
     xla: temporaries of the platform's compiler.
   """
 
-  def __init__(self, c, model, mesh, platform: str):
+  def __init__(self, c, model, mesh, platform: str, teacher=None):
     checks.validate(c)
     self.c, self.model, self.mesh, self.platform = c, model, mesh, platform
     self.shards = sharding.batch_shards(mesh)
@@ -220,6 +250,10 @@ class _Stage:
     self.local = _local(model, mesh)
     self.item = jnp.dtype(model.dtype).itemsize
     self.xla = _COMPILERS[platform]
+    self.teacher = None
+    if teacher:
+      self.teacher = _Stage(c, teacher, mesh, platform)
+      self.teacher.layout = self.layout  # it reads the policy's rows
 
   def phases(self) -> dict[str, Terms]:
     """Returns phase -> name -> bytes."""
@@ -235,6 +269,8 @@ class _Stage:
       "score": resident | self.scoring(),
       "update": resident | self.updating(),
     }
+    if self.teacher and checks.distills(c):
+      out["teacher"] = resident | self.teacher.scoring()
     if self.platform == "cpu":
       out["save"] = resident | {"copy that is written": _bytes(self.state)}
     if c.eval.every:
@@ -256,6 +292,8 @@ class _Stage:
     out = self.weights() | {"optimiser": _bytes(self.state.opt_state)}
     if checks.needs_reference(self.c):
       out["reference"] = self.tree(lora.split(self.model, self.shapes)[0])
+    if self.teacher:
+      out["teacher"] = self.teacher.tree(self.teacher.shapes)
     return out
 
   @functools.cached_property
@@ -555,6 +593,7 @@ def propose(
   model: model_config.ModelConfig,
   chip: Chip,
   count: int,
+  teacher: model_config.ModelConfig | None = None,
 ) -> tuple[tuple[int, int, int], dict[str, Terms]] | None:
   """Proposes the mesh of `count` chips with least communication that fits.
 
@@ -566,6 +605,7 @@ def propose(
     model: model configuration, from `model_of`.
     chip: kind of accelerator.
     count: number of chips.
+    teacher: its configuration, from `teacher_of`.
 
   Returns:
     ((data, fsdp, tensor), estimate), or None if no mesh fits.
@@ -573,7 +613,7 @@ def propose(
   for sizes in meshes(count):
     try:
       phases = estimate(
-        c, model, sharding.abstract_mesh(count, *sizes), chip.platform
+        c, model, sharding.abstract_mesh(count, *sizes), chip.platform, teacher
       )
     except errors.InputError:
       continue  # this mesh does not divide the batch

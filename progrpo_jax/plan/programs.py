@@ -1,10 +1,12 @@
 """A config's own programs, lowered for devices that need not exist.
 
 What a run compiles: "prefill" reads prompts, "sample" draws responses, "score"
-takes log-probs, and "update" is one optimiser update. Arguments are shapes with
+takes log-probs, "teacher" takes those of a teacher where there is one, and
+"update" is one optimiser update. Arguments are shapes with
 shardings, so that nothing is read and no array is made.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -25,12 +27,20 @@ from progrpo_jax.settings import checks
 
 PHASES = ("prefill", "sample", "score", "update")
 
+# Its model is the teacher.
+TEACHER = "teacher"
+
 # Programs in which each layer has code of its own, so that their size and the
 # time to compile them grow with the depth. The others scan one layer.
 UNROLLED = ("sample",)
 
 # Any id will do: how many there are is all that the compiler sees.
 _STOP_IDS = (0, 1)
+
+
+def of(c: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Returns the phases of a config's step."""
+  return PHASES + ((TEACHER,) if checks.distills(c) else ())
 
 
 def lower(
@@ -46,9 +56,10 @@ def lower(
 
   Args:
     c: config of the run.
-    model: model configuration, from `memory.model_of`.
+    model: model configuration, from `memory.model_of`; of "teacher" that from
+      `memory.teacher_of`.
     mesh: mesh of the devices.
-    phase: one of `PHASES`.
+    phase: one of `of`.
 
   Raises:
     InputError: the config cannot run on the mesh.
@@ -94,6 +105,14 @@ def _score(c, model, mesh):
     )
 
 
+def _teacher(c, model, mesh):
+  # Its rows are the policy's.
+  rows = _batch(c, mesh, c.train.prompts_per_step).rows
+  dist = dataclasses.replace(functions.make_distribution(c), top_p=1.0, top_k=0)
+  with jax.set_mesh(mesh):
+    return scoring.score_rows.lower(model, _cast(model, mesh), rows, dist)
+
+
 def _update(c, model, mesh):
   tx = _optimizer(c)
   update = update_lib.make(
@@ -118,6 +137,7 @@ _LOWER = {
   "prefill": _prefill,
   "sample": _sample,
   "score": _score,
+  TEACHER: _teacher,
   "update": _update,
 }
 
@@ -127,22 +147,27 @@ def resident(
   model: model_config.ModelConfig,
   mesh,
   phase: str,
+  teacher: model_config.ModelConfig | None = None,
 ) -> int:
   """Returns the bytes on a device beside what a program takes and makes.
 
   These are the optimiser's moments while nothing is updated, the weights of
-  training while the copy for decoding is read, and the reference policy.
+  training while the copy for decoding or the teacher is read, the reference
+  policy, and the teacher.
 
   Args:
     c: config of the run.
     model: model configuration.
     mesh: mesh of the devices.
-    phase: one of `PHASES`.
+    phase: one of `of`.
+    teacher: configuration of the teacher; None without one.
   """
   state = state_lib.abstract(model, _optimizer(c), mesh)
   out = 0 if phase == "update" else _bytes(state.opt_state)
-  if phase == "sample":
+  if phase in ("sample", TEACHER):
     out += _bytes(_params(c, model, mesh))
+  if teacher is not None and phase != TEACHER:
+    out += _bytes(_cast(teacher, mesh))
   if checks.needs_reference(c):
     item = jnp.dtype(model.dtype).itemsize
     out += _bytes(state.params) * item // jnp.dtype(jnp.float32).itemsize
@@ -185,6 +210,15 @@ def _frozen(model, mesh):
   )
 
 
+def _cast(model, mesh):
+  """Returns all abstract parameters of a model in its compute type."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
+    transformer.abstract_params(model),
+    transformer.shardings(model, mesh),
+  )
+
+
 def _params(c, model, mesh):
   """Returns all abstract parameters: masters, and with LoRA frozen weights."""
   state = state_lib.abstract(model, _optimizer(c), mesh)
@@ -206,6 +240,7 @@ def _batch(c, mesh, prompts: int) -> batch_lib.PackedBatch:
     base_advantage_AEZ=packed.to_slots(flag),
     weight_AEW=packed.to_rows(number) if c.algo.correction else None,
     id_AEZ=packed.to_slots(flag.astype(np.uint32)),
+    adv_AEW=packed.to_rows(number) if checks.distills(c) else None,
     slot_B=packed.slot_NR.reshape(-1).astype(np.int32),
   )
   return jax.tree.map(

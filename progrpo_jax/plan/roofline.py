@@ -194,7 +194,7 @@ def updates(c: ml_collections.ConfigDict) -> int:
 
 
 def scorings(c: ml_collections.ConfigDict) -> int:
-  """Returns how many policies score the batch: policy and reference."""
+  """Returns how many policies of the model score: policy and reference."""
   return functions.needs_scores(c) + checks.needs_reference(c)
 
 

@@ -279,6 +279,18 @@ def _check_effects(c, refuse) -> None:
       "ARM re-weights advantages, and flowrl reads "
       "rewards instead; set 0, or another algo.loss",
     )
+  if distills(c) and a.loss == "flowrl":
+    refuse(
+      "algo.distill.teacher",
+      "distillation gives advantages, and flowrl reads rewards instead; take "
+      "another algo.loss",
+    )
+  if distills(c) and not a.distill.keep_rewards and a.arm.alpha:
+    refuse(
+      "algo.arm.alpha",
+      "ARM re-weights the advantages of rewards, whose place distillation "
+      "takes; set 0, or algo.distill.keep_rewards",
+    )
   if a.dual_clip and a.loss in (
     "gspo",
     "cispo",
@@ -298,6 +310,11 @@ def prompts_per_round(c) -> int:
   if dynamic.enabled and dynamic.prompts_per_round:
     return dynamic.prompts_per_round
   return c.train.prompts_per_step
+
+
+def distills(c) -> bool:
+  """Returns whether a teacher's log-probs are part of the advantages."""
+  return bool(c.algo.distill.teacher and c.algo.distill.coef)
 
 
 def needs_reference(c) -> bool:
@@ -320,6 +337,7 @@ def readers_of_scores(c) -> list[str]:
       ("train.num_iterations", t.num_iterations > 1),
       ("algo.correction", a.correction),
       ("algo.rephrase.enabled", a.rephrase.enabled),
+      ("algo.distill.teacher", distills(c)),
       # The measured KL is exactly 0 after a reset only where both policies
       # were scored alike.
       ("the KL to a reference", needs_reference(c)),

@@ -62,6 +62,7 @@ def keys() -> ConfigDict:
     _algo_length_penalty,
     _algo_rephrase,
     _algo_arm,
+    _algo_distill,
     _algo_dynamic_sampling,
     _algo_reset,
     _train,
@@ -376,6 +377,27 @@ def _algo_arm(c: ConfigDict) -> None:
   )
   c.algo.arm.apply_to = ranges.Choice("all", of=("all", "correct", "wrong"))
   c.algo.arm.centre = ranges.Flag(False)
+
+
+def _algo_distill(c: ConfigDict) -> None:
+  """On-policy distillation: a teacher scores what the policy sampled."""
+  c.algo.distill = ConfigDict()
+
+  # The teacher: HF directory, or a run's checkpoints/<step>, of any size and
+  # architecture, whose vocabulary has that of the policy; "" for none.
+  c.algo.distill.teacher = ranges.Place("")
+
+  # Weight of the teacher's advantage, log pi_teacher - log pi of each token; 0
+  # turns it off, from a stage of the schedule on.
+  c.algo.distill.coef = ranges.Number(1.0, at_least=0)
+
+  # What a token counts of the next one's advantage: 0 leaves each its own, 1
+  # sums to the end of the response.
+  c.algo.distill.discount = ranges.Number(0.0, at_least=0, at_most=1)
+
+  # Add it to the advantages of the rewards; otherwise it takes their place, and
+  # rewards are measured only.
+  c.algo.distill.keep_rewards = ranges.Flag(False)
 
 
 def _algo_dynamic_sampling(c: ConfigDict) -> None:

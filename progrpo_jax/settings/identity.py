@@ -53,6 +53,8 @@ _FREE = (
   "rewards.allow_unsafe_code",
   "warmup",
 )
+# Keys that say where a policy lies.
+_POLICIES = ("model.init_from", "algo.distill.teacher")
 _ABSENT = object()
 
 
@@ -131,7 +133,7 @@ def _normalised(key: str, value: Any) -> Any:
 
   Paths become absolute, and tasks get their default options.
   """
-  if key == "model.init_from" and value is not _ABSENT:
+  if key in _POLICIES and value not in (_ABSENT, ""):
     return (
       value if "://" in value else os.path.abspath(os.path.expanduser(value))
     )

@@ -38,7 +38,11 @@ _FIXED = (
   "method",
   "schedule",
 )
-_FIXED_KEYS = ("train.total_steps", "algo.partition_head")
+_FIXED_KEYS = (
+  "train.total_steps",
+  "algo.partition_head",
+  "algo.distill.teacher",
+)
 
 
 def begun(c, step: int, resets: int) -> int:

@@ -43,18 +43,28 @@ def split(name: str) -> tuple[str, str | None] | None:
   return match and match.groups()
 
 
-def hint(name: str) -> str:
-  """Says how to get a model, for the end of a message; "" if it is no id."""
+def hint(name: str, key: str) -> str:
+  """Says how to get a model, for the end of a message; "" if it is no id.
+
+  Args:
+    name: what stands in the place of a directory.
+    key: key of the config that it stands at; what `config.model.download`
+      fetches is the policy to start from alone.
+  """
   parts = split(name)
   if parts is None:
     return ""
   repo, revision = parts
   place = f"models/{repo.rpartition('/')[2]}"
   at = f" --revision {revision}" if revision else ""
+  command = f"`hf download {repo}{at} --local-dir {place}`"
+  if key == "config.model.init_from":
+    command = f"--config.model.download=True fetches it, and so does {command},"
+  else:
+    command += " fetches it,"
   return (
-    "; if it is a model of the Hugging Face hub, --config.model.download=True "
-    f"fetches it, and so does `hf download {repo}{at} --local-dir {place}`,"
-    f" after which config.model.init_from = {place!r} names it"
+    f"; if it is a model of the Hugging Face hub, {command} after which "
+    f"{key} = {place!r} names it"
   )
 
 

@@ -17,6 +17,8 @@ from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import hub
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
+# The key that names the policy to start from.
+INIT_FROM = "config.model.init_from"
 MODEL_DIR = "model"
 CHECKPOINTS = "checkpoints"
 
@@ -105,11 +107,12 @@ def locate(place: str, download: bool) -> str:
   return os.path.abspath(os.path.expanduser(place))
 
 
-def find_run(path: str) -> tuple[epath.Path, int | None]:
+def find_run(path: str, key: str = INIT_FROM) -> tuple[epath.Path, int | None]:
   """Returns the run that a path names.
 
   Args:
     path: workdir of a run, or one of its checkpoints/<step>.
+    key: key of the config that has the path, for messages.
 
   Returns:
     (workdir, step), with None as the step of a workdir.
@@ -120,15 +123,15 @@ def find_run(path: str) -> tuple[epath.Path, int | None]:
   place = epath.Path(path)
   if not place.exists():
     raise errors.InputError(
-      f"config.model.init_from = {path!r}: no such directory"
-      f"{'' if places.is_remote(path) else hub.hint(os.path.relpath(path))}"
+      f"{key} = {path!r}: no such directory"
+      f"{'' if places.is_remote(path) else hub.hint(os.path.relpath(path), key)}"
     )
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:
     workdir, step = place.parent.parent, int(place.name)
   if not (workdir / MODEL_DIR / "config.json").exists():
     raise errors.InputError(
-      f"config.model.init_from = {path!r} is neither an HF directory "
+      f"{key} = {path!r} is neither an HF directory "
       "(config.json and safetensors) nor the workdir of a run (model/ and "
       "checkpoints/) nor one of its checkpoints"
     )
@@ -220,13 +223,7 @@ def load(
   config, params, folder = _read(
     locate(place, download), mesh, stored_dtype, download
   )
-  broken = ops.not_finite(params)
-  if broken:
-    raise errors.InputError(
-      f"config.model.init_from = {place!r}: weights that are "
-      f"not finite in {', '.join(broken[:3])}"
-      f"{' and more' if len(broken) > 3 else ''}; start from another policy"
-    )
+  _check_finite(params, INIT_FROM, place)
   tokenizer = tokenizer_lib.load(
     folder,
     chat_template=chat_template,
@@ -251,6 +248,94 @@ def load(
     config, dtype=dtype, remat=remat, attention=attention
   )
   return Policy(config, params, tokenizer)
+
+
+def load_frozen(
+  place: str, mesh, policy: Policy, key: str
+) -> tuple[model_config.ModelConfig, Any]:
+  """Loads a policy that only scores what another one samples.
+
+  Its parameters have the other's compute type; adapters are merged.
+
+  Args:
+    place: HF directory, or one of a run's checkpoints/<step>. A workdir names
+      no step, and another checkpoint after every save: a resumed run would
+      read another policy.
+    mesh: mesh of the devices that hold the parameters.
+    policy: the other policy, each of whose tokens this one must have under the
+      same number. Chat templates may differ: prompts are those of the other.
+    key: key of the config that has the place, for messages.
+
+  Returns:
+    (model configuration, parameters).
+
+  Raises:
+    InputError: the place does not exist or cannot be read, is a workdir, a
+      weight is NaN or infinite, or the vocabulary is another one.
+  """
+  path = locate(place, False)
+  if not hf.is_hf_dir(path):
+    workdir, step = find_run(path, key)
+    if step is None:
+      raise errors.InputError(
+        f"{key} = {place!r} is the workdir of a run, whose newest checkpoint "
+        f"changes: name one, as in {workdir / CHECKPOINTS}/100"
+      )
+  config, params, folder = _read(path, mesh, jnp.dtype(policy.config.dtype))
+  _check_finite(params, key, place)
+  _check_vocabulary(
+    policy, config, tokenizer_lib.load(folder), f"{key} = {place!r}"
+  )
+  config, params = transformer.merged(config, params, mesh)
+  config, params = transformer.without_partition_head(config, params)
+  return dataclasses.replace(
+    config,
+    dtype=policy.config.dtype,
+    remat="none",
+    attention=policy.config.attention,
+  ), params
+
+
+def _check_finite(params, key: str, place: str) -> None:
+  """Refuses weights that are not finite."""
+  broken = ops.not_finite(params)
+  if broken:
+    raise errors.InputError(
+      f"{key} = {place!r}: weights that are "
+      f"not finite in {', '.join(broken[:3])}"
+      f"{' and more' if len(broken) > 3 else ''}; name another policy"
+    )
+
+
+def _check_vocabulary(policy: Policy, config, own, where: str) -> None:
+  """Refuses a model that would read a policy's token as another one.
+
+  Args:
+    policy: policy that samples.
+    config: configuration of the model.
+    own: tokenizer of the model.
+    where: key of the config that has its place, and the place.
+  """
+  known = dict(own.pieces())
+  other = [
+    (piece, number)
+    for piece, number in policy.tokenizer.pieces()
+    if known.get(piece) != number
+  ]
+  if other:
+    piece, number = other[0]
+    raise errors.InputError(
+      f"{where}: its tokenizer is not that of the policy, whose tokens it "
+      f"reads: {len(other)} of them have another number there, or none, such "
+      f"as {piece!r} ({number}, there {known.get(piece)}). Name a model with "
+      "the same tokenizer"
+    )
+  if config.vocab_size < policy.config.vocab_size:
+    raise errors.InputError(
+      f"{where}: it has {config.vocab_size} embeddings, and the policy, which "
+      f"has {policy.config.vocab_size}, may sample what it cannot read. Name a "
+      "model with as many"
+    )
 
 
 def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:

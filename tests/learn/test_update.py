@@ -611,6 +611,33 @@ def test_other_batches_and_minibatches_compile_nothing(params, batch, run):
   assert run.compiled._cache_size() == before
 
 
+def test_advantages_of_tokens_take_the_place_of_those_of_responses(
+  params, batch, run
+):
+  """What stands at tokens that do not count, or by response, is not read."""
+  mask = batch.sequences.mask_NRT
+  same = batch.replace(
+    adv_NR=np.full_like(batch.adv_NR, np.nan),
+    adv_NRT=np.where(mask, batch.adv_NR[..., None], np.float32(np.nan)),
+  )
+  expected, _ = run(state(params), batch, np.int32(0), FIRST, KEY)
+  got, metrics = run(state(params), same, np.int32(0), FIRST, KEY)
+  assert mean(metrics, "skipped_updates") == 0.0
+  close(got.params, expected.params, rtol=1e-5, atol=1e-6)
+
+  # Each token has its own, wherever its response was packed.
+  rng = np.random.default_rng(9)
+  own = batch.replace(
+    adv_NRT=rng.normal(size=mask.shape).astype(np.float32) * mask
+  )
+  rows, given = jax.tree.map(jnp.asarray, (update.pack(own, LAYOUT), params))
+  inputs = update.loss_inputs(CONFIG, given, rows, DIST, LATER, KEY)
+  assert inputs.adv_B is None
+  np.testing.assert_array_equal(
+    inputs.adv_BT, own.adv_NRT.reshape(inputs.adv_BT.shape)
+  )
+
+
 def test_a_token_that_the_policy_did_not_write_has_no_gradient(
   params, batch, run
 ):

@@ -32,8 +32,11 @@ SMALL = (
   "guess_number",
   "notebook",
   "smollm2",
+  "distill_tiny",
 )
 PAPER = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SMALL)
+# A signal beside the methods, which is no function of methods.py.
+SIGNALS = ("distill_qwen3_8b",)
 # Groups that take what a config puts into them.
 OPEN = ("loss_options", "advantage_options", "correction_options")
 
@@ -68,6 +71,7 @@ AT_SMALL_SCALE = [
   "guess_number.py",
   "notebook.py",
   "notebook.py:grpo",
+  *(f"distill_tiny.py:{v}" for v in ("alone", "beside", "then")),
 ]
 
 
@@ -198,10 +202,13 @@ def test_unknown_methods_and_variants_are_refused():
     _load("tiny.py:gpro")
   with pytest.raises(errors.InputError, match="known: prorl, no_reset"):
     _load("prorl_tiny.py:reset")
+  with pytest.raises(errors.InputError, match="known: alone, beside, then"):
+    _load("distill_tiny.py:before")
 
 
 def test_every_method_has_a_file_at_paper_scale_and_a_small_variant():
-  assert {_load(f"{n}.py").method for n in PAPER} == set(METHODS)
+  found = {_load(f"{n}.py").method for n in PAPER if n not in SIGNALS}
+  assert found == set(METHODS)
   for name in PAPER:
     assert name.startswith(_load(f"{name}.py").method), name
   for method in METHODS:
@@ -459,6 +466,20 @@ def test_compared_methods_differ_in_arm_alone(name):
   assert {"method", "algo.arm.alpha"} <= different
   assert all(k == "method" or k.startswith("algo.arm.") for k in different)
   assert grpo["algo.arm.alpha"] == 0.0
+
+
+def test_distillation_is_alone_beside_rewards_or_before_them():
+  alone, beside, then = (
+    _load(f"distill_tiny.py:{v}") for v in ("alone", "beside", "then")
+  )
+  assert not alone.algo.distill.keep_rewards
+  assert beside.algo.distill.keep_rewards
+  stages = list(schedule.every(then))
+  assert [checks.distills(stage) for stage in stages] == [True, False]
+  for spec in ("distill_qwen3_8b.py", "distill_qwen3_8b.py:host"):
+    c = _load(spec)
+    assert checks.distills(c) and c.algo.distill.discount == 0
+    assert c.train.num_minibatches == c.train.num_iterations == 1
 
 
 @pytest.mark.parametrize("scale", ["paper", "host"])

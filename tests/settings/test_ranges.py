@@ -49,6 +49,8 @@ ZERO = SIGNED | {
   "algo.length_penalty.off",
   "algo.rephrase.min_fail_share",
   "algo.arm.alpha",
+  "algo.distill.coef",
+  "algo.distill.discount",
   "algo.dynamic_sampling.prompts_per_round",
   "algo.reset.min_delta",
   "algo.reset.kl_factor",
@@ -83,6 +85,7 @@ UNBOUNDED = {
   "algo.length_penalty.coef",
   "algo.rephrase.fail_below",
   "algo.arm.alpha",
+  "algo.distill.coef",
   "algo.reset.min_delta",
   "algo.reset.kl_factor",
   "algo.reset.kl_threshold",
@@ -102,6 +105,7 @@ TEXT = {
   "algo.kl",
   "algo.correction",
   "algo.rephrase.template",
+  "algo.distill.teacher",
   "algo.reset.watch",
   "eval.creativity_corpus",
   "log.logger",
@@ -109,6 +113,7 @@ TEXT = {
 EMPTY_TEXT = {
   "model.system_prompt",
   "algo.correction",
+  "algo.distill.teacher",
   "eval.creativity_corpus",
   "log.logger",
 }

@@ -64,6 +64,8 @@ def shrink(config, small, folder):
     config.algo.num_generations = 4
     config.algo.overlong_cache = min(config.algo.overlong_cache, 2)
     config.algo.rephrase.max_prompt_length = 64
+    if config.algo.distill.teacher:
+      config.algo.distill.teacher = str(small.base)
     config.algo.dynamic_sampling.prompts_per_round = 0
     config.algo.dynamic_sampling.max_rounds = 2
     config.train.prompts_per_step = 4 * config.train.num_minibatches
