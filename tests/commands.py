@@ -142,6 +142,17 @@ STORIES = {
       RUN + DATA + " --config.model.init_from={base}",
     ),
   ],
+  "a pretrained model": [
+    ("make real", "--config {small} --steps 1 --base {base}"),
+    (
+      "progrpo train --config configs/smollm2.py:progrpo --workdir"
+      " runs/sentences",
+      RUN
+      + DATA
+      + """ --config.model.init_from={base} --config.model.system_prompt=
+         --config.data.max_prompt_length=80""",
+    ),
+  ],
   "all methods": [
     (
       "make methods",
@@ -263,6 +274,9 @@ ELSEWHERE = {
   ),
   "python tools/make_configs.py": "tests/test_docs.py",
   "python tools/make_rooms.py": "tests/test_docs.py",
+  "python tools/make_real_model.py runs/real/base": (
+    "tests/slow/test_real_model.py"
+  ),
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",
