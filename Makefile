@@ -33,12 +33,13 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -n auto --maxprocesses 4 \
   --dist loadfile $(ARGS)
 
 .PHONY: help setup setup-test test test-slow lint format quickstart methods \
-  bench docs clean
+  real bench docs clean
 
 help:
 	@echo "make setup       .venv with the tested versions"
 	@echo "make quickstart  base policy, ProGRPO beside GRPO, report (CPU)"
 	@echo "make methods     every method from one base, three seeds each"
+	@echo "make real        a pretrained model: ProGRPO beside GRPO (CPU)"
 	@echo "make test        lint and all tests but the slow ones"
 	@echo "make test-slow   the slow tests; the numerical ones, optimised"
 	@echo "make lint        ruff alone: faults and format"
@@ -94,6 +95,11 @@ quickstart: setup
 methods: setup
 	$(PY) -m progrpo_jax.cli.quickstart --methods all --seeds 3 \
 	  --output runs/methods $(ARGS)
+
+real: setup
+	$(PY) tools/make_real_model.py runs/real/base
+	$(PY) -m progrpo_jax.cli.quickstart --config configs/smollm2.py \
+	  --base runs/real/base --output runs/real $(ARGS)
 
 bench: setup
 	$(PY) -m progrpo_jax.cli.bench $(ARGS)

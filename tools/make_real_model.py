@@ -13,8 +13,10 @@ model is left as it is.
 """
 
 import argparse
+from collections.abc import Callable
 import functools
 import hashlib
+import importlib
 import os
 import pathlib
 import subprocess
@@ -23,7 +25,6 @@ import tempfile
 from typing import Any
 import zipfile
 
-import gguf
 import numpy as np
 import tokenizers
 
@@ -131,9 +132,11 @@ def convert(source: str | os.PathLike, output: str | os.PathLike) -> None:
     output: directory of the model.
 
   Raises:
-    InputError: the file is of another architecture, or has another tokenizer
-      or tensor than is known here.
+    InputError: the file is of another architecture, has another tokenizer or
+      tensor than is known here, or the package gguf is not installed.
   """
+  with errors.of_extra("gguf"):
+    gguf = importlib.import_module("gguf")
   reader = gguf.GGUFReader(source)
   values = _Values(source, reader)
   config, tokenizer = describe(values), make_tokenizer(values)
@@ -145,7 +148,9 @@ def convert(source: str | os.PathLike, output: str | os.PathLike) -> None:
   for tensor in reader.tensors:
     name, end = _name_of(source, tensor.name)
     stored[name] = np.float32, tuple(map(int, reversed(tensor.shape)))
-    fetch[name] = functools.partial(_weight, tensor, heads.get(end))
+    fetch[name] = functools.partial(
+      _weight, gguf.dequantize, tensor, heads.get(end)
+    )
   config["tie_word_embeddings"] = hf_names.HEAD not in stored
   generation = {
     key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -169,7 +174,7 @@ def convert(source: str | os.PathLike, output: str | os.PathLike) -> None:
 class _Values:
   """Values of a GGUF file by name."""
 
-  def __init__(self, source: str | os.PathLike, reader: gguf.GGUFReader):
+  def __init__(self, source: str | os.PathLike, reader: Any):
     self._source, self._fields = source, reader.fields
 
   def __getitem__(self, name: str) -> Any:
@@ -277,16 +282,19 @@ def _name_of(source: str | os.PathLike, name: str) -> tuple[str, str]:
   raise errors.InputError(f"{source}: no Llama here has a tensor {name!r}")
 
 
-def _weight(tensor: gguf.ReaderTensor, heads: int | None) -> np.ndarray:
+def _weight(
+  dequantize: Callable[..., np.ndarray], tensor: Any, heads: int | None
+) -> np.ndarray:
   """Returns a weight in float32, in Hugging Face's order of rows.
 
   Args:
+    dequantize: function of the stored bytes and their type.
     tensor: tensor of the file.
     heads: number of heads if it makes queries or keys, whose rows GGUF orders
       in pairs: those that are rotated together stand side by side, where
       Hugging Face has one half of a head behind the other.
   """
-  x = gguf.dequantize(tensor.data, tensor.tensor_type)
+  x = dequantize(tensor.data, tensor.tensor_type)
   x = x.astype(np.float32, copy=False)
   if heads is None:
     return x

@@ -27,7 +27,7 @@ from progrpo_jax.evaluators import intervals, passk
 PAGE = study.ROOT / "docs" / "study.md"
 FIGURES = study.ROOT / "docs" / "figures"
 TABLE = re.compile(
-  r"(?P<head><!-- table (?P<name>[\w-]+) -->\n\n).*?(?P<end>\n<!-- end -->)",
+  r"(?P<head><!-- table (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)",
   re.DOTALL,
 )
 KS = (1, 8, 32)
@@ -66,7 +66,7 @@ def page(text: str, results: pathlib.Path) -> str:
     KeyError: the page names a table that there is not.
   """
   return TABLE.sub(
-    lambda m: m["head"] + TABLES[m["name"]](results) + m["end"], text
+    lambda m: f"{m['head']}\n{TABLES[m['name']](results)}\n{m['end']}", text
   )
 
 

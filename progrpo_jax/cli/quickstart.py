@@ -38,6 +38,11 @@ def run(argv: list[str]) -> int:
     default=CONFIG,
     help="config file whose get_config takes the name of a method",
   )
+  parser.add_argument(
+    "--base",
+    help="policy that all runs start from, a Hugging Face directory (default:"
+    " `base` in the output, made by a warm-up)",
+  )
   parser.add(
     "--output",
     ranges.Place("runs/quickstart", empty=False),
@@ -53,9 +58,14 @@ def run(argv: list[str]) -> int:
   for name in names:
     files.load(f"{args.config}:{name}")
   # The base policy and its evaluation, which all runs share.
-  base = os.path.join(args.output, "base")
+  base = args.base or os.path.join(args.output, "base")
   base_eval = os.path.join(args.output, "base-eval")
   if not hf.is_hf_dir(base):
+    if args.base:
+      raise errors.InputError(
+        f"--base {args.base}: no such Hugging Face directory; without --base a"
+        " warm-up makes the policy"
+      )
     c = files.load(args.config)
     c.model.init_from = ""
     warmup.start(c, base)

@@ -60,8 +60,6 @@ def smollm2():
   """A real pretrained model of 135M parameters, minutes on two cores."""
   c = defaults.get_config()
   c.model.init_from = "runs/real/base"
-  # Half the memory of an update's activations, as on a laptop at large.
-  c.model.remat = "layer"
   c.model.system_prompt = "Answer with one sentence only."
   c.data.tasks = {
     "sentences": {

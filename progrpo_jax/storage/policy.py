@@ -122,9 +122,10 @@ def find_run(path: str, key: str = INIT_FROM) -> tuple[epath.Path, int | None]:
   """
   place = epath.Path(path)
   if not place.exists():
+    # As it was typed, for it may be the id of a model of the hub.
+    typed = "" if places.is_remote(path) else os.path.relpath(path)
     raise errors.InputError(
-      f"{key} = {path!r}: no such directory"
-      f"{'' if places.is_remote(path) else hub.hint(os.path.relpath(path), key)}"
+      f"{key} = {path!r}: no such directory{hub.hint(typed, key)}"
     )
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:

@@ -3,6 +3,7 @@ import pathlib
 
 import pytest
 
+from progrpo_jax import errors
 from progrpo_jax.build import base_policy
 from progrpo_jax.cli import quickstart
 from progrpo_jax.rollout import sampler
@@ -84,3 +85,19 @@ def test_leaves_all_it_promises_and_does_nothing_twice(
   after = _mtimes(output)
   assert {p: after[p] for p in before} == before
   assert json.loads((output / "comparison.json").read_text()) == comparison
+
+
+def test_starts_from_a_base_that_is_there(output, small, monkeypatch):
+  def work(*args, **kwargs):
+    raise AssertionError("no warm-up is needed")
+
+  monkeypatch.setattr(base_policy, "warm_up", work)
+  argv = ["--steps", "1", "--methods", "grpo", "--output", str(output)]
+  argv += ["--config", str(output.parent / "config.py")]
+  with pytest.raises(errors.InputError, match="--base nowhere: no such"):
+    quickstart.run([*argv, "--base", "nowhere"])
+  assert not output.exists()
+  assert quickstart.run([*argv, "--base", str(small.base)]) == 0
+  assert not (output / "base").exists()
+  config = json.loads((output / "grpo" / "config.json").read_text())
+  assert config["model"]["init_from"] == str(small.base)
