@@ -295,7 +295,9 @@ ELSEWHERE = {
     "tests/models/test_real_model.py"
   ),
   ".venv/bin/python tools/study.py list": "tests/test_study.py",
-  ".venv/bin/python tools/study.py run countdown arm": "tests/slow/test_study.py",
+  ".venv/bin/python tools/study.py run countdown arm": (
+    "tests/slow/test_study.py"
+  ),
   ".venv/bin/python tools/make_study.py": "tests/test_study.py",
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",

@@ -92,18 +92,18 @@ def config(
   """
   spec = os.fspath(source)
   if spec:
-    config = load(f"{spec}:{method}" if method else spec)
+    c = load(f"{spec}:{method}" if method else spec)
   else:
-    config = _of_method(method)
+    c = _of_method(method)
   for key, value in (keys or {}).items():
-    assign(config, key, value)
-  checks.check_keys(config)
-  return config
+    assign(c, key, value)
+  checks.check_keys(c)
+  return c
 
 
 def _of_method(name: str) -> ml_collections.ConfigDict:
   """Returns the default config, or a method's."""
-  config = defaults.get_config()
+  c = defaults.get_config()
   if name:
     known = [n for n in vars(methods) if not n.startswith("_")]
     if name not in known:
@@ -111,8 +111,8 @@ def _of_method(name: str) -> ml_collections.ConfigDict:
         f"no method {name!r}{checks.hint(name, known)}; known: "
         f"{', '.join(sorted(known))}"
       )
-    getattr(methods, name)(config)
-  return config.lock()
+    getattr(methods, name)(c)
+  return c.lock()
 
 
 def load(spec: str) -> ml_collections.ConfigDict:
@@ -126,16 +126,16 @@ def load(spec: str) -> ml_collections.ConfigDict:
   path = find(file)
   with errors.of_user(f"--config {spec}"):
     get_config = _get_config(spec, _execute(path))
-    config = get_config(*([arg] if arg else []))
-  if not isinstance(config, ml_collections.ConfigDict):
+    c = get_config(*([arg] if arg else []))
+  if not isinstance(c, ml_collections.ConfigDict):
     raise errors.InputError(
-      f"--config {spec}: get_config() returned {config!r:.40}, not a "
+      f"--config {spec}: get_config() returned {c!r:.40}, not a "
       "ConfigDict; begin with `c = defaults.get_config()`, end with "
       "`return c`"
     )
-  config = ml_collections.ConfigDict(config)  # a frozen one is no use here
-  config.lock()
-  return config
+  c = ml_collections.ConfigDict(c)  # a frozen one is no use here
+  c.lock()
+  return c
 
 
 def _get_config(spec: str, module: types.ModuleType):
@@ -163,13 +163,13 @@ def _execute(path: str) -> types.ModuleType:
   return module
 
 
-def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
+def override(c: ml_collections.ConfigDict, key: str, value: str) -> None:
   """Sets a key from text, in the type that it has.
 
   Raises:
     InputError: no such key (the nearest is named), or another type.
   """
-  group, last = _find(config, key)
+  group, last = _find(c, key)
   before = group[last]
   if isinstance(before, ml_collections.ConfigDict):
     raise errors.InputError(
@@ -186,11 +186,11 @@ def override(config: ml_collections.ConfigDict, key: str, value: str) -> None:
     ) from e
 
 
-def assign(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
   """Sets a key to a value of Python.
 
   Args:
-    config: config to change.
+    c: config to change.
     key: dotted key.
     value: value; a dict sets keys of a group, or all of a group whose keys are
       free, such as data.tasks. A text is read as by `override`.
@@ -198,35 +198,35 @@ def assign(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   Raises:
     InputError: no such key (the nearest is named), or a value out of range.
   """
-  group, last = _find(config, key)
+  group, last = _find(c, key)
   if isinstance(value, os.PathLike):
     value = os.fspath(value)
   if isinstance(value, Mapping):
     if checks.is_group(key):
       for name, inner in value.items():
-        assign(config, f"{key}.{name}", inner)
+        assign(c, f"{key}.{name}", inner)
       return
     value = ml_collections.ConfigDict(value)
   elif isinstance(value, str):
-    override(config, key, value)
+    override(c, key, value)
     return
   declared = checks.declared(key)
   if declared is not None:
     checks.check_value(f"config.{key}", value, declared)
   # The range has been checked, and a number may be whole or not.
-  with config.ignore_type():
+  with c.ignore_type():
     group[last] = value
 
 
 def _find(
-  config: ml_collections.ConfigDict, key: str
+  c: ml_collections.ConfigDict, key: str
 ) -> tuple[ml_collections.ConfigDict, str]:
   """Returns the group that holds a dotted key, and the key's name in it.
 
   Raises:
     InputError: there is no such key; the nearest is named.
   """
-  place, path = config, []
+  place, path = c, []
   for name in key.split("."):
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
       raise errors.InputError(
@@ -250,15 +250,15 @@ def of_run(path: str | None) -> ml_collections.ConfigDict | None:
   content = workdir and lines.config(workdir / "config.json", damage=None)
   if not content:
     return None
-  config = completed(from_json(content))
+  c = completed(from_json(content))
   try:
-    checks.check_keys(config)
+    checks.check_keys(c)
   except errors.InputError as e:
     raise errors.InputError(
       f"{workdir}/config.json is of another version of progrpo_jax ({e}); name "
       "the run's config with --config"
     ) from e
-  return config
+  return c
 
 
 def from_json(content: dict) -> ml_collections.ConfigDict:
@@ -266,29 +266,27 @@ def from_json(content: dict) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(_tuples(content)).lock()
 
 
-def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def completed(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Adds keys that are younger than a run's config, at their defaults."""
-  with config.unlocked():
-    _complete(config, defaults.get_config())
-  return config
+  with c.unlocked():
+    _complete(c, defaults.get_config())
+  return c
 
 
-def _complete(config, known) -> None:
+def _complete(c, known) -> None:
   for name, value in known.items():
-    if name not in config:
-      config[name] = value
+    if name not in c:
+      c[name] = value
     elif isinstance(value, ml_collections.ConfigDict) and isinstance(
-      config[name], ml_collections.ConfigDict
+      c[name], ml_collections.ConfigDict
     ):
-      _complete(config[name], value)
+      _complete(c[name], value)
 
 
-def without_training(
-  config: ml_collections.ConfigDict,
-) -> ml_collections.ConfigDict:
+def without_training(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Takes out what only training adds to a policy: adapters and heads."""
-  config.model.lora.rank, config.algo.partition_head = 0, False
-  return config
+  c.model.lora.rank, c.algo.partition_head = 0, False
+  return c
 
 
 def _tuples(value):

@@ -146,7 +146,7 @@ def test_self_bleu_is_the_mean_bleu_against_the_others(texts):
 
 def _samples(tokens, correct, valid=None):
   correct = np.array(correct)
-  return types.SimpleNamespace(
+  samples = types.SimpleNamespace(
     rows=tuple(
       base.Row("chain_sum", f"p{i}", "", {}) for i in range(len(tokens))
     ),
@@ -158,6 +158,8 @@ def _samples(tokens, correct, valid=None):
     correct_XN=correct,
     valid_XN=np.ones_like(correct) if valid is None else np.array(valid),
   )
+  samples.distinct_correct_X = diversity.distinct_counts(samples)
+  return samples
 
 
 def test_measures_are_means_over_problems_of_all_and_of_the_correct():
