@@ -25,8 +25,8 @@ from progrpo_jax.settings import checks, defaults
     ("train.num_minibatches=3", "must divide train.prompts_per_step (4)"),
     ("algo.overlong_cache=5", "must not exceed sampling.max_new_tokens"),
     ("algo.dynamic_sampling.surplus=keep", "'discard' or 'carry'"),
-    ("algo.arm.active=never", "'any_correct', 'mixed' or 'all_correct'"),
-    ("algo.arm.apply_to=right", "'all', 'correct' or 'wrong'"),
+    ("algo.arm.active=never", "'any_correct' or 'mixed' or 'all_correct'"),
+    ("algo.arm.apply_to=right", "'all' or 'correct' or 'wrong'"),
     ("model.dtype=float16", "'float32' or 'bfloat16'"),
     ("model.remat=all", "'dots' or 'layer'"),
     (
