@@ -7,16 +7,16 @@ From Python: `config` makes a config, `train`, `evaluate`, `sample` and
 
 __version__ = "0.1.0"
 
-# Calls of this package -> modules that hold them.
+# Calls of this package -> where they are.
 _CALLS = {
-  "compare": "api",
-  "config": "settings.files",
-  "evaluate": "api",
-  "load_policy": "api",
-  "load_run": "run",
-  "sample": "api",
-  "train": "api",
-  "warmup": "api",
+  "compare": "api:compare",
+  "config": "settings.files:make_config",
+  "evaluate": "api:evaluate",
+  "load_policy": "api:load_policy",
+  "load_run": "run:load_run",
+  "sample": "api:sample",
+  "train": "api:train",
+  "warmup": "api:warmup",
 }
 
 
@@ -25,8 +25,8 @@ def __getattr__(name):
   if name in _CALLS:
     import importlib
 
-    module = importlib.import_module(f"progrpo_jax.{_CALLS[name]}")
-    return getattr(module, name)
+    place, _, function = _CALLS[name].partition(":")
+    return getattr(importlib.import_module(f"progrpo_jax.{place}"), function)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,6 +5,5 @@ from progrpo_jax.api import sample as sample
 from progrpo_jax.api import train as train
 from progrpo_jax.api import warmup as warmup
 from progrpo_jax.run import load_run as load_run
-from progrpo_jax.settings.files import config as config
 
 __version__: str

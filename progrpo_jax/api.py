@@ -30,7 +30,7 @@ from progrpo_jax.report import compared, views
 from progrpo_jax.settings import checks, files, isolation
 from progrpo_jax.storage import metrics
 from progrpo_jax.storage import policy as policy_lib
-from progrpo_jax.tasks import base as task_lib
+from progrpo_jax.tasks import base as tasks
 
 Path: TypeAlias = str | os.PathLike
 Config: TypeAlias = ml_collections.ConfigDict | Mapping[str, Any] | Path
@@ -209,7 +209,7 @@ def load_policy(
 @overload
 def sample(
   policy: Path | run_lib.Run | answers.Responder,
-  prompts: str | task_lib.Row,
+  prompts: str | tasks.Row,
   **options: Any,
 ) -> list[str]: ...
 
@@ -217,7 +217,7 @@ def sample(
 @overload
 def sample(
   policy: Path | run_lib.Run | answers.Responder,
-  prompts: Sequence[str | task_lib.Row],
+  prompts: Sequence[str | tasks.Row],
   **options: Any,
 ) -> list[list[str]]: ...
 
@@ -261,7 +261,7 @@ def sample(
     policy = policy.policy()
   elif not isinstance(policy, answers.Responder):
     policy = load_policy(policy, config)
-  alone = isinstance(prompts, str | task_lib.Row)
+  alone = isinstance(prompts, str | tasks.Row)
   texts = policy.sample(
     [prompts] if alone else list(prompts),
     n=n,
@@ -336,8 +336,8 @@ def resolved(config: Config) -> ml_collections.ConfigDict:
     checks.check_keys(c)
     return c
   if isinstance(config, Mapping):
-    return files.config(keys=config)
-  return files.config(config)
+    return files.make_config(keys=config)
+  return files.make_config(config)
 
 
 def _of_run(workdir: str) -> ml_collections.ConfigDict:

@@ -66,7 +66,7 @@ def find(file: str) -> pathlib.Path:
   raise errors.InputError(f"--config {file or repr(file)}: {what}{similar}")
 
 
-def config(
+def make_config(
   source: str | os.PathLike = "",
   *,
   method: str = "",

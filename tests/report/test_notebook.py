@@ -141,3 +141,12 @@ def test_a_view_of_nothing_shows_no_picture(tmp_path, shown):
   with notebook.NotebookView({"run": tmp_path / "none"}, 20, every_s=0) as view:
     view.step(1, {"step": 1})
   assert shown.pictures() == []
+
+
+def test_progress_in_a_notebook_is_one_line(shown):
+  with notebook.progress("evaluation", 3) as tick:
+    tick()
+    tick(2, "pass@1 0.5")
+  assert shown.texts()[0] == "evaluation 0/3"
+  assert shown.texts()[-1] == "evaluation 3/3 pass@1 0.5"
+  assert len(shown.places) == 1

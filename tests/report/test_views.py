@@ -49,12 +49,3 @@ def test_other_hosts_say_messages_alone(shell, monkeypatch, capsys):
   with views.progress("work", 2) as tick:
     tick()
   assert capsys.readouterr().out == ""
-
-
-def test_progress_in_a_notebook_is_one_line(shown):
-  with notebook.progress("evaluation", 3) as tick:
-    tick()
-    tick(2, "pass@1 0.5")
-  assert shown.texts()[0] == "evaluation 0/3"
-  assert shown.texts()[-1] == "evaluation 3/3 pass@1 0.5"
-  assert len(shown.places) == 1
