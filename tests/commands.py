@@ -158,6 +158,10 @@ STORIES = {
       "--config {small} --steps 1 --base {base} --methods grpo --seeds 1",
     ),
     (
+      "progrpo doctor --config configs/smollm2.py:progrpo",
+      "--config.model.init_from={base} --config.model.system_prompt=",
+    ),
+    (
       "progrpo train --config configs/smollm2.py:progrpo --workdir"
       " runs/sentences",
       RUN
