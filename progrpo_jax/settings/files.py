@@ -229,9 +229,7 @@ def _find(
   place, path = c, []
   for name in key.split("."):
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
-      raise errors.InputError(
-        f"no key config.{key}{checks.nearest(key, config)}"
-      )
+      raise errors.InputError(f"no key config.{key}{checks.nearest(key, c)}")
     path.append(place)
     place = place[name]
   return path[-1], name
