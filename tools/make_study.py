@@ -240,17 +240,12 @@ def made_table(part: str) -> Callable[[pathlib.Path], str]:
       for run in runs:
         if arm != "base":
           rows[run["commit"], run["command"]].append(str(run["seed"]))
-    return markdown(
-      ["commit", "seeds", "command"],
-      [
-        [
-          at,
-          ", ".join(seeds),
-          "`" + re.sub(r" --config\.seed=\d+", "", command) + "`",
-        ]
-        for (at, command), seeds in merged(rows).items()
-      ],
-    )
+    table = []
+    for (at, command), seeds in merged(rows).items():
+      config, *keys = command.removeprefix("progrpo train --config ").split()
+      keys = [key.removeprefix("--config.") for key in keys]
+      table.append([f"`{config}`", ", ".join(seeds), at, " ".join(keys)])
+    return markdown(["config", "seeds", "commit", "keys"], table)
 
   return make
 
