@@ -146,6 +146,17 @@ def test_answers_of_the_base_are_followed(study, small, tmp_path):
   )
 
 
+def test_problems_are_lost_below_the_line(make_study):
+  assert make_study["dead"]([0.0, 0.004, 0.006, 0.5]) == 0.5
+  followed = {
+    "right": [[0.1, 0.2], [0.001, 0.9]],
+    "wrong": [[0.5, 0.5], [0.4, 0.0]],
+    "commonest": [[0.1, 0.1], [0.001, 0.001]],
+  }
+  assert make_study["left"]([followed], 0) == ["0.15", "0.50", "0.00", "0.00"]
+  assert make_study["left"]([followed], -1) == ["0.45", "0.20", "0.50", "1.00"]
+
+
 def test_texts_are_counted_from_the_commonest(study):
   right, wrong = study["counted"](
     [

@@ -34,8 +34,10 @@ KS = (1, 8, 32)
 LEVEL = 0.95
 BASELINE = "grpo"
 # Of these the probabilities of the base's own answers are drawn.
-FOLLOWED = ("grpo", "progrpo", "wrong only", "right only", "ucpo", "maxrl")
+FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
 
+# An answer less probable than this is seldom among 64 samples.
+DEAD = 0.005
 # The settings that ARM's variants change one thing of.
 BORROWED = {"arm": [("countdown", (BASELINE, "progrpo"))]}
 
@@ -264,28 +266,33 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def dead(p_X: Sequence[float]) -> float:
+  """Share of problems where answers are all but lost: p below DEAD."""
+  return float(np.mean(np.array(p_X) < DEAD))
+
+
 def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
   """Draws how probable the base's own answers stay, arm by arm."""
   runs = load(results, "countdown") | load(results, "arm")
   arms = [
     a for a in FOLLOWED if any(r.get("followed") for r in runs.get(a, []))
   ]
-  kinds = {
-    "right": "all right answers of the base",
-    "commonest": "its commonest right answer",
-    "rarest": "its rarest right answer",
-    "wrong": "its commonest wrong answers",
-  }
-  figure, axes = plt.subplots(
-    1, len(kinds), figsize=(11, 3.2), layout="constrained"
+  panels = (
+    ("right", np.mean, "probability of right answers"),
+    ("wrong", np.mean, "probability of wrong answers"),
+    ("right", dead, "problems without a right answer"),
+    ("commonest", dead, "problems without the commonest one"),
   )
-  for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+  figure, axes = plt.subplots(
+    1, len(panels), figsize=(11, 3.2), layout="constrained"
+  )
+  for axis, (kind, over_problems, title) in zip(axes, panels, strict=True):
     for number, arm in enumerate(arms):
       followed = [r["followed"] for r in runs[arm] if r.get("followed")]
       steps = sorted(set.intersection(*(set(f["step"]) for f in followed)))
       lines = np.array(
         [
-          [np.mean(f[kind][f["step"].index(step)]) for step in steps]
+          [over_problems(f[kind][f["step"].index(step)]) for step in steps]
           for f in followed
         ]
       )
@@ -297,10 +304,42 @@ def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
     axis.set_title(title, fontsize=9, loc="left")
     axis.set_xlabel("step")
     axis.set_ylim(bottom=0)
-  axes[0].set_ylabel("probability, mean over problems")
+  axes[0].set_ylabel("mean, or share of problems")
   if arms:
     axes[0].legend(frameon=False, fontsize=8)
   save(figure, path)
+
+
+def dead_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of what is left of the base's answers."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = []
+    for arm, runs in load(results, part).items():
+      found = [r["followed"] for r in runs if r.get("followed")]
+      if not found:
+        continue
+      if not rows:  # before the first step all policies are the base
+        rows.append(["base", *left(found[:1], 0)])
+      rows.append([arm, *left(found, -1)])
+    heads = ["right answers", "wrong answers"]
+    lost = ["without a right answer", "without the commonest one"]
+    return markdown(["arm", *heads, *(f"problems {x}" for x in lost)], rows)
+
+  return make
+
+
+def left(followed: Sequence[dict], at: int) -> list[str]:
+  """Mean probabilities, and shares of problems, at one of the checkpoints."""
+  return [
+    f"{np.mean([over(f[kind][at]) for f in followed]):.2f}"
+    for kind, over in (
+      ("right", np.mean),
+      ("wrong", np.mean),
+      ("right", dead),
+      ("commonest", dead),
+    )
+  ]
 
 
 def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
@@ -342,6 +381,7 @@ def save(figure, path: pathlib.Path) -> None:
 TABLES = {
   "countdown": means_table("countdown"),
   "countdown-differences": differences_table("countdown"),
+  "countdown-lost": dead_table("countdown"),
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),
   "arm-differences": differences_table("arm"),
