@@ -281,7 +281,7 @@ def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
     ("right", np.mean, "probability of right answers"),
     ("wrong", np.mean, "probability of wrong answers"),
     ("right", dead, "problems without a right answer"),
-    ("commonest", dead, "problems without the commonest one"),
+    ("commonest", dead, "problems without the commonest"),
   )
   figure, axes = plt.subplots(
     1, len(panels), figsize=(11, 3.2), layout="constrained"
