@@ -1,9 +1,24 @@
-from progrpo_jax.api import compare as compare
-from progrpo_jax.api import evaluate as evaluate
-from progrpo_jax.api import load_policy as load_policy
-from progrpo_jax.api import sample as sample
-from progrpo_jax.api import train as train
-from progrpo_jax.api import warmup as warmup
-from progrpo_jax.run import load_run as load_run
+from progrpo_jax.api import (
+  compare,
+  evaluate,
+  load_policy,
+  sample,
+  train,
+  warmup,
+)
+from progrpo_jax.run import load_run
+from progrpo_jax.settings.files import make_config as config
+
+__all__ = [
+  "__version__",
+  "compare",
+  "config",
+  "evaluate",
+  "load_policy",
+  "load_run",
+  "sample",
+  "train",
+  "warmup",
+]
 
 __version__: str

@@ -83,7 +83,7 @@ def test_calls_are_offered_and_no_module_hides_one():
   for name in CALLS:
     call = getattr(progrpo_jax, name)
     assert callable(call) and call.__doc__
-    assert f" as {name}\n" in stub
+    assert f'  "{name}",\n' in stub
     assert not (FOLDER / name).exists()
     assert not (FOLDER / f"{name}.py").exists()
     typing.get_type_hints(call)

@@ -1,6 +1,7 @@
 """Run by `test_eight_devices.py` in a process that has eight CPU devices.
 
-With the argument `decoding` it checks long decoding, otherwise a whole step.
+With the argument `decoding` it checks long decoding, with `turns` responses of
+several turns, otherwise a whole step.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ from progrpo_jax.learn import optim, update
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring, transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rewards import serving
+from progrpo_jax.rollout import sampler, turns
+from progrpo_jax.tasks import base
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=64,
@@ -281,6 +284,74 @@ def check_decoding(params, meshes):
     print("decodes alike on", sizes)
 
 
+class Replies:
+  """Replies with the length of what was written; nobody decodes here."""
+
+  def to(self, row):
+    return True
+
+  def answer(self, text):
+    return text
+
+  def ask(self, talks):
+    return [
+      serving.Outcome("ok", "+" * (1 + len(talk[-1]["content"]) % 3), "")
+      for _, talk in talks
+    ]
+
+
+class Letters:
+  """A tokenizer whose text is one letter a token."""
+
+  def decode(self, ids):
+    return "".join(chr(65 + i) for i in ids)
+
+  def encode_reply(self, text):
+    return [9] * len(text)
+
+
+def converse(params, where):
+  """Responses of up to three turns on a mesh."""
+  rng = np.random.default_rng(2)
+  prompt = rng.integers(0, 64, (N, P), np.int32)
+  mask = np.arange(P) >= rng.integers(0, P, (N, 1))
+  row = base.Row(task="", prompt="", reference=None, meta={})
+  return turns.sample(
+    sampler.Engine(
+      CONFIG,
+      jax.device_put(params, transformer.shardings(CONFIG, where)),
+      where,
+    ),
+    batch_lib.Prompts(
+      tokens_PT=prompt,
+      mask_PT=mask,
+      user_mask_PT=mask,
+      ids_P=np.arange(N),
+      rows=(row,) * N,
+    ),
+    jax.random.key(3),
+    dataclasses.replace(
+      SETTINGS, max_new_tokens=16, stop_ids=tuple(range(20)), max_turns=3
+    ),
+    Letters(),
+    Replies(),
+  ).rollout
+
+
+def check_turns(params, meshes):
+  """Turns and replies are the same on all meshes."""
+  expected = converse(params, sharding.make_mesh(devices=jax.devices()[:1]))
+  counts = {len(batch_lib.runs(mask)) for mask in expected.mask_BT}
+  assert 5 in counts and len(counts) > 1, counts
+  for sizes in meshes:
+    found = converse(params, sharding.make_mesh(*sizes))
+    np.testing.assert_array_equal(found.tokens_BT, expected.tokens_BT)
+    np.testing.assert_array_equal(found.mask_BT, expected.mask_BT)
+    np.testing.assert_array_equal(found.finished_B, expected.finished_B)
+    np.testing.assert_allclose(found.logp_BT, expected.logp_BT, atol=1e-5)
+    print("converses alike on", sizes)
+
+
 def collectives(text):
   """(kind, shape) of each array that devices exchange in a program."""
   found = []
@@ -337,6 +408,9 @@ def main():
   )
   if sys.argv[1:] == ["decoding"]:
     check_decoding(params, [(1, 4, 2), (8, 1, 1)])
+    return
+  if sys.argv[1:] == ["turns"]:
+    check_turns(params, [(1, 4, 2), (8, 1, 1)])
     return
   expected = step(params, sharding.make_mesh(devices=jax.devices()[:1]))
   assert len(np.unique(expected["tokens"])) > 20

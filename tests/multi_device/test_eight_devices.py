@@ -15,6 +15,11 @@ def test_eight_devices_decode_as_one(run_python):
   assert out.count("decodes alike on") == 2
 
 
+def test_eight_devices_take_the_turns_of_one(run_python):
+  out = run_python([SCRIPT, "turns"], timeout=280).stdout
+  assert out.count("converses alike on") == 2
+
+
 def test_meshes_of_eight_devices(run_python):
   run_python("""
 import jax, numpy as np

@@ -277,6 +277,7 @@ def get_config(method="progrpo"):
 """
 
 
+@pytest.mark.timeout(900)  # it compiles as a user's notebook does
 def test_the_quickstart_runs_on_a_fresh_kernel(built, tmp_path, monkeypatch):
   """As on Colab: pip is all that was run, and no checkout is near."""
   environment = tmp_path / "environment"
