@@ -19,6 +19,7 @@ _PACKAGE, _LIBRARY = (
 EXTRAS = (
   "aot",
   "gcs",
+  "gguf",
   "language",
   "logic",
   "logic-without-solver",
