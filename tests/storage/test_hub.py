@@ -61,7 +61,7 @@ def fake(server, small, tmp_path, monkeypatch):
 )
 def test_an_id_is_owner_and_name(name, parts):
   assert hub.split(name) == parts
-  assert (hub.hint(name) == "") == (parts is None)
+  assert (hub.hint(name, "config.model.init_from") == "") == (parts is None)
 
 
 def test_what_is_read_is_fetched_once(fake, small, capfd):
