@@ -33,6 +33,8 @@ TABLE = re.compile(
 KS = (1, 8, 32)
 LEVEL = 0.95
 BASELINE = "grpo"
+# Seeds that a difference needs: two that happen to agree prove nothing.
+ENOUGH = 3
 # Of these the probabilities of the base's own answers are drawn.
 FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
 
@@ -162,7 +164,7 @@ def differences(runs: Runs, k: int) -> dict[str, tuple[float, ...]]:
   pairs = {}
   for arm, own in runs.items():
     both = [r for r in own if r.get("seed") in base]
-    if arm not in ("base", BASELINE) and len(both) > 1:
+    if arm not in ("base", BASELINE) and len(both) >= ENOUGH:
       pairs[arm] = pass_SX(both, k) - pass_SX(
         [base[r["seed"]] for r in both], k
       )
@@ -203,7 +205,8 @@ def differences_table(part: str) -> Callable[[pathlib.Path], str]:
 def difference_cell(values) -> str:
   """A difference with its interval and p; bold where p is below 0.05."""
   centre, low, high, p = values
-  text = f"{centre:+.3f} ({low:+.3f} – {high:+.3f}), p {p:.2g}"
+  chance = f"p {p:.2g}" if p >= 0.001 else "p < 0.001"
+  text = f"{centre:+.3f} ({low:+.3f} – {high:+.3f}), {chance}"
   return f"**{text}**" if p < 1 - LEVEL else text
 
 

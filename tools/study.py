@@ -131,19 +131,25 @@ def of_long_runs() -> dict[str, Arm]:
   }
 
 
+# All runs: the base is evaluated once for all, and no rollout is kept.
+KEYS = {
+  "eval.at_start": False,
+  "log.rollouts_every": 0,
+  "log.tensorboard": False,
+}
+# Runs whose checkpoints are read again, see `follow`.
+FOLLOW_KEYS = {
+  "train.total_steps": 200,
+  "eval.every": 100,
+  "checkpoint.every": 20,
+  "checkpoint.keep_every": 20,
+  **KEYS,
+}
 PARTS = {
   "countdown": Part(
     config="configs/tiny.py",
     arms=all_methods(),
-    keys={
-      "train.total_steps": 200,
-      "eval.every": 100,
-      "eval.at_start": False,
-      "checkpoint.every": 20,
-      "checkpoint.keep_every": 20,
-      "log.rollouts_every": 0,
-      "log.tensorboard": False,
-    },
+    keys=FOLLOW_KEYS,
     seeds=5,
     base="base",
     follow=20,
@@ -151,15 +157,7 @@ PARTS = {
   "arm": Part(
     config="configs/tiny.py",
     arms=of_arm(),
-    keys={
-      "train.total_steps": 200,
-      "eval.every": 100,
-      "eval.at_start": False,
-      "checkpoint.every": 20,
-      "checkpoint.keep_every": 20,
-      "log.rollouts_every": 0,
-      "log.tensorboard": False,
-    },
+    keys=FOLLOW_KEYS,
     seeds=5,
     base="base",
     follow=20,
@@ -170,10 +168,8 @@ PARTS = {
     keys={
       "train.total_steps": 2000,
       "eval.every": 200,
-      "eval.at_start": False,
       "checkpoint.every": 100,
-      "log.rollouts_every": 0,
-      "log.tensorboard": False,
+      **KEYS,
     },
     seeds=3,
     base="base",
@@ -193,10 +189,8 @@ PARTS = {
     keys={
       "train.total_steps": 60,
       "eval.every": 60,
-      "eval.at_start": False,
       "checkpoint.every": 20,
-      "log.rollouts_every": 0,
-      "log.tensorboard": False,
+      **KEYS,
     },
     seeds=3,
     base="smollm2",

@@ -32,7 +32,7 @@ def advantage(
     mask_BT: bool, tokens that the policy wrote; what stands at others, NaN
       included, counts for nothing.
     coef: weight.
-    discount: what a token counts of the next one's sum, in [0, 1].
+    discount: factor of the sum over the tokens that follow, in [0, 1].
 
   Returns:
     A_t, float32, 0 at masked tokens.

@@ -74,7 +74,7 @@ def text(export: Export) -> str:
   """Returns the text of a model card.
 
   Args:
-    export: what was exported.
+    export: policy and run that the card is of.
   """
   run = export.run
   rows = _pass_rows(run, export.step)

@@ -47,9 +47,9 @@ def hint(name: str, key: str) -> str:
   """Says how to get a model, for the end of a message; "" if it is no id.
 
   Args:
-    name: what stands in the place of a directory.
-    key: key of the config that it stands at; what `config.model.download`
-      fetches is the policy to start from alone.
+    name: text in the place of a directory.
+    key: key of the config that has it; `config.model.download` fetches the
+      policy to start from, and no other.
   """
   parts = split(name)
   if parts is None:

@@ -263,8 +263,9 @@ def load_frozen(
       no step, and another checkpoint after every save: a resumed run would
       read another policy.
     mesh: mesh of the devices that hold the parameters.
-    policy: the other policy, each of whose tokens this one must have under the
-      same number. Chat templates may differ: prompts are those of the other.
+    policy: policy that samples. This one must have each of its tokens under
+      the same number; chat templates may differ, since prompts are sampled and
+      scored as that one writes them.
     key: key of the config that has the place, for messages.
 
   Returns:

@@ -212,40 +212,47 @@ def _crossed(rng, seeds, problems, of_seed, of_problem, noise):
   )
 
 
-def test_over_seeds_is_the_textbook_layout():
+def test_over_seeds_is_banerjee_s_interval():
   """Golden numbers: mean squares of a 2 x 3 table, worked by hand."""
   values = [[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]]
-  # Means 3 and 5 of the seeds, 2, 2 and 8 of the problems, 4 of all.
-  by_seed, by_problem, by_noise = 6.0, 24.0, 2.0
-  square = by_seed + by_problem - by_noise
-  freedom = max(
-    square**2 / (by_seed**2 / 1 + by_problem**2 / 2 + by_noise**2 / 2), 1
-  )
-  error = np.sqrt(square / 6)
-  half = error * scipy.stats.t.ppf(0.975, freedom)
-  p = 2 * scipy.stats.t.sf(4 / error, freedom)
+  # Means 3 and 5 of the seeds, 2, 2 and 8 of the problems, 4 of all. Mean
+  # squares of seeds 6 and of problems 24, each over 6 values; t of one degree
+  # of freedom 12.7062, of two 4.30265.
+  half = np.sqrt(12.7062**2 * 1 + 4.30265**2 * 4)
+  centre, low, high, p = intervals.over_seeds(values)
+  np.testing.assert_allclose((centre, low, high), (4, 4 - half, 4 + half), 1e-5)
+  # The interval of level 1 - p ends at 0.
   np.testing.assert_allclose(
-    intervals.over_seeds(values), (4, 4 - half, 4 + half, p), rtol=1e-12
+    intervals.over_seeds(values, level=1 - p)[1], 0, atol=1e-6
   )
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize(
   ("of_seed", "of_problem", "noise"),
-  [(0.0, 1.0, 1.0), (0.1, 1.0, 0.5), (1.0, 0.2, 1.0), (0.0, 0.0, 1.0)],
+  [
+    (0.0, 1.0, 1.0),
+    (0.1, 1.0, 0.5),
+    (0.03, 0.2, 0.2),
+    (0.06, 0.2, 0.2),
+    (1.0, 0.2, 1.0),
+    (0.0, 0.0, 1.0),
+  ],
 )
 def test_over_seeds_holds_the_mean(seeds, of_seed, of_problem, noise):
-  """Whichever of seeds and problems makes the mean vary."""
+  """Whichever of seeds and problems makes the mean vary; in the tail too."""
   rng = np.random.default_rng(seeds)
+  draws = 1500
   found = [
     intervals.over_seeds(_crossed(rng, seeds, 64, of_seed, of_problem, noise))
-    for _ in range(2500)
+    for _ in range(draws)
   ]
   _, low, high, p = np.transpose(found)
-  inside = (low <= 0) & (0 <= high)
-  assert np.mean(inside) >= COVERED
-  # The test and the interval are one.
-  np.testing.assert_array_equal(inside, p >= 0.05)
+  np.testing.assert_array_equal((low <= 0) & (0 <= high), p >= 0.05)
+  for tail in (0.05, 0.0125):
+    # Three standard errors above what the level allows.
+    most = tail + 3 * np.sqrt(tail * (1 - tail) / draws)
+    assert np.mean(p < tail) <= most
 
 
 def test_over_seeds_is_wider_where_seeds_differ():
