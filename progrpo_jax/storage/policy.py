@@ -283,7 +283,9 @@ def load_frozen(
         f"{key} = {place!r} is the workdir of a run, whose newest checkpoint "
         f"changes: name one, as in {workdir / CHECKPOINTS}/100"
       )
-  config, params, folder = _read(path, mesh, jnp.dtype(policy.config.dtype))
+  config, params, folder = _read(
+    path, mesh, jnp.dtype(policy.config.dtype), download=False
+  )
   _check_finite(params, key, place)
   _check_vocabulary(
     policy, config, tokenizer_lib.load(folder), f"{key} = {place!r}"
