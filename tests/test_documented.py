@@ -40,11 +40,12 @@ def test_what_runs_elsewhere_is_there(path):
 def recipe(target):
   """Words of the program that a target of the Makefile starts."""
   # The tests may themselves be started by make, which tells a make below it
-  # so through these variables; that one would then print its directories.
+  # so through these variables; that one would then print its directories, and
+  # take the arguments of the tests for those of its program.
   environment = {
     key: value
     for key, value in os.environ.items()
-    if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS")
   }
   shown = subprocess.run(
     ["make", "-n", "-o", "setup", *shlex.split(target)],
