@@ -14,7 +14,7 @@ from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.build import stages as build
 from progrpo_jax.cli import sample as sample_command
 from progrpo_jax.models import transformer
-from progrpo_jax.report import comparison
+from progrpo_jax.report import comparison, live
 from progrpo_jax.settings import files
 
 
@@ -114,7 +114,9 @@ def test_answers_are_the_command_s(trained, small, monkeypatch, capfd):
   monkeypatch.setattr(sample_command, "_lines", lambda: ["1+2=", "3+4="])
   flags = ["--policy", str(trained.path), "--num_samples", "3"]
   assert sample_command.run([*small.args(), *flags]) == 0
-  assert capfd.readouterr().out.splitlines() == sum(answers, [])
+  # A terminal is shown no control characters, which this policy may write.
+  shown = [live.printable(text) for text in sum(answers, [])]
+  assert capfd.readouterr().out.splitlines() == shown
 
 
 def test_a_batch_of_prompts_answers_as_each_alone(trained):
@@ -143,7 +145,8 @@ def test_only_one_policy_is_held_and_it_loads_in_silence(trained, caplog):
 
 def test_written_answers_are_as_probable_as_the_policy_says(trained):
   """By the logits of each prompt and answer alone, without packing."""
-  responder = answers_lib.Responder.load(trained.config, str(trained.path))
+  c = trained.config
+  responder = answers_lib.Responder.load(c, str(trained.path))
   policy, pairs = responder.policy, [("1+2=", "3"), ("3+4=", "12"), ("9=", "")]
   expected = []
   for prompt, answer in pairs:
@@ -153,7 +156,9 @@ def test_written_answers_are_as_probable_as_the_policy_says(trained):
     logits_TV = transformer.logits(
       policy.config, policy.params, tokens_1T, np.ones_like(tokens_1T, bool)
     )[0]
-    logp_TV = np.asarray(jax.nn.log_softmax(logits_TV))
+    # The distribution is the one that was sampled from in training.
+    assert c.sampling.top_p == 1.0 and not c.sampling.top_k
+    logp_TV = np.asarray(jax.nn.log_softmax(logits_TV / c.sampling.temperature))
     expected.append(
       sum(logp_TV[len(head) - 1 + i, t] for i, t in enumerate(tail))
     )
