@@ -158,7 +158,7 @@ def test_reward_functions(small, refuses, tmp_path):
   )
   (tmp_path / "own.py").write_text(REWARDS)
   for name, said in (
-    ("raises", "raised KeyError: 'no such thing'"),
+    ("raises", "own.py, line 5: KeyError: 'no such thing'"),
     ("hangs", "did not return within 1 s on 16 completions"),
     ("short", "returned 1 values for 16 completions"),
     ("nan", "returned nan for completion 0"),

@@ -455,9 +455,17 @@ def test_evaluations_and_exports_are_alike(runs):
   assert _joined(files(runs["bucket"] / "evaluated")) == files(
     runs["local"] / "evaluated"
   )
-  exported = files(runs["local"] / "hf")
-  assert "model.safetensors" in exported
-  assert exported == files(runs["local"] / "local-hf")
+  exported, local = runs["local"] / "hf", runs["local"] / "local-hf"
+  first, second = files(exported), files(local)
+  assert "model.safetensors" in first
+  # A card says where its model is, and holds the config with its places.
+  cards = [x.pop("README.md").decode() for x in (first, second)]
+  assert first == second
+  heads = [
+    card.partition("<details>")[0].replace(str(place), "PLACE")
+    for card, place in zip(cards, (exported, local))
+  ]
+  assert heads[0] == heads[1] and "PLACE" in heads[0]
 
 
 LIVE = """
