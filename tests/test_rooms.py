@@ -159,6 +159,7 @@ ROOMS = {
     "metrics.py",
     "lock.py",
     "checkpoint.py",
+    "hub_names.py",
     "hub.py",
     "policy.py",
     "log.py",

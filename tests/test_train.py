@@ -390,7 +390,8 @@ def test_weights_that_are_not_finite_are_no_start(small, tmp_path, capfd):
     str(tmp_path / "broken"),
   ]
   assert main.main(argv) == 2
-  assert "not finite in norm.scale; start from" in capfd.readouterr().err
+  said = capfd.readouterr().err
+  assert "not finite in norm.scale; name another policy" in said
 
 
 def test_updates_that_are_not_finite_stop_the_run(

@@ -9,7 +9,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.devices import compilation, hosts
 from progrpo_jax.models import hf
 from progrpo_jax.report import card
-from progrpo_jax.storage import hub, metrics
+from progrpo_jax.storage import hub, hub_names, metrics
 from progrpo_jax.storage import policy as policy_lib
 
 
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
   mesh = build.make_mesh(c)
   if args.adapters:
     config, adapters, base = policy_lib.load_adapters(args.policy, mesh)
-    base, revision = hub.split(base) or (base, None)
+    base, revision = hub_names.split(base) or (base, None)
     hf.save_adapters(args.output, config, adapters, base, revision)
   else:
     policy = build.load_policy(c, mesh)

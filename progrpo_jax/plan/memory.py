@@ -30,7 +30,7 @@ from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rollout import sampler
 from progrpo_jax.settings import checks, schedule
-from progrpo_jax.storage import hub
+from progrpo_jax.storage import hub_names
 from progrpo_jax.storage import policy as policy_lib
 
 # Name -> bytes on each device.
@@ -133,13 +133,15 @@ def _cached(name: str) -> str:
   Raises:
     InputError: it is not here.
   """
+  from progrpo_jax.storage import hub  # it says why here
+
   place = hub.cached(name)
   if place is None:
     raise errors.InputError(
       f"config.model.init_from = {name!r} is not on this machine: a run "
       "fetches it from the hub (config.model.download); `hf download "
-      f"{hub.split(name)[0]} config.json` fetches what is needed to count its "
-      "memory"
+      f"{hub_names.split(name)[0]} config.json` fetches what is needed to "
+      "count its memory"
     )
   return place
 

@@ -15,7 +15,7 @@ import huggingface_hub
 import progrpo_jax
 from progrpo_jax.report import comparison, sections
 from progrpo_jax.settings import methods
-from progrpo_jax.storage import hub, metrics, policy
+from progrpo_jax.storage import hub_names, metrics, policy
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 NAME = "README.md"
@@ -61,7 +61,7 @@ class Export:
     """Model of the hub that the run started from; None where none is known."""
     model = self.run.config.get("model", {})
     name = model.get("init_from", "")
-    return name if model.get("download") and hub.split(name) else None
+    return name if model.get("download") and hub_names.split(name) else None
 
 
 def title(export: Export) -> str:
@@ -116,7 +116,7 @@ def _metadata(export: Export, rows) -> huggingface_hub.ModelCardData:
   method = export.run.config.get("method", "")
   last = [row for row in rows if row["last"] is not None]
   return huggingface_hub.ModelCardData(
-    base_model=export.base and hub.split(export.base)[0],
+    base_model=export.base and hub_names.split(export.base)[0],
     library_name="peft" if export.adapters else "transformers",
     pipeline_tag="text-generation",
     tags=[
@@ -147,7 +147,9 @@ def _origin(export: Export) -> str:
   _, sentence = method_of(config.get("method", ""))
   start = export.base or config.get("model", {}).get("init_from") or ""
   if export.base:
-    start = f"[{export.base}](https://huggingface.co/{hub.split(start)[0]})"
+    start = (
+      f"[{export.base}](https://huggingface.co/{hub_names.split(start)[0]})"
+    )
   elif start:
     start = f"`{start}`"
   what = "LoRA adapters for it were" if export.adapters else "It was"
@@ -172,7 +174,7 @@ def _loading(export: Export) -> str:
     imports = f"from peft import {auto}\nfrom transformers import AutoTokenizer"
     tokenizer = model.get("init_from", "")
     if export.base:
-      tokenizer, _ = hub.split(export.base)
+      tokenizer, _ = hub_names.split(export.base)
   bos = tokenizer_lib.bos_piece(export.run.path / policy.MODEL_DIR)
   bos = f"{bos!r} + " if bos else ""
   prompt = f'inputs = tokenizer({bos}prompt, return_tensors="pt")'

@@ -16,7 +16,7 @@ import ml_collections
 
 from progrpo_jax import errors
 from progrpo_jax.settings import checks
-from progrpo_jax.storage import hub
+from progrpo_jax.storage import hub_names
 
 # Keys, and groups of keys, that may change when a run is resumed.
 _FREE = (
@@ -148,7 +148,7 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
   if before is _ABSENT or after is _ABSENT:
     return True
   if key == "model.init_from":  # a commit may be named later; see `describe`
-    repos = [hub.split(value) or (None, None) for value in (before, after)]
+    repos = [hub_names.split(x) or (None, None) for x in (before, after)]
     return bool(repos[0][0]) and repos[0] == (repos[1][0], None)
   if key == "schedule":  # entries may be appended, not changed or removed
     return list(after)[: len(before)] == list(before)

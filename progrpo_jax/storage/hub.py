@@ -1,8 +1,9 @@
 """Models of the Hugging Face hub: fetching one, and publishing a directory.
 
-A model is named by its id, "OWNER/NAME", or by its id and a revision (a branch,
-a tag or a commit), "OWNER/NAME@REVISION". Files are fetched into the cache of
-huggingface_hub, which other programs share (HF_HOME says where it is).
+Files are fetched into the cache of huggingface_hub, which other programs share
+(HF_HOME says where it is). Modules of every run import this one only where they
+need it: in a notebook, that library warns at its import of progress bars that
+nothing here draws. What a name says is in `hub_names`.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import functools
 import io
 import json
 import os
-import re
 import sys
 import time
 
@@ -23,10 +23,8 @@ from huggingface_hub import utils as hub_utils
 from progrpo_jax import errors
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import hf_names
+from progrpo_jax.storage import hub_names
 
-# What the hub accepts as the id of a model, and a revision.
-_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
-_ID = re.compile(rf"({_NAME}/{_NAME})(?:@([\w./-]+))?")
 # Files beside the weights that a policy and its tokenizer are read from.
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt")
 # Folders hold other forms of the same weights, which nothing here reads.
@@ -35,37 +33,6 @@ _FOLDERS = ("*/*",)
 _STALE = ("*.safetensors", "*.safetensors.index.json")
 # Seconds between lines on a download.
 _EVERY_S = 10.0
-
-
-def split(name: str) -> tuple[str, str | None] | None:
-  """Returns (id, revision or None) of a model; None for any other text."""
-  match = _ID.fullmatch(name)
-  return match and match.groups()
-
-
-def hint(name: str, key: str) -> str:
-  """Says how to get a model, for the end of a message; "" if it is no id.
-
-  Args:
-    name: text in the place of a directory.
-    key: key of the config that has it; `config.model.download` fetches the
-      policy to start from, and no other.
-  """
-  parts = split(name)
-  if parts is None:
-    return ""
-  repo, revision = parts
-  place = f"models/{repo.rpartition('/')[2]}"
-  at = f" --revision {revision}" if revision else ""
-  command = f"`hf download {repo}{at} --local-dir {place}`"
-  if key == "config.model.init_from":
-    command = f"--config.model.download=True fetches it, and so does {command},"
-  else:
-    command += " fetches it,"
-  return (
-    f"; if it is a model of the Hugging Face hub, {command} after which "
-    f"{key} = {place!r} names it"
-  )
 
 
 @functools.cache
@@ -86,20 +53,21 @@ def fetch(name: str) -> str:
     InputError: the hub cannot be reached, has no such model, does not show it
       to this user, or its files cannot be written here.
   """
-  folder = hosts.from_first(hosts.on_first(lambda: _fetch(*split(name))))
+  repo, revision = hub_names.split(name)
+  folder = hosts.from_first(hosts.on_first(lambda: _fetch(repo, revision)))
   if hosts.count() == 1:
     return folder
-  return hosts.agree(lambda: _fetch(split(name)[0], os.path.basename(folder)))
+  return hosts.agree(lambda: _fetch(repo, os.path.basename(folder)))
 
 
 def pinned(name: str) -> str:
   """Returns the name of a model that was fetched, with its commit."""
-  return f"{split(name)[0]}@{os.path.basename(fetch(name))}"
+  return f"{hub_names.split(name)[0]}@{os.path.basename(fetch(name))}"
 
 
 def cached(name: str) -> str | None:
   """Returns the directory of a model if it is on this machine, or None."""
-  repo, revision = split(name)
+  repo, revision = hub_names.split(name)
   try:
     return huggingface_hub.snapshot_download(
       repo,

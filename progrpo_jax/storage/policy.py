@@ -14,7 +14,7 @@ from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.models import lora as lora_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
-from progrpo_jax.storage import hub
+from progrpo_jax.storage import hub_names
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 # The key that names the policy to start from.
@@ -79,7 +79,14 @@ def run_of(path: str) -> epath.Path | None:
 
 def is_on_hub(place: str) -> bool:
   """Whether a place can only be a model of the hub, by its id."""
-  return bool(hub.split(place)) and not os.path.exists(place)
+  return bool(hub_names.split(place)) and not os.path.exists(place)
+
+
+def _hub():
+  """Returns the module `hub`, which says why it is imported late."""
+  from progrpo_jax.storage import hub
+
+  return hub
 
 
 def locate(place: str, download: bool) -> str:
@@ -101,7 +108,7 @@ def locate(place: str, download: bool) -> str:
       f"named by its id, {page!r}, with config.model.download = True"
     )
   if download and is_on_hub(place):
-    return hub.fetch(place)
+    return _hub().fetch(place)
   if "://" in place:
     return place
   return os.path.abspath(os.path.expanduser(place))
@@ -125,7 +132,7 @@ def find_run(path: str, key: str = INIT_FROM) -> tuple[epath.Path, int | None]:
     # As it was typed, for it may be the id of a model of the hub.
     typed = "" if places.is_remote(path) else os.path.relpath(path)
     raise errors.InputError(
-      f"{key} = {path!r}: no such directory{hub.hint(typed, key)}"
+      f"{key} = {path!r}: no such directory{hub_names.hint(typed, key)}"
     )
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:
@@ -159,7 +166,7 @@ def describe(
   described[TOKENIZER] = tokenizer_lib.digest(tokenizer)
   if config.lora:
     fetched = download and is_on_hub(base)
-    described[_BASE] = hub.pinned(base) if fetched else locate(base, False)
+    described[_BASE] = _hub().pinned(base) if fetched else locate(base, False)
   return described
 
 
@@ -173,7 +180,7 @@ def base_of(described: dict[str, Any]) -> str:
     The beginning of a sentence; "" for other runs.
   """
   base = described.get(_BASE)
-  if not isinstance(base, str) or not hub.split(base):
+  if not isinstance(base, str) or not hub_names.split(base):
     return ""
   return (
     f"its adapters belong to {base}: name that as "

@@ -12,7 +12,7 @@ import pytest
 from progrpo_jax import errors, main
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import hf
-from progrpo_jax.storage import hub
+from progrpo_jax.storage import hub, hub_names
 from progrpo_jax.storage import policy as policy_lib
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -60,8 +60,9 @@ def fake(server, small, tmp_path, monkeypatch):
   ],
 )
 def test_an_id_is_owner_and_name(name, parts):
-  assert hub.split(name) == parts
-  assert (hub.hint(name, "config.model.init_from") == "") == (parts is None)
+  assert hub_names.split(name) == parts
+  said = hub_names.hint(name, "config.model.init_from")
+  assert (said == "") == (parts is None)
 
 
 def test_what_is_read_is_fetched_once(fake, small, capfd):
@@ -122,7 +123,7 @@ def _refusal(name=ID):
     hub.fetch(name)
   said = str(caught.value)
   assert "\n" not in said
-  assert f"config.model.init_from = {hub.split(name)[0]!r}: " in said
+  assert f"config.model.init_from = {hub_names.split(name)[0]!r}: " in said
   return said
 
 
