@@ -187,6 +187,7 @@ ROOMS = {
     "hlo.py",
     "counts.py",
     "roofline.py",
+    "kept.py",
     "ahead.py",
   ],
   "run": ["loop.py", "run.py"],

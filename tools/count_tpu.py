@@ -6,8 +6,9 @@
 `slices` prints the table of docs/benchmarks.md: a token of 256 responses on
 four slices. `configs` prints that of docs/tpu.md: every config at paper scale,
 on the slice of 64 v5p chips that its scale `paper` is for. Both need libtpu
-(`pip install -e .[aot]`) and no TPU; each program takes minutes to compile. No
-weight is read: a directory with the shapes of the model stands for it.
+(`pip install -e .[aot]`) and no TPU. Each program takes minutes to compile,
+once: what two configs have in common is kept. No weight is read: a directory
+with the shapes of the model stands for it.
 """
 
 import argparse

@@ -17,7 +17,7 @@ import rich.table
 
 from progrpo_jax import errors, places, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.devices import compilation, sharding
+from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, memory
 from progrpo_jax.settings import checks, isolation, schedule
 
@@ -90,7 +90,6 @@ def run(argv: list[str]) -> int:
   c, args = arguments.parse(parser, argv, needed=False)
   _check(c, args)
   if args.compile:
-    compilation.keep()
     # Before anything else: it takes no time to say what is missing.
     chips = ahead.devices(args.chip, args.devices or jax.device_count())
   console = rich.console.Console()

@@ -21,7 +21,7 @@ import ml_collections
 
 from progrpo_jax import errors
 from progrpo_jax.models import config as model_config
-from progrpo_jax.plan import counts, hlo, memory, programs, roofline
+from progrpo_jax.plan import counts, hlo, kept, memory, programs, roofline
 from progrpo_jax.settings import checks
 
 # Version of libtpu that belongs to the tested jax, see setup.py.
@@ -77,14 +77,6 @@ class Token:
   bound: roofline.Bound
   roofline_s: float
   split_roofline_s: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Compiled:
-  """A compiled program: its text, and the bytes that it takes."""
-
-  text: str
-  memory: float
 
 
 def topology_of(chip: str, count: int) -> str:
@@ -267,7 +259,7 @@ def _depths(model, phase: str, whole: bool) -> tuple[int, ...]:
 
 def _compile_all(
   c, model, mesh, phase, depths: Sequence[int], say
-) -> dict[int, _Compiled]:
+) -> dict[int, kept.Program]:
   """Compiles a phase at several depths: layers -> program.
 
   What is too large for a chip at full depth is compiled with few layers, so
@@ -280,7 +272,7 @@ def _compile_all(
     cut = dataclasses.replace(model, num_layers=depth)
     lowered = programs.lower(c, cut, mesh, phase)
     try:
-      compiled = lowered.compile()
+      out[depth] = kept.compile(lowered, mesh)
     except jax.errors.JaxRuntimeError as e:
       used = _TOO_LARGE.search(str(e))
       if not used:
@@ -292,18 +284,12 @@ def _compile_all(
           "chip, which is more than it has; take more chips or smaller batches"
         ) from e
       return _compile_all(c, model, mesh, phase, SHALLOW, say)
-    stats = compiled.memory_analysis()
-    out[depth] = _Compiled(
-      compiled.as_text(),
-      stats.argument_size_in_bytes
-      + stats.temp_size_in_bytes
-      + stats.output_size_in_bytes
-      - stats.alias_size_in_bytes,
-    )
   return out
 
 
-def _read(c, phase: str, compiled: _Compiled, mesh) -> dict[str, counts.Cost]:
+def _read(
+  c, phase: str, compiled: kept.Program, mesh
+) -> dict[str, counts.Cost]:
   """Counts a program: "token" of "sample", "program" of the others."""
   module = hlo.parse(compiled.text)
   if phase == "prefill":
