@@ -30,7 +30,7 @@ from progrpo_jax.devices import hosts, stopping, timing
 from progrpo_jax.learn import history
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
-from progrpo_jax.settings import identity, isolation
+from progrpo_jax.settings import checks, identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lock
 from progrpo_jax.storage import metrics as metrics_lib
@@ -619,6 +619,12 @@ def _run(
 def _introduce(c, setup: build.Setup, view: View) -> None:
   """Says what the config left to the machine and to the data."""
   view.message(build.attention_of(setup.model, setup.mesh))
+  drawn_on = checks.sampling_mesh(c, setup.mesh)
+  if drawn_on != setup.mesh:
+    view.message(
+      f"Responses are drawn on the mesh {dict(drawn_on.shape)} of the same "
+      f"devices; training has {dict(setup.mesh.shape)}."
+    )
   if isolation.is_needed(c):
     view.message(f"isolation of code: {isolation.describe()}")
   for sentence in problems.all_notes(

@@ -364,7 +364,7 @@ def token_stats(
 
 
 def sample_from_logits(
-  scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=128, shards=1
+  scaled_BV, uniform_B2, *, top_k=0, top_p=1.0, block=128, shards=1, rows=1
 ) -> tuple[jax.Array, jax.Array]:
   """Draws one token per row by inverting the cumulative distribution.
 
@@ -387,19 +387,22 @@ def sample_from_logits(
     block: tokens per block.
     shards: equal parts into which devices split the vocabulary; they do not
       change the blocks.
+    rows: rows that the loop over blocks takes together; must divide B, and
+      changes nothing that is drawn. See `tile_rows`.
 
   Returns:
     (token_B, logp_B): int32 tokens, and their float32 log-probs under the
     truncated distribution.
   """
-  rows, vocab = scaled_BV.shape
-  chex.assert_shape(uniform_B2, (rows, 2))
+  number, vocab = scaled_BV.shape
+  chex.assert_shape(uniform_B2, (number, 2))
   peak = jnp.max(scaled_BV, axis=-1, keepdims=True)
   if top_k > 0 or top_p < 1.0:
     keep = kept_tokens(scaled_BV[:, None], top_k, top_p)[:, 0]
     scaled_BV = jnp.where(keep, scaled_BV, -jnp.inf)
-  # [B, V] -> [B, pieces, piece]. A piece is the part of a block that lies on
-  # one shard: half a block of 128 where two devices split 1,187 of them.
+  # [B, V] -> [B / rows, rows, pieces, piece]. A piece is the part of a block
+  # that lies on one shard: half a block of 128 where two devices split 1,187 of
+  # them.
   width = min(block, vocab)
   piece = math.gcd(width, vocab // shards)
   if vocab % width:
@@ -408,21 +411,40 @@ def sample_from_logits(
     scaled_BV = jnp.pad(
       scaled_BV, ((0, 0), (0, padding)), constant_values=-jnp.inf
     )
-  pieces = scaled_BV.reshape(rows, -1, piece)
+  pieces = scaled_BV.reshape(number // rows, rows, -1, piece)
   # Unnormalised probabilities; subtracting the peak keeps exp in range.
-  sums = jnp.sum(jnp.exp(pieces - peak[..., None]), axis=-1)
-  sums = jnp.sum(sums.reshape(rows, -1, width // piece), axis=-1)
+  sums = jnp.exp(pieces - peak.reshape(*pieces.shape[:2], 1, 1)).sum(axis=-1)
+  sums = sums.reshape(number, -1, width // piece).sum(axis=-1)
+  # Their own sum is taken below. Without the barrier XLA takes it from the
+  # logits once more.
+  sums = lax.optimization_barrier(sums)
 
   chosen = _invert(sums, uniform_B2[:, 0])
   index = chosen[:, None] * (width // piece) + jnp.arange(width // piece)
-  inside = jnp.take_along_axis(pieces, index[..., None], axis=1)
-  inside = inside.reshape(rows, width)
+  inside = jnp.take_along_axis(
+    pieces, index.reshape(*pieces.shape[:2], -1, 1), axis=2
+  ).reshape(number, width)
   # By the block's own peak, so that some token in it has a weight.
   token = _invert(
     jnp.exp(inside - jnp.max(inside, axis=-1, keepdims=True)), uniform_B2[:, 1]
   )
   logp = _pick(inside, token) - peak[:, 0] - jnp.log(jnp.sum(sums, axis=-1))
   return chosen * width + token, logp
+
+
+def tile_rows(rows: int) -> int:
+  """Rows of logits that `sample_from_logits` should take together.
+
+  A TPU keeps tiles of 8 rows and 128 columns together. [B, V] cut into blocks
+  of 128 columns is copied whole, unless its rows are cut into eights as well:
+  then the bytes stay where they are.
+
+  Args:
+    rows: rows on a device.
+  """
+  if rows < 8:
+    return rows
+  return 8 if rows % 8 == 0 else 1
 
 
 def _invert(weights_BX, uniform_B) -> jax.Array:

@@ -530,10 +530,11 @@ def test_draws_from_a_large_vocabulary_follow_exact_numbers(name, options):
   truncated = np.where(probs > 0, logits, -np.inf).astype(np.float32)
   token, logp = map(np.asarray, draw(truncated, uniforms, rows=64))
   np.testing.assert_allclose(logp, np.log(probs[token]), atol=1e-4)
-  again, _ = ops.sample_from_logits(
-    np.stack([logits] * 8), uniforms[:8], **options
-  )
-  np.testing.assert_array_equal(again, token[:8])
+  for together in (1, 8):
+    again, _ = ops.sample_from_logits(
+      np.stack([logits] * 8), uniforms[:8], rows=together, **options
+    )
+    np.testing.assert_array_equal(again, token[:8])
   assert (probs[token] > 0).all()
   # Cells of the tokens in order of their probability, at least ten draws each.
   order = np.argsort(-probs, kind="stable")

@@ -210,7 +210,7 @@ def batch_prompts(c, model, mesh) -> int:
   Args:
     c: the config.
     model: configuration of the policy.
-    mesh: mesh of all devices.
+    mesh: mesh on which responses are drawn.
   """
   if c.sampling.batch_prompts:
     return c.sampling.batch_prompts
@@ -282,6 +282,7 @@ def make_evaluators(
         name,
         model=model,
         mesh=mesh,
+        sampling_mesh=checks.sampling_mesh(c, mesh),
         tokenizer=tokenizer,
         prompts=prompter.first(e.num_problems, e.batch_prompts),
         pool=pool,

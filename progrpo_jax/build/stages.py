@@ -247,6 +247,7 @@ def check(c: ml_collections.ConfigDict, mesh) -> None:
     checks.validate(stage)
     isolation.check(stage)
     checks.layout(stage, mesh)
+    checks.sampling_mesh(stage, mesh)
     for make in (
       functions.make_schedule,
       functions.make_objective,
@@ -432,6 +433,7 @@ def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
 def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
+  mesh = checks.sampling_mesh(c, foundation.mesh)
   around = dict(
     tokenizer=foundation.tokenizer, pool=foundation.pool, timer=foundation.timer
   )
@@ -455,13 +457,11 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
     draw=draw.DrawGroups(
       **around,
       model=foundation.model,
-      mesh=foundation.mesh,
+      mesh=mesh,
       settings=problems.make_settings(
         c,
         foundation.tokenizer,
-        batch_prompts=problems.batch_prompts(
-          c, foundation.model, foundation.mesh
-        ),
+        batch_prompts=problems.batch_prompts(c, foundation.model, mesh),
       ),
       stop=foundation.stop,
     ),

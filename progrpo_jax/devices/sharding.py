@@ -91,6 +91,28 @@ def abstract_mesh(
   )
 
 
+def refactored(mesh, tensor: int):
+  """Returns a mesh of the same devices in the same order, split otherwise.
+
+  Arrays of both meshes may meet in one program, because the order of the
+  devices is the same.
+
+  Args:
+    mesh: real or abstract mesh.
+    tensor: devices along "tensor"; all others are along "fsdp".
+
+  Raises:
+    InputError: the sizes do not multiply to the number of devices.
+  """
+  if mesh.shape["tensor"] == tensor:
+    return mesh
+  sizes = _sizes((1, -1, tensor), mesh.size)
+  types = (AxisType.Auto,) * len(AXES)
+  if isinstance(mesh, AbstractMesh):
+    return AbstractMesh(sizes, AXES, axis_types=types)
+  return Mesh(mesh.devices.reshape(sizes), AXES, axis_types=types)
+
+
 def _sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
   """Mesh sizes with a -1 replaced by the devices left for that axis."""
   sizes = list(sizes)

@@ -81,6 +81,7 @@ class HeldOut:
     *,
     model,
     mesh,
+    sampling_mesh,
     tokenizer,
     prompts: Sequence[batch_lib.Prompts],
     pool,
@@ -97,7 +98,8 @@ class HeldOut:
     Args:
       name: name of the set, in metric names.
       model: configuration of the policy.
-      mesh: device mesh.
+      mesh: mesh of the policy's parameters.
+      sampling_mesh: mesh on which responses are drawn, see `sampler.Engine`.
       tokenizer: tokenizer of the policy.
       prompts: batches of equal size; problems that pad the last batch have a
         negative id and are left out of all measures.
@@ -114,6 +116,7 @@ class HeldOut:
     """
     self.name = name
     self.model, self.mesh, self.tokenizer = model, mesh, tokenizer
+    self.sampling_mesh = sampling_mesh
     self.prompts, self.pool, self.settings = prompts, pool, settings
     # At temperature 0 the entropy is measured at temperature 1.
     self.dist = scoring.Distribution(
@@ -139,7 +142,7 @@ class HeldOut:
         decoding, which may raise.
     """
     parts = []
-    engine = sampler.Engine(self.model, params, self.mesh, before)
+    engine = sampler.Engine(self.model, params, self.sampling_mesh, before)
     for prompts in self.prompts:
       before()
       parts.append(self._sample_batch(engine, prompts))

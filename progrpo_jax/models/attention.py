@@ -213,12 +213,12 @@ def attend(
   for x, (_, v, _) in zip(scores, parts, strict=True):
     weights = jnp.exp(x - peak[..., None])
     totals.append(jnp.sum(weights, axis=-1))
+    weights = weights.astype(v.dtype)
+    if older is not None:
+      weights = _once(weights)
     outs.append(
       jnp.einsum(
-        "nrktms,nrksh->nrktmh",
-        weights.astype(v.dtype),
-        v,
-        preferred_element_type=jnp.float32,
+        "nrktms,nrksh->nrktmh", weights, v, preferred_element_type=jnp.float32
       )
     )
   if prefix is not None:
@@ -239,6 +239,18 @@ def attend(
   # exchange its operands, and XLA has no fast CPU product for that.
   out = (out / total[..., None]).astype(q.dtype)
   return out.swapaxes(2, 3)
+
+
+def _once(weights) -> jax.Array:
+  """Returns the weights; in a decoding step a TPU computes them only once.
+
+  Its compiler would take exp for their sum and again inside their product with
+  the values, which then waits for exp and for the values in turn. It joins both
+  into one loop where axes of size 1 are left out.
+  """
+  shape = weights.shape
+  dense = weights.reshape([n for n in shape if n > 1])
+  return lax.optimization_barrier(dense).reshape(shape)
 
 
 def _scores(q, k, mask) -> jax.Array:

@@ -627,6 +627,31 @@ def for_decoding(config: ModelConfig, params, mesh) -> dict:
   return _unroller(config, mesh)(params)
 
 
+def for_prompts(config: ModelConfig, params, mesh) -> dict:
+  """Returns parameters as `prefill` reads them on a mesh.
+
+  Those of training themselves, if they are on this mesh; otherwise a copy in
+  the compute type, split over it as training would split them.
+
+  Args:
+    config: model configuration.
+    params: parameters of training.
+    mesh: mesh of the same devices in the same order.
+  """
+  if jax.tree.leaves(params)[0].sharding.mesh == mesh:
+    return params
+  return _caster(config, mesh)(params)
+
+
+@functools.lru_cache(maxsize=64)
+def _caster(config: ModelConfig, mesh):
+  """A compiled cast to the compute type; one for each model and mesh."""
+  return jax.jit(
+    functools.partial(jax.tree.map, lambda x: x.astype(config.dtype)),
+    out_shardings=shardings(config, mesh),
+  )
+
+
 @functools.lru_cache(maxsize=64)
 def _unroller(config: ModelConfig, mesh):
   """`unroll` as a compiled function; one is kept for each model and mesh."""

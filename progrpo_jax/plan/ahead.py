@@ -187,6 +187,7 @@ def phases(
       it fit a chip.
   """
   rates = roofline.rates_of(chip)
+  drawn_on = checks.sampling_mesh(c, mesh)
   estimated = memory.estimate(c, model, mesh, "tpu", teacher)
   out = {}
   for phase in programs.of(c) if which is None else which:
@@ -226,8 +227,8 @@ def phases(
       token = Token(
         cost["token"],
         roofline.bound(cost["token"], rates),
-        roofline.token(c, model, mesh, rates),
-        roofline.token(c, model, mesh, rates, split=True),
+        roofline.token(c, model, drawn_on, rates),
+        roofline.token(c, model, drawn_on, rates, split=True),
       )
       steps = calls * (c.sampling.max_new_tokens - 1)
       out["sample"] = entry(

@@ -237,6 +237,7 @@ class _Stage:
     layout: sizes of packed rows.
     state: abstract training state with shardings.
     local: configuration of one device's share of the model.
+    drawing: the same estimate for the mesh on which responses are drawn.
     teacher: the same estimate for the teacher; None for none.
     item: bytes of a number in the compute type.
     xla: temporaries of the platform's compiler.
@@ -250,6 +251,10 @@ class _Stage:
     tx = functions.make_optimizer(c, functions.make_schedule(c))
     self.state = state_lib.abstract(model, tx, mesh)
     self.local = _local(model, mesh)
+    drawn_on = checks.sampling_mesh(c, mesh)
+    self.drawing = self
+    if drawn_on != mesh:
+      self.drawing = _Stage(c, model, drawn_on, platform)
     self.item = jnp.dtype(model.dtype).itemsize
     self.xla = _COMPILERS[platform]
     self.teacher = None
@@ -260,7 +265,7 @@ class _Stage:
   def phases(self) -> dict[str, Terms]:
     """Returns phase -> name -> bytes."""
     c, resident = self.c, self.resident()
-    sample = self.sampling(
+    sample = self.drawing.sampling(
       c.sampling.batch_prompts or checks.prompts_per_round(c),
       c.algo.num_generations,
     )
@@ -276,9 +281,13 @@ class _Stage:
     if self.platform == "cpu":
       out["save"] = resident | {"copy that is written": _bytes(self.state)}
     if c.eval.every:
-      out["evaluate"] = resident | self.sampling(
+      out["evaluate"] = resident | self.drawing.sampling(
         c.eval.batch_prompts, c.eval.num_samples
       )
+    if self.drawing is not self:
+      copy = self.drawing.tree(self.drawing.shapes)
+      for phase in out.keys() & {"sample", "evaluate"}:
+        out[phase]["weights as prompts are read"] = copy
     return out
 
   def weights(self) -> Terms:

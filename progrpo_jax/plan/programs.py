@@ -68,7 +68,7 @@ def lower(
 
 
 def _sampler(c, model, mesh):
-  s = c.sampling
+  s, drawn_on = c.sampling, checks.sampling_mesh(c, mesh)
   settings = sampler.Settings(
     num_generations=c.algo.num_generations,
     max_new_tokens=s.max_new_tokens,
@@ -80,8 +80,8 @@ def _sampler(c, model, mesh):
   )
   return sampler.lower(
     model,
-    _params(c, model, mesh),
-    mesh,
+    _params(c, model, mesh) if drawn_on == mesh else _cast(model, drawn_on),
+    drawn_on,
     sampled_at_once(c),
     c.data.max_prompt_length,
     settings,
@@ -152,8 +152,9 @@ def resident(
   """Returns the bytes on a device beside what a program takes and makes.
 
   These are the optimiser's moments while nothing is updated, the weights of
-  training while the copy for decoding or the teacher is read, the reference
-  policy, and the teacher.
+  training while a copy for sampling or the teacher is read, the copy that
+  prompts are read with on a mesh of their own, the reference policy, and the
+  teacher.
 
   Args:
     c: config of the run.
@@ -164,8 +165,12 @@ def resident(
   """
   state = state_lib.abstract(model, _optimizer(c), mesh)
   out = 0 if phase == "update" else _bytes(state.opt_state)
-  if phase in ("sample", TEACHER):
+  drawn_on = checks.sampling_mesh(c, mesh)
+  apart = phase in ("prefill", "sample") and drawn_on != mesh
+  if phase in ("sample", TEACHER) or apart:
     out += _bytes(_params(c, model, mesh))
+  if phase == "sample" and apart:
+    out += _bytes(_cast(model, drawn_on))
   if teacher is not None and phase != TEACHER:
     out += _bytes(_cast(teacher, mesh))
   if checks.needs_reference(c):

@@ -28,7 +28,7 @@ class DrawGroups:
 
   Attributes:
     model: configuration of the policy.
-    mesh: mesh of all devices.
+    mesh: mesh on which responses are drawn, see `sampler.Engine`.
     settings: how to sample, and in batches of how many prompts.
     tokenizer: the policy's, which decodes the responses.
     pool: processes that verify.

@@ -131,7 +131,8 @@ class Engine:
   Attributes:
     config: configuration of the policy.
     params: all parameters of the policy.
-    mesh: mesh that holds them.
+    mesh: mesh on which responses are drawn; that of the parameters, or another
+      of the same devices in the same order.
     check: function called between two calls of decoding, which may raise to
       end it; every host calls it at the same points.
     row_steps: steps that were computed so far, summed over the rows.
@@ -156,6 +157,11 @@ class Engine:
     """Parameters as `transformer.decode` reads them."""
     return transformer.for_decoding(self.config, self.params, self.mesh)
 
+  @functools.cached_property
+  def reading(self) -> dict:
+    """Parameters as `transformer.prefill` reads them."""
+    return transformer.for_prompts(self.config, self.params, self.mesh)
+
   def generate(
     self, prompts: batch_lib.Prompts, rows, key, settings: Settings
   ) -> batch_lib.Rollout:
@@ -178,7 +184,7 @@ class Engine:
     with jax.set_mesh(self.mesh):
       state, prefix, look = _begin(
         self.config,
-        self.params,
+        self.reading,
         self.weights,
         *put(
           (
@@ -453,7 +459,7 @@ def _begin(
 
   Args:
     config: configuration of the policy.
-    params: all parameters of the policy.
+    params: all parameters, from `transformer.for_prompts`.
     weights: the same, from `transformer.for_decoding`.
     prompt_PT: int32 tokens, padded on the left.
     prompt_mask_PT: bool, real tokens.
@@ -752,10 +758,12 @@ def _choose(logits_BV, uniform_B2, s: Settings):
     return token, jnp.max(logits_BV, axis=-1) - jax.nn.logsumexp(
       logits_BV, axis=-1
     )
+  rows, vocab = logits_BV.shape
   return ops.sample_from_logits(
     logits_BV / s.temperature,
     uniform_B2,
     top_k=s.top_k,
     top_p=s.top_p,
-    shards=sharding.shards_of("vocab", logits_BV.shape[-1]),
+    shards=sharding.shards_of("vocab", vocab),
+    rows=ops.tile_rows(rows // sharding.shards_of("batch", rows)),
   )

@@ -403,6 +403,26 @@ def check_split(mesh, **counts: int) -> None:
       )
 
 
+def sampling_mesh(c, mesh):
+  """Returns the mesh on which responses are drawn, of the same devices.
+
+  Args:
+    c: the config.
+    mesh: mesh of training.
+
+  Raises:
+    InputError: sampling.tensor does not divide the devices, or is no multiple
+      of the mesh's own, so that rows could not be split as those of training.
+  """
+  tensor, own = c.sampling.tensor or mesh.shape["tensor"], mesh.shape["tensor"]
+  if tensor % own or mesh.size % tensor:
+    raise errors.InputError(
+      f"config.sampling.tensor = {tensor} must divide the {mesh.size} devices, "
+      f"and be a multiple of the {own} along mesh.tensor; 0 takes these"
+    )
+  return sharding.refactored(mesh, tensor)
+
+
 # Keys of a row at which attention by plain XLA costs as much as the weights'
 # products. Measured on the policy of `make bench` with bundles of 1, 2, 4 and 8
 # responses (docs/benchmarks.md, "What was tried"); wider models have larger

@@ -241,6 +241,13 @@ def _sampling(c: ConfigDict) -> None:
   # the logits depend on the size of a batch.
   c.sampling.batch_prompts = ranges.Whole(0, at_least=0)
 
+  # Devices that share weights, key heads and vocabulary while responses are
+  # drawn: a multiple of mesh.tensor, and best a divisor of the number of key
+  # heads. 0 takes mesh.tensor. A large model that is not shared costs each
+  # device the time to read all of it for every token; shared, each reads its
+  # part, and two sums a layer cross the links.
+  c.sampling.tensor = ranges.Whole(0, at_least=0)
+
 
 def _algo(c: ConfigDict) -> None:
   """The method."""

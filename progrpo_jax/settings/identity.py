@@ -35,6 +35,7 @@ _FREE = (
   "data.prompt_buckets",
   "sampling.chunk",
   "sampling.batch_prompts",
+  "sampling.tensor",
   "optim.learning_rate",
   "optim.warmup_steps",
   "optim.decay",

@@ -215,8 +215,13 @@ def check_birth(where):
   assert held < 0.15 * sum(x.nbytes for x in jax.tree.leaves(state))
 
 
-def decode(params, where):
-  """Long decoding on a mesh, in batches that become smaller.
+def decode(params, where, tensor=None):
+  """Long decoding, in batches that become smaller.
+
+  Args:
+    params: parameters of the policy.
+    where: mesh that holds them.
+    tensor: devices along "tensor" while decoding; None takes those of the mesh.
 
   Returns:
     The rollout, and the text of the last program of the loop over tokens.
@@ -235,7 +240,8 @@ def decode(params, where):
     return run(*args)
 
   before = run._cache_size()
-  engine = sampler.Engine(CONFIG, params, where)
+  drawn_on = sharding.refactored(where, tensor or where.shape["tensor"])
+  engine = sampler.Engine(CONFIG, params, drawn_on)
   sampler._run = recorded
   try:
     rollout = sampler.sample(
@@ -269,9 +275,9 @@ def check_decoding(params, meshes):
   """Samples are the same on all meshes, and no weight moves for a token."""
   _, expected, _ = decode(params, sharding.make_mesh(devices=jax.devices()[:1]))
   assert len(set(expected.mask_BT.sum(axis=1))) > 5
-  for sizes in meshes:
+  for *sizes, tensor in meshes:
     where = sharding.make_mesh(*sizes)
-    engine, found, text = decode(params, where)
+    engine, found, text = decode(params, where, tensor)
     np.testing.assert_array_equal(found.tokens_BT, expected.tokens_BT)
     np.testing.assert_array_equal(found.mask_BT, expected.mask_BT)
     np.testing.assert_array_equal(found.finished_B, expected.finished_B)
@@ -281,7 +287,7 @@ def check_decoding(params, meshes):
     # a device or the sums of its logits: no weight, logits or keys.
     for kind, shape in collectives(text):
       assert math.prod(shape) <= 4 * CONFIG.embed_dim, (sizes, kind, shape)
-    print("decodes alike on", sizes)
+    print("decodes alike on", sizes, "with tensor", tensor)
 
 
 class Replies:
@@ -407,7 +413,7 @@ def main():
     transformer.abstract_params(CONFIG),
   )
   if sys.argv[1:] == ["decoding"]:
-    check_decoding(params, [(1, 4, 2), (8, 1, 1)])
+    check_decoding(params, [(2, 2, 2, 2), (8, 1, 1, 1), (2, 4, 1, 2)])
     return
   if sys.argv[1:] == ["turns"]:
     check_turns(params, [(1, 4, 2), (8, 1, 1)])

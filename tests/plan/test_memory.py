@@ -144,6 +144,40 @@ def test_a_mesh_cuts_weights_and_rows():
   assert copies["load"]["optimiser"] == whole["load"]["optimiser"]
 
 
+def test_responses_may_be_drawn_on_another_mesh_of_the_devices():
+  """Shared by two: half the keys and weights of each, for twice the rows."""
+  c = config(model__dtype="bfloat16")
+  mesh = sharding.abstract_mesh(4, 1, 4, 1)
+  model = model_for(c)
+  apart = memory.estimate(c, model, mesh, "tpu")
+  c.sampling.tensor = 2
+  shared = memory.estimate(c, model, mesh, "tpu")
+  assert shared["update"] == apart["update"]
+  for phase in ("sample", "evaluate"):
+    whole, part = apart[phase], shared[phase]
+    assert part["keys of responses"] == whole["keys of responses"]
+    name = "weights as decoding reads them"
+    # Norms, a few numbers, stay whole.
+    assert part[name] == pytest.approx(whole[name] / 2, rel=0.01)
+    # As training splits them, in bfloat16.
+    copy = part["weights as prompts are read"]
+    assert copy == pytest.approx(
+      whole["weights that train (float32)"] / 2, rel=0.01
+    )
+  # The mesh that training would have had with these sizes.
+  assert checks.sampling_mesh(c, mesh) == sharding.abstract_mesh(4, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("own", "tensor"), [(1, 3), (2, 1), (4, 6), (1, 16)])
+def test_a_mesh_for_drawing_must_have_the_rows_of_training(own, tensor):
+  c = config(sampling__tensor=tensor)
+  mesh = sharding.abstract_mesh(8, 1, -1, own)
+  with pytest.raises(errors.InputError, match="config.sampling.tensor"):
+    checks.sampling_mesh(c, mesh)
+  c.sampling.tensor = 0
+  assert checks.sampling_mesh(c, mesh) is mesh
+
+
 def test_the_optimiser_may_be_smaller():
   whole, half = (
     estimate(config(optim__mu_dtype=dtype))["load"]["optimiser"]
