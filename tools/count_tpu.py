@@ -21,38 +21,49 @@ import tempfile
 import rich.console
 
 from progrpo_jax import errors
+from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
-from progrpo_jax.plan import ahead, memory
-from progrpo_jax.settings import defaults, files
+from progrpo_jax.plan import ahead, memory, programs
+from progrpo_jax.settings import checks, defaults, files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPES = runpy.run_path(str(ROOT / "tools" / "make_memory.py"))["_SHAPES"]
 # The distilled models have the shapes of those that they were trained from,
 # with a head of their own.
+_DISTILLED = (*SHAPES["Qwen2.5-1.5B"][:-1], False)
 SHAPES |= {
-  "DeepSeek-R1-Distill-Qwen-1.5B": (*SHAPES["Qwen2.5-1.5B"][:-1], False),
+  "DeepSeek-R1-Distill-Qwen-1.5B": _DISTILLED,
+  "Nemotron-Research-Reasoning-Qwen-1.5B": _DISTILLED,
   "DeepSeek-R1-Distill-Qwen-7B": SHAPES["Qwen2.5-7B"],
+  "Qwen2.5-Math-7B": SHAPES["Qwen2.5-7B"],
+  "Qwen3-4B-Base": (36, 2560, 32, 8, 128, 9728, 151936, True),
+  "Qwen3-8B-Base": (36, 4096, 32, 8, 128, 12288, 151936, False),
+  "Qwen3-14B-Base": (40, 5120, 40, 8, 128, 17408, 151936, False),
+  "Qwen3-32B": (64, 5120, 64, 8, 128, 25600, 151936, False),
 }
-# Model, chip, mesh.
+# Model, chip, mesh, sampling.tensor.
 SLICES = (
-  ("Qwen2.5-1.5B", "v5e", (1, 4, 1)),
-  ("Qwen2.5-7B", "v5p", (1, 4, 1)),
-  ("Qwen2.5-7B", "v5e", (1, 8, 2)),
-  ("Qwen2.5-0.5B", "v5e", (1, 1, 1)),
+  ("Qwen2.5-1.5B", "v5e", (1, 4, 1), 0),
+  ("Qwen2.5-7B", "v5p", (1, 4, 1), 0),
+  ("Qwen2.5-7B", "v5p", (1, 4, 1), 4),
+  ("Qwen2.5-7B", "v5e", (1, 8, 2), 0),
+  ("Qwen2.5-7B", "v5e", (1, 8, 2), 4),
+  ("Qwen2.5-0.5B", "v5e", (1, 1, 1), 0),
 )
 CHIP, CHIPS = "v5p", 64
 
 
 def write_model(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """Writes the config.json of a Qwen2 model; returns its directory."""
+  """Writes the config.json of a model of Qwen; returns its directory."""
+  family = "qwen3" if name.startswith("Qwen3") else "qwen2"
   layers, width, heads, keys, head, mlp, vocab, tied = SHAPES[name]
   place = folder / name
   place.mkdir(parents=True, exist_ok=True)
   (place / "config.json").write_text(
     json.dumps(
       {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "model_type": family,
         "num_hidden_layers": layers,
         "hidden_size": width,
         "num_attention_heads": heads,
@@ -102,20 +113,22 @@ def count(c, chip: str, devices: int, say, **options):
 def slices(folder: pathlib.Path, say, only) -> list[str]:
   """Returns the rows of the table of decoding on four slices."""
   lines = [
-    "| model | chips | mesh | main memory, MB | cycles, million | between "
-    "chips, MB | ms: memory | core | links | bound | roofline | ratio | "
-    "roofline, weights shared | ratio |",
-    "|---" * 14 + "|",
+    "| model | chips | mesh | sampling.tensor | main memory, MB "
+    "| cycles, million | between chips, MB | ms: memory | core | links | bound "
+    "| roofline | ratio | roofline, weights shared | ratio |",
+    "|---" * 15 + "|",
   ]
-  for name, chip, sizes in SLICES:
+  for name, chip, sizes, tensor in SLICES:
     if only and f"{name}:{chip}" not in only:
       continue
     c = decoding(write_model(folder, name), sizes)
+    c.sampling.tensor = tensor
     t = count(c, chip, math.prod(sizes), say, which=["sample"])
     t = t["sample"].per_token
     least = t.bound.overlapped
     lines.append(
       f"| {name} | {math.prod(sizes)} {chip} | {' x '.join(map(str, sizes))} "
+      f"| {tensor or sizes[-1]} "
       f"| {t.cost.hbm / 1e6:,.0f} | {t.cost.cycles / 1e6:.1f} "
       f"| {t.cost.total_ici / 1e6:,.0f} | {1e3 * t.bound.hbm:.1f} "
       f"| {1e3 * t.bound.cycles:.1f} | {1e3 * t.bound.ici:.1f} "
@@ -127,36 +140,72 @@ def slices(folder: pathlib.Path, say, only) -> list[str]:
   return lines
 
 
+def sizes_of(c) -> str:
+  """Returns what decides the size of a config's programs, as one text.
+
+  Methods differ in their losses too. These are sums over a few numbers of each
+  token, nothing beside the products of the layers: of configs that agree in
+  their sizes one is compiled.
+  """
+  return repr(
+    (
+      memory.model_of(c),
+      [c[name].to_json() for name in ("mesh", "sampling")],
+      c.data.max_prompt_length,
+      c.algo.num_generations,
+      checks.prompts_per_round(c),
+      [
+        c.train[name]
+        for name in c.train
+        if name not in ("total_steps", "max_skipped_updates")
+      ],
+      functions.needs_scores(c),
+      checks.needs_reference(c),
+      checks.distills(c),
+    )
+  )
+
+
 def configs(folder: pathlib.Path, say, prices, only) -> list[str]:
   """Returns the rows of the table of the configs at paper scale."""
   lines = [
     "| config | memory of a chip, GiB | fits | s a step: prefill | sample | "
-    "score | update | step | roofline | steps | hours | dollars |",
-    "|---" * 12 + "|",
+    "score | teacher | update | step | roofline | steps | hours | dollars |",
+    "|---" * 13 + "|",
   ]
+  known: dict[str, dict] = {}
   for path in sorted((ROOT / "configs").glob("*b.py")):
     if only and path.stem not in only:
       continue
     c = files.load(str(path))
-    c.model.init_from = str(
-      write_model(folder, pathlib.Path(c.model.init_from).name)
-    )
+    place = write_model(folder, pathlib.Path(c.model.init_from).name)
+    c.model.init_from = str(place)
+    teacher = None
+    if checks.distills(c):
+      name = pathlib.Path(c.algo.distill.teacher).name
+      c.algo.distill.teacher = str(write_model(folder, name))
+      teacher = memory.teacher_of(c)
+    sizes = sizes_of(c)
     try:
-      counted = count(c, CHIP, CHIPS, say)
+      if sizes not in known:
+        known[sizes] = count(c, CHIP, CHIPS, say, teacher=teacher)
     except errors.InputError as e:
-      lines.append(f"| {path.stem} | {errors.one_line(e)} |" + " |" * 10)
+      lines.append(f"| {path.stem} | {errors.one_line(e)} |" + " |" * 11)
       continue
+    counted = known[sizes]
     needs = max(p.memory_bytes for p in counted.values())
     least = {n: p.bound.overlapped for n, p in counted.items()}
-    step, roof = (
-      sum(least.values()),
-      sum(p.roofline_s for p in counted.values()),
-    )
+    phases = [
+      f"{least[name]:,.0f}" if name in least else ""
+      for name in ("prefill", "sample", "score", programs.TEACHER, "update")
+    ]
+    step = sum(least.values())
+    roof = sum(p.roofline_s for p in counted.values())
     hours = c.train.total_steps * step / 3600
     fits = "yes" if needs <= memory.CHIPS[CHIP].memory else "no"
     lines.append(
       f"| {path.stem} | {needs / 2**30:.1f} | {fits} | "
-      + " | ".join(f"{x:,.0f}" for x in (*least.values(), step, roof))
+      + " | ".join([*phases, f"{step:,.0f}", f"{roof:,.0f}"])
       + f" | {c.train.total_steps:,} | {hours:,.0f} "
       f"| {hours * CHIPS * prices[CHIP]:,.0f} |"
     )
