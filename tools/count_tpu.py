@@ -1,14 +1,16 @@
 """Counts what programs cost on TPU slices, from the compiler's own output.
 
   python tools/count_tpu.py slices
+  python tools/count_tpu.py updates
   python tools/count_tpu.py configs --price v5p=4.2
 
-`slices` prints the table of docs/benchmarks.md: a token of 256 responses on
-four slices. `configs` prints that of docs/tpu.md: every config at paper scale,
-on the slice of 64 v5p chips that its scale `paper` is for. Both need libtpu
-(`pip install -e .[aot]`) and no TPU. Each program takes minutes to compile,
-once: what two configs have in common is kept. No weight is read: a directory
-with the shapes of the model stands for it.
+`slices` prints a table of docs/benchmarks.md: a token of 256 responses on four
+slices. `updates` prints another: a micro-batch of an update. `configs` prints
+that of docs/tpu.md: every config at paper scale, on the slice of 64 v5p chips
+that its scale `paper` is for. All need libtpu (`pip install -e .[aot]`) and no
+TPU. Each program takes minutes to compile, once: what two configs have in common
+is kept. No weight is read: a directory with the shapes of the model stands for
+it.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import rich.console
 from progrpo_jax import errors
 from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
-from progrpo_jax.plan import ahead, memory, programs
+from progrpo_jax.plan import ahead, counts, hlo, memory, programs, roofline
 from progrpo_jax.settings import checks, defaults, files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -49,6 +51,13 @@ SLICES = (
   ("Qwen2.5-7B", "v5e", (1, 8, 2), 0),
   ("Qwen2.5-7B", "v5e", (1, 8, 2), 4),
   ("Qwen2.5-0.5B", "v5e", (1, 1, 1), 0),
+)
+# Model, chip, mesh, tokens of a prompt and of a response.
+UPDATES = (
+  ("Qwen2.5-1.5B", "v5e", (1, 4, 1), 512, 2048),
+  ("Qwen2.5-7B", "v5e", (1, 8, 2), 512, 2048),
+  ("Qwen2.5-0.5B", "v5e", (1, 1, 1), 512, 2048),
+  ("Qwen2.5-1.5B", "v5p", (1, 64, 1), 512, 8192),
 )
 CHIP, CHIPS = "v5p", 64
 
@@ -140,6 +149,83 @@ def slices(folder: pathlib.Path, say, only) -> list[str]:
   return lines
 
 
+def training(place: pathlib.Path, sizes, prompt: int, new: int):
+  """Returns a config of one response for each chip and micro-batch."""
+  c = decoding(place, sizes)
+  c.data.max_prompt_length, c.sampling.max_new_tokens = prompt, new
+  c.train.micro_batch_generations = 1
+  c.train.micro_batch_rows = 1
+  return c
+
+
+def updates(folder: pathlib.Path, say, only) -> list[str]:
+  """Returns the rows of the table of one micro-batch of an update."""
+  lines = [
+    "| model | chips | mesh | tokens | ms: useful products | core "
+    "| main memory | links | MFU: links apart | all overlaps "
+    "| head between chips, GB |",
+    "|---" * 11 + "|",
+  ]
+  for name, chip, sizes, prompt, new in UPDATES:
+    if only and f"{name}:{chip}" not in only:
+      continue
+    c = training(write_model(folder, name), sizes, prompt, new)
+    model, texts = memory.model_of(c), []
+    m = c.mesh
+    mesh = sharding.make_mesh(
+      m.data, m.fsdp, m.tensor, devices=ahead.devices(chip, math.prod(sizes))
+    )
+    ahead.phases(
+      c,
+      model,
+      mesh,
+      chip,
+      which=["update"],
+      say=say,
+      keep=lambda _, text, texts=texts: texts.append(text),
+    )
+    module = hlo.parse(texts[0])
+    # The loop over micro-batches; how many there are, the data decide.
+    (body,) = (
+      loop.body
+      for loop in hlo.loops(module)
+      if loop.trips is None and not loop.depth
+    )
+    inner = {
+      loop.instruction.name: programs.head_chunks(c, mesh)
+      for loop in hlo.loops(module)
+      if loop.trips is None and loop.depth
+    }
+    rates = roofline.rates_of(chip)
+    bound = roofline.bound(counts.cost(module, body, trips=inner), rates)
+    count = programs.micro_batches(c, mesh, programs.minibatch_prompts(c))
+    least = roofline.sequences(c, model, mesh, rates, trains=True) / count
+    head = sum(
+      x.crossing
+      for x in counts.collectives(module, body)
+      if _has_vocabulary(x, model, mesh)
+    )
+    lines.append(
+      f"| {name} | {math.prod(sizes)} {chip} | {' x '.join(map(str, sizes))} "
+      f"| {prompt:,} + {new:,} | "
+      + " | ".join(
+        f"{1e3 * s:,.0f}" for s in (least, bound.cycles, bound.hbm, bound.ici)
+      )
+      + f" | {least / bound.apart:.0%} | {least / bound.overlapped:.0%} "
+      f"| {head / 1e9:.2f} |"
+    )
+    say(lines[-1])
+  return lines
+
+
+def _has_vocabulary(collective, model, mesh) -> bool:
+  """Whether a collective is of the head or the embedding."""
+  rows = model.vocab_size
+  sizes = {rows, rows // mesh.shape["tensor"], rows // mesh.size}
+  operands = collective.instruction.arrays
+  return any(sizes & set(array.shape) for array in operands)
+
+
 def sizes_of(c) -> str:
   """Returns what decides the size of a config's programs, as one text.
 
@@ -216,7 +302,7 @@ def configs(folder: pathlib.Path, say, prices, only) -> list[str]:
 def main() -> None:
   """Prints a table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("table", choices=("slices", "configs"))
+  parser.add_argument("table", choices=("slices", "updates", "configs"))
   parser.add_argument(
     "--price",
     default="v5p=4.2",
@@ -235,6 +321,8 @@ def main() -> None:
     place = pathlib.Path(folder)
     if args.table == "slices":
       lines = slices(place, console.print, args.only)
+    elif args.table == "updates":
+      lines = updates(place, console.print, args.only)
     else:
       prices = {chip: float(dollars)}
       lines = configs(place, console.print, prices, args.only)
