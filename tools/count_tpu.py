@@ -8,7 +8,7 @@
 slices. `updates` prints another: a micro-batch of an update. `configs` prints
 that of docs/tpu.md: every config at paper scale, on the slice of 64 v5p chips
 that its scale `paper` is for. All need libtpu (`pip install -e .[aot]`) and no
-TPU. Each program takes minutes to compile, once: what two configs have in common
+TPU. Each program takes minutes to compile, once: what configs have in common
 is kept. No weight is read: a directory with the shapes of the model stands for
 it.
 """
