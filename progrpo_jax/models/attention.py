@@ -215,7 +215,8 @@ def attend(
     totals.append(jnp.sum(weights, axis=-1))
     weights = weights.astype(v.dtype)
     if older is not None:
-      weights = _once(weights)
+      # On a CPU it would only keep loops apart.
+      weights = lax.platform_dependent(weights, tpu=_once, default=lambda x: x)
     outs.append(
       jnp.einsum(
         "nrktms,nrksh->nrktmh", weights, v, preferred_element_type=jnp.float32
