@@ -37,17 +37,9 @@ def get_config(variant: str = "prorl"):
     raise ValueError(f"no variant {variant!r}; known: prorl, no_reset, base")
   c = methods.prorl(scales.laptop())
   c.model.init_from = "" if variant == "base" else "runs/prorl_tiny/base"
-  c.data.tasks = {
-    "countdown": _task(
-      1.0, min_numbers=3, max_numbers=4, max_value=9, max_target=30
-    ),
-    "chain_sum": _task(1.0, min_terms=3, max_terms=5, max_digits=1),
-    "graph_color": _task(0.25, min_num_vertices=6, max_num_vertices=7),
-    # The usual 5,000 distinct boards are more than the generator finds.
-    "n_queens": _task(
-      0.25, n=8, min_remove=4, max_remove=8, num_train=3000, num_validation=300
-    ),
-  }
+  c.data.tasks = scales.puzzles()
+  for name in ("graph_color", "n_queens"):
+    c.data.tasks[name].weight = 0.25
   c.schedule = (
     {
       "name": "puzzles join",
@@ -87,7 +79,3 @@ def get_config(variant: str = "prorl"):
     c.algo.beta = 0.0
     c.algo.reset.modes = ()
   return c
-
-
-def _task(weight: float, **options) -> dict:
-  return {"weight": weight, "options": {"template": "compact", **options}}

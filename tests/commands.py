@@ -215,6 +215,18 @@ STORIES = {
     ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
     (".venv/bin/python tools/make_prorl.py runs/prorl_tiny", "figure.svg"),
   ],
+  "a mixture of puzzles": [
+    (
+      "progrpo warmup --config configs/puzzles.py --config.model.init_from="
+      " --output runs/puzzles/base",
+      WARMUP + DATA,
+    ),
+    (
+      "progrpo train --config configs/puzzles.py:progrpo --workdir"
+      " runs/puzzles/progrpo",
+      RUN + DATA + EVALS,
+    ),
+  ],
   "a task that answers": [
     (
       "progrpo warmup --config configs/guess_number.py:base --output"

@@ -94,8 +94,16 @@ def load(results: pathlib.Path, part: str) -> Runs:
 
 
 def last(run: dict) -> dict:
-  """The last evaluation of a run."""
-  return max(run["evals"], key=lambda e: e["step"])
+  """The last evaluation of a run; of several sets, their problems in a row."""
+  step = max(e["step"] for e in run["evals"])
+  sets = [e for e in run["evals"] if e["step"] == step]
+  return {
+    **{
+      name: [x for e in sets for x in e[name]]
+      for name in ("samples", "right", "distinct")
+    },
+    "entropy": np.mean([e["entropy"] for e in sets]),
+  }
 
 
 def pass_SX(runs: Sequence[dict], k: int) -> np.ndarray:

@@ -21,6 +21,7 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -81,6 +82,8 @@ class Part:
     base: name of the base policy in the folder of the runs.
     follow: steps between the checkpoints at which the probabilities of the
       base's own answers are taken; 0 for never.
+    keeps_base: whether the base is kept with the results. Another processor
+      rounds otherwise, so that a base made anew there is another policy.
   """
 
   config: str
@@ -89,6 +92,7 @@ class Part:
   seeds: int
   base: str
   follow: int = 0
+  keeps_base: bool = False
 
 
 def all_methods() -> dict[str, Arm]:
@@ -153,6 +157,7 @@ PARTS = {
     seeds=5,
     base="base",
     follow=20,
+    keeps_base=True,
   ),
   "arm": Part(
     config="configs/tiny.py",
@@ -161,6 +166,14 @@ PARTS = {
     seeds=5,
     base="base",
     follow=20,
+    keeps_base=True,
+  ),
+  "puzzles": Part(
+    config="configs/puzzles.py",
+    arms=all_methods(),
+    keys=KEYS,
+    seeds=3,
+    base="puzzles",
   ),
   "long": Part(
     config="configs/tiny.py",
@@ -173,6 +186,7 @@ PARTS = {
     },
     seeds=3,
     base="base",
+    keeps_base=True,
   ),
   "sentences": Part(
     config="configs/smollm2.py",
@@ -220,7 +234,7 @@ def main() -> int:
     return 0
   for name in args.parts:
     part = PARTS[name]
-    base = make_base(part, args.output, args.results / name)
+    base = make_base(part, args.output, args.results, name)
     for arm, seed in runs_of(part, args.arms, args.seeds):
       file = result_file(args.results / name, arm, seed)
       workdir = args.output / name / file.name.removesuffix(".json.gz")
@@ -264,25 +278,36 @@ def result_file(folder: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
 
 
 def make_base(
-  part: Part, output: pathlib.Path, results: pathlib.Path
+  part: Part, output: pathlib.Path, results: pathlib.Path, name: str
 ) -> pathlib.Path:
   """Makes the policy that all runs start from, and evaluates it.
 
   A pretrained policy must be there already (`tools/make_real_model.py`).
+
+  Args:
+    part: the part.
+    output: folder of the runs.
+    results: folder of what is kept.
+    name: the part's, in `results`.
   """
   base, evaluated = output / part.base, output / f"{part.base}-eval"
+  kept = results / "policies" / part.base
+  if kept.exists() and not base.exists():
+    shutil.copytree(kept, base)
   first = f"{part.config}:{next(iter(part.arms.values())).method}"
   if not (base / "config.json").exists():
     progrpo(
       "warmup", "--config", first, "--output", base, "--config.model.init_from="
     )
+  if part.keeps_base and not kept.exists():
+    shutil.copytree(base, kept)
   if not (evaluated / metrics.EVALS).exists():
     progrpo(
       "evaluate",
       *("--config", first, "--workdir", evaluated),
       f"--config.model.init_from={base}",
     )
-  file = results / "base.json.gz"
+  file = results / name / "base.json.gz"
   if not file.exists():
     write(file, {"arm": "base"} | summary(evaluated, ""))
   return base

@@ -56,6 +56,26 @@ def laptop():
   return c
 
 
+def puzzles():
+  """Tasks of a mixture: four puzzles with short prompts, of equal weight.
+
+  Countdown, colourings and boards have many right answers, a sum has one.
+  """
+
+  def task(**options):
+    return {"weight": 1.0, "options": {"template": "compact", **options}}
+
+  return {
+    "countdown": task(min_numbers=3, max_numbers=4, max_value=9, max_target=30),
+    "chain_sum": task(min_terms=3, max_terms=5, max_digits=1),
+    "graph_color": task(min_num_vertices=6, max_num_vertices=7),
+    # The usual 5,000 distinct boards are more than the generator finds.
+    "n_queens": task(
+      n=8, min_remove=4, max_remove=8, num_train=3000, num_validation=300
+    ),
+  }
+
+
 def smollm2():
   """A real pretrained model of 135M parameters, minutes on two cores."""
   c = defaults.get_config()

@@ -28,6 +28,7 @@ METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
 SMALL = (
   "tiny",
   "prorl_tiny",
+  "puzzles",
   "arm_tiny",
   "guess_number",
   "notebook",
@@ -54,6 +55,7 @@ AT_PAPER_SCALE = [
 AT_SMALL_SCALE = [
   *(f"tiny.py:{m}" for m in METHODS),
   *(f"smollm2.py:{m}" for m in METHODS),
+  *(f"puzzles.py:{m}" for m in METHODS),
   *(
     f"arm_tiny.py:{v}"
     for v in (
@@ -214,6 +216,7 @@ def test_every_method_has_a_file_at_paper_scale_and_a_small_variant():
   for method in METHODS:
     assert _load(f"tiny.py:{method}").method == method
     assert _load(f"smollm2.py:{method}").method == method
+    assert _load(f"puzzles.py:{method}").method == method
 
 
 @pytest.mark.parametrize("name", [*PAPER, *SMALL])

@@ -1,0 +1,46 @@
+"""Every method on a mixture of four puzzles, with a policy of 2.8M parameters.
+
+  progrpo warmup --config configs/puzzles.py --config.model.init_from= \
+    --output runs/puzzles/base
+  progrpo train --config configs/puzzles.py:progrpo \
+    --workdir runs/puzzles/progrpo
+
+The argument names any method of progrpo_jax/settings/methods.py. The puzzles
+are those of configs/prorl_tiny.py, the policy is 17 times as large as that of
+configs/tiny.py. It is a part of the study, see docs/study.md.
+"""
+
+from progrpo_jax.settings import scales
+
+
+def get_config(method: str = "progrpo"):
+  """A method on the mixture."""
+  c = scales.compared(scales.laptop(), method)
+  c.model.init_from = "runs/puzzles/base"
+  c.data.tasks = scales.puzzles()
+  # Most prompts are shorter than 40 characters, a graph with all its edges
+  # is not.
+  c.data.max_prompt_length = 72
+  c.data.prompt_buckets = (40,)
+  c.sampling.max_new_tokens = 16
+  c.train.total_steps = 300
+  c.train.prompts_per_step = 16
+  c.eval.every = 100
+  c.eval.num_problems = 32
+  c.checkpoint.every = 50
+  w = c.warmup
+  w.embed_dim, w.num_layers, w.mlp_dim = 256, 4, 640
+  w.steps = 2000
+  if method in ("prorl", "prorl_v2", "brorl"):
+    c.algo.reset.modes = ("every",)
+    c.algo.reset.period = 100
+  if method in ("prorl_v2", "brorl"):
+    c.algo.length_penalty.on, c.algo.length_penalty.off = 30, 150
+  # As many samples a step as the others, of fewer problems.
+  if method == "brorl":
+    c.algo.num_generations = 64
+    c.train.prompts_per_step = 4
+  if method == "repo":
+    c.algo.rephrase.template = "{solution} {prompt}"
+    c.algo.rephrase.max_prompt_length = 2 * c.data.max_prompt_length
+  return c
