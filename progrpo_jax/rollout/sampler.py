@@ -38,6 +38,10 @@ from progrpo_jax.models import transformer
 # a run that is asked to stop should do so within ten seconds.
 CALL_S = 2.0
 
+# Columns from which on a cache that is full is doubled; a smaller one becomes
+# four times as large.
+_DOUBLED = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -145,6 +149,8 @@ class Engine:
     row_steps: steps that were computed so far, summed over the rows.
     tokens: tokens of responses among them; the rest was for rows that had
       ended or that filled up a batch.
+    columns: columns of keys that these steps read; those of a prompt once for
+      the rows that share them.
   """
 
   def __init__(
@@ -158,7 +164,7 @@ class Engine:
     self.config, self.params, self.mesh = config, params, mesh
     self.check = check
     self.pace: float | None = None
-    self.row_steps = self.tokens = 0
+    self.row_steps = self.tokens = self.columns = 0
 
   @functools.cached_property
   def weights(self) -> dict:
@@ -244,7 +250,9 @@ class Engine:
       )
       step, most = map(int, sharding.fetch(look))
       self.pace = (time.perf_counter() - begun) / (step - before)
-      self.row_steps += rows * shards * (step - before)
+      steps, width = shards * (step - before), prefix.mask_NC.shape[1]
+      self.row_steps += steps * rows
+      self.columns += steps * (prompts * width + rows * (size + s.chunk))
     out.put(state)
     rollout = out.rollout()
     self.tokens += int(rollout.mask_BT.sum())
@@ -455,8 +463,9 @@ def _next_size(size: int, s: Settings) -> int:
   # The last token is never read. Whole chunks may run past the end.
   padded = math.ceil((s.max_new_tokens - 1) / s.chunk) * s.chunk
   first = math.ceil(s.first_cache / s.chunk) * s.chunk
-  # Times four: each size is a program of all layers.
-  return min(4 * size or first, padded)
+  # Each size is a program of all layers. A longer one that is four times as
+  # large would have attention read three times the keys that it needs.
+  return min((4 if size < _DOUBLED else 2) * size or first, padded)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))

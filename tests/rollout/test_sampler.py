@@ -368,6 +368,25 @@ def test_prompts_that_fill_up_a_batch_are_not_decoded(params, prompts, sampled):
   assert (engine.row_steps, engine.tokens) == (P * G, 0)
 
 
+def test_a_cache_grows_fourfold_at_first_then_twofold():
+  s = sampler.Settings(num_generations=1, max_new_tokens=3000)
+  sizes = [0]
+  while sizes[-1] < 3008:  # whole chunks of 16
+    sizes.append(sampler._next_size(sizes[-1], s))
+  assert sizes == [0, 64, 256, 512, 1024, 2048, 3008]
+
+
+def test_columns_of_keys_that_are_read_are_counted(params, prompts):
+  engine = engine_of(params)
+  draw(engine, *prompts, settings=dataclasses.replace(BASE, stop_ids=()))
+  # Four steps with a cache of 4, twelve with one of 16; the chunk's 4 beside.
+  rows = P * G
+  assert engine.columns == (
+    4 * (P * WIDTH + rows * (4 + 4)) + 12 * (P * WIDTH + rows * (16 + 4))
+  )
+  assert engine.row_steps == rows * 17
+
+
 def _looked(params, prompts, monkeypatch, seconds):
   """(looks of the host, rollout) where each call takes `seconds`."""
   now, looks = [0.0], []
