@@ -273,11 +273,12 @@ STORIES = {
       "--programs 2",
     ),
   ],
-  "real tokens in packed rows": [
-    (".venv/bin/python tools/packed_share.py", "--sequences 64"),
+  "useful shares of sampling and training": [
+    (".venv/bin/python tools/useful_shares.py", "--sequences 64 --cut 64"),
     (
-      "python tools/packed_share.py [--sequences 4096] [--devices 8]",
-      "--sequences 64",
+      "python tools/useful_shares.py [--sequences 4096] [--devices 8]"
+      " [--cut 16384]",
+      "--sequences 64 --cut 64",
     ),
   ],
   "pages that scripts make": [

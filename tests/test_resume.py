@@ -17,6 +17,7 @@ import pytest
 from progrpo_jax import loop, main
 from progrpo_jax.evaluators import held_out
 from progrpo_jax.learn import improve, prepare
+from progrpo_jax.rollout import collect as collect_lib
 from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.storage import checkpoint, log, metrics
 
@@ -170,6 +171,46 @@ def test_stopped_it_saves_and_goes_on_alike(
   assert main.main(argv) == 0
   found = recorded(tmp_path)
   assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
+
+
+def test_stopped_between_two_calls_of_decoding_it_ends_alike(
+  small, recorded, tmp_path, monkeypatch
+):
+  """No call comes after the signal, and the rollout begun is drawn again."""
+  options = (
+    "train.total_steps=3",
+    "eval.every=0",
+    "checkpoint.every=1000",
+    "sampling.max_new_tokens=48",
+    "sampling.temperature=50",  # nearly any token, so that few end a response
+  )
+  unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
+  assert small.train(unbroken, *options, method="grpo")[0] == loop.DONE
+  argv = ["train", *small.args(*options, method="grpo"), "--workdir"]
+  run, collect, calls = sampler._run, collect_lib.Collect.__call__, []
+
+  def begun(*args):
+    calls.append(0)  # of the step
+    return collect(*args)
+
+  def one(*args):
+    calls[-1] += 1
+    if calls[1:] == [1]:  # the first call of the second step
+      os.kill(os.getpid(), signal.SIGTERM)
+    return run(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sampler, "CALL_S", 0.0)  # one chunk a call
+    patch.setattr(sampler, "_run", one)
+    patch.setattr(collect_lib.Collect, "__call__", begun)
+    assert main.main([*argv, str(stopped)]) == loop.PREEMPTED
+  # 47 tokens after the first, in chunks of 4.
+  assert calls == [12, 1]
+  assert _kept(stopped) == [0, 1]
+  assert main.main([*argv, str(stopped)]) == loop.DONE
+  expected, found = recorded(unbroken), recorded(stopped)
+  assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
+  assert found["steps"] == [0, 1, 3]
 
 
 def _stop_in_evaluation(monkeypatch, at, argv):

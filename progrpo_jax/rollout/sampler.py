@@ -2,12 +2,12 @@
 
 The prompt is read once per group, and the G samples share its keys. Tokens are
 decoded in calls of a bounded number of them, each one loop on the devices.
-Between two calls the host reads two numbers, and may stop the run, give the
-cache of responses more columns (it starts small, so that early tokens do not
-pay for late columns), or move the rows that still live into a smaller batch:
-once at most half of them live, the others would only cost time. A program is
-compiled for each pair of a number of rows and a number of columns, when it is
-first reached.
+Between two calls, about `CALL_S` seconds apart where the machine is slow, the
+host reads two numbers, and may stop the run, give the cache of responses more
+columns (it starts small, so that early tokens do not pay for late columns), or
+move the rows that still live into a smaller batch: once at most half of them
+live, the others would only cost time. A program is compiled for each pair of a
+number of rows and a number of columns, when it is first reached.
 
 A sample's random numbers depend on its own id alone, not on its row, the
 batch around it, or the mesh. In float32 its tokens do not depend on these
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import math
+import time
 
 from flax import struct
 import jax
@@ -29,9 +30,17 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import ops
-from progrpo_jax.devices import sharding
+from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import transformer
+
+# Seconds that a call of decoding should take, by the pace of the one before it:
+# a run that is asked to stop should do so within ten seconds.
+CALL_S = 2.0
+
+# Columns from which on a cache that is full is doubled; a smaller one becomes
+# four times as large.
+_DOUBLED = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Settings:
     chunk: tokens after which their keys are moved into the cache, and after
       which decoding may end.
     first_cache: columns of the cache at the start.
-    call: tokens of a call at the most, between two looks of the host.
+    call: tokens of a call at the most, between two looks of the host; fewer
+      where they take longer than `CALL_S`, but a chunk.
     least_rows: rows of a device's share below which it is not made smaller.
     batch_prompts: prompts whose samples are drawn at one time, and whose keys
       the cache holds; 0 for all of them.
@@ -135,9 +145,13 @@ class Engine:
       of the same devices in the same order.
     check: function called between two calls of decoding, which may raise to
       end it; every host calls it at the same points.
+    pace: seconds that a token took in the last call; None before the first one
+      with a cache of its size.
     row_steps: steps that were computed so far, summed over the rows.
     tokens: tokens of responses among them; the rest was for rows that had
       ended or that filled up a batch.
+    columns: columns of keys that these steps read; those of a prompt once for
+      the rows that share them.
   """
 
   def __init__(
@@ -150,7 +164,8 @@ class Engine:
     """Computes nothing yet."""
     self.config, self.params, self.mesh = config, params, mesh
     self.check = check
-    self.row_steps = self.tokens = 0
+    self.pace: float | None = None
+    self.row_steps = self.tokens = self.columns = 0
 
   @functools.cached_property
   def weights(self) -> dict:
@@ -226,23 +241,42 @@ class Engine:
         continue  # a larger cache may make the next halving worth it
       if step > size:
         state = state.replace(cache=_grow(state.cache, _next_size(size, s)))
+        self.pace = None  # tokens take longer now
         continue
       self.check()
-      before = step
+      before, begun = step, time.perf_counter()
       state, look = _run(
         self.config,
         self.weights,
         prefix,
         state,
         np.int32(smaller[0] if smaller else 0),
+        np.int32(self._tokens_of_call(s)),
         s,
       )
       step, most = map(int, sharding.fetch(look))
-      self.row_steps += rows * shards * (step - before)
+      self.pace = (time.perf_counter() - begun) / (step - before)
+      steps, width = shards * (step - before), prefix.mask_NC.shape[1]
+      self.row_steps += steps * rows
+      self.columns += steps * (prompts * width + rows * (size + s.chunk))
     out.put(state)
     rollout = out.rollout()
     self.tokens += int(rollout.mask_BT.sum())
     return rollout
+
+  def _tokens_of_call(self, s: Settings) -> int:
+    """Tokens that the next call may decode; they do not change the samples.
+
+    A first call shows the pace by one chunk. Several hosts would have to
+    agree on a pace: theirs are calls of `s.call` tokens.
+    """
+    if hosts.count() > 1:
+      return s.call
+    if self.pace is None:
+      return s.chunk
+    if s.call * self.pace <= CALL_S:
+      return s.call
+    return max(s.chunk, int(CALL_S / self.pace))
 
 
 def sample(
@@ -362,7 +396,8 @@ def lower(
 
   def run():
     with jax.set_mesh(mesh):
-      return _run.lower(config, weights, prefix, state, np.int32(0), settings)
+      zero = np.int32(0)
+      return _run.lower(config, weights, prefix, state, zero, zero, settings)
 
   return begin, run
 
@@ -434,8 +469,9 @@ def _next_size(size: int, s: Settings) -> int:
   # The last token is never read. Whole chunks may run past the end.
   padded = math.ceil((s.max_new_tokens - 1) / s.chunk) * s.chunk
   first = math.ceil(s.first_cache / s.chunk) * s.chunk
-  # Times four: each size is a program of all layers.
-  return min(4 * size or first, padded)
+  # Each size is a program of all layers. A longer one that is four times as
+  # large would have attention read three times the keys that it needs.
+  return min((4 if size < _DOUBLED else 2) * size or first, padded)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
@@ -520,9 +556,10 @@ def _run(
   prefix: cache_lib.Prefix,
   state: DecodeState,
   enough,
+  call,
   settings: Settings,
 ) -> tuple[DecodeState, jax.Array]:
-  """Decodes chunks of tokens, settings.call of them at the most.
+  """Decodes chunks of tokens, at least one.
 
   Ends before if the cache is full, the limit of tokens is reached, or at most
   `enough` rows of each device live. These are read on the devices: the host
@@ -534,6 +571,7 @@ def _run(
     prefix: keys of the prompts by layer, of N rows.
     state: N * R rows; donated.
     enough: int32 scalar.
+    call: int32 scalar, tokens that the chunks may have together.
     settings: how to sample.
 
   Returns:
@@ -542,7 +580,9 @@ def _run(
   s, size = settings, state.cache.size
   shape = state.cache.k[0].shape[:2]  # [N, R]
   # The last step from which one more chunk is within the call and the cache.
-  last = jnp.minimum(state.step + max(s.call - s.chunk, 0), size + 1 - s.chunk)
+  last = jnp.minimum(
+    state.step + jnp.maximum(call - s.chunk, 0), size + 1 - s.chunk
+  )
 
   def goes_on(state: DecodeState):
     step, most = _look(state)

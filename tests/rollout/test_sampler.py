@@ -368,22 +368,71 @@ def test_prompts_that_fill_up_a_batch_are_not_decoded(params, prompts, sampled):
   assert (engine.row_steps, engine.tokens) == (P * G, 0)
 
 
-def test_the_host_looks_between_calls_and_may_end_them(params, prompts):
-  settings = dataclasses.replace(BASE, stop_ids=())
-  looks = []
-  draw(
+def test_a_cache_grows_fourfold_at_first_then_twofold():
+  s = sampler.Settings(num_generations=1, max_new_tokens=3000)
+  sizes = [0]
+  while sizes[-1] < 3008:  # whole chunks of 16
+    sizes.append(sampler._next_size(sizes[-1], s))
+  assert sizes == [0, 64, 256, 512, 1024, 2048, 3008]
+
+
+def test_columns_of_keys_that_are_read_are_counted(params, prompts):
+  engine = engine_of(params)
+  draw(engine, *prompts, settings=dataclasses.replace(BASE, stop_ids=()))
+  # Four steps with a cache of 4, twelve with one of 16; the chunk's 4 beside.
+  rows = P * G
+  assert engine.columns == (
+    4 * (P * WIDTH + rows * (4 + 4)) + 12 * (P * WIDTH + rows * (16 + 4))
+  )
+  assert engine.row_steps == rows * 17
+
+
+def _looked(params, prompts, monkeypatch, seconds):
+  """(looks of the host, rollout) where each call takes `seconds`."""
+  now, looks = [0.0], []
+
+  def read():
+    now[0] += seconds
+    return now[0]
+
+  monkeypatch.setattr(sampler.time, "perf_counter", read)
+  rollout = draw(
     engine_of(params, check=lambda: looks.append(1)),
     *prompts,
-    settings=settings,
+    settings=dataclasses.replace(
+      BASE, max_new_tokens=25, stop_ids=(), first_cache=64, call=12
+    ),
   )
-  # Sixteen steps, of which four fill the first cache: 4, 8, 4.
-  assert len(looks) == 3
+  return len(looks), rollout
+
+
+def test_slow_calls_have_fewer_tokens_and_draw_the_same(
+  params, prompts, monkeypatch
+):
+  # 24 steps in chunks of 4: after the first one 12 and 8 at full pace, or one
+  # chunk a call. A call of 4 takes 1.25 s: 2 s suffice for 6 tokens, a chunk.
+  quick, expected = _looked(params, prompts, monkeypatch, 0.0)
+  slow, found = _looked(params, prompts, monkeypatch, 1.25)
+  assert (quick, slow) == (3, 6)
+  jax.tree.map(np.testing.assert_array_equal, expected, found)
+  # 0.9 s: 8 tokens, which then seem twice as fast, 12, and the last 4 - 4.
+  assert _looked(params, prompts, monkeypatch, 0.9)[0] == 3
+
+
+def test_hosts_do_not_choose_their_own_pace(params, prompts, monkeypatch):
+  monkeypatch.setattr(sampler.hosts, "count", lambda: 2)
+  assert _looked(params, prompts, monkeypatch, 100.0)[0] == 2
+
+
+def test_the_host_may_end_decoding_between_two_calls(params, prompts):
+  looks = []
 
   def stop():
-    looks.pop()
-    if not looks:
+    looks.append(1)
+    if len(looks) == 2:
       raise errors.Preempted
 
+  settings = dataclasses.replace(BASE, stop_ids=())
   with pytest.raises(errors.Preempted):
     draw(engine_of(params, check=stop), *prompts, settings=settings)
 
@@ -507,7 +556,13 @@ def test_cache_is_written_in_place(engine, prompts):
     )
     text = (
       sampler._run.lower(
-        CONFIG, engine.weights, prefix, state, np.int32(0), settings
+        CONFIG,
+        engine.weights,
+        prefix,
+        state,
+        np.int32(0),
+        np.int32(8),
+        settings,
       )
       .compile()
       .as_text()
