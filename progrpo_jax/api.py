@@ -340,13 +340,13 @@ def resolved(config: Config) -> ml_collections.ConfigDict:
   return files.make_config(config)
 
 
-def _of_run(workdir: str) -> ml_collections.ConfigDict:
-  """Returns the config of the run in a workdir."""
-  c = files.of_run(workdir)
+def _of_run(
+  place: str | None, is_policy: bool = False
+) -> ml_collections.ConfigDict:
+  """Returns the config of the run in a workdir, or of a policy's run."""
+  c = files.of_run(place)
   if c is None:
-    raise errors.InputError(
-      f"--config FILE is needed: {workdir} holds no run yet"
-    )
+    raise files.no_config(place, is_policy)
   return c
 
 
@@ -358,7 +358,7 @@ def _of_policy(
   if config is not None:
     c = resolved(config)
   else:
-    c = files.without_training(_of_run(place or ""))
+    c = files.without_training(_of_run(place, is_policy=True))
   if place is not None:
     c.model.init_from = place
   return c

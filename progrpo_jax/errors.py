@@ -50,6 +50,12 @@ class Interrupted(KeyboardInterrupt):
   """A run was stopped by Ctrl-C, or by a notebook's stop button, and saved."""
 
 
+def kind(value: object) -> str:
+  """Returns the type of a value with its article, such as "an int"."""
+  name = type(value).__name__
+  return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 @contextlib.contextmanager
 def of_user(what: str) -> Iterator[None]:
   """Context for calls of the user's code; turns its exceptions to InputError.

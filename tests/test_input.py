@@ -234,7 +234,7 @@ def test_file(tmp_path, capfd):
         ("array", "a list, not an object"),
         ("words", "not JSON"),
         ("other", "no prompt"),
-        ("typed", "prompt is a int"),
+        ("typed", "prompt is an int"),
         ("blank", "prompt is empty"),
         ("silent", "no answer for the verifier"),
         ("deep", "not JSON"),

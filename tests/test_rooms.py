@@ -79,7 +79,16 @@ ROOMS = {
     "language.py",
     "*.py",
   ],
-  "text": ["rendering.py", "chat.py", "tokenizer.py"],
+  "text": [
+    "rendering.py",
+    "chat.py",
+    "files.py",
+    "inputs.py",
+    "sentencepiece_tokenizer.py",
+    "user_part.py",
+    "hf_tokenizer.py",
+    "tokenizer.py",
+  ],
   "models": [
     "fields.py",
     "rope.py",
@@ -220,8 +229,8 @@ IMPORTERS = {
   "flax": ["models/*.py", "batch.py", "learn/state.py", "rollout/sampler.py"],
   "optax": ["learn/optim.py", "learn/update.py"],
   "orbax": ["storage/checkpoint.py"],
-  "transformers": ["text/tokenizer.py", "text/rendering.py"],
-  "sentencepiece": ["text/tokenizer.py"],
+  "transformers": ["text/hf_tokenizer.py", "text/rendering.py"],
+  "sentencepiece": ["text/sentencepiece_tokenizer.py"],
   "huggingface_hub": ["storage/hub.py", "report/card.py"],
   "safetensors": [],
   "tensorflow_datasets": [

@@ -11,7 +11,7 @@ from progrpo_jax.learn import warmup
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.storage import policy as policy_lib
-from progrpo_jax.text import tokenizer as tokenizer_lib
+from progrpo_jax.text import sentencepiece_tokenizer
 
 
 def warm_up(
@@ -63,7 +63,7 @@ def _start(c, pairs, mesh, key) -> policy_lib.Policy:
   """The policy that `model.init_from` names, or a small random one."""
   if c.model.init_from:
     return stages.load_policy(c, mesh)
-  tokenizer = tokenizer_lib.SentencePieceTokenizer.train(
+  tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer.train(
     [row.prompt + d for row, d in pairs]
   )
   config = _small(c, tokenizer.vocab_size)

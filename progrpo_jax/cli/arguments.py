@@ -1,6 +1,7 @@
 """Command lines: parsers, and reading the config with its overrides."""
 
 import argparse
+import re
 from typing import NoReturn
 
 import ml_collections
@@ -14,7 +15,22 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """Replaces argparse's method, which ends the process."""
-    raise errors.InputError(f"{message}; see --help")
+    unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
+    hint = self._nearest(unknown[1]) if unknown else ""
+    raise errors.InputError(f"{message}{hint}; see --help")
+
+  def _nearest(self, name: str) -> str:
+    """Hint at the flag or the keys that an unknown flag may stand for."""
+    flags = re.findall(r"--(\w+)", self.format_usage())
+    if "config" in flags:
+      keys = [
+        f"--config.{path}"
+        for path in checks.paths(checks.all_keys())
+        if path.rpartition(".")[2] == name
+      ]
+      if keys:
+        return f"; did you mean {' or '.join(keys)}?"
+    return checks.hint(name, flags, "--")
 
   def add(self, name: str, key: ranges.Range, help: str, **options) -> None:
     """Adds an argument with a range, like a key of a config.
@@ -101,18 +117,15 @@ def parse(
     else:
       rest.append(word)
   args = command_parser.parse_args(rest)
-  workdir = getattr(args, "workdir", None)
-  named = getattr(args, "policy", None) or workdir
+  policy = getattr(args, "policy", None)
+  named = policy or getattr(args, "workdir", None)
   if args.config is not None:
     config = files.load(args.config)
   else:
     config = files.of_run(named) or default
   if config is None:
     if needed or overrides:
-      raise errors.InputError(
-        "--config FILE is needed"
-        + (f": {named} holds no run yet" if named else "; see --help")
-      )
+      raise files.no_config(named, is_policy=policy is not None)
     return None, args
   for key, value in overrides:
     files.override(config, key, value)

@@ -85,11 +85,12 @@ def _list(args: argparse.Namespace, console: consoles.Console) -> int:
   """Prints a table of tasks: domain, first line of the docstring, data."""
   name_column = table.Column("task", no_wrap=True)
   grid = table.Table(name_column, "domain", "what it asks for", "data")
+  missing = {}
   for name in base.names():
     try:
       module = base.resolve(name)
     except InputError as error:  # a package that it needs is not installed
-      grid.add_row(name, "", markup.escape(str(error)), "")
+      missing.setdefault(str(error), []).append(name)
       continue
     doc = module.__doc__.strip().splitlines()[0]
     published_as = published_set(module)
@@ -100,6 +101,8 @@ def _list(args: argparse.Namespace, console: consoles.Console) -> int:
       domain, data = getattr(module, "DOMAIN", ""), "no download"
     grid.add_row(name, domain, markup.escape(doc), markup.escape(data))
   console.print(grid)
+  for reason, names in missing.items():
+    console.print(f"{', '.join(names)}: {reason}", markup=False)
   console.print(_NOTE, highlight=False)
   return 0
 

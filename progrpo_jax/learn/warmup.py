@@ -57,7 +57,8 @@ def demonstrations(
     shown = [(r, d) for r in rows for d in r.demonstrations]
     if not shown:
       raise errors.InputError(
-        f"task {name!r} has no demonstrations to warm up on"
+        f"task {name!r} has no demonstrations to warm up on; of a file, rows"
+        " with the columns prompt and completion, or messages, are some"
       )
     pairs += shown
   return pairs

@@ -395,7 +395,8 @@ class Prompter:
     if len(tokens) > self._limit:
       raise InputError(
         f"{where}: the prompt has {len(tokens)} tokens, more than"
-        f" max_prompt_length={self._limit}"
+        f" max_prompt_length={self._limit}: raise config.data.max_prompt_length"
+        ", or leave such prompts out by config.data.filter_overlong_prompts"
       )
     if not any(user):
       raise InputError(f"{where}: the prompt has no tokens")

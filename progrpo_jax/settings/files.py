@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from progrpo_jax import errors, ranges
+from progrpo_jax import errors, places, ranges
 from progrpo_jax.settings import checks, defaults, methods
 from progrpo_jax.storage import lines
 from progrpo_jax.storage import policy as policy_lib
@@ -182,8 +182,15 @@ def override(c: ml_collections.ConfigDict, key: str, value: str) -> None:
   except ValueError as e:
     raise errors.InputError(
       f"config.{key}: {value!r} is not of type {type(before).__name__} (it "
-      f"is {before!r} by default)"
+      f"is {before!r} by default){_as_list(key, value, before)}"
     ) from e
+
+
+def _as_list(key: str, value: str, before: Any) -> str:
+  """Hint at how a list of one is written on a command line, or ""."""
+  if not isinstance(before, tuple | list):
+    return ""
+  return f"""; write --config.{key}="['{value}']\""""
 
 
 def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
@@ -257,6 +264,24 @@ def of_run(path: str | None) -> ml_collections.ConfigDict | None:
       "the run's config with --config"
     ) from e
   return c
+
+
+def no_config(place: str | None, is_policy: bool) -> errors.InputError:
+  """Returns the error of a call that got no config and found none.
+
+  Args:
+    place: path that may have been a run's, or None.
+    is_policy: whether it names a policy, which exists; a workdir need not.
+  """
+  if place is None:
+    reason = "; see --help"
+  elif not is_policy:
+    reason = f": {place} holds no run yet"
+  elif places.is_remote(place) or os.path.exists(place):
+    reason = f": {place} is not a run, which would have a config"
+  else:
+    reason = f": there is no directory {place}, whose config could be taken"
+  return errors.InputError(f"--config FILE is needed{reason}")
 
 
 def from_json(content: dict) -> ml_collections.ConfigDict:

@@ -31,6 +31,10 @@ _BASE = "progrpo_base"
 TOKENIZER = "progrpo_tokenizer"
 
 
+# What to do where there is no policy yet, for the end of a message.
+_WARMUP = "; `progrpo warmup --output DIR` makes a small policy"
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
   """A policy and its tokenizer.
@@ -129,11 +133,12 @@ def find_run(path: str, key: str = INIT_FROM) -> tuple[epath.Path, int | None]:
   """
   place = epath.Path(path)
   if not place.exists():
-    # As it was typed, for it may be the id of a model of the hub.
-    typed = "" if places.is_remote(path) else os.path.relpath(path)
-    raise errors.InputError(
-      f"{key} = {path!r}: no such directory{hub_names.hint(typed, key)}"
-    )
+    # As it was typed, for it may be the id of a model of the hub; not where the
+    # folder around it is on this machine.
+    is_id = not places.is_remote(path) and not place.parent.exists()
+    typed = os.path.relpath(path) if is_id else ""
+    advice = hub_names.hint(typed, key) or _WARMUP
+    raise errors.InputError(f"{key} = {path!r}: no such directory{advice}")
   workdir, step = place, None
   if place.name.isdigit() and place.parent.name == CHECKPOINTS:
     workdir, step = place.parent.parent, int(place.name)

@@ -33,7 +33,7 @@ import math
 import os
 from typing import Any, NamedTuple
 
-from progrpo_jax import places
+from progrpo_jax import errors, places
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions, logic, serving
 from progrpo_jax.tasks import base
@@ -174,6 +174,12 @@ def load(
     named=bool(verifier) and ":" not in verifier,
   )
   records = read(path, split, data_dir, max_bad_share, encoding, convert)
+  if answer != "answer" and not any(answer in r.columns for r in records):
+    columns = dict.fromkeys(name for r in records for name in r.columns)
+    raise InputError(
+      f"{path}: no column {answer!r}, which the option answer names (columns"
+      f" besides the prompt: {', '.join(columns) or 'none'})"
+    )
   if not names and not all(r.demonstrations for r in records):
     raise InputError(
       f"{path}: give either reward_functions or a verifier, by name"
@@ -479,9 +485,7 @@ def _messages(value: Any, column: str) -> list[Message]:
       for role, content in zip(value["role"], value["content"])
     ]
   if not isinstance(value, list):
-    raise _Bad(
-      f"{column} is a {type(value).__name__}, not a string or messages"
-    )
+    raise _Bad(f"{column} is {errors.kind(value)}, not a string or messages")
   return [_message(m, f"{column}[{i}]") for i, m in enumerate(value)]
 
 

@@ -58,7 +58,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     ("train.micro_batch_generations=3", "must divide algo.num_generations"),
     ("train.row_tokens=13", "row_tokens = 13 is less than the longest"),
     ("sampling.max_new_tokens=2000", "beyond the 1024 positions"),
-    ("data.max_prompt_length=5", "more than max_prompt_length=5"),
+    ("data.max_prompt_length=5", "=5: raise config.data.max_prompt_length, or"),
     ("mesh.fsdp=3", "does not fit 1 device"),
   ],
 )
@@ -269,7 +269,7 @@ def test_policies_of_all_kinds_load(small, tmp_path):
   for place, said in (
     (workdir, "model/config.json: not a JSON object"),
     (tmp_path, "is neither an HF directory"),
-    (tmp_path / "none", "no such directory"),
+    (tmp_path / "none", "no such directory; `progrpo warmup --output DIR`"),
   ):
     with pytest.raises(errors.InputError, match=said):
       build.load_policy(small.config(f"model.init_from={place}"), mesh)

@@ -42,6 +42,10 @@ def test_values_take_the_type_of_their_key():
     ("optim.learning_rate=fast", "'fast' is not of type float"),
     ("log.wandb=maybe", "'maybe' is not of type bool"),
     ("algo.reset.modes=(", "is not of type tuple"),
+    (
+      "algo.reset.modes=every",
+      """write --config.algo.reset.modes="['every']\"""",
+    ),
     ("algo.reset=1", "config.algo.reset is a group; its keys: at_steps"),
     ("seed.more=1", "no key config.seed.more"),
     ("seed", "--config.seed needs a value"),
@@ -93,9 +97,15 @@ def test_command_line_itself(capsys):
     ),
     (
       ["sample", "--config", "configs/tiny.py", "--policy", "a", "--hot"],
-      "unrecognized arguments: --hot",
+      "unrecognized arguments: --hot; see --help",
     ),
-    (["sample", "--policy", "runs/no"], "runs/no holds no run yet"),
+    (["train", "--workdir", "x", "--confg", "y"], "did you mean --config?"),
+    (
+      ["train", "--workdir", "x", "--learning_rate=1"],
+      "did you mean --config.optim.learning_rate or --config.warmup.l",
+    ),
+    (["compare", "a", "--lables=b"], "did you mean --labels?"),
+    (["sample", "--policy", "runs/no"], "there is no directory runs/no"),
     (["trian"], "no command 'trian'"),
   ):
     assert main.main(argv) == 2

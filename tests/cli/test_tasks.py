@@ -4,9 +4,10 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
-from progrpo_jax import main
+from progrpo_jax import errors, main
 from progrpo_jax.cli import tasks
 from progrpo_jax.rewards import sandbox
+from progrpo_jax.tasks import base
 
 SMALL = ["--option", "num_train=30", "--option", "num_validation=5"]
 
@@ -15,6 +16,21 @@ def test_list_names_every_task(capsys):
   assert tasks.run(["list"]) == 0
   said = capsys.readouterr().out
   assert "countdown" in said and "file" in said
+
+
+def test_list_names_tasks_of_one_missing_package_together(capsys, monkeypatch):
+  resolve = base.resolve
+
+  def without_sets(name):
+    if name in ("aime24", "gsm8k"):
+      raise errors.InputError("no sets: pip install 'x[tfds]'")
+    return resolve(name)
+
+  monkeypatch.setattr(base, "resolve", without_sets)
+  assert tasks.run(["list"]) == 0
+  said = capsys.readouterr().out
+  assert "aime24, gsm8k: no sets: pip install 'x[tfds]'" in said
+  assert said.count("gsm8k ") == 0 and said.count("tfds") == 1
 
 
 @pytest.mark.parametrize("template", ["full", "compact"])

@@ -54,7 +54,7 @@ def test_what_cannot_be_learned_is_named(small, tmp_path):
       "is longer than data.max_prompt_length 12 or sampling.max_new_tokens 1",
     ),
     (small.config("data.max_prompt_length=2"), "max_prompt_length 2 or"),
-    (bare, "task 'file' has no demonstrations"),
+    (bare, "task 'file' has no demonstrations .* prompt and completion"),
   ):
     with pytest.raises(errors.InputError, match=said):
       base_policy.warm_up(c, tmp_path / "none", lambda *_: None)

@@ -17,8 +17,9 @@ from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rollout import sampler, turns, verify
 from progrpo_jax.tasks import base, guess_number
+from progrpo_jax.text import sentencepiece_tokenizer
 from progrpo_jax.text import tokenizer as tokenizer_lib
-from tests.text.test_tokenizer import CHATML, hf_directory
+from tests.text import made
 
 KEY = jax.random.key(5)
 
@@ -31,7 +32,9 @@ def pool():
 
 @pytest.fixture(scope="module")
 def char():
-  return tokenizer_lib.SentencePieceTokenizer.train(["1-7:0123456789+-?"])
+  return sentencepiece_tokenizer.SentencePieceTokenizer.train(
+    ["1-7:0123456789+-?"]
+  )
 
 
 def row(number, **meta):
@@ -121,7 +124,7 @@ def test_a_conversation_is_the_tokens_written_and_the_templates_pieces(
   tmp_path, pool
 ):
   """Golden: what is read next is the prompt, the turn, the reply, no more."""
-  tokenizer = tokenizer_lib.load(hf_directory(tmp_path, CHATML))
+  tokenizer = tokenizer_lib.load(made.hf_directory(tmp_path, made.CHATML))
   inner = tokenizer._tokenizer
   engine = Script(tokenizer, ["4", "6"], ["5", "-"], ["7", "-"])
   rollout, failed = play(engine, [row(6, template="full")], tokenizer, pool)
@@ -154,7 +157,7 @@ def test_a_conversation_is_the_tokens_written_and_the_templates_pieces(
 
 
 def test_text_of_a_reply_is_never_a_control_token(tmp_path):
-  tokenizer = tokenizer_lib.load(hf_directory(tmp_path, CHATML))
+  tokenizer = tokenizer_lib.load(made.hf_directory(tmp_path, made.CHATML))
   ids = tokenizer.encode_reply("<|im_end|>")
   end, start = tokenizer._tokenizer.convert_tokens_to_ids(
     ["<|im_end|>", "<|im_start|>"]

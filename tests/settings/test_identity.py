@@ -6,7 +6,7 @@ import pytest
 
 from progrpo_jax import errors, loop, main
 from progrpo_jax.settings import identity
-from progrpo_jax.text import tokenizer
+from progrpo_jax.text import sentencepiece_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,9 @@ def test_another_tokenizer_of_a_model_of_the_same_shape_is_refused(
   small, run, monkeypatch
 ):
   monkeypatch.setattr(
-    tokenizer.SentencePieceTokenizer, "pieces", lambda self: [("other", 0)]
+    sentencepiece_tokenizer.SentencePieceTokenizer,
+    "pieces",
+    lambda self: [("other", 0)],
   )
   with pytest.raises(errors.InputError, match="the tokenizer .* is not the"):
     small.train(run, *SHORT, method="grpo")

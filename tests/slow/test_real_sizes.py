@@ -13,7 +13,7 @@ import pytest
 
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import tensors
-from progrpo_jax.text import tokenizer as tokenizer_lib
+from progrpo_jax.text import sentencepiece_tokenizer
 
 SCRIPT = pathlib.Path(__file__).with_name("real_size.py")
 SHAPES = {
@@ -65,7 +65,9 @@ def write_base(folder, size):
   (base / "config.json").write_text(
     json.dumps(model.to_hf() | {"torch_dtype": "bfloat16"})
   )
-  tokenizer_lib.SentencePieceTokenizer.train(["0123456789 +-*/()="]).save(base)
+  sentencepiece_tokenizer.SentencePieceTokenizer.train(
+    ["0123456789 +-*/()="]
+  ).save(base)
   rng = np.random.default_rng(0)
   known = shapes(model)
 

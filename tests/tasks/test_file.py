@@ -94,7 +94,7 @@ def test_validation_file(tmp_path, good):
     (["a"], "a list, not an object"),
     ({"answer": 1}, "no prompt"),
     ({"prompt": None}, "no prompt"),
-    ({"prompt": 3}, "prompt is a int"),
+    ({"prompt": 3}, "prompt is an int"),
     ({"prompt": "  "}, "prompt is empty"),
     ({"prompt": "a"}, "no answer"),
     ({"messages": []}, "does not end with a message of the user"),
@@ -117,6 +117,27 @@ def test_bad_rows_are_named(tmp_path, line, reason):
   assert record["line"] == 3 and reason in record["reason"]
   kept = _load(tmp_path, file, max_bad_share=0.1)
   assert len(kept) == 8
+
+
+def test_rows_that_are_bad_in_one_way_are_named_together(tmp_path):
+  rows = [{"question": f"q{i}"} for i in range(5)] + [b"{"]
+  file = _write(tmp_path / "asked.jsonl", rows)
+  with pytest.raises(InputError) as caught:
+    _load(tmp_path, file)
+  said = str(caught.value)
+  assert "6 of 6 rows are bad (lines 1, 2, 3 and 2 more: no prompt" in said
+  assert "; line 6: not JSON" in said and said.count("no prompt") == 1
+
+
+def test_the_column_of_the_answer_must_be_there(tmp_path):
+  rows = [{"prompt": f"p{i}", "truth": "1"} for i in range(4)]
+  file = _write(tmp_path / "sums.jsonl", rows)
+  options = dict(validation_file=file, reward_functions=["m:f"], verifier=None)
+  with pytest.raises(InputError, match="no column 'trth', .*prompt: truth"):
+    _load(tmp_path, file, answer="trth", **options)
+  assert _load(tmp_path, file, answer="truth", **options)[0].reference == "1"
+  # Functions need no answer, and this is the name by default.
+  assert len(_load(tmp_path, file, **options)) == 4
 
 
 def test_bad_files(tmp_path, good):

@@ -84,7 +84,7 @@ def test_bad_rows_have_a_number_and_a_reason(tmp_path):
   assert list(files.read(str(tmp_path / "x.json")))[1] == (
     2,
     {},
-    "a int, not an object",
+    "an int, not an object",
   )
   (tmp_path / "x.csv").write_text("a,b\n1,2\n3\n4,5,6\n")
   read = list(files.read(str(tmp_path / "x.csv")))

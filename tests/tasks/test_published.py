@@ -273,7 +273,7 @@ def test_bad_lines_of_jsonl_have_their_line(files, tmp_path):
   said = str(caught.value)
   assert "3 of 4 rows are bad" in said and "line 3: not JSON" in said
   assert "line 4: no column 'answer'" in said
-  assert "line 5: problem is a int, not a string" in said
+  assert "line 5: problem is an int, not a string" in said
   assert len(load(folder, "validation", "math500", max_bad_share=0.8)) == 1
 
 

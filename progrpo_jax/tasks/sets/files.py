@@ -153,7 +153,7 @@ def _jsonl(file: BinaryIO, path: str, encoding: str) -> Numbered:
       continue
     record, reason = parse(line.rstrip(b"\r\n"), encoding)
     if not reason and not isinstance(record, dict):
-      reason = f"a {type(record).__name__}, not an object"
+      reason = f"{errors.kind(record)}, not an object"
     yield number, {} if reason else record, reason
 
 
@@ -185,7 +185,7 @@ def _json(file: BinaryIO, path: str, encoding: str) -> Numbered:
     if isinstance(row, dict):
       yield number, row, ""
     else:
-      yield number, {}, f"a {type(row).__name__}, not an object"
+      yield number, {}, f"{errors.kind(row)}, not an object"
 
 
 def _csv(file: BinaryIO, path: str, encoding: str) -> Numbered:

@@ -7,7 +7,7 @@ from etils import epath
 
 from progrpo_jax.errors import InputError
 
-_SHOWN = 3  # bad rows quoted in an error message
+_SHOWN = 3  # reasons, and rows of each, quoted in an error message
 _TEXT = 200  # characters kept of each bad row
 
 
@@ -68,9 +68,12 @@ class Rejects:
         "".join(json.dumps(row) + "\n" for row in self._bad)
       )
     if len(self._bad) > self._limit * total:
+      numbers = {}
+      for row in self._bad:
+        numbers.setdefault(row["reason"], []).append(row[self._unit])
       first = [
-        f"{self._unit} {row[self._unit]}: {row['reason']}"
-        for row in self._bad[:_SHOWN]
+        f"{_listed(self._unit, numbers[reason])}: {reason}"
+        for reason in list(numbers)[:_SHOWN]
       ]
       raise InputError(
         f"{self._path}: {len(self._bad)} of {total} rows are bad"
@@ -79,3 +82,13 @@ class Rejects:
       )
     if not good:
       raise InputError(f"{self._path} holds no rows")
+
+
+def _listed(unit: str, numbers: list[int]) -> str:
+  """Names rows, such as "line 2" or "lines 2, 3, 5 and 190 more"."""
+  shown = ", ".join(map(str, numbers[:_SHOWN]))
+  more = len(numbers) - _SHOWN
+  return (
+    f"{unit}{'s' if len(numbers) > 1 else ''} {shown}"
+    f"{f' and {more} more' if more > 0 else ''}"
+  )

@@ -10,6 +10,8 @@ import dataclasses
 import json
 from typing import Any
 
+from progrpo_jax import errors
+
 SPLITS = ("validation", "train")  # in build order
 
 
@@ -141,7 +143,7 @@ def text(record: Mapping[str, Any], *columns: str) -> str:
     if value is None:
       continue
     if not isinstance(value, str):
-      raise BadRow(f"{column} is a {type(value).__name__}, not a string")
+      raise BadRow(f"{column} is {errors.kind(value)}, not a string")
     return value
   raise BadRow(f"no {' or '.join(columns)}")
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
+from progrpo_jax import errors
 from progrpo_jax.tasks.sets import schema
 
 # Published names of the two kinds of tests.
@@ -52,7 +53,7 @@ def read(
     pairs, kinds, case_name = _cases(value, column)
     name = case_name or name
   else:
-    raise schema.BadRow(f"{column} is a {type(value).__name__}, not test cases")
+    raise schema.BadRow(f"{column} is {errors.kind(value)}, not test cases")
   if not pairs:
     raise schema.LeftOut("no test cases")
   # All tests of a problem must be of one kind.
@@ -125,7 +126,7 @@ def _stdin(given: Any, expected: Any, column: str) -> dict[str, str]:
       value = "\n".join(value)
     if not isinstance(value, str):
       raise schema.BadRow(
-        f"{column} has a {type(value).__name__} where text is read or written"
+        f"{column} has {errors.kind(value)} where text is read or written"
       )
     both.append(value)
   return {"input": both[0], "output": both[1]}
