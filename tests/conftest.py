@@ -9,6 +9,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import types
 
@@ -41,6 +42,14 @@ if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
       ]
     )
   )
+
+# A file of tests forgets its programs when it ends (see `forget_programs`), and
+# many have programs in common: all workers and children read what one of them
+# compiled. The folder goes when pytest ends.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 HOSTILE = (
   "</script><script>alert(1)</script><!-- <script> \x1b[31mred\x1b[0m "
@@ -175,6 +184,14 @@ def _rollouts(step, steps, hostile):
       }
     )
   return rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+  """Drops what a file compiled: that of hundreds of files takes 6 GB."""
+  yield
+  if "jax" in sys.modules:
+    sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture
