@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
 import threading
 import typing
@@ -262,6 +263,18 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     with pytest.raises(errors.InputError) as told:
       call()
     assert said in str(told.value)
+
+
+def test_the_script_of_the_docs_runs(tmp_path, monkeypatch):
+  page = pathlib.Path(__file__).parent.parent / "docs" / "python.md"
+  text = page.read_text(encoding="utf-8")
+  script = re.search(r"```python\n(import json\n.*?)```", text, re.DOTALL)[1]
+  one, count = re.subn(r'(_steps|\.steps)": \d+', r'\1": 1', script)
+  assert count == 2
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(one, names)
+  assert names["base"] == "runs/base" and len(names["run"].metrics()) == 1
 
 
 @pytest.fixture(scope="module")
