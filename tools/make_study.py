@@ -42,6 +42,8 @@ FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
 DEAD = 0.005
 # The settings that ARM's variants change one thing of.
 BORROWED = {"arm": [("countdown", (BASELINE, "progrpo"))]}
+# Runs of the same plan that began at another base: their folder.
+OTHER_BASE = {"countdown": "countdown_first"}
 
 # Arm -> files of its seeds, in rising order.
 Runs = dict[str, list[dict]]
@@ -77,19 +79,25 @@ def page(text: str, results: pathlib.Path) -> str:
 def load(results: pathlib.Path, part: str) -> Runs:
   """Reads the runs of a part, arms in the order of the plan, the base first.
 
-  What a part of the plan borrows from another stands before its own.
+  What a part of the plan borrows from another stands before its own. Each run
+  is given the name of its folder, "from", in which all have one base.
   """
   found: Runs = collections.defaultdict(list)
-  base = results / part / "base.json.gz"
-  if base.exists():
-    found["base"].append(study.read(base))
-  own = part, study.PARTS[part].arms
-  for home, arms in (*BORROWED.get(part, ()), own):
-    for arm in arms:
-      for seed in range(study.PARTS[home].seeds):
-        file = study.result_file(results / home, arm, seed)
+  folders = [results / part]
+  if part in OTHER_BASE:
+    folders.append(results / OTHER_BASE[part])
+  for folder in folders:
+    if (folder / "base.json.gz").exists():
+      found["base"].append(study.read(folder / "base.json.gz"))
+  own = [(folder, study.PARTS[part].arms) for folder in folders]
+  borrowed = [(results / home, arms) for home, arms in BORROWED.get(part, ())]
+  # By arm, so that a row has the runs of all folders.
+  for arm in dict.fromkeys(a for _, arms in borrowed + own for a in arms):
+    for folder, arms in borrowed + own:
+      for seed in range(study.MOST_SEEDS) if arm in arms else ():
+        file = study.result_file(folder, arm, seed)
         if file.exists():
-          found[arm].append(study.read(file))
+          found[arm].append(study.read(file) | {"from": folder.name})
   return dict(found)
 
 
@@ -165,16 +173,16 @@ def means_table(part: str) -> Callable[[pathlib.Path], str]:
 def differences(runs: Runs, k: int) -> dict[str, tuple[float, ...]]:
   """Arm -> (mean, low, high, p) of pass@k less GRPO's, corrected.
 
-  Pairs of runs share seed, problems and random numbers. All arms make one
+  Pairs of runs share base, seed, problems and random numbers. All arms make one
   family: p is Holm's, and the intervals hold together (Bonferroni's level).
   """
-  base = {run["seed"]: run for run in runs.get(BASELINE, [])}
+  base = {start_of(run): run for run in runs.get(BASELINE, [])}
   pairs = {}
   for arm, own in runs.items():
-    both = [r for r in own if r.get("seed") in base]
+    both = [r for r in own if start_of(r) in base]
     if arm not in ("base", BASELINE) and len(both) >= ENOUGH:
       pairs[arm] = pass_SX(both, k) - pass_SX(
-        [base[r["seed"]] for r in both], k
+        [base[start_of(r)] for r in both], k
       )
   found = {
     arm: intervals.over_seeds(
@@ -187,6 +195,11 @@ def differences(runs: Runs, k: int) -> dict[str, tuple[float, ...]]:
     arm: (*values[:3], float(p))
     for (arm, values), p in zip(found.items(), adjusted)
   }
+
+
+def start_of(run: dict) -> tuple:
+  """What a run shares with that of another method: its base and its seed."""
+  return run.get("from"), run.get("seed")
 
 
 def differences_table(part: str) -> Callable[[pathlib.Path], str]:
@@ -327,12 +340,13 @@ def dead_table(part: str) -> Callable[[pathlib.Path], str]:
   def make(results: pathlib.Path) -> str:
     rows = []
     for arm, runs in load(results, part).items():
-      found = [r["followed"] for r in runs if r.get("followed")]
+      found = [r for r in runs if r.get("followed")]
       if not found:
         continue
-      if not rows:  # before the first step all policies are the base
-        rows.append(["base", *left(found[:1], 0)])
-      rows.append([arm, *left(found, -1)])
+      if not rows:  # before the first step a policy is its base
+        bases = {r["from"]: r["followed"] for r in found}
+        rows.append(["base", *left(list(bases.values()), 0)])
+      rows.append([arm, *left([r["followed"] for r in found], -1)])
     heads = ["right answers", "wrong answers"]
     lost = ["without a right answer", "without the commonest one"]
     return markdown(["arm", *heads, *(f"problems {x}" for x in lost)], rows)

@@ -149,6 +149,8 @@ FOLLOW_KEYS = {
   "checkpoint.keep_every": 20,
   **KEYS,
 }
+# No part has more.
+MOST_SEEDS = 10
 PARTS = {
   "countdown": Part(
     config="configs/tiny.py",
