@@ -9,7 +9,7 @@ checkpoint), a checkpoint of one, or a run that `train` or `load_run` returned.
 Errors are `errors.InputError`, with the sentences of the command line.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import functools
 import json
@@ -78,9 +78,12 @@ def train(
   """
   workdir = os.fspath(workdir)
   c = _of_run(workdir) if config is None else resolved(config)
-  rewards = (
-    [rewards] if isinstance(rewards, str) or callable(rewards) else [*rewards]
-  )
+  if isinstance(rewards, str) or callable(rewards):
+    rewards = [rewards]
+  if not isinstance(rewards, Sequence):
+    raise errors.InputError(
+      f"rewards = {rewards!r}: must be a function or a list of functions"
+    )
   _start(c, workdir)
   places.check_output("--workdir", workdir)
   # A second interrupt must not end a kernel, and all that it holds.
@@ -257,11 +260,15 @@ def sample(
   Raises:
     InputError: the policy, a prompt or a number cannot be used.
   """
+  alone = isinstance(prompts, str | tasks.Row)
+  if not alone and not isinstance(prompts, Iterable):
+    raise errors.InputError(
+      f"prompts = {prompts!r}: must be a text, a row of a task, or several"
+    )
   if isinstance(policy, run_lib.Run) and config is None:
     policy = policy.policy()
   elif not isinstance(policy, answers.Responder):
     policy = load_policy(policy, config)
-  alone = isinstance(prompts, str | tasks.Row)
   texts = policy.sample(
     [prompts] if alone else list(prompts),
     n=n,

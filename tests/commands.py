@@ -397,6 +397,9 @@ NOT_RUN = {
   "python tools/count_tpu.py configs --price v5p=4.2": (
     "needs libtpu, and compiles for an hour"
   ),
+  "hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B": (
+    "needs a network"
+  ),
   "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
   " --local-dir data/dapo_math_17k": "needs a network",
 }

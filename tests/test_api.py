@@ -258,6 +258,9 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     (lambda: progrpo_jax.sample(tmp_path / "no", "1+1="), "no directory"),
     (lambda: progrpo_jax.sample(tmp_path, "1+1="), "is not a run, which"),
     (lambda: progrpo_jax.compare([tmp_path / "no"]), "no such workdir"),
+    (lambda: progrpo_jax.train(c, tmp_path / "x", rewards=3), "rewards = 3: "),
+    (lambda: progrpo_jax.sample(tmp_path, 5), "prompts = 5: must be a text"),
+    (lambda: progrpo_jax.compare([]), "no workdirs to compare"),
     (lambda: progrpo_jax.compare([tmp_path], labels=["a", "b"]), "2 names for"),
   ):
     with pytest.raises(errors.InputError) as told:

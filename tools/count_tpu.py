@@ -198,8 +198,8 @@ def updates(folder: pathlib.Path, say, only) -> list[str]:
     }
     rates = roofline.rates_of(chip)
     bound = roofline.bound(counts.cost(module, body, trips=inner), rates)
-    count = programs.micro_batches(c, mesh, programs.minibatch_prompts(c))
-    least = roofline.sequences(c, model, mesh, rates, trains=True) / count
+    least = roofline.sequences(c, model, mesh, rates, trains=True)
+    least /= programs.micro_batches(c, mesh, programs.minibatch_prompts(c))
     head = sum(
       x.crossing
       for x in counts.collectives(module, body)

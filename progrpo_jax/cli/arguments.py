@@ -151,6 +151,11 @@ def parse_policy(
   Raises:
     InputError: an argument, key or value is not understood.
   """
+  takes_workdir = "--workdir" in command_parser.format_usage()
+  if not takes_workdir and any(w.startswith("--workdir") for w in argv):
+    raise errors.InputError(
+      "--workdir: this command takes a run as --policy WORKDIR; see --help"
+    )
   source = "" if required else " (default: config.model.init_from)"
   command_parser.add(
     "--policy",

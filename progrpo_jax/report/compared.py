@@ -57,6 +57,8 @@ class Comparison:
     else:
       workdirs = _several(workdirs)
       pairs = list(zip(_names(workdirs, labels), workdirs, strict=True))
+    if not pairs:
+      raise errors.InputError("there are no workdirs to compare")
     self.groups: dict[str, list[metrics.Run]] = {}
     for label, place in pairs:
       self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))

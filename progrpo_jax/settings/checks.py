@@ -414,11 +414,12 @@ def sampling_mesh(c, mesh):
     InputError: sampling.tensor does not divide the devices, or is no multiple
       of the mesh's own, so that rows could not be split as those of training.
   """
-  tensor, own = c.sampling.tensor or mesh.shape["tensor"], mesh.shape["tensor"]
+  own = sharding.ways("heads", mesh)
+  tensor = c.sampling.tensor or own
   if tensor % own or mesh.size % tensor:
     raise errors.InputError(
       f"config.sampling.tensor = {tensor} must divide the {mesh.size} devices, "
-      f"and be a multiple of the {own} along mesh.tensor; 0 takes these"
+      f"and be a multiple of the {own} of mesh.tensor; 0 takes these"
     )
   return sharding.refactored(mesh, tensor)
 

@@ -169,7 +169,11 @@ def resolve(name: str) -> types.ModuleType:
           "progrpo_jax/tasks/base.py"
         )
       return module
-  raise InputError(f"no task {name!r}{nearest(name, names())}")
+  raise InputError(
+    f"no task {name!r}{nearest(name, names())}; rows of your own are read by a"
+    f" task with the module 'file', as in {{{name!r}: {{'module': 'file',"
+    " 'options': {'file': 'rows.jsonl'}}}"
+  )
 
 
 def _import(name: str) -> types.ModuleType | None:

@@ -184,8 +184,9 @@ def load(
     raise InputError(
       f"{path}: give either reward_functions or a verifier, by name"
       ' ("math") or as import paths ("module:function" or'
-      ' "file.py:function"); rows without either serve a warm-up, and need a'
-      " demonstration each"
+      ' "file.py:function"), or from Python functions by'
+      " progrpo_jax.train(..., rewards=[f]); rows without either serve a"
+      " warm-up, and need a demonstration each"
     )
   if share is not None:
     records = _held_out(records, path, split, share)

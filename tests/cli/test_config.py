@@ -99,6 +99,9 @@ def test_command_line_itself(capsys):
       ["sample", "--config", "configs/tiny.py", "--policy", "a", "--hot"],
       "unrecognized arguments: --hot; see --help",
     ),
+    (["export", "--workdir", "x", "--output", "y"], "as --policy WORKDIR"),
+    (["sample", "--workdir=x"], "as --policy WORKDIR"),
+    (["evaluate", "--workdir=x"], "x holds no run yet"),
     (["train", "--workdir", "x", "--confg", "y"], "did you mean --config?"),
     (
       ["train", "--workdir", "x", "--learning_rate=1"],

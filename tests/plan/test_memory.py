@@ -146,7 +146,7 @@ def test_a_mesh_cuts_weights_and_rows():
 
 def test_responses_may_be_drawn_on_another_mesh_of_the_devices():
   """Shared by two: half the keys and weights of each, for twice the rows."""
-  c = config(model__dtype="bfloat16")
+  c = config(model__dtype="bfloat16", eval__every=1)
   mesh = sharding.abstract_mesh(4, 1, 4, 1)
   model = model_for(c)
   apart = memory.estimate(c, model, mesh, "tpu")

@@ -35,6 +35,7 @@ ZERO = SIGNED | {
   "rewards.max_failure_share",
   "sampling.top_k",
   "sampling.batch_prompts",
+  "sampling.tensor",
   "algo.epsilon",
   "algo.epsilon_high",
   "algo.dual_clip",

@@ -19,7 +19,9 @@ def test_names_are_the_modules():
 def test_unknown_name_names_the_nearest():
   with pytest.raises(InputError, match="did you mean 'countdown'"):
     base.resolve("countdwn")
-  with pytest.raises(InputError, match="no task 'no.such.module'"):
+  with pytest.raises(
+    InputError, match="no task 'no.such.module'.*'module': 'file'"
+  ):
     base.resolve("no.such.module")
 
 

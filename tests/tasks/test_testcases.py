@@ -81,12 +81,12 @@ def test_outputs_are_unwrapped_only_if_all_are_wrapped():
 @pytest.mark.parametrize(
   "value, words",
   [
-    (3, "a int, not test cases"),
+    (3, "an int, not test cases"),
     ("{", "not JSON"),
     ({"inputs": ["1"]}, "no lists of inputs and outputs"),
     ({"inputs": ["1"], "outputs": []}, "1 inputs and 0 outputs"),
     ([{"input": "1"}], "without input and output"),
-    ([{"input": 1, "output": "1"}], "a int where text is read"),
+    ([{"input": 1, "output": "1"}], "an int where text is read"),
     ([{"input": "", "output": [1]}], "a list where text is read"),
     ([{"input": [], "output": 1, "type": "function_call"}], "without a name"),
     (
