@@ -21,16 +21,18 @@ import pytest
 # imported, and for children too. `make test-slow` sets 0: there programs are
 # compiled as users compile them.
 _PLAIN = "--xla_cpu_use_fusion_emitters=false"
+# Eight devices on a busy machine may wait longer for each other than 40 s.
+_PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
 def _flags(version):
   """XLA's flags for tests: an unknown one makes jaxlib abort the process.
 
   The older emitters, and the flag that asks for them, were taken out of jaxlib
-  after 0.10.
+  after 0.10; whether the other is there still was not tried.
   """
   release = tuple(int(part) for part in version.split(".")[:2])
-  return [_PLAIN] if release <= (0, 10) else []
+  return [_PLAIN, _PATIENT] if release <= (0, 10) else []
 
 
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
