@@ -155,6 +155,7 @@ def training(place: pathlib.Path, sizes, prompt: int, new: int):
   c.data.max_prompt_length, c.sampling.max_new_tokens = prompt, new
   c.train.micro_batch_generations = 1
   c.train.micro_batch_rows = 1
+  c.train.prompts_per_step = math.prod(sizes)
   return c
 
 
