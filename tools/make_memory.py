@@ -152,13 +152,13 @@ at most {usable:.0%} of a chip.
 
 ## The smallest mesh that fits
 
-Each cell has the number of chips, the mesh (`mesh.data` x `mesh.fsdp` x
-`mesh.tensor`) and the peak memory of a chip. Numbers of chips are powers of two
-up to {largest}; of the meshes of one size that fit, the least divided one is
-shown. The run: bfloat16, remat "layer", 32 prompts a step with 8 samples each,
-prompts of 512 and responses of 2,048 tokens, no reference; each device samples
-one prompt at a time with all its samples and trains on one response at a time.
-Memory of a chip: {chips}.
+By the estimate of commit a858c07. Each cell has the number of chips, the mesh
+(`mesh.data` x `mesh.fsdp` x `mesh.tensor`) and the peak memory of a chip.
+Numbers of chips are powers of two up to {largest}; of the meshes of one size
+that fit, the least divided one is shown. The run: bfloat16, remat "layer", 32
+prompts a step with 8 samples each, prompts of 512 and responses of 2,048
+tokens, no reference; each device samples one prompt at a time with all its
+samples and trains on one response at a time. Memory of a chip: {chips}.
 
 ### All weights, AdamW
 
