@@ -298,8 +298,12 @@ STORIES = {
   "what XLA counts": [
     (
       "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1",
-      "--layers 1",
-    )
+      "--layers 1 --vocabulary 512",
+    ),
+    (
+      "JAX_PLATFORMS=cpu python tools/measure_memory.py cpu 1 1 1",
+      "--layers 1 --vocabulary 512",
+    ),
   ],
 }
 

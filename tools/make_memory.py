@@ -100,12 +100,12 @@ What is counted ([memory.py](../progrpo_jax/plan/memory.py)):
 
 {terms}
 
-The estimate beside measurements, made at commit eb921ad:
+The estimate beside measurements:
 
-- **The process on a CPU** (`pytest tests/slow/test_real_sizes.py -s`): a whole
-  step of the 0.5B shape in float32 with AdamW, and of the 1.5B shape in
-  bfloat16 with LoRA, with random weights and few tokens. Resident memory, less
-  that of the imports:
+- **The process on a CPU** (`pytest tests/slow/test_real_sizes.py -s`, commit
+  eb921ad): a whole step of the 0.5B shape in float32 with AdamW, and of the
+  1.5B shape in bfloat16 with LoRA, with random weights and few tokens. Resident
+  memory, less that of the imports:
 
   | GiB | sample | score | update | save |
   |---|---|---|---|---|
@@ -114,22 +114,37 @@ The estimate beside measurements, made at commit eb921ad:
   | 1.5B, LoRA: measured | 13.30 | 8.65 | 10.03 | 3.67 |
   | estimated | 11.85 | 8.97 | 9.89 | 3.32 |
 
-- **XLA's own count** of compiled programs in float32 on a CPU
-  ([test_memory.py](../tests/plan/test_memory.py)): the estimate is within a
-  quarter of it for small models, where what is not counted weighs most.
-- **The TPU compiler's count** for a v5e (libtpu 0.0.42, compiled ahead of time
-  without the TPU:
-  `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e 1 1 1`, then
-  `1 4 1`): eight layers of width 512, four rows of eight responses of 1,024
-  tokens, remat "layer", in MiB of a chip:
+- **XLA's own count** of the programs of commit ee12772, in MiB of a device:
+  eight layers of width 512, 16 prompts of 256 tokens with eight responses of
+  1,024, remat "layer". For a CPU in float32
+  (`JAX_PLATFORMS=cpu python tools/measure_memory.py cpu 1 1 1`, and `1 4 1`
+  with `XLA_FLAGS=--xla_force_host_platform_device_count=4`):
 
   | MiB | sample | score | update |
   |---|---|---|---|
-  | one chip: compiler | 1,247 | 858 | 2,636 |
-  | estimated | 1,346 | 874 | 2,799 |
-  | fsdp 4: compiler | 317 | 154 | 594 |
-  | estimated | 337 | 219 | 735 |
+  | one device: compiler | 1,682 | 695 | 1,239 |
+  | estimated | 1,913 | 620 | 1,401 |
+  | fsdp 4: compiler | 532 | 392 | 737 |
+  | estimated | 589 | 319 | 788 |
 
+  For a v5e in bfloat16 (libtpu 0.0.42.1, compiled ahead of time without the
+  TPU: `JAX_PLATFORMS=cpu python tools/measure_memory.py v5e 1 1 1`, then
+  `1 4 1`, then `1 4 1 --vocabulary 151936`):
+
+  | MiB | sample | score | update |
+  |---|---|---|---|
+  | one chip: compiler | 1,084 | 531 | 1,044 |
+  | estimated | 1,162 | 582 | 1,028 |
+  | fsdp 4: compiler | 339 | 137 | 357 |
+  | estimated | 346 | 210 | 466 |
+  | fsdp 4, vocabulary of 151,936: compiler | 669 | 1,113 | 1,417 |
+  | estimated | 685 | 1,103 | 1,660 |
+
+  On four chips the small vocabulary's chunk of logits, 64 MiB, stays in the
+  memory beside the core, which the compiler does not count; one of a large
+  vocabulary does not fit there.
+  [test_memory.py](../tests/plan/test_memory.py) holds the estimate within a
+  quarter of XLA's count for small models on a CPU.
 - On GPUs nothing was measured; the estimate treats them like TPUs.
 
 A plan should therefore leave room: for `progrpo doctor` a run fits if it fills
@@ -137,13 +152,13 @@ at most {usable:.0%} of a chip.
 
 ## The smallest mesh that fits
 
-Each cell has the number of chips, the mesh (`mesh.data` x `mesh.fsdp` x
-`mesh.tensor`) and the peak memory of a chip. Numbers of chips are powers of two
-up to {largest}; of the meshes of one size that fit, the least divided one is
-shown. The run: bfloat16, remat "layer", 32 prompts a step with 8 samples each,
-prompts of 512 and responses of 2,048 tokens, no reference; each device samples
-one prompt at a time with all its samples and trains on one response at a time.
-Memory of a chip: {chips}.
+By the estimate of commit a858c07. Each cell has the number of chips, the mesh
+(`mesh.data` x `mesh.fsdp` x `mesh.tensor`) and the peak memory of a chip.
+Numbers of chips are powers of two up to {largest}; of the meshes of one size
+that fit, the least divided one is shown. The run: bfloat16, remat "layer", 32
+prompts a step with 8 samples each, prompts of 512 and responses of 2,048
+tokens, no reference; each device samples one prompt at a time with all its
+samples and trains on one response at a time. Memory of a chip: {chips}.
 
 ### All weights, AdamW
 

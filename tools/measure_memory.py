@@ -27,6 +27,7 @@ def main() -> None:
   parser.add_argument("place", help='a kind of TPU, such as v5e, or "cpu"')
   parser.add_argument("sizes", type=int, nargs=3, help="data, fsdp, tensor")
   parser.add_argument("--layers", type=int, default=8)
+  parser.add_argument("--vocabulary", type=int, default=16384, help="tokens")
   args = parser.parse_args()
   place, sizes = args.place, tuple(args.sizes)
   count = math.prod(sizes)
@@ -45,7 +46,7 @@ def main() -> None:
   c.train.prompts_per_step = 16
   c.eval.batch_prompts = 16
   model = model_config.ModelConfig(
-    vocab_size=16384,
+    vocab_size=args.vocabulary,
     num_layers=args.layers,
     embed_dim=512,
     num_heads=8,

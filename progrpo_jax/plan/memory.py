@@ -423,15 +423,16 @@ class _Stage:
       copies = self.casts()
     if self.xla.relaid and self.model.dtype == "float32":
       copies = {"weights laid out for products": int(self.xla.relaid * layers)}
-    # Micro-batches add their gradient to one more array. The head is gathered,
-    # and its gradient summed, whole but for the vocabulary's shards.
+    # Micro-batches add their gradient to one more array. The head is gathered
+    # in the compute type, and its gradient summed in float32, whole but for the
+    # vocabulary's shards.
     return copies | {
       "gradient": 2 * gradient,
       "activations that the backward pass keeps": residuals,
       "activations": max(
         int(self.xla.backward * layer) + scores, self.logits(rows * width)
       ),
-      "head": 2 * self.head(),
+      "head": self.head() + self.head(_FLOAT32),
     }
 
   def casts(self) -> Terms:
@@ -444,11 +445,15 @@ class _Stage:
       read, _ = lora.split(self.model, self.shapes)
     return {f"weights in {dtype}": self.tree(read, jnp.dtype(dtype).itemsize)}
 
-  def head(self) -> int:
-    """Returns the bytes of the float32 head, gathered where it is split."""
+  def head(self, item: int | None = None) -> int:
+    """Returns the bytes of the head, gathered where it is split.
+
+    Args:
+      item: bytes per number; None takes the compute type's.
+    """
     if sharding.ways("embed", self.mesh) == 1:
       return 0
-    return _FLOAT32 * self.model.embed_dim * self.local.vocab_size
+    return (item or self.item) * self.model.embed_dim * self.local.vocab_size
 
   def logits(self, tokens: int) -> int:
     """Returns the bytes of a chunk's logits and of temporaries like them."""
@@ -557,6 +562,8 @@ def _residuals(
     length=1,
   )
   trained, frozen = lora.split(model, transformer.abstract_params(model))
+  # Of tied embeddings it is a transposed input.
+  head = model.embed_dim, model.vocab_size
   dist = scoring.Distribution(chunk=1)
   residuals = []
 
@@ -575,7 +582,7 @@ def _residuals(
     residuals.extend(
       (x.shape, x.dtype)
       for x in jax.tree.leaves(backward)
-      if id(x) not in inputs
+      if id(x) not in inputs and x.shape != head
     )
     return ()
 

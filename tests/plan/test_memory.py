@@ -240,6 +240,22 @@ def test_xla_says_the_same(phase, changes):
   assert abs(said / COMPILED(c, model_for(c), mesh, phase) - 1) < 0.25
 
 
+def test_the_head_is_counted_where_it_is_gathered():
+  c = config(model__dtype="bfloat16", mesh__fsdp=4, mesh__data=1)
+  numbers = MODEL.embed_dim * MODEL.vocab_size
+  said = {
+    tied: estimate(c, 4, "tpu", model_for(c, tie_embeddings=tied))
+    for tied in (True, False)
+  }
+  for phases in said.values():
+    assert phases["score"]["head"] == 2 * numbers
+    # Beside its gradient in float32.
+    assert phases["update"]["head"] == (2 + 4) * numbers
+  # A tied one, which is transposed, is not counted once more.
+  kept = "activations that the backward pass keeps"
+  assert said[True]["update"][kept] == said[False]["update"][kept]
+
+
 def test_a_plan_takes_the_mesh_that_cuts_least():
   c = config()
   need = memory.peak(estimate(c)) / memory.USABLE
