@@ -4,7 +4,7 @@
   progrpo train --config configs/dapo_qwen2_5_32b.py --workdir runs/dapo_32b
 
 Hardware and hours: not measured here. `progrpo doctor --chip H100 --devices
-64` estimates 37 GiB on each device; 16 prompts are sampled at a time. This
+64` estimates 34 GiB on each device; 16 prompts are sampled at a time. This
 file records what the paper did. To try the method, call `methods.dapo` on a
 smaller scale of progrpo_jax/settings/scales.py.
 

@@ -4,7 +4,8 @@
 
 Model, data, files, scales and evaluation are those of
 configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
-measured here.
+measured here; on 64 v5p chips the TPU's compiler counts 20 GiB of each and at
+least 24 hours, see docs/tpu.md.
 
 What to expect, averages over the six test sets named there: 37.6 Pass@1 and
 54.7 Pass@32, ProGRPO's figures for its GRPO as others quote them; 32.48 (mean

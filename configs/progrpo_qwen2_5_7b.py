@@ -8,8 +8,9 @@ Argument: `paper` (default), the batch below; or `host`, one eighth of it with
 minibatches of the same size, for one host of eight 80 GB devices.
 
 Hardware and hours: the paper's are not known; nothing is measured here.
-`progrpo doctor --chip H100 --devices 64` estimates 24 GiB on each device for
-`paper`, and with `--devices 8` 35 GiB for `host`.
+`progrpo doctor --chip H100 --devices 64` estimates 21 GiB on each device for
+`paper`, and with `--devices 8` 41 GiB for `host`. On 64 v5p chips the TPU's
+compiler counts 20 GiB and at least 22 hours, see docs/tpu.md.
 
 Files, as published, each set in a folder of its name. Training, as in the
 paper: data/dapo_math_17k. Tests: data/aime24, data/aime25, data/amc23,

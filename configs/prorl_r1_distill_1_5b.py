@@ -20,9 +20,10 @@ minibatches of the same size, for one host of eight 80 GB devices.
 
 Hardware and hours: the paper's eight runs took 4 nodes of 8 H100-80GB and
 about 16,000 GPU-hours for over 2,000 steps. Nothing is measured here.
-`progrpo doctor --chip H100 --devices 64` estimates 43 GiB on each device for
-`paper`, and with `--devices 8` 46 GiB for `host`; both peaks are in the
-sampling of runs 6 to 8.
+`progrpo doctor --chip H100 --devices 64` estimates 33 GiB on each device for
+`paper`, and with `--devices 8` 36 GiB for `host`; both peaks are in the
+sampling of runs 6 to 8. On 64 v5p chips the TPU's compiler counts 18 GiB for
+run 1, and at least 87 hours if all steps were like its own, see docs/tpu.md.
 
 Files, as published, each set in a folder of its name, with the reward of an
 answer:

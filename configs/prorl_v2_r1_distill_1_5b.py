@@ -5,8 +5,9 @@
 
 Arguments and files are those of configs/prorl_r1_distill_1_5b.py, with all
 five domains from the start. Hardware and hours: not known; nothing is measured
-here. `progrpo doctor --chip H100 --devices 64` estimates 22 GiB on each device
-for `paper`, and with `--devices 8` 25 GiB for `host`.
+here. `progrpo doctor --chip H100 --devices 64` estimates 19 GiB on each device
+for `paper`, and with `--devices 8` 21 GiB for `host`. On 64 v5p chips the TPU's
+compiler counts 18 GiB and at least 260 hours, see docs/tpu.md.
 
 What to expect: the blog shows its results only as figures, for over 3,000
 steps; its responses become 17.5% shorter. Not reproduced here.
