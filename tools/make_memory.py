@@ -60,6 +60,12 @@ _TERMS = (
     "sample, evaluate",
   ),
   (
+    "weights for prompts",
+    "with `sampling.tensor`, a copy in `model.dtype`, split as training would "
+    "split it on that mesh",
+    "sample, evaluate",
+  ),
+  (
     "keys and values",
     "of `sampling.batch_prompts` prompts and all their samples; one layer "
     "twice, while the cache grows",
