@@ -80,24 +80,26 @@ def load(results: pathlib.Path, part: str) -> Runs:
   """Reads the runs of a part, arms in the order of the plan, the base first.
 
   What a part of the plan borrows from another stands before its own. Each run
-  is given the name of its folder, "from", in which all have one base.
+  is given the name of its base, "from".
   """
   found: Runs = collections.defaultdict(list)
-  folders = [results / part]
+  plan = study.PARTS[part]
+  own = [(results / part, plan.arms, plan.base)]
   if part in OTHER_BASE:
-    folders.append(results / OTHER_BASE[part])
-  for folder in folders:
+    own.append((results / OTHER_BASE[part], plan.arms, OTHER_BASE[part]))
+  for folder, _, _ in own:
     if (folder / "base.json.gz").exists():
       found["base"].append(study.read(folder / "base.json.gz"))
-  own = [(folder, study.PARTS[part].arms) for folder in folders]
-  borrowed = [(results / home, arms) for home, arms in BORROWED.get(part, ())]
+  homes = own
+  for home, arms in reversed(BORROWED.get(part, ())):
+    homes = [(results / home, arms, study.PARTS[home].base), *homes]
   # By arm, so that a row has the runs of all folders.
-  for arm in dict.fromkeys(a for _, arms in borrowed + own for a in arms):
-    for folder, arms in borrowed + own:
+  for arm in dict.fromkeys(a for _, arms, _ in homes for a in arms):
+    for folder, arms, base in homes:
       for seed in range(study.MOST_SEEDS) if arm in arms else ():
         file = study.result_file(folder, arm, seed)
         if file.exists():
-          found[arm].append(study.read(file) | {"from": folder.name})
+          found[arm].append(study.read(file) | {"from": base})
   return dict(found)
 
 
@@ -266,12 +268,22 @@ def made_table(part: str) -> Callable[[pathlib.Path], str]:
       for run in runs:
         if arm != "base":
           rows[run["commit"], run["command"]].append(str(run["seed"]))
-    table = []
+    made = []
     for (at, command), seeds in merged(rows).items():
       config, *keys = command.removeprefix("progrpo train --config ").split()
       keys = [key.removeprefix("--config.") for key in keys]
-      table.append([f"`{config}`", ", ".join(seeds), at, " ".join(keys)])
-    return markdown(["config", "seeds", "commit", "keys"], table)
+      made.append((f"`{config}`", ", ".join(seeds), at, keys))
+    shared = set.intersection(*(set(keys) for *_, keys in made))
+    table = [
+      [*row, " ".join(f"`{key}`" for key in keys if key not in shared)]
+      for *row, keys in made
+    ]
+    return (
+      markdown(["config", "seeds", "commit", "keys of its own"], table)
+      + "\nAll with "
+      + ", ".join(f"`{key}`" for key in sorted(shared))
+      + ".\n"
+    )
 
   return make
 
@@ -410,6 +422,7 @@ TABLES = {
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),
   "arm-differences": differences_table("arm"),
+  "arm-lost": dead_table("arm"),
   "arm-made": made_table("arm"),
   "long": means_table("long"),
   "sentences": means_table("sentences"),
