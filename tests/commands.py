@@ -398,6 +398,9 @@ NOT_RUN = {
   ),
   "JAX_PLATFORMS=cpu python tools/measure_memory.py v5e 1 1 1": "needs libtpu",
   "python tools/count_tpu.py slices": "needs libtpu, and compiles for minutes",
+  "python tools/count_tpu.py updates": (
+    "needs libtpu, and compiles for minutes"
+  ),
   "python tools/count_tpu.py configs --price v5p=4.2": (
     "needs libtpu, and compiles for an hour"
   ),

@@ -638,7 +638,9 @@ def for_prompts(config: ModelConfig, params, mesh) -> dict:
     params: parameters of training.
     mesh: mesh of the same devices in the same order.
   """
-  if jax.tree.leaves(params)[0].sharding.mesh == mesh:
+  place = jax.tree.leaves(params)[0].sharding
+  # What was never put on a mesh lies whole on one device, as this mesh does.
+  if not isinstance(place, jax.NamedSharding) or place.mesh == mesh:
     return params
   return _caster(config, mesh)(params)
 

@@ -433,7 +433,7 @@ def detectable_content_postscript(text: str, postscript_marker: str) -> bool:
 
 def detectable_format_number_bullet_lists(text: str, num_bullets: int) -> bool:
   """Exactly so many lines begin with an asterisk or a dash."""
-  lines = [line.lstrip() for line in text.split("\n")]
+  lines = [line.strip() for line in text.split("\n")]
   bullets = [
     line
     for line in lines

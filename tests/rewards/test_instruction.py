@@ -159,7 +159,15 @@ TABLE = [
     "detectable_format:number_bullet_lists",
     dict(num_bullets=2),
     ["* a\n* b", "- a\n  * b", "x\n\n*a\n-b\ny"],
-    ["* a", "* a\n* b\n* c", "** a\n* b", "* a * b", "1. a\n2. b", "*\n* b"],
+    [
+      "* a",
+      "* a\n* b\n* c",
+      "** a\n* b",
+      "* a * b",
+      "1. a\n2. b",
+      "*\n* b",
+      "*\t\n* b",
+    ],
   ),
   (
     "detectable_format:constrained_response",
