@@ -382,12 +382,15 @@ def _init(config: ModelConfig, key):
   return _decoder(config).init(key, tokens, tokens, segments)["params"]
 
 
+def _shapes(config: ModelConfig) -> Any:
+  """Shapes of the parameters in their boxes; nothing is computed."""
+  return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+
+
 @functools.lru_cache(maxsize=64)
 def abstract_params(config: ModelConfig) -> Any:
   """The parameter tree as `jax.ShapeDtypeStruct`s, float32."""
-  return nn.meta.unbox(
-    jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
-  )
+  return nn.meta.unbox(_shapes(config))
 
 
 @functools.lru_cache(maxsize=64)
@@ -424,10 +427,9 @@ def decode_shardings(config: ModelConfig, mesh) -> dict:
 
 def _axes(config: ModelConfig) -> Any:
   """Logical axes of each parameter, as a tree of tuples of names."""
-  boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
   return jax.tree.map(
     lambda box: box.names,
-    boxed,
+    _shapes(config),
     is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
   )
 
