@@ -35,9 +35,8 @@ def get_config(variant: str = "prorl"):
   """Prolonged training with resets, or its control."""
   if variant not in ("prorl", "no_reset", "base"):
     raise ValueError(f"no variant {variant!r}; known: prorl, no_reset, base")
-  c = methods.prorl(scales.laptop())
+  c = methods.prorl(scales.puzzles())
   c.model.init_from = "" if variant == "base" else "runs/prorl_tiny/base"
-  c.data.tasks = scales.puzzles()
   for name in ("graph_color", "n_queens"):
     c.data.tasks[name].weight = 0.25
   c.schedule = (
@@ -55,13 +54,7 @@ def get_config(variant: str = "prorl"):
       "set": {"data.tasks.chain_sum.weight": 0.25},
     },
   )
-  # Most prompts are shorter than 40 characters, a graph with all its edges
-  # is not.
-  c.data.max_prompt_length = 72
-  c.data.prompt_buckets = (40,)
-  c.sampling.max_new_tokens = 16
   c.train.total_steps = 2000
-  c.train.prompts_per_step = 16
   c.eval.every = 100
   c.eval.num_problems = 64
   c.eval.num_samples = 32

@@ -15,16 +15,9 @@ from progrpo_jax.settings import scales
 
 def get_config(method: str = "progrpo"):
   """A method on the mixture."""
-  c = scales.compared(scales.laptop(), method)
+  c = scales.compared(scales.puzzles(), method)
   c.model.init_from = "runs/puzzles/base"
-  c.data.tasks = scales.puzzles()
-  # Most prompts are shorter than 40 characters, a graph with all its edges
-  # is not.
-  c.data.max_prompt_length = 72
-  c.data.prompt_buckets = (40,)
-  c.sampling.max_new_tokens = 16
   c.train.total_steps = 300
-  c.train.prompts_per_step = 16
   c.eval.every = 100
   c.eval.num_problems = 32
   c.checkpoint.every = 50
