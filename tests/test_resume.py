@@ -18,7 +18,7 @@ from progrpo_jax import loop, main
 from progrpo_jax.evaluators import held_out
 from progrpo_jax.learn import improve, prepare
 from progrpo_jax.rollout import collect as collect_lib
-from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.rollout import decoding, sampler, verify
 from progrpo_jax.storage import checkpoint, log, metrics
 
 
@@ -187,7 +187,7 @@ def test_stopped_between_two_calls_of_decoding_it_ends_alike(
   unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
   assert small.train(unbroken, *options, method="grpo")[0] == loop.DONE
   argv = ["train", *small.args(*options, method="grpo"), "--workdir"]
-  run, collect, calls = sampler._run, collect_lib.Collect.__call__, []
+  run, collect, calls = decoding.run, collect_lib.Collect.__call__, []
 
   def begun(*args):
     calls.append(0)  # of the step
@@ -201,7 +201,7 @@ def test_stopped_between_two_calls_of_decoding_it_ends_alike(
 
   with monkeypatch.context() as patch:
     patch.setattr(sampler, "CALL_S", 0.0)  # one chunk a call
-    patch.setattr(sampler, "_run", one)
+    patch.setattr(decoding, "run", one)
     patch.setattr(collect_lib.Collect, "__call__", begun)
     assert main.main([*argv, str(stopped)]) == loop.PREEMPTED
   # 47 tokens after the first, in chunks of 4.

@@ -128,6 +128,8 @@ ROOMS = {
   "rollout": [
     "prompts.py",
     "verify.py",
+    "decoding.py",
+    "resizing.py",
     "sampler.py",
     "turns.py",
     "shaping.py",
@@ -226,7 +228,7 @@ ROOMS = {
 
 # Dependency -> its only importers.
 IMPORTERS = {
-  "flax": ["models/*.py", "batch.py", "learn/state.py", "rollout/sampler.py"],
+  "flax": ["models/*.py", "batch.py", "learn/state.py", "rollout/decoding.py"],
   "optax": ["learn/optim.py", "learn/update.py"],
   "orbax": ["storage/checkpoint.py"],
   "transformers": ["text/hf_tokenizer.py", "text/rendering.py"],

@@ -25,7 +25,7 @@ from progrpo_jax import batch, packing
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding, sampler
 
 PROMPT = 200
 PROMPTS, GROUP = 32, 8  # of a batch of sampling
@@ -126,13 +126,13 @@ def sample(length, cut: int) -> tuple[float, float, float]:
   )
   engine = sampler.Engine(STUB, params, mesh)
   mask = np.ones((len(length), PROMPT), bool)
-  settings = sampler.Settings(
+  settings = decoding.Settings(
     num_generations=GROUP,
     max_new_tokens=cut,
     stop_ids=(STOP,),
     batch_prompts=PROMPTS,
   )
-  sampler._begin.clear_cache()  # it would go on with the lengths before
+  decoding.begin.clear_cache()  # it would go on with the lengths before
   with mock.patch.object(sampler, "_uniforms", _stop_at(length)):
     rollout = sampler.sample(
       engine,

@@ -15,8 +15,8 @@ from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import creativity, held_out
 from progrpo_jax.rewards import functions, thinking
 from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rollout import decoding
 from progrpo_jax.rollout import prompts as prompts_lib
-from progrpo_jax.rollout import sampler
 from progrpo_jax.settings import checks, isolation
 from progrpo_jax.tasks import base as tasks
 
@@ -173,16 +173,16 @@ def reader(c, opens_thought: bool) -> Callable[[str], str | None]:
   )
 
 
-def make_settings(c, tokenizer, **changes) -> sampler.Settings:
+def make_settings(c, tokenizer, **changes) -> decoding.Settings:
   """Returns how responses are sampled in training.
 
   Args:
     c: the config.
     tokenizer: the policy's, whose stop ids end a response.
-    **changes: fields of `sampler.Settings` to set otherwise.
+    **changes: fields of `decoding.Settings` to set otherwise.
   """
   s = c.sampling
-  return sampler.Settings(
+  return decoding.Settings(
     **dict(
       num_generations=c.algo.num_generations,
       max_new_tokens=s.max_new_tokens,

@@ -32,7 +32,7 @@ from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import flops, scoring, transformer
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rollout import sampler, verify
+from progrpo_jax.rollout import decoding, sampler, verify
 from progrpo_jax.tasks import base
 
 PROMPT = 64  # tokens of a prompt
@@ -230,7 +230,7 @@ def _step(args, mesh, config, update, state, pool, number):
     return result
 
   # Without a stop token every response has its full length.
-  settings = sampler.Settings(num_generations=g, max_new_tokens=new)
+  settings = decoding.Settings(num_generations=g, max_new_tokens=new)
   rollout = timed(
     "sample",
     lambda: sampler.sample(
@@ -316,7 +316,7 @@ def decode_curve(config, params, lengths) -> dict[int, float]:
   )
   curve, before = {}, (0, 0.0)
   for length in lengths:
-    settings = sampler.Settings(num_generations=4, max_new_tokens=length)
+    settings = decoding.Settings(num_generations=4, max_new_tokens=length)
     best = min(
       _seconds(
         lambda s=settings: sampler.sample(

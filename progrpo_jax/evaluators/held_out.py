@@ -18,8 +18,8 @@ from progrpo_jax.devices import hosts
 from progrpo_jax.evaluators import diversity, entropy, passk, rating
 from progrpo_jax.evaluators import tolerant as tolerant_lib
 from progrpo_jax.models import scoring
+from progrpo_jax.rollout import decoding, sampler, turns, verify
 from progrpo_jax.rollout import measure as measure_lib
-from progrpo_jax.rollout import sampler, turns, verify
 from progrpo_jax.tasks import base
 
 # Folded into the run's PRNG key to get the key of its evaluations.
@@ -85,7 +85,7 @@ class HeldOut:
     tokenizer,
     prompts: Sequence[batch_lib.Prompts],
     pool,
-    settings: sampler.Settings,
+    settings: decoding.Settings,
     chunk: int,
     key,
     measures: Sequence[Measure] = MEASURES,

@@ -28,7 +28,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import attention, hf, lora, scoring, transformer
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding
 from progrpo_jax.settings import checks, schedule
 from progrpo_jax.storage import hub_names
 from progrpo_jax.storage import policy as policy_lib
@@ -376,7 +376,7 @@ class _Stage:
       copies = {"head": self.tree(self.shapes["embed"])}
     # The cache grows a layer at a time, so that one is there twice; the columns
     # of a chunk lie beside it.
-    grows = columns > sampler.Settings.first_cache
+    grows = columns > decoding.Settings.first_cache
     twice = 1 / local.num_layers if grows else 0
     responses = rows * group * per_token
     return copies | {

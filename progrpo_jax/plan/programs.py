@@ -22,7 +22,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import lora, scoring, transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding
 from progrpo_jax.settings import checks
 
 PHASES = ("prefill", "sample", "score", "update")
@@ -69,7 +69,7 @@ def lower(
 
 def _sampler(c, model, mesh):
   s, drawn_on = c.sampling, checks.sampling_mesh(c, mesh)
-  settings = sampler.Settings(
+  settings = decoding.Settings(
     num_generations=c.algo.num_generations,
     max_new_tokens=s.max_new_tokens,
     temperature=s.temperature,
@@ -78,7 +78,7 @@ def _sampler(c, model, mesh):
     stop_ids=_STOP_IDS,
     chunk=s.chunk,
   )
-  return sampler.lower(
+  return decoding.lower(
     model,
     _params(c, model, mesh) if drawn_on == mesh else _cast(model, drawn_on),
     drawn_on,

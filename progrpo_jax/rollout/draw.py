@@ -18,7 +18,7 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax.devices import hosts, stopping, timing
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rollout import sampler, turns, verify
+from progrpo_jax.rollout import decoding, sampler, turns, verify
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
@@ -40,7 +40,7 @@ class DrawGroups:
 
   model: model_config.ModelConfig
   mesh: jax.sharding.Mesh
-  settings: sampler.Settings
+  settings: decoding.Settings
   tokenizer: tokenizer_lib.Tokenizer
   pool: pool_lib.Pool
   timer: timing.Timer

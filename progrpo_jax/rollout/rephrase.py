@@ -21,8 +21,8 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax.devices import hosts, timing
 from progrpo_jax.models import scoring
 from progrpo_jax.rewards import pool as pool_lib
+from progrpo_jax.rollout import decoding, sampler, verify
 from progrpo_jax.rollout import prompts as prompts_lib
-from progrpo_jax.rollout import sampler, verify
 from progrpo_jax.tasks import base
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
@@ -120,7 +120,7 @@ class Rephrase:
     min_fail_share: share of failures from which a group is asked for.
   """
 
-  settings: sampler.Settings
+  settings: decoding.Settings
   dist: scoring.Distribution
   tokenizer: tokenizer_lib.Tokenizer
   pool: pool_lib.Pool

@@ -26,7 +26,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import hosts
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rewards import serving
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding, sampler
 from progrpo_jax.tasks import base
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
@@ -98,7 +98,7 @@ def batches(
   engine: sampler.Engine,
   prompts: batch_lib.Prompts,
   key,
-  settings: sampler.Settings,
+  settings: decoding.Settings,
   tokenizer: tokenizer_lib.Tokenizer,
   replies: Replies,
 ) -> Iterator[Episodes]:

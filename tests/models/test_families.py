@@ -14,7 +14,7 @@ import pytest
 from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, hf_names, scoring, transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding, sampler
 
 SMALL = dict(
   vocab_size=40,
@@ -228,7 +228,7 @@ def rollout(config, params, prompts, mask, **settings):
       rows=(None,) * len(prompts),
     ),
     jax.random.key(0),
-    sampler.Settings(**(known | settings)),
+    decoding.Settings(**(known | settings)),
   )
 
 

@@ -11,7 +11,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf, lora, scoring, transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding, sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=32,
@@ -174,7 +174,7 @@ def test_sampler_and_scorer_agree(base, mesh):
       rows=(None,) * 3,
     ),
     jax.random.key(0),
-    sampler.Settings(num_generations=2, max_new_tokens=7, chunk=4),
+    decoding.Settings(num_generations=2, max_new_tokens=7, chunk=4),
   )
   scores = scoring.score(
     config,

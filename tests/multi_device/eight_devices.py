@@ -23,7 +23,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rewards import serving
-from progrpo_jax.rollout import sampler, turns
+from progrpo_jax.rollout import decoding, sampler, turns
 from progrpo_jax.tasks import base
 
 CONFIG = config_lib.ModelConfig.tiny(
@@ -40,7 +40,7 @@ DIST = scoring.Distribution(temperature=0.8, chunk=64)
 TX = optim.adamw(
   optim.schedule(1e-3), b1=0.5, weight_decay=0.1, max_grad_norm=None
 )
-SETTINGS = sampler.Settings(
+SETTINGS = decoding.Settings(
   num_generations=R,
   max_new_tokens=T,
   temperature=0.8,
@@ -230,7 +230,7 @@ def decode(params, where, tensor=None):
   prompt = rng.integers(0, 64, (N, P), np.int32)
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
   params = jax.device_put(params, transformer.shardings(CONFIG, where))
-  shapes, last, run = set(), [], sampler._run
+  shapes, last, run = set(), [], decoding.run
 
   def recorded(*args):
     shape = tuple(x.shape for x in jax.tree.leaves(args[2:4]))
@@ -242,7 +242,7 @@ def decode(params, where, tensor=None):
   before = run._cache_size()
   drawn_on = sharding.refactored(where, tensor or where.shape["tensor"])
   engine = sampler.Engine(CONFIG, params, drawn_on)
-  sampler._run = recorded
+  decoding.run = recorded
   try:
     rollout = sampler.sample(
       engine,
@@ -265,7 +265,7 @@ def decode(params, where, tensor=None):
       ),
     )
   finally:
-    sampler._run = run
+    decoding.run = run
   # A call with arrays in other shardings would have been compiled again.
   assert run._cache_size() - before == len(shapes) > 2
   return engine, rollout, last[0].compile().as_text()

@@ -14,7 +14,7 @@ from progrpo_jax import batch, errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring, transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding, resizing, sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
@@ -23,7 +23,7 @@ P, G, WIDTH, LENGTH = 4, 3, 6, 14
 KEY = jax.random.key(11)
 # Thirteen steps of decoding in chunks of four: a ragged end; a cache of 4, then
 # 16 columns; at most two chunks a call.
-BASE = sampler.Settings(
+BASE = decoding.Settings(
   num_generations=G,
   max_new_tokens=LENGTH,
   temperature=0.7,
@@ -339,13 +339,13 @@ def test_batches_become_smaller_where_fewer_keys_are_read():
   s = dataclasses.replace(BASE, least_rows=8)
   # 64 rows of 8 prompts read 8 * 100 + 64 * 50 = 4,000 columns; 32 rows with
   # keys of their own would read 32 * 150 = 4,800, and 16 rows 2,400.
-  assert sampler._smaller(64, 8, 100, 50, s) == [16, 8]
-  assert sampler._smaller(64, 8, 100, 400, s) == [32, 16, 8]
+  assert resizing.smaller(64, 8, 100, 50, s) == [16, 8]
+  assert resizing.smaller(64, 8, 100, 400, s) == [32, 16, 8]
   # Rows that have them to themselves read fewer in any case.
-  assert sampler._smaller(16, 16, 100, 50, s) == [8]
-  assert sampler._smaller(8, 8, 100, 50, s) == []
+  assert resizing.smaller(16, 16, 100, 50, s) == [8]
+  assert resizing.smaller(8, 8, 100, 50, s) == []
   odd = dataclasses.replace(BASE, least_rows=1)
-  assert sampler._smaller(5, 5, 1, 1, odd) == [3, 2, 1]
+  assert resizing.smaller(5, 5, 1, 1, odd) == [3, 2, 1]
 
 
 def test_prompts_that_fill_up_a_batch_are_not_decoded(params, prompts, sampled):
@@ -369,10 +369,10 @@ def test_prompts_that_fill_up_a_batch_are_not_decoded(params, prompts, sampled):
 
 
 def test_a_cache_grows_fourfold_at_first_then_twofold():
-  s = sampler.Settings(num_generations=1, max_new_tokens=3000)
+  s = decoding.Settings(num_generations=1, max_new_tokens=3000)
   sizes = [0]
   while sizes[-1] < 3008:  # whole chunks of 16
-    sizes.append(sampler._next_size(sizes[-1], s))
+    sizes.append(decoding.next_size(sizes[-1], s))
   assert sizes == [0, 64, 256, 512, 1024, 2048, 3008]
 
 
@@ -439,7 +439,7 @@ def test_the_host_may_end_decoding_between_two_calls(params, prompts):
 
 def test_second_batch_of_a_bucket_compiles_nothing(engine, prompts, sampled):
   sampled()
-  programs = sampler._begin, sampler._run
+  programs = decoding.begin, decoding.run
   before = [program._cache_size() for program in programs]
   tokens, mask, ids = prompts
   draw(
@@ -544,7 +544,7 @@ def test_cache_is_written_in_place(engine, prompts):
   tokens, mask, ids = prompts
   settings = dataclasses.replace(BASE, first_cache=64)
   with jax.set_mesh(engine.mesh):
-    state, prefix, _ = sampler._begin(
+    state, prefix, _ = decoding.begin(
       CONFIG,
       engine.params,
       engine.weights,
@@ -555,7 +555,7 @@ def test_cache_is_written_in_place(engine, prompts):
       settings,
     )
     text = (
-      sampler._run.lower(
+      decoding.run.lower(
         CONFIG,
         engine.weights,
         prefix,
@@ -588,4 +588,4 @@ def test_cache_is_written_in_place(engine, prompts):
 def test_settings_that_would_never_end_are_refused(wrong):
   (name,) = wrong
   with pytest.raises(ValueError, match=name):
-    sampler.Settings(**{"num_generations": 2, "max_new_tokens": 4} | wrong)
+    decoding.Settings(**{"num_generations": 2, "max_new_tokens": 4} | wrong)

@@ -15,7 +15,7 @@ from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import scoring, transformer
 from progrpo_jax.rewards import pool as pools
-from progrpo_jax.rollout import sampler, turns, verify
+from progrpo_jax.rollout import decoding, sampler, turns, verify
 from progrpo_jax.tasks import base, guess_number
 from progrpo_jax.text import sentencepiece_tokenizer
 from progrpo_jax.text import tokenizer as tokenizer_lib
@@ -97,7 +97,7 @@ class Script:
 
 
 def settings_of(tokenizer, **changes):
-  return sampler.Settings(
+  return decoding.Settings(
     **dict(
       num_generations=2,
       max_new_tokens=64,

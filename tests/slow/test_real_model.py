@@ -13,7 +13,7 @@ import transformers
 from progrpo_jax import errors, main
 from progrpo_jax.build import answers
 from progrpo_jax.models import hf, transformer
-from progrpo_jax.rollout import sampler
+from progrpo_jax.rollout import decoding, sampler
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def test_answers_equal_transformers(base):
     sampler.Engine(config, params, answers.one_device()),
     prompts,
     jax.random.key(0),
-    sampler.Settings(
+    decoding.Settings(
       num_generations=1,
       max_new_tokens=NEW,
       temperature=0.0,
