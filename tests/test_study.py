@@ -186,16 +186,22 @@ def test_differences_pair_seeds_and_correct_for_their_number(make_study):
     "same": [_kept(s, x) for s, x in enumerate(base)],
     "alone": [_kept(0, base[0])],
   }
-  found = make_study["differences"](runs, 1)
+  found = make_study["differences"](
+    runs, lambda own: make_study["pass_SX"](own, 1)
+  )
   assert set(found) == {"better", "same"}
   assert found["better"][0] == pytest.approx(1 / 8)
   assert found["better"][3] < 0.05 < found["same"][3] == 1
   text = make_study["difference_cell"]
-  assert text(found["better"]).startswith("**+0.125")
-  assert not text(found["same"]).startswith("**")
+  assert text(found["better"], 3).startswith("**+0.125 (")
+  assert not text(found["same"], 3).startswith("**")
 
 
 def test_an_interval_covers_seeds_where_there_are_some(make_study):
   one = make_study["cell"](np.full((1, 20), 0.5))
   two = make_study["cell"](np.array([[0.4] * 20, [0.6] * 20]))
   assert one.startswith("0.500 (") and two.startswith("0.500 (0.000")
+  # A number of answers may exceed one, and needs seeds for an interval.
+  count = make_study["distinct_cell"]
+  assert count(np.full((1, 20), 7.5)) == "7.50"
+  assert count(np.array([[3.0] * 20, [3.2] * 20])) == "3.10 (1.83 – 4.37)"

@@ -11,6 +11,7 @@ whether the page is what the files give.
 import argparse
 import collections
 from collections.abc import Callable, Sequence
+import functools
 import pathlib
 import re
 import sys
@@ -31,6 +32,7 @@ TABLE = re.compile(
   re.DOTALL,
 )
 KS = (1, 8, 32)
+DISTINCT = "distinct right answers"
 LEVEL = 0.95
 BASELINE = "grpo"
 # Seeds that a difference needs: two that happen to agree prove nothing.
@@ -150,6 +152,14 @@ def cell(values_SX: np.ndarray) -> str:
   return f"{centre:.3f} ({low:.3f} – {high:.3f})"
 
 
+def distinct_cell(values_SX: np.ndarray) -> str:
+  """A mean number of answers, with its interval if there are two seeds."""
+  if len(values_SX) == 1:
+    return f"{values_SX.mean():.2f}"
+  centre, low, high, _ = intervals.over_seeds(values_SX)
+  return f"{centre:.2f} ({max(low, 0.0):.2f} – {high:.2f})"
+
+
 def means_table(part: str) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table with one row per arm."""
 
@@ -160,42 +170,43 @@ def means_table(part: str) -> Callable[[pathlib.Path], str]:
         str(len(runs)),
         *(cell(pass_SX(runs, k)) for k in KS),
         entropy_of(runs),
-        f"{distinct_SX(runs).mean():.2f}",
+        distinct_cell(distinct_SX(runs)),
       ]
       for arm, runs in load(results, part).items()
     ]
     heads = [f"pass@{k}" for k in KS]
-    return markdown(
-      ["arm", "seeds", *heads, "entropy", "distinct right answers"], rows
-    )
+    return markdown(["arm", "seeds", *heads, "entropy", DISTINCT], rows)
 
   return make
 
 
-def differences(runs: Runs, k: int) -> dict[str, tuple[float, ...]]:
-  """Arm -> (mean, low, high, p) of pass@k less GRPO's, corrected.
+def differences(
+  runs: Runs, values: Callable[[Sequence[dict]], np.ndarray]
+) -> dict[str, tuple[float, ...]]:
+  """Arm -> (mean, low, high, p) of values less GRPO's, corrected.
 
   Pairs of runs share base, seed, problems and random numbers. All arms make one
   family: p is Holm's, and the intervals hold together (Bonferroni's level).
+
+  Args:
+    runs: runs by arm.
+    values: gives the values of runs by seed and problem, such as `distinct_SX`.
   """
   base = {start_of(run): run for run in runs.get(BASELINE, [])}
   pairs = {}
   for arm, own in runs.items():
     both = [r for r in own if start_of(r) in base]
     if arm not in ("base", BASELINE) and len(both) >= ENOUGH:
-      pairs[arm] = pass_SX(both, k) - pass_SX(
-        [base[start_of(r)] for r in both], k
-      )
+      pairs[arm] = values(both) - values([base[start_of(r)] for r in both])
   found = {
     arm: intervals.over_seeds(
       values_SX, level=1 - (1 - LEVEL) / max(len(pairs), 1)
     )
     for arm, values_SX in pairs.items()
   }
-  adjusted = intervals.holm([values[3] for values in found.values()])
+  adjusted = intervals.holm([row[3] for row in found.values()])
   return {
-    arm: (*values[:3], float(p))
-    for (arm, values), p in zip(found.items(), adjusted)
+    arm: (*row[:3], float(p)) for (arm, row), p in zip(found.items(), adjusted)
   }
 
 
@@ -209,27 +220,31 @@ def differences_table(part: str) -> Callable[[pathlib.Path], str]:
 
   def make(results: pathlib.Path) -> str:
     runs = load(results, part)
-    found = {k: differences(runs, k) for k in KS}
+    columns = {
+      f"pass@{k}": differences(runs, functools.partial(pass_SX, k=k))
+      for k in KS
+    } | {DISTINCT: differences(runs, distinct_SX)}
     rows = [
       [
         arm,
-        *(difference_cell(found[k][arm]) for k in KS),
-        f"{distinct_SX(own).mean() - distinct_SX(runs[BASELINE]).mean():+.2f}",
+        *(
+          difference_cell(found[arm], digits=2 if name == DISTINCT else 3)
+          for name, found in columns.items()
+        ),
       ]
-      for arm, own in runs.items()
-      if arm in found[KS[0]]
+      for arm in columns[DISTINCT]
     ]
-    heads = [f"pass@{k}" for k in KS]
-    return markdown(["arm", *heads, "distinct right answers"], rows)
+    return markdown(["arm", *columns], rows)
 
   return make
 
 
-def difference_cell(values) -> str:
+def difference_cell(values, digits: int) -> str:
   """A difference with its interval and p; bold where p is below 0.05."""
-  centre, low, high, p = values
+  *numbers, p = values
+  centre, low, high = (f"{x:+.{digits}f}" for x in numbers)
   chance = f"p {p:.2g}" if p >= 0.001 else "p < 0.001"
-  text = f"{centre:+.3f} ({low:+.3f} – {high:+.3f}), {chance}"
+  text = f"{centre} ({low} – {high}), {chance}"
   return f"**{text}**" if p < 1 - LEVEL else text
 
 
