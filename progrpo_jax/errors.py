@@ -3,7 +3,7 @@
 Other exceptions are bugs of the program and keep their traceback.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
 import traceback
@@ -54,6 +54,22 @@ def kind(value: object) -> str:
   """Returns the type of a value with its article, such as "an int"."""
   name = type(value).__name__
   return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def hint(word: str, known: Iterable[str], home: str | None = None) -> str:
+  """Returns "; did you mean ...?" with the most similar name, or "".
+
+  Args:
+    word: unknown name.
+    known: names that exist.
+    home: what stands before the name in the message, which is then without
+      quotes, such as "config." or "--".
+  """
+  close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+  if not close:
+    return ""
+  name = repr(close[0]) if home is None else home + close[0]
+  return f"; did you mean {name}?"
 
 
 @contextlib.contextmanager
@@ -144,6 +160,4 @@ def _suggestion(error: BaseException) -> str:
   """Ends a message with "; did you mean NAME?", if a similar name exists."""
   if not isinstance(error, AttributeError) or error.name is None:
     return ""
-  names = [n for n in dir(error.obj) if not n.startswith("_")]
-  close = difflib.get_close_matches(error.name, names, n=1)
-  return f"; did you mean {close[0]!r}?" if close else ""
+  return hint(error.name, [n for n in dir(error.obj) if n[0] != "_"])

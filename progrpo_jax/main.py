@@ -4,13 +4,13 @@
 mend), 75 stopped and saved (run the same command again).
 """
 
-import difflib
 import importlib
 import os
 import sys
 
 from absl import logging
 
+from progrpo_jax import errors
 from progrpo_jax.cli import exits
 
 COMMANDS = {
@@ -56,10 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     print(usage())
     return 0 if argv else 2
   if argv[0] not in COMMANDS:
-    close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-    hint = f" did you mean {close[0]!r}?" if close else ""
     print(
-      f"progrpo: no command {argv[0]!r};{hint} known: {', '.join(COMMANDS)}",
+      f"progrpo: no command {argv[0]!r}{errors.hint(argv[0], COMMANDS)} "
+      f"(known: {', '.join(COMMANDS)})",
       file=sys.stderr,
     )
     return 2

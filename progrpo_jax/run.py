@@ -8,7 +8,6 @@ pandas; `pandas.DataFrame(dict(table))` converts one.
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
-import difflib
 import fnmatch
 import html
 import math
@@ -148,9 +147,9 @@ class Table:
 
   def _column(self, name: str) -> np.ndarray:
     if name not in self._columns:
-      close = difflib.get_close_matches(name, self.names, n=1)
-      hint = f"; did you mean {close[0]!r}?" if close else ""
-      raise errors.InputError(f"no column {name!r}{hint}")
+      raise errors.InputError(
+        f"no column {name!r}{errors.hint(name, self.names)}"
+      )
     return self._columns[name]
 
 

@@ -178,6 +178,7 @@ ROOMS = {
   "settings": [
     "defaults.py",
     "methods.py",
+    "named.py",
     "scales.py",
     "checks.py",
     "identity.py",
@@ -503,12 +504,12 @@ def violations(files):
 
 
 # Configs are data: these files start without JAX.
-DATA = {
-  f"progrpo_jax/settings/{n}.py" for n in ("defaults", "methods", "scales")
-}
+_PLAIN = ("defaults", "methods", "named", "scales")
+DATA = {f"progrpo_jax/settings/{n}.py" for n in _PLAIN}
 ALLOWED = {
+  "progrpo_jax.errors",
   "progrpo_jax.ranges",
-  *(f"progrpo_jax.settings.{n}" for n in ("defaults", "methods", "scales")),
+  *(f"progrpo_jax.settings.{n}" for n in _PLAIN),
 }
 
 

@@ -5,10 +5,12 @@
 
 Each option names a Python interpreter whose environment has that system; any
 may be left out. Every system trains a random Llama of 4.1M parameters in its
-own trainer (tools/peers/), in a separate process, on the same cores. The
-systems take turns in each round, so that a drifting load of the machine slows
-all of them. Steps that compile are left out. A run fails if a sample does not
-have all its tokens, or if training did not change the parameters.
+own trainer (tools/peers/), in a separate process, on the same cores; with
+`--model`, a folder in Hugging Face's format, that pretrained policy, which
+writes sentences of the lengths that it likes. The systems take turns in each
+round, so that a drifting load of the machine slows all of them. Steps that
+compile are left out. A run fails if a sample of the random policy does not have
+all its tokens, or if training did not change the parameters.
 """
 
 import argparse
@@ -35,6 +37,8 @@ SIZES = dict(
   steps=5,
   cores=2,
 )
+# A pretrained policy's own.
+PRETRAINED = dict(prompt_tokens=40, new_tokens=64)
 
 
 def main() -> None:
@@ -45,9 +49,17 @@ def main() -> None:
       f"--{name}", metavar="PYTHON", help=f"interpreter that has {title}"
     )
   for name, default in SIZES.items():
-    parser.add_argument(f"--{name}", type=int, default=default)
+    said = f"default: {default}"
+    if name in PRETRAINED:
+      said += f", with --model {PRETRAINED[name]}"
+    parser.add_argument(f"--{name}", type=int, help=said)
   parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument(
+    "--model", type=pathlib.Path, metavar="DIR", help="a pretrained policy"
+  )
   args = parser.parse_args()
+  if args.model and not (args.model / "config.json").exists():
+    parser.error(f"--model {args.model}: no config.json in there")
   pythons = {}
   for name in SYSTEMS:
     given = vars(args)[name]
@@ -59,12 +71,13 @@ def main() -> None:
       pythons[name] = os.path.abspath(shutil.which(given))
   if not pythons:
     parser.error("no system: give --ours, --tunix or --trl")
-  sizes = {name: vars(args)[name] for name in SIZES}
+  sizes = SIZES | (PRETRAINED if args.model else {})
+  sizes |= {n: vars(args)[n] for n in SIZES if vars(args)[n] is not None}
   cores = sorted(os.sched_getaffinity(0))[: args.cores]
   rounds = {name: [] for name in pythons}
   for turn in range(args.rounds):
     for name, python in pythons.items():
-      result = run(name, python, sizes, cores)
+      result = run(name, python, sizes, cores, args.model)
       rounds[name].append(result)
       print(
         f"round {turn + 1}: {name} "
@@ -75,7 +88,13 @@ def main() -> None:
   print(report(rounds, sizes, len(cores)))
 
 
-def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
+def run(
+  name: str,
+  python: str,
+  sizes: dict[str, int],
+  cores: list[int],
+  model: pathlib.Path | None,
+):
   """Returns the figures of one run; see `Watch.write` in tools/peers/work.py.
 
   Raises:
@@ -96,6 +115,8 @@ def run(name: str, python: str, sizes: dict[str, int], cores: list[int]):
       OMP_NUM_THREADS=str(len(cores)),
     )
     words = [f"--{key}={value}" for key, value in sizes.items()]
+    if model:
+      words.append(f"--model={model.resolve()}")
     # XLA and torch start one thread for each core that the process may use.
     child = subprocess.run(
       [
@@ -141,8 +162,8 @@ def report(
     f"{'; '.join(versions)}.",
     "",
     "| system | seconds a step | / progrpo_jax | CPU seconds a step "
-    "| sampling, tokens a second | peak memory, MB |",
-    "|---" * 6 + "|",
+    "| sampling, tokens a second | tokens of a sample | peak memory, MB |",
+    "|---" * 7 + "|",
   ]
   for name, results in rounds.items():
     lines.append(
@@ -177,13 +198,15 @@ def row(
       ".2f",
     )
   )
-  tokens = sizes["prompts"] * sizes["samples"] * sizes["new_tokens"]
+  length = statistics.mean(result["length"] for result in results)
+  tokens = sizes["prompts"] * sizes["samples"] * length
   return [
     f"{statistics.median(seconds):.2f} "
     f"({min(seconds):.2f} – {max(seconds):.2f})",
     ratio,
     f"{statistics.median(every('cpu')):.2f}",
     f"{tokens / statistics.median(every('sample')):,.0f}",
+    f"{length:.1f}",
     f"{max(result['peak_mb'] for result in results):,.0f}",
   ]
 

@@ -31,7 +31,7 @@ import numpy as np
 import progrpo_jax
 from progrpo_jax import run as run_lib
 from progrpo_jax.build import answers
-from progrpo_jax.settings import files, methods
+from progrpo_jax.settings import files, named
 from progrpo_jax.storage import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -97,7 +97,7 @@ class Part:
 
 def all_methods() -> dict[str, Arm]:
   """Every method of the package, as it is."""
-  return {n: Arm(n) for n in vars(methods) if not n.startswith("_")}
+  return {name: Arm(name) for name in named.METHODS}
 
 
 def of_arm() -> dict[str, Arm]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from progrpo_jax.settings import methods
+from progrpo_jax.settings import named
 from progrpo_jax.storage import metrics
 
 CONFIG = "configs/tiny.py"
@@ -26,7 +26,7 @@ STAGES = ("step", "sample", "score", "update")
 
 def main() -> None:
   """Prints the table in Markdown and writes every step's seconds."""
-  names = [n for n in vars(methods) if not n.startswith("_")]
+  names = list(named.METHODS)
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("base", help="policy that every run starts from")
   parser.add_argument("output", type=pathlib.Path, help="a JSON file")

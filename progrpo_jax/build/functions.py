@@ -5,7 +5,6 @@ is the import path of a function of the user's own. There is no registry.
 """
 
 import contextlib
-import difflib
 import functools
 import importlib
 import inspect
@@ -57,11 +56,9 @@ def resolve(module: types.ModuleType, name: str):
   )
   if name in known:
     return getattr(module, name)
-  close = difflib.get_close_matches(name, known, n=1)
-  hint = f"did you mean {close[0]!r}? " if close else ""
   raise errors.InputError(
-    f"no {name!r} in {module.__name__}; {hint}known: {', '.join(known)} "
-    "(or give an import path)"
+    f"no {name!r} in {module.__name__}{errors.hint(name, known)} "
+    f"(known: {', '.join(known)}; or give an import path)"
   )
 
 
@@ -94,7 +91,7 @@ def make_advantage(c):
     ):
       raise errors.InputError(
         f"config.algo.advantage = {name!r}: give its argument {key!r} a value "
-        f"in algo.advantage_options{checks.hint(key, advantage_lib.INPUTS)}; "
+        f"in algo.advantage_options{errors.hint(key, advantage_lib.INPUTS)}; "
         f"a batch has {', '.join(advantage_lib.INPUTS)}"
       )
   if "valid_PG" not in inspect.signature(function).parameters:

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
       ]
       if keys:
         return f"; did you mean {' or '.join(keys)}?"
-    return checks.hint(name, flags, "--")
+    return errors.hint(name, flags, "--")
 
   def add(self, name: str, key: ranges.Range, help: str, **options) -> None:
     """Adds an argument with a range, like a key of a config.

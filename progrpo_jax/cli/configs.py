@@ -4,7 +4,7 @@ import ast
 
 from progrpo_jax import errors
 from progrpo_jax.cli import arguments
-from progrpo_jax.settings import checks, files
+from progrpo_jax.settings import files
 
 
 def run(argv: list[str]) -> int:
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
   name = name.removeprefix("configs/").removesuffix(".py")
   if name not in shipped:
     raise errors.InputError(
-      f"no run file {name!r}{checks.hint(name, shipped)}; `progrpo "
+      f"no run file {name!r}{errors.hint(name, shipped, '')}; `progrpo "
       "configs` lists them"
     )
   print(shipped[name].read_text(encoding="utf-8"), end="")

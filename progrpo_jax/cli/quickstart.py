@@ -12,7 +12,7 @@ from progrpo_jax import errors, loop, places, ranges
 from progrpo_jax.cli import arguments, compare, evaluate, exits, warmup
 from progrpo_jax.cli import train as train_command
 from progrpo_jax.models import hf
-from progrpo_jax.settings import files, methods
+from progrpo_jax.settings import files, named
 from progrpo_jax.storage import lines, metrics
 
 METHODS = ("grpo", "progrpo")
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
   args = parser.parse_args(argv)
   names = args.methods.split(",")
   if args.methods == "all":
-    names = [n for n in vars(methods) if not n.startswith("_")]
+    names = list(named.METHODS)
   if not all(names):
     raise errors.InputError(f"--methods {args.methods!r} has an empty name")
   # Find a wrong name now, not after an hour of training.

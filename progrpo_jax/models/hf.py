@@ -16,6 +16,7 @@ from progrpo_jax import errors, places
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf_names, hf_read, hf_write, transformer
+from progrpo_jax.text import files as text_files
 
 ModelConfig = config_lib.ModelConfig
 
@@ -244,7 +245,7 @@ def _load_config(place: epath.Path) -> ModelConfig:
     raise errors.InputError(f"{place}: no such directory")
   if not file.is_file():
     raise errors.InputError(f"{place}: no {hf_names.CONFIG}")
-  described = hf_read.read_json(file)
+  described = text_files.read_json(file)
   try:
     # Partition heads and adapters belong to runs; model directories have no
     # tensors of them.

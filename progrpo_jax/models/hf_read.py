@@ -8,7 +8,6 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 import functools
-import json
 import math
 from typing import Any
 
@@ -22,6 +21,7 @@ from progrpo_jax import errors
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf_names
 from progrpo_jax.models import tensors as tensors_lib
+from progrpo_jax.text import files as text_files
 
 ModelConfig = config_lib.ModelConfig
 
@@ -55,7 +55,7 @@ def stored_tensors(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
       f"{place}: no {hf_names.WEIGHTS} and no {hf_names.INDEX}; weights in "
       "another format must be converted to safetensors first"
     )
-  file_of = read_json(index).get("weight_map")
+  file_of = text_files.read_json(index).get("weight_map")
   if (
     not isinstance(file_of, dict)
     or not file_of
@@ -307,20 +307,3 @@ def _set_whole(inputs: int | None, target):
 def _to_ours(x, inputs: int | None, shape: tuple[int, ...]) -> jax.Array:
   """Converts a checkpoint tensor to a weight of the given shape."""
   return (x.T if inputs else x).reshape(shape)
-
-
-def read_json(path: epath.Path) -> dict:
-  """Reads the object in a JSON file.
-
-  Raises:
-    InputError: the file cannot be read, is not JSON, or is not an object.
-  """
-  try:
-    content = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as e:
-    raise errors.InputError(f"{path}: not JSON: {e}") from e
-  except OSError as e:
-    raise errors.InputError(f"{path}: cannot be read: {e}") from e
-  if not isinstance(content, dict):
-    raise errors.InputError(f"{path}: not a JSON object")
-  return content

@@ -26,7 +26,6 @@ check each other: what a call may return is what the rule can read.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 import dataclasses
-import difflib
 import functools
 import inspect
 import json
@@ -382,11 +381,9 @@ def find_decider(names: Sequence[str], correct_by: str | None) -> int:
   for candidates in (names, short):
     if correct_by in candidates:
       return list(candidates).index(correct_by)
-  close = difflib.get_close_matches(correct_by, short, n=1)
-  hint = f"; did you mean {close[0]!r}?" if close else ""
   raise InputError(
     f"correct_by={correct_by!r} is none of the reward functions"
-    f" {', '.join(short)}{hint}"
+    f" {', '.join(short)}{errors.hint(correct_by, short)}"
   )
 
 

@@ -4,8 +4,7 @@ The range of a single key is declared beside its default in defaults.py. This
 file compares values with those ranges, and has the rules on several keys.
 """
 
-from collections.abc import Iterable, Iterator
-import difflib
+from collections.abc import Iterator
 import functools
 import math
 import reprlib
@@ -87,19 +86,7 @@ def paths(c, prefix: str = "") -> Iterator[str]:
 
 def nearest(key: str, c, home: str = "config.") -> str:
   """Returns a hint at the config's key most similar to an unknown key."""
-  return hint(key, paths(c), home)
-
-
-def hint(name: str, known: Iterable[str], home: str = "") -> str:
-  """Returns "; did you mean ...?" with the most similar name, or "".
-
-  Args:
-    name: unknown name.
-    known: names that exist.
-    home: prefix of the name in the message.
-  """
-  matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-  return f"; did you mean {home}{matches[0]}?" if matches else ""
+  return errors.hint(key, paths(c), home)
 
 
 def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
@@ -142,7 +129,7 @@ def _check_task(name: str, spec) -> None:
       check_value(f"{name}.{key}", value, keys[key])
     elif key != "options":
       raise errors.InputError(
-        f"no key {name}.{key}{hint(key, [*keys, 'options'])}"
+        f"no key {name}.{key}{errors.hint(key, [*keys, 'options'], '')}"
       )
   if not isinstance(spec.get("options", {}), ml_collections.ConfigDict | dict):
     raise errors.InputError(

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from progrpo_jax import errors, places, ranges
-from progrpo_jax.settings import checks, defaults, methods
+from progrpo_jax.settings import checks, defaults, named
 from progrpo_jax.storage import lines
 from progrpo_jax.storage import policy as policy_lib
 
@@ -62,7 +62,7 @@ def find(file: str) -> pathlib.Path:
       else "no such file, nor one of `progrpo configs`"
     )
   )
-  similar = checks.hint(name, shipped())
+  similar = errors.hint(name, shipped(), "")
   raise errors.InputError(f"--config {file or repr(file)}: {what}{similar}")
 
 
@@ -105,13 +105,7 @@ def _of_method(name: str) -> ml_collections.ConfigDict:
   """Returns the default config, or a method's."""
   c = defaults.get_config()
   if name:
-    known = [n for n in vars(methods) if not n.startswith("_")]
-    if name not in known:
-      raise errors.InputError(
-        f"no method {name!r}{checks.hint(name, known)}; known: "
-        f"{', '.join(sorted(known))}"
-      )
-    getattr(methods, name)(c)
+    c = named.method(name)(c)
   return c.lock()
 
 

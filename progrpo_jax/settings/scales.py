@@ -8,7 +8,7 @@ file how to get it; docs/tasks.md has them in a table. They are built at the
 first start.
 """
 
-from progrpo_jax.settings import defaults, methods
+from progrpo_jax.settings import defaults, named
 
 # Where the published files lie.
 FILES = "data"
@@ -131,12 +131,9 @@ def compared(c, method: str):
     method: name of a function of `methods`.
 
   Raises:
-    ValueError: there is no such method.
+    InputError: there is no such method.
   """
-  known = {n: f for n, f in vars(methods).items() if not n.startswith("_")}
-  if method not in known:
-    raise ValueError(f"no method {method!r}; known: {', '.join(sorted(known))}")
-  c = known[method](c)
+  c = named.method(method)(c)
   a = c.algo
   # Without a KL term the reference needs no memory, and plain GRPO is here
   # the baseline that differs from ProGRPO in ARM alone.

@@ -29,7 +29,6 @@ if the episode is over. The verifier then judges the last turn.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -189,9 +188,7 @@ def _import(name: str) -> types.ModuleType | None:
 
 def nearest(word: str, known: Sequence[str]) -> str:
   """Returns a hint for error messages: the closest known word, then all."""
-  close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-  hint = f"; did you mean {close[0]!r}?" if close else ""
-  return f"{hint} (known: {', '.join(sorted(known))})"
+  return f"{errors.hint(word, known)} (known: {', '.join(sorted(known))})"
 
 
 def load(

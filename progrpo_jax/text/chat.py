@@ -10,7 +10,6 @@ one are refused until an option sets it.
 """
 
 from collections.abc import Mapping, Sequence
-import difflib
 import functools
 import re
 from typing import Any
@@ -269,14 +268,13 @@ class ChatTemplate:
     """Refuses options that the template does not read."""
     if not self._options:
       return
-    readable = variables(self.source, self._where) - _GIVEN
+    readable = sorted(variables(self.source, self._where) - _GIVEN)
     for name in self._options:
       if name not in readable:
-        close = difflib.get_close_matches(name, sorted(readable), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise errors.InputError(
           f"{_KEY}.{name}: the chat template of {self._where} does not read "
-          f"it{hint} (it reads {', '.join(sorted(readable)) or 'none'})"
+          f"it{errors.hint(name, readable)} (it reads "
+          f"{', '.join(readable) or 'none'})"
         )
 
 

@@ -40,12 +40,14 @@ def read_json(path: epath.PathLike) -> dict:
   """Reads the object in a JSON file.
 
   Raises:
-    InputError: the file is not JSON, or not an object.
+    InputError: the file cannot be read, is not JSON, or is not an object.
   """
   try:
-    content = json.loads(epath.Path(path).read_text(encoding="utf-8"))
-  except ValueError as e:
+    content = json.loads(epath.Path(path).read_bytes())
+  except (ValueError, RecursionError) as e:
     raise errors.InputError(f"{path}: not JSON: {e}") from e
+  except OSError as e:
+    raise errors.InputError(f"{path}: cannot be read: {e}") from e
   if not isinstance(content, dict):
     raise errors.InputError(f"{path}: not a JSON object")
   return content

@@ -196,7 +196,7 @@ def test_an_advantage_that_reads_what_no_batch_has_is_refused(
   with pytest.raises(
     errors.InputError,
     match="'mean_logp_P' a value in algo.advantage_options; did you mean "
-    "mean_logp_PG.*tokens_PGT",
+    "'mean_logp_PG'.*tokens_PGT",
   ):
     functions.make_advantage(small.config(override))
 

@@ -18,13 +18,14 @@ from progrpo_jax.settings import (
   defaults,
   files,
   methods,
+  named,
   scales,
   schedule,
 )
 from progrpo_jax.tasks import base
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs"
-METHODS = sorted(n for n in vars(methods) if not n.startswith("_"))
+METHODS = sorted(named.METHODS)
 SMALL = (
   "tiny",
   "prorl_tiny",

@@ -57,7 +57,10 @@ def main() -> None:
   watch = work.Watch(args)
   with tempfile.TemporaryDirectory() as folder:
     base, run = pathlib.Path(folder) / "base", pathlib.Path(folder) / "run"
-    write_base(base, args.layers)
+    if args.model:
+      base = args.model
+    else:
+      write_base(base, args.layers)
     c = config(args, base, watch.total_steps)
     loop.train(c, run, View(watch, args.prompts * args.samples))
     before = load(c)
@@ -104,18 +107,22 @@ def config(args, base: pathlib.Path, total_steps: int):
   c.algo.aggregate, c.algo.beta = "token_mean", 0.0
   c.algo.epsilon = c.algo.epsilon_high = work.CLIP
   c.algo.num_generations = args.samples
-  c.data.tasks = {
-    "words": {
-      "module": "peers.ours_task",
-      "options": {"tokens": args.prompt_tokens},
+  if args.model:
+    c.data.tasks = {"sentences": {}}
+    c.model.system_prompt = work.SYSTEM
+  else:
+    c.data.tasks = {
+      "words": {
+        "module": "peers.ours_task",
+        "options": {"tokens": args.prompt_tokens},
+      }
     }
-  }
+    c.model.remat = "layer"
   c.data.max_prompt_length = args.prompt_tokens
   c.sampling.max_new_tokens = args.new_tokens
   c.train.total_steps = total_steps
   c.train.prompts_per_step = args.prompts
-  c.model.remat = "layer"
-  c.optim.learning_rate = work.LEARNING_RATE
+  c.optim.learning_rate = work.learning_rate(args)
   c.optim.max_grad_norm = work.MAX_GRAD_NORM
   c.checkpoint.every = total_steps
   c.log.tensorboard, c.log.rollouts_every = False, 0

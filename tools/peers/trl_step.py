@@ -34,18 +34,15 @@ def main() -> None:
   watch = work.Watch(args)
   torch.set_num_threads(args.cores)
   torch.manual_seed(0)
-  model = make_model(args.layers)
+  model = make_model(args)
   before = leaves(model)
   with tempfile.TemporaryDirectory() as folder:
     trainer = trl.GRPOTrainer(
       model=model,
-      processing_class=make_tokenizer(),
-      reward_funcs=lambda completions, **_: watch.rewards(completions),
+      processing_class=make_tokenizer(args),
+      reward_funcs=make_rewards(args, watch),
       train_dataset=datasets.Dataset.from_list(
-        [
-          {"prompt": work.prompt(n, args.prompt_tokens)}
-          for n in range(watch.total_steps * args.prompts)
-        ]
+        [row(args, n) for n in range(watch.total_steps * args.prompts)]
       ),
       args=config(args, folder, watch.total_steps),
       callbacks=[Begins(watch)],
@@ -60,12 +57,39 @@ def main() -> None:
   watch.write(versions, sum(x.size for x in after), changed)
 
 
-def make_model(layers: int) -> transformers.LlamaForCausalLM:
-  """Returns the policy, with random weights."""
+def row(args, number: int) -> dict:
+  """Returns row `number` of the data."""
+  if not args.model:
+    return {"prompt": work.prompt(number, args.prompt_tokens)}
+  return {"prompt": work.conversation(work.problem(number)), "number": number}
+
+
+def make_rewards(args, watch: work.Watch):
+  """Returns the reward function, which also ends the sampling of a step."""
+  if not args.model:
+    return lambda completions, **_: watch.rewards(completions)
+
+  def rewards(completions, completion_ids, number, **_):
+    lengths = [len(ids) for ids in completion_ids]
+    watch.sampled(len(lengths), sum(lengths) / len(lengths), max(lengths))
+    return [
+      work.judge(messages[0]["content"], work.problem(n))
+      for messages, n in zip(completions, number)
+    ]
+
+  return rewards
+
+
+def make_model(args) -> transformers.PreTrainedModel:
+  """Returns the policy: of --model, or with random weights."""
+  if args.model:
+    return transformers.AutoModelForCausalLM.from_pretrained(
+      args.model, dtype=torch.float32
+    )
   return transformers.LlamaForCausalLM(
     transformers.LlamaConfig(
       vocab_size=work.VOCAB,
-      num_hidden_layers=layers,
+      num_hidden_layers=args.layers,
       hidden_size=work.WIDTH,
       num_attention_heads=work.HEADS,
       num_key_value_heads=work.KEY_HEADS,
@@ -84,8 +108,13 @@ def make_model(layers: int) -> transformers.LlamaForCausalLM:
   )
 
 
-def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
-  """Returns a tokenizer whose words are ids; padding and end have no logit."""
+def make_tokenizer(args) -> transformers.PreTrainedTokenizerFast:
+  """Returns the tokenizer of --model, or one whose words are ids.
+
+  Its padding and end have no logit.
+  """
+  if args.model:
+    return transformers.AutoTokenizer.from_pretrained(args.model)
   words = tokenizers.models.WordLevel(
     {str(i): i for i in range(work.VOCAB)}, unk_token="0"
   )
@@ -120,7 +149,7 @@ def config(args, folder: str, steps: int) -> trl.GRPOConfig:
     num_iterations=1,
     loss_type="dapo",
     optim="adamw_torch",
-    learning_rate=work.LEARNING_RATE,
+    learning_rate=work.learning_rate(args),
     lr_scheduler_type="constant",
     weight_decay=0.0,
     max_grad_norm=work.MAX_GRAD_NORM,

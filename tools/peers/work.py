@@ -1,8 +1,11 @@
 """The step that every system of tools/bench_peers.py takes, and its timing.
 
 The interpreters of all systems import this file, so it imports only the
-standard library. The ids for padding and end lie outside of the model's
-vocabulary: no sample can stop early, and no token has to be suppressed.
+standard library, and the task `sentences`, which needs no more.
+
+The policy is random, and the ids for padding and end lie outside of its
+vocabulary: no sample can stop early, and no token has to be suppressed. Or it
+is the pretrained one of --model, which ends its sentences as it likes.
 """
 
 import argparse
@@ -10,7 +13,11 @@ import json
 import pathlib
 import random
 import resource
+import statistics
 import time
+
+from progrpo_jax.rewards import sentence
+from progrpo_jax.tasks import base, sentences
 
 LEARNING_RATE = 1e-4
 CLIP, MAX_GRAD_NORM = 0.2, 1.0
@@ -20,6 +27,10 @@ VOCAB, WIDTH, HEADS, KEY_HEADS, HEAD, HIDDEN = 512, 256, 4, 2, 64, 1024
 MICRO_BATCH = 2
 ROPE_THETA, NORM_EPS = 10_000.0, 1e-6
 PAD, END = VOCAB, VOCAB + 1
+# What a pretrained policy is told beside its problem.
+SYSTEM = "Answer with one sentence only."
+# A pretrained policy moves little, so that its sentences keep their lengths.
+SMALL_RATE = 1e-6
 
 
 def arguments() -> argparse.Namespace:
@@ -37,7 +48,32 @@ def arguments() -> argparse.Namespace:
   ):
     parser.add_argument(f"--{name}", type=int, required=True)
   parser.add_argument("--output", type=pathlib.Path, required=True)
+  parser.add_argument("--model", type=pathlib.Path)
   return parser.parse_args()
+
+
+def learning_rate(args: argparse.Namespace) -> float:
+  """Returns the learning rate for the policy that is trained."""
+  return SMALL_RATE if args.model else LEARNING_RATE
+
+
+def problem(number: int) -> base.Row:
+  """Returns a problem for a pretrained policy."""
+  rows = sentences.load("train", data_dir="", seed=0)
+  return rows[random.Random(number).randrange(len(rows))]
+
+
+def conversation(row: base.Row) -> list[dict[str, str]]:
+  """Returns what a pretrained policy is asked."""
+  return [
+    {"role": "system", "content": SYSTEM},
+    {"role": "user", "content": row.prompt},
+  ]
+
+
+def judge(text: str, row: base.Row) -> float:
+  """Returns the reward of a pretrained policy's sentence."""
+  return sentence.score(text, row.reference, **row.meta).value
 
 
 def prompt(number: int, tokens: int) -> str:
@@ -62,7 +98,7 @@ class Watch:
   def __init__(self, args: argparse.Namespace):
     """Measures steps of the sizes that `arguments` returned."""
     self._args = args
-    self._begun, self._used, self._sample = [], [], []
+    self._begun, self._used, self._sample, self._lengths = [], [], [], []
 
   @property
   def total_steps(self) -> int:
@@ -87,18 +123,21 @@ class Watch:
         step.
 
     Raises:
-      SystemExit: number or lengths of the samples are not those asked for.
+      SystemExit: number or lengths of the samples are not those asked for; a
+        random policy fills all samples up, a pretrained one must not.
     """
     if seconds is None:
       seconds = time.perf_counter() - self._begun[-1]
     args = self._args
-    asked = args.prompts * args.samples, args.new_tokens, args.new_tokens
-    if (count, mean, longest) != asked:
+    full = (mean, longest) == (args.new_tokens, args.new_tokens)
+    if count != args.prompts * args.samples or full == bool(args.model):
       raise SystemExit(
         f"{count} samples of {mean} tokens in the mean and {longest} at "
-        f"most, instead of {asked[0]} of {args.new_tokens}"
+        f"most, with {args.prompts} x {args.samples} asked for and a limit of "
+        f"{args.new_tokens}"
       )
     self._sample.append(seconds)
+    self._lengths.append(mean)
 
   def rewards(self, completions: list[str]) -> list[float]:
     """Returns the rewards of all samples of a step, after `sampled`."""
@@ -132,6 +171,7 @@ class Watch:
           seconds=seconds,
           cpu=cpu,
           sample=self._sample[skip : skip + steps],
+          length=statistics.mean(self._lengths[skip : skip + steps]),
           versions=versions,
           parameters=parameters,
           changed=changed,
