@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 import jax.numpy as jnp
 from jax.sharding import (
   AbstractDevice,
@@ -57,13 +57,25 @@ def make_mesh(
     devices: devices of the mesh; None takes all.
 
   Raises:
-    InputError: the sizes do not multiply to the number of devices.
+    InputError: the sizes do not multiply to the number of devices, or the
+      devices are those of several slices.
   """
   devices = list(devices if devices is not None else jax.devices())
-  return jax.make_mesh(
-    _sizes((data, fsdp, tensor), len(devices)),
+  slices = {d.slice_index for d in devices if d.platform == "tpu"}
+  if len(slices) > 1:
+    raise errors.InputError(
+      f"{len(devices)} TPUs of {len(slices)} slices: a run takes one slice, "
+      "whose TPUs are connected with each other"
+    )
+  return Mesh(
+    mesh_utils.create_device_mesh(
+      _sizes((data, fsdp, tensor), len(devices)),
+      devices,
+      # `jax.make_mesh` does so on v5e alone. A slice of v5p or v4 may have
+      # 4 x 4 x 4 chips, on which 2 or 8 take a part of an axis.
+      allow_split_physical_axes=True,
+    ),
     AXES,
-    devices=devices,
     axis_types=(AxisType.Auto,) * len(AXES),
   )
 

@@ -1,5 +1,8 @@
 """The mesh and the way from logical axes to its axes, by hand."""
 
+import dataclasses
+import itertools
+
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 import numpy as np
@@ -88,6 +91,45 @@ def test_mesh_of_one_device(sizes):
   made = sharding.make_mesh(*sizes, devices=ONE)
   assert dict(made.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
   assert sharding.batch_shards(made) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What the mesh reads of a TPU."""
+
+  id: int
+  coords: tuple[int, ...]
+  slice_index: int = 0
+  process_index: int = 0
+  core_on_chip: int = 0
+  platform: str = "tpu"
+  device_kind: str = "TPU v5p"
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8, 16])
+def test_any_power_of_two_is_laid_on_a_cube_of_chips(tensor):
+  """On 4 x 4 x 4 chips 2 and 8 are no product of whole axes."""
+  places = itertools.product(range(4), repeat=3)
+  cube = [Chip(i, coords) for i, coords in enumerate(places)]
+  made = sharding.make_mesh(1, -1, tensor, devices=cube).devices
+  assert made.shape == (1, 64 // tensor, tensor)
+  assert {chip.id for chip in made.flat} == set(range(64))
+  # Chips that share a layer's weights are neighbours of one another: each has
+  # another of its group beside it.
+  for group in made[0]:
+    for chip in group:
+      steps = [
+        sum(abs(a - b) for a, b in zip(chip.coords, other.coords))
+        for other in group
+        if other is not chip
+      ]
+      assert not steps or min(steps) == 1
+
+
+def test_tpus_of_several_slices_are_bad_input():
+  two = [Chip(i, (i % 2, 0, 0), slice_index=i // 2) for i in range(4)]
+  with pytest.raises(errors.InputError, match="4 TPUs of 2 slices"):
+    sharding.make_mesh(devices=two)
 
 
 def test_rows_are_split_over_data_and_fsdp():
