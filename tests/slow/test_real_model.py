@@ -2,6 +2,8 @@
 
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -110,3 +112,22 @@ def test_an_export_answers_the_same(base, tmp_path):
   for before, after in zip(theirs(base), theirs(out), strict=True):
     assert before[:2] == after[:2]
     np.testing.assert_array_equal(before[2], after[2])
+
+
+def test_a_step_is_timed_with_sentences_of_their_own_lengths(base):
+  sizes = {"prompts": 8, "samples": 4, "warmup": 1, "steps": 1, "rounds": 1}
+  child = subprocess.run(
+    [
+      sys.executable,
+      str(ROOT / "tools" / "bench_peers.py"),
+      f"--ours={sys.executable}",
+      f"--model={base}",
+      *(f"--{name}={value}" for name, value in sizes.items()),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert child.returncode == 0, child.stderr
+  row = child.stdout.splitlines()[-1].split("|")
+  assert row[1].strip() == "progrpo_jax"
+  assert 1 < float(row[6]) < 64  # tokens of a sample

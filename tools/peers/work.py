@@ -73,7 +73,7 @@ def conversation(row: base.Row) -> list[dict[str, str]]:
 
 def judge(text: str, row: base.Row) -> float:
   """Returns the reward of a pretrained policy's sentence."""
-  return sentence.score(text, row.reference, **row.meta).value
+  return sentence.score(text, row.reference, **row.meta).reward
 
 
 def prompt(number: int, tokens: int) -> str:
