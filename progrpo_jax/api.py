@@ -26,6 +26,7 @@ from progrpo_jax import run as run_lib
 from progrpo_jax.build import answers, base_policy, problems
 from progrpo_jax.build import stages as build
 from progrpo_jax.devices import compilation, hosts, stopping
+from progrpo_jax.models import hf
 from progrpo_jax.report import compared, views
 from progrpo_jax.settings import checks, files, isolation
 from progrpo_jax.storage import metrics
@@ -319,11 +320,17 @@ def warmup(config: Config, output: Path) -> str:
     The directory, for config.model.init_from.
 
   Raises:
-    InputError: the directory or the config cannot be used.
+    InputError: the directory holds a policy already, or it or the config
+      cannot be used.
   """
   c, output = resolved(config), os.fspath(output)
   _start(c, None)
   places.check_output("--output", output)
+  if hf.is_hf_dir(output):
+    raise errors.InputError(
+      f"--output {output} holds a policy already: name another directory, or "
+      "delete this one"
+    )
   with run_lib.quiet(), views.progress("warm-up", c.warmup.steps) as tick:
     base_policy.warm_up(c, output, tick)
   return output

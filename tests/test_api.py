@@ -450,3 +450,5 @@ def test_a_warm_up_gives_a_policy_to_begin_from(config, tmp_path):
   place = progrpo_jax.warmup(c, tmp_path / "base")
   texts = progrpo_jax.sample(place, ["1+2="], config=c)
   assert np.shape(texts) == (1, 1)
+  with pytest.raises(errors.InputError, match="base holds a policy already"):
+    progrpo_jax.warmup(c, place)

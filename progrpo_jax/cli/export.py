@@ -1,5 +1,7 @@
 """`progrpo export`: a checkpoint as a Hugging Face directory, or on the hub."""
 
+import os
+
 import jax
 
 from progrpo_jax import errors, places, ranges
@@ -51,6 +53,7 @@ def run(argv: list[str]) -> int:
   c, args = arguments.parse_policy(parser, argv, required=True)
   _check_push(args)
   places.check_output("--output", args.output)
+  _check_sources(args)
   compilation.keep()
   mesh = build.make_mesh(c)
   if args.adapters:
@@ -66,6 +69,32 @@ def run(argv: list[str]) -> int:
   if hosts.is_first():
     _finish(args)
   return 0
+
+
+def _check_sources(args) -> None:
+  """Refuses to write over what the policy is read from.
+
+  Raises:
+    InputError: --output is the policy itself, or the one that its run began at.
+  """
+  sources = {"the policy itself": args.policy}
+  workdir = policy_lib.run_of(args.policy)
+  if workdir:
+    began = run_lib.load_run(workdir).config.model.init_from
+    sources["what the run began at, its config.model.init_from"] = began
+  for what, source in sources.items():
+    if source and _is_same(source, args.output):
+      raise errors.InputError(
+        f"--output {args.output} is {what}, which would be lost: name another "
+        "directory"
+      )
+
+
+def _is_same(a: str, b: str) -> bool:
+  """Whether two places are one."""
+  if places.is_remote(a) or places.is_remote(b):
+    return a.rstrip("/") == b.rstrip("/")
+  return os.path.realpath(a) == os.path.realpath(b)
 
 
 def _check_push(args) -> None:

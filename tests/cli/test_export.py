@@ -33,6 +33,10 @@ def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):
   # Without the tokenizer's prefix the same text has the same ids.
   again = tokenizer_lib.load(str(output))
   assert again.encode_prompt("12-3=") == policy.tokenizer.encode_prompt("12-3=")
+  # Not over the policy that the run began at.
+  argv = ["export", "--policy", str(workdir), "--output", str(small.base)]
+  assert main.main(argv) == 2
+  assert "what the run began at" in capfd.readouterr().err
   # A single checkpoint, in half precision.
   argv = [
     "export",
@@ -56,6 +60,7 @@ def test_bad_places_are_named(small, tmp_path, capfd):
   for policy, output, said in (
     (tmp_path / "none", tmp_path / "out", "no such directory"),
     (small.base, tmp_path / "mine", "is not a model directory"),
+    (small.base, small.base, "is the policy itself, which would be lost"),
   ):
     argv = ["export", "--policy", str(policy), "--output", str(output)]
     assert main.main(argv) == 2
