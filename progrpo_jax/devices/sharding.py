@@ -61,7 +61,10 @@ def make_mesh(
       devices are those of several slices.
   """
   devices = list(devices if devices is not None else jax.devices())
-  slices = {d.slice_index for d in devices if d.platform == "tpu"}
+  # A device that exists for the compiler alone does not know its slice.
+  slices = {
+    getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"
+  }
   if len(slices) > 1:
     raise errors.InputError(
       f"{len(devices)} TPUs of {len(slices)} slices: a run takes one slice, "
