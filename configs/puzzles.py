@@ -15,24 +15,16 @@ from progrpo_jax.settings import scales
 
 def get_config(method: str = "progrpo"):
   """A method on the mixture."""
-  c = scales.compared(scales.puzzles(), method)
-  c.model.init_from = "runs/puzzles/base"
+  c = scales.puzzles()
   c.train.total_steps = 300
+  c = scales.compared(c, method)
+  c.model.init_from = "runs/puzzles/base"
   c.eval.every = 100
   c.eval.num_problems = 32
   c.checkpoint.every = 50
   w = c.warmup
   w.embed_dim, w.num_layers, w.mlp_dim = 256, 4, 640
   w.steps = 2000
-  if method in ("prorl", "prorl_v2", "brorl"):
-    c.algo.reset.modes = ("every",)
-    c.algo.reset.period = 100
-  if method in ("prorl_v2", "brorl"):
-    c.algo.length_penalty.on, c.algo.length_penalty.off = 30, 150
-  # As many samples a step as the others, of fewer problems.
-  if method == "brorl":
-    c.algo.num_generations = 64
-    c.train.prompts_per_step = 4
   if method == "repo":
     c.algo.rephrase.template = "{solution} {prompt}"
     c.algo.rephrase.max_prompt_length = 2 * c.data.max_prompt_length

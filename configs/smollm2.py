@@ -20,12 +20,6 @@ def get_config(method: str = "progrpo"):
   """The config of one method."""
   c = scales.compared(scales.smollm2(), method)
   a = c.algo
-  # 40 steps are to see a reset, and the length penalty come and go.
-  if method in ("prorl", "prorl_v2"):
-    a.reset.modes = ("every",)
-    a.reset.period = 20
-  if method == "prorl_v2":
-    a.length_penalty.on, a.length_penalty.off = 5, 15
   # The base has 3.3 nats a token here, and GRPO ends near 1.
   if method == "adaptive_entropy":
     a.entropy_control.target = 2.0

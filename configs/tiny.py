@@ -19,16 +19,6 @@ def get_config(method: str = "progrpo"):
   """The quickstart's config of one method."""
   c = scales.compared(scales.laptop(), method)
   a = c.algo
-  # 100 steps are to see two resets, and the length penalty come and go.
-  if method in ("prorl", "prorl_v2", "brorl"):
-    a.reset.modes = ("every",)
-    a.reset.period = 40
-  if method in ("prorl_v2", "brorl"):
-    a.length_penalty.on, a.length_penalty.off = 10, 50
-  # As many samples a step as the others, of fewer problems.
-  if method == "brorl":
-    a.num_generations = 64
-    c.train.prompts_per_step = 8
   # The base has 0.66 nats a token here, and GRPO ends at half of that.
   if method == "adaptive_entropy":
     a.entropy_control.target = 0.5

@@ -123,16 +123,17 @@ def compared(c, method: str):
   """Applies a method so that it differs from the others in what it is about.
 
   For small runs, whose responses have ten tokens or twenty: numbers of a paper
-  that mean something else there are set anew. What depends on the length of a
-  run or on its policy is left to the config file.
+  that mean something else there are set anew. What depends on the policy is
+  left to the config file.
 
   Args:
-    c: a config, such as `laptop()`.
+    c: a config, such as `laptop()`, with the number of its steps.
     method: name of a function of `methods`.
 
   Raises:
     InputError: there is no such method.
   """
+  samples = c.train.prompts_per_step * c.algo.num_generations
   c = named.method(method)(c)
   a = c.algo
   # Without a KL term the reference needs no memory, and plain GRPO is here
@@ -166,6 +167,17 @@ def compared(c, method: str):
   # over the last half of the length that there is.
   if method == "gdpo":
     a.overlong_cache = c.sampling.max_new_tokens // 2
+  # A short run is to see two resets, and the length penalty come and go.
+  if method in ("prorl", "prorl_v2", "brorl"):
+    a.reset.modes = ("every",)
+    a.reset.period = c.train.total_steps * 2 // 5
+  if method in ("prorl_v2", "brorl"):
+    a.length_penalty.on = c.train.total_steps // 10
+    a.length_penalty.off = c.train.total_steps // 2
+  # As many samples a step as the others, of fewer problems.
+  if method == "brorl":
+    a.num_generations = 64
+    c.train.prompts_per_step = samples // 64
   # What SAPO is about is its gate: the mean is that of all others here.
   if method == "sapo":
     a.aggregate = "token_mean"
