@@ -38,7 +38,7 @@ SIZES = dict(
   cores=2,
 )
 # A pretrained policy's own.
-PRETRAINED = dict(prompt_tokens=40, new_tokens=64)
+PRETRAINED = dict(prompts=4, prompt_tokens=40, new_tokens=32)
 
 
 def main() -> None:
