@@ -4,7 +4,8 @@
     --workdir runs/adaptive_entropy_7b
 
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
-Hardware and hours: not measured here.
+Hardware and hours: not measured here. On 64 v5p chips the TPU's compiler counts
+20 GiB of each and at least 21 hours, see docs/tpu.md.
 
 What to expect: the report trains its 7B model on mathematics and code with
 growing contexts, from 43.6 to 57.5 (average of AIME 2024, AIME 2025 and

@@ -12,12 +12,13 @@ workdir in --config.model.init_from.
 What to expect: gains after 3,000 steps of ProRL no longer bring any, by the
 abstract. Not reproduced here.
 
-Hardware and hours: not measured here. `progrpo doctor --chip H100 --devices 64`
-estimates 61 GiB on each device for `paper`, and with `--devices 8` 63 GiB for
-`host`, nearly all of it the keys of one group of 512 responses of 8192 tokens,
-which two devices share. Each response is a row of its own in the update
-(train.micro_batch_generations = 1), so that wide groups cost no more memory
-there.
+Hardware and hours: not measured here. On 64 v5p chips the TPU's compiler counts
+60 GiB of each and at least 373 hours, see docs/tpu.md. `progrpo doctor --chip
+H100 --devices 64` estimates 61 GiB on each device for `paper`, and with
+`--devices 8` 63 GiB for `host`, nearly all of it the keys of one group of 512
+responses of 8192 tokens, which two devices share. Each response is a row of its
+own in the update (train.micro_batch_generations = 1), so that wide groups cost
+no more memory there.
 
 From the abstract: 512 samples in the place of 16. All else is ProRL v2's; the
 paper's body could not be read. Chosen here: 32 prompts a step in updates of 8,

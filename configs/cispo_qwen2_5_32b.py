@@ -5,7 +5,9 @@
 
 Model, data, files, scale and memory are those of configs/dapo_qwen2_5_32b.py.
 To try the method, call `methods.cispo` on a smaller scale of
-progrpo_jax/settings/scales.py. Hardware and hours: not measured here.
+progrpo_jax/settings/scales.py. Hardware and hours: not measured here. On 64 v5p
+chips the TPU's compiler counts 37 GiB of each and at least 1,060 hours, see
+docs/tpu.md.
 
 What to expect: the paper compares CISPO with GRPO and DAPO on this model, on
 AIME 2024, as a figure; others quote that CISPO reaches DAPO's score in half

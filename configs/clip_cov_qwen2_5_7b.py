@@ -6,7 +6,8 @@
 Files and evaluation are those of configs/progrpo_qwen2_5_7b.py; the scale is
 `entropy_mechanism` of progrpo_jax/settings/scales.py. Argument: `paper`
 (default), or `host` for one host of eight 80 GB devices. Hardware and hours:
-not measured here.
+not measured here. On 64 v5p chips the TPU's compiler counts 20 GiB of each and
+at least 12 hours, see docs/tpu.md.
 
 What to expect, the paper's averages at 7B: GRPO 38.6, clip-higher 38.8,
 Clip-Cov 40.4, KL-Cov 40.6. Not reproduced here.

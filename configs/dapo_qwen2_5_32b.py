@@ -3,10 +3,11 @@
   progrpo doctor --config configs/dapo_qwen2_5_32b.py
   progrpo train --config configs/dapo_qwen2_5_32b.py --workdir runs/dapo_32b
 
-Hardware and hours: not measured here. `progrpo doctor --chip H100 --devices
-64` estimates 34 GiB on each device; 16 prompts are sampled at a time. This
-file records what the paper did. To try the method, call `methods.dapo` on a
-smaller scale of progrpo_jax/settings/scales.py.
+Hardware and hours: not measured here. On 64 v5p chips the TPU's compiler counts
+37 GiB of each and at least 1,060 hours, see docs/tpu.md. `progrpo doctor --chip
+H100 --devices 64` estimates 34 GiB on each device; 16 prompts are sampled at a
+time. This file records what the paper did. To try the method, call
+`methods.dapo` on a smaller scale of progrpo_jax/settings/scales.py.
 
 Files are those of configs/progrpo_qwen2_5_7b.py. A wrong answer has the reward
 0 here and -1 in the paper, a right one 1 in both. The overlong penalty

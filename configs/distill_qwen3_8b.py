@@ -6,7 +6,8 @@
 Data, files and evaluation are those of configs/progrpo_qwen2_5_7b.py, so that
 rewards are measured while the teacher teaches. The teacher is read from
 models/Qwen3-32B. Argument: `paper` (default), or `host` for one host of eight
-80 GB devices. Hardware and hours: not measured here.
+80 GB devices. Hardware and hours: not measured here. On 64 v5p chips the TPU's
+compiler counts 45 GiB of each and at least 79 hours, see docs/tpu.md.
 
 What to expect: in the post of Thinking Machines a student that was fine-tuned
 on the teacher's answers comes from 60 to 70 on AIME 2024 in about 150 steps.

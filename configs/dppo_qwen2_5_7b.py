@@ -3,7 +3,9 @@
   progrpo train --config configs/dppo_qwen2_5_7b.py:host --workdir runs/dppo_7b
 
 Model, data, files, scales and evaluation are those of
-configs/progrpo_qwen2_5_7b.py. Hardware and hours: not measured here.
+configs/progrpo_qwen2_5_7b.py. Hardware and hours: not measured here. On 64 v5p
+chips the TPU's compiler counts 34 GiB of each and at least 21 hours, see
+docs/tpu.md.
 
 What to expect: we know of no score in this setting. The paper trains
 Qwen3-30B-A3B-Base, a mixture of experts, which this package cannot read.

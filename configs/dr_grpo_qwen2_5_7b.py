@@ -5,7 +5,8 @@
 
 Model, data, files, scales and evaluation are those of
 configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
-measured here.
+measured here. On 64 v5p chips the TPU's compiler counts 20 GiB of each and at
+least 22 hours, see docs/tpu.md.
 
 What to expect: we know of no score of this method in this setting.
 

@@ -4,7 +4,9 @@
     --workdir runs/dra_grpo_1_5b
 
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
-Hardware and hours: about $55 by the abstract; nothing is measured here.
+Hardware and hours: about $55 by the abstract; nothing is measured here. On 64
+v5p chips the TPU's compiler counts 6 GiB of each and at least 6 hours, see
+docs/tpu.md.
 
 What to expect: 58.2 as the average accuracy on five sets, by the abstract, with
 embeddings. This config has n-grams in their place, other data and another

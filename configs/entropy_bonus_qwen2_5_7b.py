@@ -4,8 +4,9 @@
     --workdir runs/entropy_bonus_7b
 
 Model, data, files, scales and evaluation are those of
-configs/clip_cov_qwen2_5_7b.py; only the method differs. Hardware and hours:
-not measured here.
+configs/clip_cov_qwen2_5_7b.py; only the method differs. Hardware and hours: not
+measured here. On 64 v5p chips the TPU's compiler counts 20 GiB of each and at
+least 12 hours, see docs/tpu.md.
 
 What to expect, according to the paper: no gain over GRPO (38.6). Weights of
 1e-4 and 1e-3 have no effect, 5e-3 (the one here) holds the entropy, and with

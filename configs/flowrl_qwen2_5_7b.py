@@ -4,9 +4,10 @@
     --workdir runs/flowrl_7b
 
 Files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py, which
-took them from this paper. Hardware and hours: not measured here. The run also
-holds a reference and trains an estimate of log Z, three layers as wide as the
-model.
+took them from this paper. Hardware and hours: not measured here. On 64 v5p
+chips the TPU's compiler counts 20 GiB of each and at least 24 hours, see
+docs/tpu.md. The run also holds a reference and trains an estimate of log Z,
+three layers as wide as the model.
 
 What to expect, mean of 16 samples at temperature 0.6 and top_p 0.95, averages
 over six test sets of mathematics: REINFORCE++ 31.52, PPO 31.98, GRPO 32.48,

@@ -6,7 +6,9 @@
 
 Data, files, scale and evaluation are those of configs/dapo_qwen2_5_32b.py. To
 try the method, call `methods.high_entropy` on a smaller scale of
-progrpo_jax/settings/scales.py. Hardware and hours: not measured here.
+progrpo_jax/settings/scales.py. Hardware and hours: not measured here. On 64 v5p
+chips the TPU's compiler counts 23 GiB of each and at least 637 hours, see
+docs/tpu.md.
 
 What to expect, by the paper: with a fifth of the tokens AIME 2024 and 2025 are
 5.21 and 4.79 above DAPO on this model, 7.71 and 11.04 above it on

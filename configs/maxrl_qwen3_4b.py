@@ -4,7 +4,8 @@
 
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
 Hardware and hours: the authors trained 1,000 steps on 32 H200; nothing is
-measured here.
+measured here. On 64 v5p chips the TPU's compiler counts 47 GiB of each and at
+least 53 hours, see docs/tpu.md.
 
 What to expect: the paper reports pass@1 as of GRPO or better, and 2 to 19 times
 fewer samples for the pass@k that GRPO has. Not reproduced here.

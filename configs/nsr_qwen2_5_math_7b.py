@@ -7,7 +7,8 @@ Files: data/hendrycks_math, whose 7,500 problems are trained on, and the test
 sets of configs/progrpo_qwen2_5_7b.py. Argument: `paper` (default), the batch
 below; or `host`, a sixteenth of it with one minibatch of 64 prompts, for one
 host of eight 80 GB devices. Hardware and hours: one node of 8 devices by the
-released script, hours not known; nothing is measured here.
+released script, hours not known; nothing is measured here. On 64 v5p chips the
+TPU's compiler counts 12 GiB of each and at least 9 hours, see docs/tpu.md.
 
 What to expect: pass@k on MATH, AIME 2025 and AMC23 that is at least that of PPO
 and GRPO for all k up to 256, by the abstract. Not reproduced here.

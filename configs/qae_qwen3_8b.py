@@ -3,7 +3,8 @@
   progrpo train --config configs/qae_qwen3_8b.py:host --workdir runs/qae_8b
 
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
-Hardware and hours: not measured here.
+Hardware and hours: not measured here. On 64 v5p chips the TPU's compiler counts
+81 GiB of each and at least 80 hours, see docs/tpu.md.
 
 What to expect, by the abstract: an entropy that neither collapses nor explodes,
 gains of pass@1 that last, and about four fifths of the responses with an

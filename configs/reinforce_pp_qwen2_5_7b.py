@@ -5,7 +5,8 @@
 
 Model, data, files, scales and evaluation are those of
 configs/progrpo_qwen2_5_7b.py; only the method differs. Hardware and hours: not
-measured here.
+measured here. On 64 v5p chips the TPU's compiler counts 20 GiB of each and at
+least 24 hours, see docs/tpu.md.
 
 What to expect: 31.52 in FlowRL's paper (2509.15207), the average described in
 configs/flowrl_qwen2_5_7b.py. Not reproduced here.

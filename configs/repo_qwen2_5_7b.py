@@ -3,7 +3,8 @@
   progrpo train --config configs/repo_qwen2_5_7b.py:host --workdir runs/repo_7b
 
 Model, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py.
-Hardware and hours: not measured here.
+Hardware and hours: not measured here. On 64 v5p chips the TPU's compiler counts
+20 GiB of each and at least 22 hours, see docs/tpu.md.
 
 Files: data/deepscaler, whose published solutions serve as the expert's where
 they box the answer, and the six test sets of configs/progrpo_qwen2_5_7b.py.

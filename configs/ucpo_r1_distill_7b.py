@@ -6,7 +6,8 @@
 Data, files and evaluation are those of configs/progrpo_qwen2_5_7b.py. Argument:
 `paper` (default) or `host`; both have the authors' 64 prompts a step. Hardware
 and hours: one node of 8 devices by the released script, hours not known;
-nothing is measured here.
+nothing is measured here. On 64 v5p chips the TPU's compiler counts 12 GiB of
+each and at least 4 hours, see docs/tpu.md.
 
 What to expect: up to 10 points more of AIME 2024's pass@64 than GRPO at about
 the same pass@1, by the abstract. Not reproduced here.
