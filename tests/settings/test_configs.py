@@ -268,7 +268,7 @@ OWN = {
   },
   "progrpo": {
     "epsilon_high": 0.28,
-    "arm.alpha": 0.3,
+    "arm.alpha": 1.0,
     "arm.low_prob_share": 0.2,
     "arm.active": "any_correct",
     "arm.apply_to": "all",
