@@ -24,7 +24,6 @@ def get_config(variant: str = "correct"):
   """ProGRPO at the quickstart's scale, with one thing changed."""
   c = methods.progrpo(scales.laptop())
   arm = c.algo.arm
-  arm.alpha, arm.centre = 1.0, True
   if variant == "correct":
     arm.apply_to = "correct"
   elif variant == "mixed":

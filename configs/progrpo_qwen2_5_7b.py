@@ -36,8 +36,10 @@ paper's batch, lengths, learning rate and group size are not known; those here
 are FlowRL's (2509.15207), which trains the same models on the same data: 512
 prompts of 8 samples, minibatches of 32 prompts, 2048 and 8192 tokens, learning
 rate 1e-6, weight decay 0.1, 10 warm-up steps (taken as rollout steps). Chosen
-here: alpha 1, as docs/study.md has it for policies a thousand times smaller,
-the number of steps, the held-out problems and when they are evaluated.
+here: alpha 1 and the group's mean confidence in place of c(q), by measurements
+on policies that are smaller a thousand times and more (docs/results.md, "Which
+reading of ARM"; the formula as printed is --config.algo.arm.centre=False); the
+number of steps, the held-out problems and when they are evaluated.
 """
 
 from progrpo_jax.settings import methods, scales

@@ -109,6 +109,11 @@ STORIES = {
     ),
     ("progrpo train --config sums.py --workdir runs/sums", RUN + EVALS),
     (".venv/bin/python tools/make_own_task.py runs/sums", "figure.svg"),
+    (
+      "progrpo train --config sums.py --workdir DIR"
+      " --config.algo.arm.KEY=VALUE",
+      RUN + EVALS,
+    ),
     ("progrpo report --workdir runs/sums", ""),
     ('echo "3+4+2=" | progrpo sample --policy runs/sums --num_samples 3', ""),
     (

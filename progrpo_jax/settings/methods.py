@@ -38,11 +38,15 @@ def progrpo(c):
   """ProGRPO (2602.05281): ARM on a token-level clipped loss, no KL.
 
   Ours: alpha (the paper's is not known; in docs/study.md 0.3 does a part of
-  what 1 does, with c(q) as printed too, and 3 stops learning), dynamic sampling
-  off.
+  what 1 does, and with 3 pass@1 does not rise), centring, dynamic sampling off.
+  The formula as printed has c(q) in place of the group's mean confidence. Near
+  0, as c(q) is on random numbers and on prompts of words, it pushes down all
+  that is sampled: docs/results.md, "Which reading of ARM", has a task that is
+  not learnt with it. `algo.arm.centre=False` is that reading.
   """
   c = _surrogate(c, "progrpo", epsilon_high=0.28)
   c.algo.arm.alpha = 1.0
+  c.algo.arm.centre = True
   return c
 
 

@@ -144,11 +144,6 @@ def compared(c, method: str):
   # Bounds of 0.2 and 0.2 are what a paper took over from PPO, not its method.
   if a.epsilon == a.epsilon_high == 0.2:
     a.epsilon_high = 0.28
-  # c(q) is near 0 whatever the problem, on random numbers as on prompts of
-  # words, so that without centring ARM also pushes down all that is sampled.
-  # In docs/study.md that makes no difference that could be told.
-  if method == "progrpo":
-    a.arm.centre = True
   # The mean of ten tokens is noisier than that of thousands. In the first
   # steps the paper's bounds clip 3 to 5% of all tokens of the quickstart,
   # updates without an advantage included, and bounds 100 times as wide under

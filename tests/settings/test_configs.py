@@ -272,7 +272,7 @@ OWN = {
     "arm.low_prob_share": 0.2,
     "arm.active": "any_correct",
     "arm.apply_to": "all",
-    "arm.centre": False,
+    "arm.centre": True,
   },
   "prorl": {
     "epsilon_high": 0.4,
