@@ -163,15 +163,6 @@ STORIES = {
       "--config {small} --steps 1 --base {base} --methods grpo --seeds 1",
     ),
     (
-      "progrpo train --config configs/smollm2.py:progrpo"
-      " --config.train.total_steps=5 --config.eval.every=0 --workdir"
-      " runs/steps",
-      RUN
-      + DATA
-      + """ --config.model.init_from={base} --config.model.system_prompt=
-         --config.data.max_prompt_length=100""",
-    ),
-    (
       "progrpo doctor --config configs/smollm2.py:progrpo",
       "--config.model.init_from={base} --config.model.system_prompt=",
     ),

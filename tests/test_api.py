@@ -114,8 +114,8 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
   ("source", "options", "said"),
   [
     ("tinny", {}, "did you mean tiny?"),
-    ("tiny", dict(method="progpro"), "no method 'progpro'; known: "),
-    ("", dict(method="progpro"), "no method 'progpro'; did you mean progrpo?"),
+    ("tiny", dict(method="progpro"), "'progpro'; did you mean 'progrpo'?"),
+    ("", dict(method="progpro"), "no method 'progpro'; did you mean 'progrpo'"),
     ("", dict(keys={"train.total_step": 3}), "mean config.train.total_steps?"),
     ("", dict(keys={"train": {"steps": 3}}), "no key config.train.steps"),
     ("", dict(keys={"train": 3}), "config.train = 3: must be a group of keys"),

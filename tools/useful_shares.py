@@ -133,7 +133,7 @@ def sample(length, cut: int) -> tuple[float, float, float]:
     batch_prompts=PROMPTS,
   )
   decoding.begin.clear_cache()  # it would go on with the lengths before
-  with mock.patch.object(sampler, "_uniforms", _stop_at(length)):
+  with mock.patch.object(decoding, "_uniforms", _stop_at(length)):
     rollout = sampler.sample(
       engine,
       batch.Prompts(

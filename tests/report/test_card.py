@@ -92,7 +92,7 @@ def test_the_text_says_how_it_was_trained_and_measured(tmp_path):
   )
   assert "| sums | 4 | – | between 0.600 and 0.800 |  |" in text
   assert "0.900" not in text  # a later step
-  assert "| ARM's alpha | 0.3 |" in text and "| steps | 20 |" in text
+  assert "| ARM's alpha | 1.0 |" in text and "| steps | 20 |" in text
   # Means of ten steps: (1 + ... + 10) / 100 and (11 + ... + 20) / 100.
   assert "from 0.550 to 1.550" in text
   whole = text.partition("```json\n")[2].partition("\n```")[0]
