@@ -16,6 +16,7 @@ from progrpo_jax import errors, main
 from progrpo_jax.build import answers
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.rollout import decoding, sampler
+from progrpo_jax.tasks import base as tasks
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -77,7 +78,11 @@ def theirs(folder):
 def test_answers_equal_transformers(base):
   config, params = hf.load(base)
   tokenizer = tokenizer_lib.load(str(base), system_prompt=SYSTEM)
-  prompts = answers.encode(tokenizer, QUESTIONS, WIDTH)
+  rows = [
+    tasks.Row(task="", prompt=question, reference=None, meta={})
+    for question in QUESTIONS
+  ]
+  prompts = answers.encode(tokenizer, rows, WIDTH)
   rollout = sampler.sample(
     sampler.Engine(config, params, answers.one_device()),
     prompts,
