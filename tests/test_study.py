@@ -201,6 +201,8 @@ def test_an_interval_covers_seeds_where_there_are_some(make_study):
   one = make_study["cell"](np.full((1, 20), 0.5))
   two = make_study["cell"](np.array([[0.4] * 20, [0.6] * 20]))
   assert one.startswith("0.500 (") and two.startswith("0.500 (0.000")
+  # Seeds and problems that all agree are no proof.
+  assert make_study["cell"](np.ones((2, 20))).startswith("1.000 (0.8")
   # A number of answers may exceed one, and needs seeds for an interval.
   count = make_study["distinct_cell"]
   assert count(np.full((1, 20), 7.5)) == "7.50"

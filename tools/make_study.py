@@ -144,11 +144,11 @@ def entropy_of(runs: Sequence[dict]) -> str:
 
 def cell(values_SX: np.ndarray) -> str:
   """A mean with its interval over problems, and over seeds if there are two."""
+  # That over problems holds at 0 and 1 too, where all values are equal.
+  centre, low, high = intervals.mean(values_SX.mean(axis=0))
   if len(values_SX) > 1:
-    centre, low, high, _ = intervals.over_seeds(values_SX)
-    low, high = max(low, 0.0), min(high, 1.0)
-  else:
-    centre, low, high = intervals.mean(values_SX[0])
+    _, lowest, highest, _ = intervals.over_seeds(values_SX)
+    low, high = max(min(low, lowest), 0.0), min(max(high, highest), 1.0)
   return f"{centre:.3f} ({low:.3f} – {high:.3f})"
 
 
@@ -234,6 +234,8 @@ def differences_table(part: str) -> Callable[[pathlib.Path], str]:
       ]
       for arm in columns[DISTINCT]
     ]
+    if not rows:
+      return f"No method has {ENOUGH} pairs of runs with {BASELINE} yet.\n"
     return markdown(["arm", *columns], rows)
 
   return make
