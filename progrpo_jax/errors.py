@@ -62,8 +62,8 @@ def hint(word: str, known: Iterable[str], home: str | None = None) -> str:
   Args:
     word: unknown name.
     known: names that exist.
-    home: what stands before the name in the message, which is then without
-      quotes, such as "config." or "--".
+    home: prefix of the name in the message, such as "config." or "--"; with
+      one, even an empty one, the name has no quotes.
   """
   close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
   if not close:

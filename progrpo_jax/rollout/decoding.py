@@ -48,7 +48,7 @@ class Settings:
       which decoding may end.
     first_cache: columns of the cache at the start.
     call: tokens of a call at the most, between two looks of the host; fewer
-      where they take longer than `CALL_S`, but a chunk.
+      where they take longer than `sampler.CALL_S`, but a chunk.
     least_rows: rows of a device's share below which it is not made smaller.
     batch_prompts: prompts whose samples are drawn at one time, and whose keys
       the cache holds; 0 for all of them.
@@ -149,7 +149,7 @@ def lower(
     mesh: mesh of the devices.
     prompts: P, prompts of a batch.
     width: tokens of a prompt.
-    settings: how to sample.
+    settings: temperature, lengths and sizes of the batches.
 
   Returns:
     Two functions without arguments: they lower `begin`, and `run` with a cache
@@ -241,7 +241,7 @@ def begin(
     first_P: uint32, numbers of the first samples in their groups.
     real_P: bool, False for prompts that fill up the batch.
     key: PRNG key of the sampling of a step.
-    settings: how to sample.
+    settings: temperature, lengths and sizes of the batches.
 
   Returns:
     (state, keys of the prompts by layer, look); see `look`.
@@ -310,7 +310,7 @@ def run(
     state: N * R rows; donated.
     enough: int32 scalar.
     call: int32 scalar, tokens that the chunks may have together.
-    settings: how to sample.
+    settings: temperature, lengths and sizes of the batches.
 
   Returns:
     (state, look); see `look`.

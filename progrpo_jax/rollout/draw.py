@@ -29,7 +29,7 @@ class DrawGroups:
   Attributes:
     model: configuration of the policy.
     mesh: mesh on which responses are drawn, see `sampler.Engine`.
-    settings: how to sample, and in batches of how many prompts.
+    settings: temperature, lengths and sizes of the batches.
     tokenizer: the policy's, which decodes the responses.
     pool: processes that verify.
     timer: times "sample", and "verify": the seconds that the step waits for

@@ -109,7 +109,7 @@ class Rephrase:
   """Puts rephrased solutions into groups that mostly fail.
 
   Attributes:
-    settings: how to sample; one answer to each question.
+    settings: temperature and lengths; one answer to each question.
     dist: distribution of the log-probs.
     tokenizer: the policy's.
     pool: processes that verify.

@@ -29,7 +29,7 @@ def smaller(
     prompts: prompts of a device whose keys are held.
     width: columns of a prompt.
     size: columns of a response.
-    s: how to sample.
+    s: settings of sampling.
   """
   counts, now = [], prompts * width + rows * size
   count = rows

@@ -82,7 +82,7 @@ class Engine:
       rows: int [P], the prompts of the batch; a negative number is a prompt
         that fills it up, whose responses have no tokens.
       key: PRNG key; (key, id, g) fixes the random numbers of a sample.
-      settings: how to sample.
+      settings: temperature, lengths and sizes of the batches.
 
     Returns:
       Rollout of host arrays with B = P * G rows, prompt-major.
@@ -119,7 +119,7 @@ class Engine:
       state: state after the first token.
       prefix: keys and values of the prompts.
       look: as `decoding.look` returns it.
-      s: how to sample.
+      s: temperature, lengths and sizes of the batches.
     """
     shards = sharding.batch_shards(self.mesh)
     rows = len(state.row_B) // shards  # of each device, as all below
@@ -190,7 +190,7 @@ def sample(
     prompts: P prompts. One with a negative id only fills up a batch; its
       responses have no tokens.
     key: PRNG key of the sampling of a step.
-    settings: how to sample.
+    settings: temperature, lengths and sizes of the batches.
 
   Returns:
     Rollout with B = P * G rows, prompt-major.

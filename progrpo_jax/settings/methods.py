@@ -42,7 +42,7 @@ def progrpo(c):
   The formula as printed has c(q) in place of the group's mean confidence. Near
   0, as c(q) is on random numbers and on prompts of words, it pushes down all
   that is sampled: docs/results.md, "Which reading of ARM", has a task that is
-  not learnt with it. `algo.arm.centre=False` is that reading.
+  hardly learnt with it. `algo.arm.centre=False` is that reading.
   """
   c = _surrogate(c, "progrpo", epsilon_high=0.28)
   c.algo.arm.alpha = 1.0
