@@ -57,11 +57,33 @@ def test_the_page_is_what_the_results_give(make_study, monkeypatch, capsys):
   assert "up to date" in capsys.readouterr().out
 
 
-def test_pictures_are_drawn_of_what_is_kept(make_study, tmp_path):
-  for name, draw in make_study["PICTURES"].items():
-    draw(make_study["study"].RESULTS, tmp_path / f"{name}.svg")
+def test_pictures_are_drawn_of_what_is_kept(study, make_study, tmp_path):
+  pictures = make_study["study_pictures"].PICTURES
+  for name in ("masses", "entropies"):
+    pictures[name](study["RESULTS"], tmp_path / f"{name}.svg")
     drawn = (tmp_path / f"{name}.svg").read_text()
     assert "progrpo" in drawn and "maxrl" in drawn
+
+
+def test_long_runs_are_drawn_with_their_resets(study, make_study, tmp_path):
+  results = tmp_path / "results"
+  draw = make_study["study_pictures"].PICTURES["long"]
+  draw(results, tmp_path / "none.svg")  # before any run is there
+  runs = {
+    "base": _kept(0, [0, 8, 32], samples=32),
+    "grpo-seed0": _kept(0, [4, 32, 32], samples=32),
+    "prorl-seed0": _kept(0, [8, 16, 32], samples=32),
+  }
+  runs["prorl-seed0"]["steps"] = {"ref_reset/reset": [0.0, 1.0, None, 0.0]}
+  for name, run in runs.items():
+    study["write"](results / "long" / f"{name}.json.gz", run)
+  draw(results, tmp_path / "long.svg")
+  drawn = (tmp_path / "long.svg").read_text()
+  assert "pass@32" in drawn and "prorl" in drawn
+  # Of the first problem alone, which the base never solved.
+  table = make_study["TABLES"]["long-unsolved"](results)
+  assert "| grpo | 1 | 0.125 | 0.705 | 1.000 |" in table
+  assert "| prorl | 1 | 0.250 | 0.930 | 1.000 |" in table
 
 
 def test_the_list_counts_what_is_kept(study, monkeypatch, capsys, tmp_path):

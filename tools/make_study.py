@@ -16,14 +16,22 @@ import pathlib
 import re
 import sys
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
 import study
+import study_pictures
+from study_results import (
+  BASELINE,
+  Runs,
+  dead,
+  distinct_SX,
+  evaluation,
+  load,
+  pass_SX,
+  start_of,
+  unsolved_X,
+)
 
-from progrpo_jax.evaluators import intervals, passk
+from progrpo_jax.evaluators import intervals
 
 PAGE = study.ROOT / "docs" / "study.md"
 FIGURES = study.ROOT / "docs" / "figures"
@@ -34,21 +42,8 @@ TABLE = re.compile(
 KS = (1, 8, 32)
 DISTINCT = "distinct right answers"
 LEVEL = 0.95
-BASELINE = "grpo"
 # Seeds that a difference needs: two that happen to agree prove nothing.
 ENOUGH = 3
-# Of these the probabilities of the base's own answers are drawn.
-FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
-
-# An answer less probable than this is seldom among 64 samples.
-DEAD = 0.005
-# The settings that ARM's variants change one thing of.
-BORROWED = {"arm": [("countdown", (BASELINE, "progrpo"))]}
-# Runs of the same plan that began at another base: their folder.
-OTHER_BASE = {"countdown": "countdown_first"}
-
-# Arm -> files of its seeds, in rising order.
-Runs = dict[str, list[dict]]
 
 
 def main() -> int:
@@ -62,7 +57,7 @@ def main() -> int:
     print("the page is up to date" if after == before else "run make_study.py")
     return int(after != before)
   PAGE.write_text(after)
-  for name, draw in PICTURES.items():
+  for name, draw in study_pictures.PICTURES.items():
     draw(study.RESULTS, FIGURES / f"study_{name}.svg")
   return 0
 
@@ -78,64 +73,9 @@ def page(text: str, results: pathlib.Path) -> str:
   )
 
 
-def load(results: pathlib.Path, part: str) -> Runs:
-  """Reads the runs of a part, arms in the order of the plan, the base first.
-
-  What a part of the plan borrows from another stands before its own. Each run
-  is given the name of its base, "from".
-  """
-  found: Runs = collections.defaultdict(list)
-  plan = study.PARTS[part]
-  own = [(results / part, plan.arms, plan.base)]
-  if part in OTHER_BASE:
-    own.append((results / OTHER_BASE[part], plan.arms, OTHER_BASE[part]))
-  for folder, _, _ in own:
-    if (folder / "base.json.gz").exists():
-      found["base"].append(study.read(folder / "base.json.gz"))
-  homes = own
-  for home, arms in reversed(BORROWED.get(part, ())):
-    homes = [(results / home, arms, study.PARTS[home].base), *homes]
-  # By arm, so that a row has the runs of all folders.
-  for arm in dict.fromkeys(a for _, arms, _ in homes for a in arms):
-    for folder, arms, base in homes:
-      for seed in range(study.MOST_SEEDS) if arm in arms else ():
-        file = study.result_file(folder, arm, seed)
-        if file.exists():
-          found[arm].append(study.read(file) | {"from": base})
-  return dict(found)
-
-
-def last(run: dict) -> dict:
-  """The last evaluation of a run; of several sets, their problems in a row."""
-  step = max(e["step"] for e in run["evals"])
-  sets = [e for e in run["evals"] if e["step"] == step]
-  return {
-    **{
-      name: [x for e in sets for x in e[name]]
-      for name in ("samples", "right", "distinct")
-    },
-    "entropy": np.mean([e["entropy"] for e in sets]),
-  }
-
-
-def pass_SX(runs: Sequence[dict], k: int) -> np.ndarray:
-  """pass@k by seed and problem, from the last evaluations."""
-  return np.stack(
-    [
-      passk.pass_at_k(np.array(e["samples"]), np.array(e["right"]), k)
-      for e in map(last, runs)
-    ]
-  )
-
-
-def distinct_SX(runs: Sequence[dict]) -> np.ndarray:
-  """Number of different right answers by seed and problem."""
-  return np.stack([np.array(last(run)["distinct"], float) for run in runs])
-
-
 def entropy_of(runs: Sequence[dict]) -> str:
   """Mean entropy of the last evaluations, and its range over the seeds."""
-  values = [last(run)["entropy"] for run in runs]
+  values = [evaluation(run)["entropy"] for run in runs]
   text = f"{np.mean(values):.2f}"
   if len(values) > 1:
     text += f" ({min(values):.2f} – {max(values):.2f})"
@@ -150,6 +90,26 @@ def cell(values_SX: np.ndarray) -> str:
     _, lowest, highest, _ = intervals.over_seeds(values_SX)
     low, high = max(min(low, lowest), 0.0), min(max(high, highest), 1.0)
   return f"{centre:.3f} ({low:.3f} – {high:.3f})"
+
+
+def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table over what the base never solved."""
+
+  def make(results: pathlib.Path) -> str:
+    runs = load(results, part)
+    bases = {run["from"]: unsolved_X(run) for run in runs.pop("base", [])}
+    rows = []
+    for arm, own in runs.items():
+      hard = [
+        pass_SX([run], k)[0, bases[run["from"]]].mean()
+        for k in KS
+        for run in own
+      ]
+      means = np.reshape(hard, (len(KS), len(own))).mean(axis=1)
+      rows.append([arm, str(len(own)), *(f"{value:.3f}" for value in means)])
+    return markdown(["arm", "seeds", *(f"pass@{k}" for k in KS)], rows)
+
+  return make
 
 
 def distinct_cell(values_SX: np.ndarray) -> str:
@@ -208,11 +168,6 @@ def differences(
   return {
     arm: (*row[:3], float(p)) for (arm, row), p in zip(found.items(), adjusted)
   }
-
-
-def start_of(run: dict) -> tuple:
-  """What a run shares with that of another method: its base and its seed."""
-  return run.get("from"), run.get("seed")
 
 
 def differences_table(part: str) -> Callable[[pathlib.Path], str]:
@@ -319,50 +274,6 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def dead(p_X: Sequence[float]) -> float:
-  """Share of problems where answers are all but lost: p below DEAD."""
-  return float(np.mean(np.array(p_X) < DEAD))
-
-
-def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
-  """Draws how probable the base's own answers stay, arm by arm."""
-  runs = load(results, "countdown") | load(results, "arm")
-  arms = [
-    a for a in FOLLOWED if any(r.get("followed") for r in runs.get(a, []))
-  ]
-  panels = (
-    ("right", np.mean, "probability of right answers"),
-    ("wrong", np.mean, "probability of wrong answers"),
-    ("right", dead, "problems without a right answer"),
-    ("commonest", dead, "problems without the commonest"),
-  )
-  figure, axes = plt.subplots(
-    1, len(panels), figsize=(11, 3.2), layout="constrained"
-  )
-  for axis, (kind, over_problems, title) in zip(axes, panels, strict=True):
-    for number, arm in enumerate(arms):
-      followed = [r["followed"] for r in runs[arm] if r.get("followed")]
-      steps = sorted(set.intersection(*(set(f["step"]) for f in followed)))
-      lines = np.array(
-        [
-          [over_problems(f[kind][f["step"].index(step)]) for step in steps]
-          for f in followed
-        ]
-      )
-      color = f"C{number}"
-      axis.plot(steps, lines.mean(0), color=color, lw=1.6, label=arm)
-      axis.fill_between(
-        steps, lines.min(0), lines.max(0), color=color, alpha=0.15, lw=0
-      )
-    axis.set_title(title, fontsize=9, loc="left")
-    axis.set_xlabel("step")
-    axis.set_ylim(bottom=0)
-  axes[0].set_ylabel("mean, or share of problems")
-  if arms:
-    axes[0].legend(frameon=False, fontsize=8)
-  save(figure, path)
-
-
 def dead_table(part: str) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of what is left of the base's answers."""
 
@@ -396,42 +307,6 @@ def left(followed: Sequence[dict], at: int) -> list[str]:
   ]
 
 
-def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
-  """Draws the entropy of the rollouts, one line per arm."""
-  runs = load(results, "countdown")
-  figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-  for number, (arm, own) in enumerate(runs.items()):
-    series = [r["steps"]["entropy"] for r in own if "entropy" in r["steps"]]
-    if not series:
-      continue
-    length = min(map(len, series))
-    window = max(1, length // 20)
-    smooth = np.convolve(
-      np.mean([s[:length] for s in series], axis=0),
-      np.ones(window) / window,
-      mode="valid",
-    )
-    axis.plot(
-      np.arange(len(smooth)) + (window + 1) / 2,
-      smooth,
-      lw=1.3,
-      color=plt.get_cmap("tab20")(number % 20),
-      linestyle="-" if number < 20 else "--",
-      label=arm,
-    )
-  axis.set_xlabel("step")
-  axis.set_ylabel("entropy, nats a token")
-  axis.set_ylim(bottom=0)
-  figure.legend(loc="outside right center", frameon=False, fontsize=8)
-  save(figure, path)
-
-
-def save(figure, path: pathlib.Path) -> None:
-  """Writes a picture; the same data gives the same bytes."""
-  figure.savefig(path, metadata={"Date": None}, facecolor="white")
-  plt.close(figure)
-
-
 TABLES = {
   "countdown": means_table("countdown"),
   "countdown-differences": differences_table("countdown"),
@@ -442,21 +317,13 @@ TABLES = {
   "arm-lost": dead_table("arm"),
   "arm-made": made_table("arm"),
   "long": means_table("long"),
+  "long-unsolved": unsolved_table("long"),
+  "long-made": made_table("long"),
   "sentences": means_table("sentences"),
   "sentences-differences": differences_table("sentences"),
   "sentences-costs": costs_table("sentences"),
   "sentences-made": made_table("sentences"),
 }
-PICTURES = {"masses": draw_masses, "entropies": draw_entropies}
-plt.rcParams.update(
-  {
-    "font.size": 9,
-    "svg.hashsalt": "progrpo",
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-  }
-)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""Pictures of docs/study.md; `make_study.py` draws them with its tables."""
+
+import functools
+import pathlib
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+from study_results import dead, distinct_SX, evaluation, load, pass_SX, steps
+
+# Of these the probabilities of the base's own answers are drawn.
+FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
+
+
+def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws how probable the base's own answers stay, arm by arm."""
+  runs = load(results, "countdown") | load(results, "arm")
+  arms = [
+    a for a in FOLLOWED if any(r.get("followed") for r in runs.get(a, []))
+  ]
+  panels = (
+    ("right", np.mean, "probability of right answers"),
+    ("wrong", np.mean, "probability of wrong answers"),
+    ("right", dead, "problems without a right answer"),
+    ("commonest", dead, "problems without the commonest"),
+  )
+  figure, axes = plt.subplots(
+    1, len(panels), figsize=(11, 3.2), layout="constrained"
+  )
+  for axis, (kind, over_problems, title) in zip(axes, panels, strict=True):
+    for number, arm in enumerate(arms):
+      followed = [r["followed"] for r in runs[arm] if r.get("followed")]
+      shared = sorted(set.intersection(*(set(f["step"]) for f in followed)))
+      lines = np.array(
+        [
+          [over_problems(f[kind][f["step"].index(step)]) for step in shared]
+          for f in followed
+        ]
+      )
+      color = f"C{number}"
+      axis.plot(shared, lines.mean(0), color=color, lw=1.6, label=arm)
+      axis.fill_between(
+        shared, lines.min(0), lines.max(0), color=color, alpha=0.15, lw=0
+      )
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_xlabel("step")
+    axis.set_ylim(bottom=0)
+  axes[0].set_ylabel("mean, or share of problems")
+  if arms:
+    axes[0].legend(frameon=False, fontsize=8)
+  save(figure, path)
+
+
+def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws the entropy of the rollouts, one line per arm."""
+  runs = load(results, "countdown")
+  figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+  for number, (arm, own) in enumerate(runs.items()):
+    series = [r["steps"]["entropy"] for r in own if "entropy" in r["steps"]]
+    if not series:
+      continue
+    length = min(map(len, series))
+    window = max(1, length // 20)
+    smooth = np.convolve(
+      np.mean([s[:length] for s in series], axis=0),
+      np.ones(window) / window,
+      mode="valid",
+    )
+    axis.plot(
+      np.arange(len(smooth)) + (window + 1) / 2,
+      smooth,
+      lw=1.3,
+      color=plt.get_cmap("tab20")(number % 20),
+      linestyle="-" if number < 20 else "--",
+      label=arm,
+    )
+  axis.set_xlabel("step")
+  axis.set_ylabel("entropy, nats a token")
+  axis.set_ylim(bottom=0)
+  figure.legend(loc="outside right center", frameon=False, fontsize=8)
+  save(figure, path)
+
+
+def draw_long(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws the evaluations of the long runs, and when the reference was reset.
+
+  A line is the mean over the seeds, a band their range, and a triangle a reset
+  of the first seed's reference.
+  """
+  runs = load(results, "long")
+  base = runs.pop("base", [])
+  panels = (
+    ("pass@1", functools.partial(pass_SX, k=1)),
+    ("pass@32", functools.partial(pass_SX, k=32)),
+    ("different right answers", distinct_SX),
+    ("entropy, nats a token", entropy_SX),
+  )
+  figure, axes = plt.subplots(
+    1, len(panels), figsize=(11, 3.4), layout="constrained"
+  )
+  for axis, (title, values) in zip(axes, panels, strict=True):
+    for number, (arm, own) in enumerate(runs.items()):
+      shared = sorted(set.intersection(*(set(steps(r)) for r in own)))
+      lines = np.array([values(own, step=x).mean(axis=1) for x in shared])
+      if base:
+        # Before the first step a policy is its base.
+        shared = [0, *shared]
+        start = np.full((1, len(own)), values(base).mean())
+        lines = np.concatenate([start, lines])
+      color = f"C{number}"
+      axis.plot(shared, lines.mean(1), color=color, lw=1.6, label=arm)
+      axis.fill_between(
+        shared, lines.min(1), lines.max(1), color=color, alpha=0.15, lw=0
+      )
+      resets = np.flatnonzero(own[0]["steps"].get("ref_reset/reset", [])) + 1
+      heights = np.interp(resets, shared, lines.mean(1))
+      axis.plot(resets, heights, "^", color=color, ms=4)
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_xlabel("step")
+    axis.set_ylim(bottom=0)
+  if runs:
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+      handles, labels, loc="outside lower center", ncols=6, frameon=False
+    )
+  save(figure, path)
+
+
+def entropy_SX(runs, step=None) -> np.ndarray:
+  """Entropy by seed, as a column: it is kept for all problems together."""
+  return np.array([[evaluation(run, step)["entropy"]] for run in runs])
+
+
+def save(figure, path: pathlib.Path) -> None:
+  """Writes a picture; the same data gives the same bytes."""
+  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  plt.close(figure)
+
+
+PICTURES = {
+  "masses": draw_masses,
+  "entropies": draw_entropies,
+  "long": draw_long,
+}
+plt.rcParams.update(
+  {
+    "font.size": 9,
+    "svg.hashsalt": "progrpo",
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+  }
+)

@@ -1,0 +1,110 @@
+"""What is kept of the study's runs, as numbers by seed and problem.
+
+`study.py` wrote the files, `make_study.py` makes tables of these numbers and
+`study_pictures.py` draws them.
+"""
+
+import collections
+from collections.abc import Sequence
+import pathlib
+
+import numpy as np
+import study
+
+from progrpo_jax.evaluators import passk
+
+BASELINE = "grpo"
+# An answer less probable than this is seldom among 64 samples.
+DEAD = 0.005
+# The settings that ARM's variants change one thing of.
+BORROWED = {"arm": [("countdown", (BASELINE, "progrpo"))]}
+# Runs of the same plan that began at another base: their folder.
+OTHER_BASE = {"countdown": "countdown_first"}
+
+# Arm -> files of its seeds, in rising order.
+Runs = dict[str, list[dict]]
+
+
+def load(results: pathlib.Path, part: str) -> Runs:
+  """Reads the runs of a part, arms in the order of the plan, the base first.
+
+  What a part of the plan borrows from another stands before its own. Each run
+  is given the name of its base, "from".
+  """
+  found: Runs = collections.defaultdict(list)
+  plan = study.PARTS[part]
+  own = [(results / part, plan.arms, plan.base)]
+  if part in OTHER_BASE:
+    own.append((results / OTHER_BASE[part], plan.arms, OTHER_BASE[part]))
+  for folder, _, base in own:
+    file = folder / "base.json.gz"
+    if file.exists():
+      found["base"].append(study.read(file) | {"from": base})
+  homes = own
+  for home, arms in reversed(BORROWED.get(part, ())):
+    homes = [(results / home, arms, study.PARTS[home].base), *homes]
+  # By arm, so that a row has the runs of all folders.
+  for arm in dict.fromkeys(a for _, arms, _ in homes for a in arms):
+    for folder, arms, base in homes:
+      for seed in range(study.MOST_SEEDS) if arm in arms else ():
+        file = study.result_file(folder, arm, seed)
+        if file.exists():
+          found[arm].append(study.read(file) | {"from": base})
+  return dict(found)
+
+
+def steps(run: dict) -> list[int]:
+  """Steps at which a run was evaluated, in rising order."""
+  return sorted({e["step"] for e in run["evals"]})
+
+
+def evaluation(run: dict, step: int | None = None) -> dict:
+  """An evaluation of a run; of several sets, their problems in a row.
+
+  Args:
+    run: what is kept of the run.
+    step: step of the evaluation; the last if None.
+  """
+  step = steps(run)[-1] if step is None else step
+  sets = [e for e in run["evals"] if e["step"] == step]
+  return {
+    **{
+      name: [x for e in sets for x in e[name]]
+      for name in ("samples", "right", "distinct")
+    },
+    "entropy": float(np.mean([e["entropy"] for e in sets])),
+  }
+
+
+def pass_SX(
+  runs: Sequence[dict], k: int, step: int | None = None
+) -> np.ndarray:
+  """pass@k by seed and problem, of an evaluation or of the last."""
+  return np.stack(
+    [
+      passk.pass_at_k(np.array(e["samples"]), np.array(e["right"]), k)
+      for e in (evaluation(run, step) for run in runs)
+    ]
+  )
+
+
+def distinct_SX(runs: Sequence[dict], step: int | None = None) -> np.ndarray:
+  """Number of different right answers by seed and problem, likewise."""
+  return np.stack(
+    [np.array(evaluation(run, step)["distinct"], float) for run in runs]
+  )
+
+
+def unsolved_X(base: dict) -> np.ndarray:
+  """Which problems the base answered wrongly with all its samples."""
+  return np.array(evaluation(base)["right"]) == 0
+
+
+def dead(p_X: Sequence[float]) -> float:
+  """Share of problems where answers are all but lost: p below DEAD."""
+  return float(np.mean(np.array(p_X) < DEAD))
+
+
+def start_of(run: dict) -> tuple:
+  """What a run shares with that of another method: its base and its seed."""
+  return run.get("from"), run.get("seed")
