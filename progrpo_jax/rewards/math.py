@@ -21,7 +21,6 @@ import functools
 import math
 import multiprocessing
 import re
-import sys
 import threading
 from typing import Any
 
@@ -34,6 +33,7 @@ from progrpo_jax.rewards import (
   latex,
   notation,
   pool,
+  serving,
 )
 from progrpo_jax.rewards.notation import Answer, squeeze
 from progrpo_jax.rewards.score import Score
@@ -185,13 +185,7 @@ class _Undecided(Exception):
   """Only Math-Verify can decide a comparison."""
 
 
-def _in_worker() -> bool:
-  """Says whether this process is a worker of a pool."""
-  spec = getattr(sys.modules["__main__"], "__spec__", None)
-  return spec is not None and spec.name == pool.__name__
-
-
-if _in_worker():
+if serving.in_worker():
   # Imported here, so that it counts as loading and not as an item's run time.
   from progrpo_jax.rewards import symbolic as _symbolic
 
@@ -208,7 +202,7 @@ def _decide(gold: str, answer: str, *options: Any) -> tuple[str, bool]:
   """
   if len(answer) > expressions.MAX_CHARS:
     return "ok", False
-  if _in_worker():
+  if serving.in_worker():
     return "ok", judge(gold, answer, *options)
   # Most answers are decided without Math-Verify, in this process.
   try:

@@ -83,6 +83,12 @@ def resolve(name: str) -> Callable[..., Any]:
   return getattr(module, attribute)
 
 
+def in_worker() -> bool:
+  """Returns whether this process is a worker of a pool."""
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  return spec is not None and spec.name == __spec__.name
+
+
 def describe(error: BaseException) -> str:
   """Returns an exception as one line; its __str__ may raise."""
   try:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 import pytest
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import answers, evaluation, expressions, math, symbolic
+from progrpo_jax.rewards import (
+  answers,
+  evaluation,
+  expressions,
+  math,
+  serving,
+  symbolic,
+)
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
 from progrpo_jax.tasks import base
@@ -286,6 +293,22 @@ def test_crash_of_the_worker_is_no_wrong_answer(monkeypatch):
   monkeypatch.setattr(math, "_own_pool", Broken)
   score = math.score(boxed(r"2\sqrt{3}"), r"\sqrt{12}")
   assert score == Score(0.0, False, "crash")
+
+
+def test_a_worker_of_a_pool_compares_by_itself(pool, tmp_path):
+  """It has a deadline and a limit already, and needs no pool of its own."""
+  file = tmp_path / "alone.py"
+  file.write_text(
+    "from progrpo_jax.rewards import math, serving\n"
+    "def alone(completion, reference):\n"
+    "  math._own_pool = None  # a call of it would raise\n"
+    "  score = math.score(completion, reference)\n"
+    "  return [serving.in_worker(), score.correct]\n"
+  )
+  arguments = [boxed(r"2\sqrt{3}"), r"\sqrt{12}"]
+  [outcome] = pool.run([pools.Call(f"{file}:alone", arguments, {})])
+  assert outcome.value == [True, True]
+  assert not serving.in_worker()
 
 
 def test_works_in_threads():
