@@ -61,9 +61,9 @@ def train(
     rewards: reward functions f(prompts, completions, **columns) -> list of
       numbers, or their names, for the tasks of the module `file` that name
       none; see docs/extending.md.
-    view: shows the run; a context manager has been entered by the caller. None
-      for figures below the cell in a notebook, the live view in a terminal,
-      plain lines elsewhere.
+    view: shows the run; if it is a context manager, the caller has entered it.
+      None for figures below the cell in a notebook, the live view in a
+      terminal, plain lines elsewhere.
     override: whether the config may change what defines the run in the workdir
       (its method, model or data).
 

@@ -1,4 +1,4 @@
-"""What a run carries from step to step besides its parameters."""
+"""Counters and histories of a run, which its checkpoints hold."""
 
 import dataclasses
 from typing import Any
@@ -19,9 +19,10 @@ class Progress:
     scores: (step, watched validation score) since the last reset.
     kls: (step, KL to the reference) since the last reset.
     kl_shares: (step, share of the KL in the gradient) since the last reset.
-    entropy_coef: weight of the entropy, if it adapts; None until it has.
+    entropy_coef: weight of the entropy if it adapts; None before its first
+      change.
     recent: logged metrics of the last steps, for `algos/collapse.py`.
-    evals: pass@k of every evaluation, likewise.
+    evals: pass@k of every evaluation, for `algos/collapse.py`.
     surplus: groups carried over to the next step, or None.
     measured: metrics of the last step from its updates until it is recorded;
       None between two steps. A checkpoint has them if the run was stopped

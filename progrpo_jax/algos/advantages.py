@@ -18,9 +18,9 @@ whatever its reward.
 
 Papers: GRPO, https://arxiv.org/abs/2402.03300; Dr. GRPO,
 https://arxiv.org/abs/2503.20783; RLOO, https://arxiv.org/abs/2402.14740;
-REINFORCE++, https://arxiv.org/abs/2501.03262. Those from `maxrl` on weigh
-groups or right responses anew, most of them against a policy that forgets rare
-right answers: MaxRL, https://arxiv.org/abs/2602.02710; Pass@k training,
+REINFORCE++, https://arxiv.org/abs/2501.03262. The others, most of them made
+against a policy that forgets rare right answers: MaxRL,
+https://arxiv.org/abs/2602.02710; Pass@k training,
 https://arxiv.org/abs/2508.10751; UCPO, https://arxiv.org/abs/2605.00365;
 unlikeliness, https://arxiv.org/abs/2506.02355; F-GRPO,
 https://arxiv.org/abs/2602.06717; DRA-GRPO, https://arxiv.org/abs/2505.09655;
@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import ops
-from progrpo_jax.algos import shaping
+from progrpo_jax.algos import shaping, terms
 
 # Rewards that differ by less than four float32 roundings of the largest one
 # count as equal: 0.3 and 0.1 + 0.2 are the same reward, summed in two ways.
@@ -137,14 +137,9 @@ def reinforce_pp(
     centred_PG, valid_PG = _centre(reward_PG, valid_PG)
     variance = ops.masked_mean(centred_PG**2, valid_PG)
     return centred_PG / (jnp.sqrt(variance) + eps)
-  reward_PG = jnp.asarray(reward_PG, jnp.float32)
-  chex.assert_rank(reward_PG, 2)
-  if valid_PG is not None:
-    valid_PG = jnp.asarray(valid_PG)
-    chex.assert_equal_shape([reward_PG, valid_PG])
-    valid_PG = valid_PG.reshape(1, -1)
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
   # The whole batch is treated as one group.
-  adv_1B = grpo(reward_PG.reshape(1, -1), eps, valid_PG=valid_PG)
+  adv_1B = grpo(reward_PG.reshape(1, -1), eps, valid_PG=valid_PG.reshape(1, -1))
   return adv_1B.reshape(reward_PG.shape)
 
 
@@ -168,7 +163,7 @@ def maxrl(reward_PG, *, valid_PG=None) -> jax.Array:
   Returns:
     adv_PG, float32.
   """
-  reward_PG, valid_PG = _checked(reward_PG, valid_PG)
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
   centred_PG, _ = _centre(reward_PG, valid_PG)
   mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
   return jnp.where(
@@ -204,7 +199,7 @@ def passk(correct_PG, k: int, *, valid_PG=None) -> jax.Array:
   Raises:
     ValueError: `k` is outside [1, G].
   """
-  correct_PG, valid_PG = _verdicts(correct_PG, valid_PG)
+  correct_PG, valid_PG = terms.checked_verdicts(correct_PG, valid_PG)
   if not 1 <= k <= correct_PG.shape[1]:
     raise ValueError(f"k must lie in [1, G={correct_PG.shape[1]}], got {k}")
   total_P = jnp.sum(valid_PG, axis=1, dtype=jnp.float32)
@@ -255,7 +250,7 @@ def ucpo(
     adv_PG, float32.
   """
   adv_PG = grpo(reward_PG, eps, valid_PG=valid_PG)
-  correct_PG, valid_PG = _verdicts(correct_PG, valid_PG)
+  correct_PG, valid_PG = terms.checked_verdicts(correct_PG, valid_PG)
   mean_logp_PG = jax.lax.stop_gradient(jnp.asarray(mean_logp_PG, jnp.float32))
   chex.assert_equal_shape([adv_PG, correct_PG, mean_logp_PG])
   right_PG = correct_PG & valid_PG
@@ -299,7 +294,7 @@ def unlikeliness(
   Returns:
     adv_PG, float32.
   """
-  correct_PG, valid_PG = _verdicts(correct_PG, valid_PG)
+  correct_PG, valid_PG = terms.checked_verdicts(correct_PG, valid_PG)
   shaped_PG = shaping.unlikeliness_reward(
     reward_PG, correct_PG, logp_PG, beta, valid_PG=valid_PG
   )
@@ -314,8 +309,8 @@ def focal(
   A_i (1 - p)^gamma, where p is the share of right responses. Groups that are
   nearly solved, in which only the common right answers are seen, weigh least.
 
-  See "F-GRPO" (https://arxiv.org/abs/2602.06717). Its abstract and a summary
-  with this formula could be read, its body not: gamma is ours.
+  See "F-GRPO" (https://arxiv.org/abs/2602.06717). The formula is from its
+  abstract and a summary; the default of gamma is this project's.
 
   Args:
     reward_PG: reward of each response.
@@ -328,7 +323,7 @@ def focal(
     adv_PG, float32.
   """
   adv_PG = grpo(reward_PG, eps, valid_PG=valid_PG)
-  correct_PG, valid_PG = _verdicts(correct_PG, valid_PG)
+  correct_PG, valid_PG = terms.checked_verdicts(correct_PG, valid_PG)
   chex.assert_equal_shape([adv_PG, correct_PG])
   rate_P1 = ops.masked_mean(correct_PG, valid_PG, axis=1)[:, None]
   return adv_PG * (1 - rate_P1) ** gamma
@@ -367,7 +362,7 @@ def dra(
   Returns:
     adv_PG, float32.
   """
-  reward_PG, valid_PG = _checked(reward_PG, valid_PG)
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
   similarity_PGG = shaping.ngram_similarity(tokens_PGT, mask_PGT, n)
   chex.assert_equal_shape_prefix([reward_PG, similarity_PGG], 2)
   size_PG = ops.masked_sum(similarity_PGG, valid_PG[:, None, :], axis=-1)
@@ -392,7 +387,7 @@ def quantile(
   See "Quantile Advantage Estimation" (https://arxiv.org/abs/2509.22611). The
   two regimes are those of its abstract. The released code calls torch.quantile,
   which interpolates between neighbouring rewards (`interpolate`): a group whose
-  rewards change near k then teaches by both. Its body could not be read.
+  rewards change near k then teaches by both kinds of response.
 
   Args:
     reward_PG: reward of each response.
@@ -410,7 +405,8 @@ def quantile(
   if not 0 < k <= 1:
     raise ValueError(f"k must lie in (0, 1], got {k}")
   centred_PG, valid_PG = _centre(reward_PG, valid_PG)
-  # Centred rewards, so that those of a group of equal ones are exactly 0.
+  # Sort centred rewards: where all are equal they are exactly 0, and so is the
+  # advantage.
   ascending_PG = jnp.sort(jnp.where(valid_PG, centred_PG, jnp.inf), axis=1)
   last_P1 = jnp.sum(valid_PG, axis=1, keepdims=True, dtype=jnp.float32) - 1
   if interpolate:
@@ -460,8 +456,8 @@ def nsr(
   Returns:
     adv_PG, float32.
   """
-  reward_PG, valid_PG = _checked(reward_PG, valid_PG)
-  correct_PG, valid_PG = _verdicts(correct_PG, valid_PG)
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
+  correct_PG, valid_PG = terms.checked_verdicts(correct_PG, valid_PG)
   chex.assert_equal_shape([reward_PG, correct_PG])
   adv_PG = jnp.where(correct_PG, weight * reward_PG, reward_PG - 1)
   return jnp.where(valid_PG, adv_PG, 0.0)
@@ -494,12 +490,12 @@ def gdpo(
   """
   components_PGJ = jnp.asarray(components_PGJ, jnp.float32)
   chex.assert_rank(components_PGJ, 3)
-  size, group, terms = components_PGJ.shape
-  _, valid_PG = _checked(jnp.zeros((size, group)), valid_PG)
+  size, group, num_terms = components_PGJ.shape
+  _, valid_PG = terms.checked_rewards(jnp.zeros((size, group)), valid_PG)
   if weights_PJ is None:
-    weights_PJ = jnp.ones((size, terms))
+    weights_PJ = jnp.ones((size, num_terms))
   weights_PJ = jnp.asarray(weights_PJ, jnp.float32)
-  chex.assert_shape(weights_PJ, (size, terms))
+  chex.assert_shape(weights_PJ, (size, num_terms))
   known_PGJ = valid_PG[..., None] & ~jnp.isnan(components_PGJ)
   each_PGJ = jax.vmap(
     lambda r_PG, v_PG: grpo(r_PG, eps, valid_PG=v_PG), in_axes=2, out_axes=2
@@ -520,32 +516,12 @@ def _choose_ratio(few_P, many_P, k: int) -> jax.Array:
   return ratio_P
 
 
-def _checked(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
-  """Converts rewards and the mask of valid ones, and checks their shapes."""
-  reward_PG = jnp.asarray(reward_PG, jnp.float32)
-  chex.assert_rank(reward_PG, 2)
-  if valid_PG is None:
-    valid_PG = jnp.ones_like(reward_PG, bool)
-  valid_PG = jnp.asarray(valid_PG)
-  chex.assert_type(valid_PG, bool)
-  chex.assert_equal_shape([reward_PG, valid_PG])
-  return reward_PG, valid_PG
-
-
-def _verdicts(correct_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
-  """The same for verdicts, which must be bool."""
-  correct_PG = jnp.asarray(correct_PG)
-  # No silent cast: rewards in {-1, +1} would all become True.
-  chex.assert_type(correct_PG, bool)
-  return correct_PG, _checked(correct_PG, valid_PG)[1]
-
-
 def _centre(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
   """Returns rewards minus their group's mean, and the mask of valid ones.
 
   Exactly 0 in groups of equal rewards and at invalid responses.
   """
-  reward_PG, valid_PG = _checked(reward_PG, valid_PG)
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
   low_P1 = jnp.min(
     reward_PG, axis=1, keepdims=True, where=valid_PG, initial=jnp.inf
   )

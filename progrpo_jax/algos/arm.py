@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import ops
+from progrpo_jax.algos import terms
 
 ACTIVE = ("any_correct", "mixed", "all_correct")
 APPLY_TO = ("all", "correct", "wrong")
@@ -229,15 +230,10 @@ def _active_P(correct_PG, valid_PG, active) -> jax.Array:
 def _checked(adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG):
   """Converts and checks the arguments; errors name the shapes."""
   adv_PG = jnp.asarray(adv_PG, jnp.float32)
-  correct_PG = jnp.asarray(correct_PG)
   c_prompt_P = jnp.asarray(c_prompt_P, jnp.float32)
   c_answer_PG = jnp.asarray(c_answer_PG, jnp.float32)
-  if valid_PG is None:
-    valid_PG = jnp.ones_like(adv_PG, bool)
-  valid_PG = jnp.asarray(valid_PG)
+  correct_PG, valid_PG = terms.checked_verdicts(correct_PG, valid_PG)
   chex.assert_rank([adv_PG, c_prompt_P], [2, 1])
-  chex.assert_equal_shape([adv_PG, correct_PG, c_answer_PG, valid_PG])
+  chex.assert_equal_shape([adv_PG, correct_PG, c_answer_PG])
   chex.assert_equal_shape_prefix([adv_PG, c_prompt_P], 1)
-  # No silent cast to bool: rewards in {-1, +1} would all become True.
-  chex.assert_type([correct_PG, valid_PG], bool)
   return adv_PG, correct_PG, c_prompt_P, c_answer_PG, valid_PG

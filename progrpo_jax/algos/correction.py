@@ -21,9 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import ops
-
-# exp(20) is 5e8: a larger ratio means nothing, but must stay finite.
-MAX_LOG_RATIO = 20.0
+from progrpo_jax.algos import terms
 
 
 def truncate(logp_BT, sampled_logp_BT, mask_BT, cap: float = 2.0) -> jax.Array:
@@ -123,5 +121,4 @@ def _ratio(logp_BT, sampled_logp_BT, mask_BT) -> tuple[jax.Array, jax.Array]:
   log_ratio_BT = jax.lax.stop_gradient(
     jnp.where(mask_BT, logp_BT - sampled_logp_BT, 0.0)
   )
-  ratio_BT = jnp.exp(jnp.clip(log_ratio_BT, -MAX_LOG_RATIO, MAX_LOG_RATIO))
-  return ratio_BT, mask_BT
+  return terms.ratio(log_ratio_BT), mask_BT

@@ -15,9 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-# exp(20) is 5e8. A larger log-ratio means something is broken; one such token
-# must not turn the whole batch's KL into inf.
-MAX_LOG_RATIO = 20.0
+from progrpo_jax.algos import terms
 
 
 def k1(logp, ref_logp) -> jax.Array:
@@ -66,7 +64,8 @@ def k3(logp, ref_logp) -> jax.Array:
   Returns:
     One estimate per token, float32.
   """
-  d = jnp.clip(_log_ratio(logp, ref_logp), -MAX_LOG_RATIO, MAX_LOG_RATIO)
+  # One broken token must not turn the whole batch's KL into inf.
+  d = terms.clamp(_log_ratio(logp, ref_logp))
   # exp(-d) - 1 would lose all digits in float32: shortly after a reset d is
   # about 1e-4 and k3 about 5e-9.
   return jnp.expm1(-d) + d

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from progrpo_jax import ops
+from progrpo_jax.algos import terms
 
 # Odd, with bits all over: multiplying by it spreads token ids over 32 bits.
 _SPREAD = 0x9E3779B1
@@ -111,15 +112,10 @@ def unlikeliness_reward(
   Returns:
     reward_PG, float32.
   """
-  reward_PG = jnp.asarray(reward_PG, jnp.float32)
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
+  correct_PG, _ = terms.checked_verdicts(correct_PG, valid_PG)
   logp_PG = lax.stop_gradient(jnp.asarray(logp_PG, jnp.float32))
-  correct_PG = jnp.asarray(correct_PG)
-  if valid_PG is None:
-    valid_PG = jnp.ones_like(reward_PG, bool)
-  valid_PG = jnp.asarray(valid_PG)
-  chex.assert_rank(reward_PG, 2)
-  chex.assert_equal_shape([reward_PG, correct_PG, logp_PG, valid_PG])
-  chex.assert_type([correct_PG, valid_PG], bool)
+  chex.assert_equal_shape([reward_PG, logp_PG])
   mine_PG1, other_P1G = logp_PG[..., None], logp_PG[:, None, :]
   # With itself, a response counts half too many.
   less_PGG = (other_P1G < mine_PG1) + 0.5 * (other_P1G == mine_PG1)
@@ -223,13 +219,7 @@ def keep_groups(
   Returns:
     keep_P, bool.
   """
-  reward_PG = jnp.asarray(reward_PG, jnp.float32)
-  chex.assert_rank(reward_PG, 2)
-  if valid_PG is None:
-    valid_PG = jnp.ones_like(reward_PG, bool)
-  valid_PG = jnp.asarray(valid_PG)
-  chex.assert_type(valid_PG, bool)
-  chex.assert_equal_shape([reward_PG, valid_PG])
+  reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
   # Without valid responses low is inf and high -inf: not different.
   low_P = jnp.min(reward_PG, axis=1, where=valid_PG, initial=jnp.inf)
   high_P = jnp.max(reward_PG, axis=1, where=valid_PG, initial=-jnp.inf)

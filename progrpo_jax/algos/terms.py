@@ -42,21 +42,44 @@ def masked_inputs(inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
   return log_ratio_BT, jnp.where(mask_BT, adv_BT, 0.0), mask_BT
 
 
+def checked_rewards(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
+  """Returns float32 rewards and the mask of valid ones, of equal shape."""
+  reward_PG = jnp.asarray(reward_PG, jnp.float32)
+  chex.assert_rank(reward_PG, 2)
+  if valid_PG is None:
+    valid_PG = jnp.ones_like(reward_PG, bool)
+  valid_PG = jnp.asarray(valid_PG)
+  chex.assert_type(valid_PG, bool)
+  chex.assert_equal_shape([reward_PG, valid_PG])
+  return reward_PG, valid_PG
+
+
+def checked_verdicts(correct_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
+  """Returns verdicts and the mask of valid ones; verdicts must be bool."""
+  correct_PG = jnp.asarray(correct_PG)
+  # No silent cast: rewards in {-1, +1} would all become True.
+  chex.assert_type(correct_PG, bool)
+  return correct_PG, checked_rewards(correct_PG, valid_PG)[1]
+
+
 def masked_logp(inputs, mask_BT) -> jax.Array:
   """Returns log-probs of the trained policy, 0 at masked positions."""
   return jnp.where(mask_BT, jnp.asarray(inputs.logp_BT, jnp.float32), 0.0)
 
 
+def clamp(log_ratio) -> jax.Array:
+  """Returns a log-ratio within bounds whose exponentials are finite."""
+  return jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
 def ratio(log_ratio) -> jax.Array:
   """Returns the ratio of a log-ratio, clamped to stay finite."""
-  return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+  return jnp.exp(clamp(log_ratio))
 
 
 def sequence_log_ratio(log_ratio_BT) -> jax.Array:
   """Returns log pi(o) / pi_old(o) per response, tokens and sum clamped."""
-  log_ratio_BT = jnp.clip(log_ratio_BT, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-  log_ratio_B = jnp.sum(log_ratio_BT, axis=1)
-  return jnp.clip(log_ratio_B, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+  return clamp(jnp.sum(clamp(log_ratio_BT), axis=1))
 
 
 def surrogate(

@@ -34,7 +34,8 @@ from progrpo_jax.storage import loggers
 def resolve(module: types.ModuleType, name: str):
   """Returns a function of a module by its name, or any by its import path.
 
-  Functions of other modules of its room that the module names are its own too.
+  A function that the module imports by name from a module of the same folder
+  counts as its own.
 
   Raises:
     InputError: there is no such function; the message lists the module's.
@@ -201,8 +202,14 @@ def make_loss(c):
   bounds = {
     k: c.algo[k] for k in ("epsilon", "epsilon_high", "dual_clip") if c.algo[k]
   }
+  known = inspect.signature(loss).parameters
+  if c.algo.dual_clip and "dual_clip" not in known:
+    raise errors.InputError(
+      f"config.algo.dual_clip = {c.algo.dual_clip}: the loss "
+      f"{c.algo.loss!r} does not use it; set 0"
+    )
   bound = bind(loss, bounds, _check_options(loss, "loss_options", c))
-  if "key" in inspect.signature(loss).parameters:
+  if "key" in known:
     return lambda inputs: bound(inputs, key=inputs.key)
   return bound
 

@@ -1,9 +1,9 @@
 """The stages of a run, each built from the config with its numbers bound.
 
-`Foundation` is what a run keeps from its first step to its last, and `Setup`
-that with the way to its stages; `Stages` is what a step calls, and changes when
-an entry of `config.schedule` begins. Below this
-room no function sees a config.
+`Foundation` holds what a run keeps from its first step to its last. `Stages`
+holds what a step calls, and is built anew when an entry of `config.schedule`
+begins; `Setup` has the foundation and the function that builds the stages. What
+the stages call never sees a config.
 """
 
 from collections.abc import Callable, Mapping

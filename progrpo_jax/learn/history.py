@@ -16,6 +16,8 @@ _WATCHED = (
   collapse.LENGTH,
   collapse.CLIPPED,
 )
+# Metric -> history of `Progress` that keeps it.
+_HISTORIES = {"kl": "kls", "kl_share": "kl_shares"}
 _FIRST, _LAST = 10, 60
 
 
@@ -35,8 +37,8 @@ class Advance:
     """Returns the progress after the step that measured `metrics`."""
     step = progress.step + 1
     histories = {
-      f"{name}s": (*getattr(progress, f"{name}s"), (step, metrics[name]))
-      for name in ("kl", "kl_share")
+      history: (*getattr(progress, history), (step, metrics[name]))
+      for name, history in _HISTORIES.items()
       if name in metrics
     }
     row = {k: metrics[k] for k in _WATCHED if k in metrics}

@@ -278,17 +278,6 @@ def _check_effects(c, refuse) -> None:
       "ARM re-weights the advantages of rewards, whose place distillation "
       "takes; set 0, or algo.distill.keep_rewards",
     )
-  if a.dual_clip and a.loss in (
-    "gspo",
-    "cispo",
-    "vespo",
-    "dppo",
-    "sapo",
-    "flowrl",
-    "clip_cov",
-    "kl_cov",
-  ):
-    refuse("algo.dual_clip", f"the loss {a.loss!r} does not use it; set 0")
 
 
 def prompts_per_round(c) -> int:
@@ -310,10 +299,11 @@ def needs_reference(c) -> bool:
 
 
 def readers_of_scores(c) -> list[str]:
-  """Returns keys with which something must know scores before the update.
+  """Returns the settings that need log-probs scored before the update.
 
-  For an advantage that reads log-probs, and for ARM with `centre`, the
-  sampler's log-probs will do.
+  They are named as the error message names them. An advantage that reads
+  log-probs, and ARM with `centre`, are not among them: the sampler's log-probs
+  will do for those.
   """
   a, t = c.algo, c.train
   arm = a.arm.alpha and (not a.arm.centre or a.arm.tail == "entropy")
@@ -446,11 +436,11 @@ def layout(c, mesh, kernel: bool = False) -> tuple[int, packing.Layout]:
     )
   longest = prompt + per_bundle * new
   if 0 < t.row_tokens < longest:
+    hint = ", or lower train.micro_batch_generations" if per_bundle > 1 else ""
     raise errors.InputError(
       f"config.train.row_tokens = {t.row_tokens} is less than the longest "
       f"prompt with {per_bundle} of its responses: {longest} tokens; raise it"
-      + (per_bundle > 1)
-      * ", or lower train.micro_batch_generations"
+      f"{hint}"
     )
   check_split(
     mesh,
