@@ -8,11 +8,9 @@ Writes docs/figures/own_task.svg; a second argument names another file.
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("svg")
 from matplotlib import pyplot as plt
 import numpy as np
+import plots
 
 from progrpo_jax.storage import metrics
 
@@ -30,15 +28,6 @@ def main() -> None:
 
 def draw(run, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Draws the reward of each step, and pass@k of each evaluation."""
-  plt.rcParams.update(
-    {
-      "font.size": 9,
-      "svg.hashsalt": "progrpo",
-      "svg.fonttype": "none",
-      "axes.spines.top": False,
-      "axes.spines.right": False,
-    }
-  )
   figure, (left, right) = plt.subplots(
     1, 2, figsize=(7, 2.6), layout="constrained"
   )
@@ -69,7 +58,7 @@ def draw(run, path: pathlib.Path = FIGURE) -> pathlib.Path:
   for axes in (left, right):
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
-  figure.savefig(path, metadata={"Date": None})
+  plots.save(figure, path)
   return path
 
 

@@ -9,11 +9,9 @@ argument names another file. Values of an evaluation are means over the tasks.
 import pathlib
 import sys
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("svg")
 from matplotlib import pyplot as plt
+import numpy as np
+import plots
 
 from progrpo_jax.storage import metrics
 
@@ -61,15 +59,6 @@ def tried(run):
 
 def draw(runs, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Draws entropy, pass@1 and pass@32, with resets as vertical lines."""
-  plt.rcParams.update(
-    {
-      "font.size": 9,
-      "svg.hashsalt": "progrpo",
-      "svg.fonttype": "none",
-      "axes.spines.top": False,
-      "axes.spines.right": False,
-    }
-  )
   figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
   # A run shorter than the window is not smoothed.
   shortest = min(len(run.metrics) for run in runs.values())
@@ -97,7 +86,7 @@ def draw(runs, path: pathlib.Path = FIGURE) -> pathlib.Path:
     panel.set_xlabel("step")
     panel.set_ylim(bottom=0)
   axes[1].legend(frameon=False, loc="lower right")
-  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  plots.save(figure, path)
   return path
 
 

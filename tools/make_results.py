@@ -11,11 +11,9 @@ import pathlib
 import sys
 
 from etils import epath
-import matplotlib
-import numpy as np
-
-matplotlib.use("svg")
 from matplotlib import pyplot as plt
+import numpy as np
+import plots
 
 from progrpo_jax.report import comparison, tables
 from progrpo_jax.storage import lines, metrics
@@ -126,15 +124,6 @@ def smoothing(length: int) -> int:
 
 def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
   """Draws `PANELS`, GRPO in each: mean and range over the seeds."""
-  plt.rcParams.update(
-    {
-      "font.size": 9,
-      "svg.hashsalt": "progrpo",
-      "svg.fonttype": "none",
-      "axes.spines.top": False,
-      "axes.spines.right": False,
-    }
-  )
   rows = -(-len(PANELS) // 2)
   figure, axes = plt.subplots(
     rows,
@@ -166,7 +155,7 @@ def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
     panel.set_xlabel("step")
   for panel in axes[:, 0]:
     panel.set_ylabel("entropy, nats a token")
-  figure.savefig(path, metadata={"Date": None}, facecolor="white")
+  plots.save(figure, path)
   return path
 
 

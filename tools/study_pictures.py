@@ -3,11 +3,9 @@
 import functools
 import pathlib
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("svg")
 from matplotlib import pyplot as plt
+import numpy as np
+import plots
 from study_results import dead, distinct_SX, evaluation, load, pass_SX, steps
 
 # Of these the probabilities of the base's own answers are drawn.
@@ -50,7 +48,7 @@ def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
   axes[0].set_ylabel("mean, or share of problems")
   if arms:
     axes[0].legend(frameon=False, fontsize=8)
-  save(figure, path)
+  plots.save(figure, path)
 
 
 def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
@@ -80,7 +78,7 @@ def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
   axis.set_ylabel("entropy, nats a token")
   axis.set_ylim(bottom=0)
   figure.legend(loc="outside right center", frameon=False, fontsize=8)
-  save(figure, path)
+  plots.save(figure, path)
 
 
 def draw_long(results: pathlib.Path, path: pathlib.Path) -> None:
@@ -125,7 +123,7 @@ def draw_long(results: pathlib.Path, path: pathlib.Path) -> None:
     figure.legend(
       handles, labels, loc="outside lower center", ncols=6, frameon=False
     )
-  save(figure, path)
+  plots.save(figure, path)
 
 
 def entropy_SX(runs, step=None) -> np.ndarray:
@@ -133,23 +131,8 @@ def entropy_SX(runs, step=None) -> np.ndarray:
   return np.array([[evaluation(run, step)["entropy"]] for run in runs])
 
 
-def save(figure, path: pathlib.Path) -> None:
-  """Writes a picture; the same data gives the same bytes."""
-  figure.savefig(path, metadata={"Date": None}, facecolor="white")
-  plt.close(figure)
-
-
 PICTURES = {
   "masses": draw_masses,
   "entropies": draw_entropies,
   "long": draw_long,
 }
-plt.rcParams.update(
-  {
-    "font.size": 9,
-    "svg.hashsalt": "progrpo",
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-  }
-)
