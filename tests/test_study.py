@@ -201,31 +201,55 @@ def test_texts_are_counted_from_the_commonest(study):
 def test_differences_pair_seeds_and_correct_for_their_number(make_study):
   rng = np.random.default_rng(0)
   base = [rng.integers(0, 5, 40).tolist() for _ in range(3)]
+  early = [_kept(s, x, samples=32) for s, x in enumerate(base)]
   runs = {
-    "grpo": [_kept(s, right) for s, right in enumerate(base)],
-    # Better by one sample in eight, whatever the seed and the problem.
-    "better": [_kept(s, [r + 1 for r in x]) for s, x in enumerate(base)],
-    "same": [_kept(s, x) for s, x in enumerate(base)],
-    "alone": [_kept(0, base[0])],
+    "base": [_kept(0, base[0], samples=32)],
+    "grpo": early,
+    # Better by four samples of 32, whatever the seed and the problem.
+    "better": [
+      _kept(s, [r + 4 for r in x], samples=32) for s, x in enumerate(base)
+    ],
+    "same": [_kept(s, x, samples=32) for s, x in enumerate(base)],
+    "alone": [_kept(0, base[0], samples=32)],
   }
-  found = make_study["differences"](
-    runs, lambda own: make_study["pass_SX"](own, 1)
-  )
+  found = make_study["differences"](runs)
   assert set(found) == {"better", "same"}
-  assert found["better"][0] == pytest.approx(1 / 8)
-  assert found["better"][3] < 0.05 < found["same"][3] == 1
+  centre, low, high, p = found["better"]["pass@1"]
+  assert centre == pytest.approx(1 / 8) and low <= centre <= high and p < 0.05
+  assert found["same"]["pass@1"][3] == 1
+  # Two arms in four columns are a family of eight.
+  alone = make_study["differences"]({k: runs[k] for k in ("grpo", "better")})
+  for column, row in alone["better"].items():
+    assert row[3] <= found["better"][column][3]
   text = make_study["difference_cell"]
-  assert text(found["better"], 3).startswith("**+0.125 (")
-  assert not text(found["same"], 3).startswith("**")
+  assert text(found["better"]["pass@1"], 3).startswith("**+0.125 (")
+  assert not text(found["same"]["pass@1"], 3).startswith("**")
+  # GRPO at another of its steps.
+  for run in early:
+    run["evals"] += [{**run["evals"][0], "step": 2, "right": [0] * 40}]
+  before = make_study["differences"](runs, step=2)["same"]["pass@1"]
+  assert before[0] == pytest.approx(np.mean(base) / 32)
 
 
 def test_an_interval_covers_seeds_where_there_are_some(make_study):
   one = make_study["cell"](np.full((1, 20), 0.5))
   two = make_study["cell"](np.array([[0.4] * 20, [0.6] * 20]))
-  assert one.startswith("0.500 (") and two.startswith("0.500 (0.000")
+  assert one.startswith("0.500 [0.") and two.startswith("0.500 (0.000")
   # Seeds and problems that all agree are no proof.
   assert make_study["cell"](np.ones((2, 20))).startswith("1.000 (0.8")
-  # A number of answers may exceed one, and needs seeds for an interval.
+  # A number of answers needs seeds for an interval, and cannot exceed the
+  # samples.
   count = make_study["distinct_cell"]
-  assert count(np.full((1, 20), 7.5)) == "7.50"
-  assert count(np.array([[3.0] * 20, [3.2] * 20])) == "3.10 (1.83 – 4.37)"
+  assert count(np.full((1, 20), 7.5), 8) == "7.50"
+  assert count(np.array([[3.0] * 20, [3.2] * 20]), 8) == "3.10 (1.83 – 4.37)"
+  assert count(np.array([[3.0] * 20, [5.0] * 20]), 8) == "4.00 (0.00 – 8.00)"
+
+
+def test_a_table_has_the_runs_of_one_base(study, make_study, tmp_path):
+  """Those of another base are in the differences, with their pairs."""
+  for folder, right in (("countdown", 8), ("countdown_first", 16)):
+    for name in ("base", *(f"grpo-seed{s}" for s in range(3))):
+      run = _kept(0, [right] * 4, samples=32)
+      study["write"](tmp_path / folder / f"{name}.json.gz", run)
+  table = make_study["TABLES"]["countdown"](tmp_path)
+  assert "| grpo | 3 | 0.250 (" in table

@@ -21,13 +21,17 @@ import study
 import study_pictures
 from study_results import (
   BASELINE,
+  ENOUGH,
   Runs,
   dead,
   distinct_SX,
   evaluation,
   load,
+  of_plan,
+  paired,
   pass_SX,
   start_of,
+  steps,
   unsolved_X,
 )
 
@@ -42,8 +46,11 @@ TABLE = re.compile(
 KS = (1, 8, 32)
 DISTINCT = "distinct right answers"
 LEVEL = 0.95
-# Seeds that a difference needs: two that happen to agree prove nothing.
-ENOUGH = 3
+# What arms are compared by: functions of runs, and of a step or None.
+COLUMNS: dict[str, Callable[..., np.ndarray]] = {
+  **{f"pass@{k}": functools.partial(pass_SX, k=k) for k in KS},
+  DISTINCT: distinct_SX,
+}
 
 
 def main() -> int:
@@ -83,45 +90,31 @@ def entropy_of(runs: Sequence[dict]) -> str:
 
 
 def cell(values_SX: np.ndarray) -> str:
-  """A mean with its interval over problems, and over seeds if there are two."""
-  # That over problems holds at 0 and 1 too, where all values are equal.
+  """A mean with an interval: (seeds and problems), or [problems alone]."""
+  # This one holds at 0 and 1 too, where all values are equal.
   centre, low, high = intervals.mean(values_SX.mean(axis=0))
-  if len(values_SX) > 1:
-    _, lowest, highest, _ = intervals.over_seeds(values_SX)
-    low, high = max(min(low, lowest), 0.0), min(max(high, highest), 1.0)
+  if len(values_SX) == 1:
+    return f"{centre:.3f} [{low:.3f} – {high:.3f}]"
+  _, lowest, highest, _ = intervals.over_seeds(values_SX)
+  low, high = max(min(low, lowest), 0.0), min(max(high, highest), 1.0)
   return f"{centre:.3f} ({low:.3f} – {high:.3f})"
 
 
-def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table over what the base never solved."""
+def distinct_cell(values_SX: np.ndarray, most: int) -> str:
+  """A mean number of answers, with its interval if there are two seeds.
 
-  def make(results: pathlib.Path) -> str:
-    runs = load(results, part)
-    bases = {run["from"]: unsolved_X(run) for run in runs.pop("base", [])}
-    rows = []
-    for arm, own in runs.items():
-      hard = [
-        pass_SX([run], k)[0, bases[run["from"]]].mean()
-        for k in KS
-        for run in own
-      ]
-      means = np.reshape(hard, (len(KS), len(own))).mean(axis=1)
-      rows.append([arm, str(len(own)), *(f"{value:.3f}" for value in means)])
-    return markdown(["arm", "seeds", *(f"pass@{k}" for k in KS)], rows)
-
-  return make
-
-
-def distinct_cell(values_SX: np.ndarray) -> str:
-  """A mean number of answers, with its interval if there are two seeds."""
+  Args:
+    values_SX: numbers of different answers by seed and problem.
+    most: samples of a problem, so that there cannot be more.
+  """
   if len(values_SX) == 1:
     return f"{values_SX.mean():.2f}"
   centre, low, high, _ = intervals.over_seeds(values_SX)
-  return f"{centre:.2f} ({max(low, 0.0):.2f} – {high:.2f})"
+  return f"{centre:.2f} ({max(low, 0.0):.2f} – {min(high, most):.2f})"
 
 
 def means_table(part: str) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table with one row per arm."""
+  """Returns the maker of a table with one row per arm, from the plan's base."""
 
   def make(results: pathlib.Path) -> str:
     rows = [
@@ -130,9 +123,9 @@ def means_table(part: str) -> Callable[[pathlib.Path], str]:
         str(len(runs)),
         *(cell(pass_SX(runs, k)) for k in KS),
         entropy_of(runs),
-        distinct_cell(distinct_SX(runs)),
+        distinct_cell(distinct_SX(runs), max(evaluation(runs[0])["samples"])),
       ]
-      for arm, runs in load(results, part).items()
+      for arm, runs in of_plan(results, part).items()
     ]
     heads = [f"pass@{k}" for k in KS]
     return markdown(["arm", "seeds", *heads, "entropy", DISTINCT], rows)
@@ -140,58 +133,96 @@ def means_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
-def differences(
-  runs: Runs, values: Callable[[Sequence[dict]], np.ndarray]
-) -> dict[str, tuple[float, ...]]:
-  """Arm -> (mean, low, high, p) of values less GRPO's, corrected.
+def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table over what the base never solved."""
 
-  Pairs of runs share base, seed, problems and random numbers. All arms make one
-  family: p is Holm's, and the intervals hold together (Bonferroni's level).
+  def make(results: pathlib.Path) -> str:
+    runs = of_plan(results, part)
+    hard_X = unsolved_X(runs.pop("base")[0])
+    rows = [
+      [
+        arm,
+        str(len(own)),
+        *(f"{pass_SX(own, k)[:, hard_X].mean():.3f}" for k in KS),
+      ]
+      for arm, own in runs.items()
+    ]
+    return markdown(["arm", "seeds", *(f"pass@{k}" for k in KS)], rows)
+
+  return make
+
+
+def steps_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of every evaluation, of arms with pairs."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = []
+    for arm, runs in paired(load(results, part)).items():
+      for step in steps(runs[0]):
+        values = [f"{pass_SX(runs, k, step).mean():.3f}" for k in KS]
+        distinct = f"{distinct_SX(runs, step).mean():.2f}"
+        rows.append([arm, str(len(runs)), str(step), *values, distinct])
+    heads = [f"pass@{k}" for k in KS]
+    return markdown(["arm", "runs", "step", *heads, DISTINCT], rows)
+
+  return make
+
+
+def differences(
+  runs: Runs, step: int | None = None
+) -> dict[str, dict[str, tuple[float, ...]]]:
+  """Arm -> column -> (mean, low, high, p) of its values less GRPO's, corrected.
+
+  Pairs of runs share base, seed, problems and random numbers. All arms and
+  columns make one family: p is Holm's, and the intervals hold together
+  (Bonferroni's level).
 
   Args:
     runs: runs by arm.
-    values: gives the values of runs by seed and problem, such as `distinct_SX`.
+    step: step of the evaluation of GRPO; the last if None. That of the other
+      arms is the last.
   """
   base = {start_of(run): run for run in runs.get(BASELINE, [])}
   pairs = {}
-  for arm, own in runs.items():
-    both = [r for r in own if start_of(r) in base]
-    if arm not in ("base", BASELINE) and len(both) >= ENOUGH:
-      pairs[arm] = values(both) - values([base[start_of(r)] for r in both])
+  for arm, own in paired(runs).items():
+    if arm != BASELINE:
+      other = [base[start_of(run)] for run in own]
+      for column, values in COLUMNS.items():
+        pairs[arm, column] = values(own) - values(other, step=step)
   found = {
-    arm: intervals.over_seeds(
-      values_SX, level=1 - (1 - LEVEL) / max(len(pairs), 1)
-    )
-    for arm, values_SX in pairs.items()
+    cell: intervals.over_seeds(values_SX, level=1 - (1 - LEVEL) / len(pairs))
+    for cell, values_SX in pairs.items()
   }
   adjusted = intervals.holm([row[3] for row in found.values()])
-  return {
-    arm: (*row[:3], float(p)) for (arm, row), p in zip(found.items(), adjusted)
-  }
+  by_arm: dict[str, dict[str, tuple[float, ...]]] = collections.defaultdict(
+    dict
+  )
+  for ((arm, column), row), p in zip(found.items(), adjusted, strict=True):
+    by_arm[arm][column] = (*row[:3], float(p))
+  return dict(by_arm)
 
 
-def differences_table(part: str) -> Callable[[pathlib.Path], str]:
+def differences_table(
+  part: str, step: int | None = None
+) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of differences from GRPO."""
 
   def make(results: pathlib.Path) -> str:
     runs = load(results, part)
-    columns = {
-      f"pass@{k}": differences(runs, functools.partial(pass_SX, k=k))
-      for k in KS
-    } | {DISTINCT: differences(runs, distinct_SX)}
     rows = [
       [
         arm,
+        str(len(paired(runs)[arm])),
         *(
-          difference_cell(found[arm], digits=2 if name == DISTINCT else 3)
-          for name, found in columns.items()
+          difference_cell(row[name], digits=2 if name == DISTINCT else 3)
+          for name in COLUMNS
         ),
       ]
-      for arm in columns[DISTINCT]
+      for arm, row in differences(runs, step).items()
     ]
     if not rows:
       return f"No method has {ENOUGH} pairs of runs with {BASELINE} yet.\n"
-    return markdown(["arm", *columns], rows)
+    return markdown(["arm", "pairs", *COLUMNS], rows)
 
   return make
 
@@ -205,8 +236,37 @@ def difference_cell(values, digits: int) -> str:
   return f"**{text}**" if p < 1 - LEVEL else text
 
 
+def shifts_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of how far ARM moves advantages."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = []
+    grpo = of_plan(results, part)[BASELINE]
+    for arm, runs in of_plan(results, part).items():
+      if arm in ("base", BASELINE):
+        continue
+      shift = np.mean([np.mean(r["steps"]["arm/bonus_abs_mean"]) for r in runs])
+      own = {start_of(run) for run in runs}
+      pair = [run for run in grpo if start_of(run) in own]
+      moved = [
+        f"{values(runs).mean() - values(pair).mean():+.{digits}f}"
+        for values, digits in ((COLUMNS["pass@32"], 3), (distinct_SX, 2))
+      ]
+      rows.append((shift, [arm, str(len(runs)), f"{shift:.3f}", *moved]))
+    return markdown(
+      ["arm", "seeds", "mean shift of an advantage", "pass@32", DISTINCT],
+      [row for _, row in sorted(rows)],
+    )
+
+  return make
+
+
 def costs_table(part: str) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table of seconds a step."""
+  """Returns the maker of a table of seconds a step, lower quartiles.
+
+  Other work on the machine only adds time. A stage that some steps do not have
+  takes no time in them.
+  """
 
   def make(results: pathlib.Path) -> str:
     stages = ("step", "sample", "score", "update")
@@ -214,18 +274,16 @@ def costs_table(part: str) -> Callable[[pathlib.Path], str]:
     for arm, runs in load(results, part).items():
       if arm == "base":
         continue
-      quick = [
-        np.mean(
-          [
-            np.quantile([v or 0 for v in r["steps"][f"timing_s/{stage}"]], 0.25)
-            for r in runs
-          ]
-        )
-        if all(f"timing_s/{stage}" in r["steps"] for r in runs)
-        else np.nan
-        for stage in stages
-      ]
-      rows.append([arm, *("–" if np.isnan(v) else f"{v:.2f}" for v in quick)])
+      cells = []
+      for stage in stages:
+        known = [r["steps"].get(f"timing_s/{stage}") for r in runs]
+        quartiles = [
+          np.quantile([v or 0.0 for v in seconds], 0.25)
+          for seconds in known
+          if seconds
+        ]
+        cells.append(f"{np.mean(quartiles):.2f}" if quartiles else "–")
+      rows.append([arm, *cells])
     return markdown(["arm", *(f"{s}, s" for s in stages)], rows)
 
   return make
@@ -279,17 +337,17 @@ def dead_table(part: str) -> Callable[[pathlib.Path], str]:
 
   def make(results: pathlib.Path) -> str:
     rows = []
-    for arm, runs in load(results, part).items():
-      found = [r for r in runs if r.get("followed")]
-      if not found:
-        continue
-      if not rows:  # before the first step a policy is its base
-        bases = {r["from"]: r["followed"] for r in found}
-        rows.append(["base", *left(list(bases.values()), 0)])
-      rows.append([arm, *left([r["followed"] for r in found], -1)])
-    heads = ["right answers", "wrong answers"]
-    lost = ["without a right answer", "without the commonest one"]
-    return markdown(["arm", *heads, *(f"problems {x}" for x in lost)], rows)
+    # Another base has other answers, to other problems.
+    for arm, runs in of_plan(results, part).items():
+      found = [run["followed"] for run in runs if run.get("followed")]
+      if found and not rows:  # before the first step a policy is its base
+        rows.append(["base", "1", *left(found[:1], 0)])
+      if found:
+        rows.append([arm, str(len(found)), *left(found, -1)])
+    heads = ["right ones", "wrong ones"]
+    lost = ["without the right ones", "without the commonest right one"]
+    lost = [f"problems {x}" for x in lost]
+    return markdown(["arm", "seeds", *heads, *lost], rows)
 
   return make
 
@@ -310,9 +368,12 @@ def left(followed: Sequence[dict], at: int) -> list[str]:
 TABLES = {
   "countdown": means_table("countdown"),
   "countdown-differences": differences_table("countdown"),
+  "countdown-steps": steps_table("countdown"),
+  "countdown-early": differences_table("countdown", step=100),
   "countdown-lost": dead_table("countdown"),
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),
+  "arm-shifts": shifts_table("arm"),
   "arm-differences": differences_table("arm"),
   "arm-lost": dead_table("arm"),
   "arm-made": made_table("arm"),

@@ -46,6 +46,7 @@ KEPT = (
   "kl",
   "grad_norm",
   "arm/gap_mean",
+  "arm/bonus_abs_mean",
   "arm/sign_flip",
   "ref_reset/reset",
   "timing_s/step",
@@ -95,15 +96,30 @@ class Part:
   keeps_base: bool = False
 
 
-def all_methods() -> dict[str, Arm]:
-  """Every method of the package, as it is."""
-  return {name: Arm(name) for name in named.METHODS}
+def all_methods(steps: int) -> dict[str, Arm]:
+  """Every method of the package.
+
+  Args:
+    steps: steps of a run. A config reckons the resets and the length penalty of
+      a short run from its own number of steps, which the study changes.
+  """
+  reset = {"algo.reset.period": steps * 2 // 5}
+  length = {
+    "algo.length_penalty.on": steps // 10,
+    "algo.length_penalty.off": steps // 2,
+  }
+  keys = {"prorl": reset, "prorl_v2": reset | length, "brorl": reset | length}
+  return {name: Arm(name, keys.get(name, {})) for name in named.METHODS}
 
 
 def of_arm() -> dict[str, Arm]:
   """ARM with one thing changed from the quickstart's settings.
 
-  Those settings themselves, and GRPO, are runs of the part `countdown`.
+  Those settings themselves, and GRPO, are runs of the part `countdown`. ARM on
+  right responses moves advantages about a third as much as on wrong ones, for
+  the same alpha. Two arms even that out, so that place and size are not
+  confused: `right only, alpha 3` beside `wrong only`, and `wrong only, alpha
+  0.3` beside `right only`.
   """
   key = "algo.arm."
   changed = {
@@ -112,6 +128,8 @@ def of_arm() -> dict[str, Arm]:
     "alpha 3": {key + "alpha": 3.0},
     "right only": {key + "apply_to": "correct"},
     "wrong only": {key + "apply_to": "wrong"},
+    "right only, alpha 3": {key + "apply_to": "correct", key + "alpha": 3.0},
+    "wrong only, alpha 0.3": {key + "apply_to": "wrong", key + "alpha": 0.3},
     "all-correct groups only": {key + "active": "all_correct"},
     "c(q) of the paper": {key + "centre": False},
     "c(q) of the paper, alpha 0.3": {key + "centre": False, key + "alpha": 0.3},
@@ -123,13 +141,15 @@ def of_long_runs() -> dict[str, Arm]:
   """ProRL, ARM, both and neither, over thousands of steps."""
   both = {"algo.arm.alpha": 1.0, "algo.arm.centre": True}
   trend = {"algo.reset.modes": "('kl',)"}
-  stall = {"algo.reset.modes": "('stall',)"}
+  # Three evaluations of 200 steps each without a gain.
+  stall = {"algo.reset.modes": "('stall',)", "algo.reset.patience": 3}
   period = {"algo.reset.modes": "('every',)", "algo.reset.period": 400}
   return {
     "grpo": Arm("grpo"),
     "progrpo": Arm("progrpo"),
     "prorl": Arm("prorl", period),
     "prorl + ARM": Arm("prorl", period | both),
+    "prorl, never reset": Arm("prorl", {"algo.reset.modes": "()"}),
     "prorl, reset by stall": Arm("prorl", stall),
     "prorl, reset by KL": Arm("prorl", trend),
   }
@@ -141,9 +161,11 @@ KEYS = {
   "log.rollouts_every": 0,
   "log.tensorboard": False,
 }
+# Steps of a run, by part.
+STEPS = {"countdown": 200, "puzzles": 300, "long": 2000, "sentences": 60}
 # Runs whose checkpoints are read again, see `follow`.
 FOLLOW_KEYS = {
-  "train.total_steps": 200,
+  "train.total_steps": STEPS["countdown"],
   "eval.every": 100,
   "checkpoint.every": 20,
   "checkpoint.keep_every": 20,
@@ -154,7 +176,7 @@ MOST_SEEDS = 10
 PARTS = {
   "countdown": Part(
     config="configs/tiny.py",
-    arms=all_methods(),
+    arms=all_methods(STEPS["countdown"]),
     keys=FOLLOW_KEYS,
     seeds=5,
     base="base",
@@ -172,8 +194,8 @@ PARTS = {
   ),
   "puzzles": Part(
     config="configs/puzzles.py",
-    arms=all_methods(),
-    keys=KEYS,
+    arms=all_methods(STEPS["puzzles"]),
+    keys={"train.total_steps": STEPS["puzzles"], **KEYS},
     seeds=3,
     base="puzzles",
   ),
@@ -181,7 +203,7 @@ PARTS = {
     config="configs/tiny.py",
     arms=of_long_runs(),
     keys={
-      "train.total_steps": 2000,
+      "train.total_steps": STEPS["long"],
       "eval.every": 200,
       "checkpoint.every": 100,
       **KEYS,
@@ -195,7 +217,7 @@ PARTS = {
     arms={
       "grpo": Arm("grpo"),
       "progrpo": Arm("progrpo"),
-      "c(q) of the paper": Arm(
+      "c(q) of the paper, alpha 0.3": Arm(
         "progrpo", {"algo.arm.centre": False, "algo.arm.alpha": 0.3}
       ),
       "ucpo": Arm("ucpo"),
@@ -203,7 +225,7 @@ PARTS = {
       "adaptive_entropy": Arm("adaptive_entropy"),
     },
     keys={
-      "train.total_steps": 60,
+      "train.total_steps": STEPS["sentences"],
       "eval.every": 60,
       "checkpoint.every": 20,
       **KEYS,

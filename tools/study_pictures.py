@@ -6,7 +6,15 @@ import pathlib
 from matplotlib import pyplot as plt
 import numpy as np
 import plots
-from study_results import dead, distinct_SX, evaluation, load, pass_SX, steps
+from study_results import (
+  dead,
+  distinct_SX,
+  evaluation,
+  load,
+  of_plan,
+  pass_SX,
+  steps,
+)
 
 # Of these the probabilities of the base's own answers are drawn.
 FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
@@ -14,15 +22,16 @@ FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
 
 def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
   """Draws how probable the base's own answers stay, arm by arm."""
-  runs = load(results, "countdown") | load(results, "arm")
+  # Another base has other answers, to other problems.
+  runs = of_plan(results, "countdown") | of_plan(results, "arm")
   arms = [
     a for a in FOLLOWED if any(r.get("followed") for r in runs.get(a, []))
   ]
   panels = (
-    ("right", np.mean, "probability of right answers"),
-    ("wrong", np.mean, "probability of wrong answers"),
-    ("right", dead, "problems without a right answer"),
-    ("commonest", dead, "problems without the commonest"),
+    ("right", np.mean, "probability of its right answers"),
+    ("wrong", np.mean, "probability of its wrong answers"),
+    ("right", dead, "problems without the right ones"),
+    ("commonest", dead, "problems without the commonest one"),
   )
   figure, axes = plt.subplots(
     1, len(panels), figsize=(11, 3.2), layout="constrained"

@@ -14,6 +14,8 @@ import study
 from progrpo_jax.evaluators import passk
 
 BASELINE = "grpo"
+# Pairs of runs that a difference needs: two that happen to agree prove nothing.
+ENOUGH = 3
 # An answer less probable than this is seldom among 64 samples.
 DEAD = 0.005
 # The settings that ARM's variants change one thing of.
@@ -51,6 +53,27 @@ def load(results: pathlib.Path, part: str) -> Runs:
         if file.exists():
           found[arm].append(study.read(file) | {"from": base})
   return dict(found)
+
+
+def of_plan(results: pathlib.Path, part: str) -> Runs:
+  """The runs that began at the base of the plan, those of no other base."""
+  base = study.PARTS[part].base
+  runs = {
+    arm: [run for run in own if run["from"] == base]
+    for arm, own in load(results, part).items()
+  }
+  return {arm: own for arm, own in runs.items() if own}
+
+
+def paired(runs: Runs) -> Runs:
+  """GRPO's runs, and those of arms with enough runs that have their pair."""
+  starts = {start_of(run) for run in runs.get(BASELINE, [])}
+  found = {
+    arm: [run for run in own if start_of(run) in starts]
+    for arm, own in runs.items()
+    if arm != "base"
+  }
+  return {arm: own for arm, own in found.items() if len(own) >= ENOUGH}
 
 
 def steps(run: dict) -> list[int]:
