@@ -220,22 +220,24 @@ class HeldOut:
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[: len(real)]
     # Each host verifies its share of the problems; all get all verdicts.
-    texts, _, correct_XN, valid_XN, _, extra_XN, logged, tolerant_XN = (
-      verify.join(
-        hosts.share_out(
-          functools.partial(self._judge, rows, rollout), len(rows)
-        )
+    verified = verify.join(
+      hosts.share_out(
+        functools.partial(
+          verify.decode_and_verify, self.pool, self.tokenizer, rows, rollout, n
+        ),
+        len(rows),
       )
     )
-    valid_XN = valid_XN & ~failed_B.reshape(len(prompts), n)[real]
+    tolerant_XN = self._tolerant(rows, verified)
+    valid_XN = verified.valid_PG & ~failed_B.reshape(len(prompts), n)[real]
     if tolerant_XN is not None:
       tolerant_XN = tolerant_XN & valid_XN
     tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
     ends = self.settings.stop_ids
     return Samples(
       rows=rows,
-      texts_XN=texts,
-      correct_XN=correct_XN & valid_XN,
+      texts_XN=verified.texts_PG,
+      correct_XN=verified.correct_PG & valid_XN,
       valid_XN=valid_XN,
       entropy_XN=entropy_XN[real],
       length_XN=length_XN[real],
@@ -252,31 +254,25 @@ class HeldOut:
       ),
       vocab_size=self.tokenizer.vocab_size,
       tolerant_XN=tolerant_XN,
-      extra_XN=extra_XN,
-      logged=logged,
+      extra_XN=verified.extra_PG,
+      logged=verified.logged,
     )
 
-  def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
-    """Verifies one host's share of the problems.
-
-    Returns:
-      The tuple of `verify.decode_and_verify`, followed by the tolerant
-      verdicts or None.
-    """
-    judged = verify.decode_and_verify(
-      self.pool,
-      self.tokenizer,
-      rows,
-      rollout,
-      self.settings.num_generations,
-      share,
-    )
+  def _tolerant(self, rows, verified: verify.Verified) -> np.ndarray | None:
+    """Verdicts that forgive a wrong format, or None without that option."""
     if not self.tolerant:
-      return *judged, None
-    texts, _, correct_XN, valid_XN, *_ = judged
-    return *judged, tolerant_lib.verify(
-      self.pool, rows[share], texts, correct_XN, valid_XN
-    )
+      return None
+
+    def judge(share: slice) -> np.ndarray:
+      return tolerant_lib.verify(
+        self.pool,
+        rows[share],
+        verified.texts_PG[share],
+        verified.correct_PG[share],
+        verified.valid_PG[share],
+      )
+
+    return np.concatenate(hosts.share_out(judge, len(rows)))
 
 
 def _join(values: list):

@@ -89,13 +89,13 @@ def verify(
   answers_XN = [[pool.answer(text) for text in texts] for texts in texts_XN]
   asked = list(_again(rows, answers_XN, tolerant_XN, valid_XN))
   if asked:
-    _, correct, _, _ = verify_lib.verify(
+    verified = verify_lib.verify(
       pool,
       [rows[x] for x, _, _ in asked],
       [[form] for _, _, form in asked],
       whole=False,
     )
-    for (x, n, _), (right,) in zip(asked, correct):
+    for (x, n, _), (right,) in zip(asked, verified.correct_PG):
       tolerant_XN[x, n] |= right
   return tolerant_XN
 
