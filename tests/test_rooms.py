@@ -29,6 +29,7 @@ ROOMS = {
     "packing.py",
     "groups.py",
     "progress.py",
+    "randomness.py",
     "places.py",
   ],
   "algos": [
