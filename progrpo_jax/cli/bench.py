@@ -276,7 +276,7 @@ def _step(args, mesh, config, update, state, pool, number):
       sequences=sequences,
       old_logp_NRT=scores.logp_NRT,
       ref_logp_NRT=None,
-      adv_NR=signal["adv_PG"].reshape(-1, args.per_bundle),
+      adv_NR=signal.adv_PG.reshape(-1, args.per_bundle),
       fresh_NR=np.ones((p * g // args.per_bundle, args.per_bundle), bool),
     )
     state, _ = timed(

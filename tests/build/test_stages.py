@@ -126,7 +126,7 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   train, signal, measured = setup.first.prepare(
     params, params, dataclasses.replace(batch, valid_PG=valid), 0
   )
-  assert (signal["adv_PG"][:, 1] == 0).all()
+  assert (signal.adv_PG[:, 1] == 0).all()
   mask = np.asarray(train.sequences.mask_NRT)
   assert not mask[:, 1].any() and mask[:, 0].any()
   # Both policies are the same: each log-prob and so the KL agree exactly.

@@ -92,11 +92,11 @@ def test_a_base_method_gets_what_its_arguments_name():
   total = logp.sum(axis=-1)
   first = groups.rollout.tokens_BT.reshape(P, G, T)[..., 0]
   np.testing.assert_allclose(
-    out["base_PG"], 2 * total + total / LENGTH + first, rtol=1e-5
+    out.base_PG, 2 * total + total / LENGTH + first, rtol=1e-5
   )
   assert seen["tokens_PGT"] == seen["mask_PGT"] == (P, G, T)
   # Where the verifier failed there is no advantage, whatever the method says.
-  assert out["adv_PG"][1, 3] == 0 != out["base_PG"][1, 3]
+  assert out.adv_PG[1, 3] == 0 != out.base_PG[1, 3]
 
 
 @pytest.mark.parametrize("name", ["ucpo", "unlikeliness", "dra", "maxrl"])
@@ -110,20 +110,20 @@ def test_arm_re_weights_any_method(name):
   plain = dataclasses.replace(made_, alpha=0.0)(
     groups.reward_PG, groups, scored
   )
-  np.testing.assert_array_equal(out["base_PG"], plain["base_PG"])
+  np.testing.assert_array_equal(out.base_PG, plain.base_PG)
   expected = arm.reweight(
-    out["base_PG"],
+    out.base_PG,
     groups.correct_PG,
     np.zeros(P),
-    out["c_answer_PG"],
+    out.c_answer_PG,
     0.5,
     centre=True,
     valid_PG=groups.valid_PG,
   )
   np.testing.assert_allclose(
-    out["adv_PG"], np.where(groups.valid_PG, expected, 0), rtol=1e-5, atol=1e-6
+    out.adv_PG, np.where(groups.valid_PG, expected, 0), rtol=1e-5, atol=1e-6
   )
-  assert np.any(out["adv_PG"] != plain["adv_PG"])
+  assert np.any(out.adv_PG != plain.adv_PG)
 
 
 def test_log_probs_are_the_samplers_where_nothing_was_scored():
@@ -132,7 +132,7 @@ def test_log_probs_are_the_samplers_where_nothing_was_scored():
   out = advantage.Advantage(advantages.ucpo)(groups.reward_PG, groups, sampled)
   mean = groups.rollout.logp_BT.reshape(P, G, T).sum(-1) / LENGTH
   np.testing.assert_allclose(
-    out["base_PG"],
+    out.base_PG,
     advantages.ucpo(REWARD, groups.correct_PG, mean, valid_PG=groups.valid_PG),
     rtol=1e-5,
   )
@@ -147,14 +147,14 @@ def test_terms_of_a_reward_by_a_verifier_and_what_shaping_added():
   np.testing.assert_array_equal(weights, np.ones((P, 2)))
   out = advantage.Advantage(advantages.gdpo)(shaped, groups, scores(groups))
   np.testing.assert_allclose(
-    out["base_PG"],
+    out.base_PG,
     advantages.gdpo(values, weights, valid_PG=groups.valid_PG),
     rtol=1e-5,
   )
   # Without shaping the last term is the same for all, and adds nothing.
   plain = advantage.Advantage(advantages.gdpo)(REWARD, groups, scores(groups))
   alone = advantages.gdpo(REWARD[..., None], valid_PG=groups.valid_PG)
-  np.testing.assert_allclose(plain["base_PG"], alone, rtol=1e-5)
+  np.testing.assert_allclose(plain.base_PG, alone, rtol=1e-5)
 
 
 def test_terms_of_a_reward_by_functions_have_their_weights():
@@ -179,4 +179,4 @@ def test_a_prompt_without_functions_beside_one_with_them():
   assert np.all(np.isnan(values[1, :, 1]))
   np.testing.assert_array_equal(weights, [[2.0, 0.5, 1.0], [1.0, 0.0, 1.0]])
   out = advantage.Advantage(advantages.gdpo)(REWARD, mixed, scores(mixed))
-  assert np.all(np.isfinite(out["base_PG"])) and np.any(out["base_PG"][1])
+  assert np.all(np.isfinite(out.base_PG)) and np.any(out.base_PG[1])
