@@ -233,7 +233,7 @@ def measure(
   """
 
   def run(samples) -> Iterator[tuple[str, float]]:
-    for suffix, texts_X in diversity.chosen(samples, samples.texts_XN):
+    for suffix, texts_X in diversity.chosen(samples, samples.texts_XG):
       means = []
       for texts in texts_X:
         scores = [

@@ -16,11 +16,11 @@ def measure(samples) -> Iterator[tuple[str, float]]:
     sampling temperature, in nats; `entropy_correct`, the same over the tokens
     of correct samples, if there are any; `mean_length` in tokens.
   """
-  length = np.asarray(samples.length_XN, np.float64)
+  length = np.asarray(samples.length_XG, np.float64)
   # Sums over tokens, so that the means weight every token equally.
-  total = np.asarray(samples.entropy_XN, np.float64) * length
+  total = np.asarray(samples.entropy_XG, np.float64) * length
   yield "entropy", float(total.sum() / max(length.sum(), 1))
-  right = np.asarray(samples.correct_XN, bool)
+  right = np.asarray(samples.correct_XG, bool)
   if right.any():
     yield (
       "entropy_correct",

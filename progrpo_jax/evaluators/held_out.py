@@ -28,33 +28,33 @@ STREAM = 0x6576616C
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """N verified samples of each of X problems.
+  """G verified samples of each of X problems.
 
   Attributes:
     rows: problems.
-    texts_XN: text of each sample.
-    correct_XN: bool, the strict verdict; False where the verifier failed.
-    valid_XN: bool, False where the verifier failed.
-    entropy_XN: mean entropy over the tokens of each sample, in nats.
-    length_XN: number of tokens of each sample, including the stop token.
-    tokens_XN: tokens of each sample, without stop tokens.
+    texts_XG: text of each sample.
+    correct_XG: bool, the strict verdict; False where the verifier failed.
+    valid_XG: bool, False where the verifier failed.
+    entropy_XG: mean entropy over the tokens of each sample, in nats.
+    length_XG: number of tokens of each sample, including the stop token.
+    tokens_XG: tokens of each sample, without stop tokens.
     vocab_size: size of the tokenizer's vocabulary.
-    tolerant_XN: bool, the verdict that forgives a wrong format; None if it was
+    tolerant_XG: bool, the verdict that forgives a wrong format; None if it was
       not computed.
-    extra_XN: additions of the user's reward functions to each saved sample.
+    extra_XG: additions of the user's reward functions to each saved sample.
     logged: (name, value) of the metrics that these functions log.
   """
 
   rows: tuple[base.Row, ...]
-  texts_XN: tuple[tuple[str, ...], ...]
-  correct_XN: np.ndarray
-  valid_XN: np.ndarray
-  entropy_XN: np.ndarray
-  length_XN: np.ndarray
-  tokens_XN: tuple[tuple[tuple[int, ...], ...], ...]
+  texts_XG: tuple[tuple[str, ...], ...]
+  correct_XG: np.ndarray
+  valid_XG: np.ndarray
+  entropy_XG: np.ndarray
+  length_XG: np.ndarray
+  tokens_XG: tuple[tuple[tuple[int, ...], ...], ...]
   vocab_size: int
-  tolerant_XN: np.ndarray | None = None
-  extra_XN: tuple[tuple[dict, ...], ...] = ()
+  tolerant_XG: np.ndarray | None = None
+  extra_XG: tuple[tuple[dict, ...], ...] = ()
   logged: tuple[tuple[str, float], ...] = ()
 
   @functools.cached_property
@@ -173,20 +173,20 @@ class HeldOut:
         distinct_correct=int(samples.distinct_correct_X[x]),
         completions=[self._record(samples, x, n) for n in range(len(texts))],
       )
-      for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))
+      for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XG))
     ]
 
   def _record(self, samples: Samples, x: int, n: int) -> dict:
     """Returns the record of sample n of problem x."""
     record = dict(
-      text=samples.texts_XN[x][n],
-      correct=bool(samples.correct_XN[x, n]),
-      status="ok" if samples.valid_XN[x, n] else "masked",
+      text=samples.texts_XG[x][n],
+      correct=bool(samples.correct_XG[x, n]),
+      status="ok" if samples.valid_XG[x, n] else "masked",
     )
-    if samples.tolerant_XN is not None:
-      record["tolerant"] = bool(samples.tolerant_XN[x, n])
-    if samples.extra_XN and samples.extra_XN[x][n]:
-      record["extra"] = samples.extra_XN[x][n]
+    if samples.tolerant_XG is not None:
+      record["tolerant"] = bool(samples.tolerant_XG[x, n])
+    if samples.extra_XG and samples.extra_XG[x][n]:
+      record["extra"] = samples.extra_XG[x][n]
     return record
 
   def _sample_batch(
@@ -213,9 +213,9 @@ class HeldOut:
       scores = scoring.score(
         self.model, engine.params, sequences, self.dist, prompts=0
       )
-    mask_XNT = rollout.mask_BT.reshape(len(prompts), n, -1)
-    length_XN = mask_XNT.sum(axis=-1)
-    entropy_XN = scores.entropy_NRT.sum(axis=-1) / np.maximum(length_XN, 1)
+    mask_XGT = rollout.mask_BT.reshape(len(prompts), n, -1)
+    length_XG = mask_XGT.sum(axis=-1)
+    entropy_XG = scores.entropy_NRT.sum(axis=-1) / np.maximum(length_XG, 1)
     # Padding problems are at the end of the batch.
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[: len(real)]
@@ -228,24 +228,24 @@ class HeldOut:
         len(rows),
       )
     )
-    tolerant_XN = self._tolerant(rows, verified)
-    valid_XN = verified.valid_PG & ~failed_B.reshape(len(prompts), n)[real]
-    if tolerant_XN is not None:
-      tolerant_XN = tolerant_XN & valid_XN
-    tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
+    tolerant_XG = self._tolerant(rows, verified)
+    valid_XG = verified.valid_PG & ~failed_B.reshape(len(prompts), n)[real]
+    if tolerant_XG is not None:
+      tolerant_XG = tolerant_XG & valid_XG
+    tokens_XGT = np.asarray(rollout.tokens_BT).reshape(mask_XGT.shape)
     ends = self.settings.stop_ids
     return Samples(
       rows=rows,
-      texts_XN=verified.texts_PG,
-      correct_XN=verified.correct_PG & valid_XN,
-      valid_XN=valid_XN,
-      entropy_XN=entropy_XN[real],
-      length_XN=length_XN[real],
-      tokens_XN=tuple(
+      texts_XG=verified.texts_PG,
+      correct_XG=verified.correct_PG & valid_XG,
+      valid_XG=valid_XG,
+      entropy_XG=entropy_XG[real],
+      length_XG=length_XG[real],
+      tokens_XG=tuple(
         tuple(
           tuple(
             t
-            for t in tokens_XNT[x, i][mask_XNT[x, i]].tolist()
+            for t in tokens_XGT[x, i][mask_XGT[x, i]].tolist()
             if t not in ends
           )
           for i in range(n)
@@ -253,8 +253,8 @@ class HeldOut:
         for x in real
       ),
       vocab_size=self.tokenizer.vocab_size,
-      tolerant_XN=tolerant_XN,
-      extra_XN=verified.extra_PG,
+      tolerant_XG=tolerant_XG,
+      extra_XG=verified.extra_PG,
       logged=verified.logged,
     )
 

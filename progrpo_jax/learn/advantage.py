@@ -231,7 +231,7 @@ def _advantages(
     prompt_logp_PT,
     prompt_mask_PT,
     settings.prompt_low_prob_share,
-    entropy_BT=prompt_entropy_PT,
+    entropy_PT=prompt_entropy_PT,
   )
   groups = correct_PG, c_prompt_P, c_answer_PG
   adv_PG = arm.reweight(

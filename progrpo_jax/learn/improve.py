@@ -72,12 +72,12 @@ class Improve:
     weights = self.weights.in_force(progress)
     sums: dict[str, tuple[Any, Any]] = {}
     with self.timer.stage("update"):
-      for number, prompts_M in enumerate(self._minibatches(progress.step)):
+      for number, prompts_X in enumerate(self._minibatches(progress.step)):
         with jax.set_mesh(self.mesh):
           # Rows go to the devices when their turn comes: no device holds more
           # than a minibatch, or sends on what it was dealt.
           rows = update_lib.pack(
-            update_lib.take_prompts(batch, prompts_M, self.prompts), self.layout
+            update_lib.take_prompts(batch, prompts_X, self.prompts), self.layout
           )
           # The parameters are those that were scored for the first update.
           state, metrics = self.update(

@@ -130,22 +130,22 @@ def test_refuses(problems, passed, level, word):
     rating.rate(problems, passed, level=level)
 
 
-def samples(ratings_X, correct_XN, valid_XN=None):
+def samples(ratings_X, correct_XG, valid_XG=None):
   """Held-out samples with what the measure reads; None is no rating."""
-  correct_XN = np.asarray(correct_XN, bool)
-  valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
+  correct_XG = np.asarray(correct_XG, bool)
+  valid_XG = np.ones_like(correct_XG) if valid_XG is None else valid_XG
   rows = tuple(
     base.Row("t", "", "", {} if r is None else {"rating": r}) for r in ratings_X
   )
-  texts = (("",) * correct_XN.shape[1],) * len(rows)
+  texts = (("",) * correct_XG.shape[1],) * len(rows)
   return held_out.Samples(
     rows=rows,
-    texts_XN=texts,
-    correct_XN=correct_XN,
-    valid_XN=np.asarray(valid_XN, bool),
-    entropy_XN=correct_XN * 1.0,
-    length_XN=correct_XN * 1,
-    tokens_XN=(((),) * 2,) * len(rows),
+    texts_XG=texts,
+    correct_XG=correct_XG,
+    valid_XG=np.asarray(valid_XG, bool),
+    entropy_XG=correct_XG * 1.0,
+    length_XG=correct_XG * 1,
+    tokens_XG=(((),) * 2,) * len(rows),
     vocab_size=2,
   )
 
