@@ -133,7 +133,7 @@ ROOMS = {
     "resizing.py",
     "sampler.py",
     "turns.py",
-    "shaping.py",
+    "rewarding.py",
     "measure.py",
     "draw.py",
     "rephrase.py",

@@ -19,7 +19,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import ops
 from progrpo_jax.algos import arm
-from progrpo_jax.rollout import shaping
+from progrpo_jax.rollout import rewarding
 
 # What a base method may read: name of its argument -> meaning.
 INPUTS = {
@@ -31,7 +31,7 @@ INPUTS = {
   "logp_PGT": "log-probs of its tokens, 0 where masked",
   "tokens_PGT": "its tokens",
   "mask_PGT": "bool, the tokens that the policy wrote",
-  "components_PGJ": "terms of the reward, see rollout.shaping.components",
+  "components_PGJ": "terms of the reward, see rollout.rewarding.components",
   "weights_PJ": "weights of these terms",
 }
 # Those that are computed from log-probs: scores of the policy, or where a batch
@@ -167,7 +167,7 @@ def _terms(
     tokens_BT = np.asarray(groups.rollout.tokens_BT)
     out["tokens_PGT"] = tokens_BT.reshape(*np.shape(reward_PG), -1)
   if names & {"components_PGJ", "weights_PJ"}:
-    out["components_PGJ"], out["weights_PJ"] = shaping.components(
+    out["components_PGJ"], out["weights_PJ"] = rewarding.components(
       groups, reward_PG
     )
   return out

@@ -16,7 +16,7 @@ from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import teacher as teacher_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import shaping
+from progrpo_jax.rollout import rewarding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Prepare:
   mesh: jax.sharding.Mesh
   dist: scoring.Distribution
   advantage: advantage_lib.Advantage
-  reward: shaping.ShapedReward
+  reward: rewarding.ShapedReward
   kl: Callable
   score: bool
   per_bundle: int

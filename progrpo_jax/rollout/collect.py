@@ -16,7 +16,7 @@ from progrpo_jax import progress as progress_lib
 from progrpo_jax import randomness
 from progrpo_jax.devices import hosts, stopping
 from progrpo_jax.rollout import draw as draw_lib
-from progrpo_jax.rollout import measure, prompts, shaping
+from progrpo_jax.rollout import measure, prompts, rewarding
 from progrpo_jax.rollout import rephrase as rephrase_lib
 
 
@@ -61,7 +61,7 @@ class Collect:
   key: jax.Array
   stop: stopping.Stop
   round_prompts: int
-  keep: shaping.KeepGroups | None = None
+  keep: rewarding.KeepGroups | None = None
   max_rounds: int = 1
   carry: bool = False
   rephrase: rephrase_lib.Rephrase | None = None

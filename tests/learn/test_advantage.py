@@ -9,7 +9,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.algos import advantages, arm
 from progrpo_jax.learn import advantage
-from progrpo_jax.rollout import shaping
+from progrpo_jax.rollout import rewarding
 from progrpo_jax.tasks import base as tasks
 
 P, G, T = 2, 4, 5
@@ -141,7 +141,7 @@ def test_log_probs_are_the_samplers_where_nothing_was_scored():
 def test_terms_of_a_reward_by_a_verifier_and_what_shaping_added():
   groups = made()
   shaped = REWARD - np.float32(0.25) * (LENGTH > 3)
-  values, weights = shaping.components(groups, shaped)
+  values, weights = rewarding.components(groups, shaped)
   np.testing.assert_array_equal(values[..., 0], REWARD)
   np.testing.assert_array_equal(values[..., 1], -0.25 * (LENGTH > 3))
   np.testing.assert_array_equal(weights, np.ones((P, 2)))
@@ -159,10 +159,10 @@ def test_terms_of_a_reward_by_a_verifier_and_what_shaping_added():
 
 def test_terms_of_a_reward_by_functions_have_their_weights():
   groups = made(functions=2, weights=[2.0, 0.5])
-  values, weights = shaping.components(groups, REWARD)
+  values, weights = rewarding.components(groups, REWARD)
   np.testing.assert_array_equal(values[..., :2], groups.values_PGJ)
   np.testing.assert_array_equal(weights, [[2.0, 0.5, 1.0]] * P)
-  assert np.all(shaping.components(made(functions=2), REWARD)[1] == 1)
+  assert np.all(rewarding.components(made(functions=2), REWARD)[1] == 1)
 
 
 def test_a_prompt_without_functions_beside_one_with_them():
@@ -174,7 +174,7 @@ def test_a_prompt_without_functions_beside_one_with_them():
     ),
   )
   mixed.values_PGJ[1] = np.nan
-  values, weights = shaping.components(mixed, REWARD)
+  values, weights = rewarding.components(mixed, REWARD)
   np.testing.assert_array_equal(values[1, :, 0], REWARD[1])
   assert np.all(np.isnan(values[1, :, 1]))
   np.testing.assert_array_equal(weights, [[2.0, 0.5, 1.0], [1.0, 0.0, 1.0]])
