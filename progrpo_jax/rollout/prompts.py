@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,17 +18,9 @@ import numpy as np
 from progrpo_jax import batch
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 _SPEC_KEYS = {"name", "label", "weight", "options", "seed"}
-
-
-class Tokenizer(Protocol):
-  """Interface of a tokenizer that encodes prompts."""
-
-  def encode_prompt(
-    self, text: str, context: Sequence[Mapping[str, str]] = ()
-  ) -> tuple[list[int], list[bool]]:
-    """Returns token ids and which of them are the user's own text."""
 
 
 class PromptSource:
@@ -271,7 +263,7 @@ class Prompter:
   def __init__(
     self,
     source: PromptSource,
-    tokenizer: Tokenizer,
+    tokenizer: tokenizer_lib.Tokenizer,
     *,
     buckets: Sequence[int],
     max_prompt_length: int,
@@ -403,6 +395,6 @@ class Prompter:
     return tokens, user
 
 
-def fits(tokenizer: Tokenizer, limit: int, row: base.Row) -> bool:
+def fits(tokenizer: tokenizer_lib.Tokenizer, limit: int, row: base.Row) -> bool:
   """Returns whether a row's prompt has at most so many tokens."""
   return len(tokenizer.encode_prompt(row.prompt, row.context)[0]) <= limit

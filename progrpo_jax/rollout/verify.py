@@ -7,7 +7,7 @@ processes of the pool, or to the user's reward functions.
 from collections.abc import Callable, Sequence
 import dataclasses
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
 from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 # Keys of a row's meta that describe its reward functions. Rows with equal
 # values are judged in one call.
@@ -83,15 +84,8 @@ def join(parts: Sequence[Verified]) -> Verified:
   )
 
 
-class Tokenizer(Protocol):
-  """What decoding responses needs of a tokenizer."""
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of token ids without special tokens."""
-
-
 def texts(
-  tokenizer: Tokenizer, rollout: batch.Rollout, group: int
+  tokenizer: tokenizer_lib.Tokenizer, rollout: batch.Rollout, group: int
 ) -> tuple[tuple[str, ...], ...]:
   """Decodes the responses of a rollout; the last turn of those with several.
 
@@ -116,14 +110,14 @@ def token_ids(rollout: batch.Rollout, group: int) -> list[list[list[int]]]:
   return [flat[i : i + group] for i in range(0, len(flat), group)]
 
 
-def last_turn(tokenizer: Tokenizer, tokens_T, mask_T) -> str:
+def last_turn(tokenizer: tokenizer_lib.Tokenizer, tokens_T, mask_T) -> str:
   """Text of the last turn of a response, "" if it has no token."""
   parts = conversation(tokenizer, tokens_T, mask_T)
   return parts[-1]["content"] if parts else ""
 
 
 def conversation(
-  tokenizer: Tokenizer, tokens_T, mask_T
+  tokenizer: tokenizer_lib.Tokenizer, tokens_T, mask_T
 ) -> list[dict[str, str]]:
   """The turns of a response and the replies between them, as messages.
 
@@ -145,7 +139,7 @@ def conversation(
 
 def decode_and_verify(
   pool: pools.Pool,
-  tokenizer: Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   rows: Sequence[base.Row],
   rollout: batch.Rollout,
   group: int,

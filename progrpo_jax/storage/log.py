@@ -14,6 +14,7 @@ from progrpo_jax.algos import collapse
 from progrpo_jax.devices import timing
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.rollout import verify
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Log:
 
   rollouts_every: int
   rollouts_prompts: int
-  tokenizer: verify.Tokenizer
+  tokenizer: tokenizer_lib.Tokenizer
   timer: timing.Timer
   show: Callable[[int, dict[str, float]], None]
   say: Callable[[str], None]
@@ -111,7 +112,7 @@ def rollout_records(
   groups: groups_lib.Groups,
   advantages: advantage_lib.Advantages,
   limit: int,
-  tokenizer: verify.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
 ) -> list[dict]:
   """Returns JSON-able records of the first groups of a batch.
 
