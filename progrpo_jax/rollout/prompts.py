@@ -369,30 +369,77 @@ class Prompter:
     encoded = [self._encode(row, i) for row, i in zip(rows, ids, strict=True)]
     longest = max((len(tokens) for tokens, _ in encoded), default=1)
     width = next(b for b in self._buckets if b >= longest)
-    shape = len(rows), width
-    tokens_PT = np.zeros(shape, np.int32)
-    mask_PT = np.zeros(shape, bool)
-    user_mask_PT = np.zeros(shape, bool)
-    for p, (tokens, user) in enumerate(encoded):
-      tokens_PT[p, width - len(tokens) :] = tokens
-      mask_PT[p, width - len(tokens) :] = True
-      user_mask_PT[p, width - len(tokens) :] = user
-    ids_P = np.asarray(ids, np.int64)
-    return batch.Prompts(tokens_PT, mask_PT, user_mask_PT, ids_P, tuple(rows))
+    return pad(rows, encoded, ids, width)
 
   def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
     """Encodes one row; an InputError names the row."""
-    tokens, user = self._tokenizer.encode_prompt(row.prompt, row.context)
-    where = f"task {row.label}, row {draw} ({row.prompt[:40]!r})"
-    if len(tokens) > self._limit:
-      raise InputError(
-        f"{where}: the prompt has {len(tokens)} tokens, more than"
-        f" max_prompt_length={self._limit}: raise config.data.max_prompt_length"
-        ", or leave such prompts out by config.data.filter_overlong_prompts"
-      )
-    if not any(user):
-      raise InputError(f"{where}: the prompt has no tokens")
-    return tokens, user
+    return encode_row(
+      self._tokenizer,
+      row,
+      self._limit,
+      where=f"task {row.label}, row {draw} ({row.prompt[:40]!r})",
+      advice=(
+        ": raise it, or leave such prompts out by"
+        " config.data.filter_overlong_prompts"
+      ),
+    )
+
+
+def encode_row(
+  tokenizer: tokenizer_lib.Tokenizer,
+  row: base.Row,
+  limit: int,
+  *,
+  where: str,
+  advice: str = "",
+) -> tuple[list[int], list[bool]]:
+  """Returns the tokens of a row's prompt, and which are the user's own text.
+
+  Args:
+    tokenizer: tokenizer of the policy.
+    row: row of data.
+    limit: tokens of the longest prompt that is allowed.
+    where: the row, in error messages.
+    advice: what to do about a prompt that is too long.
+
+  Raises:
+    InputError: the prompt is empty or too long.
+  """
+  tokens, user = tokenizer.encode_prompt(row.prompt, row.context)
+  if len(tokens) > limit:
+    raise InputError(
+      f"{where}: the prompt has {len(tokens)} tokens,"
+      f" config.data.max_prompt_length is {limit}{advice}"
+    )
+  if not any(user):
+    raise InputError(f"{where}: the prompt has no tokens")
+  return tokens, user
+
+
+def pad(
+  rows: Sequence[base.Row],
+  encoded: Sequence[tuple[list[int], list[bool]]],
+  ids: Sequence[int],
+  width: int,
+) -> batch.Prompts:
+  """Pads encoded prompts on the left.
+
+  Args:
+    rows: rows of data.
+    encoded: results of `encode_row` for these, of at most `width` tokens.
+    ids: number of each row's draw.
+    width: T of the result.
+  """
+  shape = len(rows), width
+  tokens_PT = np.zeros(shape, np.int32)
+  mask_PT = np.zeros(shape, bool)
+  user_mask_PT = np.zeros(shape, bool)
+  for p, (tokens, user) in enumerate(encoded):
+    tokens_PT[p, width - len(tokens) :] = tokens
+    mask_PT[p, width - len(tokens) :] = True
+    user_mask_PT[p, width - len(tokens) :] = user
+  ids_P = np.asarray(ids, np.int64)
+  return batch.Prompts(tokens_PT, mask_PT, user_mask_PT, ids_P, tuple(rows))
 
 
 def fits(tokenizer: tokenizer_lib.Tokenizer, limit: int, row: base.Row) -> bool:

@@ -159,7 +159,9 @@ def test_without_buckets_the_width_is_the_limit(folder):
 
 def test_long_prompt_is_named(folder):
   prompter = _prompter(folder, limit=3)
-  with pytest.raises(ValueError, match="chain_sum, row 0.*max_prompt_length=3"):
+  with pytest.raises(
+    ValueError, match="chain_sum, row 0.*max_prompt_length is 3"
+  ):
     prompter.check(5)
   _prompter(folder).check(50)
 
