@@ -96,7 +96,7 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
   width = max(p.prompts.tokens_PT.shape[1] for p in parts)
 
   def join(get):
-    return batch_lib.concatenate([get(p) for p in parts])
+    return np.concatenate([get(p) for p in parts])
 
   def widen(get):
     return np.concatenate(
@@ -127,9 +127,27 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
     correct_PG=join(lambda p: p.correct_PG),
     valid_PG=join(lambda p: p.valid_PG),
     fresh_P=join(lambda p: p.fresh_P),
-    values_PGJ=join(lambda p: p.values_PGJ),
+    values_PGJ=join_values([p.values_PGJ for p in parts]),
     extra_PG=_extra(parts),
     logged=sum((p.logged for p in parts), ()),
+  )
+
+
+def join_values(parts_PGJ: Sequence[np.ndarray]) -> np.ndarray:
+  """Joins values of reward functions along their first axis.
+
+  Args:
+    parts_PGJ: float arrays. Their J may differ: the result has the largest,
+      and NaN where a part has fewer.
+  """
+  width = max(x.shape[2] for x in parts_PGJ)
+  return np.concatenate(
+    [
+      np.pad(
+        x, ((0, 0), (0, 0), (0, width - x.shape[2])), constant_values=np.nan
+      )
+      for x in parts_PGJ
+    ]
   )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from progrpo_jax import batch
+from progrpo_jax import batch, groups
 from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
@@ -78,7 +78,7 @@ def join(parts: Sequence[Verified]) -> Verified:
     reward_PG=np.concatenate([p.reward_PG for p in parts]),
     correct_PG=np.concatenate([p.correct_PG for p in parts]),
     status_PG=sum((p.status_PG for p in parts), ()),
-    values_PGJ=batch.concatenate([p.values_PGJ for p in parts]),
+    values_PGJ=groups.join_values([p.values_PGJ for p in parts]),
     extra_PG=sum((p.extra_PG for p in parts), ()),
     logged=sum((p.logged for p in parts), ()),
   )
