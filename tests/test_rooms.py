@@ -154,6 +154,7 @@ ROOMS = {
     "warmup.py",
   ],
   "evaluators": [
+    "samples.py",
     "intervals.py",
     "passk.py",
     "diversity.py",

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from progrpo_jax.evaluators import samples as samples_lib
 from progrpo_jax.tasks import base
 
 # Limits on what the n-gram measures read per problem. Samples are independent,
@@ -235,7 +236,9 @@ def _brevity(length: int, lengths: Sequence[int]) -> float:
   return min(0.0, 1.0 - nearest / length)
 
 
-def chosen(samples, items_XG) -> Iterator[tuple[str, list[list]]]:
+def chosen(
+  samples: samples_lib.Samples, items_XG
+) -> Iterator[tuple[str, list[list]]]:
   """Selects the samples that n-gram measures read, all and correct ones.
 
   Args:
@@ -258,25 +261,27 @@ def chosen(samples, items_XG) -> Iterator[tuple[str, list[list]]]:
     yield suffix, [kept[:MAX_SAMPLES] for kept in lists if kept]
 
 
-def distinct_counts(samples) -> np.ndarray:
+def distinct_counts(
+  rows: Sequence[base.Row], texts_XG: Sequence[Sequence[str]], correct_XG
+) -> np.ndarray:
   """`distinct_correct` of each problem, told apart by the task's `canonical`.
 
   Args:
-    samples: held-out samples.
+    rows: problems.
+    texts_XG: answers to each.
+    correct_XG: bool, the verdicts.
   """
   return np.array(
     [
       distinct_correct(
         texts, correct, lambda text, row=row: base.canonical(text, row)
       )
-      for row, texts, correct in zip(
-        samples.rows, samples.texts_XG, samples.correct_XG
-      )
+      for row, texts, correct in zip(rows, texts_XG, correct_XG)
     ]
   )
 
 
-def measure(samples) -> Iterator[tuple[str, float]]:
+def measure(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
   """Measures the diversity of held-out samples.
 
   Args:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from progrpo_jax.evaluators import samples as samples_lib
 
-def measure(samples) -> Iterator[tuple[str, float]]:
+
+def measure(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
   """Measures the entropy and length of held-out samples.
 
   Args:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import numpy as np
 
 from progrpo_jax.evaluators import intervals
+from progrpo_jax.evaluators import samples as samples_lib
 
 # {problem: (samples with a verdict, correct samples)}; (0, 0) where the
 # verifier failed on every sample.
@@ -300,7 +301,7 @@ def difference(
   )
 
 
-def measure(samples) -> Iterator[tuple[str, float]]:
+def measure(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
   """Measures pass@k of held-out samples for k = 1, 2, 4, ... up to n.
 
   Samples on which the verifier failed are masked; a problem takes part if it

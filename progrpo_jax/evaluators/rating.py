@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from progrpo_jax.evaluators import samples as samples_lib
+
 _SCALE = 400 / math.log(10)  # rating points to one unit of log-odds
 # Quantiles of chi-squared with one degree of freedom, by level.
 _QUANTILES = {
@@ -91,7 +93,7 @@ def rate(
   return Rating(value, *ends)
 
 
-def measure(samples) -> Iterator[tuple[str, float]]:
+def measure(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
   """Rates the policy on the held-out problems that have a rating.
 
   A problem's rating is `meta["rating"]` of its row (see `tasks.base.Row`). Each

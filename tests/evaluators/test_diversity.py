@@ -158,7 +158,9 @@ def _samples(tokens, correct, valid=None):
     correct_XG=correct,
     valid_XG=np.ones_like(correct) if valid is None else np.array(valid),
   )
-  samples.distinct_correct_X = diversity.distinct_counts(samples)
+  samples.distinct_correct_X = diversity.distinct_counts(
+    samples.rows, samples.texts_XG, samples.correct_XG
+  )
   return samples
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -128,7 +129,9 @@ def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
       for group in texts(*args)
     ),
   )
-  evaluator.tolerant = True
+  evaluator = dataclasses.replace(
+    evaluator, settings=dataclasses.replace(evaluator.settings, tolerant=True)
+  )
   samples = evaluator.sample(policy[1].params)
   values = dict(evaluator.run(samples))
   assert strict.correct_XG.any()
