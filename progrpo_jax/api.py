@@ -183,7 +183,7 @@ def _evaluate(c) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         samples = evaluator.sample(policy.params, functools.partial(tick, 1))
         values |= dict(evaluator.run(samples))
         records += evaluator.records(samples)
-        tokens += int(samples.length_XN.sum())
+        tokens += int(samples.length_XG.sum())
   seconds = time.monotonic() - begin
   content = dict(
     policy=c.model.init_from, seconds=seconds, tokens=tokens, measures=values

@@ -35,7 +35,6 @@ its real tokens are those up to the last True one (`extents`); a mask without
 holes is a response of one turn.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import itertools
 from typing import Any
@@ -44,25 +43,6 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
-  """Joins arrays along their first axis.
-
-  Three-dimensional arrays are reward values [P, G, J]. Their J may differ:
-  the result has the largest J, and shorter rows are filled with NaN.
-  """
-  if arrays[0].ndim != 3:
-    return np.concatenate(arrays)
-  width = max(x.shape[2] for x in arrays)
-  return np.concatenate(
-    [
-      np.pad(
-        x, ((0, 0), (0, 0), (0, width - x.shape[2])), constant_values=np.nan
-      )
-      for x in arrays
-    ]
-  )
 
 
 def extents(mask_XT) -> np.ndarray:

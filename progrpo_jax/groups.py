@@ -8,6 +8,7 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
@@ -60,7 +61,7 @@ class Groups:
     def of_group(x):
       return x.reshape(-1, group, *x.shape[1:])[index].reshape(-1, *x.shape[1:])
 
-    p, r = self.prompts, self.rollout
+    p = self.prompts
     return Groups(
       prompts=batch_lib.Prompts(
         tokens_PT=p.tokens_PT[index],
@@ -69,12 +70,7 @@ class Groups:
         ids_P=p.ids_P[index],
         rows=tuple(p.rows[i] for i in index),
       ),
-      rollout=batch_lib.Rollout(
-        tokens_BT=of_group(r.tokens_BT),
-        mask_BT=of_group(r.mask_BT),
-        logp_BT=of_group(r.logp_BT),
-        finished_B=of_group(r.finished_B),
-      ),
+      rollout=jax.tree.map(of_group, self.rollout),
       texts_PG=tuple(self.texts_PG[i] for i in index),
       reward_PG=self.reward_PG[index],
       correct_PG=self.correct_PG[index],
@@ -96,7 +92,7 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
   width = max(p.prompts.tokens_PT.shape[1] for p in parts)
 
   def join(get):
-    return batch_lib.concatenate([get(p) for p in parts])
+    return np.concatenate([get(p) for p in parts])
 
   def widen(get):
     return np.concatenate(
@@ -116,20 +112,35 @@ def concatenate(parts: Sequence[Groups]) -> Groups:
       ids_P=join(lambda p: p.prompts.ids_P),
       rows=sum((p.prompts.rows for p in parts), ()),
     ),
-    rollout=batch_lib.Rollout(
-      tokens_BT=join(lambda p: p.rollout.tokens_BT),
-      mask_BT=join(lambda p: p.rollout.mask_BT),
-      logp_BT=join(lambda p: p.rollout.logp_BT),
-      finished_B=join(lambda p: p.rollout.finished_B),
+    rollout=jax.tree.map(
+      lambda *x: np.concatenate(x), *(p.rollout for p in parts)
     ),
     texts_PG=sum((p.texts_PG for p in parts), ()),
     reward_PG=join(lambda p: p.reward_PG),
     correct_PG=join(lambda p: p.correct_PG),
     valid_PG=join(lambda p: p.valid_PG),
     fresh_P=join(lambda p: p.fresh_P),
-    values_PGJ=join(lambda p: p.values_PGJ),
+    values_PGJ=join_values([p.values_PGJ for p in parts]),
     extra_PG=_extra(parts),
     logged=sum((p.logged for p in parts), ()),
+  )
+
+
+def join_values(parts_PGJ: Sequence[np.ndarray]) -> np.ndarray:
+  """Joins values of reward functions along their first axis.
+
+  Args:
+    parts_PGJ: float arrays. Their J may differ: the result has the largest,
+      and NaN where a part has fewer.
+  """
+  width = max(x.shape[2] for x in parts_PGJ)
+  return np.concatenate(
+    [
+      np.pad(
+        x, ((0, 0), (0, 0), (0, width - x.shape[2])), constant_values=np.nan
+      )
+      for x in parts_PGJ
+    ]
   )
 
 
@@ -144,18 +155,15 @@ def _extra(parts: Sequence[Groups]) -> tuple[tuple[dict[str, Any], ...], ...]:
 
 def to_arrays(groups: Groups) -> dict[str, np.ndarray]:
   """What `from_arrays` cannot make again: no prompts, no texts."""
-  r = groups.rollout
   # No array of a checkpoint may be empty, as this is without such functions.
   values = {"values_PGJ": groups.values_PGJ} if groups.values_PGJ.size else {}
   if any(any(group) for group in groups.extra_PG):
     text = json.dumps(groups.extra_PG).encode()
     values["extra"] = np.frombuffer(text, np.uint8)
+  for field in dataclasses.fields(groups.rollout):
+    values[field.name] = np.asarray(getattr(groups.rollout, field.name))
   return values | dict(
     ids_P=groups.prompts.ids_P,
-    tokens_BT=np.asarray(r.tokens_BT),
-    mask_BT=np.asarray(r.mask_BT),
-    logp_BT=np.asarray(r.logp_BT),
-    finished_B=np.asarray(r.finished_B),
     reward_PG=groups.reward_PG,
     correct_PG=groups.correct_PG,
     valid_PG=groups.valid_PG,
@@ -170,10 +178,7 @@ def from_arrays(
   """Groups from `to_arrays`; a prompt follows from the number of its draw."""
   arrays = {k: np.asarray(v) for k, v in arrays.items()}
   rollout = batch_lib.Rollout(
-    tokens_BT=arrays["tokens_BT"],
-    mask_BT=arrays["mask_BT"],
-    logp_BT=arrays["logp_BT"],
-    finished_B=arrays["finished_B"],
+    **{f.name: arrays[f.name] for f in dataclasses.fields(batch_lib.Rollout)}
   )
   return Groups(
     prompts=prompts_of(arrays["ids_P"]),

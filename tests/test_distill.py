@@ -157,7 +157,7 @@ def test_rewards_may_stay(prepared, small, student):
     *turned, "algo.distill.keep_rewards=True", "algo.distill.coef=2.0"
   )
   mask = np.asarray(both.sequences.mask_NRT)
-  adv = said["adv_PG"].reshape(both.adv_NR.shape)
+  adv = said.adv_PG.reshape(both.adv_NR.shape)
   np.testing.assert_allclose(
     both.adv_NRT,
     np.where(mask, 2 * alone.adv_NRT + adv[..., None], 0),

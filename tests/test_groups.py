@@ -119,6 +119,31 @@ def test_values_of_functions_are_widened_where_rows_have_fewer():
   )
 
 
+def test_no_field_is_forgotten_where_groups_are_taken_apart_and_joined():
+  """But for what a part has none of, and what only the sampler reads."""
+  found = dataclasses.replace(
+    made(range(3), functions=2),
+    extra_PG=tuple(tuple({"id": (i, g)} for g in range(G)) for i in range(3)),
+    logged=(("a", 1.0),),
+  )
+  again = groups.concatenate([found.take([0]), found.take([1, 2])])
+  for record, copy, left_out in (
+    (found, again, {"prompts", "rollout", "logged"}),
+    (found.prompts, again.prompts, {"first_P"}),
+    (found.rollout, again.rollout, set()),
+  ):
+    for field in dataclasses.fields(record):
+      if field.name in left_out:
+        continue
+      value, found_again = (getattr(x, field.name) for x in (record, copy))
+      # What the test does not fill could not be told from what is forgotten.
+      assert len(value)
+      if isinstance(value, tuple):
+        assert found_again == value
+      else:
+        np.testing.assert_array_equal(found_again, value, field.name)
+
+
 @pytest.mark.parametrize("functions", [0, 2])
 def test_arrays_and_back(functions):
   found = made(

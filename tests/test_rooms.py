@@ -29,6 +29,7 @@ ROOMS = {
     "packing.py",
     "groups.py",
     "progress.py",
+    "randomness.py",
     "places.py",
   ],
   "algos": [
@@ -132,7 +133,7 @@ ROOMS = {
     "resizing.py",
     "sampler.py",
     "turns.py",
-    "shaping.py",
+    "rewarding.py",
     "measure.py",
     "draw.py",
     "rephrase.py",
@@ -153,6 +154,7 @@ ROOMS = {
     "warmup.py",
   ],
   "evaluators": [
+    "samples.py",
     "intervals.py",
     "passk.py",
     "diversity.py",

@@ -63,7 +63,7 @@ def answer_confidence(
 
 
 def prompt_confidence(
-  logp_PT, mask_PT, low_prob_share: float = 0.2, *, entropy_BT=None
+  logp_PT, mask_PT, low_prob_share: float = 0.2, *, entropy_PT=None
 ) -> jax.Array:
   """Confidence in each prompt, over its least probable tokens.
 
@@ -79,12 +79,12 @@ def prompt_confidence(
       sequence (nothing predicts it) and without the chat template (nearly
       certain and the same in all prompts).
     low_prob_share: share of the tokens in T_low, in (0, 1].
-    entropy_BT: entropy at each prompt token, as for `answer_confidence`.
+    entropy_PT: entropy at each prompt token, as for `answer_confidence`.
 
   Returns:
     c_P in [0, 1], float32.
   """
-  return _confidence(logp_PT, mask_PT, low_prob_share, entropy_BT)
+  return _confidence(logp_PT, mask_PT, low_prob_share, entropy_PT)
 
 
 def reweight(
@@ -206,13 +206,13 @@ def metrics(
   }
 
 
-def _confidence(logp_BT, mask_BT, low_prob_share, entropy_BT) -> jax.Array:
+def _confidence(logp_XT, mask_XT, low_prob_share, entropy_XT) -> jax.Array:
   """Geometric mean of the probabilities of the least certain tokens."""
-  logp_BT = jnp.asarray(logp_BT, jnp.float32)
-  mask_BT = jnp.asarray(mask_BT, bool)
-  rank_BT = None if entropy_BT is None else -jnp.asarray(entropy_BT)
+  logp_XT = jnp.asarray(logp_XT, jnp.float32)
+  mask_XT = jnp.asarray(mask_XT, bool)
+  rank_XT = None if entropy_XT is None else -jnp.asarray(entropy_XT)
   return jnp.exp(
-    ops.tail_mean(logp_BT, mask_BT, low_prob_share, rank_BT=rank_BT)
+    ops.tail_mean(logp_XT, mask_XT, low_prob_share, rank_BT=rank_XT)
   )
 
 

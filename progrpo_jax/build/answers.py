@@ -15,6 +15,7 @@ from progrpo_jax.build import functions, problems, stages
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import scoring
 from progrpo_jax.rewards import serving
+from progrpo_jax.rollout import prompts as prompts_lib
 from progrpo_jax.rollout import sampler, turns, verify
 from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.tasks import base
@@ -216,28 +217,11 @@ def encode(
   Raises:
     InputError: one is empty or longer than `width` tokens.
   """
-  tokens_PT = np.zeros((len(rows), width), np.int32)
-  mask_PT = np.zeros(tokens_PT.shape, bool)
-  user_mask_PT = np.zeros(tokens_PT.shape, bool)
-  for p, row in enumerate(rows):
-    ids, user = tokenizer.encode_prompt(row.prompt, row.context)
-    if len(ids) > width:
-      raise errors.InputError(
-        f"{row.prompt[:40]!r}: the prompt has {len(ids)} tokens, "
-        f"config.data.max_prompt_length is {width}"
-      )
-    if not any(user):
-      raise errors.InputError(f"{row.prompt[:40]!r}: the prompt has no tokens")
-    start = width - len(ids)
-    tokens_PT[p, start:], mask_PT[p, start:] = ids, True
-    user_mask_PT[p, start:] = user
-  return batch_lib.Prompts(
-    tokens_PT=tokens_PT,
-    mask_PT=mask_PT,
-    user_mask_PT=user_mask_PT,
-    ids_P=np.arange(first, first + len(rows)),
-    rows=tuple(rows),
-  )
+  encoded = [
+    prompts_lib.encode_row(tokenizer, row, width, where=repr(row.prompt[:40]))
+    for row in rows
+  ]
+  return prompts_lib.pad(rows, encoded, range(first, first + len(rows)), width)
 
 
 def _row(prompt: str | base.Row) -> base.Row:

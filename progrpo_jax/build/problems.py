@@ -255,7 +255,7 @@ def make_evaluators(
       problems does not divide over the mesh.
   """
   e = c.eval
-  settings = make_settings(
+  sampling = make_settings(
     c,
     tokenizer,
     num_generations=e.num_samples,
@@ -264,7 +264,6 @@ def make_evaluators(
     top_k=e.top_k,
     batch_prompts=0,
   )
-  key = jax.random.fold_in(jax.random.key(c.seed), held_out.STREAM)
   checks.check_split(mesh, **{"config.eval.batch_prompts": e.batch_prompts})
   measures = held_out.MEASURES
   if e.creativity_corpus:
@@ -272,6 +271,18 @@ def make_evaluators(
       *measures,
       creativity.measure(_corpus(e.creativity_corpus), *e.creativity_range),
     )
+  settings = held_out.Settings(
+    model=model,
+    mesh=mesh,
+    sampling_mesh=checks.sampling_mesh(c, mesh),
+    tokenizer=tokenizer,
+    pool=pool,
+    sampling=sampling,
+    chunk=c.model.logits_chunk,
+    key=jax.random.fold_in(jax.random.key(c.seed), held_out.STREAM),
+    measures=measures,
+    tolerant=e.tolerant,
+  )
   evaluators = []
   for name in c.data.tasks:
     alone = _alone(c, name)
@@ -279,18 +290,9 @@ def make_evaluators(
     check_whole(alone, tokenizer, prompter.source)
     evaluators.append(
       held_out.HeldOut(
-        name,
-        model=model,
-        mesh=mesh,
-        sampling_mesh=checks.sampling_mesh(c, mesh),
-        tokenizer=tokenizer,
-        prompts=prompter.first(e.num_problems, e.batch_prompts),
-        pool=pool,
+        name=name,
         settings=settings,
-        chunk=c.model.logits_chunk,
-        key=key,
-        measures=measures,
-        tolerant=e.tolerant,
+        prompts=prompter.first(e.num_problems, e.batch_prompts),
         left_out=sum(out for out, _ in prompter.left_out.values()),
         refused=prompter.source.refused,
       )

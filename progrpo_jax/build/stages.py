@@ -36,7 +36,7 @@ from progrpo_jax.models import attention, lora
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import collect as collect_lib
-from progrpo_jax.rollout import draw, rephrase, shaping
+from progrpo_jax.rollout import draw, rephrase, rewarding
 from progrpo_jax.rollout import prompts as prompts_lib
 from progrpo_jax.settings import checks, isolation
 from progrpo_jax.settings import schedule as schedule_lib
@@ -617,10 +617,10 @@ def _check_positions(c, model: model_config.ModelConfig, whose: str) -> None:
       )
 
 
-def make_reward(c) -> shaping.ShapedReward:
+def make_reward(c) -> rewarding.ShapedReward:
   """Returns the verifier's reward with the penalties of a config."""
   p = c.algo.length_penalty
-  return shaping.ShapedReward(
+  return rewarding.ShapedReward(
     max_new_tokens=c.sampling.max_new_tokens,
     truncated_factor=c.algo.truncated_factor,
     overlong_cache=c.algo.overlong_cache,
@@ -630,12 +630,12 @@ def make_reward(c) -> shaping.ShapedReward:
   )
 
 
-def make_keep(c) -> shaping.KeepGroups | None:
+def make_keep(c) -> rewarding.KeepGroups | None:
   """Returns what dynamic sampling keeps; None where it is off."""
   dynamic = c.algo.dynamic_sampling
   if not dynamic.enabled:
     return None
-  return shaping.KeepGroups(
+  return rewarding.KeepGroups(
     make_reward(c),
     by_accuracy=dynamic.filter == "accuracy",
     keep_all_correct=dynamic.keep_all_correct,

@@ -244,19 +244,17 @@ def _step(args, mesh, config, update, state, pool, number):
     [f"{3 + int(t[0]) % 3}+4*5-{int(t[1])}" for t in group]
     for group in rollout.tokens_BT.reshape(p, g, -1)
   ]
-  reward, correct, valid, _ = timed(
-    "verify", lambda: verify.verify(pool, rows, texts)
-  )
+  verified = timed("verify", lambda: verify.verify(pool, rows, texts))
   # Random rewards replace the verifier's, nearly all 0: the update then works
   # on gradients that are not zero.
-  reward = numbers.random(reward.shape).astype(np.float32)
+  reward = numbers.random((p, g)).astype(np.float32)
   groups = groups_lib.Groups(
     prompts=prompts,
     rollout=rollout,
-    texts_PG=tuple(map(tuple, texts)),
+    texts_PG=verified.texts_PG,
     reward_PG=reward,
-    correct_PG=correct,
-    valid_PG=valid,
+    correct_PG=verified.correct_PG,
+    valid_PG=verified.valid_PG,
     fresh_P=np.ones(p, bool),
     values_PGJ=np.zeros((p, g, 0), np.float32),
   )
@@ -278,7 +276,7 @@ def _step(args, mesh, config, update, state, pool, number):
       sequences=sequences,
       old_logp_NRT=scores.logp_NRT,
       ref_logp_NRT=None,
-      adv_NR=signal["adv_PG"].reshape(-1, args.per_bundle),
+      adv_NR=signal.adv_PG.reshape(-1, args.per_bundle),
       fresh_NR=np.ones((p * g // args.per_bundle, args.per_bundle), bool),
     )
     state, _ = timed(

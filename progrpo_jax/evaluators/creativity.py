@@ -19,6 +19,7 @@ import re
 import numpy as np
 
 from progrpo_jax.evaluators import diversity
+from progrpo_jax.evaluators import samples as samples_lib
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -232,8 +233,8 @@ def measure(
     correct samples, if there are any.
   """
 
-  def run(samples) -> Iterator[tuple[str, float]]:
-    for suffix, texts_X in diversity.chosen(samples, samples.texts_XN):
+  def run(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
+    for suffix, texts_X in diversity.chosen(samples, samples.texts_XG):
       means = []
       for texts in texts_X:
         scores = [

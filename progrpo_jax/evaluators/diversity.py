@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from progrpo_jax.evaluators import samples as samples_lib
 from progrpo_jax.tasks import base
 
 # Limits on what the n-gram measures read per problem. Samples are independent,
@@ -235,48 +236,52 @@ def _brevity(length: int, lengths: Sequence[int]) -> float:
   return min(0.0, 1.0 - nearest / length)
 
 
-def chosen(samples, items_XN) -> Iterator[tuple[str, list[list]]]:
+def chosen(
+  samples: samples_lib.Samples, items_XG
+) -> Iterator[tuple[str, list[list]]]:
   """Selects the samples that n-gram measures read, all and correct ones.
 
   Args:
     samples: held-out samples.
-    items_XN: text or tokens of each sample.
+    items_XG: text or tokens of each sample.
 
   Yields:
     ("", lists) for all samples with a verdict and ("_correct", lists) for the
     correct ones: a list per problem of its first MAX_SAMPLES items, without
     problems that have none.
   """
-  for suffix, counts_XN in (
-    ("", samples.valid_XN),
-    ("_correct", samples.correct_XN & samples.valid_XN),
+  for suffix, counts_XG in (
+    ("", samples.valid_XG),
+    ("_correct", samples.correct_XG & samples.valid_XG),
   ):
     lists = [
       [item for item, counts in zip(items, verdicts) if counts]
-      for items, verdicts in zip(items_XN, counts_XN)
+      for items, verdicts in zip(items_XG, counts_XG)
     ]
     yield suffix, [kept[:MAX_SAMPLES] for kept in lists if kept]
 
 
-def distinct_counts(samples) -> np.ndarray:
+def distinct_counts(
+  rows: Sequence[base.Row], texts_XG: Sequence[Sequence[str]], correct_XG
+) -> np.ndarray:
   """`distinct_correct` of each problem, told apart by the task's `canonical`.
 
   Args:
-    samples: held-out samples.
+    rows: problems.
+    texts_XG: answers to each.
+    correct_XG: bool, the verdicts.
   """
   return np.array(
     [
       distinct_correct(
         texts, correct, lambda text, row=row: base.canonical(text, row)
       )
-      for row, texts, correct in zip(
-        samples.rows, samples.texts_XN, samples.correct_XN
-      )
+      for row, texts, correct in zip(rows, texts_XG, correct_XG)
     ]
   )
 
 
-def measure(samples) -> Iterator[tuple[str, float]]:
+def measure(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
   """Measures the diversity of held-out samples.
 
   Args:
@@ -292,7 +297,7 @@ def measure(samples) -> Iterator[tuple[str, float]]:
   """
   yield "distinct_correct", float(np.mean(samples.distinct_correct_X))
   # Each of the n-gram measures once over all samples, once over correct ones.
-  for suffix, tokens_X in chosen(samples, samples.tokens_XN):
+  for suffix, tokens_X in chosen(samples, samples.tokens_XG):
     cut_X = [[t[:MAX_TOKENS] for t in tokens] for tokens in tokens_X]
     several_X = [tokens for tokens in cut_X if len(tokens) > 1]
     if cut_X:

@@ -16,54 +16,19 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import hosts
 from progrpo_jax.evaluators import diversity, entropy, passk, rating
+from progrpo_jax.evaluators import samples as samples_lib
 from progrpo_jax.evaluators import tolerant as tolerant_lib
+from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
+from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import decoding, sampler, turns, verify
 from progrpo_jax.rollout import measure as measure_lib
-from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 # Folded into the run's PRNG key to get the key of its evaluations.
 STREAM = 0x6576616C
 
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-  """N verified samples of each of X problems.
-
-  Attributes:
-    rows: problems.
-    texts_XN: text of each sample.
-    correct_XN: bool, the strict verdict; False where the verifier failed.
-    valid_XN: bool, False where the verifier failed.
-    entropy_XN: mean entropy over the tokens of each sample, in nats.
-    length_XN: number of tokens of each sample, including the stop token.
-    tokens_XN: tokens of each sample, without stop tokens.
-    vocab_size: size of the tokenizer's vocabulary.
-    tolerant_XN: bool, the verdict that forgives a wrong format; None if it was
-      not computed.
-    extra_XN: additions of the user's reward functions to each saved sample.
-    logged: (name, value) of the metrics that these functions log.
-  """
-
-  rows: tuple[base.Row, ...]
-  texts_XN: tuple[tuple[str, ...], ...]
-  correct_XN: np.ndarray
-  valid_XN: np.ndarray
-  entropy_XN: np.ndarray
-  length_XN: np.ndarray
-  tokens_XN: tuple[tuple[tuple[int, ...], ...], ...]
-  vocab_size: int
-  tolerant_XN: np.ndarray | None = None
-  extra_XN: tuple[tuple[dict, ...], ...] = ()
-  logged: tuple[tuple[str, float], ...] = ()
-
-  @functools.cached_property
-  def distinct_correct_X(self) -> np.ndarray:
-    """Number of different right answers to each problem."""
-    return diversity.distinct_counts(self)
-
-
-Measure = Callable[[Samples], Iterator[tuple[str, float]]]
+Measure = Callable[[samples_lib.Samples], Iterator[tuple[str, float]]]
 MEASURES: tuple[Measure, ...] = (
   passk.measure,
   entropy.measure,
@@ -72,58 +37,55 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the evaluations of all sets have in common.
+
+  Attributes:
+    model: configuration of the policy.
+    mesh: mesh of the policy's parameters.
+    sampling_mesh: mesh on which responses are drawn, see `sampler.Engine`.
+    tokenizer: tokenizer of the policy.
+    pool: pool of verifiers.
+    sampling: sampling settings; `num_generations` samples per problem.
+    chunk: number of tokens whose logits may exist at the same time.
+    key: PRNG key of all samples.
+    measures: functions from `Samples` to (name, value) pairs.
+    tolerant: whether to add the verdict that forgives a wrong format; it costs
+      up to three more verifications of each wrong sample.
+  """
+
+  model: model_config.ModelConfig
+  mesh: jax.sharding.Mesh
+  sampling_mesh: jax.sharding.Mesh
+  tokenizer: tokenizer_lib.Tokenizer
+  pool: pool_lib.Pool
+  sampling: decoding.Settings
+  chunk: int
+  key: jax.Array
+  measures: Sequence[Measure] = MEASURES
+  tolerant: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """Evaluates a policy on the problems of one set."""
+  """Evaluates a policy on the problems of one set.
 
-  def __init__(
-    self,
-    name: str,
-    *,
-    model,
-    mesh,
-    sampling_mesh,
-    tokenizer,
-    prompts: Sequence[batch_lib.Prompts],
-    pool,
-    settings: decoding.Settings,
-    chunk: int,
-    key,
-    measures: Sequence[Measure] = MEASURES,
-    tolerant: bool = False,
-    left_out: int = 0,
-    refused: Mapping[str, int] | None = None,
-  ):
-    """Prepares an evaluation.
+  Attributes:
+    name: name of the set, in metric names.
+    settings: how its problems are sampled and measured.
+    prompts: batches of equal size; problems that pad the last batch have a
+      negative id and are left out of all measures.
+    left_out: number of problems of the set whose prompts are too long.
+    refused: {reason: number} of the rows of the set's files that are not valid
+      problems.
+  """
 
-    Args:
-      name: name of the set, in metric names.
-      model: configuration of the policy.
-      mesh: mesh of the policy's parameters.
-      sampling_mesh: mesh on which responses are drawn, see `sampler.Engine`.
-      tokenizer: tokenizer of the policy.
-      prompts: batches of equal size; problems that pad the last batch have a
-        negative id and are left out of all measures.
-      pool: pool of verifiers.
-      settings: sampling settings; `num_generations` samples per problem.
-      chunk: number of tokens whose logits may exist at the same time.
-      key: PRNG key of all samples.
-      measures: functions from `Samples` to (name, value) pairs.
-      tolerant: whether to add the verdict that forgives a wrong format; it
-        costs up to three more verifications of each wrong sample.
-      left_out: number of problems of the set whose prompts are too long.
-      refused: {reason: number} of the rows of the set's files that are not
-        valid problems.
-    """
-    self.name = name
-    self.model, self.mesh, self.tokenizer = model, mesh, tokenizer
-    self.sampling_mesh = sampling_mesh
-    self.prompts, self.pool, self.settings = prompts, pool, settings
-    # At temperature 0 the entropy is measured at temperature 1.
-    self.dist = scoring.Distribution(
-      temperature=settings.temperature or 1.0, chunk=chunk
-    )
-    self.key, self.measures, self.tolerant = key, measures, tolerant
-    self.left_out, self.refused = left_out, dict(refused or {})
+  name: str
+  settings: Settings
+  prompts: Sequence[batch_lib.Prompts]
+  left_out: int = 0
+  refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def num_problems(self) -> int:
@@ -132,7 +94,7 @@ class HeldOut:
 
   def sample(
     self, params, progress=lambda: None, before=lambda: None
-  ) -> Samples:
+  ) -> samples_lib.Samples:
     """Draws and verifies the samples of a policy.
 
     Args:
@@ -142,28 +104,30 @@ class HeldOut:
         decoding, which may raise.
     """
     parts = []
-    engine = sampler.Engine(self.model, params, self.sampling_mesh, before)
+    engine = sampler.Engine(
+      self.settings.model, params, self.settings.sampling_mesh, before
+    )
     for prompts in self.prompts:
       before()
       parts.append(self._sample_batch(engine, prompts))
       progress()
-    return Samples(
+    return samples_lib.Samples(
       **{
         f.name: _join([getattr(p, f.name) for p in parts])
-        for f in dataclasses.fields(Samples)
+        for f in dataclasses.fields(samples_lib.Samples)
       }
     )
 
-  def run(self, samples: Samples) -> Iterator[tuple[str, float]]:
+  def run(self, samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
     """Yields (name, value) of every measure, under `eval/<set>/`."""
-    for measure in self.measures:
+    for measure in self.settings.measures:
       for name, value in measure(samples):
         yield f"eval/{self.name}/{name}", value
     for name, value in measure_lib.logged(samples.logged).items():
       yield f"eval/{self.name}/{name}", value
     yield f"eval/{self.name}/left_out", self.left_out
 
-  def records(self, samples: Samples) -> list[dict]:
+  def records(self, samples: samples_lib.Samples) -> list[dict]:
     """Returns one record per problem, as written to the workdir's files."""
     return [
       dict(
@@ -173,34 +137,35 @@ class HeldOut:
         distinct_correct=int(samples.distinct_correct_X[x]),
         completions=[self._record(samples, x, n) for n in range(len(texts))],
       )
-      for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XN))
+      for x, (row, texts) in enumerate(zip(samples.rows, samples.texts_XG))
     ]
 
-  def _record(self, samples: Samples, x: int, n: int) -> dict:
+  def _record(self, samples: samples_lib.Samples, x: int, n: int) -> dict:
     """Returns the record of sample n of problem x."""
     record = dict(
-      text=samples.texts_XN[x][n],
-      correct=bool(samples.correct_XN[x, n]),
-      status="ok" if samples.valid_XN[x, n] else "masked",
+      text=samples.texts_XG[x][n],
+      correct=bool(samples.correct_XG[x, n]),
+      status="ok" if samples.valid_XG[x, n] else "masked",
     )
-    if samples.tolerant_XN is not None:
-      record["tolerant"] = bool(samples.tolerant_XN[x, n])
-    if samples.extra_XN and samples.extra_XN[x][n]:
-      record["extra"] = samples.extra_XN[x][n]
+    if samples.tolerant_XG is not None:
+      record["tolerant"] = bool(samples.tolerant_XG[x, n])
+    if samples.extra_XG and samples.extra_XG[x][n]:
+      record["extra"] = samples.extra_XG[x][n]
     return record
 
   def _sample_batch(
     self, engine: sampler.Engine, prompts: batch_lib.Prompts
-  ) -> Samples:
+  ) -> samples_lib.Samples:
     """Samples, scores and verifies one batch of problems."""
-    n = self.settings.num_generations
+    settings = self.settings
+    n = settings.sampling.num_generations
     rollout, failed_B = turns.sample(
       engine,
       prompts,
-      self.key,
-      self.settings,
-      self.tokenizer,
-      turns.TaskReplies(self.pool),
+      settings.key,
+      settings.sampling,
+      settings.tokenizer,
+      turns.TaskReplies(settings.pool),
     )
     sequences = batch_lib.Sequences(
       prompt_NT=prompts.tokens_PT,
@@ -208,75 +173,84 @@ class HeldOut:
       tokens_NRT=rollout.tokens_BT.reshape(len(prompts), n, -1),
       mask_NRT=rollout.mask_BT.reshape(len(prompts), n, -1),
     )
-    # The sampler returns no entropies: score the samples.
-    with jax.set_mesh(self.mesh):
+    # The sampler returns no entropies: score the samples. At temperature 0 the
+    # entropy is measured at temperature 1.
+    dist = scoring.Distribution(
+      temperature=settings.sampling.temperature or 1.0, chunk=settings.chunk
+    )
+    with jax.set_mesh(settings.mesh):
       scores = scoring.score(
-        self.model, engine.params, sequences, self.dist, prompts=0
+        settings.model, engine.params, sequences, dist, prompts=0
       )
-    mask_XNT = rollout.mask_BT.reshape(len(prompts), n, -1)
-    length_XN = mask_XNT.sum(axis=-1)
-    entropy_XN = scores.entropy_NRT.sum(axis=-1) / np.maximum(length_XN, 1)
+    mask_XGT = rollout.mask_BT.reshape(len(prompts), n, -1)
+    length_XG = mask_XGT.sum(axis=-1)
+    entropy_XG = scores.entropy_NRT.sum(axis=-1) / np.maximum(length_XG, 1)
     # Padding problems are at the end of the batch.
     real = np.flatnonzero(prompts.ids_P >= 0)
     rows = prompts.rows[: len(real)]
     # Each host verifies its share of the problems; all get all verdicts.
-    texts, _, correct_XN, valid_XN, _, extra_XN, logged, tolerant_XN = (
-      verify.join(
-        hosts.share_out(
-          functools.partial(self._judge, rows, rollout), len(rows)
-        )
+    verified = verify.join(
+      hosts.share_out(
+        functools.partial(
+          verify.decode_and_verify,
+          settings.pool,
+          settings.tokenizer,
+          rows,
+          rollout,
+          n,
+        ),
+        len(rows),
       )
     )
-    valid_XN = valid_XN & ~failed_B.reshape(len(prompts), n)[real]
-    if tolerant_XN is not None:
-      tolerant_XN = tolerant_XN & valid_XN
-    tokens_XNT = np.asarray(rollout.tokens_BT).reshape(mask_XNT.shape)
-    ends = self.settings.stop_ids
-    return Samples(
+    tolerant_XG = self._tolerant(rows, verified)
+    valid_XG = verified.valid_PG & ~failed_B.reshape(len(prompts), n)[real]
+    correct_XG = verified.correct_PG & valid_XG
+    if tolerant_XG is not None:
+      tolerant_XG = tolerant_XG & valid_XG
+    tokens_XGT = np.asarray(rollout.tokens_BT).reshape(mask_XGT.shape)
+    ends = settings.sampling.stop_ids
+    return samples_lib.Samples(
       rows=rows,
-      texts_XN=texts,
-      correct_XN=correct_XN & valid_XN,
-      valid_XN=valid_XN,
-      entropy_XN=entropy_XN[real],
-      length_XN=length_XN[real],
-      tokens_XN=tuple(
+      texts_XG=verified.texts_PG,
+      correct_XG=correct_XG,
+      valid_XG=valid_XG,
+      distinct_correct_X=diversity.distinct_counts(
+        rows, verified.texts_PG, correct_XG
+      ),
+      entropy_XG=entropy_XG[real],
+      length_XG=length_XG[real],
+      tokens_XG=tuple(
         tuple(
           tuple(
             t
-            for t in tokens_XNT[x, i][mask_XNT[x, i]].tolist()
+            for t in tokens_XGT[x, i][mask_XGT[x, i]].tolist()
             if t not in ends
           )
           for i in range(n)
         )
         for x in real
       ),
-      vocab_size=self.tokenizer.vocab_size,
-      tolerant_XN=tolerant_XN,
-      extra_XN=extra_XN,
-      logged=logged,
+      vocab_size=settings.tokenizer.vocab_size,
+      tolerant_XG=tolerant_XG,
+      extra_XG=verified.extra_PG,
+      logged=verified.logged,
     )
 
-  def _judge(self, rows, rollout: batch_lib.Rollout, share: slice):
-    """Verifies one host's share of the problems.
+  def _tolerant(self, rows, verified: verify.Verified) -> np.ndarray | None:
+    """Verdicts that forgive a wrong format, or None without that option."""
+    if not self.settings.tolerant:
+      return None
 
-    Returns:
-      The tuple of `verify.decode_and_verify`, followed by the tolerant
-      verdicts or None.
-    """
-    judged = verify.decode_and_verify(
-      self.pool,
-      self.tokenizer,
-      rows,
-      rollout,
-      self.settings.num_generations,
-      share,
-    )
-    if not self.tolerant:
-      return *judged, None
-    texts, _, correct_XN, valid_XN, *_ = judged
-    return *judged, tolerant_lib.verify(
-      self.pool, rows[share], texts, correct_XN, valid_XN
-    )
+    def judge(share: slice) -> np.ndarray:
+      return tolerant_lib.verify(
+        self.settings.pool,
+        rows[share],
+        verified.texts_PG[share],
+        verified.correct_PG[share],
+        verified.valid_PG[share],
+      )
+
+    return np.concatenate(hosts.share_out(judge, len(rows)))
 
 
 def _join(values: list):

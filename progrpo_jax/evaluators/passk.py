@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import numpy as np
 
 from progrpo_jax.evaluators import intervals
+from progrpo_jax.evaluators import samples as samples_lib
 
 # {problem: (samples with a verdict, correct samples)}; (0, 0) where the
 # verifier failed on every sample.
@@ -300,7 +301,7 @@ def difference(
   )
 
 
-def measure(samples) -> Iterator[tuple[str, float]]:
+def measure(samples: samples_lib.Samples) -> Iterator[tuple[str, float]]:
   """Measures pass@k of held-out samples for k = 1, 2, 4, ... up to n.
 
   Samples on which the verifier failed are masked; a problem takes part if it
@@ -319,19 +320,19 @@ def measure(samples) -> Iterator[tuple[str, float]]:
     as correct. With tolerant verdicts, the same names under `tolerant/`. Then
     `num_problems` and `num_samples`, the numbers tried.
   """
-  yield from _measure(samples.correct_XN, samples.valid_XN)
-  if samples.tolerant_XN is not None:
-    for name, value in _measure(samples.tolerant_XN, samples.valid_XN):
+  yield from _measure(samples.correct_XG, samples.valid_XG)
+  if samples.tolerant_XG is not None:
+    for name, value in _measure(samples.tolerant_XG, samples.valid_XG):
       yield f"tolerant/{name}", value
   yield "num_problems", len(samples.rows)
-  yield "num_samples", samples.correct_XN.shape[1]
+  yield "num_samples", samples.correct_XG.shape[1]
 
 
-def _measure(correct_XN, valid_XN) -> Iterator[tuple[str, float]]:
+def _measure(correct_XG, valid_XG) -> Iterator[tuple[str, float]]:
   """Yields pass@k of one verdict with its interval, or its bounds."""
-  valid_XN = np.asarray(valid_XN, bool)
-  correct_X = (correct_XN & valid_XN).sum(axis=1)
-  valid_X, number = valid_XN.sum(axis=1), valid_XN.shape[1]
+  valid_XG = np.asarray(valid_XG, bool)
+  correct_X = (correct_XG & valid_XG).sum(axis=1)
+  valid_X, number = valid_XG.sum(axis=1), valid_XG.shape[1]
   for k in powers(number):
     takes_part = valid_X >= k
     yield f"pass@{k}/num_problems", int(takes_part.sum())

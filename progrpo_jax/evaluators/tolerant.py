@@ -67,48 +67,48 @@ def forms(text: str) -> list[str]:
 def verify(
   pool,
   rows: Sequence[base.Row],
-  texts_XN: Sequence[Sequence[str]],
-  correct_XN,
-  valid_XN,
+  texts_XG: Sequence[Sequence[str]],
+  correct_XG,
+  valid_XG,
 ) -> np.ndarray:
   """Verifies wrong samples again in other formats.
 
   Args:
     pool: pool of verifiers.
     rows: problems.
-    texts_XN: text of each sample.
-    correct_XN: bool, strict verdict.
-    valid_XN: bool, False where the verifier failed; these samples are not
+    texts_XG: text of each sample.
+    correct_XG: bool, strict verdict.
+    valid_XG: bool, False where the verifier failed; these samples are not
       verified again.
 
   Returns:
-    bool [X, N]: correct by the strict verdict or in any format.
+    bool [X, G]: correct by the strict verdict or in any format.
   """
   # The pool strips the thought first; None means it was not ended.
-  tolerant_XN = np.array(correct_XN, bool)
-  answers_XN = [[pool.answer(text) for text in texts] for texts in texts_XN]
-  asked = list(_again(rows, answers_XN, tolerant_XN, valid_XN))
+  tolerant_XG = np.array(correct_XG, bool)
+  answers_XG = [[pool.answer(text) for text in texts] for texts in texts_XG]
+  asked = list(_again(rows, answers_XG, tolerant_XG, valid_XG))
   if asked:
-    _, correct, _, _ = verify_lib.verify(
+    verified = verify_lib.verify(
       pool,
       [rows[x] for x, _, _ in asked],
       [[form] for _, _, form in asked],
       whole=False,
     )
-    for (x, n, _), (right,) in zip(asked, correct):
-      tolerant_XN[x, n] |= right
-  return tolerant_XN
+    for (x, n, _), (right,) in zip(asked, verified.correct_PG):
+      tolerant_XG[x, n] |= right
+  return tolerant_XG
 
 
-def _again(rows, answers_XN, correct_XN, valid_XN) -> Iterator:
+def _again(rows, answers_XG, correct_XG, valid_XG) -> Iterator:
   """Yields (problem, sample, text) of every further verification.
 
   Samples whose thought was not ended (answer None) are skipped: they have no
   answer in any format.
   """
   for x in range(len(rows)):
-    for n, text in enumerate(answers_XN[x]):
-      if valid_XN[x][n] and not correct_XN[x, n] and text is not None:
+    for n, text in enumerate(answers_XG[x]):
+      if valid_XG[x][n] and not correct_XG[x, n] and text is not None:
         for form in forms(text):
           yield x, n, form
 

@@ -53,7 +53,7 @@ class Validate:
     # All sets go into one row of the evaluation file.
     for evaluator in self.evaluators:
       with self.timer.stage("evaluate"):
-        evaluator.pool.at_step(step)
+        evaluator.settings.pool.at_step(step)
         samples = evaluator.sample(params, before=self.stop.check)
         values |= dict(evaluator.run(samples))
         records += evaluator.records(samples)

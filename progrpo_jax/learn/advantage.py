@@ -19,7 +19,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import ops
 from progrpo_jax.algos import arm
-from progrpo_jax.rollout import shaping
+from progrpo_jax.rollout import rewarding
 
 # What a base method may read: name of its argument -> meaning.
 INPUTS = {
@@ -31,7 +31,7 @@ INPUTS = {
   "logp_PGT": "log-probs of its tokens, 0 where masked",
   "tokens_PGT": "its tokens",
   "mask_PGT": "bool, the tokens that the policy wrote",
-  "components_PGJ": "terms of the reward, see rollout.shaping.components",
+  "components_PGJ": "terms of the reward, see rollout.rewarding.components",
   "weights_PJ": "weights of these terms",
 }
 # Those that are computed from log-probs: scores of the policy, or where a batch
@@ -69,6 +69,26 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
+class Advantages:
+  """Advantages of P groups, as numpy arrays, float32.
+
+  Attributes:
+    base_PG: those of the base method.
+    adv_PG: those that the update reads, after ARM; 0 where the verifier failed.
+    c_answer_PG: ARM's confidence in each answer.
+    c_prompt_P: its confidence in each prompt; NaN where prompts were not
+      scored.
+    metrics: numbers to log.
+  """
+
+  base_PG: np.ndarray
+  adv_PG: np.ndarray
+  c_answer_PG: np.ndarray
+  c_prompt_P: np.ndarray
+  metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Advantage:
   """Turns the rewards of groups into advantages.
 
@@ -84,11 +104,8 @@ class Advantage:
 
   def __call__(
     self, reward_PG, groups: groups_lib.Groups, scores: batch_lib.Scores
-  ) -> dict[str, Any]:
-    """Returns `base_PG`, `adv_PG`, `c_answer_PG`, `c_prompt_P`, `metrics`.
-
-    All are numpy arrays; advantages are 0 where the verifier failed, and
-    `c_prompt_P` is NaN where prompts were not scored.
+  ) -> Advantages:
+    """Returns the advantages of a batch.
 
     Args:
       reward_PG: shaped rewards.
@@ -109,13 +126,13 @@ class Advantage:
     predicted_PT = prompts.user_mask_PT & np.pad(
       prompts.mask_PT[:, :-1], ((0, 0), (1, 0))
     )
-    known = scores.prompt_logp_NT is not None
+    prompt_scored = scores.prompt_logp_NT is not None
     prompt_logp_PT = (
       scores.prompt_logp_NT[once]
-      if known
+      if prompt_scored
       else np.zeros(predicted_PT.shape, np.float32)
     )
-    out = jax.device_get(
+    arrays, metrics = jax.device_get(
       _advantages(
         _terms(reads(self.base), reward_PG, groups),
         reward_PG,
@@ -131,24 +148,26 @@ class Advantage:
         **entropies,
       )
     )
-    if not known:
+    if not prompt_scored:
       # Nothing read it: ARM is off or centred.
-      out["c_prompt_P"] = np.full(size, np.nan, np.float32)
+      arrays["c_prompt_P"] = np.full(size, np.nan, np.float32)
       for name in ("arm/c_prompt_mean", "arm/gap_mean", "arm/gap_std"):
-        del out["metrics"][name]
-    return out
+        del metrics[name]
+    return Advantages(
+      **arrays, metrics={name: float(v) for name, v in metrics.items()}
+    )
 
 
 def _terms(
   names: frozenset[str], reward_PG, groups: groups_lib.Groups
 ) -> dict[str, np.ndarray]:
-  """Those inputs of a base method that nothing else of `_advantages` reads."""
+  """Inputs that only a base method may read: tokens, reward terms, weights."""
   out = {}
   if "tokens_PGT" in names:
     tokens_BT = np.asarray(groups.rollout.tokens_BT)
     out["tokens_PGT"] = tokens_BT.reshape(*np.shape(reward_PG), -1)
   if names & {"components_PGJ", "weights_PJ"}:
-    out["components_PGJ"], out["weights_PJ"] = shaping.components(
+    out["components_PGJ"], out["weights_PJ"] = rewarding.components(
       groups, reward_PG
     )
   return out
@@ -198,9 +217,13 @@ def _advantages(
   entropy_BT=None,
   prompt_entropy_PT=None,
 ):
-  """`Advantage` in one program; alpha is an array, and compiles once."""
-  known = inputs(terms, reward_PG, correct_PG, valid_PG, logp_BT, mask_BT)
-  base_PG = base(**{name: known[name] for name in reads(base)})
+  """`Advantage` in one program; alpha is an array, and compiles once.
+
+  Returns:
+    (arrays of `Advantages`, its metrics).
+  """
+  available = inputs(terms, reward_PG, correct_PG, valid_PG, logp_BT, mask_BT)
+  base_PG = base(**{name: available[name] for name in reads(base)})
   c_answer_PG = arm.answer_confidence(
     logp_BT, mask_BT, settings.low_prob_share, entropy_BT=entropy_BT
   ).reshape(reward_PG.shape)
@@ -208,7 +231,7 @@ def _advantages(
     prompt_logp_PT,
     prompt_mask_PT,
     settings.prompt_low_prob_share,
-    entropy_BT=prompt_entropy_PT,
+    entropy_PT=prompt_entropy_PT,
   )
   groups = correct_PG, c_prompt_P, c_answer_PG
   adv_PG = arm.reweight(
@@ -220,12 +243,12 @@ def _advantages(
     apply_to=settings.apply_to,
     centre=settings.centre,
   )
-  return dict(
+  arrays = dict(
     base_PG=base_PG,
     adv_PG=jnp.where(valid_PG, adv_PG, 0.0),
     c_answer_PG=c_answer_PG,
     c_prompt_P=c_prompt_P,
-    metrics=arm.metrics(
-      base_PG, adv_PG, *groups, active=settings.active, valid_PG=valid_PG
-    ),
+  )
+  return arrays, arm.metrics(
+    base_PG, adv_PG, *groups, active=settings.active, valid_PG=valid_PG
   )

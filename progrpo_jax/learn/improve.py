@@ -8,16 +8,13 @@ import jax
 import numpy as np
 
 from progrpo_jax import batch as batch_lib
-from progrpo_jax import errors, packing
+from progrpo_jax import errors, packing, randomness
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.algos import diagnostics
 from progrpo_jax.devices import timing
 from progrpo_jax.learn import adaptive
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
-
-# Streams of randomness within a step.
-UPDATE, CHOOSE = 1, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +66,18 @@ class Improve:
     Raises:
       Diverged: too many updates in a row had no effect.
     """
-    step_key = jax.random.fold_in(self.key, progress.step)
-    key = jax.random.fold_in(step_key, UPDATE)
+    key = randomness.stream_key(
+      self.key, progress.step, randomness.Stream.UPDATE
+    )
     weights = self.weights.in_force(progress)
     sums: dict[str, tuple[Any, Any]] = {}
     with self.timer.stage("update"):
-      for number, prompts_M in enumerate(self._minibatches(step_key)):
+      for number, prompts_X in enumerate(self._minibatches(progress.step)):
         with jax.set_mesh(self.mesh):
           # Rows go to the devices when their turn comes: no device holds more
           # than a minibatch, or sends on what it was dealt.
           rows = update_lib.pack(
-            update_lib.take_prompts(batch, prompts_M, self.prompts), self.layout
+            update_lib.take_prompts(batch, prompts_X, self.prompts), self.layout
           )
           # The parameters are those that were scored for the first update.
           state, metrics = self.update(
@@ -98,9 +96,9 @@ class Improve:
     _check_effect(sums, skipped, self.max_skipped)
     return state, weights | _means(sums)
 
-  def _minibatches(self, step_key) -> Iterator[np.ndarray]:
+  def _minibatches(self, step: int) -> Iterator[np.ndarray]:
     """Numbers of the prompts of each update, dealt anew for each pass."""
-    key = jax.random.fold_in(step_key, CHOOSE)
+    key = randomness.stream_key(self.key, step, randomness.Stream.CHOOSE)
     for number in range(self.num_iterations):
       yield from update_lib.choose_minibatches(
         jax.random.fold_in(key, number), self.prompts, self.num_minibatches

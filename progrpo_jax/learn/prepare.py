@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,22 @@ from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import teacher as teacher_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import shaping
+from progrpo_jax.rollout import rewarding
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+  """What the policies say of the same sequences, on the host.
+
+  Attributes:
+    policy: scores of the policy; the sampler's log-probs where it has none.
+    ref_logp_NRT: log-probs under the reference, or None.
+    teacher_logp_NRT: log-probs under the teacher, or None.
+  """
+
+  policy: batch_lib.Scores
+  ref_logp_NRT: np.ndarray | None = None
+  teacher_logp_NRT: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Prepare:
   mesh: jax.sharding.Mesh
   dist: scoring.Distribution
   advantage: advantage_lib.Advantage
-  reward: shaping.ShapedReward
+  reward: rewarding.ShapedReward
   kl: Callable
   score: bool
   per_bundle: int
@@ -64,7 +78,7 @@ class Prepare:
 
   def __call__(
     self, params, reference, groups: groups_lib.Groups, step: int
-  ) -> tuple[batch_lib.TrainBatch, dict[str, Any], dict[str, float]]:
+  ) -> tuple[batch_lib.TrainBatch, advantage_lib.Advantages, dict[str, float]]:
     """Prepares the groups of a step for its updates.
 
     Args:
@@ -74,89 +88,136 @@ class Prepare:
       step: steps done.
 
     Returns:
-      (batch, advantages, metrics): host arrays, those that
-      `advantage.Advantage` returns, and numbers to log.
+      (batch of host arrays, advantages, numbers to log).
 
     Raises:
       Preempted: the run was asked to stop.
     """
     self.stop.check()
-    size, group = groups.reward_PG.shape
+    group = groups.reward_PG.shape[1]
     sequences = groups_lib.to_sequences(groups, self.per_bundle)
-    shape = sequences.tokens_NRT.shape  # [N, R, T]
-    mask_NRT = np.asarray(groups.rollout.mask_BT).reshape(shape)
-    sampled_NRT = groups.rollout.logp_BT.reshape(shape)
-    scores = batch_lib.Scores(sampled_NRT)
-    ref_logp_NRT = teacher_logp_NRT = None
+    sampled_NRT = groups.rollout.logp_BT.reshape(sequences.tokens_NRT.shape)
+    scored = _Scored(batch_lib.Scores(sampled_NRT))
     if self.score:
-      scores, ref_logp_NRT, teacher_logp_NRT = self._scores(
+      scored = self._scored(
         params, reference, sequences, group // self.per_bundle
       )
     kl_NRT = None
-    if ref_logp_NRT is not None:
-      kl_NRT = np.where(mask_NRT, scores.logp_NRT - ref_logp_NRT, 0)
+    if scored.ref_logp_NRT is not None:
+      kl_NRT = np.where(
+        sequences.mask_NRT, scored.policy.logp_NRT - scored.ref_logp_NRT, 0
+      )
     with self.timer.stage("advantage"):
       advantages = self.advantage(
-        self.reward(groups, step, kl_NRT), groups, scores
+        self.reward(groups, step, kl_NRT), groups, scored.policy
       )
+    batch, metrics = self._batch(
+      groups, sequences, sampled_NRT, scored, advantages
+    )
+    metrics |= self._measures(
+      batch, sequences.mask_NRT, sampled_NRT, scored, advantages
+    )
+    return batch, advantages, metrics
+
+  def _batch(
+    self,
+    groups: groups_lib.Groups,
+    sequences: batch_lib.Sequences,
+    sampled_NRT: np.ndarray,
+    scored: _Scored,
+    advantages: advantage_lib.Advantages,
+  ) -> tuple[batch_lib.TrainBatch, dict[str, float]]:
+    """What the updates read; and metrics of the correction and the teacher.
+
+    Args:
+      groups: P verified groups.
+      sequences: the same in bundles.
+      sampled_NRT: the sampler's log-probs.
+      scored: log-probs of all policies.
+      advantages: advantages of the groups.
+    """
+    size, group = groups.reward_PG.shape
+
+    def bundles(x):
+      return x.reshape(-1, self.per_bundle)
+
     # Which responses the loss sees: those with a verdict, and by an option
     # only those that ended by themselves.
     learn_PG = groups.valid_PG
     if self.mask_truncated:
       learn_PG = learn_PG & groups.rollout.finished_B.reshape(size, group)
-
-    def bundles(x):
-      return x.reshape(-1, self.per_bundle)
-
     # The ratio's denominator is the policy that sampled: the present one, by
     # its scores, or for groups carried over an earlier one, by the sampler.
+    logp_NRT, mask_NRT = scored.policy.logp_NRT, sequences.mask_NRT
     fresh_NR = bundles(np.repeat(groups.fresh_P, group))
-    old_NRT = np.where(fresh_NR[..., None], scores.logp_NRT, sampled_NRT)
+    old_NRT = np.where(fresh_NR[..., None], logp_NRT, sampled_NRT)
     weight_NRT, metrics = self._correct(old_NRT, sampled_NRT, mask_NRT)
-    adv_NR, adv_NRT = bundles(advantages["adv_PG"]), None
-    if teacher_logp_NRT is not None:
+    adv_NR, adv_NRT = bundles(advantages.adv_PG), None
+    if scored.teacher_logp_NRT is not None:
       adv_NRT, said = self.teacher.advantages(
-        adv_NR, scores.logp_NRT, teacher_logp_NRT, mask_NRT
+        adv_NR, logp_NRT, scored.teacher_logp_NRT, mask_NRT
       )
       metrics |= said
-    batch = batch_lib.TrainBatch(
+    return batch_lib.TrainBatch(
       sequences=sequences.replace(
         mask_NRT=mask_NRT & bundles(learn_PG)[..., None]
       ),
       old_logp_NRT=old_NRT,
-      ref_logp_NRT=ref_logp_NRT,
+      ref_logp_NRT=scored.ref_logp_NRT,
       adv_NR=adv_NR,
       fresh_NR=fresh_NR,
-      base_advantage_NR=bundles(advantages["base_PG"]),
+      base_advantage_NR=bundles(advantages.base_PG),
       weight_NRT=weight_NRT,
       id_N=np.repeat(
         groups.prompts.ids_P.astype(np.uint32), group // self.per_bundle
       ),
       adv_NRT=adv_NRT,
-    )
+    ), metrics
+
+  def _measures(
+    self,
+    batch: batch_lib.TrainBatch,
+    mask_NRT: np.ndarray,
+    sampled_NRT: np.ndarray,
+    scored: _Scored,
+    advantages: advantage_lib.Advantages,
+  ) -> dict[str, float]:
+    """Measures of a batch: log-probs, advantages and entropy.
+
+    Args:
+      batch: what the updates read.
+      mask_NRT: tokens that the policy wrote, of responses without a verdict
+        too.
+      sampled_NRT: the sampler's log-probs.
+      scored: log-probs of all policies.
+      advantages: advantages of the groups.
+    """
+    metrics = {}
     # How far sampler and trainer are apart, on tokens of the same policy.
-    difference = np.abs(scores.logp_NRT - sampled_NRT)[
-      mask_NRT & fresh_NR[..., None]
+    difference = np.abs(scored.policy.logp_NRT - sampled_NRT)[
+      mask_NRT & batch.fresh_NR[..., None]
     ]
     if self.score and difference.size:
       metrics |= {
         "sampling/logp_difference_mean": float(np.mean(difference)),
         "sampling/logp_difference_max": float(np.max(difference)),
       }
-    if ref_logp_NRT is not None:
-      gap = self.kl(scores.logp_NRT, ref_logp_NRT)
+    if scored.ref_logp_NRT is not None:
+      gap = self.kl(scored.policy.logp_NRT, scored.ref_logp_NRT)
       metrics["kl"] = float(np.mean(np.asarray(gap)[mask_NRT]))
-    metrics |= {k: float(v) for k, v in advantages.pop("metrics").items()}
+    metrics |= advantages.metrics
     metrics |= _diagnostics(
-      scores, adv_NR[..., None] if adv_NRT is None else adv_NRT, mask_NRT
+      scored.policy,
+      batch.adv_NR[..., None] if batch.adv_NRT is None else batch.adv_NRT,
+      mask_NRT,
     )
     if self.score and self.all_sampled:
       # The exact mean takes the place of the sampler's estimate.
       metrics["entropy"] = metrics["entropy/kept"]
-    return batch, advantages, metrics
+    return metrics
 
-  def _scores(self, params, reference, sequences, bundles: int):
-    """Scores under the policy, and what else comes of them, on the host.
+  def _scored(self, params, reference, sequences, bundles: int) -> _Scored:
+    """Scores sequences under all policies.
 
     The rows are packed, and go to the devices, once for all policies.
 
@@ -165,10 +226,6 @@ class Prepare:
       reference: all parameters of the reference, or None.
       sequences: bundles, prompt-major.
       bundles: bundles of a prompt; the first of them has the prompt's scores.
-
-    Returns:
-      (scores, log-probs of the reference or None, those of the teacher or
-      None).
     """
     ref_logp_NRT = teacher_logp_NRT = None
     with jax.set_mesh(self.mesh):
@@ -183,7 +240,7 @@ class Prepare:
       if self.teacher is not None:
         with self.timer.stage("teacher"):
           teacher_logp_NRT = self.teacher.score(placed)
-    return scores, ref_logp_NRT, teacher_logp_NRT
+    return _Scored(scores, ref_logp_NRT, teacher_logp_NRT)
 
   def _correct(self, old_NRT, sampled_NRT, mask_NRT):
     """Weights of trainer over sampler, or None; and their metrics."""

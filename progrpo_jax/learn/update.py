@@ -41,17 +41,17 @@ def choose_minibatches(key, prompts: int, count: int) -> np.ndarray:
 
 
 def take_prompts(
-  batch: batch_lib.TrainBatch, prompts_M, prompts: int
+  batch: batch_lib.TrainBatch, prompts_X, prompts: int
 ) -> batch_lib.TrainBatch:
   """Returns the rows of some prompts of a batch: whole groups, in order.
 
   Args:
     batch: host arrays, prompt-major.
-    prompts_M: numbers of the prompts.
+    prompts_X: numbers of the prompts.
     prompts: number of prompts of the batch.
   """
   return jax.tree.map(
-    lambda x: x.reshape(prompts, -1, *x.shape[1:])[prompts_M].reshape(
+    lambda x: x.reshape(prompts, -1, *x.shape[1:])[prompts_X].reshape(
       -1, *x.shape[1:]
     ),
     batch,

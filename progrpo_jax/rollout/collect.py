@@ -13,13 +13,11 @@ import numpy as np
 
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import progress as progress_lib
+from progrpo_jax import randomness
 from progrpo_jax.devices import hosts, stopping
 from progrpo_jax.rollout import draw as draw_lib
-from progrpo_jax.rollout import measure, prompts, shaping
+from progrpo_jax.rollout import measure, prompts, rewarding
 from progrpo_jax.rollout import rephrase as rephrase_lib
-
-# Streams of randomness within a step.
-SAMPLE, REPHRASE = 0, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Collect:
   key: jax.Array
   stop: stopping.Stop
   round_prompts: int
-  keep: shaping.KeepGroups | None = None
+  keep: rewarding.KeepGroups | None = None
   max_rounds: int = 1
   carry: bool = False
   rephrase: rephrase_lib.Rephrase | None = None
@@ -83,8 +81,10 @@ class Collect:
     Returns:
       (what was collected, progress with the prompts and tokens counted).
     """
-    step_key = jax.random.fold_in(self.key, progress.step)
-    key = jax.random.fold_in(step_key, SAMPLE)
+    key, rephrase_key = (
+      randomness.stream_key(self.key, progress.step, stream)
+      for stream in (randomness.Stream.SAMPLE, randomness.Stream.REPHRASE)
+    )
     position, carried = progress.position, progress.surplus
     self.draw.pool.at_step(progress.step)
     failures_before = dataclasses.replace(self.draw.pool.counters)
@@ -104,9 +104,7 @@ class Collect:
       position += self.round_prompts
       sampled.append(groups)
       if self.rephrase is not None:
-        groups, shares = self.rephrase(
-          engine, groups, jax.random.fold_in(key, REPHRASE)
-        )
+        groups, shares = self.rephrase(engine, groups, rephrase_key)
         rephrased.append(shares)
       keep_P = np.ones(len(groups), bool)
       if self.keep is not None:

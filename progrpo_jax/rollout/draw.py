@@ -105,23 +105,21 @@ class DrawGroups:
           hosts.agree(lambda: [future.result() for future in verdicts])
         )
     # shares[host][batch]: the prompts' order is batch by batch.
-    texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ, extra_PG, logged = (
-      verify.join(
-        [share for batch in zip(*shares, strict=True) for share in batch]
-      )
+    verified = verify.join(
+      [share for batch in zip(*shares, strict=True) for share in batch]
     )
-    failed_PG = np.concatenate(failed).reshape(valid_PG.shape)
+    failed_PG = np.concatenate(failed).reshape(verified.reward_PG.shape)
     return groups_lib.Groups(
       prompts=prompts,
       rollout=jax.tree.map(lambda *x: np.concatenate(x), *rollouts),
-      texts_PG=texts_PG,
-      reward_PG=np.where(failed_PG, np.float32(0), reward_PG),
-      correct_PG=correct_PG & ~failed_PG,
-      valid_PG=valid_PG & ~failed_PG,
+      texts_PG=verified.texts_PG,
+      reward_PG=np.where(failed_PG, np.float32(0), verified.reward_PG),
+      correct_PG=verified.correct_PG & ~failed_PG,
+      valid_PG=verified.valid_PG & ~failed_PG,
       fresh_P=np.ones(len(prompts), bool),
-      values_PGJ=values_PGJ,
-      extra_PG=extra_PG,
-      logged=logged,
+      values_PGJ=verified.values_PGJ,
+      extra_PG=verified.extra_PG,
+      logged=verified.logged,
     )
 
 

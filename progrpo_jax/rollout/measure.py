@@ -14,6 +14,8 @@ from progrpo_jax.rollout import verify
 def rollouts(groups: groups_lib.Groups) -> dict[str, float]:
   """Rewards, lengths and entropy of sampled groups.
 
+  Lengths are of what the policy wrote, without the replies of a task.
+
   `entropy` is the mean of -log p over the sampled tokens, by the sampler: an
   unbiased estimate, in nats, of the mean entropy of the distributions that
   they were drawn from. The exact mean, `entropy/kept`, is known for scored

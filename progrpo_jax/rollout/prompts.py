@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,17 +18,9 @@ import numpy as np
 from progrpo_jax import batch
 from progrpo_jax.errors import InputError
 from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 _SPEC_KEYS = {"name", "label", "weight", "options", "seed"}
-
-
-class Tokenizer(Protocol):
-  """Interface of a tokenizer that encodes prompts."""
-
-  def encode_prompt(
-    self, text: str, context: Sequence[Mapping[str, str]] = ()
-  ) -> tuple[list[int], list[bool]]:
-    """Returns token ids and which of them are the user's own text."""
 
 
 class PromptSource:
@@ -271,7 +263,7 @@ class Prompter:
   def __init__(
     self,
     source: PromptSource,
-    tokenizer: Tokenizer,
+    tokenizer: tokenizer_lib.Tokenizer,
     *,
     buckets: Sequence[int],
     max_prompt_length: int,
@@ -377,32 +369,79 @@ class Prompter:
     encoded = [self._encode(row, i) for row, i in zip(rows, ids, strict=True)]
     longest = max((len(tokens) for tokens, _ in encoded), default=1)
     width = next(b for b in self._buckets if b >= longest)
-    shape = len(rows), width
-    tokens_PT = np.zeros(shape, np.int32)
-    mask_PT = np.zeros(shape, bool)
-    user_mask_PT = np.zeros(shape, bool)
-    for p, (tokens, user) in enumerate(encoded):
-      tokens_PT[p, width - len(tokens) :] = tokens
-      mask_PT[p, width - len(tokens) :] = True
-      user_mask_PT[p, width - len(tokens) :] = user
-    ids_P = np.asarray(ids, np.int64)
-    return batch.Prompts(tokens_PT, mask_PT, user_mask_PT, ids_P, tuple(rows))
+    return pad(rows, encoded, ids, width)
 
   def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
     """Encodes one row; an InputError names the row."""
-    tokens, user = self._tokenizer.encode_prompt(row.prompt, row.context)
-    where = f"task {row.label}, row {draw} ({row.prompt[:40]!r})"
-    if len(tokens) > self._limit:
-      raise InputError(
-        f"{where}: the prompt has {len(tokens)} tokens, more than"
-        f" max_prompt_length={self._limit}: raise config.data.max_prompt_length"
-        ", or leave such prompts out by config.data.filter_overlong_prompts"
-      )
-    if not any(user):
-      raise InputError(f"{where}: the prompt has no tokens")
-    return tokens, user
+    return encode_row(
+      self._tokenizer,
+      row,
+      self._limit,
+      where=f"task {row.label}, row {draw} ({row.prompt[:40]!r})",
+      advice=(
+        ": raise it, or leave such prompts out by"
+        " config.data.filter_overlong_prompts"
+      ),
+    )
 
 
-def fits(tokenizer: Tokenizer, limit: int, row: base.Row) -> bool:
+def encode_row(
+  tokenizer: tokenizer_lib.Tokenizer,
+  row: base.Row,
+  limit: int,
+  *,
+  where: str,
+  advice: str = "",
+) -> tuple[list[int], list[bool]]:
+  """Returns the tokens of a row's prompt, and which are the user's own text.
+
+  Args:
+    tokenizer: tokenizer of the policy.
+    row: row of data.
+    limit: tokens of the longest prompt that is allowed.
+    where: the row, in error messages.
+    advice: what to do about a prompt that is too long.
+
+  Raises:
+    InputError: the prompt is empty or too long.
+  """
+  tokens, user = tokenizer.encode_prompt(row.prompt, row.context)
+  if len(tokens) > limit:
+    raise InputError(
+      f"{where}: the prompt has {len(tokens)} tokens,"
+      f" config.data.max_prompt_length is {limit}{advice}"
+    )
+  if not any(user):
+    raise InputError(f"{where}: the prompt has no tokens")
+  return tokens, user
+
+
+def pad(
+  rows: Sequence[base.Row],
+  encoded: Sequence[tuple[list[int], list[bool]]],
+  ids: Sequence[int],
+  width: int,
+) -> batch.Prompts:
+  """Pads encoded prompts on the left.
+
+  Args:
+    rows: rows of data.
+    encoded: results of `encode_row` for these, of at most `width` tokens.
+    ids: number of each row's draw.
+    width: T of the result.
+  """
+  shape = len(rows), width
+  tokens_PT = np.zeros(shape, np.int32)
+  mask_PT = np.zeros(shape, bool)
+  user_mask_PT = np.zeros(shape, bool)
+  for p, (tokens, user) in enumerate(encoded):
+    tokens_PT[p, width - len(tokens) :] = tokens
+    mask_PT[p, width - len(tokens) :] = True
+    user_mask_PT[p, width - len(tokens) :] = user
+  ids_P = np.asarray(ids, np.int64)
+  return batch.Prompts(tokens_PT, mask_PT, user_mask_PT, ids_P, tuple(rows))
+
+
+def fits(tokenizer: tokenizer_lib.Tokenizer, limit: int, row: base.Row) -> bool:
   """Returns whether a row's prompt has at most so many tokens."""
   return len(tokenizer.encode_prompt(row.prompt, row.context)[0]) <= limit

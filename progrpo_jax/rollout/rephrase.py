@@ -47,24 +47,15 @@ def replace_worst(
   groups: groups_lib.Groups,
   accepted_P,
   rollout: batch_lib.Rollout,
-  texts_P,
-  reward_P,
-  correct_P,
-  values_PJ,
-  extra_P=None,
+  verified: verify.Verified,
 ) -> groups_lib.Groups:
   """Puts a new response in the place of the worst of each accepted group.
 
   Args:
     groups: P groups.
-    accepted_P: bool, groups that get theirs.
+    accepted_P: bool, groups that get theirs; the verifier did not fail there.
     rollout: P responses; log-probs under the plain prompt.
-    texts_P: the responses as text.
-    reward_P: their rewards.
-    correct_P: bool, their verdicts.
-    values_PJ: values of the user's reward functions.
-    extra_P: additions of these functions to the saved responses; None for
-      nothing.
+    verified: the responses as text and what was said of them, one per prompt.
 
   Returns:
     The groups; ties of the lowest reward go to the first response.
@@ -81,26 +72,26 @@ def replace_worst(
     out[places[0] * size + places[1]] = np.asarray(new_PX)[groups_P]
     return out
 
-  def put_PG(old_PG, new_P):
+  def put_PG(old_PG, new_PG):
     out = np.array(old_PG)
-    out[places] = np.asarray(new_P)[groups_P]
+    out[places] = new_PG[groups_P, 0]
     return out
 
   texts = [list(group) for group in groups.texts_PG]
   extra = [list(group) for group in groups.extra_PG]
   for p, g in zip(*places, strict=True):
-    texts[p][g] = texts_P[p]
+    texts[p][g] = verified.texts_PG[p][0]
     if extra:
-      extra[p][g] = extra_P[p] if extra_P else {}
+      extra[p][g] = verified.extra_PG[p][0]
   return dataclasses.replace(
     groups,
     rollout=jax.tree.map(put, groups.rollout, rollout),
     texts_PG=tuple(map(tuple, texts)),
     extra_PG=tuple(map(tuple, extra)),
-    reward_PG=put_PG(groups.reward_PG, reward_P),
-    correct_PG=put_PG(groups.correct_PG, correct_P),
-    valid_PG=put_PG(groups.valid_PG, np.ones(len(groups), bool)),
-    values_PGJ=put_PG(groups.values_PGJ, values_PJ),
+    reward_PG=put_PG(groups.reward_PG, verified.reward_PG),
+    correct_PG=put_PG(groups.correct_PG, verified.correct_PG),
+    valid_PG=put_PG(groups.valid_PG, verified.valid_PG),
+    values_PGJ=put_PG(groups.values_PGJ, verified.values_PGJ),
   )
 
 
@@ -165,7 +156,7 @@ class Rephrase:
     with self.timer.stage("sample"):
       rollout = sampler.sample(engine, prompts, key, self.settings)
     with self.timer.stage("verify"):
-      texts, reward, correct, valid, values, extra, _ = verify.join(
+      verified = verify.join(
         hosts.share_out(
           functools.partial(
             verify.decode_and_verify,
@@ -178,7 +169,7 @@ class Rephrase:
           len(groups),
         )
       )
-    accepted_P = asked_P & correct[:, 0] & valid[:, 0]
+    accepted_P = asked_P & (verified.correct_PG & verified.valid_PG)[:, 0]
     metrics["rephrase/accepted_frac"] = float(accepted_P.mean())
     if not accepted_P.any():
       return groups, metrics
@@ -186,16 +177,7 @@ class Rephrase:
       rollout = rollout.replace(
         logp_BT=self._plain_logp(engine, groups.prompts, rollout)
       )
-    return replace_worst(
-      groups,
-      accepted_P,
-      rollout,
-      [text for (text,) in texts],
-      reward[:, 0],
-      correct[:, 0],
-      values[:, 0],
-      [group[0] for group in extra],
-    ), metrics
+    return replace_worst(groups, accepted_P, rollout, verified), metrics
 
   def questions(
     self, groups: groups_lib.Groups, failing_P

@@ -30,9 +30,9 @@ from progrpo_jax.rollout import decoding, sampler
 from progrpo_jax.tasks import base
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
-# Added to a turn's number and folded into the key: other streams of a step and
-# the numbers of draws, which are folded into the same key, stay clear of it.
-_STREAM = 0x7475726E
+# Added to a turn's number and folded into the key: the numbers of draws, which
+# are folded into the same key, stay clear of it.
+STREAM = 0x7475726E
 
 
 class Episodes(NamedTuple):
@@ -180,7 +180,7 @@ class _Play:
       self._tell([reply.failure for reply in replies if reply.failure])
       if not goes_on_B.any():
         break
-      self._sample(goes_on_B, jax.random.fold_in(key, _STREAM + turn))
+      self._sample(goes_on_B, jax.random.fold_in(key, STREAM + turn))
     return Episodes(self.rollout, failed_B)
 
   def _ask(self, asked) -> list[_Reply]:

@@ -5,17 +5,19 @@ processes of the pool, or to the user's reward functions.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-from progrpo_jax import batch
+from progrpo_jax import batch, groups
 from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import score as scores
 from progrpo_jax.tasks import base
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 # Keys of a row's meta that describe its reward functions. Rows with equal
 # values are judged in one call.
@@ -32,30 +34,58 @@ _JUDGING = (
 _SILENT = scores.Score(0.0, False, "no_answer")
 
 
-class Notes:
-  """What the user's reward functions log beside their values.
+@dataclasses.dataclass(frozen=True)
+class Verified:
+  """Completions of P prompts, and what was said of each.
 
   Attributes:
-    extra_PG: columns of each completion, by `log_extra`.
-    metrics: (name, value) of each call of `log_metric`.
+    texts_PG: the completions.
+    reward_PG: float32, from the verifier or the reward functions.
+    correct_PG: bool, the verdict.
+    status_PG: how the verification of each went, see `score.Score`.
+    values_PGJ: float32, value of each of the row's reward functions, see
+      `function_labels`; NaN if it returned None or the row has fewer of them.
+    extra_PG: columns that these functions add to each saved completion, by
+      `log_extra`.
+    logged: (name, value) of each of their calls of `log_metric`.
   """
 
-  def __init__(self, texts_PG: Sequence[Sequence[str]]):
-    self.extra_PG: list[list[dict[str, Any]]] = [
-      [{} for _ in group] for group in texts_PG
-    ]
-    self.metrics: list[tuple[str, float]] = []
+  texts_PG: tuple[tuple[str, ...], ...]
+  reward_PG: np.ndarray
+  correct_PG: np.ndarray
+  status_PG: tuple[tuple[str, ...], ...]
+  values_PGJ: np.ndarray
+  extra_PG: tuple[tuple[dict[str, Any], ...], ...]
+  logged: tuple[tuple[str, float], ...]
+
+  @property
+  def valid_PG(self) -> np.ndarray:
+    """False where a score is masked because its verifier failed."""
+    valid = [not scores.is_masked(s) for group in self.status_PG for s in group]
+    return np.asarray(valid, bool).reshape(self.reward_PG.shape)
 
 
-class Tokenizer(Protocol):
-  """What decoding responses needs of a tokenizer."""
+def join(parts: Sequence[Verified]) -> Verified:
+  """Returns the prompts of all parts, in order.
 
-  def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of token ids without special tokens."""
+  Args:
+    parts: such as the shares of hosts. One without prompts adds nothing: it
+      does not even know the size of a group.
+  """
+  parts = [part for part in parts if part.texts_PG] or parts[:1]
+  return Verified(
+    texts_PG=sum((p.texts_PG for p in parts), ()),
+    reward_PG=np.concatenate([p.reward_PG for p in parts]),
+    correct_PG=np.concatenate([p.correct_PG for p in parts]),
+    status_PG=sum((p.status_PG for p in parts), ()),
+    values_PGJ=groups.join_values([p.values_PGJ for p in parts]),
+    extra_PG=sum((p.extra_PG for p in parts), ()),
+    logged=sum((p.logged for p in parts), ()),
+  )
 
 
 def texts(
-  tokenizer: Tokenizer, rollout: batch.Rollout, group: int
+  tokenizer: tokenizer_lib.Tokenizer, rollout: batch.Rollout, group: int
 ) -> tuple[tuple[str, ...], ...]:
   """Decodes the responses of a rollout; the last turn of those with several.
 
@@ -80,14 +110,14 @@ def token_ids(rollout: batch.Rollout, group: int) -> list[list[list[int]]]:
   return [flat[i : i + group] for i in range(0, len(flat), group)]
 
 
-def last_turn(tokenizer: Tokenizer, tokens_T, mask_T) -> str:
+def last_turn(tokenizer: tokenizer_lib.Tokenizer, tokens_T, mask_T) -> str:
   """Text of the last turn of a response, "" if it has no token."""
   parts = conversation(tokenizer, tokens_T, mask_T)
   return parts[-1]["content"] if parts else ""
 
 
 def conversation(
-  tokenizer: Tokenizer, tokens_T, mask_T
+  tokenizer: tokenizer_lib.Tokenizer, tokens_T, mask_T
 ) -> list[dict[str, str]]:
   """The turns of a response and the replies between them, as messages.
 
@@ -109,20 +139,12 @@ def conversation(
 
 def decode_and_verify(
   pool: pools.Pool,
-  tokenizer: Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   rows: Sequence[base.Row],
   rollout: batch.Rollout,
   group: int,
   share: slice,
-) -> tuple[
-  tuple[tuple[str, ...], ...],
-  np.ndarray,
-  np.ndarray,
-  np.ndarray,
-  np.ndarray,
-  tuple[tuple[dict[str, Any], ...], ...],
-  tuple[tuple[str, float], ...],
-]:
+) -> Verified:
   """Decodes and verifies a part of a rollout.
 
   Args:
@@ -134,48 +156,17 @@ def decode_and_verify(
     share: range of prompts that this host judges.
 
   Returns:
-    (texts_PG, reward_PG, correct_PG, valid_PG, values_PGJ, extra_PG, metrics)
-    of the prompts in `share`; see `verify`, and `Notes` for the last two.
+    The prompts in `share`.
   """
   part = jax.tree.map(
     lambda x: x[share.start * group : share.stop * group], rollout
   )
-  texts_PG = texts(tokenizer, part, group)
-  notes = Notes(texts_PG)
-  *verdicts, values_PGJ = verify(
-    pool, rows[share], texts_PG, ids_PG=token_ids(part, group), notes=notes
+  return verify(
+    pool,
+    rows[share],
+    texts(tokenizer, part, group),
+    ids_PG=token_ids(part, group),
   )
-  # With an empty share `verify` cannot know the size of a group.
-  if not texts_PG:
-    values_PGJ = np.zeros((0, group, 0), np.float32)
-  return (
-    texts_PG,
-    *(x.reshape(-1, group) for x in verdicts),
-    values_PGJ,
-    tuple(map(tuple, notes.extra_PG)),
-    tuple(notes.metrics),
-  )
-
-
-def join(parts: Sequence[Any]) -> Any:
-  """Concatenates the results of several parts, field by field.
-
-  Args:
-    parts: tuples of the same fields. A field is a tuple, an array (joined by
-      `batch.concatenate`) or None in every part.
-
-  Returns:
-    One tuple of the joined fields.
-  """
-  joined = []
-  for field in zip(*parts, strict=True):
-    if isinstance(field[0], tuple):
-      joined.append(sum(field, ()))
-    elif field[0] is None:
-      joined.append(None)
-    else:
-      joined.append(batch.concatenate(field))
-  return tuple(joined)
 
 
 def verify(
@@ -185,38 +176,7 @@ def verify(
   *,
   whole: bool = True,
   ids_PG: Sequence[Sequence[list[int]]] | None = None,
-  notes: Notes | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Scores completions, and says which scores count.
-
-  Args:
-    pool: processes that run verifiers.
-    rows: rows of data, one per prompt.
-    texts_PG: completions of each prompt.
-    whole: whether the texts are whole responses, see `score_rollout`.
-    ids_PG: tokens of the completions, see `score_rollout`.
-    notes: gets what reward functions log; None drops it.
-
-  Returns:
-    (reward_PG, correct_PG, valid_PG, values_PGJ); valid_PG is False where a
-    score is masked because its verifier failed. See `score_rollout`.
-  """
-  reward_PG, correct_PG, statuses, values_PGJ = score_rollout(
-    pool, rows, texts_PG, whole=whole, ids_PG=ids_PG, notes=notes
-  )
-  valid_PG = [[not scores.is_masked(s) for s in g] for g in statuses]
-  return reward_PG, correct_PG, np.asarray(valid_PG, bool), values_PGJ
-
-
-def score_rollout(
-  pool: pools.Pool,
-  rows: Sequence[base.Row],
-  texts_PG: Sequence[Sequence[str]],
-  *,
-  whole: bool = True,
-  ids_PG: Sequence[Sequence[list[int]]] | None = None,
-  notes: Notes | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[list[str]], np.ndarray]:
+) -> Verified:
   """Scores completions by their tasks' verifiers or by reward functions.
 
   A verifier sees one completion without its thought. A user's reward functions
@@ -231,13 +191,10 @@ def score_rollout(
       extracts the answers; if False, they are answers already.
     ids_PG: tokens of the completions, for reward functions; None if they are
       not known.
-    notes: gets what reward functions log; None drops it.
 
-  Returns:
-    (reward_PG, correct_PG, statuses, values_PGJ). Rewards and values are
-    float32, statuses lists of lists of texts. values_PGJ[p, g, j] is the value
-    of the row's reward function number j, see `function_labels`; NaN if it
-    returned None or the row has fewer functions.
+  Raises:
+    PoolError: too many verifications failed.
+    InputError: a reward function failed.
   """
   # Rows by what judges them; rows with the same reward functions together.
   judged: list[list[scores.Score]] = [[] for _ in rows]
@@ -258,22 +215,29 @@ def score_rollout(
   _deal(flat, plain, texts_PG, judged)
   # Reward functions: rows may have different numbers of them, NaN fills up.
   most = max((len(function_labels(row)) for row in rows), default=0)
-  group = len(texts_PG[0]) if texts_PG else 0
-  values_PGJ = np.full((len(rows), group, most), np.nan, np.float32)
+  shape = len(rows), len(texts_PG[0]) if texts_PG else 0
+  values_PGJ = np.full((*shape, most), np.nan, np.float32)
+  extra_PG: list[list[dict[str, Any]]] = [[{} for _ in g] for g in texts_PG]
+  logged: list[tuple[str, float]] = []
   for members in by_functions.values():
     found = _judge(pool, members, rows, texts_PG, extract, ids_PG)
     _deal(found.scores, members, texts_PG, judged)
-    if notes is not None:
-      _deal(found.extra, members, texts_PG, notes.extra_PG)
-      notes.metrics += found.metrics
-    values_NJ = np.asarray(found.values, np.float32)  # None becomes NaN
-    values_PGJ[members, :, : values_NJ.shape[-1]] = values_NJ.reshape(
-      len(members), group, -1
+    _deal(found.extra, members, texts_PG, extra_PG)
+    logged += found.metrics
+    values_BJ = np.asarray(found.values, np.float32)  # None becomes NaN
+    values_PGJ[members, :, : values_BJ.shape[-1]] = values_BJ.reshape(
+      len(members), shape[1], -1
     )
-  reward_PG = np.asarray([[s.reward for s in g] for g in judged], np.float32)
-  correct_PG = np.asarray([[s.correct for s in g] for g in judged], bool)
-  statuses = [[s.status for s in g] for g in judged]
-  return reward_PG, correct_PG, statuses, values_PGJ
+  every = [score for group in judged for score in group]
+  return Verified(
+    texts_PG=tuple(map(tuple, texts_PG)),
+    reward_PG=np.asarray([s.reward for s in every], np.float32).reshape(shape),
+    correct_PG=np.asarray([s.correct for s in every], bool).reshape(shape),
+    status_PG=tuple(tuple(s.status for s in group) for group in judged),
+    values_PGJ=values_PGJ,
+    extra_PG=tuple(map(tuple, extra_PG)),
+    logged=tuple(logged),
+  )
 
 
 def _scores(

@@ -12,7 +12,9 @@ from progrpo_jax import groups as groups_lib
 from progrpo_jax import progress as progress_lib
 from progrpo_jax.algos import collapse
 from progrpo_jax.devices import timing
+from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.rollout import verify
+from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +32,17 @@ class Log:
 
   rollouts_every: int
   rollouts_prompts: int
-  tokenizer: verify.Tokenizer
+  tokenizer: tokenizer_lib.Tokenizer
   timer: timing.Timer
   show: Callable[[int, dict[str, float]], None]
   say: Callable[[str], None]
 
   def rollouts(
-    self, writer, step: int, batch: groups_lib.Groups, advantages
+    self,
+    writer,
+    step: int,
+    batch: groups_lib.Groups,
+    advantages: advantage_lib.Advantages,
   ) -> None:
     """Writes the groups of a step, if that is due.
 
@@ -44,7 +50,7 @@ class Log:
       writer: metric writer of the workdir.
       step: steps done.
       batch: groups of the step.
-      advantages: advantages of the batch, see `learn.advantage`.
+      advantages: advantages of the batch.
     """
     # The first step's rollouts are always saved, to look at the prompts early.
     every = self.rollouts_every
@@ -104,16 +110,16 @@ class Log:
 def rollout_records(
   step: int,
   groups: groups_lib.Groups,
-  advantages,
+  advantages: advantage_lib.Advantages,
   limit: int,
-  tokenizer: verify.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
 ) -> list[dict]:
   """Returns JSON-able records of the first groups of a batch.
 
   Args:
     step: number of steps done.
     groups: groups of the batch.
-    advantages: advantages of the groups, see `learn.advantage`.
+    advantages: advantages of the groups.
     limit: largest number of groups.
     tokenizer: the policy's.
 
@@ -141,16 +147,16 @@ def rollout_records(
       task=row.label,
       prompt=row.prompt,
       reference=row.reference,
-      c_prompt=_number(advantages["c_prompt_P"][p]),
+      c_prompt=_number(advantages.c_prompt_P[p]),
       completions=[
         dict(
           text=groups.texts_PG[p][g],
           reward=float(groups.reward_PG[p, g]),
           correct=bool(groups.correct_PG[p, g]),
           status="ok" if groups.valid_PG[p, g] else "masked",
-          advantage=float(advantages["adv_PG"][p, g]),
-          base_advantage=float(advantages["base_PG"][p, g]),
-          c_answer=float(advantages["c_answer_PG"][p, g]),
+          advantage=float(advantages.adv_PG[p, g]),
+          base_advantage=float(advantages.base_PG[p, g]),
+          c_answer=float(advantages.c_answer_PG[p, g]),
           length=int(length[p, g]),
           finished=bool(finished[p, g]),
           **turns(p, g),

@@ -164,9 +164,12 @@ def test_entropy_may_choose_the_tokens():
   logp = np.log(np.float32([[0.2, 0.9, 0.3, 0.5, 0.8, 0.1]]))
   entropy = np.float32([[0.1, 2.0, 0.3, 1.5, 0.4, np.nan]])
   mask = np.array([[True] * 5 + [False]])
-  for confidence in (arm.answer_confidence, arm.prompt_confidence):
+  for confidence, name in (
+    (arm.answer_confidence, "entropy_BT"),
+    (arm.prompt_confidence, "entropy_PT"),
+  ):
     np.testing.assert_allclose(
-      confidence(logp, mask, 0.4, entropy_BT=entropy),
+      confidence(logp, mask, 0.4, **{name: entropy}),
       [math.sqrt(0.9 * 0.5)],
       rtol=1e-6,
     )

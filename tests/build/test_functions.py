@@ -58,7 +58,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     ("train.micro_batch_generations=3", "must divide algo.num_generations"),
     ("train.row_tokens=13", "row_tokens = 13 is less than the longest"),
     ("sampling.max_new_tokens=2000", "beyond the 1024 positions"),
-    ("data.max_prompt_length=5", "=5: raise config.data.max_prompt_length, or"),
+    ("data.max_prompt_length=5", "max_prompt_length is 5: raise it, or leave"),
     ("mesh.fsdp=3", "does not fit 1 device"),
   ],
 )

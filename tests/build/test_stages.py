@@ -11,7 +11,7 @@ from progrpo_jax.build import stages as build
 from progrpo_jax.devices import stopping, timing
 from progrpo_jax.learn import adaptive, history, optim
 from progrpo_jax.learn import state as state_lib
-from progrpo_jax.rollout import shaping, verify
+from progrpo_jax.rollout import rewarding, verify
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_carried_groups_are_what_a_checkpoint_gives_back(built, monkeypatch):
     calls.append(1)
     return np.arange(8) < (1 if len(calls) == 1 else 4)
 
-  monkeypatch.setattr(shaping.shaping, "keep_groups", keep)
+  monkeypatch.setattr(rewarding.shaping, "keep_groups", keep)
   widths = [prompter.of([i]).tokens_PT.shape[1] for i in range(64)]
   assert set(widths) == {6, 12}
   batches = [
@@ -126,7 +126,7 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   train, signal, measured = setup.first.prepare(
     params, params, dataclasses.replace(batch, valid_PG=valid), 0
   )
-  assert (signal["adv_PG"][:, 1] == 0).all()
+  assert (signal.adv_PG[:, 1] == 0).all()
   mask = np.asarray(train.sequences.mask_NRT)
   assert not mask[:, 1].any() and mask[:, 0].any()
   # Both policies are the same: each log-prob and so the KL agree exactly.

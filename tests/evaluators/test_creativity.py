@@ -186,9 +186,9 @@ def test_words():
 def test_measure_names_its_range_and_reads_the_correct_apart():
   index = creativity.CorpusIndex([creativity.words("one two three four five")])
   samples = types.SimpleNamespace(
-    texts_XN=(("one two three", "new words here"), ("", "one two nine")),
-    correct_XN=np.array([[True, False], [False, False]]),
-    valid_XN=np.ones((2, 2), bool),
+    texts_XG=(("one two three", "new words here"), ("", "one two nine")),
+    correct_XG=np.array([[True, False], [False, False]]),
+    valid_XG=np.ones((2, 2), bool),
   )
   values = dict(creativity.measure(index, 2, 3)(samples))
   assert values == pytest.approx(
@@ -197,5 +197,5 @@ def test_measure_names_its_range_and_reads_the_correct_apart():
       "creativity_2_3_correct": 0.0,
     }
   )
-  samples.correct_XN[:] = False
+  samples.correct_XG[:] = False
   assert list(dict(creativity.measure(index)(samples))) == ["creativity_5_12"]

@@ -150,15 +150,17 @@ def _samples(tokens, correct, valid=None):
     rows=tuple(
       base.Row("chain_sum", f"p{i}", "", {}) for i in range(len(tokens))
     ),
-    texts_XN=tuple(
+    texts_XG=tuple(
       tuple(" ".join(map(str, t)) for t in group) for group in tokens
     ),
-    tokens_XN=tokens,
+    tokens_XG=tokens,
     vocab_size=10,
-    correct_XN=correct,
-    valid_XN=np.ones_like(correct) if valid is None else np.array(valid),
+    correct_XG=correct,
+    valid_XG=np.ones_like(correct) if valid is None else np.array(valid),
   )
-  samples.distinct_correct_X = diversity.distinct_counts(samples)
+  samples.distinct_correct_X = diversity.distinct_counts(
+    samples.rows, samples.texts_XG, samples.correct_XG
+  )
   return samples
 
 

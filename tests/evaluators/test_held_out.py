@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -78,8 +79,8 @@ def test_samples_do_not_depend_on_the_batch(small, policy, pool):
     for size in (4, 1)
   ]
   assert texts[0].rows == texts[1].rows
-  assert texts[0].texts_XN == texts[1].texts_XN
-  assert np.allclose(texts[0].entropy_XN, texts[1].entropy_XN, atol=1e-5)
+  assert texts[0].texts_XG == texts[1].texts_XG
+  assert np.allclose(texts[0].entropy_XG, texts[1].entropy_XG, atol=1e-5)
 
 
 def test_problems_are_those_of_the_validation_split(small, policy, pool):
@@ -99,21 +100,21 @@ def test_diversity_of_the_same_samples_is_logged(small, policy, pool):
   values = dict(evaluator.run(samples))
   assert samples.vocab_size == policy[1].tokenizer.vocab_size
   ends = policy[1].tokenizer.stop_ids
-  for texts, tokens in zip(samples.texts_XN, samples.tokens_XN):
+  for texts, tokens in zip(samples.texts_XG, samples.tokens_XG):
     for text, ids in zip(texts, tokens):
       assert policy[1].tokenizer.decode(list(ids)) == text
       assert not set(ids) & set(ends)
   for name in ("ead", "distinct_2", "self_bleu_diversity"):
     assert 0 <= values[f"eval/chain_sum/{name}"] <= 1.5
   # Every answer of two digits is one bigram.
-  shares = [diversity.distinct_n(tokens, 2) for tokens in samples.tokens_XN]
+  shares = [diversity.distinct_n(tokens, 2) for tokens in samples.tokens_XG]
   assert np.isclose(values["eval/chain_sum/distinct_2"], np.mean(shares))
 
 
 def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
   evaluator = _evaluator(small, policy, pool, "eval.temperature=1.0")
   strict = evaluator.sample(policy[1].params)
-  assert strict.tolerant_XN is None
+  assert strict.tolerant_XG is None
   assert not any("tolerant" in name for name, _ in evaluator.run(strict))
   assert {
     s["status"] for r in evaluator.records(strict) for s in r["completions"]
@@ -128,15 +129,17 @@ def test_the_tolerant_verdict_is_an_option(small, policy, pool, monkeypatch):
       for group in texts(*args)
     ),
   )
-  evaluator.tolerant = True
+  evaluator = dataclasses.replace(
+    evaluator, settings=dataclasses.replace(evaluator.settings, tolerant=True)
+  )
   samples = evaluator.sample(policy[1].params)
   values = dict(evaluator.run(samples))
-  assert strict.correct_XN.any()
+  assert strict.correct_XG.any()
   assert values["eval/chain_sum/pass@1"] == 0
-  np.testing.assert_array_equal(samples.tolerant_XN, strict.correct_XN)
-  assert values["eval/chain_sum/tolerant/pass@1"] == strict.correct_XN.mean()
+  np.testing.assert_array_equal(samples.tolerant_XG, strict.correct_XG)
+  assert values["eval/chain_sum/tolerant/pass@1"] == strict.correct_XG.mean()
   record = evaluator.records(samples)[0]["completions"][0]
-  assert record["tolerant"] == strict.correct_XN[0, 0]
+  assert record["tolerant"] == strict.correct_XG[0, 0]
 
 
 def test_each_task_is_tried_and_the_config_keeps_them_all(

@@ -366,15 +366,15 @@ def test_difference_matches_problems_by_name():
     passk.difference(a, {"x": 1.0})
 
 
-def _samples(correct_XN, valid_XN=None, tolerant_XN=None):
+def _samples(correct_XG, valid_XG=None, tolerant_XG=None):
   """What `measure` reads of the samples."""
-  correct_XN = np.asarray(correct_XN, bool)
-  valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
+  correct_XG = np.asarray(correct_XG, bool)
+  valid_XG = np.ones_like(correct_XG) if valid_XG is None else valid_XG
   return types.SimpleNamespace(
-    rows=(None,) * len(correct_XN),
-    correct_XN=correct_XN & valid_XN,
-    valid_XN=valid_XN,
-    tolerant_XN=tolerant_XN,
+    rows=(None,) * len(correct_XG),
+    correct_XG=correct_XG & valid_XG,
+    valid_XG=valid_XG,
+    tolerant_XG=tolerant_XG,
   )
 
 
@@ -440,6 +440,6 @@ def test_where_all_samples_are_masked_there_is_no_number():
 
 def test_tolerant_verdicts_have_all_of_it():
   right = np.eye(3, 4, dtype=bool)
-  found = dict(passk.measure(_samples(right, tolerant_XN=~right)))
+  found = dict(passk.measure(_samples(right, tolerant_XG=~right)))
   assert found["tolerant/pass@1"] == 0.75 and found["pass@1"] == 0.25
   assert found["tolerant/pass@4/num_problems"] == 3

@@ -1,6 +1,7 @@
 """Ratings against closed forms, and against the likelihood on a grid."""
 
 import math
+import types
 
 import hypothesis
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ import pytest
 
 from progrpo_jax.cli import evaluate
 from progrpo_jax.evaluators import held_out, rating
+from progrpo_jax.evaluators import samples as samples_lib
 from progrpo_jax.storage import metrics
 from progrpo_jax.tasks import base
 
@@ -130,31 +132,31 @@ def test_refuses(problems, passed, level, word):
     rating.rate(problems, passed, level=level)
 
 
-def samples(ratings_X, correct_XN, valid_XN=None):
+def samples(ratings_X, correct_XG, valid_XG=None):
   """Held-out samples with what the measure reads; None is no rating."""
-  correct_XN = np.asarray(correct_XN, bool)
-  valid_XN = np.ones_like(correct_XN) if valid_XN is None else valid_XN
+  correct_XG = np.asarray(correct_XG, bool)
+  valid_XG = np.ones_like(correct_XG) if valid_XG is None else valid_XG
   rows = tuple(
     base.Row("t", "", "", {} if r is None else {"rating": r}) for r in ratings_X
   )
-  texts = (("",) * correct_XN.shape[1],) * len(rows)
-  return held_out.Samples(
+  texts = (("",) * correct_XG.shape[1],) * len(rows)
+  return samples_lib.Samples(
     rows=rows,
-    texts_XN=texts,
-    correct_XN=correct_XN,
-    valid_XN=np.asarray(valid_XN, bool),
-    entropy_XN=correct_XN * 1.0,
-    length_XN=correct_XN * 1,
-    tokens_XN=(((),) * 2,) * len(rows),
+    texts_XG=texts,
+    correct_XG=correct_XG,
+    valid_XG=np.asarray(valid_XG, bool),
+    distinct_correct_X=correct_XG.any(axis=1) * 1,
+    entropy_XG=correct_XG * 1.0,
+    length_XG=correct_XG * 1,
+    tokens_XG=(((),) * 2,) * len(rows),
     vocab_size=2,
   )
 
 
 def measured(found):
   """Values of an evaluation with no other measure than the rating."""
-  evaluator = object.__new__(held_out.HeldOut)
-  evaluator.name, evaluator.measures = "set", (rating.measure,)
-  evaluator.left_out = 0
+  settings = types.SimpleNamespace(measures=(rating.measure,))
+  evaluator = held_out.HeldOut("set", settings, prompts=())
   values = dict(evaluator.run(found))
   assert values.pop("eval/set/left_out") == 0
   return values

@@ -139,9 +139,9 @@ def test_a_thought_without_an_end_has_no_answer_either(inside, right):
 def test_measure_keeps_the_strict_verdict_apart():
   samples = types.SimpleNamespace(
     rows=("p", "q"),
-    valid_XN=np.ones((2, 2), bool),
-    correct_XN=np.array([[True, False], [False, False]]),
-    tolerant_XN=np.array([[True, True], [True, False]]),
+    valid_XG=np.ones((2, 2), bool),
+    correct_XG=np.array([[True, False], [False, False]]),
+    tolerant_XG=np.array([[True, True], [True, False]]),
   )
   values = dict(passk.measure(samples))
   assert values["pass@1"] == 0.25 and values["pass@2"] == 0.5
@@ -149,5 +149,5 @@ def test_measure_keeps_the_strict_verdict_apart():
   assert values["tolerant/pass@2"] == 1.0
   assert values["tolerant/pass@1/low"] <= 0.75
   assert "tolerant/num_problems" not in values
-  samples.tolerant_XN = None
+  samples.tolerant_XG = None
   assert not any(k.startswith("tolerant") for k, _ in passk.measure(samples))

@@ -9,7 +9,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.algos import advantages, arm
 from progrpo_jax.learn import advantage
-from progrpo_jax.rollout import shaping
+from progrpo_jax.rollout import rewarding
 from progrpo_jax.tasks import base as tasks
 
 P, G, T = 2, 4, 5
@@ -92,11 +92,11 @@ def test_a_base_method_gets_what_its_arguments_name():
   total = logp.sum(axis=-1)
   first = groups.rollout.tokens_BT.reshape(P, G, T)[..., 0]
   np.testing.assert_allclose(
-    out["base_PG"], 2 * total + total / LENGTH + first, rtol=1e-5
+    out.base_PG, 2 * total + total / LENGTH + first, rtol=1e-5
   )
   assert seen["tokens_PGT"] == seen["mask_PGT"] == (P, G, T)
   # Where the verifier failed there is no advantage, whatever the method says.
-  assert out["adv_PG"][1, 3] == 0 != out["base_PG"][1, 3]
+  assert out.adv_PG[1, 3] == 0 != out.base_PG[1, 3]
 
 
 @pytest.mark.parametrize("name", ["ucpo", "unlikeliness", "dra", "maxrl"])
@@ -110,20 +110,20 @@ def test_arm_re_weights_any_method(name):
   plain = dataclasses.replace(made_, alpha=0.0)(
     groups.reward_PG, groups, scored
   )
-  np.testing.assert_array_equal(out["base_PG"], plain["base_PG"])
+  np.testing.assert_array_equal(out.base_PG, plain.base_PG)
   expected = arm.reweight(
-    out["base_PG"],
+    out.base_PG,
     groups.correct_PG,
     np.zeros(P),
-    out["c_answer_PG"],
+    out.c_answer_PG,
     0.5,
     centre=True,
     valid_PG=groups.valid_PG,
   )
   np.testing.assert_allclose(
-    out["adv_PG"], np.where(groups.valid_PG, expected, 0), rtol=1e-5, atol=1e-6
+    out.adv_PG, np.where(groups.valid_PG, expected, 0), rtol=1e-5, atol=1e-6
   )
-  assert np.any(out["adv_PG"] != plain["adv_PG"])
+  assert np.any(out.adv_PG != plain.adv_PG)
 
 
 def test_log_probs_are_the_samplers_where_nothing_was_scored():
@@ -132,7 +132,7 @@ def test_log_probs_are_the_samplers_where_nothing_was_scored():
   out = advantage.Advantage(advantages.ucpo)(groups.reward_PG, groups, sampled)
   mean = groups.rollout.logp_BT.reshape(P, G, T).sum(-1) / LENGTH
   np.testing.assert_allclose(
-    out["base_PG"],
+    out.base_PG,
     advantages.ucpo(REWARD, groups.correct_PG, mean, valid_PG=groups.valid_PG),
     rtol=1e-5,
   )
@@ -141,28 +141,28 @@ def test_log_probs_are_the_samplers_where_nothing_was_scored():
 def test_terms_of_a_reward_by_a_verifier_and_what_shaping_added():
   groups = made()
   shaped = REWARD - np.float32(0.25) * (LENGTH > 3)
-  values, weights = shaping.components(groups, shaped)
+  values, weights = rewarding.components(groups, shaped)
   np.testing.assert_array_equal(values[..., 0], REWARD)
   np.testing.assert_array_equal(values[..., 1], -0.25 * (LENGTH > 3))
   np.testing.assert_array_equal(weights, np.ones((P, 2)))
   out = advantage.Advantage(advantages.gdpo)(shaped, groups, scores(groups))
   np.testing.assert_allclose(
-    out["base_PG"],
+    out.base_PG,
     advantages.gdpo(values, weights, valid_PG=groups.valid_PG),
     rtol=1e-5,
   )
   # Without shaping the last term is the same for all, and adds nothing.
   plain = advantage.Advantage(advantages.gdpo)(REWARD, groups, scores(groups))
   alone = advantages.gdpo(REWARD[..., None], valid_PG=groups.valid_PG)
-  np.testing.assert_allclose(plain["base_PG"], alone, rtol=1e-5)
+  np.testing.assert_allclose(plain.base_PG, alone, rtol=1e-5)
 
 
 def test_terms_of_a_reward_by_functions_have_their_weights():
   groups = made(functions=2, weights=[2.0, 0.5])
-  values, weights = shaping.components(groups, REWARD)
+  values, weights = rewarding.components(groups, REWARD)
   np.testing.assert_array_equal(values[..., :2], groups.values_PGJ)
   np.testing.assert_array_equal(weights, [[2.0, 0.5, 1.0]] * P)
-  assert np.all(shaping.components(made(functions=2), REWARD)[1] == 1)
+  assert np.all(rewarding.components(made(functions=2), REWARD)[1] == 1)
 
 
 def test_a_prompt_without_functions_beside_one_with_them():
@@ -174,9 +174,9 @@ def test_a_prompt_without_functions_beside_one_with_them():
     ),
   )
   mixed.values_PGJ[1] = np.nan
-  values, weights = shaping.components(mixed, REWARD)
+  values, weights = rewarding.components(mixed, REWARD)
   np.testing.assert_array_equal(values[1, :, 0], REWARD[1])
   assert np.all(np.isnan(values[1, :, 1]))
   np.testing.assert_array_equal(weights, [[2.0, 0.5, 1.0], [1.0, 0.0, 1.0]])
   out = advantage.Advantage(advantages.gdpo)(REWARD, mixed, scores(mixed))
-  assert np.all(np.isfinite(out["base_PG"])) and np.any(out["base_PG"][1])
+  assert np.all(np.isfinite(out.base_PG)) and np.any(out.base_PG[1])

@@ -297,7 +297,7 @@ def _mask(workdir, step, problems, count):
     for f in (lambda c: c["correct"], lambda c: c.get("status") != "masked")
   )
   samples = types.SimpleNamespace(
-    rows=rows, correct_XN=correct, valid_XN=valid, tolerant_XN=None
+    rows=rows, correct_XG=correct, valid_XG=valid, tolerant_XG=None
   )
   path = workdir / "eval.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from progrpo_jax import progress as progress_lib
+from progrpo_jax import randomness
 from progrpo_jax.devices import stopping
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rollout import collect
+from progrpo_jax.rollout import collect, turns
 
 _SHARED = runpy.run_path(
   str(pathlib.Path(__file__).parent.with_name("test_groups.py"))
@@ -213,3 +214,27 @@ def test_statistics_are_of_what_the_policy_sampled_by_itself():
   same(found.sampled, by_policy)
   assert found.metrics["dynamic_sampling/all_wrong_frac"] == 1.0
   assert found.metrics["dynamic_sampling/keep_frac"] == 1.0
+
+
+def test_the_streams_of_a_step_have_no_random_number_in_common():
+  """Nor do the numbers of draws, turns, updates and passes in their keys."""
+  keys = []
+
+  class Noted(Source):
+    def __call__(self, engine, position, key):
+      keys.append(key)
+      return super().__call__(engine, position, key)
+
+  def rephrase(engine, groups, key):
+    keys.append(key)
+    return groups, {}
+
+  collected(Noted("mmmm"), None, count=4, rephrase=rephrase)
+  keys += [
+    randomness.stream_key(jax.random.key(0), 0, stream)
+    for stream in (randomness.Stream.UPDATE, randomness.Stream.CHOOSE)
+  ]
+  numbers = np.r_[0:64, turns.STREAM + 1 : turns.STREAM + 9]
+  folded = [jax.random.fold_in(key, n) for key in keys for n in numbers]
+  data = [tuple(jax.random.key_data(key).tolist()) for key in keys + folded]
+  assert len(set(data)) == len(data) == 4 + 4 * 72

@@ -54,7 +54,8 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
   assert found.texts_PG == texts
   assert found.prompts.rows == prompts.rows
   names = ("reward_PG", "correct_PG", "valid_PG", "values_PGJ")
-  for name, verdict in zip(names, verdicts, strict=True):
+  for name in names:
+    verdict = getattr(verdicts, name)
     assert getattr(found, name).dtype == verdict.dtype
     assert np.array_equal(getattr(found, name), verdict), name
   assert found.fresh_P.tolist() == [True] * 6

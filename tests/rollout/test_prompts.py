@@ -159,7 +159,9 @@ def test_without_buckets_the_width_is_the_limit(folder):
 
 def test_long_prompt_is_named(folder):
   prompter = _prompter(folder, limit=3)
-  with pytest.raises(ValueError, match="chain_sum, row 0.*max_prompt_length=3"):
+  with pytest.raises(
+    ValueError, match="chain_sum, row 0.*max_prompt_length is 3"
+  ):
     prompter.check(5)
   _prompter(folder).check(50)
 
@@ -230,24 +232,46 @@ def test_rollouts_of_all_kinds_are_verified(folder, tmp_path):
     ["no", mine[1].reference.strip('"')],
   ]
   with pools.Pool(workers=1) as pool:
-    reward, correct, statuses, values = verify.score_rollout(pool, rows, texts)
-    again, _, valid, _ = verify.verify(pool, rows, texts)
-  assert reward.dtype == np.float32 and reward.shape == (3, 2)
-  assert reward.tolist() == [[1, 0], [1, 0], [0, 1]]
-  assert correct.tolist() == [[True, False], [True, False], [False, True]]
-  assert statuses == [["ok", "refused"], ["ok", "no_answer"], ["ok", "ok"]]
-  assert again.tolist() == reward.tolist()
+    found = verify.verify(pool, rows, texts)
+    # Shares of three hosts, of which the first has no prompt.
+    joined = verify.join(
+      [
+        verify.verify(pool, [rows[i] for i in share], [texts[i] for i in share])
+        for share in ([], [1], [0, 2])
+      ]
+    )
+  assert found.texts_PG == tuple(map(tuple, texts))
+  assert found.reward_PG.dtype == found.values_PGJ.dtype == np.float32
+  assert found.reward_PG.tolist() == [[1, 0], [1, 0], [0, 1]]
+  assert found.correct_PG.tolist() == [
+    [True, False],
+    [True, False],
+    [False, True],
+  ]
+  assert found.status_PG == (
+    ("ok", "refused"),
+    ("ok", "no_answer"),
+    ("ok", "ok"),
+  )
+  assert found.valid_PG.tolist() == [[True, False], [True, True], [True, True]]
   none = [np.nan, np.nan]  # of a row that no function judges
   np.testing.assert_array_equal(
-    values,
+    found.values_PGJ,
     np.float32([[[0.5, 1], [0.5, np.nan]], [none, none], [[0.5, 0], [0.5, 1]]]),
   )
+  order = [1, 0, 2]
+  assert joined.texts_PG == tuple(found.texts_PG[i] for i in order)
+  assert joined.status_PG == tuple(found.status_PG[i] for i in order)
+  assert joined.extra_PG == (({}, {}),) * 3 and joined.logged == ()
+  for name in ("reward_PG", "correct_PG", "valid_PG", "values_PGJ"):
+    np.testing.assert_array_equal(
+      getattr(joined, name), getattr(found, name)[order], strict=True
+    )
   assert [verify.function_labels(row) for row in rows] == [
     ["half", "match"],
     [],
     ["half", "match"],
   ]
-  assert valid.tolist() == [[True, False], [True, True], [True, True]]
 
 
 SEEN = """
@@ -295,18 +319,16 @@ def test_verifiers_see_no_thoughts_and_functions_see_all(
   texts = ["4", "<think>4", "5?</think>4", "<think>5</think>5</think>4"]
   answer = functools.partial(thinking.answer, mode=mode, inside=inside)
   with pools.Pool(workers=1, answer=answer) as pool:
-    reward, correct, found, values = verify.score_rollout(
-      pool, judged + verified, [texts, texts]
-    )
-    again, _, valid, _ = verify.verify(pool, verified, [texts[:3]], whole=False)
-  assert found == [4 * ["ok"], statuses]
+    found = verify.verify(pool, judged + verified, [texts, texts])
+    again = verify.verify(pool, verified, [texts[:3]], whole=False)
+  assert found.status_PG == (4 * ("ok",), tuple(statuses))
   np.testing.assert_array_equal(
-    values[..., 0], [[len(t) for t in texts], 4 * [np.nan]]
+    found.values_PGJ[..., 0], [[len(t) for t in texts], 4 * [np.nan]]
   )
-  assert reward.tolist() == [
+  assert found.reward_PG.tolist() == [
     [float(len(t)) for t in texts],
     [float(r) for r in right],
   ]
-  assert correct[1].tolist() == right
+  assert found.correct_PG[1].tolist() == right
   # Answers already: nothing is taken off, and nothing is missing.
-  assert again.tolist() == [[1, 0, 0]] and valid.all()
+  assert again.reward_PG.tolist() == [[1, 0, 0]] and again.valid_PG.all()

@@ -10,7 +10,7 @@ from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.build import stages as build
 from progrpo_jax.models import scoring
-from progrpo_jax.rollout import rephrase
+from progrpo_jax.rollout import rephrase, verify
 from progrpo_jax.tasks import base
 
 
@@ -39,6 +39,20 @@ def made(reward, valid=None):
     valid_PG=np.ones((p, g), bool) if valid is None else np.asarray(valid),
     fresh_P=np.ones(p, bool),
     values_PGJ=np.zeros((p, g, 1), np.float32),
+  )
+
+
+def accepted(texts_PG, value_P):
+  """One right response to each prompt, of which a function says `value_P`."""
+  shape = len(texts_PG), 1
+  return verify.Verified(
+    texts_PG=tuple(texts_PG),
+    reward_PG=np.ones(shape, np.float32),
+    correct_PG=np.ones(shape, bool),
+    status_PG=(("ok",),) * len(texts_PG),
+    values_PGJ=np.float32(value_P).reshape(*shape, 1),
+    extra_PG=(({},),) * len(texts_PG),
+    logged=(),
   )
 
 
@@ -77,10 +91,7 @@ def test_the_worst_response_of_an_accepted_group_is_replaced():
     groups,
     np.array([True, False, True]),
     new,
-    ["a", "b", "c"],
-    np.float32([1, 1, 1]),
-    np.array([True, True, True]),
-    np.float32([[5], [6], [np.nan]]),
+    accepted([("a",), ("b",), ("c",)], [5, 6, np.nan]),
   )
   np.testing.assert_array_equal(
     out.values_PGJ[..., 0], [[0, 5, 0], [0, 0, 0], [0, np.nan, 0]]
@@ -102,13 +113,7 @@ def test_an_unknown_verdict_is_the_first_to_go_and_becomes_known():
   groups = made([[0.0, 0.5]], [[True, False]])
   new = jax.tree.map(lambda x: x[:1], groups.rollout)
   out = rephrase.replace_worst(
-    groups,
-    np.array([True]),
-    new,
-    ["a"],
-    np.float32([1]),
-    np.array([True]),
-    np.float32([[1]]),
+    groups, np.array([True]), new, accepted([("a",)], [1])
   )
   assert out.texts_PG == (("0", "a"),)
   assert out.valid_PG.all()
@@ -146,12 +151,7 @@ def test_an_accepted_answer_counts_under_the_plain_prompt(built, monkeypatch):
   monkeypatch.setattr(
     rephrase.verify,
     "verify",
-    lambda *_, **__: (
-      np.ones((4, 1), np.float32),
-      np.ones((4, 1), bool),
-      np.ones((4, 1), bool),
-      np.zeros((4, 1, 1), np.float32),
-    ),
+    lambda pool, rows, texts, **_: accepted(texts, [0, 0, 0, 0]),
   )
   asks = setup.first.collect.rephrase
   engine = setup.first.collect.draw.engine(params)

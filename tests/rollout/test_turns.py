@@ -270,7 +270,7 @@ def test_sampled_turns_are_scored_as_they_were_sampled(engine, sampled):
     batch_lib.Sequences(
       prompt_NT=prompts.tokens_PT,
       prompt_mask_NT=prompts.mask_PT,
-      tokens_NRT=rollout.tokens_BT.reshape(shape),
+      tokens_GRT=rollout.tokens_BT.reshape(shape),
       mask_NRT=mask.reshape(shape),
     ),
     scoring.Distribution(),
@@ -381,8 +381,8 @@ def test_an_evaluation_plays_the_turns(small, unbroken):
     samples = evaluator.sample(params)
   said = [
     (setup.tokenizer.decode(tokens), text)
-    for tokens_N, texts_N in zip(samples.tokens_XN, samples.texts_XN)
-    for tokens, text in zip(tokens_N, texts_N)
+    for tokens_G, texts_G in zip(samples.tokens_XG, samples.texts_XG)
+    for tokens, text in zip(tokens_G, texts_G)
   ]
   longer = [whole for whole, last in said if whole != last]
   # A reply is one of these characters. Were replies counted, each of these

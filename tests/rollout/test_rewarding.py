@@ -68,6 +68,24 @@ def test_a_right_answer_never_ranks_below_a_wrong_one_in_prorl_v2(small):
   np.testing.assert_array_equal(shaped(c)(groups, step=100)[0], [1, 1, 0, 0])
 
 
+@pytest.mark.parametrize("method", ["dapo", "prorl_v2"])
+def test_a_penalty_of_length_counts_the_replies_that_the_limit_counts(
+  small, method
+):
+  """Three tokens, a reply of four, and one more: cut at the limit of eight."""
+  c = config(
+    small, method, "algo.truncated_factor=1.0", "algo.overlong_cache=4"
+  )
+  reward = shaped(c)
+  groups = made([[1, 1]], [[LIMIT, LIMIT]])
+  groups.rollout.mask_BT[1, 3:7] = False
+  cut, with_a_reply = reward(groups, step=0)[0]
+  assert cut == with_a_reply
+  # The penalty of the limit itself, not that of the four tokens.
+  assert cut == pytest.approx({"dapo": 0.0, "prorl_v2": -0.5}[method])
+  assert measure.rollouts(groups)["completions/mean_length"] == 6
+
+
 @pytest.mark.parametrize("coef", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0])
 def test_no_weight_of_the_length_puts_right_below_wrong(small, coef, factor):

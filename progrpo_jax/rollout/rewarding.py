@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax.algos import control, shaping
 from progrpo_jax.rollout import verify
@@ -22,7 +23,7 @@ class ShapedReward:
   """The verifier's reward with penalties of truncation, length and KL.
 
   Attributes:
-    max_new_tokens: length limit of a response.
+    max_new_tokens: length limit of a response, replies of its task included.
     truncated_factor: what the reward of a response that was cut at the limit
       is multiplied by; 1 leaves it.
     overlong_cache: tokens before the limit over which DAPO's overlong penalty
@@ -53,7 +54,8 @@ class ShapedReward:
     """
     reward_PG = np.asarray(groups.reward_PG, np.float32)
     shape = reward_PG.shape
-    length_B = np.sum(groups.rollout.mask_BT, axis=1)
+    # What `max_new_tokens` bounds: all turns, and the replies between them.
+    length_B = batch_lib.extents(groups.rollout.mask_BT)
     if self.truncated_factor != 1.0:
       finished_PG = np.asarray(groups.rollout.finished_B).reshape(shape)
       reward_PG = np.asarray(
