@@ -261,6 +261,24 @@ def shifts_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
+def moved_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of how far methods move GRPO's advantages."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = []
+    for arm, runs in load(results, part).items():
+      known = [r for r in runs if "advantage/moved_right" in r.get("steps", {})]
+      if arm not in ("base", BASELINE) and known:
+        shares = [
+          np.mean([np.mean(r["steps"][f"advantage/moved_{x}"]) for r in known])
+          for x in ("right", "wrong")
+        ]
+        rows.append([arm, str(len(known)), *(f"{x:.1%}" for x in shares)])
+    return markdown(["arm", "seeds", "right responses", "wrong ones"], rows)
+
+  return make
+
+
 def costs_table(part: str) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of seconds a step, lower quartiles.
 
@@ -370,6 +388,7 @@ TABLES = {
   "countdown-differences": differences_table("countdown"),
   "countdown-steps": steps_table("countdown"),
   "countdown-early": differences_table("countdown", step=100),
+  "countdown-moved": moved_table("countdown"),
   "countdown-lost": dead_table("countdown"),
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),

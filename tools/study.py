@@ -47,6 +47,8 @@ KEPT = (
   "grad_norm",
   "arm/gap_mean",
   "arm/bonus_abs_mean",
+  "advantage/moved_right",
+  "advantage/moved_wrong",
   "arm/sign_flip",
   "ref_reset/reset",
   "timing_s/step",

@@ -18,7 +18,7 @@ import numpy as np
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
 from progrpo_jax import ops
-from progrpo_jax.algos import arm
+from progrpo_jax.algos import advantages, arm
 from progrpo_jax.rollout import rewarding
 
 # What a base method may read: name of its argument -> meaning.
@@ -249,6 +249,37 @@ def _advantages(
     c_answer_PG=c_answer_PG,
     c_prompt_P=c_prompt_P,
   )
-  return arrays, arm.metrics(
+  metrics = arm.metrics(
     base_PG, adv_PG, *groups, active=settings.active, valid_PG=valid_PG
   )
+  return arrays, metrics | departure(adv_PG, reward_PG, correct_PG, valid_PG)
+
+
+def departure(adv_PG, reward_PG, correct_PG, valid_PG) -> dict[str, jax.Array]:
+  """How far advantages are from GRPO's, as a share of the size of GRPO's.
+
+  It tells a method that does something from one that is GRPO under another
+  name. A factor that all advantages share counts too.
+
+  Args:
+    adv_PG: advantages of the method.
+    reward_PG: shaped rewards.
+    correct_PG: bool, verdicts.
+    valid_PG: bool, responses with a verdict.
+
+  Returns:
+    `advantage/moved_right` and `advantage/moved_wrong`: the sum of |A - A'|
+    over right and over wrong responses, where A' is GRPO's advantage of the
+    same rewards, over the sum of |A'|; 0 where that is 0.
+  """
+  grpo_PG = advantages.grpo(reward_PG, valid_PG=valid_PG)
+
+  def share(mask_PG):
+    moved = ops.masked_sum(jnp.abs(adv_PG - grpo_PG), mask_PG)
+    size = ops.masked_sum(jnp.abs(grpo_PG), mask_PG)
+    return jnp.where(size > 0, moved / jnp.where(size > 0, size, 1.0), 0.0)
+
+  return {
+    "advantage/moved_right": share(valid_PG & correct_PG),
+    "advantage/moved_wrong": share(valid_PG & ~correct_PG),
+  }

@@ -180,3 +180,26 @@ def test_a_prompt_without_functions_beside_one_with_them():
   np.testing.assert_array_equal(weights, [[2.0, 0.5, 1.0], [1.0, 0.0, 1.0]])
   out = advantage.Advantage(advantages.gdpo)(REWARD, mixed, scores(mixed))
   assert np.all(np.isfinite(out.base_PG)) and np.any(out.base_PG[1])
+
+
+def test_how_far_a_method_is_from_grpo():
+  groups = made()
+  own = advantage.Advantage(advantages.grpo)(REWARD, groups, scores(groups))
+  assert own.metrics["advantage/moved_right"] == 0
+  assert own.metrics["advantage/moved_wrong"] == 0
+  # MaxRL divides by the mean in the place of the deviation. Rewards 1, 1, 0, 1
+  # and 0, 1, 0 (the fourth has no verdict): means 3/4 and 1/3, deviations
+  # sqrt(3)/4 and sqrt(2)/3.
+  moved = advantage.Advantage(advantages.maxrl)(
+    REWARD, groups, scores(groups)
+  ).metrics
+  spread, mean = np.array([3**0.5 / 4, 2**0.5 / 3]), np.array([3 / 4, 1 / 3])
+  right = np.array([3 * 1 / 4, 1 * 2 / 3])  # sums of |reward - mean|
+  wrong = np.array([1 * 3 / 4, 2 * 1 / 3])
+  for name, sizes in (("right", right), ("wrong", wrong)):
+    want = np.abs(sizes / mean - sizes / spread).sum() / (sizes / spread).sum()
+    assert moved[f"advantage/moved_{name}"] == pytest.approx(want, rel=1e-4)
+  # Groups of equal rewards have no advantage to be moved.
+  same = np.ones_like(REWARD)
+  still = advantage.Advantage(advantages.maxrl)(same, groups, scores(groups))
+  assert still.metrics["advantage/moved_right"] == 0
