@@ -113,7 +113,7 @@ def row_stats(
     attention.Segments(rows.bundle_AEW, rows.response_AEW),
   )
   # The head reads only the positions whose log-prob is wanted. Each device
-  # moves its own to the front: [E, W] -> [G, E / G * W].
+  # moves its own to the front: [E, W] -> [U, E / U * W].
   count, width = rows.tokens_AEW.shape
   shards = sharding.shards_in_context()
   if count % shards:
