@@ -68,7 +68,9 @@ def place(
     prompts: stride of the bundles whose prompts are scored; 0 scores none.
   """
   layout = dataclasses.replace(layout, shards=sharding.shards_in_context())
-  packed = packing.pack(sequences, layout, prompts=prompts, alone=bool(prompts))
+  packed = packing.pack(
+    sequences, layout, prompt_stride=prompts, keep_empty=bool(prompts)
+  )
   return Placed(packed, put(packed.rows), prompts)
 
 
