@@ -463,7 +463,7 @@ class _Stage:
   @property
   def packed_kernel(self) -> bool:
     """Whether packed rows are read by a fused kernel."""
-    return self.kernel and self.platform == "tpu"
+    return self.kernel and attention.packs(self.model, self.platform)
 
   @property
   def kernel(self) -> bool:
