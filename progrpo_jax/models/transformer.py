@@ -424,6 +424,24 @@ def shardings(config: ModelConfig, mesh) -> Any:
   )
 
 
+def sharded_params(config: ModelConfig, mesh, dtype: str = "float32") -> Any:
+  """Shapes of the parameters on a mesh, with their shardings.
+
+  Args:
+    config: model configuration.
+    mesh: mesh that would hold them; its devices need not exist.
+    dtype: type of all parameters.
+
+  Returns:
+    Nested dict of `jax.ShapeDtypeStruct`.
+  """
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
+    abstract_params(config),
+    shardings(config, mesh),
+  )
+
+
 @functools.lru_cache(maxsize=64)
 def decode_shardings(config: ModelConfig, mesh) -> dict:
   """The sharding of each parameter from `unroll`, whole over `fsdp`."""

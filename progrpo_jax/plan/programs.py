@@ -22,6 +22,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import attention, lora, scoring, transformer
 from progrpo_jax.models import config as model_config
+from progrpo_jax.plan import memory
 from progrpo_jax.rollout import decoding
 from progrpo_jax.settings import checks
 
@@ -164,27 +165,23 @@ def resident(
     teacher: configuration of the teacher; None without one.
   """
   state = state_lib.abstract(model, _optimizer(c), mesh)
-  out = 0 if phase == "update" else _bytes(state.opt_state)
+  out = 0 if phase == "update" else memory.device_bytes(state.opt_state)
   drawn_on = checks.sampling_mesh(c, mesh)
   apart = phase in ("prefill", "sample") and drawn_on != mesh
   if phase in ("sample", TEACHER) or apart:
-    out += _bytes(_params(c, model, mesh))
+    out += memory.device_bytes(_params(c, model, mesh))
   if phase == "sample" and apart:
-    out += _bytes(_cast(model, drawn_on))
+    out += memory.device_bytes(_cast(model, drawn_on))
   if teacher is not None and phase != TEACHER:
-    out += _bytes(_cast(teacher, mesh))
+    out += memory.device_bytes(_cast(teacher, mesh))
   if checks.needs_reference(c):
     item = jnp.dtype(model.dtype).itemsize
-    out += _bytes(state.params) * item // jnp.dtype(jnp.float32).itemsize
+    out += (
+      memory.device_bytes(state.params)
+      * item
+      // jnp.dtype(jnp.float32).itemsize
+    )
   return out
-
-
-def _bytes(tree) -> int:
-  """Returns the bytes of a tree of arrays on one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )
 
 
 def sampled_at_once(c: ml_collections.ConfigDict) -> int:
@@ -205,23 +202,12 @@ def _key(mesh):
 
 def _frozen(model, mesh):
   """Returns the abstract frozen parameters, in the compute type."""
-  shapes = (
-    transformer.abstract_params(model),
-    transformer.shardings(model, mesh),
-  )
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-    *(lora.split(model, tree)[1] for tree in shapes),
-  )
+  return lora.split(model, _cast(model, mesh))[1]
 
 
 def _cast(model, mesh):
   """Returns all abstract parameters of a model in its compute type."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-    transformer.abstract_params(model),
-    transformer.shardings(model, mesh),
-  )
+  return transformer.sharded_params(model, mesh, model.dtype)
 
 
 def _params(c, model, mesh):
