@@ -14,6 +14,7 @@ with the same letters. Each letter has one meaning:
   Packed rows
     A  micro-batches    E  rows of a micro-batch    W  tokens of a row
     Z  slots of a row: the largest number of sequences that it may hold
+    U  parts of a micro-batch, one for each device that its rows are split over
   Model
     V  vocabulary    L  layers    D  model width    F  MLP width
     Q  query heads   K  key/value heads   M  query heads per KV head, Q / K

@@ -5,7 +5,10 @@ backward: it computes them for one chunk of tokens at a time. Axis letters are
 those of the legend in `batch`.
 """
 
+import dataclasses
+import functools
 import math
+from typing import NamedTuple
 
 import chex
 import jax
@@ -191,10 +194,10 @@ def _lowest_kept(keys, weights, amount) -> jax.Array:
 
 
 def token_stats(
-  hidden_GXD,
+  hidden_UXD,
   head_DV,
-  targets_GX,
-  source_GX=None,
+  targets_UX,
+  source_UX=None,
   count=None,
   *,
   temperature=1.0,
@@ -209,158 +212,330 @@ def token_stats(
   is always counted as kept. The entropy is over the whole vocabulary at this
   temperature, without truncation.
 
-  Each of the G groups is the part of one device, or of one device along the
-  axes that split a batch: chunks cut every group alike, and the gradient of the
-  head is summed over chunks within a group, in float32, and over groups once,
-  at the end. Logits are computed again in the backward pass.
+  The output head and the softmax are computed together for `chunk` tokens of
+  each part, so that logits [U, X, V] never exist. The forward pass keeps three
+  numbers of a token: its entropy, and the log-sums over all and over the kept
+  tokens of the vocabulary. The backward pass computes a chunk's logits again,
+  and with these numbers needs no further sum over them. With p the whole
+  softmax, q that of the kept tokens and H the entropy, the gradients by
+  logit / temperature of token v are
+
+    of the log-prob   1 at the target, else 0, minus q_v
+    of the entropy    -p_v (log p_v + H)
+
+  Each of the U parts lies on one device, or on the devices that share it, and
+  chunks cut every part alike. The gradient of the head is summed over chunks
+  within a part, in float32, and over parts once, at the end: devices exchange
+  it once, and not for every chunk. They may also split the vocabulary: nothing
+  is gathered or sorted along it, and only peaks and sums over it pass between
+  them.
 
   Args:
-    hidden_GXD: last hidden states.
+    hidden_UXD: last hidden states.
     head_DV: output embedding; its gradient has its own type.
-    targets_GX: int32, tokens to score. Their number may be another one than
-      that of the hidden states if there is `source_GX`.
-    source_GX: int32, number of the hidden state that predicts each target;
+    targets_UX: int32, tokens to score. Their number may be another one than
+      that of the hidden states if there is `source_UX`.
+    source_UX: int32, number of the hidden state that predicts each target;
       None for its own number.
-    count: int32, number of targets of a group, the first ones, that are wanted:
+    count: int32, number of targets of a part, the first ones, that are wanted:
       a scalar of the program, which stops after their last chunk. The results
       of the others are meaningless. None for all.
     temperature: divisor of the logits, above 0.
     top_k: number of tokens kept; 0 keeps all.
     top_p: probability mass kept; 1.0 keeps all.
-    chunk: number of tokens of a group whose logits exist at one time.
+    chunk: number of tokens of a part whose logits exist at one time.
 
   Returns:
-    (logp_GX, entropy_GX), float32, in nats.
+    (logp_UX, entropy_UX), float32, in nats.
   """
-  chex.assert_rank([hidden_GXD, head_DV, targets_GX], [3, 2, 2])
-  groups, length = targets_GX.shape
-  size = max(1, min(chunk, length))
-  chunks = math.ceil(length / size)
-  if source_GX is None:
-    chex.assert_equal_shape_prefix([hidden_GXD, targets_GX], 2)
-    source_GX = jnp.broadcast_to(jnp.arange(length), targets_GX.shape)
+  chex.assert_rank([hidden_UXD, head_DV, targets_UX], [3, 2, 2])
+  length = targets_UX.shape[1]
+  if source_UX is None:
+    chex.assert_equal_shape_prefix([hidden_UXD, targets_UX], 2)
+    source_UX = jnp.broadcast_to(jnp.arange(length), targets_UX.shape)
   count = jnp.int32(length) if count is None else jnp.asarray(count, jnp.int32)
-
-  def padded(x):
-    return jnp.pad(x, ((0, 0), (0, chunks * size - length)))
-
-  def cut(x, number):
-    return lax.dynamic_slice_in_dim(x, number * size, size, axis=1)
-
-  def put(whole, part, number):
-    return lax.dynamic_update_slice_in_dim(whole, part, number * size, axis=1)
-
-  def over_chunks(body, carry, count):
-    if chunks == 1:
-      return body(0, carry)
-    return lax.fori_loop(0, (count + size - 1) // size, body, carry)
-
-  def logits(hidden, head, targets):
-    """(logits [G, size, V], where they are the target's, where kept)."""
-    scaled = matmul_logits(hidden, head) / temperature
-    # Select the target by comparison, not by gather: it works shard by shard
-    # where the vocabulary is sharded.
-    is_target = (
-      lax.broadcasted_iota(jnp.int32, scaled.shape, 2) == targets[..., None]
-    )
-    keep = None
-    if top_k > 0 or top_p < 1.0:
-      # The target stays in the kept set even if rounding moved its logit
-      # across the threshold since sampling.
-      keep = kept_tokens(scaled, top_k, top_p) | is_target
-    return scaled, is_target, keep
-
-  def stats(hidden, head, targets):
-    """(logp, entropy, log-sum, log-sum of the kept), each [G, size]."""
-    scaled, is_target, keep = logits(hidden, head, targets)
-    target = jnp.sum(jnp.where(is_target, scaled, 0), axis=-1)
-    # With the peak subtracted both sums are taken in one pass, and neither the
-    # log-sum nor the entropy is a difference of large numbers.
-    peak = jnp.max(scaled, axis=-1)
-    below = scaled - peak[..., None]
-    weight = jnp.exp(below)
-    total = jnp.sum(weight, axis=-1)
-    entropy = jnp.log(total) - jnp.sum(weight * below, axis=-1) / total
-    log_sum = kept_sum = peak + jnp.log(total)
-    if keep is not None:
-      kept_sum = peak + jnp.log(jnp.sum(jnp.where(keep, weight, 0), axis=-1))
-    return target - kept_sum, entropy, log_sum, kept_sum
-
-  gather = jax.vmap(lambda x, index: x[index])
-
-  def forward(hidden, head, targets, source, count):
-    def body(number, out):
-      values = stats(
-        gather(hidden, cut(source, number)), head, cut(targets, number)
-      )
-      return tuple(put(x, y, number) for x, y in zip(out, values))
-
-    nothing = jnp.zeros((groups, chunks * size), jnp.float32)
-    return over_chunks(body, (nothing,) * 4, count)
-
-  @jax.custom_vjp
-  def run(hidden, head, targets, source, count):
-    return forward(hidden, head, targets, source, count)[:2]
-
-  def run_forward(*args):
-    out = forward(*args)
-    return out[:2], (args, out[1:])
-
-  def run_backward(saved, cotangents):
-    (hidden, head, targets, source, count), kept_stats = saved
-    wanted = jnp.arange(chunks * size) < count
-    by_logp, by_entropy = (jnp.where(wanted, x, 0.0) for x in cotangents)
-
-    def body(number, sums):
-      by_hidden, by_head = sums
-      states = gather(hidden, cut(source, number))
-      scaled, is_target, keep = logits(states, head, cut(targets, number))
-      entropy, log_sum, kept_sum = (
-        cut(x, number)[..., None] for x in kept_stats
-      )
-      logp = scaled - log_sum
-      probs = kept = jnp.exp(logp)
-      if keep is not None:
-        kept = jnp.where(keep, jnp.exp(scaled - kept_sum), 0.0)
-      by_logits = cut(by_logp, number)[..., None] * (
-        is_target.astype(jnp.float32) - kept
-      ) - cut(by_entropy, number)[..., None] * probs * (logp + entropy)
-      by_logits = (by_logits / temperature).astype(hidden.dtype)
-      by_states = jnp.einsum(
-        "gxv,dv->gxd",
-        by_logits,
-        head.astype(hidden.dtype),
-        preferred_element_type=jnp.float32,
-      )
-      by_head += jnp.einsum(
-        "gxd,gxv->gdv", states, by_logits, preferred_element_type=jnp.float32
-      )
-      return put(by_hidden, by_states, number), by_head
-
-    by_states, by_head = over_chunks(
-      body,
-      (
-        jnp.zeros((groups, chunks * size, hidden.shape[-1]), jnp.float32),
-        jnp.zeros((groups, *head.shape), jnp.float32),
-      ),
-      count,
-    )
-    by_hidden = jax.vmap(lambda x, index, y: x.at[index].add(y))(
-      jnp.zeros(hidden.shape, jnp.float32), source, by_states
-    )
-    return (
-      by_hidden.astype(hidden.dtype),
-      jnp.sum(by_head, axis=0).astype(head.dtype),
-      None,
-      None,
-      None,
-    )
-
-  run.defvjp(run_forward, run_backward)
-  logp, entropy = run(
-    hidden_GXD, head_DV, padded(targets_GX), padded(source_GX), count
+  size = max(1, min(chunk, length))
+  # To whole chunks.
+  targets_UX, source_UX = (
+    jnp.pad(x, ((0, 0), (0, math.ceil(length / size) * size - length)))
+    for x in (targets_UX, source_UX)
   )
-  return logp[:, :length], entropy[:, :length]
+  logp_UX, entropy_UX = _scored(
+    _Softmax(temperature, top_k, top_p),
+    size,
+    hidden_UXD,
+    head_DV,
+    targets_UX,
+    source_UX,
+    count,
+  )
+  return logp_UX[:, :length], entropy_UX[:, :length]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Softmax:
+  """The distribution of `token_stats`, whose arguments these are."""
+
+  temperature: float
+  top_k: int
+  top_p: float
+
+
+class _Saved(NamedTuple):
+  """What the backward pass needs of each token, float32.
+
+  Attributes:
+    entropy_UX: entropy over the whole vocabulary.
+    log_sum_UX: log of the sum of exp(logit / temperature).
+    kept_sum_UX: the same of the kept tokens of the vocabulary.
+  """
+
+  entropy_UX: jax.Array
+  log_sum_UX: jax.Array
+  kept_sum_UX: jax.Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scored(
+  softmax: _Softmax,
+  size: int,
+  hidden_UXD,
+  head_DV,
+  targets_UX,
+  source_UX,
+  count,
+):
+  """Computes `token_stats` of whole chunks of `size` tokens."""
+  logp_UX, saved = _stats(
+    softmax, size, hidden_UXD, head_DV, targets_UX, source_UX, count
+  )
+  return logp_UX, saved.entropy_UX
+
+
+def _scored_forward(softmax, size, *inputs):
+  logp_UX, saved = _stats(softmax, size, *inputs)
+  return (logp_UX, saved.entropy_UX), (inputs, saved)
+
+
+def _scored_backward(softmax, size, residuals, cotangents):
+  by_hidden_UXD, by_head_DV = _gradients(softmax, size, *residuals, cotangents)
+  return by_hidden_UXD, by_head_DV, None, None, None
+
+
+_scored.defvjp(_scored_forward, _scored_backward)
+
+
+def _stats(
+  softmax, size, hidden_UXD, head_DV, targets_UX, source_UX, count
+) -> tuple[jax.Array, _Saved]:
+  """Statistics of all tokens, chunk by chunk: (logp_UX, what is saved)."""
+
+  def one(number, out):
+    stats = _chunk_stats(
+      softmax,
+      _states(hidden_UXD, _chunk(source_UX, number, size)),
+      head_DV,
+      _chunk(targets_UX, number, size),
+    )
+    return jax.tree.map(lambda x, y: _with_chunk(x, y, number), out, stats)
+
+  nothing = jnp.zeros(targets_UX.shape, jnp.float32)
+  chunks = targets_UX.shape[1] // size
+  return _for_chunks(
+    one, (nothing, _Saved(*[nothing] * 3)), count, size, chunks
+  )
+
+
+def _gradients(
+  softmax, size, inputs, saved: _Saved, cotangents
+) -> tuple[jax.Array, jax.Array]:
+  """Gradients by the hidden states and by the head, chunk by chunk.
+
+  Args:
+    softmax: the distribution.
+    size: tokens of a chunk.
+    inputs: the other arguments of `_scored`.
+    saved: from `_stats`.
+    cotangents: gradients (by_logp_UX, by_entropy_UX).
+
+  Returns:
+    (by_hidden_UXD, by_head_DV), in the types of the states and of the head.
+  """
+  hidden_UXD, head_DV, targets_UX, source_UX, count = inputs
+  parts, length = targets_UX.shape
+  wanted_X = jnp.arange(length) < count
+  cotangents = tuple(jnp.where(wanted_X, x, 0.0) for x in cotangents)
+
+  def one(number, sums):
+    by_states_UXD, by_head_UDV = sums
+    saved_chunk, (by_logp_UX, by_entropy_UX) = jax.tree.map(
+      lambda x: _chunk(x, number, size), (saved, cotangents)
+    )
+    more_UXD, more_UDV = _chunk_gradients(
+      softmax,
+      _states(hidden_UXD, _chunk(source_UX, number, size)),
+      head_DV,
+      _chunk(targets_UX, number, size),
+      saved_chunk,
+      by_logp_UX,
+      by_entropy_UX,
+    )
+    return _with_chunk(by_states_UXD, more_UXD, number), by_head_UDV + more_UDV
+
+  by_states_UXD, by_head_UDV = _for_chunks(
+    one,
+    (
+      jnp.zeros((parts, length, hidden_UXD.shape[-1]), jnp.float32),
+      jnp.zeros((parts, *head_DV.shape), jnp.float32),
+    ),
+    count,
+    size,
+    length // size,
+  )
+  # Back from the targets to the states that predict them.
+  by_hidden_UXD = jax.vmap(lambda x, index, y: x.at[index].add(y))(
+    jnp.zeros(hidden_UXD.shape, jnp.float32), source_UX, by_states_UXD
+  )
+  return (
+    by_hidden_UXD.astype(hidden_UXD.dtype),
+    jnp.sum(by_head_UDV, axis=0).astype(head_DV.dtype),
+  )
+
+
+def _chunk_logits(
+  softmax: _Softmax, hidden_UXD, head_DV, targets_UX
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Logits of a chunk, as the softmax takes them.
+
+  Returns:
+    (scaled_UXV, target_UXV, kept_UXV): float32 logits over the temperature;
+    bool, the target's place; and bool, the kept tokens, or None for all.
+  """
+  scaled_UXV = matmul_logits(hidden_UXD, head_DV) / softmax.temperature
+  # The target is found by comparison, not by gather: that works shard by shard
+  # where the vocabulary is split.
+  target_UXV = (
+    lax.broadcasted_iota(jnp.int32, scaled_UXV.shape, 2)
+    == targets_UX[..., None]
+  )
+  kept_UXV = None
+  if softmax.top_k > 0 or softmax.top_p < 1.0:
+    # The target stays in the kept set even if rounding moved its logit across
+    # the threshold since sampling.
+    kept_UXV = (
+      kept_tokens(scaled_UXV, softmax.top_k, softmax.top_p) | target_UXV
+    )
+  return scaled_UXV, target_UXV, kept_UXV
+
+
+def _chunk_stats(
+  softmax: _Softmax, hidden_UXD, head_DV, targets_UX
+) -> tuple[jax.Array, _Saved]:
+  """Statistics of a chunk: (logp_UX, what is saved)."""
+  scaled_UXV, target_UXV, kept_UXV = _chunk_logits(
+    softmax, hidden_UXD, head_DV, targets_UX
+  )
+  chosen_UX = jnp.sum(jnp.where(target_UXV, scaled_UXV, 0), axis=-1)
+  # With the peak subtracted both sums are taken in one pass, and neither the
+  # log-sum nor the entropy is a difference of large numbers.
+  peak_UX = jnp.max(scaled_UXV, axis=-1)
+  below_UXV = scaled_UXV - peak_UX[..., None]
+  weight_UXV = jnp.exp(below_UXV)
+  total_UX = jnp.sum(weight_UXV, axis=-1)
+  entropy_UX = (
+    jnp.log(total_UX) - jnp.sum(weight_UXV * below_UXV, axis=-1) / total_UX
+  )
+  log_sum_UX = kept_sum_UX = peak_UX + jnp.log(total_UX)
+  if kept_UXV is not None:
+    kept_sum_UX = peak_UX + jnp.log(
+      jnp.sum(jnp.where(kept_UXV, weight_UXV, 0), axis=-1)
+    )
+  return chosen_UX - kept_sum_UX, _Saved(entropy_UX, log_sum_UX, kept_sum_UX)
+
+
+def _chunk_gradients(
+  softmax: _Softmax,
+  hidden_UXD,
+  head_DV,
+  targets_UX,
+  saved: _Saved,
+  by_logp_UX,
+  by_entropy_UX,
+) -> tuple[jax.Array, jax.Array]:
+  """Gradients of a chunk by its states and by the head, both float32.
+
+  Args:
+    softmax: the distribution.
+    hidden_UXD: hidden states of the chunk.
+    head_DV: output embedding.
+    targets_UX: int32, tokens of the chunk.
+    saved: from `_chunk_stats`.
+    by_logp_UX: gradient by the log-probs.
+    by_entropy_UX: gradient by the entropies.
+
+  Returns:
+    (by_hidden_UXD, by_head_UDV).
+  """
+  scaled_UXV, target_UXV, kept_UXV = _chunk_logits(
+    softmax, hidden_UXD, head_DV, targets_UX
+  )
+  logp_UXV = scaled_UXV - saved.log_sum_UX[..., None]
+  probs_UXV = kept_probs_UXV = jnp.exp(logp_UXV)
+  if kept_UXV is not None:
+    kept_probs_UXV = jnp.where(
+      kept_UXV, jnp.exp(scaled_UXV - saved.kept_sum_UX[..., None]), 0.0
+    )
+  by_logits_UXV = by_logp_UX[..., None] * (
+    target_UXV.astype(jnp.float32) - kept_probs_UXV
+  ) - by_entropy_UX[..., None] * probs_UXV * (
+    logp_UXV + saved.entropy_UX[..., None]
+  )
+  by_logits_UXV = (by_logits_UXV / softmax.temperature).astype(hidden_UXD.dtype)
+  by_hidden_UXD = jnp.einsum(
+    "uxv,dv->uxd",
+    by_logits_UXV,
+    head_DV.astype(hidden_UXD.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  by_head_UDV = jnp.einsum(
+    "uxd,uxv->udv",
+    hidden_UXD,
+    by_logits_UXV,
+    preferred_element_type=jnp.float32,
+  )
+  return by_hidden_UXD, by_head_UDV
+
+
+def _states(hidden_UXD, source_UX) -> jax.Array:
+  """The hidden state that predicts each target, [U, X, D]."""
+  return jax.vmap(lambda x, index: x[index])(hidden_UXD, source_UX)
+
+
+def _chunk(x_UX, number, size: int) -> jax.Array:
+  """Chunk of this number, [U, X, ...] -> [U, size, ...]."""
+  return lax.dynamic_slice_in_dim(x_UX, number * size, size, axis=1)
+
+
+def _with_chunk(x_UX, part_UX, number) -> jax.Array:
+  """Writes the chunk of this number into an array of all."""
+  return lax.dynamic_update_slice_in_dim(
+    x_UX, part_UX, number * part_UX.shape[1], axis=1
+  )
+
+
+def _for_chunks(body, carry, count, size: int, chunks: int):
+  """Runs body(number, carry) for the chunks that hold the first tokens.
+
+  Args:
+    body: function of a chunk's number and the carry; returns the new carry.
+    carry: first value.
+    count: number of tokens that are wanted.
+    size: tokens of a chunk.
+    chunks: number of all chunks; one alone is run without a loop.
+  """
+  if chunks == 1:
+    return body(0, carry)
+  return lax.fori_loop(0, (count + size - 1) // size, body, carry)
 
 
 def sample_from_logits(

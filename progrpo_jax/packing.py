@@ -16,7 +16,7 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 
-# A row holds this many sequences or more, if they are short enough. It bounds
+# A row may hold this many sequences if they are short enough; the limit bounds
 # the arrays [rows * sequences, T] that losses read.
 _SEQUENCES = 32
 # Tokens of a device's rows in a micro-batch, where the number of rows is ours
@@ -59,13 +59,15 @@ class Layout:
     return dataclasses.replace(self, tokens=tokens, rows=rows)
 
 
-def first_fit(size_N, width: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+def first_fit(
+  size_N, width: int, max_items: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Packs items into rows: first fit, by falling size.
 
   Args:
     size_N: tokens of each item; items of 0 are left out.
     width: tokens of a row.
-    most: number of items of a row, at the most.
+    max_items: number of items of a row, at the most.
 
   Returns:
     (row_N, start_N): row of each item, -1 where it is left out, and the column
@@ -89,26 +91,26 @@ def first_fit(size_N, width: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     row_N[n], start_N[n] = row, width - free[row]
     free[row] -= size
     held[row] += 1
-    if held[row] == most:
+    if held[row] == max_items:
       # Behind its last item a full row has no room, whatever is free there.
       free[row] = -1
   return row_N, start_N
 
 
-def most_rows(bundles: int, longest: int, width: int, most: int) -> int:
+def most_rows(bundles: int, longest: int, width: int, max_items: int) -> int:
   """Number of rows that `first_fit` never exceeds.
 
-  Of any two rows that are not closed by `most`, the later one's items did not
-  fit the earlier: together they hold more than a row.
+  Of any two rows that are not closed by `max_items`, the later one's items did
+  not fit the earlier: together they hold more than a row.
 
   Args:
     bundles: number of items.
     longest: size of the largest one that can be.
     width: tokens of a row.
-    most: number of items of a row, at the most.
+    max_items: number of items of a row, at the most.
   """
   by_size = 2 * bundles * longest // width + 1
-  return max(1, min(bundles, by_size + bundles // most))
+  return max(1, min(bundles, by_size + bundles // max_items))
 
 
 def deal(scored_row, rows: int, shards: int) -> np.ndarray:
@@ -188,10 +190,7 @@ class Packed:
     if x_NR is None:
       return None
     x_NR = np.asarray(x_NR)
-    shape = self.rows.start_AEZ.shape
-    out = np.zeros(math.prod(shape) + 1, x_NR.dtype)
-    out[self.slot_NR] = x_NR
-    return out[:-1].reshape(shape)
+    return _to_slots(x_NR, self.slot_NR, self.rows.start_AEZ.shape)
 
   @functools.cached_property
   def useful(self) -> float:
@@ -204,20 +203,20 @@ class Packed:
 def pack(
   sequences: batch_lib.Sequences,
   layout: Layout,
-  prompts: int = 0,
-  alone: bool = False,
-  most: int = 0,
+  prompt_stride: int = 0,
+  keep_empty: bool = False,
+  max_bundles: int = 0,
 ) -> Packed:
   """Packs bundles into rows.
 
   Args:
     sequences: N bundles of R responses, host arrays.
     layout: sizes of the rows.
-    prompts: stride of the bundles whose prompt tokens are scored too; 0 scores
-      none.
-    alone: pack prompts whose responses are all empty, too.
-    most: bundles of a row, at the most; 0 takes four, or as many as have 32
-      responses.
+    prompt_stride: distance of the bundles whose prompt tokens are scored too,
+      from the first one on; 0 scores none.
+    keep_empty: whether prompts whose responses are all empty are packed, too.
+    max_bundles: bundles of a row, at the most; 0: as many as hold 32 responses,
+      at least four.
 
   Raises:
     ValueError: a bundle does not fit a row, or a prompt is empty.
@@ -227,77 +226,44 @@ def pack(
   bundles, responses, length = mask_NRT.shape
   longest = prompt_mask_NT.shape[1] + responses * length
   layout = layout.resolved(bundles, longest)
-  width, rows = layout.tokens, layout.rows * layout.shards
+  max_bundles = max_bundles or max(4, math.ceil(_SEQUENCES / responses))
   # A row holds a response up to its last token that counts: what its task
   # replied in between is context.
   length_NR = batch_lib.extents(mask_NRT)
   real_NRT = np.arange(length) < length_NR[..., None]
-  prompt_N = prompt_mask_NT.sum(axis=1)
-  if not prompt_N.all():
+  prompt_length_N = prompt_mask_NT.sum(axis=1)
+  if not prompt_length_N.all():
     raise ValueError("a prompt has no token")
-  placed_N = np.full(bundles, True) if alone else length_NR.any(axis=1)
-  most = most or max(4, math.ceil(_SEQUENCES / responses))
-  row_N, start_N = first_fit(
-    np.where(placed_N, prompt_N + length_NR.sum(axis=1), 0), width, most
+  prompt_scored_N = np.zeros(bundles, bool)
+  if prompt_stride:
+    prompt_scored_N[::prompt_stride] = True
+
+  places = _place(
+    prompt_length_N,
+    length_NR,
+    mask_NRT.sum(axis=(1, 2)) + prompt_length_N * prompt_scored_N,
+    length_NR.any(axis=1) | keep_empty,
+    layout,
+    most_rows(bundles, longest, layout.tokens, max_bundles),
+    max_bundles,
   )
-  # Rows to their places, by the number of tokens whose log-probs are wanted.
-  count = int(row_N.max(initial=-1)) + 1
-  scored_N = mask_NRT.sum(axis=(1, 2))
-  if prompts:
-    scored_N = scored_N + prompt_N * (np.arange(bundles) % prompts == 0)
-  scored_row = np.bincount(
-    row_N[placed_N], weights=scored_N[placed_N], minlength=count
-  )
-  place_row = deal(scored_row, layout.rows, layout.shards)
-  micros = math.ceil(most_rows(bundles, longest, width, most) / rows)
-  shape = micros, rows, width
-  # The number of a bundle in its row counts from 1, in order of columns.
-  order = np.lexsort((start_N, row_N))
-  order = order[placed_N[order]]
-  number_N = np.zeros(bundles, np.int64)
-  first = np.searchsorted(row_N[order], row_N[order])
-  number_N[order] = np.arange(len(order)) - first + 1
-  base_N = np.zeros(bundles, np.int64)
-  base_N[placed_N] = place_row[row_N[placed_N]] * width + start_N[placed_N]
-  # Place of the first token of each response, [N, R].
-  begin_NR = (
-    base_N[:, None]
-    + prompt_N[:, None]
-    + np.cumsum(length_NR, axis=1)
-    - length_NR
-  )
-  prompt_mask_NT = prompt_mask_NT & placed_N[:, None]
-  prompt_of_X, at_X = _tokens(prompt_mask_NT)
-  prompt_column_X = base_N[prompt_of_X] + at_X
-  sequence_of_X, t_X = _tokens(real_NRT.reshape(bundles * responses, length))
-  bundle_of_X, response_of_X = np.divmod(sequence_of_X, responses)
-  column_X = begin_NR.reshape(-1)[sequence_of_X] + t_X
+  prompt_mask_NT = prompt_mask_NT & places.in_row_N[:, None]
+  prompt = _prompt_tokens(places, prompt_mask_NT)
+  response = _response_tokens(places, real_NRT)
   counts_X = mask_NRT[real_NRT]
+  # Nothing predicts the first token of a prompt.
+  wanted_X = prompt_scored_N[prompt.bundle_X] & (prompt.number_X > 0)
+  width = layout.tokens
+  slot_NR, slots = _slots(places, responses, max_bundles)
 
-  def spread(prompt_X, response_X, empty=0):
-    out = np.full(math.prod(shape), empty, np.int32)
-    out[prompt_column_X] = prompt_X
-    out[column_X] = response_X
-    return out.reshape(shape)
-
-  # The last token of the prompt predicts the first of each response.
-  source_X = np.where(
-    t_X > 0, column_X - 1, (base_N + prompt_N - 1)[bundle_of_X]
-  )
-  wanted_X = np.zeros(len(at_X), bool)
-  if prompts:
-    wanted_X = (at_X > 0) & (prompt_of_X % prompts == 0)
-  slots = most * responses
-  slot_NR = (base_N // width * slots + (number_N - 1) * responses)[
-    :, None
-  ] + np.arange(responses)
-  nowhere = micros * rows * slots
-  slot_NR = np.where(placed_N[:, None], slot_NR, nowhere)
+  def spread(of_prompts_X, of_responses_X, empty=0):
+    out = np.full(math.prod(places.shape), empty, np.int32)
+    out[prompt.place_X] = of_prompts_X
+    out[response.place_X] = of_responses_X
+    return out.reshape(places.shape)
 
   def in_slots(x_NR):
-    out = np.zeros(nowhere + 1, np.int32)
-    out[slot_NR] = np.broadcast_to(x_NR, slot_NR.shape)
-    return out[:-1].reshape(micros, rows, slots)
+    return _to_slots(np.asarray(x_NR, np.int32), slot_NR, slots)
 
   return Packed(
     rows=batch_lib.Rows(
@@ -305,32 +271,194 @@ def pack(
         np.asarray(sequences.prompt_NT)[prompt_mask_NT],
         np.asarray(sequences.tokens_NRT)[real_NRT],
       ),
-      bundle_AEW=spread(number_N[prompt_of_X], number_N[bundle_of_X]),
-      response_AEW=(None if responses == 1 else spread(0, response_of_X + 1)),
-      position_AEW=spread(at_X, prompt_N[bundle_of_X] + t_X),
+      bundle_AEW=spread(
+        places.number_N[prompt.bundle_X], places.number_N[response.bundle_X]
+      ),
+      response_AEW=(
+        None if responses == 1 else spread(0, response.response_X + 1)
+      ),
+      position_AEW=spread(
+        prompt.number_X, prompt_length_N[response.bundle_X] + response.number_X
+      ),
       source_AEW=spread(
-        np.where(wanted_X, prompt_column_X % width - 1, -1),
-        np.where(counts_X, source_X % width, -1),
+        np.where(wanted_X, prompt.source_X % width, -1),
+        np.where(counts_X, response.source_X % width, -1),
         empty=-1,
       ),
-      start_AEZ=in_slots(begin_NR % width),
+      start_AEZ=in_slots(places.response_NR % width),
       length_AEZ=in_slots(length_NR),
-      prompt_start_AEZ=in_slots(base_N[:, None] % width),
-      prompt_length_AEZ=in_slots(prompt_N[:, None]),
-      used=np.int32(math.ceil(count / rows)),
+      prompt_start_AEZ=in_slots(places.prompt_N[:, None] % width),
+      prompt_length_AEZ=in_slots(prompt_length_N[:, None]),
+      used=np.int32(places.used),
       length=length,
     ),
-    column_X=column_X[counts_X],
+    column_X=response.place_X[counts_X],
     mask_NRT=mask_NRT,
-    prompt_column_X=prompt_column_X,
+    prompt_column_X=prompt.place_X,
     prompt_mask_NT=prompt_mask_NT,
     slot_NR=slot_NR,
   )
 
 
-def _tokens(mask_XT) -> tuple[np.ndarray, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class _Places:
+  """Where bundles lie. The place of a token is its index in a flat [A, E, W].
+
+  Attributes:
+    shape: (A, E, W).
+    used: number of micro-batches that hold something.
+    in_row_N: bool, bundles that are in a row; what is said of others means
+      nothing.
+    number_N: number of the bundle in its row, from 1, in order of columns.
+    prompt_N: place of its prompt's first token.
+    response_NR: place of each response's first token.
+  """
+
+  shape: tuple[int, int, int]
+  used: int
+  in_row_N: np.ndarray
+  number_N: np.ndarray
+  prompt_N: np.ndarray
+  response_NR: np.ndarray
+
+
+def _place(
+  prompt_length_N,
+  length_NR,
+  scored_N,
+  wanted_N,
+  layout: Layout,
+  max_rows: int,
+  max_bundles: int,
+) -> _Places:
+  """Gives each bundle its row, and each row its micro-batch and device.
+
+  Args:
+    prompt_length_N: tokens of each prompt, at least one.
+    length_NR: tokens of each response.
+    scored_N: number of tokens whose log-probs are wanted, by which rows are
+      dealt.
+    wanted_N: bool, bundles to place.
+    layout: sizes of the rows, without zeros.
+    max_rows: number of rows to make room for.
+    max_bundles: bundles of a row, at the most.
+  """
+  width, rows = layout.tokens, layout.rows * layout.shards
+  size_N = np.where(wanted_N, prompt_length_N + length_NR.sum(axis=1), 0)
+  row_N, start_N = first_fit(size_N, width, max_bundles)
+  in_row_N = row_N >= 0
+  count = int(row_N.max(initial=-1)) + 1
+  scored_row = np.bincount(
+    row_N[in_row_N], weights=scored_N[in_row_N], minlength=count
+  )
+  place_row = deal(scored_row, layout.rows, layout.shards)
+  prompt_N = np.zeros(len(row_N), np.int64)
+  prompt_N[in_row_N] = place_row[row_N[in_row_N]] * width + start_N[in_row_N]
+  before_NR = np.cumsum(length_NR, axis=1) - length_NR
+  return _Places(
+    shape=(math.ceil(max_rows / rows), rows, width),
+    used=math.ceil(count / rows),
+    in_row_N=in_row_N,
+    number_N=_numbers(row_N, start_N),
+    prompt_N=prompt_N,
+    response_NR=(prompt_N + prompt_length_N)[:, None] + before_NR,
+  )
+
+
+def _numbers(row_N, start_N) -> np.ndarray:
+  """Number of each bundle in its row, from 1; 0 in no row."""
+  order = np.lexsort((start_N, row_N))
+  order = order[row_N[order] >= 0]
+  first = np.searchsorted(row_N[order], row_N[order])
+  number_N = np.zeros(len(row_N), np.int64)
+  number_N[order] = np.arange(len(order)) - first + 1
+  return number_N
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokens:
+  """The tokens of all prompts, or of all responses, in the order of their mask.
+
+  Attributes:
+    bundle_X: bundle of each token.
+    response_X: number of its response in the bundle, from 0; 0 in a prompt.
+    number_X: its number in the prompt or response, from 0.
+    place_X: its place, as in `_Places`.
+    source_X: place of the token whose hidden state predicts it; for the first
+      one of a prompt there is none, and the number means nothing.
+  """
+
+  bundle_X: np.ndarray
+  response_X: np.ndarray
+  number_X: np.ndarray
+  place_X: np.ndarray
+  source_X: np.ndarray
+
+
+def _prompt_tokens(places: _Places, mask_NT) -> _Tokens:
+  """Spreads prompts over the rows, from the first token of each on."""
+  bundle_X, number_X = _enumerate(mask_NT)
+  place_X = places.prompt_N[bundle_X] + number_X
+  return _Tokens(
+    bundle_X, np.zeros_like(bundle_X), number_X, place_X, place_X - 1
+  )
+
+
+def _response_tokens(places: _Places, mask_NRT) -> _Tokens:
+  """Spreads responses over the rows, one behind the other."""
+  bundles, responses, length = mask_NRT.shape
+  sequence_X, number_X = _enumerate(
+    mask_NRT.reshape(bundles * responses, length)
+  )
+  bundle_X, response_X = np.divmod(sequence_X, responses)
+  place_X = places.response_NR[bundle_X, response_X] + number_X
+  # The last token of the prompt, which lies before the first response, predicts
+  # the first token of each response.
+  prompt_end_X = places.response_NR[bundle_X, 0] - 1
+  return _Tokens(
+    bundle_X,
+    response_X,
+    number_X,
+    place_X,
+    np.where(number_X > 0, place_X - 1, prompt_end_X),
+  )
+
+
+def _enumerate(mask_XT) -> tuple[np.ndarray, np.ndarray]:
   """(row, number within the row's True entries) of each True entry."""
   count_X = mask_XT.sum(axis=1)
   row = np.repeat(np.arange(len(count_X)), count_X)
   before = np.cumsum(count_X) - count_X
   return row, np.arange(len(row)) - before[row]
+
+
+def _slots(
+  places: _Places, responses: int, max_bundles: int
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+  """Gives each sequence its slot: those of a bundle side by side.
+
+  Args:
+    places: of the bundles.
+    responses: responses of a bundle.
+    max_bundles: bundles of a row, at the most.
+
+  Returns:
+    (slot_NR, (A, E, Z)): places in a flat [A, E, Z]; A * E * Z for sequences
+    in no row.
+  """
+  micros, rows, width = places.shape
+  slots = max_bundles * responses
+  first_N = places.prompt_N // width * slots + (places.number_N - 1) * responses
+  slot_NR = np.where(
+    places.in_row_N[:, None],
+    first_N[:, None] + np.arange(responses),
+    micros * rows * slots,
+  )
+  return slot_NR, (micros, rows, slots)
+
+
+def _to_slots(x_NR, slot_NR, shape: tuple[int, int, int]) -> np.ndarray:
+  """Puts numbers of sequences into their slots, 0 where no sequence is."""
+  out = np.zeros(math.prod(shape) + 1, x_NR.dtype)
+  out[slot_NR] = x_NR
+  return out[:-1].reshape(shape)

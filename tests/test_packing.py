@@ -56,11 +56,11 @@ def test_rows_are_dealt_so_that_devices_have_like_work():
   np.testing.assert_array_equal(by_place, [9, 5, 8, 7, 3, 0, 1, 0])
 
 
-@pytest.mark.parametrize("prompts", [0, 1, 2])
+@pytest.mark.parametrize("stride", [0, 1, 2])
 @pytest.mark.parametrize("responses", [1, 3])
-def test_every_token_is_in_a_row_with_what_predicts_it(prompts, responses):
+def test_every_token_is_in_a_row_with_what_predicts_it(stride, responses):
   q = sequences(responses=responses)
-  packed = packing.pack(q, LAYOUT, prompts=prompts, alone=True)
+  packed = packing.pack(q, LAYOUT, prompt_stride=stride, keep_empty=True)
   rows = packed.rows
   assert rows.tokens_AEW.shape[1:] == (4, 64)
   assert int(rows.used) == 1 + np.flatnonzero(rows.bundle_AEW.any((1, 2)))[-1]
@@ -114,7 +114,7 @@ def test_every_token_is_in_a_row_with_what_predicts_it(prompts, responses):
 
 def test_numbers_go_into_rows_and_come_back():
   q = sequences()
-  packed = packing.pack(q, LAYOUT, prompts=1, alone=True)
+  packed = packing.pack(q, LAYOUT, prompt_stride=1, keep_empty=True)
   rng = np.random.default_rng(1)
   x = rng.normal(size=q.mask_NRT.shape).astype(np.float32)
   spread = packed.to_rows(x)

@@ -193,14 +193,15 @@ def updates(folder: pathlib.Path, say, only) -> list[str]:
       if loop.trips is None and not loop.depth
     )
     inner = {
-      loop.instruction.name: programs.head_chunks(c, mesh)
+      loop.instruction.name: programs.head_chunks(c, model, mesh)
       for loop in hlo.loops(module)
       if loop.trips is None and loop.depth
     }
     rates = roofline.rates_of(chip)
     bound = roofline.bound(counts.cost(module, body, trips=inner), rates)
     least = roofline.sequences(c, model, mesh, rates, trains=True)
-    least /= programs.micro_batches(c, mesh, programs.minibatch_prompts(c))
+    prompts = programs.minibatch_prompts(c)
+    least /= programs.micro_batches(c, model, mesh, prompts)
     head = sum(
       x.crossing
       for x in counts.collectives(module, body)

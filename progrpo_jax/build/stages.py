@@ -477,8 +477,8 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
 def _layout(c, foundation: Foundation) -> tuple[int, packing.Layout]:
   """How a config's sequences are packed into rows, see `checks.layout`."""
   platform = foundation.mesh.devices.flat[0].platform
-  name, _ = attention.choose(foundation.model, platform)
-  return checks.layout(c, foundation.mesh, kernel=name == "splash")
+  kernel = attention.packs(foundation.model, platform)
+  return checks.layout(c, foundation.mesh, kernel=kernel)
 
 
 def _prepare(c, foundation: Foundation) -> prepare.Prepare:

@@ -189,7 +189,9 @@ def fit(
   state = params, state_lib.fresh_optimizer(tx, params, where.opt_state)
   dist = scoring.Distribution(chunk=chunk)
   # A demonstration a row: an update draws rows at random.
-  packed = packing.pack(rows, packing.Layout(rows=len(rows.prompt_NT)), most=1)
+  packed = packing.pack(
+    rows, packing.Layout(rows=len(rows.prompt_NT)), max_bundles=1
+  )
   rows = jax.tree.map(lambda x: x[0] if x.ndim else x, packed.rows)
   rows = jax.device_put(rows, sharding.replicated(mesh))
   done = 0

@@ -63,6 +63,22 @@ def choose(config, platform: str) -> tuple[str, str]:
   return asked, f"attention: {asked} (as configured)"
 
 
+def packs(config, platform: str) -> bool:
+  """Whether a kernel reads packed rows, each bundle a single response.
+
+  Where none does, a row is read by `attend`, and bundles may have several
+  responses. The kernel for GPUs reads prompts alone.
+
+  Args:
+    config: model configuration, as for `choose`.
+    platform: JAX's name of the platform.
+
+  Raises:
+    ValueError: the requested implementation cannot run.
+  """
+  return choose(config, platform)[0] == "splash"
+
+
 @struct.dataclass
 class Segments:
   """What the columns of a row belong to; a query sees keys of its own bundle.

@@ -234,23 +234,23 @@ def angles(
   return positions[..., None].astype(jnp.float32) * frequency
 
 
-def rotate(x, angles, amplitude: float = 1.0) -> jax.Array:
-  """Rotates each head by the angles.
+def rotate(x, angle, amplitude: float = 1.0) -> jax.Array:
+  """Rotates each head by its position's angles.
 
   Pairs dimension i with i + H / 2, the layout of Hugging Face's Llama, and not
   2 i with 2 i + 1 as in the paper (https://arxiv.org/abs/2104.09864).
 
   Args:
     x: [..., T, heads..., H] with one or two axes of heads.
-    angles: [..., T, H / 2], with the same leading axes and T.
+    angle: [..., T, H / 2], with the same leading axes and T.
     amplitude: multiplier of the result (`Scaling.amplitude`).
 
   Returns:
     Array of the shape and type of `x`; computed in float32.
   """
   # Broadcast over the axes of heads: [..., T, 1..., H / 2].
-  shape = angles.shape[:-1] + (1,) * (x.ndim - angles.ndim)
-  turns = angles.reshape(shape + angles.shape[-1:])
+  shape = angle.shape[:-1] + (1,) * (x.ndim - angle.ndim)
+  turns = angle.reshape(shape + angle.shape[-1:])
   cos, sin = amplitude * jnp.cos(turns), amplitude * jnp.sin(turns)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(
@@ -279,7 +279,10 @@ def _llama3(frequency, theta, s):
 
 
 def _yarn(frequency, theta, s):
-  """ "NTK by parts" of YaRN (https://arxiv.org/abs/2309.00071, section 3.2)."""
+  """Scales by YaRN's "NTK by parts".
+
+  See https://arxiv.org/abs/2309.00071, section 3.2.
+  """
   half = len(frequency)
 
   def dimension(turns):

@@ -68,7 +68,9 @@ def place(
     prompts: stride of the bundles whose prompts are scored; 0 scores none.
   """
   layout = dataclasses.replace(layout, shards=sharding.shards_in_context())
-  packed = packing.pack(sequences, layout, prompts=prompts, alone=bool(prompts))
+  packed = packing.pack(
+    sequences, layout, prompt_stride=prompts, keep_empty=bool(prompts)
+  )
   return Placed(packed, put(packed.rows), prompts)
 
 
@@ -113,7 +115,7 @@ def row_stats(
     attention.Segments(rows.bundle_AEW, rows.response_AEW),
   )
   # The head reads only the positions whose log-prob is wanted. Each device
-  # moves its own to the front: [E, W] -> [shards, E / shards * W].
+  # moves its own to the front: [E, W] -> [U, E / U * W].
   count, width = rows.tokens_AEW.shape
   shards = sharding.shards_in_context()
   if count % shards:

@@ -114,19 +114,30 @@ class Attention(_Products):
   """Grouped-query attention with rotary positions."""
 
   @nn.compact
-  def __call__(self, x, angles, own_mask, prefix, prefix_mask, past):
+  def __call__(
+    self,
+    x,
+    angles,
+    segments=None,
+    own_mask=None,
+    prefix=None,
+    prefix_mask=None,
+    past=None,
+  ):
     """Attends to the sequence's own keys and to those of its prompt.
+
+    Whole rows come with `segments` alone; columns that are decoded, with all
+    the other arguments instead.
 
     Args:
       x: [N, R, T, D], normed residual stream.
       angles: [N, R, T, H / 2], rotary angles.
-      own_mask: without `past`, the `attention.Segments` of the columns; with
-        it, bool [T, S], cache columns that each query sees.
-      prefix: (k, v) of the prompt, as for `attention.attend`; None without
-        `past`.
-      prefix_mask: bool [N, C], real prompt tokens; None without `past`.
+      segments: `attention.Segments` of the columns.
+      own_mask: bool [T, S], cache columns that each query sees.
+      prefix: (k, v) of the prompt, as for `attention.attend`.
+      prefix_mask: bool [N, C], real prompt tokens.
       past: ((k, v, column), older) of the cache, as for `cache.write` and
-        `attention.attend`, or None.
+        `attention.attend`.
 
     Returns:
       (out, own): attention output [N, R, T, D]; own keys and values
@@ -172,7 +183,7 @@ class Attention(_Products):
         )
       else:
         implementation = attention.choose(c, sharding.platform())[0]
-        out = attention.causal(query, own, own_mask, implementation)
+        out = attention.causal(query, own, segments, implementation)
     out = self.product(
       out.reshape(batch + (q * h,)),
       "o",
@@ -212,7 +223,16 @@ class Layer(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x, prefix, angles, own_mask, prefix_mask, past=None):
+  def __call__(
+    self,
+    x,
+    angles,
+    segments=None,
+    own_mask=None,
+    prefix=None,
+    prefix_mask=None,
+    past=None,
+  ):
     """Returns (residual stream, own keys and values); see `Attention`."""
     c = self.config
     norm = functools.partial(
@@ -221,10 +241,11 @@ class Layer(nn.Module):
     out, own = Attention(dtype=c.dtype, config=c, name="attention")(
       norm(name="attention_norm")(x),
       angles,
-      own_mask,
-      prefix,
-      prefix_mask,
-      past,
+      segments=segments,
+      own_mask=own_mask,
+      prefix=prefix,
+      prefix_mask=prefix_mask,
+      past=past,
     )
     x = x + out
     with jax.named_scope("mlp"):
@@ -363,7 +384,7 @@ class Decoder(_Weights):
       in_axes=nn.broadcast,
       metadata_params={nn.PARTITION_NAME: None},
     )
-    x, own = scanned(config=c, name="layers")(x, None, angles, segments, None)
+    x, own = scanned(config=c, name="layers")(x, angles, segments)
     x = Norm(dtype=c.dtype, width=c.embed_dim, eps=c.norm_eps, name="norm")(x)
     return x, own
 
@@ -400,6 +421,24 @@ def shardings(config: ModelConfig, mesh) -> Any:
     lambda leaf, names: sharding.named(names, leaf.shape, mesh),
     abstract_params(config),
     _axes(config),
+  )
+
+
+def sharded_params(config: ModelConfig, mesh, dtype: str = "float32") -> Any:
+  """Shapes of the parameters on a mesh, with their shardings.
+
+  Args:
+    config: model configuration.
+    mesh: mesh that would hold them; its devices need not exist.
+    dtype: type of all parameters.
+
+  Returns:
+    Nested dict of `jax.ShapeDtypeStruct`.
+  """
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
+    abstract_params(config),
+    shardings(config, mesh),
   )
 
 
@@ -708,11 +747,11 @@ def decode(
     x, own = Layer(c).apply(
       {"params": weights},
       x,
-      (prefix.k[i], prefix.v[i]),
       angles,
-      seen,
-      prefix.mask_NC,
-      (
+      own_mask=seen,
+      prefix=(prefix.k[i], prefix.v[i]),
+      prefix_mask=prefix.mask_NC,
+      past=(
         (cache.k[i], cache.v[i], cache.length),
         None if older is None else (older.k[i], older.v[i], older_seen),
       ),

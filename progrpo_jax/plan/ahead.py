@@ -196,7 +196,7 @@ def phases(
     compiled = _compile_all(c, read_by, mesh, phase, depths, say)
     keep(phase, compiled[max(compiled)].text)
     deep = max(read_by.num_layers, 1)
-    read = {d: _read(c, phase, x, mesh) for d, x in compiled.items()}
+    read = {d: _read(c, read_by, mesh, phase, x) for d, x in compiled.items()}
     cost = {
       name: _extend({d: f[name] for d, f in read.items()}, deep)
       for name in next(iter(read.values()))
@@ -289,7 +289,7 @@ def _compile_all(
 
 
 def _read(
-  c, phase: str, compiled: kept.Program, mesh
+  c, model, mesh, phase: str, compiled: kept.Program
 ) -> dict[str, counts.Cost]:
   """Counts a program: "token" of "sample", "program" of the others."""
   module = hlo.parse(compiled.text)
@@ -301,8 +301,8 @@ def _read(
     prompts = c.train.prompts_per_step
     if phase == "update":
       prompts = programs.minibatch_prompts(c)
-    micro_batches = programs.micro_batches(c, mesh, prompts)
-    chunks = programs.head_chunks(c, mesh)
+    micro_batches = programs.micro_batches(c, model, mesh, prompts)
+    chunks = programs.head_chunks(c, model, mesh)
     trips = {
       loop.instruction.name: chunks if loop.depth else micro_batches
       for loop in hlo.loops(module)

@@ -4,10 +4,29 @@ For a computation, with its loops: products by the types of their operands,
 bytes between a device's main memory and its core, bytes that cross the links
 between devices, and the cycles that the compiler estimates. All are those of
 one device. Nothing is measured; what overlaps is not known here.
+
+Bytes of main memory are counted by these rules of XLA:
+
+- An instruction of a computation that runs (the whole program, a loop's body, a
+  branch) reads its operands from where their layouts say that they lie, and
+  writes its results to where theirs do: main memory, or memory on the chip.
+- A fusion is one such instruction. What its own computation holds stays in
+  registers: only its parameters are read, and only what its root makes is
+  written; a fusion inside of it is a part of it.
+- A parameter of which a fusion takes slices alone is read as far as these go.
+- A `dynamic-update-slice` changes its first operand in place: the update is
+  read and written, the rest of the array is not touched.
+- `bitcast`, `tuple` and `get-tuple-element` give bytes another name.
+- An asynchronous operation is a pair, -start and -done, and the result of its
+  start holds operand and target. It is counted where it starts. The TPU
+  compiler may spread an asynchronous collective over several fusions, so that
+  products run beside its parts; all have the same channel.
+- A reduction of which a device keeps a part is a fusion of an all-reduce and a
+  slice, whose name begins with "all-reduce-scatter".
 """
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import math
 import re
@@ -22,6 +41,7 @@ COLLECTIVES = (
   "all-to-all",
   "collective-permute",
 )
+_COLLECTIVE_STARTS = tuple(f"{kind}-start" for kind in COLLECTIVES)
 # Operations that move nothing: they name a value, or wait for it.
 _FREE = {
   "parameter",
@@ -44,9 +64,12 @@ _FREE_TARGETS = {
   "ConcatBitcast",
   "GatherScatterIndicesBitpacked",
 }
-_SLICES = {"slice", "dynamic-slice", "gather"}
+_SLICES = ("slice", "dynamic-slice", "gather")
 # Name of the TPU compiler for a fusion that reduces, and keeps a device's part.
 _REDUCE_SCATTER = "all-reduce-scatter"
+
+# What an instruction reads from main memory, and what it writes to it.
+_Bytes = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +236,7 @@ def hbm_bytes(
     Name of the instruction -> bytes.
   """
   return {
-    i.name: sum(_traffic(module, computation, i))
+    i.name: sum(_moved(module, computation, i))
     for i in computation
     if i.op != "while"
   }
@@ -260,7 +283,9 @@ def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
   return {k: a.get(k, 0.0) + b.get(k, 0.0) for k in (*a, *b)}
 
 
-def _cost(module, computation, trips) -> Cost:
+def _cost(
+  module: hlo.Module, computation: hlo.Computation, trips: Mapping[str, int]
+) -> Cost:
   ici = collections.Counter()
   for c in collectives(module, computation):
     ici[c.kind] += c.crossing
@@ -281,7 +306,7 @@ def _cost(module, computation, trips) -> Cost:
 
 
 def _collectives(
-  module, computation, instruction
+  module: hlo.Module, computation: hlo.Computation, instruction: hlo.Instruction
 ) -> Iterator[tuple[hlo.Computation, hlo.Instruction, bool]]:
   """Yields the collectives of an instruction, with the fusions inside it.
 
@@ -315,14 +340,16 @@ def _group_size(collective: hlo.Instruction) -> int:
   return 2 if pairs else 1
 
 
-def _dot(i, left, _) -> float:
+def _dot(i: hlo.Instruction, left: hlo.Array, _) -> float:
   """Returns the multiplications of a `dot`."""
   listed = i.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
   inner = math.prod(left.shape[int(d)] for d in listed.split(",") if d)
   return math.prod(i.arrays[0].shape) * inner
 
 
-def _convolution(i, left, right) -> float:
+def _convolution(
+  i: hlo.Instruction, left: hlo.Array, right: hlo.Array
+) -> float:
   """Returns the multiplications of a `convolution` that meet no padding.
 
   The TPU compiler writes products as convolutions. Axes of a batch and groups
@@ -367,7 +394,15 @@ def _convolution(i, left, right) -> float:
   )
 
 
-def _meetings(length, results, size, stride, pad, dilate, spread) -> int:
+def _meetings(
+  length: int,
+  results: int,
+  size: int,
+  stride: int,
+  pad: int,
+  dilate: int,
+  spread: int,
+) -> int:
   """Returns the pairs of a result and a place of the window that hold data.
 
   Args:
@@ -400,44 +435,79 @@ def _meetings(length, results, size, stride, pad, dilate, spread) -> int:
   return out
 
 
-def _traffic(module, computation, i: hlo.Instruction) -> tuple[float, float]:
-  """Returns the bytes that an instruction reads and writes in main memory."""
-  operands = computation.operands(i)
-  kind = i.op.removesuffix("-start")
+def _moved(
+  module: hlo.Module, computation: hlo.Computation, i: hlo.Instruction
+) -> _Bytes:
+  """Returns what an instruction of a computation that runs moves."""
   if i.op in _FREE or i.op.endswith("-done") or i.target in _FREE_TARGETS:
     return 0, 0
-  if i.op in ("copy-start", "slice-start"):
-    # The result is (target, source, context), of a slice ((source), target,
-    # context).
-    target = i.arrays[0 if i.op == "copy-start" else 1]
-    source = i.arrays[1 if i.op == "copy-start" else 0]
-    return source.in_hbm * target.padded, target.in_hbm * target.padded
-  if kind in COLLECTIVES:
-    # A pair (operand, result) where it is asynchronous.
-    results = i.arrays[1:2] if i.op.endswith("-start") else i.arrays
-    return _in_hbm(a for o in operands for a in o.arrays), _in_hbm(results)
-  if i.op == "dynamic-update-slice":
-    update = operands[1].arrays[0]
-    return update.in_hbm * update.padded, i.arrays[0].in_hbm * update.padded
-  if i.op in _SLICES:
-    size, source = i.arrays[0].padded, operands[0].arrays[0]
-    return source.in_hbm * size, i.arrays[0].in_hbm * size
+  if i.op in _MOVED:
+    return _MOVED[i.op](computation, i)
   inside = module.inside(i)
   if inside is not None and i.op != "call":
-    return _fusion(module, computation, i, inside)
-  reads = {o.name: o for o in operands if o.op != "constant"}
-  return (
-    _in_hbm(a for o in reads.values() for a in o.arrays),
-    _in_hbm(i.arrays),
-  )
+    return _moved_by_fusion(module, computation, i, inside)
+  # An operand that is named twice is read once; constants are in the program.
+  operands = {o.name: o for o in computation.operands(i) if o.op != "constant"}
+  return _in_hbm(_arrays(operands.values())), _in_hbm(i.arrays)
 
 
-def _in_hbm(arrays) -> int:
-  return sum(a.padded for a in arrays if a.in_hbm)
+def _moved_by_copy(_: hlo.Computation, i: hlo.Instruction) -> _Bytes:
+  """Of an asynchronous copy, whose result is (target, source, context)."""
+  target, source = i.arrays[:2]
+  return source.in_hbm * target.padded, target.in_hbm * target.padded
 
 
-def _fusion(module, computation, i, inside) -> tuple[float, float]:
-  """Returns the bytes that a fusion reads and writes in main memory."""
+def _moved_by_slice_start(_: hlo.Computation, i: hlo.Instruction) -> _Bytes:
+  """Of an asynchronous slice; its result is ((source), target, context)."""
+  source, target = i.arrays[:2]
+  return source.in_hbm * target.padded, target.in_hbm * target.padded
+
+
+def _moved_by_collective(
+  computation: hlo.Computation, i: hlo.Instruction
+) -> _Bytes:
+  # A pair (operand, result) where it is asynchronous.
+  results = i.arrays[1:2] if i.op.endswith("-start") else i.arrays
+  return _in_hbm(_arrays(computation.operands(i))), _in_hbm(results)
+
+
+def _moved_by_update(
+  computation: hlo.Computation, i: hlo.Instruction
+) -> _Bytes:
+  update = computation.operands(i)[1].arrays[0]
+  return update.in_hbm * update.padded, i.arrays[0].in_hbm * update.padded
+
+
+def _moved_by_slice(computation: hlo.Computation, i: hlo.Instruction) -> _Bytes:
+  source, part = computation.operands(i)[0].arrays[0], i.arrays[0]
+  return source.in_hbm * part.padded, part.in_hbm * part.padded
+
+
+# Operations that do not read all of their operands and write all results.
+_MOVED: dict[str, Callable[[hlo.Computation, hlo.Instruction], _Bytes]] = {
+  "copy-start": _moved_by_copy,
+  "slice-start": _moved_by_slice_start,
+  "dynamic-update-slice": _moved_by_update,
+  **dict.fromkeys(_SLICES, _moved_by_slice),
+  **dict.fromkeys(COLLECTIVES, _moved_by_collective),
+  **dict.fromkeys(_COLLECTIVE_STARTS, _moved_by_collective),
+}
+
+
+def _moved_by_fusion(
+  module: hlo.Module,
+  computation: hlo.Computation,
+  i: hlo.Instruction,
+  inside: hlo.Computation,
+) -> _Bytes:
+  """Returns what a fusion moves.
+
+  Args:
+    module: program.
+    computation: computation of the fusion.
+    i: the fusion.
+    inside: its own computation.
+  """
   read, seen = 0.0, set()
   for number, operand in enumerate(computation.operands(i)):
     if operand.name in seen or number not in inside.parameters:
@@ -445,7 +515,8 @@ def _fusion(module, computation, i, inside) -> tuple[float, float]:
     seen.add(operand.name)
     whole = _in_hbm(operand.arrays)
     if whole:
-      read += min(whole, _read(module, inside, inside.parameters[number]))
+      parameter = inside.parameters[number]
+      read += min(whole, _read_of(module, inside, parameter))
   # The layout of a result is declared outside, the op that makes it is inside.
   results = (
     inside.operands(inside.root)
@@ -467,55 +538,132 @@ def _fusion(module, computation, i, inside) -> tuple[float, float]:
   return read, written
 
 
-def _read(module, inside, value: hlo.Instruction) -> float:
-  """Returns the bytes of a value that a fusion reads; infinite for all."""
+def _arrays(instructions: Iterable[hlo.Instruction]) -> Iterator[hlo.Array]:
+  return (array for i in instructions for array in i.arrays)
+
+
+def _in_hbm(arrays: Iterable[hlo.Array]) -> int:
+  return sum(a.padded for a in arrays if a.in_hbm)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Use:
+  """A use of a value inside of a fusion.
+
+  Attributes:
+    module: program.
+    inside: computation of the fusion.
+    value: a parameter of the fusion, or another name of its bytes.
+    user: the instruction that has it as an operand.
+  """
+
+  module: hlo.Module
+  inside: hlo.Computation
+  value: hlo.Instruction
+  user: hlo.Instruction
+
+  @property
+  def is_first(self) -> bool:
+    """Whether the value is the first operand: an array, and not an index."""
+    return self.user.operands[0] == self.value.name
+
+
+def _read_of(
+  module: hlo.Module, inside: hlo.Computation, value: hlo.Instruction
+) -> float:
+  """Returns the bytes of a value that a fusion reads; `_WHOLE` for all.
+
+  Args:
+    module: program.
+    inside: computation of the fusion.
+    value: a parameter of the fusion, or another name of its bytes.
+  """
   out = 0.0
   for user in inside.users[value.name]:
     if user.op == "tuple" or user.target in _FREE_TARGETS:
       continue
-    if user.op.removesuffix("-start") in COLLECTIVES:
-      # A part of it; it is counted where it starts.
-      out += 0 if _spread(inside) else math.inf
-    elif user.op in _SLICES and user.operands[0] == value.name:
-      out += user.arrays[0].padded
-    elif user.op == "dynamic-update-slice" and user.operands[0] == value.name:
-      continue
-    elif user.op == "bitcast":
-      out += _read(module, inside, user)
-    elif user.op == "fusion" and (inner := module.inside(user)):
-      for number, operand in enumerate(user.operands):
-        if operand == value.name:
-          parameter = inner.parameters[number]
-          out += _read(module, inner, parameter)
-          if _source(inner, inner.root) is parameter:
-            out += _read(module, inside, user)
-    else:
-      return math.inf
+    if user.op not in _READ:
+      return _WHOLE
+    out += _READ[user.op](_Use(module, inside, value, user))
   return out
 
 
-def _source(inside, value: hlo.Instruction) -> hlo.Instruction:
+def _read_by_slice(use: _Use) -> float:
+  return use.user.arrays[0].padded if use.is_first else _WHOLE
+
+
+def _read_by_update(use: _Use) -> float:
+  # What is changed in place is not read; the update is.
+  return 0.0 if use.is_first else _WHOLE
+
+
+def _read_by_collective(use: _Use) -> float:
+  # A part of an asynchronous one is counted where that starts.
+  return 0.0 if _spread(use.inside) else _WHOLE
+
+
+def _read_by_bitcast(use: _Use) -> float:
+  return _read_of(use.module, use.inside, use.user)
+
+
+def _read_by_fusion(use: _Use) -> float:
+  """Of a fusion inside of the fusion, which may hand on the value as it is."""
+  inner = use.module.inside(use.user)
+  if inner is None:
+    return _WHOLE
+  out = 0.0
+  for number, operand in enumerate(use.user.operands):
+    if operand != use.value.name:
+      continue
+    parameter = inner.parameters[number]
+    out += _read_of(use.module, inner, parameter)
+    if _source(inner, inner.root) is parameter:
+      out += _read_of(use.module, use.inside, use.user)
+  return out
+
+
+# Stands for all bytes of a value, however many.
+_WHOLE = math.inf
+# Operations inside of a fusion that may read less of an operand than all.
+_READ: dict[str, Callable[[_Use], float]] = {
+  "bitcast": _read_by_bitcast,
+  "dynamic-update-slice": _read_by_update,
+  "fusion": _read_by_fusion,
+  **dict.fromkeys(_SLICES, _read_by_slice),
+  **dict.fromkeys(COLLECTIVES, _read_by_collective),
+  **dict.fromkeys(_COLLECTIVE_STARTS, _read_by_collective),
+}
+
+
+def _source(inside: hlo.Computation, value: hlo.Instruction) -> hlo.Instruction:
   """Returns the instruction behind the bitcasts of a value."""
   while value.op == "bitcast" and inside.operands(value):
     value = inside.operands(value)[0]
   return value
 
 
-def _written(inside, value: hlo.Instruction, array: hlo.Array) -> float:
-  """Returns the bytes of a fusion's result that it writes."""
+def _written(
+  inside: hlo.Computation, value: hlo.Instruction, array: hlo.Array
+) -> float:
+  """Returns the bytes of a fusion's result that it writes.
+
+  Args:
+    inside: computation of the fusion.
+    value: what makes the result.
+    array: the result, in the layout that it has outside.
+  """
   value = _source(inside, value)
   if value.op == "dynamic-update-slice":
     return inside.operands(value)[1].arrays[0].padded
   if value.op == "get-tuple-element":
     value = inside.operands(value)[0]
-  if value.op == "parameter" or value.target in _FREE_TARGETS:
-    return 0.0
-  if value.op in COLLECTIVES and _spread(inside):
-    return 0.0
-  return array.padded
+  handed_on = value.op == "parameter" or value.target in _FREE_TARGETS
+  # A part of an asynchronous one is counted where that starts.
+  is_part = value.op in COLLECTIVES and _spread(inside)
+  return 0.0 if handed_on or is_part else array.padded
 
 
-def _spread(inside) -> bool:
+def _spread(inside: hlo.Computation) -> bool:
   """Whether a fusion has a part of an asynchronous collective."""
   return not inside.name.startswith(_REDUCE_SCATTER) and any(
     i.op in COLLECTIVES or i.target.startswith("AsyncCollective")

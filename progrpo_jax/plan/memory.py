@@ -106,6 +106,16 @@ CHIPS = {
 }
 
 
+def device_bytes(tree) -> int:
+  """Returns the bytes of a tree of arrays, with shardings, on one device."""
+  return sum(_shard_size(x) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _shard_size(x) -> int:
+  """Returns the number of elements of an array on one device."""
+  return math.prod(x.sharding.shard_shape(x.shape))
+
+
 def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
   """Returns the configuration of the model that a config trains.
 
@@ -279,7 +289,9 @@ class _Stage:
     if self.teacher and checks.distills(c):
       out["teacher"] = resident | self.teacher.scoring()
     if self.platform == "cpu":
-      out["save"] = resident | {"copy that is written": _bytes(self.state)}
+      out["save"] = resident | {
+        "copy that is written": device_bytes(self.state)
+      }
     if c.eval.every:
       out["evaluate"] = resident | self.drawing.sampling(
         c.eval.batch_prompts, c.eval.num_samples
@@ -292,7 +304,7 @@ class _Stage:
 
   def weights(self) -> Terms:
     """Returns the bytes of trainable and frozen parameters."""
-    out = {"weights that train (float32)": _bytes(self.state.params)}
+    out = {"weights that train (float32)": device_bytes(self.state.params)}
     frozen = self.tree(lora.split(self.model, self.shapes)[1])
     if frozen:
       out[f"weights that do not ({self.model.dtype})"] = frozen
@@ -300,7 +312,7 @@ class _Stage:
 
   def resident(self) -> Terms:
     """Returns what stays in memory during all phases."""
-    out = self.weights() | {"optimiser": _bytes(self.state.opt_state)}
+    out = self.weights() | {"optimiser": device_bytes(self.state.opt_state)}
     if checks.needs_reference(self.c):
       out["reference"] = self.tree(lora.split(self.model, self.shapes)[0])
     if self.teacher:
@@ -310,11 +322,7 @@ class _Stage:
   @functools.cached_property
   def shapes(self):
     """Tree of `jax.ShapeDtypeStruct` of all parameters, with shardings."""
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      transformer.abstract_params(self.model),
-      transformer.shardings(self.model, self.mesh),
-    )
+    return transformer.sharded_params(self.model, self.mesh)
 
   def tree(self, tree, item: int | None = None) -> int:
     """Returns the bytes of parameters.
@@ -402,7 +410,7 @@ class _Stage:
 
   def updating(self) -> Terms:
     """Returns the bytes of an update at its peak, in the backward pass."""
-    gradient = _bytes(self.state.params)
+    gradient = device_bytes(self.state.params)
     rows, width = self.layout.rows, self.layout.tokens
     sizes = rows, width, "tpu" if self.packed_kernel else "cpu"
     # All activations of one layer, which exist while the gradient passes
@@ -417,7 +425,7 @@ class _Stage:
       # Attention in blocks recomputes its scores, so that `layer` lacks them.
       scores = int(_SCORES_BACKWARD * self.scores(rows, width, 0))
     # Copies of weights; without recomputation they are among the residuals.
-    layers = _bytes(self.state.params["layers"])
+    layers = device_bytes(self.state.params["layers"])
     copies = {}
     if self.model.remat == "layer" or self.xla.casts == "float32":
       copies = self.casts()
@@ -463,7 +471,7 @@ class _Stage:
   @property
   def packed_kernel(self) -> bool:
     """Whether packed rows are read by a fused kernel."""
-    return self.kernel and self.platform == "tpu"
+    return self.kernel and attention.packs(self.model, self.platform)
 
   @property
   def kernel(self) -> bool:
@@ -589,16 +597,6 @@ def _residuals(
   with sharding.pretend(platform):
     jax.eval_shape(trace, trained, frozen, packed)
   return sum(math.prod(shape) * dtype.itemsize for shape, dtype in residuals)
-
-
-def _shard_size(x) -> int:
-  """Returns the number of elements of an array on one device."""
-  return math.prod(x.sharding.shard_shape(x.shape))
-
-
-def _bytes(tree) -> int:
-  """Returns the bytes of a tree of arrays on one device."""
-  return sum(_shard_size(x) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def fits(phases: Mapping[str, Terms], chip: Chip) -> bool:

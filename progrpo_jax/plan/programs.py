@@ -20,8 +20,9 @@ from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
+from progrpo_jax.models import attention, lora, scoring, transformer
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import lora, scoring, transformer
+from progrpo_jax.plan import memory
 from progrpo_jax.rollout import decoding
 from progrpo_jax.settings import checks
 
@@ -98,7 +99,7 @@ def _sample(c, model, mesh):
 
 def _score(c, model, mesh):
   params = _params(c, model, mesh)
-  rows = _batch(c, mesh, c.train.prompts_per_step).rows
+  rows = _batch(c, model, mesh, c.train.prompts_per_step).rows
   with jax.set_mesh(mesh):
     return scoring.score_rows.lower(
       model, params, rows, functions.make_distribution(c)
@@ -106,8 +107,8 @@ def _score(c, model, mesh):
 
 
 def _teacher(c, model, mesh):
-  # Its rows are the policy's.
-  rows = _batch(c, mesh, c.train.prompts_per_step).rows
+  # Its rows are the policy's, whose attention it has too.
+  rows = _batch(c, model, mesh, c.train.prompts_per_step).rows
   dist = dataclasses.replace(functions.make_distribution(c), top_p=1.0, top_k=0)
   with jax.set_mesh(mesh):
     return scoring.score_rows.lower(model, _cast(model, mesh), rows, dist)
@@ -126,7 +127,7 @@ def _update(c, model, mesh):
   scalar = sharding.replicated(mesh)
   first = jax.ShapeDtypeStruct((), bool, sharding=scalar)
   state = state_lib.abstract(model, tx, mesh)
-  minibatch = _batch(c, mesh, minibatch_prompts(c))
+  minibatch = _batch(c, model, mesh, minibatch_prompts(c))
   with jax.set_mesh(mesh):
     return update.lower(
       state, minibatch, first, _key(mesh), (), _frozen(model, mesh)
@@ -164,27 +165,23 @@ def resident(
     teacher: configuration of the teacher; None without one.
   """
   state = state_lib.abstract(model, _optimizer(c), mesh)
-  out = 0 if phase == "update" else _bytes(state.opt_state)
+  out = 0 if phase == "update" else memory.device_bytes(state.opt_state)
   drawn_on = checks.sampling_mesh(c, mesh)
   apart = phase in ("prefill", "sample") and drawn_on != mesh
   if phase in ("sample", TEACHER) or apart:
-    out += _bytes(_params(c, model, mesh))
+    out += memory.device_bytes(_params(c, model, mesh))
   if phase == "sample" and apart:
-    out += _bytes(_cast(model, drawn_on))
+    out += memory.device_bytes(_cast(model, drawn_on))
   if teacher is not None and phase != TEACHER:
-    out += _bytes(_cast(teacher, mesh))
+    out += memory.device_bytes(_cast(teacher, mesh))
   if checks.needs_reference(c):
     item = jnp.dtype(model.dtype).itemsize
-    out += _bytes(state.params) * item // jnp.dtype(jnp.float32).itemsize
+    out += (
+      memory.device_bytes(state.params)
+      * item
+      // jnp.dtype(jnp.float32).itemsize
+    )
   return out
-
-
-def _bytes(tree) -> int:
-  """Returns the bytes of a tree of arrays on one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )
 
 
 def sampled_at_once(c: ml_collections.ConfigDict) -> int:
@@ -205,23 +202,12 @@ def _key(mesh):
 
 def _frozen(model, mesh):
   """Returns the abstract frozen parameters, in the compute type."""
-  shapes = (
-    transformer.abstract_params(model),
-    transformer.shardings(model, mesh),
-  )
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-    *(lora.split(model, tree)[1] for tree in shapes),
-  )
+  return lora.split(model, _cast(model, mesh))[1]
 
 
 def _cast(model, mesh):
   """Returns all abstract parameters of a model in its compute type."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-    transformer.abstract_params(model),
-    transformer.shardings(model, mesh),
-  )
+  return transformer.sharded_params(model, mesh, model.dtype)
 
 
 def _params(c, model, mesh):
@@ -230,9 +216,9 @@ def _params(c, model, mesh):
   return lora.join(state.params, _frozen(model, mesh))
 
 
-def _batch(c, mesh, prompts: int) -> batch_lib.PackedBatch:
+def _batch(c, model, mesh, prompts: int) -> batch_lib.PackedBatch:
   """Returns the abstract packed rows of some prompts with all responses."""
-  packed = _pack(c, mesh, prompts)
+  packed = _pack(c, model, mesh, prompts)
   number = np.zeros(packed.slot_NR.shape + (c.sampling.max_new_tokens,))
   number = number.astype(np.float32)
   flag = number[..., 0]
@@ -256,9 +242,9 @@ def _batch(c, mesh, prompts: int) -> batch_lib.PackedBatch:
   )
 
 
-def _pack(c, mesh, prompts: int) -> packing.Packed:
+def _pack(c, model, mesh, prompts: int) -> packing.Packed:
   """Packs prompts and responses that are all as long as they may be."""
-  per_bundle, layout = _layout(c, mesh)
+  per_bundle, layout = _layout(c, model, mesh)
   bundles = prompts * (c.algo.num_generations // per_bundle)
   prompt = np.ones((bundles, c.data.max_prompt_length), np.int32)
   tokens = np.ones((bundles, per_bundle, c.sampling.max_new_tokens), np.int32)
@@ -273,8 +259,8 @@ def _pack(c, mesh, prompts: int) -> packing.Packed:
   )
 
 
-def _layout(c, mesh) -> tuple[int, packing.Layout]:
-  kernel = mesh.devices.flat[0].platform == "tpu"
+def _layout(c, model, mesh) -> tuple[int, packing.Layout]:
+  kernel = attention.packs(model, mesh.devices.flat[0].platform)
   return checks.layout(c, mesh, kernel=kernel)
 
 
@@ -283,25 +269,34 @@ def minibatch_prompts(c: ml_collections.ConfigDict) -> int:
   return c.train.prompts_per_step // c.train.num_minibatches
 
 
-def micro_batches(c: ml_collections.ConfigDict, mesh, prompts: int) -> int:
+def micro_batches(
+  c: ml_collections.ConfigDict,
+  model: model_config.ModelConfig,
+  mesh,
+  prompts: int,
+) -> int:
   """Returns the micro-batches of some prompts, all responses at full length.
 
   Args:
     c: config of the run.
+    model: model configuration.
     mesh: mesh of the devices.
     prompts: number of prompts.
   """
-  return int(_pack(c, mesh, prompts).rows.used)
+  return int(_pack(c, model, mesh, prompts).rows.used)
 
 
-def head_chunks(c: ml_collections.ConfigDict, mesh) -> int:
+def head_chunks(
+  c: ml_collections.ConfigDict, model: model_config.ModelConfig, mesh
+) -> int:
   """Returns the chunks of the output head in a full micro-batch of a device.
 
   Args:
     c: config of the run.
+    model: model configuration.
     mesh: mesh of the devices.
   """
-  per_bundle, layout = _layout(c, mesh)
+  per_bundle, layout = _layout(c, model, mesh)
   new = per_bundle * c.sampling.max_new_tokens
   bundles = layout.rows * (layout.tokens // (c.data.max_prompt_length + new))
   return math.ceil(bundles * new / c.model.logits_chunk)

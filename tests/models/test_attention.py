@@ -394,4 +394,5 @@ def test_the_choice_is_told_or_refused(
     return
   found, reason = attention.choose(config, platform)
   assert found == name
+  assert attention.packs(config, platform) == (name == "splash")
   assert re.fullmatch(rf"attention: {name} \(.*{words}.*\)", reason)

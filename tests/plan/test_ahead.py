@@ -1,10 +1,14 @@
+import dataclasses
 import importlib.util
 
+import jax
+import numpy as np
 import pytest
 
 from progrpo_jax import errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, counts, memory, programs, roofline
+from progrpo_jax.settings import checks
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,39 @@ def test_without_libtpu_a_line_says_how_to_get_it(monkeypatch):
     ahead.devices("v5e", 4)
   assert "pip install 'progrpo_jax[aot]'" in str(e.value)
   assert f"libtpu=={ahead.LIBTPU}" in str(e.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """A TPU that is nowhere."""
+
+  id: int = 0
+  platform: str = "tpu"
+  process_index: int = 0
+
+
+@pytest.mark.parametrize("attention, kernel", [("auto", 1), ("xla", 0)])
+def test_rows_are_laid_out_as_the_attention_of_a_run_reads_them(
+  small, attention, kernel
+):
+  c = small.config(f"model.attention={attention}")
+  model = memory.model_of(c)
+  one = np.array(Device(), dtype=object).reshape(1, 1, 1)
+  mesh = jax.sharding.Mesh(one, sharding.AXES)
+  prompts, new = c.train.prompts_per_step, c.sampling.max_new_tokens
+  per_bundle, layout = checks.layout(c, mesh, kernel=bool(kernel))
+  assert (per_bundle == 1) == kernel
+  bundles = prompts * c.algo.num_generations // per_bundle
+  held = layout.tokens // (c.data.max_prompt_length + per_bundle * new)
+  assert programs.micro_batches(c, model, mesh, prompts) == -(
+    -bundles // (layout.rows * held)
+  )
+  chunk = c.model.logits_chunk
+  assert programs.head_chunks(c, model, mesh) == -(
+    -layout.rows * held * per_bundle * new // chunk
+  )
+  # What is counted without a compiler has the same rows.
+  assert memory._Stage(c, model, mesh, "tpu").layout == layout
 
 
 def test_a_line_through_two_depths():
