@@ -1,7 +1,6 @@
 """A comparison of runs as an object, which a notebook shows as it is."""
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 from typing import Any
 
@@ -95,7 +94,7 @@ class Comparison:
       label: {**entry, "verdict": verdict.of_method(label, entry)}
       for label, entry in self.summary.items()
     }
-    path.write_text(json.dumps(metrics.plain(entries), indent=2) + "\n")
+    places.write_json(path, metrics.plain(entries))
     return path
 
   def __repr__(self) -> str:

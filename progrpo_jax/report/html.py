@@ -335,7 +335,7 @@ def _write(path, *, title, header, parts, data=None):
     r"\{\{(\w+)\}\}", lambda match: fields[match[1]], _resource("page.html")
   )
   places.make_directory(path.parent)
-  path.write_text(page, encoding="utf-8")
+  places.write(path, page)
 
 
 def _header(kind, name, facts, numbers, parts):
