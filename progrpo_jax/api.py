@@ -318,6 +318,7 @@ def warmup(config: Config, output: Path) -> str:
   Raises:
     InputError: the directory holds a policy already, or it or the config
       cannot be used.
+    Diverged: the training diverged; nothing is written.
   """
   c, output = resolved(config), os.fspath(output)
   _start(c, None)
