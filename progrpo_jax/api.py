@@ -279,7 +279,7 @@ def compare(
   workdirs: Sequence[Path] | Mapping[str, Path | Sequence[Path]],
   *,
   labels: Sequence[str] | None = None,
-  base: Path | metrics.Run | None = None,
+  base: Path | metrics.Record | None = None,
   dataset: str | None = None,
 ) -> compared.Comparison:
   """Compares runs; a notebook shows the result as a verdict and tables.

@@ -204,7 +204,7 @@ class Unwritten:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Record:
   """The measurements in a workdir.
 
   Attributes:
@@ -245,7 +245,7 @@ class Run:
     return lines.samples(path, self.damage)
 
 
-def load(workdir, *, require_metrics=True, damage=None) -> Run:
+def load(workdir, *, require_metrics=True, damage=None) -> Record:
   """Reads the measurements in a workdir.
 
   Lines of one step are merged; the later value wins. An incomplete last line
@@ -272,7 +272,7 @@ def load(workdir, *, require_metrics=True, damage=None) -> Run:
       f"{path} holds no metrics yet: {METRICS} is missing or empty. Is it the "
       "workdir of a training run that has finished a step?"
     )
-  return Run(
+  return Record(
     path=path,
     config=lines.config(path / "config.json", damage),
     metrics=metrics,
@@ -285,7 +285,7 @@ def series(rows, name):
   """Returns (steps, values) of one metric, without absent and null values.
 
   Args:
-    rows: one dict per step, as in `Run.metrics`.
+    rows: one dict per step, as in `Record.metrics`.
     name: name of the metric.
 
   Returns:
