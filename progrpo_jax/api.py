@@ -12,9 +12,7 @@ Errors are `errors.InputError`, with the sentences of the command line.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import functools
-import json
 import os
-import pathlib
 import signal
 import time
 from typing import Any, TypeAlias, overload
@@ -142,7 +140,7 @@ def evaluate(
         "--workdir or --output for the results"
       )
   if output:
-    places.check_output("--output", str(pathlib.Path(output).parent))
+    places.check_output("--output", os.path.dirname(output))
   isolation.check(c)
   with run_lib.quiet():
     content, records = _evaluate(c)
@@ -156,9 +154,7 @@ def evaluate(
       writer.write_eval(0, content["measures"])
       writer.write_eval_samples(0, [dict(step=0, **r) for r in records])
   if output:
-    file = pathlib.Path(output)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    places.write_json(output, content)
   return content
 
 
@@ -283,7 +279,7 @@ def compare(
   workdirs: Sequence[Path] | Mapping[str, Path | Sequence[Path]],
   *,
   labels: Sequence[str] | None = None,
-  base: Path | metrics.Run | None = None,
+  base: Path | metrics.Record | None = None,
   dataset: str | None = None,
 ) -> compared.Comparison:
   """Compares runs; a notebook shows the result as a verdict and tables.
@@ -322,6 +318,7 @@ def warmup(config: Config, output: Path) -> str:
   Raises:
     InputError: the directory holds a policy already, or it or the config
       cannot be used.
+    Diverged: the training diverged; nothing is written.
   """
   c, output = resolved(config), os.fspath(output)
   _start(c, None)

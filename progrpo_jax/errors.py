@@ -39,7 +39,7 @@ class RunError(RuntimeError):
 
 
 class Diverged(RunError):
-  """Too many updates in a row left the parameters unchanged."""
+  """Training has come to nothing: updates left the parameters unchanged."""
 
 
 class Preempted(Exception):

@@ -422,7 +422,7 @@ def prepare_workdir(
       )
     if not (workdir / CONFIG).exists():
       write_config(c, workdir)
-    _write(there, described)
+    places.write(there, described)
     setup.tokenizer.save(model)
   except OSError as e:
     raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
@@ -482,30 +482,16 @@ def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
     InputError: it cannot be read.
   """
   try:
-    content = json.loads(file.read_text())
-    if not isinstance(content, dict):
-      raise ValueError("not a JSON object")
-  except (ValueError, RecursionError) as e:
+    return places.read_json(file)
+  except errors.InputError as e:
     raise errors.InputError(
-      f"{file} cannot be read ({e}): put a copy of it back, or move it away "
-      f"{away}"
+      f"{e}; put a copy of it back, or move it away {away}"
     ) from e
-  return content
 
 
 def write_config(c, workdir: epath.Path) -> None:
   """Writes the resolved config."""
-  _write(workdir / CONFIG, c.to_json_best_effort(indent=2))
-
-
-def _write(path: epath.Path, text: str) -> None:
-  """Writes a file whole: a run that is killed leaves no half of one."""
-  if places.is_remote(path):  # an object is replaced whole
-    path.write_text(text)
-    return
-  part = path.with_name(f"{path.name}.part")
-  part.write_text(text)
-  part.replace(path)
+  places.write(workdir / CONFIG, c.to_json_best_effort(indent=2))
 
 
 def train(

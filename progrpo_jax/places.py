@@ -1,4 +1,4 @@
-"""Paths of files on this machine or in a gs:// bucket.
+"""Files on this machine or in a gs:// bucket: their paths, and whole writes.
 
 This package reaches buckets through `epath`, which uses gcsfs; Orbax reaches
 them through TensorStore and google-cloud-storage. A bucket is not a file
@@ -9,10 +9,12 @@ directory is only a common prefix of names.
 from collections.abc import Iterator
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
 import stat
+from typing import Any
 
 from etils import epath
 import fsspec
@@ -25,6 +27,9 @@ for _protocol in ("gs", "gcs"):
   fsspec.config.conf.setdefault(_protocol, {})["use_listings_cache"] = False
 # It also logs a traceback of each error that it raises.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+# End of the name of a file that is being written, or whose writer was killed.
+PART = ".part"
 
 # (pattern of a client's error message, advice to the user).
 _ADVICE = (
@@ -189,6 +194,91 @@ def copy(path: epath.Path, to: epath.Path) -> None:
       copy(inner, to / inner.name)
   else:
     path.copy(to, overwrite=True)
+
+
+def write(path: str | os.PathLike, content: bytes | str) -> None:
+  """Writes a file whole or not at all, and makes its directory.
+
+  Whoever reads it, and whoever finds it after a kill or a power failure, finds
+  the old content or the new one.
+
+  Args:
+    path: local path or URL. A link stays one, and a pipe or device is written
+      to.
+    content: bytes, or text for UTF-8.
+
+  Raises:
+    OSError: it cannot be written; what was there before is whole.
+  """
+  path = epath.Path(path)
+  content = content.encode() if isinstance(content, str) else content
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # A bucket replaces an object whole; what is no file cannot be replaced.
+  if is_remote(path) or (os.path.exists(path) and not os.path.isfile(path)):
+    path.write_bytes(content)
+    return
+  file = os.path.realpath(path)
+  folder, name = os.path.split(file)
+  # Beside the file: another folder may be on another disk.
+  part = os.path.join(folder, f".{name}.{os.getpid()}{PART}")
+  try:
+    with open(part, "wb") as opened:
+      opened.write(content)
+      opened.flush()
+      # Before the renaming, which the disk may otherwise know of first.
+      os.fsync(opened.fileno())
+    os.replace(part, file)
+  except OSError as e:
+    if e.filename is None:
+      raise
+    raise OSError(e.errno, e.strerror, os.fspath(path)) from e
+  finally:
+    with contextlib.suppress(OSError):
+      os.unlink(part)
+
+
+def write_json(path: str | os.PathLike, content: Any, **options) -> None:
+  """Writes an indented JSON file as `write` does.
+
+  Args:
+    path: local path or URL.
+    content: what JSON can hold.
+    **options: options of `json.dumps`, such as `sort_keys`.
+
+  Raises:
+    OSError: as for `write`.
+  """
+  write(path, json.dumps(content, indent=2, **options) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads the object in a JSON file.
+
+  Raises:
+    InputError: the file cannot be read, is not JSON, or is not an object.
+  """
+  try:
+    content = json.loads(epath.Path(path).read_bytes())
+  # Python also refuses integers of 5,000 digits (ValueError) and 100,000
+  # nested brackets (RecursionError).
+  except (ValueError, RecursionError) as e:
+    raise errors.InputError(f"{path}: not JSON: {e}") from e
+  except OSError as e:
+    raise errors.InputError(f"{path}: cannot be read: {e}") from e
+  if not isinstance(content, dict):
+    raise errors.InputError(f"{path}: not a JSON object")
+  return content
+
+
+def sync(path: str | os.PathLike) -> None:
+  """Flushes a local file or directory to the disk."""
+  if is_remote(path):
+    return
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
 
 
 @contextlib.contextmanager

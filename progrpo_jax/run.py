@@ -171,11 +171,11 @@ class Run:
     return str(self.path)
 
   @property
-  def record(self) -> metrics_lib.Run:
+  def record(self) -> metrics_lib.Record:
     """The measurements, in the form that the functions of `report` take."""
     return metrics_lib.load(self.path, require_metrics=False)
 
-  def record_until(self, step: int) -> metrics_lib.Run:
+  def record_until(self, step: int) -> metrics_lib.Record:
     """Returns the record up to a step; up to step 0 it is the base policy's.
 
     Args:

@@ -297,6 +297,31 @@ class Quiet:
     self.messages.append(text)
 
 
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """gs:// is a folder; the test fails if it is taken for a local path.
+
+  Returns:
+    The folder of gs://bucket.
+  """
+  from etils.epath import backend
+  from fsspec.implementations import dirfs
+  from fsspec.implementations import local as local_files
+
+  place = tmp_path / "gs:" / "bucket"
+  place.mkdir(parents=True)
+  (tmp_path / "cwd").mkdir()
+  monkeypatch.chdir(tmp_path / "cwd")
+  files = dirfs.DirFileSystem(
+    path=str(tmp_path), fs=local_files.LocalFileSystem(auto_mkdir=True)
+  )
+  monkeypatch.setattr(
+    backend.fsspec_backend, "_get_filesystem", lambda _: files
+  )
+  yield place
+  assert list((tmp_path / "cwd").iterdir()) == []
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
   """A warmed-up policy and how to train it; the config is `small.py`.

@@ -1,5 +1,10 @@
 """Places that are not on this machine, as far as it needs no bucket."""
 
+import errno
+import json
+import os
+import threading
+
 from etils.epath import backend
 from google.api_core import exceptions
 import pytest
@@ -27,6 +32,97 @@ def test_local_places_need_not_exist(tmp_path):
   assert not path.parent.exists()
   assert places.make_directory(path) == path and path.is_dir()
   assert places.make_directory(str(path)) == path
+
+
+def test_a_file_is_replaced_and_not_written_over(tmp_path):
+  """Another name of the old file has its content, as an open reader has."""
+  file = tmp_path / "new" / "a.txt"
+  places.write(file, "naïve")
+  os.link(file, tmp_path / "old")
+  places.write(str(file), b"two")
+  assert file.read_bytes() == b"two"
+  assert (tmp_path / "old").read_text(encoding="utf-8") == "naïve"
+  assert os.listdir(file.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, fails):
+  file = tmp_path / "a.json"
+  places.write_json(file, {"a": 1})
+
+  def fail(*_):
+    raise OSError(errno.ENOSPC, "no room", str(tmp_path / "a.part"))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, fails, fail)
+    with pytest.raises(OSError, match="no room") as e:
+      places.write_json(file, {"a": 2})
+  assert (e.value.errno, e.value.filename) == (errno.ENOSPC, str(file))
+  assert places.read_json(file) == {"a": 1}
+  assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(
+  tmp_path, monkeypatch
+):
+  done, fsync, replace = [], os.fsync, os.replace
+  monkeypatch.setattr(os, "fsync", lambda f: (done.append("sync"), fsync(f)))
+  monkeypatch.setattr(
+    os, "replace", lambda *names: (done.append("name"), replace(*names))
+  )
+  places.write(tmp_path / "a", "x")
+  assert done == ["sync", "name"]
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+  link, pipe = tmp_path / "link", tmp_path / "pipe"
+  link.symlink_to(tmp_path / "file")
+  places.write(link, "x")
+  assert link.is_symlink() and (tmp_path / "file").read_text() == "x"
+  os.mkfifo(pipe)
+  read = []
+  thread = threading.Thread(
+    target=lambda: read.append(pipe.read_text()), daemon=True
+  )
+  thread.start()
+  places.write(pipe, "y")
+  thread.join(60)
+  assert read == ["y"] and pipe.is_fifo()
+  with pytest.raises(IsADirectoryError):
+    places.write(tmp_path, "z")
+
+
+def test_an_object_of_a_bucket_is_replaced_whole(bucket):
+  for content in ("one", "two"):
+    places.write("gs://bucket/a/b.txt", content)
+  assert (bucket / "a" / "b.txt").read_text() == "two"
+  assert os.listdir(bucket / "a") == ["b.txt"]
+
+
+def test_json_is_indented_and_read_back(tmp_path):
+  file = tmp_path / "a.json"
+  places.write_json(file, {"b": "é", "a": [1]}, sort_keys=True)
+  assert file.read_text() == json.dumps({"a": [1], "b": "é"}, indent=2) + "\n"
+  assert places.read_json(str(file)) == {"a": [1], "b": "é"}
+
+
+@pytest.mark.parametrize(
+  ("content", "reason"),
+  [
+    (b"{", "not JSON: "),
+    (b"\xff", "not JSON: "),
+    (b"[" * 100_000, "not JSON: "),
+    (b'{"a": %s}' % (b"1" * 5000), "not JSON: "),
+    (b"[]", "not a JSON object"),
+    (None, "cannot be read: .*No such file"),
+  ],
+)
+def test_json_that_cannot_be_read_is_named(tmp_path, content, reason):
+  file = tmp_path / "a.json"
+  if content is not None:
+    file.write_bytes(content)
+  with pytest.raises(errors.InputError, match=f"^{file}: {reason}"):
+    places.read_json(file)
 
 
 def test_places_of_an_unknown_kind_are_the_users_error():

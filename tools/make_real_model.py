@@ -165,10 +165,11 @@ def convert(source: str | os.PathLike, output: str | os.PathLike) -> None:
       lambda name: fetch[name](),
       metadata={"format": "pt"},
     )
-    hf_write.write_json(
-      directory / "generation_config.json", {"do_sample": True} | generation
-    )
-    hf_write.write_json(directory / hf_names.CONFIG, config)
+    for name, content in (
+      ("generation_config.json", {"do_sample": True} | generation),
+      (hf_names.CONFIG, config),
+    ):
+      places.write_json(directory / name, content, sort_keys=True)
 
 
 class _Values:

@@ -20,7 +20,7 @@ import PIL.Image
 import rich.console
 import rich.terminal_theme
 
-from progrpo_jax.report import html, live
+from progrpo_jax.report import compared, html, live
 from progrpo_jax.storage import metrics
 
 FIGURES = pathlib.Path(__file__).parent.parent / "docs" / "figures"
@@ -46,9 +46,9 @@ def main(argv):
   }
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    comparison = html.write_comparison(
-      workdirs, folder / "comparison.html", base=place / "base-eval"
-    )
+    comparison = compared.Comparison(
+      workdirs, base=place / "base-eval"
+    ).write_page(folder / "comparison.html")
     report = html.write_report(place / _METHODS[0], folder / "report.html")
     view = folder / "live.html"
     view.write_text(_live(place / _METHODS[0]))

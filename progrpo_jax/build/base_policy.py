@@ -30,6 +30,7 @@ def warm_up(
 
   Raises:
     InputError: no demonstrations, or nothing to start from.
+    Diverged: the training diverged; nothing is written.
   """
   w = c.warmup
   if not c.model.init_from:

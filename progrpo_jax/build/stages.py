@@ -7,6 +7,7 @@ the stages call never sees a config.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -128,7 +129,6 @@ class Setup(Foundation):
     learning_rate: function of the optimiser's state to the rate of its next
       update.
     total_steps: number of steps of the run.
-    build: function of a config to its stages on this foundation.
     first: stages of the config before any entry of its schedule.
     stages_at: function (stages, step, resets) to the stages of the next step:
       the same ones while no other entry of the schedule has begun.
@@ -136,7 +136,6 @@ class Setup(Foundation):
 
   learning_rate: Callable[[Any], float]
   total_steps: int
-  build: Callable[[ml_collections.ConfigDict], Stages]
   first: Stages
   stages_at: Callable[[Stages, int, int], Stages]
 
@@ -310,37 +309,33 @@ def make_setup(
   teacher = load_teacher(c, mesh, policy)
   rate = functions.make_schedule(c)
   stop = stop or stopping.Stop()
-  pool = problems.make_pool(
-    c, policy.tokenizer.opens_thought, lambda: stop.asked, objects
-  )
-  foundation = Foundation(
-    mesh=mesh,
-    model=policy.config,
-    frozen=frozen,
-    tokenizer=policy.tokenizer,
-    pool=pool,
-    tx=functions.make_optimizer(c, rate),
-    timer=timer or timing.Timer(),
-    stop=stop,
-    view=view,
-    teacher=teacher,
-  )
-
-  def build(stage: ml_collections.ConfigDict) -> Stages:
-    return _stages(stage, foundation)
-
-  try:
-    first = build(c)
-    _check_later_stages(c, build)
-  except errors.InputError:
-    pool.close()
-    raise
+  with contextlib.ExitStack() as stack:
+    pool = stack.enter_context(
+      problems.make_pool(
+        c, policy.tokenizer.opens_thought, lambda: stop.asked, objects
+      )
+    )
+    foundation = Foundation(
+      mesh=mesh,
+      model=policy.config,
+      frozen=frozen,
+      tokenizer=policy.tokenizer,
+      pool=pool,
+      tx=functions.make_optimizer(c, rate),
+      timer=timer or timing.Timer(),
+      stop=stop,
+      view=view,
+      teacher=teacher,
+    )
+    first = make_stages(c, foundation)
+    _check_later_stages(c, foundation)
+    stack.pop_all()  # from here on the caller closes the pool
 
   def stages_at(stages: Stages, step: int, resets: int) -> Stages:
     now = schedule_lib.at(c, step, resets)
     if now.to_json_best_effort() == stages.config:
       return stages
-    return hosts.agree(lambda: build(now))
+    return hosts.agree(lambda: make_stages(now, foundation))
 
   return Setup(
     **vars(foundation),
@@ -349,14 +344,13 @@ def make_setup(
       * optim.rewarmup(opt_state, c.algo.reset.rewarmup_steps)
     ),
     total_steps=c.train.total_steps,
-    build=build,
     first=first,
     stages_at=stages_at,
   ), params
 
 
 def _check_later_stages(
-  c: ml_collections.ConfigDict, build: Callable[..., Stages]
+  c: ml_collections.ConfigDict, foundation: Foundation
 ) -> None:
   """Builds each stage of `config.schedule` once, before the first step.
 
@@ -379,12 +373,12 @@ def _check_later_stages(
       continue
     seen.append(reads(stage))
     try:
-      build(stage)
+      make_stages(stage, foundation)
     except errors.InputError as e:
       raise errors.InputError(f"config.schedule[{number}]: {e}") from e
 
 
-def _stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
+def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   """Builds the stages of a config around what a run keeps.
 
   Raises:

@@ -7,7 +7,6 @@ median of several steps.
 """
 
 import functools
-import json
 import os
 import platform
 import resource
@@ -22,7 +21,7 @@ import rich.table
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import groups as groups_lib
-from progrpo_jax import ranges
+from progrpo_jax import places, ranges
 from progrpo_jax.algos import advantages, aggregate, losses, objective
 from progrpo_jax.cli import arguments, exits
 from progrpo_jax.devices import peak, sharding
@@ -77,8 +76,7 @@ def run(argv: list[str]) -> int:
   figures = measure(args)
   show(figures)
   if args.json:
-    with open(args.json, "w") as f:
-      json.dump(figures, f, indent=2)
+    places.write_json(args.json, figures)
   return 0
 
 

@@ -6,7 +6,6 @@ here, and counted.
 """
 
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -199,7 +198,7 @@ def _compile(console, c, chips: list, args) -> None:
 
   def keep(phase, text):
     if args.hlo:
-      (pathlib.Path(args.hlo) / f"{phase}.hlo").write_text(text)
+      places.write(pathlib.Path(args.hlo) / f"{phase}.hlo", text)
 
   if args.hlo:
     pathlib.Path(args.hlo).mkdir(parents=True, exist_ok=True)
@@ -219,7 +218,7 @@ def _compile(console, c, chips: list, args) -> None:
     console.print(text)
   if args.json:
     said = _figures(counted, c, mesh, args)
-    pathlib.Path(args.json).write_text(json.dumps(said, indent=1) + "\n")
+    places.write_json(args.json, said)
 
 
 def _counted_table(counted, chip, name: str, mesh) -> rich.table.Table:

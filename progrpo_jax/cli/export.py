@@ -129,7 +129,7 @@ def _finish(args) -> None:
       name=args.push or args.output,
       adapters=args.adapters,
     )
-    (places.place(args.output) / card.NAME).write_text(card.text(exported))
+    places.write(places.place(args.output) / card.NAME, card.text(exported))
     subject = card.title(exported)
   print(f"wrote {args.output}")
   if args.push:

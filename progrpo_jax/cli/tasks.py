@@ -16,6 +16,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards.score import Score
+from progrpo_jax.settings import defaults
 from progrpo_jax.tasks import base, instruction_following
 from progrpo_jax.tasks.sets import programs, schema
 
@@ -63,9 +64,7 @@ def _parser() -> arguments.Parser:
   build.set_defaults(command=_build)
   for command in (listing, show, build):
     command.add(
-      "--data_dir",
-      ranges.Place("~/.cache/progrpo_jax/data", empty=False),
-      "directory of built data",
+      "--data_dir", defaults.keys().data.dir, "directory of built data"
     )
   for command in (show, build):
     command.add(

@@ -175,7 +175,7 @@ def fit(
     tick: called as tick(updates, note) while training goes on.
 
   Raises:
-    InputError: it diverged.
+    Diverged: a loss, a gradient or the weights were not finite at the end.
   """
   tx = optim.adamw(
     optim.schedule(
@@ -212,7 +212,7 @@ def fit(
       done += count
       tick(count, f"loss {float(losses[-1]):.3f}")
   if not np.isfinite(float(losses[-1])):
-    raise errors.InputError(
+    raise errors.Diverged(
       "the warm-up diverged: a loss, a gradient, or the weights that it "
       "would have led to, were not finite; lower "
       f"config.warmup.learning_rate ({learning_rate:g})"

@@ -16,7 +16,6 @@ from progrpo_jax import errors, places
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf_names, hf_read, hf_write, transformer
-from progrpo_jax.text import files as text_files
 
 ModelConfig = config_lib.ModelConfig
 
@@ -117,9 +116,11 @@ def save(
   tensor, so each device also holds one whole tensor.
 
   An earlier model in the directory is replaced. On a local disk the new one is
-  written beside it and renamed at the end, so the directory is always whole. A
-  bucket has no renaming: the earlier model is removed first and `config.json`
-  is written last, so that a partial model is never taken for a whole one.
+  written beside it and renamed at the end, after the earlier one was renamed
+  too; a kill between the two leaves no directory, and the earlier model under a
+  hidden name beside it. A bucket has no renaming: the earlier model is removed
+  first and `config.json` is written last, so that a partial model is never
+  taken for a whole one.
 
   Args:
     path: directory: a local path, or a URL such as gs://bucket/model.
@@ -167,7 +168,7 @@ def save(
       for name, content in hf_write.documents_of(
         config, tokenizer, dtype
       ).items():
-        hf_write.write_json(directory / name, content)
+        places.write_json(directory / name, content, sort_keys=True)
   hosts.gather(None)
 
 
@@ -217,7 +218,7 @@ def save_adapters(
   )
   # Fields as PEFT writes them. Plain scaling alpha / r, no rsLoRA and no DoRA.
   if writes:
-    hf_write.write_json(
+    places.write_json(
       place / "adapter_config.json",
       dict(
         peft_type="LORA",
@@ -234,6 +235,7 @@ def save_adapters(
         use_rslora=False,
         use_dora=False,
       ),
+      sort_keys=True,
     )
   hosts.gather(None)
 
@@ -245,7 +247,7 @@ def _load_config(place: epath.Path) -> ModelConfig:
     raise errors.InputError(f"{place}: no such directory")
   if not file.is_file():
     raise errors.InputError(f"{place}: no {hf_names.CONFIG}")
-  described = text_files.read_json(file)
+  described = places.read_json(file)
   try:
     # Partition heads and adapters belong to runs; model directories have no
     # tensors of them.

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 import numpy as np
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf_names
 from progrpo_jax.models import tensors as tensors_lib
-from progrpo_jax.text import files as text_files
 
 ModelConfig = config_lib.ModelConfig
 
@@ -55,7 +54,7 @@ def stored_tensors(place: epath.Path) -> dict[str, tensors_lib.Tensor]:
       f"{place}: no {hf_names.WEIGHTS} and no {hf_names.INDEX}; weights in "
       "another format must be converted to safetensors first"
     )
-  file_of = text_files.read_json(index).get("weight_map")
+  file_of = places.read_json(index).get("weight_map")
   if (
     not isinstance(file_of, dict)
     or not file_of

@@ -1,13 +1,13 @@
 """Writes the tensors of a model to a Hugging Face directory.
 
-The host holds one tensor at a time. A directory is always whole: on a local
-disk it is renamed into place, in a bucket it is marked until it is finished.
+The host holds one tensor at a time. Half a model is never taken for one: on a
+local disk it is written beside its place and renamed, in a bucket it is marked
+until it is finished.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import functools
-import json
 import math
 import os
 import pathlib
@@ -163,15 +163,23 @@ def _clear(place: epath.Path, mark: epath.Path) -> None:
 
 
 def _put_in_place(temporary: epath.Path, place: epath.Path) -> None:
-  """Renames a finished local directory to `place`."""
-  # A directory cannot be renamed onto one that is not empty: move the earlier
-  # model aside first.
+  """Renames a finished local directory to `place`.
+
+  A directory cannot be renamed onto one that is not empty, so an earlier model
+  is moved aside first, and back if that fails. A kill in between leaves it
+  under its other name, and nothing at `place`.
+  """
   earlier = None
   if os.path.exists(place):
     earlier = f"{temporary}.old"
     os.rename(place, earlier)
-  os.rename(temporary, place)
-  _sync(place.parent)
+  try:
+    os.rename(temporary, place)
+  except BaseException:  # Ctrl-C too must not hide the earlier model
+    if earlier is not None:
+      os.rename(earlier, place)
+    raise
+  places.sync(place.parent)
   if earlier is not None:
     shutil.rmtree(earlier)
 
@@ -207,9 +215,10 @@ def write_weights(
     files |= dict.fromkeys(shard, file)
     write_tensors(None if directory is None else directory / file, flat, shard)
   if directory is not None and len(shards) > 1:
-    write_json(
+    places.write_json(
       directory / hf_names.INDEX,
       {"metadata": {"total_size": total}, "weight_map": files},
+      sort_keys=True,
     )
 
 
@@ -238,7 +247,7 @@ def write_tensors(
     metadata={"format": "pt"},
   )
   if path is not None:
-    _sync(path)
+    places.sync(path)
 
 
 def fetch(
@@ -274,23 +283,4 @@ def write_tokenizer(directory: epath.Path, tokenizer) -> None:
     for file in sorted(pathlib.Path(temporary).rglob("*")):
       if file.is_file():
         copy = directory / file.relative_to(temporary).as_posix()
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
-
-
-def write_json(path: epath.Path, content: dict) -> None:
-  """Writes a JSON file."""
-  text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-  path.write_bytes(text.encode())
-  _sync(path)
-
-
-def _sync(path: epath.Path) -> None:
-  """Flushes a local file or directory to the disk."""
-  if places.is_remote(path):
-    return
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
+        places.write(copy, file.read_bytes())

@@ -15,6 +15,8 @@ import pathlib
 
 import jax
 
+from progrpo_jax import places
+
 HOME = "~/.cache/progrpo_jax/compiled"
 
 
@@ -57,7 +59,9 @@ def compile(lowered: jax.stages.Lowered, mesh) -> Program:
     + stats.output_size_in_bytes
     - stats.alias_size_in_bytes,
   )
-  _write(file, gzip.compress(json.dumps(vars(program)).encode(), 5))
+  data = gzip.compress(json.dumps(vars(program)).encode(), 5)
+  with contextlib.suppress(OSError):  # no room for it, or not allowed
+    places.write(file, data)
   return program
 
 
@@ -72,15 +76,3 @@ def _key(lowered, mesh) -> str:
     lowered.as_text(),
   )
   return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _write(file: pathlib.Path, data: bytes) -> None:
-  """Writes a file whole or not at all."""
-  part = file.with_suffix(f".{os.getpid()}")
-  try:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(data)
-    part.replace(file)
-  except OSError:  # no room for it, or not allowed
-    with contextlib.suppress(OSError):
-      part.unlink()

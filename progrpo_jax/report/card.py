@@ -51,7 +51,7 @@ class Export:
     adapters: whether it is adapters in PEFT's format.
   """
 
-  run: metrics.Run
+  run: metrics.Record
   step: int
   name: str
   adapters: bool = False
@@ -211,7 +211,7 @@ def _loading(export: Export) -> str:
   )
 
 
-def _has_template(run: metrics.Run) -> bool:
+def _has_template(run: metrics.Record) -> bool:
   """Whether the prompts of a run went through a chat template."""
   choice = run.config.get("model", {}).get("chat_template", "none")
   if choice in ("auto", "own"):
@@ -243,7 +243,7 @@ def _evaluation(rows, step: int) -> str:
   return "\n".join(lines)
 
 
-def _training(run: metrics.Run, step: int) -> str:
+def _training(run: metrics.Record, step: int) -> str:
   """Says how it was trained: tasks, main keys, reward at begin and end."""
   flat = sections.flatten(run.config)
   tasks = ", ".join(run.config.get("data", {}).get("tasks", {}))
@@ -262,7 +262,7 @@ def _training(run: metrics.Run, step: int) -> str:
   return "\n".join(lines)
 
 
-def _pass_rows(run: metrics.Run, step: int) -> list[dict]:
+def _pass_rows(run: metrics.Record, step: int) -> list[dict]:
   """Returns pass@k of each set in the last evaluation up to a step.
 
   Returns:

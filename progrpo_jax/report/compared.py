@@ -1,7 +1,6 @@
 """A comparison of runs as an object, which a notebook shows as it is."""
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 from typing import Any
 
@@ -30,7 +29,7 @@ class Comparison:
     workdirs: Sequence[str | os.PathLike] | Mapping[str, Any],
     *,
     labels: Sequence[str] | None = None,
-    base: str | os.PathLike | metrics.Run | None = None,
+    base: str | os.PathLike | metrics.Record | None = None,
     dataset: str | None = None,
   ):
     """Loads the runs and compares them.
@@ -59,10 +58,10 @@ class Comparison:
       pairs = list(zip(_names(workdirs, labels), workdirs, strict=True))
     if not pairs:
       raise errors.InputError("there are no workdirs to compare")
-    self.groups: dict[str, list[metrics.Run]] = {}
+    self.groups: dict[str, list[metrics.Record]] = {}
     for label, place in pairs:
       self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))
-    if base and not isinstance(base, metrics.Run):
+    if base and not isinstance(base, metrics.Record):
       base = comparison.load_base(base)
     self.base = base or None
     self.dataset = dataset
@@ -77,13 +76,13 @@ class Comparison:
     return tables.of(self.summary)
 
   @property
-  def runs(self) -> list[metrics.Run]:
+  def runs(self) -> list[metrics.Record]:
     """All runs, in the order of their labels."""
     return sum(self.groups.values(), [])
 
   def write_page(self, path: str | os.PathLike) -> epath.Path:
     """Writes the comparison as one HTML page; returns its path."""
-    return html.write_loaded_comparison(
+    return html.write_comparison(
       self.groups, path, base=self.base, dataset=self.dataset
     )
 
@@ -95,7 +94,7 @@ class Comparison:
       label: {**entry, "verdict": verdict.of_method(label, entry)}
       for label, entry in self.summary.items()
     }
-    path.write_text(json.dumps(metrics.plain(entries), indent=2) + "\n")
+    places.write_json(path, metrics.plain(entries))
     return path
 
   def __repr__(self) -> str:

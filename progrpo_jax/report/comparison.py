@@ -297,7 +297,7 @@ def load_base(path):
   if path.is_dir():
     run = metrics.load(path, require_metrics=False)
   elif path.exists():
-    run = metrics.Run(path.parent, {}, [], _read_evaluations(path))
+    run = metrics.Record(path.parent, {}, [], _read_evaluations(path))
   else:
     raise errors.InputError(f"no such evaluation: {path}")
   if not any(_PASS.match(key) for row in run.evals for key in row):

@@ -185,37 +185,11 @@ def write_report(workdir, path=None):
   return path
 
 
-def write_comparison(runs, path, base=None, dataset=None):
-  """Writes the page of several runs side by side.
+def write_comparison(groups, path, *, base=None, dataset=None):
+  """Writes the page of several loaded runs side by side.
 
   Args:
-    runs: {label: workdirs}, the seeds of one method under its label.
-    path: file to write.
-    base: workdir or evaluation file of the policy all runs started from.
-    dataset: evaluation set to show; None for the first one.
-
-  Returns:
-    The path of the page.
-
-  Raises:
-    InputError: a workdir cannot be read, or no run has the dataset.
-  """
-  path = epath.Path(path)
-  groups = {
-    label: [metrics.load(workdir, damage=[]) for workdir in workdirs]
-    for label, workdirs in runs.items()
-  }
-  base = comparison.load_base(base) if base else None
-  path = write_loaded_comparison(groups, path, base=base, dataset=dataset)
-  say_damage([run for runs in groups.values() for run in runs])
-  return path
-
-
-def write_loaded_comparison(groups, path, *, base=None, dataset=None):
-  """Writes the page of several loaded runs; see `write_comparison`.
-
-  Args:
-    groups: {label: loaded runs}.
+    groups: {label: loaded runs}, the seeds of one method under its label.
     path: file to write.
     base: the base policy as a loaded run, or None.
     dataset: evaluation set to show; None for the first one.
@@ -335,7 +309,7 @@ def _write(path, *, title, header, parts, data=None):
     r"\{\{(\w+)\}\}", lambda match: fields[match[1]], _resource("page.html")
   )
   places.make_directory(path.parent)
-  path.write_text(page, encoding="utf-8")
+  places.write(path, page)
 
 
 def _header(kind, name, facts, numbers, parts):

@@ -76,9 +76,8 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass
 class Counters:
-  """Numbers of items and of failures since a pool was created."""
+  """Numbers of failures since a pool was created."""
 
-  items: int = 0
   timeouts: int = 0
   crashes: int = 0
   refused: int = 0
@@ -170,7 +169,6 @@ class Pool:
       for i in first.values()
     ]
     outcomes = dict(zip(first, self.run(calls)))
-    self.counters.items += len(items)
     scores, reasons = [], []
     for key in keys:
       outcome = outcomes[key]

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.settings import checks
 from progrpo_jax.storage import hub_names
 
@@ -135,9 +135,9 @@ def _normalised(key: str, value: Any) -> Any:
   Paths become absolute, and tasks get their default options.
   """
   if key in _POLICIES and value not in (_ABSENT, ""):
-    return (
-      value if "://" in value else os.path.abspath(os.path.expanduser(value))
-    )
+    if places.is_remote(value):
+      return value
+    return os.path.abspath(os.path.expanduser(value))
   if key == "data.tasks" and isinstance(value, Mapping):
     defaults = {"module": None, "weight": 1.0, "options": {}}
     return {name: defaults | dict(spec) for name, spec in value.items()}

@@ -123,7 +123,7 @@ class Checkpointer:
     # Orbax accepts absolute paths only; a gs:// URL is already absolute.
     place = os.fspath(directory)
     self.directory = epath.Path(
-      place if "://" in place else os.path.abspath(place)
+      place if places.is_remote(place) else os.path.abspath(place)
     )
     self._background = background
     self._saving = None
@@ -436,11 +436,10 @@ class Checkpointer:
       # an object store cannot rename and holds it under its final one.
       unfinished = list(self.directory.glob(f"{self._saving}.*-tmp*"))
       (folder,) = unfinished or [self._path(self._saving)]
-      (folder / _MANIFEST).write_text(
-        json.dumps(
-          {str(p.relative_to(folder)): _digest(p) for p in _files(folder)}
-        )
-      )
+      manifest = {
+        str(p.relative_to(folder)): _digest(p) for p in _files(folder)
+      }
+      places.write(folder / _MANIFEST, json.dumps(manifest))
 
   def _manifest(self, step: int) -> dict[str, list[int]]:
     """Returns file -> [size, checksum] as written."""

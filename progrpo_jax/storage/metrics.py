@@ -179,7 +179,7 @@ class MetricWriter:
   def _write_line(self, name, step, values):
     values = {key: _scalar(key, value) for key, value in values.items()}
     path = self.workdir / name
-    if not _is_local(path):
+    if places.is_remote(path):
       path = lines.part(path, int(step))
     _append(path, {"step": int(step), **values})
     # Loggers take numbers only: no texts, no null.
@@ -204,7 +204,7 @@ class Unwritten:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Record:
   """The measurements in a workdir.
 
   Attributes:
@@ -245,7 +245,7 @@ class Run:
     return lines.samples(path, self.damage)
 
 
-def load(workdir, *, require_metrics=True, damage=None) -> Run:
+def load(workdir, *, require_metrics=True, damage=None) -> Record:
   """Reads the measurements in a workdir.
 
   Lines of one step are merged; the later value wins. An incomplete last line
@@ -272,7 +272,7 @@ def load(workdir, *, require_metrics=True, damage=None) -> Run:
       f"{path} holds no metrics yet: {METRICS} is missing or empty. Is it the "
       "workdir of a training run that has finished a step?"
     )
-  return Run(
+  return Record(
     path=path,
     config=lines.config(path / "config.json", damage),
     metrics=metrics,
@@ -285,7 +285,7 @@ def series(rows, name):
   """Returns (steps, values) of one metric, without absent and null values.
 
   Args:
-    rows: one dict per step, as in `Run.metrics`.
+    rows: one dict per step, as in `Record.metrics`.
     name: name of the metric.
 
   Returns:
@@ -331,10 +331,6 @@ def _scalar(key, value):
   )
 
 
-def _is_local(path):
-  return "://" not in os.fspath(path)
-
-
 def _step_file(folder, step):
   return folder / f"{int(step):06d}.jsonl"
 
@@ -345,7 +341,7 @@ def _append(path, record):
   An object store cannot append: there the file is rewritten.
   """
   line = dumps(record) + "\n"
-  if not _is_local(path):
+  if places.is_remote(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.read_bytes() if path.exists() else b""
     path.write_bytes(old + line.encode())
@@ -356,22 +352,8 @@ def _append(path, record):
     os.fsync(file.fileno())
 
 
-def _replace(path, text):
-  """Replaces a file atomically: a reader sees the old or the new text."""
-  if not _is_local(path):  # writes to an object store are atomic
-    path.write_text(text)
-    return
-  temporary = f"{os.fspath(path)}.tmp"
-  with open(temporary, "w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-
-
 def _write_whole(path, records):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  _replace(path, "".join(dumps(record) + "\n" for record in records))
+  places.write(path, "".join(dumps(record) + "\n" for record in records))
 
 
 def _cut_record(path, last_step):
@@ -390,7 +372,7 @@ def _cut_lines(path, last_step):
     rows = [row for row in rows if row.get("step", 0) <= last_step]
   text = "".join(dumps(row) + "\n" for row in rows)
   if text != path.read_bytes().decode("utf-8", errors="replace"):
-    _replace(path, text)
+    places.write(path, text)
 
 
 def _cut_files(folder, last_step):
@@ -400,7 +382,7 @@ def _cut_files(folder, last_step):
   for path in list(folder.iterdir()):
     match = _STEP_FILE.match(path.name)
     late = match and last_step is not None and int(match[1]) > last_step
-    if late or path.name.endswith(".jsonl.tmp"):
+    if late or path.name.endswith(places.PART):
       path.unlink()
 
 

@@ -1,7 +1,7 @@
 """A policy and its tokenizer: from an HF directory, a run, or a checkpoint."""
 
+import contextlib
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -60,12 +60,10 @@ def read_model(path: str, **changes) -> model_config.ModelConfig:
   Raises:
     InputError: the file cannot be read, or the model is not supported.
   """
+  described = places.read_json(path)
   try:
-    described = json.loads(epath.Path(path).read_text())
-    if not isinstance(described, dict):
-      raise ValueError("not a JSON object")
     return model_config.ModelConfig.from_hf(described, **changes)
-  except (OSError, ValueError, RecursionError) as e:
+  except ValueError as e:
     raise errors.InputError(f"{path}: {e}") from e
 
 
@@ -113,7 +111,7 @@ def locate(place: str, download: bool) -> str:
     )
   if download and is_on_hub(place):
     return _hub().fetch(place)
-  if "://" in place:
+  if places.is_remote(place):
     return place
   return os.path.abspath(os.path.expanduser(place))
 
@@ -402,11 +400,7 @@ def _read(path: str, mesh, dtype, download: bool):
 def _base(workdir: epath.Path) -> str:
   """Returns the place of the base weights of a run with LoRA."""
   file = workdir / MODEL_DIR / "config.json"
-  try:
-    described = json.loads(file.read_text())
-  except (OSError, ValueError, RecursionError) as e:
-    raise errors.InputError(f"{file}: {e}") from e
-  base = described.get(_BASE) if isinstance(described, dict) else None
+  base = places.read_json(file).get(_BASE)
   if not isinstance(base, str):
     raise errors.InputError(f"{file} does not name the base in {_BASE!r}")
   return base
@@ -414,12 +408,6 @@ def _base(workdir: epath.Path) -> str:
 
 def _read_checkpoint(workdir, step, config, mesh, dtype):
   """Returns the trained parameters of a checkpoint; step None: the newest."""
-  checkpointer = checkpoint_lib.Checkpointer(
-    workdir / CHECKPOINTS, read_only=True
-  )
-  step = checkpointer.latest() if step is None else step
-  if step is None:
-    raise errors.InputError(f"{workdir} holds no checkpoint yet")
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
@@ -431,6 +419,10 @@ def _read_checkpoint(workdir, step, config, mesh, dtype):
       )
     ),
   )
-  params = checkpointer.load_params(step, like)
-  checkpointer.close()
-  return params
+  with contextlib.closing(
+    checkpoint_lib.Checkpointer(workdir / CHECKPOINTS, read_only=True)
+  ) as checkpointer:
+    step = checkpointer.latest() if step is None else step
+    if step is None:
+      raise errors.InputError(f"{workdir} holds no checkpoint yet")
+    return checkpointer.load_params(step, like)

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.rewards import thinking
 from progrpo_jax.text import chat, files, inputs, user_part
 
@@ -160,14 +160,15 @@ class HFTokenizer:
       _make_common(os.path.join(local, files.CONFIG))
       # Other settings of an existing generation_config.json are kept.
       existing = directory / _GENERATION_FILE
-      files.write_json(
+      places.write_json(
         os.path.join(local, _GENERATION_FILE),
-        (files.read_json(existing) if existing.exists() else {}) | generation,
+        (places.read_json(existing) if existing.exists() else {}) | generation,
+        ensure_ascii=False,
       )
       for folder, _, names in os.walk(local):
         for name in names:
           source = epath.Path(folder) / name
-          files.write(
+          places.write(
             directory / source.relative_to(local), source.read_bytes()
           )
 
@@ -222,7 +223,7 @@ class HFTokenizer:
     ids = [self._end_of_turn(), self._tokenizer.eos_token_id]
     file = os.path.join(local, _GENERATION_FILE)
     if os.path.exists(file):
-      eos = files.read_json(file).get("eos_token_id")
+      eos = places.read_json(file).get("eos_token_id")
       eos = eos if isinstance(eos, list) else [eos]
       if not all(i is None or type(i) is int and i >= 0 for i in eos):
         raise errors.InputError(
@@ -324,7 +325,7 @@ def _read_tokenizer(local: str, where: str):
   for name in _PROCESSOR_FILES:
     file = os.path.join(local, name)
     if not tokenizer.chat_template and os.path.exists(file):
-      template = files.read_json(file).get("chat_template")
+      template = places.read_json(file).get("chat_template")
       if isinstance(template, list):
         template = {t["name"]: t["template"] for t in template}
       tokenizer.chat_template = template
@@ -337,11 +338,11 @@ def _make_common(file: str) -> None:
   Many versions of vLLM use transformers 4, which does not know the names that
   version 5 writes; version 5 still reads the old names.
   """
-  content = files.read_json(file)
+  content = places.read_json(file)
   content["tokenizer_class"] = "PreTrainedTokenizerFast"
   if isinstance(content.get("extra_special_tokens"), list):
     content["additional_special_tokens"] = content.pop("extra_special_tokens")
   # Settings of this process's `from_pretrained`, not of the tokenizer.
   for key in ("is_local", "local_files_only"):
     content.pop(key, None)
-  files.write_json(file, content)
+  places.write_json(file, content, ensure_ascii=False)

@@ -5,7 +5,7 @@ import io
 
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.text import files, inputs
 
 _SPACE = "\u2581"  # sentencepiece's character for a space
@@ -127,7 +127,7 @@ class SentencePieceTokenizer:
       raise errors.InputError(f"sentencepiece: {e}") from e
     tokenizer = cls(buffer.getvalue())
     if path is not None:
-      files.write(path, tokenizer._model)
+      places.write(path, tokenizer._model)
     return tokenizer
 
   @classmethod
@@ -191,4 +191,4 @@ class SentencePieceTokenizer:
 
   def save(self, directory: str) -> None:
     """Writes `tokenizer.model`."""
-    files.write(epath.Path(directory) / files.MODEL, self._model)
+    places.write(epath.Path(directory) / files.MODEL, self._model)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.text import files, hf_tokenizer, sentencepiece_tokenizer
 
 # Text with words, numbers, spaces and code; its ids are part of the digest.
@@ -126,7 +126,7 @@ def load(
       chat_template_options=chat_template_options,
       where=path,
     )
-    if "://" not in path:
+    if not places.is_remote(path):
       return hf_tokenizer.HFTokenizer(path, **options)
     with tempfile.TemporaryDirectory() as local:
       files.copy(place, local)
@@ -161,7 +161,7 @@ def has_template(directory) -> bool:
   place = epath.Path(directory)
   file = place / files.CONFIG
   return (place / "chat_template.jinja").exists() or bool(
-    file.exists() and files.read_json(file).get("chat_template")
+    file.exists() and places.read_json(file).get("chat_template")
   )
 
 

@@ -7,10 +7,12 @@ import pytest
 
 from progrpo_jax import errors, groups
 from progrpo_jax import progress as progress_lib
+from progrpo_jax.build import problems
 from progrpo_jax.build import stages as build
 from progrpo_jax.devices import stopping, timing
 from progrpo_jax.learn import adaptive, history, optim
 from progrpo_jax.learn import state as state_lib
+from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import rewarding, verify
 
 
@@ -227,3 +229,24 @@ def test_new_optimiser_keeps_the_parameters_and_the_schedule(built):
   assert sum(differ) == 1
   assert [int(x) for x in optim.counts(fresh.opt_state)] == [1, 0]
   assert fresh.params is params
+
+
+@pytest.mark.parametrize(
+  "error", [errors.InputError, errors.RunError, KeyboardInterrupt, KeyError]
+)
+def test_a_setup_that_fails_leaves_no_workers(small, monkeypatch, error):
+  pools, make = [], problems.make_pool
+
+  def made(*args):
+    pools.append(make(*args))
+    return pools[0]
+
+  def fail(*_):
+    raise error("no")
+
+  monkeypatch.setattr(problems, "make_pool", made)
+  monkeypatch.setattr(build, "make_stages", fail)
+  with pytest.raises(error, match="no"):
+    build.make_setup(small.config())
+  with pools[0], pytest.raises(pool_lib.PoolError, match="pool is closed"):
+    pools[0].run([])

@@ -42,7 +42,7 @@ def cut(built, small, generations, tokens, rows):
     f"train.micro_batch_rows={rows}",
     method="grpo",
   )
-  return built[0].build(c)
+  return build.make_stages(c, built[0])
 
 
 def improved(built, stages):

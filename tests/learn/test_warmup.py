@@ -68,7 +68,7 @@ def test_updates_that_would_ruin_the_weights_are_said(
   monkeypatch.setattr(
     warmup.optim, "schedule", lambda *_, **__: lambda _: np.inf
   )
-  with pytest.raises(errors.InputError, match=r"lower config\.warmup\.learn"):
+  with pytest.raises(errors.Diverged, match=r"lower config\.warmup\.learn"):
     base_policy.warm_up(
       small.config("warmup.steps=2"), tmp_path / "none", lambda *_: None
     )

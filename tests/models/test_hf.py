@@ -775,6 +775,25 @@ def test_a_save_that_fails_leaves_the_earlier_model(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_earlier_model_is_put_back_if_the_new_one_cannot_be(
+  tmp_path, monkeypatch, error
+):
+  config, params = own(tmp_path / "m")
+  rename = os.rename
+
+  def fail(old, new):
+    if str(old).endswith(".part"):
+      raise error
+    rename(old, new)
+
+  monkeypatch.setattr(os, "rename", fail)
+  with pytest.raises(type(error)):
+    hf.save(tmp_path / "m", config, params)
+  same_trees(hf.load(tmp_path / "m")[1], params)
+  assert os.listdir(tmp_path) == ["m"]
+
+
 def test_save_refuses_what_it_cannot_write(tmp_path):
   config, params = own(tmp_path / "m")
   with pytest.raises(ValueError, match="head/kernel"):

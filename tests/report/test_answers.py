@@ -126,7 +126,7 @@ def test_the_base_is_a_side_that_does_not_choose_the_prompts(two):
 def test_one_method_alone_has_no_sides(two, make_run, tmp_path):
   assert answers.browser(answers.collect({"one": two["one"]})) == ""
   bare = metrics.load(make_run("bare", samples=False))
-  page = pages.write_loaded_comparison({"a": [bare]}, tmp_path / "x.html")
+  page = pages.write_comparison({"a": [bare]}, tmp_path / "x.html")
   assert 'id="answers"' not in page.read_text()
 
 
@@ -140,7 +140,7 @@ def test_hostile_answers_stay_data(tmp_path, hostile):
     name: [_write(tmp_path / name, {hostile: [(hostile, name == "a")]})]
     for name in ("a", "b")
   }
-  page = pages.write_loaded_comparison(groups, tmp_path / "x.html")
+  page = pages.write_comparison(groups, tmp_path / "x.html")
   text = page.read_text()
   assert "</script><script>alert" not in text
   assert text.count("<script") == 2

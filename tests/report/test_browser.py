@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from progrpo_jax.report import compared
 from progrpo_jax.report import html as pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -87,11 +88,10 @@ def _ask(page, tmp_path, script):
 def test_a_narrow_comparison_keeps_numbers_whole_and_answers(
   make_run, tmp_path
 ):
-  page = pages.write_comparison(
+  page = compared.Comparison(
     {"a": [make_run("a")], "b": [make_run("b", shift=2)]},
-    tmp_path / "c.html",
     base=make_run("base", steps=10),
-  )
+  ).write_page(tmp_path / "c.html")
   out = _ask(
     page,
     tmp_path,

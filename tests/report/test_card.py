@@ -37,7 +37,7 @@ def _eval(step, value, **more):
 
 
 def _export(tmp_path, evals=(), config=None, **options):
-  run = metrics.Run(
+  run = metrics.Record(
     path=epath.Path(tmp_path),
     config=config or _config(),
     metrics=[{"step": s, "reward": s / 10} for s in range(1, 31)],

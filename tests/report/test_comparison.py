@@ -241,11 +241,11 @@ def test_regimes_need_three_evaluations_with_samples(make_run):
   (workdir / "evals" / "000040.jsonl").unlink()
   run = metrics.load(workdir)
   assert comparison.regimes([run], "countdown") is None
-  few = metrics.Run(run.path, {}, run.metrics, run.evals[:2])
+  few = metrics.Record(run.path, {}, run.metrics, run.evals[:2])
   assert comparison.regimes([few], "countdown") is None
   # Without step 0 there is no base, unless it is given.
   late = metrics.load(make_run("c"))
-  late = metrics.Run(late.path, {}, late.metrics, late.evals[1:])
+  late = metrics.Record(late.path, {}, late.metrics, late.evals[1:])
   assert comparison.regimes([late], "countdown") is None
   assert comparison.regimes([late], "countdown", late) is not None
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from progrpo_jax import errors
+from progrpo_jax.cli import compare
 from progrpo_jax.report import html
 from progrpo_jax.storage import metrics
 
@@ -134,9 +135,8 @@ def test_a_comparison_with_a_damaged_run(make_run, tmp_path, capsys):
   whole, broken = make_run("whole", steps=40), make_run("broken", steps=40)
   for name in ("metrics.jsonl", *FILES):
     _damage(broken / name, "bits")
-  page = html.write_comparison(
-    {"whole": [whole], "broken": [broken]}, tmp_path / "page.html"
-  )
+  page = tmp_path / "page.html"
+  assert compare.run([str(whole), str(broken), "--output", str(page)]) == 0
   assert "Files are damaged" in page.read_text()
   said = capsys.readouterr().err
   assert f"damaged, left out: {broken}" in said

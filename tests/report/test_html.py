@@ -9,7 +9,7 @@ import re
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax.report import drawing, markup, rollouts
+from progrpo_jax.report import compared, drawing, markup, rollouts
 from progrpo_jax.report import html as pages
 
 
@@ -259,7 +259,9 @@ def test_a_comparison_says_how_its_runs_stand(make_run, tmp_path):
     "b": [_judge(make_run("b"), lambda step: (0, ""))],
     "c": [make_run("c")],
   }
-  text = pages.write_comparison(runs, tmp_path / "page.html").read_text()
+  text = (
+    compared.Comparison(runs).write_page(tmp_path / "page.html").read_text()
+  )
   part = text[text.index('<section id="runs">') :]
   assert re.findall(r"100 steps</td><td>(.*?)</td>", part) == [
     "collapse since step 81: &lt;b&gt;1&lt;/b&gt;% left",
@@ -450,11 +452,9 @@ def test_a_comparison_links_its_runs_and_needs_nothing(make_run, tmp_path):
   first, second = make_run("a <1>"), make_run("b", shift=1)
   seed = make_run("b2", shift=2)
   pages.write_report(first)
-  path = pages.write_comparison(
-    {"ARM & co": [first], "grpo": [second, seed]},
-    tmp_path / "out" / "page.html",
-    base=first / "eval.jsonl",
-  )
+  path = compared.Comparison(
+    {"ARM & co": [first], "grpo": [second, seed]}, base=first / "eval.jsonl"
+  ).write_page(tmp_path / "out" / "page.html")
   text = path.read_text()
   page = _Reader(text)
   _assert_self_contained(text, page)
@@ -475,13 +475,26 @@ def test_a_comparison_links_its_runs_and_needs_nothing(make_run, tmp_path):
   assert 'class="best"' not in text
 
 
+def test_a_page_is_replaced_and_not_written_over(make_run, tmp_path):
+  """A browser, or a copy that is under way, reads one page and not two."""
+  both = compared.Comparison({"a": [make_run("a")], "b": [make_run("b")]})
+  for write, name in (
+    (lambda path: pages.write_report(make_run(), path), "report.html"),
+    (both.write_page, "page.html"),
+    (both.write_json, "numbers.json"),
+  ):
+    (tmp_path / name).write_text("before")
+    (tmp_path / f"other-{name}").hardlink_to(tmp_path / name)
+    write(tmp_path / name)
+    assert (tmp_path / f"other-{name}").read_text() == "before"
+    assert (tmp_path / name).read_text() != "before"
+
+
 def test_a_missing_run_is_named(make_run, tmp_path):
   with pytest.raises(errors.InputError, match="no such workdir: .*nowhere"):
     pages.write_report(tmp_path / "nowhere")
   with pytest.raises(errors.InputError, match="nowhere"):
-    pages.write_comparison(
-      {"a": [make_run()], "b": [tmp_path / "nowhere"]}, tmp_path / "x.html"
-    )
+    compared.Comparison({"a": [make_run()], "b": [tmp_path / "nowhere"]})
 
 
 def test_bounds_stand_where_a_pass_at_k_would(make_run, tmp_path):
@@ -502,7 +515,6 @@ def test_bounds_stand_where_a_pass_at_k_would(make_run, tmp_path):
   page = pages.write_report(workdir).read_text()
   assert "0.251 to 0.752<small>not enough samples" in page
   assert "5 more were left out" in page
-  compared = pages.write_comparison(
-    {"few": [workdir], "all": [make_run("all")]}, tmp_path / "c.html"
-  ).read_text()
-  assert "0.251 to 0.752<small>not enough samples" in compared
+  both = compared.Comparison({"few": [workdir], "all": [make_run("all")]})
+  page = both.write_page(tmp_path / "c.html").read_text()
+  assert "0.251 to 0.752<small>not enough samples" in page

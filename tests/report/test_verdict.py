@@ -7,8 +7,7 @@ import pytest
 
 from progrpo_jax.cli import compare
 from progrpo_jax.evaluators import intervals
-from progrpo_jax.report import comparison, verdict
-from progrpo_jax.report import html as pages
+from progrpo_jax.report import compared, comparison, verdict
 from progrpo_jax.storage import metrics
 
 _SAMPLES = 4  # of each problem, so that methods are judged by pass@2
@@ -156,7 +155,7 @@ def test_many_methods_are_counted_in_the_headline(two):
 
 def test_many_sentences_are_folded(two, tmp_path):
   def opening(groups):
-    page = pages.write_comparison(groups, tmp_path / "page.html")
+    page = compared.Comparison(groups).write_page(tmp_path / "page.html")
     return page.read_text().split("<nav")[0]
 
   many = {name: [path] for name in "abcd" for path in two[:1]}
@@ -201,7 +200,7 @@ def test_the_verdict_opens_terminal_page_and_json(two, tmp_path, capsys):
 
 def test_bold_is_only_where_intervals_part(two, tmp_path):
   def best(groups, name):
-    path = pages.write_comparison(groups, tmp_path / name)
+    path = compared.Comparison(groups).write_page(tmp_path / name)
     table = path.read_text().split('<section id="table">')[1]
     return table.split("</table>")[0].count('class="best"')
 

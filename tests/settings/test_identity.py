@@ -202,5 +202,7 @@ def test_a_description_that_cannot_be_read_is_named(
   (workdir / "model").mkdir(parents=True)
   (workdir / "checkpoints" / "1").mkdir(parents=True)
   (workdir / name).write_bytes(content)
-  with pytest.raises(errors.InputError, match=f"{name} cannot be read"):
+  with pytest.raises(
+    errors.InputError, match=f"{name}: not (JSON: .*|a JSON object); put a"
+  ):
     small.train(workdir, method="grpo")

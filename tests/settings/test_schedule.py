@@ -303,7 +303,7 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
     "algo.reset.modes=()",
   )
   assert small.train(tmp_path / "whole", *change)[0] == loop.DONE
-  stages = build._stages
+  stages = build.make_stages
 
   def gone(c, foundation):
     if steps:
@@ -314,7 +314,7 @@ def test_a_stage_that_cannot_begin_saves_the_step_before_it(
   view = Stopping(None)
   view.step = lambda step, metrics: steps.append(step)
   with monkeypatch.context() as patch:
-    patch.setattr(build, "_stages", gone)
+    patch.setattr(build, "make_stages", gone)
     with pytest.raises(errors.InputError, match="is gone"):
       loop.train(small.config(*change), tmp_path / "broken", view)
   assert steps == [1, 2]

@@ -2,6 +2,7 @@
 
 import json
 
+from etils import epath
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,16 +66,15 @@ def test_a_metric_with_a_shape_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("local", [True, False])
 def test_a_resumed_run_has_the_files_of_the_unbroken_one(
-  tmp_path, monkeypatch, local
+  bucket, monkeypatch, local
 ):
-  # On object stores files are rewritten; here that branch writes a local disk.
-  monkeypatch.setattr(metrics, "_is_local", lambda path: local)
   monkeypatch.setattr(lines, "PART_STEPS", 3)
-  _write(tmp_path / "unbroken", range(1, 9))
-  _write(tmp_path / "resumed", range(1, 7))
-  _write(tmp_path / "resumed", range(5, 9), resume_step=4)
-  unbroken = _contents(tmp_path / "unbroken")
-  assert _contents(tmp_path / "resumed") == unbroken
+  place = epath.Path(bucket if local else "gs://bucket")
+  _write(place / "unbroken", range(1, 9))
+  _write(place / "resumed", range(1, 7))
+  _write(place / "resumed", range(5, 9), resume_step=4)
+  unbroken = _contents(bucket / "unbroken")
+  assert _contents(bucket / "resumed") == unbroken
   records = {
     name
     for name in unbroken
@@ -92,39 +92,40 @@ def test_a_resumed_run_has_the_files_of_the_unbroken_one(
   assert len(unbroken) == len(records) + 8 + 4
 
 
-def test_a_record_in_parts_is_read_as_one_file_is(tmp_path, monkeypatch):
+def test_a_record_in_parts_is_read_as_one_file_is(
+  tmp_path, bucket, monkeypatch
+):
   """Also that of a run which began on a disk and went on in a bucket."""
   monkeypatch.setattr(lines, "PART_STEPS", 3)
   _write(tmp_path / "whole", range(1, 13))
   _write(tmp_path / "moved", range(1, 7))
-  monkeypatch.setattr(metrics, "_is_local", lambda path: False)
-  _write(tmp_path / "parts", range(1, 13))
+  (tmp_path / "moved").rename(bucket / "moved")
+  place = epath.Path("gs://bucket")
+  _write(place / "parts", range(1, 13))
   # Cut in the old file, and once more in the parts.
-  _write(tmp_path / "moved", range(6, 12), resume_step=5)
-  _write(tmp_path / "moved", range(11, 13), resume_step=10)
-  _write(tmp_path / "parts", [], resume_step=12)
+  _write(place / "moved", range(6, 12), resume_step=5)
+  _write(place / "moved", range(11, 13), resume_step=10)
+  _write(place / "parts", [], resume_step=12)
   whole = metrics.load(tmp_path / "whole")
   assert [row["step"] for row in whole.metrics] == list(range(1, 13))
   for name in ("parts", "moved"):
-    read = metrics.load(tmp_path / name)
+    read = metrics.load(place / name)
     assert (read.metrics, read.evals) == (whole.metrics, whole.evals)
-    assert run.load_run(tmp_path / name).metrics()["reward"].tolist() == [
+    assert run.load_run(place / name).metrics()["reward"].tolist() == [
       row["reward"] for row in whole.metrics
     ]
-  assert not (tmp_path / "parts/metrics.jsonl").exists()
-  assert sorted(p.name for p in (tmp_path / "moved/metrics").iterdir()) == [
+  assert not (bucket / "parts/metrics.jsonl").exists()
+  assert sorted(p.name for p in (bucket / "moved/metrics").iterdir()) == [
     "000006.jsonl",
     "000009.jsonl",
     "000012.jsonl",
   ]
-  (tmp_path / "parts/metrics/000003.jsonl").write_text("{}\n")
+  (bucket / "parts/metrics/000003.jsonl").write_text("{}\n")
   with pytest.raises(errors.InputError, match="000003.jsonl, line 1 is with"):
-    metrics.load(tmp_path / "parts")
+    metrics.load(place / "parts")
   # Over again.
-  _write(tmp_path / "moved", [1], resume_step=-1)
-  assert [row["step"] for row in metrics.load(tmp_path / "moved").metrics] == [
-    1
-  ]
+  _write(place / "moved", [1], resume_step=-1)
+  assert [row["step"] for row in metrics.load(place / "moved").metrics] == [1]
 
 
 def test_the_evaluation_at_the_resumed_step_stays(tmp_path):
@@ -165,7 +166,7 @@ def test_without_a_resume_step_a_torn_line_does_not_spoil_the_next(tmp_path):
 
 def test_minus_one_starts_over_and_leftovers_of_a_kill_go(tmp_path):
   _write(tmp_path, range(0, 4))
-  (tmp_path / "rollouts" / "000002.jsonl.tmp").write_text("{")
+  (tmp_path / "rollouts" / ".000002.jsonl.7.part").write_text("{")
   (tmp_path / "rollouts" / "notes.txt").write_text("mine")
   metrics.MetricWriter(tmp_path, tensorboard=False, resume_step=-1)
   left = _contents(tmp_path)

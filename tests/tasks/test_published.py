@@ -1,5 +1,6 @@
 """How published sets are read, checked, compared and built, on made-up ones."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import http.server
@@ -8,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 
@@ -437,6 +439,33 @@ def test_downloads_are_noted_and_a_changed_one_is_refused(
     cached.unlink()
   with pytest.raises(InputError, match="has changed: its sha256 is"):
     load(files, manual_dir=None, max_prompt_chars=9_999)
+
+
+def test_downloads_of_many_builds_at_a_time_are_all_noted(tmp_path):
+  """Neither an entry is lost, nor is the file ever half written."""
+  (tmp_path / "data").mkdir()
+  (tmp_path / "file").write_text("the same for all")
+  urls = [f"https://a.org/{number}" for number in range(32)]
+  manager = types.SimpleNamespace(download=lambda url: tmp_path / "file")
+  config = types.SimpleNamespace(data_dir=str(tmp_path / "data"))
+  inputs = [reader.Input("train", "file", url=url) for url in urls]
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    found = list(
+      threads.map(lambda file: reader._download(file, manager, config), inputs)
+    )
+  noted = json.loads((tmp_path / "data" / "checksums.json").read_text())
+  assert noted == {file.url: file.sha256 for file in found}
+  assert list(noted) == sorted(urls)
+
+
+def test_a_damaged_record_of_downloads_is_named(tmp_path):
+  (tmp_path / "checksums.json").write_text('{"https://a.org/1": "12')
+  (tmp_path / "file").write_text("x")
+  manager = types.SimpleNamespace(download=lambda url: tmp_path / "file")
+  config = types.SimpleNamespace(data_dir=str(tmp_path))
+  file = reader.Input("train", "file", url="https://a.org/1")
+  with pytest.raises(InputError, match="checksums.json: not JSON"):
+    reader._download(file, manager, config)
 
 
 def test_a_failed_download_says_what_to_do(files, server, monkeypatch):

@@ -1,9 +1,6 @@
 """Which tokenizer a directory has, in a bucket too, and errors."""
 
 from etils import epath
-from etils.epath import backend
-from fsspec.implementations import dirfs
-from fsspec.implementations import local as local_files
 import jax
 import numpy as np
 import pytest
@@ -61,21 +58,6 @@ def test_export_beside_weights_keeps_the_tokenizer(tmp_path, char, kind):
   for text in ["Using the numbers [1, 2]", " é\n\n  x 12345 don't"]:
     assert again.encode_prompt(text) == first.encode_prompt(text)
     assert again.decode(again.encode(text)) == text
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-  """gs:// is a folder; the test fails if it is taken for a local path."""
-  (tmp_path / "cwd").mkdir()
-  monkeypatch.chdir(tmp_path / "cwd")
-  files = dirfs.DirFileSystem(
-    path=str(tmp_path), fs=local_files.LocalFileSystem(auto_mkdir=True)
-  )
-  monkeypatch.setattr(
-    backend.fsspec_backend, "_get_filesystem", lambda _: files
-  )
-  yield tmp_path / "gs:" / "bucket"
-  assert list((tmp_path / "cwd").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["hf", "sentencepiece"])

@@ -18,7 +18,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 
 with errors.of_extra("tfds"):
   import tensorflow_datasets as tfds
@@ -98,7 +98,7 @@ def prepare(
   data_dir = os.path.expanduser(data_dir)
   ready = folder(builder, config.name, str(config.version), data_dir)
   if not ready.exists():
-    with _lock(data_dir, config.name), _quiet(), _few_retries():
+    with lock(data_dir, config.name), _quiet(), _few_retries():
       # A process that waited for the lock finds the data there; TFDS then
       # returns at once.
       writer = builder(
@@ -109,9 +109,14 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _lock(data_dir: str, name: str) -> Iterator[None]:
-  """Lets one process of this machine build at a time."""
-  if "://" in data_dir:  # buckets have no file locks
+def lock(data_dir: str, name: str) -> Iterator[None]:
+  """Lets one process of this machine at a time into the context.
+
+  Args:
+    data_dir: folder of all builds, local or in a bucket, which has no locks.
+    name: what is built or written there; each name has a lock of its own.
+  """
+  if places.is_remote(data_dir):
     yield
     return
   os.makedirs(data_dir, exist_ok=True)

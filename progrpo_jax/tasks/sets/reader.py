@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import inspect
 import json
+import os
 from typing import Any, Protocol
 
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import serving
 from progrpo_jax.tasks.sets import builder, files, overlap, schema
@@ -205,7 +206,8 @@ def _download(file: Input, manager: Any, config: Config) -> Input:
   """Returns a file with its path and checksum; downloads it if necessary.
 
   Raises:
-    InputError: the download fails, or its checksum is not the recorded one.
+    InputError: the download fails, its checksum is not the recorded one, or
+      the record cannot be read.
   """
   if file.path:
     return file
@@ -218,15 +220,18 @@ def _download(file: Input, manager: Any, config: Config) -> Input:
       f" {config.published.how_to_get}"
     ) from error
   checksum = files.sha256(path)
-  record = epath.Path(config.data_dir).expanduser() / "checksums.json"
-  checksums = json.loads(record.read_text()) if record.exists() else {}
-  if checksums.setdefault(file.url, checksum) != checksum:
-    raise InputError(
-      f"{file.url} has changed: its sha256 is {checksum}, and was"
-      f" {checksums[file.url]} at the first download. Name a revision, or"
-      f" remove the entry from {record} to accept the change"
-    )
-  record.write_text(json.dumps(checksums, indent=2, sort_keys=True))
+  data_dir = epath.Path(config.data_dir).expanduser()
+  record = data_dir / "checksums.json"
+  # Builds of other sets, which have locks of their own, write here too.
+  with builder.lock(os.fspath(data_dir), "checksums"):
+    checksums = places.read_json(record) if record.exists() else {}
+    if checksums.setdefault(file.url, checksum) != checksum:
+      raise InputError(
+        f"{file.url} has changed: its sha256 is {checksum}, and was"
+        f" {checksums[file.url]} at the first download. Name a revision, or"
+        f" remove the entry from {record} to accept the change"
+      )
+    places.write_json(record, checksums, sort_keys=True)
   return dataclasses.replace(file, path=str(path), sha256=checksum)
 
 
@@ -428,7 +433,7 @@ class _Reader:
     account["near_duplicates"] = listed[:_LISTED]
     self._report["splits"][split] = account
     text = json.dumps(self._report, indent=2, default=builder.plain)
-    (self._folder / "report.json").write_text(text + "\n")
+    places.write(self._folder / "report.json", text + "\n")
 
 
 def _checker(verifier: str) -> Callable[[object], None] | None:
