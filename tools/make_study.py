@@ -190,8 +190,8 @@ def differences(
       for column, values in COLUMNS.items():
         pairs[arm, column] = values(own) - values(other, step=step)
   found = {
-    cell: intervals.over_seeds(values_SX, level=1 - (1 - LEVEL) / len(pairs))
-    for cell, values_SX in pairs.items()
+    place: intervals.over_seeds(values_SX, level=1 - (1 - LEVEL) / len(pairs))
+    for place, values_SX in pairs.items()
   }
   adjusted = intervals.holm([row[3] for row in found.values()])
   by_arm: dict[str, dict[str, tuple[float, ...]]] = collections.defaultdict(
