@@ -129,14 +129,14 @@ def test_read_only_touches_nothing(saved, tmp_path):
 
 def test_policy_keeps_the_reference_of_every_kept_step():
   reference_of, there = {}, []
-  policy = checkpoint.KeepReferences(2, 10, reference_of)
+  keep = checkpoint.KeepReferences(2, 10, reference_of)
   reference = 0
   for step in range(200):
     if step % 7 == 4 or step % 23 == 5:
       reference = step
     reference_of[step] = reference
     there.append(step)
-    kept = policy.should_preserve(
+    kept = keep.should_preserve(
       [types.SimpleNamespace(step=s) for s in there], context=None
     )
     there = [s for s, keep in zip(there, kept, strict=True) if keep]
