@@ -30,7 +30,7 @@ from progrpo_jax.devices import hosts, stopping, timing
 from progrpo_jax.learn import history
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
-from progrpo_jax.settings import checks, identity, isolation
+from progrpo_jax.settings import derived, identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lock
 from progrpo_jax.storage import metrics as metrics_lib
@@ -605,7 +605,7 @@ def _run(
 def _introduce(c, setup: build.Setup, view: View) -> None:
   """Says what the config left to the machine and to the data."""
   view.message(build.attention_of(setup.model, setup.mesh))
-  drawn_on = checks.sampling_mesh(c, setup.mesh)
+  drawn_on = derived.sampling_mesh(c, setup.mesh)
   if drawn_on != setup.mesh:
     view.message(
       f"Responses are drawn on the mesh {dict(drawn_on.shape)} of the same "

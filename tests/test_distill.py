@@ -15,7 +15,7 @@ from progrpo_jax.build import stages as build
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, scoring
 from progrpo_jax.plan import memory, programs
-from progrpo_jax.settings import checks, identity
+from progrpo_jax.settings import derived, identity
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 SHORT = ("eval.every=0", "train.total_steps=2", "checkpoint.every=1")
@@ -316,5 +316,5 @@ def test_plans_count_the_teacher(small, taught):
   more = programs.resident(c, model, mesh, "update", teacher)
   assert more - programs.resident(c, model, mesh, "update") == held
   plain = small.config(method="grpo")
-  assert memory.teacher_of(plain) is None and not checks.distills(plain)
+  assert memory.teacher_of(plain) is None and not derived.distills(plain)
   assert programs.of(plain) == programs.PHASES

@@ -182,6 +182,7 @@ ROOMS = {
     "methods.py",
     "named.py",
     "scales.py",
+    "derived.py",
     "checks.py",
     "identity.py",
     "schedule.py",

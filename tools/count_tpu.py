@@ -26,7 +26,7 @@ from progrpo_jax import errors
 from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, counts, hlo, memory, programs, roofline
-from progrpo_jax.settings import checks, defaults, files
+from progrpo_jax.settings import defaults, derived, files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPES = runpy.run_path(str(ROOT / "tools" / "make_memory.py"))["_SHAPES"]
@@ -241,15 +241,15 @@ def sizes_of(c) -> str:
       [c[name].to_json() for name in ("mesh", "sampling")],
       c.data.max_prompt_length,
       c.algo.num_generations,
-      checks.prompts_per_round(c),
+      derived.prompts_per_round(c),
       [
         c.train[name]
         for name in c.train
         if name not in ("total_steps", "max_skipped_updates")
       ],
       functions.needs_scores(c),
-      checks.needs_reference(c),
-      checks.distills(c),
+      derived.needs_reference(c),
+      derived.distills(c),
     )
   )
 
@@ -269,7 +269,7 @@ def configs(folder: pathlib.Path, say, prices, only) -> list[str]:
     place = write_model(folder, pathlib.Path(c.model.init_from).name)
     c.model.init_from = str(place)
     teacher = None
-    if checks.distills(c):
+    if derived.distills(c):
       name = pathlib.Path(c.algo.distill.teacher).name
       c.algo.distill.teacher = str(write_model(folder, name))
       teacher = memory.teacher_of(c)

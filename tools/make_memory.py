@@ -15,7 +15,7 @@ from progrpo_jax import errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
-from progrpo_jax.settings import checks, defaults
+from progrpo_jax.settings import defaults, derived
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "memory.md"
 LARGEST = 256  # chips
@@ -220,7 +220,7 @@ def peak(name: str, rank: int, sizes, platform: str) -> float:
     dtype="bfloat16",
     remat="layer",
   )
-  model = dataclasses.replace(model, lora=checks.lora_config(c))
+  model = dataclasses.replace(model, lora=derived.lora_config(c))
   mesh = sharding.abstract_mesh(sizes[0] * sizes[1] * sizes[2], *sizes)
   try:
     return memory.peak(memory.estimate(c, model, mesh, platform))

@@ -27,7 +27,7 @@ from progrpo_jax.algos import (
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.learn import optim
 from progrpo_jax.models import scoring
-from progrpo_jax.settings import checks
+from progrpo_jax.settings import derived
 from progrpo_jax.storage import loggers
 
 
@@ -165,7 +165,7 @@ def needs_scores(c) -> bool:
   return bool(
     c.algo.arm.alpha
     or read & advantage_lib.LOG_PROBS
-    or checks.readers_of_scores(c)
+    or derived.readers_of_scores(c)
   )
 
 
@@ -276,11 +276,11 @@ def _example(c) -> batch_lib.LossInputs:
     logp_BT=token,
     old_logp_BT=token,
     mask_BT=jnp.ones((2, 3), bool),
-    adv_B=None if checks.distills(c) else row,
-    adv_BT=token if checks.distills(c) else None,
+    adv_B=None if derived.distills(c) else row,
+    adv_BT=token if derived.distills(c) else None,
     entropy_BT=token,
     reward_B=row,
-    ref_logp_BT=token if checks.needs_reference(c) else None,
+    ref_logp_BT=token if derived.needs_reference(c) else None,
     log_z_B=row if c.algo.partition_head else None,
     weight_BT=token if c.algo.correction else None,
     key=jax.random.key(0),

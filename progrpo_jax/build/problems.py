@@ -17,7 +17,7 @@ from progrpo_jax.rewards import functions, thinking
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import decoding
 from progrpo_jax.rollout import prompts as prompts_lib
-from progrpo_jax.settings import checks, isolation
+from progrpo_jax.settings import derived, isolation
 from progrpo_jax.tasks import base as tasks
 
 # Seconds that a worker takes to judge a program with ten tests
@@ -217,7 +217,7 @@ def batch_prompts(c, model, mesh) -> int:
   # On a CPU verifiers would take the cores that sample.
   if mesh.devices.flat[0].platform == "cpu":
     return 0
-  count = checks.prompts_per_round(c)
+  count = derived.prompts_per_round(c)
   programs = count * c.algo.num_generations * _share_of_programs(c)
   verifying_s = programs * _PROGRAM_S / (c.rewards.workers * hosts.count())
   weights = model.num_params * jnp.dtype(c.model.dtype).itemsize
@@ -264,7 +264,7 @@ def make_evaluators(
     top_k=e.top_k,
     batch_prompts=0,
   )
-  checks.check_split(mesh, **{"config.eval.batch_prompts": e.batch_prompts})
+  derived.check_split(mesh, **{"config.eval.batch_prompts": e.batch_prompts})
   measures = held_out.MEASURES
   if e.creativity_corpus:
     measures = (
@@ -274,7 +274,7 @@ def make_evaluators(
   settings = held_out.Settings(
     model=model,
     mesh=mesh,
-    sampling_mesh=checks.sampling_mesh(c, mesh),
+    sampling_mesh=derived.sampling_mesh(c, mesh),
     tokenizer=tokenizer,
     pool=pool,
     sampling=sampling,

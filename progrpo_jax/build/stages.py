@@ -39,7 +39,7 @@ from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import collect as collect_lib
 from progrpo_jax.rollout import draw, rephrase, rewarding
 from progrpo_jax.rollout import prompts as prompts_lib
-from progrpo_jax.settings import checks, isolation
+from progrpo_jax.settings import checks, derived, isolation
 from progrpo_jax.settings import schedule as schedule_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import log as log_lib
@@ -167,7 +167,7 @@ def load_policy(
     dtype=m.dtype,
     remat=m.remat,
     attention=m.attention,
-    lora=checks.lora_config(c),
+    lora=derived.lora_config(c),
     partition_head=c.algo.partition_head,
     chat_template=m.chat_template,
     chat_template_options=m.chat_template_options.to_dict(),
@@ -245,8 +245,8 @@ def check(c: ml_collections.ConfigDict, mesh) -> None:
   for stage in schedule_lib.every(c):
     checks.validate(stage)
     isolation.check(stage)
-    checks.layout(stage, mesh)
-    checks.sampling_mesh(stage, mesh)
+    derived.layout(stage, mesh)
+    derived.sampling_mesh(stage, mesh)
     for make in (
       functions.make_schedule,
       functions.make_objective,
@@ -385,7 +385,7 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
     InputError: something in the config cannot work with it.
   """
   _check_positions(c, foundation.model, "the model")
-  if checks.distills(c):
+  if derived.distills(c):
     _check_positions(c, foundation.teacher[0], "the teacher")
   prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
@@ -400,7 +400,7 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
     validate=_validate(c, foundation),
     watch=c.algo.reset.watch,
     decide_reset=reference.DecideReset(
-      options=checks.reset_options(c),
+      options=derived.reset_options(c),
       scheduled=functools.partial(schedule_lib.asks_for_reset, c),
     ),
     resets_optimizer=c.algo.reset.optimizer,
@@ -409,9 +409,9 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
       devices=foundation.mesh.size,
       peak=peak.of_devices(foundation.mesh),
       passes=c.train.num_iterations,
-      scorers=functions.needs_scores(c) + checks.needs_reference(c),
+      scorers=functions.needs_scores(c) + derived.needs_reference(c),
       timer=foundation.timer,
-      teacher=foundation.teacher[0] if checks.distills(c) else None,
+      teacher=foundation.teacher[0] if derived.distills(c) else None,
     ),
     log=_log(c, foundation),
     check_hosts_agree=agreement.CheckHostsAgree(
@@ -420,14 +420,14 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
       every=c.hosts.compare_every,
     ),
     save_every=c.checkpoint.every,
-    needs_reference=checks.needs_reference(c),
+    needs_reference=derived.needs_reference(c),
   )
 
 
 def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
   """The rollout stage of a config."""
   dynamic, r = c.algo.dynamic_sampling, c.algo.rephrase
-  mesh = checks.sampling_mesh(c, foundation.mesh)
+  mesh = derived.sampling_mesh(c, foundation.mesh)
   around = dict(
     tokenizer=foundation.tokenizer, pool=foundation.pool, timer=foundation.timer
   )
@@ -460,7 +460,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
       stop=foundation.stop,
     ),
     count=c.train.prompts_per_step,
-    round_prompts=checks.prompts_per_round(c),
+    round_prompts=derived.prompts_per_round(c),
     keep=make_keep(c),
     max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
     carry=dynamic.enabled and dynamic.surplus == "carry",
@@ -469,10 +469,10 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
 
 
 def _layout(c, foundation: Foundation) -> tuple[int, packing.Layout]:
-  """How a config's sequences are packed into rows, see `checks.layout`."""
+  """How a config's sequences are packed into rows, see `derived.layout`."""
   platform = foundation.mesh.devices.flat[0].platform
   kernel = attention.packs(foundation.model, platform)
-  return checks.layout(c, foundation.mesh, kernel=kernel)
+  return derived.layout(c, foundation.mesh, kernel=kernel)
 
 
 def _prepare(c, foundation: Foundation) -> prepare.Prepare:
@@ -513,7 +513,7 @@ def _prepare(c, foundation: Foundation) -> prepare.Prepare:
 
 def _teacher(c, foundation: Foundation) -> teacher_lib.Teacher | None:
   """The teacher of a config; None where its weight is 0, too."""
-  if not checks.distills(c):
+  if not derived.distills(c):
     return None
   d = c.algo.distill
   model, params = foundation.teacher

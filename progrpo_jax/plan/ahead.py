@@ -22,7 +22,7 @@ import ml_collections
 from progrpo_jax import errors
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import counts, hlo, kept, memory, programs, roofline
-from progrpo_jax.settings import checks
+from progrpo_jax.settings import derived
 
 # Version of libtpu that belongs to the tested jax, see setup.py.
 LIBTPU = "0.0.42.1"
@@ -187,7 +187,7 @@ def phases(
       it fit a chip.
   """
   rates = roofline.rates_of(chip)
-  drawn_on = checks.sampling_mesh(c, mesh)
+  drawn_on = derived.sampling_mesh(c, mesh)
   estimated = memory.estimate(c, model, mesh, "tpu", teacher)
   out = {}
   for phase in programs.of(c) if which is None else which:
@@ -247,7 +247,7 @@ def phases(
 
 def _rollouts(c) -> int:
   """Returns how many times prompts are sampled in a round."""
-  return math.ceil(checks.prompts_per_round(c) / programs.sampled_at_once(c))
+  return math.ceil(derived.prompts_per_round(c) / programs.sampled_at_once(c))
 
 
 def _depths(model, phase: str, whole: bool) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from progrpo_jax.models import attention, hf, lora, scoring, transformer
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rollout import decoding
-from progrpo_jax.settings import checks, schedule
+from progrpo_jax.settings import checks, derived, schedule
 from progrpo_jax.storage import hub_names
 from progrpo_jax.storage import policy as policy_lib
 
@@ -132,7 +132,7 @@ def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
     dtype=c.model.dtype,
     remat=c.model.remat,
     attention=c.model.attention,
-    lora=checks.lora_config(c),
+    lora=derived.lora_config(c),
     partition_head=c.algo.partition_head,
   )
 
@@ -257,11 +257,11 @@ class _Stage:
     checks.validate(c)
     self.c, self.model, self.mesh, self.platform = c, model, mesh, platform
     self.shards = sharding.batch_shards(mesh)
-    self.layout = checks.layout(c, mesh, kernel=self.packed_kernel)[1]
+    self.layout = derived.layout(c, mesh, kernel=self.packed_kernel)[1]
     tx = functions.make_optimizer(c, functions.make_schedule(c))
     self.state = state_lib.abstract(model, tx, mesh)
     self.local = _local(model, mesh)
-    drawn_on = checks.sampling_mesh(c, mesh)
+    drawn_on = derived.sampling_mesh(c, mesh)
     self.drawing = self
     if drawn_on != mesh:
       self.drawing = _Stage(c, model, drawn_on, platform)
@@ -276,7 +276,7 @@ class _Stage:
     """Returns phase -> name -> bytes."""
     c, resident = self.c, self.resident()
     sample = self.drawing.sampling(
-      c.sampling.batch_prompts or checks.prompts_per_round(c),
+      c.sampling.batch_prompts or derived.prompts_per_round(c),
       c.algo.num_generations,
     )
     # On a CPU host memory is device memory, so loading and saving count too.
@@ -286,7 +286,7 @@ class _Stage:
       "score": resident | self.scoring(),
       "update": resident | self.updating(),
     }
-    if self.teacher and checks.distills(c):
+    if self.teacher and derived.distills(c):
       out["teacher"] = resident | self.teacher.scoring()
     if self.platform == "cpu":
       out["save"] = resident | {
@@ -313,7 +313,7 @@ class _Stage:
   def resident(self) -> Terms:
     """Returns what stays in memory during all phases."""
     out = self.weights() | {"optimiser": device_bytes(self.state.opt_state)}
-    if checks.needs_reference(self.c):
+    if derived.needs_reference(self.c):
       out["reference"] = self.tree(lora.split(self.model, self.shapes)[0])
     if self.teacher:
       out["teacher"] = self.teacher.tree(self.teacher.shapes)

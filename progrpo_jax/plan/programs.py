@@ -24,7 +24,7 @@ from progrpo_jax.models import attention, lora, scoring, transformer
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
 from progrpo_jax.rollout import decoding
-from progrpo_jax.settings import checks
+from progrpo_jax.settings import derived
 
 PHASES = ("prefill", "sample", "score", "update")
 
@@ -41,7 +41,7 @@ _STOP_IDS = (0, 1)
 
 def of(c: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Returns the phases of a config's step."""
-  return PHASES + ((TEACHER,) if checks.distills(c) else ())
+  return PHASES + ((TEACHER,) if derived.distills(c) else ())
 
 
 def lower(
@@ -69,7 +69,7 @@ def lower(
 
 
 def _sampler(c, model, mesh):
-  s, drawn_on = c.sampling, checks.sampling_mesh(c, mesh)
+  s, drawn_on = c.sampling, derived.sampling_mesh(c, mesh)
   settings = decoding.Settings(
     num_generations=c.algo.num_generations,
     max_new_tokens=s.max_new_tokens,
@@ -166,7 +166,7 @@ def resident(
   """
   state = state_lib.abstract(model, _optimizer(c), mesh)
   out = 0 if phase == "update" else memory.device_bytes(state.opt_state)
-  drawn_on = checks.sampling_mesh(c, mesh)
+  drawn_on = derived.sampling_mesh(c, mesh)
   apart = phase in ("prefill", "sample") and drawn_on != mesh
   if phase in ("sample", TEACHER) or apart:
     out += memory.device_bytes(_params(c, model, mesh))
@@ -174,7 +174,7 @@ def resident(
     out += memory.device_bytes(_cast(model, drawn_on))
   if teacher is not None and phase != TEACHER:
     out += memory.device_bytes(_cast(teacher, mesh))
-  if checks.needs_reference(c):
+  if derived.needs_reference(c):
     item = jnp.dtype(model.dtype).itemsize
     out += (
       memory.device_bytes(state.params)
@@ -186,7 +186,7 @@ def resident(
 
 def sampled_at_once(c: ml_collections.ConfigDict) -> int:
   """Returns the number of prompts whose samples are drawn at one time."""
-  return c.sampling.batch_prompts or checks.prompts_per_round(c)
+  return c.sampling.batch_prompts or derived.prompts_per_round(c)
 
 
 def _optimizer(c):
@@ -225,13 +225,13 @@ def _batch(c, model, mesh, prompts: int) -> batch_lib.PackedBatch:
   batch = batch_lib.PackedBatch(
     rows=packed.rows,
     old_logp_AEW=packed.to_rows(number),
-    ref_logp_AEW=packed.to_rows(number) if checks.needs_reference(c) else None,
+    ref_logp_AEW=packed.to_rows(number) if derived.needs_reference(c) else None,
     adv_AEZ=packed.to_slots(flag),
     fresh_AEZ=packed.to_slots(flag > 0),
     base_advantage_AEZ=packed.to_slots(flag),
     weight_AEW=packed.to_rows(number) if c.algo.correction else None,
     id_AEZ=packed.to_slots(flag.astype(np.uint32)),
-    adv_AEW=packed.to_rows(number) if checks.distills(c) else None,
+    adv_AEW=packed.to_rows(number) if derived.distills(c) else None,
     slot_B=packed.slot_NR.reshape(-1).astype(np.int32),
   )
   return jax.tree.map(
@@ -261,7 +261,7 @@ def _pack(c, model, mesh, prompts: int) -> packing.Packed:
 
 def _layout(c, model, mesh) -> tuple[int, packing.Layout]:
   kernel = attention.packs(model, mesh.devices.flat[0].platform)
-  return checks.layout(c, mesh, kernel=kernel)
+  return derived.layout(c, mesh, kernel=kernel)
 
 
 def minibatch_prompts(c: ml_collections.ConfigDict) -> int:

@@ -19,7 +19,7 @@ from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import transformer
 from progrpo_jax.plan import counts, programs
-from progrpo_jax.settings import checks
+from progrpo_jax.settings import derived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ def updates(c: ml_collections.ConfigDict) -> int:
 
 def scorings(c: ml_collections.ConfigDict) -> int:
   """Returns how many policies of the model score: policy and reference."""
-  return functions.needs_scores(c) + checks.needs_reference(c)
+  return functions.needs_scores(c) + derived.needs_reference(c)
 
 
 def _products(model: model_config.ModelConfig, head: bool = True) -> int:

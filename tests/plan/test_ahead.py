@@ -8,7 +8,7 @@ import pytest
 from progrpo_jax import errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, counts, memory, programs, roofline
-from progrpo_jax.settings import checks
+from progrpo_jax.settings import derived
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_rows_are_laid_out_as_the_attention_of_a_run_reads_them(
   one = np.array(Device(), dtype=object).reshape(1, 1, 1)
   mesh = jax.sharding.Mesh(one, sharding.AXES)
   prompts, new = c.train.prompts_per_step, c.sampling.max_new_tokens
-  per_bundle, layout = checks.layout(c, mesh, kernel=bool(kernel))
+  per_bundle, layout = derived.layout(c, mesh, kernel=bool(kernel))
   assert (per_bundle == 1) == kernel
   bundles = prompts * c.algo.num_generations // per_bundle
   held = layout.tokens // (c.data.max_prompt_length + per_bundle * new)

@@ -16,7 +16,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import cache
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
-from progrpo_jax.settings import checks, defaults
+from progrpo_jax.settings import defaults, derived
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 COMPILED = runpy.run_path(str(TOOLS / "measure_memory.py"))["compiled"]
@@ -57,7 +57,7 @@ def model_for(c, **changes):
     MODEL,
     dtype=c.model.dtype,
     remat=c.model.remat,
-    lora=checks.lora_config(c),
+    lora=derived.lora_config(c),
     **changes,
   )
 
@@ -165,7 +165,7 @@ def test_responses_may_be_drawn_on_another_mesh_of_the_devices():
       whole["weights that train (float32)"] / 2, rel=0.01
     )
   # The mesh that training would have had with these sizes.
-  assert checks.sampling_mesh(c, mesh) == sharding.abstract_mesh(4, 1, 2, 2)
+  assert derived.sampling_mesh(c, mesh) == sharding.abstract_mesh(4, 1, 2, 2)
 
 
 @pytest.mark.parametrize(("own", "tensor"), [(1, 3), (2, 1), (4, 6), (1, 16)])
@@ -173,9 +173,9 @@ def test_a_mesh_for_drawing_must_have_the_rows_of_training(own, tensor):
   c = config(sampling__tensor=tensor)
   mesh = sharding.abstract_mesh(8, 1, -1, own)
   with pytest.raises(errors.InputError, match="config.sampling.tensor"):
-    checks.sampling_mesh(c, mesh)
+    derived.sampling_mesh(c, mesh)
   c.sampling.tensor = 0
-  assert checks.sampling_mesh(c, mesh) is mesh
+  assert derived.sampling_mesh(c, mesh) is mesh
 
 
 def test_the_optimiser_may_be_smaller():

@@ -16,6 +16,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.settings import (
   checks,
   defaults,
+  derived,
   files,
   methods,
   named,
@@ -121,7 +122,7 @@ def test_every_stage_of_every_file_can_be_built(spec):
     functions.make_advantage(stage)
     functions.make_schedule(stage)
     functions.make_correction(stage)
-    checks.layout(stage, mesh)
+    derived.layout(stage, mesh)
 
 
 def _published():
@@ -479,10 +480,10 @@ def test_distillation_is_alone_beside_rewards_or_before_them():
   assert not alone.algo.distill.keep_rewards
   assert beside.algo.distill.keep_rewards
   stages = list(schedule.every(then))
-  assert [checks.distills(stage) for stage in stages] == [True, False]
+  assert [derived.distills(stage) for stage in stages] == [True, False]
   for spec in ("distill_qwen3_8b.py", "distill_qwen3_8b.py:host"):
     c = _load(spec)
-    assert checks.distills(c) and c.algo.distill.discount == 0
+    assert derived.distills(c) and c.algo.distill.discount == 0
     assert c.train.num_minibatches == c.train.num_iterations == 1
 
 
@@ -509,7 +510,7 @@ def test_prorl_comes_to_its_last_run_even_if_nothing_ever_stalls():
   begun = []
   for step in range(1, c.train.total_steps + 1):
     due, _ = reset.should_reset(
-      step, last_reset=last, **checks.reset_options(c)
+      step, last_reset=last, **derived.reset_options(c)
     )
     if due:
       last, resets = step, resets + 1
