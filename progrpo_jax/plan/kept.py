@@ -59,7 +59,8 @@ def compile(lowered: jax.stages.Lowered, mesh) -> Program:
     + stats.output_size_in_bytes
     - stats.alias_size_in_bytes,
   )
-  data = gzip.compress(json.dumps(vars(program)).encode(), 5)
+  # Without the time the same program is the same file.
+  data = gzip.compress(json.dumps(vars(program)).encode(), 5, mtime=0)
   with contextlib.suppress(OSError):  # no room for it, or not allowed
     places.write(file, data)
   return program

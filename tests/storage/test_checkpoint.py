@@ -11,7 +11,8 @@ from progrpo_jax import errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim, state
 from progrpo_jax.models import config, transformer
-from progrpo_jax.storage import checkpoint, policy
+from progrpo_jax.storage import checkpoint
+from progrpo_jax.storage import policy as policy_lib
 
 MODEL = config.ModelConfig.tiny(
   embed_dim=16, num_layers=2, head_dim=4, mlp_dim=32
@@ -92,15 +93,17 @@ def test_a_policy_that_cannot_be_read_leaves_no_checkpointer_open(
     close(self)
 
   monkeypatch.setattr(checkpoint.Checkpointer, "close", note)
-  shutil.copytree(saved / "1", tmp_path / "damaged" / policy.CHECKPOINTS / "1")
-  folder = tmp_path / "damaged" / policy.CHECKPOINTS
+  shutil.copytree(
+    saved / "1", tmp_path / "damaged" / policy_lib.CHECKPOINTS / "1"
+  )
+  folder = tmp_path / "damaged" / policy_lib.CHECKPOINTS
   (folder / "1" / "manifest.json").write_text("{")
   with pytest.raises(checkpoint.Damaged, match="manifest"):
-    policy._read_checkpoint(tmp_path / "damaged", 1, MODEL, MESH, "float32")
-  empty = tmp_path / "new" / policy.CHECKPOINTS
+    policy_lib._read_checkpoint(tmp_path / "damaged", 1, MODEL, MESH, "float32")
+  empty = tmp_path / "new" / policy_lib.CHECKPOINTS
   empty.mkdir(parents=True)
   with pytest.raises(errors.InputError, match="holds no checkpoint yet"):
-    policy._read_checkpoint(tmp_path / "new", None, MODEL, MESH, "float32")
+    policy_lib._read_checkpoint(tmp_path / "new", None, MODEL, MESH, "float32")
   assert closed == [folder, empty]
 
 
