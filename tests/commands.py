@@ -346,17 +346,25 @@ ELSEWHERE = {
   "CONFIG=FILE WORKDIR=/shared/runs/mine sbatch --nodes=2"
   " launch/slurm.sbatch": "tests/launch/test_local.py",
   "launch/supervise.sh --delete": "tests/launch/test_launch.py",
-  "launch/supervise.sh --delete -- --config.train.total_steps=200": (
+  "launch/supervise.sh --delete --"
+  " --config.model.init_from=gs://my-bucket/base": (
     "tests/launch/test_launch.py"
   ),
   "sky jobs launch launch/sky.yaml --env WORKDIR=gs://my-bucket/run --env"
-  " CONFIG=configs/tiny.py:progrpo": "tests/launch/test_others.py",
+  " CONFIG=configs/tiny.py:progrpo --env"
+  " KEYS=--config.model.init_from=gs://my-bucket/base": (
+    "tests/launch/test_others.py"
+  ),
   "CLUSTER=pods IMAGE=REGISTRY/progrpo launch/xpk.sh --"
-  " --config.train.total_steps=200": "tests/launch/test_others.py",
+  " --config.model.init_from=gs://my-bucket/base": (
+    "tests/launch/test_others.py"
+  ),
   "launch/xpk.sh --dry-run": "tests/launch/test_others.py",
   "launch/create.sh": "tests/launch/test_launch.py",
   "launch/setup.sh": "tests/launch/test_launch.py",
-  "launch/run.sh": "tests/launch/test_launch.py",
+  "launch/run.sh -- --config.model.init_from=gs://my-bucket/base": (
+    "tests/launch/test_launch.py"
+  ),
   "launch/watch.sh --every 60": "tests/launch/test_launch.py",
   "launch/watch.sh --tensorboard": "tests/launch/test_launch.py",
   "launch/watch.sh --stop": "tests/launch/test_launch.py",
@@ -388,8 +396,8 @@ NOT_RUN = {
     "needs docker and a network"
   ),
   "docker push REGISTRY/progrpo": "needs docker and a network",
-  'docker run --gpus all -v "$PWD/runs:/runs" progrpo_jax train --config'
-  " tiny:progrpo --workdir /runs/tiny": "needs docker and a GPU",
+  'docker run --gpus all -v "$PWD/runs:/progrpo_jax/runs" progrpo_jax train'
+  " --config tiny:progrpo --workdir runs/tiny": "needs docker and a GPU",
   "python tools/make_screens.py runs/quickstart": "needs a browser",
   ".venv/bin/pip install -e .[aot]": "needs a network",
   "pip install -e .[aot]": "needs a network",
