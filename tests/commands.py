@@ -330,6 +330,19 @@ ELSEWHERE = {
   ".venv/bin/python tools/make_study.py": "tests/test_study.py",
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
+  "progrpo doctor --config qwen3.py --chip H100 --devices 8": (
+    "tests/slow/test_documented.py"
+  ),
+  "progrpo doctor --config qwen3.py --chip v5e --devices 16": (
+    "tests/slow/test_documented.py"
+  ),
+  "progrpo doctor --config qwen3.py --chip v5e --devices 16"
+  " --config.mesh.fsdp=4 --config.mesh.tensor=4"
+  " --config.sampling.batch_prompts=8 --config.eval.batch_prompts=4"
+  " --config.eval.num_samples=8": "tests/slow/test_documented.py",
+  "progrpo doctor --config FILE --chip H100 --devices 8": (
+    "tests/cli/test_doctor.py"
+  ),
   "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",
   "progrpo doctor --config FILE --compile --chip v5e --devices 16"
   " --price 1.2": "tests/cli/test_doctor.py",
@@ -385,11 +398,11 @@ ELSEWHERE = {
 # Command -> why no test runs it.
 NOT_RUN = {
   "make test": "it is what runs this",
-  ".venv/bin/pip install -e .[cuda12]": "needs a network",
-  "pip install -e .[notebooks]": "needs a network",
-  "pip install -e .[all]": "needs a network",
-  "pip install 'progrpo_jax[logic]'": "needs a network",
-  "pip install -e .[logic-without-solver]": "needs a network",
+  ".venv/bin/pip install -e '.[cuda12]'": "needs a network",
+  "pip install -e '.[notebooks]'": "needs a network",
+  "pip install -e '.[all]'": "needs a network",
+  "pip install './progrpo_jax[logic]'": "needs a network",
+  "pip install -e '.[logic-without-solver]'": "needs a network",
   "pip install --no-deps reasoning-gym": "needs a network",
   "docker build -t progrpo_jax .": "needs docker and a network",
   "docker build --build-arg EXTRAS=tpu,gcs -t REGISTRY/progrpo .": (
@@ -399,8 +412,8 @@ NOT_RUN = {
   'docker run --gpus all -v "$PWD/runs:/progrpo_jax/runs" progrpo_jax train'
   " --config tiny:progrpo --workdir runs/tiny": "needs docker and a GPU",
   "python tools/make_screens.py runs/quickstart": "needs a browser",
-  ".venv/bin/pip install -e .[aot]": "needs a network",
-  "pip install -e .[aot]": "needs a network",
+  ".venv/bin/pip install -e '.[aot]'": "needs a network",
+  "pip install -e '.[aot]'": "needs a network",
   "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1": (
     "needs libtpu"
   ),
@@ -413,6 +426,12 @@ NOT_RUN = {
     "needs libtpu, and compiles for an hour"
   ),
   "hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B": (
+    "needs a network"
+  ),
+  "hf download Qwen/Qwen3-8B config.json --local-dir models/Qwen3-8B": (
+    "needs a network"
+  ),
+  "hf download OWNER/NAME config.json --local-dir models/NAME": (
     "needs a network"
   ),
   "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"
