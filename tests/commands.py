@@ -397,7 +397,6 @@ ELSEWHERE = {
 
 # Command -> why no test runs it.
 NOT_RUN = {
-  "make test": "it is what runs this",
   ".venv/bin/pip install -e '.[cuda12]'": "needs a network",
   "pip install -e '.[notebooks]'": "needs a network",
   "pip install -e '.[all]'": "needs a network",

@@ -168,8 +168,8 @@ that fit, the least divided one is shown. The run: bfloat16, remat "layer", 32
 prompts a step with 8 samples each, prompts of 512 and responses of 2,048
 tokens, no reference; each device samples one prompt at a time with all its
 samples and trains on one response at a time. There is no evaluation: one with
-the default `eval.num_samples`, 32, often takes more than sampling and the update
-do ([an example](#one-model)). Memory of a chip: {chips}.
+the default `eval.num_samples`, 32, often takes more than sampling and the
+update do ([an example](#one-model)). Memory of a chip: {chips}.
 
 ### All weights, AdamW
 
