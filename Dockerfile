@@ -1,9 +1,10 @@
 # progrpo_jax for hosts with GPUs:
 #
 #   docker build -t progrpo_jax .
-#   docker run --gpus all -v "$PWD/runs:/runs" progrpo_jax \
-#     train --config tiny:progrpo --workdir /runs/tiny
+#   docker run --gpus all -v "$PWD/runs:/progrpo_jax/runs" progrpo_jax \
+#     train --config tiny:progrpo --workdir runs/tiny
 #
+# The second line needs the policy that `make quickstart` leaves in runs/.
 # The CUDA libraries come with JAX; the host needs NVIDIA's driver and its
 # container toolkit. For hosts with TPUs: --build-arg EXTRAS=tpu,gcs.
 FROM python:3.12-slim

@@ -9,8 +9,8 @@ nvidia/Nemotron-Research-Reasoning-Qwen-1.5B, in
 models/Nemotron-Research-Reasoning-Qwen-1.5B; for a run of your own name its
 workdir in --config.model.init_from.
 
-What to expect: gains after 3,000 steps of ProRL no longer bring any, by the
-abstract. Not reproduced here.
+What to expect: by the paper's abstract, further gains where ProRL brings no
+more after 3,000 steps. Not reproduced here.
 
 Hardware and hours: not measured here. On 64 v5p chips the TPU's compiler counts
 60 GiB of each and at least 373 hours, see docs/tpu.md. `progrpo doctor --chip

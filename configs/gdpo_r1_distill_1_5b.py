@@ -13,7 +13,7 @@ with fewer responses over the limit. Not reproduced here.
 From the paper: two rewards, for a right answer and for its length, each
 standardised by itself. Chosen here: the second is DAPO's penalty over the last
 half of 8192 tokens. Rewards of your own are more of such terms: every function
-of `reward_funcs` is one. Stand-ins: data, batch, lengths, group size and
+of `reward_functions` is one. Stand-ins: data, batch, lengths, group size and
 learning rate are FlowRL's (2509.15207).
 """
 

@@ -42,7 +42,7 @@ if [[ -n $DRY_RUN ]]; then
   exit 0
 fi
 [[ -x $PROGRPO ]] || die 2 "there is no $PROGRPO: run \`make setup\` and" \
-  "\`.venv/bin/pip install -e .[cuda12]\`, or set PROGRPO"
+  "\`.venv/bin/pip install -e '.[cuda12]'\`, or set PROGRPO"
 nvidia-smi -L >&2 ||
   say "nvidia-smi knows no GPU here; JAX takes what it finds"
 stopped='' child=''

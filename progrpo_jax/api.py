@@ -2,8 +2,8 @@
 
 `progrpo_jax.train` and its sisters are these functions, and the commands of the
 command line call them too. A config is a `ConfigDict` that
-`progrpo_jax.config` made, the name or path of a run file, or a dict of keys; a
-policy is a Hugging Face directory, the workdir of a run (its newest
+`progrpo_jax.config` made, the name or path of a config file, or a dict of keys;
+a policy is a Hugging Face directory, the workdir of a run (its newest
 checkpoint), a checkpoint of one, or a run that `train` or `load_run` returned.
 
 Errors are `errors.InputError`, with the sentences of the command line.

@@ -21,7 +21,7 @@ COMMANDS = {
   "report": "one HTML page of a run",
   "sample": "answers of a policy to prompts typed or piped",
   "export": "write a checkpoint as a Hugging Face directory",
-  "configs": "list the run files that come with the package, print one",
+  "configs": "list the config files that come with the package, print one",
   "tasks": "list tasks, show real examples, build data",
   "doctor": "devices, versions, and what a config takes of them",
 }

@@ -330,6 +330,19 @@ ELSEWHERE = {
   ".venv/bin/python tools/make_study.py": "tests/test_study.py",
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",
+  "progrpo doctor --config qwen3.py --chip H100 --devices 8": (
+    "tests/slow/test_documented.py"
+  ),
+  "progrpo doctor --config qwen3.py --chip v5e --devices 16": (
+    "tests/slow/test_documented.py"
+  ),
+  "progrpo doctor --config qwen3.py --chip v5e --devices 16"
+  " --config.mesh.fsdp=4 --config.mesh.tensor=4"
+  " --config.sampling.batch_prompts=8 --config.eval.batch_prompts=4"
+  " --config.eval.num_samples=8": "tests/slow/test_documented.py",
+  "progrpo doctor --config FILE --chip H100 --devices 8": (
+    "tests/cli/test_doctor.py"
+  ),
   "progrpo doctor --chip H100 --devices 64": "tests/slow/test_documented.py",
   "progrpo doctor --config FILE --compile --chip v5e --devices 16"
   " --price 1.2": "tests/cli/test_doctor.py",
@@ -346,17 +359,25 @@ ELSEWHERE = {
   "CONFIG=FILE WORKDIR=/shared/runs/mine sbatch --nodes=2"
   " launch/slurm.sbatch": "tests/launch/test_local.py",
   "launch/supervise.sh --delete": "tests/launch/test_launch.py",
-  "launch/supervise.sh --delete -- --config.train.total_steps=200": (
+  "launch/supervise.sh --delete --"
+  " --config.model.init_from=gs://my-bucket/base": (
     "tests/launch/test_launch.py"
   ),
   "sky jobs launch launch/sky.yaml --env WORKDIR=gs://my-bucket/run --env"
-  " CONFIG=configs/tiny.py:progrpo": "tests/launch/test_others.py",
+  " CONFIG=configs/tiny.py:progrpo --env"
+  " KEYS=--config.model.init_from=gs://my-bucket/base": (
+    "tests/launch/test_others.py"
+  ),
   "CLUSTER=pods IMAGE=REGISTRY/progrpo launch/xpk.sh --"
-  " --config.train.total_steps=200": "tests/launch/test_others.py",
+  " --config.model.init_from=gs://my-bucket/base": (
+    "tests/launch/test_others.py"
+  ),
   "launch/xpk.sh --dry-run": "tests/launch/test_others.py",
   "launch/create.sh": "tests/launch/test_launch.py",
   "launch/setup.sh": "tests/launch/test_launch.py",
-  "launch/run.sh": "tests/launch/test_launch.py",
+  "launch/run.sh -- --config.model.init_from=gs://my-bucket/base": (
+    "tests/launch/test_launch.py"
+  ),
   "launch/watch.sh --every 60": "tests/launch/test_launch.py",
   "launch/watch.sh --tensorboard": "tests/launch/test_launch.py",
   "launch/watch.sh --stop": "tests/launch/test_launch.py",
@@ -376,23 +397,22 @@ ELSEWHERE = {
 
 # Command -> why no test runs it.
 NOT_RUN = {
-  "make test": "it is what runs this",
-  ".venv/bin/pip install -e .[cuda12]": "needs a network",
-  "pip install -e .[notebooks]": "needs a network",
-  "pip install -e .[all]": "needs a network",
-  "pip install 'progrpo_jax[logic]'": "needs a network",
-  "pip install -e .[logic-without-solver]": "needs a network",
+  ".venv/bin/pip install -e '.[cuda12]'": "needs a network",
+  "pip install -e '.[notebooks]'": "needs a network",
+  "pip install -e '.[all]'": "needs a network",
+  "pip install './progrpo_jax[logic]'": "needs a network",
+  "pip install -e '.[logic-without-solver]'": "needs a network",
   "pip install --no-deps reasoning-gym": "needs a network",
   "docker build -t progrpo_jax .": "needs docker and a network",
   "docker build --build-arg EXTRAS=tpu,gcs -t REGISTRY/progrpo .": (
     "needs docker and a network"
   ),
   "docker push REGISTRY/progrpo": "needs docker and a network",
-  'docker run --gpus all -v "$PWD/runs:/runs" progrpo_jax train --config'
-  " tiny:progrpo --workdir /runs/tiny": "needs docker and a GPU",
+  'docker run --gpus all -v "$PWD/runs:/progrpo_jax/runs" progrpo_jax train'
+  " --config tiny:progrpo --workdir runs/tiny": "needs docker and a GPU",
   "python tools/make_screens.py runs/quickstart": "needs a browser",
-  ".venv/bin/pip install -e .[aot]": "needs a network",
-  "pip install -e .[aot]": "needs a network",
+  ".venv/bin/pip install -e '.[aot]'": "needs a network",
+  "pip install -e '.[aot]'": "needs a network",
   "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1": (
     "needs libtpu"
   ),
@@ -405,6 +425,12 @@ NOT_RUN = {
     "needs libtpu, and compiles for an hour"
   ),
   "hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B": (
+    "needs a network"
+  ),
+  "hf download Qwen/Qwen3-8B config.json --local-dir models/Qwen3-8B": (
+    "needs a network"
+  ),
+  "hf download OWNER/NAME config.json --local-dir models/NAME": (
     "needs a network"
   ),
   "hf download BytedTsinghua-SIA/DAPO-Math-17k --repo-type dataset"

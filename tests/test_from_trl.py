@@ -1,5 +1,7 @@
 """The table of docs/from_trl.md: all of TRL's options, and keys that exist."""
 
+import ast
+import inspect
 import pathlib
 import re
 
@@ -65,14 +67,24 @@ OPTIONS = """
   warmup_steps weight_decay
 """.split()
 
-ROWS = [
-  [cell.strip() for cell in line.strip("|").split("|")]
-  for line in PAGE.read_text(encoding="utf-8")
-  .partition("## Options")[2]
-  .splitlines()
-  if line.startswith("| `")
-]
-KEYS = [key for _, here, _ in ROWS for key in re.findall(r"`([^`]+)`", here)]
+TEXT = PAGE.read_text(encoding="utf-8")
+_, _, AFTER = TEXT.partition("## Options")
+OF_TRL, _, OF_VERL = AFTER.partition("## Keys of verl")
+
+
+def rows(text):
+  return [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in text.splitlines()
+    if line.startswith("| `")
+  ]
+
+
+ROWS = rows(OF_TRL)
+DEFAULTS = rows(TEXT.partition("## TRL's defaults")[2].partition("\n## ")[0])
+HERE = [here for _, here, _ in ROWS + rows(OF_VERL)]
+HERE += [here for _, _, here, _ in DEFAULTS]
+KEYS = [key for here in HERE for key in re.findall(r"`([^`]+)`", here)]
 
 
 def test_every_option_of_trl_is_in_one_row():
@@ -86,6 +98,20 @@ def test_every_key_of_ours_exists(key):
   for name in key.split("."):
     assert name in group, key
     group = group[name]
+
+
+def test_our_defaults_are_what_the_page_says():
+  config = defaults.get_config()
+  clip = inspect.signature(losses.clip).parameters
+  for _, _, here, told in DEFAULTS:
+    keys = re.findall(r"`([^`]+)`", here)
+    values = told.partition(";")[0].split(", ")
+    for key, value in zip(keys, values, strict=True):
+      group, name = key.split(".")
+      # 0 stands for the loss's own bound.
+      own = clip[name].default if name.startswith("epsilon") else 0
+      ours = config[group][name] or own
+      assert ast.literal_eval(value.strip("`")) == ours, key
 
 
 def test_what_has_no_key_says_so():
@@ -108,5 +134,4 @@ def test_every_value_of_ours_is_a_function(module, option):
 
 
 def test_every_argument_of_a_reward_function_is_told():
-  text = PAGE.read_text(encoding="utf-8")
-  assert all(f"`{name}`" in text for name in functions.RESERVED)
+  assert all(f"`{name}`" in TEXT for name in functions.RESERVED)

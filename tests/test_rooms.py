@@ -450,7 +450,7 @@ def violations_of_package(files):
       if top == "":
         yield f"{path}: relative import {name}"
       if top == "configs":
-        yield f"{path}: imports {name}; run files are read, not imported"
+        yield f"{path}: imports {name}; config files are read, not imported"
       if top in IMPORTERS and not fits(path, IMPORTERS[top]):
         yield (
           f"{path}: imports {top}, which is for "

@@ -7,7 +7,7 @@
 `slices` prints a table of docs/benchmarks.md: a token of 256 responses on four
 slices. `updates` prints another: a micro-batch of an update. `configs` prints
 that of docs/tpu.md: every config at paper scale, on the slice of 64 v5p chips
-that its scale `paper` is for. All need libtpu (`pip install -e .[aot]`) and no
+that its scale `paper` is for. All need libtpu (`pip install -e '.[aot]'`), no
 TPU. Each program takes minutes to compile, once: what configs have in common
 is kept. No weight is read: a directory with the shapes of the model stands for
 it.
@@ -123,8 +123,9 @@ def slices(folder: pathlib.Path, say, only) -> list[str]:
   """Returns the rows of the table of decoding on four slices."""
   lines = [
     "| model | chips | mesh | sampling.tensor | main memory, MB "
-    "| cycles, million | between chips, MB | ms: memory | core | links | bound "
-    "| roofline | ratio | roofline, weights shared | ratio |",
+    "| cycles, million | between chips, MB | ms: memory | ms: core | ms: links "
+    "| ms: bound | ms: roofline | bound / roofline | ms: shared roofline "
+    "| bound / shared |",
     "|---" * 15 + "|",
   ]
   for name, chip, sizes, tensor in SLICES:
@@ -162,8 +163,8 @@ def training(place: pathlib.Path, sizes, prompt: int, new: int):
 def updates(folder: pathlib.Path, say, only) -> list[str]:
   """Returns the rows of the table of one micro-batch of an update."""
   lines = [
-    "| model | chips | mesh | tokens | ms: useful products | core "
-    "| main memory | links | MFU: links apart | all overlaps "
+    "| model | chips | mesh | tokens | ms: useful products | ms: core "
+    "| ms: main memory | ms: links | MFU, links apart | MFU, all overlaps "
     "| head between chips, GB |",
     "|---" * 11 + "|",
   ]
@@ -257,8 +258,9 @@ def sizes_of(c) -> str:
 def configs(folder: pathlib.Path, say, prices, only) -> list[str]:
   """Returns the rows of the table of the configs at paper scale."""
   lines = [
-    "| config | memory of a chip, GiB | fits | s a step: prefill | sample | "
-    "score | teacher | update | step | roofline | steps | hours | dollars |",
+    "| config | memory of a chip, GiB | fits | s a step, at least: prefill | "
+    "sample | score | teacher | update | whole step | its roofline, s "
+    "| steps | hours, at least | dollars, at least |",
     "|---" * 13 + "|",
   ]
   known: dict[str, dict] = {}

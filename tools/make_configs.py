@@ -20,10 +20,9 @@ INTRO = """\
 # Every key of a config
 
 This page is made from [defaults.py](../progrpo_jax/settings/defaults.py) by
-`python tools/make_configs.py`; change the keys there. A row without a
-description belongs to the row above it, or its name says all. A value outside
-of the range of its key is refused before anything is built. Numbers must be
-finite, and whole numbers below 2^31 unless the range says otherwise.
+`python tools/make_configs.py`; change the keys there. A value outside of the
+range of its key is refused before anything is built. Numbers must be finite,
+and whole numbers below 2^31 unless the range says otherwise.
 
 A config is a Python file with a function `get_config()` that returns an
 `ml_collections.ConfigDict`. It starts from `defaults.get_config()`, usually
@@ -34,8 +33,8 @@ the keys that differ in its run:
 progrpo train --config FILE[:ARGUMENT] --config.group.key=VALUE --workdir DIR
 ```
 
-`ARGUMENT` is passed to `get_config`. `FILE` may also be the name of a run file
-that comes with the package; `progrpo configs` lists these. A value on the
+`ARGUMENT` is passed to `get_config`. `FILE` may also be the name of a config
+file that comes with the package; `progrpo configs` lists these. A value on the
 command line is read in the type of the default; a tuple is written as in
 Python: `--config.algo.reset.modes="('every',)"`. An unknown key is an error
 that names the nearest key. Only these keys accept entries of any name, and are

@@ -97,7 +97,9 @@ TEXT = """\
 `progrpo doctor --config FILE` estimates the memory that a run takes of each
 device in each phase, before anything is compiled. The devices need not be here:
 `--chip v5e --devices 16` plans for sixteen v5e chips. For `model.init_from` a
-directory with the model's `config.json` is enough. If the run does not fit on
+directory with the model's `config.json` is enough: of a model of the hub, `hf
+download OWNER/NAME config.json --local-dir models/NAME` fetches this file
+alone. If the run does not fit on
 the mesh of the config, the doctor names a mesh on which it does, if there is
 one. For TPUs, `--compile` has the compiler count it too
 ([tpu.md](tpu.md#before-you-rent)).
@@ -158,13 +160,16 @@ at most {usable:.0%} of a chip.
 
 ## The smallest mesh that fits
 
-By the estimate of commit a858c07. Each cell has the number of chips, the mesh
+By the estimate of commit a858c07; `python tools/make_memory.py` makes this
+page. Each cell has the number of chips, the mesh
 (`mesh.data` x `mesh.fsdp` x `mesh.tensor`) and the peak memory of a chip.
 Numbers of chips are powers of two up to {largest}; of the meshes of one size
 that fit, the least divided one is shown. The run: bfloat16, remat "layer", 32
 prompts a step with 8 samples each, prompts of 512 and responses of 2,048
 tokens, no reference; each device samples one prompt at a time with all its
-samples and trains on one response at a time. Memory of a chip: {chips}.
+samples and trains on one response at a time. There is no evaluation: one with
+the default `eval.num_samples`, 32, often takes more than sampling and the
+update do ([an example](#one-model)). Memory of a chip: {chips}.
 
 ### All weights, AdamW
 
@@ -177,7 +182,58 @@ samples and trains on one response at a time. Memory of a chip: {chips}.
 Longer responses and more samples take more memory. A smaller
 `sampling.batch_prompts` samples fewer prompts at a time;
 `train.micro_batch_generations` = 1 and `train.micro_batch_rows` = 1 train on
-one row per device at a time, as long as the longest prompt and response.
+one row per device at a time, as long as the longest prompt and response. A
+smaller `eval.batch_prompts` or `eval.num_samples` makes an evaluation smaller:
+the first costs time, the second the pass@k for large k.
+
+The doctor knows only the chips of the table, and refuses others, such as
+`--chip A100`. For another GPU take `--chip H100` and compare the largest sum
+with 85% of the memory of yours.
+
+## One model
+
+Qwen3-8B with ProGRPO, prompts of 512 and responses of 2,048 tokens. `qwen3.py`:
+
+```python
+from progrpo_jax.settings import defaults, methods
+
+
+def get_config():
+  c = methods.progrpo(defaults.get_config())
+  c.model.init_from = "models/Qwen3-8B"
+  c.model.dtype = "bfloat16"
+  c.model.remat = "layer"
+  c.mesh.data, c.mesh.fsdp = 1, -1
+  c.data.tasks = {{"countdown": {{}}}}
+  c.data.max_prompt_length = 512
+  c.sampling.max_new_tokens = 2048
+  c.train.micro_batch_generations = 1
+  c.train.micro_batch_rows = 1
+  c.eval.every = 50
+  return c
+```
+
+```
+hf download Qwen/Qwen3-8B config.json --local-dir models/Qwen3-8B
+progrpo doctor --config qwen3.py --chip H100 --devices 8
+progrpo doctor --config qwen3.py --chip v5e --devices 16
+progrpo doctor --config qwen3.py --chip v5e --devices 16 \\
+  --config.mesh.fsdp=4 --config.mesh.tensor=4 \\
+  --config.sampling.batch_prompts=8 --config.eval.batch_prompts=4 \\
+  --config.eval.num_samples=8
+```
+
+What the commands print as the sums, in GiB on each device, at commit 6fb5a4b:
+
+| | sample | score | update | evaluate | a plan stays below |
+|---|---|---|---|---|---|
+| 8 H100 | 36.44 | 15.09 | 26.75 | 45.55 | 64.28 |
+| 16 v5e | 25.85 | 8.42 | 15.95 | 30.41 | 13.39 |
+| 16 v5e, last command | 10.77 | 7.11 | 12.67 | 10.16 | 13.39 |
+
+It fits the H100s as it is. On the v5e chips no mesh is enough with all 32
+prompts sampled at once. It fits with four chips sharing each weight, fewer
+prompts at a time, and smaller evaluations.
 """
 
 

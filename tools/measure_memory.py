@@ -1,6 +1,6 @@
 """Compares XLA's count of memory with the estimate of `plan.memory`.
 
-  .venv/bin/pip install -e .[aot]
+  .venv/bin/pip install -e '.[aot]'
   JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1
   JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py cpu 1 1 1
 

@@ -1,4 +1,4 @@
-"""`progrpo configs`: the run files that come with the package."""
+"""`progrpo configs`: the config files that come with the package."""
 
 import ast
 
@@ -8,10 +8,10 @@ from progrpo_jax.settings import files
 
 
 def run(argv: list[str]) -> int:
-  """Lists the run files, or prints one; returns the exit code."""
+  """Lists the config files, or prints one; returns the exit code."""
   parser = arguments.plain_parser(
     "progrpo configs",
-    "List the run files that come with the package, or "
+    "List the config files that come with the package, or "
     "print one, to save and change it: `progrpo configs tiny > mine.py`. "
     "`--config NAME` runs one unchanged.",
   )
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
   name = name.removeprefix("configs/").removesuffix(".py")
   if name not in shipped:
     raise errors.InputError(
-      f"no run file {name!r}{errors.hint(name, shipped, '')}; `progrpo "
+      f"no config file {name!r}{errors.hint(name, shipped, '')}; `progrpo "
       "configs` lists them"
     )
   print(shipped[name].read_text(encoding="utf-8"), end="")

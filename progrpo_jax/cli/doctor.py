@@ -167,8 +167,9 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     console.print(
       f"It does not fit, nor does any other mesh of {count} devices. Take "
       "more devices; or lower train.micro_batch_rows, row_tokens and "
-      "micro_batch_generations (update), or prompts or samples per step "
-      "(sample); or set model.remat to 'layer', model.lora.rank, or "
+      "micro_batch_generations (update), sampling.batch_prompts or "
+      "algo.num_generations (sample), eval.batch_prompts or eval.num_samples "
+      "(evaluate); or set model.remat to 'layer', model.lora.rank, or "
       "optim.mu_dtype to 'bfloat16'."
     )
     return

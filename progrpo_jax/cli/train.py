@@ -9,8 +9,8 @@ def run(argv: list[str]) -> int:
   parser = arguments.parser(
     "train",
     "Train a policy by reinforcement learning. A workdir that holds "
-    "a run is resumed. Exit codes: 0 done, 2 bad input, 75 stopped and saved "
-    "(run the same command again).",
+    "a run is resumed. Exit codes: 0 done, 1 gave up, 2 bad input, 75 stopped "
+    "and saved (run the same command again).",
   )
   parser.add(
     "--workdir",

@@ -83,7 +83,9 @@ def _run(c: ConfigDict) -> None:
   # repeat a smaller one.
   c.seed = ranges.Whole(0, at_least=0, at_most=2**32 - 1)
 
-  # Label of the method in tables and figures.
+  # Label in tables and figures. It changes nothing: the defaults of this page
+  # are a clipped mean over tokens without a KL. `methods.grpo(c)` is the
+  # paper's GRPO (one mean per sequence, KL 0.04).
   c.method = ranges.Text("grpo", empty=False)
 
   # Stages of a long run: a tuple of entries, each of which changes keys from a
@@ -143,16 +145,28 @@ def _model(c: ConfigDict) -> None:
   # because prompts would change from day to day: one that calls strftime_now
   # writes its fallback date, or the text of an option strftime_now.
   c.model.chat_template_options = ConfigDict()
+
+  # System message of every prompt; needs a chat template. "" for none.
   c.model.system_prompt = ranges.Text("")
 
 
 def _mesh(c: ConfigDict) -> None:
   """The mesh of devices."""
-  # Sizes of the mesh. Their product is the number of devices; -1 stands for
-  # the size that makes it so.
+  # Sizes of the mesh. Their product is the number of devices. One size, and no
+  # more than one, may be -1: the size that makes it so. For 7B on 8 GPUs set
+  # mesh.data=1 and mesh.fsdp=-1. These must be multiples of data x fsdp:
+  # train.prompts_per_step, eval.batch_prompts, and sampling.batch_prompts and
+  # algo.dynamic_sampling.prompts_per_round where they are not 0.
   c.mesh = ConfigDict()
+
+  # Devices that share the batch; each holds all weights.
   c.mesh.data = ranges.Whole(-1, at_least=1, also=(-1,))
+
+  # Devices that share the batch, and the weights, gradients and optimiser (as
+  # FSDP or ZeRO-3). Take this first for a model that does not fit.
   c.mesh.fsdp = ranges.Whole(1, at_least=1, also=(-1,))
+
+  # Devices that split heads, MLP and vocabulary of one layer (tensor parallel).
   c.mesh.tensor = ranges.Whole(1, at_least=1, also=(-1,))
 
 
@@ -168,10 +182,12 @@ def _data(c: ConfigDict) -> None:
   # Directory of built data sets, which all runs share.
   c.data.dir = ranges.Place("~/.cache/progrpo_jax/data", empty=False)
 
-  # Longest prompt, in tokens. A longer one is an error, or with
-  # filter_overlong_prompts left out of training and evaluation; a run says at
-  # its start how many are left out. See eval.partial_sets.
+  # Longest prompt, in tokens. A longer one is an error, or left out: see
+  # filter_overlong_prompts.
   c.data.max_prompt_length = ranges.Whole(256, at_least=1)
+
+  # Leave longer prompts out of training and evaluation; a run says at its start
+  # how many. See eval.partial_sets.
   c.data.filter_overlong_prompts = ranges.Flag(False)
 
   # Lengths to which the prompts of a batch may be padded; the smallest that is
@@ -183,12 +199,16 @@ def _rewards(c: ConfigDict) -> None:
   """Worker processes of verifiers, and what they read."""
   c.rewards = ConfigDict()
 
-  # Number of processes that run verifiers, and seconds per answer.
+  # Number of processes that run verifiers.
   c.rewards.workers = ranges.Whole(2, at_least=1, at_most=1024)
+
+  # Seconds for one answer.
   c.rewards.deadline_s = ranges.Number(10.0, above=0, at_most=86400)
 
   # Seconds for one call of a reward function of your own, on a whole batch.
   c.rewards.batch_deadline_s = ranges.Number(60.0, above=0, at_most=86400)
+
+  # Address space of a process that runs verifiers or reward functions, in MiB.
   c.rewards.memory_mb = ranges.Whole(2048, at_least=128)
 
   # Stop the run if verifiers fail on more than this share of a batch.
@@ -209,13 +229,20 @@ def _rewards(c: ConfigDict) -> None:
 def _sampling(c: ConfigDict) -> None:
   """The rollout."""
   c.sampling = ConfigDict()
+
+  # Temperature of the responses that are learnt from.
   c.sampling.temperature = ranges.Number(
     1.0,
     at_least=0.01,
     at_most=100,
     why="must be in [0.01, 100]: greedy samples of a group are all alike",
   )
+
+  # Draw from the likeliest tokens with this share of the probability; 1 for
+  # all.
   c.sampling.top_p = ranges.Number(1.0, above=0, at_most=1)
+
+  # Draw from so many of the likeliest tokens; 0 for all.
   c.sampling.top_k = ranges.Whole(0, at_least=0)
 
   # Tokens of a response at the most. In a response of several turns, what the
@@ -264,30 +291,38 @@ def _algo(c: ConfigDict) -> None:
   # arguments name (see INPUTS in learn/advantage.py), and advantage_options.
   c.algo.advantage = ranges.Text("grpo", empty=False)
 
+  # Arguments of the advantage, such as {"k": 4} of "passk".
   c.algo.advantage_options = ConfigDict()
 
   # A function of algos/losses.py, or an import path; it gets epsilon,
   # epsilon_high and dual_clip if its signature names them, and loss_options.
   c.algo.loss = ranges.Text("clip", empty=False)
 
-  # Clip bounds of the ratio, 1 - epsilon and 1 + epsilon_high. 0 takes the
-  # loss's own: clip, high_entropy and flowrl 0.2 and 0.28, clip_cov 0.2 and
-  # 0.2, gspo 3e-4 and 4e-4.
+  # Lower clip bound of the ratio, 1 - epsilon. 0 takes the loss's own: 0.2 of
+  # clip, high_entropy, flowrl and clip_cov, 3e-4 of gspo.
   c.algo.epsilon = ranges.Number(0.0, at_least=0, at_most=1)
+
+  # Upper clip bound of the ratio, 1 + epsilon_high. 0 takes the loss's own:
+  # 0.28 of clip, high_entropy and flowrl, 0.2 of clip_cov, 4e-4 of gspo.
   c.algo.epsilon_high = ranges.Number(0.0, at_least=0)
 
   # Upper bound of the ratio for tokens with negative advantage; 0 for none.
   c.algo.dual_clip = ranges.Number(0.0, above=1, also=(0.0,))
 
+  # Arguments of the loss, such as {"cap": 5.0} of "cispo".
   c.algo.loss_options = ConfigDict()
 
-  # A function of algos/aggregate.py.
+  # How the losses of tokens are averaged: a function of algos/aggregate.py
+  # ("token_mean", "sequence_mean" or "constant"), or an import path.
   c.algo.aggregate = ranges.Text("token_mean", empty=False)
 
-  # KL to the reference: its weight, and a function of algos/kl.py. k1 needs
-  # beta 0, as its gradient is 0 in expectation. With beta 0 there is no
-  # reference in memory. FlowRL's own beta is in loss_options.
+  # Weight of the KL to the reference in the loss. Where it is 0, and nothing
+  # else reads a reference, none is in memory. FlowRL's own beta is in
+  # loss_options.
   c.algo.beta = ranges.Number(0.0, at_least=0)
+
+  # Estimator of this KL: a function of algos/kl.py. "k1" needs beta 0, as its
+  # gradient is 0 in expectation.
   c.algo.kl = ranges.Text("k3", empty=False)
 
   # Weight of the KL (k1, summed over a response) that is subtracted from the
@@ -299,12 +334,15 @@ def _algo(c: ConfigDict) -> None:
 
   # Train FlowRL's estimate of log Z together with the policy.
   c.algo.partition_head = ranges.Flag(False)
+
+  # Weight of the entropy bonus in the loss; 0 for none.
   c.algo.entropy_coef = ranges.Number(0.0, at_least=0)
 
   # A function of algos/correction.py, which weights tokens by the ratio of the
-  # trainer's to the sampler's probability, with its options; "" for none.
+  # trainer's to the sampler's probability; "" for none.
   c.algo.correction = ranges.Text("")
 
+  # Arguments of the correction, such as {"cap": 2.0} of "truncate".
   c.algo.correction_options = ConfigDict()
 
   # Exclude responses cut at the length limit from the loss (they still count
@@ -323,9 +361,11 @@ def _algo_entropy_control(c: ConfigDict) -> None:
   """An entropy bonus that holds a target."""
   c.algo.entropy_control = ConfigDict()
 
-  # Change entropy_coef by `step` per training step, within [0, 1], to hold the
-  # entropy at the target; target 0 keeps entropy_coef fixed.
+  # Entropy in nats that is held by changing entropy_coef within [0, 1]; 0 keeps
+  # entropy_coef fixed.
   c.algo.entropy_control.target = ranges.Number(0.0, at_least=0)
+
+  # Change of entropy_coef in a training step.
   c.algo.entropy_control.step = ranges.Number(0.005, above=0)
 
 
@@ -337,7 +377,11 @@ def _algo_length_penalty(c: ConfigDict) -> None:
   # limit) to rewards above 0, without making one negative, during `on` of every
   # `on + off` steps; always, if off is 0.
   c.algo.length_penalty.coef = ranges.Number(0.0, at_least=0)
+
+  # Steps of each cycle with the penalty.
   c.algo.length_penalty.on = ranges.Whole(100, at_least=0)
+
+  # Steps of each cycle without it.
   c.algo.length_penalty.off = ranges.Whole(0, at_least=0)
 
 
@@ -349,7 +393,11 @@ def _algo_rephrase(c: ConfigDict) -> None:
   # fail_below, the worst response is replaced by the policy's own rephrasing of
   # an expert solution (a demonstration of the task), if that is correct.
   c.algo.rephrase.enabled = ranges.Flag(False)
+
+  # Share of a group's rewards that must be below fail_below.
   c.algo.rephrase.min_fail_share = ranges.Number(0.75, at_least=0, at_most=1)
+
+  # A reward below this is a failure.
   c.algo.rephrase.fail_below = ranges.Number(0.5)
 
   # Prompt for a rephrasing; {prompt} and {solution} are filled in.
@@ -368,21 +416,30 @@ def _algo_arm(c: ConfigDict) -> None:
   # Strength of the re-weighting; 0 turns ARM off.
   c.algo.arm.alpha = ranges.Number(0.0, at_least=0)
 
-  # Share of tokens, the least probable ones, over which the confidence of an
-  # answer and of a prompt is averaged; 1.0 for the prompt is 1 / perplexity.
+  # Share of an answer's tokens, the least probable ones, over which the
+  # confidence in it is averaged.
   c.algo.arm.low_prob_share = ranges.Number(0.2, above=0, at_most=1)
+
+  # The same of a prompt, for c(q); 1.0 makes it 1 / perplexity. Read only where
+  # `centre` is False.
   c.algo.arm.prompt_low_prob_share = ranges.Number(0.2, above=0, at_most=1)
 
   # Which tokens of an answer are averaged: "probability" takes the least
   # probable, "entropy" those where the policy's entropy is highest.
   c.algo.arm.tail = ranges.Choice("probability", of=("probability", "entropy"))
 
-  # Groups and responses that ARM re-weights, and whether the group's mean
-  # confidence takes the place of the prompt's; see algos/arm.py.
+  # Groups that ARM re-weights: "any_correct", with a right response; "mixed",
+  # with right and wrong ones; "all_correct", without a wrong one.
   c.algo.arm.active = ranges.Choice(
     "any_correct", of=("any_correct", "mixed", "all_correct")
   )
+
+  # Responses of such a group whose advantages change.
   c.algo.arm.apply_to = ranges.Choice("all", of=("all", "correct", "wrong"))
+
+  # Compare the confidence in an answer with the group's mean instead of the
+  # confidence in the prompt, c(q), as `methods.progrpo` does. The shifts of a
+  # group then sum to 0. See algos/arm.py.
   c.algo.arm.centre = ranges.Flag(False)
 
 
@@ -410,6 +467,9 @@ def _algo_distill(c: ConfigDict) -> None:
 def _algo_dynamic_sampling(c: ConfigDict) -> None:
   """DAPO's dynamic sampling."""
   c.algo.dynamic_sampling = ConfigDict()
+
+  # Leave out groups that teach nothing (see `filter`), and sample more prompts
+  # until the batch is full.
   c.algo.dynamic_sampling.enabled = ranges.Flag(False)
 
   # Most rounds of sampling per step; after them an incomplete batch is used.
@@ -445,24 +505,38 @@ def _algo_reset(c: ConfigDict) -> None:
     (),
     each=ranges.Choice(of=("every", "at", "stall", "kl", "dominates", "auto")),
   )
+
+  # "every": steps from one reset to the next.
   c.algo.reset.period = ranges.Whole(200, at_least=1)
+
+  # "at": the steps of the resets.
   c.algo.reset.at_steps = ranges.Many((), each=ranges.Whole(at_least=1))
 
   # "stall": number of evaluations without a gain of more than min_delta in the
   # watched metric.
   c.algo.reset.patience = ranges.Whole(5, at_least=1)
+
+  # "stall": a gain of the watched metric that is not larger does not count.
   c.algo.reset.min_delta = ranges.Number(0.0, at_least=0)
+
+  # "stall": the watched metric of the evaluations, such as "pass@8".
   c.algo.reset.watch = ranges.Text("pass@1", empty=False)
 
-  # "kl": the KL exceeds kl_factor times the value extrapolated from its growth
-  # over kl_window steps, and kl_threshold; 0 drops either condition.
+  # "kl": the KL must exceed this many times the value extrapolated from its
+  # growth over kl_window steps; 0 drops this condition.
   c.algo.reset.kl_factor = ranges.Number(4.0, above=1, also=(0.0,))
+
+  # "kl": the KL must exceed this too; 0 drops this condition.
   c.algo.reset.kl_threshold = ranges.Number(0.0, at_least=0)
+
+  # "kl": steps from whose KL the growth is extrapolated.
   c.algo.reset.kl_window = ranges.Whole(20, at_least=5)
 
   # "dominates": the KL's share of the gradient, as the median over share_window
   # steps, exceeds this.
   c.algo.reset.share_threshold = ranges.Number(0.5, at_least=0, below=1)
+
+  # "dominates": the steps of this median.
   c.algo.reset.share_window = ranges.Whole(20, at_least=1)
 
   # Fewest steps between a reset and a later one by "stall", "kl" or
@@ -472,20 +546,26 @@ def _algo_reset(c: ConfigDict) -> None:
   # Also reset the optimiser's moments. The learning-rate schedule goes on, but
   # the rate rises from 0 again over rewarmup_steps updates.
   c.algo.reset.optimizer = ranges.Flag(True)
+
+  # Updates of this second warm-up; 0 for none.
   c.algo.reset.rewarmup_steps = ranges.Whole(0, at_least=0)
 
 
 def _train(c: ConfigDict) -> None:
   """Batches and updates."""
   c.train = ConfigDict()
+
+  # Steps of the run. A run that is done goes on with a larger number.
   c.train.total_steps = ranges.Whole(1000, at_least=1)
 
   # Groups per step (P).
   c.train.prompts_per_step = ranges.Whole(32, at_least=1)
 
-  # Optimiser updates per pass over a step's batch, and number of passes. Each
-  # update reads whole groups; prompts are shuffled again for each pass.
+  # Optimiser updates per pass over a step's batch; divides prompts_per_step.
+  # Each reads whole groups.
   c.train.num_minibatches = ranges.Whole(1, at_least=1)
+
+  # Passes over a step's batch. Prompts are shuffled again for each.
   c.train.num_iterations = ranges.Whole(1, at_least=1)
 
   # Prompts and responses are packed into rows of so many tokens, whole bundles
@@ -493,9 +573,10 @@ def _train(c: ConfigDict) -> None:
   c.train.row_tokens = ranges.Whole(0, at_least=0)
 
   # Rows per micro-batch on each device; 0 takes as many as have 4,096 tokens,
-  # and at most a quarter of a minibatch's bundles. Like the other two it
-  # changes memory and speed, but not the result. Clip-Cov, KL-Cov,
-  # high_entropy and random losses take one more forward pass.
+  # and at most a quarter of a minibatch's bundles. Like row_tokens and
+  # micro_batch_generations it changes memory and speed, but not the result.
+  # Clip-Cov, KL-Cov, high_entropy and random losses take one more forward
+  # pass.
   c.train.micro_batch_rows = ranges.Whole(0, at_least=0)
 
   # Responses that share their prompt's tokens in a bundle; divides
@@ -519,15 +600,28 @@ def _train(c: ConfigDict) -> None:
 def _optim(c: ConfigDict) -> None:
   """The optimiser."""
   c.optim = ConfigDict()
+
+  # Learning rate of AdamW. The default suits training of all weights of a model
+  # of billions of parameters. LoRA and small models take more.
   c.optim.learning_rate = ranges.Number(1e-6, above=0, at_most=1)
+
+  # Updates over which the learning rate rises from 0.
   c.optim.warmup_steps = ranges.Whole(0, at_least=0)
 
   # Learning rate after the warm-up; "linear" and "cosine" reach 0 at the last
   # update.
   c.optim.decay = ranges.Choice("constant", of=("constant", "linear", "cosine"))
+
+  # Decay of the mean of gradients (AdamW's beta1).
   c.optim.b1 = ranges.Number(0.9, at_least=0, below=1)
+
+  # Decay of the mean of their squares (AdamW's beta2).
   c.optim.b2 = ranges.Number(0.999, at_least=0, below=1)
+
+  # AdamW's epsilon.
   c.optim.eps = ranges.Number(1e-8, above=0, at_most=1)
+
+  # AdamW's weight decay.
   c.optim.weight_decay = ranges.Number(0.0, at_least=0)
 
   # Gradients with a larger norm are scaled down to it; 0 does not clip.
@@ -541,21 +635,35 @@ def _eval(c: ConfigDict) -> None:
   """Held-out problems."""
   c.eval = ConfigDict()
 
-  # Steps between evaluations; 0 for none. The base policy is evaluated if
-  # at_start is set, and the last step: "always", "never", or, with "auto", in
-  # runs of at least `every` steps, so that a short trial ends when it is done.
+  # Steps between evaluations; 0 for none at all.
   c.eval.every = ranges.Whole(0, at_least=0)
+
+  # Also evaluate the policy before the first step.
   c.eval.at_start = ranges.Flag(True)
+
+  # Also evaluate after the last step: "always", "never", or, with "auto", in
+  # runs of at least `every` steps, so that a short trial ends when it is done.
   c.eval.at_end = ranges.Choice("auto", of=("auto", "always", "never"))
+
+  # Held-out problems of each task, at the most.
   c.eval.num_problems = ranges.Whole(64, at_least=1)
+
+  # Responses per problem, of which pass@k is estimated.
   c.eval.num_samples = ranges.Whole(32, at_least=1)
 
-  # Prompts sampled at a time; the last batch is padded to this size.
+  # Prompts sampled at a time, on all devices together; the last batch is padded
+  # to this size. Times num_samples it decides the memory of an evaluation.
   c.eval.batch_prompts = ranges.Whole(16, at_least=1)
+
+  # Temperature of an evaluation's responses; 0 takes the likeliest token.
   c.eval.temperature = ranges.Number(
     0.6, at_least=0.01, at_most=100, also=(0.0,)
   )
+
+  # As sampling.top_p, for evaluations.
   c.eval.top_p = ranges.Number(0.95, above=0, at_most=1)
+
+  # As sampling.top_k, for evaluations.
   c.eval.top_k = ranges.Whole(0, at_least=0)
 
   # Evaluate a published test set although prompts that are too long are left
@@ -568,8 +676,10 @@ def _eval(c: ConfigDict) -> None:
   c.eval.tolerant = ranges.Flag(False)
 
   # A text file, one document per line, that the Creativity Index compares
-  # responses with, and the range of n-gram lengths in words.
+  # responses with; "" for none.
   c.eval.creativity_corpus = ranges.Place("")
+
+  # Shortest and longest n-gram of the Creativity Index, in words.
   c.eval.creativity_range = ranges.Many(
     (5, 12), each=ranges.Whole(at_least=1), length=2
   )
@@ -582,9 +692,10 @@ def _checkpoint(c: ConfigDict) -> None:
   # Steps between checkpoints; the last step and every reset are always saved.
   c.checkpoint.every = ranges.Whole(100, at_least=1)
 
-  # Number of newest checkpoints to keep (with their references), and the steps
-  # of which all multiples are kept too; 0 for none.
+  # Number of newest checkpoints to keep (with their references).
   c.checkpoint.keep = ranges.Whole(2, at_least=1)
+
+  # Checkpoints whose step is a multiple of this are kept too; 0 for none.
   c.checkpoint.keep_every = ranges.Whole(0, at_least=0)
 
   # Write checkpoints in the background while training goes on.
@@ -606,10 +717,15 @@ def _hosts(c: ConfigDict) -> None:
 def _log(c: ConfigDict) -> None:
   """Logs."""
   c.log = ConfigDict()
+
+  # Write the metrics for TensorBoard too, into tb/ of the workdir.
   c.log.tensorboard = ranges.Flag(True)
 
-  # Copies of the metrics, and tables of the saved rollouts, to W&B or trackio.
+  # Copy the metrics, and tables of the saved rollouts, to W&B: project
+  # progrpo_jax, run named as the workdir's last folder.
   c.log.wandb = ranges.Flag(False)
+
+  # The same to trackio.
   c.log.trackio = ranges.Flag(False)
 
   # Import path of your own logger ("mine.Logger"; "" for none): called with the
@@ -617,21 +733,42 @@ def _log(c: ConfigDict) -> None:
   # columns, rows)` and `close()` are called if it has them.
   c.log.logger = ranges.Text("")
 
-  # Steps between saved rollouts (0 for none), and prompts saved per step.
+  # Steps between saved rollouts; 0 for none.
   c.log.rollouts_every = ranges.Whole(10, at_least=0)
+
+  # Prompts of a step whose groups are saved.
   c.log.rollouts_prompts = ranges.Whole(8, at_least=1)
 
 
 def _warmup(c: ConfigDict) -> None:
   """Supervised warm-up of a base policy (`progrpo warmup`)."""
-  # Supervised warm-up of a base policy (`progrpo warmup`).
+  # Supervised warm-up of a base policy (`progrpo warmup`). The sizes are those
+  # of a new policy; a policy in model.init_from keeps its own.
   c.warmup = ConfigDict()
+
+  # Width of the policy; a multiple of num_heads.
   c.warmup.embed_dim = ranges.Whole(64, at_least=1)
+
+  # Its layers.
   c.warmup.num_layers = ranges.Whole(3, at_least=1)
+
+  # Its query heads.
   c.warmup.num_heads = ranges.Whole(4, at_least=1)
+
+  # Its key and value heads.
   c.warmup.num_kv_heads = ranges.Whole(2, at_least=1)
+
+  # Width inside of its MLPs.
   c.warmup.mlp_dim = ranges.Whole(192, at_least=1)
+
+  # Demonstrations to learn from, at the most.
   c.warmup.examples = ranges.Whole(20000, at_least=1)
+
+  # Updates of the warm-up.
   c.warmup.steps = ranges.Whole(1000, at_least=1)
+
+  # Demonstrations of an update.
   c.warmup.batch_size = ranges.Whole(128, at_least=1)
+
+  # Learning rate of the warm-up.
   c.warmup.learning_rate = ranges.Number(3e-3, above=0, at_most=1)

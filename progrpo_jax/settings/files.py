@@ -1,6 +1,6 @@
 """Config files: how one is found and run, and how its keys are changed.
 
-A run file is Python with a `get_config()` that returns an
+A config file is Python with a `get_config()` that returns an
 `ml_collections.ConfigDict`. It is named by its path; those that come with the
 package, which `progrpo configs` lists, also by their name alone.
 """
@@ -21,13 +21,13 @@ from progrpo_jax.storage import lines
 from progrpo_jax.storage import policy as policy_lib
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-# Where the run files lie: inside of an installed package; beside the package
+# Where the config files lie: inside of an installed package; beside the package
 # in a checkout, whose files are to be seen and changed.
 _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def shipped() -> dict[str, pathlib.Path]:
-  """Returns name -> path of the run files that come with the package."""
+  """Returns name -> path of the config files that come with the package."""
   folder = next((f for f in _SHIPPED if f.is_dir()), None)
   return (
     {}
@@ -37,7 +37,7 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def find(file: str) -> pathlib.Path:
-  """Returns the path of a run file that is named by path or by name.
+  """Returns the path of a config file that is named by path or by name.
 
   `configs/NAME.py` is found from any directory: where the working directory
   has no such file, it is the one that comes with the package.
@@ -78,7 +78,7 @@ def make_config(
   keys, `progrpo_jax.config("tiny", keys={"train.total_steps": 20})`.
 
   Args:
-    source: path of a run file, or the name of one that comes with the package
+    source: path of a config file, or the name of one of the package
       (`progrpo configs` lists them), as FILE or FILE:ARGUMENT; "" starts from
       the defaults.
     method: name of a method, see progrpo_jax/settings/methods.py. A file takes

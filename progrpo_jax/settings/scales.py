@@ -1,4 +1,4 @@
-"""Settings that several run files share: model, data, budget.
+"""Settings that several config files share: model, data, budget.
 
 At paper scale the data are the published sets, read from files that the user
 has fetched, those of a set in a folder of its name: data/aime24,

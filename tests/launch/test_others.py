@@ -29,6 +29,7 @@ def test_the_keys_are_skypilots():
   # 75 means "saved, run me again"; the workdir has to be given.
   assert resources["job_recovery"]["recover_on_exit_codes"] == [75]
   assert TASK["envs"]["WORKDIR"] is None
+  assert TASK["envs"]["KEYS"] == ""
   assert (ROOT / TASK["envs"]["CONFIG"].partition(":")[0]).exists()
 
 
@@ -53,6 +54,7 @@ def test_each_machine_of_skypilot_knows_its_number(rank, tmp_path):
       "HOME": str(tmp_path),
       "CONFIG": "tiny:progrpo",
       "WORKDIR": "gs://b/run",
+      "KEYS": "--config.model.init_from=gs://b/base --config.seed=1",
       "SKYPILOT_NUM_NODES": "2",
       "SKYPILOT_NODE_RANK": str(rank),
       "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
@@ -61,7 +63,10 @@ def test_each_machine_of_skypilot_knows_its_number(rank, tmp_path):
     capture_output=True,
     text=True,
   ).stdout.splitlines()
-  assert said[0] == "train --config tiny:progrpo --workdir gs://b/run"
+  assert said[0] == (
+    "train --config tiny:progrpo --workdir gs://b/run"
+    " --config.model.init_from=gs://b/base --config.seed=1"
+  )
   assert set(said[1:]) == {
     "JAX_NUM_PROCESSES=2",
     f"JAX_PROCESS_ID={rank}",

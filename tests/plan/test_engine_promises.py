@@ -14,7 +14,7 @@ from progrpo_jax.plan import ahead, counts, hlo
 pytestmark = [
   pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="needs the TPU's compiler: pip install -e .[aot]",
+    reason="needs the TPU's compiler: pip install -e '.[aot]'",
   ),
   pytest.mark.timeout(1800),
 ]

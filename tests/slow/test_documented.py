@@ -31,6 +31,22 @@ SUMS = {
     }
   }
 }
+# The model's config.json at the hub, without what the estimate does not read.
+QWEN3_8B = dict(
+  architectures=["Qwen3ForCausalLM"],
+  model_type="qwen3",
+  num_hidden_layers=36,
+  hidden_size=4096,
+  num_attention_heads=32,
+  num_key_value_heads=8,
+  head_dim=128,
+  intermediate_size=12288,
+  vocab_size=151936,
+  tie_word_embeddings=False,
+  rms_norm_eps=1e-6,
+  rope_theta=1e6,
+  max_position_embeddings=40960,
+)
 # `--chip H100 --devices 64` counts 24 GiB ... with `--devices 8` 35 GiB.
 SAID = re.compile(
   r"`progrpo doctor --chip H100 --devices (\d+)`\s+counts (\d+) GiB on each"
@@ -136,3 +152,30 @@ def test_the_memory_that_a_config_says_is_what_the_doctor_counts(
   shown = capfd.readouterr().out
   peaks = [float(x) for x in re.findall(r"([\d.]+) GiB", shown)]
   assert gib in [round(x) for x in peaks], shown
+
+
+def test_the_page_on_memory_has_what_the_doctor_prints(
+  tmp_path, monkeypatch, capsys
+):
+  page = (ROOT / "docs" / "memory.md").read_text().partition("## One model")[2]
+  place = tmp_path / "models" / "Qwen3-8B"
+  place.mkdir(parents=True)
+  (place / "config.json").write_text(json.dumps(QWEN3_8B))
+  config = re.search(r"```python\n(.*?)^```", page, re.M | re.S)[1]
+  (tmp_path / "qwen3.py").write_text(config)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("COLUMNS", "200")
+  commands = re.findall(
+    r"^progrpo (doctor .*)$", page.replace("\\\n", " "), re.M
+  )
+  told = [
+    re.findall(r"\d+\.\d\d", row)
+    for row in re.findall(r"^\| \d+ (?:H100|v5e).*$", page, re.M)
+  ]
+  assert len(commands) == 3
+  for command, figures in zip(commands, told, strict=True):
+    assert main.main(command.split()) == 0
+    out = capsys.readouterr().out
+    sums = re.findall(r"\d+\.\d\d", re.search(r"^.*\bsum\b.*$", out, re.M)[0])
+    bound = re.search(r"should stay below (\d+\.\d\d)", out)[1]
+    assert [*sums[1:], bound] == figures, command
