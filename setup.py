@@ -80,7 +80,7 @@ setuptools.setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  # The run files are no package of their own, which could hide a user's:
+  # The config files are no package of their own, which could hide a user's:
   # an installed package has them in a folder, see settings/files.py.
   packages=[
     *setuptools.find_packages(include=["progrpo_jax*"]),

@@ -72,7 +72,7 @@ def draw(rooms) -> str:
     24,
     y + 28,
     12.5,
-    "Outside of the package: configs/ (run files, which "
+    "Outside of the package: configs/ (config files, which "
     "import only from settings/), tools/, tests/, docs/.",
     soft=True,
   )
