@@ -86,7 +86,7 @@ def tail_mean(x_BT, mask_BT, share: float, *, rank_BT=None) -> jax.Array:
 
 
 def all_finite(tree) -> jax.Array:
-  """Whether all numbers of a tree are finite; bool scalar."""
+  """Returns whether all numbers of a tree are finite; bool scalar."""
   return jnp.all(
     jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
   )

@@ -47,7 +47,7 @@ _ADVICE = (
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-  """Whether the path is a URL, not a path on this machine."""
+  """Returns whether the path is a URL, not a path on this machine."""
   return "://" in os.fspath(path)
 
 
@@ -162,17 +162,17 @@ def make_directory(path: str | os.PathLike) -> epath.Path:
 
 
 def is_full(error: BaseException | None) -> bool:
-  """Whether an error, or a cause of it, means that the disk is full."""
+  """Returns whether an error, or a cause of it, means that the disk is full."""
   return _says(error, errno.ENOSPC, errno.EDQUOT)
 
 
 def lacks_files(error: BaseException | None) -> bool:
-  """Whether an error, or a cause of it, means that too many files are open."""
+  """Returns whether an error, or its cause, is that too many files are open."""
   return _says(error, errno.EMFILE, errno.ENFILE)
 
 
 def _says(error: BaseException | None, *numbers: int) -> bool:
-  """Whether an error, or a cause of it, has one of the system's error numbers.
+  """Returns whether an error, or a cause of it, has one of some error numbers.
 
   Orbax passes on the system's message as text without the number, so the text
   is searched too.

@@ -80,11 +80,11 @@ class Range(abc.ABC):
 
   @abc.abstractmethod
   def _is_kind(self, value: Any) -> bool:
-    """Whether a value has the right type, whatever the bounds."""
+    """Returns whether a value has the right type, whatever the bounds."""
 
   @abc.abstractmethod
   def _within(self, value: Any) -> bool:
-    """Whether a value of the right type is within the bounds."""
+    """Returns whether a value of the right type is within the bounds."""
 
   @abc.abstractmethod
   def _bounds(self) -> str:

@@ -222,7 +222,7 @@ def updates(folder: pathlib.Path, say, only) -> list[str]:
 
 
 def _has_vocabulary(collective, model, mesh) -> bool:
-  """Whether a collective is of the head or the embedding."""
+  """Returns whether a collective is of the head or the embedding."""
   rows = model.vocab_size
   sizes = {rows, rows // mesh.shape["tensor"], rows // mesh.size}
   operands = collective.instruction.arrays

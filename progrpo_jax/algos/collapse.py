@@ -300,7 +300,7 @@ def _check_order(beyond, bounds, name) -> None:
 
 
 def _persists(flags: Iterable[bool], window: int) -> bool:
-  """Whether an alarm was raised and not cleared since, with hysteresis."""
+  """Returns whether an alarm is on, with hysteresis."""
   last = collections.deque(maxlen=window)
   on = False
   for flag in flags:

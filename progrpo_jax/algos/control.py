@@ -72,7 +72,7 @@ def entropy_coef_in_force(
 
 
 def cycle_on(step: int, on: int, off: int) -> bool:
-  """Whether a term that alternates `on` and `off` steps is on at a step.
+  """Returns whether a term with `on` and `off` steps is on.
 
   ProRL v2 (blog of August 2025) applies its length penalty in 100 steps of
   every 600, so that responses become shorter for a while but the policy does

@@ -153,5 +153,5 @@ def _kl_arguments(inputs, mask_BT) -> tuple[jax.Array, jax.Array]:
 
 
 def _is_zero(weight) -> bool:
-  """Whether a weight is a Python 0; a traced array may be any value."""
+  """Returns whether a weight is a Python 0; a traced array may be any value."""
   return isinstance(weight, int | float) and weight == 0

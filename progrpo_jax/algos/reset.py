@@ -37,7 +37,7 @@ _NEEDS = {
 
 
 def every(step: int, period: int) -> bool:
-  """Whether `step` is a positive multiple of `period`.
+  """Returns whether `step` is a positive multiple of `period`.
 
   Args:
     step: number of finished steps.
@@ -54,7 +54,7 @@ def every(step: int, period: int) -> bool:
 def stalled(
   scores: Sequence[float], patience: int, min_delta: float = 0.0
 ) -> bool:
-  """Whether the last `patience` evaluations brought no gain.
+  """Returns whether the last `patience` evaluations brought no gain.
 
   Their best score is compared with the best score before them, so a score
   that dropped and recovers counts as stalled until it exceeds its old maximum.
@@ -84,7 +84,7 @@ def kl_spike(
   threshold: float | None = None,
   window: int = 20,
 ) -> bool:
-  """Whether the last KL is a spike above its growth trend.
+  """Returns whether the last KL is a spike above its growth trend.
 
   After a reset the KL grows from 0 like a power of the step number (its square
   while the policy moves in one direction), so late values are many times the
@@ -151,7 +151,7 @@ def _trend(points: Sequence[tuple[float, float]], x: float):
 def dominates(
   shares: Sequence[float], *, threshold: float, window: int = 20
 ) -> bool:
-  """Whether the KL term dominates the gradient.
+  """Returns whether the KL term dominates the gradient.
 
   The median over the window decides, since single steps mislead: right after
   a reset the share is 0, and in a batch whose advantages are nearly all 0 it
@@ -194,7 +194,7 @@ def should_reset(
   share_window: int = 20,
   min_gap: int = 1,
 ) -> tuple[bool, str]:
-  """Whether to reset the reference after this step, and why.
+  """Returns whether to reset the reference after this step, and why.
 
   Modes are tried in the order given; the first one that fires gives the
   reason.

@@ -193,7 +193,7 @@ class _Spoken:
     self._reply, self.answer = reply, answer
 
   def to(self, row: base.Row | None) -> bool:
-    """Says whether anybody replies."""
+    """Returns whether anybody replies."""
     return self._reply is not None
 
   def ask(self, talks: Sequence[turns.Talk]) -> list[serving.Outcome]:

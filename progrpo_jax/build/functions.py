@@ -215,7 +215,7 @@ def make_loss(c):
 
 
 def sees_whole(c) -> bool:
-  """Whether the loss must see a minibatch at once.
+  """Returns whether the loss must see a minibatch at once.
 
   A loss says so by an attribute `whole`; one that draws must as well.
   """

@@ -65,12 +65,12 @@ def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
 
 
 def _replies(name: str) -> bool:
-  """Says whether a task answers the policy."""
+  """Returns whether a task answers the policy."""
   return hasattr(tasks.resolve(name), "reply")
 
 
 def converses(c) -> bool:
-  """Says whether some task of a config has episodes of several turns."""
+  """Returns whether some task of a config has episodes of several turns."""
   return c.sampling.max_turns > 1 and any(
     _replies(spec.get("module") or label)
     for label, spec in c.data.tasks.items()

@@ -91,7 +91,7 @@ def _check_sources(args) -> None:
 
 
 def _is_same(a: str, b: str) -> bool:
-  """Whether two places are one."""
+  """Returns whether two places are one."""
   if places.is_remote(a) or places.is_remote(b):
     return a.rstrip("/") == b.rstrip("/")
   return os.path.realpath(a) == os.path.realpath(b)

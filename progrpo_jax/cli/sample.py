@@ -93,7 +93,7 @@ class _Person:
     return None if self._ended else text.rstrip(os.linesep)
 
   def has_ended(self) -> bool:
-    """Whether the last conversation was ended, after a turn that was shown."""
+    """Returns whether the last talk ended after a turn that was shown."""
     ended, self._ended = self._ended, False
     return ended
 

@@ -138,7 +138,7 @@ def index() -> int:
 
 
 def is_first() -> bool:
-  """Whether this is process 0, the only one that writes files."""
+  """Returns whether this is process 0, the only one that writes files."""
   return index() == 0
 
 
@@ -173,7 +173,7 @@ def gather(value: T) -> list[T]:
 
 
 def any_of(flag: bool) -> bool:
-  """Whether the flag is True on any host."""
+  """Returns whether the flag is True on any host."""
   return bool(flag) if count() == 1 else bool(_stacked(np.bool_(flag)).any())
 
 
@@ -302,7 +302,7 @@ def _number(name: str) -> int:
 
 
 def _is_tpu_host() -> bool:
-  """Whether this machine has TPU chips that JAX may use."""
+  """Returns whether this machine has TPU chips that JAX may use."""
   platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
   return "tpu" in platforms.split(",") and any(
     os.path.exists(path)

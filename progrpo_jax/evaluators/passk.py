@@ -355,5 +355,5 @@ def _measure(correct_XG, valid_XG) -> Iterator[tuple[str, float]]:
 
 
 def is_enough(count: int, of: int) -> bool:
-  """Whether a mean over `count` problems stands for a set of `of` problems."""
+  """Returns whether a mean over `count` problems stands for all `of`."""
   return 0 < ENOUGH * of <= count

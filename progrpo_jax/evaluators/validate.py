@@ -66,7 +66,7 @@ class Validate:
     return values
 
   def _is_due(self, step: int) -> bool:
-    """Whether an evaluation is due after this step."""
+    """Returns whether an evaluation is due after this step."""
     if not self.every or step == 0:
       return bool(self.every) and self.at_start
     if step % self.every == 0:

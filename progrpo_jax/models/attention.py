@@ -64,7 +64,7 @@ def choose(config, platform: str) -> tuple[str, str]:
 
 
 def packs(config, platform: str) -> bool:
-  """Whether a kernel reads packed rows, each bundle a single response.
+  """Returns whether a kernel reads packed rows, each bundle a single response.
 
   Where none does, a row is read by `attend`, and bundles may have several
   responses. The kernel for GPUs reads prompts alone.

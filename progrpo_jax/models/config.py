@@ -222,7 +222,7 @@ class LoRA:
     return self.alpha / self.rank
 
   def adapts(self, name: str) -> bool:
-    """Whether a weight has adapters; `name` is its name in the parameters."""
+    """Returns whether a weight has adapters, by its name in the parameters."""
     return any(PROJECTIONS[t] == name for t in self.targets)
 
 
@@ -300,12 +300,12 @@ class ModelConfig:
 
   @property
   def qkv_bias(self) -> bool:
-    """Whether q, k and v have biases."""
+    """Returns whether q, k and v have biases."""
     return FAMILIES[self.family].qkv_bias
 
   @property
   def qk_norm(self) -> bool:
-    """Whether each head of q and k is normed before its rotation."""
+    """Returns whether each head of q and k is normed before its rotation."""
     return FAMILIES[self.family].qk_norm
 
   @property

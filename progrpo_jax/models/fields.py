@@ -103,7 +103,7 @@ class Fields(Mapping):
 
 
 def _is_finite(value: int | float) -> bool:
-  """Whether a number is finite as a float too; huge ints overflow."""
+  """Returns whether a number is finite as a float too; huge ints overflow."""
   try:
     return math.isfinite(float(value))
   except OverflowError:

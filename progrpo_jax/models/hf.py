@@ -21,7 +21,7 @@ ModelConfig = config_lib.ModelConfig
 
 
 def is_hf_dir(path: str | os.PathLike) -> bool:
-  """Whether a directory holds a configuration and safetensors weights.
+  """Returns whether a directory holds a configuration and safetensors weights.
 
   Raises:
     InputError: the path is of an unsupported kind, such as s3://.

@@ -48,7 +48,7 @@ class Entry:
 
   @property
   def stacked(self) -> bool:
-    """Whether the parameter has a tensor in each layer."""
+    """Returns whether the parameter has a tensor in each layer."""
     return self.path.startswith(STACKED)
 
   def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -144,7 +144,7 @@ def check_tensors(
 
 
 def equal_tensors(a: tensors_lib.Tensor, b: tensors_lib.Tensor) -> bool:
-  """Whether two tensors are equal; some rows are read at a time."""
+  """Returns whether two tensors are equal; some rows are read at a time."""
   if a.shape != b.shape:
     return False
   rows = max(_COMPARED * a.shape[0] // max(a.nbytes, b.nbytes, 1), 1)

@@ -109,14 +109,14 @@ def documents_of(config, tokenizer, dtype) -> dict[str, dict]:
 
 
 def is_model(place: epath.Path) -> bool:
-  """Whether a directory has the files of a model."""
+  """Returns whether a directory has the files of a model."""
   return (place / hf_names.CONFIG).is_file() and any(
     (place / f).is_file() for f in (hf_names.WEIGHTS, hf_names.INDEX)
   )
 
 
 def may_write(place: epath.Path) -> bool:
-  """Whether the directory may be overwritten: absent, empty or a model."""
+  """Returns whether a directory may be overwritten: absent, empty, a model."""
   if not place.exists() or is_model(place):
     return True
   if not place.is_dir():

@@ -564,7 +564,7 @@ class _Use:
 
   @property
   def is_first(self) -> bool:
-    """Whether the value is the first operand: an array, and not an index."""
+    """Returns whether the value is the first operand: an array, no index."""
     return self.user.operands[0] == self.value.name
 
 
@@ -664,7 +664,7 @@ def _written(
 
 
 def _spread(inside: hlo.Computation) -> bool:
-  """Whether a fusion has a part of an asynchronous collective."""
+  """Returns whether a fusion has a part of an asynchronous collective."""
   return not inside.name.startswith(_REDUCE_SCATTER) and any(
     i.op in COLLECTIVES or i.target.startswith("AsyncCollective")
     for i in inside

@@ -46,7 +46,7 @@ class Array:
 
   @property
   def in_hbm(self) -> bool:
-    """Whether it lies in the device's main memory."""
+    """Returns whether it lies in the device's main memory."""
     return self.space == HBM
 
 

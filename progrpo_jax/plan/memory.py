@@ -470,12 +470,12 @@ class _Stage:
 
   @property
   def packed_kernel(self) -> bool:
-    """Whether packed rows are read by a fused kernel."""
+    """Returns whether packed rows are read by a fused kernel."""
     return self.kernel and attention.packs(self.model, self.platform)
 
   @property
   def kernel(self) -> bool:
-    """Whether attention is a fused kernel, which stores no scores."""
+    """Returns whether attention is a fused kernel, which stores no scores."""
     try:
       return attention.choose(self.model, self.platform)[0] != "xla"
     except ValueError as e:

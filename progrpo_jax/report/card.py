@@ -212,7 +212,7 @@ def _loading(export: Export) -> str:
 
 
 def _has_template(run: metrics.Record) -> bool:
-  """Whether the prompts of a run went through a chat template."""
+  """Returns whether the prompts of a run went through a chat template."""
   choice = run.config.get("model", {}).get("chat_template", "none")
   if choice in ("auto", "own"):
     return tokenizer_lib.has_template(run.path / policy.MODEL_DIR)

@@ -124,7 +124,7 @@ def _beside(label, difference, k):
 
 
 def is_certain(low, high):
-  """Whether an interval of a difference lies on one side of 0."""
+  """Returns whether an interval of a difference lies on one side of 0."""
   return low > 0 or high < 0
 
 

@@ -8,7 +8,7 @@ from progrpo_jax.report import live
 
 
 def in_notebook() -> bool:
-  """Says whether this code runs in a cell of Jupyter, Colab or the like."""
+  """Returns whether this code runs in a cell of Jupyter, Colab or the like."""
   # A notebook has imported IPython already; nobody else has to.
   ipython = sys.modules.get("IPython")
   shell = ipython and ipython.get_ipython()
@@ -16,7 +16,7 @@ def in_notebook() -> bool:
 
 
 def is_interactive() -> bool:
-  """Says whether a person types into this process, in a notebook or a shell."""
+  """Returns whether a person types into this process: notebook or shell."""
   return in_notebook() or hasattr(sys, "ps1")
 
 

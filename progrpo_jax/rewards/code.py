@@ -231,7 +231,7 @@ def _unquoted(line: str, depth: int) -> str | None:
 
 
 def _closes(line: re.Match, opening: re.Match) -> bool:
-  """Says whether a fence closes the block of an opening fence."""
+  """Returns whether a fence closes the block of an opening fence."""
   return (
     not line[1]
     and not line[2].strip()
@@ -273,7 +273,7 @@ def _dedented(block: list[str], before: str) -> str:
 
 
 def is_valid(program: str) -> bool:
-  """Says whether a program may compile; nothing is executed.
+  """Returns whether a program may compile; nothing is executed.
 
   Programs that might overload the parser count as valid and are compiled only
   in the jail.
@@ -294,7 +294,7 @@ def is_valid(program: str) -> bool:
 
 
 def _uses_undefined_names(program: str) -> bool:
-  """Says whether a program may use names that it does not define."""
+  """Returns whether a program may use names that it does not define."""
   if len(program) > _MAX_PARSED_CHARS or _nesting(program) > _MAX_NESTING:
     return True
   used, defined = set(), set(dir(builtins))
@@ -329,7 +329,7 @@ def _passes(
   limit_s: float,
   tolerance: float | None,
 ) -> bool:
-  """Says whether the program passes a test."""
+  """Returns whether the program passes a test."""
   calls = "args" in test
   wanted = sandbox.to_json(test["expected"]) if calls else test["output"]
   # An output more than twice as long as the expected one is wrong anyway.
@@ -352,7 +352,7 @@ def _passes(
 
 
 def same_text(text: str, expected: str, tolerance: float | None = None) -> bool:
-  """Says whether two outputs are equal, line by line and word by word.
+  """Returns whether two outputs are equal, line by line and word by word.
 
   The amount of space and empty lines at the end do not matter. Two words that
   are both numbers are compared by `same_number`; words with leading zeros and
@@ -379,7 +379,7 @@ def _lines(text: str) -> list[list[str]]:
 
 
 def _same_word(word: str, expected: str, tolerance: float | None) -> bool:
-  """Says whether two words are equal, or are equal numbers."""
+  """Returns whether two words are equal, or are equal numbers."""
   if word == expected:
     return True
   if not (_NUMBER.fullmatch(word) and _NUMBER.fullmatch(expected)):
@@ -391,14 +391,14 @@ def _same_word(word: str, expected: str, tolerance: float | None) -> bool:
 
 
 def _is_integer(word: str) -> bool:
-  """Says whether a number is written without a point or an exponent."""
+  """Returns whether a number is written without a point or an exponent."""
   return word.lstrip("+-").isdigit()
 
 
 def same_number(
   value: Number, expected: Number, decimals: bool, tolerance: float | None
 ) -> bool:
-  """Says whether two numbers are equal, exactly or within a tolerance.
+  """Returns whether two numbers are equal, exactly or within a tolerance.
 
   Args:
     value: number of the program.
@@ -427,7 +427,7 @@ def same_number(
 def same_value(
   value: Any, expected: Any, tolerance: float | None = None, depth: int = 0
 ) -> bool:
-  """Says whether two values read from JSON are equal.
+  """Returns whether two values read from JSON are equal.
 
   Numbers are compared by `same_number`. As in Python, True is 1 and False is
   0. NaN equals NaN, since a test may expect it. No number equals a text.

@@ -44,7 +44,7 @@ def compare(
   tolerance: float = 0.0,
   evaluated: bool = False,
 ) -> bool:
-  """Says whether an answer is correct.
+  """Returns whether an answer is correct.
 
   Args:
     gold: text of the correct answer.
@@ -66,7 +66,7 @@ def compare(
 
 
 def _is_trivial(given: Answer) -> bool:
-  """Says whether an answer is of the form x = x, which holds for any x."""
+  """Returns whether an answer is of the form x = x, which holds for any x."""
   if given.kind == "named":
     return squeeze(given.extra) == squeeze(given.parts[0].text)
   if given.kind == "chain":
@@ -76,7 +76,7 @@ def _is_trivial(given: Answer) -> bool:
 
 
 def _same(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether two parsed answers are equal."""
+  """Returns whether two parsed answers are equal."""
   # A name in front of a value ("x = 5") does not matter if the reference has
   # none. Of a chain ("2*3 = 6") every part must then be correct.
   if given.kind == "named" and gold.kind not in ("named", "chain"):
@@ -109,7 +109,7 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
 
 
 def _same_words(gold: str, given: str) -> bool:
-  """Says whether texts are equal but for case, blanks and full stops.
+  """Returns whether texts are equal but for case, blanks and full stops.
 
   Single letters keep their case.
   """
@@ -122,7 +122,7 @@ def _same_words(gold: str, given: str) -> bool:
 
 
 def _same_ratio(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether ratios are equal; 1/2 may also answer 1:2.
+  """Returns whether ratios are equal; 1/2 may also answer 1:2.
 
   The reverse does not hold: odds of 1:2 are not a probability of 1/2.
   """
@@ -160,7 +160,7 @@ def _terms_of_ratio(answer: Answer) -> list[expressions.Tree] | None:
 
 
 def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether answers with parts (sets, tuples, ...) are equal."""
+  """Returns whether answers with parts (sets, tuples, ...) are equal."""
   # Tuples of two may be intervals, whose brackets matter. A list is equal to a
   # set or tuple of the same parts, and a set of one part to that part.
   if gold.kind == "tuple" and given.kind == "tuple":
@@ -258,7 +258,7 @@ def _write_out(
 
 
 def _in_order(gold: Answer, given: Answer) -> bool:
-  """Says whether one side names several values and the other names none.
+  """Returns whether one side names several values and the other names none.
 
   Such values ("x = 1, y = 2" and "1, 2") are compared in order.
   """
@@ -270,7 +270,7 @@ def _in_order(gold: Answer, given: Answer) -> bool:
 
 
 def _same_unordered(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether each part has an equal partner on the other side.
+  """Returns whether each part has an equal partner on the other side.
 
   If one side is a set, repeated parts count once.
   """
@@ -303,7 +303,7 @@ def _partner(part: Answer, free: list[Answer], how: How) -> Answer | None:
 
 
 def _same_named(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether an answer equals a reference of the form name = value."""
+  """Returns whether an answer equals a reference of the form name = value."""
   # In x + y = 5 the left side is no name, and 5 alone does not answer it.
   kind = notation.label(gold.extra)
   is_sum = kind == "compound" and re.search(r"[-+]", gold.extra)
@@ -327,7 +327,7 @@ def _sides(answer: Answer) -> tuple[str, str] | None:
 
 
 def _same_chain(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether two equations are equal: one is a multiple of the other."""
+  """Returns whether two equations are equal: one is a multiple of the other."""
   if squeeze(gold.text) == squeeze(given.text):
     return not _is_trivial(given)
   gold_sides, given_sides = _sides(gold), _sides(given)
@@ -339,7 +339,7 @@ def _same_chain(gold: Answer, given: Answer, how: How) -> bool:
 def _same_difference(
   gold: tuple[str, str], given: tuple[str, str], sign: str, how: How
 ) -> bool:
-  """Says whether left - right of both agree up to a rational factor.
+  """Returns whether left - right of both agree up to a rational factor.
 
   Args:
     gold: sides of the reference.
@@ -373,7 +373,7 @@ def _difference(left: str, right: str) -> expressions.Tree | None:
 
 
 def _same_relation(gold: Answer, given: Answer, how: How) -> bool:
-  """Says whether inequalities, or an inequality and an interval, are equal."""
+  """Returns whether inequalities, or one and an interval, are equal."""
   if squeeze(gold.text) == squeeze(given.text):
     return True
   # As intervals, if both can be read as one and do not name other letters.
@@ -408,7 +408,7 @@ def _same_relation(gold: Answer, given: Answer, how: How) -> bool:
 
 
 def _same_atom(gold: str, given: str, how: How) -> bool:
-  """Says whether two expressions without structure are equal."""
+  """Returns whether two expressions without structure are equal."""
   if squeeze(gold) == squeeze(given):
     return squeeze(gold).casefold() not in NOTHING
   if _is_natural_log(gold, given):
@@ -436,7 +436,7 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
 
 
 def _may_drop_percent(tree: expressions.Tree | None, percent: bool) -> bool:
-  """Says whether % may be left out of an answer or be added to it.
+  """Returns whether % may be left out of an answer or be added to it.
 
   28 answers 28%, but 0.5 and 0.5% may both be meant literally. An expression
   with letters is a percentage only if the reference says so.
@@ -456,7 +456,7 @@ _LN = re.compile(r"\\ln(?![A-Za-z])")
 
 
 def _is_natural_log(gold: str, given: str) -> bool:
-  r"""Says whether \log in the reference may mean the natural logarithm.
+  r"""Returns whether \log in the reference may mean the natural logarithm.
 
   Many books write it so. This requires \ln in the answer and no \ln in the
   reference. \log in the answer always has base 10.
@@ -470,6 +470,6 @@ def _is_natural_log(gold: str, given: str) -> bool:
 
 
 def _same_based(gold: str, given: str) -> bool:
-  """Says whether digits of a base are equal; the answer may omit the base."""
+  """Returns whether digits of a base are equal; the answer may omit it."""
   digits, _, base = squeeze(gold).partition("_")
   return bool(base) and digits.isalnum() and squeeze(given) == digits

@@ -182,7 +182,7 @@ class _Reader:
         return tree
 
   def _begins(self, plain: bool) -> bool:
-    """Says whether a factor follows without a sign of multiplication.
+    """Returns whether a factor follows without a sign of multiplication.
 
     Args:
       plain: whether commands other than symbols and fractions end the product.

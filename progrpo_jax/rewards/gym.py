@@ -61,7 +61,7 @@ def check(dataset: str) -> None:
 
 @functools.cache
 def has_solver() -> bool:
-  """Says whether the solver is installed; else installs an empty module."""
+  """Returns whether the solver is installed; else installs an empty module."""
   try:
     importlib.import_module(_SOLVER)
   except ImportError:

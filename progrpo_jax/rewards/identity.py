@@ -34,7 +34,7 @@ class Symbolic(Protocol):
     names: Mapping[str, str],
     positive: bool,
   ) -> bool:
-    """Says whether two trees are equal, given the names of their symbols."""
+    """Returns whether two trees are equal, given the names of their symbols."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class How:
 def same(
   gold: expressions.Tree | None, given: expressions.Tree | None, how: How
 ) -> bool:
-  """Says whether two trees are equal; False if one is None.
+  """Returns whether two trees are equal; False if one is None.
 
   Args:
     gold: tree of the correct answer.
@@ -88,7 +88,7 @@ def same(
 
 
 def _is_numeral(tree: expressions.Tree) -> bool:
-  """Says whether a tree is a written number, not a calculation."""
+  """Returns whether a tree is a written number, not a calculation."""
   kind, *parts = tree
   if kind == "neg":
     return _is_numeral(parts[0])
@@ -147,7 +147,7 @@ def prove(
 def _positive(
   gold: expressions.Tree, given: expressions.Tree, names: list[str]
 ) -> bool:
-  r"""Says whether letters may be assumed to be positive numbers.
+  r"""Returns whether letters may be assumed to be positive numbers.
 
   If a side has no real value when one letter is negative (it is under a root
   or a logarithm), that letter must be positive: \sqrt{1/k} is 1/\sqrt{k}. The
@@ -186,7 +186,7 @@ def _real_values(
 
 
 def _has_long_number(tree: expressions.Tree) -> bool:
-  """Says whether a tree has a number with too many digits for Math-Verify."""
+  """Returns whether a tree has a number too long for Math-Verify."""
   if tree[0] == "number":
     return max(map(abs, tree[1].as_integer_ratio())) >= _LONG
   return any(_has_long_number(a) for a in tree[1:] if isinstance(a, tuple))

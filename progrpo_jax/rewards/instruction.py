@@ -229,7 +229,7 @@ def _problem(key: str, value: Any) -> str:
 
 
 def _is_text(value: Any) -> bool:
-  """Says whether a value is a text that is not blank."""
+  """Returns whether a value is a text that is not blank."""
   return isinstance(value, str) and bool(value.strip())
 
 
@@ -294,7 +294,7 @@ def sentences(text: str, enough: float = math.inf) -> int:
 
 
 def _ends(text: str, match: re.Match[str]) -> bool:
-  """Says whether a match of _END ends a sentence."""
+  """Returns whether a match of _END ends a sentence."""
   marks = match.group()
   after = _NEXT.match(text, match.end()).group(1)
   if _ALWAYS.search(marks) or not after:
@@ -316,7 +316,7 @@ def _ends(text: str, match: re.Match[str]) -> bool:
 
 
 def _compare(count: int, relation: str, threshold: float) -> bool:
-  """Says whether a count fulfils a relation to a threshold."""
+  """Returns whether a count fulfils a relation to a threshold."""
   return count < threshold if relation == RELATIONS[1] else count >= threshold
 
 

@@ -64,7 +64,7 @@ def code(name: str) -> str | None:
 
 
 def fits(text: str, language: str) -> bool:
-  """Says whether a text may be in a language.
+  """Returns whether a text may be in a language.
 
   A text without a letter of the language's script is not.
 

@@ -193,7 +193,7 @@ def _evaluate(answer: str) -> tuple[Fraction | int, list[int]] | None:
 
 
 def _is_list(answer: str) -> bool:
-  """Says whether a text is a nested list of literals."""
+  """Returns whether a text is a nested list of literals."""
   try:
     tree = ast.parse(answer.strip(), mode="eval").body
   except (SyntaxError, ValueError, MemoryError, RecursionError):

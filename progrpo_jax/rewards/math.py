@@ -143,7 +143,7 @@ def check_reference(reference: object) -> str:
 
 
 def _differ(marked: list[str]) -> bool:
-  """Says whether marked answers differ in their normal forms."""
+  """Returns whether marked answers differ in their normal forms."""
   distinct = list(dict.fromkeys(marked))
   if len(distinct) > _MAX_ANSWERS:
     return True
@@ -151,7 +151,7 @@ def _differ(marked: list[str]) -> bool:
 
 
 def _unbalanced(text: str) -> bool:
-  """Says whether the braces of LaTeX do not match."""
+  """Returns whether the braces of LaTeX do not match."""
   depth = 0
   # The first alternative skips escaped braces, which are characters.
   for match in re.finditer(r"\\.|[{}]", text, re.S):
@@ -162,7 +162,7 @@ def _unbalanced(text: str) -> bool:
 
 
 def _is_undefined(tree: expressions.Tree) -> bool:
-  """Says whether a constant contains a division by zero."""
+  """Returns whether a constant contains a division by zero."""
   parts = [a for a in tree[1:] if isinstance(a, tuple)]
   if tree[0] == "div" and evaluation.evaluate(tree[2], 0) == 0:
     return True

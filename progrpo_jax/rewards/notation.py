@@ -280,7 +280,7 @@ def _read_ratio(text: str) -> Answer | None:
 
 
 def is_time(answer: Answer) -> bool:
-  """Says whether a ratio is a time of day: 06:30, 6:30 pm, 6:30.
+  """Returns whether a ratio is a time of day: 06:30, 6:30 pm, 6:30.
 
   Ratios are mostly given in lowest terms, unlike 6:30.
   """
@@ -404,7 +404,7 @@ def split(text: str, separator: re.Pattern[str]) -> tuple[list[str], list]:
 
 
 def _balanced(text: str) -> bool:
-  """Says whether all brackets of a text are opened and closed in it."""
+  """Returns whether all brackets of a text are opened and closed in it."""
   depth = 0
   for char in text:
     depth += (char in _OPEN) - (char in _CLOSE_BRACKETS)
@@ -425,7 +425,7 @@ def _join_thousands(text: str) -> str:
 
 
 def is_words(text: str) -> bool:
-  r"""Says whether a text is words and not a product of letters."""
+  r"""Returns whether a text is words and not a product of letters."""
   plain = unwrap(text).strip()
   if plain == "" or not _WORDS_ONLY.fullmatch(plain):
     return False
@@ -477,7 +477,7 @@ def label(text: str) -> str:
 
 
 def _has_only_symbols(tree: expressions.Tree) -> bool:
-  """Says whether a tree consists of symbols joined by + - * / and | |."""
+  """Returns whether a tree consists of symbols joined by + - * / and | |."""
   if tree[0] == "symbol":
     return True
   return tree[0] in ("add", "mul", "div", "neg", "abs") and all(
@@ -611,7 +611,7 @@ _FILLERS = frozenset(
 
 
 def words_differ(left: str, right: str) -> bool:
-  """Says whether the words behind two numbers make the quantities differ.
+  """Returns whether the words behind two numbers make the quantities differ.
 
   They do if each side has a word that the other lacks: "East" and "West", "red
   marbles" and "blue marbles", but not "ways" and "different ways". Two known

@@ -386,7 +386,7 @@ class _Batch:
     return self._replace(worker)
 
   def _may_be_chance(self, worker: "_Worker") -> bool:
-    """Says whether the current item fails for the first time; records it."""
+    """Returns whether the current item fails for the first time; records it."""
     index = worker.chunk[0]
     first = index not in self.tried
     self.tried.add(index)

@@ -133,7 +133,7 @@ def _unwrap_layer(text: str) -> str:
 
 
 def _is_lead(words: str) -> bool:
-  """Says whether words in front of a value only introduce it."""
+  """Returns whether words in front of a value only introduce it."""
   lead = _LEAD.match(words.strip() + " 0")
   return (
     bool(lead)
@@ -156,7 +156,7 @@ def _is_lead(words: str) -> bool:
 
 
 def _is_value(rest: str) -> bool:
-  """Says whether the text after a lead-in is a value and not its negation."""
+  """Returns whether the text after a lead-in is a value, not its negation."""
   return bool(re.search(r"[\d\\$]|\A\W*[A-Za-z]+\W*\Z", rest)) and (
     not _NEGATED.match(rest.strip(" *$\"'"))
   )

@@ -24,7 +24,7 @@ class Score(NamedTuple):
 
 
 def is_masked(status: str) -> bool:
-  """Says whether samples with this status are left out of learning."""
+  """Returns whether samples with this status are left out of learning."""
   return status in MASKED
 
 

@@ -33,7 +33,7 @@ def equal(
   names: Mapping[str, str],
   positive: bool = False,
 ) -> bool:
-  """Says whether two expressions are equal, by Math-Verify.
+  """Returns whether two expressions are equal, by Math-Verify.
 
   The order matters: verify(gold, answer) may differ from verify(answer, gold).
   Expressions on which sympy or Math-Verify fails are not equal.
@@ -73,7 +73,7 @@ def warm() -> None:
 
 
 def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
-  """Says whether equality can be proved: cheaply, else by Math-Verify."""
+  """Returns whether equality can be proved: cheaply, else by Math-Verify."""
   try:
     if _vanishes(left - right):
       return True
@@ -87,7 +87,7 @@ def _proved(left: sympy.Expr, right: sympy.Expr) -> bool:
 
 
 def _vanishes(difference: sympy.Expr) -> bool:
-  """Says whether a difference is 0 after rewriting functions as exponentials.
+  """Returns whether a difference is 0, with functions as exponentials.
 
   It decides quickly what takes sympy's simplify a second. False means that the
   difference may still be 0.
@@ -100,7 +100,7 @@ def _vanishes(difference: sympy.Expr) -> bool:
 
 
 def _is_short(value: sympy.Expr) -> bool:
-  """Says whether an expression has few terms when multiplied out."""
+  """Returns whether an expression has few terms when multiplied out."""
   terms = 1
   for part in sympy.preorder_traversal(value):
     base, exponent = part.as_base_exp() if part.is_Pow else (part, 1)
@@ -196,7 +196,7 @@ _OPERATORS: dict[str, Callable[..., sympy.Expr]] = {
 
 
 def _agree(left: sympy.Basic, right: sympy.Basic) -> bool:
-  """Says whether the values at one point agree to many digits."""
+  """Returns whether the values at one point agree to many digits."""
   names = sorted(left.free_symbols | right.free_symbols, key=str)
   point = {s: sympy.Rational(13 + 5 * i, 7 + i) for i, s in enumerate(names)}
   a, b = (sympy.N(e.subs(point).doit(), _DIGITS) for e in (left, right))

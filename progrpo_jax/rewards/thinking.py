@@ -46,5 +46,5 @@ def answer(
 
 
 def opens(text: str) -> bool:
-  """Says whether a text ends inside of a thinking section."""
+  """Returns whether a text ends inside of a thinking section."""
   return text.rfind(OPEN) > text.rfind(CLOSE)

@@ -118,7 +118,7 @@ def _unwrapped(match: re.Match[str]) -> str:
 
 
 def change(words: str) -> bool:
-  """Says whether words behind a number change its value."""
+  """Returns whether words behind a number change its value."""
   words = words.strip(" .()")
   if words == "MM" or words and not re.search(r"[^\W\d_]", words):
     return True
@@ -128,7 +128,7 @@ def change(words: str) -> bool:
 
 
 def is_product(word: str, units: object) -> bool:
-  r"""Says whether a short word outside of \text{} is a product of letters.
+  r"""Returns whether a short word outside of \text{} is a product of letters.
 
   Args:
     word: word behind a number.

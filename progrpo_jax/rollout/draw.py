@@ -135,5 +135,5 @@ def _thread():
 
 
 def _has_failed(verdicts: list[futures.Future]) -> bool:
-  """Whether verifying a batch has failed by now."""
+  """Returns whether verifying a batch has failed by now."""
   return any(future.done() and future.exception() for future in verdicts)

@@ -56,7 +56,7 @@ class Replies(Protocol):
   """Who replies to the policy."""
 
   def to(self, row: base.Row | None) -> bool:
-    """Says whether there are replies in the conversations on a row."""
+    """Returns whether there are replies in the conversations on a row."""
 
   def answer(self, text: str) -> str | None:
     """Returns what of a turn is read, without its thought; None if nothing."""
@@ -73,7 +73,7 @@ class TaskReplies:
     self._pool = pool
 
   def to(self, row: base.Row | None) -> bool:
-    """Says whether the row's task replies."""
+    """Returns whether the row's task replies."""
     return base.replies(row)
 
   def answer(self, text: str) -> str | None:

@@ -59,7 +59,7 @@ def declared(key: str) -> ranges.Range | None:
 
 
 def is_group(key: str) -> bool:
-  """Says whether a dotted key is a group whose keys are declared."""
+  """Returns whether a dotted key is a group whose keys are declared."""
   place = _declaration(key)
   return isinstance(place, ml_collections.ConfigDict) and len(place) > 0
 

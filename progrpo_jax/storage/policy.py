@@ -80,7 +80,7 @@ def run_of(path: str) -> epath.Path | None:
 
 
 def is_on_hub(place: str) -> bool:
-  """Whether a place can only be a model of the hub, by its id."""
+  """Returns whether a place can only be a model of the hub, by its id."""
   return bool(hub_names.split(place)) and not os.path.exists(place)
 
 

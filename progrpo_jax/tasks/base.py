@@ -246,7 +246,7 @@ def typed(loader: Callable[..., Source]) -> Callable[..., Source]:
 
 
 def _is_like(value: Any, hint: Any) -> bool:
-  """Says whether a value fits a type hint; unknown hints fit everything."""
+  """Returns whether a value fits a type hint; unknown hints fit everything."""
   origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return not inner[1].refusal(value)
@@ -306,7 +306,7 @@ def _check_options(
 
 
 def has_published_test(name: str) -> bool:
-  """Says whether a task's validation split is a published test set."""
+  """Returns whether a task's validation split is a published test set."""
   published = getattr(resolve(name), "SET", None)
   return published is not None and published.has_test
 
@@ -356,7 +356,7 @@ def item(row: Row, completion: str) -> pool.Item:
 
 
 def replies(row: Row | None) -> bool:
-  """Says whether a row's task answers the policy.
+  """Returns whether a row's task answers the policy.
 
   Args:
     row: problem; None, or a task of "", for a prompt of no task.

@@ -295,7 +295,7 @@ def _numbered(path: str, split: str, encoding: str) -> files.Numbered:
 
 
 def _is_folder(path: str) -> bool:
-  """Whether a path is a folder; False if it cannot be looked at."""
+  """Returns whether a path is a folder; False if it cannot be looked at."""
   with places.reaching(path):
     try:
       return places.place(path).expanduser().is_dir()
@@ -304,7 +304,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _has_own_validation(path: str) -> bool:
-  """Whether a saved DatasetDict has a split for validation."""
+  """Returns whether a saved DatasetDict has a split for validation."""
   return _is_folder(path) and bool(
     set(_HELD_OUT) & set(files.saved_splits(path))
   )

@@ -86,7 +86,7 @@ def _tolerance(asked: float, results: list) -> float:
 
 
 def _is_json(value: Any) -> bool:
-  """Says whether JSON can express a value, with tuples as lists."""
+  """Returns whether JSON can express a value, with tuples as lists."""
   if isinstance(value, (list, tuple)):
     return all(map(_is_json, value))
   if isinstance(value, dict):

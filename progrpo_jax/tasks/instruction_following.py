@@ -224,7 +224,7 @@ def _compatible(names: list[str], count: int, rng: random.Random) -> list[str]:
 
 
 def _is_validation(text: str) -> bool:
-  """Says whether a prompt belongs to validation, in every run."""
+  """Returns whether a prompt belongs to validation, in every run."""
   digest = hashlib.sha256(text.encode()).digest()
   return digest[0] % _VALIDATION_SHARE == 0
 

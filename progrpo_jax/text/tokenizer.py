@@ -153,7 +153,7 @@ def load(
 
 
 def has_template(directory) -> bool:
-  """Whether the tokenizer of a directory has a chat template of its own.
+  """Returns whether a directory has a chat template for its tokenizer.
 
   Raises:
     InputError: its configuration cannot be read.

@@ -412,7 +412,7 @@ class _Reader:
       self._check(problem.reference)
 
   def _belongs(self, problem: schema.Problem, split: str) -> bool:
-    """Says whether a problem belongs to a split that is drawn by hash."""
+    """Returns whether a problem belongs to a split that is drawn by hash."""
     if self._held_out is None:
       return True
     # The first 64 bits of the hash as a fraction, uniform in [0, 1).

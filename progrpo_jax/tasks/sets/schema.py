@@ -103,7 +103,7 @@ class Set:
 
   @property
   def has_test(self) -> bool:
-    """Whether a validation split is published, and not held out of train."""
+    """Returns whether a validation split is published, not held out."""
     files = self.files(self.options)
     return any(file.split == "validation" for file in files)
 
@@ -117,7 +117,7 @@ class Set:
 
   @property
   def by_hand(self) -> bool:
-    """Whether the user has to fetch the files."""
+    """Returns whether the user has to fetch the files."""
     # The hub is not asked which files match a pattern.
     has_patterns = any("*" in file.path for file in self.files(self.options))
     return has_patterns or bool(self.access)

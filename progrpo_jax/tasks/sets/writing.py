@@ -88,7 +88,7 @@ class Writer:
     return parts
 
   def _drops_filling(self) -> bool:
-    """Says whether to omit sentences that no instruction needs.
+    """Returns whether to omit sentences that no instruction needs.
 
     Only in compact texts: always under an upper limit, else at random.
     """
@@ -179,7 +179,7 @@ class Writer:
     return text.lower() if "english_lowercase" in self.args else text
 
   def _is_short_enough(self, text: str) -> bool:
-    """Says whether a text stays below the upper limits of the problem."""
+    """Returns whether a text stays below the upper limits of the problem."""
     words, sentences = (
       self._args_of(name) for name in ("number_words", "number_sentences")
     )
