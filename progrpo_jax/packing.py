@@ -11,6 +11,7 @@ Axis letters are those of the legend in `batch`.
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -241,50 +242,36 @@ def pack(
   places = _place(
     prompt_length_N,
     length_NR,
-    mask_NRT.sum(axis=(1, 2)) + prompt_length_N * prompt_scored_N,
-    length_NR.any(axis=1) | keep_empty,
-    layout,
-    most_rows(bundles, longest, layout.tokens, max_bundles),
-    max_bundles,
+    wanted_N=length_NR.any(axis=1) | keep_empty,
+    scored_N=mask_NRT.sum(axis=(1, 2)) + prompt_length_N * prompt_scored_N,
+    layout=layout,
+    max_rows=most_rows(bundles, longest, layout.tokens, max_bundles),
+    max_bundles=max_bundles,
   )
   prompt_mask_NT = prompt_mask_NT & places.in_row_N[:, None]
-  prompt = _prompt_tokens(places, prompt_mask_NT)
-  response = _response_tokens(places, real_NRT)
-  counts_X = mask_NRT[real_NRT]
-  # Nothing predicts the first token of a prompt.
-  wanted_X = prompt_scored_N[prompt.bundle_X] & (prompt.number_X > 0)
-  width = layout.tokens
+  prompt = _prompt_tokens(
+    places, sequences.prompt_NT, prompt_mask_NT, prompt_scored_N
+  )
+  response = _response_tokens(places, sequences.tokens_NRT, real_NRT, mask_NRT)
+  tokens = _Tokens(*map(np.concatenate, zip(prompt, response, strict=True)))
   slot_NR, slots = _slots(places, responses, max_bundles)
 
-  def spread(of_prompts_X, of_responses_X, empty=0):
+  def spread(x_X, empty=0):
     out = np.full(math.prod(places.shape), empty, np.int32)
-    out[prompt.place_X] = of_prompts_X
-    out[response.place_X] = of_responses_X
+    out[tokens.place_X] = x_X
     return out.reshape(places.shape)
 
   def in_slots(x_NR):
     return _to_slots(np.asarray(x_NR, np.int32), slot_NR, slots)
 
+  width = layout.tokens
   return Packed(
     rows=batch_lib.Rows(
-      tokens_AEW=spread(
-        np.asarray(sequences.prompt_NT)[prompt_mask_NT],
-        np.asarray(sequences.tokens_NRT)[real_NRT],
-      ),
-      bundle_AEW=spread(
-        places.number_N[prompt.bundle_X], places.number_N[response.bundle_X]
-      ),
-      response_AEW=(
-        None if responses == 1 else spread(0, response.response_X + 1)
-      ),
-      position_AEW=spread(
-        prompt.number_X, prompt_length_N[response.bundle_X] + response.number_X
-      ),
-      source_AEW=spread(
-        np.where(wanted_X, prompt.source_X % width, -1),
-        np.where(counts_X, response.source_X % width, -1),
-        empty=-1,
-      ),
+      tokens_AEW=spread(tokens.token_X),
+      bundle_AEW=spread(tokens.bundle_X),
+      response_AEW=None if responses == 1 else spread(tokens.response_X),
+      position_AEW=spread(tokens.position_X),
+      source_AEW=spread(tokens.source_X, empty=-1),
       start_AEZ=in_slots(places.response_NR % width),
       length_AEZ=in_slots(length_NR),
       prompt_start_AEZ=in_slots(places.prompt_N[:, None] % width),
@@ -292,7 +279,7 @@ def pack(
       used=np.int32(places.used),
       length=length,
     ),
-    column_X=response.place_X[counts_X],
+    column_X=response.place_X[mask_NRT[real_NRT]],
     mask_NRT=mask_NRT,
     prompt_column_X=prompt.place_X,
     prompt_mask_NT=prompt_mask_NT,
@@ -325,8 +312,9 @@ class _Places:
 def _place(
   prompt_length_N,
   length_NR,
-  scored_N,
+  *,
   wanted_N,
+  scored_N,
   layout: Layout,
   max_rows: int,
   max_bundles: int,
@@ -336,9 +324,9 @@ def _place(
   Args:
     prompt_length_N: tokens of each prompt, at least one.
     length_NR: tokens of each response.
+    wanted_N: bool, bundles to place.
     scored_N: number of tokens whose log-probs are wanted, by which rows are
       dealt.
-    wanted_N: bool, bundles to place.
     layout: sizes of the rows, without zeros.
     max_rows: number of rows to make room for.
     max_bundles: bundles of a row, at the most.
@@ -375,52 +363,78 @@ def _numbers(row_N, start_N) -> np.ndarray:
   return number_N
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tokens:
-  """The tokens of all prompts, or of all responses, in the order of their mask.
+class _Tokens(NamedTuple):
+  """Tokens of prompts or of responses, in the order of their mask.
 
   Attributes:
-    bundle_X: bundle of each token.
-    response_X: number of its response in the bundle, from 0; 0 in a prompt.
-    number_X: its number in the prompt or response, from 0.
-    place_X: its place, as in `_Places`.
-    source_X: place of the token whose hidden state predicts it; for the first
-      one of a prompt there is none, and the number means nothing.
+    place_X: place of each, as in `_Places`.
+    token_X: the token.
+    bundle_X: number of its bundle in the row, from 1.
+    response_X: number of its response in the bundle, from 1; 0 in a prompt.
+    position_X: rotary position.
+    source_X: column of the row whose hidden state predicts it; -1 where its
+      log-prob is not wanted.
   """
 
+  place_X: np.ndarray
+  token_X: np.ndarray
   bundle_X: np.ndarray
   response_X: np.ndarray
-  number_X: np.ndarray
-  place_X: np.ndarray
+  position_X: np.ndarray
   source_X: np.ndarray
 
 
-def _prompt_tokens(places: _Places, mask_NT) -> _Tokens:
-  """Spreads prompts over the rows, from the first token of each on."""
+def _prompt_tokens(places: _Places, prompt_NT, mask_NT, scored_N) -> _Tokens:
+  """Places the tokens of prompts.
+
+  Args:
+    places: of the bundles.
+    prompt_NT: int32 tokens.
+    mask_NT: bool, those to place.
+    scored_N: bool, bundles whose prompt is scored.
+  """
   bundle_X, number_X = _enumerate(mask_NT)
   place_X = places.prompt_N[bundle_X] + number_X
+  # Nothing predicts the first token of a prompt.
+  wanted_X = scored_N[bundle_X] & (number_X > 0)
   return _Tokens(
-    bundle_X, np.zeros_like(bundle_X), number_X, place_X, place_X - 1
+    place_X=place_X,
+    token_X=np.asarray(prompt_NT)[mask_NT],
+    bundle_X=places.number_N[bundle_X],
+    response_X=np.zeros_like(bundle_X),
+    position_X=number_X,
+    source_X=np.where(wanted_X, (place_X - 1) % places.shape[2], -1),
   )
 
 
-def _response_tokens(places: _Places, mask_NRT) -> _Tokens:
-  """Spreads responses over the rows, one behind the other."""
-  bundles, responses, length = mask_NRT.shape
+def _response_tokens(
+  places: _Places, tokens_NRT, real_NRT, mask_NRT
+) -> _Tokens:
+  """Places the tokens of responses, which lie one behind the other.
+
+  Args:
+    places: of the bundles.
+    tokens_NRT: int32 tokens.
+    real_NRT: bool, those to place.
+    mask_NRT: bool, those that count.
+  """
+  bundles, responses, length = real_NRT.shape
   sequence_X, number_X = _enumerate(
-    mask_NRT.reshape(bundles * responses, length)
+    real_NRT.reshape(bundles * responses, length)
   )
   bundle_X, response_X = np.divmod(sequence_X, responses)
   place_X = places.response_NR[bundle_X, response_X] + number_X
-  # The last token of the prompt, which lies before the first response, predicts
-  # the first token of each response.
-  prompt_end_X = places.response_NR[bundle_X, 0] - 1
+  # Each response goes on from the prompt's end, which lies before the first
+  # one: its last token predicts the first of each.
+  first_N = places.response_NR[:, 0]
+  source_X = np.where(number_X > 0, place_X, first_N[bundle_X]) - 1
   return _Tokens(
-    bundle_X,
-    response_X,
-    number_X,
-    place_X,
-    np.where(number_X > 0, place_X - 1, prompt_end_X),
+    place_X=place_X,
+    token_X=np.asarray(tokens_NRT)[real_NRT],
+    bundle_X=places.number_N[bundle_X],
+    response_X=response_X + 1,
+    position_X=(first_N - places.prompt_N)[bundle_X] + number_X,
+    source_X=np.where(mask_NRT[real_NRT], source_X % places.shape[2], -1),
   )
 
 
