@@ -270,7 +270,7 @@ def test_sampled_turns_are_scored_as_they_were_sampled(engine, sampled):
     batch_lib.Sequences(
       prompt_NT=prompts.tokens_PT,
       prompt_mask_NT=prompts.mask_PT,
-      tokens_GRT=rollout.tokens_BT.reshape(shape),
+      tokens_NRT=rollout.tokens_BT.reshape(shape),
       mask_NRT=mask.reshape(shape),
     ),
     scoring.Distribution(),
