@@ -352,7 +352,8 @@ def dra(
   It is 0 where no n-gram is shared and thus spreads wider than an embedding's.
 
   Args:
-    reward_PG: reward of each response.
+    reward_PG: reward of each response, at least 0: dividing a penalty by the
+      number of responses that share it would make it smaller.
     tokens_PGT: int32 tokens of the responses.
     mask_PGT: bool, tokens that the policy wrote.
     n: tokens of an n-gram, at least 1.
