@@ -17,21 +17,21 @@ from study_results import (
 )
 
 # Of these the probabilities of the base's own answers are drawn.
-FOLLOWED = ("grpo", "progrpo", "maxrl", "ucpo", "right only", "wrong only")
+FOLLOWED = ("grpo", "progrpo", "maxrl", "passk")
 
 
 def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
   """Draws how probable the base's own answers stay, arm by arm."""
   # Another base has other answers, to other problems.
-  runs = of_plan(results, "countdown") | of_plan(results, "arm")
+  runs = of_plan(results, "countdown")
   arms = [
     a for a in FOLLOWED if any(r.get("followed") for r in runs.get(a, []))
   ]
   panels = (
-    ("right", np.mean, "probability of its right answers"),
-    ("wrong", np.mean, "probability of its wrong answers"),
-    ("right", dead, "problems without the right ones"),
-    ("commonest", dead, "problems without the commonest one"),
+    ("right", np.mean, "right answers of the base"),
+    ("wrong", np.mean, "wrong answers of the base"),
+    ("right", dead, "all its right answers lost"),
+    ("commonest", dead, "its commonest one lost"),
   )
   figure, axes = plt.subplots(
     1, len(panels), figsize=(11, 3.2), layout="constrained"
@@ -53,8 +53,10 @@ def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
       )
     axis.set_title(title, fontsize=9, loc="left")
     axis.set_xlabel("step")
+    axis.set_ylabel(
+      "share of problems" if over_problems is dead else "mean probability"
+    )
     axis.set_ylim(bottom=0)
-  axes[0].set_ylabel("mean, or share of problems")
   if arms:
     axes[0].legend(frameon=False, fontsize=8)
   plots.save(figure, path)
