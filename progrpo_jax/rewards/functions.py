@@ -53,6 +53,7 @@ RESERVED = (
 )
 _CALL = "progrpo_jax.rewards.functions:call"
 _MAX_ERROR = 700  # characters of the message of a user's error
+_RANGE = f"a number from {-scores.MAX_REWARD:g} to {scores.MAX_REWARD:g}"
 _ROUNDING = 1e-6  # tolerance at the threshold for rounding errors in values
 
 
@@ -125,7 +126,7 @@ class Rule:
       verdicts: the verifier's score of each sample, if there is a verifier.
 
     Raises:
-      InputError: the rule contradicts itself.
+      InputError: the rule contradicts itself, or a reward is out of range.
     """
     deciding = find_decider(self.names, self.correct_by)
     weights = check_weights(self.names, self.weights)
@@ -324,14 +325,23 @@ def combine(
     deciding: index of the function that decides correctness. A sample of which
       it has no opinion has the status "refused".
     threshold: smallest value of that function that is correct.
+
+  Raises:
+    InputError: weights make a reward that is out of range.
   """
   combined = []
-  for sample in samples:
+  for index, sample in enumerate(samples):
     verdict = sample[deciding]
     if verdict is None:
       combined.append(Score(0.0, False, "refused"))
       continue
     reward = math.fsum(w * v for w, v in zip(weights, sample) if v is not None)
+    if not scores.is_in_range(reward):
+      raise InputError(
+        f"the reward of completion {index} is {reward:g}, the sum of"
+        f" {', '.join(f'{v:g}' for v in sample if v is not None)} with the"
+        f" weights {', '.join(f'{w:g}' for w in weights)}: it must be {_RANGE}"
+      )
     combined.append(Score(reward, verdict >= threshold - _ROUNDING, "ok"))
   return combined
 
@@ -548,10 +558,10 @@ def _apply(
   plain = []
   for index, value in enumerate(values):
     number = _number(value)
-    if number is not None and not math.isfinite(number):
+    if number is not None and not scores.is_in_range(number):
       return {
         "error": f"{head} returned {value!r:.100} for completion {index}:"
-        " each value must be a finite number or None"
+        f" each value must be {_RANGE}, or None"
       }
     plain.append(number)
   return {"values": plain, "extra": extra, "metrics": metrics}

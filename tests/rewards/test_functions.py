@@ -28,6 +28,12 @@ def text(prompts, completions, **columns):
 def nan(prompts, completions, **columns):
   return [float("nan") for _ in completions]
 
+def huge(prompts, completions, **columns):
+  return [1e300 for _ in completions]
+
+def sentinel(prompts, completions, **columns):
+  return [0.5, -1e30]
+
 def penalty(prompts, completions, **columns):
   return [-0.25 for _ in completions]
 
@@ -176,11 +182,16 @@ def test_labels_tell_functions_apart(names, labels):
     ("short", "returned 1 values for 2 completions"),
     ("text", "'1.0' for completion 0"),
     ("nan", "nan for completion 0"),
+    ("huge", "returned 1e+300 for completion 0: each value must be a number"),
+    (
+      "sentinel",
+      "-1e+30 for completion 1: each value must be a number from -1",
+    ),
     ("nothing", "returned None, not a list"),
     ("mapping", "returned {0: 1.0, 1: 1.0}, not a list"),
     ("scores", "}, not a list"),
     ("raw", r"returned b'\x00\x00', not a list"),
-    ("midway", "mine.py, line 42: ZeroDivisionError: "),
+    ("midway", "mine.py, line 48: ZeroDivisionError: "),
     ("broken", "ZeroDivisionError: oh no"),
     ("absent", "cannot be loaded: AttributeError"),
     ("lenght", "; did you mean 'length'?"),
@@ -192,6 +203,14 @@ def test_errors_name_the_function(pool, named, name, said):
     _evaluate(pool, [named("length"), named(name)], correct_by="length")
   assert said in str(caught.value) and named(name) in str(caught.value)
   assert isinstance(caught.value, InputError)
+
+
+def test_no_weights_make_a_reward_that_training_cannot_square(pool, named):
+  names = [named("length"), named("equal")]
+  weighted = dict(correct_by="equal", weights=[1e12, 0.0])
+  assert _evaluate(pool, names, **weighted).scores[0].reward == 1e12
+  with pytest.raises(InputError, match=r"is 1e\+13, the sum of 1, 1 with"):
+    _evaluate(pool, names, correct_by="equal", weights=[1e13, 0.0])
 
 
 def test_any_sequence_of_numbers_is_taken(pool, named):
