@@ -269,7 +269,7 @@ def test_policies_of_all_kinds_load(small, tmp_path):
   for place, said in (
     (workdir, "model/config.json: not a JSON object"),
     (tmp_path, "is neither an HF directory"),
-    (tmp_path / "none", "no such directory; `progrpo warmup --output DIR`"),
+    (tmp_path / "none", "no such directory; `progrpo warmup --config"),
   ):
     with pytest.raises(errors.InputError, match=said):
       build.load_policy(small.config(f"model.init_from={place}"), mesh)
