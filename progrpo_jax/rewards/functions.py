@@ -172,7 +172,10 @@ def evaluate(
     zip(
       away,
       pool.run(
-        [pools.Call(_CALL, [name, *batch], {}) for name in away],
+        [
+          pools.Call(_CALL, [name, *batch], {}, f"reward function {name}")
+          for name in away
+        ],
         deadline_s=deadline_s,
       )
       if away
@@ -198,7 +201,7 @@ def evaluate(
         f" {size} completions"
       )
     if outcome.status != "ok":
-      raise RewardFunctionError(f"reward function {name}: {outcome.reason}")
+      raise RewardFunctionError(outcome.reason)
     result = outcome.value
     if "error" in result:
       raise RewardFunctionError(result["error"])
@@ -449,7 +452,7 @@ def call(
   )
   try:
     function = _resolve(name)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     hint = ""
     if ":" not in name:
       hint = (
@@ -481,7 +484,9 @@ def _call_here(
   if thread.is_alive():
     return pools.Outcome("timeout", None, "")
   if not results:
-    return pools.Outcome("crash", None, "it ended its thread")
+    return pools.Outcome(
+      "crash", None, f"reward function {name} ended its thread"
+    )
   return pools.Outcome("ok", results[0], "")
 
 
@@ -530,7 +535,7 @@ def _apply(
     )
     if inspect.isawaitable(values):
       values = _loop(name).run_until_complete(values)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     hint = ""
     # The call itself failed, no line of the function.
     if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
@@ -548,7 +553,7 @@ def _apply(
     return {"error": f"{head} returned {values!r:.100}, not a list of numbers"}
   try:
     values = list(values)
-  except Exception as error:  # raised by a generator
+  except (Exception, SystemExit) as error:  # raised by a generator
     return {"error": f"{head} failed: {_described(error)}"}
   if len(values) != size:
     return {

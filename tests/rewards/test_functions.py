@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import pytest
@@ -7,6 +8,9 @@ from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
 
 SOURCE = """
+import os
+import signal
+import sys
 import time
 import numpy as np
 
@@ -60,6 +64,15 @@ def broken(prompts, completions, **columns):
 
 def narrow(completions, answer):
   return [1.0 for _ in completions]
+
+def leaves(prompts, completions, **columns):
+  sys.exit(3)
+
+def ends(prompts, completions, **columns):
+  os._exit(3)
+
+def aborts(prompts, completions, **columns):
+  os.kill(os.getpid(), signal.SIGSEGV)
 
 def hanging(prompts, completions, **columns):
   time.sleep(1000)
@@ -191,8 +204,11 @@ def test_labels_tell_functions_apart(names, labels):
     ("mapping", "returned {0: 1.0, 1: 1.0}, not a list"),
     ("scores", "}, not a list"),
     ("raw", r"returned b'\x00\x00', not a list"),
-    ("midway", "mine.py, line 48: ZeroDivisionError: "),
+    ("midway", "mine.py, line 51: ZeroDivisionError: "),
     ("broken", "ZeroDivisionError: oh no"),
+    ("leaves", "mine.py, line 60: SystemExit: 3"),
+    ("ends", "mine.py:ends ended its process (exit code 3)"),
+    ("aborts", "mine.py:aborts was ended by signal SIGSEGV"),
     ("absent", "cannot be loaded: AttributeError"),
     ("lenght", "; did you mean 'length'?"),
     ("narrow", "the arguments are prompts, completions, answer, topic"),
@@ -203,6 +219,7 @@ def test_errors_name_the_function(pool, named, name, said):
     _evaluate(pool, [named("length"), named(name)], correct_by="length")
   assert said in str(caught.value) and named(name) in str(caught.value)
   assert isinstance(caught.value, InputError)
+  assert "progrpo_jax" not in str(caught.value)
 
 
 def test_no_weights_make_a_reward_that_training_cannot_square(pool, named):
@@ -325,6 +342,13 @@ def test_objects_of_this_process_are_called_in_it():
     assert judged.values == [(1.0, 0.5), (0.0, 0.5)] and seen == ["a", "b"]
     with pytest.raises(InputError, match="plain name stands for a function"):
       _evaluate(here, ["absent"])
+
+  def leaves(completions, **_):
+    sys.exit("no more")
+
+  with pools.Pool(workers=1, objects={"leaves": leaves}) as here:
+    with pytest.raises(InputError, match="leaves failed: .*SystemExit: no mor"):
+      _evaluate(here, ["leaves"])
   with pytest.raises(InputError, match="two reward functions are called"):
     functions.by_name([right, right])
   with pytest.raises(InputError, match="is no reward function"):
