@@ -1,7 +1,8 @@
 """The functions that a config names: loss, advantage, schedule and others.
 
 A name is looked up in the module of its kind by `getattr`, or imported, if it
-is the import path of a function of the user's own. There is no registry.
+is the import path of a function of the user's own, "module.function" or, as of
+reward functions, "module:function". There is no registry.
 """
 
 import contextlib
@@ -40,8 +41,8 @@ def resolve(module: types.ModuleType, name: str):
   Raises:
     InputError: there is no such function; the message lists the module's.
   """
-  if "." in name:
-    home, _, last = name.rpartition(".")
+  if _is_path(name):
+    home, _, last = name.rpartition(":" if ":" in name else ".")
     with errors.of_user(f"cannot import {name}"):
       function = getattr(importlib.import_module(home), last)
     if not callable(function):
@@ -59,8 +60,13 @@ def resolve(module: types.ModuleType, name: str):
     return getattr(module, name)
   raise errors.InputError(
     f"no {name!r} in {module.__name__}{errors.hint(name, known)} "
-    f"(known: {', '.join(known)}; or give an import path)"
+    f"(known: {', '.join(known)}; or give an import path, as in mine.f)"
   )
+
+
+def _is_path(name: str) -> bool:
+  """Returns whether a name is an import path, and not of this package."""
+  return "." in name or ":" in name
 
 
 def bind(function, *sources):
@@ -266,7 +272,7 @@ def make_objective(c):
 
 def _of_its_author(name: str):
   """Context for a call of a function that may be the user's own."""
-  return errors.of_user(name) if "." in name else contextlib.nullcontext()
+  return errors.of_user(name) if _is_path(name) else contextlib.nullcontext()
 
 
 def _example(c) -> batch_lib.LossInputs:
@@ -304,7 +310,7 @@ def make_logger(c):
   name = c.log.logger
   if not name:
     return None
-  if "." not in name:
+  if not _is_path(name):
     raise errors.InputError(
       f"config.log.logger = {name!r} is no import path, such as mine.Logger"
     )

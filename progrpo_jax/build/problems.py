@@ -105,7 +105,7 @@ def give_rewards(
     (config that names them, the objects by name), for `stages.make_setup`.
 
   Raises:
-    InputError: no task takes them, or two have the same name.
+    InputError: no task takes one of them, or two have the same name.
   """
   objects = functions.by_name([f for f in rewards if not isinstance(f, str)])
   if not rewards:
@@ -113,21 +113,31 @@ def give_rewards(
   by_object = {id(f): name for name, f in objects.items()}
   named = tuple(f if isinstance(f, str) else by_object[id(f)] for f in rewards)
   c = c.copy_and_resolve_references()
-  taken = False
+  # What the tasks that take reward functions name, by task.
+  own: dict[str, tuple[str, ...]] = {}
   with c.unlocked():
     for label, spec in c.data.tasks.items():
       if tasks.resolve(spec.get("module") or label).VERIFIER != (
         functions.VERIFIER
       ):
         continue
-      taken = True
       options = spec.get("options", {})
-      if not options.get("reward_functions"):
-        spec["options"] = {**options, "reward_functions": named}
-  if not taken:
+      names = options.get("reward_functions") or named
+      own[label] = (names,) if isinstance(names, str) else tuple(names)
+      spec["options"] = {**options, "reward_functions": names}
+  if not own:
     raise errors.InputError(
       "reward functions score rows of your own, and config.data.tasks has none:"
       " give it a task of the module 'file'"
+    )
+  # A resumed run has their names in its config.
+  unused = [n for n in named if not any(n in names for names in own.values())]
+  if unused:
+    tasks_of = "; ".join(f"{t}: {', '.join(names)}" for t, names in own.items())
+    raise errors.InputError(
+      f"rewards: no task takes {', '.join(unused)}, since each names"
+      f" reward_functions of its own ({tasks_of}): leave out that option of the"
+      " task, or the argument"
     )
   return c, objects
 

@@ -53,6 +53,7 @@ RESERVED = (
 )
 _CALL = "progrpo_jax.rewards.functions:call"
 _MAX_ERROR = 700  # characters of the message of a user's error
+_RANGE = f"a number from {-scores.MAX_REWARD:g} to {scores.MAX_REWARD:g}"
 _ROUNDING = 1e-6  # tolerance at the threshold for rounding errors in values
 
 
@@ -125,7 +126,7 @@ class Rule:
       verdicts: the verifier's score of each sample, if there is a verifier.
 
     Raises:
-      InputError: the rule contradicts itself.
+      InputError: the rule contradicts itself, or a reward is out of range.
     """
     deciding = find_decider(self.names, self.correct_by)
     weights = check_weights(self.names, self.weights)
@@ -171,7 +172,10 @@ def evaluate(
     zip(
       away,
       pool.run(
-        [pools.Call(_CALL, [name, *batch], {}) for name in away],
+        [
+          pools.Call(_CALL, [name, *batch], {}, f"reward function {name}")
+          for name in away
+        ],
         deadline_s=deadline_s,
       )
       if away
@@ -197,7 +201,7 @@ def evaluate(
         f" {size} completions"
       )
     if outcome.status != "ok":
-      raise RewardFunctionError(f"reward function {name}: {outcome.reason}")
+      raise RewardFunctionError(outcome.reason)
     result = outcome.value
     if "error" in result:
       raise RewardFunctionError(result["error"])
@@ -324,14 +328,23 @@ def combine(
     deciding: index of the function that decides correctness. A sample of which
       it has no opinion has the status "refused".
     threshold: smallest value of that function that is correct.
+
+  Raises:
+    InputError: weights make a reward that is out of range.
   """
   combined = []
-  for sample in samples:
+  for index, sample in enumerate(samples):
     verdict = sample[deciding]
     if verdict is None:
       combined.append(Score(0.0, False, "refused"))
       continue
     reward = math.fsum(w * v for w, v in zip(weights, sample) if v is not None)
+    if not scores.is_in_range(reward):
+      raise InputError(
+        f"the reward of completion {index} is {reward:g}, the sum of"
+        f" {', '.join(f'{v:g}' for v in sample if v is not None)} with the"
+        f" weights {', '.join(f'{w:g}' for w in weights)}: it must be {_RANGE}"
+      )
     combined.append(Score(reward, verdict >= threshold - _ROUNDING, "ok"))
   return combined
 
@@ -439,7 +452,7 @@ def call(
   )
   try:
     function = _resolve(name)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     hint = ""
     if ":" not in name:
       hint = (
@@ -471,7 +484,9 @@ def _call_here(
   if thread.is_alive():
     return pools.Outcome("timeout", None, "")
   if not results:
-    return pools.Outcome("crash", None, "it ended its thread")
+    return pools.Outcome(
+      "crash", None, f"reward function {name} ended its thread"
+    )
   return pools.Outcome("ok", results[0], "")
 
 
@@ -520,7 +535,7 @@ def _apply(
     )
     if inspect.isawaitable(values):
       values = _loop(name).run_until_complete(values)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     hint = ""
     # The call itself failed, no line of the function.
     if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
@@ -538,7 +553,7 @@ def _apply(
     return {"error": f"{head} returned {values!r:.100}, not a list of numbers"}
   try:
     values = list(values)
-  except Exception as error:  # raised by a generator
+  except (Exception, SystemExit) as error:  # raised by a generator
     return {"error": f"{head} failed: {_described(error)}"}
   if len(values) != size:
     return {
@@ -548,10 +563,10 @@ def _apply(
   plain = []
   for index, value in enumerate(values):
     number = _number(value)
-    if number is not None and not math.isfinite(number):
+    if number is not None and not scores.is_in_range(number):
       return {
         "error": f"{head} returned {value!r:.100} for completion {index}:"
-        " each value must be a finite number or None"
+        f" each value must be {_RANGE}, or None"
       }
     plain.append(number)
   return {"values": plain, "extra": extra, "metrics": metrics}

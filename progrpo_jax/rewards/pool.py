@@ -283,6 +283,13 @@ def _reason(key: str, status: str) -> str:
   return f"{name} returned the status {status!r}"
 
 
+def _ended(code: int | None, how: str) -> str:
+  """Says what a call did to its worker, as `_Worker.autopsy` found it."""
+  if code is None:
+    return how
+  return f"ended its process ({how})" if code >= 0 else f"was ended by {how}"
+
+
 def _kill_all(workers: "set[_Worker]") -> None:
   """Kills every worker of a pool."""
   for worker in workers:
@@ -379,7 +386,7 @@ class _Batch:
     if worker.phase in ("loading", "running"):
       if code in _FROM_OUTSIDE and self._may_be_chance(worker):
         return self._replace(worker)
-      return self._fail(worker, "crash", f"its worker died ({how})")
+      return self._fail(worker, "crash", _ended(code, how))
     self.idle_deaths += 1
     if self.idle_deaths > _MAX_IDLE_DEATHS:
       raise PoolError(f"workers die before they can work: {how}")
@@ -395,9 +402,8 @@ class _Batch:
   def _fail(self, worker: "_Worker", status: str, why: str) -> "_Worker":
     """Records a failure of the current item and replaces the worker."""
     index = worker.chunk.pop(0)
-    call = self.calls[index]
-    name = call.args[0] if call.function == serving.SCORE else call.function
-    self.outcomes[index] = Outcome(status, None, f"{name} {why}")
+    reason = f"{self.calls[index].named} {why}"
+    self.outcomes[index] = Outcome(status, None, reason)
     return self._replace(worker)
 
   def _replace(self, worker: "_Worker") -> "_Worker":

@@ -45,11 +45,23 @@ class Call(NamedTuple):
     function: "module:function", "path/to/file.py:function", or SCORE.
     args: positional arguments, JSON-able.
     kwargs: keyword arguments, JSON-able.
+    label: what messages call it; "" for the name of the verifier or function.
   """
 
   function: str
   args: Any
   kwargs: dict[str, Any]
+  label: str = ""
+
+  @property
+  def loaded(self) -> str:
+    """Name of the verifier, or of the function, that a worker loads."""
+    return self.args[0] if self.function == SCORE else self.function
+
+  @property
+  def named(self) -> str:
+    """What messages call it."""
+    return self.label or self.loaded
 
 
 class Outcome(NamedTuple):
@@ -232,14 +244,13 @@ def _execute(call: Call, functions: dict[str, Any], send: Any) -> Outcome:
     functions: functions loaded so far, by name; new ones are added.
     send: function that sends a message to the pool.
   """
-  verifies = call.function == SCORE
-  name = call.args[0] if verifies else call.function
+  name = call.loaded
   try:
     if name not in functions:
       send("loading")
       functions[name] = resolve(name)
     send("running")
-    if verifies:
+    if call.function == SCORE:
       _, completion, reference, meta = call.args
       value = check(functions[name](completion, reference, **meta))
     else:
@@ -247,7 +258,7 @@ def _execute(call: Call, functions: dict[str, Any], send: Any) -> Outcome:
     json.dumps(value)
     return Outcome("ok", value, "")
   except BaseException as error:  # SystemExit of a verifier is a failure too
-    return Outcome("crash", None, f"{name} raised {describe(error)}")
+    return Outcome("crash", None, f"{call.named} raised {describe(error)}")
 
 
 def _limit(kind: str, value: int) -> None:

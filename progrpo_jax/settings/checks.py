@@ -64,6 +64,13 @@ def is_group(key: str) -> bool:
   return isinstance(place, ml_collections.ConfigDict) and len(place) > 0
 
 
+def is_free(key: str) -> bool:
+  """Returns whether a dotted key is, or lies in, a group of free keys."""
+  names = key.split(".")
+  found = (_declaration(".".join(names[: i + 1])) for i in range(len(names)))
+  return any(isinstance(d, ml_collections.ConfigDict) and not d for d in found)
+
+
 def _declaration(key: str) -> ranges.Range | ml_collections.ConfigDict | None:
   """Returns what defaults.py has at a dotted key, or None."""
   place = _KEYS

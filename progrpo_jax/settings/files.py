@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import os
 import pathlib
+import re
 import types
 from typing import Any
 
@@ -166,9 +167,9 @@ def override(c: ml_collections.ConfigDict, key: str, value: str) -> None:
   group, last = _find(c, key)
   before = group[last]
   if isinstance(before, ml_collections.ConfigDict):
-    raise errors.InputError(
-      f"config.{key} is a group; its keys: {', '.join(before.keys())}"
-    )
+    names = f"; its keys: {', '.join(before)}" if before else ""
+    how = _how_to_fill(key) if checks.is_free(key) else ""
+    raise errors.InputError(f"config.{key} is a group{names}{how}")
   # What a config file put in itself is read in the type that it has there.
   declared = checks.declared(key) or ranges.like(before)
   try:
@@ -176,15 +177,27 @@ def override(c: ml_collections.ConfigDict, key: str, value: str) -> None:
   except ValueError as e:
     raise errors.InputError(
       f"config.{key}: {value!r} is not of type {type(before).__name__} (it "
-      f"is {before!r} by default){_as_list(key, value, before)}"
+      f"is {before!r} by default){_as_list(key, value, declared)}"
     ) from e
 
 
-def _as_list(key: str, value: str, before: Any) -> str:
-  """Hint at how a list of one is written on a command line, or ""."""
-  if not isinstance(before, tuple | list):
+def _how_to_fill(key: str) -> str:
+  """Says how entries are added to a group whose keys are free."""
+  return (
+    f"; entries of any name are set in a config file, as c.{key} = {{...}}, or "
+    "by a dict in the keys of progrpo_jax.config"
+  )
+
+
+def _as_list(key: str, value: str, declared: ranges.Range) -> str:
+  """Hint at how a list is written on a command line, or ""."""
+  if not isinstance(declared, ranges.Many):
     return ""
-  return f"""; write --config.{key}="['{value}']\""""
+  # What was typed, less what a shell or a hurried hand makes of a list.
+  words = re.findall(r"[^\s,()\[\]{}'\"]+", value)
+  if words and not declared.refusal(words):
+    return f"""; write --config.{key}="{words}\""""
+  return f"; it {declared.refusal(value)}"
 
 
 def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
@@ -227,13 +240,31 @@ def _find(
   Raises:
     InputError: there is no such key; the nearest is named.
   """
-  place, path = c, []
+  place, path, names = c, [], []
   for name in key.split("."):
     if not isinstance(place, ml_collections.ConfigDict) or name not in place:
-      raise errors.InputError(f"no key config.{key}{checks.nearest(key, c)}")
+      raise errors.InputError(
+        f"no key config.{key}{_nearest(c, key, place, '.'.join(names))}"
+      )
     path.append(place)
+    names.append(name)
     place = place[name]
   return path[-1], name
+
+
+def _nearest(c: ml_collections.ConfigDict, key: str, place, group: str) -> str:
+  """Says what to do about a key that does not exist.
+
+  Args:
+    c: config.
+    key: dotted key.
+    place: value in which the key is missing.
+    group: dotted name of that place.
+  """
+  if isinstance(place, ml_collections.ConfigDict) and checks.is_free(group):
+    name = key.removeprefix(f"{group}.").partition(".")[0]
+    return errors.hint(name, place, f"config.{group}.") or _how_to_fill(group)
+  return checks.nearest(key, c)
 
 
 def of_run(path: str | None) -> ml_collections.ConfigDict | None:

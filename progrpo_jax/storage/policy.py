@@ -31,8 +31,12 @@ _BASE = "progrpo_base"
 TOKENIZER = "progrpo_tokenizer"
 
 
-# What to do where there is no policy yet, for the end of a message.
-_WARMUP = "; `progrpo warmup --output DIR` makes a small policy"
+# What to do where there is no policy yet, for the end of a message. The key is
+# emptied, since a warm-up starts from the policy that a config names.
+_WARMUP = (
+  "; `progrpo warmup --config FILE --config.model.init_from= --output DIR`"
+  " makes a small policy"
+)
 
 
 @dataclasses.dataclass(frozen=True)

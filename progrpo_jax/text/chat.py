@@ -304,12 +304,12 @@ def _call(function: str, **arguments: Any) -> dict[str, Any]:
     Its result, or {"limit": reason} if the worker was stopped or died.
   """
   (outcome,) = _renderer().run(
-    [pools.Call(f"progrpo_jax.text.rendering:{function}", [], arguments)]
+    [pools.Call(f"progrpo_jax.text.rendering:{function}", [], arguments, "it")]
   )
   if outcome.status == "timeout":
     return {"limit": f"did not end within {_DEADLINE_S:g} s"}
   if outcome.status != "ok":
-    return {"limit": f"ended its process: {outcome.reason}"}
+    return {"limit": f"failed ({outcome.reason})"}
   return outcome.value
 
 

@@ -54,6 +54,10 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     ("algo.aggregate=token_men", "did you mean 'token_mean'?"),
     ("algo.kl=k9", "known: k1, k2, k3"),
     ("algo.loss=no_such_module.f", "cannot import no_such_module.f"),
+    ("algo.advantage=nomodule:f", "nomodule:f: ModuleNotFoundError: No module"),
+    ("algo.kl=json:dumpss", "did you mean 'dumps'?"),
+    ("algo.loss=:f", "cannot import :f"),
+    ("log.logger=mine", "config.log.logger = 'mine' is no import path"),
     ("optim.decay=expo", "'expo': must be 'constant' or 'linear' or"),
     ("train.micro_batch_generations=3", "must divide algo.num_generations"),
     ("train.row_tokens=13", "row_tokens = 13 is less than the longest"),
@@ -269,10 +273,18 @@ def test_policies_of_all_kinds_load(small, tmp_path):
   for place, said in (
     (workdir, "model/config.json: not a JSON object"),
     (tmp_path, "is neither an HF directory"),
-    (tmp_path / "none", "no such directory; `progrpo warmup --output DIR`"),
+    (tmp_path / "none", "no such directory; `progrpo warmup --config"),
   ):
     with pytest.raises(errors.InputError, match=said):
       build.load_policy(small.config(f"model.init_from={place}"), mesh)
+
+
+def test_an_import_path_may_have_a_colon(small):
+  c = small.config("algo.advantage=progrpo_jax.algos.advantages:rloo")
+  made = functions.make_advantage(c)
+  assert made is functions.resolve(advantages, "rloo") is advantages.rloo
+  with pytest.raises(errors.InputError, match="math:sin: TypeError"):
+    functions.make_objective(small.config("algo.loss=math:sin"))
 
 
 def test_an_option_may_be_a_list(small, tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
-"""In how many batches a round is sampled."""
+"""In how many batches a round is sampled, and what takes reward functions."""
 
 import types
 
 import numpy as np
 import pytest
 
+from progrpo_jax import errors
 from progrpo_jax.build import problems
 from progrpo_jax.models import config as model_config
-from progrpo_jax.settings import scales
+from progrpo_jax.settings import defaults, scales
 
 # 1.5e9 parameters, to a part in a hundred: 3 GB in bfloat16.
 MODEL = model_config.ModelConfig(
@@ -78,3 +79,54 @@ def test_a_mixture_counts_by_its_weights():
   assert problems.batch_prompts(c, MODEL, _mesh()) == 32
   c.data.tasks.deepscaler.weight = 2.5
   assert problems.batch_prompts(c, MODEL, _mesh()) == 0
+
+
+def right(completions, **_):
+  return [1.0 for _ in completions]
+
+
+def _tasks(**named):
+  """A config of tasks of the user's own, by the reward functions they name."""
+  c = defaults.get_config()
+  c.data.tasks = {
+    name: {"module": "file", "options": {"reward_functions": functions}}
+    for name, functions in named.items()
+  }
+  return c
+
+
+@pytest.mark.parametrize(
+  ("named", "rewards", "given"),
+  [
+    (dict(a=()), [right, "m:f"], dict(a=("right", "m:f"))),
+    (dict(a=(), b="m:f"), [right], dict(a=("right",), b="m:f")),
+    # As the config of a run that goes on has it.
+    (dict(a=("right",)), [right], dict(a=("right",))),
+  ],
+)
+def test_tasks_that_name_no_reward_functions_get_those_given(
+  named, rewards, given
+):
+  c, objects = problems.give_rewards(_tasks(**named), rewards)
+  assert objects == {"right": right}
+  tasks = c.data.tasks.items()
+  assert {t: s.options.reward_functions for t, s in tasks} == given
+
+
+@pytest.mark.parametrize(
+  ("named", "said"),
+  [
+    (dict(a="m:f"), r"no task takes right, .*\(a: m:f\): leave out"),
+    (
+      dict(a=("m:f", "m:g"), b=("right", "m:h")),
+      r"takes other, .*\(a: m:f, m:g; b",
+    ),
+  ],
+)
+def test_reward_functions_that_no_task_takes_are_refused(named, said):
+  def other(completions):
+    return [0.0 for _ in completions]
+
+  rewards = [right] if "b" not in named else [right, other]
+  with pytest.raises(errors.InputError, match=said):
+    problems.give_rewards(_tasks(**named), rewards)

@@ -46,6 +46,27 @@ def test_values_take_the_type_of_their_key():
       "algo.reset.modes=every",
       """write --config.algo.reset.modes="['every']\"""",
     ),
+    (
+      "algo.reset.modes=(every)",
+      """write --config.algo.reset.modes="['every']\"""",
+    ),
+    (
+      """algo.reset.modes=["every', stall""",
+      """write --config.algo.reset.modes="['every', 'stall']\"""",
+    ),
+    ("algo.reset.modes=evry", "it must be a tuple, values, each 'every' or"),
+    ("algo.reset.at_steps=five", "it must be a tuple, values, each at least 1"),
+    (
+      'data.tasks={"a":{}}',
+      "keys: countdown; entries of any name are set in a",
+    ),
+    (
+      'algo.loss_options={"a":1}',
+      "config.algo.loss_options is a group; entries of any name are set in a "
+      "config file, as c.algo.loss_options = {...}, or by a dict",
+    ),
+    ("algo.loss_options.cap=5", "loss_options.cap; entries of any name are"),
+    ("data.tasks.countdwn.weight=5", "mean config.data.tasks.countdown?"),
     ("algo.reset=1", "config.algo.reset is a group; its keys: at_steps"),
     ("seed.more=1", "no key config.seed.more"),
     ("seed", "--config.seed needs a value"),

@@ -1,3 +1,5 @@
+import re
+
 from progrpo_jax import main
 
 
@@ -17,6 +19,17 @@ def test_writes_a_policy_and_says_where(small, tmp_path, capfd):
     "model.safetensors",
     "tokenizer.model",
   }
+
+
+def test_base_that_is_not_there_yet(small, tmp_path, capfd):
+  """The advice is not the command that was typed, but one that works."""
+  place = str(tmp_path / "base")
+  argv = ["warmup", *small.args(f"model.init_from={place}", "warmup.steps=1")]
+  assert main.main([*argv, "--output", place]) == 2
+  advice = re.search("`progrpo (.*)`", capfd.readouterr().err)[1].split()
+  assert advice[:3] == ["warmup", "--config", "FILE"]
+  added = [a for a in advice if a.startswith("--config.")]
+  assert main.main([*argv, *added, "--output", place]) == 0
 
 
 def test_limit_that_no_demonstration_keeps(small, tmp_path, capfd):

@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import pytest
@@ -7,6 +8,9 @@ from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
 
 SOURCE = """
+import os
+import signal
+import sys
 import time
 import numpy as np
 
@@ -27,6 +31,12 @@ def text(prompts, completions, **columns):
 
 def nan(prompts, completions, **columns):
   return [float("nan") for _ in completions]
+
+def huge(prompts, completions, **columns):
+  return [1e300 for _ in completions]
+
+def sentinel(prompts, completions, **columns):
+  return [0.5, -1e30]
 
 def penalty(prompts, completions, **columns):
   return [-0.25 for _ in completions]
@@ -54,6 +64,15 @@ def broken(prompts, completions, **columns):
 
 def narrow(completions, answer):
   return [1.0 for _ in completions]
+
+def leaves(prompts, completions, **columns):
+  sys.exit(3)
+
+def ends(prompts, completions, **columns):
+  os._exit(3)
+
+def aborts(prompts, completions, **columns):
+  os.kill(os.getpid(), signal.SIGSEGV)
 
 def hanging(prompts, completions, **columns):
   time.sleep(1000)
@@ -176,12 +195,20 @@ def test_labels_tell_functions_apart(names, labels):
     ("short", "returned 1 values for 2 completions"),
     ("text", "'1.0' for completion 0"),
     ("nan", "nan for completion 0"),
+    ("huge", "returned 1e+300 for completion 0: each value must be a number"),
+    (
+      "sentinel",
+      "-1e+30 for completion 1: each value must be a number from -1",
+    ),
     ("nothing", "returned None, not a list"),
     ("mapping", "returned {0: 1.0, 1: 1.0}, not a list"),
     ("scores", "}, not a list"),
     ("raw", r"returned b'\x00\x00', not a list"),
-    ("midway", "mine.py, line 42: ZeroDivisionError: "),
+    ("midway", "mine.py, line 51: ZeroDivisionError: "),
     ("broken", "ZeroDivisionError: oh no"),
+    ("leaves", "mine.py, line 60: SystemExit: 3"),
+    ("ends", "mine.py:ends ended its process (exit code 3)"),
+    ("aborts", "mine.py:aborts was ended by signal SIGSEGV"),
     ("absent", "cannot be loaded: AttributeError"),
     ("lenght", "; did you mean 'length'?"),
     ("narrow", "the arguments are prompts, completions, answer, topic"),
@@ -192,6 +219,15 @@ def test_errors_name_the_function(pool, named, name, said):
     _evaluate(pool, [named("length"), named(name)], correct_by="length")
   assert said in str(caught.value) and named(name) in str(caught.value)
   assert isinstance(caught.value, InputError)
+  assert "progrpo_jax" not in str(caught.value)
+
+
+def test_no_weights_make_a_reward_that_training_cannot_square(pool, named):
+  names = [named("length"), named("equal")]
+  weighted = dict(correct_by="equal", weights=[1e12, 0.0])
+  assert _evaluate(pool, names, **weighted).scores[0].reward == 1e12
+  with pytest.raises(InputError, match=r"is 1e\+13, the sum of 1, 1 with"):
+    _evaluate(pool, names, correct_by="equal", weights=[1e13, 0.0])
 
 
 def test_any_sequence_of_numbers_is_taken(pool, named):
@@ -306,6 +342,13 @@ def test_objects_of_this_process_are_called_in_it():
     assert judged.values == [(1.0, 0.5), (0.0, 0.5)] and seen == ["a", "b"]
     with pytest.raises(InputError, match="plain name stands for a function"):
       _evaluate(here, ["absent"])
+
+  def leaves(completions, **_):
+    sys.exit("no more")
+
+  with pools.Pool(workers=1, objects={"leaves": leaves}) as here:
+    with pytest.raises(InputError, match="leaves failed: .*SystemExit: no mor"):
+      _evaluate(here, ["leaves"])
   with pytest.raises(InputError, match="two reward functions are called"):
     functions.by_name([right, right])
   with pytest.raises(InputError, match="is no reward function"):

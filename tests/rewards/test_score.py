@@ -29,6 +29,8 @@ def test_check_makes_plain_values():
     (True, True, "ok"),
     (math.nan, False, "ok"),
     (math.inf, True, "ok"),
+    (1e13, True, "ok"),
+    (-1e30, False, "ok"),
     (1.0, True, "fine"),
   ],
 )
