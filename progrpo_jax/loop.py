@@ -9,7 +9,8 @@ Nothing but `TrainState`, the reference and `Progress` lives from one step to
 the next, and all three are in every checkpoint: a run that is killed anywhere
 and started again goes on as if it had never stopped, bit for bit. A request to
 stop during an evaluation does not wait for it: the step is saved with its
-metrics, and the evaluation begins anew when the run goes on.
+metrics, and the evaluation begins anew when the run goes on. A run that fails
+saves what a request to stop would have saved, and then fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,6 +76,41 @@ class Start:
   progress: Progress
 
 
+@dataclasses.dataclass
+class Last:
+  """The newest moment of a run at which all that a checkpoint holds fits.
+
+  A run that is asked to stop, or fails, saves it. Between two moments the
+  parameters may be ahead of the progress, or the other way round.
+
+  Attributes:
+    stages: stages of the next step; None if they are not built yet.
+    state: parameters and optimiser, which an update that has begun took away.
+    progress: progress of the run.
+  """
+
+  stages: build.Stages | None
+  state: state_lib.TrainState
+  progress: Progress
+
+  def becomes(
+    self,
+    stages: build.Stages | None,
+    state: state_lib.TrainState,
+    progress: Progress,
+  ) -> None:
+    """Takes a newer moment."""
+    self.stages, self.state, self.progress = stages, state, progress
+
+  def save(self, checkpointer: checkpoint_lib.Checkpointer) -> None:
+    """Saves the moment, unless that was done."""
+    step, measured = self.progress.step, self.progress.measured
+    if checkpointer.latest() != step or (
+      step in checkpointer.unfinished and not measured
+    ):
+      save(self.stages, checkpointer, self.state, self.progress)
+
+
 def loop(
   setup: build.Setup,
   start: Start,
@@ -89,6 +125,7 @@ def loop(
   stages, state = start.stages, start.state
   reference, progress = start.reference, start.progress
   del start  # or it would hold the first reference after a reset
+  last = Last(stages, state, progress)
   try:
     while progress.step < setup.total_steps or progress.measured:
       if not progress.measured:  # else the run was stopped in its evaluation
@@ -97,16 +134,21 @@ def loop(
         batch, advantages, scored = stages.prepare(
           policy, reference, collected.batch, progress.step
         )
+        # Before the update takes the parameters of the last step away: on a
+        # full disk that step can then be saved once there is space.
+        stages.log.rollouts(
+          writer, progress.step + 1, collected.batch, advantages
+        )
         del policy  # its parameters are donated to the update
         state, updated = stages.improve(state, batch, progress)
         measured = updated | collected.metrics | scored
         progress = stages.advance(drawn, measured)
         check_hosts_agree(stages, state, collected, progress)
-        stages.log.rollouts(writer, progress.step, collected.batch, advantages)
         measured |= stages.speed(collected.sampled, collected.batch)
         progress = dataclasses.replace(
           progress, measured=metrics_lib.plain(measured)
         )
+        last.becomes(stages, state, progress)
       progress = history.remember(
         progress,
         stages.validate(setup.join(state.params), progress.step, writer),
@@ -126,17 +168,55 @@ def loop(
       )
       progress = dataclasses.replace(progress, measured=None)
       stages, reference, progress = finish_step(
-        setup, stages, state, reference, progress, checkpointer, reason
+        setup, stages, state, reference, progress, checkpointer, reason, last
       )
   except errors.Preempted:
     # Raised only before an update, in an evaluation, or after the save of a
-    # step: state and progress belong together.
-    if checkpointer.latest() != progress.step or (
-      progress.step in checkpointer.unfinished and not progress.measured
-    ):
-      save(stages, checkpointer, state, progress)
+    # step.
+    last.save(checkpointer)
     return PREEMPTED
+  except Exception as e:
+    stages.log.say(rescue(checkpointer, last, e))
+    raise
   return DONE
+
+
+def rescue(
+  checkpointer: checkpoint_lib.Checkpointer, last: Last, error: Exception
+) -> str:
+  """Saves the last step of a run that fails, if it can be saved.
+
+  Args:
+    checkpointer: checkpoints of the workdir.
+    last: what there is to save.
+    error: why the run fails.
+
+  Returns:
+    A sentence on where the run can go on.
+  """
+  step = last.progress.step
+  if not hosts.is_on_all(error):
+    # The others are elsewhere, and would not take part in the save.
+    reason = "other hosts may not have failed"
+  elif not state_lib.is_whole(last.state):
+    reason = "the update that failed had begun to change its parameters"
+  else:
+    try:
+      last.save(checkpointer)
+      checkpointer.wait()
+      return (
+        f"the run fails; step {step} is saved, and the same command goes on "
+        "from there"
+      )
+    except Exception as e:
+      reason = errors.one_line(e)
+  newest = checkpoint_lib.newest(checkpointer.directory)
+  if newest == step:
+    return f"the run fails; the same command goes on from step {step}"
+  return (
+    f"the run fails, and step {step} cannot be saved: {reason}; "
+    f"the same command goes on from the checkpoint of step {newest}"
+  )
 
 
 def finish_step(
@@ -147,6 +227,7 @@ def finish_step(
   progress: Progress,
   checkpointer: checkpoint_lib.Checkpointer,
   reason: str,
+  last: Last,
 ) -> tuple[build.Stages, Any, Progress]:
   """Enters the next stage of the schedule and saves the step, if due.
 
@@ -161,6 +242,7 @@ def finish_step(
     progress: progress after the step.
     checkpointer: checkpoints of the workdir.
     reason: why the reference was reset, or "".
+    last: becomes the step.
 
   Returns:
     (stages, reference, progress) of the next step.
@@ -169,13 +251,12 @@ def finish_step(
     Preempted: the run was asked to stop; the step is saved.
   """
   fresh = dataclasses.replace(progress, surplus=None, scores=())
-  try:
-    entered = setup.stages_at(stages, progress.step, progress.resets)
-  except Exception:  # its files may be gone; what was trained is kept
-    save(None, checkpointer, state, fresh)
-    raise
+  # The next stage may fail to begin, for its files may be gone.
+  last.becomes(None, state, fresh)
+  entered = setup.stages_at(stages, progress.step, progress.resets)
   if entered is not stages:
     progress = fresh
+  last.becomes(entered, state, progress)
   if (
     reason
     or progress.step % entered.save_every == 0

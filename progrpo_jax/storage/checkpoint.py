@@ -240,16 +240,29 @@ class Checkpointer:
       self._manager.reload()  # or Orbax would refuse a step that it has listed
     self._note(step, meta)
     self._saving = step
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    with self._forgotten_if_it_fails():
+      self._manager.save(step, args=ocp.args.Composite(**items))
     if not self._background:
       self.wait()
 
   def wait(self) -> None:
     """Waits until the last save is committed, then deletes expired steps."""
-    self._manager.wait_until_finished()
+    with self._forgotten_if_it_fails():
+      self._manager.wait_until_finished()
     if self._saving is not None:
       self._prune()
       self._saving = None
+
+  @contextlib.contextmanager
+  def _forgotten_if_it_fails(self):
+    """Context of a save; a step that was not saved makes no other expire."""
+    try:
+      yield
+    except Exception:
+      if self._saving is not None:
+        self._forget(self._saving)
+        self._saving = None
+      raise
 
   def go_on_from(self, step: int) -> None:
     """Makes `step` the newest checkpoint and deletes expired ones.
@@ -522,12 +535,7 @@ def newest_meta(directory) -> dict[str, Any] | None:
   Args:
     directory: directory of checkpoints, which need not exist.
   """
-  directory = epath.Path(directory)
-  folders = directory.iterdir() if directory.is_dir() else ()
-  for folder in sorted(
-    (p for p in folders if p.name.isdigit() and is_committed(p)),
-    key=lambda p: -int(p.name),
-  ):
+  for folder in reversed(_committed(directory)):
     try:
       meta = json.loads((folder / _META).read_text())
     except (OSError, ValueError):
@@ -535,6 +543,25 @@ def newest_meta(directory) -> dict[str, Any] | None:
     if isinstance(meta, dict):
       return meta
   return None
+
+
+def newest(directory) -> int | None:
+  """Returns the newest step that was saved completely, or None.
+
+  Args:
+    directory: directory of checkpoints, which need not exist.
+  """
+  return max((int(p.name) for p in _committed(directory)), default=None)
+
+
+def _committed(directory) -> list[epath.Path]:
+  """Returns the checkpoints that were saved completely, by rising step."""
+  directory = epath.Path(directory)
+  folders = directory.iterdir() if directory.is_dir() else ()
+  return sorted(
+    (p for p in folders if p.name.isdigit() and is_committed(p)),
+    key=lambda p: int(p.name),
+  )
 
 
 def _sweep(directory: epath.Path) -> None:
