@@ -33,14 +33,13 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
 from progrpo_jax.settings import derived, identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
-from progrpo_jax.storage import lock
+from progrpo_jax.storage import lock, outputs
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 
 Progress = progress_lib.Progress
 
 DONE, PREEMPTED = 0, 75
-CONFIG = "config.json"
 
 
 class View(Protocol):
@@ -357,7 +356,9 @@ def recover(
     for number in sorted((s for s in damaged if s > step), reverse=True):
       view.message(f"step {number} is passed over: {damaged[number]}")
     view.message(f"resuming from step {step}")
-    checkpointer.go_on_from(step)
+    moved = checkpointer.go_on_from(step)
+    if moved:
+      view.message(f"kept for what can still be read: {', '.join(moved)}")
     return start
   if damaged:
     reasons = "; ".join(f"step {s}: {damaged[s]}" for s in sorted(damaged))
@@ -501,7 +502,7 @@ def prepare_workdir(
         "where config.model.init_from points, or choose a new --workdir "
         "(--override goes on all the same)"
       )
-    if not (workdir / CONFIG).exists():
+    if not (workdir / outputs.CONFIG).exists():
       write_config(c, workdir)
     places.write(there, described)
     setup.tokenizer.save(model)
@@ -510,16 +511,44 @@ def prepare_workdir(
   return changes
 
 
+def check_workdir(workdir: epath.Path) -> dict[str, Any]:
+  """Refuses a directory that holds something else than a run.
+
+  Args:
+    workdir: workdir of a run, or where one begins; it need not exist.
+
+  Returns:
+    Config of the run there; {} where there is none.
+
+  Raises:
+    InputError: the directory is in a run's workdir, such as its checkpoints;
+      or its `config.json` is not a run's, or cannot be read.
+  """
+  outputs.check(workdir, "--workdir")
+  file = workdir / outputs.CONFIG
+  if not file.exists():
+    return {}
+  config = _read_json(file, "to go on with the config that is given")
+  if not outputs.is_config(config):
+    raise errors.InputError(
+      f"--workdir {workdir} holds no run: its {outputs.CONFIG}, which a run "
+      "would overwrite, is that of a policy or of another program. Name "
+      "another directory; the policy to start from is "
+      f"{policy_lib.INIT_FROM}"
+    )
+  return config
+
+
 def _changes(c, workdir: epath.Path) -> identity.Changes:
   """Compares a config with that of the run in a workdir, if one began."""
-  file, saved = workdir / CONFIG, workdir / policy_lib.CHECKPOINTS
+  saved = workdir / policy_lib.CHECKPOINTS
+  old = check_workdir(workdir)
   if (
-    not file.exists()
+    not old
     or not saved.exists()
     or not any(place.name.isdigit() for place in saved.iterdir())
   ):
     return identity.Changes()
-  old = _read_json(file, "to go on with the config that is given")
   return identity.changes(old, json.loads(c.to_json_best_effort()))
 
 
@@ -572,7 +601,7 @@ def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
 
 def write_config(c, workdir: epath.Path) -> None:
   """Writes the resolved config."""
-  places.write(workdir / CONFIG, c.to_json_best_effort(indent=2))
+  places.write(workdir / outputs.CONFIG, c.to_json_best_effort(indent=2))
 
 
 def train(
@@ -611,12 +640,13 @@ def train(
       stop = stop or stopping.Stop()
       return _train(c, workdir, view, override, objects, stop)
   except Exception as e:
-    if not places.is_full(e):
+    reason = places.no_room(e)
+    if not reason:
       raise
     raise errors.RunError(
-      f"no space is left where --workdir {workdir} is. Its checkpoints are "
-      "whole: free some space, or lower config.checkpoint.keep, and run the "
-      "same command again"
+      f"{reason}, where --workdir {workdir} is. Its checkpoints are whole: "
+      "make room, or lower config.checkpoint.keep, and run the same command "
+      "again"
     ) from e
 
 
@@ -638,6 +668,8 @@ def _run(
 ) -> int:
   """`_train`, which raises Preempted if it is stopped before its loop."""
   timer = timing.Timer(view.phase)
+  workdir = epath.Path(workdir)
+  hosts.on_first(lambda: check_workdir(workdir))
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
     setup, params = hosts.agree(
@@ -646,7 +678,6 @@ def _run(
     stack.enter_context(setup.pool)
     stop.check()
     _introduce(c, setup, view)
-    workdir = epath.Path(workdir)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
     changes = hosts.from_first(
       hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
@@ -663,6 +694,9 @@ def _run(
       return DONE
     for line in changes.free + changes.defining:
       view.message(f"changed: {line}")
+    again = hosts.on_first(lambda: metrics_lib.computed_again(workdir, done))
+    if again:
+      view.message(again)
     writer = hosts.on_first(
       lambda: stack.enter_context(
         build.make_writer(c, workdir, resume_step=done, unfinished=unfinished)

@@ -14,7 +14,6 @@ from progrpo_jax.evaluators import held_out
 from progrpo_jax.learn import improve, prepare
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
-from progrpo_jax.settings import schedule
 from progrpo_jax.storage import checkpoint, log, metrics
 
 # Resets, at steps 2 and 4, and the end are saved by themselves.
@@ -63,8 +62,6 @@ FAULT = RuntimeError("a fault")
     (state_lib, "restart_optimizer", 1, FAULT, 2),
     (log.Log, "__call__", 2, FULL, 2),
     (checkpoint.Checkpointer, "load_reference", 2, FAULT, 2),
-    # When the stages of step 2 begin.
-    (schedule, "at", 2, FAULT, 1),
   ],
 )
 def test_the_last_step_is_saved(

@@ -264,7 +264,7 @@ class Checkpointer:
         self._saving = None
       raise
 
-  def go_on_from(self, step: int) -> None:
+  def go_on_from(self, step: int) -> list[str]:
     """Makes `step` the newest checkpoint and deletes expired ones.
 
     Later checkpoints are moved to the directory `<directory>-damaged`, and so
@@ -273,6 +273,9 @@ class Checkpointer:
 
     Args:
       step: step that the run resumes from.
+
+    Returns:
+      Places of those that were moved; empty on all hosts but the first.
     """
     all_steps = sorted({*self._reference_of, *self.damaged})
     aside = [s for s in all_steps if s > step]
@@ -281,7 +284,7 @@ class Checkpointer:
       for s in self._unexpired([s for s in all_steps if s <= step])
       if s in self.damaged
     ]
-    hosts.on_first(lambda: [self._set_aside(s) for s in aside])
+    moved = hosts.on_first(lambda: [self._set_aside(s) for s in aside])
     for s in aside:
       self._forget(s)
     self._prune()
@@ -289,6 +292,7 @@ class Checkpointer:
     # again; the gather makes every host wait for the first one's moves.
     hosts.gather(None)
     self._manager.reload()
+    return moved or []
 
   def restore(
     self, step: int, like: state_lib.TrainState
@@ -426,8 +430,12 @@ class Checkpointer:
     self.damaged.pop(step, None)
     self.unfinished.discard(step)
 
-  def _set_aside(self, step: int) -> None:
-    """Moves a checkpoint away, so that its step can be saved again."""
+  def _set_aside(self, step: int) -> str:
+    """Moves a checkpoint away, so that its step can be saved again.
+
+    Returns:
+      Its new place.
+    """
     home = self.directory.with_name(f"{self.directory.name}-damaged")
     home.mkdir(parents=True, exist_ok=True)
     if places.is_remote(home):
@@ -435,12 +443,13 @@ class Checkpointer:
       # so a kill leaves one of the two whole; the next start copies again.
       places.copy(self._path(step), home / str(step))
       _delete(self._path(step))
-      return
+      return os.fspath(home / str(step))
     place, number = home / str(step), 1
     while place.exists():
       number += 1
       place = home / f"{step}-{number}"
     self._path(step).rename(place)
+    return os.fspath(place)
 
   def _seal(self) -> None:
     """Writes the manifest of the step that is about to be committed."""
