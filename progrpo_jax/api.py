@@ -27,8 +27,7 @@ from progrpo_jax.devices import compilation, hosts, stopping
 from progrpo_jax.models import hf
 from progrpo_jax.report import compared, views
 from progrpo_jax.settings import checks, files, isolation
-from progrpo_jax.storage import metrics
-from progrpo_jax.storage import policy as policy_lib
+from progrpo_jax.storage import metrics, outputs
 from progrpo_jax.tasks import base as tasks
 
 Path: TypeAlias = str | os.PathLike
@@ -133,7 +132,8 @@ def evaluate(
   checks.validate(c)
   if workdir:
     places.check_output("--workdir", workdir)
-    if policy_lib.run_of(workdir):
+    outputs.check(workdir, "--workdir")
+    if outputs.holds_run(workdir):
       raise errors.InputError(
         f"--workdir {workdir} holds a run, whose evaluations would be "
         "replaced; give --policy for the policy of a run, and another "
@@ -141,6 +141,7 @@ def evaluate(
       )
   if output:
     places.check_output("--output", os.path.dirname(output))
+    outputs.check(output, "--output")
   isolation.check(c)
   with run_lib.quiet():
     content, records = _evaluate(c)
@@ -323,6 +324,7 @@ def warmup(config: Config, output: Path) -> str:
   c, output = resolved(config), os.fspath(output)
   _start(c, None)
   places.check_output("--output", output)
+  outputs.check(output, "--output")
   if hf.is_hf_dir(output):
     raise errors.InputError(
       f"--output {output} holds a policy already: name another directory, or "

@@ -9,7 +9,8 @@ Nothing but `TrainState`, the reference and `Progress` lives from one step to
 the next, and all three are in every checkpoint: a run that is killed anywhere
 and started again goes on as if it had never stopped, bit for bit. A request to
 stop during an evaluation does not wait for it: the step is saved with its
-metrics, and the evaluation begins anew when the run goes on.
+metrics, and the evaluation begins anew when the run goes on. A run that fails
+saves what a request to stop would have saved, and then fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,14 +33,13 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
 from progrpo_jax.settings import derived, identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
-from progrpo_jax.storage import lock
+from progrpo_jax.storage import lock, outputs
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 
 Progress = progress_lib.Progress
 
 DONE, PREEMPTED = 0, 75
-CONFIG = "config.json"
 
 
 class View(Protocol):
@@ -75,6 +75,41 @@ class Start:
   progress: Progress
 
 
+@dataclasses.dataclass
+class Last:
+  """The newest moment of a run at which all that a checkpoint holds fits.
+
+  A run that is asked to stop, or fails, saves it. Between two moments the
+  parameters may be ahead of the progress, or the other way round.
+
+  Attributes:
+    stages: stages of the next step; None if they are not built yet.
+    state: parameters and optimiser, which an update that has begun took away.
+    progress: progress of the run.
+  """
+
+  stages: build.Stages | None
+  state: state_lib.TrainState
+  progress: Progress
+
+  def becomes(
+    self,
+    stages: build.Stages | None,
+    state: state_lib.TrainState,
+    progress: Progress,
+  ) -> None:
+    """Takes a newer moment."""
+    self.stages, self.state, self.progress = stages, state, progress
+
+  def save(self, checkpointer: checkpoint_lib.Checkpointer) -> None:
+    """Saves the moment, unless that was done."""
+    step, measured = self.progress.step, self.progress.measured
+    if checkpointer.latest() != step or (
+      step in checkpointer.unfinished and not measured
+    ):
+      save(self.stages, checkpointer, self.state, self.progress)
+
+
 def loop(
   setup: build.Setup,
   start: Start,
@@ -89,6 +124,7 @@ def loop(
   stages, state = start.stages, start.state
   reference, progress = start.reference, start.progress
   del start  # or it would hold the first reference after a reset
+  last = Last(stages, state, progress)
   try:
     while progress.step < setup.total_steps or progress.measured:
       if not progress.measured:  # else the run was stopped in its evaluation
@@ -97,16 +133,21 @@ def loop(
         batch, advantages, scored = stages.prepare(
           policy, reference, collected.batch, progress.step
         )
+        # Before the update takes the parameters of the last step away: on a
+        # full disk that step can then be saved once there is space.
+        stages.log.rollouts(
+          writer, progress.step + 1, collected.batch, advantages
+        )
         del policy  # its parameters are donated to the update
         state, updated = stages.improve(state, batch, progress)
         measured = updated | collected.metrics | scored
         progress = stages.advance(drawn, measured)
         check_hosts_agree(stages, state, collected, progress)
-        stages.log.rollouts(writer, progress.step, collected.batch, advantages)
         measured |= stages.speed(collected.sampled, collected.batch)
         progress = dataclasses.replace(
           progress, measured=metrics_lib.plain(measured)
         )
+        last.becomes(stages, state, progress)
       progress = history.remember(
         progress,
         stages.validate(setup.join(state.params), progress.step, writer),
@@ -126,17 +167,55 @@ def loop(
       )
       progress = dataclasses.replace(progress, measured=None)
       stages, reference, progress = finish_step(
-        setup, stages, state, reference, progress, checkpointer, reason
+        setup, stages, state, reference, progress, checkpointer, reason, last
       )
   except errors.Preempted:
     # Raised only before an update, in an evaluation, or after the save of a
-    # step: state and progress belong together.
-    if checkpointer.latest() != progress.step or (
-      progress.step in checkpointer.unfinished and not progress.measured
-    ):
-      save(stages, checkpointer, state, progress)
+    # step.
+    last.save(checkpointer)
     return PREEMPTED
+  except Exception as e:
+    stages.log.say(rescue(checkpointer, last, e))
+    raise
   return DONE
+
+
+def rescue(
+  checkpointer: checkpoint_lib.Checkpointer, last: Last, error: Exception
+) -> str:
+  """Saves the last step of a run that fails, if it can be saved.
+
+  Args:
+    checkpointer: checkpoints of the workdir.
+    last: what there is to save.
+    error: why the run fails.
+
+  Returns:
+    A sentence on where the run can go on.
+  """
+  step = last.progress.step
+  if not hosts.is_on_all(error):
+    # The others are elsewhere, and would not take part in the save.
+    reason = "other hosts may not have failed"
+  elif not state_lib.is_whole(last.state):
+    reason = "the update that failed had begun to change its parameters"
+  else:
+    try:
+      last.save(checkpointer)
+      checkpointer.wait()
+      return (
+        f"the run fails; step {step} is saved, and the same command goes on "
+        "from there"
+      )
+    except Exception as e:
+      reason = errors.one_line(e)
+  newest = checkpoint_lib.newest(checkpointer.directory)
+  if newest == step:
+    return f"the run fails; the same command goes on from step {step}"
+  return (
+    f"the run fails, and step {step} cannot be saved: {reason}; "
+    f"the same command goes on from the checkpoint of step {newest}"
+  )
 
 
 def finish_step(
@@ -147,6 +226,7 @@ def finish_step(
   progress: Progress,
   checkpointer: checkpoint_lib.Checkpointer,
   reason: str,
+  last: Last,
 ) -> tuple[build.Stages, Any, Progress]:
   """Enters the next stage of the schedule and saves the step, if due.
 
@@ -161,6 +241,7 @@ def finish_step(
     progress: progress after the step.
     checkpointer: checkpoints of the workdir.
     reason: why the reference was reset, or "".
+    last: becomes the step.
 
   Returns:
     (stages, reference, progress) of the next step.
@@ -169,13 +250,12 @@ def finish_step(
     Preempted: the run was asked to stop; the step is saved.
   """
   fresh = dataclasses.replace(progress, surplus=None, scores=())
-  try:
-    entered = setup.stages_at(stages, progress.step, progress.resets)
-  except Exception:  # its files may be gone; what was trained is kept
-    save(None, checkpointer, state, fresh)
-    raise
+  # The next stage may fail to begin, for its files may be gone.
+  last.becomes(None, state, fresh)
+  entered = setup.stages_at(stages, progress.step, progress.resets)
   if entered is not stages:
     progress = fresh
+  last.becomes(entered, state, progress)
   if (
     reason
     or progress.step % entered.save_every == 0
@@ -276,7 +356,9 @@ def recover(
     for number in sorted((s for s in damaged if s > step), reverse=True):
       view.message(f"step {number} is passed over: {damaged[number]}")
     view.message(f"resuming from step {step}")
-    checkpointer.go_on_from(step)
+    moved = checkpointer.go_on_from(step)
+    if moved:
+      view.message(f"kept for what can still be read: {', '.join(moved)}")
     return start
   if damaged:
     reasons = "; ".join(f"step {s}: {damaged[s]}" for s in sorted(damaged))
@@ -420,7 +502,7 @@ def prepare_workdir(
         "where config.model.init_from points, or choose a new --workdir "
         "(--override goes on all the same)"
       )
-    if not (workdir / CONFIG).exists():
+    if not (workdir / outputs.CONFIG).exists():
       write_config(c, workdir)
     places.write(there, described)
     setup.tokenizer.save(model)
@@ -429,16 +511,44 @@ def prepare_workdir(
   return changes
 
 
+def check_workdir(workdir: epath.Path) -> dict[str, Any]:
+  """Refuses a directory that holds something else than a run.
+
+  Args:
+    workdir: workdir of a run, or where one begins; it need not exist.
+
+  Returns:
+    Config of the run there; {} where there is none.
+
+  Raises:
+    InputError: the directory is in a run's workdir, such as its checkpoints;
+      or its `config.json` is not a run's, or cannot be read.
+  """
+  outputs.check(workdir, "--workdir")
+  file = workdir / outputs.CONFIG
+  if not file.exists():
+    return {}
+  config = _read_json(file, "to go on with the config that is given")
+  if not outputs.is_config(config):
+    raise errors.InputError(
+      f"--workdir {workdir} holds no run: its {outputs.CONFIG}, which a run "
+      "would overwrite, is that of a policy or of another program. Name "
+      "another directory; the policy to start from is "
+      f"{policy_lib.INIT_FROM}"
+    )
+  return config
+
+
 def _changes(c, workdir: epath.Path) -> identity.Changes:
   """Compares a config with that of the run in a workdir, if one began."""
-  file, saved = workdir / CONFIG, workdir / policy_lib.CHECKPOINTS
+  saved = workdir / policy_lib.CHECKPOINTS
+  old = check_workdir(workdir)
   if (
-    not file.exists()
+    not old
     or not saved.exists()
     or not any(place.name.isdigit() for place in saved.iterdir())
   ):
     return identity.Changes()
-  old = _read_json(file, "to go on with the config that is given")
   return identity.changes(old, json.loads(c.to_json_best_effort()))
 
 
@@ -491,7 +601,7 @@ def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
 
 def write_config(c, workdir: epath.Path) -> None:
   """Writes the resolved config."""
-  places.write(workdir / CONFIG, c.to_json_best_effort(indent=2))
+  places.write(workdir / outputs.CONFIG, c.to_json_best_effort(indent=2))
 
 
 def train(
@@ -530,12 +640,13 @@ def train(
       stop = stop or stopping.Stop()
       return _train(c, workdir, view, override, objects, stop)
   except Exception as e:
-    if not places.is_full(e):
+    reason = places.no_room(e)
+    if not reason:
       raise
     raise errors.RunError(
-      f"no space is left where --workdir {workdir} is. Its checkpoints are "
-      "whole: free some space, or lower config.checkpoint.keep, and run the "
-      "same command again"
+      f"{reason}, where --workdir {workdir} is. Its checkpoints are whole: "
+      "make room, or lower config.checkpoint.keep, and run the same command "
+      "again"
     ) from e
 
 
@@ -557,6 +668,8 @@ def _run(
 ) -> int:
   """`_train`, which raises Preempted if it is stopped before its loop."""
   timer = timing.Timer(view.phase)
+  workdir = epath.Path(workdir)
+  hosts.on_first(lambda: check_workdir(workdir))
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
     setup, params = hosts.agree(
@@ -565,7 +678,6 @@ def _run(
     stack.enter_context(setup.pool)
     stop.check()
     _introduce(c, setup, view)
-    workdir = epath.Path(workdir)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
     changes = hosts.from_first(
       hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
@@ -582,6 +694,9 @@ def _run(
       return DONE
     for line in changes.free + changes.defining:
       view.message(f"changed: {line}")
+    again = hosts.on_first(lambda: metrics_lib.computed_again(workdir, done))
+    if again:
+      view.message(again)
     writer = hosts.on_first(
       lambda: stack.enter_context(
         build.make_writer(c, workdir, resume_step=done, unfinished=unfinished)

@@ -161,9 +161,23 @@ def make_directory(path: str | os.PathLike) -> epath.Path:
   return path
 
 
-def is_full(error: BaseException | None) -> bool:
-  """Returns whether an error, or a cause of it, means that the disk is full."""
-  return _says(error, errno.ENOSPC, errno.EDQUOT)
+def no_room(error: BaseException | None) -> str:
+  """Returns why there is no room to write, if an error means that.
+
+  Args:
+    error: error, which may have a cause that means it.
+
+  Returns:
+    A clause; "" for other errors.
+  """
+  if _says(error, errno.ENOSPC, errno.EDQUOT):
+    return "no space is left on the disk"
+  if _says(error, errno.EFBIG):
+    return (
+      "a file may not be so large (a limit of this process, see `ulimit -f`, "
+      "or of the file system)"
+    )
+  return ""
 
 
 def lacks_files(error: BaseException | None) -> bool:

@@ -175,6 +175,7 @@ ROOMS = {
     "hub_names.py",
     "hub.py",
     "policy.py",
+    "outputs.py",
     "log.py",
   ],
   "settings": [

@@ -452,7 +452,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
     patch.setattr(checkpoint.Checkpointer, "save", full)
     assert main.main([*argv, str(workdir)]) == 1
   said = capfd.readouterr().err
-  assert f"no space is left where --workdir {workdir} is" in said
+  assert f"no space is left on the disk, where --workdir {workdir} is" in said
   assert "Traceback" not in said
   assert main.main([*argv, str(workdir)]) == 0
   assert recorded(workdir) == recorded(whole)

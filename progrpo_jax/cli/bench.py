@@ -32,6 +32,7 @@ from progrpo_jax.models import config as model_config
 from progrpo_jax.models import flops, scoring, transformer
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import decoding, sampler, verify
+from progrpo_jax.storage import outputs
 from progrpo_jax.tasks import base
 
 PROMPT = 64  # tokens of a prompt
@@ -73,6 +74,8 @@ def run(argv: list[str]) -> int:
     help="response lengths for --decode, in rising order",
   )
   args = parser.parse_args(argv)
+  if args.json:
+    outputs.check(args.json, "--json")
   figures = measure(args)
   show(figures)
   if args.json:

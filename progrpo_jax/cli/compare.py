@@ -8,11 +8,15 @@ import rich.text
 from progrpo_jax import api, ranges
 from progrpo_jax.cli import arguments
 from progrpo_jax.report import comparison, html, live, tables
+from progrpo_jax.storage import outputs
 
 
 def run(argv):
   """Prints tables, writes page and JSON if asked; returns the exit code."""
   args = _parser().parse_args(argv)
+  for flag, path in (("--output", args.output), ("--json", args.json)):
+    if path:
+      outputs.check(path, flag)
   compared = api.compare(
     args.workdirs,
     labels=None if args.labels is None else args.labels.split(","),

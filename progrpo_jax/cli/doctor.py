@@ -19,6 +19,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, memory
 from progrpo_jax.settings import checks, isolation, schedule
+from progrpo_jax.storage import outputs
 
 # Packages whose versions are shown.
 PACKAGES = (
@@ -121,8 +122,10 @@ def _check(c, args) -> None:
     )
   if args.json:
     places.check_output("--json", str(pathlib.Path(args.json).parent))
+    outputs.check(args.json, "--json")
   if args.hlo:
     places.check_output("--hlo", args.hlo)
+    outputs.check(args.hlo, "--hlo")
 
 
 def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:

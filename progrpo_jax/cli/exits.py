@@ -53,6 +53,10 @@ def run(
   except errors.RunError as e:
     code, message = GAVE_UP, f"stopped: {e}"
   except SystemExit as e:  # raised by --help
+    # Raised by rich in place of the error.
+    if isinstance(e.__context__, BrokenPipeError):
+      _close_stdout()
+      return DONE
     return e.code if isinstance(e.code, int) else DONE
   except BrokenPipeError:
     _close_stdout()
@@ -61,8 +65,8 @@ def run(
     return _INTERRUPTED
   except Exception as e:
     # Errors of libraries that the machine or a path of the user caused.
-    if places.is_full(e):
-      code, message = GAVE_UP, f"stopped: no space is left on the disk ({e})"
+    if places.no_room(e):
+      code, message = GAVE_UP, f"stopped: {places.no_room(e)} ({e})"
     elif places.lacks_files(e):
       code, message = GAVE_UP, f"stopped: {_few_files()}"
     elif _concerns_argument(e, argv):

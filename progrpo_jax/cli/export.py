@@ -11,7 +11,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.devices import compilation, hosts
 from progrpo_jax.models import hf
 from progrpo_jax.report import card
-from progrpo_jax.storage import hub, hub_names, metrics
+from progrpo_jax.storage import hub, hub_names, metrics, outputs
 from progrpo_jax.storage import policy as policy_lib
 
 
@@ -53,6 +53,7 @@ def run(argv: list[str]) -> int:
   c, args = arguments.parse_policy(parser, argv, required=True)
   _check_push(args)
   places.check_output("--output", args.output)
+  outputs.check(args.output, "--output")
   _check_sources(args)
   compilation.keep()
   mesh = build.make_mesh(c)

@@ -3,6 +3,7 @@
 from progrpo_jax import ranges
 from progrpo_jax.cli import arguments
 from progrpo_jax.report import html
+from progrpo_jax.storage import outputs
 
 
 def run(argv):
@@ -22,5 +23,7 @@ def run(argv):
     help="file of the page (default: report.html in the workdir)",
   )
   args = parser.parse_args(argv)
+  if args.output:
+    outputs.check(args.output, "--output")
   print(f"wrote {html.write_report(args.workdir, args.output)}")
   return 0

@@ -36,6 +36,8 @@ _SHUTDOWN_S = 30
 _LEAST_BYTES = 1 << 12
 # Errors of one host that `agree` raises on all.
 _AGREED = (errors.InputError, errors.RunError, errors.Preempted)
+# Attribute of an error that `agree` has raised.
+_ON_ALL = "raised_on_all_hosts"
 # Words in JAX's error messages that mean that another process is gone.
 _LOST = re.compile(
   "UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Gg]loo|NCCL|"
@@ -200,15 +202,25 @@ def agree(work: Callable[[], T]) -> T:
   except (*_AGREED, OSError) as e:
     error = e
   failures = gather(None if error is None else (type(error), str(error)))
-  if error is not None:
-    raise error
   for host, failure in enumerate(failures):
-    if failure is not None:
+    if failure is not None and error is None:
       kind, text = failure
-      raise (kind if issubclass(kind, _AGREED) else errors.RunError)(
+      error = (kind if issubclass(kind, _AGREED) else errors.RunError)(
         f"host {host}: {text}"
       )
+  if error is not None:
+    setattr(error, _ON_ALL, True)
+    raise error
   return result
+
+
+def is_on_all(error: BaseException) -> bool:
+  """Returns whether every host raises an error, or another, at this point.
+
+  Then all of them can take part in what follows. Of an error that did not come
+  from `agree` it is not known.
+  """
+  return count() == 1 or hasattr(error, _ON_ALL)
 
 
 def on_first(work: Callable[[], T]) -> T | None:

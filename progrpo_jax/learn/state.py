@@ -75,6 +75,11 @@ def _abstract(config):
   return lora.split(config, transformer.abstract_params(config))[0]
 
 
+def is_whole(state: TrainState) -> bool:
+  """Returns whether no update has taken an array of the state away."""
+  return not any(x.is_deleted() for x in jax.tree.leaves(state))
+
+
 def restart_optimizer(config, tx, mesh, state: TrainState) -> TrainState:
   """Returns a state without moments; its learning-rate schedule goes on."""
   fresh = fresh_optimizer(

@@ -8,7 +8,7 @@ from etils import epath
 
 from progrpo_jax import errors, places
 from progrpo_jax.report import comparison, html, sections, tables, verdict
-from progrpo_jax.storage import metrics
+from progrpo_jax.storage import metrics, outputs
 
 
 class Comparison:
@@ -81,13 +81,22 @@ class Comparison:
     return sum(self.groups.values(), [])
 
   def write_page(self, path: str | os.PathLike) -> epath.Path:
-    """Writes the comparison as one HTML page; returns its path."""
+    """Writes the comparison as one HTML page; returns its path.
+
+    Raises:
+      InputError: the file belongs to a run.
+    """
     return html.write_comparison(
       self.groups, path, base=self.base, dataset=self.dataset
     )
 
   def write_json(self, path: str | os.PathLike) -> epath.Path:
-    """Writes entries with their methods' sentences; returns the path."""
+    """Writes entries with their methods' sentences; returns the path.
+
+    Raises:
+      InputError: the file belongs to a run.
+    """
+    outputs.check(path)
     path = epath.Path(path)
     places.make_directory(path.parent)
     entries = {

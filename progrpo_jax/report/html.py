@@ -30,7 +30,7 @@ from progrpo_jax.report import (
   tables,
 )
 from progrpo_jax.report import svg as svg_lib
-from progrpo_jax.storage import metrics
+from progrpo_jax.storage import metrics, outputs
 
 # (key of the config, its label in the header).
 _FACTS = (
@@ -143,10 +143,12 @@ def write_report(workdir, path=None):
     The path of the page.
 
   Raises:
-    InputError: the workdir is missing or holds no metrics.
+    InputError: the workdir is missing or holds no metrics, or the file belongs
+      to a run.
   """
   run = metrics.load(workdir, damage=[])
   path = epath.Path(path) if path else run.path / "report.html"
+  outputs.check(path)
   groups = {run.name: [run]}
   # Steps judged a warning or a collapse are shaded in every figure over steps.
   judged = sections.stretches(run)
@@ -196,8 +198,12 @@ def write_comparison(groups, path, *, base=None, dataset=None):
 
   Returns:
     The path of the page.
+
+  Raises:
+    InputError: the file belongs to a run.
   """
   path = epath.Path(path)
+  outputs.check(path)
   summary = comparison.analyse(groups, base=base, dataset=dataset)
   pairs = answers.collect(groups, base=base, dataset=dataset)
   # The base and the set are bound here; other figures need neither.

@@ -7,7 +7,9 @@ a pipe, CI) it is a plain line now and then, without control codes.
 import collections
 import contextlib
 import math
+import os
 import statistics
+import sys
 import time
 
 import rich.console
@@ -47,6 +49,17 @@ _STAGE_STYLES = ("blue", "magenta", "cyan", "green")
 _LEVELS = (("ok", "blue"), ("warning", "yellow"), ("collapse", "bold red"))
 
 
+class _Console(rich.console.Console):
+  """A console whose reader may go away, as `head` does: the work goes on."""
+
+  def on_broken_pipe(self):
+    """Replaces rich's method, which ends the process."""
+    self.quiet = True
+    # Python would fail at its end to flush what is left for the pipe.
+    with contextlib.suppress(OSError, ValueError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Mute:
   """The view of every host but the first: it prints messages only."""
 
@@ -84,7 +97,7 @@ class LiveView:
     """
     self._total = total_steps
     self._title = title
-    self._console = console or rich.console.Console()
+    self._console = console or _Console()
     self._every_s = every_s
     self._first = None  # the step before the first one this view has seen
     self._step = 0
@@ -101,6 +114,7 @@ class LiveView:
     self._evaluations = []
     self._live = None
     self._last_line = -math.inf
+    self._line_step = None  # step of that line
 
   def __enter__(self):
     self._start = self._phase_start = time.monotonic()
@@ -118,7 +132,7 @@ class LiveView:
       self.phase("done")
     if self._live:
       self._live.stop()
-    elif self._metrics:
+    elif self._metrics and self._line_step != self._step:
       self._print(self._line())
 
   def phase(self, name):
@@ -155,7 +169,7 @@ class LiveView:
     now = time.monotonic()
     if not self._live and now - self._last_line >= self._every_s:
       self._print(self._line())
-      self._last_line = now
+      self._last_line, self._line_step = now, self._step
 
   def _count_seconds(self):
     """Takes the times of the last step, for `_time_left`."""
@@ -405,7 +419,7 @@ def progress(title, total, *, console=None, every_s=10.0):
   if not hosts.is_first():
     yield lambda n=1, note="": None
     return
-  console = console or rich.console.Console()
+  console = console or _Console()
   if console.is_terminal:
     with _bar(console) as bar:
       task = bar.add_task(printable(title), total=total, note="")

@@ -18,7 +18,7 @@ import ml_collections
 
 from progrpo_jax import errors, places, ranges
 from progrpo_jax.settings import checks, defaults, named
-from progrpo_jax.storage import lines
+from progrpo_jax.storage import lines, outputs
 from progrpo_jax.storage import policy as policy_lib
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
@@ -276,9 +276,14 @@ def of_run(path: str | None) -> ml_collections.ConfigDict | None:
   Raises:
     InputError: its config.json cannot be read.
   """
-  workdir = path and policy_lib.run_of(path)
-  content = workdir and lines.config(workdir / "config.json", damage=None)
-  if not content:
+  if not path:
+    return None
+  # Without its model/ it is a run all the same, which can go on. Damage in the
+  # file of this name in a policy's directory is for its reader to name.
+  workdir = policy_lib.workdir_of(path)
+  damage = None if policy_lib.run_of(path) else []
+  content = lines.config(workdir / outputs.CONFIG, damage)
+  if not outputs.is_config(content):
     return None
   c = completed(from_json(content))
   try:

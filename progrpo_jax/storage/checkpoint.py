@@ -240,18 +240,31 @@ class Checkpointer:
       self._manager.reload()  # or Orbax would refuse a step that it has listed
     self._note(step, meta)
     self._saving = step
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    with self._forgotten_if_it_fails():
+      self._manager.save(step, args=ocp.args.Composite(**items))
     if not self._background:
       self.wait()
 
   def wait(self) -> None:
     """Waits until the last save is committed, then deletes expired steps."""
-    self._manager.wait_until_finished()
+    with self._forgotten_if_it_fails():
+      self._manager.wait_until_finished()
     if self._saving is not None:
       self._prune()
       self._saving = None
 
-  def go_on_from(self, step: int) -> None:
+  @contextlib.contextmanager
+  def _forgotten_if_it_fails(self):
+    """Context of a save; a step that was not saved makes no other expire."""
+    try:
+      yield
+    except Exception:
+      if self._saving is not None:
+        self._forget(self._saving)
+        self._saving = None
+      raise
+
+  def go_on_from(self, step: int) -> list[str]:
     """Makes `step` the newest checkpoint and deletes expired ones.
 
     Later checkpoints are moved to the directory `<directory>-damaged`, and so
@@ -260,6 +273,9 @@ class Checkpointer:
 
     Args:
       step: step that the run resumes from.
+
+    Returns:
+      Places of those that were moved; empty on all hosts but the first.
     """
     all_steps = sorted({*self._reference_of, *self.damaged})
     aside = [s for s in all_steps if s > step]
@@ -268,7 +284,7 @@ class Checkpointer:
       for s in self._unexpired([s for s in all_steps if s <= step])
       if s in self.damaged
     ]
-    hosts.on_first(lambda: [self._set_aside(s) for s in aside])
+    moved = hosts.on_first(lambda: [self._set_aside(s) for s in aside])
     for s in aside:
       self._forget(s)
     self._prune()
@@ -276,6 +292,7 @@ class Checkpointer:
     # again; the gather makes every host wait for the first one's moves.
     hosts.gather(None)
     self._manager.reload()
+    return moved or []
 
   def restore(
     self, step: int, like: state_lib.TrainState
@@ -413,8 +430,12 @@ class Checkpointer:
     self.damaged.pop(step, None)
     self.unfinished.discard(step)
 
-  def _set_aside(self, step: int) -> None:
-    """Moves a checkpoint away, so that its step can be saved again."""
+  def _set_aside(self, step: int) -> str:
+    """Moves a checkpoint away, so that its step can be saved again.
+
+    Returns:
+      Its new place.
+    """
     home = self.directory.with_name(f"{self.directory.name}-damaged")
     home.mkdir(parents=True, exist_ok=True)
     if places.is_remote(home):
@@ -422,12 +443,13 @@ class Checkpointer:
       # so a kill leaves one of the two whole; the next start copies again.
       places.copy(self._path(step), home / str(step))
       _delete(self._path(step))
-      return
+      return os.fspath(home / str(step))
     place, number = home / str(step), 1
     while place.exists():
       number += 1
       place = home / f"{step}-{number}"
     self._path(step).rename(place)
+    return os.fspath(place)
 
   def _seal(self) -> None:
     """Writes the manifest of the step that is about to be committed."""
@@ -522,12 +544,7 @@ def newest_meta(directory) -> dict[str, Any] | None:
   Args:
     directory: directory of checkpoints, which need not exist.
   """
-  directory = epath.Path(directory)
-  folders = directory.iterdir() if directory.is_dir() else ()
-  for folder in sorted(
-    (p for p in folders if p.name.isdigit() and is_committed(p)),
-    key=lambda p: -int(p.name),
-  ):
+  for folder in reversed(_committed(directory)):
     try:
       meta = json.loads((folder / _META).read_text())
     except (OSError, ValueError):
@@ -535,6 +552,25 @@ def newest_meta(directory) -> dict[str, Any] | None:
     if isinstance(meta, dict):
       return meta
   return None
+
+
+def newest(directory) -> int | None:
+  """Returns the newest step that was saved completely, or None.
+
+  Args:
+    directory: directory of checkpoints, which need not exist.
+  """
+  return max((int(p.name) for p in _committed(directory)), default=None)
+
+
+def _committed(directory) -> list[epath.Path]:
+  """Returns the checkpoints that were saved completely, by rising step."""
+  directory = epath.Path(directory)
+  folders = directory.iterdir() if directory.is_dir() else ()
+  return sorted(
+    (p for p in folders if p.name.isdigit() and is_committed(p)),
+    key=lambda p: int(p.name),
+  )
 
 
 def _sweep(directory: epath.Path) -> None:

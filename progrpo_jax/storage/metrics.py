@@ -405,6 +405,26 @@ def recorded(workdir) -> list[str]:
   return names
 
 
+def computed_again(workdir, step) -> str:
+  """Returns a sentence about lines after a step, which a resumed run cuts.
+
+  Args:
+    workdir: local path or URL.
+    step: step that the run goes on from; -1 where it begins.
+
+  Returns:
+    "" where there are none.
+  """
+  rows = lines.steps(epath.Path(workdir) / METRICS, damage=[])
+  first, last = max(step, 0) + 1, max((row["step"] for row in rows), default=0)
+  if last < first:
+    return ""
+  which = f"step {last} is" if first == last else f"steps {first} to {last} are"
+  return (
+    f"{METRICS} reaches step {last}: {which} computed again, and recorded anew"
+  )
+
+
 def lost(workdir, step) -> list[str]:
   """Returns sentences about missing lines up to a step, one per record.
 

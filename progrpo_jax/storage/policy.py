@@ -71,15 +71,21 @@ def read_model(path: str, **changes) -> model_config.ModelConfig:
     raise errors.InputError(f"{path}: {e}") from e
 
 
+def workdir_of(path: str) -> epath.Path:
+  """Returns a directory, or the workdir of which it is a checkpoint."""
+  place = epath.Path(path)
+  if place.name.isdigit() and place.parent.name == CHECKPOINTS:
+    place = place.parent.parent
+  return place
+
+
 def run_of(path: str) -> epath.Path | None:
   """Returns the workdir that a path names, or one of whose checkpoints it is.
 
   Returns:
     None where the path is no run's, such as a Hugging Face directory.
   """
-  place = epath.Path(path)
-  if place.name.isdigit() and place.parent.name == CHECKPOINTS:
-    place = place.parent.parent
+  place = workdir_of(path)
   return place if (place / MODEL_DIR / "config.json").exists() else None
 
 

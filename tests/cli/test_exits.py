@@ -43,6 +43,7 @@ def caused(error, by):
       1,
       "ulimit -n 4096",
     ),
+    (OSError(errno.EFBIG, "File too large"), 1, "see `ulimit -f`"),
     (ImportError("lib.so: Too many open files"), 1, "ulimit -n 4096"),
     (SystemExit(0), 0, ""),
     (SystemExit(None), 0, ""),
@@ -92,17 +93,29 @@ def test_a_fault_of_the_program_keeps_its_traceback(error):
   assert caught.value is error
 
 
-def test_a_broken_pipe_ends_without_a_word(run_python):
+@pytest.mark.parametrize(
+  "command",
+  [
+    "lambda _: print('x' * 100000)",
+    # rich raises SystemExit(1) in place of the error.
+    "lambda _: rich.console.Console().print('x' * 100000)",
+    "lambda _: main.main(['tasks', 'list'])",
+  ],
+)
+def test_a_broken_pipe_ends_without_a_word(run_python, command):
+  """`run_python` asks for exit code 0."""
   done = run_python(
     [
       "-c",
       (
         "import os, sys\n"
+        "import rich.console\n"
+        "from progrpo_jax import main\n"
         "from progrpo_jax.cli import exits\n"
         "read, write = os.pipe()\n"
         "os.close(read)\n"
         "os.dup2(write, 1)\n"
-        "sys.exit(exits.run('x', lambda _: print('x' * 100000), []))"
+        f"sys.exit(exits.run('x', {command}, []))"
       ),
     ]
   )

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from progrpo_jax import main
+import progrpo_jax
+from progrpo_jax import errors, main
 from progrpo_jax.storage import policy as policy_lib
 
 
@@ -88,3 +89,77 @@ def test_a_model_of_the_hub_is_fetched_by_a_command(small, capfd):
   assert main.main([*argv, "--policy", "Qwen/Qwen2.5-0.5B"]) == 2
   said = capfd.readouterr().err
   assert "hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B" in said
+
+
+def _content(folder):
+  return {
+    str(path): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+@pytest.mark.parametrize(
+  "argv",
+  [
+    "report --workdir RUN --output RUN/config.json",
+    "report --workdir RUN --output RUN/metrics.jsonl",
+    "compare RUN --json RUN/metrics.jsonl",
+    "compare RUN --output RUN/rollouts/000001.jsonl",
+    "evaluate --policy RUN --output RUN/eval.jsonl",
+    "evaluate --policy RUN --workdir RUN/model",
+    "export --policy RUN --output RUN/checkpoints/7",
+    "train --workdir RUN/checkpoints --config CONFIG",
+    "warmup --config CONFIG --output RUN/checkpoints/7",
+  ],
+)
+def test_no_output_replaces_a_record_of_a_run(workdir, small, capfd, argv):
+  before = _content(workdir)
+  config = small.args(method="grpo")[1]
+  argv = argv.replace("RUN", str(workdir)).replace("CONFIG", config)
+  assert main.main(argv.split()) == 2
+  assert "belongs to the records of the run in" in capfd.readouterr().err
+  assert _content(workdir) == before
+
+
+def test_calls_of_python_refuse_it_too(workdir):
+  compared = progrpo_jax.compare([workdir])
+  for write in (compared.write_page, compared.write_json):
+    with pytest.raises(errors.InputError, match="records of the run"):
+      write(workdir / "metrics.jsonl")
+
+
+def test_a_policy_is_no_workdir(small, tmp_path, capfd):
+  """Its config.json is the model's, not a run's."""
+  policy = tmp_path / "policy"
+  shutil.copytree(small.base, policy)
+  before = _content(policy)
+  argv = ["train", *small.args(), "--workdir", str(policy)]
+  assert main.main(argv) == 2
+  said = capfd.readouterr().err
+  assert f"--workdir {policy} holds no run: its config.json" in said
+  assert "Name another directory" in said
+  assert _content(policy) == before
+
+
+def test_a_config_that_cannot_be_read_is_not_overwritten(
+  small, tmp_path, capfd
+):
+  (tmp_path / "config.json").write_text("{")
+  argv = ["train", *small.args(), "--workdir", str(tmp_path)]
+  assert main.main(argv) == 2
+  assert "config.json: not JSON" in capfd.readouterr().err
+  assert (tmp_path / "config.json").read_text() == "{"
+
+
+def test_a_run_without_its_model_folder_goes_on(workdir, tmp_path, capfd):
+  run = tmp_path / "run"
+  shutil.copytree(workdir, run)
+  shutil.rmtree(run / "model")
+  steps = max(int(p.name) for p in (run / "checkpoints").iterdir())
+  more = f"--config.train.total_steps={steps + 1}"
+  assert main.main(["train", "--workdir", str(run), more]) == 0
+  assert f"resuming from step {steps}" in capfd.readouterr().out
+  assert _content(run / "model").keys() == {
+    path.replace(str(workdir), str(run)) for path in _content(workdir / "model")
+  }

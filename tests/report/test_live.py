@@ -122,6 +122,36 @@ def test_a_log_is_not_flooded():
   assert steps == ["1/10", "10/10"]
 
 
+@pytest.mark.parametrize(("every_s", "steps"), [(0.0, 1), (0.0, 2), (1e9, 3)])
+def test_a_log_has_the_last_step_once(every_s, steps):
+  console = _console(terminal=False)
+  with live.LiveView(steps, "grpo", console=console, every_s=every_s) as view:
+    for step in range(1, steps + 1):
+      view.step(step, METRICS)
+  lines = console.file.getvalue().splitlines()
+  assert sum(f"step {steps}/{steps}" in line for line in lines) == 1
+
+
+PIPED = """
+import os, sys
+from progrpo_jax.report import live
+read, write = os.pipe()
+os.dup2(write, 1)
+os.close(read)
+with live.LiveView(3, "grpo", every_s=0.0) as view:
+  view.step(1, {"reward": 0.5})
+  view.message("a line")
+with live.progress("warm-up", 2, every_s=0.0) as tick:
+  tick()
+  tick()
+print("gone on", file=sys.stderr)
+"""
+
+
+def test_a_run_goes_on_when_nobody_reads_its_lines_any_more(run_python):
+  assert run_python(["-c", PIPED]).stderr == "gone on\n"
+
+
 def test_a_log_says_once_that_a_phase_compiles():
   console = _console(terminal=False)
   with live.LiveView(10, "grpo", console=console, every_s=1e6) as view:

@@ -70,9 +70,30 @@ def test_the_newest_whole_step_takes_the_place_of_a_damaged_one(
   said = "\n".join(view.messages)
   assert "step 4 is passed over" in said and "damaged" in said
   assert "resuming from step 3" in said
+  kept = copy / "checkpoints-damaged" / "4"
+  assert f"kept for what can still be read: {kept}" in said
+  assert "metrics.jsonl reaches step 4: step 4 is computed again" in said
   assert recorded(copy)["params"] == recorded(whole)["params"]
   assert recorded(copy)["metrics.jsonl"] == recorded(whole)["metrics.jsonl"]
-  assert (copy / "checkpoints-damaged" / "4").is_dir()
+  assert kept.is_dir()
+
+
+def test_where_a_newer_checkpoint_is_gone_it_is_said_what_is_computed_again(
+  copy, whole, small, recorded
+):
+  """Also that nothing is, where the records end with the checkpoint."""
+  for step in (3, 4):
+    (copy / "checkpoints" / str(step)).rename(copy / f"away-{step}")
+  code, view = small.train(copy, *STEPS)
+  assert code == 0
+  assert (
+    "metrics.jsonl reaches step 4: steps 3 to 4 are computed again, and "
+    "recorded anew"
+  ) in view.messages
+  assert recorded(copy)["metrics.jsonl"] == recorded(whole)["metrics.jsonl"]
+  _, view = small.train(copy, "train.total_steps=5", *STEPS[1:])
+  assert "resuming from step 4" in view.messages
+  assert not any("computed again" in text for text in view.messages)
 
 
 @pytest.mark.parametrize("item", ["params", "opt_state", "meta"])
