@@ -78,6 +78,8 @@ def run(command, words, monkeypatch):
   path = pathlib.Path(words[0])
   path = path if path.exists() else ROOT / path
   monkeypatch.setattr(sys, "argv", [str(path), *words[1:]])
+  # As Python does for a script: a tool may import the one beside it.
+  monkeypatch.syspath_prepend(str(path.resolve().parent))
   runpy.run_path(str(path), run_name="__main__")
   return 0
 

@@ -151,7 +151,8 @@ def _check_effect(sums, skipped: int, limit: int) -> None:
     f"{skipped} updates in a row had no token to learn from; the parameters "
     "are those of before. Dynamic sampling found no group worth keeping "
     "(easier or harder tasks, a higher config.algo.dynamic_sampling."
-    "max_rounds), the verifier failed, or every response was cut at "
-    "config.sampling.max_new_tokens and "
+    "max_rounds), the verifier failed, the reward function that decides what "
+    "is correct returned None for every completion, or every response was cut "
+    "at config.sampling.max_new_tokens and "
     "config.algo.mask_truncated_completions left it out"
   )
