@@ -280,10 +280,11 @@ def moved_table(part: str) -> Callable[[pathlib.Path], str]:
 
 
 def costs_table(part: str) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table of seconds a step, lower quartiles.
+  """Returns the maker of a table of seconds a step.
 
-  Other work on the machine only adds time. A stage that some steps do not have
-  takes no time in them.
+  They are the lower quartile of the run in which it is least, since other work
+  on the machine only adds time. A stage that some steps do not have takes no
+  time in them.
   """
 
   def make(results: pathlib.Path) -> str:
@@ -300,7 +301,7 @@ def costs_table(part: str) -> Callable[[pathlib.Path], str]:
           for seconds in known
           if seconds
         ]
-        cells.append(f"{np.mean(quartiles):.2f}" if quartiles else "–")
+        cells.append(f"{min(quartiles):.2f}" if quartiles else "–")
       rows.append([arm, *cells])
     return markdown(["arm", *(f"{s}, s" for s in stages)], rows)
 
