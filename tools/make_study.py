@@ -357,18 +357,28 @@ def dead_table(part: str) -> Callable[[pathlib.Path], str]:
   def make(results: pathlib.Path) -> str:
     rows = []
     # Another base has other answers, to other problems.
-    for arm, runs in of_plan(results, part).items():
+    every = of_plan(results, part)
+    for arm, runs in every.items():
       found = [run["followed"] for run in runs if run.get("followed")]
       if found and not rows:  # before the first step a policy is its base
-        rows.append(["base", "1", *left(found[:1], 0)])
+        rows.append(
+          ["base", "1", *left(found[:1], 0), f"{none_right(every['base']):.2f}"]
+        )
       if found:
-        rows.append([arm, str(len(found)), *left(found, -1)])
+        rows.append(
+          [arm, str(len(found)), *left(found, -1), f"{none_right(runs):.2f}"]
+        )
     heads = ["right ones", "wrong ones"]
     lost = ["without the right ones", "without the commonest right one"]
-    lost = [f"problems {x}" for x in lost]
+    lost = [*(f"problems {x}" for x in lost), "of all, none right"]
     return markdown(["arm", "seeds", *heads, *lost], rows)
 
   return make
+
+
+def none_right(runs: Sequence[dict]) -> float:
+  """Share of all held-out problems without a right answer in the samples."""
+  return float(np.mean([np.mean(unsolved_X(run)) for run in runs]))
 
 
 def left(followed: Sequence[dict], at: int) -> list[str]:
