@@ -260,6 +260,12 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     (lambda: progrpo_jax.compare([tmp_path / "no"]), "no such workdir"),
     (lambda: progrpo_jax.train(c, tmp_path / "x", rewards=3), "rewards = 3: "),
     (lambda: progrpo_jax.sample(tmp_path, 5), "prompts = 5: must be a text"),
+    (lambda: progrpo_jax.sample(tmp_path, [1]), "a prompt must be a text"),
+    (lambda: progrpo_jax.compare(None), "workdirs must be several"),
+    (lambda: progrpo_jax.train(c, None), "workdir must be a path, got a None"),
+    (lambda: progrpo_jax.load_run(None), "workdir must be a path"),
+    (lambda: progrpo_jax.config(5), "the config must be a path, got an int"),
+    (lambda: progrpo_jax.config("tiny", keys=["a"]), "keys must be a dict"),
     (lambda: progrpo_jax.compare([]), "no workdirs to compare"),
     (lambda: progrpo_jax.compare([tmp_path], labels=["a", "b"]), "2 names for"),
   ):

@@ -62,6 +62,7 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path):
     ("x.csv", b'a,b\n"1"x,2', "x.csv: not CSV"),
     ("x.jsonl.gz", b"not gzip", "cannot read .*x.jsonl.gz: Not a gzip"),
     ("x.txt", b"", "x.txt: no reader for .txt .known: .arrow"),
+    ("noext", b"", "noext: no reader for a name without an ending"),
   ],
 )
 def test_bad_files_are_named(tmp_path, name, content, words):

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 from typing import Any, BinaryIO
 
 from etils import epath
@@ -45,12 +46,13 @@ def read(path: str, name: str = "", encoding: str = "utf-8") -> Numbered:
   """
   name = name or path
   zipped = name.endswith(".gz")
-  kind = name.removesuffix(".gz").rpartition(".")[2]
+  kind = os.path.splitext(name.removesuffix(".gz"))[1].removeprefix(".")
   try:
     with _opened(path) as file:
       if kind not in _READERS:
         kinds = ", ".join(f".{k}" for k in sorted(_READERS))
-        raise InputError(f"{path}: no reader for .{kind:.20} (known: {kinds})")
+        what = f".{kind:.20}" if kind else "a name without an ending"
+        raise InputError(f"{path}: no reader for {what} (known: {kinds})")
       stream = gzip.open(file) if zipped else file
       yield from _READERS[kind](stream, path, encoding)
   except (OSError, EOFError) as error:
