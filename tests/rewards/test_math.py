@@ -278,7 +278,7 @@ def test_memory_that_runs_out_is_no_wrong_answer(monkeypatch):
 
 
 def test_slow_comparison_is_a_timeout_and_is_killed(monkeypatch):
-  with pools.Pool(workers=1, deadline_s=0.001) as slow:
+  with pools.Pool(workers=1, deadline_s=1e-6) as slow:
     monkeypatch.setattr(math, "_own_pool", lambda: slow)
     score = math.score(boxed(r"2\sqrt{3}"), r"\sqrt{12}")
     assert score == Score(0.0, False, "timeout")
