@@ -74,7 +74,7 @@ def train(
     SystemExit: another signal (SIGTERM, SIGUSR1) stopped it, and it is saved;
       the code is 75, as that of the command.
   """
-  workdir = errors.path(workdir, "workdir")
+  workdir = places.given(workdir, "workdir")
   c = _of_run(workdir) if config is None else resolved(config)
   if isinstance(rewards, str) or callable(rewards):
     rewards = [rewards]
@@ -126,7 +126,7 @@ def evaluate(
     InputError: the config, the policy or the workdir cannot be used.
   """
   c = _of_policy(policy, config)
-  workdir = None if workdir is None else errors.path(workdir, "workdir")
+  workdir = None if workdir is None else places.given(workdir, "workdir")
   _start(c, workdir)
   # Refuse what cannot work before the policy is loaded.
   checks.validate(c)
@@ -326,7 +326,7 @@ def warmup(config: Config, output: Path) -> str:
       cannot be used.
     Diverged: the training diverged; nothing is written.
   """
-  c, output = resolved(config), errors.path(output, "output")
+  c, output = resolved(config), places.given(output, "output")
   _start(c, None)
   places.check_output("--output", output)
   outputs.check(output, "--output")

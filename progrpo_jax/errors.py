@@ -6,7 +6,6 @@ Other exceptions are bugs of the program and keep their traceback.
 from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
-import os
 import traceback
 
 # Directories of this package and of Python's standard library: frames in them
@@ -55,21 +54,6 @@ def kind(value: object) -> str:
   """Returns the type of a value with its article, such as "an int"."""
   name = type(value).__name__
   return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
-def path(value: object, name: str) -> str:
-  """Returns an argument that must be a path, as a text.
-
-  Args:
-    value: what was given.
-    name: name of the argument, for the message.
-
-  Raises:
-    InputError: it is no path.
-  """
-  if isinstance(value, (str, os.PathLike)):
-    return os.fspath(value)
-  raise InputError(f"{name} must be a path, got {kind(value)}: {value!r:.100}")
 
 
 def hint(word: str, known: Iterable[str], home: str | None = None) -> str:

@@ -51,6 +51,23 @@ def is_remote(path: str | os.PathLike) -> bool:
   return "://" in os.fspath(path)
 
 
+def given(value: object, name: str) -> str:
+  """Returns an argument that must be a path, as a text.
+
+  Args:
+    value: what was given.
+    name: name of the argument, for the message.
+
+  Raises:
+    InputError: it is no path.
+  """
+  if isinstance(value, (str, os.PathLike)):
+    return os.fspath(value)
+  raise errors.InputError(
+    f"{name} must be a path, got {errors.kind(value)}: {value!r:.100}"
+  )
+
+
 def place(path: str | os.PathLike) -> epath.Path:
   """Returns a local or remote path; it need not exist.
 

@@ -91,7 +91,7 @@ def make_config(
     InputError: no such file, method or key, or a value out of range; the
       message names it, and the nearest that exists.
   """
-  spec = errors.path(source, "the config")
+  spec = places.given(source, "the config")
   if keys is not None and not isinstance(keys, Mapping):
     raise errors.InputError(
       f"keys must be a dict of dotted keys, got {errors.kind(keys)}"
