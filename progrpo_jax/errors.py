@@ -30,6 +30,11 @@ EXTRAS = (
 )
 
 
+# Similarity above which a name is proposed for an unknown one. At a half, words
+# that share a few letters count, as "report" does for "memory".
+_CLOSE = 0.6
+
+
 class InputError(ValueError):
   """Bad input from the user; the CLI prints only the message and exits 2."""
 
@@ -65,7 +70,10 @@ def hint(word: str, known: Iterable[str], home: str | None = None) -> str:
     home: prefix of the name in the message, such as "config." or "--"; with
       one, even an empty one, the name has no quotes.
   """
-  close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+  known = list(known)
+  # Letters that changed places leave little in common, as in "tyni".
+  close = [name for name in known if sorted(name) == sorted(word)]
+  close = close or difflib.get_close_matches(word, known, n=1, cutoff=_CLOSE)
   if not close:
     return ""
   name = repr(close[0]) if home is None else home + close[0]

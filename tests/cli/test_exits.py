@@ -125,6 +125,8 @@ def test_a_broken_pipe_ends_without_a_word(run_python, command):
 def test_an_unknown_command_names_the_nearest(capsys):
   assert main.main(["trian"]) == 2
   assert "did you mean 'train'?" in capsys.readouterr().err
+  assert main.main(["memory"]) == 2
+  assert "did you mean" not in capsys.readouterr().err
 
 
 CONFIGS = {

@@ -43,11 +43,15 @@ def test_they_are_listed_and_printed(capsys):
   assert capsys.readouterr().out == files.shipped()["tiny"].read_text()
   assert main.main(["configs", "tyni"]) == 2
   assert "did you mean tiny?" in capsys.readouterr().err
+  assert main.main(["configs", "nope"]) == 2
+  assert "did you mean" not in capsys.readouterr().err
 
 
 def test_a_misspelt_name_names_the_nearest():
   with pytest.raises(errors.InputError, match=r"did you mean tiny\?"):
     files.load("tinny:grpo")
+  with pytest.raises(errors.InputError, match="no method 'base' "):
+    files.load("tiny:base")
 
 
 def test_a_config_of_a_workdir_is_what_was_written():
