@@ -373,11 +373,12 @@ class Prompter:
 
   def _encode(self, row: base.Row, draw: int) -> tuple[list[int], list[bool]]:
     """Encodes one row; an InputError names the row."""
+    place = row.place or f"row {draw}"
     return encode_row(
       self._tokenizer,
       row,
       self._limit,
-      where=f"task {row.label}, row {draw} ({row.prompt[:40]!r})",
+      where=f"task {row.label}, {place} ({row.prompt[:40]!r})",
       advice=(
         ": raise it, or leave such prompts out by"
         " config.data.filter_overlong_prompts"

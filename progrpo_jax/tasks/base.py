@@ -79,6 +79,8 @@ class Row:
     context: messages before the prompt, which is the last message, the user's:
       each has a "role" ("system", "user" or "assistant") and a "content".
     verifier: verifier of this row, "module:function", in place of the task's.
+    place: where a file of the user's has it, as "mine.jsonl, line 11"; "" where
+      that says nothing.
   """
 
   task: str
@@ -89,6 +91,7 @@ class Row:
   label: str = ""
   context: tuple[dict[str, str], ...] = ()
   verifier: str = ""
+  place: str = ""
 
   def __post_init__(self):
     if not self.label:

@@ -69,6 +69,7 @@ class Record(NamedTuple):
     columns: columns that reward functions get.
     demonstrations: completions to learn from.
     options: keyword arguments that the row gives its verifier.
+    place: file and number of the row.
   """
 
   prompt: str
@@ -78,6 +79,7 @@ class Record(NamedTuple):
   columns: dict[str, Any]
   demonstrations: tuple[str, ...]
   options: dict[str, Any]
+  place: str = ""
 
   @property
   def text(self) -> str:
@@ -238,6 +240,7 @@ def _row(
     record.demonstrations,
     context=record.context,
     verifier=judge,
+    place=record.place,
   )
 
 
@@ -263,16 +266,16 @@ def read(
     InputError: the file cannot be read or has too many unusable rows.
   """
   name = os.path.basename(path.rstrip("/"))
-  rejects = rejects_lib.Rejects(
-    path, name, data_dir, max_bad_share, files.unit(name)
-  )
+  unit = files.unit(name)
+  rejects = rejects_lib.Rejects(path, name, data_dir, max_bad_share, unit)
   good = []
   with places.reaching(path):
     for number, row, reason in _numbered(path, split, encoding):
       try:
         if reason:
           raise _Bad(reason)
-        good.append(convert(row))
+        place = f"{name}, {unit} {number}"
+        good.append(convert(row)._replace(place=place))
       except (_Bad, schema.BadRow, schema.LeftOut) as error:
         rejects.add(number, str(error), json.dumps(row, default=str))
   rejects.close(len(good))

@@ -166,6 +166,25 @@ def test_long_prompt_is_named(folder):
   _prompter(folder).check(50)
 
 
+def test_long_prompt_of_a_file_is_named_by_its_line(tmp_path):
+  lines = [
+    {"prompt": f"{i}" * (99 if i == 6 else 1), "answer": i}
+    for i in range(1, 10)
+  ]
+  file = tmp_path / "mine.jsonl"
+  options = dict(file=str(file), validation_file=str(file), verifier="m:f")
+  # The first line is empty.
+  file.write_text("\n" + "\n".join(map(json.dumps, lines)))
+  source = prompts.PromptSource(
+    [dict(name="file", options=options)], "train", 0, str(tmp_path)
+  )
+  prompter = prompts.Prompter(
+    source, Characters(), buckets=(), max_prompt_length=32
+  )
+  with pytest.raises(ValueError, match=r"file, mine.jsonl, line 7 \('666"):
+    prompter.check(50)
+
+
 def test_first_rows_are_the_same_in_every_run(folder):
   one = _prompter(folder, split="validation").first(7, 3)
   assert [len(p) for p in one] == [3, 3, 3]

@@ -57,6 +57,13 @@ def test_rows(tmp_path, good):
   assert json.loads(json.dumps(row.meta)) == row.meta
 
 
+def test_rows_know_their_line(tmp_path, good):
+  rows = _load(tmp_path, good)
+  assert {r.place for r in rows} == {
+    f"good.jsonl, line {r.reference}" for r in rows
+  }
+
+
 def test_demonstrations_are_kept_from_the_verifier(tmp_path):
   shown = {"prompt": "a", "answer": 1, "demonstrations": ["b", "c"]}
   file = _write(tmp_path / "shown.jsonl", [shown])
