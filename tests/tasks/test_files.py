@@ -48,6 +48,25 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
+  "content, hint",
+  [
+    (b'[{"a": 1}, {"a": 2}]', "name it .json"),
+    (b'[\n {"a": 1}\n]', "name it .json"),
+    (b"prompt,answer\n1+1,2", "name the file .csv"),
+    (b'{"a": 1, "b"', ""),
+    (b'{"a": 1}\n1,2', ""),
+    ('{"a": 1, "b": 2}'.encode("utf-16"), "save the file as UTF-8"),
+  ],
+)
+def test_another_format_under_this_name_is_told(tmp_path, content, hint):
+  path = tmp_path / "x.jsonl"
+  path.write_bytes(content)
+  reasons = [reason for _, _, reason in files.read(str(path)) if reason]
+  assert reasons[0].endswith(hint)
+  assert "name" not in "".join(reasons[1:] if hint else reasons)
+
+
+@pytest.mark.parametrize(
   "name, content, words",
   [
     ("x.json", b"[{]", "x.json: not JSON (.* at line 1 column 3)"),
@@ -61,8 +80,9 @@ def test_lines_are_counted_with_the_empty_ones(tmp_path):
     ("x.csv", b"a,b\n\xff,2", "x.csv: not CSV"),
     ("x.csv", b'a,b\n"1"x,2', "x.csv: not CSV"),
     ("x.jsonl.gz", b"not gzip", "cannot read .*x.jsonl.gz: Not a gzip"),
+    ("noext", b"", "noext: no reader for a file whose name has no ending .kn"),
+    ("noext.gz", b"", "noext.gz: no reader for a file whose name has no end"),
     ("x.txt", b"", "x.txt: no reader for .txt .known: .arrow"),
-    ("noext", b"", "noext: no reader for a name without an ending"),
   ],
 )
 def test_bad_files_are_named(tmp_path, name, content, words):

@@ -46,12 +46,14 @@ def read(path: str, name: str = "", encoding: str = "utf-8") -> Numbered:
   """
   name = name or path
   zipped = name.endswith(".gz")
-  kind = os.path.splitext(name.removesuffix(".gz"))[1].removeprefix(".")
+  # Of the name alone: a folder before it may have a dot too.
+  _, dot, kind = os.path.basename(name).removesuffix(".gz").rpartition(".")
+  kind = kind if dot else ""
   try:
     with _opened(path) as file:
       if kind not in _READERS:
+        what = f".{kind:.20}" if kind else "a file whose name has no ending"
         kinds = ", ".join(f".{k}" for k in sorted(_READERS))
-        what = f".{kind:.20}" if kind else "a name without an ending"
         raise InputError(f"{path}: no reader for {what} (known: {kinds})")
       stream = gzip.open(file) if zipped else file
       yield from _READERS[kind](stream, path, encoding)
@@ -148,6 +150,7 @@ def _undecodable(error: UnicodeDecodeError, data: bytes) -> str:
 def _jsonl(file: BinaryIO, path: str, encoding: str) -> Numbered:
   """Reads one JSON object per line and skips empty lines."""
   del path
+  is_first = True
   for number, line in enumerate(file, start=1):
     if number == 1:
       line = line.removeprefix(codecs.BOM_UTF8)
@@ -156,7 +159,20 @@ def _jsonl(file: BinaryIO, path: str, encoding: str) -> Numbered:
     record, reason = parse(line.rstrip(b"\r\n"), encoding)
     if not reason and not isinstance(record, dict):
       reason = f"{errors.kind(record)}, not an object"
+    if reason and is_first:
+      reason += _other_format(line.lstrip())
+    is_first = False
     yield number, {} if reason else record, reason
+
+
+def _other_format(line: bytes) -> str:
+  """Says what a file may be whose first line is no object, or ""."""
+  if line.startswith(b"["):
+    return "; if the file is one JSON list, name it .json"
+  # Of an object that is cut short, the format is right.
+  if b"," in line and not line.startswith((b"{", *_UTF16)):
+    return "; if these are comma-separated values, name the file .csv"
+  return ""
 
 
 def _json(file: BinaryIO, path: str, encoding: str) -> Numbered:
