@@ -74,7 +74,7 @@ def train(
     SystemExit: another signal (SIGTERM, SIGUSR1) stopped it, and it is saved;
       the code is 75, as that of the command.
   """
-  workdir = places.given(workdir, "workdir")
+  workdir = places.argument("workdir", workdir)
   c = _of_run(workdir) if config is None else resolved(config)
   if isinstance(rewards, str) or callable(rewards):
     rewards = [rewards]
@@ -126,7 +126,10 @@ def evaluate(
     InputError: the config, the policy or the workdir cannot be used.
   """
   c = _of_policy(policy, config)
-  workdir = None if workdir is None else places.given(workdir, "workdir")
+  if workdir is not None:
+    workdir = places.argument("workdir", workdir)
+  if output is not None:
+    output = places.argument("output", output)
   _start(c, workdir)
   # Refuse what cannot work before the policy is loaded.
   checks.validate(c)
@@ -263,17 +266,16 @@ def sample(
     raise errors.InputError(
       f"prompts = {prompts!r}: must be a text, a row of a task, or several"
     )
-  several = [prompts] if alone else list(prompts)
-  for prompt in several:
-    if not isinstance(prompt, str | tasks.Row):
-      raise errors.InputError(
-        f"a prompt must be a text or a row of a task, got {prompt!r:.100}"
-      )
   if isinstance(policy, run_lib.Run) and config is None:
     policy = policy.policy()
   elif not isinstance(policy, answers.Responder):
     policy = load_policy(policy, config)
-  texts = policy.sample(several, n=n, temperature=temperature, reply=reply)
+  texts = policy.sample(
+    [prompts] if alone else list(prompts),
+    n=n,
+    temperature=temperature,
+    reply=reply,
+  )
   return texts[0] if alone else texts
 
 
@@ -299,10 +301,6 @@ def compare(
     InputError: numbers of labels and workdirs differ, a run cannot be read, or
       no run has the dataset.
   """
-  if isinstance(workdirs, str) or not isinstance(workdirs, Iterable):
-    raise errors.InputError(
-      f"workdirs must be several runs or workdirs, got {errors.kind(workdirs)}"
-    )
   return compared.Comparison(
     workdirs, labels=labels, base=base, dataset=dataset
   )
@@ -326,7 +324,7 @@ def warmup(config: Config, output: Path) -> str:
       cannot be used.
     Diverged: the training diverged; nothing is written.
   """
-  c, output = resolved(config), places.given(output, "output")
+  c, output = resolved(config), places.argument("output", output)
   _start(c, None)
   places.check_output("--output", output)
   outputs.check(output, "--output")
@@ -372,7 +370,7 @@ def _of_policy(
   policy: Path | run_lib.Run | None, config: Config | None
 ) -> ml_collections.ConfigDict:
   """Returns the config of a policy that is only read."""
-  place = None if policy is None else os.fspath(policy)
+  place = None if policy is None else places.argument("policy", policy)
   if config is not None:
     c = resolved(config)
   else:

@@ -51,21 +51,19 @@ def is_remote(path: str | os.PathLike) -> bool:
   return "://" in os.fspath(path)
 
 
-def given(value: object, name: str) -> str:
-  """Returns an argument that must be a path, as a text.
+def argument(name: str, value: object) -> str:
+  """Returns the text of a path that Python code gave as an argument.
 
   Args:
+    name: name of the argument, for messages.
     value: what was given.
-    name: name of the argument, for the message.
 
   Raises:
     InputError: it is no path.
   """
-  if isinstance(value, (str, os.PathLike)):
-    return os.fspath(value)
-  raise errors.InputError(
-    f"{name} must be a path, got {errors.kind(value)}: {value!r:.100}"
-  )
+  if not isinstance(value, str | os.PathLike):
+    raise errors.InputError(f"{name} = {value!r:.100}: must be a path")
+  return os.fspath(value)
 
 
 def place(path: str | os.PathLike) -> epath.Path:

@@ -379,7 +379,7 @@ def load_run(workdir) -> Run:
   Raises:
     InputError: there is no such directory, or it is not a workdir.
   """
-  path = places.place(places.given(workdir, "workdir"))
+  path = places.place(places.argument("workdir", workdir))
   if not path.is_dir():
     raise errors.InputError(f"no such workdir: {workdir}")
   records = (metrics_lib.METRICS, metrics_lib.EVALS)

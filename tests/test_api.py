@@ -122,6 +122,11 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
     ("", dict(keys={"train.total_steps": 0}), "train.total_steps = 0: must be"),
     ("", dict(keys={"train.total_steps": "x"}), "'x' is not of type int"),
     ("", dict(keys={"train.total_steps": 1.5}), "total_steps = 1.5: must be"),
+    ("tiny", dict(keys=["a"]), "keys = ['a']: must be a dict"),
+    ("tiny", dict(keys={5: 1}), "keys = {5: 1}: must be a dict"),
+    ("tiny", dict(method=5), "method = 5: must be a name"),
+    (5, {}, "config = 5: must be the name or path"),
+    (None, {}, "config = None: must be the name or path"),
   ],
 )
 def test_a_config_that_cannot_be_names_what_to_mend(source, options, said):
@@ -260,12 +265,17 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     (lambda: progrpo_jax.compare([tmp_path / "no"]), "no such workdir"),
     (lambda: progrpo_jax.train(c, tmp_path / "x", rewards=3), "rewards = 3: "),
     (lambda: progrpo_jax.sample(tmp_path, 5), "prompts = 5: must be a text"),
-    (lambda: progrpo_jax.sample(tmp_path, [1]), "a prompt must be a text"),
-    (lambda: progrpo_jax.compare(None), "workdirs must be several"),
-    (lambda: progrpo_jax.train(c, None), "workdir must be a path, got a None"),
-    (lambda: progrpo_jax.load_run(None), "workdir must be a path"),
-    (lambda: progrpo_jax.config(5), "the config must be a path, got an int"),
-    (lambda: progrpo_jax.config("tiny", keys=["a"]), "keys must be a dict"),
+    (lambda: progrpo_jax.train(5, tmp_path / "x"), "config = 5: must be"),
+    (lambda: progrpo_jax.train(c, None), "workdir = None: must be a path"),
+    (lambda: progrpo_jax.load_run(None), "workdir = None: must be a path"),
+    (lambda: progrpo_jax.load_policy(5, c), "policy = 5: must be a path"),
+    (lambda: progrpo_jax.evaluate(None, c, workdir=5), "workdir = 5: must be"),
+    (lambda: progrpo_jax.evaluate(None, c, output=5), "output = 5: must be a"),
+    (lambda: progrpo_jax.warmup(c, None), "output = None: must be a path"),
+    (lambda: progrpo_jax.compare(None), "workdirs = None: must be runs"),
+    (lambda: progrpo_jax.compare([5]), "workdirs = 5: must be a path"),
+    (lambda: progrpo_jax.compare({"a": 5}), "workdirs = 5: must be runs"),
+    (lambda: progrpo_jax.compare([tmp_path], labels="a"), "labels = 'a': must"),
     (lambda: progrpo_jax.compare([]), "no workdirs to compare"),
     (lambda: progrpo_jax.compare([tmp_path], labels=["a", "b"]), "2 names for"),
   ):
@@ -330,6 +340,14 @@ def test_answers_are_the_run_s(trained, small):
   texts = progrpo_jax.sample(trained, ["1+2=", "3+4="], n=3)
   assert texts == trained.sample(["1+2=", "3+4="], n=3)
   assert progrpo_jax.sample(trained.path, "1+2=", n=3) == texts[0]
+  for prompts, options, said in (
+    ([1], {}, "prompts has 1: each must be a text"),
+    (["1+2=", None], {}, "prompts has None: each must be a text"),
+    ("1+2=", dict(n="x"), "n = 'x': at least 1"),
+    ("1+2=", dict(temperature="hot"), "temperature = 'hot' must be"),
+  ):
+    with pytest.raises(errors.InputError, match=said):
+      progrpo_jax.sample(trained, prompts, **options)
   policy = progrpo_jax.load_policy(trained)
   assert progrpo_jax.sample(policy, "1+2=", n=3) == texts[0]
   base = progrpo_jax.load_policy(small.base, small.config(method="grpo"))

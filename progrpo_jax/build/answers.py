@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -100,12 +101,15 @@ class Responder:
         `reply` failed, or has no turn to reply to.
     """
     c, policy = self.config, self.policy
-    if n < 1:
-      raise errors.InputError(f"n = {n}: at least 1 answer is needed")
+    if not isinstance(n, numbers.Integral) or n < 1:
+      raise errors.InputError(f"n = {n!r:.100}: at least 1 answer is needed")
     if temperature is None:
       temperature = c.sampling.temperature
-    if not 0 <= temperature < math.inf:
-      raise errors.InputError(f"temperature = {temperature} must be 0 or more")
+    is_number = isinstance(temperature, numbers.Real)
+    if not is_number or not 0 <= temperature < math.inf:
+      raise errors.InputError(
+        f"temperature = {temperature!r:.100} must be 0 or more"
+      )
     if reply is not None and c.sampling.max_turns < 2:
       raise errors.InputError(
         f"config.sampling.max_turns = {c.sampling.max_turns}: a reply needs a "
@@ -225,7 +229,15 @@ def encode(
 
 
 def _row(prompt: str | base.Row) -> base.Row:
-  """Returns a prompt as a row; that of a person is of no task."""
+  """Returns a prompt as a row; that of a person is of no task.
+
+  Raises:
+    InputError: it is neither a text nor a row.
+  """
   if isinstance(prompt, base.Row):
     return prompt
+  if not isinstance(prompt, str):
+    raise errors.InputError(
+      f"prompts has {prompt!r:.100}: each must be a text or a row of a task"
+    )
   return base.Row(task="", prompt=prompt, reference=None, meta={})

@@ -1,6 +1,6 @@
 """A comparison of runs as an object, which a notebook shows as it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import os
 from typing import Any
 
@@ -62,7 +62,7 @@ class Comparison:
     for label, place in pairs:
       self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))
     if base and not isinstance(base, metrics.Record):
-      base = comparison.load_base(base)
+      base = comparison.load_base(places.argument("base", base))
     self.base = base or None
     self.dataset = dataset
     self.summary = comparison.analyse(
@@ -123,7 +123,11 @@ def _several(places_: Any) -> list[str]:
   """Returns one place or several as a list of texts."""
   if isinstance(places_, str | os.PathLike):
     places_ = [places_]
-  return [os.fspath(place) for place in places_]
+  if not isinstance(places_, Iterable):
+    raise errors.InputError(
+      f"workdirs = {places_!r:.100}: must be runs, or their workdirs"
+    )
+  return [places.argument("workdirs", place) for place in places_]
 
 
 def _names(
@@ -136,6 +140,11 @@ def _names(
     if len(set(names)) < len(names):
       names = [os.fspath(epath.Path(path)) for path in workdirs]
     return names
+  is_list = isinstance(labels, Iterable) and not isinstance(labels, str)
+  if not is_list or not all(isinstance(name, str) for name in labels):
+    raise errors.InputError(
+      f"labels = {labels!r:.100}: must be a list of texts"
+    )
   names = [name.strip() for name in labels]
   if len(names) != len(workdirs) or not all(names):
     raise errors.InputError(

@@ -91,11 +91,20 @@ def make_config(
     InputError: no such file, method or key, or a value out of range; the
       message names it, and the nearest that exists.
   """
-  spec = places.given(source, "the config")
-  if keys is not None and not isinstance(keys, Mapping):
+  if not isinstance(source, str | os.PathLike):
     raise errors.InputError(
-      f"keys must be a dict of dotted keys, got {errors.kind(keys)}"
+      f"config = {source!r:.100}: must be the name or path of a config file, a "
+      "dict of keys, or a config"
     )
+  if not isinstance(method, str):
+    raise errors.InputError(f"method = {method!r:.100}: must be a name")
+  if not isinstance(keys, Mapping | None) or not all(
+    isinstance(key, str) for key in keys or ()
+  ):
+    raise errors.InputError(
+      f"keys = {keys!r:.100}: must be a dict of dotted keys and their values"
+    )
+  spec = os.fspath(source)
   if spec:
     c = load(f"{spec}:{method}" if method else spec)
   else:
