@@ -187,7 +187,7 @@ def rescue(
 
   Args:
     checkpointer: checkpoints of the workdir.
-    last: what there is to save.
+    last: newest moment at which all that a checkpoint holds fits.
     error: why the run fails.
 
   Returns:

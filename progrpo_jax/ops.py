@@ -354,7 +354,7 @@ def _gradients(
   Args:
     softmax: the distribution.
     size: tokens of a chunk.
-    inputs: the other arguments of `_scored`.
+    inputs: arguments of `_scored` from `hidden_UXD` to `count`.
     saved: from `_stats`.
     cotangents: gradients (by_logp_UX, by_entropy_UX).
 

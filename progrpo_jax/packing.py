@@ -388,7 +388,7 @@ def _prompt_tokens(places: _Places, prompt_NT, mask_NT, scored_N) -> _Tokens:
   """Places the tokens of prompts.
 
   Args:
-    places: of the bundles.
+    places: places of the bundles.
     prompt_NT: int32 tokens.
     mask_NT: bool, those to place.
     scored_N: bool, bundles whose prompt is scored.
@@ -413,7 +413,7 @@ def _response_tokens(
   """Places the tokens of responses, which lie one behind the other.
 
   Args:
-    places: of the bundles.
+    places: places of the bundles.
     tokens_NRT: int32 tokens.
     real_NRT: bool, those to place.
     mask_NRT: bool, those that count.
@@ -452,7 +452,7 @@ def _slots(
   """Gives each sequence its slot: those of a bundle side by side.
 
   Args:
-    places: of the bundles.
+    places: places of the bundles.
     responses: responses of a bundle.
     max_bundles: bundles of a row, at the most.
 

@@ -73,7 +73,7 @@ class HeldOut:
 
   Attributes:
     name: name of the set, in metric names.
-    settings: how its problems are sampled and measured.
+    settings: policy, sampling and measures, those of all sets.
     prompts: batches of equal size; problems that pad the last batch have a
       negative id and are left out of all measures.
     left_out: number of problems of the set whose prompts are too long.

@@ -73,8 +73,9 @@ class Advantages:
   """Advantages of P groups, as numpy arrays, float32.
 
   Attributes:
-    base_PG: those of the base method.
-    adv_PG: those that the update reads, after ARM; 0 where the verifier failed.
+    base_PG: advantages of the base method.
+    adv_PG: advantages after ARM, which the update reads; 0 where the verifier
+      failed.
     c_answer_PG: ARM's confidence in each answer.
     c_prompt_P: its confidence in each prompt; NaN where prompts were not
       scored.

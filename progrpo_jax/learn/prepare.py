@@ -185,7 +185,7 @@ class Prepare:
     """Measures of a batch: log-probs, advantages and entropy.
 
     Args:
-      batch: what the updates read.
+      batch: batch of the updates.
       mask_NRT: tokens that the policy wrote, of responses without a verdict
         too.
       sampled_NRT: the sampler's log-probs.

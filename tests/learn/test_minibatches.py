@@ -140,5 +140,8 @@ def test_updates_without_a_token_leave_all_as_it_was_and_stop_the_run(
   )
   assert metrics["empty_updates"] == metrics["skipped_updates"] == 1
   assert "loss" not in metrics
-  with pytest.raises(errors.Diverged, match="16 updates in a row had no token"):
+  with pytest.raises(
+    errors.Diverged,
+    match="16 updates in a row had no token.*returned None for every compl",
+  ):
     improve(9, state)
