@@ -355,7 +355,7 @@ def _gradients(
     softmax: the distribution.
     size: tokens of a chunk.
     inputs: arguments of `_scored` from `hidden_UXD` to `count`.
-    saved: from `_stats`.
+    saved: statistics of `_stats`.
     cotangents: gradients (by_logp_UX, by_entropy_UX).
 
   Returns:
@@ -469,7 +469,7 @@ def _chunk_gradients(
     hidden_UXD: hidden states of the chunk.
     head_DV: output embedding.
     targets_UX: int32, tokens of the chunk.
-    saved: from `_chunk_stats`.
+    saved: statistics of `_chunk_stats`.
     by_logp_UX: gradient by the log-probs.
     by_entropy_UX: gradient by the entropies.
 

@@ -56,7 +56,7 @@ def argument(name: str, value: object) -> str:
 
   Args:
     name: name of the argument, for messages.
-    value: what was given.
+    value: the argument.
 
   Raises:
     InputError: it is no path.
@@ -271,11 +271,11 @@ def write_json(path: str | os.PathLike, content: Any, **options) -> None:
 
   Args:
     path: local path or URL.
-    content: what JSON can hold.
+    content: value of dicts, lists, texts, numbers, bools and None.
     **options: options of `json.dumps`, such as `sort_keys`.
 
   Raises:
-    OSError: as for `write`.
+    OSError: the file cannot be written, see `write`.
   """
   write(path, json.dumps(content, indent=2, **options) + "\n")
 

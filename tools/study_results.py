@@ -85,7 +85,7 @@ def evaluation(run: dict, step: int | None = None) -> dict:
   """An evaluation of a run; of several sets, their problems in a row.
 
   Args:
-    run: what is kept of the run.
+    run: file of the run.
     step: step of the evaluation; the last if None.
   """
   step = steps(run)[-1] if step is None else step

@@ -649,7 +649,7 @@ def _written(
 
   Args:
     inside: computation of the fusion.
-    value: what makes the result.
+    value: value of which the result is made.
     array: the result, in the layout that it has outside.
   """
   value = _source(inside, value)

@@ -45,7 +45,7 @@ class Call(NamedTuple):
     function: "module:function", "path/to/file.py:function", or SCORE.
     args: positional arguments, JSON-able.
     kwargs: keyword arguments, JSON-able.
-    label: what messages call it; "" for the name of the verifier or function.
+    label: name for messages; "" for the name of the verifier or function.
   """
 
   function: str

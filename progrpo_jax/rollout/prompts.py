@@ -401,7 +401,7 @@ def encode_row(
     row: row of data.
     limit: tokens of the longest prompt that is allowed.
     where: the row, in error messages.
-    advice: what to do about a prompt that is too long.
+    advice: end of the message about a prompt that is too long.
 
   Raises:
     InputError: the prompt is empty or too long.

@@ -42,7 +42,7 @@ class Verified:
     texts_PG: the completions.
     reward_PG: float32, from the verifier or the reward functions.
     correct_PG: bool, the verdict.
-    status_PG: how the verification of each went, see `score.Score`.
+    status_PG: status of each verification, see `score.Score`.
     values_PGJ: float32, value of each of the row's reward functions, see
       `function_labels`; NaN if it returned None or the row has fewer of them.
     extra_PG: columns that these functions add to each saved completion, by

@@ -79,7 +79,7 @@ class Row:
     context: messages before the prompt, which is the last message, the user's:
       each has a "role" ("system", "user" or "assistant") and a "content".
     verifier: verifier of this row, "module:function", in place of the task's.
-    place: where a file of the user's has it, as "mine.jsonl, line 11"; "" where
+    place: file and line of a user's row, as "mine.jsonl, line 11"; "" where
       that says nothing.
   """
 

@@ -114,7 +114,7 @@ def lock(data_dir: str, name: str) -> Iterator[None]:
 
   Args:
     data_dir: folder of all builds, local or in a bucket, which has no locks.
-    name: what is built or written there; each name has a lock of its own.
+    name: name of the set or file that is written; each has a lock of its own.
   """
   if places.is_remote(data_dir):
     yield
