@@ -208,7 +208,7 @@ def rescue(
         "from there"
       )
     except Exception as e:
-      reason = errors.one_line(e)
+      reason = places.no_room(e) or errors.one_line(e)
   newest = checkpoint_lib.newest(checkpointer.directory)
   if newest == step:
     return f"the run fails; the same command goes on from step {step}"

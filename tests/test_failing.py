@@ -135,7 +135,7 @@ def test_on_a_disk_that_stays_full_the_checkpoint_that_remains_is_named(
     _failing(patch, verify, "verify", 8, FULL)
     assert main.main(argv) == 1
   said = capfd.readouterr()
-  assert "step 1 cannot be saved: [Errno 28]" in said.out
+  assert "step 1 cannot be saved: no space is left on the disk" in said.out
   assert "goes on from the checkpoint of step 0" in said.out
   assert "no space is left" in said.err
   assert main.main(argv) == loop.DONE
