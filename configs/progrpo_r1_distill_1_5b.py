@@ -6,7 +6,7 @@
 Data, files, scales and evaluation are those of configs/progrpo_qwen2_5_7b.py,
 which also says what is known of the settings. The stand-ins are FlowRL's
 (2509.15207), which does not train this model. Hardware and hours: not measured
-here. `progrpo doctor --chip H100 --devices 64` estimates 12 GiB on each device
+here. `progrpo doctor --chip H100 --devices 64` estimates 11 GiB on each device
 for `paper`, and with `--devices 8` 14 GiB for `host`. On 64 v5p chips the TPU's
 compiler counts 11.2 GiB and at least 10 hours, see docs/tpu.md.
 

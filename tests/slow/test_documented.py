@@ -10,7 +10,6 @@ import pytest
 
 from progrpo_jax import loop, main
 from progrpo_jax.cli import arguments
-from progrpo_jax.settings import files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TABLE = runpy.run_path(str(ROOT / "tests" / "commands.py"))
@@ -46,12 +45,6 @@ QWEN3_8B = dict(
   rms_norm_eps=1e-6,
   rope_theta=1e6,
   max_position_embeddings=40960,
-)
-# `--chip H100 --devices 64` counts 24 GiB ... with `--devices 8` 35 GiB.
-SAID = re.compile(
-  r"`progrpo doctor --chip H100 --devices (\d+)`\s+counts (\d+) GiB on each"
-  r"\s+device(?:\s+for\s+`paper`, with `--devices (\d+)` (\d+) GiB for"
-  r" `host`)?"
 )
 
 
@@ -104,54 +97,6 @@ def test_a_method_at_paper_scale_trains_a_small_policy(
   assert code == 0
   row = json.loads((tmp_path / args.workdir / "metrics.jsonl").read_text())
   assert row["step"] == 1
-
-
-def said():
-  """(file, argument, devices, GiB) of each figure in a config's first text."""
-  for path in sorted((ROOT / "configs").glob("*.py")):
-    for a, paper, b, host in SAID.findall(
-      " ".join(path.read_text(encoding="utf-8").split())
-    ):
-      yield path.name, "paper" if host else "", a, int(paper)
-      if host:
-        yield path.name, "host", b, int(host)
-
-
-@pytest.mark.parametrize(("name", "argument", "devices", "gib"), list(said()))
-def test_the_memory_that_a_config_says_is_what_the_doctor_counts(
-  name, argument, devices, gib, tmp_path, monkeypatch, capfd
-):
-  spec = f"configs/{name}" + f":{argument}" * bool(argument)
-  model = pathlib.Path(files.load(spec).model.init_from).name
-  shape = SHAPES[
-    {"DeepSeek-R1-Distill-Qwen-1.5B": "Qwen2.5-1.5B"}.get(model, model)
-  ]
-  keys = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "vocab_size",
-    "tie_word_embeddings",
-  )
-  place = tmp_path / "models" / model
-  place.mkdir(parents=True)
-  fields = dict(zip(keys, shape), model_type="qwen2")
-  if "Distill" in model:
-    fields["tie_word_embeddings"] = False
-  (place / "config.json").write_text(json.dumps(fields))
-  monkeypatch.chdir(tmp_path)
-  assert (
-    main.main(
-      ["doctor", "--config", spec, "--chip", "H100", "--devices", devices]
-    )
-    == 0
-  )
-  shown = capfd.readouterr().out
-  peaks = [float(x) for x in re.findall(r"([\d.]+) GiB", shown)]
-  assert gib in [round(x) for x in peaks], shown
 
 
 def test_the_page_on_memory_has_what_the_doctor_prints(
