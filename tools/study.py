@@ -199,7 +199,7 @@ PARTS = {
     arms=all_methods(STEPS["puzzles"]),
     keys={"train.total_steps": STEPS["puzzles"], **KEYS},
     seeds=3,
-    base="puzzles",
+    base="puzzles-base",
   ),
   "long": Part(
     config="configs/tiny.py",

@@ -104,7 +104,7 @@ def _beating(path: epath.Path, beat_s: float, watch_s: float) -> Iterator[None]:
     if now != before:
       raise errors.InputError(_refusal(path, now))
   # Take the lock, and keep its heartbeat going in a thread.
-  path.write_text(_heartbeat(owner))
+  places.write(path, _heartbeat(owner))
   done = threading.Event()
   thread = threading.Thread(
     target=_beat, args=(path, owner, beat_s, done), daemon=True
@@ -143,7 +143,7 @@ def _beat(
         # An exception would end this thread only, and the main thread would
         # go on to write into the other run's files.
         os._exit(1)
-      path.write_text(_heartbeat(owner))
+      places.write(path, _heartbeat(owner))
     except Exception as e:  # the store may recover: skip this heartbeat
       print(f"cannot write {path}: {e}", file=sys.stderr, flush=True)
 
