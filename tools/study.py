@@ -2,13 +2,16 @@
 
   .venv/bin/python tools/study.py list
   .venv/bin/python tools/study.py run countdown arm
+  .venv/bin/python tools/study.py temper countdown
   .venv/bin/python tools/make_study.py
 
 `run` trains what is missing of the named parts, one run after the other, all
 of the first seed before the second, and writes a file of each to docs/results;
 a run that was cut off goes on where it stopped. Two calls may share a machine:
-each takes the next run that the other does not hold. `make_study.py` makes the
-tables and figures of docs/study.md from these files alone.
+each takes the next run that the other does not hold. `temper` evaluates the last
+policies of runs that are done, and their base, at other temperatures.
+`make_study.py` makes the tables and figures of docs/study.md from these files
+alone.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -56,6 +60,8 @@ KEPT = (
   "timing_s/score",
   "timing_s/update",
 )
+# Temperatures of `temper`. The runs themselves are evaluated at 1.
+TEMPERATURES = (0.6, 1.5, 2.0)
 # Problems whose answers are followed, and wrong answers of each.
 FOLLOWED, WRONG = 64, 16
 
@@ -244,26 +250,33 @@ def main() -> int:
   commands = parser.add_subparsers(dest="command", required=True)
   listing = commands.add_parser("list", help="what is done, and what is not")
   training = commands.add_parser("run", help="train what is missing")
-  training.add_argument("parts", nargs="+", choices=PARTS)
-  training.add_argument(
-    "--arms", nargs="+", help="these alone, in this order (default: all)"
+  tempering = commands.add_parser(
+    "temper", help="evaluate policies at other temperatures"
   )
-  training.add_argument("--seeds", type=int, help="the first of them alone")
-  training.add_argument(
-    "--output", type=pathlib.Path, default=ROOT / "runs" / "study"
-  )
-  for command in (listing, training):
+  for command in (training, tempering):
+    command.add_argument("parts", nargs="+", choices=PARTS)
+    command.add_argument(
+      "--arms", nargs="+", help="these alone, in this order (default: all)"
+    )
+    command.add_argument("--seeds", type=int, help="the first of them alone")
+    command.add_argument(
+      "--output", type=pathlib.Path, default=ROOT / "runs" / "study"
+    )
+  for command in (listing, training, tempering):
     command.add_argument("--results", type=pathlib.Path, default=RESULTS)
   args = parser.parse_args()
   if args.command == "list":
     print_list(args.results)
     return 0
   for name in args.parts:
+    if args.command == "temper":
+      temper(name, args)
+      continue
     part = PARTS[name]
     base = make_base(part, args.output, args.results, name)
     for arm, seed in runs_of(part, args.arms, args.seeds):
       file = result_file(args.results / name, arm, seed)
-      workdir = args.output / name / file.name.removesuffix(".json.gz")
+      workdir = args.output / name / stem(file)
       workdir.mkdir(parents=True, exist_ok=True)
       with (workdir / "study.lock").open("w") as lock:
         try:
@@ -360,13 +373,64 @@ def progrpo(*words) -> None:
   )
 
 
+def temper(name: str, args) -> None:
+  """Evaluates a part's last policies, and its base, at `TEMPERATURES`.
+
+  Problems, random numbers and number of samples are those of the runs'
+  evaluations: only the temperature differs.
+
+  Args:
+    name: the part's.
+    args: arguments of the command.
+  """
+  part = PARTS[name]
+  first = next(iter(part.arms))
+  policies = [("base", args.output / part.base, first, 0)]
+  for arm, seed in runs_of(part, args.arms, args.seeds):
+    file = result_file(args.results / name, arm, seed)
+    if file.exists():
+      run = stem(file)
+      policies.append((run, args.output / name / run, arm, seed))
+  for run, policy, arm, seed in policies:
+    file = tempered_file(args.results, name, run)
+    if file.exists() or not policy.exists():
+      continue
+    c = files.without_training(
+      files.load(f"{part.config}:{part.arms[arm].method}")
+    )
+    c.seed = seed
+    evals = []
+    for temperature in TEMPERATURES:
+      c.eval.temperature = temperature
+      with tempfile.TemporaryDirectory() as evaluated:
+        progrpo_jax.evaluate(policy, c, workdir=evaluated)
+        found = summary(pathlib.Path(evaluated), "")["evals"]
+      evals += [{"temperature": temperature, **of_set} for of_set in found]
+    write(file, made() | {"part": name, "run": run, "evals": evals})
+    print(f"wrote {file}", flush=True)
+
+
+def stem(file: pathlib.Path) -> str:
+  """Name of a result's file without its ending, which is the run's."""
+  return file.name.removesuffix(".json.gz")
+
+
+def tempered_file(results: pathlib.Path, part: str, run: str) -> pathlib.Path:
+  """File of a run's evaluations at other temperatures."""
+  return results / f"{part}_temperatures" / f"{run}.json.gz"
+
+
+def made() -> dict[str, Any]:
+  """What a result was made by."""
+  return {"commit": commit(), "versions": versions()}
+
+
 def summary(workdir: pathlib.Path, command: str) -> dict[str, Any]:
   """What is kept of a run: series of numbers, and counts by problem."""
   run = metrics.load(workdir, require_metrics=False)
   kept: dict[str, Any] = {
     "command": command,
-    "commit": commit(),
-    "versions": versions(),
+    **made(),
     "steps": {
       name: [short(row.get(name)) for row in run.metrics]
       for name in KEPT
