@@ -8,8 +8,8 @@
 `run` trains what is missing of the named parts, one run after the other, all
 of the first seed before the second, and writes a file of each to docs/results;
 a run that was cut off goes on where it stopped. Two calls may share a machine:
-each takes the next run that the other does not hold. `temper` evaluates the last
-policies of runs that are done, and their base, at other temperatures.
+each takes the next run that the other does not hold. `temper` evaluates the
+last policies of runs that are done, and their base, at other temperatures.
 `make_study.py` makes the tables and figures of docs/study.md from these files
 alone.
 """
