@@ -327,6 +327,9 @@ ELSEWHERE = {
   ".venv/bin/python tools/study.py run countdown arm": (
     "tests/slow/test_study.py"
   ),
+  ".venv/bin/python tools/study.py temper countdown": (
+    "tests/slow/test_study.py"
+  ),
   ".venv/bin/python tools/make_study.py": "tests/test_study.py",
   "progrpo doctor --config FILE": "tests/cli/test_doctor.py",
   ".venv/bin/progrpo doctor --config FILE": "tests/cli/test_doctor.py",

@@ -253,3 +253,41 @@ def test_a_table_has_the_runs_of_one_base(study, make_study, tmp_path):
       study["write"](tmp_path / folder / f"{name}.json.gz", run)
   table = make_study["TABLES"]["countdown"](tmp_path)
   assert "| grpo | 3 | 0.250 (" in table
+
+
+def test_policies_are_compared_at_their_best_temperatures(
+  study, make_study, tmp_path
+):
+  """At 1 both are alike; at 2 one of them solves all problems."""
+  for name in ("base", "grpo", "progrpo"):
+    for seed in range(1 if name == "base" else 3):
+      right = [0, 1] * 20
+      kept = _kept(seed, right, samples=32)
+      better = [8] * 40 if name == "progrpo" else right
+      hot = [
+        {**e, "step": 0, "right": better, "temperature": 2.0}
+        for e in kept["evals"]
+      ]
+      run = name if name == "base" else f"{name}-seed{seed}"
+      study["write"](tmp_path / "countdown" / f"{run}.json.gz", kept)
+      study["write"](
+        tmp_path / "countdown_temperatures" / f"{run}.json.gz", {"evals": hot}
+      )
+  table = make_study["TABLES"]["countdown-temperatures"](tmp_path)
+  rows = [line.split(" | ")[:3] for line in table.splitlines()[2:]]
+  assert rows == [
+    [f"| {arm}", seeds, temperature]
+    for arm, seeds in (("base", "1"), ("grpo", "3"), ("progrpo", "3"))
+    for temperature in ("1", "2")
+  ]
+  best = make_study["TABLES"]["countdown-best"](tmp_path)
+  assert "| progrpo, 2 | 3 | **+0.234 (" in best
+
+
+def test_a_run_without_other_temperatures_is_left_out(
+  study, make_study, tmp_path
+):
+  run = _kept(0, [1] * 4, samples=32)
+  study["write"](tmp_path / "countdown" / "grpo-seed0.json.gz", run)
+  table = make_study["TABLES"]["countdown-temperatures"](tmp_path)
+  assert len(table.splitlines()) == 2

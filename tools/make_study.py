@@ -23,6 +23,8 @@ from study_results import (
   BASELINE,
   ENOUGH,
   Runs,
+  at_temperatures,
+  at_their_best,
   dead,
   distinct_SX,
   evaluation,
@@ -133,6 +135,52 @@ def means_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
+def temperatures_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table with a row per arm and temperature."""
+
+  def make(results: pathlib.Path) -> str:
+    rows = [
+      [
+        arm,
+        str(len(runs)),
+        f"{temperature:g}",
+        *(f"{pass_SX(runs, k).mean():.3f}" for k in KS),
+        entropy_of(runs),
+        f"{distinct_SX(runs).mean():.2f}",
+      ]
+      for temperature, by_arm in at_temperatures(results, part).items()
+      for arm, runs in by_arm.items()
+    ]
+    # By arm; the temperatures of each stay in their order.
+    arms = list(dict.fromkeys(row[0] for row in rows))
+    rows.sort(key=lambda row: arms.index(row[0]))
+    heads = [f"pass@{k}" for k in KS]
+    return markdown(
+      ["arm", "seeds", "temperature", *heads, "entropy", DISTINCT], rows
+    )
+
+  return make
+
+
+def best_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of differences from GRPO, each arm at its best."""
+
+  def make(results: pathlib.Path) -> str:
+    best = at_their_best(results, part)
+    runs = {arm: own for arm, (_, own) in best.items()}
+    rows = [
+      [
+        f"{arm}, {best[arm][0]:g}",
+        str(len(paired(runs)[arm])),
+        *difference_cells(row),
+      ]
+      for arm, row in differences(runs).items()
+    ]
+    return markdown(["arm, temperature", "pairs", *COLUMNS], rows)
+
+  return make
+
+
 def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table over what the base never solved."""
 
@@ -210,14 +258,7 @@ def differences_table(
   def make(results: pathlib.Path) -> str:
     runs = load(results, part)
     rows = [
-      [
-        arm,
-        str(len(paired(runs)[arm])),
-        *(
-          difference_cell(row[name], digits=2 if name == DISTINCT else 3)
-          for name in COLUMNS
-        ),
-      ]
+      [arm, str(len(paired(runs)[arm])), *difference_cells(row)]
       for arm, row in differences(runs, step).items()
     ]
     if not rows:
@@ -225,6 +266,14 @@ def differences_table(
     return markdown(["arm", "pairs", *COLUMNS], rows)
 
   return make
+
+
+def difference_cells(row: dict[str, tuple[float, ...]]) -> list[str]:
+  """The differences of an arm in all columns, see `differences`."""
+  return [
+    difference_cell(row[name], digits=2 if name == DISTINCT else 3)
+    for name in COLUMNS
+  ]
 
 
 def difference_cell(values, digits: int) -> str:
@@ -401,6 +450,8 @@ TABLES = {
   "countdown-early": differences_table("countdown", step=100),
   "countdown-moved": moved_table("countdown"),
   "countdown-lost": dead_table("countdown"),
+  "countdown-temperatures": temperatures_table("countdown"),
+  "countdown-best": best_table("countdown"),
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),
   "arm-shifts": shifts_table("arm"),

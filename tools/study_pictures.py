@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 import numpy as np
 import plots
 from study_results import (
+  at_temperatures,
   dead,
   distinct_SX,
   evaluation,
@@ -92,6 +93,36 @@ def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
   plots.save(figure, path)
 
 
+def draw_temperatures(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws pass@32 against pass@1, a line per arm through its temperatures."""
+  points: dict[str, list] = {}
+  for temperature, runs in at_temperatures(results, "countdown").items():
+    for arm, own in runs.items():
+      at = pass_SX(own, 1).mean(), pass_SX(own, 32).mean()
+      points.setdefault(arm, []).append((temperature, *at))
+  figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+  for number, (arm, rows) in enumerate(points.items()):
+    temperatures, ones, many = zip(*rows, strict=True)
+    color = "0.6" if arm == "base" else f"C{number - 1}"
+    axis.plot(ones, many, ".-", color=color, lw=1.4, label=arm)
+    for temperature, x, y in zip(temperatures, ones, many, strict=True):
+      axis.annotate(
+        f"{temperature:g}",
+        (x, y),
+        textcoords="offset points",
+        xytext=(4, 4),
+        fontsize=7,
+        color=color,
+      )
+  axis.set_xlabel("pass@1")
+  axis.set_ylabel("pass@32")
+  axis.set_xlim(left=0)
+  axis.set_ylim(0, 1)
+  if points:
+    axis.legend(frameon=False, fontsize=8)
+  plots.save(figure, path)
+
+
 def draw_long(results: pathlib.Path, path: pathlib.Path) -> None:
   """Draws the evaluations of the long runs, and when the reference was reset.
 
@@ -146,4 +177,5 @@ PICTURES = {
   "masses": draw_masses,
   "entropies": draw_entropies,
   "long": draw_long,
+  "temperatures": draw_temperatures,
 }

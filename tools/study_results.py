@@ -65,6 +65,45 @@ def of_plan(results: pathlib.Path, part: str) -> Runs:
   return {arm: own for arm, own in runs.items() if own}
 
 
+def at_temperatures(results: pathlib.Path, part: str) -> dict[float, Runs]:
+  """The last policies of a part's runs by the temperature of their evaluation.
+
+  Runs that were not evaluated at other temperatures are left out.
+
+  Returns:
+    {temperature: runs whose only evaluation is at it}, in rising order.
+  """
+  found: dict[float, Runs] = collections.defaultdict(
+    lambda: collections.defaultdict(list)
+  )
+  for arm, runs in of_plan(results, part).items():
+    for run in runs:
+      name = "base"
+      if arm != "base":
+        name = study.stem(study.result_file(results, arm, run["seed"]))
+      file = study.tempered_file(results, part, name)
+      if not file.exists():
+        continue
+      last = [e for e in run["evals"] if e["step"] == steps(run)[-1]]
+      evals = [{**e, "temperature": 1.0} for e in last]
+      evals += study.read(file)["evals"]
+      for temperature in {e["temperature"] for e in evals}:
+        own = [e for e in evals if e["temperature"] == temperature]
+        found[temperature][arm].append({**run, "evals": own})
+  return {t: dict(found[t]) for t in sorted(found)}
+
+
+def at_their_best(results: pathlib.Path, part: str) -> dict[str, tuple]:
+  """Arm -> (temperature, runs) where its mean pass@32 is highest."""
+  by_arm: dict[str, list] = collections.defaultdict(list)
+  for temperature, runs in at_temperatures(results, part).items():
+    for arm, own in runs.items():
+      by_arm[arm].append((pass_SX(own, 32).mean(), temperature, own))
+  return {
+    arm: max(rows, key=lambda row: row[0])[1:] for arm, rows in by_arm.items()
+  }
+
+
 def paired(runs: Runs) -> Runs:
   """GRPO's runs, and those of arms with enough runs that have their pair."""
   starts = {start_of(run) for run in runs.get(BASELINE, [])}

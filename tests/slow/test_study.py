@@ -45,3 +45,14 @@ def test_what_is_missing_is_trained_once(tmp_path, monkeypatch, capsys):
   (tmp_path / "kept" / "countdown" / "grpo-seed0.json.gz").unlink()
   assert study["main"]() == 0
   assert capsys.readouterr().out.count("wrote") == 1
+  # Their policies at other temperatures, and that of the base.
+  monkeypatch.setattr(sys, "argv", ["study.py", "temper", *command[2:]])
+  assert study["main"]() == 0
+  folder = tmp_path / "kept" / "countdown_temperatures"
+  assert {p.name for p in folder.iterdir()} == names
+  hot = study["read"](folder / "strong-seed0.json.gz")
+  assert hot["commit"] and hot["run"] == "strong-seed0"
+  assert [e["temperature"] for e in hot["evals"]] == [*study["TEMPERATURES"]]
+  entropies = [e["entropy"] for e in hot["evals"]]
+  assert entropies == sorted(entropies)
+  assert set(hot["evals"][0]["samples"]) == {32}
