@@ -61,7 +61,7 @@ KEPT = (
   "timing_s/update",
 )
 # Temperatures of `temper`. The runs themselves are evaluated at 1.
-TEMPERATURES = (0.6, 1.5, 2.0)
+TEMPERATURES = (0.6, 1.25, 1.5)
 # Problems whose answers are followed, and wrong answers of each.
 FOLLOWED, WRONG = 64, 16
 
