@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -378,10 +377,9 @@ def test_second_signal_stops_at_once(small, unbroken, recorded, tmp_path):
       child.send_signal(signal.SIGTERM)
     if "once more stops at once" in line:
       break
-  start = time.monotonic()
   child.send_signal(signal.SIGTERM)
-  assert child.wait(timeout=20) == -signal.SIGTERM, seen
-  assert time.monotonic() - start < 10
+  # It waits for nothing: a run that saved itself would end with PREEMPTED.
+  assert child.wait(timeout=60) == -signal.SIGTERM, seen
   child.stdout.close()
   assert small.train(tmp_path)[0] == loop.DONE
   assert recorded(tmp_path) == recorded(unbroken[0])

@@ -1,7 +1,8 @@
+import contextlib
 import random
 import subprocess
 import sys
-import time
+import types
 
 import hypothesis
 from hypothesis import strategies as st
@@ -80,6 +81,22 @@ def test_compact_answers_of_the_other_tasks():
   assert 0.3 < half.reward < 1 and not half.correct
 
 
+@contextlib.contextmanager
+def counted():
+  """Counts calls of functions of Python and C: work without a clock."""
+  calls = types.SimpleNamespace(total=0)
+
+  def count(frame, event, arg):
+    calls.total += event in ("call", "c_call")
+
+  before = sys.getprofile()
+  sys.setprofile(count)
+  try:
+    yield calls
+  finally:
+    sys.setprofile(before)
+
+
 @pytest.mark.parametrize(
   "text",
   [
@@ -100,9 +117,9 @@ def test_compact_answers_of_the_other_tasks():
   ],
 )
 def test_hostile_expressions_cost_nothing(text):
-  start = time.perf_counter()
-  assert compact(text, COUNTDOWN) == (0.0, False, "ok")
-  assert time.perf_counter() - start < 0.05
+  with counted() as calls:
+    assert compact(text, COUNTDOWN) == (0.0, False, "ok")
+  assert calls.total < 500
 
 
 def test_hostile_boards_are_not_evaluated(tmp_path):
@@ -240,12 +257,13 @@ def test_normal_form(one, other, same):
   assert (logic.normal_form(one) == logic.normal_form(other)) is same
 
 
-def test_512_completions_take_a_fraction_of_a_second():
+def test_a_completion_takes_a_few_hundred_calls():
+  """A batch of 512 takes a fraction of a second then."""
   texts = [f"({i}+{i + 1})*3/(7-{i})" for i in range(512)]
-  start = time.perf_counter()
-  for text in texts:
-    compact(text, COUNTDOWN)
-  assert time.perf_counter() - start < 0.3
+  with counted() as calls:
+    for text in texts:
+      compact(text, COUNTDOWN)
+  assert calls.total < 512 * 500
 
 
 def test_verifier_needs_neither_jax_nor_tfds():

@@ -156,7 +156,8 @@ def test_the_time_limit_is_for_all_runs():
     start = time.monotonic()
     ends = {jail.run("").end for _ in range(50)}
     assert ends == {"timeout"}
-    assert time.monotonic() - start < 10
+    # A second for each of them would be 50.
+    assert time.monotonic() - start < 25
 
 
 @needs_jail
