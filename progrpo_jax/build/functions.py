@@ -6,6 +6,7 @@ reward functions, "module:function". There is no registry.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -240,6 +241,15 @@ def make_distribution(c) -> scoring.Distribution:
     top_k=s.top_k,
     chunk=c.model.logits_chunk,
   )
+
+
+def make_teacher_distribution(c) -> scoring.Distribution:
+  """Returns the distribution of a teacher's log-probs: without truncation.
+
+  A token that the policy drew may be one that the teacher would cut off, whose
+  log-prob would be minus infinity.
+  """
+  return dataclasses.replace(make_distribution(c), top_p=1.0, top_k=0)
 
 
 def make_objective(c):

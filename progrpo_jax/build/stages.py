@@ -520,9 +520,7 @@ def _teacher(c, foundation: Foundation) -> teacher_lib.Teacher | None:
   return teacher_lib.Teacher(
     model=model,
     params=params,
-    dist=dataclasses.replace(
-      functions.make_distribution(c), top_p=1.0, top_k=0
-    ),
+    dist=functions.make_teacher_distribution(c),
     coef=d.coef,
     discount=d.discount,
     keep_rewards=d.keep_rewards,

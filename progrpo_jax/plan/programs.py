@@ -6,7 +6,6 @@ takes log-probs, "teacher" takes those of a teacher where there is one, and
 shardings, so that nothing is read and no array is made.
 """
 
-import dataclasses
 import math
 
 import jax
@@ -109,9 +108,10 @@ def _score(c, model, mesh):
 def _teacher(c, model, mesh):
   # Its rows are the policy's, whose attention it has too.
   rows = _batch(c, model, mesh, c.train.prompts_per_step).rows
-  dist = dataclasses.replace(functions.make_distribution(c), top_p=1.0, top_k=0)
   with jax.set_mesh(mesh):
-    return scoring.score_rows.lower(model, _cast(model, mesh), rows, dist)
+    return scoring.score_rows.lower(
+      model, _cast(model, mesh), rows, functions.make_teacher_distribution(c)
+    )
 
 
 def _update(c, model, mesh):
