@@ -181,6 +181,17 @@ def best_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
+def temperature_table(
+  part: str, temperature: float
+) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of differences from GRPO, all at one temperature."""
+
+  def make(results: pathlib.Path) -> str:
+    return differences_rows(at_temperatures(results, part)[temperature])
+
+  return make
+
+
 def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table over what the base never solved."""
 
@@ -256,16 +267,20 @@ def differences_table(
   """Returns the maker of a table of differences from GRPO."""
 
   def make(results: pathlib.Path) -> str:
-    runs = load(results, part)
-    rows = [
-      [arm, str(len(paired(runs)[arm])), *difference_cells(row)]
-      for arm, row in differences(runs, step).items()
-    ]
-    if not rows:
-      return f"No method has {ENOUGH} pairs of runs with {BASELINE} yet.\n"
-    return markdown(["arm", "pairs", *COLUMNS], rows)
+    return differences_rows(load(results, part), step)
 
   return make
+
+
+def differences_rows(runs: Runs, step: int | None = None) -> str:
+  """The table of `differences`, with a row per arm that has pairs enough."""
+  rows = [
+    [arm, str(len(paired(runs)[arm])), *difference_cells(row)]
+    for arm, row in differences(runs, step).items()
+  ]
+  if not rows:
+    return f"No method has {ENOUGH} pairs of runs with {BASELINE} yet.\n"
+  return markdown(["arm", "pairs", *COLUMNS], rows)
 
 
 def difference_cells(row: dict[str, tuple[float, ...]]) -> list[str]:
@@ -451,6 +466,7 @@ TABLES = {
   "countdown-moved": moved_table("countdown"),
   "countdown-lost": dead_table("countdown"),
   "countdown-temperatures": temperatures_table("countdown"),
+  "countdown-cold": temperature_table("countdown", 0.6),
   "countdown-best": best_table("countdown"),
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),
