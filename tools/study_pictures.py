@@ -6,6 +6,7 @@ import pathlib
 from matplotlib import pyplot as plt
 import numpy as np
 import plots
+import study
 from study_results import (
   at_temperatures,
   dead,
@@ -19,6 +20,11 @@ from study_results import (
 
 # Of these the probabilities of the base's own answers are drawn.
 FOLLOWED = ("grpo", "progrpo", "maxrl", "passk")
+# Temperature -> marker of its points.
+_MARKERS = {
+  1.0: "o",
+  **dict(zip(study.TEMPERATURES, ("v", "s", "^"), strict=True)),
+}
 
 
 def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
@@ -101,25 +107,27 @@ def draw_temperatures(results: pathlib.Path, path: pathlib.Path) -> None:
       at = pass_SX(own, 1).mean(), pass_SX(own, 32).mean()
       points.setdefault(arm, []).append((temperature, *at))
   figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+  shown: set[float] = set()
   for number, (arm, rows) in enumerate(points.items()):
     temperatures, ones, many = zip(*rows, strict=True)
     color = "0.6" if arm == "base" else f"C{number - 1}"
-    axis.plot(ones, many, ".-", color=color, lw=1.4, label=arm)
-    for temperature, x, y in zip(temperatures, ones, many, strict=True):
-      axis.annotate(
-        f"{temperature:g}",
-        (x, y),
-        textcoords="offset points",
-        xytext=(4, 4),
-        fontsize=7,
-        color=color,
-      )
+    axis.plot(ones, many, color=color, lw=1.4, label=arm)
+    for temperature, x, y in rows:
+      axis.plot(x, y, _MARKERS[temperature], color=color, ms=6)
+    shown.update(temperatures)
+  for temperature in sorted(shown):
+    axis.plot(
+      [],
+      [],
+      _MARKERS[temperature],
+      color="0.3",
+      label=f"temperature {temperature:g}",
+    )
   axis.set_xlabel("pass@1")
   axis.set_ylabel("pass@32")
   axis.set_xlim(left=0)
-  axis.set_ylim(0, 1)
   if points:
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
   plots.save(figure, path)
 
 
