@@ -261,7 +261,7 @@ def random_params():
   import jax
   import numpy as np
 
-  from progrpo_jax.models import transformer
+  from progrpo_jax.models import parameters
 
   def make(config, seed=0, scale=0.3):
     rng = np.random.default_rng(seed)
@@ -272,7 +272,7 @@ def random_params():
       return jax.numpy.asarray(base + noise, x.dtype)
 
     return jax.tree_util.tree_map_with_path(
-      leaf, transformer.abstract_params(config)
+      leaf, parameters.abstract_params(config)
     )
 
   return make

@@ -44,7 +44,7 @@ import numpy as np
 from progrpo_jax import errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim, state
-from progrpo_jax.models import config, transformer
+from progrpo_jax.models import config
 from progrpo_jax.storage import checkpoint
 
 PLACE = "gs://bucket/run/checkpoints"

@@ -100,6 +100,8 @@ ROOMS = {
     "attention.py",
     "lora.py",
     "cache.py",
+    "modules.py",
+    "parameters.py",
     "transformer.py",
     "scoring.py",
     "tensors.py",

@@ -10,7 +10,7 @@ import pytest
 
 from progrpo_jax import errors, loop, main
 from progrpo_jax.devices import sharding
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, parameters
 from progrpo_jax.storage import checkpoint
 from progrpo_jax.storage import policy as policy_lib
 
@@ -24,8 +24,8 @@ def _params(workdir, step):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    transformer.abstract_params(model),
-    transformer.shardings(model, mesh),
+    parameters.abstract_params(model),
+    parameters.shardings(model, mesh),
   )
   keeper = checkpoint.Checkpointer(workdir / "checkpoints", read_only=True)
   return keeper.load_params(step, like)

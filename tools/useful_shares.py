@@ -24,7 +24,7 @@ import numpy as np
 from progrpo_jax import batch, packing
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import transformer
+from progrpo_jax.models import parameters
 from progrpo_jax.rollout import decoding, sampler
 
 PROMPT = 200
@@ -122,7 +122,7 @@ def sample(length, cut: int) -> tuple[float, float, float]:
   length = length[: len(length) // GROUP * GROUP].reshape(-1, GROUP)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   params = jax.tree.map(
-    jnp.zeros_like, transformer.init(STUB, jax.random.key(0), mesh)
+    jnp.zeros_like, parameters.init(STUB, jax.random.key(0), mesh)
   )
   engine = sampler.Engine(STUB, params, mesh)
   mask = np.ones((len(length), PROMPT), bool)

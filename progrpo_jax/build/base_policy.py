@@ -9,7 +9,7 @@ from progrpo_jax import errors
 from progrpo_jax.build import stages
 from progrpo_jax.learn import warmup
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, parameters
 from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.text import sentencepiece_tokenizer
 
@@ -69,7 +69,7 @@ def _start(c, pairs, mesh, key) -> policy_lib.Policy:
   )
   config = _small(c, tokenizer.vocab_size)
   return policy_lib.Policy(
-    config, transformer.init(config, key, mesh), tokenizer
+    config, parameters.init(config, key, mesh), tokenizer
   )
 
 

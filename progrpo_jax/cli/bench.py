@@ -29,7 +29,7 @@ from progrpo_jax.learn import advantage, optim
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import flops, scoring, transformer
+from progrpo_jax.models import flops, parameters, scoring
 from progrpo_jax.rewards import pool as pool_lib
 from progrpo_jax.rollout import decoding, sampler, verify
 from progrpo_jax.storage import outputs
@@ -107,7 +107,7 @@ def measure(args) -> dict:
     Name -> figure; times in seconds unless the name says otherwise.
   """
   mesh, config = sharding.make_mesh(), model()
-  params = transformer.init(config, jax.random.key(0), mesh)
+  params = parameters.init(config, jax.random.key(0), mesh)
   tx = optim.adamw(optim.schedule(1e-4))
   state = state_lib.create(config, tx, params, mesh)
   rate = peak.matmul_rate()

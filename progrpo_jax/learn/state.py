@@ -9,7 +9,7 @@ import numpy as np
 
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim
-from progrpo_jax.models import lora, transformer
+from progrpo_jax.models import lora, parameters
 
 
 @struct.dataclass
@@ -31,7 +31,7 @@ class TrainState:
 
 def shardings(config, tx, mesh) -> TrainState:
   """Returns the sharding of each array of the state."""
-  params, _ = lora.split(config, transformer.shardings(config, mesh))
+  params, _ = lora.split(config, parameters.shardings(config, mesh))
   scalar = sharding.replicated(mesh)
   return TrainState(
     params=params,
@@ -72,7 +72,7 @@ def abstract(config, tx, mesh) -> TrainState:
 
 def _abstract(config):
   """Shapes and types of the trainable parameters."""
-  return lora.split(config, transformer.abstract_params(config))[0]
+  return lora.split(config, parameters.abstract_params(config))[0]
 
 
 def is_whole(state: TrainState) -> bool:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from progrpo_jax import errors, places
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf_names, hf_read, hf_write, transformer
+from progrpo_jax.models import hf_names, hf_read, hf_write, parameters
 
 ModelConfig = config_lib.ModelConfig
 
@@ -57,12 +57,12 @@ def load(
   """
   place = places.place(path)
   config = _load_config(place)
-  tree = transformer.abstract_params(config)
+  tree = parameters.abstract_params(config)
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: device, tree)
   else:
-    shardings = transformer.shardings(config, mesh)
+    shardings = parameters.shardings(config, mesh)
   shapes, shardings = hf_names.flatten(tree), hf_names.flatten(shardings)
   stored = hf_read.stored_tensors(place)
   hf_read.check_tensors(place, stored, config, shapes)
@@ -148,7 +148,7 @@ def save(
       f"{config.vocab_size}"
     )
   # Checked in every process before anything is written.
-  config, params = transformer.without_partition_head(config, params)
+  config, params = parameters.without_partition_head(config, params)
   flat = {
     path: jnp.asarray(leaf) for path, leaf in hf_names.flatten(params).items()
   }

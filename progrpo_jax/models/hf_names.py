@@ -1,7 +1,7 @@
 """Names and layouts of Hugging Face tensors, and their parameters here.
 
 One table (`TABLE`) serves reading and writing. Shapes come from the
-declaration of the weights in `transformer`.
+declaration of the weights in `modules`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -23,7 +23,7 @@ import numpy as np
 from progrpo_jax import places
 from progrpo_jax.devices import sharding as sharding_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf_names, transformer
+from progrpo_jax.models import hf_names, parameters
 from progrpo_jax.models import tensors as tensors_lib
 
 ModelConfig = config_lib.ModelConfig
@@ -65,7 +65,7 @@ def check_params(flat: Mapping, config: ModelConfig) -> None:
   Raises:
     ValueError: a parameter has a wrong shape or type, or no tensor.
   """
-  expected = hf_names.flatten(transformer.abstract_params(config))
+  expected = hf_names.flatten(parameters.abstract_params(config))
   in_table = {entry.path for entry in hf_names.TABLE}
   # Both sides: a missing or unexpected parameter has shape None on one.
   for path in sorted(expected.keys() | flat.keys()):

@@ -25,7 +25,7 @@ from progrpo_jax import errors
 from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
-from progrpo_jax.models import attention, hf, lora, scoring, transformer
+from progrpo_jax.models import attention, hf, lora, parameters, scoring
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
 from progrpo_jax.rollout import decoding
@@ -322,7 +322,7 @@ class _Stage:
   @functools.cached_property
   def shapes(self):
     """Tree of `jax.ShapeDtypeStruct` of all parameters, with shardings."""
-    return transformer.sharded_params(self.model, self.mesh)
+    return parameters.sharded_params(self.model, self.mesh)
 
   def tree(self, tree, item: int | None = None) -> int:
     """Returns the bytes of parameters.
@@ -357,18 +357,18 @@ class _Stage:
     new, chunk = c.sampling.max_new_tokens, c.sampling.chunk
     columns = math.ceil((new - 1) / chunk) * chunk
     per_token = cache_lib.bytes_per_token(local)
-    # A copy of all weights, whole over `fsdp`: `transformer.for_decoding`.
-    plain = dataclasses.replace(self.model, lora=None, partition_head=False)
+    # A copy of all weights, whole over `fsdp`: `parameters.for_decoding`.
+    plain = parameters.decoding_config(self.model)
     read = self.item * sum(
       math.prod(place.shard_shape(x.shape))
       for x, place in zip(
         jax.tree.leaves(
           jax.eval_shape(
-            functools.partial(transformer.unroll, plain),
-            transformer.abstract_params(plain),
+            functools.partial(parameters.unroll, plain),
+            parameters.abstract_params(plain),
           )
         ),
-        jax.tree.leaves(transformer.decode_shardings(plain, self.mesh)),
+        jax.tree.leaves(parameters.decode_shardings(plain, self.mesh)),
         strict=True,
       )
     )
@@ -569,7 +569,7 @@ def _residuals(
     used=shape((), jnp.int32),
     length=1,
   )
-  trained, frozen = lora.split(model, transformer.abstract_params(model))
+  trained, frozen = lora.split(model, parameters.abstract_params(model))
   # Of tied embeddings it is a transposed input.
   head = model.embed_dim, model.vocab_size
   dist = scoring.Distribution(chunk=1)

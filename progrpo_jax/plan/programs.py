@@ -19,7 +19,7 @@ from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
-from progrpo_jax.models import attention, lora, scoring, transformer
+from progrpo_jax.models import attention, lora, parameters, scoring
 from progrpo_jax.models import config as model_config
 from progrpo_jax.plan import memory
 from progrpo_jax.rollout import decoding
@@ -207,7 +207,7 @@ def _frozen(model, mesh):
 
 def _cast(model, mesh):
   """Returns all abstract parameters of a model in its compute type."""
-  return transformer.sharded_params(model, mesh, model.dtype)
+  return parameters.sharded_params(model, mesh, model.dtype)
 
 
 def _params(c, model, mesh):

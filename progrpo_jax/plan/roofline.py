@@ -17,7 +17,7 @@ from progrpo_jax.build import functions
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import transformer
+from progrpo_jax.models import parameters
 from progrpo_jax.plan import counts, programs
 from progrpo_jax.settings import derived
 
@@ -200,7 +200,7 @@ def scorings(c: ml_collections.ConfigDict) -> int:
 
 def _products(model: model_config.ModelConfig, head: bool = True) -> int:
   """Returns the numbers of the weights that multiply each token."""
-  params = transformer.abstract_params(model)
+  params = parameters.abstract_params(model)
   layers = sum(x.size for x in jax.tree.leaves(params["layers"]))
   return layers + (model.embed_dim * model.vocab_size if head else 0)
 

@@ -25,7 +25,8 @@ import numpy as np
 from progrpo_jax import ops
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import cache as cache_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import parameters, transformer
 
 # Columns from which on a cache that is full is doubled; a smaller one becomes
 # four times as large.
@@ -132,7 +133,7 @@ def next_size(size: int, s: Settings) -> int:
 
 
 def lower(
-  config: transformer.ModelConfig,
+  config: config_lib.ModelConfig,
   params,
   mesh,
   prompts: int,
@@ -158,9 +159,7 @@ def lower(
   size = 0
   while size < next_size(size, settings):
     size = next_size(size, settings)
-  weights = jax.eval_shape(
-    functools.partial(transformer.unroll, config), params
-  )
+  weights = jax.eval_shape(functools.partial(parameters.unroll, config), params)
   shape = jax.ShapeDtypeStruct
   rows = sharding.rows(mesh)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -197,7 +196,7 @@ def lower(
   weights = jax.tree.map(
     lambda x, place: shape(x.shape, x.dtype, sharding=place),
     weights,
-    transformer.decode_shardings(config, mesh),
+    parameters.decode_shardings(config, mesh),
   )
 
   def lower_begin():
@@ -214,7 +213,7 @@ def lower(
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
 def begin(
-  config: transformer.ModelConfig,
+  config: config_lib.ModelConfig,
   params,
   weights,
   prompt_PT,
@@ -233,8 +232,8 @@ def begin(
 
   Args:
     config: configuration of the policy.
-    params: all parameters, from `transformer.for_prompts`.
-    weights: the same, from `transformer.for_decoding`.
+    params: all parameters, from `parameters.for_prompts`.
+    weights: the same, from `parameters.for_decoding`.
     prompt_PT: int32 tokens, padded on the left.
     prompt_mask_PT: bool, real tokens.
     ids_P: uint32 numbers of the draws.
@@ -289,7 +288,7 @@ def begin(
   jax.jit, static_argnames=("config", "settings"), donate_argnames="state"
 )
 def run(
-  config: transformer.ModelConfig,
+  config: config_lib.ModelConfig,
   weights,
   prefix: cache_lib.Prefix,
   state: DecodeState,
@@ -305,7 +304,7 @@ def run(
 
   Args:
     config: configuration of the policy.
-    weights: its parameters, from `transformer.for_decoding`.
+    weights: its parameters, from `parameters.for_decoding`.
     prefix: keys of the prompts by layer, of N rows.
     state: N * R rows; donated.
     enough: int32 scalar.

@@ -19,7 +19,8 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import hosts, sharding
-from progrpo_jax.models import transformer
+from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import parameters
 from progrpo_jax.rollout import decoding, resizing
 
 # Seconds that a call of decoding should take, by the pace of the one before it:
@@ -51,7 +52,7 @@ class Engine:
 
   def __init__(
     self,
-    config: transformer.ModelConfig,
+    config: config_lib.ModelConfig,
     params,
     mesh,
     check: Callable[[], None] = lambda: None,
@@ -65,12 +66,12 @@ class Engine:
   @functools.cached_property
   def weights(self) -> dict:
     """Parameters as `transformer.decode` reads them."""
-    return transformer.for_decoding(self.config, self.params, self.mesh)
+    return parameters.for_decoding(self.config, self.params, self.mesh)
 
   @functools.cached_property
   def reading(self) -> dict:
     """Parameters as `transformer.prefill` reads them."""
-    return transformer.for_prompts(self.config, self.params, self.mesh)
+    return parameters.for_prompts(self.config, self.params, self.mesh)
 
   def generate(
     self, prompts: batch_lib.Prompts, rows, key, settings: decoding.Settings

@@ -34,7 +34,7 @@ import orbax.checkpoint as ocp
 from progrpo_jax import errors, places
 from progrpo_jax.devices import hosts
 from progrpo_jax.learn import state as state_lib
-from progrpo_jax.models import lora, transformer
+from progrpo_jax.models import lora, parameters
 
 _MANIFEST = "manifest.json"
 _META = "meta/metadata"
@@ -378,8 +378,8 @@ class Checkpointer:
       *(
         lora.split(config, tree)[0]
         for tree in (
-          transformer.abstract_params(config),
-          transformer.shardings(config, mesh),
+          parameters.abstract_params(config),
+          parameters.shardings(config, mesh),
         )
       ),
     )

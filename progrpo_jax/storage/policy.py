@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from progrpo_jax import errors, ops, places
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, parameters
 from progrpo_jax.models import lora as lora_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import hub_names
@@ -253,16 +253,16 @@ def load(
   )
   # Merge adapters of an earlier run, then add or remove what this run trains
   # beside the model: a partition head and adapters of its own.
-  config, params = transformer.merged(config, params, mesh)
+  config, params = parameters.merged(config, params, mesh)
   key = jax.random.key(seed)
   if not partition_head:
-    config, params = transformer.without_partition_head(config, params)
+    config, params = parameters.without_partition_head(config, params)
   elif not config.partition_head:
-    config, params = transformer.with_partition_head(
+    config, params = parameters.with_partition_head(
       config, params, jax.random.fold_in(key, _PARTITION_HEAD), mesh
     )
   if lora:
-    config, params = transformer.with_lora(
+    config, params = parameters.with_lora(
       config, lora, params, jax.random.fold_in(key, _ADAPTERS), mesh
     )
   config = dataclasses.replace(
@@ -310,8 +310,8 @@ def load_frozen(
   _check_vocabulary(
     policy, config, tokenizer_lib.load(folder), f"{key} = {place!r}"
   )
-  config, params = transformer.merged(config, params, mesh)
-  config, params = transformer.without_partition_head(config, params)
+  config, params = parameters.merged(config, params, mesh)
+  config, params = parameters.without_partition_head(config, params)
   return dataclasses.replace(
     config,
     dtype=policy.config.dtype,
@@ -402,7 +402,7 @@ def _read(path: str, mesh, dtype, download: bool):
     base_config, base, _ = _read(
       locate(_base(workdir), download), mesh, dtype, download
     )
-    _, base = transformer.merged(base_config, base, mesh)
+    _, base = parameters.merged(base_config, base, mesh)
     params = lora_lib.join(params, base)
   return config, params, workdir / MODEL_DIR
 
@@ -424,8 +424,8 @@ def _read_checkpoint(workdir, step, config, mesh, dtype):
     *(
       lora_lib.split(config, tree)[0]
       for tree in (
-        transformer.abstract_params(config),
-        transformer.shardings(config, mesh),
+        parameters.abstract_params(config),
+        parameters.shardings(config, mesh),
       )
     ),
   )

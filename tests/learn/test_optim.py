@@ -7,7 +7,7 @@ import pytest
 
 from progrpo_jax.learn import optim
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import parameters
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_decay_leaves_norms_and_biases_alone(random_params):
 def test_optimiser_has_the_shardings_of_the_parameters():
   config = config_lib.ModelConfig.tiny(num_layers=2)
   tx = optim.adamw(lambda _: 0.1, weight_decay=0.1)
-  shapes = transformer.abstract_params(config)
+  shapes = parameters.abstract_params(config)
   found = optim.shardings(
     tx,
     shapes,

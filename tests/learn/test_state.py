@@ -8,7 +8,7 @@ from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import transformer
+from progrpo_jax.models import parameters
 
 CONFIG = config_lib.ModelConfig.tiny(
   vocab_size=40, num_layers=2, embed_dim=32, head_dim=8, mlp_dim=48
@@ -18,7 +18,7 @@ TX = optim.adamw(optim.schedule(1e-3), weight_decay=0.1)
 
 def made():
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  params = transformer.init(CONFIG, jax.random.key(0), mesh)
+  params = parameters.init(CONFIG, jax.random.key(0), mesh)
   return params, state_lib.create(CONFIG, TX, params, mesh), mesh
 
 
@@ -55,7 +55,7 @@ def test_fresh_optimiser_is_that_of_the_beginning():
 def test_initial_parameters_follow_from_the_key():
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   a, b, c = (
-    transformer.init(CONFIG, jax.random.key(i), mesh) for i in (0, 0, 1)
+    parameters.init(CONFIG, jax.random.key(i), mesh) for i in (0, 0, 1)
   )
   jax.tree.map(np.testing.assert_array_equal, a, b)
   assert (a["embed"]["tokens"] != c["embed"]["tokens"]).mean() > 0.99

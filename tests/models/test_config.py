@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import rope, transformer
+from progrpo_jax.models import parameters, rope
 
 ModelConfig = config_lib.ModelConfig
 
@@ -389,7 +389,7 @@ def test_num_params_counts_the_declared_weights(tie, family):
   config = ModelConfig.tiny(
     tie_embeddings=tie, family=family, num_kv_heads=1, head_dim=6
   )
-  leaves = jax.tree.leaves(transformer.abstract_params(config))
+  leaves = jax.tree.leaves(parameters.abstract_params(config))
   assert config.num_params == sum(x.size for x in leaves)
 
 

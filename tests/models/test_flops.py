@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import flops, transformer
+from progrpo_jax.models import flops, parameters, transformer
 
 # Width 4, two query heads and one key head of 2, MLP 8, vocabulary 10.
 ONE = model_config.ModelConfig(
@@ -72,7 +72,7 @@ def test_xla_counts_the_same_for_a_dense_forward_pass():
     jax.jit(transformer.logits, static_argnums=0)
     .lower(
       config,
-      transformer.abstract_params(config),
+      parameters.abstract_params(config),
       jax.ShapeDtypeStruct((rows, length), jnp.int32),
       jax.ShapeDtypeStruct((rows, length), jnp.bool_),
     )

@@ -17,7 +17,12 @@ import numpy as np
 import pytest
 
 from progrpo_jax.devices import sharding
-from progrpo_jax.models import attention, fused_attention, transformer
+from progrpo_jax.models import (
+  attention,
+  fused_attention,
+  parameters,
+  transformer,
+)
 from progrpo_jax.models import cache as cache_lib
 from progrpo_jax.models import config as config_lib
 
@@ -306,7 +311,7 @@ def test_model_reads_by_the_kernel_and_decodes_by_the_reference(
     _, prefix = transformer.prefill(config, params, prompt, mask)
     return transformer.decode(
       config,
-      transformer.unroll(config, params),
+      parameters.unroll(config, params),
       prompt[:, None, :1],
       prefix,
       cache_lib.empty(config, N, 1, 4),
@@ -322,7 +327,7 @@ def test_model_refuses_what_cannot_run():
   with pytest.raises(ValueError, match="'splash'.*tpu.*cpu"):
     jax.eval_shape(
       functools.partial(transformer.prefill, config),
-      transformer.abstract_params(config),
+      parameters.abstract_params(config),
       tokens,
       tokens > 0,
     )

@@ -26,6 +26,7 @@ from progrpo_jax.models import (
   hf_names,
   hf_read,
   hf_write,
+  parameters,
   tensors,
   transformer,
 )
@@ -172,7 +173,7 @@ def test_export_of_a_sharded_file_round_trips(tmp_path):
 def own(path, dtype=jnp.float32, **changes):
   """A random model of ours, saved."""
   config = config_lib.ModelConfig.tiny(vocab_size=20, num_layers=2, **changes)
-  leaves, treedef = jax.tree.flatten(transformer.abstract_params(config))
+  leaves, treedef = jax.tree.flatten(parameters.abstract_params(config))
   rng = np.random.default_rng(0)
   params = jax.tree.unflatten(
     treedef, [jnp.asarray(rng.normal(size=x.shape), dtype) for x in leaves]
@@ -187,7 +188,7 @@ def test_params_have_the_structure_of_the_declaration(tmp_path):
   assert loaded_config == config
   same_trees(loaded, params)
   assert jax.tree.structure(loaded) == jax.tree.structure(
-    transformer.abstract_params(config)
+    parameters.abstract_params(config)
   )
 
 
@@ -260,7 +261,7 @@ def test_each_tensor_keeps_its_own_type(tmp_path):
 def test_every_parameter_of_a_family_has_a_name(family):
   """And, once more, no name has two parameters."""
   config = config_lib.ModelConfig.tiny(family=family, tie_embeddings=False)
-  flat = hf_names.flatten(transformer.abstract_params(config))
+  flat = hf_names.flatten(parameters.abstract_params(config))
   entries = [entry for _, entry, _ in hf_names.tensors_of(config, flat)]
   assert {e.path for e in entries} == flat.keys()
   names = [name for name, _, _ in hf_names.tensors_of(config, flat)]
@@ -294,13 +295,13 @@ def test_each_device_reads_its_own_part(tmp_path, run_python):
   run_python(f"""
 import jax, numpy as np
 from progrpo_jax.devices import sharding
-from progrpo_jax.models import hf, hf_names, hf_read, transformer
+from progrpo_jax.models import hf, hf_names, hf_read, parameters
 path = {str(tmp_path / "m")!r}
 _, whole = hf.load(path)
 for sizes in ((2, 2, 2), (8, 1, 1), (1, 2, 4)):
   mesh = sharding.make_mesh(*sizes)
   config, params = hf.load(path, mesh=mesh)
-  wanted = transformer.shardings(config, mesh)
+  wanted = parameters.shardings(config, mesh)
   for x, y, s in zip(*map(jax.tree.leaves, (whole, params, wanted))):
     assert y.sharding == s, (y.sharding, s)
     np.testing.assert_array_equal(x, y)
@@ -459,7 +460,7 @@ def test_the_host_holds_a_few_tensors_of_a_layer(tmp_path):
     vocab_size=20, num_layers=32, embed_dim=128, mlp_dim=512
   )
   params = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), transformer.abstract_params(config)
+    lambda x: jnp.ones(x.shape, x.dtype), parameters.abstract_params(config)
   )
   stacked = params["layers"]["mlp"]["up"].nbytes
   largest = stacked // 32
@@ -806,7 +807,7 @@ def test_save_refuses_what_it_cannot_write(tmp_path):
   # Without the adapters it would be another model.
   adapted = dataclasses.replace(config, lora=config_lib.LoRA(2, 4.0))
   with_adapters = jax.tree.map(
-    lambda x: jnp.zeros(x.shape), transformer.abstract_params(adapted)
+    lambda x: jnp.zeros(x.shape), parameters.abstract_params(adapted)
   )
   with pytest.raises(ValueError, match="lora_a has no place.*merge"):
     hf.save(tmp_path / "n", adapted, with_adapters)

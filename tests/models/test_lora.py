@@ -10,7 +10,7 @@ import pytest
 from progrpo_jax import batch as batch_lib
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf, lora, scoring, transformer
+from progrpo_jax.models import hf, lora, parameters, scoring, transformer
 from progrpo_jax.rollout import decoding, sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
@@ -33,13 +33,13 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def base(mesh):
-  params = transformer.init(CONFIG, jax.random.key(0), mesh)
+  params = parameters.init(CONFIG, jax.random.key(0), mesh)
   return jax.tree.map(lambda x: 8 * x, params)
 
 
 def adapted(base, mesh, which=ALL, random=True):
   """(config, parameters) with adapters that do something."""
-  config, params = transformer.with_lora(
+  config, params = parameters.with_lora(
     CONFIG, which, base, jax.random.key(1), mesh
   )
   if not random:
@@ -90,10 +90,10 @@ def test_without_adapters_everything_trains(base):
 
 
 def test_partition_head_trains_beside_adapters(base, mesh):
-  config, params = transformer.with_partition_head(
+  config, params = parameters.with_partition_head(
     CONFIG, base, jax.random.key(2), mesh
   )
-  config, params = transformer.with_lora(
+  config, params = parameters.with_lora(
     config, SOME, params, jax.random.key(3), mesh
   )
   trained, frozen = lora.split(config, params)
@@ -153,9 +153,7 @@ def test_adapted_equals_merged(base, mesh, which):
   config, params = adapted(base, mesh, which)
   found = logits(config, params)
   assert np.abs(found - logits(CONFIG, base)).max() > 0.1
-  plain, whole = transformer.merged(
-    config, jax.tree.map(jnp.copy, params), mesh
-  )
+  plain, whole = parameters.merged(config, jax.tree.map(jnp.copy, params), mesh)
   assert plain == CONFIG
   np.testing.assert_allclose(logits(plain, whole), found, atol=1e-4)
 
@@ -195,7 +193,7 @@ def test_sampler_and_scorer_agree(base, mesh):
 def test_frozen_weights_may_be_bfloat16(base, mesh):
   half = dataclasses.replace(CONFIG, dtype="bfloat16")
   rough = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base)
-  config, params = transformer.with_lora(
+  config, params = parameters.with_lora(
     half, ALL, rough, jax.random.key(1), mesh
   )
   trained, frozen = lora.split(config, params)

@@ -21,7 +21,7 @@ from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim, update
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import scoring, transformer
+from progrpo_jax.models import parameters, scoring
 from progrpo_jax.rewards import serving
 from progrpo_jax.rollout import decoding, sampler, turns
 from progrpo_jax.tasks import base
@@ -68,7 +68,7 @@ def step(params, where, config=CONFIG):
   rng = np.random.default_rng(0)
   prompt = rng.integers(0, 64, (N, P), np.int32)
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
-  params = jax.device_put(params, transformer.shardings(config, where))
+  params = jax.device_put(params, parameters.shardings(config, where))
   rollout = sampler.sample(
     sampler.Engine(config, params, where),
     batch_lib.Prompts(
@@ -181,7 +181,7 @@ def check_birth(where):
   key = jax.random.key(0)
   jax.jit = jit
   try:
-    params = transformer.init(config, key, where)
+    params = parameters.init(config, key, where)
     born = len(made)
     state = state_lib.create(config, TX, params, where)
   finally:
@@ -191,7 +191,7 @@ def check_birth(where):
     assert largest_array(program.compile().as_text()) <= whole / 4
   # The same programs without shardings would be found out.
   plain = real(
-    lambda k: transformer.nn.meta.unbox(transformer._init(config, k))
+    lambda k: parameters.nn.meta.unbox(parameters._init(config, k))
   ).lower(key)
   assert largest_array(plain.compile().as_text()) >= whole
   for tree in (
@@ -229,7 +229,7 @@ def decode(params, where, tensor=None):
   rng = np.random.default_rng(2)
   prompt = rng.integers(0, 64, (N, P), np.int32)
   mask = np.arange(P) >= rng.integers(0, P, (N, 1))
-  params = jax.device_put(params, transformer.shardings(CONFIG, where))
+  params = jax.device_put(params, parameters.shardings(CONFIG, where))
   shapes, last, run = set(), [], decoding.run
 
   def recorded(*args):
@@ -324,9 +324,7 @@ def converse(params, where):
   row = base.Row(task="", prompt="", reference=None, meta={})
   return turns.sample(
     sampler.Engine(
-      CONFIG,
-      jax.device_put(params, transformer.shardings(CONFIG, where)),
-      where,
+      CONFIG, jax.device_put(params, parameters.shardings(CONFIG, where)), where
     ),
     batch_lib.Prompts(
       tokens_PT=prompt,
@@ -378,7 +376,7 @@ def collectives(text):
 def check_few_heads(params, expected):
   """Two key heads on a `tensor` axis of four are held by all."""
   where = sharding.make_mesh(1, 2, 4)
-  places = transformer.shardings(CONFIG, where)
+  places = parameters.shardings(CONFIG, where)
   k = places["layers"]["attention"]["k"]
   assert k.shard_shape((2, 32, 2, 8)) == (2, 16, 2, 8)
   q = places["layers"]["attention"]["q"]
@@ -410,7 +408,7 @@ def main():
     lambda path, x: np.float32(
       (path[-1].key == "scale") + 0.2 * rng.normal(size=x.shape)
     ),
-    transformer.abstract_params(CONFIG),
+    parameters.abstract_params(CONFIG),
   )
   if sys.argv[1:] == ["decoding"]:
     check_decoding(params, [(2, 2, 2, 2), (8, 1, 1, 1), (2, 4, 1, 2)])

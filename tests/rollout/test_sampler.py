@@ -13,7 +13,7 @@ import pytest
 from progrpo_jax import batch, errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import scoring, transformer
+from progrpo_jax.models import parameters, scoring, transformer
 from progrpo_jax.rollout import decoding, resizing, sampler
 
 CONFIG = config_lib.ModelConfig.tiny(
@@ -60,7 +60,7 @@ def draw(engine, tokens, mask, ids, key=KEY, settings=BASE):
 def params(random_params):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   return jax.device_put(
-    random_params(CONFIG, scale=0.2), transformer.shardings(CONFIG, mesh)
+    random_params(CONFIG, scale=0.2), parameters.shardings(CONFIG, mesh)
   )
 
 

@@ -13,7 +13,7 @@ from progrpo_jax.build import stages as build
 from progrpo_jax.cli import arguments
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import scoring, transformer
+from progrpo_jax.models import parameters, scoring
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rollout import decoding, sampler, turns, verify
 from progrpo_jax.tasks import base, guess_number
@@ -231,7 +231,7 @@ class Mirror:
 def engine(random_params):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   params = jax.device_put(
-    random_params(CONFIG, scale=0.2), transformer.shardings(CONFIG, mesh)
+    random_params(CONFIG, scale=0.2), parameters.shardings(CONFIG, mesh)
   )
   return sampler.Engine(CONFIG, params, mesh)
 

@@ -10,7 +10,7 @@ import pytest
 from progrpo_jax import errors
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim, state
-from progrpo_jax.models import config, transformer
+from progrpo_jax.models import config, parameters
 from progrpo_jax.storage import checkpoint
 from progrpo_jax.storage import policy as policy_lib
 
@@ -24,7 +24,7 @@ LIKE = state.abstract(MODEL, TX, MESH)
 
 def _state(seed):
   key = jax.random.key(seed)
-  return state.create(MODEL, TX, transformer.init(MODEL, key, MESH), MESH)
+  return state.create(MODEL, TX, parameters.init(MODEL, key, MESH), MESH)
 
 
 def _equal(a, b):

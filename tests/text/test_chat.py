@@ -13,7 +13,7 @@ from progrpo_jax.build import stages as build
 from progrpo_jax.cli import evaluate
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, parameters
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.settings import defaults, files
 from progrpo_jax.text import chat, user_part
@@ -258,7 +258,7 @@ def model(path, tokenizer):
   """A model with a tokenizer, as a run starts from."""
   config = config_lib.ModelConfig.tiny(vocab_size=400, num_layers=1)
   params = jax.tree.map(
-    lambda x: np.zeros(x.shape, np.float32), transformer.abstract_params(config)
+    lambda x: np.zeros(x.shape, np.float32), parameters.abstract_params(config)
   )
   hf.save(path, config, params, tokenizer)
   return str(path)

@@ -7,7 +7,7 @@ import pytest
 
 from progrpo_jax import errors
 from progrpo_jax.models import config as config_lib
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, parameters
 from progrpo_jax.text import tokenizer as tokenizer_lib
 from tests.text import made
 
@@ -48,7 +48,7 @@ def test_export_beside_weights_keeps_the_tokenizer(tmp_path, char, kind):
     )
   config = config_lib.ModelConfig.tiny(vocab_size=400, num_layers=1)
   params = jax.tree.map(
-    lambda x: np.zeros(x.shape, np.float32), transformer.abstract_params(config)
+    lambda x: np.zeros(x.shape, np.float32), parameters.abstract_params(config)
   )
   hf.save(tmp_path / "b", config, params, first)
   again = tokenizer_lib.load(tmp_path / "b")

@@ -18,7 +18,7 @@ from progrpo_jax import loop
 from progrpo_jax.build import answers
 from progrpo_jax.build import stages as build
 from progrpo_jax.models import config as model_config
-from progrpo_jax.models import hf, transformer
+from progrpo_jax.models import hf, parameters
 from progrpo_jax.settings import defaults, methods
 
 
@@ -86,7 +86,7 @@ def write_base(folder: pathlib.Path, layers: int) -> None:
     mlp_dim=work.HIDDEN,
   )
   mesh = answers.one_device()
-  hf.save(folder, model, transformer.init(model, jax.random.key(0), mesh))
+  hf.save(folder, model, parameters.init(model, jax.random.key(0), mesh))
   words = tokenizers.models.WordLevel(
     {str(i): i for i in range(work.VOCAB)}, unk_token="0"
   )
