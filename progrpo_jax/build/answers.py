@@ -173,7 +173,7 @@ class Responder:
         policy.params,
         sequences,
         functions.make_distribution(c),
-        prompts=0,
+        prompt_stride=0,
       )
     return scores.logp_NRT.astype(np.float64).sum(axis=(1, 2))
 

@@ -269,7 +269,7 @@ def _step(args, mesh, config, update, state, pool, number):
         state.params,
         sequences,
         scoring.Distribution(),
-        prompts=g // args.per_bundle,
+        prompt_stride=g // args.per_bundle,
       ),
     )
     signal = timed("advantage", lambda: _ADVANTAGE(reward, groups, scores))

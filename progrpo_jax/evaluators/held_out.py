@@ -180,7 +180,7 @@ class HeldOut:
     )
     with jax.set_mesh(settings.mesh):
       scores = scoring.score(
-        settings.model, engine.params, sequences, dist, prompts=0
+        settings.model, engine.params, sequences, dist, prompt_stride=0
       )
     mask_XGT = rollout.mask_BT.reshape(len(prompts), n, -1)
     length_XG = mask_XGT.sum(axis=-1)

@@ -230,7 +230,7 @@ class Prepare:
     ref_logp_NRT = teacher_logp_NRT = None
     with jax.set_mesh(self.mesh):
       with self.timer.stage("score"):
-        placed = scoring.place(sequences, self.layout, prompts=bundles)
+        placed = scoring.place(sequences, self.layout, prompt_stride=bundles)
         scores = scoring.score_placed(self.model, params, placed, self.dist)
       if reference is not None:
         with self.timer.stage("reference"):

@@ -47,31 +47,36 @@ class Placed:
   Attributes:
     packed: on the host.
     rows: its rows on the devices.
-    prompts: see `packing.pack`.
+    prompt_stride: see `packing.pack`.
   """
 
   packed: packing.Packed
   rows: batch_lib.Rows
-  prompts: int
+  prompt_stride: int
 
 
 def place(
   sequences: batch_lib.Sequences,
   layout: packing.Layout = AUTOMATIC,
-  prompts: int = 1,
+  prompt_stride: int = 1,
 ) -> Placed:
   """Packs sequences and sends their rows to the devices.
 
   Args:
     sequences: N bundles, host arrays.
     layout: sizes of the rows; its shards are those of the mesh in context.
-    prompts: stride of the bundles whose prompts are scored; 0 scores none.
+    prompt_stride: distance of the bundles whose prompts are scored too, from
+      the first one on: the number of bundles of a prompt, to score each prompt
+      once. 0 scores none.
   """
   layout = dataclasses.replace(layout, shards=sharding.shards_in_context())
   packed = packing.pack(
-    sequences, layout, prompt_stride=prompts, keep_empty=bool(prompts)
+    sequences,
+    layout,
+    prompt_stride=prompt_stride,
+    keep_empty=bool(prompt_stride),
   )
-  return Placed(packed, put(packed.rows), prompts)
+  return Placed(packed, put(packed.rows), prompt_stride)
 
 
 def put(tree):
@@ -228,10 +233,10 @@ def score_placed(
     logp_NRT=packed.from_rows(logp),
     entropy_NRT=packed.from_rows(entropy),
     prompt_logp_NT=(
-      packed.prompts_from_rows(logp) if placed.prompts else zeros
+      packed.prompts_from_rows(logp) if placed.prompt_stride else zeros
     ),
     prompt_entropy_NT=(
-      packed.prompts_from_rows(entropy) if placed.prompts else zeros
+      packed.prompts_from_rows(entropy) if placed.prompt_stride else zeros
     ),
   )
 
@@ -242,7 +247,7 @@ def score(
   sequences: batch_lib.Sequences,
   dist: Distribution,
   layout: packing.Layout = AUTOMATIC,
-  prompts: int = 1,
+  prompt_stride: int = 1,
 ) -> batch_lib.Scores:
   """Scores sequences under one policy, on the mesh in context.
 
@@ -252,10 +257,11 @@ def score(
     sequences: N bundles, host arrays.
     dist: distribution of the log-probs.
     layout: sizes of the packed rows.
-    prompts: stride of the bundles whose prompts are scored; the scores of
-      other prompts are zeros. 0 scores none.
+    prompt_stride: as for `place`; the scores of other prompts are zeros.
 
   Returns:
     Scores of all N bundles, host arrays.
   """
-  return score_placed(config, params, place(sequences, layout, prompts), dist)
+  return score_placed(
+    config, params, place(sequences, layout, prompt_stride), dist
+  )

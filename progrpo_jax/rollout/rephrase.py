@@ -209,6 +209,6 @@ class Rephrase:
     )
     with jax.set_mesh(engine.mesh):
       scores = scoring.score(
-        engine.config, engine.params, sequences, self.dist, prompts=0
+        engine.config, engine.params, sequences, self.dist, prompt_stride=0
       )
     return scores.logp_NRT[:, 0]

@@ -111,7 +111,7 @@ def test_bundles_of_one_response_score_the_same(params, scores):
     tokens_NRT=q.tokens_NRT.reshape(-1, 1, T),
     mask_NRT=q.mask_NRT.reshape(-1, 1, T),
   )
-  found = scoring.score(CONFIG, params, apart, DIST, prompts=R)
+  found = scoring.score(CONFIG, params, apart, DIST, prompt_stride=R)
   np.testing.assert_allclose(
     found.logp_NRT.reshape(N, R, T), scores.logp_NRT, atol=1e-5
   )
@@ -131,7 +131,7 @@ def test_chunks_of_logits_change_nothing(params, scores):
 
 
 def test_prompts_that_are_not_wanted_are_zeros(params, scores):
-  found = scoring.score(CONFIG, params, sequences(), DIST, prompts=0)
+  found = scoring.score(CONFIG, params, sequences(), DIST, prompt_stride=0)
   assert found.prompt_logp_NT.shape == (N, P)
   assert not np.asarray(found.prompt_logp_NT).any()
   np.testing.assert_allclose(found.logp_NRT, scores.logp_NRT, atol=1e-6)
