@@ -323,6 +323,7 @@ def recover(
   workdir: epath.Path,
   view: View,
   changed: bool = False,
+  override: bool = False,
 ) -> Start | None:
   """Finds the run of a workdir and goes on from its newest whole step.
 
@@ -336,6 +337,7 @@ def recover(
     workdir: workdir of the run.
     view: is told of steps that are passed over.
     changed: the user insists on another method or data.
+    override: the user insists on data that are other ones by their rows.
 
   Returns:
     None where there is no run yet.
@@ -347,7 +349,7 @@ def recover(
   damaged, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
     try:
-      start = _restore(setup, checkpointer, step, changed)
+      start = _restore(setup, checkpointer, step, changed, override)
     except checkpoint_lib.Damaged as e:
       damaged[step] = str(e)
       if isinstance(e, checkpoint_lib.ReferenceDamaged):
@@ -390,6 +392,7 @@ def _restore(
   checkpointer: checkpoint_lib.Checkpointer,
   step: int,
   changed: bool,
+  override: bool,
 ) -> Start:
   """Restores a run as it stood after a step.
 
@@ -412,6 +415,8 @@ def _restore(
     setup.first, step - bool(meta.get("measured")), meta["resets"]
   )
   reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
+  if override and not stages.prompter.continues(meta["data"]):
+    changed = True  # in rows, which no key of the config shows
   surplus = None
   if data and not changed:
     group = stages.collect.draw.settings.num_generations
@@ -684,7 +689,9 @@ def _run(
     )
     checkpointer = build.make_checkpointer(c, workdir / policy_lib.CHECKPOINTS)
     stack.callback(checkpointer.close)
-    start = recover(setup, checkpointer, workdir, view, bool(changes.defining))
+    start = recover(
+      setup, checkpointer, workdir, view, bool(changes.defining), override
+    )
     done = -1 if start is None else start.progress.step
     unfinished = start is not None and bool(start.progress.measured)
     # A finished run's config stays what it was.

@@ -209,6 +209,24 @@ def test_an_interrupted_script_goes_on_as_the_unbroken_one(
   assert again == broken and len(again.metrics()) == 3
 
 
+def test_a_run_whose_rows_have_changed_goes_on_with_override(
+  sums, tmp_path, capsys
+):
+  right = [lambda completions, answer, **_: [1.0] * len(completions)]
+  sums.train.total_steps = 1
+  progrpo_jax.train(sums, tmp_path / "run", rewards=right)
+  file = tmp_path / "rows.json"
+  rows = json.loads(file.read_text())
+  for row in rows:
+    row["answer"] += 1
+  file.write_text(json.dumps(rows))
+  sums.train.total_steps = 2
+  with pytest.raises(errors.InputError, match="trained on other rows: .*overr"):
+    progrpo_jax.train(sums, tmp_path / "run", rewards=right)
+  run = progrpo_jax.train(sums, tmp_path / "run", rewards=right, override=True)
+  assert len(run.metrics()) == 2
+
+
 def test_other_signals_end_a_script_with_the_code_of_the_command(
   sums, tmp_path
 ):

@@ -149,6 +149,18 @@ def test_a_run_is_kept_whole(study, small, tmp_path):
     )
 
 
+def test_the_commits_of_a_run_are_those_it_began_with(
+  study, monkeypatch, tmp_path
+):
+  checked_out = iter(["aaa", "bbb", "bbb"])
+  monkeypatch.setitem(
+    study["begun_with"].__globals__, "commit", lambda: next(checked_out)
+  )
+  assert study["begun_with"](tmp_path) == ["aaa"]
+  assert study["begun_with"](tmp_path) == ["aaa", "bbb"]
+  assert study["begun_with"](tmp_path) == ["aaa", "bbb"]
+
+
 def test_answers_of_the_base_are_followed(study, small, tmp_path):
   """At step 0 a policy is the base, whose masses are those of its texts."""
   small.train(

@@ -285,8 +285,9 @@ def main() -> int:
           continue  # another call trains it
         if file.exists():
           continue
+        commits = begun_with(workdir)
         command = train(part, arm, seed, base, workdir)
-        kept = summary(workdir, command)
+        kept = summary(workdir, command) | {"commit": ", ".join(commits)}
         if part.follow:
           kept["followed"] = follow(
             workdir, args.output / f"{part.base}-eval", part.follow
@@ -361,6 +362,18 @@ def train(part, arm, seed, base, workdir) -> str:
   ]
   progrpo(*words, "--workdir", workdir, f"--config.model.init_from={base}")
   return " ".join(["progrpo", *words])
+
+
+def begun_with(workdir: pathlib.Path) -> list[str]:
+  """The commits whose code trains a run: one for each that it went on with.
+
+  They are noted before the training, since a checkout may move meanwhile.
+  """
+  file = workdir / "study.commits"
+  before = file.read_text().split() if file.exists() else []
+  commits = list(dict.fromkeys([*before, commit()]))
+  file.write_text("\n".join(commits) + "\n")
+  return commits
 
 
 def progrpo(*words) -> None:

@@ -72,9 +72,12 @@ def cosine_length(length_B, max_length: int, lo: float, hi: float) -> jax.Array:
 def truncated_reward(reward_B, finished_B, factor: float = 0.0) -> jax.Array:
   """Multiplies the reward of responses that did not stop by `factor`.
 
+  A reward below 0 stays what it is: multiplied by a factor of 0, a wrong answer
+  that was cut would be worth more than one that was finished.
+
   ProRL (https://arxiv.org/abs/2505.24864, appendix E) penalises responses
   that do not terminate but gives no formula; factor 0 is what OpenRLHF's ProRL
-  recipe does. Rewards <= 0 do not get worse.
+  recipe does, whose rewards are 0 or more.
 
   Args:
     reward_B: reward of each response, any shape.
@@ -88,7 +91,8 @@ def truncated_reward(reward_B, finished_B, factor: float = 0.0) -> jax.Array:
   finished_B = jnp.asarray(finished_B)
   chex.assert_equal_shape([reward_B, finished_B])
   chex.assert_type(finished_B, bool)
-  return jnp.where(finished_B, reward_B, factor * reward_B)
+  cut_B = jnp.minimum(reward_B, factor * reward_B)
+  return jnp.where(finished_B, reward_B, cut_B)
 
 
 def unlikeliness_reward(

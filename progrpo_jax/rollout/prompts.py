@@ -54,8 +54,9 @@ class PromptSource:
     if not specs:
       raise InputError("no task is given")
     specs = [_complete(spec) for spec in specs]
-    # The digest describes everything that decides the draws. A label does not,
-    # so it may change on resume.
+    # The digest describes everything that decides the draws, the rows of a
+    # user's files too, which may have changed since. A label does not, so it
+    # may change on resume.
     labels = [spec.pop("label") for spec in specs]
     described: list[Any] = [specs, split, seed]
     self._sources: list[base.Source] = [
@@ -64,6 +65,7 @@ class PromptSource:
     ]
     self.left_out: dict[str, tuple[int, int]] = {}
     self._whole, self._kept = self._sources, [None] * len(specs)
+    described.append([len(source) for source in self._whole])
     if keep is not None:
       self._sources = self._kept = [
         Kept(source, keep, label) for label, source in zip(labels, self._whole)
@@ -133,12 +135,18 @@ class PromptSource:
     Raises:
       InputError: the checkpoint belongs to another source.
     """
-    if state["source"] not in (None, self._digest):
+    if not self.continues(state):
       raise InputError(
-        "the checkpoint was trained on other tasks, options or seed; the"
-        " order of its data cannot be continued"
+        "the checkpoint was trained on other rows: a task, an option, the seed,"
+        " or a data file is not what it was, so that the order of its data"
+        " cannot be continued; put the data back, or choose a new --workdir"
+        " (--override goes on with the new data)"
       )
     return int(state["position"])
+
+  def continues(self, state: Mapping[str, Any]) -> bool:
+    """Returns whether the draws of a checkpoint are those of this source."""
+    return state["source"] in (None, self._digest)
 
 
 class Labelled:
@@ -165,7 +173,7 @@ class Kept:
   """The rows of a source that may be drawn, in the source's order.
 
   Attributes:
-    digest: hash of the rows' indices.
+    digest: hash of the indices and the contents of the rows.
     counts: (task -> number of excluded rows, task -> number of rows).
   """
 
@@ -184,11 +192,15 @@ class Kept:
     """
     self._source = source
     self._indices, self.counts = [], (Counter(), Counter())
+    contents = hashlib.sha256()
     for i in range(len(source)):
       row = source[i]
       self.counts[1][row.task] += 1
       if keep(row):
         self._indices.append(i)
+        content = i, row.prompt, row.context, row.reference, row.meta
+        text = json.dumps(content, sort_keys=True, default=repr)
+        contents.update(text.encode())
       else:
         self.counts[0][row.task] += 1
     self._kept = frozenset(self._indices)
@@ -197,9 +209,7 @@ class Kept:
         f"task {name}: none of its {len(source)} prompts is short enough;"
         " raise data.max_prompt_length"
       )
-    self.digest = hashlib.sha256(
-      np.asarray(self._indices, np.int64).tobytes()
-    ).hexdigest()[:16]
+    self.digest = contents.hexdigest()[:16]
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -315,6 +325,10 @@ class Prompter:
   def restore(self, state: Mapping[str, Any]) -> int:
     """Returns the position in a checkpoint; see `PromptSource.restore`."""
     return self._source.restore(state)
+
+  def continues(self, state: Mapping[str, Any]) -> bool:
+    """Returns whether a checkpoint fits; see `PromptSource.continues`."""
+    return self._source.continues(state)
 
   def resized(self, max_prompt_length: int) -> "Prompter":
     """Returns a prompter of the same source with one other width."""

@@ -89,6 +89,9 @@ class ShapedReward:
 class KeepGroups:
   """Which groups dynamic sampling keeps (DAPO, arXiv 2503.14476, section 3.2).
 
+  A group of equal rewards has no advantage in GRPO. Advantages that learn from
+  such groups too, as `advantages.nsr` does, lose them all the same.
+
   Attributes:
     reward: the shaped reward; a group is kept if it differs within the group.
     by_accuracy: compare the verdicts instead, as DAPO does.

@@ -123,6 +123,11 @@ def _check_group(name: str, group, keys: ml_collections.ConfigDict) -> None:
 
 def _check_task(name: str, spec) -> None:
   """Refuses an entry of data.tasks with unknown or malformed keys."""
+  if "/" in name:
+    raise errors.InputError(
+      f"{name}: a task's name must not hold '/', which parts the names of its "
+      "measures (eval/NAME/pass@1)"
+    )
   if not isinstance(spec, ml_collections.ConfigDict):
     raise errors.InputError(
       f'{name} = {_shown(spec)}: must be like {{"weight": 1.0, "options": '
@@ -233,7 +238,7 @@ def validate(c: ml_collections.ConfigDict) -> None:
 
 
 def _check_effects(c, refuse) -> None:
-  """Refuses settings that would have no effect on the gradient."""
+  """Refuses settings that would have no effect."""
   a = c.algo
   if a.kl == "k1" and a.beta:
     refuse(
@@ -243,6 +248,8 @@ def _check_effects(c, refuse) -> None:
       "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
       "subtracts k1 from the reward",
     )
+  for mode, why in derived.idle_resets(c).items():
+    refuse("algo.reset.modes", f"{mode!r} could never fire: {why}")
   readers = derived.readers_of_scores(c)
   if c.train.score == "never" and readers:
     refuse(

@@ -468,8 +468,10 @@ def _algo_dynamic_sampling(c: ConfigDict) -> None:
   """DAPO's dynamic sampling."""
   c.algo.dynamic_sampling = ConfigDict()
 
-  # Leave out groups that teach nothing (see `filter`), and sample more prompts
-  # until the batch is full.
+  # Leave out groups whose responses are all worth the same (see `filter`), and
+  # sample more prompts until the batch is full. GRPO learns nothing from them;
+  # nsr, reinforce_pp without its baseline, dra_grpo and unlikeliness do, and
+  # lose them.
   c.algo.dynamic_sampling.enabled = ranges.Flag(False)
 
   # Most rounds of sampling per step; after them an incomplete batch is used.

@@ -79,6 +79,35 @@ def reset_options(c) -> dict[str, Any]:
   )
 
 
+def idle_resets(c) -> dict[str, str]:
+  """The modes of `algo.reset.modes` that can never fire, and why not."""
+  watch = c.algo.reset.watch
+  k = watch.removeprefix("pass@")
+  why = {}
+  if not c.eval.every:
+    why["stall"] = "config.eval.every = 0: there is no evaluation to watch"
+  elif k != watch and k.isdigit() and not _is_reported(int(k), c):
+    why["stall"] = (
+      f"config.algo.reset.watch = {watch!r}: an evaluation reports pass@k for "
+      f"k = 1, 2, 4, ... up to config.eval.num_samples ({c.eval.num_samples})"
+    )
+  if not needs_reference(c):
+    why["kl"] = (
+      "no KL is measured: config.algo.beta and config.algo.reward_kl_coef are "
+      "0, and config.algo.hold_reference is False"
+    )
+  if not c.algo.beta:
+    why["dominates"] = "config.algo.beta = 0: no KL is part of the gradient"
+  if len(why) == 3:
+    why["auto"] = "; ".join(why.values())
+  return {mode: why[mode] for mode in c.algo.reset.modes if mode in why}
+
+
+def _is_reported(k: int, c) -> bool:
+  """Returns whether an evaluation reports pass@k; see `evaluators.passk`."""
+  return 1 <= k <= c.eval.num_samples and k.bit_count() == 1
+
+
 def lora_config(c) -> model_config.LoRA | None:
   """Returns the LoRA adapters that the config asks for, or None.
 

@@ -47,6 +47,7 @@ class TensorBoard:
     self._folder = folder
     self._copied = time.monotonic()
     self._files = 0
+    self._broken = False
     self._local = None
     if places.is_remote(folder):
       self._local = epath.Path(tempfile.mkdtemp(prefix="progrpo-tb-"))
@@ -65,9 +66,15 @@ class TensorBoard:
     )
 
   def log(self, step, numbers):
+    if self._broken:
+      return
+    # tensorboardX writes in a thread, for which it would wait for ever once a
+    # failure has ended it. So a first failure, which is raised, is the last.
+    self._broken = True
     for key, value in numbers.items():
       self._writer.add_scalar(key, value, step)
     self._writer.flush()
+    self._broken = False
     if self._local and time.monotonic() - self._copied > COPY_S:
       self._copy()
       if any(
@@ -76,7 +83,8 @@ class TensorBoard:
         self._next()
 
   def close(self):
-    self._writer.close()
+    if not self._broken:
+      self._writer.close()
     if self._local:
       try:
         self._copy()

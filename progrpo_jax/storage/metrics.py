@@ -122,7 +122,9 @@ class MetricWriter:
     purge = None if resume_step is None else resume_step + 1
     self._tensorboard = None
     if tensorboard:
-      self._tensorboard = loggers.TensorBoard(self.workdir / "tb", purge)
+      self._tensorboard = loggers.Guarded(
+        "tensorboard", loggers.TensorBoard(self.workdir / "tb", purge)
+      )
     self._loggers = []
     for is_wanted, make in ((wandb, loggers.wandb), (trackio, loggers.trackio)):
       if is_wanted:

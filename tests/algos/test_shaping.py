@@ -45,6 +45,12 @@ def test_truncated_reward():
   np.testing.assert_array_equal(
     shaping.truncated_reward(reward, finished, 0.5), [1, 0.5, 0.25, -1]
   )
+  # A wrong answer gains nothing by being cut.
+  for factor in (0.0, 0.5, 1.0):
+    np.testing.assert_array_equal(
+      shaping.truncated_reward([-1.0, -1.0], np.array([True, False]), factor),
+      [-1, -1],
+    )
   with pytest.raises(AssertionError, match="bool"):
     shaping.truncated_reward(reward, np.ones(4))
 

@@ -88,6 +88,47 @@ def test_rows_may_be_left_out(folder):
     prompts.PromptSource(specs, "train", 1, folder, keep=lambda row: False)
 
 
+@pytest.mark.parametrize("kept", [None, lambda row: True])
+def test_a_file_that_has_grown_is_another_source(tmp_path, kept):
+  file = tmp_path / "rows.jsonl"
+
+  def source(rows):
+    lines = [json.dumps({"prompt": p, "answer": a}) for p, a in rows]
+    file.write_text("\n".join(lines) + "\n")
+    options = {"file": str(file), "verifier": "math"}
+    spec = {"name": "file", "options": options}
+    return prompts.PromptSource([spec], "train", 0, str(tmp_path), keep=kept)
+
+  rows = [(f"What is {i}+0?", str(i)) for i in range(50)]
+  state = source(rows).state(7)
+  assert source(rows).restore(state) == 7
+  with pytest.raises(InputError, match="a data file is not what it was"):
+    # More than one, of which some are drawn and not held out.
+    source(
+      [*rows, *((f"What is 0+{i}?", str(i)) for i in range(1, 9))]
+    ).restore(state)
+
+
+def test_a_file_whose_answers_have_changed_is_another_source(tmp_path):
+  file = tmp_path / "rows.jsonl"
+  options = {"file": str(file), "verifier": "math"}
+
+  def source(answer):
+    file.write_text(
+      "\n".join(
+        json.dumps({"prompt": f"What is {i}+1?", "answer": answer})
+        for i in range(9)
+      )
+    )
+    spec = {"name": "file", "options": options}
+    return prompts.PromptSource(
+      [spec], "train", 0, str(tmp_path), keep=lambda row: True
+    )
+
+  state = source("3").state(7)
+  assert source("3").continues(state) and not source("2").continues(state)
+
+
 def test_mixture_has_the_weights(folder):
   specs = [_spec(weight=3), _spec("simple_equations", weight=1)]
   source = prompts.PromptSource(specs, "train", 0, folder)

@@ -366,6 +366,12 @@ def test_tasks_of_a_mixture(spec, words):
   refused(c, words)
 
 
+def test_a_task_whose_name_would_part_the_names_of_measures():
+  c = usual()
+  c.data.tasks = {"team/gsm": {"weight": 1.0}}
+  refused(c, "config.data.tasks.team/gsm: a task's name must not hold '/'")
+
+
 def test_options_that_are_not_finite():
   c = usual()
   c.algo.loss_options = {"cap": math.nan}
@@ -383,6 +389,24 @@ def test_options_that_are_not_finite():
     (
       {"algo.rephrase.enabled": True, "algo.rephrase.template": "{prompt.x}"},
       "algo.rephrase.template",
+    ),
+    *(
+      ({"algo.reset.modes": modes, **changes}, f"{modes[0]!r} could never fire")
+      for modes, changes in (
+        (("stall",), {"eval.every": 0}),
+        (("stall",), {"eval.every": 9, "algo.reset.watch": "pass@12"}),
+        (
+          ("stall",),
+          {
+            "eval.every": 9,
+            "eval.num_samples": 32,
+            "algo.reset.watch": "pass@64",
+          },
+        ),
+        (("kl",), {"algo.beta": 0.0}),
+        (("dominates",), {"algo.beta": 0.0, "algo.hold_reference": True}),
+        (("auto",), {"algo.beta": 0.0, "eval.every": 0}),
+      )
     ),
   ],
 )
@@ -407,3 +431,21 @@ def test_a_stage_of_the_schedule_keeps_the_ranges(value):
     with pytest.raises(errors.InputError) as caught:
       list(schedule.every(c))
     assert f"config.schedule[0]: {key} = " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("modes", "changes"),
+  [
+    (("stall",), {"eval.every": 9, "algo.reset.watch": "pass@32"}),
+    (("stall",), {"eval.every": 9, "algo.reset.watch": "distinct_correct"}),
+    (("kl",), {"algo.hold_reference": True}),
+    (("kl", "dominates"), {"algo.beta": 0.1}),
+    # One of the three that it stands for is enough.
+    (("auto",), {"algo.beta": 0.0, "eval.every": 9}),
+  ],
+)
+def test_resets_that_can_fire(modes, changes):
+  c = usual()
+  for key, value in ({"algo.reset.modes": modes} | changes).items():
+    set_to(c, key, value)
+  checks.validate(c)

@@ -1,11 +1,13 @@
 """The writer's files after kills and resumes, and what the reader refuses."""
 
+import errno
 import json
 
 from etils import epath
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorboardX
 from tensorboardX.proto import event_pb2
 
 from progrpo_jax import errors, run
@@ -207,6 +209,24 @@ def test_tensorboard_mirrors_the_numbers(tmp_path):
     ]
     at += size + 16
   assert found == [(7, "reward", 0.25)]
+
+
+def test_a_run_outlives_its_tensorboard(tmp_path, monkeypatch, capsys):
+  calls = []
+
+  def flush(self):
+    calls.append(self)
+    raise OSError(errno.EIO, "Input/output error")
+
+  with metrics.MetricWriter(tmp_path) as writer:
+    monkeypatch.setattr(tensorboardX.SummaryWriter, "flush", flush)
+    for step in (1, 2):
+      writer.write(step, {"reward": 0.25})
+  assert [row["step"] for row in metrics.load(tmp_path).metrics] == [1, 2]
+  said = capsys.readouterr().err
+  assert "logger tensorboard: step 1 was not logged (" in said
+  # A writer that failed is asked nothing more: it might never answer.
+  assert len(calls) == 1
 
 
 def test_load_names_what_is_wrong(tmp_path):
