@@ -581,7 +581,7 @@ def _check_model(
   if before != described:
     raise errors.InputError(
       f"{workdir} holds a run of another model; "
-      f"{policy_lib.base_of(before)}choose a new --workdir"
+      f"{policy_lib.base_of(before, workdir)}choose a new --workdir"
     )
   return tokenizer
 

@@ -101,6 +101,67 @@ def test_another_base_is_refused(small, run, tmp_path):
     small.train(run[1], *LORA, f"model.init_from={tmp_path / 'other'}")
 
 
+@pytest.fixture(scope="module")
+def on_run(small, tmp_path_factory):
+  """(a run of two steps, a run that began at its first, options of that)."""
+  folder = tmp_path_factory.mktemp("on")
+  base, workdir = folder / "base", folder / "run"
+  once = (*LORA, "train.total_steps=1", "eval.every=0", "checkpoint.keep=9")
+  on = (*once, f"model.init_from={base / 'checkpoints/1'}")
+  goes_on = (*once, "train.total_steps=2")
+  for place, options in ((base, once), (workdir, on), (base, goes_on)):
+    assert small.train(place, *options, method="grpo")[0] == loop.DONE
+  return base, workdir, on
+
+
+def test_a_base_that_trains_on_leaves_adapters_where_they_were(small, on_run):
+  base, workdir, _ = on_run
+  began, later, now = (
+    jax.tree.leaves(load(small, place).params)
+    for place in (
+      base / "checkpoints/1",
+      base / "checkpoints/2",
+      workdir / "checkpoints/0",
+    )
+  )
+  same = [np.array_equal(x, y) for x, y in zip(began, now, strict=True)]
+  assert all(same)
+  assert not all(
+    np.array_equal(x, y) for x, y in zip(began, later, strict=True)
+  )
+
+
+def test_a_workdir_is_no_base_and_its_checkpoint_is(small, on_run, tmp_path):
+  """Another checkpoint would be the newest when the run goes on."""
+  base, _, on = on_run
+  with pytest.raises(errors.InputError, match="newest checkpoint changes") as e:
+    small.train(tmp_path, *on, f"model.init_from={base}", method="grpo")
+  assert str(e.value).endswith(f"{base}/checkpoints/2")
+  assert not (tmp_path / "model").exists()
+
+
+def test_a_base_without_its_step_is_asked_for(small, on_run, tmp_path):
+  """As a run has recorded it that began before steps were."""
+  base, workdir, on = on_run
+  old, pinned = tmp_path / "old", f"{base}/checkpoints/1"
+  shutil.copytree(workdir, old)
+  for name in ("config.json", "model/config.json"):
+    content = (old / name).read_text()
+    assert pinned in content
+    (old / name).write_text(content.replace(pinned, str(base)))
+  asked = f"write {base}/checkpoints/<step> as 'progrpo_base' into"
+  with pytest.raises(errors.InputError, match=asked):
+    load(small, old)
+  on = (*on, "train.total_steps=2")
+  with pytest.raises(errors.InputError, match=asked):
+    small.train(old, *on, method="grpo")
+  # What the message says.
+  shutil.copy(workdir / "model/config.json", old / "model/config.json")
+  load(small, old)
+  argv = ["train", *small.args(*on, method="grpo"), "--workdir", str(old)]
+  assert main.main([*argv, "--override"]) == 0
+
+
 def test_training_goes_on_from_merged_adapters(small, run, tmp_path):
   code, _ = small.train(
     tmp_path / "on",

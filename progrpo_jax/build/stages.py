@@ -266,6 +266,18 @@ def check(c: ml_collections.ConfigDict, mesh) -> None:
       )
 
 
+def check_base(c: ml_collections.ConfigDict) -> None:
+  """Refuses to train adapters on weights that would be others later.
+
+  Raises:
+    InputError: see `storage.policy.check_stays`.
+  """
+  place, m = c.model.init_from, c.model
+  fetched = m.download and policy_lib.is_on_hub(place)
+  if m.lora.rank and not fetched:
+    policy_lib.check_stays(place)
+
+
 def attention_of(model: model_config.ModelConfig, mesh) -> str:
   """Returns a sentence on the attention kernel that runs on a mesh.
 
@@ -302,7 +314,9 @@ def make_setup(
     InputError: something in the config cannot work; see `checks.validate`.
   """
   mesh = make_mesh(c)
-  check(c, mesh)  # before the weights are read, which may take minutes
+  # Before the weights are read, which may take minutes.
+  check(c, mesh)
+  check_base(c)
   policy = load_policy(c, mesh)
   attention_of(policy.config, mesh)
   params, frozen = lora.split(policy.config, policy.params)

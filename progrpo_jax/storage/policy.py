@@ -159,6 +159,35 @@ def find_run(path: str, key: str = INIT_FROM) -> tuple[epath.Path, int | None]:
   return workdir, step
 
 
+def check_stays(place: str, key: str = INIT_FROM) -> None:
+  """Refuses a place whose weights are others after a run there saved a step.
+
+  A run that begins at a workdir keeps the weights in its own checkpoints. One
+  that reads them again whenever it goes on, as the base of adapters or as a
+  teacher, would go on with others.
+
+  Args:
+    place: place of a policy that is not fetched from the hub.
+    key: key of the config that has the place, for messages.
+
+  Raises:
+    InputError: the place is a workdir; the message names its newest
+      checkpoint. Or it is no policy.
+  """
+  path = locate(place, False)
+  if hf.is_hf_dir(path):
+    return
+  workdir, step = find_run(path, key)
+  if step is None:
+    newest = checkpoint_lib.newest(workdir / CHECKPOINTS)
+    if newest is None:
+      raise errors.InputError(f"{workdir} holds no checkpoint yet")
+    raise errors.InputError(
+      f"{key} = {place!r} is the workdir of a run, whose newest checkpoint "
+      f"changes: name one, as in {workdir / CHECKPOINTS / str(newest)}"
+    )
+
+
 def describe(
   config: model_config.ModelConfig,
   tokenizer: tokenizer_lib.Tokenizer,
@@ -183,16 +212,20 @@ def describe(
   return described
 
 
-def base_of(described: dict[str, Any]) -> str:
-  """Says how to go on with adapters whose base was fetched from the hub.
+def base_of(described: dict[str, Any], workdir: epath.Path) -> str:
+  """Says how to go on with adapters whose base another config names.
 
   Args:
     described: content of a run's `model/config.json`, from `describe`.
+    workdir: workdir of that run.
 
   Returns:
-    The beginning of a sentence; "" for other runs.
+    The beginning of a sentence; "" where the base lies in a directory of its
+    own.
   """
   base = described.get(_BASE)
+  if isinstance(base, str) and _is_workdir(base):
+    return f"{_no_step(base, workdir)}, or "
   if not isinstance(base, str) or not hub_names.split(base):
     return ""
   return (
@@ -295,14 +328,8 @@ def load_frozen(
     InputError: the place does not exist or cannot be read, is a workdir, a
       weight is NaN or infinite, or the vocabulary is another one.
   """
+  check_stays(place, key)
   path = locate(place, False)
-  if not hf.is_hf_dir(path):
-    workdir, step = find_run(path, key)
-    if step is None:
-      raise errors.InputError(
-        f"{key} = {place!r} is the workdir of a run, whose newest checkpoint "
-        f"changes: name one, as in {workdir / CHECKPOINTS}/100"
-      )
   config, params, folder = _read(
     path, mesh, jnp.dtype(policy.config.dtype), download=False
   )
@@ -408,12 +435,35 @@ def _read(path: str, mesh, dtype, download: bool):
 
 
 def _base(workdir: epath.Path) -> str:
-  """Returns the place of the base weights of a run with LoRA."""
+  """Returns the place of the base weights of a run with LoRA.
+
+  Raises:
+    InputError: it is not recorded, or without its step, as by an earlier
+      version of this package.
+  """
   file = workdir / MODEL_DIR / "config.json"
   base = places.read_json(file).get(_BASE)
   if not isinstance(base, str):
     raise errors.InputError(f"{file} does not name the base in {_BASE!r}")
+  if _is_workdir(base):
+    raise errors.InputError(f"{workdir}: {_no_step(base, workdir)}")
   return base
+
+
+def _is_workdir(place: str) -> bool:
+  """Returns whether a place is a run's, and does not say which checkpoint."""
+  return run_of(place) == epath.Path(place) and not hf.is_hf_dir(place)
+
+
+def _no_step(base: str, workdir: epath.Path) -> str:
+  """Says what to do about adapters on a checkpoint that was not recorded."""
+  return (
+    f"its adapters belong to a checkpoint of {base}, the newest when it began, "
+    "and which one that was is not recorded. If you know, write "
+    f"{os.path.join(base, CHECKPOINTS)}/<step> as {_BASE!r} into "
+    f"{workdir / MODEL_DIR / 'config.json'}, and train on with that as "
+    f"--{INIT_FROM} and --override"
+  )
 
 
 def _read_checkpoint(workdir, step, config, mesh, dtype):
