@@ -677,9 +677,7 @@ def _run(
   hosts.on_first(lambda: check_workdir(workdir))
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
-    setup, params = hosts.agree(
-      lambda: build.make_setup(c, timer, stop, view, objects)
-    )
+    setup, params = build.make_setup(c, timer, stop, view, objects)
     stack.enter_context(setup.pool)
     stop.check()
     _introduce(c, setup, view)

@@ -195,7 +195,7 @@ def load_teacher(
   teacher = policy_lib.load_frozen(
     c.algo.distill.teacher, mesh, policy, "config.algo.distill.teacher"
   )
-  attention_of(teacher[0], mesh)
+  hosts.agree(lambda: attention_of(teacher[0], mesh))
   return teacher
 
 
@@ -297,7 +297,7 @@ def make_setup(
   view=None,
   objects: Mapping[str, Callable[..., Any]] | None = None,
 ) -> tuple[Setup, Any]:
-  """Builds a run.
+  """Builds a run; every process must call this.
 
   Args:
     c: the resolved config.
@@ -314,16 +314,23 @@ def make_setup(
     InputError: something in the config cannot work; see `checks.validate`.
   """
   mesh = make_mesh(c)
-  # Before the weights are read, which may take minutes.
-  check(c, mesh)
-  check_base(c)
+
+  # Before the weights are read, which may take minutes. What may fail on one
+  # host alone is agreed on part by part: between the parts all hosts compute
+  # together, and would wait for one that has failed.
+  def checked():
+    check(c, mesh)
+    check_base(c)
+
+  hosts.agree(checked)
   policy = load_policy(c, mesh)
-  attention_of(policy.config, mesh)
+  hosts.agree(lambda: attention_of(policy.config, mesh))
   params, frozen = lora.split(policy.config, policy.params)
   teacher = load_teacher(c, mesh, policy)
   rate = functions.make_schedule(c)
   stop = stop or stopping.Stop()
-  with contextlib.ExitStack() as stack:
+
+  def begun(stack):
     pool = stack.enter_context(
       problems.make_pool(
         c, policy.tokenizer.opens_thought, lambda: stop.asked, objects
@@ -343,7 +350,11 @@ def make_setup(
     )
     first = make_stages(c, foundation)
     _check_later_stages(c, foundation)
-    stack.pop_all()  # from here on the caller closes the pool
+    return foundation, first
+
+  with contextlib.ExitStack() as around:
+    foundation, first = hosts.agree(lambda: begun(around))
+    around.pop_all()  # from here on the caller closes the pool
 
   def stages_at(stages: Stages, step: int, resets: int) -> Stages:
     now = schedule_lib.at(c, step, resets)

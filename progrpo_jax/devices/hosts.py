@@ -187,6 +187,11 @@ def from_first(value: T) -> T:
 def agree(work: Callable[[], T]) -> T:
   """Calls `work` on every host; a failure on one host raises on all.
 
+  Args:
+    work: function of this host alone. It must neither call a collective nor
+      compute on arrays that other hosts hold parts of: where it fails on one
+      host, the others would wait in there for it, and it here for them.
+
   Raises:
     InputError, RunError, OSError, Preempted: raised by `work` on this host.
     InputError, RunError, Preempted: raised by `work` on another host, which the

@@ -4,6 +4,7 @@ The names of tensors are in `hf_names`, reading in `hf_read`, writing in
 `hf_write`.
 """
 
+from collections.abc import Mapping
 import contextlib
 import os
 from typing import Any
@@ -56,7 +57,8 @@ def load(
       it.
   """
   place = places.place(path)
-  config = _load_config(place)
+  config, stored = hosts.agree(lambda: _open(place))
+  hosts.compare(f"{place}", config=config)
   tree = parameters.abstract_params(config)
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -64,8 +66,6 @@ def load(
   else:
     shardings = parameters.shardings(config, mesh)
   shapes, shardings = hf_names.flatten(tree), hf_names.flatten(shardings)
-  stored = hf_read.stored_tensors(place)
-  hf_read.check_tensors(place, stored, config, shapes)
   targets = {
     path: jax.ShapeDtypeStruct(
       shapes[path].shape,
@@ -74,28 +74,8 @@ def load(
     )
     for path, kept in hf_read.kept_types(stored, config, shapes).items()
   }
-
-  def read(item):
-    name, entry, layer = item
-    sharding = entry.hf_sharding(targets[entry.path].sharding)
-    return entry, layer, hf_read.read_parts(stored[name], sharding)
-
-  # Stacked parameters start as zeros on the devices and are filled layer by
-  # layer in place.
-  params = {}
-  for entry, layer, parts in hf_read.read_ahead(
-    read, hf_names.tensors_of(config, shapes)
-  ):
-    if entry.stacked and entry.path not in params:
-      params |= hf_read.empty_stack(
-        {p: t for p, t in targets.items() if p.startswith(hf_names.STACKED)}
-      )
-    params[entry.path] = hf_read.fill(
-      params.get(entry.path), parts, entry, layer, targets[entry.path]
-    )
-    # Without waiting, tensors would be read faster than devices take them and
-    # pile up on the host.
-    jax.block_until_ready(params[entry.path])
+  # Each device makes its part of a parameter by itself.
+  params = hosts.agree(lambda: _read(config, stored, shapes, targets))
   return config, jax.tree_util.tree_map_with_path(
     lambda keys, _: params[hf_names.path_of(keys)], tree
   )
@@ -238,6 +218,57 @@ def save_adapters(
       sort_keys=True,
     )
   hosts.gather(None)
+
+
+def _open(place: epath.Path) -> tuple[ModelConfig, Mapping]:
+  """Returns the configuration of a model, and its tensors as they are stored.
+
+  All is checked that can be without reading weights.
+  """
+  config = _load_config(place)
+  shapes = hf_names.flatten(parameters.abstract_params(config))
+  stored = hf_read.stored_tensors(place)
+  hf_read.check_tensors(place, stored, config, shapes)
+  return config, stored
+
+
+def _read(
+  config: ModelConfig, stored: Mapping, shapes: Mapping, targets: Mapping
+) -> dict[str, jax.Array]:
+  """Reads the parameters of a model.
+
+  Args:
+    config: model configuration.
+    stored: tensors of its directory by name.
+    shapes: shapes of the parameters by path.
+    targets: shapes, types and shardings of the parameters by path.
+
+  Returns:
+    Parameters by path.
+  """
+
+  def read(item):
+    name, entry, layer = item
+    sharding = entry.hf_sharding(targets[entry.path].sharding)
+    return entry, layer, hf_read.read_parts(stored[name], sharding)
+
+  # Stacked parameters start as zeros on the devices and are filled layer by
+  # layer in place.
+  params = {}
+  for entry, layer, parts in hf_read.read_ahead(
+    read, hf_names.tensors_of(config, shapes)
+  ):
+    if entry.stacked and entry.path not in params:
+      params |= hf_read.empty_stack(
+        {p: t for p, t in targets.items() if p.startswith(hf_names.STACKED)}
+      )
+    params[entry.path] = hf_read.fill(
+      params.get(entry.path), parts, entry, layer, targets[entry.path]
+    )
+    # Without waiting, tensors would be read faster than devices take them and
+    # pile up on the host.
+    jax.block_until_ready(params[entry.path])
+  return params
 
 
 def _load_config(place: epath.Path) -> ModelConfig:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from progrpo_jax import errors, ops, places
+from progrpo_jax.devices import hosts
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, parameters
 from progrpo_jax.models import lora as lora_lib
@@ -273,17 +274,21 @@ def load(
     InputError: the place does not exist or cannot be read or fetched, or a
       weight is NaN or infinite.
   """
+  path = locate(place, download)
+
+  def find():
+    found = _find(path)
+    return found, tokenizer_lib.load(
+      found.folder,
+      chat_template=chat_template,
+      chat_template_options=chat_template_options or {},
+      system_prompt=system_prompt or None,
+    )
+
+  found, tokenizer = hosts.agree(find)
   stored_dtype = jnp.dtype(dtype if lora else "float32")
-  config, params, folder = _read(
-    locate(place, download), mesh, stored_dtype, download
-  )
+  config, params = _read(found, mesh, stored_dtype, download)
   _check_finite(params, INIT_FROM, place)
-  tokenizer = tokenizer_lib.load(
-    folder,
-    chat_template=chat_template,
-    chat_template_options=chat_template_options or {},
-    system_prompt=system_prompt or None,
-  )
   # Merge adapters of an earlier run, then add or remove what this run trains
   # beside the model: a partition head and adapters of its own.
   config, params = parameters.merged(config, params, mesh)
@@ -328,14 +333,19 @@ def load_frozen(
     InputError: the place does not exist or cannot be read, is a workdir, a
       weight is NaN or infinite, or the vocabulary is another one.
   """
-  check_stays(place, key)
-  path = locate(place, False)
-  config, params, folder = _read(
-    path, mesh, jnp.dtype(policy.config.dtype), download=False
+
+  def find():
+    check_stays(place, key)
+    found = _find(locate(place, False), key)
+    return found, tokenizer_lib.load(found.folder)
+
+  found, tokenizer = hosts.agree(find)
+  config, params = _read(
+    found, mesh, jnp.dtype(policy.config.dtype), download=False
   )
   _check_finite(params, key, place)
-  _check_vocabulary(
-    policy, config, tokenizer_lib.load(folder), f"{key} = {place!r}"
+  hosts.agree(
+    lambda: _check_vocabulary(policy, config, tokenizer, f"{key} = {place!r}")
   )
   config, params = parameters.merged(config, params, mesh)
   config, params = parameters.without_partition_head(config, params)
@@ -402,36 +412,87 @@ def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
   Raises:
     InputError: the run has no adapters, or cannot be read.
   """
-  workdir, step = find_run(path)
-  config = read_model(workdir / MODEL_DIR / "config.json")
-  if config.lora is None:
-    raise errors.InputError(f"{path} was not trained with LoRA")
-  trained = _read_checkpoint(workdir, step, config, mesh, jnp.float32)
-  return config, trained, _base(workdir)
+
+  def find():
+    found = _find(path)
+    if isinstance(found, _Directory) or found.config.lora is None:
+      raise errors.InputError(f"{path} was not trained with LoRA")
+    return found
+
+  found = hosts.agree(find)
+  return (found.config, _read_checkpoint(found, mesh, jnp.float32), found.base)
 
 
-def _read(path: str, mesh, dtype, download: bool):
-  """Returns (model configuration, parameters, directory of the tokenizer).
+@dataclasses.dataclass(frozen=True)
+class _Directory:
+  """A Hugging Face directory.
+
+  Attributes:
+    folder: its path, where the tokenizer is too.
+  """
+
+  folder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+  """A run's checkpoint.
+
+  Attributes:
+    folder: directory of the tokenizer.
+    workdir: workdir of the run.
+    step: step of the checkpoint; None for the newest.
+    config: model configuration.
+    base: place of the base weights of a run with LoRA; "" for other runs.
+  """
+
+  folder: epath.Path
+  workdir: epath.Path
+  step: int | None
+  config: model_config.ModelConfig
+  base: str
+
+
+def _find(path: str, key: str = INIT_FROM) -> _Directory | _Checkpoint:
+  """Returns what a path holds; no weights are read, and no device is asked.
 
   Args:
     path: HF directory, workdir (its newest checkpoint), or checkpoints/<step>.
+    key: key of the config that has the path, for messages.
+  """
+  if hf.is_hf_dir(path):
+    return _Directory(path)
+  workdir, step = find_run(path, key)
+  folder = workdir / MODEL_DIR
+  config = read_model(folder / "config.json")
+  base = _base(workdir) if config.lora else ""
+  return _Checkpoint(folder, workdir, step, config, base)
+
+
+def _read(found: _Directory | _Checkpoint, mesh, dtype, download: bool):
+  """Returns (model configuration, parameters); every process must call this.
+
+  Args:
+    found: what is read.
     mesh: mesh of the devices that hold the parameters.
     dtype: type of the parameters.
     download: whether a base on the hub is fetched.
   """
-  if hf.is_hf_dir(path):
-    return *hf.load(path, dtype=dtype, mesh=mesh), path
-  workdir, step = find_run(path)
-  config = read_model(workdir / MODEL_DIR / "config.json")
-  params = _read_checkpoint(workdir, step, config, mesh, dtype)
+  # Hosts that read another kind would wait for each other in there.
+  hosts.compare(f"{found.folder}", kind=type(found).__name__)
+  if isinstance(found, _Directory):
+    return hf.load(found.folder, dtype=dtype, mesh=mesh)
+  config = found.config
+  hosts.compare(f"{found.folder}", model=config, step=found.step)
+  params = _read_checkpoint(found, mesh, dtype)
   # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
-    base_config, base, _ = _read(
-      locate(_base(workdir), download), mesh, dtype, download
-    )
-    _, base = parameters.merged(base_config, base, mesh)
-    params = lora_lib.join(params, base)
-  return config, params, workdir / MODEL_DIR
+    place = locate(found.base, download)
+    base = hosts.agree(lambda: _find(place))
+    base_config, base_params = _read(base, mesh, dtype, download)
+    _, base_params = parameters.merged(base_config, base_params, mesh)
+    params = lora_lib.join(params, base_params)
+  return config, params
 
 
 def _base(workdir: epath.Path) -> str:
@@ -466,23 +527,23 @@ def _no_step(base: str, workdir: epath.Path) -> str:
   )
 
 
-def _read_checkpoint(workdir, step, config, mesh, dtype):
-  """Returns the trained parameters of a checkpoint; step None: the newest."""
+def _read_checkpoint(found: _Checkpoint, mesh, dtype):
+  """Returns the trained parameters of a checkpoint."""
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
     *(
-      lora_lib.split(config, tree)[0]
+      lora_lib.split(found.config, tree)[0]
       for tree in (
-        parameters.abstract_params(config),
-        parameters.shardings(config, mesh),
+        parameters.abstract_params(found.config),
+        parameters.shardings(found.config, mesh),
       )
     ),
   )
   with contextlib.closing(
-    checkpoint_lib.Checkpointer(workdir / CHECKPOINTS, read_only=True)
+    checkpoint_lib.Checkpointer(found.workdir / CHECKPOINTS, read_only=True)
   ) as checkpointer:
-    step = checkpointer.latest() if step is None else step
+    step = checkpointer.latest() if found.step is None else found.step
     if step is None:
-      raise errors.InputError(f"{workdir} holds no checkpoint yet")
+      raise errors.InputError(f"{found.workdir} holds no checkpoint yet")
     return checkpointer.load_params(step, like)

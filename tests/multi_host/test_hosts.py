@@ -13,12 +13,37 @@ from progrpo_jax import errors, loop
 from progrpo_jax.devices import hosts
 
 MEETING = pathlib.Path(__file__).with_name("meeting.py")
+FAILING = pathlib.Path(__file__).with_name("failing.py")
 
 
 def test_two_processes_meet(start_hosts):
   for host, run in enumerate(start_hosts(2, [MEETING])):
     code, said = run.end(timeout=200)
     assert code == 0 and f"met as {host}" in said, said
+
+
+def test_what_fails_on_one_fails_on_both(small, start_hosts, tmp_path):
+  """With weights that the devices of both hold together."""
+  run = tmp_path / "run"
+  code, _ = small.train(
+    run, "train.total_steps=1", "eval.every=0", method="grpo"
+  )
+  assert code == loop.DONE
+  for host, process in enumerate(
+    start_hosts(
+      2,
+      [
+        FAILING,
+        tmp_path,
+        small.base,
+        run,
+        *small.args("mesh.data=1", "mesh.fsdp=-1", method="grpo"),
+      ],
+      devices=1,
+    )
+  ):
+    code, said = process.end(timeout=280)
+    assert code == 0 and f"failed as {host}" in said, said
 
 
 def test_two_processes_train_as_one(small, start_hosts, tmp_path):

@@ -1,0 +1,102 @@
+"""Run by `test_hosts.py` in two processes: what fails on the second alone.
+
+Arguments: a folder for both, a policy, a run, and the arguments of a config.
+Where one process waited for the other in a computation of both, neither would
+come to its end.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+from unittest import mock
+
+import pytest
+
+from progrpo_jax import errors, loop
+from progrpo_jax.build import stages
+from progrpo_jax.cli import arguments
+from progrpo_jax.devices import hosts
+from progrpo_jax.models import hf_read
+from progrpo_jax.settings import isolation
+
+hosts.connect(heartbeat_s=20)
+me = hosts.index()
+folder, base, run, *argv = sys.argv[1:]
+# One config names another place on each.
+home = pathlib.Path(folder) / f"home{me}"
+os.environ["HOME"] = str(home)
+view = mock.Mock()
+
+
+def fails(name, *said, kind=errors.InputError):
+  """Asserts that a run from ~/name fails on both, in these words."""
+  place = f"--config.model.init_from=~/{name}"
+  c, _ = arguments.parse(arguments.parser("train", ""), [*argv, place])
+  with pytest.raises(kind) as caught:
+    loop.train(c, pathlib.Path(folder) / "never", view)
+  for words in said:
+    assert words in str(caught.value), caught.value
+  print(f"{name}: {caught.value}", flush=True)
+
+
+def copied(name, source=base):
+  """A copy for this process; whether it is to be spoilt."""
+  shutil.copytree(source, home / name)
+  return home / name, me == 1
+
+
+def on_second(error):
+  """What raises on the second process, in place of a function."""
+  return mock.Mock(side_effect=error)
+
+
+# From host 1 comes what it says itself, and the first one names it.
+host = "" if me else "host 1: "
+
+if me == 0:
+  copied("absent")
+fails("absent", host, "no such directory")
+
+place, spoilt = copied("cut")
+if spoilt:
+  weights = place / "model.safetensors"
+  weights.write_bytes(weights.read_bytes()[:-64])
+fails("cut", host, "model.safetensors")
+
+place, spoilt = copied("mute")
+if spoilt:
+  for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
+    (place / name).unlink(missing_ok=True)
+fails("mute", host, "no tokenizer")
+
+place, spoilt = copied("other")
+if spoilt:
+  described = json.loads((place / "config.json").read_text())
+  described["rms_norm_eps"] = 0.5
+  (place / "config.json").write_text(json.dumps(described))
+fails("other", "differ in config (hosts 1)", kind=errors.RunError)
+
+copied("policy")
+patched = [
+  (isolation, "check", errors.InputError("no jail"), errors.InputError),
+  (hf_read, "read_parts", OSError("no jail"), (OSError, errors.RunError)),
+  (stages, "make_stages", errors.InputError("no jail"), errors.InputError),
+]
+for module, name, error, kind in patched:
+  with mock.patch.object(
+    module, name, on_second(error) if me else getattr(module, name)
+  ):
+    fails("policy", host, "no jail", kind=kind)
+
+place, spoilt = copied("run", run)
+if spoilt:
+  shutil.rmtree(place / "checkpoints/1")
+fails("run", host, "checkpoints/1")
+
+place, spoilt = copied("gone", run)
+if spoilt:
+  shutil.rmtree(place / "model")
+fails("gone", host, "neither an HF directory")
+print(f"failed as {me}")
