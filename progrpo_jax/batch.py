@@ -37,7 +37,9 @@ holes is a response of one turn.
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from typing import Any
 
 from flax import struct
@@ -97,6 +99,26 @@ class Prompts:
 
   def __len__(self) -> int:
     return len(self.rows)
+
+  def digest(self) -> str:
+    """Returns a digest of what is sampled from the prompts, and verified by.
+
+    Of a part of a row that is no JSON, its type alone counts: how it is written
+    as text may differ from process to process.
+    """
+    found = hashlib.sha256()
+    for x in (self.tokens_PT, self.mask_PT, self.user_mask_PT, self.ids_P):
+      found.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
+    for row in self.rows:
+      verified = [
+        getattr(row, name, None)
+        for name in ("task", "prompt", "reference", "meta", "verifier")
+      ]
+      text = json.dumps(
+        verified, skipkeys=True, default=lambda part: type(part).__name__
+      )
+      found.update(text.encode())
+    return found.hexdigest()[:16]
 
 
 @struct.dataclass

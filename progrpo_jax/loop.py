@@ -387,6 +387,10 @@ def recover(
   return None
 
 
+# The entry of a checkpoint's data whose position holds in any source.
+_ANY = {"source": None}
+
+
 def _restore(
   setup: build.Setup,
   checkpointer: checkpoint_lib.Checkpointer,
@@ -415,20 +419,30 @@ def _restore(
     setup.first, step - bool(meta.get("measured")), meta["resets"]
   )
   reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
-  if override and not stages.prompter.continues(meta["data"]):
-    changed = True  # in rows, which no key of the config shows
-  surplus = None
-  if data and not changed:
-    group = stages.collect.draw.settings.num_generations
-    surplus = groups_lib.from_arrays(
-      data,
-      stages.prompter.of,
-      functools.partial(verify.texts, setup.tokenizer, group=group),
-    )
-  source = meta["data"] | ({"source": None} if changed else {})
-  progress = Progress.from_meta(
-    meta | {"position": stages.prompter.restore(source)}, surplus
-  )
+
+  def went_on():
+    same = stages.prompter.continues(meta["data"])
+    # Rows may be other ones although no key of the config shows it.
+    if changed or (override and not same):
+      position = stages.prompter.restore(meta["data"] | _ANY)
+      return Progress.from_meta(meta | {"position": position}, None)
+    position = stages.prompter.restore(meta["data"])
+    surplus = None
+    if data:
+      group = stages.collect.draw.settings.num_generations
+      surplus = groups_lib.from_arrays(
+        data,
+        stages.prompter.of,
+        functools.partial(verify.texts, setup.tokenizer, group=group),
+      )
+    return Progress.from_meta(meta | {"position": position}, surplus)
+
+  # One host's data may be other data.
+  progress = hosts.agree(went_on)
+  if hosts.count() > 1:
+    carried = progress.surplus
+    digest = "" if carried is None else carried.prompts.digest()
+    hosts.compare(f"step {step}", surplus=digest)
   return Start(stages, state, reference, progress)
 
 

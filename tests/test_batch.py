@@ -50,3 +50,37 @@ def test_number_of_prompts_is_that_of_their_rows():
     rows=("a", "b"),
   )
   assert len(prompts) == 2
+
+
+class Drawn:
+  """A row as tasks hand it over, with a part that is no JSON."""
+
+  def __init__(self, **parts):
+    self.__dict__ |= dict(task="sums", prompt="1+1=", reference=2) | parts
+
+
+def digest(tokens=(5, 6), mask=(True, True), **parts):
+  return batch.Prompts(
+    tokens_PT=np.array([tokens], np.int32),
+    mask_PT=np.array([mask]),
+    user_mask_PT=np.array([mask]),
+    ids_P=np.arange(1),
+    rows=(Drawn(**parts),),
+  ).digest()
+
+
+def test_digests_of_prompts_tell_what_is_sampled_and_verified():
+  assert digest() == digest() != ""
+  # An object's text has its address, which is no difference.
+  assert digest(meta=object()) == digest(meta=object()) != digest()
+  assert digest(place="line 1") == digest()
+  different = [
+    digest(tokens=(5, 7)),
+    digest(mask=(False, True)),
+    digest(tokens=(0, 5, 6), mask=(False, True, True)),
+    digest(reference=3),
+    digest(prompt="1+1 ="),
+    digest(meta={"tests": [1]}),
+    digest(verifier="math"),
+  ]
+  assert len({digest(), *different}) == 1 + len(different)

@@ -115,7 +115,12 @@ def batches(
 
   Raises:
     PoolError: too many replies of a turn failed.
+    RunError: the hosts have read other prompts, or other answers to them.
   """
+  # Every time, and before programs of shapes that would differ. Alone, nobody
+  # asks for the digest.
+  if hosts.count() > 1:
+    hosts.compare("sampling", prompts=prompts.digest())
   start = 0
   for rollout in sampler.batches(engine, prompts, key, settings):
     end = start + len(rollout.mask_BT) // settings.num_generations

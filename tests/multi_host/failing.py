@@ -1,10 +1,11 @@
-"""Run by `test_hosts.py` in two processes: what fails on the second alone.
+"""Run by `test_hosts.py` in two processes: what is wrong on the second alone.
 
 Arguments: a folder for both, a policy, a run, and the arguments of a config.
 Where one process waited for the other in a computation of both, neither would
 come to its end.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -28,14 +29,17 @@ folder, base, run, *argv = sys.argv[1:]
 home = pathlib.Path(folder) / f"home{me}"
 os.environ["HOME"] = str(home)
 view = mock.Mock()
+numbers = itertools.count()
 
 
-def fails(name, *said, kind=errors.InputError):
+def fails(name, *said, kind=errors.InputError, tasks=None):
   """Asserts that a run from ~/name fails on both, in these words."""
   place = f"--config.model.init_from=~/{name}"
   c, _ = arguments.parse(arguments.parser("train", ""), [*argv, place])
+  if tasks:
+    c.data.tasks = tasks
   with pytest.raises(kind) as caught:
-    loop.train(c, pathlib.Path(folder) / "never", view)
+    loop.train(c, pathlib.Path(folder) / f"never{next(numbers)}", view)
   for words in said:
     assert words in str(caught.value), caught.value
   print(f"{name}: {caught.value}", flush=True)
@@ -99,4 +103,20 @@ place, spoilt = copied("gone", run)
 if spoilt:
   shutil.rmtree(place / "model")
 fails("gone", host, "neither an HF directory")
+# As many problems as on the other, of other answers or of other lengths.
+sums = [(a, b) for a in range(1, 4) for b in range(1, 4)]
+for name, more, added in (("answers", "", me), ("prompts", "+0" * me, 0)):
+  (home / f"{name}.jsonl").write_text(
+    "".join(
+      json.dumps(dict(prompt=f"{a}+{b}{more}=", answer=a + b + added)) + "\n"
+      for a, b in sums
+    )
+  )
+  options = dict(file=f"~/{name}.jsonl", verifier="math")
+  fails(
+    "policy",
+    "sampling: the hosts differ in prompts (hosts 1)",
+    kind=errors.RunError,
+    tasks={"sums": dict(module="file", options=options)},
+  )
 print(f"failed as {me}")

@@ -37,7 +37,9 @@ def test_what_fails_on_one_fails_on_both(small, start_hosts, tmp_path):
         tmp_path,
         small.base,
         run,
-        *small.args("mesh.data=1", "mesh.fsdp=-1", method="grpo"),
+        *small.args(
+          "mesh.data=1", "mesh.fsdp=-1", "eval.every=0", method="grpo"
+        ),
       ],
       devices=1,
     )
