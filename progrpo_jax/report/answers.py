@@ -6,10 +6,13 @@ one of them gives.
 """
 
 import collections
+from collections.abc import Mapping, Sequence
 import itertools
 import string
+from typing import Any
 
 from progrpo_jax.report import comparison, rollouts
+from progrpo_jax.storage import metrics
 
 # Limits of the data, so that a page stays a few megabytes.
 MAX_PROMPTS = 24
@@ -17,7 +20,11 @@ MAX_RIGHT = 12
 MAX_WRONG = 4
 
 
-def collect(groups, base=None, dataset=None):
+def collect(
+  groups: comparison.RunsByLabel,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> dict[str, Any]:
   """Returns the answers of the last evaluations to the prompts all share.
 
   Args:
@@ -57,7 +64,9 @@ def collect(groups, base=None, dataset=None):
   return {"labels": labels, "rows": rows[:MAX_PROMPTS], "prompts": len(shared)}
 
 
-def _samples(runs, dataset):
+def _samples(
+  runs: Sequence[metrics.Record], dataset: str | None
+) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
   """{prompt key: (record, completions of all seeds)} of the last evaluations.
 
   Only prompts that every seed answered.
@@ -77,7 +86,9 @@ def _samples(runs, dataset):
   }
 
 
-def _row(key, sides):
+def _row(
+  key: str, sides: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]
+) -> dict[str, Any]:
   """Returns a prompt with the answers of each label.
 
   Args:
@@ -94,7 +105,9 @@ def _row(key, sides):
   }
 
 
-def _side(completions, numbers):
+def _side(
+  completions: Sequence[dict[str, Any]], numbers: dict[str, int]
+) -> dict[str, Any]:
   """Returns the answers of one label to one prompt, equal ones as one.
 
   Args:
@@ -135,13 +148,15 @@ def _side(completions, numbers):
   }
 
 
-def letter(number):
+def letter(number: int) -> str:
   """Returns the name of a row's answer: A to Z, then A2 to Z2, and so on."""
   again, index = divmod(number, 26)
   return string.ascii_uppercase[index] + (str(again + 1) if again else "")
 
 
-def _largest_difference(sides, methods):
+def _largest_difference(
+  sides: Sequence[Mapping[str, Any]], methods: int
+) -> int:
   """The largest difference in different right answers between two methods.
 
   Args:
@@ -155,7 +170,7 @@ def _largest_difference(sides, methods):
   )
 
 
-def browser(data):
+def browser(data: Mapping[str, Any]) -> str:
   """Returns the HTML frame that the page's script fills, "" without rows.
 
   Args:

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import subprocess
+from typing import Any
 
 import huggingface_hub
 
@@ -111,7 +112,9 @@ def method_of(label: str) -> tuple[str, str]:
   return (name if _PAPER.search(sentence) and len(name) < 30 else label), linked
 
 
-def _metadata(export: Export, rows) -> huggingface_hub.ModelCardData:
+def _metadata(
+  export: Export, rows: list[dict[str, Any]]
+) -> huggingface_hub.ModelCardData:
   """Returns the metadata; the hub reads it from the head of the card."""
   method = export.run.config.get("method", "")
   last = [row for row in rows if row["last"] is not None]
@@ -219,7 +222,7 @@ def _has_template(run: metrics.Record) -> bool:
   return choice != "none"
 
 
-def _evaluation(rows, step: int) -> str:
+def _evaluation(rows: list[dict[str, Any]], step: int) -> str:
   """Says what the run measured on held-out problems, as a table."""
   if not rows:
     return "The run evaluated nothing up to this step."
@@ -306,7 +309,7 @@ def _value(row: dict, key: str) -> str:
   return ""
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
   """Returns a value as text of a table's cell."""
   return str(value).replace("|", "\\|").replace("\n", " ")
 

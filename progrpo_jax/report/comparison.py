@@ -16,14 +16,22 @@ samples", replace it.
 """
 
 import collections
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 import json
+import os
 import re
+from typing import Any
 
+from etils import epath
 import numpy as np
 
 from progrpo_jax import errors, places
 from progrpo_jax.evaluators import boundary, intervals, passk
 from progrpo_jax.storage import metrics
+
+# Loaded runs by the label of their method, in the order in which methods are
+# shown; the runs of one label are its seeds.
+RunsByLabel = Mapping[str, Sequence[metrics.Record]]
 
 BASE = "base"
 START = "step 0"
@@ -36,7 +44,12 @@ _PASS = re.compile(rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$")
 _TAIL = 10  # steps averaged at the start and the end of a run
 
 
-def summarise(groups, *, base=None, dataset=None):
+def summarise(
+  groups: RunsByLabel,
+  *,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> dict[str, dict[str, Any]]:
   """Summarises the last evaluations of runs.
 
   Args:
@@ -65,7 +78,12 @@ def summarise(groups, *, base=None, dataset=None):
   return {label: _entry(runs, dataset) for label, runs in everything.items()}
 
 
-def analyse(groups, *, base=None, dataset=None):
+def analyse(
+  groups: RunsByLabel,
+  *,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> dict[str, dict[str, Any]]:
   """Summarises runs with their samples and all their evaluations.
 
   Args:
@@ -126,7 +144,7 @@ def analyse(groups, *, base=None, dataset=None):
   return summary
 
 
-def bounds(entry):
+def bounds(entry: Mapping[str, Any]) -> dict[str, float]:
   """{"k": Dang bound on pass@k} for each k >= 2 of an entry.
 
   The bound depends on the mean and the noise-free variance of pass@1 over
@@ -142,7 +160,7 @@ def bounds(entry):
   }
 
 
-def curve(counts):
+def curve(counts: Sequence[passk.Counts]) -> list[list[float]]:
   """[[pass@k, low, high], ...] for k = 1, 2, 3, ... while samples suffice.
 
   A problem's value is its mean over the seeds that have k samples of it.
@@ -169,7 +187,7 @@ def curve(counts):
   return points
 
 
-def histogram(counts):
+def histogram(counts: Sequence[passk.Counts]) -> list[int]:
   """Number of problems in each tenth of pass@1, seeds' samples pooled.
 
   Args:
@@ -185,7 +203,11 @@ def histogram(counts):
   return passk.histogram(n, c, BINS).tolist()
 
 
-def regimes(runs, dataset, base=None):
+def regimes(
+  runs: Sequence[metrics.Record],
+  dataset: str,
+  base: metrics.Record | None = None,
+) -> dict[str, Any] | None:
   """Returns the regime of a method on one evaluation set.
 
   Compares pass@k of three policies: the base (`base`, or each run's evaluation
@@ -240,7 +262,12 @@ def regimes(runs, dataset, base=None):
   }
 
 
-def last_counts(groups, *, base=None, dataset=None):
+def last_counts(
+  groups: RunsByLabel,
+  *,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> dict[str, list[passk.Counts]]:
   """{label: `step_counts` of each run's last evaluation}, the base first.
 
   Args:
@@ -256,7 +283,9 @@ def last_counts(groups, *, base=None, dataset=None):
   }
 
 
-def step_counts(run, dataset, step):
+def step_counts(
+  run: metrics.Record, dataset: str | None, step: int
+) -> passk.Counts:
   """{problem: (samples, correct samples)} of an evaluation; {} if incomplete.
 
   Samples on which the verifier failed do not count; a problem may have none
@@ -283,7 +312,7 @@ def step_counts(run, dataset, step):
   return counts if is_complete else {}
 
 
-def load_base(path):
+def load_base(path: str | os.PathLike) -> metrics.Record:
   """Loads the base policy's evaluation as a run.
 
   Args:
@@ -305,7 +334,7 @@ def load_base(path):
   return run
 
 
-def default_set(groups):
+def default_set(groups: RunsByLabel) -> str | None:
   """Name of the first evaluation set in the runs of the groups, or None."""
   for runs in groups.values():
     for run in runs:
@@ -316,13 +345,13 @@ def default_set(groups):
   return None
 
 
-def sets(run):
+def sets(run: metrics.Record) -> list[str]:
   """Names of all evaluation sets of a run, in file order."""
   keys = [_PASS.match(key) for row in run.evals for key in row]
   return list(dict.fromkeys(match[1] for match in keys if match))
 
 
-def ks(run, dataset):
+def ks(run: metrics.Record, dataset: str | None) -> list[int]:
   """Every k with a pass@k, or bounds on it, in a run's last evaluation."""
   row = _last(run, dataset)
   matches = [
@@ -331,12 +360,12 @@ def ks(run, dataset):
   return sorted({int(m[2]) for m in matches if m and m[1] == dataset})
 
 
-def shown_ks(runs, dataset):
+def shown_ks(runs: Sequence[metrics.Record], dataset: str | None) -> list[int]:
   """The few k that tables and figures show for these runs."""
   return pick_ks({k for run in runs for k in ks(run, dataset)})
 
 
-def pick_ks(every):
+def pick_ks(every: Iterable[int]) -> list[int]:
   """Picks up to three k: 1, 8 and 32, or else lowest, middle and highest."""
   every = sorted(every)
   if not every:
@@ -347,14 +376,14 @@ def pick_ks(every):
   return sorted({every[0], every[len(every) // 2], every[-1]})
 
 
-def evenly_spaced(count, limit):
+def evenly_spaced(count: int, limit: int) -> list[int]:
   """At most `limit` indices below `count`, the first and the last included."""
   if count <= limit:
     return list(range(count))
   return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
 
 
-def ending(run, name):
+def ending(run: metrics.Record, name: str) -> tuple[float, float] | None:
   """(start, end) of a metric as means over ten steps, or None if absent."""
   _, values = metrics.series(run.metrics, name)
   if not len(values):
@@ -362,7 +391,7 @@ def ending(run, name):
   return float(values[:_TAIL].mean()), float(values[-_TAIL:].mean())
 
 
-def _check_set(groups, dataset):
+def _check_set(groups: RunsByLabel, dataset: str) -> None:
   runs = [run for runs in groups.values() for run in runs]
   available = list(dict.fromkeys(name for run in runs for name in sets(run)))
   if dataset not in available:
@@ -372,7 +401,7 @@ def _check_set(groups, dataset):
     )
 
 
-def _read_evaluations(path):
+def _read_evaluations(path: epath.Path) -> list[dict[str, Any]]:
   """Reads evaluations as rows; a row without a step is of step 0."""
   text = path.read_text()
   try:
@@ -388,7 +417,9 @@ def _read_evaluations(path):
   return [{"step": 0, **row} for row in rows]
 
 
-def _entry(runs, dataset):
+def _entry(
+  runs: Sequence[metrics.Record], dataset: str | None
+) -> dict[str, Any]:
   """Returns the entry of `summarise` for the runs of one label."""
   rows = [_last(run, dataset) for run in runs]
   rows_with = [row for row in rows if row]
@@ -423,7 +454,9 @@ def _entry(runs, dataset):
   return entry
 
 
-def _add_pass(entry, runs, dataset):
+def _add_pass(
+  entry: dict[str, Any], runs: Sequence[metrics.Record], dataset: str | None
+) -> None:
   """Adds pass@k with intervals, or its bounds, to an entry.
 
   Also the numbers of problems and, as `interval`, how intervals were computed.
@@ -474,7 +507,9 @@ def _add_pass(entry, runs, dataset):
   entry["interval"] = "; ".join(sorted(kinds))
 
 
-def _problem_counts(run, dataset, step):
+def _problem_counts(
+  run: metrics.Record, dataset: str | None, step: int
+) -> passk.Counts:
   """{problem: (samples, correct samples)} as written; {} without a file."""
   if step not in run.eval_sample_steps():
     return {}
@@ -493,7 +528,9 @@ def _problem_counts(run, dataset, step):
   return counts
 
 
-def _per_problem(counts, k, means):
+def _per_problem(
+  counts: Sequence[passk.Counts], k: int, means: Sequence[float]
+) -> list[float] | None:
   """Mean over seeds of each problem's pass@k, or None.
 
   None unless every seed wrote samples of the same problems that reproduce the
@@ -511,24 +548,26 @@ def _per_problem(counts, k, means):
   return [np.mean(values) for values in by_problem if values]
 
 
-def last_step(run, dataset):
+def last_step(run: metrics.Record, dataset: str | None) -> int | None:
   """Step of the last evaluation of the set, or None."""
   return _last(run, dataset).get("step")
 
 
-def _last(run, dataset):
+def _last(run: metrics.Record, dataset: str | None) -> dict[str, Any]:
   """The last evaluation row of the set, or {}."""
   prefix = f"eval/{dataset}/pass@"
   rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
   return rows[-1] if rows else {}
 
 
-def _last_counts(run, dataset):
+def _last_counts(run: metrics.Record, dataset: str | None) -> passk.Counts:
   row = _last(run, dataset)
   return step_counts(run, dataset, row["step"]) if row else {}
 
 
-def _starts(runs, dataset):
+def _starts(
+  runs: Sequence[metrics.Record], dataset: str | None
+) -> list[passk.Counts]:
   """`step_counts` of each run at step 0; {} for a run without later steps."""
   return [
     step_counts(run, dataset, 0) if _last(run, dataset).get("step") else {}
@@ -536,17 +575,19 @@ def _starts(runs, dataset):
   ]
 
 
-def _shared(counts):
+def _shared(counts: Sequence[passk.Counts]) -> list[Hashable]:
   """Problems tried by every seed, sorted."""
   return sorted(set.intersection(*map(set, counts))) if counts else []
 
 
-def _values(counts, k):
+def _values(counts: Sequence[passk.Counts], k: int) -> dict[Hashable, float]:
   """{problem: mean over seeds of pass@k}."""
   return passk.mean_of([passk.per_problem(run, k) for run in counts])
 
 
-def _tolerant(runs, dataset):
+def _tolerant(
+  runs: Sequence[metrics.Record], dataset: str | None
+) -> dict[str, list[float]]:
   """{"k": [mean, low, high]} by the tolerant verdict.
 
   The mean over seeds, with the range of the seeds' intervals.
@@ -573,7 +614,11 @@ def _tolerant(runs, dataset):
   return values
 
 
-def _difference(counts, reference, against):
+def _difference(
+  counts: Sequence[passk.Counts],
+  reference: Sequence[passk.Counts],
+  against: str,
+) -> dict[str, Any] | None:
   """Paired differences of pass@k for k = 1, 2, 4, ..., or None.
 
   Args:
@@ -616,7 +661,9 @@ def _difference(counts, reference, against):
   }
 
 
-def _checkpoints(runs, dataset, has_base):
+def _checkpoints(
+  runs: Sequence[metrics.Record], dataset: str, has_base: bool
+) -> tuple[int | None, int, int] | None:
   """(start, middle, final) steps evaluated by all runs, or None.
 
   The start is None if there is a base policy to use instead.
@@ -637,12 +684,14 @@ def _checkpoints(runs, dataset, has_base):
   return (None if has_base else 0), middle, final
 
 
-def _final(run, name):
+def _final(run: metrics.Record, name: str) -> float | None:
   ends = ending(run, name)
   return ends and ends[1]
 
 
-def median_seconds(runs, stage="step"):
+def median_seconds(
+  runs: Sequence[metrics.Record], stage: str = "step"
+) -> float | None:
   """Median seconds of a step or a stage, averaged over runs.
 
   Steps that compile would distort a mean over steps. None if no run was timed.
@@ -651,6 +700,6 @@ def median_seconds(runs, stage="step"):
   return _mean(float(np.median(v)) for v in values if len(v))
 
 
-def _mean(values):
+def _mean(values: Iterable[float | None]) -> float | None:
   values = [value for value in values if value is not None]
   return float(np.mean(values)) if values else None

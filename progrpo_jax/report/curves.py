@@ -3,9 +3,13 @@
 What `groups` is: see `drawing`.
 """
 
+from collections.abc import Iterable, Sequence
 import re
+from typing import Any
 
 import matplotlib
+import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 
 from progrpo_jax.report import comparison, drawing
@@ -14,17 +18,19 @@ from progrpo_jax.storage import metrics
 STAGES = ("sample", "verify", "score", "update")
 
 
-def reward(groups):
+def reward(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Mean reward of the sampled completions over steps."""
   return _curve(groups, "reward", "Reward", "mean reward")
 
 
-def correct(groups):
+def correct(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Share of the sampled completions that the verifier accepts."""
   return _curve(groups, "correct", "Correct completions", "share", share=True)
 
 
-def rewards_by_task(groups):
+def rewards_by_task(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Mean reward of each task, for a single run with more than one task."""
   if len(groups) > 1:  # one line per task and label would be unreadable
     return None
@@ -42,7 +48,9 @@ def rewards_by_task(groups):
   return _reward_lines(runs, sorted(tasks), "Reward by task", "mean reward")
 
 
-def rewards_by_function(groups):
+def rewards_by_function(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Mean value of each user-defined reward function, for a single run."""
   if len(groups) > 1:
     return None
@@ -56,12 +64,14 @@ def rewards_by_function(groups):
   )
 
 
-def entropy(groups):
+def entropy(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Entropy of the policy at the sampled tokens over steps."""
   return _curve(groups, "entropy", "Policy entropy", "nats per token", floor=0)
 
 
-def entropy_quantiles(groups):
+def entropy_quantiles(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Quantiles of the entropy over tokens (top) and decided tokens (bottom)."""
   if not any(drawing.gather(runs, "entropy/q50") for runs in groups.values()):
     return None
@@ -79,7 +89,7 @@ def entropy_quantiles(groups):
   return figure
 
 
-def kl(groups):
+def kl(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """KL to the reference, with a vertical line where the reference was reset."""
   # A running mean would blur the sudden fall to 0 at a reset.
   figure = _curve(
@@ -91,7 +101,7 @@ def kl(groups):
   return figure
 
 
-def kl_share(groups):
+def kl_share(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """The KL's share of the gradient, with a line at each reset."""
   figure = _curve(
     groups,
@@ -106,7 +116,9 @@ def kl_share(groups):
   return figure
 
 
-def completion_length(groups):
+def completion_length(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Tokens per completion, and the share cut off at the limit."""
   parts = (
     ("completions/mean_length", "Completion length", "tokens", False),
@@ -115,7 +127,9 @@ def completion_length(groups):
   return _stacked(groups, parts, heights=(2, 1))
 
 
-def clip_ratio(groups):
+def clip_ratio(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Share of clipped tokens, below and above the trust region."""
   parts = (("clip_ratio/low_mean", "below"), ("clip_ratio/high_mean", "above"))
   if not any(drawing.gather(runs, parts[0][0]) for runs in groups.values()):
@@ -131,7 +145,7 @@ def clip_ratio(groups):
   return figure
 
 
-def arm(groups):
+def arm(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """ARM's confidence gap (top), active groups and sign flips (bottom)."""
   gap, spread = "arm/gap_mean", "arm/gap_std"
   colored = [
@@ -164,7 +178,7 @@ def arm(groups):
   return figure
 
 
-def timing(groups):
+def timing(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Median seconds per stage, over steps or, with several labels, in total."""
   table = {
     # Labels without timings get no empty bar.
@@ -185,7 +199,9 @@ def timing(groups):
   return figure
 
 
-def covariance(groups):
+def covariance(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Covariance of log-prob and advantage: mean (top), large ones (bottom)."""
   parts = (
     ("covariance/logp_advantage", "Covariance", "log-prob, advantage", False),
@@ -197,7 +213,9 @@ def covariance(groups):
   return figure
 
 
-def reward_spread(groups):
+def reward_spread(
+  groups: comparison.RunsByLabel,
+) -> matplotlib.figure.Figure | None:
   """Standard deviation of the rewards within groups."""
   if not any(
     drawing.gather(runs, "reward_spread/mean") for runs in groups.values()
@@ -212,13 +230,15 @@ def reward_spread(groups):
   return figure
 
 
-def reset_steps(run):
+def reset_steps(run: metrics.Record) -> list[int]:
   """Steps of a run after which the reference was reset."""
   steps, values = metrics.series(run.metrics, "ref_reset/reset")
   return [int(step) for step in steps[values > 0]]
 
 
-def shade(figure, spans):
+def shade(
+  figure: matplotlib.figure.Figure, spans: Iterable[tuple[int, int, str]]
+) -> None:
   """Shades steps in all axes of a figure over steps.
 
   Args:
@@ -237,7 +257,9 @@ def shade(figure, spans):
     axes.set_xlim(limits)
 
 
-def _reward_lines(runs, names, title, unit):
+def _reward_lines(
+  runs: Sequence[metrics.Record], names: Sequence[str], title: str, unit: str
+) -> matplotlib.figure.Figure:
   """Draws `rewards/<name>/mean` over steps, one line per name."""
   with matplotlib.rc_context(drawing.STYLE):
     figure, (axes,) = drawing.axes()
@@ -257,13 +279,25 @@ def _reward_lines(runs, names, title, unit):
   return figure
 
 
-def _curve(groups, name, title, unit, **options):
+def _curve(
+  groups: comparison.RunsByLabel,
+  name: str,
+  title: str,
+  unit: str,
+  **options: Any,
+) -> matplotlib.figure.Figure | None:
   """Draws one metric over steps, one line per label."""
   share = options.pop("share", False)
   return _stacked(groups, ((name, title, unit, share),), **options)
 
 
-def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
+def _stacked(
+  groups: comparison.RunsByLabel,
+  parts: Sequence[tuple[str, str | None, str, bool]],
+  heights: Sequence[float] = (1,),
+  floor: float | None = None,
+  smooth: bool = True,
+) -> matplotlib.figure.Figure | None:
   """Draws metrics over the same steps, one above the other.
 
   Args:
@@ -276,17 +310,19 @@ def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
   """
   if not any(drawing.gather(runs, parts[0][0]) for runs in groups.values()):
     return None
-  parts = [
+  present = [
     (part, height)
     for part, height in zip(parts, heights, strict=True)
     if any(drawing.gather(runs, part[0]) for runs in groups.values())
   ]
   with matplotlib.rc_context(drawing.STYLE):
     figure, rows = drawing.axes(
-      len(parts), heights=[height for _, height in parts]
+      len(present), heights=[height for _, height in present]
     )
     # The legend is in the top row only, the step axis is labelled below.
-    for axes, ((name, title, unit, share), _) in zip(rows, parts, strict=True):
+    for axes, ((name, title, unit, share), _) in zip(
+      rows, present, strict=True
+    ):
       for index, (label, runs, color) in enumerate(drawing.colored(groups)):
         drawing.line(
           axes,
@@ -306,7 +342,12 @@ def _stacked(groups, parts, heights=(1,), floor=None, smooth=True):
   return figure
 
 
-def _sides(axes, colored, parts, first=0):
+def _sides(
+  axes: matplotlib.axes.Axes,
+  colored: Sequence[tuple[str, Sequence[metrics.Record], str]],
+  parts: Sequence[tuple[str, str]],
+  first: int = 0,
+) -> None:
   """Draws two metrics in one plot, told apart by colour or by dashes.
 
   With one label each metric has a colour, from `first` in the palette; with
@@ -324,7 +365,9 @@ def _sides(axes, colored, parts, first=0):
       )
 
 
-def _reset_lines(axes, groups):
+def _reset_lines(
+  axes: matplotlib.axes.Axes, groups: comparison.RunsByLabel
+) -> None:
   """Draws a vertical line at each reset of the reference."""
   alone = len(groups) == 1
   for label, runs, color in drawing.colored(groups):
@@ -346,7 +389,12 @@ def _reset_lines(axes, groups):
         axes.legend(handles=[line], loc="best")
 
 
-def _banded(axes, groups, names, word):
+def _banded(
+  axes: matplotlib.axes.Axes,
+  groups: comparison.RunsByLabel,
+  names: Sequence[str],
+  word: str,
+) -> None:
   """Draws a line in a band for each label.
 
   Args:
@@ -373,7 +421,9 @@ def _banded(axes, groups, names, word):
     drawing.line(axes, middle, color, label=shown)
 
 
-def _bars_over_steps(axes, runs):
+def _bars_over_steps(
+  axes: matplotlib.axes.Axes, runs: Sequence[metrics.Record]
+) -> None:
   """Draws seconds per stage, stacked, in at most 40 bars over steps."""
   stages = {
     stage: drawing.gather(runs, f"timing_s/{stage}") for stage in STAGES
@@ -395,7 +445,9 @@ def _bars_over_steps(axes, runs):
   drawing.finish(axes, "seconds")
 
 
-def _bars_by_label(axes, table):
+def _bars_by_label(
+  axes: matplotlib.axes.Axes, table: comparison.RunsByLabel
+) -> None:
   """Draws one stacked bar per label, of medians over steps as in tables."""
   names = list(table)
   left = np.zeros(len(names))

@@ -5,11 +5,18 @@ runs (seeds) of that label, and returns a matplotlib figure, or None if the runs
 have no data for it. A single run is `{name: [run]}`.
 """
 
+from collections.abc import Mapping, Sequence
+
+import matplotlib.axes
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+from progrpo_jax.report import comparison
 from progrpo_jax.storage import metrics
+
+# Name of a line style, or (offset, lengths of dashes and gaps) in points.
+LineStyle = str | tuple[float, tuple[float, ...]]
 
 # Okabe and Ito's palette for colour-blind readers, without its yellow, which is
 # too faint on white.
@@ -63,7 +70,9 @@ STYLE = {
 }
 
 
-def axes(rows=1, heights=None):
+def axes(
+  rows: int = 1, heights: Sequence[float] | None = None
+) -> tuple[matplotlib.figure.Figure, np.ndarray]:
   """Returns a new figure and its axes, one per row, with a common x axis."""
   figure = matplotlib.figure.Figure(figsize=(5.1, 3.1))
   grid = figure.subplots(
@@ -72,7 +81,9 @@ def axes(rows=1, heights=None):
   return figure, grid[:, 0]
 
 
-def colored(groups):
+def colored(
+  groups: comparison.RunsByLabel,
+) -> list[tuple[str, Sequence[metrics.Record], str]]:
   """[(label, runs, colour)]; a label has the same colour in every figure."""
   return [
     (shown(label), runs, PALETTE[index % len(PALETTE)])
@@ -80,12 +91,12 @@ def colored(groups):
   ]
 
 
-def dashes(index):
+def dashes(index: int) -> LineStyle:
   """Line style of a label: each round through the palette has its own."""
   return DASHES[index // len(PALETTE) % len(DASHES)]
 
 
-def shown(label):
+def shown(label: str) -> str:
   """Makes a label safe for matplotlib.
 
   Dollars would start mathtext, and a leading underscore would hide the label
@@ -95,12 +106,14 @@ def shown(label):
   return f"\u2009{label}" if label.startswith("_") else label
 
 
-def unshown(label):
+def unshown(label: str) -> str:
   """Returns the text that `shown` made safe."""
   return label.removeprefix("\u2009").replace(r"\$", "$")
 
 
-def gather(runs, name, rows="metrics"):
+def gather(
+  runs: Sequence[metrics.Record], name: str, rows: str = "metrics"
+) -> dict[int, list[float]]:
   """{step: values of the runs that logged one}, sorted by step."""
   by_step = {}
   for run in runs:
@@ -110,7 +123,9 @@ def gather(runs, name, rows="metrics"):
   return {step: by_step[step] for step in sorted(by_step)}
 
 
-def bins(steps, values):
+def bins(
+  steps: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Averages neighbours to at most `_MAX_POINTS` points, for small files."""
   steps, values = np.asarray(steps, float), np.asarray(values, float)
   if len(steps) <= _MAX_POINTS:
@@ -124,7 +139,7 @@ def bins(steps, values):
   )
 
 
-def running_mean(values):
+def running_mean(values: np.ndarray) -> np.ndarray:
   """Centred running mean over a twentieth of the series."""
   half = len(values) // 40
   if half == 0:
@@ -137,7 +152,15 @@ def running_mean(values):
   return (total[high] - total[low]) / (high - low)
 
 
-def line(axes, values, color, *, label, linestyle="-", smooth=True):
+def line(
+  axes: matplotlib.axes.Axes,
+  values: Mapping[int, Sequence[float]],
+  color: str,
+  *,
+  label: str,
+  linestyle: LineStyle = "-",
+  smooth: bool = True,
+) -> None:
   """Draws a metric over steps: running mean, on single values or a range.
 
   Args:
@@ -163,8 +186,15 @@ def line(axes, values, color, *, label, linestyle="-", smooth=True):
 
 
 def finish(
-  axes, unit, *, share=False, legend=False, steps=True, floor=None, fit=False
-):
+  axes: matplotlib.axes.Axes,
+  unit: str,
+  *,
+  share: bool = False,
+  legend: bool = False,
+  steps: bool = True,
+  floor: float | None = None,
+  fit: bool = False,
+) -> None:
   """Sets labels, limits and legend.
 
   Args:
@@ -192,7 +222,7 @@ def finish(
     axes.legend(loc="best")
 
 
-def legend_below(axes, columns):
+def legend_below(axes: matplotlib.axes.Axes, columns: int) -> None:
   """Adds a legend below the whole figure, which grows by its further rows."""
   handles, labels = axes.get_legend_handles_labels()
   columns = min(columns, _BELOW if len(labels) <= 2 * _BELOW else 3)

@@ -7,15 +7,19 @@ turns into text, never into markup.
 """
 
 import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import hashlib
 import html
 import importlib.resources
+import os
 import re
 import statistics
 import sys
 import time
+from typing import Any
 
 from etils import epath
+import matplotlib.figure
 
 from progrpo_jax import places
 from progrpo_jax.report import (
@@ -132,7 +136,9 @@ _EXPLORATION_FIGURES = (
 )
 
 
-def write_report(workdir, path=None):
+def write_report(
+  workdir: str | os.PathLike, path: str | os.PathLike | None = None
+) -> epath.Path:
   """Writes the page of one run.
 
   Args:
@@ -187,7 +193,13 @@ def write_report(workdir, path=None):
   return path
 
 
-def write_comparison(groups, path, *, base=None, dataset=None):
+def write_comparison(
+  groups: comparison.RunsByLabel,
+  path: str | os.PathLike,
+  *,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> epath.Path:
   """Writes the page of several loaded runs side by side.
 
   Args:
@@ -267,12 +279,19 @@ def write_comparison(groups, path, *, base=None, dataset=None):
   return path
 
 
-def _resource(name):
+def _resource(name: str) -> str:
   folder = importlib.resources.files("progrpo_jax.report")
   return (folder / name).read_text(encoding="utf-8")
 
 
-def _write(path, *, title, header, parts, data=None):
+def _write(
+  path: epath.Path,
+  *,
+  title: str,
+  header: str,
+  parts: Sequence[tuple[str, str, str]],
+  data: Mapping[str, Any] | None = None,
+) -> None:
   """Fills the page's template and writes the page.
 
   `data` maps the name of a part of the script to its data.
@@ -318,7 +337,13 @@ def _write(path, *, title, header, parts, data=None):
   places.write(path, page)
 
 
-def _header(kind, name, facts, numbers, parts):
+def _header(
+  kind: str,
+  name: str,
+  facts: str,
+  numbers: str,
+  parts: Sequence[tuple[str, str, str]],
+) -> str:
   """Returns the title, facts and key numbers, and links to the sections."""
   links = "".join(
     f'<li><a href="#{anchor}">{heading}</a></li>'
@@ -332,7 +357,7 @@ def _header(kind, name, facts, numbers, parts):
   )
 
 
-def _facts(run):
+def _facts(run: metrics.Record) -> str:
   """Returns the main settings of a run as chips."""
   flat = sections.flatten(run.config)
   facts = [(label, flat[key]) for key, label in _FACTS if flat.get(key)]
@@ -343,7 +368,7 @@ def _facts(run):
   return f'<ul class="chips" aria-label="The run">{chips}</ul>' if chips else ""
 
 
-def _numbers(run):
+def _numbers(run: metrics.Record) -> str:
   """Returns the key numbers of a run as cards."""
   cards = []  # (name, value, small print)
   if ends := comparison.ending(run, "reward"):
@@ -379,7 +404,7 @@ def _numbers(run):
   return f'<dl class="numbers">{items}</dl>'
 
 
-def _pass_cards(run):
+def _pass_cards(run: metrics.Record) -> list[tuple[str, str, str]]:
   """Returns cards of pass@k in the last evaluation of the first set."""
   dataset = comparison.default_set({run.name: [run]})
   if dataset is None:
@@ -396,7 +421,16 @@ def _pass_cards(run):
   return cards
 
 
-def _figures(drawn, groups, name="f", spans=()):
+def _figures(
+  drawn: Iterable[
+    tuple[
+      Callable[[comparison.RunsByLabel], matplotlib.figure.Figure | None], str
+    ]
+  ],
+  groups: comparison.RunsByLabel,
+  name: str = "f",
+  spans: Sequence[tuple[int, int, str]] = (),
+) -> str:
   """Returns the figures that have data, each with its caption.
 
   `name` keeps ids in the SVG unique between sections; `spans` are the steps to
@@ -413,13 +447,13 @@ def _figures(drawn, groups, name="f", spans=()):
   return f'<div class="figures">{"".join(result)}</div>' if result else ""
 
 
-def say_damage(runs):
+def say_damage(runs: Sequence[metrics.Record]) -> None:
   """Prints the parts of the runs' files that were unreadable, to stderr."""
   for line in sections.damage_lines(runs):
     print(f"damaged, left out: {live.printable(line)}", file=sys.stderr)
 
 
-def _count(number):
+def _count(number: float) -> str:
   """Returns a count in three digits: 12.3 k, 4.56 M."""
   for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
     if number >= size:

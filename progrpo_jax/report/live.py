@@ -5,12 +5,14 @@ a pipe, CI) it is a plain line now and then, without control codes.
 """
 
 import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import math
 import os
 import statistics
 import sys
 import time
+from typing import Any
 
 import rich.console
 import rich.live
@@ -52,7 +54,7 @@ _LEVELS = (("ok", "blue"), ("warning", "yellow"), ("collapse", "bold red"))
 class _Console(rich.console.Console):
   """A console whose reader may go away, as `head` does: the work goes on."""
 
-  def on_broken_pipe(self):
+  def on_broken_pipe(self) -> None:
     """Replaces rich's method, which ends the process."""
     self.quiet = True
     # Python would fail at its end to flush what is left for the pipe.
@@ -63,18 +65,18 @@ class _Console(rich.console.Console):
 class Mute:
   """The view of every host but the first: it prints messages only."""
 
-  def __init__(self, name):
+  def __init__(self, name: str):
     self._name = name
 
-  def phase(self, name):
+  def phase(self, name: str) -> None:
     """Shows nothing."""
 
-  def step(self, step, metrics):
+  def step(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Shows nothing."""
 
   eval = step
 
-  def message(self, text):
+  def message(self, text: str) -> None:
     """Prints a line."""
     print(f"{self._name}: {text}", flush=True)
 
@@ -86,7 +88,14 @@ class LiveView:
   before the run was resumed.
   """
 
-  def __init__(self, total_steps, title, *, console=None, every_s=10.0):
+  def __init__(
+    self,
+    total_steps: int,
+    title: str,
+    *,
+    console: rich.console.Console | None = None,
+    every_s: float = 10.0,
+  ):
     """Prepares a view.
 
     Args:
@@ -116,7 +125,7 @@ class LiveView:
     self._last_line = -math.inf
     self._line_step = None  # step of that line
 
-  def __enter__(self):
+  def __enter__(self) -> "LiveView":
     self._start = self._phase_start = time.monotonic()
     if self._console.is_terminal:
       self._live = rich.live.Live(
@@ -127,7 +136,7 @@ class LiveView:
       self._print(f"{self._title}: {self._total} steps")
     return self
 
-  def __exit__(self, kind, *_):
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     if kind is None:
       self.phase("done")
     if self._live:
@@ -135,7 +144,7 @@ class LiveView:
     elif self._metrics and self._line_step != self._step:
       self._print(self._line())
 
-  def phase(self, name):
+  def phase(self, name: str) -> None:
     """Shows the phase that runs now, e.g. `view.phase("sample")`.
 
     Compiling a phase may take minutes: without a terminal, a line says so once.
@@ -150,7 +159,7 @@ class LiveView:
       self._compiled.add(name)
       self._print(f"{name} …")
 
-  def step(self, step, metrics):
+  def step(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Shows the metrics of a finished step."""
     if self._first is None:
       self._first = step - 1
@@ -171,7 +180,7 @@ class LiveView:
       self._print(self._line())
       self._last_line, self._line_step = now, self._step
 
-  def _count_seconds(self):
+  def _count_seconds(self) -> None:
     """Takes the times of the last step, for `_time_left`."""
     step, compiled, evaluated = (
       _number(self._metrics.get(f"timing_s/{name}")) or 0.0
@@ -185,7 +194,7 @@ class LiveView:
     if evaluated:
       self._evaluations.append(evaluated)
 
-  def eval(self, step, metrics):
+  def eval(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Shows the metrics of an evaluation."""
     self._eval = (step, dict(metrics))
     for name, value in _pass_ends(metrics):
@@ -193,19 +202,19 @@ class LiveView:
     if not self._live:
       self._print(f"evaluation at step {step}: {_pass_text(metrics)}")
 
-  def message(self, text):
+  def message(self, text: str) -> None:
     """Adds a message, e.g. "reference reset at step 40"."""
     self._messages.append(printable(text))
     if not self._live:
       self._print(text)
 
-  def _print(self, text):
+  def _print(self, text: str) -> None:
     # Text from runs may hold markup and control codes: neither is interpreted.
     self._console.print(
       printable(text), markup=False, highlight=False, soft_wrap=True
     )
 
-  def _time_left(self):
+  def _time_left(self) -> float | None:
     """Seconds until the last step, or None before a step can be measured.
 
     A step to come takes the median of the last ones that compiled nothing, and
@@ -219,7 +228,7 @@ class LiveView:
       step += share * statistics.median(self._evaluations)
     return step * max(self._total - self._step, 0)
 
-  def _line(self):
+  def _line(self) -> str:
     """Returns the state of the run in one plain line."""
     parts = [f"step {self._step}/{self._total}"]
     for name, label, form in _SHOWN:
@@ -239,7 +248,7 @@ class LiveView:
       parts.append(_LEVELS[self._level][0].upper())
     return "  ".join(parts)
 
-  def _function_texts(self):
+  def _function_texts(self) -> list[str]:
     """Mean and spread of each reward function in the last step, as texts."""
     shown = []
     for name in metrics_lib.functions(self._metrics):
@@ -249,14 +258,14 @@ class LiveView:
         shown.append(f"{name} {mean:.3f} ± {std:.3f}")
     return shown
 
-  def _functions(self):
+  def _functions(self) -> rich.text.Text | list[str]:
     """Returns a row of the reward functions, or [] if there are none."""
     shown = self._function_texts()
     return shown and rich.text.Text(
       f"reward functions  {'  '.join(map(printable, shown))}"
     )
 
-  def _failed(self):
+  def _failed(self) -> str:
     """Verifier failures in the last step as a text, "" if there were none."""
     counts = [
       f"{count:.0f} {word}"
@@ -265,7 +274,7 @@ class LiveView:
     ]
     return f"verifier: {', '.join(counts)}" if counts else ""
 
-  def _left_out(self):
+  def _left_out(self) -> list[str]:
     """Texts on the parts of the last step's batch that were not used."""
     filled, skipped, empty = (
       _number(self._metrics.get(name)) for name in _WHOLE
@@ -280,7 +289,7 @@ class LiveView:
       parts.append(f"{skipped - (empty or 0):.1%} of the updates not finite")
     return parts
 
-  def _render(self):
+  def _render(self) -> rich.panel.Panel:
     """Returns the whole view as one panel."""
     body = rich.table.Table.grid(padding=(0, 0), expand=True)
     body.add_row(self._header())
@@ -309,7 +318,7 @@ class LiveView:
       padding=(0, 1),
     )
 
-  def _header(self):
+  def _header(self) -> rich.table.Table:
     """Returns the progress bar, times and the current phase."""
     grid = rich.table.Table.grid(padding=(0, 2), expand=True)
     # Step and phase keep their width; the bar takes the space that is left.
@@ -330,7 +339,7 @@ class LiveView:
     )
     return grid
 
-  def _numbers(self):
+  def _numbers(self) -> rich.table.Table | rich.text.Text:
     """Returns the last step's main numbers, names above values."""
     grid = rich.table.Table.grid(padding=(0, 3))
     shown = [
@@ -344,14 +353,14 @@ class LiveView:
     grid.add_row(*(rich.text.Text(text, style="bold") for _, text in shown))
     return grid
 
-  def _alarm(self):
+  def _alarm(self) -> rich.text.Text | None:
     """Returns the last verdict on the run, or None if all is well."""
     if not self._level:
       return None
     word, style = _LEVELS[self._level]
     return rich.text.Text(f"▲ {word}  {self._reason}".rstrip(), style=style)
 
-  def _curves(self):
+  def _curves(self) -> rich.table.Table | None:
     """Returns sparklines of reward, entropy and pass@k, or None.
 
     pass@k has one point per evaluation, the others one per step.
@@ -372,7 +381,7 @@ class LiveView:
         )
     return grid if grid.row_count else None
 
-  def _stages(self):
+  def _stages(self) -> rich.text.Text | None:
     """Returns the last step's seconds per stage as one bar, or None."""
     seconds = [
       _number(self._metrics.get(f"timing_s/{stage}")) or 0.0
@@ -394,7 +403,7 @@ class LiveView:
       text.append(f"  {compiling:.0f}s of it compiling", style="yellow")
     return text
 
-  def _evaluation(self):
+  def _evaluation(self) -> rich.text.Text | None:
     """Returns a row of the last evaluation, or None."""
     step, values = self._eval
     if step is None:
@@ -404,7 +413,13 @@ class LiveView:
 
 
 @contextlib.contextmanager
-def progress(title, total, *, console=None, every_s=10.0):
+def progress(
+  title: str,
+  total: int,
+  *,
+  console: rich.console.Console | None = None,
+  every_s: float = 10.0,
+) -> Iterator[Callable[..., None]]:
   """Yields a function `tick(n=1, note="")` that reports finished parts.
 
   A progress bar on a terminal, plain lines elsewhere, nothing on hosts other
@@ -430,7 +445,7 @@ def progress(title, total, *, console=None, every_s=10.0):
   yield _Lines(printable(title), total, console, every_s)
 
 
-def _bar(console):
+def _bar(console: rich.console.Console) -> rich.progress.Progress:
   """Returns an empty progress bar with columns for title, count and note."""
   return rich.progress.Progress(
     rich.progress.TextColumn("{task.description}", markup=False),
@@ -445,12 +460,14 @@ def _bar(console):
 class _Lines:
   """Progress as plain lines: the first, the last and some between."""
 
-  def __init__(self, title, total, console, every_s):
+  def __init__(
+    self, title: str, total: int, console: rich.console.Console, every_s: float
+  ):
     self._title, self._total = title, total
     self._console, self._every_s = console, every_s
     self._done, self._last_line = 0, -math.inf
 
-  def __call__(self, n=1, note=""):
+  def __call__(self, n: int = 1, note: str = "") -> None:
     self._done += n
     now = time.monotonic()
     last = self._done >= self._total
@@ -462,7 +479,7 @@ class _Lines:
       )
 
 
-def sparkline(values, width=40):
+def sparkline(values: Iterable[float], width: int = 40) -> str:
   """Returns values as a row of at most `width` block characters."""
   values = list(values)
   # Each character is the mean of `size` neighbours.
@@ -476,7 +493,7 @@ def sparkline(values, width=40):
   return "".join(_BARS[round((value - low) * scale)] for value in means)
 
 
-def duration(seconds):
+def duration(seconds: float | None) -> str:
   """Returns seconds as text: `42 s`, `3 min 05 s`, `2 h 07 min`."""
   if seconds is None:
     return "?"
@@ -490,20 +507,20 @@ def duration(seconds):
   return f"{hours} h {minutes:02d} min"
 
 
-def printable(text):
+def printable(text: object) -> str:
   """Makes control codes visible, so that text cannot steer a terminal."""
   return "".join(
     c if c.isprintable() or c == " " else _visible(c) for c in str(text)
   )
 
 
-def _visible(character):
+def _visible(character: str) -> str:
   """Returns U+2400 + code for C0 codes, U+FFFD for other unprintable ones."""
   code = ord(character)
   return chr(0x2400 + code) if code < 32 else "\ufffd"
 
 
-def _number(value):
+def _number(value: Any) -> float | None:
   """Returns a value as a finite float; None if absent, text or not finite."""
   if value is None or isinstance(value, str):
     return None
@@ -511,7 +528,7 @@ def _number(value):
   return value if math.isfinite(value) else None
 
 
-def _pass_text(values):
+def _pass_text(values: Mapping[str, Any]) -> str:
   """Returns an evaluation as text: `countdown pass@1 0.412  pass@8 0.733`.
 
   With the number of problems if it was logged, and with bounds in place of a
@@ -533,7 +550,7 @@ def _pass_text(values):
   )
 
 
-def _pass_ends(values):
+def _pass_ends(values: Mapping[str, Any]) -> list[tuple[str, float]]:
   """Returns [("pass@k", value)] at the lowest and a high k of the first set.
 
   The high k is at most half of the samples, as in the regimes of a comparison:
@@ -551,7 +568,7 @@ def _pass_ends(values):
   return []
 
 
-def _pass_value(numbers, name):
+def _pass_value(numbers: Mapping[str, float | None], name: str) -> str:
   """Returns a pass@k or its bounds as text, "" if there is neither.
 
   With its number of problems where that is smaller than the number tried.
@@ -567,7 +584,7 @@ def _pass_value(numbers, name):
   return f"{numbers[name]:.3f}" + (f" ({problems:.0f} problems)" if few else "")
 
 
-def _problems_text(numbers, group):
+def _problems_text(numbers: Mapping[str, float | None], group: str) -> str:
   """Returns the numbers of problems tried and left out as text."""
   tried = numbers.get(f"{group}/num_problems")
   left_out = numbers.get(f"{group}/left_out")

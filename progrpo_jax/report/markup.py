@@ -4,10 +4,11 @@ Labels, settings, reasons and completions may hold anything, markup included.
 Whatever enters a page from a run passes through `text`, `embed` or `table`.
 """
 
+from collections.abc import Sequence
 import html
 import itertools
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from progrpo_jax.report import live
 from progrpo_jax.storage import metrics
@@ -34,7 +35,7 @@ class Cell(NamedTuple):
   color: str = ""
 
 
-def text(value):
+def text(value: object) -> str:
   """Returns any text as HTML, escaped, without characters HTML forbids."""
   clean = "".join(
     c if c in "\n\t" or c.isprintable() else live.printable(c)
@@ -43,13 +44,18 @@ def text(value):
   return html.escape(clean)
 
 
-def embed(value):
+def embed(value: Any) -> str:
   """Returns JSON that cannot end the <script> element that holds it."""
   coded = json.dumps(metrics.plain(value), separators=(",", ":"))
   return coded.replace("<", "\\u003c")
 
 
-def table(columns, rows, *, words=False):
+def table(
+  columns: Sequence[str],
+  rows: Sequence[Sequence[str | Cell]],
+  *,
+  words: bool = False,
+) -> str:
   """Returns a table as HTML with every cell escaped.
 
   Args:
@@ -83,7 +89,7 @@ def table(columns, rows, *, words=False):
   )
 
 
-def _cell(cell, is_head=False, name=""):
+def _cell(cell: str | Cell, is_head: bool = False, name: str = "") -> str:
   if isinstance(cell, str):
     cell = Cell(cell)
   content = text(cell.shown)

@@ -4,16 +4,20 @@ Figures are shown as PNG on white, since a page that renders a notebook may be
 dark and may support plain images only.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import io
+import os
 import time
+from typing import Any
 
+import matplotlib.figure
 import matplotlib.image
 import numpy as np
 
 from progrpo_jax import errors
 from progrpo_jax import run as run_lib
-from progrpo_jax.report import curves, passk
+from progrpo_jax.report import comparison, curves, passk, tables
 from progrpo_jax.storage import metrics as metrics_lib
 
 _BEFORE = "starting"
@@ -22,7 +26,7 @@ _LEAST_S = 0.5  # between two drawings of a line of progress
 _WATCHED = (curves.reward, curves.entropy, passk.pass_at_k_over_steps)
 
 
-def png(*figures, dpi=_DPI):
+def png(*figures: matplotlib.figure.Figure | None, dpi: float = _DPI) -> bytes:
   """Returns figures side by side as one PNG.
 
   Args:
@@ -47,12 +51,12 @@ def png(*figures, dpi=_DPI):
   return file.getvalue()
 
 
-def show(*figures, dpi=_DPI):
+def show(*figures: matplotlib.figure.Figure | None, dpi: float = _DPI) -> None:
   """Shows figures side by side below the cell."""
   _display({"image/png": png(*figures, dpi=dpi)})
 
 
-def table(data):
+def table(data: tables.Table) -> run_lib.Table:
   """Returns a `report.tables.Table` as a table a notebook can show."""
   cells = [
     [f"{text} ({small})" if small else text for text, small in row]
@@ -74,7 +78,15 @@ class NotebookView:
   """
 
   def __init__(
-    self, workdirs, total_steps, *, figures=_WATCHED, every_s=5.0, dpi=_DPI
+    self,
+    workdirs: Mapping[str, str | os.PathLike],
+    total_steps: int,
+    *,
+    figures: Sequence[
+      Callable[[comparison.RunsByLabel], matplotlib.figure.Figure | None]
+    ] = _WATCHED,
+    every_s: float = 5.0,
+    dpi: float = _DPI,
   ):
     """Prepares a view.
 
@@ -94,22 +106,22 @@ class NotebookView:
     self._drawn = None  # monotonic time of the last drawing
     self._text = self._picture = None
 
-  def __enter__(self):
+  def __enter__(self) -> "NotebookView":
     self._text = _display(_plain(self._line))
     return self
 
-  def __exit__(self, kind, *_):
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     if kind is None:
       self._say("nothing left to do" if self._line == _BEFORE else self._line)
       self._draw()
 
-  def phase(self, name):
+  def phase(self, name: str) -> None:
     """Shows that a phase is compiled, once; others change too often."""
     if name.startswith("compiling ") and name not in self._compiled:
       self._compiled.add(name)
       self._say(f"{name} …")
 
-  def step(self, step, metrics):
+  def step(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Shows a finished step, with a new drawing if one is due."""
     numbers = [
       f"{name} {metrics[name]:.3f}"
@@ -122,20 +134,20 @@ class NotebookView:
       self._draw()
       self._drawn = time.monotonic()
 
-  def eval(self, step, metrics):
+  def eval(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Ignored: the next step's drawing includes the evaluation."""
 
-  def message(self, text):
+  def message(self, text: str) -> None:
     """Adds a message below the line of the step."""
     self._messages.append(text)
     self._say(self._line)
 
-  def _say(self, line):
+  def _say(self, line: str) -> None:
     self._line = line
     text = "\n".join([line, *(f"• {text}" for text in self._messages)])
     self._text = _display(_plain(text), self._text)
 
-  def _draw(self):
+  def _draw(self) -> None:
     """Draws every run that has metrics."""
     groups = {}
     for label, workdir in self._workdirs.items():
@@ -150,7 +162,7 @@ class NotebookView:
 
 
 @contextlib.contextmanager
-def progress(title, total):
+def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
   """Yields `tick(n=1, note="")`, which rewrites a line below the cell.
 
   Args:
@@ -171,11 +183,11 @@ def progress(title, total):
   yield tick
 
 
-def _plain(text):
+def _plain(text: str) -> dict[str, str]:
   return {"text/plain": text}
 
 
-def _pixels(figure, dpi):
+def _pixels(figure: matplotlib.figure.Figure, dpi: float) -> np.ndarray:
   """Renders a figure as uint8 [height, width, 3]."""
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=dpi, facecolor="white")
@@ -184,7 +196,7 @@ def _pixels(figure, dpi):
   return np.round(255 * pixels).astype(np.uint8)
 
 
-def _display(bundle, handle=None):
+def _display(bundle: Mapping[str, Any], handle: Any = None) -> Any:
   """Shows a bundle of MIME types, in place of an earlier one if given.
 
   Args:

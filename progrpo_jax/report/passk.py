@@ -3,14 +3,24 @@
 What `groups` is: see `drawing`.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import matplotlib
+import matplotlib.axes
+import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
 from progrpo_jax.report import comparison, drawing
+from progrpo_jax.storage import metrics
 
 
-def pass_at_k(groups, base=None, dataset=None):
+def pass_at_k(
+  groups: comparison.RunsByLabel,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> matplotlib.figure.Figure | None:
   """pass@k of the last evaluation against k, with intervals, on a log2 axis.
 
   The line has a point at every k if the samples were written, else only at the
@@ -81,7 +91,9 @@ def pass_at_k(groups, base=None, dataset=None):
   return figure
 
 
-def pass_at_k_over_steps(groups, dataset=None):
+def pass_at_k_over_steps(
+  groups: comparison.RunsByLabel, dataset: str | None = None
+) -> matplotlib.figure.Figure | None:
   """pass@k of each evaluation over steps; a line for each of up to three k."""
   dataset = dataset or comparison.default_set(groups)
   runs_all = [run for runs in groups.values() for run in runs]
@@ -122,7 +134,11 @@ def pass_at_k_over_steps(groups, dataset=None):
   return figure
 
 
-def pass1_histogram(groups, base=None, dataset=None):
+def pass1_histogram(
+  groups: comparison.RunsByLabel,
+  base: metrics.Record | None = None,
+  dataset: str | None = None,
+) -> matplotlib.figure.Figure | None:
   """Histogram of problems by pass@1, the labels' bars side by side."""
   everything = {**({comparison.BASE: [base]} if base else {}), **groups}
   dataset = dataset or comparison.default_set(everything)
@@ -159,7 +175,9 @@ def pass1_histogram(groups, base=None, dataset=None):
   return figure
 
 
-def _bars_between(axes, between, color):
+def _bars_between(
+  axes: matplotlib.axes.Axes, between: Mapping[Any, Sequence[float]], color: str
+) -> None:
   """Draws bounds {x: (least, most)} as vertical bars."""
   for x, (least, most) in between.items():
     axes.plot([int(x)] * 2, [least, most], color=color, marker="_", alpha=0.6)

@@ -1,10 +1,13 @@
 """The rollout browser of a page: its data and the frame its script fills."""
 
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import json
 import re
+from typing import Any
 
 from progrpo_jax.report import comparison, markup
+from progrpo_jax.storage import metrics
 
 # Limits of the browser's data, so that a page stays a few megabytes.
 MAX_STEPS = 10
@@ -22,7 +25,7 @@ _COMPLETION_KEYS = (
 )
 
 
-def collect(run):
+def collect(run: metrics.Record) -> dict[str, Any]:
   """Returns the rollouts of a run within the limits.
 
   Args:
@@ -56,7 +59,9 @@ def collect(run):
   return {"groups": groups, "left_out": left_out}
 
 
-def _steps_by_prompt(steps):
+def _steps_by_prompt(
+  steps: Iterable[Sequence[Mapping[str, Any]]],
+) -> dict[str, int]:
   """{prompt key: number of steps that hold the prompt}."""
   seen = {}
   for rows in steps:
@@ -65,20 +70,20 @@ def _steps_by_prompt(steps):
   return seen
 
 
-def key(row):
+def key(row: Mapping[str, Any]) -> str:
   """Returns an id of the prompt, the same at every step."""
   identity = json.dumps([row.get("prompt"), row.get("reference")], default=str)
   return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-def verdict(completion):
+def verdict(completion: Mapping[str, Any]) -> str:
   """Returns "correct", "wrong", or "unknown" where the verifier failed."""
   if completion.get("status", "ok") != "ok":
     return "unknown"
   return "correct" if completion.get("correct") else "wrong"
 
 
-def _row(row):
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
   """Returns one prompt with its completions, as the script reads it."""
   completions = row["completions"]
   # The counts cover all completions; only the first MAX_COMPLETIONS are shown.
@@ -106,7 +111,7 @@ def _row(row):
   }
 
 
-def reference(row):
+def reference(row: Mapping[str, Any]) -> str:
   """Returns the reference of a prompt as a text, "" without one."""
   value = row.get("reference")
   if isinstance(value, str):
@@ -114,7 +119,7 @@ def reference(row):
   return "" if value is None else json.dumps(value)
 
 
-def conversation(completion):
+def conversation(completion: Mapping[str, Any]) -> str:
   """Returns the text of a completion; with replies, if it has several turns."""
   if "turns" not in completion:
     return completion.get("text", "")
@@ -124,7 +129,7 @@ def conversation(completion):
   )
 
 
-def short(value):
+def short(value: object) -> str:
   """Cuts a text at MAX_CHARACTERS and says how much was cut."""
   value = str(value)
   if len(value) <= MAX_CHARACTERS:
@@ -133,7 +138,7 @@ def short(value):
   return f"{value[:MAX_CHARACTERS]}\n[… {left} characters left out]"
 
 
-def _answer_letters(completions):
+def _answer_letters(completions: Sequence[Mapping[str, Any]]) -> dict[int, str]:
   """{index: letter} of the correct completions; equal answers share a letter.
 
   The answer is the last <answer> or \\boxed{} of the text, else the whole text.
@@ -147,7 +152,7 @@ def _answer_letters(completions):
   return letters
 
 
-def answer(completion):
+def answer(completion: str) -> str:
   """Returns the answer of a completion, without white space."""
   tagged = re.findall(r"<answer>(.*?)</answer>", completion, flags=re.DOTALL)
   # One level of nested braces, as in \boxed{\frac{1}{2}}.
@@ -156,7 +161,7 @@ def answer(completion):
   return re.sub(r"\s+", "", last)
 
 
-def browser(data):
+def browser(data: Mapping[str, Any]) -> str:
   """Returns the HTML frame that the page's script fills.
 
   Args:
@@ -201,6 +206,6 @@ def browser(data):
   )
 
 
-def _options(everything, *names):
+def _options(everything: str, *names: str) -> str:
   rest = "".join(f'<option value="{n}">{n}</option>' for n in names)
   return f'<option value="">{everything}</option>{rest}'

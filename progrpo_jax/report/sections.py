@@ -4,11 +4,15 @@ Each function takes loaded runs and returns the HTML of one section, "" where
 the runs hold nothing for it.
 """
 
+from collections.abc import Mapping, Sequence
 import itertools
 import json
 import os
 import re
+from typing import Any
 import urllib.parse
+
+from etils import epath
 
 from progrpo_jax import places
 from progrpo_jax.report import (
@@ -20,6 +24,7 @@ from progrpo_jax.report import (
   verdict,
 )
 from progrpo_jax.report import svg as svg_lib
+from progrpo_jax.storage import metrics
 
 # By the number logged as `collapse/level`: word, colour of the shaded steps.
 LEVELS = (
@@ -37,7 +42,7 @@ _NONE = "–"
 _DETAILS = ("/low", "/high", "/num_problems", "/at_least", "/at_most")
 
 
-def stretches(run):
+def stretches(run: metrics.Record) -> list[tuple[int, int, int, str]]:
   """Returns [(level, first step, last step, reason)] of the judged steps.
 
   Consecutive steps of one level form a stretch; its reason is the last one
@@ -57,11 +62,11 @@ def stretches(run):
   return result
 
 
-def _level(row):
+def _level(row: Mapping[str, Any]) -> int:
   return min(max(round(row["collapse/level"]), 0), len(LEVELS) - 1)
 
 
-def banner(judged):
+def banner(judged: Sequence[tuple[int, int, int, str]]) -> str:
   """Returns a box with the warnings and collapses of a run, latest first.
 
   Args:
@@ -98,12 +103,12 @@ def banner(judged):
   )
 
 
-def damage_lines(runs):
+def damage_lines(runs: Sequence[metrics.Record]) -> list[str]:
   """Returns a line for each part of the runs' files that was unreadable."""
   return [line for run in runs for line in run.damage or ()]
 
 
-def damage(runs):
+def damage(runs: Sequence[metrics.Record]) -> str:
   """Returns a box that lists unreadable parts of the runs' files."""
   lines = damage_lines(runs)
   if not lines:
@@ -119,11 +124,11 @@ def damage(runs):
   )
 
 
-def _from_to(first, last):
+def _from_to(first: int, last: int) -> str:
   return f"step {first}" if first == last else f"steps {first} to {last}"
 
 
-def resets(run):
+def resets(run: metrics.Record) -> str:
   """Returns a table of the reference resets, with the reason of each."""
   # Later rows of a step replace earlier ones.
   rows = {row["step"]: row for row in run.metrics}
@@ -159,16 +164,16 @@ def resets(run):
   )
 
 
-def _number(value, digits):
+def _number(value: Any, digits: int) -> str:
   return f"{value:.{digits}f}" if isinstance(value, int | float) else _NONE
 
 
-def evaluations(run):
+def evaluations(run: metrics.Record) -> str:
   """Returns a table for each evaluation set, one row per evaluation."""
   return "".join(_evaluation_table(run, name) for name in comparison.sets(run))
 
 
-def _evaluation_table(run, dataset):
+def _evaluation_table(run: metrics.Record, dataset: str) -> str:
   prefix = f"eval/{dataset}/"
   rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
   # The first and last evaluation stay; those between are thinned out evenly.
@@ -200,7 +205,9 @@ def _evaluation_table(run, dataset):
   )
 
 
-def _other_measures(rows, prefix):
+def _other_measures(
+  rows: Sequence[Mapping[str, Any]], prefix: str
+) -> list[str]:
   """Names of the set's measures other than pass@k, in the files' order."""
   keys = dict.fromkeys(key for row in rows for key in row)
   names = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
@@ -212,7 +219,7 @@ def _other_measures(rows, prefix):
   ]
 
 
-def _evaluation_cell(row, name):
+def _evaluation_cell(row: Mapping[str, Any], name: str) -> str | markup.Cell:
   """Returns a measure with its interval, or the bounds in its place."""
   value = row.get(name)
   least, most = row.get(f"{name}/at_least"), row.get(f"{name}/at_most")
@@ -235,12 +242,16 @@ def _evaluation_cell(row, name):
   return markup.Cell(f"{value:.{digits}f}", small)
 
 
-def _tried_key(name):
+def _tried_key(name: str) -> str:
   """Key of the number of problems tried, from the key of a pass@k."""
   return f"{name.partition('/pass@')[0]}/num_problems"
 
 
-def comparison_tables(groups, base, dataset):
+def comparison_tables(
+  groups: comparison.RunsByLabel,
+  base: metrics.Record | None,
+  dataset: str | None,
+) -> str:
   """Returns a table for each evaluation set, `dataset` or the first on top."""
   names = [dataset] if dataset else []
   for run in [run for runs in groups.values() for run in runs]:
@@ -251,7 +262,12 @@ def comparison_tables(groups, base, dataset):
   )
 
 
-def _comparison_table(groups, base, dataset, has_heading):
+def _comparison_table(
+  groups: comparison.RunsByLabel,
+  base: metrics.Record | None,
+  dataset: str | None,
+  has_heading: bool,
+) -> str:
   summary = comparison.summarise(groups, base=base, dataset=dataset)
   runs = [run for runs in groups.values() for run in runs]
   ks = [str(k) for k in comparison.shown_ks(runs, dataset)]
@@ -287,7 +303,9 @@ def _comparison_table(groups, base, dataset, has_heading):
   return f'{heading}<p class="note">{note}</p>{markup.table(names, rows)}'
 
 
-def _comparison_note(summary, dataset):
+def _comparison_note(
+  summary: Mapping[str, Mapping[str, Any]], dataset: str | None
+) -> str:
   """Says which evaluation a table shows and what its intervals are."""
   kinds = "; ".join(
     f"{label}: {entry['interval']}"
@@ -304,7 +322,9 @@ def _comparison_note(summary, dataset):
   )
 
 
-def _clearly_best(summary, k):
+def _clearly_best(
+  summary: Mapping[str, Mapping[str, Any]], k: str
+) -> str | None:
   """Label whose interval of pass@k lies above all others, or None."""
   measured = {
     label: entry["pass@k"][k]
@@ -318,7 +338,7 @@ def _clearly_best(summary, k):
   return None
 
 
-def verdict_box(summary):
+def verdict_box(summary: Mapping[str, Mapping[str, Any]]) -> str:
   """Returns the verdict of a comparison as the opening of its page.
 
   Args:
@@ -337,7 +357,7 @@ def verdict_box(summary):
   )
 
 
-def _unbroken(sentence):
+def _unbroken(sentence: str) -> str:
   """Returns a sentence as HTML whose intervals stay on one line each."""
   return re.sub(
     r"([+\u2212][\d.]+) to (?=[+\u2212])",
@@ -346,7 +366,7 @@ def _unbroken(sentence):
   )
 
 
-def boundary(summary, drawn):
+def boundary(summary: Mapping[str, Mapping[str, Any]], drawn: str) -> str:
   """Returns bounds, differences, regimes and bins, folded away.
 
   Args:
@@ -362,7 +382,7 @@ def boundary(summary, drawn):
   )
 
 
-def _boundary_table(table):
+def _boundary_table(table: tables.Table) -> str:
   rows = [[markup.Cell(*cell) for cell in cells] for cells in table.rows]
   return (
     f'<h3 id="boundary-{table.name}">{markup.text(table.title)}</h3>'
@@ -371,14 +391,14 @@ def _boundary_table(table):
   )
 
 
-def _color(index):
+def _color(index: int | None) -> str:
   """CSS colour of a label, the same as in the figures; None is the base."""
   if index is None:
     return svg_lib.css(drawing.BASE)
   return svg_lib.css(drawing.PALETTE[index % len(drawing.PALETTE)])
 
 
-def links(groups, path):
+def links(groups: comparison.RunsByLabel, path: epath.Path) -> str:
   """Returns a table of the runs, linked to their own pages where they exist.
 
   Args:
@@ -401,7 +421,7 @@ def links(groups, path):
   return markup.table(columns, rows, words=True)
 
 
-def _state(run):
+def _state(run: metrics.Record) -> str:
   """Returns the verdict on a run's last step, in words."""
   judged = stretches(run)
   if not judged:
@@ -412,7 +432,7 @@ def _state(run):
   return f"{LEVELS[level][0]} since step {first}: {reason}"
 
 
-def config(settings):
+def config(settings: Mapping[str, Any]) -> str:
   """Returns tables of the changed settings and of all settings.
 
   Args:
@@ -441,7 +461,7 @@ def config(settings):
   )
 
 
-def flatten(settings, prefix=""):
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Returns {"group.key": value} of a nested config."""
   flat = {}
   for key, value in settings.items():

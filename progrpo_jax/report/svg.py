@@ -4,8 +4,12 @@ import html
 import io
 import json
 import re
+from typing import Any
 
 import matplotlib
+import matplotlib.axes
+import matplotlib.figure
+import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
 
@@ -19,7 +23,7 @@ _VARIABLES |= {
 }
 
 
-def to_svg(figure, name, label):
+def to_svg(figure: matplotlib.figure.Figure, name: str, label: str) -> str:
   """Returns a figure as an SVG element for an HTML page.
 
   Colours become CSS variables with the original colour as the fallback, so
@@ -58,13 +62,15 @@ def to_svg(figure, name, label):
   )
 
 
-def css(color):
+def css(color: str) -> str:
   """CSS of a colour, which a dark page replaces if it has a variable."""
   variable = _VARIABLES.get(color)
   return f"var({variable}, {color})" if variable else color
 
 
-def _labelled_lines(figure, name):
+def _labelled_lines(
+  figure: matplotlib.figure.Figure, name: str
+) -> dict[matplotlib.axes.Axes, list[tuple[str, matplotlib.lines.Line2D]]]:
   """{axes: [(id in the SVG, line)]} of the lines with points in data units."""
   found = {}
   for row, axes in enumerate(figure.axes):
@@ -77,7 +83,10 @@ def _labelled_lines(figure, name):
   return found
 
 
-def _curves(figure, lines):
+def _curves(
+  figure: matplotlib.figure.Figure,
+  lines: dict[matplotlib.axes.Axes, list[tuple[str, matplotlib.lines.Line2D]]],
+) -> list[dict[str, Any]]:
   """Returns what the page's script needs to know of a figure's lines.
 
   Args:
@@ -134,6 +143,6 @@ def _curves(figure, lines):
   return panels
 
 
-def _short_numbers(match):
+def _short_numbers(match: re.Match[str]) -> str:
   """Cuts coordinates to two decimals: 1/100 pt is not visible."""
   return re.sub(r"(\.\d\d)\d+", r"\1", match[0])

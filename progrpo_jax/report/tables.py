@@ -1,9 +1,13 @@
 """The results of a comparison as tables, for a terminal or a page."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from progrpo_jax.evaluators import boundary
 from progrpo_jax.report import comparison
+
+# Text of a cell, and its small print.
+Cell = tuple[str, str]
 
 _NONE = ("–", "")
 _NOT_ENOUGH = boundary.NOT_ENOUGH.lower()
@@ -17,17 +21,17 @@ class Table(NamedTuple):
     title: heading.
     note: sentence on how to read the table.
     columns: names of the columns, the first one of the row names.
-    rows: lists of cells (text, small print); the first cell names the row.
+    rows: cells of each row; the first cell names the row.
   """
 
   name: str
   title: str
   note: str
-  columns: tuple
-  rows: list
+  columns: tuple[str, ...]
+  rows: list[tuple[Cell, ...]]
 
 
-def of(summary):
+def of(summary: Mapping[str, Mapping[str, Any]]) -> list[Table]:
   """Returns the tables of a comparison that have rows.
 
   Args:
@@ -43,7 +47,7 @@ def of(summary):
   return [table for table in tables if table.rows]
 
 
-def problems_note(summary):
+def problems_note(summary: Mapping[str, Mapping[str, Any]]) -> str:
   """Says how many problems were tried and how many were left out.
 
   Args:
@@ -68,7 +72,7 @@ def problems_note(summary):
   return "; ".join(notes)
 
 
-def left_out_note(count):
+def left_out_note(count: float) -> str:
   """Says how many held-out problems were not tried, and why."""
   return (
     f"{count:.0f} more were left out, with prompts longer than "
@@ -76,7 +80,7 @@ def left_out_note(count):
   )
 
 
-def pass_cell(entry, k):
+def pass_cell(entry: Mapping[str, Any], k: str) -> Cell:
   """Returns pass@k of an entry as a cell: mean and interval, or bounds.
 
   Args:
@@ -97,12 +101,12 @@ def pass_cell(entry, k):
   return text, small
 
 
-def _share(value):
+def _share(value: float | None) -> Cell:
   """Returns a mean as a cell."""
   return _NONE if value is None else (f"{value:.3f}", "")
 
 
-def _signed(values):
+def _signed(values: Sequence[float] | None) -> Cell:
   """Returns a difference with its interval as a cell."""
   if values is None:
     return _NONE
@@ -110,19 +114,19 @@ def _signed(values):
   return f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"
 
 
-def _measured(values):
+def _measured(values: Sequence[float]) -> Cell:
   """Returns a mean with its interval as a cell."""
   mean, low, high = values
   return f"{mean:.3f}", f"{low:.3f} to {high:.3f}"
 
 
-def _ks_of(by_k, limit=3):
+def _ks_of(by_k: Sequence[Mapping[str, Any]], limit: int = 3) -> list[str]:
   """Up to three k >= 2 of some {"k": value}, the largest included."""
   every = sorted({int(k) for values in by_k for k in values if int(k) >= 2})
   return [str(k) for k in comparison.pick_ks(every)][-limit:]
 
 
-def _bound_table(summary):
+def _bound_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
   ks = _ks_of(
     [
       *(e["bound"] for e in summary.values()),
@@ -149,14 +153,14 @@ def _bound_table(summary):
   )
 
 
-def _bound(entry, k):
+def _bound(entry: Mapping[str, Any], k: str) -> Cell:
   """Returns the bound on pass@k as a cell."""
   if k in entry["bound"]:
     return f"{entry['bound'][k]:.3f}", ""
   return (_NOT_ENOUGH, "") if "2" in entry["between"] else _NONE
 
 
-def _difference_table(summary):
+def _difference_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
   differences = {
     label: entry["difference"]
     for label, entry in summary.items()
@@ -183,7 +187,7 @@ def _difference_table(summary):
   )
 
 
-def _regime_table(summary):
+def _regime_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
   # One row per label and evaluation set.
   rows = [
     (
@@ -220,7 +224,7 @@ def _regime_table(summary):
   )
 
 
-def _histogram_table(summary):
+def _histogram_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
   bins = comparison.BINS
   rows = [
     ((label, ""), *((str(count), "") for count in entry["histogram"]))
@@ -237,7 +241,7 @@ def _histogram_table(summary):
   )
 
 
-def _tolerant_table(summary):
+def _tolerant_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
   # Only labels with both verdicts, so that every row is a comparison.
   rows = [
     (

@@ -5,8 +5,9 @@ one side of 0; elsewhere the words are "is not certain". Intervals are over
 problems, so the verdict also says how many seeds and problems it rests on.
 """
 
+from collections.abc import Mapping
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from progrpo_jax.report import comparison
 
@@ -30,11 +31,11 @@ class Verdict(NamedTuple):
   """
 
   headline: str
-  more: list
+  more: list[str]
   limits: str
 
 
-def of(summary):
+def of(summary: Mapping[str, Mapping[str, Any]]) -> Verdict:
   """Returns the verdict of a comparison.
 
   Args:
@@ -76,7 +77,7 @@ def of(summary):
   )
 
 
-def of_method(label, entry):
+def of_method(label: str, entry: Mapping[str, Any]) -> str:
   """Returns the sentences on one method as one text, "" if there are none.
 
   Args:
@@ -89,14 +90,14 @@ def of_method(label, entry):
   return "; ".join(parts)
 
 
-def _judged(difference):
+def _judged(difference: Mapping[str, Any] | None) -> list[int]:
   """Returns the k with a sentence: the one to judge by, and 1."""
   if not difference:
     return []
   return [k for k in (difference["k"], 1) if k]
 
 
-def _change(label, difference, k):
+def _change(label: str, difference: Mapping[str, Any], k: int) -> str:
   """Says what training did to pass@k."""
   mean, low, high = difference["pass@k"][str(k)]
   where = _interval(difference, k)
@@ -111,7 +112,7 @@ def _change(label, difference, k):
   )
 
 
-def _beside(label, difference, k):
+def _beside(label: str, difference: Mapping[str, Any], k: int) -> str:
   """Says how a method ends beside the first one."""
   mean, low, high = difference["pass@k"][str(k)]
   where, first = _interval(difference, k), difference["against"]
@@ -123,12 +124,14 @@ def _beside(label, difference, k):
   return f"that {label} ends {side} in pass@{k} is not certain {where}"
 
 
-def is_certain(low, high):
+def is_certain(low: float, high: float) -> bool:
   """Returns whether an interval of a difference lies on one side of 0."""
   return low > 0 or high < 0
 
 
-def _count(differences, is_beside):
+def _count(
+  differences: Mapping[str, Mapping[str, Any]], is_beside: bool
+) -> str:
   """Counts the methods that lost and gained, where there are many."""
   signs = []
   for difference in differences.values():
@@ -142,7 +145,7 @@ def _count(differences, is_beside):
   )
 
 
-def _interval(difference, k):
+def _interval(difference: Mapping[str, Any], k: int) -> str:
   """Returns the interval in points and in how many seeds the sign holds."""
   mean, low, high = difference["pass@k"][str(k)]
   seeds = difference["seeds"][str(k)]
@@ -153,19 +156,19 @@ def _interval(difference, k):
   return f"({text})"
 
 
-def _points(value):
+def _points(value: float) -> str:
   """Returns the size of a difference in percentage points: "9 points"."""
   number = _number(value)
   return f"{number} point{'' if number == '1' else 's'}"
 
 
-def _signed(value):
+def _signed(value: float) -> str:
   """Returns one end of an interval in percentage points, with its sign."""
   sign = "" if not value else "+" if value > 0 else _MINUS
   return sign + _number(value)
 
 
-def _number(value):
+def _number(value: float) -> str:
   """Returns the size of a share in percent; below 1 with one digit more.
 
   A difference that is not 0 must not be shown as 0.
@@ -177,7 +180,7 @@ def _number(value):
   return f"{size:.{digits}f}"
 
 
-def _seeds(summary):
+def _seeds(summary: Mapping[str, Mapping[str, Any]]) -> str:
   """Returns the numbers of seeds in words."""
   numbers = {
     label: entry["seeds"]
@@ -190,7 +193,11 @@ def _seeds(summary):
   return "one seed" if number == 1 else f"{number} seeds of each method"
 
 
-def _limits(changes, beside, summary):
+def _limits(
+  changes: Mapping[str, Mapping[str, Any]],
+  beside: Mapping[str, Mapping[str, Any]],
+  summary: Mapping[str, Mapping[str, Any]],
+) -> str:
   """Says what the numbers are and what they do not say."""
   differences = [*changes.values(), *beside.values()]
   problems = sorted({difference["problems"] for difference in differences})

@@ -1,5 +1,6 @@
 """Which view shows work in progress: a notebook's, a terminal's, or lines."""
 
+from collections.abc import Callable
 import contextlib
 import sys
 
@@ -20,7 +21,9 @@ def is_interactive() -> bool:
   return in_notebook() or hasattr(sys, "ps1")
 
 
-def of_run(method: str, workdir: str, total_steps: int):
+def of_run(
+  method: str, workdir: str, total_steps: int
+) -> contextlib.AbstractContextManager:
   """Returns the view of a training run, a context manager.
 
   Figures below the cell in a notebook; on a terminal a view that redraws
@@ -41,7 +44,9 @@ def of_run(method: str, workdir: str, total_steps: int):
   return live.LiveView(total_steps, f"{method} in {workdir}")
 
 
-def progress(title: str, total: int):
+def progress(
+  title: str, total: int
+) -> contextlib.AbstractContextManager[Callable[..., None]]:
   """Returns the context of `live.progress`, or a line below a notebook's cell.
 
   Args:

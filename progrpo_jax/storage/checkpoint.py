@@ -18,7 +18,7 @@ therefore holds a manifest of its files with sizes and checksums, written before
 the commit and compared with what is read.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 import contextlib
 import json
 import os
@@ -34,6 +34,7 @@ import orbax.checkpoint as ocp
 from progrpo_jax import errors, places
 from progrpo_jax.devices import hosts
 from progrpo_jax.learn import state as state_lib
+from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import lora, parameters
 
 _MANIFEST = "manifest.json"
@@ -77,7 +78,9 @@ class KeepReferences:
     self.reference_of = reference_of
     self.unfinished = unfinished
 
-  def should_preserve(self, checkpoints, *, context=None) -> Sequence[bool]:
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any = None
+  ) -> Sequence[bool]:
     """Returns one decision per checkpoint, for checkpoints sorted by step."""
     del context
     steps = [c.step for c in checkpoints]
@@ -100,7 +103,7 @@ class Checkpointer:
 
   def __init__(
     self,
-    directory,
+    directory: str | os.PathLike,
     *,
     keep: int = 2,
     keep_every: int = 0,
@@ -254,7 +257,7 @@ class Checkpointer:
       self._saving = None
 
   @contextlib.contextmanager
-  def _forgotten_if_it_fails(self):
+  def _forgotten_if_it_fails(self) -> Iterator[None]:
     """Context of a save; a step that was not saved makes no other expire."""
     try:
       yield
@@ -331,7 +334,7 @@ class Checkpointer:
     """Returns the JSON record of a step, the same on every host."""
     return hosts.agree(lambda: self._read_meta(step))
 
-  def load_params(self, step: int, like) -> Any:
+  def load_params(self, step: int, like: Any) -> Any:
     """Returns the parameters of a step.
 
     Args:
@@ -353,7 +356,9 @@ class Checkpointer:
       "params"
     ]
 
-  def load_reference(self, step: int, config, mesh) -> Any:
+  def load_reference(
+    self, step: int, config: config_lib.ModelConfig, mesh: jax.sharding.Mesh
+  ) -> Any:
     """Returns the trained parameters of a step as a reference policy.
 
     They have the compute type, to which the forward pass casts the policy's
@@ -503,7 +508,7 @@ class Checkpointer:
       except (OSError, ValueError) as e:
         raise self._damage(step, what, e) from e
 
-  def _restore(self, step, items):
+  def _restore(self, step: int, items: dict[str, Any]) -> Any:
     """Reads items after comparing their files with the manifest."""
     names = ", ".join(items)
 
@@ -535,7 +540,7 @@ class Checkpointer:
     )
 
 
-def newest_meta(directory) -> dict[str, Any] | None:
+def newest_meta(directory: str | os.PathLike) -> dict[str, Any] | None:
   """Returns the JSON record of the newest readable step, or None.
 
   For messages before a run starts: it opens no `Checkpointer`, changes nothing
@@ -554,7 +559,7 @@ def newest_meta(directory) -> dict[str, Any] | None:
   return None
 
 
-def newest(directory) -> int | None:
+def newest(directory: str | os.PathLike) -> int | None:
   """Returns the newest step that was saved completely, or None.
 
   Args:
@@ -563,7 +568,7 @@ def newest(directory) -> int | None:
   return max((int(p.name) for p in _committed(directory)), default=None)
 
 
-def _committed(directory) -> list[epath.Path]:
+def _committed(directory: str | os.PathLike) -> list[epath.Path]:
   """Returns the checkpoints that were saved completely, by rising step."""
   directory = epath.Path(directory)
   folders = directory.iterdir() if directory.is_dir() else ()

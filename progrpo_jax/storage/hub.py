@@ -6,6 +6,7 @@ need it: in a notebook, that library warns at its import of progress bars that
 nothing here draws. What a name says is in `hub_names`.
 """
 
+from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import io
@@ -13,6 +14,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 from etils import epath
 import huggingface_hub
@@ -127,7 +129,7 @@ def push(folder: str, name: str, *, private: bool, message: str) -> str:
 class _Lines(hub_utils.tqdm):
   """Progress of a download as lines, which a log or a live view can take."""
 
-  def __init__(self, *args, **options):
+  def __init__(self, *args: Any, **options: Any):
     """Makes a bar; only the one that counts received bytes says something."""
     if options.get("desc") != "Downloading bytes":
       options["disable"] = True
@@ -135,7 +137,7 @@ class _Lines(hub_utils.tqdm):
     # What tqdm itself would draw goes nowhere.
     super().__init__(*args, **options | {"file": io.StringIO()})
 
-  def display(self, msg=None, pos=None) -> None:
+  def display(self, msg: str | None = None, pos: int | None = None) -> None:
     """Replaces tqdm's method, which draws over the last line."""
     now = time.monotonic()
     if now - self._said >= _EVERY_S:
@@ -173,7 +175,7 @@ def _fetch(repo: str, revision: str | None) -> str:
     return weights()
 
 
-def _missing(weights) -> int:
+def _missing(weights: Callable[..., Any]) -> int:
   """Returns the bytes that a download would fetch; 0 where it cannot say."""
   try:
     return sum(f.file_size for f in weights(dry_run=True) if f.will_download)
@@ -202,7 +204,7 @@ def _size(count: float) -> str:
 
 
 @contextlib.contextmanager
-def _reaching(what: str):
+def _reaching(what: str) -> Iterator[None]:
   """Context for requests to the hub; errors of the library become InputError.
 
   Args:

@@ -13,6 +13,7 @@ A run that was moved may have both; they are read as one record.
 
 import json
 import re
+from typing import Any
 
 from etils import epath
 
@@ -39,7 +40,9 @@ _NUMBERS = (
 )
 
 
-def _note(damage, message, cause=None):
+def _note(
+  damage: list[str] | None, message: str, cause: Exception | None = None
+) -> None:
   """Appends a message to `damage`, or raises InputError if that is None."""
   if damage is None:
     raise errors.InputError(message) from cause
@@ -47,7 +50,7 @@ def _note(damage, message, cause=None):
     damage.append(message)
 
 
-def _read_bytes(path, damage):
+def _read_bytes(path: epath.Path, damage: list[str] | None) -> bytes:
   """Returns the bytes of a file, b"" if it cannot be read."""
   try:
     return path.read_bytes()
@@ -56,7 +59,9 @@ def _read_bytes(path, damage):
     return b""
 
 
-def _parse(where, line, damage):
+def _parse(
+  where: str, line: str, damage: list[str] | None
+) -> dict[str, Any] | None:
   """Returns the JSON object in a line, or None if the line is damaged."""
   # Invalid bytes were decoded to U+FFFD; lines are written in ASCII.
   if "\ufffd" in line:
@@ -100,7 +105,7 @@ def files(path: epath.Path) -> list[tuple[int, epath.Path]]:
   )
 
 
-def config(path, damage):
+def config(path: epath.Path, damage: list[str] | None) -> dict[str, Any]:
   """Returns the config in a `config.json`, {} if there is no such file."""
   if not path.exists():
     return {}
@@ -108,7 +113,9 @@ def config(path, damage):
   return _parse(f"{path}, line 1", text, damage) or {} if text else {}
 
 
-def read(path, damage=None):
+def read(
+  path: epath.Path, damage: list[str] | None = None
+) -> list[tuple[int, dict[str, Any]]]:
   """Returns [(line number, object)] of a JSONL file.
 
   An incomplete last line is dropped silently.
@@ -140,7 +147,7 @@ def read(path, damage=None):
   return [(number, record) for number, record in records if record is not None]
 
 
-def steps(path, damage):
+def steps(path: epath.Path, damage: list[str] | None) -> list[dict[str, Any]]:
   """Returns one dict per step of a record, by rising step.
 
   Lines of one step are merged; the later value wins. Values are numbers, texts
@@ -177,7 +184,7 @@ def steps(path, damage):
   return [merged[step] for step in sorted(merged)]
 
 
-def samples(path, damage):
+def samples(path: epath.Path, damage: list[str] | None) -> list[dict[str, Any]]:
   """Returns the records of a file of samples, one per problem.
 
   Args:
@@ -212,13 +219,13 @@ def samples(path, damage):
   return records
 
 
-def _is_metric(key, value):
+def _is_metric(key: str, value: object) -> bool:
   """Returns whether a value is possible for a metric; some are texts."""
   return _is_number(value) or (
     isinstance(value, str) and not _ALWAYS_NUMBERS.search(key)
   )
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
   """Returns whether a value is a finite number, or None (written for NaN)."""
   return value is None or (isinstance(value, int | float) and abs(value) < _MAX)

@@ -168,7 +168,7 @@ def _read(path: epath.Path) -> str | None:
     return None
 
 
-def _refusal(path, heartbeat: str) -> str:
+def _refusal(path: epath.Path, heartbeat: str) -> str:
   """Returns the message for a run that finds the workdir locked."""
   try:
     holder = json.loads(heartbeat)

@@ -14,6 +14,7 @@ from progrpo_jax.algos import collapse
 from progrpo_jax.devices import timing
 from progrpo_jax.learn import advantage as advantage_lib
 from progrpo_jax.rollout import verify
+from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.text import tokenizer as tokenizer_lib
 
 
@@ -39,7 +40,7 @@ class Log:
 
   def rollouts(
     self,
-    writer,
+    writer: metrics_lib.MetricWriter | metrics_lib.Unwritten,
     step: int,
     batch: groups_lib.Groups,
     advantages: advantage_lib.Advantages,
@@ -64,7 +65,7 @@ class Log:
 
   def __call__(
     self,
-    writer,
+    writer: metrics_lib.MetricWriter | metrics_lib.Unwritten,
     progress: progress_lib.Progress,
     reason: str,
     verdict: tuple[collapse.Verdict, bool],
@@ -169,6 +170,6 @@ def rollout_records(
   ]
 
 
-def _number(x) -> float | None:
+def _number(x: float | np.floating) -> float | None:
   """A number for JSON; None for what was not measured."""
   return None if np.isnan(x) else float(x)

@@ -7,6 +7,7 @@ of the workdir (`storage/metrics.py`): a logger that fails costs copies, never
 the run.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import importlib
 import json
@@ -14,6 +15,8 @@ import os
 import sys
 import tempfile
 import time
+import types
+from typing import Any
 
 from etils import epath
 import tensorboardX
@@ -36,7 +39,7 @@ class TensorBoard:
   a large file is followed by a new one, so that copies stay small.
   """
 
-  def __init__(self, folder, purge_step):
+  def __init__(self, folder: epath.Path, purge_step: int | None):
     """Begins a file.
 
     Args:
@@ -53,7 +56,7 @@ class TensorBoard:
       self._local = epath.Path(tempfile.mkdtemp(prefix="progrpo-tb-"))
     self._open(purge_step)
 
-  def _open(self, purge_step=None):
+  def _open(self, purge_step: int | None = None) -> None:
     """Begins a file; TensorBoard reads a directory's files in name order."""
     # Names begin with the time in seconds, so files of one second need this.
     suffix = f".{self._files:06d}" if self._files else ""
@@ -65,7 +68,7 @@ class TensorBoard:
       filename_suffix=suffix,
     )
 
-  def log(self, step, numbers):
+  def log(self, step: int, numbers: Mapping[str, float]) -> None:
     if self._broken:
       return
     # tensorboardX writes in a thread, for which it would wait for ever once a
@@ -82,7 +85,7 @@ class TensorBoard:
       ):
         self._next()
 
-  def close(self):
+  def close(self) -> None:
     if not self._broken:
       self._writer.close()
     if self._local:
@@ -91,7 +94,7 @@ class TensorBoard:
       finally:
         self._local.rmtree()
 
-  def _next(self):
+  def _next(self) -> None:
     """Closes the current file, copies its end, and begins a new one."""
     self._writer.close()
     self._copy()
@@ -99,7 +102,7 @@ class TensorBoard:
       path.unlink()
     self._open()
 
-  def _copy(self):
+  def _copy(self) -> None:
     for path in self._local.iterdir():
       (self._folder / path.name).write_bytes(path.read_bytes())
     self._copied = time.monotonic()
@@ -112,7 +115,7 @@ class Tracker:
   on in the same curves.
   """
 
-  def __init__(self, module, run):
+  def __init__(self, module: Any, run: Any):
     """Wraps a started run.
 
     Args:
@@ -121,21 +124,27 @@ class Tracker:
     """
     self._module, self._run = module, run
 
-  def log(self, step, numbers):
+  def log(self, step: int, numbers: Mapping[str, float]) -> None:
     self._run.log(numbers, step=step)
 
-  def table(self, step, name, columns, rows):
+  def table(
+    self,
+    step: int,
+    name: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+  ) -> None:
     table = self._module.Table(columns=columns, data=rows)
     self._run.log({name: table}, step=step)
 
-  def close(self):
+  def close(self) -> None:
     self._run.finish()
 
 
 class Guarded:
   """A logger that may fail: its errors are counted and said, not raised."""
 
-  def __init__(self, name, logger):
+  def __init__(self, name: str, logger: Any):
     """Wraps a logger.
 
     Args:
@@ -145,21 +154,27 @@ class Guarded:
     self._name, self._logger = name, logger
     self._failures = 0
 
-  def log(self, step, numbers):
+  def log(self, step: int, numbers: Mapping[str, float]) -> None:
     """Passes on the numbers of a step."""
     self._try(f"step {step}", "log", step, numbers)
 
-  def table(self, step, name, columns, rows):
+  def table(
+    self,
+    step: int,
+    name: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+  ) -> None:
     """Passes on a table, if the logger takes tables."""
     self._try(f"{name} of step {step}", "table", step, name, columns, rows)
 
-  def close(self):
+  def close(self) -> None:
     """Closes the logger, if it can be closed, and says how often it failed."""
     self._try("its end", "close")
     if self._failures > 1:
       self._say(f"failed {self._failures} times in all")
 
-  def _try(self, what, method, *args):
+  def _try(self, what: str, method: str, *args: Any) -> None:
     function = getattr(self._logger, method, None)
     if function is None:
       return
@@ -173,11 +188,11 @@ class Guarded:
           "and its own files have everything"
         )
 
-  def _say(self, text):
+  def _say(self, text: str) -> None:
     print(f"logger {self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def wandb(workdir):
+def wandb(workdir: epath.Path) -> Tracker:
   """Starts a W&B run, or resumes the one with the same workdir path.
 
   Raises:
@@ -195,7 +210,7 @@ def wandb(workdir):
   return Tracker(module, run)
 
 
-def trackio(workdir):
+def trackio(workdir: epath.Path) -> Tracker:
   """Starts a trackio run, or resumes the one with the same workdir path.
 
   Raises:
@@ -212,7 +227,9 @@ def trackio(workdir):
   return Tracker(module, run)
 
 
-def users(make, name, workdir):
+def users(
+  make: Callable[[epath.Path], Any], name: str, workdir: epath.Path
+) -> Any:
   """Returns a user's logger.
 
   Args:
@@ -233,7 +250,7 @@ def users(make, name, workdir):
   return logger
 
 
-def _module(package):
+def _module(package: str) -> types.ModuleType:
   """Imports the package of a tracker, which is also the name of its extra."""
   try:
     return importlib.import_module(package)
@@ -244,12 +261,12 @@ def _module(package):
     ) from error
 
 
-def _digest(workdir):
+def _digest(workdir: epath.Path) -> str:
   """Returns an id of a workdir: the same path has the same id."""
   where = workdir if places.is_remote(workdir) else workdir.resolve()
   return hashlib.sha256(os.fspath(where).encode()).hexdigest()[:16]
 
 
-def _config(workdir):
+def _config(workdir: epath.Path) -> dict[str, Any] | None:
   path = workdir / "config.json"
   return json.loads(path.read_text()) if path.exists() else None

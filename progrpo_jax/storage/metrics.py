@@ -7,11 +7,13 @@ uninterrupted run. NaN and infinities are written as `null`: standard JSON has
 no such numbers, and many readers refuse Python's extension.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import math
 import os
 import re
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -37,7 +39,7 @@ _COLUMNS = (
 _STEP_FILE = re.compile(r"(\d{6,})\.jsonl$")
 
 
-def plain(value):
+def plain(value: Any) -> Any:
   """Returns a value with numpy and jax values, at any depth, made JSON-able.
 
   NaN and infinities become None.
@@ -53,7 +55,7 @@ def plain(value):
   return plain(np.asarray(value).tolist())
 
 
-def dumps(record):
+def dumps(record: Mapping[str, Any]) -> str:
   """Returns a record as one line of JSON.
 
   It is ASCII, because a lone surrogate cannot be encoded in UTF-8.
@@ -61,7 +63,7 @@ def dumps(record):
   return json.dumps(plain(record), allow_nan=False)
 
 
-def functions(names):
+def functions(names: Iterable[str]) -> list[str]:
   """Returns "<task>/<function>" of each reward function in a row of metrics.
 
   Only reward functions have a metric `rewards/<task>/<function>/std`; tasks
@@ -85,14 +87,14 @@ class MetricWriter:
 
   def __init__(
     self,
-    workdir,
+    workdir: str | os.PathLike,
     *,
-    tensorboard=True,
-    wandb=False,
-    trackio=False,
-    logger=None,
-    resume_step=None,
-    unfinished=False,
+    tensorboard: bool = True,
+    wandb: bool = False,
+    trackio: bool = False,
+    logger: tuple[str, Callable[[epath.Path], Any]] | None = None,
+    resume_step: int | None = None,
+    unfinished: bool = False,
   ):
     """Opens the files of a workdir, which is created if it does not exist.
 
@@ -135,22 +137,26 @@ class MetricWriter:
       started = loggers.users(make, name, self.workdir)
       self._loggers.append(loggers.Guarded(name, started))
 
-  def write(self, step, values):
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends the line of a training step; `values` maps names to numbers."""
     self._write_line(METRICS, step, values)
 
-  def write_eval(self, step, values):
+  def write_eval(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends the line of an evaluation; names are `eval/<set>/...`."""
     self._write_line(EVALS, step, values)
 
-  def write_rollouts(self, step, records):
+  def write_rollouts(
+    self, step: int, records: Sequence[Mapping[str, Any]]
+  ) -> None:
     """Writes the sampled groups of a step, one line per prompt."""
     _write_whole(_step_file(self.workdir / ROLLOUTS, step), records)
     rows = _table(records) if self._loggers else []
     for logger in self._loggers:
       logger.table(int(step), "completions", list(_COLUMNS), rows)
 
-  def write_eval_samples(self, step, records):
+  def write_eval_samples(
+    self, step: int, records: Sequence[Mapping[str, Any]]
+  ) -> None:
     """Writes the samples of an evaluation, one line per problem.
 
     Sets may be written one after the other; a set written again is replaced.
@@ -165,20 +171,22 @@ class MetricWriter:
     old = [record for _, record in old if record.get("set") not in new]
     _write_whole(path, [*old, *records])
 
-  def close(self):
+  def close(self) -> None:
     """Closes the loggers; the run's own files are always flushed."""
     if self._tensorboard:
       self._tensorboard.close()
     for logger in self._loggers:
       logger.close()
 
-  def __enter__(self):
+  def __enter__(self) -> "MetricWriter":
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _write_line(self, name, step, values):
+  def _write_line(
+    self, name: str, step: int, values: Mapping[str, Any]
+  ) -> None:
     values = {key: _scalar(key, value) for key, value in values.items()}
     path = self.workdir / name
     if places.is_remote(path):
@@ -199,7 +207,7 @@ class MetricWriter:
 class Unwritten:
   """Replaces the writer on every host but the first, which writes alone."""
 
-  def write(self, step, values):
+  def write(self, step: int, values: Any) -> None:
     """Writes nothing."""
 
   write_eval = write_rollouts = write_eval_samples = write
@@ -219,35 +227,40 @@ class Record:
   """
 
   path: epath.Path
-  config: dict
-  metrics: list
-  evals: list
-  damage: list | None = None
+  config: dict[str, Any]
+  metrics: list[dict[str, Any]]
+  evals: list[dict[str, Any]]
+  damage: list[str] | None = None
 
   @property
-  def name(self):
+  def name(self) -> str:
     """Last part of the workdir's path."""
     return self.path.name or os.fspath(self.path)
 
-  def rollout_steps(self):
+  def rollout_steps(self) -> list[int]:
     """Returns the steps whose sampled groups were written, sorted."""
     return _steps_of(self.path / ROLLOUTS)
 
-  def rollouts(self, step):
+  def rollouts(self, step: int) -> list[dict[str, Any]]:
     """Returns the sampled groups of a step, one dict per prompt."""
     return lines.samples(_step_file(self.path / ROLLOUTS, step), self.damage)
 
-  def eval_sample_steps(self):
+  def eval_sample_steps(self) -> list[int]:
     """Returns the steps whose evaluation samples were written, sorted."""
     return _steps_of(self.path / EVAL_SAMPLES)
 
-  def eval_samples(self, step):
+  def eval_samples(self, step: int) -> list[dict[str, Any]]:
     """Returns the evaluation samples of a step, one dict per problem."""
     path = _step_file(self.path / EVAL_SAMPLES, step)
     return lines.samples(path, self.damage)
 
 
-def load(workdir, *, require_metrics=True, damage=None) -> Record:
+def load(
+  workdir: str | os.PathLike,
+  *,
+  require_metrics: bool = True,
+  damage: list[str] | None = None,
+) -> Record:
   """Reads the measurements in a workdir.
 
   Lines of one step are merged; the later value wins. An incomplete last line
@@ -283,7 +296,9 @@ def load(workdir, *, require_metrics=True, damage=None) -> Record:
   )
 
 
-def series(rows, name):
+def series(
+  rows: Sequence[Mapping[str, Any]], name: str
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns (steps, values) of one metric, without absent and null values.
 
   Args:
@@ -300,7 +315,7 @@ def series(rows, name):
   return np.array(steps, int), np.array(values, float)
 
 
-def _table(records):
+def _table(records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
   """Returns the completions of sampled groups as rows, see `_COLUMNS`."""
   return [
     [
@@ -321,7 +336,7 @@ def _table(records):
   ]
 
 
-def _scalar(key, value):
+def _scalar(key: str, value: Any) -> bool | int | float | str | None:
   """Returns a metric as one JSON value; several values are a ValueError."""
   value = plain(value)
   while isinstance(value, list) and len(value) == 1:
@@ -333,11 +348,11 @@ def _scalar(key, value):
   )
 
 
-def _step_file(folder, step):
+def _step_file(folder: epath.Path, step: int) -> epath.Path:
   return folder / f"{int(step):06d}.jsonl"
 
 
-def _append(path, record):
+def _append(path: epath.Path, record: Mapping[str, Any]) -> None:
   """Appends a line to a file and flushes it to the disk.
 
   An object store cannot append: there the file is rewritten.
@@ -354,11 +369,13 @@ def _append(path, record):
     os.fsync(file.fileno())
 
 
-def _write_whole(path, records):
+def _write_whole(
+  path: epath.Path, records: Sequence[Mapping[str, Any]]
+) -> None:
   places.write(path, "".join(dumps(record) + "\n" for record in records))
 
 
-def _cut_record(path, last_step):
+def _cut_record(path: epath.Path, last_step: int | None) -> None:
   """Removes later steps from a record, be it one file or a bucket's parts."""
   for first, file in lines.files(path):
     if last_step is not None and first > max(last_step, 0):
@@ -367,7 +384,7 @@ def _cut_record(path, last_step):
       _cut_lines(file, last_step)
 
 
-def _cut_lines(path, last_step):
+def _cut_lines(path: epath.Path, last_step: int | None) -> None:
   """Removes lines after `last_step` (None: no limit) and an incomplete one."""
   rows = [row for _, row in lines.read(path)]
   if last_step is not None:
@@ -377,7 +394,7 @@ def _cut_lines(path, last_step):
     places.write(path, text)
 
 
-def _cut_files(folder, last_step):
+def _cut_files(folder: epath.Path, last_step: int | None) -> None:
   """Removes files of later steps and temporary files of killed writes."""
   if not folder.exists():
     return
@@ -388,7 +405,7 @@ def _cut_files(folder, last_step):
       path.unlink()
 
 
-def recorded(workdir) -> list[str]:
+def recorded(workdir: str | os.PathLike) -> list[str]:
   """Returns the names of files and directories with records of step 1 or later.
 
   A new run in the workdir would overwrite them. Records of step 0 do not count:
@@ -407,7 +424,7 @@ def recorded(workdir) -> list[str]:
   return names
 
 
-def computed_again(workdir, step) -> str:
+def computed_again(workdir: str | os.PathLike, step: int) -> str:
   """Returns a sentence about lines after a step, which a resumed run cuts.
 
   Args:
@@ -427,7 +444,7 @@ def computed_again(workdir, step) -> str:
   )
 
 
-def lost(workdir, step) -> list[str]:
+def lost(workdir: str | os.PathLike, step: int) -> list[str]:
   """Returns sentences about missing lines up to a step, one per record.
 
   Every step should have a line of metrics, and every step with evaluation
@@ -456,7 +473,7 @@ def lost(workdir, step) -> list[str]:
   return sentences
 
 
-def _steps_of(folder):
+def _steps_of(folder: epath.Path) -> list[int]:
   if not folder.is_dir():
     return []
   matches = [_STEP_FILE.match(path.name) for path in folder.iterdir()]

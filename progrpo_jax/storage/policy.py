@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import types
 from typing import Any
 
 from etils import epath
@@ -55,7 +56,9 @@ class Policy:
   tokenizer: tokenizer_lib.Tokenizer
 
 
-def read_model(path: str, **changes) -> model_config.ModelConfig:
+def read_model(
+  path: str | os.PathLike, **changes: Any
+) -> model_config.ModelConfig:
   """Reads a model's `config.json`.
 
   Args:
@@ -95,7 +98,7 @@ def is_on_hub(place: str) -> bool:
   return bool(hub_names.split(place)) and not os.path.exists(place)
 
 
-def _hub():
+def _hub() -> types.ModuleType:
   """Returns the module `hub`, which says why it is imported late."""
   from progrpo_jax.storage import hub
 
@@ -237,7 +240,7 @@ def base_of(described: dict[str, Any], workdir: epath.Path) -> str:
 
 def load(
   place: str,
-  mesh,
+  mesh: jax.sharding.Mesh,
   *,
   download: bool = False,
   seed: int = 0,
@@ -310,7 +313,7 @@ def load(
 
 
 def load_frozen(
-  place: str, mesh, policy: Policy, key: str
+  place: str, mesh: jax.sharding.Mesh, policy: Policy, key: str
 ) -> tuple[model_config.ModelConfig, Any]:
   """Loads a policy that only scores what another one samples.
 
@@ -357,7 +360,7 @@ def load_frozen(
   ), params
 
 
-def _check_finite(params, key: str, place: str) -> None:
+def _check_finite(params: Any, key: str, place: str) -> None:
   """Refuses weights that are not finite."""
   broken = ops.not_finite(params)
   if broken:
@@ -368,7 +371,12 @@ def _check_finite(params, key: str, place: str) -> None:
     )
 
 
-def _check_vocabulary(policy: Policy, config, own, where: str) -> None:
+def _check_vocabulary(
+  policy: Policy,
+  config: model_config.ModelConfig,
+  own: tokenizer_lib.Tokenizer,
+  where: str,
+) -> None:
   """Refuses a model that would read a policy's token as another one.
 
   Args:
@@ -399,7 +407,9 @@ def _check_vocabulary(policy: Policy, config, own, where: str) -> None:
     )
 
 
-def load_adapters(path: str, mesh) -> tuple[model_config.ModelConfig, Any, str]:
+def load_adapters(
+  path: str, mesh: jax.sharding.Mesh
+) -> tuple[model_config.ModelConfig, Any, str]:
   """Loads the adapters of a run with LoRA.
 
   Args:
@@ -527,7 +537,9 @@ def _no_step(base: str, workdir: epath.Path) -> str:
   )
 
 
-def _read_checkpoint(found: _Checkpoint, mesh, dtype):
+def _read_checkpoint(
+  found: _Checkpoint, mesh: jax.sharding.Mesh, dtype: Any
+) -> Any:
   """Returns the trained parameters of a checkpoint."""
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
