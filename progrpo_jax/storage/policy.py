@@ -479,7 +479,12 @@ def _find(path: str, key: str = INIT_FROM) -> _Directory | _Checkpoint:
   return _Checkpoint(folder, workdir, step, config, base)
 
 
-def _read(found: _Directory | _Checkpoint, mesh, dtype, download: bool):
+def _read(
+  found: _Directory | _Checkpoint,
+  mesh: jax.sharding.Mesh,
+  dtype: Any,
+  download: bool,
+) -> tuple[model_config.ModelConfig, Any, str | epath.Path]:
   """Returns (model configuration, parameters); every process must call this.
 
   Args:
