@@ -430,7 +430,10 @@ def load_adapters(
     return found
 
   found = hosts.agree(find)
-  return (found.config, _read_checkpoint(found, mesh, jnp.float32), found.base)
+  adapters = _read_checkpoint(
+    found.workdir, found.step, found.config, mesh, jnp.float32
+  )
+  return found.config, adapters, found.base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -499,7 +502,7 @@ def _read(
     return hf.load(found.folder, dtype=dtype, mesh=mesh)
   config = found.config
   hosts.compare(f"{found.folder}", model=config, step=found.step)
-  params = _read_checkpoint(found, mesh, dtype)
+  params = _read_checkpoint(found.workdir, found.step, config, mesh, dtype)
   # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
     place = locate(found.base, download)
@@ -543,24 +546,28 @@ def _no_step(base: str, workdir: epath.Path) -> str:
 
 
 def _read_checkpoint(
-  found: _Checkpoint, mesh: jax.sharding.Mesh, dtype: Any
+  workdir: epath.Path,
+  step: int | None,
+  config: model_config.ModelConfig,
+  mesh: jax.sharding.Mesh,
+  dtype: Any,
 ) -> Any:
-  """Returns the trained parameters of a checkpoint."""
+  """Returns the trained parameters of a checkpoint; step None: the newest."""
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
     *(
-      lora_lib.split(found.config, tree)[0]
+      lora_lib.split(config, tree)[0]
       for tree in (
-        parameters.abstract_params(found.config),
-        parameters.shardings(found.config, mesh),
+        parameters.abstract_params(config),
+        parameters.shardings(config, mesh),
       )
     ),
   )
   with contextlib.closing(
-    checkpoint_lib.Checkpointer(found.workdir / CHECKPOINTS, read_only=True)
+    checkpoint_lib.Checkpointer(workdir / CHECKPOINTS, read_only=True)
   ) as checkpointer:
-    step = checkpointer.latest() if found.step is None else found.step
+    step = checkpointer.latest() if step is None else step
     if step is None:
-      raise errors.InputError(f"{found.workdir} holds no checkpoint yet")
+      raise errors.InputError(f"{workdir} holds no checkpoint yet")
     return checkpointer.load_params(step, like)
