@@ -327,6 +327,7 @@ ELSEWHERE = {
   ".venv/bin/python tools/study.py run countdown arm": (
     "tests/slow/test_study.py"
   ),
+  ".venv/bin/python tools/study.py temper long": "tests/slow/test_study.py",
   ".venv/bin/python tools/study.py temper countdown": (
     "tests/slow/test_study.py"
   ),

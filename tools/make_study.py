@@ -476,6 +476,7 @@ TABLES = {
   "arm-made": made_table("arm"),
   "long": means_table("long"),
   "long-unsolved": unsolved_table("long"),
+  "long-temperatures": temperatures_table("long"),
   "long-made": made_table("long"),
   "puzzles": means_table("puzzles"),
   "puzzles-differences": differences_table("puzzles"),

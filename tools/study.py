@@ -408,10 +408,12 @@ def temper(name: str, args) -> None:
     file = tempered_file(args.results, name, run)
     if file.exists() or not policy.exists():
       continue
-    c = files.without_training(
-      files.load(f"{part.config}:{part.arms[arm].method}")
+    c = progrpo_jax.config(
+      part.config,
+      method=part.arms[arm].method,
+      keys={**part.keys, "seed": seed},
     )
-    c.seed = seed
+    c = files.without_training(c)
     evals = []
     for temperature in TEMPERATURES:
       c.eval.temperature = temperature
