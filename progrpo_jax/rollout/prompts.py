@@ -65,17 +65,16 @@ class PromptSource:
     ]
     self.left_out: dict[str, tuple[int, int]] = {}
     self._whole, self._kept = self._sources, [None] * len(specs)
-    described.append([len(source) for source in self._whole])
     if keep is not None:
       self._sources = self._kept = [
         Kept(source, keep, label) for label, source in zip(labels, self._whole)
       ]
-      described.append([source.digest for source in self._kept])
       counts = [source.counts for source in self._kept]
       excluded, total = (
         sum((c[n] for c in counts), Counter()) for n in range(2)
       )
       self.left_out = {task: (excluded[task], total[task]) for task in total}
+    described.append([_digest_of(source) for source in self._sources])
     text = json.dumps(described, sort_keys=True, default=list)
     self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Each task is shuffled and repeated by itself, then mixed by weight.
@@ -173,7 +172,7 @@ class Kept:
   """The rows of a source that may be drawn, in the source's order.
 
   Attributes:
-    digest: hash of the indices and the contents of the rows.
+    digest: hash of the rows' contents.
     counts: (task -> number of excluded rows, task -> number of rows).
   """
 
@@ -198,18 +197,16 @@ class Kept:
       self.counts[1][row.task] += 1
       if keep(row):
         self._indices.append(i)
-        content = i, row.prompt, row.context, row.reference, row.meta
-        text = json.dumps(content, sort_keys=True, default=repr)
-        contents.update(text.encode())
+        contents.update(_content(row))
       else:
         self.counts[0][row.task] += 1
     self._kept = frozenset(self._indices)
+    self.digest = contents.hexdigest()[:16]
     if not self._indices:
       raise InputError(
         f"task {name}: none of its {len(source)} prompts is short enough;"
         " raise data.max_prompt_length"
       )
-    self.digest = contents.hexdigest()[:16]
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -222,6 +219,22 @@ class Kept:
   def __contains__(self, index: int) -> bool:
     """Returns whether the source's row with this index may be drawn."""
     return index in self._kept
+
+
+def _content(row: base.Row) -> bytes:
+  """What the policy reads in a row, and what verifies it."""
+  content = row.prompt, row.context, row.reference, row.meta
+  return json.dumps(content, sort_keys=True, default=repr).encode()
+
+
+def _digest_of(source: base.Source) -> str:
+  """Hash of the contents of a source's rows."""
+  if isinstance(source, Kept):
+    return source.digest
+  contents = hashlib.sha256()
+  for i in range(len(source)):
+    contents.update(_content(source[i]))
+  return contents.hexdigest()[:16]
 
 
 def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -248,8 +248,12 @@ def _check_effects(c, refuse) -> None:
       "expectation; set 'k2' or 'k3', or use algo.reward_kl_coef, which "
       "subtracts k1 from the reward",
     )
-  for mode, why in derived.idle_resets(c).items():
-    refuse("algo.reset.modes", f"{mode!r} could never fire: {why}")
+  # One of several modes may rest, as a stall does in a run that only tries
+  # whether a config works.
+  idle = derived.idle_resets(c)
+  if idle and set(idle) == set(a.reset.modes):
+    reasons = "; ".join(f"{mode!r}: {why}" for mode, why in idle.items())
+    refuse("algo.reset.modes", f"no reset could ever come: {reasons}")
   readers = derived.readers_of_scores(c)
   if c.train.score == "never" and readers:
     refuse(

@@ -391,7 +391,7 @@ def test_options_that_are_not_finite():
       "algo.rephrase.template",
     ),
     *(
-      ({"algo.reset.modes": modes, **changes}, f"{modes[0]!r} could never fire")
+      ({"algo.reset.modes": modes, **changes}, f"ever come: {modes[0]!r}: ")
       for modes, changes in (
         (("stall",), {"eval.every": 0}),
         (("stall",), {"eval.every": 9, "algo.reset.watch": "pass@12"}),
@@ -440,6 +440,7 @@ def test_a_stage_of_the_schedule_keeps_the_ranges(value):
     (("stall",), {"eval.every": 9, "algo.reset.watch": "distinct_correct"}),
     (("kl",), {"algo.hold_reference": True}),
     (("kl", "dominates"), {"algo.beta": 0.1}),
+    (("stall", "every"), {"eval.every": 0}),
     # One of the three that it stands for is enough.
     (("auto",), {"algo.beta": 0.0, "eval.every": 9}),
   ],
