@@ -7,7 +7,8 @@
 
 The argument names any method of progrpo_jax/settings/methods.py. The puzzles
 are those of configs/prorl_tiny.py, the policy is 17 times as large as that of
-configs/tiny.py. It is a part of the study, see docs/study.md.
+configs/tiny.py. An update of the warm-up takes 1.7 s of one core, and it makes
+2,000 of them. The config is a part of the study, see docs/study.md.
 """
 
 from progrpo_jax.settings import scales

@@ -101,24 +101,36 @@ class Prompts:
     return len(self.rows)
 
   def digest(self) -> str:
-    """Returns a digest of what is sampled from the prompts, and verified by.
-
-    Of a part of a row that is no JSON, its type alone counts: how it is written
-    as text may differ from process to process.
-    """
+    """Returns a digest of what is sampled from, and of what verifies it."""
     found = hashlib.sha256()
     for x in (self.tokens_PT, self.mask_PT, self.user_mask_PT, self.ids_P):
       found.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
     for row in self.rows:
-      verified = [
-        getattr(row, name, None)
-        for name in ("task", "prompt", "reference", "meta", "verifier")
-      ]
-      text = json.dumps(
-        verified, skipkeys=True, default=lambda part: type(part).__name__
-      )
-      found.update(text.encode())
+      found.update(content_of(row))
     return found.hexdigest()[:16]
+
+
+def content_of(row: Any) -> bytes:
+  """Returns what the policy reads in a task's row, and what verifies it.
+
+  Of a part that is no JSON its type alone counts: as text it may differ from
+  process to process.
+
+  Args:
+    row: a `tasks.base.Row`.
+  """
+  parts = (
+    row.task,
+    row.prompt,
+    row.context,
+    row.reference,
+    row.meta,
+    row.verifier,
+  )
+  text = json.dumps(
+    parts, skipkeys=True, default=lambda part: type(part).__name__
+  )
+  return text.encode()
 
 
 @struct.dataclass

@@ -337,7 +337,8 @@ def recover(
     workdir: workdir of the run.
     view: is told of steps that are passed over.
     changed: the user insists on another method or data.
-    override: the user insists on data that are other ones by their rows.
+    override: the user insists on whatever differs, rows of data files too,
+      of which no key of the config tells.
 
   Returns:
     None where there is no run yet.
@@ -387,10 +388,6 @@ def recover(
   return None
 
 
-# The entry of a checkpoint's data whose position holds in any source.
-_ANY = {"source": None}
-
-
 def _restore(
   setup: build.Setup,
   checkpointer: checkpoint_lib.Checkpointer,
@@ -421,14 +418,12 @@ def _restore(
   reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
 
   def went_on():
-    same = stages.prompter.continues(meta["data"])
-    # Rows may be other ones although no key of the config shows it.
-    if changed or (override and not same):
-      position = stages.prompter.restore(meta["data"] | _ANY)
-      return Progress.from_meta(meta | {"position": position}, None)
-    position = stages.prompter.restore(meta["data"])
+    others = changed or (
+      override and not stages.prompter.continues(meta["data"])
+    )
+    position = stages.prompter.restore(meta["data"], anyway=others)
     surplus = None
-    if data:
+    if data and not others:
       group = stages.collect.draw.settings.num_generations
       surplus = groups_lib.from_arrays(
         data,

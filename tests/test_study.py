@@ -283,10 +283,13 @@ def test_policies_are_compared_at_their_best_temperatures(
       run = name if name == "base" else f"{name}-seed{seed}"
       study["write"](tmp_path / "countdown" / f"{run}.json.gz", kept)
       study["write"](
-        tmp_path / "countdown_temperatures" / f"{run}.json.gz", {"evals": hot}
+        tmp_path / "countdown_temperatures" / f"{run}.json.gz",
+        {"evals": hot, "commit": "abcdef0"},
       )
   table = make_study["TABLES"]["countdown-temperatures"](tmp_path)
-  rows = [line.split(" | ")[:3] for line in table.splitlines()[2:]]
+  assert table.endswith("\nEvaluated with the code of abcdef0.\n")
+  lines = [line for line in table.splitlines() if line.startswith("| ")]
+  rows = [line.split(" | ")[:3] for line in lines[2:]]
   assert rows == [
     [f"| {arm}", seeds, temperature]
     for arm, seeds in (("base", "1"), ("grpo", "3"), ("progrpo", "3"))

@@ -34,6 +34,7 @@ from study_results import (
   pass_SX,
   start_of,
   steps,
+  tempered_with,
   unsolved_X,
 )
 
@@ -155,9 +156,13 @@ def temperatures_table(part: str) -> Callable[[pathlib.Path], str]:
     arms = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: arms.index(row[0]))
     heads = [f"pass@{k}" for k in KS]
-    return markdown(
+    table = markdown(
       ["arm", "seeds", "temperature", *heads, "entropy", DISTINCT], rows
     )
+    commits = tempered_with(results, part)
+    if not commits:
+      return table
+    return f"{table}\nEvaluated with the code of {', '.join(commits)}.\n"
 
   return make
 

@@ -93,6 +93,12 @@ def at_temperatures(results: pathlib.Path, part: str) -> dict[float, Runs]:
   return {t: dict(found[t]) for t in sorted(found)}
 
 
+def tempered_with(results: pathlib.Path, part: str) -> list[str]:
+  """The commits whose code evaluated a part at other temperatures."""
+  folder = study.tempered_file(results, part, "base").parent
+  return sorted({study.read(f)["commit"] for f in folder.glob("*.json.gz")})
+
+
 def at_their_best(results: pathlib.Path, part: str) -> dict[str, tuple]:
   """Arm -> (temperature, runs) where its mean pass@32 is highest."""
   by_arm: dict[str, list] = collections.defaultdict(list)

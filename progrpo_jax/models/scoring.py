@@ -47,7 +47,7 @@ class Placed:
   Attributes:
     packed: on the host.
     rows: its rows on the devices.
-    prompt_stride: see `packing.pack`.
+    prompt_stride: distance of the prompts that are scored, see `packing.pack`.
   """
 
   packed: packing.Packed
@@ -257,7 +257,8 @@ def score(
     sequences: N bundles, host arrays.
     dist: distribution of the log-probs.
     layout: sizes of the packed rows.
-    prompt_stride: as for `place`; the scores of other prompts are zeros.
+    prompt_stride: distance of the prompts that are scored, see `place`; the
+      scores of other prompts are zeros.
 
   Returns:
     Scores of all N bundles, host arrays.

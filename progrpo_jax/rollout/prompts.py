@@ -122,7 +122,7 @@ class PromptSource:
     """Returns the entry of a checkpoint for the next draw's number."""
     return {"position": int(position), "source": self._digest}
 
-  def restore(self, state: Mapping[str, Any]) -> int:
+  def restore(self, state: Mapping[str, Any], anyway: bool = False) -> int:
     """Returns the position that a checkpoint has saved.
 
     A checkpoint that was saved because a stage could not begin names no source:
@@ -130,11 +130,12 @@ class PromptSource:
 
     Args:
       state: result of `state`.
+      anyway: whether draws go on from that number in another source, too.
 
     Raises:
       InputError: the checkpoint belongs to another source.
     """
-    if not self.continues(state):
+    if not anyway and not self.continues(state):
       raise InputError(
         "the checkpoint was trained on other rows: a task, an option, the seed,"
         " or a data file is not what it was, so that the order of its data"
@@ -197,7 +198,7 @@ class Kept:
       self.counts[1][row.task] += 1
       if keep(row):
         self._indices.append(i)
-        contents.update(_content(row))
+        contents.update(batch.content_of(row))
       else:
         self.counts[0][row.task] += 1
     self._kept = frozenset(self._indices)
@@ -221,19 +222,13 @@ class Kept:
     return index in self._kept
 
 
-def _content(row: base.Row) -> bytes:
-  """What the policy reads in a row, and what verifies it."""
-  content = row.prompt, row.context, row.reference, row.meta
-  return json.dumps(content, sort_keys=True, default=repr).encode()
-
-
 def _digest_of(source: base.Source) -> str:
   """Hash of the contents of a source's rows."""
   if isinstance(source, Kept):
     return source.digest
   contents = hashlib.sha256()
   for i in range(len(source)):
-    contents.update(_content(source[i]))
+    contents.update(batch.content_of(source[i]))
   return contents.hexdigest()[:16]
 
 
@@ -335,9 +330,9 @@ class Prompter:
     """Returns the entry of a checkpoint; see `PromptSource.state`."""
     return self._source.state(position)
 
-  def restore(self, state: Mapping[str, Any]) -> int:
+  def restore(self, state: Mapping[str, Any], anyway: bool = False) -> int:
     """Returns the position in a checkpoint; see `PromptSource.restore`."""
-    return self._source.restore(state)
+    return self._source.restore(state, anyway)
 
   def continues(self, state: Mapping[str, Any]) -> bool:
     """Returns whether a checkpoint fits; see `PromptSource.continues`."""

@@ -121,8 +121,8 @@ def _model(c: ConfigDict) -> None:
   c.model.lora = ConfigDict()
 
   # Train LoRA adapters of this rank instead of the weights, which are then
-  # stored in model.dtype; 0 trains the weights. A run's weights are named by
-  # their checkpoints/<step> then.
+  # stored in model.dtype; 0 trains the weights. Adapters on another run's
+  # policy need one of its checkpoints as model.init_from, not its workdir.
   c.model.lora.rank = ranges.Whole(0, at_least=0)
 
   # Adapters are multiplied by alpha / rank.

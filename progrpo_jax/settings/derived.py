@@ -6,6 +6,7 @@ What `checks` cannot know without the devices is refused here.
 from typing import Any
 
 from progrpo_jax import errors, packing
+from progrpo_jax.algos import reset
 from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 
@@ -98,7 +99,7 @@ def idle_resets(c) -> dict[str, str]:
     )
   if not c.algo.beta:
     why["dominates"] = "config.algo.beta = 0: no KL is part of the gradient"
-  if len(why) == 3:
+  if set(reset.AUTO) <= set(why):
     why["auto"] = "; ".join(why.values())
   return {mode: why[mode] for mode in c.algo.reset.modes if mode in why}
 

@@ -487,11 +487,11 @@ def _read(
   mesh: jax.sharding.Mesh,
   dtype: Any,
   download: bool,
-) -> tuple[model_config.ModelConfig, Any, str | epath.Path]:
+) -> tuple[model_config.ModelConfig, Any]:
   """Returns (model configuration, parameters); every process must call this.
 
   Args:
-    found: what is read.
+    found: directory or checkpoint with the parameters.
     mesh: mesh of the devices that hold the parameters.
     dtype: type of the parameters.
     download: whether a base on the hub is fetched.
