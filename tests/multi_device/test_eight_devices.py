@@ -3,9 +3,10 @@
 import pathlib
 
 SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
-# On eight CPU devices a program of jaxlib 0.10 that comes from the cache of
-# compiled programs may wait for ever: its devices enter two independent sums in
-# different orders. Compiled here it does not.
+# Compiled with the few optimizations of tests, a program of eight CPU devices
+# that comes from the cache of compiled programs may wait for ever (jaxlib
+# 0.10): its devices enter two independent sums in different orders. Compiled in
+# the process itself it does not, and a run as users compile it does not either.
 FRESH = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
