@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from progrpo_jax import batch
+from progrpo_jax.tasks import base
 
 
 def inputs(**changes):
@@ -52,20 +53,14 @@ def test_number_of_prompts_is_that_of_their_rows():
   assert len(prompts) == 2
 
 
-class Drawn:
-  """A row as tasks hand it over, with a part that is no JSON."""
-
-  def __init__(self, **parts):
-    self.__dict__ |= dict(task="sums", prompt="1+1=", reference=2) | parts
-
-
 def digest(tokens=(5, 6), mask=(True, True), **parts):
+  parts = dict(task="sums", prompt="1+1=", reference=2, meta={}) | parts
   return batch.Prompts(
     tokens_PT=np.array([tokens], np.int32),
     mask_PT=np.array([mask]),
     user_mask_PT=np.array([mask]),
     ids_P=np.arange(1),
-    rows=(Drawn(**parts),),
+    rows=(base.Row(**parts),),
   ).digest()
 
 
@@ -82,5 +77,6 @@ def test_digests_of_prompts_tell_what_is_sampled_and_verified():
     digest(prompt="1+1 ="),
     digest(meta={"tests": [1]}),
     digest(verifier="math"),
+    digest(context=({"role": "system", "content": "Briefly."},)),
   ]
   assert len({digest(), *different}) == 1 + len(different)
