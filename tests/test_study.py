@@ -59,7 +59,7 @@ def test_the_page_is_what_the_results_give(make_study, monkeypatch, capsys):
 
 def test_pictures_are_drawn_of_what_is_kept(study, make_study, tmp_path):
   pictures = make_study["study_pictures"].PICTURES
-  for name in ("masses", "entropies"):
+  for name in ("masses", "entropies", "methods"):
     pictures[name](study["RESULTS"], tmp_path / f"{name}.svg")
     drawn = (tmp_path / f"{name}.svg").read_text()
     assert "progrpo" in drawn and "maxrl" in drawn

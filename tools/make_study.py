@@ -386,18 +386,27 @@ def made_table(part: str) -> Callable[[pathlib.Path], str]:
       for run in runs:
         if arm != "base":
           rows[run["commit"], run["command"]].append(str(run["seed"]))
-    made = []
+    alike = collections.defaultdict(list)
     for (at, command), seeds in merged(rows).items():
       config, *keys = command.removeprefix("progrpo train --config ").split()
-      keys = [key.removeprefix("--config.") for key in keys]
-      made.append((f"`{config}`", ", ".join(seeds), at, keys))
-    shared = set.intersection(*(set(keys) for *_, keys in made))
+      keys = tuple(key.removeprefix("--config.") for key in keys)
+      file, _, method = config.partition(":")
+      alike[file, ", ".join(seeds), at, keys].append(method)
+    shared = set.intersection(*(set(keys) for *_, keys in alike))
     table = [
-      [*row, " ".join(f"`{key}`" for key in keys if key not in shared)]
-      for *row, keys in made
+      [
+        f"`{file}`",
+        ", ".join(methods),
+        seeds,
+        at,
+        " ".join(f"`{key}`" for key in keys if key not in shared),
+      ]
+      for (file, seeds, at, keys), methods in alike.items()
     ]
     return (
-      markdown(["config", "seeds", "commit", "keys of its own"], table)
+      markdown(
+        ["config", "method", "seeds", "commit", "keys of its own"], table
+      )
       + "\nAll with "
       + ", ".join(f"`{key}`" for key in sorted(shared))
       + ".\n"

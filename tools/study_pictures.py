@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from typing import Any
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -20,6 +21,8 @@ from study_results import (
 
 # Of these the probabilities of the base's own answers are drawn.
 FOLLOWED = ("grpo", "progrpo", "maxrl", "passk")
+# Of all methods' lines these stand out, the others are grey.
+COLOURED = (*FOLLOWED, "prorl", "nsr", "adaptive_entropy", "high_entropy")
 # Temperature -> marker of its points.
 _MARKERS = {
   1.0: "o",
@@ -70,10 +73,10 @@ def draw_masses(results: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
-  """Draws the entropy of the rollouts, one line per arm."""
+  """Draws the entropy of the rollouts, one line per arm, most of them grey."""
   runs = load(results, "countdown")
   figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-  for number, (arm, own) in enumerate(runs.items()):
+  for arm, own in runs.items():
     series = [r["steps"]["entropy"] for r in own if "entropy" in r["steps"]]
     if not series:
       continue
@@ -84,19 +87,62 @@ def draw_entropies(results: pathlib.Path, path: pathlib.Path) -> None:
       np.ones(window) / window,
       mode="valid",
     )
-    axis.plot(
-      np.arange(len(smooth)) + (window + 1) / 2,
-      smooth,
-      lw=1.3,
-      color=plt.get_cmap("tab20")(number % 20),
-      linestyle="-" if number < 20 else "--",
-      label=arm,
-    )
+    axis.plot(np.arange(len(smooth)) + (window + 1) / 2, smooth, **_line(arm))
+  axis.plot([], [], color="0.75", lw=0.8, label="the others")
   axis.set_xlabel("step")
   axis.set_ylabel("entropy, nats a token")
   axis.set_ylim(bottom=0)
   figure.legend(loc="outside right center", frameon=False, fontsize=8)
   plots.save(figure, path)
+
+
+def draw_methods(results: pathlib.Path, path: pathlib.Path) -> None:
+  """Draws pass@1 and pass@32 of every arm, in the order of pass@32.
+
+  A point is the mean over the runs, each of which is a stroke. Arms of one run
+  have a hollow point.
+  """
+  runs = of_plan(results, "countdown")
+  base = runs.pop("base", [])
+  names = sorted(runs, key=lambda arm: pass_SX(runs[arm], 32).mean())
+  figure, axis = plt.subplots(
+    figsize=(8, 1.2 + 0.2 * len(names)), layout="constrained"
+  )
+  for number, k in enumerate((1, 32)):
+    color = f"C{number}"
+    for row, arm in enumerate(names):
+      each = pass_SX(runs[arm], k).mean(axis=1)
+      axis.plot(each, np.full(len(each), row), "|", color=color, ms=8)
+      axis.plot(
+        each.mean(),
+        row,
+        "o",
+        color=color,
+        mfc=color if len(each) > 1 else "white",
+        ms=5,
+      )
+    axis.plot([], [], "o", color=color, label=f"pass@{k}")
+    if base:
+      axis.axvline(
+        pass_SX(base, k).mean(),
+        color=color,
+        lw=1,
+        ls=":",
+        label=f"pass@{k} of the base",
+      )
+  axis.set_yticks(range(len(names)), names, fontsize=8)
+  axis.grid(axis="y", lw=0.4)
+  axis.set_xlim(left=0)
+  figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+  plots.save(figure, path)
+
+
+def _line(arm: str) -> dict[str, Any]:
+  """Colour, width and label of an arm's line among those of all methods."""
+  if arm not in COLOURED:
+    return {"color": "0.75", "lw": 0.8}
+  color = f"C{COLOURED.index(arm)}"
+  return {"color": color, "lw": 1.6, "label": arm, "zorder": 3}
 
 
 def draw_temperatures(results: pathlib.Path, path: pathlib.Path) -> None:
@@ -184,6 +230,7 @@ def entropy_SX(runs, step=None) -> np.ndarray:
 PICTURES = {
   "masses": draw_masses,
   "entropies": draw_entropies,
+  "methods": draw_methods,
   "long": draw_long,
   "temperatures": draw_temperatures,
 }
