@@ -409,9 +409,8 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   Raises:
     InputError: something in the config cannot work with it.
   """
-  _check_positions(c, foundation.model, "the model")
-  if derived.distills(c):
-    _check_positions(c, foundation.teacher[0], "the teacher")
+  teacher = foundation.teacher[0] if derived.distills(c) else None
+  check_positions(c, foundation.model, teacher)
   prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
   weights = make_weights(c)
@@ -618,20 +617,34 @@ def _unseen(*_) -> None:
   """Shows nothing."""
 
 
-def _check_positions(c, model: model_config.ModelConfig, whose: str) -> None:
-  """Refuses prompts and responses that are longer than a model reads."""
+def check_positions(
+  c: ml_collections.ConfigDict,
+  model: model_config.ModelConfig,
+  teacher: model_config.ModelConfig | None,
+) -> None:
+  """Refuses prompts and responses that are longer than a model reads.
+
+  Args:
+    c: config of a stage.
+    model: configuration of the policy.
+    teacher: that of the teacher, or None.
+
+  Raises:
+    InputError: naming the keys, and the model that has too few positions.
+  """
   widths = {"data.max_prompt_length": c.data.max_prompt_length}
   if c.algo.rephrase.enabled:
     widths["algo.rephrase.max_prompt_length"] = (
       c.algo.rephrase.max_prompt_length
     )
-  for name, width in widths.items():
-    longest = width + c.sampling.max_new_tokens
-    if longest > model.max_positions:
-      raise errors.InputError(
-        f"{name} + sampling.max_new_tokens = {longest} is beyond the "
-        f"{model.max_positions} positions of {whose}"
-      )
+  for reader, whose in ((model, "the model"), (teacher, "the teacher")):
+    for name, width in widths.items():
+      longest = width + c.sampling.max_new_tokens
+      if reader is not None and longest > reader.max_positions:
+        raise errors.InputError(
+          f"{name} + sampling.max_new_tokens = {longest} is beyond the "
+          f"{reader.max_positions} positions of {whose}"
+        )
 
 
 def make_reward(c) -> rewarding.ShapedReward:

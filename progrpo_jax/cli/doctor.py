@@ -15,6 +15,7 @@ import rich.console
 import rich.table
 
 from progrpo_jax import errors, places, ranges
+from progrpo_jax.build import stages
 from progrpo_jax.cli import arguments
 from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, memory
@@ -147,11 +148,14 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     chip = memory.Chip(device.platform, _device_memory() or 0)
   m = c.mesh
   mesh = sharding.abstract_mesh(count, m.data, m.fsdp, m.tensor)
-  for stage in schedule.every(c):
+  every = list(schedule.every(c))
+  for stage in every:
     checks.validate(stage)
+  model, teacher = memory.model_of(c), memory.teacher_of(c)
+  stages.check_base(c)
+  for stage in every:
+    stages.check_positions(stage, model, teacher)
   # The estimate, with advice only where the memory of a device is known.
-  model = memory.model_of(c)
-  teacher = memory.teacher_of(c)
   phases = memory.estimate(c, model, mesh, chip.platform, teacher)
   console.print(_table(phases, mesh))
   for warning in memory.warnings(model, mesh):

@@ -184,7 +184,9 @@ def _read(
   if download and policy_lib.is_on_hub(place):
     place = _cached(place)
   folder = epath.Path(place)
-  if not hf.is_hf_dir(place) and not (folder / "config.json").exists():
+  # A workdir has a config.json too: that of its run.
+  is_described = (folder / "config.json").exists()
+  if not hf.is_hf_dir(place) and (policy_lib.run_of(place) or not is_described):
     workdir, _ = policy_lib.find_run(place, key)
     folder = workdir / policy_lib.MODEL_DIR
   return policy_lib.read_model(folder / "config.json")

@@ -69,10 +69,10 @@ def _samples(
 ) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
   """{prompt key: (record, completions of all seeds)} of the last evaluations.
 
-  Only prompts that every seed answered.
+  Only prompts that every seed answered, at the last step that all of them have.
   """
   pooled = {}
-  for run in runs:
+  for run in comparison.at_shared_step(runs, dataset):
     step = comparison.last_step(run, dataset)
     if step not in run.eval_sample_steps():
       return {}

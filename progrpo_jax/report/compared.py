@@ -44,8 +44,8 @@ class Comparison:
       dataset: evaluation set; None for the first one.
 
     Raises:
-      InputError: numbers of labels and workdirs differ, a run cannot be read,
-        or no run has the dataset.
+      InputError: numbers of labels and workdirs differ, a run is twice under
+        one label or cannot be read, or no run has the dataset.
     """
     if isinstance(workdirs, Mapping):
       pairs = [
@@ -58,6 +58,7 @@ class Comparison:
       pairs = list(zip(_names(workdirs, labels), workdirs, strict=True))
     if not pairs:
       raise errors.InputError("there are no workdirs to compare")
+    _check_different(pairs)
     self.groups: dict[str, list[metrics.Record]] = {}
     for label, place in pairs:
       self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))
@@ -117,6 +118,21 @@ class Comparison:
       + sections.comparison_tables(self.groups, self.base, self.dataset)
       + sections.boundary(self.summary, "")
     )
+
+
+def _check_different(pairs: Iterable[tuple[str, str]]) -> None:
+  """Refuses a run that would count as two seeds of a method."""
+  seen = set()
+  for label, place in pairs:
+    where = place.rstrip("/")
+    if not places.is_remote(place):
+      where = os.path.realpath(place)
+    if (label, where) in seen:
+      raise errors.InputError(
+        f"{place} is twice under the label {label!r}: the runs of a label are "
+        "its seeds, each another run"
+      )
+    seen.add((label, where))
 
 
 def _several(places_: Any) -> list[str]:

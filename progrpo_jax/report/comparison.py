@@ -10,6 +10,11 @@ needs the verdict on each sample: differences paired by problem, curves over
 all k, histograms of pass@1 and regimes. Problems are identified by their text,
 so runs that were evaluated separately are matched too.
 
+Seeds of a label are compared at the last step that all of them evaluated: one
+that stands at an earlier step is not mixed with the others as they are now.
+Labels may differ in their step, and in how they were evaluated: `unlike` says
+so.
+
 Where too few problems have k samples with a verdict (`passk.ENOUGH`), pass@k
 and everything derived from it is missing; two bounds, or the words "not enough
 samples", replace it.
@@ -17,6 +22,7 @@ samples", replace it.
 
 import collections
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+import dataclasses
 import json
 import os
 import re
@@ -41,6 +47,13 @@ BINS = 10
 _TOLERANT = "tolerant"
 # Matches pass@k, or the lower bound logged in its place.
 _PASS = re.compile(rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$")
+# Settings of an evaluation that pass@k depends on.
+_SETTINGS = (
+  ("eval", "temperature"),
+  ("eval", "top_p"),
+  ("eval", "top_k"),
+  ("sampling", "max_new_tokens"),
+)
 _TAIL = 10  # steps averaged at the start and the end of a run
 
 
@@ -58,7 +71,8 @@ def summarise(
     dataset: evaluation set; None for the first one in the runs.
 
   Returns:
-    {label: entry}, the base first under "base". An entry holds `pass@k` as
+    {label: entry}, the base first under "base". An entry holds `step`, `steps`
+    (more than one where its seeds have no step in common), `pass@k` as
     {"k": [mean, low, high]}, `between` as {"k": [at least, at most]} where
     bounds replace pass@k, `num_problems` as {"k": problems in the mean} where
     it was logged, `left_out` (problems whose prompts are too long), `entropy`,
@@ -75,7 +89,10 @@ def summarise(
     dataset = default_set(everything)
   else:
     _check_set(everything, dataset)
-  return {label: _entry(runs, dataset) for label, runs in everything.items()}
+  return {
+    label: _entry(at_shared_step(runs, dataset), dataset)
+    for label, runs in everything.items()
+  }
 
 
 def analyse(
@@ -119,7 +136,7 @@ def analyse(
   for label, runs in everything.items():
     entry, label_counts = summary[label], counts[label]
     entry["bound"] = bounds(entry)
-    entry["tolerant"] = _tolerant(runs, dataset)
+    entry["tolerant"] = _tolerant(at_shared_step(runs, dataset), dataset)
     entry["curve"] = curve(label_counts)
     entry["histogram"] = histogram(label_counts)
     # The first entry, the base if there is one, is what others are compared to.
@@ -268,7 +285,9 @@ def last_counts(
   base: metrics.Record | None = None,
   dataset: str | None = None,
 ) -> dict[str, list[passk.Counts]]:
-  """{label: `step_counts` of each run's last evaluation}, the base first.
+  """{label: `step_counts` of each run}, the base first.
+
+  The evaluations are those of `at_shared_step`.
 
   Args:
     groups: {label: loaded runs}.
@@ -278,9 +297,68 @@ def last_counts(
   everything = {**({BASE: [base]} if base else {}), **groups}
   dataset = dataset or default_set(everything)
   return {
-    label: [_last_counts(run, dataset) for run in runs]
+    label: [_last_counts(run, dataset) for run in at_shared_step(runs, dataset)]
     for label, runs in everything.items()
   }
+
+
+def at_shared_step(
+  runs: Sequence[metrics.Record], dataset: str | None
+) -> list[metrics.Record]:
+  """Seeds of a label without evaluations after the last that all of them have.
+
+  Args:
+    runs: loaded runs.
+    dataset: evaluation set. A run that never evaluated it has no say.
+
+  Returns:
+    The runs; as they are where no step is common to all.
+  """
+  found = [_steps(run, dataset) for run in runs]
+  shared = set.intersection(*filter(None, found)) if any(found) else set()
+  if not shared:
+    return list(runs)
+  return [
+    dataclasses.replace(
+      run, evals=[row for row in run.evals if row["step"] <= max(shared)]
+    )
+    for run in runs
+  ]
+
+
+def unlike(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Says in what the evaluations of a comparison differ, besides the policy.
+
+  Args:
+    summary: result of `summarise`. The step of the base policy is no matter.
+
+  Returns:
+    Sentences without their full stop; none where the evaluations are alike.
+  """
+  names = {
+    "step": {
+      label: entry["steps"]
+      for label, entry in summary.items()
+      if label != BASE and entry["steps"]
+    },
+    **{
+      ".".join(key): {
+        label: entry["settings"][".".join(key)]
+        for label, entry in summary.items()
+        if entry["settings"].get(".".join(key))
+      }
+      for key in _SETTINGS
+    },
+  }
+  return [
+    f"evaluations differ in {name}: "
+    + ", ".join(
+      f"{label} {' and '.join(map(str, values))}"
+      for label, values in by_label.items()
+    )
+    for name, by_label in names.items()
+    if len({value for values in by_label.values() for value in values}) > 1
+  ]
 
 
 def step_counts(
@@ -427,6 +505,11 @@ def _entry(
     "set": dataset,
     "seeds": len(runs),
     "step": max((row["step"] for row in rows_with), default=None),
+    "steps": sorted({row["step"] for row in rows_with}),
+    "settings": {
+      f"{group}.{name}": _values_of(runs, group, name)
+      for group, name in _SETTINGS
+    },
     "pass@k": {},
     "between": {},
     "num_problems": {},
@@ -452,6 +535,14 @@ def _entry(
   if rows_with:
     _add_pass(entry, [run for run in runs if _last(run, dataset)], dataset)
   return entry
+
+
+def _values_of(
+  runs: Sequence[metrics.Record], group: str, name: str
+) -> list[Any]:
+  """The different values of a config key in the runs that keep a config."""
+  values = [run.config.get(group, {}).get(name) for run in runs]
+  return list(dict.fromkeys(value for value in values if value is not None))
 
 
 def _add_pass(
@@ -555,9 +646,19 @@ def last_step(run: metrics.Record, dataset: str | None) -> int | None:
 
 def _last(run: metrics.Record, dataset: str | None) -> dict[str, Any]:
   """The last evaluation row of the set, or {}."""
-  prefix = f"eval/{dataset}/pass@"
-  rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
+  rows = _rows(run, dataset)
   return rows[-1] if rows else {}
+
+
+def _rows(run: metrics.Record, dataset: str | None) -> list[dict[str, Any]]:
+  """The evaluation rows of the set."""
+  prefix = f"eval/{dataset}/pass@"
+  return [r for r in run.evals if any(key.startswith(prefix) for key in r)]
+
+
+def _steps(run: metrics.Record, dataset: str | None) -> set[int]:
+  """The steps at which the set was evaluated."""
+  return {row["step"] for row in _rows(run, dataset)}
 
 
 def _last_counts(run: metrics.Record, dataset: str | None) -> passk.Counts:
@@ -668,11 +769,7 @@ def _checkpoints(
 
   The start is None if there is a base policy to use instead.
   """
-  prefix = f"eval/{dataset}/pass@"
-  per_run = [
-    {row["step"] for row in run.evals if any(k.startswith(prefix) for k in row)}
-    for run in runs
-  ]
+  per_run = [_steps(run, dataset) for run in runs]
   steps = sorted(set.intersection(*per_run)) if per_run else []
   if 0 not in steps and not has_base:
     return None

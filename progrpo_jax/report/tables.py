@@ -48,7 +48,7 @@ def of(summary: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def problems_note(summary: Mapping[str, Mapping[str, Any]]) -> str:
-  """Says how many problems were tried and how many were left out.
+  """Says how many problems there are, and in what evaluations differ.
 
   Args:
     summary: result of `comparison.summarise`.
@@ -69,6 +69,7 @@ def problems_note(summary: Mapping[str, Mapping[str, Any]]) -> str:
     notes.append(left_out_note(next(iter(left_out.values()))))
   else:
     notes += [f"{k}: {left_out_note(n)}" for k, n in left_out.items()]
+  notes += comparison.unlike(summary)
   return "; ".join(notes)
 
 

@@ -26,7 +26,8 @@ class Verdict(NamedTuple):
 
   Attributes:
     headline: sentence on pass@k at the k the methods are judged by.
-    more: sentences on each method, at this k and at k = 1.
+    more: in what the evaluations differ besides the method; then sentences on
+      each method, at this k and at k = 1.
     limits: sentences on what the numbers are and what they do not say.
   """
 
@@ -72,7 +73,10 @@ def of(summary: Mapping[str, Mapping[str, Any]]) -> Verdict:
   seeds = _seeds(summary)
   return Verdict(
     f"{'; '.join(headline)}; {seeds}.",
-    [f"{sentence}." for sentence in rest],
+    [
+      *(f"Take care: {what}." for what in comparison.unlike(summary)),
+      *(f"{sentence}." for sentence in rest),
+    ],
     _limits(changes, beside, summary),
   )
 

@@ -43,6 +43,7 @@ def test_knows_every_kind_of_policy(small, tmp_path, capfd):
     model.mkdir(parents=True, exist_ok=True)
     place.mkdir(parents=True, exist_ok=True)
     described = (small.base / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text("{}")  # the run's own
     (model / "config.json").write_text(described)
     assert memory.model_of(small.config(f"model.init_from={place}")) == expected
   (model / "config.json").write_text(json.dumps({"model_type": "gpt9"}))
@@ -50,6 +51,22 @@ def test_knows_every_kind_of_policy(small, tmp_path, capfd):
   assert main.main(argv) == 2
   assert "model_type 'gpt9' is not supported" in capfd.readouterr().err
   assert main.main(["doctor"]) == 0
+
+
+def test_refuses_adapters_on_a_workdir_as_training_does(small, tmp_path, capfd):
+  run = tmp_path / "run"
+  small.train(run)
+  argv = small.args(f"model.init_from={run}", "model.lora.rank=2")
+  for command in (["doctor"], ["train", "--workdir", str(tmp_path / "lora")]):
+    assert main.main([*command, *argv]) == 2
+    assert f"as in {run}/checkpoints/" in capfd.readouterr().err
+
+
+def test_refuses_more_positions_than_the_model_has(small, tmp_path, capfd):
+  argv = small.args("sampling.max_new_tokens=5000")
+  for command in (["doctor"], ["train", "--workdir", str(tmp_path / "run")]):
+    assert main.main([*command, *argv]) == 2
+    assert "positions of the model" in capfd.readouterr().err
 
 
 def test_plans_for_chips_that_are_not_here(small, capfd, monkeypatch):

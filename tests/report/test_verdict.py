@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from progrpo_jax import errors
 from progrpo_jax.cli import compare
 from progrpo_jax.evaluators import intervals
-from progrpo_jax.report import compared, comparison, verdict
+from progrpo_jax.report import compared, comparison, tables, verdict
 from progrpo_jax.storage import metrics
 
 _SAMPLES = 4  # of each problem, so that methods are judged by pass@2
@@ -207,3 +208,63 @@ def test_bold_is_only_where_intervals_part(two, tmp_path):
   # 31 % and 88 % of 64 problems; then 63 % twice.
   assert best({"lost": two[:1], "won": two[2:]}, "a.html") == 1
   assert best({"a": two[1:2], "b": two[1:2]}, "b.html") == 0
+
+
+def _at_step(workdir, step):
+  """The run as it was when its last evaluation was that of a step."""
+  path = workdir / "eval.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  kept = [row for row in rows if row["step"] <= step]
+  path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+  return metrics.load(workdir)
+
+
+def test_seeds_are_compared_at_the_last_step_that_all_have(make_run):
+  done, behind, other = make_run("done"), make_run("behind"), make_run("other")
+  runs = [metrics.load(done), _at_step(behind, 60)]
+  found = comparison.analyse({"m": runs})["m"]
+  assert (found["step"], found["steps"]) == (60, [60])
+  earlier = [_at_step(place, 60) for place in (done, behind)]
+  expected = comparison.analyse({"m": earlier})["m"]
+  for name in ("pass@k", "curve", "histogram", "change"):
+    assert found[name] == expected[name]
+  # Seeds without a common step keep their own, and say so.
+  alone = metrics.load(other)
+  alone.evals[:] = [{**alone.evals[-1], "step": 90}]
+  assert comparison.summarise({"m": [earlier[0], alone]})["m"]["steps"] == [
+    60,
+    90,
+  ]
+
+
+def test_a_comparison_says_in_what_evaluations_differ(make_run):
+  runs = {}
+  for name, step, temperature in (("a", 100, 0.6), ("b", 60, 1.0)):
+    place = make_run(name)
+    path = place / "config.json"
+    config = json.loads(path.read_text())
+    config["eval"] = {"temperature": temperature, "top_p": 0.95}
+    path.write_text(json.dumps(config))
+    runs[name] = [_at_step(place, step)]
+  base = metrics.load(make_run("start"))
+  base.evals[:] = base.evals[:1]
+  found = comparison.analyse(runs, base=base)
+  words = [
+    "evaluations differ in step: a 100, b 60",
+    "evaluations differ in eval.temperature: a 0.6, b 1.0",
+  ]
+  assert comparison.unlike(found) == words
+  told = verdict.of(found).more
+  assert told[:2] == [f"Take care: {sentence}." for sentence in words]
+  assert all(sentence in tables.problems_note(found) for sentence in words)
+  assert not comparison.unlike(comparison.analyse({"a": runs["a"]}, base=base))
+
+
+def test_a_run_is_no_second_seed_of_itself(make_run, tmp_path):
+  run = make_run("a")
+  (tmp_path / "link").symlink_to(run)
+  for again in (run, f"{run}/", tmp_path / "link"):
+    with pytest.raises(errors.InputError, match="twice under the label 'm'"):
+      compared.Comparison([run, again], labels=["m", "m"])
+  two = compared.Comparison([run, run], labels=["m", "n"])
+  assert list(two.summary) == ["m", "n"]
