@@ -352,6 +352,31 @@ def named_verifier(name: str) -> str:
   )
 
 
+def check_verifier_options(verifier: str, options: Mapping[str, Any]) -> None:
+  """Refuses keyword arguments that a verifier does not have.
+
+  Args:
+    verifier: the verifier, as "module:function".
+    options: keyword arguments for it.
+
+  Raises:
+    InputError: naming the one that is unknown, and those that there are.
+  """
+  # The first two arguments are the completion and the reference.
+  _, _, *parameters = inspect.signature(
+    serving.resolve(verifier)
+  ).parameters.values()
+  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    return
+  known = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+  for name in options:
+    if name not in known:
+      raise InputError(
+        f"verifier_options: the verifier {verifier} has no option {name!r}"
+        f"{nearest(name, known)}"
+      )
+
+
 def item(row: Row, completion: str) -> pool.Item:
   """Returns the pool's work item that verifies a completion of a row."""
   meta = {key: v for key, v in row.meta.items() if key not in _DESCRIPTIVE}

@@ -31,6 +31,7 @@ import inspect
 import json
 import math
 import os
+import typing
 from typing import Any, NamedTuple
 
 from progrpo_jax import errors, places
@@ -68,7 +69,8 @@ class Record(NamedTuple):
     answer: reference of the verifier.
     columns: columns that reward functions get.
     demonstrations: completions to learn from.
-    options: keyword arguments that the row gives its verifier.
+    options: keyword arguments of the verifier: the row's, and those that the
+      task has for all rows.
     place: file and number of the row.
   """
 
@@ -164,6 +166,11 @@ def load(
       " reward_functions; a verifier decides correctness itself"
     )
   judge = base.named_verifier(verifier) if verifier else ""
+  fixed = dict(verifier_options or {})
+  if fixed and not judge:
+    raise InputError("verifier_options needs a verifier")
+  if fixed:
+    base.check_verifier_options(judge, fixed)
   path, share = file, validation_share
   if split != "train" and validation_file:
     path = validation_file
@@ -174,6 +181,7 @@ def load(
     columns=(prompt, answer, messages),
     judge=judge,
     named=bool(verifier) and ":" not in verifier,
+    fixed=fixed,
   )
   records = read(path, split, data_dir, max_bad_share, encoding, convert)
   if answer != "answer" and not any(answer in r.columns for r in records):
@@ -199,28 +207,18 @@ def load(
     "correct_threshold": correct_threshold,
     "verifier": judge or None,
   }
-  return [
-    _row(record, meta, bool(reward_functions), dict(verifier_options or {}))
-    for record in records
-  ]
+  return [_row(record, meta, bool(reward_functions)) for record in records]
 
 
-def _row(
-  record: Record,
-  meta: dict[str, Any],
-  by_functions: bool,
-  verifier_options: dict[str, Any],
-) -> base.Row:
+def _row(record: Record, meta: dict[str, Any], by_functions: bool) -> base.Row:
   """Converts a record to a row.
 
   Args:
     record: usable record.
     meta: how completions are scored, as `functions.score` wants it.
     by_functions: whether reward functions have a say.
-    verifier_options: options of the verifier for all rows.
   """
-  options = {**record.options, **verifier_options}
-  judge = ""
+  options, judge = record.options, ""
   if meta["verifier"] and not by_functions:
     judge, meta = meta["verifier"], options
   else:
@@ -314,7 +312,12 @@ def _has_own_validation(path: str) -> bool:
 
 
 def _record(
-  row: dict[str, Any], *, columns: tuple[str, str, str], judge: str, named: bool
+  row: dict[str, Any],
+  *,
+  columns: tuple[str, str, str],
+  judge: str,
+  named: bool,
+  fixed: dict[str, Any],
 ) -> Record:
   """Converts a row of the file.
 
@@ -324,9 +327,10 @@ def _record(
     judge: import path of the verifier, or "".
     named: whether the verifier is one of this package, called by its name, to
       which columns named like its arguments are passed.
+    fixed: options of the verifier for all rows; they win over a row's.
 
   Raises:
-    _Bad: the row is unusable.
+    _Bad, schema.BadRow, schema.LeftOut: the row is unusable.
   """
   of_prompt, of_answer, of_messages = columns
   row = {key: _plain(value, key) for key, value in row.items()}
@@ -369,6 +373,9 @@ def _record(
       "no answer for the verifier to compare with (no column"
       f" {of_answer!r}; the option answer says which one)"
     )
+  options |= fixed
+  if named and judge not in _READERS:
+    _check_reference(judge, reference, options)
   return Record(
     last["content"], tuple(context), is_chat, reference, passed, shown, options
   )
@@ -385,7 +392,9 @@ def _for_judge(
   if not named:
     return reference, {}
   options = {
-    key: row[key] for key in _keywords(judge) if row.get(key) is not None
+    key: _typed(row[key], annotation)
+    for key, annotation in _keywords(judge).items()
+    if row.get(key) not in (None, "")  # an empty cell of a CSV file
   }
   reader = _READERS.get(judge)
   if reader is None:
@@ -395,14 +404,49 @@ def _for_judge(
 
 
 @functools.cache
-def _keywords(judge: str) -> tuple[str, ...]:
-  """Names of the arguments of a verifier that a row may set."""
+def _keywords(judge: str) -> dict[str, Any]:
+  """Arguments of a verifier that a row may set -> their annotations."""
   parameters = inspect.signature(serving.resolve(judge)).parameters.values()
-  return tuple(
-    p.name
+  return {
+    p.name: p.annotation
     for p in parameters
     if p.kind is p.KEYWORD_ONLY and p.name not in _OF_THE_MACHINE
-  )
+  }
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+  """Returns an option of a row; a CSV file has lists and numbers as texts."""
+  is_text = annotation is str or str in typing.get_args(annotation)
+  if is_text or not isinstance(value, str):
+    return value
+  try:
+    return json.loads(value)
+  except (ValueError, RecursionError):
+    return value  # the verifier says what it cannot use
+
+
+def _check_reference(
+  judge: str, reference: Any, options: dict[str, Any]
+) -> None:
+  """Refuses a row that its verifier cannot use, whatever is answered.
+
+  Raises:
+    _Bad: with the verifier's reason.
+  """
+  score = serving.resolve(judge)
+  try:
+    judged = score("", reference, **options)
+    if judged.status == "refused":
+      check = getattr(inspect.getmodule(score), "check_reference", None)
+      if check is not None:
+        wanted = inspect.signature(check).parameters
+        check(reference, **{k: v for k, v in options.items() if k in wanted})
+      raise _Bad("the verifier cannot use the answer")
+  except _Bad:
+    raise
+  # Whatever it is: a run would stop at it, or mask every sample of the row.
+  except Exception as error:
+    raise _Bad(str(error) or type(error).__name__) from error
 
 
 def _tests(

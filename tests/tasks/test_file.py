@@ -493,3 +493,76 @@ def test_options_of_functions_are_refused_beside_a_verifier(
 ):
   with pytest.raises(InputError, match="are for reward_functions"):
     _load(tmp_path, good, **option)
+
+
+@pytest.mark.parametrize(
+  ("verifier", "row", "reason"),
+  [
+    ("math", {"answer": ["1"]}, "the reference is a list, not a number"),
+    ("math", {"answer": True}, "the reference is a bool, not a number"),
+    ("math", {"answer": "1/0"}, "the reference '1/0' has no value"),
+    ("math", {"answer": 1, "tolerance": 5}, "tolerance must lie in"),
+    ("math", {"answer": 1, "tolerance": "a bit"}, "not supported between"),
+    ("math", {"answer": 1, "forms": "boxd"}, "no form of an answer 'boxd'"),
+    (
+      "choice",
+      {"answer": "Z", "options": ["x", "y"]},
+      "the reference 'Z' is none of the options A, B",
+    ),
+    (
+      "choice",
+      {"answer": 1, "options": '["x", "y"]'},
+      "the reference '1' is none of the options A, B",
+    ),
+    ("sentence", {"answer": "moon"}, "argument: 'length'"),
+  ],
+)
+def test_rows_that_a_verifier_cannot_use_are_bad(
+  tmp_path, verifier, row, reason
+):
+  right = {"prompt": "p", "answer": "A" if verifier == "choice" else "1"}
+  lines = [right] if verifier != "sentence" else []
+  file = _write(tmp_path / "rows.jsonl", [{"prompt": "q", **row}, *lines])
+  with pytest.raises(InputError, match=f"line 1: .*{reason}"):
+    _load(tmp_path, file, verifier=verifier)
+
+
+def test_options_in_a_csv_file_are_numbers_and_lists(tmp_path):
+  path = tmp_path / "rows.csv"
+  path.write_text(
+    "prompt,answer,options,tolerance\n"
+    'p,y,"[""x"", ""y""]",\n'
+    'q,A,"{""A"": ""x"", ""B"": ""y""}",0.1\n'
+    "r,2.5,,0.1\n"
+  )
+  rows = _everything(tmp_path, path, verifier="choice")
+  found = {row.prompt: row.meta for row in rows}
+  assert found["p"] == {"options": ["x", "y"]}
+  assert found["q"] == {"options": {"A": "x", "B": "y"}, "tolerance": 0.1}
+  assert found["r"] == {"tolerance": 0.1}
+  answers = (r"\boxed{B}", r"\boxed{A}", r"\boxed{2.6}")
+  with pools.Pool(workers=1) as pool:
+    scores = pool.score(
+      [base.item(row, text) for row, text in zip(rows, answers, strict=True)]
+    )
+  assert all(score.correct for score in scores)
+
+
+@pytest.mark.parametrize(
+  ("options", "reason"),
+  [
+    ({"nope": 1}, r"no option 'nope' \(known: evaluated, forms, tolerance"),
+    ({"tolerence": 0.1}, "did you mean 'tolerance'"),
+    ({"tolerance": 5}, "tolerance must lie in"),
+  ],
+)
+def test_options_that_a_verifier_does_not_have(tmp_path, good, options, reason):
+  with pytest.raises(InputError, match=reason):
+    _load(tmp_path, good, verifier="math", verifier_options=options)
+
+
+def test_verifier_options_need_a_verifier(tmp_path, good):
+  with pytest.raises(InputError, match="verifier_options needs a verifier"):
+    _load(
+      tmp_path, good, reward_functions="m:f", verifier_options={"forms": "tag"}
+    )

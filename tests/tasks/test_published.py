@@ -168,6 +168,10 @@ def test_verifier_options_are_kept_in_meta(files):
   [
     ({"templat": "bare"}, "no option 'templat'; did you mean 'template'"),
     ({"seed_": 1}, "no option 'seed_'"),
+    (
+      {"verifier_options": {"form": ["boxed"]}},
+      "math:score has no option 'form'; did you mean 'forms'",
+    ),
     ({"overlap_share": 0.0}, "overlap must lie above 0"),
     ({"against": ["countdown"]}, "countdown is not a published set"),
     ({"against": ["aime42"]}, "did you mean 'aime2"),

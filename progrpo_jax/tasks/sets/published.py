@@ -72,6 +72,7 @@ def rows(
       many of its rows are bad.
   """
   options = _all_options(published, set_options)
+  base.check_verifier_options(published.verifier, verifier_options or {})
   if "seed" in options:
     options["seed"] = seed
   template_text = _template(published, template)
