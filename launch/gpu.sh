@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Trains on all GPUs of this machine; starts again what was stopped and saved.
 #
-#   launch/gpu.sh [--dry-run] --config FILE --workdir FOLDER [...]
+#   launch/gpu.sh [--dry-run] [--config FILE] --workdir FOLDER [...]
 #
-# Everything but --dry-run goes to `progrpo train`. Exit codes are its own: 0
+# Everything but --dry-run goes to `progrpo train`, which needs no --config to go
+# on in a workdir. Exit codes are its own: 0
 # done, 1 gave up, 2 bad input, 75 stopped and saved, by Ctrl-C or SIGTERM to
 # this script or MAX_TRIES times. CUDA_VISIBLE_DEVICES chooses among the GPUs.
 set -euo pipefail
@@ -34,7 +35,6 @@ if [[ ${1:-} == --dry-run ]]; then
   DRY_RUN=1
   shift
 fi
-[[ " $* " == *" --config"* ]] || die 2 "no --config FILE; --help says more"
 [[ " $* " == *" --workdir"* ]] ||
   die 2 "no --workdir FOLDER; --help says more"
 if [[ -n $DRY_RUN ]]; then

@@ -334,7 +334,8 @@ def warmup(config: Config, output: Path) -> str:
       "delete this one"
     )
   with run_lib.quiet(), views.progress("warm-up", c.warmup.steps) as tick:
-    base_policy.warm_up(c, output, tick)
+    say = print if hosts.is_first() else lambda _: None
+    base_policy.warm_up(c, output, tick, say)
   return output
 
 

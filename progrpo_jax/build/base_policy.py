@@ -15,7 +15,10 @@ from progrpo_jax.text import sentencepiece_tokenizer
 
 
 def warm_up(
-  c, output: str, tick: Callable[[int, str], None]
+  c,
+  output: str,
+  tick: Callable[[int, str], None],
+  say: Callable[[str], None] = lambda _: None,
 ) -> policy_lib.Policy:
   """Trains a base policy on demonstrations and writes it as an HF directory.
 
@@ -24,6 +27,7 @@ def warm_up(
       `sampling.max_new_tokens` the problems.
     output: directory to write.
     tick: called as tick(updates, note) while training goes on.
+    say: told of demonstrations that are left out, before it begins.
 
   Returns:
     The policy.
@@ -42,7 +46,11 @@ def warm_up(
   )
   policy = _start(c, pairs, mesh, jax.random.fold_in(key, 0))
   rows = warmup.encode(
-    pairs, policy.tokenizer, c.data.max_prompt_length, c.sampling.max_new_tokens
+    pairs,
+    policy.tokenizer,
+    c.data.max_prompt_length,
+    c.sampling.max_new_tokens,
+    say,
   )
   params = warmup.fit(
     policy.config,

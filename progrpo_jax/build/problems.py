@@ -366,15 +366,45 @@ def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:
     )
 
 
+# Draws of a run that are looked at for a chat's markup.
+_LOOKED_AT = 256
+
+
 def all_notes(c, prompter: prompts_lib.Prompter, evaluators) -> list[str]:
-  """Returns what to say of problems that are left out of a run."""
+  """Returns what to say of a run's problems: left out, or not as expected."""
   limit = c.data.max_prompt_length
-  return [
+  notes = [
     f"{task}: {out} of {total} prompts are longer than {limit} tokens and "
     "left out"
     for task, (out, total) in prompter.left_out.items()
     if out
-  ] + held_out_notes(c, evaluators)
+  ]
+  count, token, place = prompter.markup(_LOOKED_AT)
+  if count:
+    notes.append(
+      f"{count} of the first {_LOOKED_AT} prompts hold a control token of the "
+      f"model, as {token!r} in {place}: in a prompt it is plain text. Give "
+      "the messages instead of a chat that is written out: the template of "
+      "config.model.chat_template writes its tokens"
+    )
+  return notes + held_out_notes(c, evaluators) + _leaks(prompter, evaluators)
+
+
+def _leaks(prompter: prompts_lib.Prompter, evaluators) -> list[str]:
+  """Returns a sentence for each set with problems that are trained on."""
+  trained = prompter.source.texts
+  notes = []
+  for evaluator in evaluators:
+    rows = [row for batch in evaluator.prompts for row in batch.rows]
+    rows = rows[: evaluator.num_problems]
+    shared = sum(prompts_lib.text_hash(row) in trained for row in rows)
+    if shared:
+      notes.append(
+        f"{evaluator.name}: {shared} of the {len(rows)} problems evaluated are "
+        "among the prompts of the training, but for blanks: they are not held "
+        "out"
+      )
+  return notes
 
 
 def held_out_notes(c, evaluators) -> list[str]:

@@ -53,7 +53,12 @@ def demonstrations(
       data_dir=data_dir,
       **dict(spec.get("options", {})),
     )
-    rows = [source[i] for i in range(min(len(source), examples))]
+    # Of more rows, some from all over: a file may be sorted.
+    some = range(len(source))
+    if len(source) > examples:
+      order = np.random.default_rng(0).permutation(len(source))
+      some = np.sort(order[:examples]).tolist()
+    rows = [source[i] for i in some]
     shown = [(r, d) for r in rows for d in r.demonstrations]
     if not shown:
       raise errors.InputError(
@@ -69,6 +74,7 @@ def encode(
   tokenizer,
   max_prompt: int,
   max_new: int,
+  say: Callable[[str], None] = lambda _: None,
 ) -> batch_lib.Sequences:
   """Encodes pairs as rows of one response each.
 
@@ -77,6 +83,7 @@ def encode(
     tokenizer: tokenizer of the policy.
     max_prompt: tokens of a prompt at the most; longer pairs are left out.
     max_new: tokens of a completion at the most, its stop token included.
+    say: told how many pairs are left out, if any.
 
   Raises:
     InputError: no pair is short enough.
@@ -97,6 +104,13 @@ def encode(
       f"every one of {len(pairs)} demonstrations is longer than "
       f"data.max_prompt_length {max_prompt} or sampling.max_new_tokens "
       f"{max_new}"
+    )
+  if len(kept) < len(pairs):
+    say(
+      f"{len(pairs) - len(kept)} of {len(pairs)} demonstrations are left out: "
+      f"their prompts have more than data.max_prompt_length = {max_prompt} "
+      "tokens, or they and their stop token more than "
+      f"sampling.max_new_tokens = {max_new}"
     )
   prompt_width = max(len(p) for p, _ in kept)
   width = max(len(d) for _, d in kept)

@@ -197,11 +197,17 @@ def _loading(export: Export) -> str:
       '  return_dict=True,\n  return_tensors="pt",\n'
       f"{options})"
     )
-    if model.get("chat_template") not in ("auto", "own"):
+    # Else the tokenizer was saved with the template.
+    if export.adapters and model.get("chat_template") not in ("auto", "own"):
       note = (
         "\n\nIn training, prompts went through the template that "
         "`model.chat_template` names in the config below."
       )
+  elif tokenizer_lib.has_template(export.run.path / policy.MODEL_DIR):
+    note = (
+      "\n\nIn training, prompts did not go through the tokenizer's chat "
+      "template."
+    )
   return (
     f"```python\n{imports}\n\n"
     f"tokenizer = AutoTokenizer.from_pretrained({tokenizer!r})\n"

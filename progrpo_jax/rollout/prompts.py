@@ -37,6 +37,7 @@ class PromptSource:
 
   Attributes:
     left_out: task -> (number of rows that `keep` excludes, number of rows).
+    texts: hashes of the prompts that are drawn, see `text_hash`.
 
   Raises:
     InputError: there is no task, a spec is malformed, or `keep` excludes all
@@ -64,6 +65,7 @@ class PromptSource:
       for spec, label in zip(specs, labels)
     ]
     self.left_out: dict[str, tuple[int, int]] = {}
+    self.texts: set[int] = set()
     self._whole, self._kept = self._sources, [None] * len(specs)
     if keep is not None:
       self._sources = self._kept = [
@@ -74,7 +76,7 @@ class PromptSource:
         sum((c[n] for c in counts), Counter()) for n in range(2)
       )
       self.left_out = {task: (excluded[task], total[task]) for task in total}
-    described.append([_digest_of(source) for source in self._sources])
+    described.append([self._digest_of(source) for source in self._sources])
     text = json.dumps(described, sort_keys=True, default=list)
     self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Each task is shuffled and repeated by itself, then mixed by weight.
@@ -86,6 +88,15 @@ class PromptSource:
     ]
     weights = np.asarray([spec["weight"] for spec in specs], float)
     self._rows = grain.MapDataset.mix(parts, weights=weights / weights.sum())
+
+  def _digest_of(self, source: base.Source) -> str:
+    """Hash of the contents of a source's rows, whose texts are noted."""
+    contents = hashlib.sha256()
+    for i in range(len(source)):
+      row = source[i]
+      contents.update(batch.content_of(row))
+      self.texts.add(text_hash(row))
+    return contents.hexdigest()[:16]
 
   def row(self, draw: int) -> base.Row:
     """Returns the row of a draw, a function of seed and draw alone."""
@@ -173,7 +184,6 @@ class Kept:
   """The rows of a source that may be drawn, in the source's order.
 
   Attributes:
-    digest: hash of the rows' contents.
     counts: (task -> number of excluded rows, task -> number of rows).
   """
 
@@ -192,17 +202,14 @@ class Kept:
     """
     self._source = source
     self._indices, self.counts = [], (Counter(), Counter())
-    contents = hashlib.sha256()
     for i in range(len(source)):
       row = source[i]
       self.counts[1][row.task] += 1
       if keep(row):
         self._indices.append(i)
-        contents.update(batch.content_of(row))
       else:
         self.counts[0][row.task] += 1
     self._kept = frozenset(self._indices)
-    self.digest = contents.hexdigest()[:16]
     if not self._indices:
       raise InputError(
         f"task {name}: none of its {len(source)} prompts is short enough;"
@@ -222,14 +229,10 @@ class Kept:
     return index in self._kept
 
 
-def _digest_of(source: base.Source) -> str:
-  """Hash of the contents of a source's rows."""
-  if isinstance(source, Kept):
-    return source.digest
-  contents = hashlib.sha256()
-  for i in range(len(source)):
-    contents.update(batch.content_of(source[i]))
-  return contents.hexdigest()[:16]
+def text_hash(row: base.Row) -> int:
+  """Hash, in this process, of what the user says in a row; blanks are equal."""
+  said = (*(m["content"] for m in row.context), row.prompt)
+  return hash(tuple(" ".join(text.split()) for text in said))
 
 
 def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,6 +375,23 @@ class Prompter:
     """
     for draw in range(count):
       self._encode(self._source.row(draw), draw)
+
+  def markup(self, count: int = 256) -> tuple[int, str, str]:
+    """Looks for a chat's markup in the users' texts of the first draws.
+
+    Args:
+      count: number of draws.
+
+    Returns:
+      (number of draws with markup, a control token that one spells out, place
+      of that row); (0, "", "") where there is none.
+    """
+    found = []
+    for draw in range(count):
+      row = self._source.row(draw)
+      if token := self._tokenizer.markup(row.prompt):
+        found.append((token, row.place or f"row {draw}"))
+    return (len(found), *found[0]) if found else (0, "", "")
 
   def encode(
     self, rows: Sequence[base.Row], ids: Sequence[int]

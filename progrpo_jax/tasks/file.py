@@ -591,11 +591,13 @@ def _held_out(
   """Returns the records of a split, held out by the hash of the prompt."""
   if not 0 < share < 1:
     raise InputError(f"validation_share must lie between 0 and 1, not {share}")
-  # Split by distinct prompt: rows that share a prompt stay on one side.
-  prompts = sorted({r.text for r in records}, key=files.text_digest)
+  # Split by distinct prompt: rows that share a prompt, but for blanks, stay on
+  # one side.
+  texts = [" ".join(r.text.split()) for r in records]
+  prompts = sorted(set(texts), key=files.text_digest)
   held = set(prompts[: math.ceil(share * len(prompts))])
   wanted = split == "validation"
-  side = [r for r in records if (r.text in held) == wanted]
+  side = [r for r, text in zip(records, texts) if (text in held) == wanted]
   if not side:
     raise InputError(
       f"{path}: no rows are left for the split {split!r}. Of {len(records)} "

@@ -89,9 +89,10 @@ class HFTokenizer:
       for i, token in self._added.items()
       if token.special or i in self.stop_ids
     )
-    self._encoder = user_part.Encoder(
-      self._tokenizer, self._find_control(), self._path
-    )
+    control = self._find_control()
+    self._encoder = user_part.Encoder(self._tokenizer, control, self._path)
+    # The longest first, of which others may be a part.
+    self._control = sorted(control.values(), key=len, reverse=True)
     self._before = self._find_bare_head()
 
   def encode(self, text: str) -> list[int]:
@@ -126,6 +127,10 @@ class HFTokenizer:
     # The stop token that the policy wrote takes the place of the template's.
     return ids[1:] if ids and ids[0] in self.stop_ids else ids
 
+  def markup(self, text: str) -> str:
+    """A control token whose text the text holds, or ""."""
+    return next((token for token in self._control if token in text), "")
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids, including the tags of thoughts.
 
@@ -146,7 +151,11 @@ class HFTokenizer:
     return sorted(self._tokenizer.get_vocab().items(), key=lambda x: x[1])
 
   def save(self, directory: str) -> None:
-    """Writes the tokenizer's files, with its chat template and stop ids."""
+    """Writes the tokenizer's files, with its chat template and stop ids.
+
+    The template that prompts went through becomes the tokenizer's own, so that
+    others ask the policy as it was trained. Without one its own stays.
+    """
     directory = epath.Path(directory)
     stops = list(self.stop_ids)
     generation = dict(
@@ -155,8 +164,17 @@ class HFTokenizer:
     )
     # transformers writes to local directories only; the files are then copied,
     # each whole or not at all.
+    own = self._tokenizer.chat_template
     with tempfile.TemporaryDirectory() as local:
+      if self._chat is not None:
+        # A config may go on naming one of several.
+        self._tokenizer.chat_template = (
+          own | {"default": self._chat.source}
+          if isinstance(own, dict)
+          else self._chat.source
+        )
       self._tokenizer.save_pretrained(local)
+      self._tokenizer.chat_template = own
       _make_common(os.path.join(local, files.CONFIG))
       # Other settings of an existing generation_config.json are kept.
       existing = directory / _GENERATION_FILE

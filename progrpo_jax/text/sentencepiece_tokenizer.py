@@ -48,6 +48,12 @@ class SentencePieceTokenizer:
       for i in range(self.vocab_size)
       if processor.is_control(i) or processor.is_unknown(i)
     )
+    # Their texts in a prompt stay plain text.
+    self._control = [
+      processor.id_to_piece(i)
+      for i in range(self.vocab_size)
+      if processor.is_control(i)
+    ]
     # Ids of the 256 single bytes, if the model has them.
     self._bytes = [processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
     self._spells = all(map(processor.is_byte, self._bytes))
@@ -174,6 +180,10 @@ class SentencePieceTokenizer:
   def encode_reply(self, text: str) -> list[int]:
     """Ids of the text alone."""
     return self.encode(text)
+
+  def markup(self, text: str) -> str:
+    """A control token whose text the text holds, or ""."""
+    return next((token for token in self._control if token in text), "")
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids, without special ids and ids outside the vocabulary."""

@@ -69,6 +69,12 @@ class Tokenizer(Protocol):
     message, and up to the next answer. Without a template: the text's alone.
     """
 
+  def markup(self, text: str) -> str:
+    """A control token whose text a user's text holds, or "".
+
+    It does not become that token: it is encoded as plain text.
+    """
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids without special tokens; tags of thoughts are kept."""
 

@@ -1,5 +1,6 @@
 """In how many batches a round is sampled, and what takes reward functions."""
 
+import json
 import types
 
 import numpy as np
@@ -130,3 +131,56 @@ def test_reward_functions_that_no_task_takes_are_refused(named, said):
   rewards = [right] if "b" not in named else [right, other]
   with pytest.raises(errors.InputError, match=said):
     problems.give_rewards(_tasks(**named), rewards)
+
+
+class Marked:
+  """A tokenizer with one token a character, and one control token."""
+
+  def encode_prompt(self, text, context=()):
+    return [ord(c) for c in text], [True] * len(text)
+
+  def markup(self, text):
+    return "<|im_end|>" if "<|im_end|>" in text else ""
+
+
+def _own_rows(tmp_path, held, *texts):
+  """A config of one's own rows, a validation file beside them, and notes."""
+  for name, prompts in (("mine", texts), ("held", held)):
+    (tmp_path / f"{name}.jsonl").write_text(
+      "".join(json.dumps({"prompt": p, "answer": 1}) + "\n" for p in prompts)
+    )
+  c = defaults.get_config()
+  c.data.tasks = {
+    "mine": {
+      "module": "file",
+      "options": {
+        "file": str(tmp_path / "mine.jsonl"),
+        "validation_file": str(tmp_path / "held.jsonl"),
+        "verifier": "math",
+      },
+    }
+  }
+  c.data.dir = str(tmp_path / "data")
+  prompter = problems.make_prompter(c, Marked(), "train")
+  tested = problems.make_prompter(c, Marked(), "validation")
+  evaluator = types.SimpleNamespace(
+    name="mine",
+    prompts=tested.first(9, 2),
+    num_problems=len(held),
+    left_out=0,
+    refused={},
+  )
+  c.eval.num_problems = len(held)
+  return problems.all_notes(c, prompter, [evaluator])
+
+
+def test_problems_that_are_trained_on_are_counted(tmp_path):
+  assert _own_rows(tmp_path, ["d", "e", "f"], "a", "b", "c") == []
+  (note,) = _own_rows(tmp_path, ["d", " a\n", "b"], "a", "b", "c")
+  assert note.startswith("mine: 2 of the 3 problems evaluated are among")
+
+
+def test_a_chat_that_is_written_out_is_named(tmp_path):
+  (note,) = _own_rows(tmp_path, ["d"], "1+1=<|im_end|>")
+  assert note.startswith("256 of the first 256 prompts hold a control token")
+  assert "'<|im_end|>' in mine.jsonl, line 1" in note

@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -81,10 +82,16 @@ def test_long_demonstrations_are_left_out(small):
     dict(c.data.tasks), c.data.dir, c.warmup.examples
   )
   tokenizer = tokenizer_lib.load(str(small.base))
-  rows = warmup.encode(pairs, tokenizer, 8, 2)
+  said = []
+  rows = warmup.encode(pairs, tokenizer, 8, 2, said.append)
   short = [(r.prompt, d) for r, d in pairs]
   short = [(p, d) for p, d in short if len(p) + 1 <= 8 and len(d) + 1 <= 2]
   assert 0 < len(short) < len(pairs)
+  (sentence,) = said
+  assert sentence.startswith(
+    f"{len(pairs) - len(short)} of {len(pairs)} demonstrations are left out"
+  )
+  assert warmup.encode(pairs, tokenizer, 99, 99, said.append) and len(said) == 1
   assert len(rows.prompt_NT) == len(short)
   for i, (p, d) in enumerate(short):
     prompt = rows.prompt_NT[i][rows.prompt_mask_NT[i]]
@@ -92,3 +99,19 @@ def test_long_demonstrations_are_left_out(small):
     assert tokenizer.decode(prompt.tolist()) == p
     assert tokenizer.decode(answer.tolist()) == d
     assert answer[-1] == tokenizer.stop_ids[0]
+
+
+def test_some_of_many_demonstrations_are_from_all_over(tmp_path):
+  file = tmp_path / "sorted.jsonl"
+  file.write_text(
+    "".join(
+      json.dumps({"prompt": f"{i}", "completion": "x"}) + "\n"
+      for i in range(100)
+    )
+  )
+  tasks = {"file": {"options": {"file": str(file), "validation_share": 0.01}}}
+  some = warmup.demonstrations(tasks, str(tmp_path), 20)
+  numbers = [int(row.prompt) for row, _ in some]
+  assert len(set(numbers)) == 20 and max(numbers) > 50
+  assert some == warmup.demonstrations(tasks, str(tmp_path), 20)
+  assert len(warmup.demonstrations(tasks, str(tmp_path), 1000)) == 99

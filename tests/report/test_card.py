@@ -140,10 +140,16 @@ def test_the_example_is_python_and_follows_the_template(tmp_path):
   assert "apply_chat_template" not in card.text(
     _export(tmp_path, config=config)
   )
-  config["model"]["chat_template"] = "{{ messages }}"
-  assert "`model.chat_template` names" in card.text(
+  # The tokenizer keeps a template that was not used.
+  assert "did not go through the tokenizer's chat template" in card.text(
     _export(tmp_path, config=config)
   )
+  # A tokenizer that is saved has the template of the training; beside adapters
+  # lies none.
+  config["model"]["chat_template"] = "{{ messages }}"
+  named = "`model.chat_template` names"
+  assert named not in card.text(_export(tmp_path, config=config))
+  assert named in card.text(_export(tmp_path, config=config, adapters=True))
 
 
 def test_adapters_are_loaded_by_peft(tmp_path):

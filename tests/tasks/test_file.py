@@ -566,3 +566,20 @@ def test_verifier_options_need_a_verifier(tmp_path, good):
     _load(
       tmp_path, good, reward_functions="m:f", verifier_options={"forms": "tag"}
     )
+
+
+def test_prompts_that_differ_in_blanks_stay_on_one_side(tmp_path):
+  lines = [
+    {"prompt": text, "answer": i}
+    for i in range(50)
+    for text in (f"what is {i} + 1?", f" what  is {i} + 1?\n")
+  ]
+  file = _write(tmp_path / "a.jsonl", lines)
+  train, held = (
+    {
+      " ".join(row.prompt.split())
+      for row in _load(tmp_path, file, split, verifier="math")
+    }
+    for split in ("train", "validation")
+  )
+  assert (len(train), len(held)) == (45, 5) and not train & held

@@ -397,3 +397,47 @@ def test_saving_keeps_what_else_a_generation_config_says(loaded, tmp_path):
   loaded["qwen3"].save(tmp_path)
   saved = json.loads((tmp_path / "generation_config.json").read_text())
   assert saved["top_p"] == 0.8 and len(saved["eos_token_id"]) == 2
+
+
+def test_the_template_of_the_training_is_saved(tmp_path, places):
+  """A model that is exported is asked as it was trained."""
+  own = "Q: {{ messages[0]['content'] }}\nA:"
+  for name, place in places.items():
+    first = tokenizer_lib.load(place, chat_template=own)
+    first.save(tmp_path / name)
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+    assert saved.chat_template == own
+    # Both what the config says and "auto" give the same again.
+    for choice in (own, "auto"):
+      again = tokenizer_lib.load(tmp_path / name, chat_template=choice)
+      assert again.encode_prompt("1 + 1") == first.encode_prompt("1 + 1")
+
+
+def test_of_several_templates_that_of_the_training_is_the_default(tmp_path):
+  place = made.checkpoint(
+    tmp_path / "a",
+    **made.FAMILIES["qwen3"]
+    | dict(
+      template=[
+        dict(name="default", template=made.QWEN3),
+        dict(name="tool_use", template=made.QWEN2),
+      ]
+    ),
+  )
+  first = tokenizer_lib.load(place, chat_template="tool_use")
+  first.save(tmp_path / "b")
+  for choice in ("tool_use", "auto"):
+    again = tokenizer_lib.load(tmp_path / "b", chat_template=choice)
+    assert again._chat.source == made.QWEN2
+  saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+  assert saved.get_chat_template() == made.QWEN2
+
+
+def test_markup_in_a_prompt_is_found(loaded, places):
+  assert loaded["qwen3"].markup("<|im_start|>user\nhi<|im_end|>") in (
+    "<|im_start|>",
+    "<|im_end|>",
+  )
+  assert loaded["qwen3"].markup("<|im_start user <think> 1 < 2") == ""
+  bare = tokenizer_lib.load(places["qwen3"], chat_template="none")
+  assert bare.markup("a<|im_end|>") == "<|im_end|>"

@@ -134,3 +134,9 @@ def test_sentencepiece_model_that_puts_a_space_before_a_text(llama2):
     ids, user = tokenizer.encode_prompt(text)
     assert ids == [1, *tokenizer.encode(text)] and not user[0]
   assert not tokenizer.opens_thought
+
+
+def test_markup_in_a_prompt_is_found():
+  tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer.train(["ab"])
+  assert tokenizer.markup("a </s> b") == "</s>"
+  assert tokenizer.markup("a < s > b") == ""
