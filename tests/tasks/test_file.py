@@ -159,6 +159,10 @@ def test_bad_files(tmp_path, good):
     base.load("file", "train", data_dir=str(tmp_path), seed=0, file=str(good))
   with pytest.raises(InputError, match="validation_share"):
     _load(tmp_path, good, validation_share=1.5)
+  twice = tmp_path / "twice.csv"
+  twice.write_text("prompt,answer,answer\na,1,2\n")
+  with pytest.raises(InputError, match="2 columns are called 'answer'"):
+    _load(tmp_path, twice)
   one = _write(tmp_path / "one.jsonl", [{"prompt": "a", "answer": "1"}])
   with pytest.raises(InputError, match="no rows are left"):
     _load(tmp_path, one)

@@ -8,6 +8,7 @@ order mark, or what `encoding` says; lines end in LF or CRLF.
 """
 
 import codecs
+import collections
 from collections.abc import Callable, Iterator
 import csv
 import gzip
@@ -211,6 +212,11 @@ def _csv(file: BinaryIO, path: str, encoding: str) -> Numbered:
   csv.field_size_limit(1 << 27)  # characters; tests are longer than 131,072
   rows = csv.DictReader(_lines(file, path, encoding), strict=True)
   try:
+    for name, count in collections.Counter(rows.fieldnames or ()).items():
+      if count > 1:
+        raise InputError(
+          f"{path}: {count} columns are called {name!r}: name them apart"
+        )
     for number, row in enumerate(rows, start=1):
       # DictReader collects surplus fields under None and fills gaps with None.
       if None in row or None in row.values():
