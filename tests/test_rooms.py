@@ -31,6 +31,7 @@ ROOMS = {
     "progress.py",
     "randomness.py",
     "places.py",
+    "user_file.py",
   ],
   "algos": [
     "terms.py",
@@ -280,13 +281,14 @@ UNSEEN = {
   "datetime",
 }
 # The process pool and the jail are made of processes and deadlines, and
-# places.py says where files lie.
+# places.py and user_file.py know where files lie.
 SEEING = {
   "rewards/serving.py",
   "rewards/pool.py",
   "rewards/sandbox.py",
   "rewards/jail.py",
   "places.py",
+  "user_file.py",
 }
 
 # The rooms that read a config, and what a read looks like.

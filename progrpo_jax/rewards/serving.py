@@ -17,7 +17,6 @@ from collections.abc import Callable
 import contextlib
 import ctypes
 import importlib
-import importlib.util
 import json
 import os
 import select
@@ -27,6 +26,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from progrpo_jax import user_file
 from progrpo_jax.rewards.score import check
 
 HEAD = struct.Struct("!I")
@@ -84,12 +84,7 @@ def resolve(name: str) -> Callable[..., Any]:
   if not path:
     raise ValueError(f"{name!r} is not of the form module:function")
   if path.endswith(".py"):
-    spec = importlib.util.spec_from_file_location(
-      "user_" + os.path.basename(path)[:-3], path
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = user_file.run(path, "user_" + os.path.basename(path)[:-3])
   else:
     module = importlib.import_module(path)
   return getattr(module, attribute)

@@ -6,7 +6,6 @@ package, which `progrpo configs` lists, also by their name alone.
 """
 
 from collections.abc import Mapping
-import importlib.util
 import inspect
 import os
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from progrpo_jax import errors, places, ranges
+from progrpo_jax import errors, places, ranges, user_file
 from progrpo_jax.settings import checks, defaults, named
 from progrpo_jax.storage import lines, outputs
 from progrpo_jax.storage import policy as policy_lib
@@ -133,7 +132,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
   file, _, arg = spec.partition(":")
   path = find(file)
   with errors.of_user(f"--config {spec}"):
-    get_config = _get_config(spec, _execute(path))
+    get_config = _get_config(spec, user_file.run(path, "progrpo_config"))
     c = get_config(*([arg] if arg else []))
   if not isinstance(c, ml_collections.ConfigDict):
     raise errors.InputError(
@@ -161,14 +160,6 @@ def _get_config(spec: str, module: types.ModuleType):
       else f"--config {spec}: get_config {e}: --config {file}:ARGUMENT"
     ) from e
   return function
-
-
-def _execute(path: str) -> types.ModuleType:
-  """Runs a config file as a module of its own."""
-  described = importlib.util.spec_from_file_location("progrpo_config", path)
-  module = importlib.util.module_from_spec(described)
-  described.loader.exec_module(module)
-  return module
 
 
 def override(c: ml_collections.ConfigDict, key: str, value: str) -> None:

@@ -239,6 +239,19 @@ def test_unknown_verifier_says_so(name, reason):
       pool.score([Item(name, text, "", {}) for text in "ab"])
 
 
+def test_a_verifier_may_import_what_lies_beside_it(tmp_path):
+  (tmp_path / "my_right_answer.py").write_text("RIGHT = 'a'\n")
+  (tmp_path / "mine.py").write_text(
+    "import my_right_answer\n\ndef score(completion, reference):\n"
+    "  right = completion == my_right_answer.RIGHT\n"
+    "  return float(right), right, 'ok'\n"
+  )
+  with pools.Pool(workers=1) as pool:
+    name = f"{tmp_path}/mine.py:score"
+    scores = pool.score([Item(name, text, "", {}) for text in "ab"])
+  assert [score.correct for score in scores] == [True, False]
+
+
 def test_no_process_stays_behind(function):
   with pools.Pool(workers=2, deadline_s=0.5) as pool:
     pids = {worker._process.pid for worker in pool._alive}

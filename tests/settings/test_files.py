@@ -20,6 +20,19 @@ def test_a_run_file_is_found_by_path_and_by_name(tmp_path, monkeypatch):
   assert files.load("tiny:grpo").method == "grpo"
 
 
+def test_a_config_may_import_what_lies_beside_it(tmp_path):
+  (tmp_path / "my_steps_of_a_run.py").write_text("STEPS = 7\n")
+  # No file beside it takes the place of an installed module.
+  (tmp_path / "calendar.py").write_text("raise ImportError\n")
+  (tmp_path / "mine.py").write_text(
+    "import calendar\nimport my_steps_of_a_run\n"
+    "from progrpo_jax.settings import defaults\n\n"
+    "def get_config():\n  c = defaults.get_config()\n"
+    "  c.train.total_steps = my_steps_of_a_run.STEPS\n  return c\n"
+  )
+  assert files.load(str(tmp_path / "mine.py")).train.total_steps == 7
+
+
 def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
   inside = tmp_path / "progrpo_jax" / "configs"
   inside.mkdir(parents=True)

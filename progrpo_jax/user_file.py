@@ -1,0 +1,30 @@
+"""Python files of users: configs and reward functions.
+
+Workers of verifiers import this too, so it imports nothing of the package.
+"""
+
+import importlib.util
+import os
+import sys
+import types
+
+
+def run(path: str, name: str) -> types.ModuleType:
+  """Runs a file as a module; like a script it may import what lies beside it.
+
+  Args:
+    path: path of the file on this machine.
+    name: name of the module.
+
+  Raises:
+    Exception: what the file raises.
+  """
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module  # dataclasses look their module up
+  # Last, so that no file beside it hides an installed module.
+  folder = os.path.dirname(os.path.abspath(path))
+  if folder not in sys.path:
+    sys.path.append(folder)
+  spec.loader.exec_module(module)
+  return module
