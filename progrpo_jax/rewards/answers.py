@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from progrpo_jax.errors import InputError
+from progrpo_jax.rewards import words
 
 # "boxed": \boxed{...} or \fbox{...}. "tag": <answer>...</answer>. "hash": a
 # line "#### ..." (GSM8K). "sentence": "the (final) answer is ...". "formula":
@@ -30,12 +31,25 @@ _PLACEHOLDER = re.compile(
 )
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S | re.I)
 _HASH = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.M)
+# What follows the beginning of a sentence: a line, or a formula set on its own.
+_FOLLOWING = (
+  r"(?=((?:\\\[|\$\$)[ \t]*\n[^\n]{1,299}\n[^\n]{0,9}|\S[^\n]{0,299}))"
+)
+_IS_WORDS = r"(?:is|are|will be|would be|equals|=)"
+# Behind a colon, the answer may be a paragraph of its own.
 _SENTENCE = re.compile(
   r"\b(?:(?:final|correct|right)[ \t]+)?answer(?:[ \t]+(?:choice|option))?"
-  r"(?:[ \t]*\*\*)?"
-  r"[ \t]*(?:(?:is|are|will be|would be|equals|=)[ \t]*:?|:)(?:[ \t]*\*\*)?"
-  r"[ \t]*\n?[ \t]*(?=(\S[^\n]{0,299}))",
+  r"(?:[ \t]*\*\*)?[ \t]*"
+  rf"(?:(?:{_IS_WORDS}[ \t]*)?:(?:[ \t]*\*\*)?[ \t]*(?:\n[ \t]*){{0,2}}"
+  rf"|{_IS_WORDS}(?:[ \t]*\*\*)?[ \t]*\n?[ \t]*)" + _FOLLOWING,
   re.I,
+)
+# A heading of Markdown, or a line in bold: ### Final Answer, **Answer**.
+_HEADING = re.compile(
+  r"^[ \t]*(?:#{1,6}[ \t]*(?:\*\*)?|\*\*)(?:the[ \t]+)?"
+  r"(?:(?:final|correct|right)[ \t]+)?answer(?:\*\*)?[ \t]*\n"
+  r"[ \t]*(?:\n[ \t]*)?" + _FOLLOWING,
+  re.I | re.M,
 )
 _FORMULA = re.compile(
   r"(?:\$\$([^$]{1,300}?)\$\$|(?<!\\)\$([^$\n]{1,300}?)\$|\\\(((?:(?!\\\)).){1,300}?)\\\)"
@@ -50,12 +64,31 @@ _BETWEEN = re.compile(
   r"|\\?[A-Za-z]{1,7}(?:_(?:\w|\{[^{}]{1,9}\}))?'?\s*&?\s*=)*"
 )
 _MAX_BETWEEN = 60
-_OPENINGS = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
+# Opening -> closing delimiter of a formula; \$ inside of it is a character.
+_DELIMITERS = {
+  "$$": re.compile(r"\$\$"),
+  "$": re.compile(r"(?<!\\)\$"),
+  r"\(": re.compile(r"\\\)"),
+  r"\[": re.compile(r"\\\]"),
+}
+# Words between "is" and the answer that say nothing about it. "about" does.
+_LEAD = re.compile(
+  r"(?:(?:therefore|thus|hence|then|exactly|precisely|simply|just|indeed"
+  r"|clearly|equal[ \t]+to)\b[ \t,:*]*)+",
+  re.I,
+)
+# Words that add another answer to a formula: $5$ or $6$, $5$ (and $6$).
+_JOINED = re.compile(
+  r"[\s*,;/(\[]*(?:\\text\s*\{\s*)?(?:and|or)\b\s*"
+  r"(?P<clause>(?:the|this|that|it|we|there|our)\b.*)?",
+  re.I | re.S,
+)
+_OVER = re.compile(r"[\s*]*/\s*[\d$\\]")
 _AGAIN = re.compile(r"(?:the )?(?:(?:final|correct|right) )?answer\b", re.I)
 _IS = re.compile(r".*\b(?:is|are|equals)[ \t]+(\S.*)")
 _STOP = re.compile(
-  r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|\*\*|(?<![\w\\])(?:because|since|as|so|"
-  r"which|where|for|when|if|but|hence|therefore|i hope)\b",
+  r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|(?<=\S)\*\*|(?<![\w\\])(?:because|since|as|so|"
+  r"which|where|for|when|if|but|hence|therefore|i hope|i\.e)\b",
   re.I,
 )
 
@@ -180,34 +213,101 @@ def hashed(text: str) -> list[str]:
 
 def sentences(text: str) -> list[str]:
   """Returns the answers of sentences such as "The answer is 5."."""
-  rests = [m[1] for m in _SENTENCE.finditer(text)][-_MAX_SENTENCES:]
-  return [answer for answer in map(_stated, rests) if answer]
+  cues = [*_SENTENCE.finditer(text), *_HEADING.finditer(text)]
+  cues = sorted(cues, key=re.Match.end)[-_MAX_SENTENCES:]
+  answers = []
+  for cue in cues:
+    # Behind a heading or an empty line, a line that does not end the text may
+    # begin an explanation, unless it is a value and nothing else.
+    apart = cue.re is _HEADING or cue[0].count("\n") > 1
+    if not apart or not text[cue.end(1) :].strip() or _is_alone(cue[1]):
+      answers.append(_stated(cue[1]))
+  return [a for a in answers if a]
+
+
+def _is_alone(line: str) -> bool:
+  """Returns whether a line is a value and nothing else; "1. Add 2" is more."""
+  line = line.strip("* \t.!")
+  if formula := _leading_formula(line):
+    return not formula[1]
+  starts = re.match(r"[^A-Za-z]|\S+[ \t]*=", line)
+  return bool(starts) and len(line.split()) <= 3 and not _STOP.search(line)
 
 
 def _stated(rest: str) -> str:
   """Returns the answer in the rest of its sentence's line, "" if none."""
   rest = rest.strip("* \t")
+  if lead := _LEAD.match(rest):
+    rest = rest[lead.end() :]
   if _AGAIN.match(rest):
     return ""  # "Final answer: The answer is 5." matches again at its end
-  # A formula in delimiters, unless words or digits continue it.
-  for opening, closing in _OPENINGS.items():
-    if rest.startswith(opening):
-      inside, closed, after = rest[len(opening) :].partition(closing)
-      if closed and re.match(r"\s*%", after):
-        return inside + r"\%"
-      if closed and not re.match(r"\s*\w", after):
-        return inside
-      if closed and opening == "$" and re.match(r"\d", rest[1:]):
-        break  # "$5 to $10" is about money
-      return inside if closed else rest
+  formula = _leading_formula(rest)
+  if formula and not _goes_on(*formula):
+    is_percent = re.match(r"\s*%", formula[1])
+    return formula[0] + (r"\%" if is_percent else "")
   # Plain text up to the end of the sentence. Of a long one, only what follows
   # "is" counts, and without a digit or formula it is no answer.
-  end = _STOP.search(rest)
-  sentence = rest[: end.start()] if end else rest
-  if len(sentence.split()) > 3 and (match := _IS.search(sentence)):
-    return match[1].strip(" \t:$")
-  is_answer = re.search(r"[\d\\]", sentence) or len(sentence.split()) <= 3
-  return sentence.strip(" \t:") if is_answer else ""
+  sentence = _first_sentence(rest)
+  if formula:
+    return sentence.strip(" \t:*")
+  is_long = len(sentence.split()) > 3
+  if is_long and (match := _IS.search(sentence)):
+    return match[1].strip(" \t:$*")
+  is_answer = not is_long or re.search(r"[\d\\]", sentence)
+  return sentence.strip(" \t:*") if is_answer else ""
+
+
+def _first_sentence(text: str) -> str:
+  """Returns a text up to its first stop, without marks of bold text.
+
+  The end of bold text is a stop unless what follows changes the answer, as in
+  **5** or **6**.
+  """
+  stops = _STOP.finditer(text)
+  end = next(
+    (s.start() for s in stops if s[0] != "**" or not _adds(text[s.end() :])),
+    len(text),
+  )
+  return text[:end].replace("**", "")
+
+
+def _leading_formula(text: str) -> tuple[str, str] | None:
+  """Returns (formula, text behind it) of a text that begins with a formula.
+
+  None if it does not, or if its sign $ is about money: "$5", "$5 to $10".
+  """
+  for opening, closing in _DELIMITERS.items():
+    if text.startswith(opening):
+      text = text.removeprefix(opening)
+      end = closing.search(text)
+      if not end:
+        return None
+      inside, after = text[: end.start()], text[end.end() :]
+      if opening == "$" and (
+        after[:1].isdigit() or re.search(r"\A\S.*\s\Z", inside)
+      ):
+        return None
+      return inside, after
+  return None
+
+
+def _goes_on(inside: str, after: str) -> bool:
+  """Returns whether the text behind a formula is part of the answer."""
+  # Behind digits, any word may be a unit, which matters to the comparison.
+  is_quantity = re.match(r"\d", inside) and re.match(r"[\s*]*\w", after)
+  return _adds(after) or bool(is_quantity and not _JOINED.match(after))
+
+
+def _adds(after: str) -> bool:
+  """Returns whether a text changes the answer before it or adds another."""
+  if joined := _JOINED.match(after):
+    # "5 and the proof is complete": a clause without a value adds nothing.
+    clause = joined["clause"]
+    return not clause or bool(
+      re.search(r"[\d$\\]", clause) or words.change(clause)
+    )
+  word = re.match(r"[\s*]*([A-Za-z]+)", after)
+  return bool(_OVER.match(after) or word and words.change(word[1]))
 
 
 def formulas(text: str) -> list[str]:

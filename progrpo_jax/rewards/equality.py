@@ -93,6 +93,9 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
     return _same_chain(gold, given, how)
   if "ratio" in (gold.kind, given.kind):
     return _same_ratio(gold, given, how)
+  if given.extra == "or" and gold.kind in ("atom", "words"):
+    # One value written in several ways, 1/2 or 0.5: each must be correct.
+    return all(_same(gold, part, how) for part in given.parts)
   if gold.kind == "relation" or given.kind == "relation":
     return _same_relation(gold, given, how)
   if gold.kind == "words" or given.kind == "words":

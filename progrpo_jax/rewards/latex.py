@@ -246,7 +246,7 @@ def clean(text: str) -> str:
   text = re.sub(r"\.{3,}", r"\\ldots ", text)
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
   text = _SET_QUANTITY.sub(r"\1\\text{\2}", text)
-  text = words.unwrap(_COMMAND.sub(_command, text))
+  text = words.unwrap(words.unname(_COMMAND.sub(_command, text)))
   text = _dots(_outside_text(text, _spell))
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")
 

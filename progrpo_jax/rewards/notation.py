@@ -26,8 +26,8 @@ class Answer:
       (expressions joined by other signs).
     text: text of the whole answer.
     parts: parsed parts.
-    extra: brackets of a tuple, name of a named value, signs of a relation, or
-      "a" or "p" of a time of day (am, pm).
+    extra: brackets of a tuple, name of a named value, signs of a relation, "a"
+      or "p" of a time of day (am, pm), or "or" of a list joined by it alone.
   """
 
   kind: str
@@ -102,14 +102,15 @@ def _read(text: str) -> Answer:
   if 1 < len(cut) <= _MAX_PARTS:
     parts = tuple(_read(c) for c in cut)
     # Inequalities or intervals joined by "or" are a union.
-    if all(s in ("or", r"\lor") for s in signs):
+    joined = all(s in ("or", r"\lor") for s in signs)
+    if joined:
       ranges = [interval(p) for p in parts]
       if all(ranges) and any(
         p.kind == "relation" or "[" in p.extra or ("]" in p.extra)
         for p in parts
       ):
         return Answer("union", text, tuple(ranges))
-    return Answer("list", text, parts)
+    return Answer("list", text, parts, "or" if joined else "")
   if is_words(text):
     return Answer("words", text)
   cut, _ = split(text, _CUP)
@@ -574,6 +575,10 @@ _UNIT_WORDS = re.compile(
   r"^(.*[\d})%])\s+([A-Za-z]{2,}\.?|[mgsLNJWVK])"
   r"((?:[ /]+(?:[A-Za-z]+\.?))*)\s*(\^\s*\{?-?\d\}?)?$"
 )
+# 18 (dollars), but not the product 2 (ab).
+_UNIT_BRACKETS = re.compile(
+  r"^(.*[\d})%])\s+\(\s*([A-Za-z]{2,}\.?)((?:[ /]+(?:[A-Za-z]+\.?))*)\s*\)()$"
+)
 _UNIT_GLUED = re.compile(
   r"^(.*\d)(mm|cm|km|kg|mg|ml|mL|lb|ft|min|hr|hrs|mph|km/h|m/s)"
   r"(\^\s*\{?-?\d\}?)?$"
@@ -593,11 +598,12 @@ def split_words(text: str) -> tuple[str, str]:
   Words that change the value ("million") and letters that may be factors stay
   with the quantity; all other words are split off, units or not.
   """
-  for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_GLUED):
+  for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_BRACKETS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
       suffix = "".join(match.groups()[1:-1])
-      is_product = pattern is _UNIT_WORDS and words.is_product(match[2], _UNITS)
+      bare = pattern in (_UNIT_WORDS, _UNIT_BRACKETS)
+      is_product = bare and words.is_product(match[2], _UNITS)
       if is_product or words.change(unwrap(suffix)):
         break
       power = match.groups()[-1] or ""

@@ -38,10 +38,16 @@ _PARTS = {
   "thousandth": 1000,
   "millionth": 10**6,
 }
-_COUNTS = (
-  "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-  "|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-)
+_TEENS = (
+  "zero one two three four five six seven eight nine ten eleven twelve thirteen"
+  " fourteen fifteen sixteen seventeen eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMBERS = {
+  **{name: i for i, name in enumerate(_TEENS)},
+  **{name: 20 + 10 * i for i, name in enumerate(_TENS)},
+}
+_COUNTS = "|".join(_NUMBERS)
 _SCALE_NAMES = "|".join(_SCALES)
 _PART_NAMES = "|".join(_PARTS)
 # Words at the beginning of a \text{} that must not be dropped.
@@ -66,6 +72,11 @@ _PERCENT = re.compile(
   r"\s*\b(?:percent(?:age)?|per\s+cent|pct)\b(?!\s*point)", re.I
 )
 _PI = re.compile(r"(?<=\d)\s+pi(?![A-Za-z])")
+# An integer with its name behind it: 5 (five), 21\\text{ (twenty-one)}.
+_NAMED = re.compile(
+  r"\s*(\d{1,2})\s*(?:\\text\s*\{\s*)?\(\s*(?:\\text\s*\{\s*)?"
+  r"([A-Za-z]+)(?:[\s-]+([A-Za-z]+))?\s*\}?\s*\)\s*\}?[\s.]*"
+)
 
 # "psi" is left out, as it is also a unit of pressure.
 _LETTERS = "|".join(name for name in characters.GREEK if name != "psi")
@@ -93,6 +104,20 @@ def unwrap(text: str) -> str:
     if text == before:
       break
   return text
+
+
+def unname(text: str) -> str:
+  """Returns 5 for 5 (five); other texts, such as 5 (six), are unchanged."""
+  match = _NAMED.fullmatch(text)
+  if not match:
+    return text
+  first, second = (
+    _NUMBERS.get((w or "zero").casefold()) for w in match.groups()[1:]
+  )
+  if first is None or second is None:
+    return text
+  is_name = not match[3] or first >= 20 and 0 < second < 10
+  return match[1] if is_name and int(match[1]) == first + second else text
 
 
 def spell(text: str) -> str:
