@@ -23,9 +23,12 @@ _TOKEN = re.compile(
   r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<command>\\[A-Za-z]+)"
   r"|(?P<letter>[A-Za-z])|(?P<sign>[-+*/^_()\[\]{}|!%']))"
 )
+TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 FUNCTIONS = frozenset(
-  "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln exp".split()
+  [*TRIGONOMETRIC, *"arcsin arccos arctan sinh cosh tanh ln exp".split()]
 )
+# One degree as an angle without a unit.
+_DEGREE = ("div", ("constant", "pi"), ("number", Fraction(180)))
 SYMBOL_COMMANDS = frozenset(
   [
     *characters.GREEK,
@@ -139,6 +142,7 @@ class _Reader:
   def __init__(self, tokens: list[str]):
     self.tokens = tokens
     self.at = 0
+    self.in_angle = False  # whether in the argument of a trigonometric function
 
   def peek(self, ahead: int = 0) -> str:
     """Returns a token without consuming it, "" after the last."""
@@ -215,13 +219,19 @@ class _Reader:
     return self.factorials(tree)
 
   def postfix(self) -> Tree:
-    """postfix := atom ("!" | "%" | "'")*."""
+    r"""postfix := atom ("!" | "%" | "\degree")*."""
     return self.factorials(self.atom())
 
   def factorials(self, tree: Tree) -> Tree:
-    """Applies the signs ! and % that follow an operand."""
-    while self.peek() in ("!", "%"):
-      if self.take() == "!":
+    """Applies the signs !, % and of degrees that follow an operand.
+
+    Outside of trigonometric functions, 30 degrees are the number 30.
+    """
+    while (sign := self.peek()) in ("!", "%", r"\degree"):
+      self.take()
+      if sign == r"\degree":
+        tree = ("mul", tree, _DEGREE) if self.in_angle else tree
+      elif sign == "!":
         if self.tokens[self.at - 2] == "!":
           raise _NoExpression("double factorial")
         tree = ("factorial", tree)
@@ -330,10 +340,14 @@ class _Reader:
     if self.peek() == "^":
       self.take()
       exponent = self.group()
+    outer, self.in_angle = self.in_angle, name in TRIGONOMETRIC
     if self.peek() in ("(", "{", "["):
       argument = self.bracketed()
+      if self.peek() == r"\degree":  # \sin(30)^\circ
+        argument = self.factorials(argument)
     else:
       argument = self.product(implicit_only=True)
+    self.in_angle = outer
     tree = (
       ("log", base, argument)
       if base

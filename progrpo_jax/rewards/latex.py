@@ -216,6 +216,10 @@ _GOES_ON = re.compile(
   r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
   r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])"
 )
+_DEGREES = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
+_TRIGONOMETRIC = re.compile(
+  rf"\\(?:{'|'.join(expressions.TRIGONOMETRIC)})(?![A-Za-z])"
+)
 _IN_TEXT = re.compile(r"\\text\{[^{}]*\}")
 
 
@@ -304,9 +308,11 @@ def _spell(text: str) -> str:
     r"\1\\frac{\2}{\3}",
     text,
   )
-  text = re.sub(
-    r"(?<=[\d)}])\s*\^\s*\{?\s*\\circ\s*\}?\s*[CF]?(?![A-Za-z])", " ", text
-  )
+  # In an angle or a temperature, the sign of degrees is a unit and is dropped.
+  # The parser of expressions needs it in the argument of a function.
+  if _TRIGONOMETRIC.search(text):
+    text = re.sub(r"(?<=[\w)}])\s*" + _DEGREES, r"\\degree ", text)
+  text = re.sub(rf"(?<=[\d)}}])\s*{_DEGREES}\s*[CF]?(?![A-Za-z])", " ", text)
   text = re.sub(r"(?<![\w)}\]])\+\s*(?=\\infty)", "", text)
   return re.sub(r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}", text)
 
