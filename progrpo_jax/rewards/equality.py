@@ -164,6 +164,12 @@ def _terms_of_ratio(answer: Answer) -> list[expressions.Tree] | None:
 
 def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
   """Returns whether answers with parts (sets, tuples, ...) are equal."""
+  if gold.kind == "matrix" and given.kind == "tuple" and given.extra == "()":
+    # A column may be written as a point.
+    columns = [row.parts for row in gold.parts]
+    return len(columns) == len(given.parts) and all(
+      len(c) == 1 and _same(c[0], p, how) for c, p in zip(columns, given.parts)
+    )
   # Tuples of two may be intervals, whose brackets matter. A list is equal to a
   # set or tuple of the same parts, and a set of one part to that part.
   if gold.kind == "tuple" and given.kind == "tuple":

@@ -159,6 +159,8 @@ _KNOWN = (
     "mp",
     "infty",
     "binom",
+    "choose",
+    "over",
     "log",
     "lfloor",
     "rfloor",
@@ -216,6 +218,7 @@ _GOES_ON = re.compile(
   r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
   r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])"
 )
+_INFIX = re.compile(r"\\(choose|over)(?![A-Za-z])")
 _DEGREES = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
 _TRIGONOMETRIC = re.compile(
   rf"\\(?:{'|'.join(expressions.TRIGONOMETRIC)})(?![A-Za-z])"
@@ -237,6 +240,7 @@ def clean(text: str) -> str:
   text = re.sub(r"\\[!]\s*", "", text)
   text = re.sub(r"(?<!\\)\\[,;: >/]|~", " ", text)
   text = re.sub(r"\s*\{\s*,\s*\}\s*", ",", text)
+  text = re.sub(r"(?<=\d)\s*\{\s*:\s*\}\s*", ":", text)
   # Fonts: upright e, i and d, the real numbers, and wrappers without meaning.
   text = re.sub(r"\\mathrm\s*\{\s*([eid])\s*\}", r"\1", text)
   text = re.sub(
@@ -251,7 +255,7 @@ def clean(text: str) -> str:
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
   text = _SET_QUANTITY.sub(r"\1\\text{\2}", text)
   text = words.unwrap(words.unname(_COMMAND.sub(_command, text)))
-  text = _dots(_outside_text(text, _spell))
+  text = _dots(_outside_text(_infix(text), _spell))
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")
 
 
@@ -270,6 +274,35 @@ def _command(match: re.Match[str]) -> str:
   if not name[:1].isalpha():
     return row + (f"\\{name}" if name in ("{", "}") else name)
   return row + (r"\text" if name == "text" else rf"\{name} ")
+
+
+def _infix(text: str) -> str:
+  r"""Returns {10 \choose 3} and {1 \over 2} as commands with two arguments.
+
+  The first argument begins where the brackets around the command open, and the
+  second ends where they close.
+  """
+  while match := _INFIX.search(text):
+    start, end = match.span()
+    before, after = text[:start], text[end:]
+    left = len(before) - _reach(before[::-1], ")]}", "([{")
+    right = _reach(after, "([{", ")]}")
+    name = {"choose": "binom", "over": "frac"}[match[1]]
+    text = (
+      f"{before[:left]}\\{name} {{{before[left:].strip()}}}"
+      f"{{{after[:right].strip()}}}{after[right:]}"
+    )
+  return text
+
+
+def _reach(text: str, opening: str, closing: str) -> int:
+  """Returns the length of a text before a bracket closes what is not opened."""
+  depth = 0
+  for index, char in enumerate(text):
+    depth += (char in opening) - (char in closing)
+    if depth < 0:
+      return index
+  return len(text)
 
 
 def _outside_text(text: str, change: Any) -> str:

@@ -25,6 +25,12 @@ _UNSEEN = re.compile(
   r"|\\(?:kern|hskip|mkern|mskip)\s*-?[\d.]+\s*(?:pt|em|ex|mu|cm|mm|in)"
   rf"|\\(?:nonumber|notag|null|relax){_NAME_END}"
 )
+# Environments that only place their content. One of several rows is kept.
+_ENVIRONMENT = re.compile(
+  r"\\begin\s*\{(aligned|align\*?|gathered|gather\*?|split|equation\*?|center)\}"
+  r"((?:(?!\\\\|\\begin).)*?)(?:\\\\\s*)?\\end\s*\{\1\}",
+  re.S,
+)
 _TICK = (
   rf"(?:\\(?:checkmark|blacksquare|square|Box|qed|qedsymbol){_NAME_END}"
   r"|[✓✔✅☑🎉🎯∎■□◻◼▪⬛]\ufe0f?)"
@@ -97,6 +103,7 @@ def strip(text: str) -> str:
   """Returns an answer without its presentation."""
   text = _TAG.sub(lambda m: m[2] or " ", text) if "<" in text else text
   text = _UNSEEN.sub(" ", text)
+  text = _ENVIRONMENT.sub(lambda m: re.sub(r"(?<!\\)&", " ", m[2]), text)
   text = _COLOUR.sub("", text)
   # Layers may be nested in any order: **Answer: `9`**.
   for _ in range(_MAX_ROUNDS):

@@ -21,6 +21,8 @@ _DIGITS = 30
 # Limits on numbers, which sympy evaluates as soon as they are built.
 _MAX_BITS = 100_000
 _MAX_COUNT = 5000  # factors of a factorial or a binomial coefficient
+_MAX_SYMBOLIC_COUNT = 25  # the same if the upper argument has symbols
+_MAX_FACTORS = 8  # of a binomial coefficient that is written out
 _MAX_TERMS = 500  # terms of sums that the cheap proof multiplies out
 
 # It would warn, once per process, that its timeouts are off.
@@ -164,8 +166,15 @@ def _factorial(value: sympy.Expr) -> sympy.Expr:
 
 def _binomial(n: sympy.Expr, k: sympy.Expr) -> sympy.Expr:
   """Returns a binomial coefficient; raises TooLarge for a large one."""
-  if k.is_Integer and min(abs(k), abs(n - k)) > _MAX_COUNT:
+  if k.is_Integer and n.free_symbols:
+    if abs(k) > _MAX_SYMBOLIC_COUNT:
+      raise evaluation.TooLarge("a binomial")
+  elif k.is_Integer and min(abs(k), abs(n - k)) > _MAX_COUNT:
     raise evaluation.TooLarge("a binomial")
+  if k.is_Integer and n.free_symbols and 0 <= k <= _MAX_FACTORS:
+    # As a polynomial, which sympy would leave to gamma functions.
+    factors = [n - i for i in range(int(k))]
+    return sympy.Mul(*factors) / sympy.factorial(k)
   return sympy.binomial(n, k)
 
 

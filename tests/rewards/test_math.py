@@ -388,6 +388,9 @@ def test_plain_answers_start_no_worker(monkeypatch):
     (r"\sqrt[3]{x^{6}}", "x^{2}", True),
     (r"\log_{2}{8}+x", "x+3", True),
     (r"\binom{6}{2}+x", "x+15", True),
+    (r"\binom{x}{2}", r"\frac{x(x-1)}{2}", True),
+    (r"\binom{x}{2}", r"\frac{x(x+1)}{2}", False),
+    (r"\binom{x}{9}+1", r"1+\binom{x}{9}", True),
     (r"5!+x", "x+120", True),
     (r"\lfloor 2.5\rfloor+x", "x+2", True),
     (r"\lceil 2.5\rceil+x", "x+2", False),
@@ -417,6 +420,7 @@ def test_symbolic(gold, answer, equal):
   [
     "(9^{5000})^{5000}+x",
     r"\binom{10^{9}}{5\times 10^{8}}+x",
+    r"\binom{x}{4999}",
     "9999999!+x",
     r"\sqrt[3]{(7^{4000})^{4000}}+x",
     "2^{-4000000}x",
