@@ -80,10 +80,15 @@ def score(
     binary: whether an answer with partial credit scores 0.
 
   Returns:
-    Reward in [0, 1]; correct if it is 1. No completion makes it raise.
+    Reward in [0, 1]; correct if it is 1. The status is "no_answer" without an
+    answer; empty tags are one only if the reference is empty and they are
+    right, as where all of A::B's tokens cancel. No completion makes it raise.
   """
   answer = extract(completion, whole=template == "compact")
   if not answer:
+    is_given = reference == "" and bool(_TAGGED.search(completion))
+    if is_given and verdict(dataset, "", reference, metadata) == 1:
+      return Score(1.0, True, "ok")
     return Score(0.0, False, "no_answer")
   if template == "compact":
     answer = expand(dataset, answer, metadata)

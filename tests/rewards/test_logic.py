@@ -67,6 +67,31 @@ def test_full_template_without_an_answer(text):
   assert logic.score(text, "", **COUNTDOWN) == (0.0, False, "no_answer")
 
 
+@pytest.mark.parametrize(
+  ("text", "reference", "verdict"),
+  [
+    ("<answer></answer>", "", (1.0, True, "ok")),
+    ("All tokens cancel: <answer>\n</answer>", "", (1.0, True, "ok")),
+    ("<answer>A#</answer>", "", (0.0, False, "ok")),
+    ("<answer></answer> or <answer>A#</answer>", "", (0.0, False, "ok")),
+    ("<answer></answer>", "A#", (0.0, False, "no_answer")),
+    ("<answer></answer>", None, (0.0, False, "no_answer")),
+    ("", "", (0.0, False, "no_answer")),
+    ("Nothing is left.", "", (0.0, False, "no_answer")),
+    ("<answer>", "", (0.0, False, "no_answer")),
+  ],
+)
+def test_empty_tags_answer_an_empty_reference(text, reference, verdict):
+  case = {"dataset": "ab", "metadata": {}}
+  assert logic.score(text, reference, **case) == verdict
+
+
+def test_an_empty_completion_is_no_compact_answer():
+  case = {"dataset": "ab", "metadata": {}}
+  assert compact("<answer></answer>", case, "") == (1.0, True, "ok")
+  assert compact(" ", case, "") == (0.0, False, "no_answer")
+
+
 def test_compact_answers_of_the_other_tasks():
   assert compact("121", GRAPH) == (1.0, True, "ok")
   assert compact('{"0": 1, "1": 3, "2": 2}', GRAPH).correct
