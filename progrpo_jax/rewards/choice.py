@@ -78,6 +78,22 @@ _DOUBT = re.compile(
   re.I,
 )
 
+# A last sentence that points to an option: "..., which matches option C."
+_POINTER = re.compile(
+  r"\b(?:corresponds\s+to|corresponding\s+to|matches|gives|(?:[Ww]e|I)\s+get)\s+"
+  r"(?:the\s+)?(?:correct\s+|final\s+)?(?:answer\s+)?(?:option|choice)\s+"
+  r"(?:\*\*)?(\()?([A-Z])(?(1)\))(?:\*\*)?[\s*]*(?=\.|\n|\Z)[\s.*]*"
+)
+# Words with which such a sentence may mean the contrary or nothing certain.
+_UNSURE = re.compile(
+  r"n['’]t\b|\b(?:not|no|never|neither|nor|none|if|unless|whether|suppose|could"
+  r"|might|may|would|should|seems?|maybe|perhaps|wrong|wrongly|incorrect\w*"
+  r"|false\w*|error|mistake\w*|trap|tempting|except|but|than|instead|rather"
+  r"|least|unlike|or|eliminat\w+|exclud\w+|rul\w+\s+out)\b|\?",
+  re.I,
+)
+_CAPITAL = re.compile(r"(?<![\w'’.])(?:(?<=\s)A|(?<=\()A|[B-HJ-Z])(?![\w'’])")
+
 # ----- Text around a letter -----
 
 _STYLE = re.compile(
@@ -85,6 +101,7 @@ _STYLE = re.compile(
   r"(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
   r"|\\(?:bf|rm|it|left|right|displaystyle|large|Large|q?quad)(?![A-Za-z])"
   r"|\\[,;:! ()\[\]]|[$`~{}]|\*+|__+"
+  r"|(?<![\w<>])<([A-Z])>(?![\w<>])"  # a placeholder that was filled in, <C>
 )
 # Words in front of an option that do not change which one is chosen.
 _LEAD = re.compile(
@@ -271,7 +288,27 @@ def find(completion: str, named: Mapping[str, str]) -> set[str]:
   # Without marks and sentences, the last line may be the option.
   line = completion.rstrip().rpartition("\n")[2]
   chosen = _chosen(line, named, "line") - {"?"}
-  return chosen or ({"?"} if has_sentence else set())
+  if chosen or has_sentence:
+    return chosen or {"?"}
+  return _pointed(completion, named)
+
+
+def _pointed(text: str, named: Mapping[str, str]) -> set[str]:
+  """Returns the option that the last sentence of a text points to.
+
+  The empty set if the sentence is in doubt or names another option, or if
+  another sentence points to another one.
+  """
+  pointers = list(_POINTER.finditer(text))
+  if not pointers or pointers[-1].end() < len(text):
+    return set()
+  letters = {pointer[2] for pointer in pointers}
+  start = pointers[-1].start()
+  before = re.split(r"(?<=[.!?])\s|\n", text[:start][-_MAX_SAID:])[-1]
+  if len(letters) > 1 or _UNSURE.search(before):
+    return set()
+  others = {_known(letter, named) for letter in _CAPITAL.findall(before)}
+  return set() if others - {"?"} else {_known(pointers[-1][2], named)}
 
 
 def _sentences(text: str, named: Mapping[str, str]) -> tuple[set[str], bool]:
@@ -371,7 +408,7 @@ def _rated(text: str, named: Mapping[str, str]) -> set[str]:
 
 def _unstyled(text: str) -> str:
   """Returns a text without commands and marks of style."""
-  while (plain := _STYLE.sub(lambda m: m[1] or " ", text)) != text:
+  while (plain := _STYLE.sub(lambda m: m[1] or m[2] or " ", text)) != text:
     text = plain
   return " ".join(text.split())
 

@@ -412,6 +412,42 @@ BOTH = ["x", "y", "z", "Both A and B"]
         "Answer: O": "",
       },
     ),
+    # A last sentence that points to an option without calling it the answer.
+    (
+      CITIES,
+      {
+        "So it is Paris, which corresponds to option C.": "C",
+        "It lies in France.\n\nWe get answer choice C.": "C",
+        "This matches option **(C)**.": "C",
+        "That matches option B.\n\nThis matches option C.": "",
+        "This does not match option C.": "",
+        "not option C": "",
+        "It is not the city that matches option C.": "",
+        "If so, it matches option C.": "",
+        "A wrong sign gives option C.": "",
+        "Either it matches option B or it matches option C.": "",
+        "Oslo is B, and this matches option C.": "",
+        "This matches option C or D.": "",
+        "This matches option C?": "",
+        "This matches option C. But is it in France?": "",
+        "This matches option C, but B is right.": "",
+        "This matches option C. The answer is B.": "B",
+        "The answer is B. This matches option C.": "B",
+        "This matches option Z.": "",
+      },
+    ),
+    # A placeholder that was filled in with its brackets.
+    (
+      CITIES,
+      {
+        "Answer: <C>": "C",
+        "The answer is <C>.": "C",
+        "Answer: <B> or <C>": "BC",
+        "Answer: <B>C</B>": "",
+        "Answer: a < C": "",
+        "C>": "",
+      },
+    ),
     (
       None,
       {
@@ -444,6 +480,8 @@ def test_rules_and_what_they_must_not_take(options, chosen):
     "\n> " * 9000 + "Answer",
     r"\boxed{" + r"\text{" * 90 + "}" * 91,
     "答案" * 9000,
+    "This matches option C. " * 5000,
+    "matches " * 20000 + "option C",
     "answer to " * 2000,
   ],
 )
