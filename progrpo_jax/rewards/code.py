@@ -37,6 +37,7 @@ MAX_PROGRAM_CHARS = 200_000
 _MAX_PARSED_CHARS = 50_000
 _MAX_NESTING = 50
 _MAX_DEPTH = 200  # nesting of a value
+_MAX_CHECKS = 16  # fences that are tried as parts of a text of the program
 
 # Groups of a fence: marks of a quotation, margin and list markers, the fence
 # itself, and its info string: python, Python3, {.python}, main.py,
@@ -184,11 +185,29 @@ def extract(completion: str) -> str | None:
   The program is the last fenced block marked as Python, or if there is none,
   the last without a language. (A block without a language behind a program
   usually shows its output.) If the program's fence never closes, the completion
-  was cut off and has no program.
+  was cut off and has no program. If the program then ends within a text in
+  three quotes, such as a docstring with an example, the fences in such texts do
+  not count.
+  """
+  program = _extract(completion, in_texts=True)
+  if program is None or _ends_in_text(program):
+    whole = _extract(completion, in_texts=False)
+    if whole is not None and is_valid(whole):
+      return whole
+  return program
+
+
+def _extract(completion: str, *, in_texts: bool) -> str | None:
+  """Returns the program of a completion, None if there is none.
+
+  Args:
+    completion: text of the model.
+    in_texts: whether a fence in a text in three quotes closes a block.
   """
   blocks = {True: None, False: None}  # last block, by whether marked as Python
   # Match of the open fence, its mark (see `_is_python`), lines of its block.
   fence, tagged, block = None, None, []
+  checks = 0 if in_texts else _MAX_CHECKS
 
   def keep():
     if tagged is not None:
@@ -205,6 +224,11 @@ def extract(completion: str) -> str | None:
       if match and not (match[3][0] == "`" and "`" in match[4]):
         fence, tagged, block = match, _is_python(match[4]), []
     elif (match := _FENCE.fullmatch(inner)) and _closes(match, fence):
+      if tagged is not None and checks:
+        checks -= 1
+        if _ends_in_text(_dedented(block, fence[2])):
+          block.append(inner)
+          continue
       keep()
       fence = None
     else:
@@ -270,6 +294,21 @@ def _dedented(block: list[str], before: str) -> str:
     indent = min(indent, len(before))
   lines = [line[min(indent, m) :] for m, line in zip(margins, block)]
   return "\n".join([*lines, ""])
+
+
+def _ends_in_text(program: str) -> bool:
+  """Returns whether a program ends within a text in three quotes."""
+  if len(program) > _MAX_PARSED_CHARS or _nesting(program) > _MAX_NESTING:
+    return False
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      ast.parse(program)
+  except SyntaxError as error:
+    return "triple-quoted" in str(error.msg)
+  except (ValueError, MemoryError, RecursionError):
+    pass
+  return False
 
 
 def is_valid(program: str) -> bool:

@@ -88,6 +88,26 @@ WRONG, RIGHT = (0.0, False, "ok"), (1.0, True, "ok")
     ("\t```python\n\tif a:\n\t\tb\n\t```", "if a:\n\tb\n"),
     ("1. ```python\r\n   if a:\r\n     b\r\n   ```\r\n", "if a:\n  b\n"),
     ("  ```python\n  a = '''\nb\n  '''\n  ```", "a = '''\nb\n'''\n"),
+    # A fence in a text of the program does not close its block.
+    (
+      "```python\na = '''\n```\nb\n```\n'''\n```\nDone.",
+      "a = '''\n```\nb\n```\n'''\n",
+    ),
+    (
+      '```python\ndef f():\n  """\n  ```\n  f()\n  ```\n  """\n  return 1\n```',
+      'def f():\n  """\n  ```\n  f()\n  ```\n  """\n  return 1\n',
+    ),
+    (
+      '```python\ndef f():\n  """\n  ```python\n  f()\n  ```\n  """\n```\n'
+      "It prints\n```\n7\n```",
+      'def f():\n  """\n  ```python\n  f()\n  ```\n  """\n',
+    ),
+    ('```\n"""\n```\n"""\na\n```', '"""\n```\n"""\na\n'),
+    # But a text that is never closed is an error of its own block.
+    ("```python\na = '''\n```\nbetter:\n```python\nb\n```", "b\n"),
+    ("```python\na = '''\n```\nDone.", "a = '''\n"),
+    ("```python\na = '''\n```\n'''\nDone.", "a = '''\n"),
+    ("```python\na = '''\n```\nwrong\n```\n'''(\n```", "a = '''\n"),
     # In a quotation, whose marks are no part of the program.
     ("> So:\n> ```python\n> if a:\n>   b\n> ```\n", "if a:\n  b\n"),
     (">```py\n>if a:\n>\n>  b\n>```", "if a:\n\n  b\n"),
