@@ -232,6 +232,29 @@ def steps_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
+def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of means over the evaluations from a step on.
+
+  The last evaluation alone has the luck of one checkpoint.
+  """
+
+  def make(results: pathlib.Path) -> str:
+    rows = []
+    for arm, runs in of_plan(results, part).items():
+      late = [step for step in steps(runs[0]) if step >= since]
+      if late:
+        means = [
+          np.mean([values(runs, step=step).mean() for step in late])
+          for values in COLUMNS.values()
+        ]
+        digits = [2 if name == DISTINCT else 3 for name in COLUMNS]
+        cells = [f"{x:.{d}f}" for x, d in zip(means, digits, strict=True)]
+        rows.append([arm, str(len(runs)), *cells])
+    return markdown(["arm", "seeds", *COLUMNS], rows)
+
+  return make
+
+
 def differences(
   runs: Runs, step: int | None = None
 ) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -489,6 +512,7 @@ TABLES = {
   "arm-lost": dead_table("arm"),
   "arm-made": made_table("arm"),
   "long": means_table("long"),
+  "long-late": late_table("long", since=1200),
   "long-unsolved": unsolved_table("long"),
   "long-temperatures": temperatures_table("long"),
   "long-made": made_table("long"),

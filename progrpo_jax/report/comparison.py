@@ -312,10 +312,11 @@ def at_shared_step(
     dataset: evaluation set. A run that never evaluated it has no say.
 
   Returns:
-    The runs; as they are where no step is common to all.
+    The runs; as they are where no step but 0, before training, is common to
+    all.
   """
-  found = [_steps(run, dataset) for run in runs]
-  shared = set.intersection(*filter(None, found)) if any(found) else set()
+  found = list(filter(None, (_steps(run, dataset) for run in runs)))
+  shared = set.intersection(*found) - {0} if found else set()
   if not shared:
     return list(runs)
   return [

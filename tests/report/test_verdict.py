@@ -228,6 +228,9 @@ def test_seeds_are_compared_at_the_last_step_that_all_have(make_run):
   expected = comparison.analyse({"m": earlier})["m"]
   for name in ("pass@k", "curve", "histogram", "change"):
     assert found[name] == expected[name]
+  # The step before training is none that seeds are compared at.
+  both = [metrics.load(other), _at_step(make_run("none"), 0)]
+  assert comparison.summarise({"m": both})["m"]["steps"] == [0, 100]
   # Seeds without a common step keep their own, and say so.
   alone = metrics.load(other)
   alone.evals[:] = [{**alone.evals[-1], "step": 90}]
