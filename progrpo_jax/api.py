@@ -76,12 +76,7 @@ def train(
   """
   workdir = places.argument("workdir", workdir)
   c = _of_run(workdir) if config is None else resolved(config)
-  if isinstance(rewards, str) or callable(rewards):
-    rewards = [rewards]
-  if not isinstance(rewards, Sequence):
-    raise errors.InputError(
-      f"rewards = {rewards!r}: must be a function or a list of functions"
-    )
+  rewards = _several(rewards)
   _start(c, workdir)
   places.check_output("--workdir", workdir)
   # A second interrupt must not end a kernel, and all that it holds.
@@ -106,6 +101,7 @@ def evaluate(
   *,
   workdir: Path | None = None,
   output: Path | None = None,
+  rewards: Reward | Sequence[Reward] = (),
 ) -> dict[str, Any]:
   """Tries the held-out problems of the config's tasks.
 
@@ -116,6 +112,8 @@ def evaluate(
     workdir: directory for eval.jsonl and the samples, which `compare` takes as
       its base, or None.
     output: JSON file for what is returned, or None.
+    rewards: the reward functions, where the run was trained with functions
+      that Python handed over; see `train`.
 
   Returns:
     "policy", the place that it was read from; "measures", {`eval/<set>/...`:
@@ -123,9 +121,11 @@ def evaluate(
     interval; "seconds" and "tokens", the time and the tokens that it took.
 
   Raises:
-    InputError: the config, the policy or the workdir cannot be used.
+    InputError: the config, the policy, the workdir or a reward function cannot
+      be used.
   """
   c = _of_policy(policy, config)
+  c, objects = problems.give_rewards(c, _several(rewards))
   if workdir is not None:
     workdir = places.argument("workdir", workdir)
   if output is not None:
@@ -147,7 +147,7 @@ def evaluate(
     outputs.check(output, "--output")
   isolation.check(c)
   with run_lib.quiet():
-    content, records = _evaluate(c)
+    content, records = _evaluate(c, objects)
   if not hosts.is_first():
     return content
   # As step 0 of a record; an evaluation that was there before is replaced.
@@ -162,12 +162,26 @@ def evaluate(
   return content
 
 
-def _evaluate(c) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _several(rewards: Reward | Sequence[Reward]) -> Sequence[Reward]:
+  """Returns one reward function or several as a list."""
+  if isinstance(rewards, str) or callable(rewards):
+    return [rewards]
+  if not isinstance(rewards, Sequence):
+    raise errors.InputError(
+      f"rewards = {rewards!r}: must be a function or a list of functions"
+    )
+  return rewards
+
+
+def _evaluate(
+  c: ml_collections.ConfigDict, objects: Mapping[str, Callable[..., Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Returns what `evaluate` does, and a record for each problem."""
   mesh = build.make_mesh(c)
   policy = build.load_policy(c, mesh)
   values: dict[str, float] = {}
-  with problems.make_pool(c, policy.tokenizer.opens_thought) as pool:
+  pool = problems.make_pool(c, policy.tokenizer.opens_thought, objects=objects)
+  with pool:
     evaluators = problems.make_evaluators(
       c, policy.config, policy.tokenizer, pool, mesh
     )

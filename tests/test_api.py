@@ -19,6 +19,7 @@ import progrpo_jax
 from progrpo_jax import api, errors, loop, main
 from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.devices import stopping
+from progrpo_jax.report import live
 from progrpo_jax.tasks import guess_number
 
 FOLDER = pathlib.Path(progrpo_jax.__file__).parent
@@ -312,6 +313,11 @@ def test_the_script_of_the_docs_runs(tmp_path, monkeypatch):
   names = {}
   exec(one, names)
   assert names["base"] == "runs/base" and len(names["run"].metrics()) == 1
+  # The functions that were handed over judge an evaluation, too.
+  asked = re.search(r"^(progrpo_jax\.evaluate\(run.*)$", text, re.MULTILINE)[1]
+  assert 0 <= eval(asked, names) <= 1
+  with pytest.raises(errors.InputError, match="right cannot be loaded"):
+    progrpo_jax.evaluate(names["run"])
 
 
 @pytest.fixture(scope="module")
@@ -474,7 +480,9 @@ def test_the_command_plays_the_turns(guesser, capsys, monkeypatch):
   replies = iter(["+", None])
   first = policy.converse(["1-3:"], reply=lambda _: next(replies))[0][0]
   second = policy.converse(["1-3:"], first=1, reply=lambda _: None)[0][0]
-  assert shown == [m["content"] for m in first + second if m["content"] != "+"]
+  texts = [m["content"] for m in first + second if m["content"] != "+"]
+  # The policy may write anything, control codes too.
+  assert shown == [live.printable(text) for text in texts]
   assert len(shown) == 3
   asked = ["--task", "guess_number", "--num_problems", "3"]
   assert main.main([*argv, *asked]) == 0

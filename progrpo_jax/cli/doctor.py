@@ -21,6 +21,7 @@ from progrpo_jax.devices import sharding
 from progrpo_jax.plan import ahead, memory
 from progrpo_jax.settings import checks, isolation, schedule
 from progrpo_jax.storage import outputs
+from progrpo_jax.storage import policy as policy_lib
 
 # Packages whose versions are shown.
 PACKAGES = (
@@ -152,7 +153,8 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   for stage in every:
     checks.validate(stage)
   model, teacher = memory.model_of(c), memory.teacher_of(c)
-  stages.check_base(c)
+  if policy_lib.run_of(c.model.init_from):
+    stages.check_base(c)
   for stage in every:
     stages.check_positions(stage, model, teacher)
   # The estimate, with advice only where the memory of a device is known.

@@ -327,15 +327,17 @@ def _sentences(text: str, named: Mapping[str, str]) -> tuple[set[str], bool]:
   stated, joined, has_sentence = set(), False, False
   for (_, start, letter), end in zip(cues, ends):
     rest = letter + text[start : min(end, start + _MAX_SAID)]
-    rest = rest.strip("*_ \t\n")
+    rest, more = rest.strip("*_ \t\n"), ""
     if not letter:
-      rest = _JOINT.sub("", rest.partition("\n")[0])
+      rest, _, more = rest.partition("\n")
+      rest, more = _JOINT.sub("", rest), _JOINT.sub("", more).strip("*_ \t\n")
     chosen = _chosen(letter or rest, named, "mark") - {"?"}
     has_sentence |= bool(rest)
     if chosen:
       stated = stated | chosen if joined else chosen
-      # "The answer is A. The answer is B." is one answer of two.
-      joined = _chosen(rest, named, "exact") == chosen
+      # "The answer is A. The answer is B." is one answer of two, unless there
+      # is more between them.
+      joined = not more and _chosen(rest, named, "exact") == chosen
     elif rest:
       joined = False
   return stated, has_sentence

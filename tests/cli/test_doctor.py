@@ -62,6 +62,15 @@ def test_refuses_adapters_on_a_workdir_as_training_does(small, tmp_path, capfd):
     assert f"as in {run}/checkpoints/" in capfd.readouterr().err
 
 
+def test_plans_adapters_of_a_config_alone(small, tmp_path, capfd):
+  """Of a model of the hub, its config.json is enough to plan for."""
+  described = (small.base / "config.json").read_text()
+  (tmp_path / "config.json").write_text(described)
+  argv = small.args(f"model.init_from={tmp_path}", "model.lora.rank=2")
+  assert main.main(["doctor", *argv]) == 0
+  assert "optimiser" in capfd.readouterr().out
+
+
 def test_refuses_more_positions_than_the_model_has(small, tmp_path, capfd):
   argv = small.args("sampling.max_new_tokens=5000")
   for command in (["doctor"], ["train", "--workdir", str(tmp_path / "run")]):

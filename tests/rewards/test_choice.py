@@ -573,6 +573,20 @@ def test_bad_reference_is_refused(reference, options, words):
   assert score == Score(0.0, False, "refused")
 
 
+@pytest.mark.parametrize(
+  ("between", "expected"),
+  [
+    ("\nWait. Rome is in Italy, and Norway is asked for.\n", RIGHT),
+    (" I thought more. ", RIGHT),
+    (" ", SEVERAL),
+    ("\n\n", SEVERAL),
+  ],
+)
+def test_who_corrects_an_answer_has_one(between, expected):
+  text = f"The final answer is A.{between}The final answer is B."
+  assert choice.score(text, "B", options=["Rome", "Oslo"]) == expected
+
+
 def test_reference_may_be_written_in_several_ways():
   for reference in ("C", "c", "(C)", "C.", "Paris", "paris"):
     assert choice.check_reference(reference, CITIES)[0] == "C"
