@@ -49,6 +49,10 @@ TABLE = re.compile(
 KS = (1, 8, 32)
 DISTINCT = "distinct right answers"
 LEVEL = 0.95
+# Pairs of an arm that is compared on Countdown: the seeds of the plan. Which
+# arms have them does not depend on what they show, and rows that can show
+# nothing yet do not add to what the others are corrected for.
+ALL = study.PARTS["countdown"].seeds
 # What arms are compared by: functions of runs, and of a step or None.
 COLUMNS: dict[str, Callable[..., np.ndarray]] = {
   **{f"pass@{k}": functools.partial(pass_SX, k=k) for k in KS},
@@ -216,12 +220,14 @@ def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
-def steps_table(part: str) -> Callable[[pathlib.Path], str]:
+def steps_table(
+  part: str, enough: int = ENOUGH
+) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of every evaluation, of arms with pairs."""
 
   def make(results: pathlib.Path) -> str:
     rows = []
-    for arm, runs in paired(load(results, part)).items():
+    for arm, runs in paired(load(results, part), enough).items():
       for step in steps(runs[0]):
         values = [f"{pass_SX(runs, k, step).mean():.3f}" for k in KS]
         distinct = f"{distinct_SX(runs, step).mean():.2f}"
@@ -256,7 +262,7 @@ def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
 
 
 def differences(
-  runs: Runs, step: int | None = None
+  runs: Runs, step: int | None = None, enough: int = ENOUGH
 ) -> dict[str, dict[str, tuple[float, ...]]]:
   """Arm -> column -> (mean, low, high, p) of its values less GRPO's, corrected.
 
@@ -268,10 +274,11 @@ def differences(
     runs: runs by arm.
     step: step of the evaluation of GRPO; the last if None. That of the other
       arms is the last.
+    enough: least number of pairs of an arm.
   """
   base = {start_of(run): run for run in runs.get(BASELINE, [])}
   pairs = {}
-  for arm, own in paired(runs).items():
+  for arm, own in paired(runs, enough).items():
     if arm != BASELINE:
       other = [base[start_of(run)] for run in own]
       for column, values in COLUMNS.items():
@@ -290,24 +297,26 @@ def differences(
 
 
 def differences_table(
-  part: str, step: int | None = None
+  part: str, step: int | None = None, enough: int = ENOUGH
 ) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table of differences from GRPO."""
+  """Returns the maker of a table of `differences` from GRPO."""
 
   def make(results: pathlib.Path) -> str:
-    return differences_rows(load(results, part), step)
+    return differences_rows(load(results, part), step, enough)
 
   return make
 
 
-def differences_rows(runs: Runs, step: int | None = None) -> str:
+def differences_rows(
+  runs: Runs, step: int | None = None, enough: int = ENOUGH
+) -> str:
   """The table of `differences`, with a row per arm that has pairs enough."""
   rows = [
     [arm, str(len(paired(runs)[arm])), *difference_cells(row)]
-    for arm, row in differences(runs, step).items()
+    for arm, row in differences(runs, step, enough).items()
   ]
   if not rows:
-    return f"No method has {ENOUGH} pairs of runs with {BASELINE} yet.\n"
+    return f"No method has {enough} pairs of runs with {BASELINE} yet.\n"
   return markdown(["arm", "pairs", *COLUMNS], rows)
 
 
@@ -497,9 +506,9 @@ def left(followed: Sequence[dict], at: int) -> list[str]:
 
 TABLES = {
   "countdown": means_table("countdown"),
-  "countdown-differences": differences_table("countdown"),
-  "countdown-steps": steps_table("countdown"),
-  "countdown-early": differences_table("countdown", step=100),
+  "countdown-differences": differences_table("countdown", enough=ALL),
+  "countdown-steps": steps_table("countdown", enough=ALL),
+  "countdown-early": differences_table("countdown", step=100, enough=ALL),
   "countdown-moved": moved_table("countdown"),
   "countdown-lost": dead_table("countdown"),
   "countdown-temperatures": temperatures_table("countdown"),

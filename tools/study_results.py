@@ -110,7 +110,7 @@ def at_their_best(results: pathlib.Path, part: str) -> dict[str, tuple]:
   }
 
 
-def paired(runs: Runs) -> Runs:
+def paired(runs: Runs, enough: int = ENOUGH) -> Runs:
   """GRPO's runs, and those of arms with enough runs that have their pair."""
   starts = {start_of(run) for run in runs.get(BASELINE, [])}
   found = {
@@ -118,7 +118,7 @@ def paired(runs: Runs) -> Runs:
     for arm, own in runs.items()
     if arm != "base"
   }
-  return {arm: own for arm, own in found.items() if len(own) >= ENOUGH}
+  return {arm: own for arm, own in found.items() if len(own) >= enough}
 
 
 def steps(run: dict) -> list[int]:
