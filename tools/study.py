@@ -341,13 +341,15 @@ def make_base(
     )
   if part.keeps_base and not kept.exists():
     shutil.copytree(base, kept)
-  if not (evaluated / metrics.EVALS).exists():
+  # What it answered is needed again where its answers are followed.
+  file = results / name / "base.json.gz"
+  is_needed = part.follow or not file.exists()
+  if is_needed and not (evaluated / metrics.EVALS).exists():
     progrpo(
       "evaluate",
       *("--config", first, "--workdir", evaluated),
       f"--config.model.init_from={base}",
     )
-  file = results / name / "base.json.gz"
   if not file.exists():
     write(file, {"arm": "base"} | summary(evaluated, ""))
   return base
