@@ -3,10 +3,10 @@
 #
 #   launch/gpu.sh [--dry-run] [--config FILE] --workdir FOLDER [...]
 #
-# Everything but --dry-run goes to `progrpo train`, which needs no --config to go
-# on in a workdir. Exit codes are its own: 0
-# done, 1 gave up, 2 bad input, 75 stopped and saved, by Ctrl-C or SIGTERM to
-# this script or MAX_TRIES times. CUDA_VISIBLE_DEVICES chooses among the GPUs.
+# Everything but --dry-run goes to `progrpo train`, which goes on in a workdir
+# without --config. Exit codes are its own: 0 done, 1 gave up, 2 bad input, 75
+# stopped and saved, by Ctrl-C or SIGTERM to this script or MAX_TRIES times.
+# CUDA_VISIBLE_DEVICES chooses among the GPUs.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "$0")/lib.sh"

@@ -10,7 +10,7 @@ import types
 
 
 def run(path: str, name: str) -> types.ModuleType:
-  """Runs a file as a module; like a script it may import what lies beside it.
+  """Runs a file as a module; at its top it may import what lies beside it.
 
   Args:
     path: path of the file on this machine.
@@ -22,9 +22,15 @@ def run(path: str, name: str) -> types.ModuleType:
   spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   sys.modules[name] = module  # dataclasses look their module up
-  # Last, so that no file beside it hides an installed module.
+  # Last and for this moment alone, so that no file beside it hides a module of
+  # others, now or later.
   folder = os.path.dirname(os.path.abspath(path))
-  if folder not in sys.path:
+  is_new = folder not in sys.path
+  if is_new:
     sys.path.append(folder)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  finally:
+    if is_new:
+      sys.path.remove(folder)
   return module

@@ -1,6 +1,7 @@
 """Run files: how they are found, by path and by name."""
 
 import json
+import sys
 
 import pytest
 
@@ -30,7 +31,9 @@ def test_a_config_may_import_what_lies_beside_it(tmp_path):
     "def get_config():\n  c = defaults.get_config()\n"
     "  c.train.total_steps = my_steps_of_a_run.STEPS\n  return c\n"
   )
+  before = list(sys.path)
   assert files.load(str(tmp_path / "mine.py")).train.total_steps == 7
+  assert sys.path == before
 
 
 def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
