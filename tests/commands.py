@@ -92,6 +92,10 @@ RUN = """
   --config.eval.num_samples=2 --config.eval.batch_prompts=2
   --config.log.tensorboard=False --config.rewards.workers=1"""
 DATA = " --config.data.dir=data"
+# Thousands of boards are drawn in half a minute.
+BOARDS = """
+  --config.data.tasks.n_queens.options.num_train=64
+  --config.data.tasks.n_queens.options.num_validation=8"""
 # The table of prolonged training has pass@32.
 EVALS = " --config.eval.every=1 --config.eval.num_samples=32"
 
@@ -196,17 +200,17 @@ STORIES = {
     (
       "progrpo warmup --config configs/prorl_tiny.py:base --output"
       " runs/prorl_tiny/base",
-      WARMUP + DATA,
+      WARMUP + DATA + BOARDS,
     ),
     (
       "progrpo train --config configs/prorl_tiny.py --workdir"
       " runs/prorl_tiny/prorl",
-      RUN + DATA + EVALS,
+      RUN + DATA + BOARDS + EVALS,
     ),
     (
       "progrpo train --config configs/prorl_tiny.py:no_reset --workdir"
       " runs/prorl_tiny/no_reset",
-      RUN + DATA + EVALS,
+      RUN + DATA + BOARDS + EVALS,
     ),
     ("progrpo compare runs/prorl_tiny/prorl runs/prorl_tiny/no_reset", ""),
     (".venv/bin/python tools/make_prorl.py runs/prorl_tiny", "figure.svg"),
@@ -215,12 +219,12 @@ STORIES = {
     (
       "progrpo warmup --config configs/puzzles.py --config.model.init_from="
       " --output runs/puzzles/base",
-      WARMUP + DATA,
+      WARMUP + DATA + BOARDS,
     ),
     (
       "progrpo train --config configs/puzzles.py:progrpo --workdir"
       " runs/puzzles/progrpo",
-      RUN + DATA + EVALS,
+      RUN + DATA + BOARDS + EVALS,
     ),
   ],
   "a task that answers": [
