@@ -380,8 +380,10 @@ def moved_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
-def costs_table(part: str) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table of seconds a step.
+def costs_table(
+  part: str, arms: Sequence[str]
+) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of seconds a step, of arms of one machine.
 
   They are the lower quartile of the run in which it is least, since other work
   on the machine only adds time. A stage that some steps do not have takes no
@@ -392,7 +394,7 @@ def costs_table(part: str) -> Callable[[pathlib.Path], str]:
     stages = ("step", "sample", "score", "update")
     rows = []
     for arm, runs in load(results, part).items():
-      if arm == "base":
+      if arm not in arms:
         continue
       cells = []
       for stage in stages:
@@ -530,7 +532,7 @@ TABLES = {
   "puzzles-made": made_table("puzzles"),
   "sentences": means_table("sentences"),
   "sentences-differences": differences_table("sentences"),
-  "sentences-costs": costs_table("sentences"),
+  "sentences-costs": costs_table("sentences", ("grpo", "progrpo", "maxrl")),
   "sentences-made": made_table("sentences"),
 }
 
