@@ -17,7 +17,7 @@ def run(path: str, name: str) -> types.ModuleType:
     name: name of the module.
 
   Raises:
-    Exception: what the file raises.
+    Exception: any error of the file's own code.
   """
   spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)

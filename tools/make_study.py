@@ -238,6 +238,12 @@ def steps_table(
   return make
 
 
+def kl_of(runs: Sequence[dict]) -> str:
+  """Mean KL to the reference over all steps; a dash without a reference."""
+  kls = [value for run in runs for value in run["steps"].get("kl", [])]
+  return f"{np.mean(kls):.2f}" if kls else "–"
+
+
 def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of means over the evaluations from a step on.
 
@@ -255,8 +261,8 @@ def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
         ]
         digits = [2 if name == DISTINCT else 3 for name in COLUMNS]
         cells = [f"{x:.{d}f}" for x, d in zip(means, digits, strict=True)]
-        rows.append([arm, str(len(runs)), *cells])
-    return markdown(["arm", "seeds", *COLUMNS], rows)
+        rows.append([arm, str(len(runs)), *cells, kl_of(runs)])
+    return markdown(["arm", "seeds", *COLUMNS, "KL, whole run"], rows)
 
   return make
 

@@ -627,7 +627,7 @@ def check_positions(
   Args:
     c: config of a stage.
     model: configuration of the policy.
-    teacher: that of the teacher, or None.
+    teacher: configuration of the teacher, or None.
 
   Raises:
     InputError: naming the keys, and the model that has too few positions.

@@ -76,7 +76,7 @@ class PromptSource:
         sum((c[n] for c in counts), Counter()) for n in range(2)
       )
       self.left_out = {task: (excluded[task], total[task]) for task in total}
-    described.append([self._digest_of(source) for source in self._sources])
+    described.append([self._read(source) for source in self._sources])
     text = json.dumps(described, sort_keys=True, default=list)
     self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     # Each task is shuffled and repeated by itself, then mixed by weight.
@@ -89,8 +89,11 @@ class PromptSource:
     weights = np.asarray([spec["weight"] for spec in specs], float)
     self._rows = grain.MapDataset.mix(parts, weights=weights / weights.sum())
 
-  def _digest_of(self, source: base.Source) -> str:
-    """Hash of the contents of a source's rows, whose texts are noted."""
+  def _read(self, source: base.Source) -> str:
+    """Returns the hash of the contents of a source, whose texts are noted."""
+    if isinstance(source, Kept):  # it has read them already
+      self.texts |= source.texts
+      return source.digest
     contents = hashlib.sha256()
     for i in range(len(source)):
       row = source[i]
@@ -184,6 +187,8 @@ class Kept:
   """The rows of a source that may be drawn, in the source's order.
 
   Attributes:
+    digest: hash of the contents of the rows that are kept.
+    texts: hashes of their prompts, see `text_hash`.
     counts: (task -> number of excluded rows, task -> number of rows).
   """
 
@@ -202,14 +207,19 @@ class Kept:
     """
     self._source = source
     self._indices, self.counts = [], (Counter(), Counter())
+    self.texts: set[int] = set()
+    contents = hashlib.sha256()
     for i in range(len(source)):
       row = source[i]
       self.counts[1][row.task] += 1
       if keep(row):
         self._indices.append(i)
+        contents.update(batch.content_of(row))
+        self.texts.add(text_hash(row))
       else:
         self.counts[0][row.task] += 1
     self._kept = frozenset(self._indices)
+    self.digest = contents.hexdigest()[:16]
     if not self._indices:
       raise InputError(
         f"task {name}: none of its {len(source)} prompts is short enough;"
@@ -230,9 +240,13 @@ class Kept:
 
 
 def text_hash(row: base.Row) -> int:
-  """Hash, in this process, of what the user says in a row; blanks are equal."""
-  said = (*(m["content"] for m in row.context), row.prompt)
-  return hash(tuple(" ".join(text.split()) for text in said))
+  """Hash, in this process, of a row's messages; all blanks count as equal."""
+  return hash(tuple(" ".join(text.split()) for text in _said(row)))
+
+
+def _said(row: base.Row) -> tuple[str, ...]:
+  """Returns the texts of a row's messages."""
+  return (*(message["content"] for message in row.context), row.prompt)
 
 
 def _complete(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -377,7 +391,7 @@ class Prompter:
       self._encode(self._source.row(draw), draw)
 
   def markup(self, count: int = 256) -> tuple[int, str, str]:
-    """Looks for a chat's markup in the users' texts of the first draws.
+    """Looks for a chat's markup in the messages of the first draws.
 
     Args:
       count: number of draws.
@@ -389,7 +403,7 @@ class Prompter:
     found = []
     for draw in range(count):
       row = self._source.row(draw)
-      if token := self._tokenizer.markup(row.prompt):
+      if token := self._tokenizer.markup("\n".join(_said(row))):
         found.append((token, row.place or f"row {draw}"))
     return (len(found), *found[0]) if found else (0, "", "")
 
