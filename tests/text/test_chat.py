@@ -283,8 +283,8 @@ def test_a_run_knows_whether_its_prompts_open_a_thought(
 
   make_pool = problems.make_pool
 
-  def start(*args):
-    started.append(make_pool(*args))
+  def start(*args, **kwargs):
+    started.append(make_pool(*args, **kwargs))
     return started[0]
 
   monkeypatch.setattr(problems, "make_pool", start)
