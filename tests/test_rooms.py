@@ -211,6 +211,7 @@ ROOMS = {
   ],
   "run": ["loop.py", "run.py"],
   "report": [
+    "readings.py",
     "comparison.py",
     "tables.py",
     "verdict.py",

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 import numpy as np
 import plots
 
-from progrpo_jax.report import comparison, tables
+from progrpo_jax.report import comparison, readings, tables
 from progrpo_jax.storage import lines, metrics
 
 NAMES = {
@@ -80,7 +80,7 @@ def main() -> None:
         epath.Path(workdir) / metrics.METRICS
       ):
         groups[name].append(metrics.load(workdir))
-  base = comparison.load_base(place / "base-eval")
+  base = readings.load_base(place / "base-eval")
   summary = comparison.summarise(dict(groups), base=base)
   print(
     "| method | pass@1 | pass@8 | pass@32 | entropy | distinct right "

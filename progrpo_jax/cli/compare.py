@@ -7,7 +7,7 @@ import rich.text
 
 from progrpo_jax import api, ranges
 from progrpo_jax.cli import arguments
-from progrpo_jax.report import comparison, html, live, tables
+from progrpo_jax.report import html, live, readings, tables
 from progrpo_jax.storage import outputs
 
 
@@ -71,7 +71,7 @@ def _print_verdict(console, told):
 
 def _table(summary):
   """Returns the main table of a comparison, one row per method."""
-  ks = comparison.pick_ks(
+  ks = readings.pick_ks(
     {int(k) for e in summary.values() for k in (*e["pass@k"], *e["between"])}
   )
   dataset = next(iter(summary.values()))["set"]

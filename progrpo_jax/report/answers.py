@@ -11,7 +11,7 @@ import itertools
 import string
 from typing import Any
 
-from progrpo_jax.report import comparison, rollouts
+from progrpo_jax.report import readings, rollouts
 from progrpo_jax.storage import metrics
 
 # Limits of the data, so that a page stays a few megabytes.
@@ -21,7 +21,7 @@ MAX_WRONG = 4
 
 
 def collect(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   base: metrics.Record | None = None,
   dataset: str | None = None,
 ) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def collect(
     have samples. Rows with the largest difference in the number of different
     right answers come first.
   """
-  everything = {**groups, **({comparison.BASE: [base]} if base else {})}
-  dataset = dataset or comparison.default_set(everything)
+  everything = {**groups, **({readings.BASE: [base]} if base else {})}
+  dataset = dataset or readings.default_set(everything)
   samples = {
     label: by_prompt
     for label, runs in everything.items()
@@ -59,7 +59,7 @@ def collect(
     for key in shared
   ]
   # The base differs from every method on many prompts: it does not choose.
-  methods = len(labels) - (comparison.BASE in samples)
+  methods = len(labels) - (readings.BASE in samples)
   rows.sort(key=lambda row: -_largest_difference(row["sides"], methods))
   return {"labels": labels, "rows": rows[:MAX_PROMPTS], "prompts": len(shared)}
 
@@ -72,8 +72,8 @@ def _samples(
   Only prompts that every seed answered, at the last step that all of them have.
   """
   pooled = {}
-  for run in comparison.at_shared_step(runs, dataset):
-    step = comparison.last_step(run, dataset)
+  for run in readings.at_shared_step(runs, dataset):
+    step = readings.last_step(run, dataset)
     if step not in run.eval_sample_steps():
       return {}
     for record in run.eval_samples(step):

@@ -14,7 +14,7 @@ from typing import Any
 import huggingface_hub
 
 import progrpo_jax
-from progrpo_jax.report import comparison, sections
+from progrpo_jax.report import readings, sections
 from progrpo_jax.settings import methods
 from progrpo_jax.storage import hub_names, metrics, policy
 from progrpo_jax.text import tokenizer as tokenizer_lib
@@ -261,7 +261,7 @@ def _training(run: metrics.Record, step: int) -> str:
   lines = ["| | |", "|---|---|"]
   lines += [f"| {label} | {_cell(value)} |" for label, value in rows]
   until = [row for row in run.metrics if row["step"] <= step]
-  ends = comparison.ending(dataclasses.replace(run, metrics=until), "reward")
+  ends = readings.ending(dataclasses.replace(run, metrics=until), "reward")
   if ends:
     lines += [
       "",

@@ -7,7 +7,14 @@ from typing import Any
 from etils import epath
 
 from progrpo_jax import errors, places
-from progrpo_jax.report import comparison, html, sections, tables, verdict
+from progrpo_jax.report import (
+  comparison,
+  html,
+  readings,
+  sections,
+  tables,
+  verdict,
+)
 from progrpo_jax.storage import metrics, outputs
 
 
@@ -63,7 +70,7 @@ class Comparison:
     for label, place in pairs:
       self.groups.setdefault(label, []).append(metrics.load(place, damage=[]))
     if base and not isinstance(base, metrics.Record):
-      base = comparison.load_base(places.argument("base", base))
+      base = readings.load_base(places.argument("base", base))
     self.base = base or None
     self.dataset = dataset
     self.summary = comparison.analyse(

@@ -20,33 +20,18 @@ and everything derived from it is missing; two bounds, or the words "not enough
 samples", replace it.
 """
 
-import collections
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-import dataclasses
-import json
-import os
-import re
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from etils import epath
 import numpy as np
 
-from progrpo_jax import errors, places
+from progrpo_jax import errors
 from progrpo_jax.evaluators import boundary, intervals, passk
+from progrpo_jax.report import readings
 from progrpo_jax.storage import metrics
 
-# Loaded runs by the label of their method, in the order in which methods are
-# shown; the runs of one label are its seeds.
-RunsByLabel = Mapping[str, Sequence[metrics.Record]]
-
-BASE = "base"
 START = "step 0"
 BINS = 10
-# Names under `eval/<set>/tolerant/` are a second verdict on the same set, not
-# another set.
-_TOLERANT = "tolerant"
-# Matches pass@k, or the lower bound logged in its place.
-_PASS = re.compile(rf"eval/((?:(?!/{_TOLERANT}/).)+)/pass@(\d+)(?:/at_least)?$")
 # Settings of an evaluation that pass@k depends on.
 _SETTINGS = (
   ("eval", "temperature"),
@@ -54,11 +39,10 @@ _SETTINGS = (
   ("eval", "top_k"),
   ("sampling", "max_new_tokens"),
 )
-_TAIL = 10  # steps averaged at the start and the end of a run
 
 
 def summarise(
-  groups: RunsByLabel,
+  groups: readings.RunsByLabel,
   *,
   base: metrics.Record | None = None,
   dataset: str | None = None,
@@ -82,21 +66,23 @@ def summarise(
   Raises:
     InputError: a label is "base", or no run has the dataset.
   """
-  if base is not None and BASE in groups:
-    raise errors.InputError(f"the label {BASE!r} is taken by the base policy")
-  everything = {**({BASE: [base]} if base else {}), **groups}
+  if base is not None and readings.BASE in groups:
+    raise errors.InputError(
+      f"the label {readings.BASE!r} is taken by the base policy"
+    )
+  everything = {**({readings.BASE: [base]} if base else {}), **groups}
   if dataset is None:
-    dataset = default_set(everything)
+    dataset = readings.default_set(everything)
   else:
-    _check_set(everything, dataset)
+    readings.check_set(everything, dataset)
   return {
-    label: _entry(at_shared_step(runs, dataset), dataset)
+    label: _entry(readings.at_shared_step(runs, dataset), dataset)
     for label, runs in everything.items()
   }
 
 
 def analyse(
-  groups: RunsByLabel,
+  groups: readings.RunsByLabel,
   *,
   base: metrics.Record | None = None,
   dataset: str | None = None,
@@ -129,14 +115,16 @@ def analyse(
     InputError: a label is "base", or no run has the dataset.
   """
   summary = summarise(groups, base=base, dataset=dataset)
-  everything = {**({BASE: [base]} if base else {}), **groups}
+  everything = {**({readings.BASE: [base]} if base else {}), **groups}
   dataset = next(iter(summary.values()))["set"]
   counts = last_counts(groups, base=base, dataset=dataset)
   first, first_method = next(iter(everything)), next(iter(groups))
   for label, runs in everything.items():
     entry, label_counts = summary[label], counts[label]
     entry["bound"] = bounds(entry)
-    entry["tolerant"] = _tolerant(at_shared_step(runs, dataset), dataset)
+    entry["tolerant"] = _tolerant(
+      readings.at_shared_step(runs, dataset), dataset
+    )
     entry["curve"] = curve(label_counts)
     entry["histogram"] = histogram(label_counts)
     # The first entry, the base if there is one, is what others are compared to.
@@ -144,10 +132,10 @@ def analyse(
     if label != first:
       entry["difference"] = _difference(label_counts, counts[first], first)
     entry["change"] = entry["from_first"] = None
-    if label != BASE or not base:
-      start = counts[BASE] if base else _starts(runs, dataset)
+    if label != readings.BASE or not base:
+      start = counts[readings.BASE] if base else _starts(runs, dataset)
       entry["change"] = _difference(
-        label_counts, start, BASE if base else START
+        label_counts, start, readings.BASE if base else START
       )
       if label != first_method:
         entry["from_first"] = _difference(
@@ -155,8 +143,10 @@ def analyse(
         )
     entry["regimes"] = {
       name: regime
-      for name in dict.fromkeys(name for run in runs for name in sets(run))
-      if label != BASE and (regime := regimes(runs, name, base))
+      for name in dict.fromkeys(
+        name for run in runs for name in readings.sets(run)
+      )
+      if label != readings.BASE and (regime := regimes(runs, name, base))
     }
   return summary
 
@@ -248,12 +238,12 @@ def regimes(
   if steps is None:
     return None
   start, middle, final = steps
-  middles = [step_counts(run, dataset, middle) for run in runs]
-  finals = [step_counts(run, dataset, final) for run in runs]
+  middles = [readings.step_counts(run, dataset, middle) for run in runs]
+  finals = [readings.step_counts(run, dataset, final) for run in runs]
   starts = (
     [_last_counts(base, dataset)]
     if base is not None
-    else [step_counts(run, dataset, start) for run in runs]
+    else [readings.step_counts(run, dataset, start) for run in runs]
   )
   # pass@k at the largest k that most problems of every evaluation support.
   k = boundary.largest_k(*starts, *middles, *finals)
@@ -280,51 +270,29 @@ def regimes(
 
 
 def last_counts(
-  groups: RunsByLabel,
+  groups: readings.RunsByLabel,
   *,
   base: metrics.Record | None = None,
   dataset: str | None = None,
 ) -> dict[str, list[passk.Counts]]:
-  """{label: `step_counts` of each run}, the base first.
+  """{label: `readings.step_counts` of each run}, the base first.
 
-  The evaluations are those of `at_shared_step`.
+  The evaluations are those of `readings.at_shared_step`.
 
   Args:
     groups: {label: loaded runs}.
     base: loaded run of the base policy, or None.
     dataset: evaluation set; None for the first one in the runs.
   """
-  everything = {**({BASE: [base]} if base else {}), **groups}
-  dataset = dataset or default_set(everything)
+  everything = {**({readings.BASE: [base]} if base else {}), **groups}
+  dataset = dataset or readings.default_set(everything)
   return {
-    label: [_last_counts(run, dataset) for run in at_shared_step(runs, dataset)]
+    label: [
+      _last_counts(run, dataset)
+      for run in readings.at_shared_step(runs, dataset)
+    ]
     for label, runs in everything.items()
   }
-
-
-def at_shared_step(
-  runs: Sequence[metrics.Record], dataset: str | None
-) -> list[metrics.Record]:
-  """Seeds of a label without evaluations after the last that all of them have.
-
-  Args:
-    runs: loaded runs.
-    dataset: evaluation set. A run that never evaluated it has no say.
-
-  Returns:
-    The runs; as they are where no step but 0, before training, is common to
-    all.
-  """
-  found = list(filter(None, (_steps(run, dataset) for run in runs)))
-  shared = set.intersection(*found) - {0} if found else set()
-  if not shared:
-    return list(runs)
-  return [
-    dataclasses.replace(
-      run, evals=[row for row in run.evals if row["step"] <= max(shared)]
-    )
-    for run in runs
-  ]
 
 
 def unlike(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -340,7 +308,7 @@ def unlike(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
     "step": {
       label: entry["steps"]
       for label, entry in summary.items()
-      if label != BASE and entry["steps"]
+      if label != readings.BASE and entry["steps"]
     },
     **{
       ".".join(key): {
@@ -362,145 +330,11 @@ def unlike(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
   ]
 
 
-def step_counts(
-  run: metrics.Record, dataset: str | None, step: int
-) -> passk.Counts:
-  """{problem: (samples, correct samples)} of an evaluation; {} if incomplete.
-
-  Samples on which the verifier failed do not count; a problem may have none
-  left. The written samples are complete if they reproduce the reported pass@1,
-  or the number of problems if only bounds were reported.
-
-  Args:
-    run: loaded run.
-    dataset: evaluation set.
-    step: step of the evaluation.
-  """
-  rows = [row for row in run.evals if row["step"] == step]
-  row = rows[-1] if rows else {}
-  name = f"eval/{dataset}/pass@1"
-  counts = _problem_counts(run, dataset, step)
-  shares = [c / n for n, c in counts.values() if n]
-  if not shares:
-    return {}
-  if f"{name}/at_least" in row:
-    is_complete = len(shares) == row[f"{name}/num_problems"]
-  else:
-    mean = row.get(name)
-    is_complete = mean is not None and abs(np.mean(shares) - mean) <= 1e-4
-  return counts if is_complete else {}
-
-
-def load_base(path: str | os.PathLike) -> metrics.Record:
-  """Loads the base policy's evaluation as a run.
-
-  Args:
-    path: a workdir, or a file with one JSON object per evaluation (one object,
-      a list, or one per line) that uses the names of `eval.jsonl`.
-
-  Raises:
-    InputError: the path does not exist, is not JSON or holds no pass@k.
-  """
-  path = places.place(path)
-  if path.is_dir():
-    run = metrics.load(path, require_metrics=False)
-  elif path.exists():
-    run = metrics.Record(path.parent, {}, [], _read_evaluations(path))
-  else:
-    raise errors.InputError(f"no such evaluation: {path}")
-  if not any(_PASS.match(key) for row in run.evals for key in row):
-    raise errors.InputError(f"{path} holds no eval/<set>/pass@k")
-  return run
-
-
-def default_set(groups: RunsByLabel) -> str | None:
-  """Name of the first evaluation set in the runs of the groups, or None."""
-  for runs in groups.values():
-    for run in runs:
-      for row in run.evals:
-        for key in row:
-          if match := _PASS.match(key):
-            return match[1]
-  return None
-
-
-def sets(run: metrics.Record) -> list[str]:
-  """Names of all evaluation sets of a run, in file order."""
-  keys = [_PASS.match(key) for row in run.evals for key in row]
-  return list(dict.fromkeys(match[1] for match in keys if match))
-
-
-def ks(run: metrics.Record, dataset: str | None) -> list[int]:
-  """Every k with a pass@k, or bounds on it, in a run's last evaluation."""
-  row = _last(run, dataset)
-  matches = [
-    _PASS.match(key) for key, value in row.items() if value is not None
-  ]
-  return sorted({int(m[2]) for m in matches if m and m[1] == dataset})
-
-
-def shown_ks(runs: Sequence[metrics.Record], dataset: str | None) -> list[int]:
-  """The few k that tables and figures show for these runs."""
-  return pick_ks({k for run in runs for k in ks(run, dataset)})
-
-
-def pick_ks(every: Iterable[int]) -> list[int]:
-  """Picks up to three k: 1, 8 and 32, or else lowest, middle and highest."""
-  every = sorted(every)
-  if not every:
-    return []
-  usual = [k for k in every if k in (1, 8, 32)]
-  if len(usual) >= min(3, len(every)):
-    return usual
-  return sorted({every[0], every[len(every) // 2], every[-1]})
-
-
-def evenly_spaced(count: int, limit: int) -> list[int]:
-  """At most `limit` indices below `count`, the first and the last included."""
-  if count <= limit:
-    return list(range(count))
-  return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
-
-
-def ending(run: metrics.Record, name: str) -> tuple[float, float] | None:
-  """(start, end) of a metric as means over ten steps, or None if absent."""
-  _, values = metrics.series(run.metrics, name)
-  if not len(values):
-    return None
-  return float(values[:_TAIL].mean()), float(values[-_TAIL:].mean())
-
-
-def _check_set(groups: RunsByLabel, dataset: str) -> None:
-  runs = [run for runs in groups.values() for run in runs]
-  available = list(dict.fromkeys(name for run in runs for name in sets(run)))
-  if dataset not in available:
-    names = ", ".join(available) or "none"
-    raise errors.InputError(
-      f"no evaluation set {dataset!r}; the runs have {names}"
-    )
-
-
-def _read_evaluations(path: epath.Path) -> list[dict[str, Any]]:
-  """Reads evaluations as rows; a row without a step is of step 0."""
-  text = path.read_text()
-  try:
-    whole = json.loads(text)
-    rows = whole if isinstance(whole, list) else [whole]
-  except json.JSONDecodeError:
-    try:
-      rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-      raise errors.InputError(f"{path} is not JSON: {error.msg}") from error
-  if not all(isinstance(row, dict) for row in rows):
-    raise errors.InputError(f"{path} is not an evaluation: no JSON object")
-  return [{"step": 0, **row} for row in rows]
-
-
 def _entry(
   runs: Sequence[metrics.Record], dataset: str | None
 ) -> dict[str, Any]:
   """Returns the entry of `summarise` for the runs of one label."""
-  rows = [_last(run, dataset) for run in runs]
+  rows = [readings.last_row(run, dataset) for run in runs]
   rows_with = [row for row in rows if row]
   entry = {
     "set": dataset,
@@ -518,23 +352,27 @@ def _entry(
       (row.get(f"eval/{dataset}/left_out", 0) for row in rows_with), default=0
     ),
     "interval": None,
-    "entropy": _mean(row.get(f"eval/{dataset}/entropy") for row in rows),
-    "distinct_correct": _mean(
+    "entropy": readings.mean(
+      row.get(f"eval/{dataset}/entropy") for row in rows
+    ),
+    "distinct_correct": readings.mean(
       row.get(f"eval/{dataset}/distinct_correct") for row in rows
     ),
-    "mean_length": _mean(
+    "mean_length": readings.mean(
       row.get(f"eval/{dataset}/mean_length") for row in rows
     ),
-    "train_entropy": _mean(_final(run, "entropy") for run in runs),
-    "reward": _mean(_final(run, "reward") for run in runs),
-    "seconds_per_step": median_seconds(runs),
+    "train_entropy": readings.mean(_final(run, "entropy") for run in runs),
+    "reward": readings.mean(_final(run, "reward") for run in runs),
+    "seconds_per_step": readings.median_seconds(runs),
     "workdirs": [str(run.path) for run in runs],
   }
   # Without the entropy of evaluation samples, the training samples' is shown.
   if entry["entropy"] is None:
     entry["entropy"] = entry["train_entropy"]
   if rows_with:
-    _add_pass(entry, [run for run in runs if _last(run, dataset)], dataset)
+    _add_pass(
+      entry, [run for run in runs if readings.last_row(run, dataset)], dataset
+    )
   return entry
 
 
@@ -558,10 +396,12 @@ def _add_pass(
     runs: runs of the label that evaluated the set.
     dataset: evaluation set.
   """
-  rows = [_last(run, dataset) for run in runs]
-  shared = sorted(set.intersection(*(set(ks(run, dataset)) for run in runs)))
+  rows = [readings.last_row(run, dataset) for run in runs]
+  shared = sorted(
+    set.intersection(*(set(readings.ks(run, dataset)) for run in runs))
+  )
   counts = [
-    _problem_counts(run, dataset, row["step"])
+    readings.problem_counts(run, dataset, row["step"])
     for run, row in zip(runs, rows, strict=True)
   ]
   kinds = set()
@@ -599,27 +439,6 @@ def _add_pass(
   entry["interval"] = "; ".join(sorted(kinds))
 
 
-def _problem_counts(
-  run: metrics.Record, dataset: str | None, step: int
-) -> passk.Counts:
-  """{problem: (samples, correct samples)} as written; {} without a file."""
-  if step not in run.eval_sample_steps():
-    return {}
-  # A set may hold a problem twice: its key has the occurrence's number.
-  counts, seen = {}, collections.Counter()
-  for record in run.eval_samples(step):
-    if record.get("set") == dataset:
-      key = json.dumps([record.get("prompt"), record.get("reference")])
-      seen[key] += 1
-      correct = [
-        bool(completion.get("correct"))
-        for completion in record["completions"]
-        if completion.get("status", "ok") == "ok"
-      ]
-      counts[key, seen[key]] = len(correct), sum(correct)
-  return counts
-
-
 def _per_problem(
   counts: Sequence[passk.Counts], k: int, means: Sequence[float]
 ) -> list[float] | None:
@@ -640,39 +459,19 @@ def _per_problem(
   return [np.mean(values) for values in by_problem if values]
 
 
-def last_step(run: metrics.Record, dataset: str | None) -> int | None:
-  """Step of the last evaluation of the set, or None."""
-  return _last(run, dataset).get("step")
-
-
-def _last(run: metrics.Record, dataset: str | None) -> dict[str, Any]:
-  """The last evaluation row of the set, or {}."""
-  rows = _rows(run, dataset)
-  return rows[-1] if rows else {}
-
-
-def _rows(run: metrics.Record, dataset: str | None) -> list[dict[str, Any]]:
-  """The evaluation rows of the set."""
-  prefix = f"eval/{dataset}/pass@"
-  return [r for r in run.evals if any(key.startswith(prefix) for key in r)]
-
-
-def _steps(run: metrics.Record, dataset: str | None) -> set[int]:
-  """The steps at which the set was evaluated."""
-  return {row["step"] for row in _rows(run, dataset)}
-
-
 def _last_counts(run: metrics.Record, dataset: str | None) -> passk.Counts:
-  row = _last(run, dataset)
-  return step_counts(run, dataset, row["step"]) if row else {}
+  row = readings.last_row(run, dataset)
+  return readings.step_counts(run, dataset, row["step"]) if row else {}
 
 
 def _starts(
   runs: Sequence[metrics.Record], dataset: str | None
 ) -> list[passk.Counts]:
-  """`step_counts` of each run at step 0; {} for a run without later steps."""
+  """The counts of each run at step 0; {} for a run without later steps."""
   return [
-    step_counts(run, dataset, 0) if _last(run, dataset).get("step") else {}
+    readings.step_counts(run, dataset, 0)
+    if readings.last_row(run, dataset).get("step")
+    else {}
     for run in runs
   ]
 
@@ -694,8 +493,8 @@ def _tolerant(
 
   The mean over seeds, with the range of the seeds' intervals.
   """
-  prefix = f"eval/{dataset}/{_TOLERANT}/pass@"
-  rows = [_last(run, dataset) for run in runs]
+  prefix = f"eval/{dataset}/{readings.TOLERANT}/pass@"
+  rows = [readings.last_row(run, dataset) for run in runs]
   names = [key for key in rows[0] if key.startswith(prefix)]
   values = {}
   for name in names:
@@ -770,7 +569,7 @@ def _checkpoints(
 
   The start is None if there is a base policy to use instead.
   """
-  per_run = [_steps(run, dataset) for run in runs]
+  per_run = [readings.evaluated_steps(run, dataset) for run in runs]
   steps = sorted(set.intersection(*per_run)) if per_run else []
   if 0 not in steps and not has_base:
     return None
@@ -783,21 +582,5 @@ def _checkpoints(
 
 
 def _final(run: metrics.Record, name: str) -> float | None:
-  ends = ending(run, name)
+  ends = readings.ending(run, name)
   return ends and ends[1]
-
-
-def median_seconds(
-  runs: Sequence[metrics.Record], stage: str = "step"
-) -> float | None:
-  """Median seconds of a step or a stage, averaged over runs.
-
-  Steps that compile would distort a mean over steps. None if no run was timed.
-  """
-  values = [metrics.series(r.metrics, f"timing_s/{stage}")[1] for r in runs]
-  return _mean(float(np.median(v)) for v in values if len(v))
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-  values = [value for value in values if value is not None]
-  return float(np.mean(values)) if values else None

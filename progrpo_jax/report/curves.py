@@ -12,24 +12,24 @@ import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
-from progrpo_jax.report import comparison, drawing
+from progrpo_jax.report import drawing, readings
 from progrpo_jax.storage import metrics
 
 STAGES = ("sample", "verify", "score", "update")
 
 
-def reward(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def reward(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Mean reward of the sampled completions over steps."""
   return _curve(groups, "reward", "Reward", "mean reward")
 
 
-def correct(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def correct(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Share of the sampled completions that the verifier accepts."""
   return _curve(groups, "correct", "Correct completions", "share", share=True)
 
 
 def rewards_by_task(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
 ) -> matplotlib.figure.Figure | None:
   """Mean reward of each task, for a single run with more than one task."""
   if len(groups) > 1:  # one line per task and label would be unreadable
@@ -49,7 +49,7 @@ def rewards_by_task(
 
 
 def rewards_by_function(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
 ) -> matplotlib.figure.Figure | None:
   """Mean value of each user-defined reward function, for a single run."""
   if len(groups) > 1:
@@ -64,13 +64,13 @@ def rewards_by_function(
   )
 
 
-def entropy(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def entropy(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Entropy of the policy at the sampled tokens over steps."""
   return _curve(groups, "entropy", "Policy entropy", "nats per token", floor=0)
 
 
 def entropy_quantiles(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
 ) -> matplotlib.figure.Figure | None:
   """Quantiles of the entropy over tokens (top) and decided tokens (bottom)."""
   if not any(drawing.gather(runs, "entropy/q50") for runs in groups.values()):
@@ -89,7 +89,7 @@ def entropy_quantiles(
   return figure
 
 
-def kl(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def kl(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """KL to the reference, with a vertical line where the reference was reset."""
   # A running mean would blur the sudden fall to 0 at a reset.
   figure = _curve(
@@ -101,7 +101,7 @@ def kl(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   return figure
 
 
-def kl_share(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def kl_share(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """The KL's share of the gradient, with a line at each reset."""
   figure = _curve(
     groups,
@@ -117,7 +117,7 @@ def kl_share(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
 
 
 def completion_length(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
 ) -> matplotlib.figure.Figure | None:
   """Tokens per completion, and the share cut off at the limit."""
   parts = (
@@ -127,9 +127,7 @@ def completion_length(
   return _stacked(groups, parts, heights=(2, 1))
 
 
-def clip_ratio(
-  groups: comparison.RunsByLabel,
-) -> matplotlib.figure.Figure | None:
+def clip_ratio(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Share of clipped tokens, below and above the trust region."""
   parts = (("clip_ratio/low_mean", "below"), ("clip_ratio/high_mean", "above"))
   if not any(drawing.gather(runs, parts[0][0]) for runs in groups.values()):
@@ -145,7 +143,7 @@ def clip_ratio(
   return figure
 
 
-def arm(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def arm(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """ARM's confidence gap (top), active groups and sign flips (bottom)."""
   gap, spread = "arm/gap_mean", "arm/gap_std"
   colored = [
@@ -178,7 +176,7 @@ def arm(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   return figure
 
 
-def timing(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
+def timing(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Median seconds per stage, over steps or, with several labels, in total."""
   table = {
     # Labels without timings get no empty bar.
@@ -199,9 +197,7 @@ def timing(groups: comparison.RunsByLabel) -> matplotlib.figure.Figure | None:
   return figure
 
 
-def covariance(
-  groups: comparison.RunsByLabel,
-) -> matplotlib.figure.Figure | None:
+def covariance(groups: readings.RunsByLabel) -> matplotlib.figure.Figure | None:
   """Covariance of log-prob and advantage: mean (top), large ones (bottom)."""
   parts = (
     ("covariance/logp_advantage", "Covariance", "log-prob, advantage", False),
@@ -214,7 +210,7 @@ def covariance(
 
 
 def reward_spread(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
 ) -> matplotlib.figure.Figure | None:
   """Standard deviation of the rewards within groups."""
   if not any(
@@ -280,11 +276,7 @@ def _reward_lines(
 
 
 def _curve(
-  groups: comparison.RunsByLabel,
-  name: str,
-  title: str,
-  unit: str,
-  **options: Any,
+  groups: readings.RunsByLabel, name: str, title: str, unit: str, **options: Any
 ) -> matplotlib.figure.Figure | None:
   """Draws one metric over steps, one line per label."""
   share = options.pop("share", False)
@@ -292,7 +284,7 @@ def _curve(
 
 
 def _stacked(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   parts: Sequence[tuple[str, str | None, str, bool]],
   heights: Sequence[float] = (1,),
   floor: float | None = None,
@@ -366,7 +358,7 @@ def _sides(
 
 
 def _reset_lines(
-  axes: matplotlib.axes.Axes, groups: comparison.RunsByLabel
+  axes: matplotlib.axes.Axes, groups: readings.RunsByLabel
 ) -> None:
   """Draws a vertical line at each reset of the reference."""
   alone = len(groups) == 1
@@ -391,7 +383,7 @@ def _reset_lines(
 
 def _banded(
   axes: matplotlib.axes.Axes,
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   names: Sequence[str],
   word: str,
 ) -> None:
@@ -446,14 +438,14 @@ def _bars_over_steps(
 
 
 def _bars_by_label(
-  axes: matplotlib.axes.Axes, table: comparison.RunsByLabel
+  axes: matplotlib.axes.Axes, table: readings.RunsByLabel
 ) -> None:
   """Draws one stacked bar per label, of medians over steps as in tables."""
   names = list(table)
   left = np.zeros(len(names))
   for stage, color in zip(STAGES, drawing.PALETTE, strict=False):
     width = np.array(
-      [comparison.median_seconds(table[name], stage) or 0.0 for name in names]
+      [readings.median_seconds(table[name], stage) or 0.0 for name in names]
     )
     axes.barh(names, width, 0.6, left, color=color, label=stage)
     left += width

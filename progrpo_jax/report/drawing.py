@@ -12,7 +12,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from progrpo_jax.report import comparison
+from progrpo_jax.report import readings
 from progrpo_jax.storage import metrics
 
 # Name of a line style, or (offset, lengths of dashes and gaps) in points.
@@ -82,7 +82,7 @@ def axes(
 
 
 def colored(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
 ) -> list[tuple[str, Sequence[metrics.Record], str]]:
   """[(label, runs, colour)]; a label has the same colour in every figure."""
   return [

@@ -29,6 +29,7 @@ from progrpo_jax.report import (
   live,
   markup,
   passk,
+  readings,
   rollouts,
   sections,
   tables,
@@ -194,7 +195,7 @@ def write_report(
 
 
 def write_comparison(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   path: str | os.PathLike,
   *,
   base: metrics.Record | None = None,
@@ -371,11 +372,11 @@ def _facts(run: metrics.Record) -> str:
 def _numbers(run: metrics.Record) -> str:
   """Returns the key numbers of a run as cards."""
   cards = []  # (name, value, small print)
-  if ends := comparison.ending(run, "reward"):
+  if ends := readings.ending(run, "reward"):
     note = f"from {ends[0]:.3f}; means of ten steps"
     cards.append(("final reward", f"{ends[1]:.3f}", note))
   cards += _pass_cards(run)
-  if ends := comparison.ending(run, "entropy"):
+  if ends := readings.ending(run, "entropy"):
     cards.append(("entropy", f"{ends[1]:.3f}", f"from {ends[0]:.3f}"))
   resets = curves.reset_steps(run)
   if any("ref_reset/reset" in row for row in run.metrics):
@@ -387,7 +388,7 @@ def _numbers(run: metrics.Record) -> str:
     cards.append(("tokens", tokens, f"in {last['step']} steps"))
   _, seconds = metrics.series(run.metrics, "timing_s/step")
   if len(seconds):
-    note = f"median {comparison.median_seconds([run]):.2f} s a step"
+    note = f"median {readings.median_seconds([run]):.2f} s a step"
     cards.append(("time", live.duration(seconds.sum()), note))
   _, rates = metrics.series(run.metrics, "perf/tokens_per_second")
   _, shares = metrics.series(run.metrics, "perf/mfu")
@@ -406,13 +407,13 @@ def _numbers(run: metrics.Record) -> str:
 
 def _pass_cards(run: metrics.Record) -> list[tuple[str, str, str]]:
   """Returns cards of pass@k in the last evaluation of the first set."""
-  dataset = comparison.default_set({run.name: [run]})
+  dataset = readings.default_set({run.name: [run]})
   if dataset is None:
     return []
   entry = comparison.summarise({run.name: [run]}, dataset=dataset)[run.name]
   first = run.evals[0]
   cards = []
-  for k in comparison.shown_ks([run], dataset):
+  for k in readings.shown_ks([run], dataset):
     value, note = tables.pass_cell(entry, str(k))
     start = first.get(f"eval/{dataset}/pass@{k}")
     if start is not None and first["step"] != entry["step"]:
@@ -424,10 +425,10 @@ def _pass_cards(run: metrics.Record) -> list[tuple[str, str, str]]:
 def _figures(
   drawn: Iterable[
     tuple[
-      Callable[[comparison.RunsByLabel], matplotlib.figure.Figure | None], str
+      Callable[[readings.RunsByLabel], matplotlib.figure.Figure | None], str
     ]
   ],
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   name: str = "f",
   spans: Sequence[tuple[int, int, str]] = (),
 ) -> str:

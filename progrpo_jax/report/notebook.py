@@ -17,7 +17,7 @@ import numpy as np
 
 from progrpo_jax import errors
 from progrpo_jax import run as run_lib
-from progrpo_jax.report import comparison, curves, passk, tables
+from progrpo_jax.report import curves, passk, readings, tables
 from progrpo_jax.storage import metrics as metrics_lib
 
 _BEFORE = "starting"
@@ -83,7 +83,7 @@ class NotebookView:
     total_steps: int,
     *,
     figures: Sequence[
-      Callable[[comparison.RunsByLabel], matplotlib.figure.Figure | None]
+      Callable[[readings.RunsByLabel], matplotlib.figure.Figure | None]
     ] = _WATCHED,
     every_s: float = 5.0,
     dpi: float = _DPI,

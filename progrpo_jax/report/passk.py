@@ -12,12 +12,12 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from progrpo_jax.report import comparison, drawing
+from progrpo_jax.report import comparison, drawing, readings
 from progrpo_jax.storage import metrics
 
 
 def pass_at_k(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   base: metrics.Record | None = None,
   dataset: str | None = None,
 ) -> matplotlib.figure.Figure | None:
@@ -47,7 +47,7 @@ def pass_at_k(
   with matplotlib.rc_context(drawing.STYLE):
     figure, (axes,) = drawing.axes()
     colors = {label: color for label, _, color in drawing.colored(groups)}
-    colors[comparison.BASE] = drawing.BASE
+    colors[readings.BASE] = drawing.BASE
     for index, (label, entry) in enumerate(summary.items()):
       _bars_between(axes, entry["between"], colors[label])
       if not entry["pass@k"]:
@@ -69,7 +69,7 @@ def pass_at_k(
         color=color,
         label=label,
         linestyle=(0, (4, 2))
-        if label == comparison.BASE
+        if label == readings.BASE
         else drawing.dashes(list(groups).index(drawing.unshown(label))),
         marker=drawing.MARKERS[index % len(drawing.MARKERS)],
         markersize=5,
@@ -92,12 +92,12 @@ def pass_at_k(
 
 
 def pass_at_k_over_steps(
-  groups: comparison.RunsByLabel, dataset: str | None = None
+  groups: readings.RunsByLabel, dataset: str | None = None
 ) -> matplotlib.figure.Figure | None:
   """pass@k of each evaluation over steps; a line for each of up to three k."""
-  dataset = dataset or comparison.default_set(groups)
+  dataset = dataset or readings.default_set(groups)
   runs_all = [run for runs in groups.values() for run in runs]
-  ks = comparison.shown_ks(runs_all, dataset)
+  ks = readings.shown_ks(runs_all, dataset)
   if not ks or max(len(run.evals) for run in runs_all) < 2:
     return None
   alone = len(groups) == 1
@@ -135,13 +135,13 @@ def pass_at_k_over_steps(
 
 
 def pass1_histogram(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   base: metrics.Record | None = None,
   dataset: str | None = None,
 ) -> matplotlib.figure.Figure | None:
   """Histogram of problems by pass@1, the labels' bars side by side."""
-  everything = {**({comparison.BASE: [base]} if base else {}), **groups}
-  dataset = dataset or comparison.default_set(everything)
+  everything = {**({readings.BASE: [base]} if base else {}), **groups}
+  dataset = dataset or readings.default_set(everything)
   counts = comparison.last_counts(groups, base=base, dataset=dataset)
   histograms = {
     drawing.shown(label): bars
@@ -151,7 +151,7 @@ def pass1_histogram(
   if not histograms:
     return None
   colors = {label: color for label, _, color in drawing.colored(groups)}
-  colors[comparison.BASE] = drawing.BASE
+  colors[readings.BASE] = drawing.BASE
   # Bars fill 90% of a bin, 5% is left free on either side.
   width = 0.9 / comparison.BINS / len(histograms)
   with matplotlib.rc_context(drawing.STYLE):

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from progrpo_jax.report import comparison, markup
+from progrpo_jax.report import markup, readings
 from progrpo_jax.storage import metrics
 
 # Limits of the browser's data, so that a page stays a few megabytes.
@@ -41,7 +41,7 @@ def collect(run: metrics.Record) -> dict[str, Any]:
     ("evaluation", run.eval_sample_steps(), run.eval_samples),
   )
   for source, steps, read in sources:
-    chosen = [steps[i] for i in comparison.evenly_spaced(len(steps), MAX_STEPS)]
+    chosen = [steps[i] for i in readings.evenly_spaced(len(steps), MAX_STEPS)]
     if len(chosen) < len(steps):
       left_out.append(f"{len(chosen)} of {len(steps)} steps of {source}")
     records = {step: read(step) for step in chosen}

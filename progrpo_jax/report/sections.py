@@ -20,6 +20,7 @@ from progrpo_jax.report import (
   curves,
   drawing,
   markup,
+  readings,
   tables,
   verdict,
 )
@@ -136,7 +137,7 @@ def resets(run: metrics.Record) -> str:
   if not steps:
     return ""
   before = dict(zip(steps, [0, *steps], strict=False))
-  shown = [steps[i] for i in comparison.evenly_spaced(len(steps), _MAX_ROWS)]
+  shown = [steps[i] for i in readings.evenly_spaced(len(steps), _MAX_ROWS)]
   # Columns without a value in any shown row are left out.
   columns = (
     ("kl", "KL before", 4),
@@ -170,15 +171,15 @@ def _number(value: Any, digits: int) -> str:
 
 def evaluations(run: metrics.Record) -> str:
   """Returns a table for each evaluation set, one row per evaluation."""
-  return "".join(_evaluation_table(run, name) for name in comparison.sets(run))
+  return "".join(_evaluation_table(run, name) for name in readings.sets(run))
 
 
 def _evaluation_table(run: metrics.Record, dataset: str) -> str:
   prefix = f"eval/{dataset}/"
   rows = [r for r in run.evals if any(key.startswith(prefix) for key in r)]
   # The first and last evaluation stay; those between are thinned out evenly.
-  chosen = [rows[i] for i in comparison.evenly_spaced(len(rows), _MAX_ROWS)]
-  columns = [f"pass@{k}" for k in comparison.ks(run, dataset)]
+  chosen = [rows[i] for i in readings.evenly_spaced(len(rows), _MAX_ROWS)]
+  columns = [f"pass@{k}" for k in readings.ks(run, dataset)]
   columns += _other_measures(rows, prefix)
   body = [
     [
@@ -248,14 +249,12 @@ def _tried_key(name: str) -> str:
 
 
 def comparison_tables(
-  groups: comparison.RunsByLabel,
-  base: metrics.Record | None,
-  dataset: str | None,
+  groups: readings.RunsByLabel, base: metrics.Record | None, dataset: str | None
 ) -> str:
   """Returns a table for each evaluation set, `dataset` or the first on top."""
   names = [dataset] if dataset else []
   for run in [run for runs in groups.values() for run in runs]:
-    names += comparison.sets(run)
+    names += readings.sets(run)
   names = list(dict.fromkeys(names)) or [None]
   return "".join(
     _comparison_table(groups, base, name, len(names) > 1) for name in names
@@ -263,14 +262,14 @@ def comparison_tables(
 
 
 def _comparison_table(
-  groups: comparison.RunsByLabel,
+  groups: readings.RunsByLabel,
   base: metrics.Record | None,
   dataset: str | None,
   has_heading: bool,
 ) -> str:
   summary = comparison.summarise(groups, base=base, dataset=dataset)
   runs = [run for runs in groups.values() for run in runs]
-  ks = [str(k) for k in comparison.shown_ks(runs, dataset)]
+  ks = [str(k) for k in readings.shown_ks(runs, dataset)]
   # (key of the entry, name of the column, digits), where any entry has it.
   columns = (
     ("entropy", "entropy", 3),
@@ -398,7 +397,7 @@ def _color(index: int | None) -> str:
   return svg_lib.css(drawing.PALETTE[index % len(drawing.PALETTE)])
 
 
-def links(groups: comparison.RunsByLabel, path: epath.Path) -> str:
+def links(groups: readings.RunsByLabel, path: epath.Path) -> str:
   """Returns a table of the runs, linked to their own pages where they exist.
 
   Args:

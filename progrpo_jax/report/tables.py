@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from progrpo_jax.evaluators import boundary
-from progrpo_jax.report import comparison
+from progrpo_jax.report import comparison, readings
 
 # Text of a cell, and its small print.
 Cell = tuple[str, str]
@@ -124,7 +124,7 @@ def _measured(values: Sequence[float]) -> Cell:
 def _ks_of(by_k: Sequence[Mapping[str, Any]], limit: int = 3) -> list[str]:
   """Up to three k >= 2 of some {"k": value}, the largest included."""
   every = sorted({int(k) for values in by_k for k in values if int(k) >= 2})
-  return [str(k) for k in comparison.pick_ks(every)][-limit:]
+  return [str(k) for k in readings.pick_ks(every)][-limit:]
 
 
 def _bound_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -168,7 +168,7 @@ def _difference_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     if entry["difference"]
   }
   every = sorted({int(k) for d in differences.values() for k in d["pass@k"]})
-  ks = [str(k) for k in comparison.pick_ks(every)]
+  ks = [str(k) for k in readings.pick_ks(every)]
   rows = [
     (
       (label, f"{d['problems']} problems"),

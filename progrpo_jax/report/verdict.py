@@ -9,14 +9,14 @@ from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
-from progrpo_jax.report import comparison
+from progrpo_jax.report import comparison, readings
 
 # Up to this many methods the headline has the words on each of them.
 _MAX_HEADLINE = 3
 _MINUS = "\u2212"
 # By what a change is counted from: its name in a sentence.
 _START = {
-  comparison.BASE: "the base policy",
+  readings.BASE: "the base policy",
   comparison.START: "each run's own evaluation at step 0",
 }
 

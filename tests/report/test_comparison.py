@@ -8,7 +8,7 @@ import pytest
 
 from progrpo_jax import errors
 from progrpo_jax.evaluators import intervals, passk
-from progrpo_jax.report import comparison, tables
+from progrpo_jax.report import comparison, readings, tables
 from progrpo_jax.storage import metrics
 
 
@@ -70,23 +70,23 @@ def test_base_comes_from_a_file_or_a_workdir(make_run, tmp_path):
   path.write_text(json.dumps(row, indent=2))
   run = metrics.load(workdir)
   for where in (path, workdir / "eval.jsonl", workdir):
-    base = comparison.load_base(where)
+    base = readings.load_base(where)
     summary = comparison.summarise({"a": [run]}, base=base)
     assert list(summary) == ["base", "a"]
-  first = comparison.summarise({"a": [run]}, base=comparison.load_base(path))
+  first = comparison.summarise({"a": [run]}, base=readings.load_base(path))
   assert first["base"]["pass@k"]["1"][0] == row["eval/countdown/pass@1"]
 
 
 def test_base_that_is_none_is_refused(make_run, tmp_path):
   with pytest.raises(errors.InputError, match="no such evaluation"):
-    comparison.load_base(tmp_path / "absent.json")
+    readings.load_base(tmp_path / "absent.json")
   path = tmp_path / "x.json"
   path.write_text("{")
   with pytest.raises(errors.InputError, match="x.json is not JSON"):
-    comparison.load_base(path)
+    readings.load_base(path)
   path.write_text("{}")
   with pytest.raises(errors.InputError, match="holds no eval"):
-    comparison.load_base(path)
+    readings.load_base(path)
   run = metrics.load(make_run("a"))
   with pytest.raises(errors.InputError, match="'base' is taken"):
     comparison.summarise({"base": [run]}, base=run)
@@ -102,11 +102,11 @@ def test_a_run_without_evaluations_has_training_numbers_only(make_run):
 
 
 def test_tables_show_three_k():
-  assert comparison.pick_ks({1, 2, 4, 8, 16, 32}) == [1, 8, 32]
-  assert comparison.pick_ks({1, 2, 4, 8}) == [1, 4, 8]
-  assert comparison.pick_ks({1, 8}) == [1, 8]
-  assert comparison.pick_ks({2}) == [2]
-  assert comparison.pick_ks(set()) == []
+  assert readings.pick_ks({1, 2, 4, 8, 16, 32}) == [1, 8, 32]
+  assert readings.pick_ks({1, 2, 4, 8}) == [1, 4, 8]
+  assert readings.pick_ks({1, 8}) == [1, 8]
+  assert readings.pick_ks({2}) == [2]
+  assert readings.pick_ks(set()) == []
 
 
 def _right(shift=0, part=1.0):
@@ -277,7 +277,7 @@ def test_samples_that_the_verifier_failed_on_do_not_count(make_run):
   # The sixteenth answer of each problem was wrong.
   _add_evaluation(workdir, {"eval/countdown/pass@1": _right().mean() / 15})
   run = metrics.load(workdir)
-  counts = comparison.step_counts(run, "countdown", 100)
+  counts = readings.step_counts(run, "countdown", 100)
   assert sorted(counts.values()) == [(15, c) for c in sorted(_right())]
 
 
@@ -343,7 +343,7 @@ def test_regimes_and_bound_say_that_samples_are_not_enough(make_run):
     _mask(workdir, step, 2, 16)
   run = metrics.load(workdir)
   entry = comparison.analyse({"few": [run]})["few"]
-  assert comparison.sets(run) == ["countdown"]
+  assert readings.sets(run) == ["countdown"]
   assert entry["pass@k"] == {} and list(entry["between"]) == [
     "1",
     "2",
@@ -390,9 +390,9 @@ def test_samples_that_do_not_reproduce_pass_at_1_are_left_out(make_run):
   workdir = make_run()
   _add_evaluation(workdir, {"eval/countdown/pass@1": 0.123})
   run = metrics.load(workdir)
-  assert comparison.step_counts(run, "countdown", 100) == {}
-  assert comparison.step_counts(run, "countdown", 80) != {}
-  assert comparison.step_counts(run, "countdown", 81) == {}
+  assert readings.step_counts(run, "countdown", 100) == {}
+  assert readings.step_counts(run, "countdown", 80) != {}
+  assert readings.step_counts(run, "countdown", 81) == {}
   entry = comparison.analyse({"a": [run]})["a"]
   assert entry["curve"] == [] and entry["histogram"] == []
 
@@ -403,7 +403,7 @@ def test_the_tolerant_verdict_stands_beside_its_set(make_run):
   values = {name: 0.9, f"{name}/low": 0.8, f"{name}/high": 0.95}
   _add_evaluation(workdir, values)
   run = metrics.load(workdir)
-  assert comparison.sets(run) == ["countdown"]
+  assert readings.sets(run) == ["countdown"]
   entry = comparison.analyse({"a": [run]})["a"]
   assert entry["tolerant"] == {"1": [0.9, 0.8, 0.95]}
   assert entry["pass@k"]["1"][0] == pytest.approx(_right().mean() / 16)
