@@ -1,6 +1,7 @@
 """The package as a user's script or notebook calls it."""
 
 import asyncio
+import dataclasses
 import http.server
 import io
 import json
@@ -20,6 +21,7 @@ from progrpo_jax import api, errors, loop, main
 from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.devices import stopping
 from progrpo_jax.report import live
+from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import guess_number
 
 FOLDER = pathlib.Path(progrpo_jax.__file__).parent
@@ -381,6 +383,25 @@ def test_answers_are_the_run_s(trained, small):
     progrpo_jax.sample(base, "1+2=", temperature=0)
     == step0.sample(["1+2="], temperature=0)[0]
   )
+
+
+def test_one_question_is_not_decoded_as_a_batch_of_training(
+  trained, monkeypatch
+):
+  c = trained.policy().config.copy_and_resolve_references()
+  c.sampling.batch_prompts = 4
+  policy = dataclasses.replace(trained.policy(), config=c)
+  drawn = []
+  generate = sampler.Engine.generate
+
+  def counted(engine, prompts, rows, *args):
+    drawn.append(len(rows))
+    return generate(engine, prompts, rows, *args)
+
+  monkeypatch.setattr(sampler.Engine, "generate", counted)
+  policy.sample(["1+2="])
+  policy.sample(["1+2="] * 6)
+  assert drawn == [1, 4, 4]
 
 
 def test_a_comparison_shows_itself(make_run, tmp_path, capsys):

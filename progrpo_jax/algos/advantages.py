@@ -37,10 +37,6 @@ import jax.numpy as jnp
 from progrpo_jax import ops
 from progrpo_jax.algos import shaping, terms
 
-# Rewards that differ by less than four float32 roundings of the largest one
-# count as equal: 0.3 and 0.1 + 0.2 are the same reward, summed in two ways.
-_ROUNDING = 4 * float(jnp.finfo(jnp.float32).eps)
-
 
 def grpo(reward_PG, eps: float = 1e-6, *, valid_PG=None) -> jax.Array:
   """Standardises rewards within each group.
@@ -523,17 +519,7 @@ def _centre(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
   Exactly 0 in groups of equal rewards and at invalid responses.
   """
   reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
-  low_P1 = jnp.min(
-    reward_PG, axis=1, keepdims=True, where=valid_PG, initial=jnp.inf
-  )
-  high_P1 = jnp.max(
-    reward_PG, axis=1, keepdims=True, where=valid_PG, initial=-jnp.inf
-  )
-  scale_P1 = jnp.maximum(jnp.abs(low_P1), jnp.abs(high_P1))
-  # The floor keeps rounding errors apart from real differences where all
-  # rewards are sums that cancel to almost 0.
-  # A group without valid responses has low inf and high -inf: not different.
-  differ_P1 = high_P1 - low_P1 > _ROUNDING * jnp.maximum(scale_P1, 1e-6)
+  differ_P1 = terms.differ(reward_PG, valid_PG)[:, None]
   mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
   centred_PG = jnp.where(valid_PG & differ_P1, reward_PG - mean_P1, 0.0)
   return centred_PG, valid_PG

@@ -214,7 +214,8 @@ def keep_groups(
     reward_PG: reward of each response.
     keep_all_correct: whether to keep groups in which every response is
       correct.
-    tol: largest difference of rewards that count as equal.
+    tol: largest difference of rewards that count as equal. Those that differ
+      by rounding alone always do, as they do for the advantages.
     valid_PG: bool, responses with a verdict; None for all. A group without
       valid responses is dropped.
     correct_PG: bool, verdict on each response; None takes rewards of 1 or more
@@ -224,10 +225,7 @@ def keep_groups(
     keep_P, bool.
   """
   reward_PG, valid_PG = terms.checked_rewards(reward_PG, valid_PG)
-  # Without valid responses low is inf and high -inf: not different.
-  low_P = jnp.min(reward_PG, axis=1, where=valid_PG, initial=jnp.inf)
-  high_P = jnp.max(reward_PG, axis=1, where=valid_PG, initial=-jnp.inf)
-  keep_P = high_P - low_P > tol
+  keep_P = terms.differ(reward_PG, valid_PG, tol)
   if keep_all_correct:
     right_PG = (
       reward_PG >= 1.0 - tol

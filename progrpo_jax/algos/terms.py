@@ -15,6 +15,10 @@ from progrpo_jax import ops
 # finite, with gradient 0. The same bound as in verl.
 MAX_LOG_RATIO = 20.0
 
+# Rewards that differ by less than four float32 roundings of the largest one
+# count as equal: 0.3 and 0.1 + 0.2 are the same reward, summed in two ways.
+_ROUNDING = 4 * float(jnp.finfo(jnp.float32).eps)
+
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
@@ -52,6 +56,27 @@ def checked_rewards(reward_PG, valid_PG) -> tuple[jax.Array, jax.Array]:
   chex.assert_type(valid_PG, bool)
   chex.assert_equal_shape([reward_PG, valid_PG])
   return reward_PG, valid_PG
+
+
+def differ(reward_PG, valid_PG, tol: float = 0.0) -> jax.Array:
+  """Which groups have valid rewards that differ by more than rounding.
+
+  Args:
+    reward_PG: rewards, float32.
+    valid_PG: bool, responses with a verdict.
+    tol: largest difference that counts as equal, besides rounding.
+
+  Returns:
+    differ_P, bool; False for a group without two valid responses.
+  """
+  # Without valid responses low is inf and high -inf: not different.
+  low_P = jnp.min(reward_PG, axis=1, where=valid_PG, initial=jnp.inf)
+  high_P = jnp.max(reward_PG, axis=1, where=valid_PG, initial=-jnp.inf)
+  scale_P = jnp.maximum(jnp.abs(low_P), jnp.abs(high_P))
+  # The floor keeps rounding errors apart from real differences where all
+  # rewards are sums that cancel to almost 0.
+  rounding_P = _ROUNDING * jnp.maximum(scale_P, 1e-6)
+  return high_P - low_P > jnp.maximum(rounding_P, tol)
 
 
 def checked_verdicts(correct_PG, valid_PG) -> tuple[jax.Array, jax.Array]:

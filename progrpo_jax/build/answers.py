@@ -77,7 +77,7 @@ class Responder:
     first: int = 0,
     reply: Reply | None = None,
   ) -> list[list[list[Message]]]:
-    """Answers each prompt n times; all of them are one batch.
+    """Answers each prompt n times, in batches as `sampling.batch_prompts` says.
 
     Where `config.sampling.max_turns` allows it, the policy is replied to after
     a turn that it ended by itself, and goes on.
@@ -124,7 +124,13 @@ class Responder:
         encode(policy.tokenizer, rows, c.data.max_prompt_length, first),
         jax.random.key(c.seed),
         problems.make_settings(
-          c, policy.tokenizer, num_generations=n, temperature=temperature
+          c,
+          policy.tokenizer,
+          num_generations=n,
+          temperature=temperature,
+          # A batch of training is filled up to its size; a few questions are
+          # not.
+          batch_prompts=min(c.sampling.batch_prompts, len(rows)),
         ),
         policy.tokenizer,
         replies,

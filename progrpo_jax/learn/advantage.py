@@ -111,13 +111,16 @@ class Advantage:
     Args:
       reward_PG: shaped rewards.
       groups: P verified groups.
-      scores: scores of the policy before the update; rows are prompt-major.
+      scores: scores of the policy before the update, [N, R, T], where the N
+        bundles are prompt-major.
     """
     size, group = np.shape(reward_PG)
-    # The rows of a prompt share its scores: its first row has them.
+    # Only the first bundle of a prompt has the prompt's scores.
     once = slice(None, None, len(scores.logp_NRT) // size)
     entropies = {}
-    if self.arm.tail == "entropy":
+    # With alpha 0 ARM changes nothing and is only measured, by log-probs: the
+    # batch may not be scored.
+    if self.alpha and self.arm.tail == "entropy":
       entropies = dict(
         entropy_BT=scores.entropy_NRT.reshape(size * group, -1),
         prompt_entropy_PT=scores.prompt_entropy_NT[once],

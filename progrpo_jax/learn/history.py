@@ -18,6 +18,8 @@ _WATCHED = (
 )
 # Metric -> history of `Progress` that keeps it.
 _HISTORIES = {"kl": "kls", "kl_share": "kl_shares"}
+# Of the last ones, one more than a verdict reads: the verdict of the step
+# before reads it.
 _FIRST, _LAST = 10, 60
 
 
@@ -43,8 +45,8 @@ class Advance:
     }
     row = {k: metrics[k] for k in _WATCHED if k in metrics}
     recent = (*progress.recent, row)
-    if len(recent) > _FIRST + _LAST:
-      recent = (*recent[:_FIRST], *recent[-_LAST:])
+    if len(recent) > _FIRST + _LAST + 1:
+      recent = (*recent[:_FIRST], *recent[-_LAST - 1 :])
     return dataclasses.replace(
       progress,
       step=step,
@@ -100,6 +102,17 @@ def check_collapse(
   """Returns whether the run collapses, and whether that is new at this step."""
   start = collapse.start_of(progress.recent[:_FIRST], _FIRST)
   earlier = [e for e in progress.evals if e["step"] < progress.step]
-  before = collapse.assess(progress.recent[:-1], start=start, evals=earlier)
-  now = collapse.assess(progress.recent, start=start, evals=progress.evals)
+  before = collapse.assess(
+    _judged(progress.recent[:-1]), start=start, evals=earlier
+  )
+  now = collapse.assess(
+    _judged(progress.recent), start=start, evals=progress.evals
+  )
   return now, now.level != before.level
+
+
+def _judged(recent: tuple[dict[str, float], ...]):
+  """Returns the first and the last metrics, those that a verdict reads."""
+  if len(recent) <= _FIRST + _LAST:
+    return recent
+  return (*recent[:_FIRST], *recent[-_LAST:])

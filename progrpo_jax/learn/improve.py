@@ -142,10 +142,11 @@ def _check_effect(sums, skipped: int, limit: int) -> None:
   )
   if empty < skips:
     raise errors.Diverged(
-      f"{skipped} updates in a row were left out: the loss, the gradient, or "
-      "the weights or moments that they would have led to, were not finite. "
-      "The weights are those of before. Lower the learning rate, or look at "
-      "the rollouts of the last steps"
+      f"{skipped} updates in a row were left out. Of this step's {skips:.0f} "
+      f"{empty:.0f} had no token to learn from; for the others the loss, the "
+      "gradient, or the weights or moments that they would have led to, were "
+      "not finite. The weights are those of before. Lower the learning rate, "
+      "or look at the rollouts of the last steps"
     )
   raise errors.Diverged(
     f"{skipped} updates in a row had no token to learn from; the parameters "

@@ -211,8 +211,9 @@ class Prepare:
       batch.adv_NR[..., None] if batch.adv_NRT is None else batch.adv_NRT,
       mask_NRT,
     )
-    if self.score and self.all_sampled:
-      # The exact mean takes the place of the sampler's estimate.
+    if self.score and self.all_sampled and self.dist.keeps_all:
+      # The exact mean takes the place of the sampler's estimate. It is over the
+      # whole vocabulary; under top-p or top-k the sampler draws from less.
       metrics["entropy"] = metrics["entropy/kept"]
     return metrics
 

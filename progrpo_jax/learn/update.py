@@ -168,11 +168,11 @@ def loss_inputs(
     The inputs of the sequences, in the order in which they came to `pack`.
   """
   dropout, draw = jax.random.split(key)
-  read = _over_rows(
+  values = _over_rows(
     lambda micro: _read(config, params, micro, dist, first, dropout, scored),
     batch,
   )
-  return _in_order(batch, read, draw)
+  return _in_order(batch, _as_one(batch), _joined(values), draw)
 
 
 def minibatch_gradient(
@@ -212,23 +212,26 @@ def minibatch_gradient(
     joined = lora.join(params, frozen)
     return _read(config, joined, micro, dist, first, dropout, scored)
 
-  def goal(inputs):
+  def goal(inputs, batch, values):
     total, count, metrics = objective(inputs)
+    if not scored:
+      metrics = metrics | _measures(batch, values)
     return total, (count, metrics)
 
-  def micro_goal(params, micro):
-    inputs = _lay_out(micro, read(params, micro), draw)
-    total, (count, metrics) = goal(inputs)
-    if not scored:
-      metrics = metrics | _measures(inputs, micro)
-    return total, (count, metrics)
+  def goal_of_micro(params, micro):
+    values = read(params, micro)
+    return goal(_lay_out(micro, values, draw), micro, values)
+
+  def goal_of_all(values):
+    flat, values = _as_one(batch), _joined(values)
+    return goal(_in_order(batch, flat, values, draw), flat, values)
 
   if whole:
     (total, (count, metrics)), gradient = _in_two_passes(
-      read, lambda read: goal(_in_order(batch, read, draw)), params, batch
+      read, goal_of_all, params, batch
     )
   else:
-    grad = jax.value_and_grad(micro_goal, has_aux=True)
+    grad = jax.value_and_grad(goal_of_micro, has_aux=True)
     (total, (count, metrics)), gradient = _summed(
       lambda number: grad(params, _micro(batch, number)), batch
     )
@@ -238,23 +241,28 @@ def minibatch_gradient(
   return total / count, jax.tree.map(lambda g: g / count, gradient), metrics
 
 
-def _measures(inputs: batch_lib.LossInputs, batch) -> dict:
+def _measures(batch: batch_lib.PackedBatch, values) -> dict:
   """What `learn.prepare` measures where it scores the batch, (sum, count).
 
   Exact entropy, and how far log-probs are from the sampler's on responses of
   the same policy.
+
+  Args:
+    batch: a micro-batch, or all as one.
+    values: what `_read` returns for it.
   """
+  mask = scoring.sequence_mask(batch.rows)
   sampled = scoring.by_sequence(batch.rows, batch.old_logp_AEW)
-  among = inputs.mask_BT & batch.fresh_AEZ.reshape(-1, 1)
-  gap = jnp.where(among, jnp.abs(inputs.logp_BT - sampled), 0.0)
+  among = mask & batch.fresh_AEZ.reshape(-1, 1)
+  gap = jnp.where(among, jnp.abs(values["logp_BT"] - sampled), 0.0)
   return {
     "sampling/logp_difference_mean": (
       jnp.sum(gap),
       jnp.sum(among, dtype=jnp.float32),
     ),
     "entropy/kept": (
-      ops.masked_sum(inputs.entropy_BT, inputs.mask_BT),
-      jnp.sum(inputs.mask_BT, dtype=jnp.float32),
+      ops.masked_sum(values["entropy_BT"], mask),
+      jnp.sum(mask, dtype=jnp.float32),
     ),
   }
 
@@ -307,23 +315,32 @@ def _over_rows(read: Callable, batch: batch_lib.PackedBatch):
   return lax.fori_loop(0, batch.rows.used, one, zeros)
 
 
-def _in_order(batch: batch_lib.PackedBatch, read, key) -> batch_lib.LossInputs:
+def _joined(values):
+  """Arrays [A, X, ...] of micro-batches as [A * X, ...]."""
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), values)
+
+
+def _as_one(batch: batch_lib.PackedBatch) -> batch_lib.PackedBatch:
+  """Returns all micro-batches as one, [A * E, ...]."""
+  return jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:]) if jnp.ndim(x) > 1 else x, batch
+  )
+
+
+def _in_order(
+  batch: batch_lib.PackedBatch, flat: batch_lib.PackedBatch, values, key
+) -> batch_lib.LossInputs:
   """Puts the results of all micro-batches in the order of the sequences.
 
   What draws random numbers then draws the same ones, however rows are packed.
 
   Args:
     batch: the minibatch.
-    read: results of `_read`, [A, E * Z, ...].
+    flat: the same, by `_as_one`.
+    values: results of `_read` for `flat`.
     key: PRNG key of the loss.
   """
-  # All slots as those of one micro-batch, [A * E, ...].
-  flat = jax.tree.map(
-    lambda x: x.reshape(-1, *x.shape[2:]) if jnp.ndim(x) > 1 else x, batch
-  )
-  inputs = _lay_out(
-    flat, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), read), None
-  ).replace(sequences=None)
+  inputs = _lay_out(flat, values, None).replace(sequences=None)
   ordered = jax.tree.map(
     lambda x: x.at[batch.slot_B].get(mode="fill", fill_value=0), inputs
   )
@@ -373,10 +390,12 @@ def make(
 
   Returns:
     update(state, batch, first, key, weights=(), frozen=()) -> (state,
-    metrics), jitted; the state is donated. `batch` is one minibatch of `pack`,
-    `weights` are the weights of the objective that change from step to step
-    (arguments, so that a change compiles nothing), `frozen` the frozen
-    parameters; metrics are (sum, count) pairs.
+    metrics), jitted; the state is donated. `batch` is one minibatch of `pack`;
+    `first` is True while the parameters are those that sampled and scored;
+    `key` is for dropout and losses that draw; `weights` are the coefficients of
+    the objective's terms that change from step to step (arguments, so that a
+    change compiles nothing), `frozen` the frozen parameters; metrics are (sum,
+    count) pairs.
   """
 
   def update(

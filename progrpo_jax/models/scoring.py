@@ -39,6 +39,11 @@ class Distribution:
   top_k: int = 0
   chunk: int = 1024
 
+  @property
+  def keeps_all(self) -> bool:
+    """Whether every token of the vocabulary can be drawn."""
+    return self.top_p >= 1.0 and not self.top_k
+
 
 @dataclasses.dataclass(frozen=True)
 class Placed:

@@ -66,9 +66,10 @@ def summarise(
   Raises:
     InputError: a label is "base", or no run has the dataset.
   """
-  if base is not None and readings.BASE in groups:
+  if readings.BASE in groups:
     raise errors.InputError(
-      f"the label {readings.BASE!r} is taken by the base policy"
+      f"the label {readings.BASE!r} is for the base policy: give its "
+      "evaluation as base (--base), or the run another name (--labels)"
     )
   everything = {**({readings.BASE: [base]} if base else {}), **groups}
   if dataset is None:
@@ -132,7 +133,7 @@ def analyse(
     if label != first:
       entry["difference"] = _difference(label_counts, counts[first], first)
     entry["change"] = entry["from_first"] = None
-    if label != readings.BASE or not base:
+    if label != readings.BASE:
       start = counts[readings.BASE] if base else _starts(runs, dataset)
       entry["change"] = _difference(
         label_counts, start, readings.BASE if base else START

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from progrpo_jax import groups as groups_lib
-from progrpo_jax.algos import diagnostics
+from progrpo_jax.algos import diagnostics, terms
 from progrpo_jax.rollout import verify
 
 
@@ -24,19 +24,14 @@ def rollouts(groups: groups_lib.Groups) -> dict[str, float]:
   mask_BT = np.asarray(groups.rollout.mask_BT)
   valid, reward = groups.valid_PG, groups.reward_PG
   length = np.sum(mask_BT, axis=1)
-  # Responses whose verifier failed count in no mean of their group.
-  counts = np.maximum(valid.sum(axis=1), 1)
-  mean = np.where(valid, reward, 0).sum(axis=1) / counts
-  spread = np.sqrt(
-    np.where(valid, (reward - mean[:, None]) ** 2, 0).sum(axis=1) / counts
-  )
+  spread = diagnostics.reward_spread(reward, valid)
   metrics = {
     "entropy": -float(
       np.mean(np.asarray(groups.rollout.logp_BT)[mask_BT], dtype=np.float64)
     ),
     "reward": float(reward[valid].mean()) if valid.any() else math.nan,
-    "reward_std": float(spread.mean()),
-    "frac_reward_zero_std": float((spread < 1e-6).mean()),
+    "reward_std": spread.get("reward_spread/mean", math.nan),
+    "frac_reward_zero_std": _equal_share(reward, valid),
     "correct": float(groups.correct_PG[valid].mean())
     if valid.any()
     else math.nan,
@@ -53,7 +48,19 @@ def rollouts(groups: groups_lib.Groups) -> dict[str, float]:
     if valid[rows].any():
       metrics[f"rewards/{task}/mean"] = float(reward[rows][valid[rows]].mean())
   metrics |= logged(groups.logged)
-  return metrics | functions(groups) | diagnostics.reward_spread(reward, valid)
+  return metrics | functions(groups) | spread
+
+
+def _equal_share(reward_PG: np.ndarray, valid_PG: np.ndarray) -> float:
+  """Share of groups whose rewards are equal; NaN where none can be told.
+
+  A group with fewer than two verdicts says nothing of the policy.
+  """
+  some_P = valid_PG.sum(axis=1) >= 2
+  if not some_P.any():
+    return math.nan
+  reward_PG = reward_PG[some_P].astype(np.float32)
+  return 1.0 - float(np.mean(terms.differ(reward_PG, valid_PG[some_P])))
 
 
 def logged(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:

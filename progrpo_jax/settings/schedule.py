@@ -42,6 +42,8 @@ _FIXED_KEYS = (
   "train.total_steps",
   "algo.partition_head",
   "algo.distill.teacher",
+  "algo.reset.rewarmup_steps",
+  "hosts.heartbeat_s",
 )
 
 

@@ -85,6 +85,13 @@ def test_tolerance():
   assert got.tolist() == [False, True]
 
 
+def test_rewards_that_differ_by_rounding_alone_are_equal():
+  rewards = np.array([[30, np.nextafter(np.float32(30), 31)]] * 2, np.float32)
+  rewards[1] = 30, 30.1
+  assert shaping.keep_groups(rewards).tolist() == [False, True]
+  assert not np.any(advantages.grpo(rewards)[0])
+
+
 @pytest.mark.parametrize("keep_all_correct", [False, True])
 def test_masked_samples_do_not_count(keep_all_correct):
   rewards = np.array(

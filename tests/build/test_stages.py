@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -137,6 +138,22 @@ def test_masked_samples_have_no_advantage_and_teach_nothing(built, collected):
   assert measured["sampling/logp_difference_max"] < 1e-4
 
 
+def test_the_exact_entropy_is_logged_where_the_policy_drew_from_all_tokens(
+  built, collected
+):
+  """Under top-k it drew from less than the scorer's mean is over."""
+  setup, params = built
+  prepare = dataclasses.replace(setup.first.prepare, all_sampled=True)
+  batch = collected[0][0].batch
+  measured = prepare(params, params, batch, 0)[2]
+  assert measured["entropy"] == measured["entropy/kept"]
+  cut = dataclasses.replace(
+    prepare, dist=dataclasses.replace(prepare.dist, top_k=3)
+  )
+  measured = cut(params, params, batch, 0)[2]
+  assert "entropy" not in measured and "entropy/kept" in measured
+
+
 def test_watched_score_is_the_mean_over_sets():
   watch = "pass@1"
   values = {
@@ -189,7 +206,25 @@ def test_a_collapse_is_news_once_by_steps_and_by_evaluations():
     if is_news:
       news.append(verdict.level)
   assert news == ["collapse"] and "entropy is down" in verdict.reason
-  assert len(progress.recent) == 70
+  # The first ten, and sixty before the last: the verdict of the step before
+  # reads as many as that of the last.
+  assert len(progress.recent) == 71
+
+
+def test_the_end_of_a_collapse_is_news_too():
+  """Alarms end where the steps that raised them are no longer kept."""
+  advance = history.Advance(adaptive.AdaptiveWeights())
+  progress, levels, news = progress_lib.Progress(), ["ok"], []
+  for step in range(200):
+    cut = 0.8 if 10 < step <= 40 or (step > 40 and step % 2) else 0.1
+    progress = advance(
+      progress, {"entropy": 1.0, "completions/clipped_ratio": cut}
+    )
+    verdict, is_news = history.check_collapse(progress)
+    news.append(is_news)
+    levels.append(verdict.level)
+  assert set(levels) == {"ok", "warning"} and levels[-1] == "ok"
+  assert news == [a != b for a, b in itertools.pairwise(levels)]
 
 
 def test_a_timer_adds_up_stages_and_starts_over():

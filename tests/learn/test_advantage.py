@@ -126,6 +126,20 @@ def test_arm_re_weights_any_method(name):
   assert np.any(out.adv_PG != plain.adv_PG)
 
 
+def test_arm_that_is_only_measured_needs_no_entropy():
+  """With alpha 0 a batch may not be scored, whatever the tail."""
+  groups = made()
+  scored = scores(groups, prompts=False)
+  of = {
+    tail: advantage.Advantage(advantages.grpo, 0.0, advantage.Arm(tail=tail))(
+      groups.reward_PG, groups, scored
+    )
+    for tail in ("entropy", "probability")
+  }
+  np.testing.assert_array_equal(of["entropy"].adv_PG, of["probability"].adv_PG)
+  assert of["entropy"].metrics == of["probability"].metrics
+
+
 def test_log_probs_are_the_samplers_where_nothing_was_scored():
   groups = made()
   sampled = batch_lib.Scores(groups.rollout.logp_BT.reshape(P, G, T))

@@ -355,24 +355,23 @@ def test_without_scores_the_first_update_takes_its_own_log_probs(params, batch):
     old_logp_NRT=np.where(fresh[..., None], batch.old_logp_NRT, sampled),
   )
 
-  def gradient(batch, scored):
-    return update.minibatch_gradient(
-      CONFIG,
-      params,
-      {},
-      update.pack(batch, LAYOUT),
-      DIST,
-      OBJECTIVE,
-      FIRST,
-      KEY,
-      scored=scored,
-    )
+  def gradient(batch, **options):
+    rows = update.pack(batch, LAYOUT)
+    return jax.jit(
+      lambda params, rows: update.minibatch_gradient(
+        CONFIG, params, {}, rows, DIST, OBJECTIVE, FIRST, KEY, **options
+      )
+    )(params, rows)
 
   loss, found, metrics = gradient(given, scored=False)
   close((loss, found), gradient(own, scored=True)[:2], rtol=1e-4, atol=1e-6)
   difference = metrics["sampling/logp_difference_mean"]
   assert difference[1] == np.sum(batch.sequences.mask_NRT & fresh[..., None])
   assert difference[0] / difference[1] == pytest.approx(0.25, rel=1e-4)
+  # A loss that must see the whole minibatch says the same.
+  whole = gradient(given, scored=False, whole=True)
+  close(whole[2], metrics, rtol=1e-4, atol=1e-4)
+  assert metrics["entropy/kept"][1] == np.sum(batch.sequences.mask_NRT)
   # Of fresh responses the ratio is 1, to the bit.
   fresh_only = batch.replace(old_logp_NRT=sampled)
   metrics = gradient(fresh_only, scored=False)[2]

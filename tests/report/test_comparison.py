@@ -88,8 +88,11 @@ def test_base_that_is_none_is_refused(make_run, tmp_path):
   with pytest.raises(errors.InputError, match="holds no eval"):
     readings.load_base(path)
   run = metrics.load(make_run("a"))
-  with pytest.raises(errors.InputError, match="'base' is taken"):
-    comparison.summarise({"base": [run]}, base=run)
+  for base in (run, None):
+    with pytest.raises(
+      errors.InputError, match="'base' is for the base policy"
+    ):
+      comparison.summarise({"base": [run]}, base=base)
 
 
 def test_a_run_without_evaluations_has_training_numbers_only(make_run):

@@ -1,5 +1,6 @@
 """Rewards as the advantage reads them, and what dynamic sampling keeps."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -158,3 +159,15 @@ def test_spread_of_rewards_is_that_of_all_groups_that_were_sampled():
   """Dynamic sampling keeps the mixed one alone, whose spread is 0.5."""
   groups = made([[1, 1], [1, 0], [0, 0], [0, 0]], [[3, 3]] * 4)
   assert measure.rollouts(groups)["reward_spread/mean"] == 0.125
+
+
+def test_groups_without_verdicts_say_nothing_of_the_rewards():
+  """The verifier failed on two groups, and on all but one of a third."""
+  groups = made([[1, 0], [1, 1], [0, 0], [0, 0], [1, 0]], [[3, 3]] * 5)
+  valid = np.array([[True, True]] * 2 + [[False, False]] * 2 + [[True, False]])
+  groups = dataclasses.replace(groups, valid_PG=valid)
+  metrics = measure.rollouts(groups)
+  assert metrics["frac_reward_zero_std"] == 0.5
+  assert metrics["reward_std"] == metrics["reward_spread/mean"] == 0.25
+  nothing = dataclasses.replace(groups, valid_PG=np.zeros_like(valid))
+  assert np.isnan(measure.rollouts(nothing)["frac_reward_zero_std"])

@@ -128,6 +128,8 @@ def entry(**changes):
     ([entry(set={"optim.learning_rate": 1.0})], "fixed for a whole run"),
     ([entry(set={"seed": 1})], "[0]: seed is fixed for a whole run"),
     ([entry(set={"train.total_steps": 1})], "fixed for a whole run"),
+    ([entry(set={"algo.reset.rewarmup_steps": 4})], "fixed for a whole run"),
+    ([entry(set={"hosts.heartbeat_s": 9})], "fixed for a whole run"),
     (
       [entry(set={"algo.num_generations": 4.0})],
       "algo.num_generations = 4.0: must be a whole number, at least 2",
