@@ -246,11 +246,11 @@ class TrainBatch:
     fresh_NR: bool, True where the response was sampled by the policy at the
       start of this step, False where it was carried over from an earlier one.
     base_advantage_NR: float32, advantages of the base method before ARM, which
-      FlowRL matches as rewards, or None.
+      FlowRL takes for rewards, or None.
     weight_NRT: float32, importance weights that correct the sampler's
       log-probs to the trainer's, or None.
     id_N: uint32, number of the prompt's draw, which seeds the dropout of the
-      partition head, or None without that head.
+      partition head, or None.
     adv_NRT: float32, advantages of tokens, which take the place of `adv_NR`, or
       None where all tokens of a response have the same.
   """
@@ -318,7 +318,8 @@ class LossInputs:
     ref_logp_BT: log-probs under the reference policy, or None.
     entropy_BT: entropy over the vocabulary in nats, or None.
     log_z_B: log of the partition function (FlowRL), or None.
-    reward_B: reward normalised within its group (FlowRL), or None.
+    reward_B: advantage of the base method before ARM, which FlowRL takes for
+      the reward normalised within its group, or None.
     weight_BT: sampler-to-trainer importance weights, which multiply the policy
       term, or None.
     key: PRNG key for losses that draw random numbers, or None.

@@ -140,6 +140,7 @@ def loop(
         )
         del policy  # its parameters are donated to the update
         state, updated = stages.improve(state, batch, progress)
+        # Later ones win: `entropy` and `kl` are those before the update.
         measured = updated | collected.metrics | scored
         progress = stages.advance(drawn, measured)
         check_hosts_agree(stages, state, collected, progress)

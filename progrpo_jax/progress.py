@@ -16,12 +16,14 @@ class Progress:
     ref_step: step whose checkpoint is the reference.
     resets: how often the reference was reset.
     num_tokens: response tokens sampled.
-    scores: (step, watched validation score) since the last reset.
+    scores: (step, score on held-out problems) since the last reset, by the
+      measure that resets watch. No log-probs, unlike `batch.Scores`.
     kls: (step, KL to the reference) since the last reset.
     kl_shares: (step, share of the KL in the gradient) since the last reset.
     entropy_coef: weight of the entropy if it adapts; None before its first
       change.
-    recent: logged metrics of the last steps, for `algos/collapse.py`.
+    recent: metrics of the first and the last steps, oldest first, for
+      `algos/collapse.py`; the adaptive entropy bonus reads the last ones.
     evals: pass@k of every evaluation, for `algos/collapse.py`.
     surplus: groups carried over to the next step, or None.
     measured: metrics of the last step from its updates until it is recorded;

@@ -2,7 +2,10 @@
 
 All keys of a run are folded from one. Each use of a step has a stream of its
 own, so that what is folded into its key, such as the number of a draw, meets
-the same number of no other use.
+the same number of no other use. Two uses keep clear of the others by a large
+number of their own: evaluations, which fold one into the key of the run
+(`evaluators.held_out.STREAM`), and later turns of a response, which fold one
+into the key of its samples (`rollout.turns.STREAM`).
 """
 
 import enum

@@ -1,8 +1,9 @@
 """Importance weights for the mismatch between sampler and trainer.
 
 Responses are sampled by one program and scored by another. Their probabilities
-differ a little even with the same parameters: another dtype, another kernel
-or, for responses of an earlier step, another policy. The importance weight of
+differ a little even with the same parameters: another dtype, another kernel.
+Responses of an earlier step keep the sampler's log-probs as those of the old
+policy, so that their weight is 1. The importance weight of
 a token is r_t = pi(o_t) / mu(o_t), with pi the trainer's policy at the start
 of the step and mu the distribution sampled from. It multiplies the token's
 loss, in addition to the ratio to pi that the loss itself contains. Each

@@ -125,7 +125,7 @@ class Responder:
         jax.random.key(c.seed),
         problems.make_settings(
           c,
-          policy.tokenizer,
+          policy.tokenizer.stop_ids,
           num_generations=n,
           temperature=temperature,
           # A batch of training is filled up to its size; a few questions are

@@ -183,12 +183,12 @@ def reader(c, opens_thought: bool) -> Callable[[str], str | None]:
   )
 
 
-def make_settings(c, tokenizer, **changes) -> decoding.Settings:
+def make_settings(c, stop_ids: Sequence[int], **changes) -> decoding.Settings:
   """Returns how responses are sampled in training.
 
   Args:
     c: the config.
-    tokenizer: the policy's, whose stop ids end a response.
+    stop_ids: the tokenizer's, which end a response.
     **changes: fields of `decoding.Settings` to set otherwise.
   """
   s = c.sampling
@@ -199,7 +199,7 @@ def make_settings(c, tokenizer, **changes) -> decoding.Settings:
       temperature=s.temperature,
       top_p=s.top_p,
       top_k=s.top_k,
-      stop_ids=tokenizer.stop_ids,
+      stop_ids=tuple(stop_ids),
       chunk=s.chunk,
       batch_prompts=s.batch_prompts,
       max_turns=s.max_turns,
@@ -267,7 +267,7 @@ def make_evaluators(
   e = c.eval
   sampling = make_settings(
     c,
-    tokenizer,
+    tokenizer.stop_ids,
     num_generations=e.num_samples,
     temperature=e.temperature,
     top_p=e.top_p,

@@ -461,7 +461,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
       **around,
       dist=functions.make_distribution(c),
       settings=problems.make_settings(
-        c, foundation.tokenizer, num_generations=1
+        c, foundation.tokenizer.stop_ids, num_generations=1
       ),
       prompter=prompter.resized(r.max_prompt_length),
       template=r.template,
@@ -478,7 +478,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
       mesh=mesh,
       settings=problems.make_settings(
         c,
-        foundation.tokenizer,
+        foundation.tokenizer.stop_ids,
         batch_prompts=problems.batch_prompts(c, foundation.model, mesh),
       ),
       stop=foundation.stop,

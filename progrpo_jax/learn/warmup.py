@@ -1,8 +1,8 @@
 """Supervised warm-up: a base policy from the demonstrations of tasks.
 
-The policy learns every demonstration of a problem with equal weight, so that
-it knows many ways of being right before reinforcement learning begins to
-choose among them.
+Every demonstration of a problem is drawn with the same probability, so that
+the policy knows many ways of being right before reinforcement learning begins
+to choose among them. Within an update every token weighs the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -15,7 +15,7 @@ import numpy as np
 
 from progrpo_jax import batch as batch_lib
 from progrpo_jax import packing
-from progrpo_jax.build import functions
+from progrpo_jax.build import functions, problems
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.learn import update as update_lib
@@ -68,16 +68,8 @@ def lower(
 
 
 def _sampler(c, model, mesh):
-  s, drawn_on = c.sampling, derived.sampling_mesh(c, mesh)
-  settings = decoding.Settings(
-    num_generations=c.algo.num_generations,
-    max_new_tokens=s.max_new_tokens,
-    temperature=s.temperature,
-    top_p=s.top_p,
-    top_k=s.top_k,
-    stop_ids=_STOP_IDS,
-    chunk=s.chunk,
-  )
+  drawn_on = derived.sampling_mesh(c, mesh)
+  settings = problems.make_settings(c, _STOP_IDS)
   return decoding.lower(
     model,
     _params(c, model, mesh) if drawn_on == mesh else _cast(model, drawn_on),

@@ -26,14 +26,12 @@ class Collected:
 
   Attributes:
     batch: exactly the number of groups asked for.
-    surplus: groups beyond the batch, for the next step, or None.
     sampled: all groups as the policy sampled them in this step, for honest
       statistics: dropped groups too, and without an expert's responses.
     metrics: numbers of the rollout, under `dynamic_sampling/` and others.
   """
 
   batch: groups_lib.Groups
-  surplus: groups_lib.Groups | None
   sampled: groups_lib.Groups
   metrics: dict[str, float]
 
@@ -79,7 +77,8 @@ class Collect:
       progress: progress of the run; its surplus comes first.
 
     Returns:
-      (what was collected, progress with the prompts and tokens counted).
+      (what was collected, progress with the prompts and tokens counted, and
+      with the groups beyond the batch as its surplus).
     """
     key, rephrase_key = (
       randomness.stream_key(self.key, progress.step, stream)
@@ -136,7 +135,7 @@ class Collect:
       metrics[name] = statistics.mean(shares[name] for shares in rephrased)
     # Tokens carried over were counted when they were sampled.
     tokens = int(np.sum(everything.rollout.mask_BT)) if sampled else 0
-    return Collected(batch, surplus, everything, metrics), dataclasses.replace(
+    return Collected(batch, everything, metrics), dataclasses.replace(
       progress,
       position=position,
       surplus=surplus,

@@ -40,8 +40,8 @@ class Settings:
   Attributes:
     num_generations: G, samples of each prompt.
     max_new_tokens: length limit of a response.
-    temperature: > 0; divides the logits. 0 is greedy: the likeliest token,
-      with log-probs at temperature 1.
+    temperature: at least 0. Above 0 it divides the logits; 0 takes the
+      likeliest token, with log-probs at temperature 1.
     top_p: mass kept; 1.0 keeps all.
     top_k: tokens kept; 0 keeps all.
     stop_ids: token ids that end a response; they are part of it.

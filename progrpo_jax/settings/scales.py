@@ -120,11 +120,13 @@ def smollm2():
 
 
 def compared(c, method: str):
-  """Applies a method so that it differs from the others in what it is about.
+  """Applies a method, and takes back what its paper changes besides.
 
-  For small runs, whose responses have ten tokens or twenty: numbers of a paper
-  that mean something else there are set anew. What depends on the policy is
-  left to the config file.
+  GRPO's KL term and its mean by sequence go, and so do clip bounds that were
+  taken over from PPO, so that methods differ in what they are about. This is
+  for small runs, whose responses have ten tokens or twenty: shares and periods
+  that mean something else there are set for runs of this length. What depends
+  on the policy is left to the config file.
 
   Args:
     c: a config, such as `laptop()`, with the number of its steps.

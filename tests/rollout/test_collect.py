@@ -73,7 +73,7 @@ def ids(groups):
 
 
 def collected(source, keep, count, carried=None, rephrase=None, **options):
-  """What a source gives; its rounds are of four prompts."""
+  """What a source gives in rounds of four prompts, and what is left over."""
   stage = collect.Collect(
     prompter=source,
     draw=source,
@@ -85,7 +85,8 @@ def collected(source, keep, count, carried=None, rephrase=None, **options):
     rephrase=rephrase,
     **options,
   )
-  return stage(None, progress_lib.Progress(surplus=carried))[0]
+  found, progress = stage(None, progress_lib.Progress(surplus=carried))
+  return found, progress.surplus
 
 
 def shares(metrics):
@@ -98,10 +99,10 @@ def shares(metrics):
 
 def test_one_round_that_keeps_everything():
   source = Source("mrw")
-  found = collected(source, None, count=3)
+  found, surplus = collected(source, None, count=3)
   assert ids(found.batch) == ids(found.sampled) == [0, 1, 2]
   assert found.batch.valid_PG.all() and found.batch.fresh_P.all()
-  assert found.surplus is None
+  assert surplus is None
   assert shares(found.metrics) == {
     "dynamic_sampling/rounds": 1,
     "dynamic_sampling/keep_frac": 1.0,
@@ -113,7 +114,7 @@ def test_one_round_that_keeps_everything():
 
 def test_sampling_goes_on_until_the_batch_is_full():
   source = Source("mwrw", "wwww", "rmmm", "mmmm")
-  found = collected(source, mixed, count=4, max_rounds=9)
+  found, _ = collected(source, mixed, count=4, max_rounds=9)
   # The first kept first, in the order they were drawn; a fourth round is not
   # needed.
   assert ids(found.batch) == [0, 9, 10, 11]
@@ -131,14 +132,14 @@ def test_sampling_goes_on_until_the_batch_is_full():
 
 def test_bound_on_rounds_and_fillers_without_verdicts():
   source = Source("wmwr", "wwmw", "mmmm")
-  found = collected(source, mixed, count=4, max_rounds=2)
+  found, surplus = collected(source, mixed, count=4, max_rounds=2)
   assert len(source.rounds) == 1
   # Two that teach, then dropped ones in the order they were drawn.
   assert ids(found.batch) == [1, 6, 0, 2]
   np.testing.assert_array_equal(
     found.batch.valid_PG, [[True] * G] * 2 + [[False] * G] * 2
   )
-  assert found.surplus is None
+  assert surplus is None
   assert found.metrics["dynamic_sampling/filled_frac"] == 0.5
   assert found.metrics["dynamic_sampling/keep_frac"] == 0.25
   # Statistics are over what was sampled, verdicts and all.
@@ -146,28 +147,28 @@ def test_bound_on_rounds_and_fillers_without_verdicts():
 
 
 def test_nothing_kept_gives_a_batch_of_fillers():
-  found = collected(Source("wwrr"), mixed, count=4, max_rounds=1)
+  found, _ = collected(Source("wwrr"), mixed, count=4, max_rounds=1)
   assert len(found.batch) == 4 and not found.batch.valid_PG.any()
   assert found.metrics["dynamic_sampling/filled_frac"] == 0.0
 
 
 @pytest.mark.parametrize("carry", [True, False])
 def test_surplus_is_carried_or_discarded(carry):
-  found = collected(
+  found, surplus = collected(
     Source("mwmm", "wmmm"), mixed, count=4, max_rounds=5, carry=carry
   )
   assert ids(found.batch) == [0, 2, 3, 5]
-  assert (ids(found.surplus) == [6, 7]) if carry else found.surplus is None
+  assert (ids(surplus) == [6, 7]) if carry else surplus is None
 
 
 def test_carried_groups_come_first_and_are_no_longer_fresh():
   carried = made([70, 71], [[True, False]] * 2)
-  found = collected(
+  found, surplus = collected(
     Source("wmmm"), mixed, count=3, max_rounds=5, carried=carried, carry=True
   )
   assert ids(found.batch) == [70, 71, 1]
   np.testing.assert_array_equal(found.batch.fresh_P, [False, False, True])
-  assert ids(found.surplus) == [2, 3] and found.surplus.fresh_P.all()
+  assert ids(surplus) == [2, 3] and surplus.fresh_P.all()
   assert ids(found.sampled) == [0, 1, 2, 3]
   assert found.metrics["dynamic_sampling/keep_frac"] == 0.75
   assert carried.fresh_P.all()
@@ -176,11 +177,11 @@ def test_carried_groups_come_first_and_are_no_longer_fresh():
 def test_carried_groups_may_fill_the_batch_without_a_draw():
   carried = made(range(70, 75), [[True, False]] * 5)
   source = Source()
-  found = collected(
+  found, surplus = collected(
     source, mixed, count=3, max_rounds=5, carried=carried, carry=True
   )
   assert ids(found.batch) == [70, 71, 72]
-  assert ids(found.surplus) == [73, 74] and not found.surplus.fresh_P.any()
+  assert ids(surplus) == [73, 74] and not surplus.fresh_P.any()
   assert found.metrics["dynamic_sampling/rounds"] == 0
   assert found.metrics["dynamic_sampling/keep_frac"] == 1.0
 
@@ -195,7 +196,7 @@ def test_responses_without_a_verdict_are_neither_right_nor_wrong():
       [[True, False], [False, True], [True, True], [False, False]]
     ),
   )
-  metrics = collected(Fixed(found), None, count=4).metrics
+  metrics = collected(Fixed(found), None, count=4)[0].metrics
   assert metrics["dynamic_sampling/all_right_frac"] == 0.25
   assert metrics["dynamic_sampling/all_wrong_frac"] == 0.25
 
@@ -204,7 +205,7 @@ def test_statistics_are_of_what_the_policy_sampled_by_itself():
   """An expert's right answer in each group; the policy solved none."""
   by_policy = made(range(2), [[False, False]] * 2)
   taught = made(range(2), [[True, False]] * 2)
-  found = collected(
+  found, _ = collected(
     Fixed(by_policy),
     mixed,
     count=2,
