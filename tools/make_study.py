@@ -53,6 +53,11 @@ LEVEL = 0.95
 # arms have them does not depend on what they show, and rows that can show
 # nothing yet do not add to what the others are corrected for.
 ALL = study.PARTS["countdown"].seeds
+# The arms that were run first, before anything was known of them, and from two
+# bases. They are a family of comparisons of their own; all later arms, with
+# fewer pairs, are another one.
+FIRST = ("progrpo", "maxrl", "passk", "ucpo")
+LATER = tuple(arm for arm in study.PARTS["countdown"].arms if arm not in FIRST)
 # What arms are compared by: functions of runs, and of a step or None.
 COLUMNS: dict[str, Callable[..., np.ndarray]] = {
   **{f"pass@{k}": functools.partial(pass_SX, k=k) for k in KS},
@@ -220,14 +225,21 @@ def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
+def among(runs: Runs, arms: Sequence[str] | None) -> Runs:
+  """The runs of GRPO and of some arms; of all if None."""
+  if arms is None:
+    return runs
+  return {k: v for k, v in runs.items() if k == BASELINE or k in arms}
+
+
 def steps_table(
-  part: str, enough: int = ENOUGH
+  part: str, enough: int = ENOUGH, arms: Sequence[str] | None = None
 ) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of every evaluation, of arms with pairs."""
 
   def make(results: pathlib.Path) -> str:
     rows = []
-    for arm, runs in paired(load(results, part), enough).items():
+    for arm, runs in paired(among(load(results, part), arms), enough).items():
       for step in steps(runs[0]):
         values = [f"{pass_SX(runs, k, step).mean():.3f}" for k in KS]
         distinct = f"{distinct_SX(runs, step).mean():.2f}"
@@ -303,12 +315,15 @@ def differences(
 
 
 def differences_table(
-  part: str, step: int | None = None, enough: int = ENOUGH
+  part: str,
+  step: int | None = None,
+  enough: int = ENOUGH,
+  arms: Sequence[str] | None = None,
 ) -> Callable[[pathlib.Path], str]:
   """Returns the maker of a table of `differences` from GRPO."""
 
   def make(results: pathlib.Path) -> str:
-    return differences_rows(load(results, part), step, enough)
+    return differences_rows(among(load(results, part), arms), step, enough)
 
   return make
 
@@ -514,9 +529,14 @@ def left(followed: Sequence[dict], at: int) -> list[str]:
 
 TABLES = {
   "countdown": means_table("countdown"),
-  "countdown-differences": differences_table("countdown", enough=ALL),
-  "countdown-steps": steps_table("countdown", enough=ALL),
-  "countdown-early": differences_table("countdown", step=100, enough=ALL),
+  "countdown-differences": differences_table(
+    "countdown", enough=ALL, arms=FIRST
+  ),
+  "countdown-others": differences_table("countdown", enough=ALL, arms=LATER),
+  "countdown-steps": steps_table("countdown", enough=ALL, arms=FIRST),
+  "countdown-early": differences_table(
+    "countdown", step=100, enough=ALL, arms=FIRST
+  ),
   "countdown-moved": moved_table("countdown"),
   "countdown-lost": dead_table("countdown"),
   "countdown-temperatures": temperatures_table("countdown"),
