@@ -413,14 +413,14 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   check_positions(c, foundation.model, teacher)
   prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
-  weights = make_weights(c)
+  coefs = make_coefs(c)
   return Stages(
     config=c.to_json_best_effort(),
     prompter=prompter,
     collect=_collect(c, foundation, prompter),
     prepare=_prepare(c, foundation),
-    improve=_improve(c, foundation, weights),
-    advance=history.Advance(weights),
+    improve=_improve(c, foundation, coefs),
+    advance=history.Advance(coefs),
     validate=_validate(c, foundation),
     watch=c.algo.reset.watch,
     decide_reset=reference.DecideReset(
@@ -552,7 +552,7 @@ def _teacher(c, foundation: Foundation) -> teacher_lib.Teacher | None:
 
 
 def _improve(
-  c, foundation: Foundation, weights: adaptive.AdaptiveWeights
+  c, foundation: Foundation, coefs: adaptive.AdaptiveCoefs
 ) -> improve_lib.Improve:
   """The updates of a config."""
   t = c.train
@@ -572,7 +572,7 @@ def _improve(
     num_minibatches=t.num_minibatches,
     num_iterations=t.num_iterations,
     max_skipped=t.max_skipped_updates,
-    weights=weights,
+    coefs=coefs,
     key=jax.random.key(c.seed),
     timer=foundation.timer,
   )
@@ -672,10 +672,10 @@ def make_keep(c) -> rewarding.KeepGroups | None:
   )
 
 
-def make_weights(c) -> adaptive.AdaptiveWeights:
-  """Returns the weights of the objective that a config lets move."""
+def make_coefs(c) -> adaptive.AdaptiveCoefs:
+  """Returns the coefficients of the objective that a config lets move."""
   e = c.algo.entropy_control
-  return adaptive.AdaptiveWeights(
+  return adaptive.AdaptiveCoefs(
     entropy_coef=c.algo.entropy_coef,
     entropy_rule=(dict(target=e.target, step=e.step) if e.target else None),
   )

@@ -1,4 +1,4 @@
-"""Weights of the objective that move from step to step, see algos/control."""
+"""Coefficients of the objective that move by step, see algos/control."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -10,8 +10,8 @@ from progrpo_jax.algos import control
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveWeights:
-  """The weights that a run adapts, and how.
+class AdaptiveCoefs:
+  """The coefficients that a run adapts, and how.
 
   Attributes:
     entropy_coef: weight of the entropy at the start.
@@ -23,16 +23,16 @@ class AdaptiveWeights:
   entropy_rule: Mapping[str, Any] | None = None
 
   def in_force(self, progress: progress_lib.Progress) -> dict[str, float]:
-    """Returns the weights of this step; empty where none adapts."""
-    weights = {}
+    """Returns the coefficients of this step; empty where none adapts."""
+    coefs = {}
     if self.entropy_rule is not None:
       entropy = progress.recent[-1]["entropy"] if progress.recent else math.nan
-      weights["entropy_coef"] = control.entropy_coef_in_force(
+      coefs["entropy_coef"] = control.entropy_coef_in_force(
         self._entropy_coef(progress),
         entropy,
         target=self.entropy_rule["target"],
       )
-    return weights
+    return coefs
 
   def adapted(
     self, progress: progress_lib.Progress, entropy: float
@@ -43,12 +43,12 @@ class AdaptiveWeights:
       progress: before this step.
       entropy: mean entropy of the policy in this step, in nats per token.
     """
-    weights = {}
+    coefs = {}
     if self.entropy_rule is not None:
-      weights["entropy_coef"] = control.adapt_entropy_coef(
+      coefs["entropy_coef"] = control.adapt_entropy_coef(
         self._entropy_coef(progress), entropy, **self.entropy_rule
       )
-    return weights
+    return coefs
 
   def _entropy_coef(self, progress) -> float:
     if progress.entropy_coef is None:

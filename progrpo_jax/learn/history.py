@@ -28,10 +28,10 @@ class Advance:
   """Counts a step and adds what it measured to the histories.
 
   Attributes:
-    weights: weights of the objective that the run adapts.
+    coefs: coefficients of the objective that the run adapts.
   """
 
-  weights: adaptive.AdaptiveWeights
+  coefs: adaptive.AdaptiveCoefs
 
   def __call__(
     self, progress: progress_lib.Progress, metrics: dict[str, float]
@@ -52,7 +52,7 @@ class Advance:
       step=step,
       recent=recent,
       **histories,
-      **self.weights.adapted(progress, metrics["entropy"]),
+      **self.coefs.adapted(progress, metrics["entropy"]),
     )
 
 

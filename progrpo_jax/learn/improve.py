@@ -30,7 +30,7 @@ class Improve:
     num_minibatches: minibatches of a pass; divides the prompts.
     num_iterations: passes over the batch.
     max_skipped: updates without effect in a row that end the run.
-    weights: weights of the objective that the run adapts.
+    coefs: coefficients of the objective that the run adapts.
     key: PRNG key of the run.
     timer: times "update".
   """
@@ -43,7 +43,7 @@ class Improve:
   num_minibatches: int
   num_iterations: int
   max_skipped: int
-  weights: adaptive.AdaptiveWeights
+  coefs: adaptive.AdaptiveCoefs
   key: jax.Array
   timer: timing.Timer
 
@@ -69,7 +69,7 @@ class Improve:
     key = randomness.stream_key(
       self.key, progress.step, randomness.Stream.UPDATE
     )
-    weights = self.weights.in_force(progress)
+    coefs = self.coefs.in_force(progress)
     sums: dict[str, tuple[Any, Any]] = {}
     with self.timer.stage("update"):
       for number, prompts_X in enumerate(self._minibatches(progress.step)):
@@ -85,7 +85,7 @@ class Improve:
             rows,
             np.bool_(number == 0),
             jax.random.fold_in(key, number),
-            {k: np.float32(v) for k, v in weights.items()},
+            {k: np.float32(v) for k, v in coefs.items()},
             self.frozen,
           )
           for name, (total, count) in metrics.items():
@@ -94,7 +94,7 @@ class Improve:
       # One wait for the devices, after the last update.
       sums, skipped = jax.device_get((sums, state.skipped))
     _check_effect(sums, skipped, self.max_skipped)
-    return state, weights | _means(sums)
+    return state, coefs | _means(sums)
 
   def _minibatches(self, step: int) -> Iterator[np.ndarray]:
     """Numbers of the prompts of each update, dealt anew for each pass."""

@@ -380,7 +380,7 @@ def make(
   Args:
     config: configuration of the model.
     tx: optax chain.
-    objective: (LossInputs, **weights) -> (sum, count, metrics).
+    objective: (LossInputs, **coefs) -> (sum, count, metrics).
     dist: distribution of the log-probs.
     whole: whether the objective must see the whole minibatch at once, as one
       that draws or ranks tokens must; otherwise it sees micro-batches.
@@ -389,17 +389,17 @@ def make(
       of fresh responses, so that their ratio is exactly 1.
 
   Returns:
-    update(state, batch, first, key, weights=(), frozen=()) -> (state,
+    update(state, batch, first, key, coefs=(), frozen=()) -> (state,
     metrics), jitted; the state is donated. `batch` is one minibatch of `pack`;
     `first` is True while the parameters are those that sampled and scored;
-    `key` is for dropout and losses that draw; `weights` are the coefficients of
+    `key` is for dropout and losses that draw; `coefs` are the coefficients of
     the objective's terms that change from step to step (arguments, so that a
     change compiles nothing), `frozen` the frozen parameters; metrics are (sum,
     count) pairs.
   """
 
   def update(
-    state: state_lib.TrainState, batch, first, key, weights=(), frozen=()
+    state: state_lib.TrainState, batch, first, key, coefs=(), frozen=()
   ):
     loss, gradient, metrics = minibatch_gradient(
       config,
@@ -407,7 +407,7 @@ def make(
       dict(frozen),
       batch,
       dist,
-      functools.partial(objective, **dict(weights)),
+      functools.partial(objective, **dict(coefs)),
       first,
       key,
       whole,

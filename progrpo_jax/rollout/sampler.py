@@ -64,12 +64,12 @@ class Engine:
     self.row_steps = self.tokens = self.columns = 0
 
   @functools.cached_property
-  def weights(self) -> dict:
+  def decode_params(self) -> dict:
     """Parameters as `transformer.decode` reads them."""
     return parameters.for_decoding(self.config, self.params, self.mesh)
 
   @functools.cached_property
-  def reading(self) -> dict:
+  def prompt_params(self) -> dict:
     """Parameters as `transformer.prefill` reads them."""
     return parameters.for_prompts(self.config, self.params, self.mesh)
 
@@ -95,8 +95,8 @@ class Engine:
     with jax.set_mesh(self.mesh):
       state, prefix, look = decoding.begin(
         self.config,
-        self.reading,
-        self.weights,
+        self.prompt_params,
+        self.decode_params,
         *put(
           (
             prompts.tokens_PT[rows],
@@ -149,7 +149,7 @@ class Engine:
       before, begun = step, time.perf_counter()
       state, look = decoding.run(
         self.config,
-        self.weights,
+        self.decode_params,
         prefix,
         state,
         np.int32(smaller[0] if smaller else 0),

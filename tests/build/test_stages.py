@@ -185,7 +185,7 @@ def test_reset_forgets_what_was_measured_before_it(built):
 
 
 def test_a_collapse_is_news_once_by_steps_and_by_evaluations():
-  advance = history.Advance(adaptive.AdaptiveWeights())
+  advance = history.Advance(adaptive.AdaptiveCoefs())
   healthy = dict(entropy=1.0, correct=0.5)
   progress = progress_lib.Progress()
   for pass1, pass16 in ((0.1, 0.8), (0.1, 0.8), (0.3, 0.5), (0.3, 0.5)):
@@ -213,7 +213,7 @@ def test_a_collapse_is_news_once_by_steps_and_by_evaluations():
 
 def test_the_end_of_a_collapse_is_news_too():
   """Alarms end where the steps that raised them are no longer kept."""
-  advance = history.Advance(adaptive.AdaptiveWeights())
+  advance = history.Advance(adaptive.AdaptiveCoefs())
   progress, levels, news = progress_lib.Progress(), ["ok"], []
   for step in range(200):
     cut = 0.8 if 10 < step <= 40 or (step > 40 and step % 2) else 0.1

@@ -547,7 +547,7 @@ def test_cache_is_written_in_place(engine, prompts):
     state, prefix, _ = decoding.begin(
       CONFIG,
       engine.params,
-      engine.weights,
+      engine.decode_params,
       *sharding.put_rows(
         (tokens, mask, ids, np.zeros_like(ids), ids >= 0), engine.mesh
       ),
@@ -557,7 +557,7 @@ def test_cache_is_written_in_place(engine, prompts):
     text = (
       decoding.run.lower(
         CONFIG,
-        engine.weights,
+        engine.decode_params,
         prefix,
         state,
         np.int32(0),
