@@ -22,7 +22,9 @@ Hardware and hours: the paper's eight runs took 4 nodes of 8 H100-80GB and
 about 16,000 GPU-hours for over 2,000 steps. Nothing is measured here.
 `progrpo doctor --chip H100 --devices 64` estimates 33 GiB on each device for
 `paper`, and with `--devices 8` 36 GiB for `host`; both peaks are in the
-sampling of runs 6 to 8. On 64 v5p chips the TPU's compiler counts 18 GiB for
+sampling of runs 6 to 8. On 16 v5e chips, four hosts, `host` needs
+`--config.sampling.batch_prompts=16 --config.eval.batch_prompts=16` and then
+takes 12.1 GiB of 15.75. On 64 v5p chips the TPU's compiler counts 18 GiB for
 run 1, and at least 87 hours if all steps were like its own, see docs/tpu.md.
 
 Files, as published, each set in a folder of its name, with the reward of an
