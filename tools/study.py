@@ -408,7 +408,7 @@ def temper(name: str, args) -> None:
       policies.append((run, args.output / name / run, arm, seed))
   for run, policy, arm, seed in policies:
     file = tempered_file(args.results, name, run)
-    if file.exists() or not policy.exists():
+    if file.exists() or not (policy / "config.json").exists():
       continue
     c = progrpo_jax.config(
       part.config,
