@@ -276,6 +276,8 @@ def main() -> int:
     base = make_base(part, args.output, args.results, name)
     for arm, seed in runs_of(part, args.arms, args.seeds):
       file = result_file(args.results / name, arm, seed)
+      if file.exists():
+        continue
       workdir = args.output / name / stem(file)
       workdir.mkdir(parents=True, exist_ok=True)
       with (workdir / "study.lock").open("w") as lock:
@@ -284,7 +286,7 @@ def main() -> int:
         except BlockingIOError:
           continue  # another call trains it
         if file.exists():
-          continue
+          continue  # another call has trained it meanwhile
         commits = begun_with(workdir)
         command = train(part, arm, seed, base, workdir)
         kept = summary(workdir, command) | {"commit": ", ".join(commits)}
