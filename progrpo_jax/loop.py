@@ -346,6 +346,8 @@ def recover(
   Raises:
     InputError: no step is whole, or the checkpoints are not where the records
       of a run are.
+    RunError: a file is out of reach for the moment: whether its step is whole
+      is not known, and nothing is moved.
   """
   damaged, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
@@ -377,7 +379,7 @@ def recover(
       f"damaged one back, or {instead}. {reasons}"
     )
   records = hosts.from_first(
-    metrics_lib.recorded(workdir) if hosts.is_first() else None
+    hosts.on_first(lambda: metrics_lib.recorded(workdir))
   )
   if records:
     raise errors.InputError(
@@ -499,29 +501,31 @@ def prepare_workdir(
   Raises:
     InputError: the workdir cannot be written, or holds a run of another model;
       or of another config or tokenizer, which `override` allows.
+    RunError: the workdir is out of reach for the moment.
   """
   model = workdir / policy_lib.MODEL_DIR
   description = build.describe(c, setup)
   described = json.dumps(description, indent=2)
   try:
-    model.mkdir(parents=True, exist_ok=True)
-    there = model / "config.json"
-    tokenizer = _check_model(workdir, there, json.loads(described))
-    changes = _changes(c, workdir)
-    identity.check(changes, workdir, override)
-    if not override and tokenizer != description[policy_lib.TOKENIZER]:
-      raise errors.InputError(
-        "the tokenizer (vocabulary, special tokens or chat template) is not "
-        f"the one that the run in {workdir} was trained with: put that back "
-        "where config.model.init_from points, or choose a new --workdir "
-        "(--override goes on all the same)"
-      )
-    if not (workdir / outputs.CONFIG).exists():
-      write_config(c, workdir)
-    places.write(there, described)
-    setup.tokenizer.save(model)
+    with places.reaching(workdir):
+      model.mkdir(parents=True, exist_ok=True)
+      there = model / "config.json"
+      tokenizer = _check_model(workdir, there, json.loads(described))
+      changes = _changes(c, workdir)
+      identity.check(changes, workdir, override)
+      if not override and tokenizer != description[policy_lib.TOKENIZER]:
+        raise errors.InputError(
+          "the tokenizer (vocabulary, special tokens or chat template) is not "
+          f"the one that the run in {workdir} was trained with: put that back "
+          "where config.model.init_from points, or choose a new --workdir "
+          "(--override goes on all the same)"
+        )
+      if not (workdir / outputs.CONFIG).exists():
+        write_config(c, workdir)
+      places.write(there, described)
+      setup.tokenizer.save(model)
   except OSError as e:
-    raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
+    raise places.unwritable(f"to --workdir {workdir}", e) from e
   return changes
 
 
