@@ -9,8 +9,9 @@ Nothing but `TrainState`, the reference and `Progress` lives from one step to
 the next, and all three are in every checkpoint: a run that is killed anywhere
 and started again goes on as if it had never stopped, bit for bit. A request to
 stop during an evaluation does not wait for it: the step is saved with its
-metrics, and the evaluation begins anew when the run goes on. A run that fails
-saves what a request to stop would have saved, and then fails.
+metrics, and the evaluation begins anew when the run goes on. Until the
+evaluation of the start is done there is nothing to save. A run that fails saves
+what a request to stop would have saved, and then fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -304,11 +305,15 @@ def begin(
   """
   stages = setup.stages_at(setup.first, 0, 0)
   state = state_lib.create(setup.model, setup.tx, params, setup.mesh)
-  progress = history.remember(
-    Progress(),
-    stages.validate(setup.join(state.params), 0, writer),
-    stages.watch,
-  )
+  try:
+    measured = stages.validate(setup.join(state.params), 0, writer)
+  except errors.Preempted:
+    stages.log.say(
+      "stopped before the first step: nothing is saved yet, and the same "
+      "command begins anew"
+    )
+    raise
+  progress = history.remember(Progress(), measured, stages.watch)
   save(stages, checkpointer, state, progress)
   # Committed before step 1 is recorded: records without any checkpoint then
   # mean that the checkpoints are lost.
@@ -695,6 +700,7 @@ def _run(
     stop.check()
     _introduce(c, setup, view)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
+    lock.check_shared(workdir)
     changes = hosts.from_first(
       hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
     )

@@ -9,11 +9,13 @@ directory is only a common prefix of names.
 from collections.abc import Iterator
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
 import re
 import stat
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -50,6 +52,9 @@ _AWAY = frozenset(
     errno.ESHUTDOWN,  # as Lustre says it to a client that it has evicted
   )
 )
+
+# Errors of `flock` where the file system has no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 # End of the name of a file that is being written, or whose writer was killed.
 PART = ".part"
@@ -344,6 +349,31 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise errors.InputError(f"{path}: not a JSON object")
   return content
+
+
+def has_locks(folder: str | os.PathLike) -> bool:
+  """Returns whether files of a directory can be locked with `flock`.
+
+  An object store has no locks, nor have some file systems, such as Lustre
+  without `-o flock`.
+
+  Args:
+    folder: directory that exists, or URL.
+
+  Raises:
+    OSError: the directory cannot be written.
+  """
+  if is_remote(folder):
+    return False
+  # A file of its own: whoever finds the lock's file must not find it empty.
+  with tempfile.TemporaryFile(dir=folder) as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+      if e.errno in _NO_LOCKS:
+        return False
+      raise
+  return True
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -1,13 +1,16 @@
+import base64
 import json
 import shutil
+import threading
 import types
 
+import google_crc32c
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim, state
 from progrpo_jax.models import config, parameters
@@ -262,6 +265,63 @@ def test_damaged_file_is_named(saved, tmp_path):
         keeper.restore(1, LIKE)
     found += 1
   assert found > 20
+
+
+def test_checksums_of_a_bucket_are_those_of_its_objects(
+  saved, tmp_path, monkeypatch
+):
+  """Nothing is read for them; a copy on a disk is compared by its bytes."""
+  stored, opened = {}, []
+
+  def of_store(path):
+    value = google_crc32c.value(path.read_bytes()).to_bytes(4, "big")
+    stored[str(path)] = (path.stat().length, base64.b64encode(value).decode())
+    return stored[str(path)]
+
+  copy = tmp_path / "copy"
+  with monkeypatch.context() as patch:
+    patch.setattr(places, "stored_checksum", of_store)
+    patch.setattr(checkpoint, "_extend_crc32", opened.append)
+    keeper = checkpoint.Checkpointer(copy, background=False)
+    _save(keeper, 1, 1)
+    assert _equal(keeper.restore(1, LIKE)[0], _state(1))
+    keeper.close()
+  manifest = json.loads((copy / "1" / "manifest.json").read_text())
+  assert stored and not opened
+  assert {c.partition(":")[0] for _, c in manifest.values()} == {"crc32c"}
+  keeper = checkpoint.Checkpointer(copy, read_only=True)
+  assert _equal(keeper.restore(1, LIKE)[0], _state(1))
+  _flip(max((copy / "1" / "params").rglob("*"), key=lambda p: p.stat().st_size))
+  with pytest.raises(checkpoint.Damaged, match="is not what was written"):
+    keeper.restore(1, LIKE)
+  keeper.close()
+
+
+def test_older_checkpoints_of_a_bucket_are_read_for_their_checksums(
+  saved, monkeypatch
+):
+  monkeypatch.setattr(places, "stored_checksum", lambda _: (0, "other"))
+  keeper = checkpoint.Checkpointer(saved, read_only=True)
+  assert keeper.steps() == [0, 1] and not keeper.damaged
+  assert _equal(keeper.restore(1, LIKE)[0], _state(1))
+  keeper.close()
+
+
+def test_checksums_are_computed_side_by_side(tmp_path, monkeypatch):
+  """In the order of the files; of several failures the first is raised."""
+  monkeypatch.setattr(checkpoint, "_THREADS", 3)
+  meet = threading.Barrier(3, timeout=60)
+
+  def work(item):
+    meet.wait()
+    if item > 2:
+      raise ValueError(item)
+    return item * item
+
+  assert checkpoint._in_parallel(work, [2, 0, 1]) == [4, 0, 1]
+  with pytest.raises(ValueError, match="5"):
+    checkpoint._in_parallel(work, [1, 5, 4])
+  assert checkpoint._in_parallel(work, []) == []
 
 
 def test_lost_item_is_named_and_the_step_before_is_there(saved, tmp_path):
