@@ -180,7 +180,11 @@ class Checkpointer:
     self.unfinished: set[int] = set()
     # All hosts take the first host's listing: it may be deleting already, and
     # the hosts' own listings could differ.
-    listing = hosts.from_first(hosts.on_first(self._list_steps))
+    try:
+      listing = hosts.from_first(hosts.on_first(self._list_steps))
+    except Exception:
+      self._manager.close()
+      raise
     for step, (meta, reason) in listing.items():
       if reason:
         self.damaged[step] = reason
@@ -739,6 +743,8 @@ def _extend_crc32(checksum: int, block: bytes) -> int:
 
 def _is_away(error: Exception) -> bool:
   """Returns whether an error of Orbax says that files are out of reach."""
+  if places.lacks_files(error):  # of which the command line knows what to do
+    return False
   if isinstance(error, OSError):
     return not isinstance(error, places.MISSING)
   return bool(_AWAY.search(str(error)))

@@ -1,9 +1,12 @@
 import base64
+import errno
 import json
+import os
 import shutil
 import threading
 import types
 
+from etils import epath
 import google_crc32c
 import jax
 import jax.numpy as jnp
@@ -322,6 +325,42 @@ def test_checksums_are_computed_side_by_side(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="5"):
     checkpoint._in_parallel(work, [1, 5, 4])
   assert checkpoint._in_parallel(work, []) == []
+
+
+@pytest.mark.parametrize("item", ["meta", "params"])
+def test_what_is_out_of_reach_is_not_damaged(saved, monkeypatch, item):
+  """Neither when steps are listed, which reads `meta`, nor at a restore."""
+  digest = checkpoint._digest
+
+  def away(path, written=None):
+    if f"/1/{item}/" in str(path):
+      raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+    return digest(path, written)
+
+  monkeypatch.setattr(checkpoint, "_digest", away)
+  with pytest.raises(
+    errors.RunError,
+    match=f"/1/{item}/.*: cannot be reached: .*the same command tries again",
+  ):
+    keeper = checkpoint.Checkpointer(saved, read_only=True)
+    assert not keeper.damaged
+    keeper.restore(1, LIKE)
+  if item == "params":  # of a reference no more than of the policy
+    with pytest.raises(errors.RunError, match="cannot be reached"):
+      keeper.load_reference(1, MODEL, MESH)
+
+
+def test_a_manifest_out_of_reach_is_not_damaged(saved, monkeypatch):
+  read = type(epath.Path(saved)).read_bytes
+
+  def away(path):
+    if path.name == "manifest.json":
+      raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return read(path)
+
+  monkeypatch.setattr(type(epath.Path(saved)), "read_bytes", away)
+  with pytest.raises(errors.RunError, match="manifest.json: cannot be reached"):
+    checkpoint.Checkpointer(saved, read_only=True)
 
 
 def test_lost_item_is_named_and_the_step_before_is_there(saved, tmp_path):
