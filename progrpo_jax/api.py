@@ -48,8 +48,8 @@ def train(
 
   An interrupt (Ctrl-C, or the stop button of a notebook) stops the run at the
   next safe point and saves it: the same call goes on, and computes what the
-  unbroken run would have, bit for bit. Before the first step there is nothing
-  to save, and the same call begins anew. A second one stops at once, and what
+  unbroken run would have, bit for bit. Until the start is evaluated there is
+  nothing to save, and the same call begins anew. A second one stops at once, and what
   came after the last checkpoint is computed again.
 
   On many hosts every host calls this, and the first one writes.
@@ -94,7 +94,7 @@ def train(
   if code == loop.PREEMPTED and stop.signal == signal.SIGINT:
     step = checkpoint.newest(places.place(workdir) / policy_lib.CHECKPOINTS)
     raise errors.Interrupted(
-      "stopped before the first step; the same call begins anew"
+      "stopped before a step was saved; the same call begins anew"
       if step is None
       else f"step {step} is saved; the same call goes on"
     )

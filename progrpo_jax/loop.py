@@ -305,15 +305,11 @@ def begin(
   """
   stages = setup.stages_at(setup.first, 0, 0)
   state = state_lib.create(setup.model, setup.tx, params, setup.mesh)
-  try:
-    measured = stages.validate(setup.join(state.params), 0, writer)
-  except errors.Preempted:
-    stages.log.say(
-      "stopped before the first step: nothing is saved yet, and the same "
-      "command begins anew"
-    )
-    raise
-  progress = history.remember(Progress(), measured, stages.watch)
+  progress = history.remember(
+    Progress(),
+    stages.validate(setup.join(state.params), 0, writer),
+    stages.watch,
+  )
   save(stages, checkpointer, state, progress)
   # Committed before step 1 is recorded: records without any checkpoint then
   # mean that the checkpoints are lost.
@@ -679,9 +675,14 @@ def _train(
   """`train`, without translating disk-full errors."""
   hosts.compare("start", config=c.to_json_best_effort())
   code = PREEMPTED
-  # Outside of the loop there is nothing to save.
-  with contextlib.suppress(errors.Preempted):
+  try:
     code = _run(c, workdir, view, override, objects, stop)
+  except errors.Preempted:
+    # Outside of the loop there is nothing to save, but that something was.
+    saved = epath.Path(workdir) / policy_lib.CHECKPOINTS
+    newest = hosts.on_first(lambda: checkpoint_lib.newest(saved))
+    if hosts.from_first(newest) is None:
+      view.message("stopped before a step was saved: the run begins anew")
   hosts.gather(None)  # the first host may still be writing
   return code
 

@@ -276,7 +276,7 @@ def test_stopped_in_each_evaluation_it_ends_alike(
     _stop_in_evaluation(monkeypatch, at, argv)
     # At the start there is nothing to go on from, and that is said.
     said = capsys.readouterr().out
-    assert ("the same command begins anew" in said) == (kept == [])
+    assert ("a step was saved: the run begins anew" in said) == (kept == [])
     assert (_evaluated(tmp_path), _kept(tmp_path)) == (evaluated, kept)
     rows = recorded(tmp_path)["metrics.jsonl"] if kept else []
     assert [row["step"] for row in rows] == list(range(1, max(kept or [1])))

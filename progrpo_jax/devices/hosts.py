@@ -224,7 +224,13 @@ def _told(error: Exception) -> tuple[type[Exception], str]:
   not be able to import it, or to call it with a text.
   """
   if isinstance(error, _AGREED):
-    return type(error), str(error)
+    package = errors.__name__.partition(".")[0]
+    ours = (
+      kind
+      for kind in type(error).__mro__
+      if kind.__module__.partition(".")[0] == package
+    )
+    return next(ours), str(error)
   # The text of an OSError says all; that of a KeyError is a key.
   if isinstance(error, OSError):
     return errors.RunError, str(error)

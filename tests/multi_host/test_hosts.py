@@ -110,9 +110,14 @@ def test_alone_nothing_is_sent():
   hosts.compare("here", a=1)
 
 
+class OfAUser(errors.InputError):
+  """A class that only one host has imported."""
+
+
 @pytest.mark.parametrize(
   ("error", "raised", "text"),
   [
+    (OfAUser("of mine"), errors.InputError, "host 1: of mine"),
     (errors.InputError("no key"), errors.InputError, "host 1: no key"),
     (errors.Preempted("asked"), errors.Preempted, "host 1: asked"),
     (OSError(5, "gone", "/f"), errors.RunError, "host 1: [Errno 5] gone: '/f'"),
@@ -141,7 +146,8 @@ def test_whatever_fails_on_one_host_is_told_to_all(
   pickle.dumps(told)
   with pytest.raises(raised) as caught:
     hosts.agree(lambda: None)
-  assert str(caught.value).startswith(text) and hosts.is_on_all(caught.value)
+  assert type(caught.value) is raised and hosts.is_on_all(caught.value)
+  assert str(caught.value).startswith(text)
 
 
 @pytest.mark.parametrize(
