@@ -49,8 +49,8 @@ def train(
   An interrupt (Ctrl-C, or the stop button of a notebook) stops the run at the
   next safe point and saves it: the same call goes on, and computes what the
   unbroken run would have, bit for bit. Until the start is evaluated there is
-  nothing to save, and the same call begins anew. A second one stops at once, and what
-  came after the last checkpoint is computed again.
+  nothing to save, and the same call begins anew. A second one stops at once,
+  and what came after the last checkpoint is computed again.
 
   On many hosts every host calls this, and the first one writes.
 
