@@ -34,7 +34,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
 from progrpo_jax.settings import derived, identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
-from progrpo_jax.storage import lock, outputs
+from progrpo_jax.storage import lock, outputs, shared
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 
@@ -701,7 +701,7 @@ def _run(
     stop.check()
     _introduce(c, setup, view)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
-    lock.check_shared(workdir)
+    shared.check(workdir)
     changes = hosts.from_first(
       hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
     )

@@ -22,7 +22,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import hf_read
 from progrpo_jax.settings import isolation
-from progrpo_jax.storage import lock
+from progrpo_jax.storage import shared
 
 hosts.connect(heartbeat_s=20)
 me = hosts.index()
@@ -126,7 +126,7 @@ c, _ = arguments.parse(
   arguments.parser("train", ""), [*argv, "--config.model.init_from=~/policy"]
 )
 with mock.patch.object(
-  lock, "check_shared", functools.partial(lock.check_shared, wait_s=0.5)
+  shared, "check", functools.partial(shared.check, wait_s=0.5)
 ):
   with pytest.raises(errors.InputError, match="not seen by host 1"):
     loop.train(c, home / "own", view)
