@@ -8,8 +8,9 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 
-# gs:// without TensorFlow; Orbax takes the second beside TensorStore.
-GCS = ["gcsfs>=2025.5", "google-cloud-storage>=3.0"]
+# gs:// without TensorFlow; Orbax takes the second beside TensorStore. The third
+# computes what a bucket does, for a checkpoint that was copied out of it.
+GCS = ["gcsfs>=2025.5", "google-cloud-storage>=3.0", "google-crc32c>=1.5"]
 # Data that is built once and read from ArrayRecord: published sets, puzzles.
 TFDS = [
   "array_record>=0.8.3; sys_platform != 'win32'",

@@ -27,7 +27,8 @@ from progrpo_jax.devices import compilation, hosts, stopping
 from progrpo_jax.models import hf
 from progrpo_jax.report import compared, views
 from progrpo_jax.settings import checks, files, isolation
-from progrpo_jax.storage import metrics, outputs
+from progrpo_jax.storage import checkpoint, metrics, outputs
+from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.tasks import base as tasks
 
 Path: TypeAlias = str | os.PathLike
@@ -47,8 +48,9 @@ def train(
 
   An interrupt (Ctrl-C, or the stop button of a notebook) stops the run at the
   next safe point and saves it: the same call goes on, and computes what the
-  unbroken run would have, bit for bit. A second one stops at once, and what
-  came after the last checkpoint is computed again.
+  unbroken run would have, bit for bit. Until the start is evaluated there is
+  nothing to save, and the same call begins anew. A second one stops at once,
+  and what came after the last checkpoint is computed again.
 
   On many hosts every host calls this, and the first one writes.
 
@@ -70,7 +72,8 @@ def train(
   Raises:
     InputError: the config, the workdir or a reward function cannot be used.
     RunError: the run had to give up; what was saved is whole.
-    KeyboardInterrupt: it was interrupted, and is saved.
+    KeyboardInterrupt: it was interrupted, and is saved; the message says which
+      step is.
     SystemExit: another signal (SIGTERM, SIGUSR1) stopped it, and it is saved;
       the code is 75, as that of the command.
   """
@@ -89,7 +92,12 @@ def train(
       )
     code = loop.train(c, workdir, view, override, rewards, stop)
   if code == loop.PREEMPTED and stop.signal == signal.SIGINT:
-    raise errors.Interrupted("the run is saved; the same call goes on")
+    step = checkpoint.newest(places.place(workdir) / policy_lib.CHECKPOINTS)
+    raise errors.Interrupted(
+      "stopped before a step was saved; the same call begins anew"
+      if step is None
+      else f"step {step} is saved; the same call goes on"
+    )
   if code != loop.DONE:
     raise SystemExit(code)
   return run_lib.Run(places.place(workdir))

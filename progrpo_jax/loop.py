@@ -9,8 +9,9 @@ Nothing but `TrainState`, the reference and `Progress` lives from one step to
 the next, and all three are in every checkpoint: a run that is killed anywhere
 and started again goes on as if it had never stopped, bit for bit. A request to
 stop during an evaluation does not wait for it: the step is saved with its
-metrics, and the evaluation begins anew when the run goes on. A run that fails
-saves what a request to stop would have saved, and then fails.
+metrics, and the evaluation begins anew when the run goes on. Until the
+evaluation of the start is done there is nothing to save. A run that fails saves
+what a request to stop would have saved, and then fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
 from progrpo_jax.settings import derived, identity, isolation
 from progrpo_jax.storage import checkpoint as checkpoint_lib
-from progrpo_jax.storage import lock, outputs
+from progrpo_jax.storage import lock, outputs, shared
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 
@@ -347,6 +348,8 @@ def recover(
   Raises:
     InputError: no step is whole, or the checkpoints are not where the records
       of a run are.
+    RunError: a file is out of reach for the moment: whether its step is whole
+      is not known, and nothing is moved.
   """
   damaged, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
@@ -378,7 +381,7 @@ def recover(
       f"damaged one back, or {instead}. {reasons}"
     )
   records = hosts.from_first(
-    metrics_lib.recorded(workdir) if hosts.is_first() else None
+    hosts.on_first(lambda: metrics_lib.recorded(workdir))
   )
   if records:
     raise errors.InputError(
@@ -500,29 +503,31 @@ def prepare_workdir(
   Raises:
     InputError: the workdir cannot be written, or holds a run of another model;
       or of another config or tokenizer, which `override` allows.
+    RunError: the workdir is out of reach for the moment.
   """
   model = workdir / policy_lib.MODEL_DIR
   description = build.describe(c, setup)
   described = json.dumps(description, indent=2)
   try:
-    model.mkdir(parents=True, exist_ok=True)
-    there = model / "config.json"
-    tokenizer = _check_model(workdir, there, json.loads(described))
-    changes = _changes(c, workdir)
-    identity.check(changes, workdir, override)
-    if not override and tokenizer != description[policy_lib.TOKENIZER]:
-      raise errors.InputError(
-        "the tokenizer (vocabulary, special tokens or chat template) is not "
-        f"the one that the run in {workdir} was trained with: put that back "
-        "where config.model.init_from points, or choose a new --workdir "
-        "(--override goes on all the same)"
-      )
-    if not (workdir / outputs.CONFIG).exists():
-      write_config(c, workdir)
-    places.write(there, described)
-    setup.tokenizer.save(model)
+    with places.reaching(workdir):
+      model.mkdir(parents=True, exist_ok=True)
+      there = model / "config.json"
+      tokenizer = _check_model(workdir, there, json.loads(described))
+      changes = _changes(c, workdir)
+      identity.check(changes, workdir, override)
+      if not override and tokenizer != description[policy_lib.TOKENIZER]:
+        raise errors.InputError(
+          "the tokenizer (vocabulary, special tokens or chat template) is not "
+          f"the one that the run in {workdir} was trained with: put that back "
+          "where config.model.init_from points, or choose a new --workdir "
+          "(--override goes on all the same)"
+        )
+      if not (workdir / outputs.CONFIG).exists():
+        write_config(c, workdir)
+      places.write(there, described)
+      setup.tokenizer.save(model)
   except OSError as e:
-    raise errors.InputError(f"cannot write to --workdir {workdir}: {e}") from e
+    raise places.unwritable(f"to --workdir {workdir}", e) from e
   return changes
 
 
@@ -671,9 +676,14 @@ def _train(
   """`train`, without translating disk-full errors."""
   hosts.compare("start", config=c.to_json_best_effort())
   code = PREEMPTED
-  # Outside of the loop there is nothing to save.
-  with contextlib.suppress(errors.Preempted):
+  try:
     code = _run(c, workdir, view, override, objects, stop)
+  except errors.Preempted:
+    # Outside of the loop there is nothing to save, but that something was.
+    saved = epath.Path(workdir) / policy_lib.CHECKPOINTS
+    newest = hosts.on_first(lambda: checkpoint_lib.newest(saved))
+    if hosts.from_first(newest) is None:
+      view.message("stopped before a step was saved: the run begins anew")
   hosts.gather(None)  # the first host may still be writing
   return code
 
@@ -692,6 +702,7 @@ def _run(
     stop.check()
     _introduce(c, setup, view)
     hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
+    shared.check(workdir)
     changes = hosts.from_first(
       hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
     )

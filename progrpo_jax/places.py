@@ -9,11 +9,13 @@ directory is only a common prefix of names.
 from collections.abc import Iterator
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
 import re
 import stat
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -27,6 +29,32 @@ for _protocol in ("gs", "gcs"):
   fsspec.config.conf.setdefault(_protocol, {})["use_listings_cache"] = False
 # It also logs a traceback of each error that it raises.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+# Errors that say that there is no such file. Every other error of a bucket's
+# client, and those of a disk with these numbers, say that nobody knows: the
+# place is out of reach.
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_AWAY = frozenset(
+  (
+    errno.EIO,
+    errno.EREMOTEIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENETRESET,
+    errno.ENOTCONN,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ESHUTDOWN,  # as Lustre says it to a client that it has evicted
+  )
+)
+
+# Errors of `flock` where the file system has no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 # End of the name of a file that is being written, or whose writer was killed.
 PART = ".part"
@@ -156,7 +184,7 @@ def check_output(flag: str, path: str | os.PathLike) -> None:
   try:
     check_directory(path)
   except OSError as e:
-    raise errors.InputError(f"cannot write to {flag} {path}: {e}") from e
+    raise unwritable(f"to {flag} {path}", e) from e
 
 
 def make_directory(path: str | os.PathLike) -> epath.Path:
@@ -174,6 +202,26 @@ def make_directory(path: str | os.PathLike) -> epath.Path:
   if not is_remote(path):
     path.mkdir(parents=True, exist_ok=True)
   return path
+
+
+def unwritable(
+  what: str, error: OSError
+) -> errors.InputError | errors.RunError:
+  """Returns the error for a place that cannot be written.
+
+  Args:
+    what: the place with its preposition, after "cannot write".
+    error: why it cannot be written.
+
+  Returns:
+    A RunError where the disk is out of reach for the moment; else an
+    InputError, since somebody has to change something.
+  """
+  if error.errno in _AWAY:
+    return errors.RunError(
+      f"cannot write {what}: {error}; the same command tries again"
+    )
+  return errors.InputError(f"cannot write {what}: {error}")
 
 
 def no_room(error: BaseException | None) -> str:
@@ -285,18 +333,47 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     InputError: the file cannot be read, is not JSON, or is not an object.
+    RunError: it is out of reach for the moment.
   """
   try:
-    content = json.loads(epath.Path(path).read_bytes())
+    with reading(path):
+      text = epath.Path(path).read_bytes()
+  except OSError as e:
+    raise errors.InputError(f"{path}: cannot be read: {e}") from e
+  try:
+    content = json.loads(text)
   # Python also refuses integers of 5,000 digits (ValueError) and 100,000
   # nested brackets (RecursionError).
   except (ValueError, RecursionError) as e:
     raise errors.InputError(f"{path}: not JSON: {e}") from e
-  except OSError as e:
-    raise errors.InputError(f"{path}: cannot be read: {e}") from e
   if not isinstance(content, dict):
     raise errors.InputError(f"{path}: not a JSON object")
   return content
+
+
+def has_locks(folder: str | os.PathLike) -> bool:
+  """Returns whether files of a directory can be locked with `flock`.
+
+  An object store has no locks, nor have some file systems, such as Lustre
+  without `-o flock`.
+
+  Args:
+    folder: directory that exists, or URL.
+
+  Raises:
+    OSError: the directory cannot be written.
+  """
+  if is_remote(folder):
+    return False
+  # A file of its own: whoever finds the lock's file must not find it empty.
+  with tempfile.TemporaryFile(dir=folder) as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+      if e.errno in _NO_LOCKS:
+        return False
+      raise
+  return True
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -339,3 +416,56 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
       if re.search(pattern, reason):
         raise errors.InputError(f"{message}; {advice}") from e
     raise errors.RunError(message) from e
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+  """Context that reads a file; tells a lost one from one that is out of reach.
+
+  Nothing but the reading belongs in it: of a remote path it catches every
+  exception, since each client has its own classes.
+
+  Args:
+    path: local path or URL, for the message.
+
+  Raises:
+    FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such
+      file.
+    RunError: the file is out of reach: what is in it, and whether it is there,
+      is not known. The client's advice for a start does not apply: a bucket
+      refuses what it allowed before when its own services are disturbed.
+    OSError: another error of a local path, such as a lack of rights.
+  """
+  try:
+    yield
+  except (errors.InputError, errors.RunError, *MISSING):
+    raise
+  except Exception as e:
+    if not is_remote(path) and getattr(e, "errno", None) not in _AWAY:
+      raise
+    raise errors.RunError(
+      f"{os.fspath(path)}: cannot be reached: {errors.one_line(e)}; the same "
+      "command tries again"
+    ) from e
+
+
+def stored_checksum(path: str | os.PathLike) -> tuple[int, str] | None:
+  """Returns what a bucket says of an object, whose content is not read.
+
+  Args:
+    path: local path or URL.
+
+  Returns:
+    (size in bytes, CRC-32C in base64); None where there is no such record, as
+    on a disk.
+
+  Raises:
+    FileNotFoundError: there is no such object.
+  """
+  if not is_remote(path):
+    return None
+  system, name = fsspec.core.url_to_fs(os.fspath(path))
+  about = system.info(name)
+  if not about.get("crc32c"):
+    return None
+  return int(about["size"]), about["crc32c"]

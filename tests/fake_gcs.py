@@ -22,6 +22,8 @@ import threading
 import time
 import urllib.parse
 
+import google_crc32c
+
 # All but the last part of a resumable upload are multiples of this.
 _PART = 256 * 1024
 
@@ -472,6 +474,9 @@ def _describe(bucket, name, found):
     "metageneration": "1",
     "contentType": found.content_type,
     "size": str(len(found.data)),
+    "crc32c": base64.b64encode(
+      google_crc32c.value(found.data).to_bytes(4, "big")
+    ).decode(),
     "storageClass": "STANDARD",
     "timeCreated": made,
     "updated": made,

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 
+from etils import epath
 from etils.epath import backend
 from google.api_core import exceptions
 import pytest
@@ -180,3 +181,64 @@ def test_errors_of_local_places_and_of_ours_are_left_alone():
   for kind in errors.InputError, errors.RunError:
     with pytest.raises(kind, match="^mine$"), places.reaching("gs://b"):
       raise kind("mine")
+
+
+@pytest.mark.parametrize(
+  ("place", "error", "raised"),
+  [
+    ("gs://b/f", FileNotFoundError("b/f"), FileNotFoundError),
+    ("gs://b/f", OSError("Forbidden: https://storage"), errors.RunError),
+    ("gs://b/f", TimeoutError(), errors.RunError),
+    ("gs://b/f", ConnectionResetError(), errors.RunError),
+    # gcsfs has errors of its own that are no OSError.
+    ("gs://b/f", Exception("Service Unavailable, 503"), errors.RunError),
+    ("/f", FileNotFoundError(errno.ENOENT, "none"), FileNotFoundError),
+    ("/f", NotADirectoryError(errno.ENOTDIR, "no"), NotADirectoryError),
+    ("/f", PermissionError(errno.EACCES, "no"), PermissionError),
+    ("/f", OSError(errno.EIO, "Input/output error"), errors.RunError),
+    ("/f", TimeoutError(errno.ETIMEDOUT, "timed out"), errors.RunError),
+    ("/f", ValueError("not of reading"), ValueError),
+  ],
+)
+def test_what_is_lost_is_told_from_what_is_out_of_reach(place, error, raised):
+  with pytest.raises(raised) as caught:
+    with places.reading(place):
+      raise error
+  if raised is errors.RunError:
+    assert str(caught.value).startswith(f"{place}: cannot be reached: ")
+    assert caught.value.__cause__ is error
+  else:
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+  ("number", "raised"),
+  [
+    (errno.EACCES, errors.InputError),
+    (errno.EROFS, errors.InputError),
+    (errno.ESTALE, errors.RunError),
+  ],
+)
+def test_a_disk_out_of_reach_is_no_bad_input(
+  tmp_path, monkeypatch, number, raised
+):
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(places, "check_directory", fail)
+  with pytest.raises(raised, match="cannot write to --output"):
+    places.check_output("--output", tmp_path)
+
+
+def test_json_out_of_reach_is_no_bad_json(tmp_path, monkeypatch):
+  def fail(_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(type(epath.Path(tmp_path)), "read_bytes", fail)
+  with pytest.raises(errors.RunError, match="cannot be reached"):
+    places.read_json(tmp_path / "a.json")
+
+
+def test_a_disk_keeps_no_checksums(tmp_path):
+  (tmp_path / "a").write_text("a")
+  assert places.stored_checksum(tmp_path / "a") is None

@@ -257,7 +257,7 @@ def _kept(workdir):
 
 
 def test_stopped_in_each_evaluation_it_ends_alike(
-  small, recorded, tmp_path, monkeypatch
+  small, recorded, tmp_path, monkeypatch, capsys
 ):
   """At the start, at a step that resets the reference, and at the last one."""
   argv = [
@@ -274,6 +274,9 @@ def test_stopped_in_each_evaluation_it_ends_alike(
     (1, [0, 2], [0, 2, 4]),
   ):
     _stop_in_evaluation(monkeypatch, at, argv)
+    # At the start there is nothing to go on from, and that is said.
+    said = capsys.readouterr().out
+    assert ("a step was saved: the run begins anew" in said) == (kept == [])
     assert (_evaluated(tmp_path), _kept(tmp_path)) == (evaluated, kept)
     rows = recorded(tmp_path)["metrics.jsonl"] if kept else []
     assert [row["step"] for row in rows] == list(range(1, max(kept or [1])))

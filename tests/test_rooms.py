@@ -174,6 +174,7 @@ ROOMS = {
     "loggers.py",
     "metrics.py",
     "lock.py",
+    "shared.py",
     "checkpoint.py",
     "hub_names.py",
     "hub.py",

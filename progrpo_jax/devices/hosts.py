@@ -34,7 +34,7 @@ _SHUTDOWN_S = 30
 # Smallest buffer of `gather`. Buffers are this size times a power of two, so
 # that few shapes are compiled.
 _LEAST_BYTES = 1 << 12
-# Errors of one host that `agree` raises on all.
+# Errors of one host that `agree` raises on all as what they are.
 _AGREED = (errors.InputError, errors.RunError, errors.Preempted)
 # Attribute of an error that `agree` has raised.
 _ON_ALL = "raised_on_all_hosts"
@@ -193,30 +193,48 @@ def agree(work: Callable[[], T]) -> T:
       host, the others would wait in there for it, and it here for them.
 
   Raises:
-    InputError, RunError, OSError, Preempted: raised by `work` on this host.
+    Exception: raised by `work` on this host.
     InputError, RunError, Preempted: raised by `work` on another host, which the
-      message names; an OSError there becomes a RunError here.
+      message names; every other exception there becomes a RunError here.
   """
   if count() == 1:
     return work()
   # A host that failed still takes part in the `gather`: otherwise the other
-  # hosts would wait for it forever.
+  # hosts would wait for it until its heartbeat ends, and say nothing of why.
   result = error = None
   try:
     result = work()
-  except (*_AGREED, OSError) as e:
+  except Exception as e:
     error = e
-  failures = gather(None if error is None else (type(error), str(error)))
+  failures = gather(None if error is None else _told(error))
   for host, failure in enumerate(failures):
     if failure is not None and error is None:
       kind, text = failure
-      error = (kind if issubclass(kind, _AGREED) else errors.RunError)(
-        f"host {host}: {text}"
-      )
+      error = kind(f"host {host}: {text}")
   if error is not None:
     setattr(error, _ON_ALL, True)
     raise error
   return result
+
+
+def _told(error: Exception) -> tuple[type[Exception], str]:
+  """Returns class and text of the error that other hosts raise for one here.
+
+  The class of a library or of the user's code stays here: the other hosts may
+  not be able to import it, or to call it with a text.
+  """
+  if isinstance(error, _AGREED):
+    package = errors.__name__.partition(".")[0]
+    ours = (
+      kind
+      for kind in type(error).__mro__
+      if kind.__module__.partition(".")[0] == package
+    )
+    return next(ours), str(error)
+  # The text of an OSError says all; that of a KeyError is a key.
+  if isinstance(error, OSError):
+    return errors.RunError, str(error)
+  return errors.RunError, f"{type(error).__name__}: {errors.one_line(error)}"
 
 
 def is_on_all(error: BaseException) -> bool:
@@ -232,8 +250,7 @@ def on_first(work: Callable[[], T]) -> T | None:
   """Calls `work` on the first host; returns None on all other hosts.
 
   Raises:
-    InputError, RunError, OSError: raised by `work`; on every host, as in
-      `agree`.
+    Exception: raised by `work`; on every host, as in `agree`.
   """
   return agree(work if is_first() else lambda: None)
 
@@ -249,7 +266,7 @@ def share_out(work: Callable[[slice], T], total: int) -> list[T]:
     Results of `work`, in host order.
 
   Raises:
-    InputError, RunError, OSError: raised by `work` on any host, as in `agree`.
+    Exception: raised by `work` on any host, as in `agree`.
   """
   return gather(agree(lambda: work(mine(total))))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 
 # Steps per part of a record in a bucket. A line has about 3 kB, so a step
 # rewrites 300 kB at most, and 10,000 steps are 100 objects to read.
@@ -53,7 +53,14 @@ def _note(
 def _read_bytes(path: epath.Path, damage: list[str] | None) -> bytes:
   """Returns the bytes of a file, b"" if it cannot be read."""
   try:
-    return path.read_bytes()
+    with places.reading(path):
+      return path.read_bytes()
+  except errors.RunError as error:
+    # A caller that tolerates damage makes do without the file.
+    if damage is None:
+      raise
+    _note(damage, str(error), error)
+    return b""
   except OSError as error:
     _note(damage, f"{path} cannot be read: {error.strerror or error}", error)
     return b""
@@ -126,6 +133,7 @@ def read(
 
   Raises:
     InputError: a line cannot be read, and `damage` is None.
+    RunError: the file is out of reach for the moment, and `damage` is None.
   """
   text = _read_bytes(path, damage).decode("utf-8", errors="replace")
   lines = text.split("\n")

@@ -2,8 +2,9 @@
 
 A supervisor may restart a run while the old process is still alive; the two
 must not both write. On a file system the kernel holds the lock and frees it
-whenever the process ends. An object store has no locks: there the holder
-rewrites the lock file periodically (a heartbeat). A newcomer that finds a lock
+whenever the process ends. An object store has no locks, nor have some file
+systems (Lustre without `-o flock`): there the holder rewrites the lock file
+periodically (a heartbeat). A newcomer that finds a lock
 file watches it: if the content changes, the holder is alive; if not, it is
 dead. Clocks of different machines are never compared.
 """
@@ -25,8 +26,8 @@ from progrpo_jax import errors, places
 
 FILE = ".lock"
 
-# On an object store: seconds between heartbeats, and seconds that a lock file
-# is watched before its holder counts as dead (several missed heartbeats).
+# Where there are no locks: seconds between heartbeats, and seconds that a lock
+# file is watched before its holder counts as dead (several missed heartbeats).
 _BEAT_S = 10.0
 _WATCH_S = 45.0
 
@@ -39,11 +40,12 @@ def held(
 
   Args:
     workdir: local directory, created if it does not exist, or URL.
-    beat_s: seconds between heartbeats on an object store.
+    beat_s: seconds between heartbeats where there are no locks.
     watch_s: seconds to wait there for a heartbeat of another holder.
 
   Raises:
     InputError: another run holds the lock, or the workdir cannot be written.
+    RunError: the workdir is out of reach for the moment.
   """
   path = workdir / FILE
   with contextlib.ExitStack() as stack:
@@ -52,12 +54,12 @@ def held(
       if places.is_remote(workdir):
         with places.reaching(workdir):
           stack.enter_context(_beating(path, beat_s, watch_s))
-      else:
+      elif places.has_locks(workdir):
         stack.enter_context(_locked(path))
+      else:
+        stack.enter_context(_beating(path, beat_s, watch_s))
     except OSError as e:
-      raise errors.InputError(
-        f"cannot write to --workdir {workdir}: {e}"
-      ) from e
+      raise places.unwritable(f"to --workdir {workdir}", e) from e
     yield
 
 
@@ -90,7 +92,7 @@ def _locked(path: epath.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _beating(path: epath.Path, beat_s: float, watch_s: float) -> Iterator[None]:
-  """Holds a lock file of an object store by rewriting it periodically."""
+  """Holds a lock file by rewriting it periodically."""
   owner = uuid.uuid4().hex
   # Watch an existing file: it is left over from a killed run if it disappears
   # or does not change for `watch_s`.

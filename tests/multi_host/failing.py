@@ -5,6 +5,7 @@ Where one process waited for the other in a computation of both, neither would
 come to its end.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.devices import hosts
 from progrpo_jax.models import hf_read
 from progrpo_jax.settings import isolation
+from progrpo_jax.storage import shared
 
 hosts.connect(heartbeat_s=20)
 me = hosts.index()
@@ -119,4 +121,13 @@ for name, more, added in (("answers", "", me), ("prompts", "+0" * me, 0)):
     kind=errors.RunError,
     tasks={"sums": dict(module="file", options=options)},
   )
+# A directory of one name on each machine, which is another one on each.
+c, _ = arguments.parse(
+  arguments.parser("train", ""), [*argv, "--config.model.init_from=~/policy"]
+)
+with mock.patch.object(
+  shared, "check", functools.partial(shared.check, wait_s=0.5)
+):
+  with pytest.raises(errors.InputError, match="not seen by host 1"):
+    loop.train(c, home / "own", view)
 print(f"failed as {me}")

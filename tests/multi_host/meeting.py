@@ -34,17 +34,27 @@ def fail(kind, text):
   raise kind(text)
 
 
+class OfALibrary(Exception):
+  """What a client of a bucket may raise; no other host can make one."""
+
+  def __init__(self, text, of_client=None):
+    super().__init__(text)
+    self.of_client = lambda: of_client  # cannot be pickled
+
+
 # What fails on one host fails on both, as what it is.
-for kind, seen in (
-  (errors.InputError, errors.InputError),
-  (errors.RunError, errors.RunError),
-  (OSError, errors.RunError),
+for kind, seen, named in (
+  (errors.InputError, errors.InputError, ""),
+  (errors.RunError, errors.RunError, ""),
+  (OSError, errors.RunError, ""),
+  (OfALibrary, errors.RunError, "OfALibrary: "),
 ):
   with pytest.raises(kind if me == 1 else seen) as caught:
     hosts.agree(lambda kind=kind: me and fail(kind, "no such file"))
   assert str(caught.value) == (
-    "no such file" if me == 1 else "host 1: no such file"
+    "no such file" if me == 1 else f"host 1: {named}no such file"
   )
+  assert hosts.is_on_all(caught.value)
 assert hosts.agree(lambda: me) == me
 assert hosts.on_first(lambda: f"of {me}") == ("of 0" if me == 0 else None)
 with pytest.raises(errors.InputError, match="full$"):

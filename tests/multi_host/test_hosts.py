@@ -3,6 +3,7 @@
 import http.server
 import json
 import pathlib
+import pickle
 import threading
 
 import jax
@@ -107,6 +108,46 @@ def test_alone_nothing_is_sent():
   assert hosts.any_of(True) and not hosts.any_of(False)
   assert hosts.share_out(lambda part: range(7)[part], 7) == [range(7)]
   hosts.compare("here", a=1)
+
+
+class OfAUser(errors.InputError):
+  """A class that only one host has imported."""
+
+
+@pytest.mark.parametrize(
+  ("error", "raised", "text"),
+  [
+    (OfAUser("of mine"), errors.InputError, "host 1: of mine"),
+    (errors.InputError("no key"), errors.InputError, "host 1: no key"),
+    (errors.Preempted("asked"), errors.Preempted, "host 1: asked"),
+    (OSError(5, "gone", "/f"), errors.RunError, "host 1: [Errno 5] gone: '/f'"),
+    (KeyError("meta"), errors.RunError, "host 1: KeyError: 'meta'"),
+    (ZeroDivisionError(), errors.RunError, "host 1: ZeroDivisionError: "),
+  ],
+)
+def test_whatever_fails_on_one_host_is_told_to_all(
+  monkeypatch, error, raised, text
+):
+  """Both sides of it, with what the other host sends put in its place."""
+  told = []
+
+  def fail():
+    raise error
+
+  def gather(value):
+    told.append(value)
+    return [None, told[0]]
+
+  monkeypatch.setattr(hosts, "count", lambda: 2)
+  monkeypatch.setattr(hosts, "gather", gather)
+  with pytest.raises(type(error)) as caught:
+    hosts.agree(fail)
+  assert caught.value is error and hosts.is_on_all(error)
+  pickle.dumps(told)
+  with pytest.raises(raised) as caught:
+    hosts.agree(lambda: None)
+  assert type(caught.value) is raised and hosts.is_on_all(caught.value)
+  assert str(caught.value).startswith(text)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,13 @@ def test_a_lock_has_all_that_the_base_install_and_the_tasks_need(lock):
     for line in (ROOT / lock).read_text().splitlines()
     if "==" in line
   }
-  tests = {"gcsfs", "google-cloud-storage", "nbclient", "ipykernel"}
+  tests = {
+    "gcsfs",
+    "google-cloud-storage",
+    "google-crc32c",
+    "nbclient",
+    "ipykernel",
+  }
   lists = re.split(r'^    "tpu": ', SETUP, flags=re.MULTILINE)[0]
   named = re.findall(r'^\s+"([A-Za-z][\w-]*)(?:\[\w+\])?[>=]=', lists, re.M)
   wanted = {n.lower().replace("_", "-") for n in named} - tests

@@ -468,6 +468,40 @@ def test_evaluations_and_exports_are_alike(runs):
   assert heads[0] == heads[1] and "PLACE" in heads[0]
 
 
+STORED = """
+import base64, json, sys
+import google_crc32c
+from progrpo_jax import errors, places
+path = "gs://bucket/run/checkpoints/1/params/d/1"
+places.write(path, b"weights")
+size, checksum = places.stored_checksum(path)
+assert size == 7
+assert base64.b64decode(checksum) == google_crc32c.value(
+    b"weights").to_bytes(4, "big")
+for name, error in (("run/none", FileNotFoundError),
+                    ("closed", errors.RunError)):
+  place = f"gs://{name}/x" if name == "closed" else f"gs://bucket/{name}"
+  try:
+    with places.reading(place):
+      places.stored_checksum(place)
+  except error as e:
+    print(e)
+"""
+
+
+def test_a_bucket_keeps_checksums_and_a_refusal_is_no_loss(store):
+  """As gcsfs tells it: of a missing object, and of one that it may not see."""
+  store.buckets["closed"] = {}
+  store.forbid("closed")
+  with _child(store, "-c", STORED) as child:
+    out, err = child.communicate(timeout=200)
+  assert child.returncode == 0, err
+  lost, away = out.splitlines()
+  assert "run/none" in lost
+  assert away.startswith("gs://closed/x: cannot be reached: ")
+  assert away.endswith("the same command tries again")
+
+
 LIVE = """
 import json, sys, urllib.request
 from progrpo_jax import load_run

@@ -1,13 +1,19 @@
+import base64
+import errno
 import json
+import os
 import shutil
+import threading
 import types
 
+from etils import epath
+import google_crc32c
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.devices import sharding
 from progrpo_jax.learn import optim, state
 from progrpo_jax.models import config, parameters
@@ -262,6 +268,99 @@ def test_damaged_file_is_named(saved, tmp_path):
         keeper.restore(1, LIKE)
     found += 1
   assert found > 20
+
+
+def test_checksums_of_a_bucket_are_those_of_its_objects(
+  saved, tmp_path, monkeypatch
+):
+  """Nothing is read for them; a copy on a disk is compared by its bytes."""
+  stored, opened = {}, []
+
+  def of_store(path):
+    value = google_crc32c.value(path.read_bytes()).to_bytes(4, "big")
+    stored[str(path)] = (path.stat().length, base64.b64encode(value).decode())
+    return stored[str(path)]
+
+  copy = tmp_path / "copy"
+  with monkeypatch.context() as patch:
+    patch.setattr(places, "stored_checksum", of_store)
+    patch.setattr(checkpoint, "_extend_crc32", opened.append)
+    keeper = checkpoint.Checkpointer(copy, background=False)
+    _save(keeper, 1, 1)
+    assert _equal(keeper.restore(1, LIKE)[0], _state(1))
+    keeper.close()
+  manifest = json.loads((copy / "1" / "manifest.json").read_text())
+  assert stored and not opened
+  assert {c.partition(":")[0] for _, c in manifest.values()} == {"crc32c"}
+  keeper = checkpoint.Checkpointer(copy, read_only=True)
+  assert _equal(keeper.restore(1, LIKE)[0], _state(1))
+  _flip(max((copy / "1" / "params").rglob("*"), key=lambda p: p.stat().st_size))
+  with pytest.raises(checkpoint.Damaged, match="is not what was written"):
+    keeper.restore(1, LIKE)
+  keeper.close()
+
+
+def test_older_checkpoints_of_a_bucket_are_read_for_their_checksums(
+  saved, monkeypatch
+):
+  monkeypatch.setattr(places, "stored_checksum", lambda _: (0, "other"))
+  keeper = checkpoint.Checkpointer(saved, read_only=True)
+  assert keeper.steps() == [0, 1] and not keeper.damaged
+  assert _equal(keeper.restore(1, LIKE)[0], _state(1))
+  keeper.close()
+
+
+def test_checksums_are_computed_side_by_side(tmp_path, monkeypatch):
+  """In the order of the files; of several failures the first is raised."""
+  monkeypatch.setattr(checkpoint, "_THREADS", 3)
+  meet = threading.Barrier(3, timeout=60)
+
+  def work(item):
+    meet.wait()
+    if item > 2:
+      raise ValueError(item)
+    return item * item
+
+  assert checkpoint._in_parallel(work, [2, 0, 1]) == [4, 0, 1]
+  with pytest.raises(ValueError, match="5"):
+    checkpoint._in_parallel(work, [1, 5, 4])
+  assert checkpoint._in_parallel(work, []) == []
+
+
+@pytest.mark.parametrize("item", ["meta", "params"])
+def test_what_is_out_of_reach_is_not_damaged(saved, monkeypatch, item):
+  """Neither when steps are listed, which reads `meta`, nor at a restore."""
+  digest = checkpoint._digest
+
+  def away(path, written=None):
+    if f"/1/{item}/" in str(path):
+      raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+    return digest(path, written)
+
+  monkeypatch.setattr(checkpoint, "_digest", away)
+  with pytest.raises(
+    errors.RunError,
+    match=f"/1/{item}/.*: cannot be reached: .*the same command tries again",
+  ):
+    keeper = checkpoint.Checkpointer(saved, read_only=True)
+    assert not keeper.damaged
+    keeper.restore(1, LIKE)
+  if item == "params":  # of a reference no more than of the policy
+    with pytest.raises(errors.RunError, match="cannot be reached"):
+      keeper.load_reference(1, MODEL, MESH)
+
+
+def test_a_manifest_out_of_reach_is_not_damaged(saved, monkeypatch):
+  read = type(epath.Path(saved)).read_bytes
+
+  def away(path):
+    if path.name == "manifest.json":
+      raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return read(path)
+
+  monkeypatch.setattr(type(epath.Path(saved)), "read_bytes", away)
+  with pytest.raises(errors.RunError, match="manifest.json: cannot be reached"):
+    checkpoint.Checkpointer(saved, read_only=True)
 
 
 def test_lost_item_is_named_and_the_step_before_is_there(saved, tmp_path):

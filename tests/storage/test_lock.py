@@ -1,5 +1,7 @@
 """One writer a workdir."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -80,6 +82,35 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
   with pytest.raises(errors.InputError, match="--workdir"):
     with lock.held(epath.Path(tmp_path / "file")):
       pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_held_as_a_store_is(
+  tmp_path, monkeypatch, number
+):
+  """Such as Lustre without `-o flock`."""
+
+  def flock(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  times = dict(beat_s=0.05, watch_s=5)
+  with lock.held(epath.Path(tmp_path), **times):
+    assert os.listdir(tmp_path) == [lock.FILE]
+    with pytest.raises(errors.InputError, match=f"process {os.getpid()} on "):
+      with lock.held(epath.Path(tmp_path), **times):
+        raise AssertionError("two hold it")
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_out_of_reach_is_no_bad_input(tmp_path, monkeypatch):
+  def flock(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  with pytest.raises(errors.RunError, match="cannot write to --workdir"):
+    with lock.held(epath.Path(tmp_path)):
+      raise AssertionError("held")
 
 
 # What stands for an object store here is its one file.

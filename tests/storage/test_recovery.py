@@ -1,5 +1,6 @@
 """A run whose checkpoints were damaged, lost, or being deleted at a kill."""
 
+import errno
 import json
 import os
 import shutil
@@ -94,6 +95,40 @@ def test_where_a_newer_checkpoint_is_gone_it_is_said_what_is_computed_again(
   _, view = small.train(copy, "train.total_steps=5", *STEPS[1:])
   assert "resuming from step 4" in view.messages
   assert not any("computed again" in text for text in view.messages)
+
+
+@pytest.mark.parametrize("item", ["params", "meta"])
+def test_what_is_out_of_reach_is_not_damaged(copy, small, monkeypatch, item):
+  """The run fails for the moment; nothing is moved, and it goes on later."""
+  digest = checkpoint._digest
+
+  def away(path, written=None):
+    if f"checkpoints/4/{item}/" in str(path):
+      raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+    return digest(path, written)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, "_digest", away)
+    with pytest.raises(
+      errors.RunError,
+      match=f"/4/{item}/.*: cannot be reached: .*the same command tries again",
+    ):
+      small.train(copy, *STEPS)
+  assert not (copy / "checkpoints-damaged").exists()
+  code, view = small.train(copy, "train.total_steps=5", *STEPS[1:])
+  assert code == 0 and "resuming from step 4" in view.messages
+
+
+def test_a_read_that_fails_in_orbax_is_not_of_another_model(copy, monkeypatch):
+  keeper = checkpoint.Checkpointer(copy / "checkpoints", read_only=True)
+
+  def away(*_, **__):
+    raise ValueError("UNAVAILABLE: Error reading 'd/1': HTTP 503")
+
+  monkeypatch.setattr(keeper._manager, "restore", away)
+  with pytest.raises(errors.RunError, match="/4: cannot be reached.*503"):
+    keeper._restore(4, {"params": None})
+  keeper.close()
 
 
 @pytest.mark.parametrize("item", ["params", "opt_state", "meta"])

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import http.server
 import json
@@ -17,7 +19,7 @@ from progrpo_jax.cli import tasks as cli
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import math as math_verifier
 from progrpo_jax.tasks import base, gsm8k
-from progrpo_jax.tasks.sets import published, reader, schema
+from progrpo_jax.tasks.sets import builder, published, reader, schema
 
 WORDS = ("red", "green", "blue", "black", "white", "brown", "grey", "pink")
 
@@ -90,6 +92,17 @@ def test_two_builds_are_equal(files, tmp_path):
   assert [
     one for part in source for one in (part[i] for i in range(len(part)))
   ] == first
+
+
+def test_data_is_built_on_a_disk_without_locks(tmp_path, monkeypatch):
+  def flock(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  entered = []
+  with builder.lock(str(tmp_path / "data"), "set"):
+    entered.append((tmp_path / "data").is_dir())
+  assert entered == [True]
 
 
 def test_equal_files_are_built_once_and_changed_ones_anew(

@@ -104,7 +104,13 @@ def prepare(
       writer = builder(
         config=config, data_dir=data_dir, file_format="array_record"
       )
-      writer.download_and_prepare(download_config=download)
+      try:
+        writer.download_and_prepare(download_config=download)
+      except OSError:
+        # TFDS writes elsewhere and renames at the end. Where there are no
+        # locks, another process may have finished the same data before.
+        if not ready.exists():
+          raise
   return tfds.builder_from_directory(ready)
 
 
@@ -112,14 +118,18 @@ def prepare(
 def lock(data_dir: str, name: str) -> Iterator[None]:
   """Lets one process of this machine at a time into the context.
 
+  In a bucket, and on a file system without locks, it lets all in: what they
+  write is written whole, and is alike.
+
   Args:
-    data_dir: folder of all builds, local or in a bucket, which has no locks.
+    data_dir: folder of all builds, local or in a bucket.
     name: name of the set or file that is written; each has a lock of its own.
   """
-  if places.is_remote(data_dir):
+  if not places.is_remote(data_dir):
+    os.makedirs(data_dir, exist_ok=True)
+  if not places.has_locks(data_dir):
     yield
     return
-  os.makedirs(data_dir, exist_ok=True)
   with open(os.path.join(data_dir, f".{name}.lock"), "w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
