@@ -30,6 +30,10 @@ set -a
 : "${SOURCE:=}"  # git URL to clone; empty: this working tree is copied
 : "${REF:=main}"  # commit, tag or branch of SOURCE
 : "${EXTRAS:=tpu,gcs}"  # of setup.py
+: "${COPY_MB:=200}"  # the most that this working tree may take, packed
+# Your variables that the run gets on each worker, with blanks between, such as
+# "WANDB_API_KEY HF_TOKEN LIBTPU_INIT_ARGS".
+: "${PASS_ENV:=}"
 
 # -- For launch/xpk.sh alone ------------------------------------------------
 

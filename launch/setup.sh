@@ -5,7 +5,8 @@
 #   launch/setup.sh [--dry-run]
 #
 # SOURCE decides what: this working tree (what git tracks, and new files that
-# it does not ignore), or a clone of a repository at REF.
+# it does not ignore, at most COPY_MB when packed), or a clone of a repository
+# at REF.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -13,6 +14,16 @@ source "$(dirname "$0")/lib.sh"
 # Refuses to change the code under a run.
 readonly GUARD='if tmux has-session -t progrpo 2>/dev/null; then
   echo "a run is going on here: launch/watch.sh shows it" >&2; exit 3; fi;'
+
+# too_large LIST: refuses to copy files, of which it names the largest.
+too_large() {
+  say "this working tree takes more than $COPY_MB MB, packed (COPY_MB). It" \
+    "goes to every worker at every start, with all that git does not ignore;" \
+    "models and data belong in the bucket, or into .gitignore. The largest:"
+  (cd "$ROOT" && xargs -0 du -k <"$1") | sort -rn |
+    awk 'NR <= 5 {sub(/^[0-9]+\t/, sprintf("%.0f MB  ", $1 / 1000)); print}' >&2
+  exit 2
+}
 
 # Copies the working tree.
 copy_tree() {
@@ -22,7 +33,12 @@ copy_tree() {
       # What git still lists may be gone.
       [[ ! -e $ROOT/$file && ! -L $ROOT/$file ]] || printf '%s\0' "$file"
     done >"$list"
-  tar -C "$ROOT" --null -T "$list" -czf "$folder/tree.tar.gz"
+  # Cut off where it is too large: models and data would be packed for long.
+  local code=0 most=$((COPY_MB * 1000000))
+  tar -C "$ROOT" --null -T "$list" -czf - | head -c $((most + 1)) \
+    >"$folder/tree.tar.gz" || code=$?
+  (($(wc -c <"$folder/tree.tar.gz") <= most)) || too_large "$list"
+  ((code == 0)) || die 1 "cannot pack $ROOT"
   tpus tpu-vm scp "$folder/tree.tar.gz" "$NAME:progrpo_tree.tar.gz" \
     --worker=all
   on_workers "$GUARD rm -rf $REMOTE_DIR && mkdir -p $REMOTE_DIR &&

@@ -71,6 +71,7 @@ attempt() { cat "$RUNS/current" 2>/dev/null || true; }
 
 start() {
   if alive; then
+    rm -f "$RUNS/$1/env"
     echo "worker $WORKER: a run is going on"
     return
   fi
@@ -131,6 +132,17 @@ watch_notices() {
   done
 }
 
+# take_environment FILE: exports what launch/run.sh has put there, NAME=VALUE
+# with a zero byte after each, and leaves no copy of it on the disk.
+take_environment() {
+  local pair
+  [[ -e $1 ]] || return 0
+  while IFS= read -r -d '' pair; do
+    export "${pair%%=*}=${pair#*=}"
+  done <"$1"
+  rm -f "$1"
+}
+
 # Runs the command, keeps its log and its exit code, here and in the bucket.
 run() {
   local name=$1 workdir=$2 folder=$RUNS/$1 code=0
@@ -156,6 +168,7 @@ run() {
     watch_notices "$folder/pid"
   ) </dev/null >/dev/null 2>&1 &
   local watcher=$!
+  take_environment "$folder/env"
   export PYTHONHASHSEED=0 PYTHONUNBUFFERED=1
   # In the foreground: a trapped signal then waits for its end.
   bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid" "$VENV/bin/progrpo" "$@" \

@@ -108,6 +108,13 @@ What is counted ([memory.py](../progrpo_jax/plan/memory.py)):
 
 {terms}
 
+The doctor also counts the disk: a checkpoint has the trained weights and both
+moments, 12 bytes a parameter (7B: 91 GB), 10 with `optim.mu_dtype` "bfloat16",
+and with LoRA those of the adapters alone. There are `checkpoint.keep` of them,
+that of the reference, one that is being written, and those of
+`checkpoint.keep_every`. `--workdir DIR` compares the sum with what is free on
+the disk of that directory.
+
 The estimate beside measurements:
 
 - **The process on a CPU** (`pytest tests/slow/test_real_sizes.py -s`, commit

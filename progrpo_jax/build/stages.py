@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ from progrpo_jax.settings import checks, derived, isolation
 from progrpo_jax.settings import schedule as schedule_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import log as log_lib
+from progrpo_jax.storage import loggers
 from progrpo_jax.storage import metrics as metrics_lib
 from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.text import tokenizer as tokenizer_lib
@@ -229,6 +231,7 @@ def make_writer(
     wandb=c.log.wandb,
     trackio=c.log.trackio,
     logger=functions.make_logger(c),
+    config=json.loads(c.to_json_best_effort()),
     resume_step=resume_step,
     unfinished=unfinished,
   )
@@ -278,6 +281,17 @@ def check_base(c: ml_collections.ConfigDict) -> None:
     policy_lib.check_stays(place)
 
 
+def check_trackers(c: ml_collections.ConfigDict) -> None:
+  """Refuses a run whose W&B or trackio cannot start on this host.
+
+  Raises:
+    InputError: see `loggers.check`.
+  """
+  for name in loggers.TRACKERS:
+    if c.log[name]:
+      loggers.check(name, login=hosts.is_first())
+
+
 def attention_of(model: model_config.ModelConfig, mesh) -> str:
   """Returns a sentence on the attention kernel that runs on a mesh.
 
@@ -321,6 +335,7 @@ def make_setup(
   def checked():
     check(c, mesh)
     check_base(c)
+    check_trackers(c)
 
   hosts.agree(checked)
   policy = load_policy(c, mesh)

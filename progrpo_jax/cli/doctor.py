@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
 
 import jax
 import rich.console
@@ -56,6 +57,12 @@ def run(argv: list[str]) -> int:
     help="plan for chips of this kind, which this machine need not have",
   )
   parser.add(
+    "--workdir",
+    ranges.Place(empty=False),
+    help="workdir of the run, whose disk must have room for its checkpoints "
+    "(default: this directory); without --config, the run's own config",
+  )
+  parser.add(
     "--devices",
     ranges.Whole(at_least=1, at_most=2**20),
     metavar="N",
@@ -98,7 +105,9 @@ def run(argv: list[str]) -> int:
   console.print(_machine())
   if c is None:
     return 0
-  _plan(console, c, memory.CHIPS.get(args.chip), args.devices)
+  _plan(
+    console, c, memory.CHIPS.get(args.chip), args.devices, args.workdir or "."
+  )
   if args.compile:
     _compile(console, c, chips, args)
   return 0
@@ -130,7 +139,9 @@ def _check(c, args) -> None:
     outputs.check(args.hlo, "--hlo")
 
 
-def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
+def _plan(
+  console, c, chip: memory.Chip | None, count: int | None, workdir: str
+) -> None:
   """Prints a run's memory per device and, if it is too much, a remedy.
 
   Args:
@@ -138,13 +149,15 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     c: config of the run.
     chip: kind of accelerator; None for this machine's devices.
     count: number of devices; None for as many as this machine has.
+    workdir: workdir of the run, which need not exist.
 
   Raises:
     InputError: the config is invalid, or cannot run on so many devices.
   """
   # Where to run: a chip by name, or the devices of this machine.
   count = count or jax.device_count()
-  if chip is None:
+  is_here = chip is None
+  if is_here:
     device = jax.devices()[0]
     chip = memory.Chip(device.platform, _device_memory() or 0)
   m = c.mesh
@@ -162,12 +175,15 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   console.print(_table(phases, mesh))
   for warning in memory.warnings(model, mesh):
     console.print(f"On this mesh {warning}.")
+  console.print(_disk(*memory.checkpoints(c, model, mesh), workdir))
   if not chip.memory:
     return
   console.print(
     f"A device has {_gib(chip.memory)} GiB; a plan should stay below "
     f"{_gib(memory.USABLE * chip.memory)}."
   )
+  if chip.platform == "gpu":
+    console.print(_share(is_here))
   if memory.fits(phases, chip):
     return
   # Another mesh of as many devices, if one fits.
@@ -175,11 +191,7 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
   if proposal is None:
     console.print(
       f"It does not fit, nor does any other mesh of {count} devices. Take "
-      "more devices; or lower train.micro_batch_rows, row_tokens and "
-      "micro_batch_generations (update), sampling.batch_prompts or "
-      "algo.num_generations (sample), eval.batch_prompts or eval.num_samples "
-      "(evaluate); or set model.remat to 'layer', model.lora.rank, or "
-      "optim.mu_dtype to 'bfloat16'."
+      f"more devices; or {_remedies(c)}."
     )
     return
   sizes, phases = proposal
@@ -191,6 +203,70 @@ def _plan(console, c, chip: memory.Chip | None, count: int | None) -> None:
     )
     + f", which needs {_gib(memory.peak(phases))} GiB."
   )
+
+
+def _remedies(c) -> str:
+  """Returns what takes less memory, without what the config does already."""
+  lower = [
+    "train.micro_batch_rows, row_tokens and micro_batch_generations (update)",
+    "sampling.batch_prompts or algo.num_generations (sample)",
+  ]
+  if c.eval.every:
+    lower.append("eval.batch_prompts or eval.num_samples (evaluate)")
+  change = []
+  if c.model.remat != "layer":
+    change.append("model.remat to 'layer'")
+  if not c.model.lora.rank:
+    change.append("model.lora.rank")
+  if c.optim.mu_dtype != "bfloat16":
+    change.append("optim.mu_dtype to 'bfloat16'")
+  said = f"lower {', '.join(lower)}"
+  return f"{said}; or set {', or '.join(change)}" if change else said
+
+
+def _share(is_here: bool) -> str:
+  """Returns a sentence on the share of a GPU's memory that was counted.
+
+  Args:
+    is_here: whether the GPU is this machine's, as JAX has it now.
+  """
+  name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+  share = memory.GPU_SHARE
+  if is_here:
+    share = os.environ.get(name) or memory.JAX_SHARE
+  return (
+    f"That is with {name}={share} of the GPU's memory. A run has the share "
+    f"that is set where it starts: {memory.JAX_SHARE} if none is, 0.9 by "
+    "launch/gpu.sh and launch/slurm.sbatch."
+  )
+
+
+def _disk(size: int, count: int, workdir: str) -> str:
+  """Returns a sentence on the disk that checkpoints take, and its room.
+
+  Args:
+    size: bytes of a checkpoint.
+    count: number of checkpoints at most.
+    workdir: local path or URL, which need not exist.
+  """
+  said = (
+    f"A checkpoint takes {_gb(size)} GB of the disk, and there are {count} at "
+    "most (checkpoint.keep and keep_every, the reference's, one that is being "
+    f"written): {_gb(size * count)} GB"
+  )
+  if places.is_remote(workdir):
+    return f"{said}."
+  place = pathlib.Path(workdir).expanduser().absolute()
+  while not place.exists():
+    place = place.parent
+  free = shutil.disk_usage(place).free
+  enough = "" if size * count <= free else ", WHICH IS TOO LITTLE"
+  return f"{said}. The disk of {place} has {_gb(free)} GB free{enough}."
+
+
+def _gb(count: int) -> str:
+  """Returns bytes as GB, as disks are sold, with digits where it is small."""
+  return f"{count / 1e9:,.{0 if count >= 1e10 else 1 if count >= 1e8 else 4}f}"
 
 
 def _compile(console, c, chips: list, args) -> None:

@@ -19,6 +19,9 @@ from progrpo_jax.devices import sharding
 # 128, the width of a vector register, is the smallest allowed.
 _BLOCKS = 512, 256, 128
 
+# Least compute capability of a GPU for cuDNN's kernel: that of Ampere.
+_CUDNN_CAPABILITY = 8.0
+
 # Columns are padded to a multiple of cuDNN's tile width. JAX 0.10.2 cannot
 # differentiate the kernel with an odd number of columns.
 _CUDNN_COLUMNS = 64
@@ -44,7 +47,27 @@ def obstacle(name: str, config, platform: str) -> str | None:
       "it takes a head_dim that is a multiple of 8, up to 128 on every GPU, "
       f"and this is {config.head_dim}"
     )
-  return None
+  return _too_old()
+
+
+def _too_old() -> str | None:
+  """Reason why this machine's GPU has no cuDNN attention, None if it has.
+
+  Where there is no GPU, the run is planned for another machine.
+  """
+  capability = getattr(jax.devices()[0], "compute_capability", None)
+  if capability is None:
+    return None
+  try:
+    enough = float(capability) >= _CUDNN_CAPABILITY
+  except ValueError:  # such as gfx90a, which is no GPU of NVIDIA
+    enough = False
+  if enough:
+    return None
+  return (
+    f"it takes a GPU of compute capability {_CUDNN_CAPABILITY}, as Ampere has, "
+    f"or higher, and this is {capability}"
+  )
 
 
 def splash(q, own, segment_NT, *, interpret: bool = False) -> jax.Array:

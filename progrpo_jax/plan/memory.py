@@ -94,15 +94,20 @@ def _gib(count: float) -> int:
   return int(count * 2**30)
 
 
+# Share of a GPU's memory that a plan for a GPU by name takes JAX to reserve.
+GPU_SHARE = 0.95
+# What JAX reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
+JAX_SHARE = 0.75
+
 # TPUs: the limit in the compiler's error for a program that is too large
-# (libtpu 0.0.42). GPUs: 95 % of the memory that the driver reports (79.6 and
-# 140.4 GiB); JAX uses 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
+# (libtpu 0.0.42). GPUs: of the memory that the driver reports (79.6 and 140.4
+# GiB).
 CHIPS = {
   "v5e": Chip("tpu", _gib(15.75)),
   "v5p": Chip("tpu", _gib(95.74)),
   "v6e": Chip("tpu", _gib(31.25)),
-  "H100": Chip("gpu", _gib(0.95 * 79.6)),
-  "H200": Chip("gpu", _gib(0.95 * 140.4)),
+  "H100": Chip("gpu", _gib(GPU_SHARE * 79.6)),
+  "H200": Chip("gpu", _gib(GPU_SHARE * 140.4)),
 }
 
 
@@ -223,6 +228,31 @@ def estimate(
       if total(terms) > total(largest.get(phase, {})):
         largest[phase] = terms
   return largest
+
+
+def checkpoints(
+  c: ml_collections.ConfigDict, model: model_config.ModelConfig, mesh
+) -> tuple[int, int]:
+  """Counts what the checkpoints of a run take of a disk.
+
+  Args:
+    c: config of the run.
+    model: model configuration, from `model_of`.
+    mesh: any mesh on which the run can be.
+
+  Returns:
+    (bytes of a checkpoint: float32 parameters that train and their moments;
+    how many there are at most: those that are kept, the reference's, and one
+    that is being written).
+  """
+  tx = functions.make_optimizer(c, functions.make_schedule(c))
+  state = state_lib.abstract(model, tx, mesh)
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  k = c.checkpoint
+  # Of the newest ones in a row all but one reference are among them: a reset
+  # is saved. Those that are kept for good may each have one of their own.
+  forever = c.train.total_steps // k.keep_every if k.keep_every else 0
+  return size, k.keep + 2 + forever * (2 if c.algo.reset.modes else 1)
 
 
 def total(terms: Mapping[str, int]) -> int:

@@ -4,26 +4,31 @@ A logger is an object with `log(step, numbers)`, and if it wants them
 `table(step, name, columns, rows)` and `close()`. A user's own is what a
 function of the user's returns for a workdir. The record itself is in the files
 of the workdir (`storage/metrics.py`): a logger that fails costs copies, never
-the run.
+the run, be it at its start or later.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import importlib
-import json
 import os
 import sys
 import tempfile
 import time
 import types
 from typing import Any
+import uuid
 
 from etils import epath
 import tensorboardX
 
 from progrpo_jax import errors, places
+from progrpo_jax.storage import lines
 
 _PROJECT = "progrpo_jax"
+# File of a workdir with the id of its run in W&B and trackio.
+RUN_ID = "run_id"
+# Packages that log to a service, each a key of `config.log` and an extra.
+TRACKERS = ("wandb", "trackio")
 # Seconds between copies of TensorBoard's file to a bucket.
 COPY_S = 60.0
 # Above this size a new TensorBoard file begins: every copy is of a whole file.
@@ -111,8 +116,10 @@ class TensorBoard:
 class Tracker:
   """Logs to W&B, or to trackio, whose functions have the same names.
 
-  The run of a workdir is resumed by its name or id, so that a resumed run goes
-  on in the same curves.
+  The run of a workdir is found again by the id in its `RUN_ID`, so that a
+  resumed run goes on in the same curves. A path would not do: containers and
+  notebooks have workdirs of equal paths, and one that was deleted may begin
+  anew; a service that takes two runs for one drops the steps of the second.
   """
 
   def __init__(self, module: Any, run: Any):
@@ -144,15 +151,30 @@ class Tracker:
 class Guarded:
   """A logger that may fail: its errors are counted and said, not raised."""
 
-  def __init__(self, name: str, logger: Any):
-    """Wraps a logger.
+  def __init__(self, name: str, start: Callable[[], Any]):
+    """Starts a logger; one that cannot start gets nothing.
+
+    It is not tried again: a service that is not there may cost a minute and
+    more until it counts as not there.
 
     Args:
       name: name of the logger in messages.
-      logger: object with `log`, and perhaps `table` and `close`.
+      start: function to an object with `log`, and perhaps `table` and `close`.
+
+    Raises:
+      InputError: what the user gave is wrong, which waiting does not mend.
     """
-    self._name, self._logger = name, logger
+    self._name, self._logger = name, None
     self._failures = 0
+    try:
+      self._logger = start()
+    except errors.InputError:
+      raise
+    except Exception as error:
+      self._say(
+        f"did not start, and gets nothing ({errors.one_line(error)}); the run "
+        "goes on, and its own files have everything"
+      )
 
   def log(self, step: int, numbers: Mapping[str, float]) -> None:
     """Passes on the numbers of a step."""
@@ -192,8 +214,42 @@ class Guarded:
     print(f"logger {self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def wandb(workdir: epath.Path) -> Tracker:
-  """Starts a W&B run, or resumes the one with the same workdir path.
+def check(package: str, login: bool = True) -> None:
+  """Refuses a tracker that cannot start here, before anything is loaded.
+
+  Args:
+    package: one of `TRACKERS`.
+    login: whether this process will log, and so needs a login.
+
+  Raises:
+    InputError: the package is not installed, or W&B has no login.
+  """
+  module = _module(package)
+  if package != "wandb" or not login:
+    return
+  try:
+    # In a terminal it asks for the key, as the start of the run would.
+    module.login(verify=False)
+  except module.errors.UsageError as error:
+    raise errors.InputError(
+      f"log.wandb is True, but W&B has no login ({errors.one_line(error)}): "
+      "run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"
+    ) from error
+  except Exception:
+    # The service may not answer now. Whether the run is logged is said when
+    # the logger starts.
+    return
+
+
+def wandb(
+  workdir: epath.Path, config: Mapping[str, Any] | None, run_id: str
+) -> Tracker:
+  """Starts a W&B run, or resumes the one with the same id.
+
+  Args:
+    workdir: workdir of the run, whose last folder names it.
+    config: config of the run, if it is known.
+    run_id: see `run_id`.
 
   Raises:
     InputError: wandb is not installed.
@@ -202,16 +258,23 @@ def wandb(workdir: epath.Path) -> Tracker:
   run = module.init(
     project=_PROJECT,
     name=workdir.name,
-    id=_digest(workdir),
+    id=run_id,
     resume="allow",
     dir=None if places.is_remote(workdir) else os.fspath(workdir),
-    config=_config(workdir),
+    config=config,
   )
   return Tracker(module, run)
 
 
-def trackio(workdir: epath.Path) -> Tracker:
-  """Starts a trackio run, or resumes the one with the same workdir path.
+def trackio(
+  workdir: epath.Path, config: Mapping[str, Any] | None, run_id: str
+) -> Tracker:
+  """Starts a trackio run, or resumes the one with the same name and id.
+
+  Args:
+    workdir: workdir of the run, whose last folder begins its name.
+    config: config of the run, if it is known.
+    run_id: see `run_id`.
 
   Raises:
     InputError: trackio is not installed.
@@ -220,9 +283,9 @@ def trackio(workdir: epath.Path) -> Tracker:
   # A run is found again by its name, and workdirs may have equal names.
   run = module.init(
     project=_PROJECT,
-    name=f"{workdir.name}-{_digest(workdir)[:6]}",
+    name=f"{workdir.name}-{run_id[:6]}",
     resume="allow",
-    config=_config(workdir),
+    config=config,
   )
   return Tracker(module, run)
 
@@ -261,12 +324,35 @@ def _module(package: str) -> types.ModuleType:
     ) from error
 
 
-def _digest(workdir: epath.Path) -> str:
-  """Returns an id of a workdir: the same path has the same id."""
-  where = workdir if places.is_remote(workdir) else workdir.resolve()
-  return hashlib.sha256(os.fspath(where).encode()).hexdigest()[:16]
+def run_id(workdir: epath.Path, resumed: bool) -> str:
+  """Returns the id of a workdir's run in the trackers, the same each time.
+
+  It is drawn when the run begins and kept in a file of the workdir. Runs of
+  versions that had no such file were found by the workdir's path, and are
+  still.
+
+  Args:
+    workdir: workdir of the run.
+    resumed: whether the run goes on from a step of before.
+
+  Raises:
+    OSError: the file cannot be read or written.
+  """
+  path = workdir / RUN_ID
+  if path.exists():
+    return path.read_text().strip()
+  found = uuid.uuid4().hex[:16]
+  if resumed and _was_tracked(workdir):
+    where = workdir if places.is_remote(workdir) else workdir.resolve()
+    found = hashlib.sha256(os.fspath(where).encode()).hexdigest()[:16]
+  places.write(path, found + "\n")
+  return found
 
 
-def _config(workdir: epath.Path) -> dict[str, Any] | None:
-  path = workdir / "config.json"
-  return json.loads(path.read_text()) if path.exists() else None
+def _was_tracked(workdir: epath.Path) -> bool:
+  """Returns whether the config in a workdir asked for a tracker.
+
+  Until a resumed run begins its loop, that is the config of before.
+  """
+  log = lines.config(workdir / "config.json", damage=[]).get("log")
+  return isinstance(log, dict) and any(log.get(name) for name in TRACKERS)

@@ -9,6 +9,7 @@ no such numbers, and many readers refuse Python's extension.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -93,6 +94,7 @@ class MetricWriter:
     wandb: bool = False,
     trackio: bool = False,
     logger: tuple[str, Callable[[epath.Path], Any]] | None = None,
+    config: Mapping[str, Any] | None = None,
     resume_step: int | None = None,
     unfinished: bool = False,
   ):
@@ -105,6 +107,8 @@ class MetricWriter:
       trackio: whether to log to trackio too.
       logger: (import path, function) of a user's logger, see
         `loggers.users`, or None.
+      config: config that W&B and trackio show. On resume the file in the
+        workdir is still the one of before.
       resume_step: last step to keep, everything later is removed; -1 starts
         over; None removes nothing.
       unfinished: whether the evaluation and the metrics of `resume_step` are
@@ -115,6 +119,7 @@ class MetricWriter:
         made.
     """
     self.workdir = places.make_directory(workdir)
+    resumed = resume_step is not None and resume_step >= 0
     _cut_files(self.workdir / ROLLOUTS, resume_step)
     if unfinished:
       resume_step -= 1
@@ -125,17 +130,21 @@ class MetricWriter:
     self._tensorboard = None
     if tensorboard:
       self._tensorboard = loggers.Guarded(
-        "tensorboard", loggers.TensorBoard(self.workdir / "tb", purge)
+        "tensorboard", lambda: loggers.TensorBoard(self.workdir / "tb", purge)
       )
     self._loggers = []
     for is_wanted, make in ((wandb, loggers.wandb), (trackio, loggers.trackio)):
       if is_wanted:
-        started = make(self.workdir)
-        self._loggers.append(loggers.Guarded(make.__name__, started))
+        start = functools.partial(self._track, make, config, resumed)
+        self._loggers.append(loggers.Guarded(make.__name__, start))
     if logger:
       name, make = logger
-      started = loggers.users(make, name, self.workdir)
-      self._loggers.append(loggers.Guarded(name, started))
+      start = functools.partial(loggers.users, make, name, self.workdir)
+      self._loggers.append(loggers.Guarded(name, start))
+
+  def _track(self, make, config, resumed: bool) -> loggers.Tracker:
+    """Starts a tracker with the id of the workdir's run."""
+    return make(self.workdir, config, loggers.run_id(self.workdir, resumed))
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends the line of a training step; `values` maps names to numbers."""

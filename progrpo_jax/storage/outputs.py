@@ -11,11 +11,11 @@ from etils import epath
 
 from progrpo_jax import errors, places
 from progrpo_jax.models import hf
-from progrpo_jax.storage import lines, lock, metrics
+from progrpo_jax.storage import lines, lock, loggers, metrics
 from progrpo_jax.storage import policy as policy_lib
 
 CONFIG = "config.json"
-_FILES = (CONFIG, metrics.METRICS, metrics.EVALS, lock.FILE)
+_FILES = (CONFIG, metrics.METRICS, metrics.EVALS, lock.FILE, loggers.RUN_ID)
 _FOLDERS = (
   policy_lib.MODEL_DIR,
   policy_lib.CHECKPOINTS,

@@ -1,11 +1,14 @@
 import importlib.util
 import json
+import shutil
+import types
 
 import jax
 import pytest
 
 from progrpo_jax import main
 from progrpo_jax.devices import sharding
+from progrpo_jax.models import parameters
 from progrpo_jax.plan import ahead, memory
 
 # In a process of its own, where nothing else can compile. Optax converts a
@@ -108,6 +111,51 @@ def test_plans_for_chips_that_are_not_here(small, capfd, monkeypatch):
     )
     out = " ".join(capfd.readouterr().out.split())
     assert "It does not fit" in out and words in out
+
+
+def test_the_remedies_leave_out_what_is_done(small, capfd, monkeypatch):
+  monkeypatch.setitem(memory.CHIPS, "H100", memory.Chip("gpu", 1))
+  argv = ["doctor", *small.args(), "--chip", "H100", "--devices", "1"]
+  assert main.main([*argv, "--config.model.remat=none"]) == 0
+  said = " ".join(capfd.readouterr().out.split())
+  assert "or set model.remat to 'layer', or model.lora.rank, or optim" in said
+  # The share of the GPU that the plan is for.
+  assert (
+    "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" in said and "0.75 if none" in said
+  )
+  done = ["--config.model.remat=layer", "--config.optim.mu_dtype=bfloat16"]
+  assert main.main([*argv, *done, "--config.eval.every=0"]) == 0
+  said = " ".join(capfd.readouterr().out.split())
+  assert "(sample); or set model.lora.rank." in said
+  assert "remat" not in said and "(evaluate)" not in said
+
+
+def test_counts_the_disk_of_the_checkpoints(
+  small, tmp_path, capfd, monkeypatch
+):
+  model = memory.model_of(small.config())
+  mesh = sharding.abstract_mesh(1, 1, 1, 1)
+  numbers = sum(
+    x.size for x in jax.tree.leaves(parameters.abstract_params(model))
+  )
+
+  def count(*keys):
+    return memory.checkpoints(small.config(*keys), model, mesh)
+
+  size, most = count("checkpoint.keep=3")
+  assert 12 * numbers <= size < 12 * numbers + 1000 and most == 5
+  keys = "checkpoint.keep=1", "checkpoint.keep_every=2", "train.total_steps=7"
+  assert count(*keys, "algo.reset.modes=()")[1] == 6
+  monkeypatch.setattr(
+    shutil, "disk_usage", lambda place: types.SimpleNamespace(free=size)
+  )
+  argv = ["doctor", *small.args(), "--workdir"]
+  assert main.main([*argv, str(tmp_path / "not" / "yet")]) == 0
+  said = " ".join(capfd.readouterr().out.split())
+  assert "A checkpoint takes" in said and "WHICH IS TOO LITTLE" in said
+  assert main.main([*argv, "gs://bucket/run"]) == 0
+  said = capfd.readouterr().out
+  assert "A checkpoint takes" in said and "free" not in said
 
 
 def test_refuses_a_plan_without_a_config(capfd):

@@ -158,7 +158,14 @@ def ssh(name, options):
 def scp(source, target, options):
   name, _, path = target.partition(":")
   for _, env in machines(name, options):
-    shutil.copy(source, pathlib.Path(env["HOME"]) / path)
+    # As scp: a file that is there keeps its mode.
+    there = pathlib.Path(env["HOME"]) / path
+    is_new = not there.exists()
+    shutil.copyfile(source, there)
+    if is_new:
+      shutil.copymode(source, there)
+    with open(FAKE / "modes.jsonl", "a") as f:
+      f.write(json.dumps([there.name, there.stat().st_mode & 0o777]) + "\n")
 
 
 def place(url):

@@ -26,6 +26,7 @@ def progrpo(argv):
   count.write_text(str(n + 1))
   with open(FAKE / f"runs-{worker}.jsonl", "a") as f:
     f.write(json.dumps(argv) + "\n")
+  (FAKE / f"environment-{worker}.json").write_text(json.dumps(dict(os.environ)))
   plan = json.loads((FAKE / "plan.json").read_text())[n]
   print(f"start {n} of worker {worker}", flush=True)
   if "step" in plan and worker == 0:

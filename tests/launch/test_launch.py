@@ -675,6 +675,29 @@ def test_set_up_clones_a_repository(cloud, tmp_path):
   assert (cloud.home(0) / "progrpo_jax" / "file").read_text() == "one"
 
 
+def test_a_tree_with_models_in_it_is_not_sent(cloud, tmp_path):
+  """Models and data go into folders that git ignores, or are named."""
+  cloud.set(nodes={"pod": ["READY"]})
+  tree = tmp_path / "tree"
+  shutil.copytree(cloud.tree, tree, symlinks=True)
+  shutil.copy(ROOT / ".gitignore", tree / ".gitignore")
+  cloud.tree = tree
+  noise = os.urandom(2_000_000)
+  for name in ("models/a/model.safetensors", "data/rows.jsonl"):
+    (tree / name).parent.mkdir(parents=True)
+    (tree / name).write_bytes(noise)
+  assert cloud.run("setup.sh", COPY_MB="1").returncode == 0
+  assert not (cloud.home(0) / "progrpo_jax" / "models").exists()
+  (tree / "policy").mkdir()
+  (tree / "policy" / "large file").write_bytes(noise)
+  for options in ((), ("--dry-run",)):
+    done = cloud.run("setup.sh", *options, COPY_MB="1")
+    assert done.returncode == 2 and "more than 1 MB, packed" in done.stderr
+    assert "2 MB  policy/large file" in done.stderr
+  assert len(cloud.calls("tpu-vm scp")) == 1
+  assert cloud.run("setup.sh", COPY_MB="4").returncode == 0
+
+
 @pytest.fixture
 def ready(cloud):
   """A pod of two that is set up."""
@@ -720,6 +743,39 @@ def test_a_run_starts_everywhere_once_and_leaves_log_and_code(ready):
       f"start 0 of worker {worker}\n"
     )
   assert len(ready.runs(0)) == 1
+
+
+def test_variables_reach_the_run_and_nobody_else(ready):
+  """In a file for the owner's eyes, which is gone once it has been read."""
+  ready.plan({"code": 0})
+  values = {"WANDB_API_KEY": "s3cret", "FLAGS": "--a=1 --b='x y'\n--c=$HOME"}
+  passed = {"PASS_ENV": " ".join(values), "ATTEMPT": "t1"}
+  done = ready.run("run.sh", **values, **passed)
+  assert done.returncode == 0, done.stderr
+  ready.wait_for(lambda: len(ready.runs(0)) == len(ready.runs(1)) == 1)
+  for worker in (0, 1):
+    ready.wait_for(lambda w=worker: ready.log("exit", w))
+    assert not ready.log("env", worker)
+    path = ready.folder / f"environment-{worker}.json"
+    assert values.items() <= json.loads(path.read_text()).items()
+  modes = (ready.folder / "modes.jsonl").read_text().splitlines()
+  assert [m for m in modes if "env" in m] == 2 * [json.dumps(["env", 0o600])]
+  dry = ready.run("run.sh", "--dry-run", **values, **passed)
+  assert dry.returncode == 0 and "tpu-vm scp" in dry.stdout
+  for text in (done, dry):
+    assert "s3cret" not in text.stdout + text.stderr
+  assert ready.calls("tpu-vm scp", "env") and not ready.calls("s3cret")
+
+
+@pytest.mark.parametrize(
+  ("names", "words"),
+  [("NOT_THERE", "NOT_THERE, which is not set"), ("A=1", "'A=1' is no name")],
+)
+def test_a_variable_that_cannot_be_passed_is_named(ready, names, words):
+  before = len(ready.calls())
+  done = ready.run("run.sh", PASS_ENV=names)
+  assert done.returncode == 2 and words in done.stderr
+  assert len(ready.calls()) == before
 
 
 def test_of_a_log_only_what_is_new_goes_to_the_bucket(ready):

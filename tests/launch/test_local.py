@@ -179,6 +179,14 @@ def test_a_job_runs_one_process_a_node_on_all_its_gpus(machine):
   assert [x.split()[0] for x in machine.lines("calls")] == ["srun"]
 
 
+@pytest.mark.parametrize("cores", ["32", None])
+def test_the_tasks_get_the_cores_of_the_job(machine, cores):
+  """srun does not take them over from sbatch by itself."""
+  env = SLURM | ({"SLURM_CPUS_PER_TASK": cores} if cores else {})
+  assert machine.run([0], "slurm.sbatch", **env)[0] == 0
+  assert machine.environment().get("SRUN_CPUS_PER_TASK") == cores
+
+
 def test_a_job_that_saved_is_requeued(machine):
   code, out = machine.run([75], "slurm.sbatch", **SLURM)
   assert code == 0 and "requeued" in out

@@ -1,8 +1,10 @@
 """Attention over own keys and a shared prefix, against one plain softmax."""
 
+import dataclasses
 import functools
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -396,3 +398,23 @@ def test_the_choice_is_told_or_refused(
   assert found == name
   assert attention.packs(config, platform) == (name == "splash")
   assert re.fullmatch(rf"attention: {name} \(.*{words}.*\)", reason)
+
+
+@pytest.mark.parametrize(
+  ("capability", "name"),
+  [("7.5", "xla"), ("8.0", "cudnn"), ("10.0", "cudnn"), ("gfx90a", "xla")],
+)
+def test_an_old_gpu_reads_without_cudnn(monkeypatch, capability, name):
+  """A T4 has bfloat16, and no kernel of cuDNN's for it."""
+  gpu = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+  monkeypatch.setattr(jax, "devices", lambda: [gpu])
+  config = config_lib.ModelConfig.tiny(
+    attention="auto", dtype="bfloat16", head_dim=64
+  )
+  found, reason = attention.choose(config, "gpu")
+  assert found == name
+  if name == "xla":
+    assert f"8.0, as Ampere has, or higher, and this is {capability}" in reason
+    asked = dataclasses.replace(config, attention="cudnn")
+    with pytest.raises(ValueError, match=f"'cudnn'.*{capability}"):
+      attention.choose(asked, "gpu")

@@ -1,14 +1,21 @@
 """Loggers, with modules that stand in for the packages."""
 
+import hashlib
+import json
+import shutil
 import sys
 import types
 
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax.build import functions
+from progrpo_jax.build import functions, stages
 from progrpo_jax.settings import defaults
 from progrpo_jax.storage import metrics
+
+
+class _NoLogin(Exception):
+  """Stands in for wandb.errors.UsageError."""
 
 
 class _Package:
@@ -16,14 +23,29 @@ class _Package:
 
   def __init__(self):
     self.calls = []
+    self.errors = types.SimpleNamespace(UsageError=_NoLogin)
+    self.failure = None
     self.Table = lambda columns, data: (columns, data)
+
+  def login(self, verify):
+    self.calls.append("login")
+    if self.failure:
+      raise self.failure
 
   def init(self, **options):
     self.calls.append(options)
+    if self.failure:
+      raise self.failure
     return types.SimpleNamespace(
       log=lambda values, step: self.calls.append((step, values)),
       finish=lambda: self.calls.append("finish"),
     )
+
+
+def _start(name, workdir, resume_step):
+  metrics.MetricWriter(
+    workdir, tensorboard=False, resume_step=resume_step, **{name: True}
+  ).close()
 
 
 _RECORD = {
@@ -71,9 +93,10 @@ def test_a_tracker_gets_config_numbers_and_completions(
 ):
   package = _Package()
   monkeypatch.setitem(sys.modules, name, package)
-  (tmp_path / "config.json").write_text('{"seed": 3}')
+  # Of the run of before, which goes on with another seed.
+  (tmp_path / "config.json").write_text('{"seed": 2}')
   with metrics.MetricWriter(
-    tmp_path, tensorboard=False, **{name: True}
+    tmp_path, tensorboard=False, config={"seed": 3}, **{name: True}
   ) as writer:
     writer.write_rollouts(2, [_RECORD])
     writer.write(2, {"reward": 1.0, "kl": float("nan"), "reason": "words"})
@@ -96,12 +119,79 @@ def test_a_tracker_gets_config_numbers_and_completions(
 def test_a_workdir_finds_its_run_again(tmp_path, monkeypatch, name, key):
   package = _Package()
   monkeypatch.setitem(sys.modules, name, package)
-  for workdir in ("a/run", "a/run", "b/run"):
-    metrics.MetricWriter(
-      tmp_path / workdir, tensorboard=False, **{name: True}
-    ).close()
-  first, again, other = (c[key] for c in package.calls if c != "finish")
-  assert first == again != other
+  _start(name, tmp_path / "a/run", None)
+  _start(name, tmp_path / "a/run", -1)  # killed before its first checkpoint
+  _start(name, tmp_path / "a/run", 4)
+  _start(name, tmp_path / "b/run", -1)
+  first, *again, other = (c[key] for c in package.calls if c != "finish")
+  assert again == [first, first] and other != first
+
+
+@pytest.mark.parametrize(
+  ("name", "key"), [("wandb", "id"), ("trackio", "name")]
+)
+def test_a_workdir_that_begins_anew_is_another_run(
+  tmp_path, monkeypatch, name, key
+):
+  """As is another machine's workdir of the same path."""
+  package = _Package()
+  monkeypatch.setitem(sys.modules, name, package)
+  for _ in range(2):
+    _start(name, tmp_path / "run", -1)
+    shutil.rmtree(tmp_path / "run")
+  first, second = (c[key] for c in package.calls if c != "finish")
+  assert first != second
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_run_without_an_id_keeps_its_old_one(tmp_path, monkeypatch, logged):
+  """The path's digest, if it logged; else none of its steps is anywhere."""
+  package = _Package()
+  monkeypatch.setitem(sys.modules, "wandb", package)
+  config = {"log": {"wandb": logged}}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  digest = hashlib.sha256(str(tmp_path.resolve()).encode()).hexdigest()[:16]
+  _start("wandb", tmp_path, 4)
+  _start("wandb", tmp_path, 5)
+  first, again = (c["id"] for c in package.calls if c != "finish")
+  assert first == again and (first == digest) == logged
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_that_does_not_start_costs_copies_alone(
+  tmp_path, monkeypatch, capsys, name
+):
+  package = _Package()
+  package.failure = OSError("no route\nto host")
+  monkeypatch.setitem(sys.modules, name, package)
+  with metrics.MetricWriter(
+    tmp_path, tensorboard=False, **{name: True}
+  ) as writer:
+    writer.write_rollouts(2, [_RECORD])
+    writer.write(2, {"reward": 1.0})
+    writer.write(3, {"reward": 2.0})
+  assert capsys.readouterr().err.splitlines() == [
+    f"logger {name}: did not start, and gets nothing (no route to host); the "
+    "run goes on, and its own files have everything"
+  ]
+  assert [row["reward"] for row in metrics.load(tmp_path).metrics] == [1.0, 2.0]
+
+
+def test_what_a_tracker_needs_is_asked_before_anything_is_loaded(monkeypatch):
+  c = defaults.get_config()
+  c.log.wandb = True
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(errors.InputError, match="wandb is not installed"):
+    stages.check_trackers(c)
+  package = _Package()
+  monkeypatch.setitem(sys.modules, "wandb", package)
+  stages.check_trackers(c)
+  assert package.calls == ["login"]
+  package.failure = _NoLogin("No API key configured.")
+  with pytest.raises(errors.InputError, match="No API key.*`wandb login`"):
+    stages.check_trackers(c)
+  package.failure = OSError("no route")  # the start will say so
+  stages.check_trackers(c)
 
 
 MINE = """

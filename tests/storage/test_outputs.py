@@ -24,6 +24,7 @@ def run(make_run):
     "metrics.jsonl",
     "eval.jsonl",
     ".lock",
+    "run_id",
     "rollouts/000001.jsonl",
     "evals/new.json",
     "evals/../eval.jsonl",
