@@ -90,7 +90,8 @@ def train(
       view = stack.enter_context(
         views.of_run(c.method, workdir, c.train.total_steps)
       )
-    code = loop.train(c, workdir, view, override, rewards, stop)
+    with _kept_by_nobody():
+      code = loop.train(c, workdir, view, override, rewards, stop)
   if code == loop.PREEMPTED and stop.signal == signal.SIGINT:
     step = checkpoint.newest(places.place(workdir) / policy_lib.CHECKPOINTS)
     raise errors.Interrupted(
@@ -154,7 +155,7 @@ def evaluate(
     places.check_output("--output", os.path.dirname(output))
     outputs.check(output, "--output")
   isolation.check(c)
-  with run_lib.quiet():
+  with run_lib.quiet(), _kept_by_nobody():
     content, records = _evaluate(c, objects)
   if not hosts.is_first():
     return content
@@ -168,6 +169,16 @@ def evaluate(
   if output:
     places.write_json(output, content)
   return content
+
+
+def _kept_by_nobody() -> contextlib.AbstractContextManager[None]:
+  """Context whose errors hold no arrays where somebody types.
+
+  Elsewhere the process ends with the error, and a debugger may want them.
+  """
+  if views.is_interactive():
+    return errors.without_frames()
+  return contextlib.nullcontext()
 
 
 def _several(rewards: Reward | Sequence[Reward]) -> Sequence[Reward]:
@@ -186,7 +197,7 @@ def _evaluate(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Returns what `evaluate` does, and a record for each problem."""
   mesh = build.make_mesh(c)
-  policy = build.load_policy(c, mesh)
+  policy = build.load_policy(c, mesh, stored=c.model.dtype)
   values: dict[str, float] = {}
   pool = problems.make_pool(c, policy.tokenizer.opens_thought, objects=objects)
   with pool:
@@ -397,7 +408,8 @@ def _of_policy(
   if config is not None:
     c = resolved(config)
   else:
-    c = files.without_training(_of_run(place, is_policy=True))
+    c = _of_run(place, is_policy=True)
+  c = files.without_training(c)
   if place is not None:
     c.model.init_from = place
   return c

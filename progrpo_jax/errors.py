@@ -131,6 +131,45 @@ def install(extra: str) -> str:
   return f"pip install 'progrpo_jax[{extra}]'"
 
 
+def is_of_user(file: str) -> bool:
+  """Returns whether a file's code is neither this package's nor a library's."""
+  return (
+    not file.startswith(("<", _PACKAGE, _LIBRARY)) and "-packages/" not in file
+  )
+
+
+@contextlib.contextmanager
+def without_frames() -> Iterator[None]:
+  """Context whose exceptions leave with empty frames, but for the user's.
+
+  A notebook keeps the last traceback, and with it what the functions held that
+  the exception went through: parameters and optimiser of a run that failed. A
+  run that is begun again would have no room beside them. The lines of the
+  traceback stay, and so do the variables of the user's own functions.
+  """
+  try:
+    yield
+  except BaseException as e:
+    _empty_frames(e)
+    raise
+
+
+def _empty_frames(error: BaseException) -> None:
+  """Clears frames of an error and of those that it came from."""
+  waiting, seen = [error], set()
+  while waiting:
+    error = waiting.pop()
+    if error is None or id(error) in seen:
+      continue
+    seen.add(id(error))
+    waiting += [error.__cause__, error.__context__]
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+      # Those that still run, such as the caller's, refuse.
+      if not is_of_user(frame.f_code.co_filename):
+        with contextlib.suppress(RuntimeError):
+          frame.clear()
+
+
 def one_line(error: BaseException) -> str:
   """Message of an error on one line; the name of its class if it has none."""
   return " ".join(str(error).split()) or type(error).__name__
@@ -149,8 +188,7 @@ def describe(error: BaseException) -> str:
   user_frames = [
     frame
     for frame in traceback.extract_tb(error.__traceback__)
-    if not frame.filename.startswith(("<", _PACKAGE, _LIBRARY))
-    and "-packages/" not in frame.filename
+    if is_of_user(frame.filename)
   ]
   if not user_frames:
     return f"{type(error).__name__}: {message}{_suggestion(error)}"

@@ -28,6 +28,7 @@ class Server:
     gated: ids whose files only `TOKEN` may read.
     private: {id: whether it was made private}.
     messages: messages of the commits made here.
+    failing: {part of a path: status with which requests for it fail}.
     counts: requests by kind, such as counts["file model.safetensors"].
   """
 
@@ -36,6 +37,7 @@ class Server:
     self.gated = set()
     self.private = {}
     self.messages = []
+    self.failing = {}
     self.counts = collections.Counter()
     self.stored = {}  # large files that wait for their commit
     self._http = None
@@ -115,6 +117,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def do_GET(self):
     path = self.path.partition("?")[0]
+    for part, status in self.hub.failing.items():
+      if part in path:
+        return self._refuse(status, "", "of a test")
     if path == "/api/whoami-v2":
       return self._whoami()
     if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):

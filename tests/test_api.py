@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import http.server
 import io
 import json
@@ -10,9 +11,11 @@ import pathlib
 import re
 import signal
 import threading
+import traceback
 import typing
 import urllib.request
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,7 +23,7 @@ import progrpo_jax
 from progrpo_jax import api, errors, loop, main
 from progrpo_jax.build import answers as answers_lib
 from progrpo_jax.devices import stopping
-from progrpo_jax.report import live
+from progrpo_jax.report import live, views
 from progrpo_jax.rollout import sampler
 from progrpo_jax.tasks import guess_number
 
@@ -360,6 +363,37 @@ def test_an_evaluation_is_what_the_command_writes(
   # A directory of Hugging Face's has no config of its own.
   base = progrpo_jax.evaluate(small.base, small.config(method="grpo"))
   assert base["policy"] == str(small.base)
+
+
+def _held():
+  gc.collect()
+  return sum(x.nbytes for x in jax.live_arrays())
+
+
+def test_a_notebook_does_not_keep_what_a_failed_run_held(
+  sums, tmp_path, monkeypatch
+):
+  """Its last traceback holds the frames; the cell is run again beside them."""
+  monkeypatch.setattr(views, "is_interactive", lambda: True)
+
+  def reward(prompts, completions, **columns):
+    mine = "a variable"
+    raise KeyError(mine)
+
+  before = _held()
+  for call in (
+    lambda: progrpo_jax.train(sums, tmp_path / "run", rewards=reward),
+    lambda: progrpo_jax.evaluate(None, sums, rewards=reward),
+  ):
+    with pytest.raises(errors.InputError) as kept:
+      call()
+    assert _held() <= before
+    # What the person wrote can still be looked at.
+    cause = kept.value
+    while cause.__cause__ is not None:
+      cause = cause.__cause__
+    *_, last = (frame for frame, _ in traceback.walk_tb(cause.__traceback__))
+    assert last.f_locals["mine"] == "a variable"
 
 
 def test_answers_are_the_run_s(trained, small):

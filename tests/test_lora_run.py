@@ -193,6 +193,11 @@ def test_export_merged_and_as_adapters(small, run, tmp_path):
     strict=True,
   ):
     np.testing.assert_array_equal(x, y)
+  # A config that trains adapters adds none to a policy that is only read.
+  named = [*argv, str(tmp_path / "named"), *small.args(*LORA)]
+  assert main.main(named) == 0
+  same = jax.tree.map(np.array_equal, whole, hf.load(tmp_path / "named")[1])
+  assert jax.tree.all(same)
   assert main.main([*argv, str(tmp_path / "peft"), "--adapters"]) == 0
   described = json.loads((tmp_path / "peft/adapter_config.json").read_text())
   assert described["r"] == 2 and described["lora_alpha"] == 8.0

@@ -83,6 +83,7 @@ ROOMS = {
   ],
   "text": [
     "rendering.py",
+    "baked.py",
     "chat.py",
     "files.py",
     "inputs.py",

@@ -47,7 +47,7 @@ class Responder:
 
   @classmethod
   def load(cls, c, place: str | None = None) -> "Responder":
-    """Loads a policy on one device.
+    """Loads a policy on one device, in the type that it computes in.
 
     Args:
       c: the config.
@@ -57,7 +57,8 @@ class Responder:
       InputError: see `storage.policy.load`.
     """
     mesh = one_device()
-    return cls(c, stages.load_policy(c, mesh, place), mesh)
+    policy = stages.load_policy(c, mesh, place, stored=c.model.dtype)
+    return cls(c, policy, mesh)
 
   def sample(
     self, prompts: Sequence[str | base.Row], **options

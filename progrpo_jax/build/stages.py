@@ -148,7 +148,10 @@ def make_mesh(c: ml_collections.ConfigDict) -> jax.sharding.Mesh:
 
 
 def load_policy(
-  c: ml_collections.ConfigDict, mesh, place: str | None = None
+  c: ml_collections.ConfigDict,
+  mesh,
+  place: str | None = None,
+  stored: str | None = "float32",
 ) -> policy_lib.Policy:
   """Returns the policy that `config.model.init_from` names, or another.
 
@@ -156,6 +159,7 @@ def load_policy(
     c: the config.
     mesh: mesh of the devices that hold its parameters.
     place: directory of the policy; None for config.model.init_from.
+    stored: type of its parameters, see `storage.policy.load`.
 
   Raises:
     InputError: see `storage.policy.load`.
@@ -167,6 +171,7 @@ def load_policy(
     download=m.download,
     seed=c.seed,
     dtype=m.dtype,
+    stored=stored,
     remat=m.remat,
     attention=m.attention,
     lora=derived.lora_config(c),

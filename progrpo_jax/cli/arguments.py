@@ -145,8 +145,8 @@ def parse_policy(
 
   Returns:
     (config whose `model.init_from` is the policy, other arguments). Without
-    `--config` it is that of the policy's run, as a policy that is only read has
-    it: without adapters and heads that training adds.
+    `--config` it is that of the policy's run. Either is as a policy that is
+    only read has it: without adapters and heads that training adds.
 
   Raises:
     InputError: an argument, key or value is not understood.
@@ -167,8 +167,7 @@ def parse_policy(
   )
   default = defaults.get_config() if required else None
   config, args = parse(command_parser, argv, default=default)
-  if args.config is None:
-    config = files.without_training(config)
+  config = files.without_training(config)
   if args.policy:
     config.model.init_from = args.policy
   return config, args

@@ -1,8 +1,9 @@
 """`progrpo export`: a checkpoint as a Hugging Face directory, or on the hub."""
 
 import os
+from typing import Any
 
-import jax
+import ml_collections
 
 from progrpo_jax import errors, places, ranges
 from progrpo_jax import run as run_lib
@@ -11,6 +12,7 @@ from progrpo_jax.cli import arguments
 from progrpo_jax.devices import compilation, hosts
 from progrpo_jax.models import hf
 from progrpo_jax.report import card
+from progrpo_jax.settings import files
 from progrpo_jax.storage import hub, hub_names, metrics, outputs
 from progrpo_jax.storage import policy as policy_lib
 
@@ -36,7 +38,10 @@ def run(argv: list[str]) -> int:
     "instead of a model with the adapters merged into its weights",
   )
   parser.add_argument(
-    "--dtype", choices=("float32", "bfloat16"), default="float32"
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    help="type of the weights (default: the config's model.dtype, in which the "
+    "policy computes; of a directory that is no run's, that of its weights)",
   )
   parser.add(
     "--push",
@@ -62,14 +67,31 @@ def run(argv: list[str]) -> int:
     base, revision = hub_names.split(base) or (base, None)
     hf.save_adapters(args.output, config, adapters, base, revision)
   else:
-    policy = build.load_policy(c, mesh)
-    params = policy.params  # float32 masters
-    if args.dtype != "float32":
-      params = jax.tree.map(lambda x: x.astype(args.dtype), params)
-    hf.save(args.output, policy.config, params, policy.tokenizer)
+    known = args.config is not None or files.of_run(args.policy) is not None
+    # Each tensor is converted as it is read.
+    policy = build.load_policy(
+      c, mesh, stored=args.dtype or (c.model.dtype if known else None)
+    )
+    hf.save(
+      args.output,
+      policy.config,
+      policy.params,
+      policy.tokenizer,
+      sampling=_sampling(c) if known else None,
+    )
   if hosts.is_first():
     _finish(args)
   return 0
+
+
+def _sampling(c: ml_collections.ConfigDict) -> dict[str, Any]:
+  """How the policy of a config draws, by names of generation_config.json."""
+  return dict(
+    do_sample=True,
+    temperature=c.sampling.temperature,
+    top_p=c.sampling.top_p,
+    top_k=c.sampling.top_k,
+  )
 
 
 def _check_sources(args) -> None:

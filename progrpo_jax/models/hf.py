@@ -87,6 +87,7 @@ def save(
   params: Any,
   tokenizer: Any = None,
   *,
+  sampling: Mapping[str, Any] | None = None,
   max_shard_bytes: int = 4 << 30,
 ) -> None:
   """Writes a model directory for transformers and `load`.
@@ -108,6 +109,8 @@ def save(
     params: parameters, each float32 or bfloat16, written in their type.
     tokenizer: tokenizer to save beside the weights, whose stop ids go into the
       configuration, or None.
+    sampling: entries of `generation_config.json` that say how to sample; None
+      keeps what the tokenizer's directory had, see `HFTokenizer.generation`.
     max_shard_bytes: largest size of one weights file, in bytes.
 
   Raises:
@@ -146,7 +149,7 @@ def save(
         hf_write.write_tokenizer(directory, tokenizer)
       dtype = flat["embed/tokens"].dtype.name
       for name, content in hf_write.documents_of(
-        config, tokenizer, dtype
+        config, tokenizer, dtype, sampling
       ).items():
         places.write_json(directory / name, content, sort_keys=True)
   hosts.gather(None)

@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 from etils import epath
 import jax
@@ -88,22 +89,40 @@ def check_params(flat: Mapping, config: ModelConfig) -> None:
       )
 
 
-def documents_of(config, tokenizer, dtype) -> dict[str, dict]:
-  """JSON files beside the weights, in writing order: `config.json` is last."""
+def documents_of(
+  config: ModelConfig,
+  tokenizer: Any,
+  dtype: str,
+  sampling: Mapping[str, Any] | None = None,
+) -> dict[str, dict]:
+  """JSON files beside the weights, in writing order: `config.json` is last.
+
+  Args:
+    config: model configuration.
+    tokenizer: tokenizer of the policy, or None.
+    dtype: type of the weights.
+    sampling: how to sample, see `hf.save`.
+  """
   # The checkpoint's own BOS stands before the tokenizer's: Qwen's tokenizers
   # have none, though their configs name one.
-  bos, stops = config.bos_token_id, {}
+  bos, stops, kept = config.bos_token_id, {}, {}
   if tokenizer is not None:
     ids = list(tokenizer.stop_ids)
     stops = dict(
       eos_token_id=ids if len(ids) > 1 else ids[0],
       pad_token_id=tokenizer.pad_id,
     )
+    kept = dict(tokenizer.generation)
     bos = tokenizer.bos_id if bos is None else bos
   if bos is not None:
     stops["bos_token_id"] = bos
   return {
-    "generation_config.json": {"do_sample": True} | stops,
+    # Programs that find no temperature, top_p or top_k here take defaults of
+    # their own.
+    "generation_config.json": {"do_sample": True}
+    | kept
+    | dict(sampling or {})
+    | stops,
     hf_names.CONFIG: config.to_hf() | {"torch_dtype": dtype} | stops,
   }
 

@@ -105,7 +105,7 @@ def _model(c: ConfigDict) -> None:
   # Whether a model of the hub is fetched, if it is not on this machine.
   c.model.download = ranges.Flag(False)
 
-  # Compute type; masters are float32.
+  # Compute type, and that of exported weights; masters are float32.
   c.model.dtype = ranges.Choice("float32", of=("float32", "bfloat16"))
 
   # Activations that the backward pass recomputes: "none"; "dots" (all but
@@ -144,10 +144,12 @@ def _model(c: ConfigDict) -> None:
   # Variables of the template, such as Qwen3's enable_thinking (False: answer
   # at once) or Llama 3's date_string. Templates do not get the current date,
   # because prompts would change from day to day: one that calls strftime_now
-  # writes its fallback date, or the text of an option strftime_now.
+  # writes its fallback date, or the text of an option strftime_now. The options
+  # of the run whose export model.init_from is hold where they are not given.
   c.model.chat_template_options = ConfigDict()
 
-  # System message of every prompt; needs a chat template. "" for none.
+  # System message of prompts that have none of their own; needs a chat
+  # template. "" for none, or that of the run whose export model.init_from is.
   c.model.system_prompt = ranges.Text("")
 
 

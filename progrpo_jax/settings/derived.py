@@ -201,15 +201,14 @@ def layout(c, mesh, kernel: bool = False) -> tuple[int, packing.Layout]:
       f"prompt with {per_bundle} of its responses: {longest} tokens; raise it"
       f"{hint}"
     )
-  check_split(
-    mesh,
-    **{
-      "config.train.prompts_per_step": t.prompts_per_step,
-      "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
-      "config.sampling.batch_prompts": c.sampling.batch_prompts,
-      "config.eval.batch_prompts": c.eval.batch_prompts,
-    },
-  )
+  counts = {
+    "config.train.prompts_per_step": t.prompts_per_step,
+    "config.algo.dynamic_sampling.prompts_per_round": prompts_per_round(c),
+    "config.sampling.batch_prompts": c.sampling.batch_prompts,
+  }
+  if c.eval.every:
+    counts["config.eval.batch_prompts"] = c.eval.batch_prompts
+  check_split(mesh, **counts)
   bundles = t.prompts_per_step // t.num_minibatches * (group // per_bundle)
   sizes = packing.Layout(
     tokens=t.row_tokens,

@@ -33,6 +33,9 @@ _SMALL = ("*.json", "*.jinja", "*.model", "*.txt")
 _FOLDERS = ("*/*",)
 # Weights of an earlier upload, which could be taken for those of this one.
 _STALE = ("*.safetensors", "*.safetensors.index.json")
+# Answers that do not say that the request was wrong: it took too long, came too
+# early, or was one of too many.
+_PASSING = (408, 425, 429)
 # Seconds between lines on a download.
 _EVERY_S = 10.0
 
@@ -52,8 +55,9 @@ def fetch(name: str) -> str:
     Directory of the model, whose name is the commit.
 
   Raises:
-    InputError: the hub cannot be reached, has no such model, does not show it
-      to this user, or its files cannot be written here.
+    InputError: the hub has no such model, does not show it to this user, or its
+      files cannot be written here.
+    RunError: the hub cannot be reached, or fails.
   """
   repo, revision = hub_names.split(name)
   folder = hosts.from_first(hosts.on_first(lambda: _fetch(repo, revision)))
@@ -88,8 +92,8 @@ def check_push(name: str) -> None:
     name: name of the repository, as for `push`.
 
   Raises:
-    InputError: it is no name of one, nobody is logged in, or the hub cannot be
-      reached.
+    InputError: it is no name of one, or nobody is logged in.
+    RunError: the hub cannot be reached, or fails.
   """
   with _reaching(f"--push {name}"):
     hub_utils.validate_repo_id(name)
@@ -112,7 +116,8 @@ def push(folder: str, name: str, *, private: bool, message: str) -> str:
     Address of the model.
 
   Raises:
-    InputError: the hub refuses, or cannot be reached.
+    InputError: the hub refuses.
+    RunError: the hub cannot be reached, or fails.
   """
   api = huggingface_hub.HfApi()
   with _reaching(f"--push {name}"):
@@ -205,24 +210,30 @@ def _size(count: float) -> str:
 
 @contextlib.contextmanager
 def _reaching(what: str) -> Iterator[None]:
-  """Context for requests to the hub; errors of the library become InputError.
+  """Context for requests to the hub, whose library's errors become ours.
 
   Args:
     what: key or flag that named the model, which starts the message.
+
+  Raises:
+    InputError: the user has to mend something: a name, rights, a disk.
+    RunError: the hub, or the way to it, fails, and may work again later: a run
+      that something starts again must not end for good with an outage.
   """
   try:
     yield
   except (errors.InputError, errors.RunError):
     raise
   except Exception as e:
-    raise errors.InputError(f"{what}: {_reason(e)}") from e
+    mend = _mend(e)
+    if mend:
+      raise errors.InputError(f"{what}: {mend}") from e
+    raise errors.RunError(f"{what}: {_outage(e)}") from e
 
 
-def _reason(error: Exception) -> str:
-  """Says why the hub did not do what it was asked, and what to do."""
+def _mend(error: Exception) -> str:
+  """Says what the user has to do about an error; "" where it may pass."""
   address, said = constants.ENDPOINT, errors.one_line(error)
-  if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__:
-    said = errors.one_line(error.__cause__)  # why nothing was asked
   login = "log in (`hf auth login`, or HF_TOKEN in the environment)"
   match error:
     case hub_errors.LocalTokenNotFoundError():
@@ -240,9 +251,11 @@ def _reason(error: Exception) -> str:
     case hub_errors.RevisionNotFoundError():
       return f"{address} has this model, but no such revision of it"
     case hub_errors.HfHubHTTPError():
-      if error.response.status_code in (401, 403):
+      status = error.response.status_code
+      if status in (401, 403):
         return f"{address} refused ({said}): {login} with a token that may"
-      return f"{address} answered {said}"
+      passes = status in _PASSING or status >= 500
+      return "" if passes else f"{address} answered {said}"
     case ValueError():  # not a name
       return said
     case OSError(errno=int(), strerror=str()) if not isinstance(
@@ -252,9 +265,26 @@ def _reason(error: Exception) -> str:
         f"the cache of the hub cannot be written ({said}): free some space, or "
         "name another place in HF_HOME"
       )
-  off = "HF_HUB_OFFLINE forbids it" if constants.HF_HUB_OFFLINE else said
+  if constants.HF_HUB_OFFLINE:
+    return _without(f"HF_HUB_OFFLINE forbids to ask {address}")
+  return ""
+
+
+def _outage(error: Exception) -> str:
+  """Says that the hub fails, and that this may pass."""
+  if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__:
+    error = error.__cause__  # why nothing was asked
+  address, said = constants.ENDPOINT, errors.one_line(error)
+  if isinstance(error, hub_errors.HfHubHTTPError):
+    return f"{address} answered {said}; the same command tries again"
+  unreached = _without(f"{address} cannot be reached: {said}")
+  return f"{unreached}; the same command tries again"
+
+
+def _without(reason: str) -> str:
+  """Says what to do where the hub cannot be asked for a model."""
   return (
-    f"it is not on this machine, and {address} cannot be reached: {off}. Go "
-    "online, or fetch it where there is a network (`hf download OWNER/NAME "
-    "--local-dir DIR`) and copy the directory here"
+    f"it is not on this machine, and {reason}. Go online, or fetch it where "
+    "there is a network (`hf download OWNER/NAME --local-dir DIR`) and copy "
+    "the directory here"
   )

@@ -245,6 +245,7 @@ def load(
   download: bool = False,
   seed: int = 0,
   dtype: str = "float32",
+  stored: str | None = "float32",
   remat: str = "none",
   attention: str = "auto",
   lora: model_config.LoRA | None = None,
@@ -255,8 +256,10 @@ def load(
 ) -> Policy:
   """Loads a policy for training or sampling.
 
-  Parameters are float32 masters; with LoRA the frozen ones have the compute
-  type. Adapters of an earlier run are merged. New adapters, and a new partition
+  Parameters that train are float32 masters; with LoRA the frozen ones have the
+  compute type. So may those of a policy that is only read: the forward pass
+  casts to that type what it reads, so that the bits of its results are the
+  same. Adapters of an earlier run are merged. New adapters, and a new partition
   head, do not change the policy's distribution.
 
   Args:
@@ -265,6 +268,8 @@ def load(
     download: whether a model of the hub is fetched.
     seed: seed of new adapters and of a new partition head.
     dtype: compute type.
+    stored: type of the parameters where no adapters train; None keeps that of
+      a Hugging Face directory, and is float32 for what a run trained.
     remat: recomputation in the backward pass, see `ModelConfig`.
     attention: attention kernel, see `ModelConfig`.
     lora: adapters to train; None trains all parameters.
@@ -289,8 +294,7 @@ def load(
     )
 
   found, tokenizer = hosts.agree(find)
-  stored_dtype = jnp.dtype(dtype if lora else "float32")
-  config, params = _read(found, mesh, stored_dtype, download)
+  config, params = _read(found, mesh, dtype if lora else stored, download)
   _check_finite(params, INIT_FROM, place)
   # Merge adapters of an earlier run, then add or remove what this run trains
   # beside the model: a partition head and adapters of its own.
@@ -343,9 +347,7 @@ def load_frozen(
     return found, tokenizer_lib.load(found.folder)
 
   found, tokenizer = hosts.agree(find)
-  config, params = _read(
-    found, mesh, jnp.dtype(policy.config.dtype), download=False
-  )
+  config, params = _read(found, mesh, policy.config.dtype, download=False)
   _check_finite(params, key, place)
   hosts.agree(
     lambda: _check_vocabulary(policy, config, tokenizer, f"{key} = {place!r}")
@@ -431,7 +433,7 @@ def load_adapters(
 
   found = hosts.agree(find)
   adapters = _read_checkpoint(
-    found.workdir, found.step, found.config, mesh, jnp.float32
+    found.workdir, found.step, found.config, mesh, "float32"
   )
   return found.config, adapters, found.base
 
@@ -485,7 +487,7 @@ def _find(path: str, key: str = INIT_FROM) -> _Directory | _Checkpoint:
 def _read(
   found: _Directory | _Checkpoint,
   mesh: jax.sharding.Mesh,
-  dtype: Any,
+  dtype: str | None,
   download: bool,
 ) -> tuple[model_config.ModelConfig, Any]:
   """Returns (model configuration, parameters); every process must call this.
@@ -493,7 +495,8 @@ def _read(
   Args:
     found: directory or checkpoint with the parameters.
     mesh: mesh of the devices that hold the parameters.
-    dtype: type of the parameters.
+    dtype: type of the parameters; None as `stored` of `load`. Adapters are
+      float32, for they are to be merged and rounded once.
     download: whether a base on the hub is fetched.
   """
   # Hosts that read another kind would wait for each other in there.
@@ -502,7 +505,8 @@ def _read(
     return hf.load(found.folder, dtype=dtype, mesh=mesh)
   config = found.config
   hosts.compare(f"{found.folder}", model=config, step=found.step)
-  params = _read_checkpoint(found.workdir, found.step, config, mesh, dtype)
+  own = "float32" if config.lora or dtype is None else dtype
+  params = _read_checkpoint(found.workdir, found.step, config, mesh, own)
   # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
     place = locate(found.base, download)
@@ -550,12 +554,12 @@ def _read_checkpoint(
   step: int | None,
   config: model_config.ModelConfig,
   mesh: jax.sharding.Mesh,
-  dtype: Any,
+  dtype: str,
 ) -> Any:
   """Returns the trained parameters of a checkpoint; step None: the newest."""
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype), sharding=s),
     *(
       lora_lib.split(config, tree)[0]
       for tree in (

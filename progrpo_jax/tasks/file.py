@@ -3,7 +3,8 @@
   {"prompt": "What is 6 * 7?", "answer": "42", "topic": "arithmetic"}
 
 Reads JSONL, JSON (a list), CSV, parquet and folders that Hugging Face's
-`datasets.save_to_disk` wrote, here or in a bucket. A row is one of
+`datasets.save_to_disk` wrote, here or in a bucket, one or several. A row is one
+of
 
   prompt, answer, ...            a text, or messages [{"role", "content"}, ...]
                                  whose last one is the user's; the names of the
@@ -30,7 +31,6 @@ import functools
 import inspect
 import json
 import math
-import os
 import typing
 from typing import Any, NamedTuple
 
@@ -96,8 +96,8 @@ def load(
   *,
   data_dir: str,
   seed: int,
-  file: str,
-  validation_file: str | None = None,
+  file: str | Sequence[str],
+  validation_file: str | Sequence[str] | None = None,
   validation_share: float = 0.1,
   max_bad_share: base.Share = 0.0,
   encoding: str = "utf-8",
@@ -121,8 +121,9 @@ def load(
     split: "train" or "validation".
     data_dir: folder for the report of unusable rows.
     seed: unused.
-    file: path of the prompts, local or in a bucket.
-    validation_file: path of the validation prompts; None holds out a share of
+    file: path of the prompts, local or in a bucket, or several. A name with *,
+      ? or [] is a pattern, and stands for all that it matches, in order.
+    validation_file: paths of the validation prompts; None holds out a share of
       `file`.
     validation_share: share of the distinct prompts held out, above 0 and
       below 1.
@@ -141,7 +142,7 @@ def load(
     verifier_options: keyword arguments of the verifier.
 
   Raises:
-    InputError: the options contradict each other, or the file cannot be used.
+    InputError: the options contradict each other, or a file cannot be used.
   """
   del seed
   if isinstance(reward_functions, str):
@@ -171,11 +172,15 @@ def load(
     raise InputError("verifier_options needs a verifier")
   if fixed:
     base.check_verifier_options(judge, fixed)
-  path, share = file, validation_share
-  if split != "train" and validation_file:
-    path = validation_file
-  if validation_file or _has_own_validation(file):
+  option, given, share = "file", file, validation_share
+  if validation_file:
     share = None
+    if split != "train":
+      option, given = "validation_file", validation_file
+  paths = _paths(given, option)
+  if not validation_file and _have_own_validation(paths):
+    share = None
+  path = " + ".join(paths)
   convert = functools.partial(
     _record,
     columns=(prompt, answer, messages),
@@ -183,7 +188,13 @@ def load(
     named=bool(verifier) and ":" not in verifier,
     fixed=fixed,
   )
-  records = read(path, split, data_dir, max_bad_share, encoding, convert)
+  records = [
+    record
+    for each, name in zip(paths, _names(paths))
+    for record in read(
+      each, name, split, data_dir, max_bad_share, encoding, convert
+    )
+  ]
   if answer != "answer" and not any(answer in r.columns for r in records):
     columns = dict.fromkeys(name for r in records for name in r.columns)
     raise InputError(
@@ -242,8 +253,38 @@ def _row(record: Record, meta: dict[str, Any], by_functions: bool) -> base.Row:
   )
 
 
+def _paths(given: str | Sequence[str], option: str) -> list[str]:
+  """Returns the files that an option names.
+
+  Raises:
+    InputError: there are none, or one is named twice.
+  """
+  several = [given] if isinstance(given, str) else list(given)
+  paths = [path for one in several for path in files.matching(one)]
+  if not paths:
+    raise InputError(f"the option {option} names no file")
+  for path in paths:
+    if paths.count(path) > 1:
+      raise InputError(f"the option {option} names {path} more than once")
+  return paths
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+  """Returns what rows and reports call files: the ends of their paths.
+
+  As short as they can be while all of them differ.
+  """
+  parts = [path.rstrip("/").split("/") for path in paths]
+  for count in range(1, max(map(len, parts)) + 1):
+    names = ["/".join(words[-count:]) for words in parts]
+    if len(set(names)) == len(names):
+      break
+  return names
+
+
 def read(
   path: str,
+  name: str,
   split: str,
   data_dir: str,
   max_bad_share: float,
@@ -254,6 +295,7 @@ def read(
 
   Args:
     path: path of the file or folder, local or in a bucket.
+    name: name of the file for the places of rows and for the report.
     split: split to read of a folder with several.
     data_dir: folder for the report of unusable rows.
     max_bad_share: largest allowed share of unusable rows.
@@ -263,9 +305,9 @@ def read(
   Raises:
     InputError: the file cannot be read or has too many unusable rows.
   """
-  name = os.path.basename(path.rstrip("/"))
   unit = files.unit(name)
-  rejects = rejects_lib.Rejects(path, name, data_dir, max_bad_share, unit)
+  report = name.replace("/", "_")
+  rejects = rejects_lib.Rejects(path, report, data_dir, max_bad_share, unit)
   good = []
   with places.reaching(path):
     for number, row, reason in _numbered(path, split, encoding):
@@ -304,11 +346,22 @@ def _is_folder(path: str) -> bool:
       return False
 
 
-def _has_own_validation(path: str) -> bool:
-  """Returns whether a saved DatasetDict has a split for validation."""
-  return _is_folder(path) and bool(
-    set(_HELD_OUT) & set(files.saved_splits(path))
-  )
+def _have_own_validation(paths: Sequence[str]) -> bool:
+  """Returns whether all are saved DatasetDicts with a split for validation.
+
+  Raises:
+    InputError: some are, and the rows of the others would be on both sides.
+  """
+  own = [
+    _is_folder(path) and bool(set(_HELD_OUT) & set(files.saved_splits(path)))
+    for path in paths
+  ]
+  if any(own) and not all(own):
+    raise InputError(
+      f"{paths[own.index(True)]} has a split for validation, and"
+      f" {paths[own.index(False)]} has none: give the option validation_file"
+    )
+  return all(own)
 
 
 def _record(

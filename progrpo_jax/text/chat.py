@@ -17,6 +17,7 @@ from typing import Any
 from progrpo_jax import errors
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.rewards import thinking
+from progrpo_jax.text import baked
 
 _KEY = "config.model.chat_template_options"
 
@@ -27,7 +28,7 @@ _ANSWER = "ANSWER-TO-THE-PROBE"
 # transformers gives templates a clock function of the first name. Calls of it
 # are renamed to the second name, which is undefined, or a macro that writes the
 # option of the first name.
-_CLOCK = "strftime_now"
+_CLOCK = baked.CLOCK
 _NO_CLOCK = "date_of_this_run"
 _MACRO = (
   f"{{% macro {_NO_CLOCK}(format) %}}{{{{ {_CLOCK} }}}}{{% endmacro %}}\n"
@@ -61,6 +62,8 @@ class ChatTemplate:
 
   Attributes:
     source: Jinja program.
+    options: further variables for the program.
+    system_prompt: system message of the chat, or None.
     head: text that the template writes before the user's text.
     tail: text that it writes between the user's text and the answer.
     answer_end: text that it writes after an answer; "" if it cannot render
@@ -94,14 +97,14 @@ class ChatTemplate:
         not read an option.
     """
     self.source, self._special, self._where = source, dict(special), where
-    self._options = dict(options or {})
+    self.options, self.system_prompt = dict(options or {}), system_prompt
     self._system = (
       [] if system_prompt is None else [_message("system", system_prompt)]
     )
     self._between: dict[tuple[str, ...], list[str]] = {}
     self._check_options()
     self._program = re.sub(rf"\b{_CLOCK}\b", _NO_CLOCK, source)
-    if _CLOCK in self._options:
+    if _CLOCK in self.options:
       self._program = _MACRO + self._program
     question = [_message("user", _PROBE)]
     prompt = self._render(question, True)
@@ -233,7 +236,7 @@ class ChatTemplate:
     """Renders a chat, with the beginning of an answer if `opens_answer`."""
     values = {
       **self._special,
-      **self._options,
+      **self.options,
       "add_generation_prompt": opens_answer,
     }
     own = messages[0]["role"] == "system"
@@ -266,10 +269,10 @@ class ChatTemplate:
 
   def _check_options(self) -> None:
     """Refuses options that the template does not read."""
-    if not self._options:
+    if not self.options:
       return
     readable = sorted(variables(self.source, self._where) - _GIVEN)
-    for name in self._options:
+    for name in self.options:
       if name not in readable:
         raise errors.InputError(
           f"{_KEY}.{name}: the chat template of {self._where} does not read "

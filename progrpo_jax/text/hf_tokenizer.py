@@ -9,11 +9,13 @@ from etils import epath
 
 from progrpo_jax import errors, places
 from progrpo_jax.rewards import thinking
-from progrpo_jax.text import chat, files, inputs, user_part
+from progrpo_jax.text import baked, chat, files, inputs, user_part
 
 _GENERATION_FILE = "generation_config.json"
 # Files in which vision models keep their chat template.
 _PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
+# What transformers writes there about the file itself.
+_OF_THE_FILE = ("_from_model_config", "transformers_version")
 
 
 class HFTokenizer:
@@ -23,6 +25,10 @@ class HFTokenizer:
   token or as another added token that the template writes, but as plain text.
   The tags of thoughts (<think>) are an exception: they do not change roles,
   prompts mention them, and `decode` keeps them for verifiers.
+
+  Attributes:
+    generation: what the directory's `generation_config.json` says, such as how
+      to sample.
   """
 
   def __init__(
@@ -43,8 +49,10 @@ class HFTokenizer:
         requires it; "none" uses no template; the name of a template picks one
         of several; any other text is a Jinja template, which must write BOS
         itself if the model needs it.
-      chat_template_options: variables for the template.
-      system_prompt: system message of the chat; requires a template.
+      chat_template_options: variables for the template, over those that are
+        baked into it (`baked`).
+      system_prompt: system message of the chat; requires a template. None is
+        the one that is baked into it, if there is one.
       where: name of the directory in error messages; None is `local`.
 
     Raises:
@@ -56,13 +64,15 @@ class HFTokenizer:
     self._tokenizer = _read_tokenizer(local, self._path)
     source = self._pick_template(chat_template)
     self._chat = None
+    self.generation = _read_generation(local)
     if source is not None:
+      source, options, system = baked.split(source)
       self._chat = chat.ChatTemplate(
         source,
         self._tokenizer.special_tokens_map,
         self._path,
-        system_prompt=system_prompt,
-        options=chat_template_options,
+        system_prompt=system if system_prompt is None else system_prompt,
+        options=options | dict(chat_template_options or {}),
       )
     elif system_prompt is not None or chat_template_options:
       name = "system_prompt"
@@ -79,7 +89,7 @@ class HFTokenizer:
       for i, token in self._tokenizer.added_tokens_decoder.items()
       if token.content not in thinking.TAGS
     }
-    self.stop_ids = self._find_stop_ids(local)
+    self.stop_ids = self._find_stop_ids()
     self.bos_id = self._tokenizer.bos_token_id
     pad = self._tokenizer.pad_token_id
     self.pad_id = self.stop_ids[0] if pad is None else pad
@@ -153,8 +163,9 @@ class HFTokenizer:
   def save(self, directory: str) -> None:
     """Writes the tokenizer's files, with its chat template and stop ids.
 
-    The template that prompts went through becomes the tokenizer's own, so that
-    others ask the policy as it was trained. Without one its own stays.
+    The template that prompts went through becomes the tokenizer's own, with its
+    options and the system prompt baked into it, so that others ask the policy
+    as it was trained. Without one its own stays.
     """
     directory = epath.Path(directory)
     stops = list(self.stop_ids)
@@ -167,20 +178,23 @@ class HFTokenizer:
     own = self._tokenizer.chat_template
     with tempfile.TemporaryDirectory() as local:
       if self._chat is not None:
+        source = baked.bake(
+          self._chat.source, self._chat.options, self._chat.system_prompt
+        )
         # A config may go on naming one of several.
         self._tokenizer.chat_template = (
-          own | {"default": self._chat.source}
-          if isinstance(own, dict)
-          else self._chat.source
+          own | {"default": source} if isinstance(own, dict) else source
         )
       self._tokenizer.save_pretrained(local)
       self._tokenizer.chat_template = own
       _make_common(os.path.join(local, files.CONFIG))
-      # Other settings of an existing generation_config.json are kept.
+      # Other settings, of an existing file too, are kept.
       existing = directory / _GENERATION_FILE
       places.write_json(
         os.path.join(local, _GENERATION_FILE),
-        (places.read_json(existing) if existing.exists() else {}) | generation,
+        self.generation
+        | (places.read_json(existing) if existing.exists() else {})
+        | generation,
         ensure_ascii=False,
       )
       for folder, _, names in os.walk(local):
@@ -226,7 +240,7 @@ class HFTokenizer:
       )
     return choice
 
-  def _find_stop_ids(self, local: str) -> tuple[int, ...]:
+  def _find_stop_ids(self) -> tuple[int, ...]:
     """Ids that end an answer.
 
     In this order: the token that the chat template writes after an answer, the
@@ -235,20 +249,18 @@ class HFTokenizer:
     its EOS is another token.
 
     Raises:
-      InputError: there is none, or the file is malformed.
+      InputError: there is none, or one is no id.
     """
     # The file may have one id, a list, or none.
     ids = [self._end_of_turn(), self._tokenizer.eos_token_id]
-    file = os.path.join(local, _GENERATION_FILE)
-    if os.path.exists(file):
-      eos = places.read_json(file).get("eos_token_id")
-      eos = eos if isinstance(eos, list) else [eos]
-      if not all(i is None or type(i) is int and i >= 0 for i in eos):
-        raise errors.InputError(
-          f"{self._path}: eos_token_id in {_GENERATION_FILE} must be a token "
-          f"id or a list of them, not {eos!r}"
-        )
-      ids += eos
+    eos = self.generation.get("eos_token_id")
+    eos = eos if isinstance(eos, list) else [eos]
+    if not all(i is None or type(i) is int and i >= 0 for i in eos):
+      raise errors.InputError(
+        f"{self._path}: eos_token_id in {_GENERATION_FILE} must be a token "
+        f"id or a list of them, not {eos!r}"
+      )
+    ids += eos
     # Without repetitions, in the order above.
     ids = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
     if not ids:
@@ -348,6 +360,18 @@ def _read_tokenizer(local: str, where: str):
         template = {t["name"]: t["template"] for t in template}
       tokenizer.chat_template = template
   return tokenizer
+
+
+def _read_generation(local: str) -> dict[str, Any]:
+  """Returns the settings in a directory's `generation_config.json`."""
+  file = os.path.join(local, _GENERATION_FILE)
+  if not os.path.exists(file):
+    return {}
+  return {
+    name: value
+    for name, value in places.read_json(file).items()
+    if name not in _OF_THE_FILE
+  }
 
 
 def _make_common(file: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import io
+from typing import Any
 
 from etils import epath
 
@@ -38,6 +39,7 @@ class SentencePieceTokenizer:
       )
     self._processor = processor
     self.stop_ids = (processor.eos_id(),)
+    self.generation: dict[str, Any] = {}  # a `.model` file has none
     self.pad_id = max(processor.pad_id(), 0)
     self.vocab_size = processor.get_piece_size()
     self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None

@@ -32,6 +32,8 @@ class Tokenizer(Protocol):
     vocab_size: number of ids; the model's vocabulary may be larger (padded).
     opens_thought: whether prompts end inside a thought, so that responses begin
       there.
+    generation: entries of a `generation_config.json`, such as how to sample,
+      that its directory came with.
   """
 
   pad_id: int
@@ -39,6 +41,7 @@ class Tokenizer(Protocol):
   stop_ids: tuple[int, ...]
   vocab_size: int
   opens_thought: bool
+  generation: Mapping[str, Any]
 
   def encode(self, text: str) -> list[int]:
     """Ids of the text alone, without special tokens."""

@@ -1,4 +1,7 @@
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
@@ -52,6 +55,42 @@ def test_transformers_reads_a_run_as_we_do(small, tmp_path, capfd):
   _, found = hf.load(str(output))
   for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(base)):
     assert np.array_equal(x, y.astype("bfloat16"))
+
+
+def _exported(output, *argv):
+  assert main.main(["export", "--output", str(output), *map(str, argv)]) == 0
+  return {x.dtype.name for x in jax.tree.leaves(hf.load(output)[1])}
+
+
+def test_weights_are_written_in_the_type_that_computes(small, tmp_path):
+  workdir = tmp_path / "run"
+  keys = ("train.total_steps=1", "eval.every=0", "model.dtype=bfloat16")
+  small.train(workdir, *keys, method="grpo")
+  policy, out = ["--policy", workdir], tmp_path / "out"
+  assert _exported(out, *policy) == {"bfloat16"}
+  half = hf.load(out)[1]
+  assert _exported(out, *policy, "--dtype", "float32") == {"float32"}
+  # The same as of the masters, rounded.
+  for x, y in zip(jax.tree.leaves(half), jax.tree.leaves(hf.load(out)[1])):
+    np.testing.assert_array_equal(x, y.astype(jnp.bfloat16))
+  # A directory that is no run's stays as it is.
+  _exported(tmp_path / "half", *policy)
+  policy = ["--policy", tmp_path / "half"]
+  assert _exported(tmp_path / "again", *policy) == {"bfloat16"}
+
+
+def test_the_sampling_of_the_training_is_written(small, tmp_path):
+  base, file = tmp_path / "base", "generation_config.json"
+  _exported(base, "--policy", small.base)
+  told = json.loads((base / file).read_text())
+  assert "temperature" not in told  # nothing is known of it
+  workdir, keys = tmp_path / "run", ("sampling.temperature=0.7", "eval.every=0")
+  small.train(workdir, *keys, "train.total_steps=1", method="grpo")
+  _exported(tmp_path / "out", "--policy", workdir)
+  config = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+  assert config.do_sample and config.temperature == 0.7
+  assert (config.top_p, config.top_k) == (1.0, 0)
+  assert config.eos_token_id == told["eos_token_id"]
 
 
 def test_bad_places_are_named(small, tmp_path, capfd):

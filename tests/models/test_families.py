@@ -5,6 +5,7 @@ The checkpoints are random and made here; biases and norms are not trivial.
 
 import dataclasses
 import logging
+import types
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +202,7 @@ def test_export_keeps_bos(tmp_path, kept, own):
 
   class Tokenizer:
     vocab_size, stop_ids, pad_id, bos_id = 40, (2,), 0, own
+    generation = types.MappingProxyType({})
 
     def save(self, directory):
       del directory

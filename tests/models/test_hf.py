@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import socket
 import tracemalloc
+import types
 
 from etils import epath
 from etils.epath import backend
@@ -919,6 +920,7 @@ class FileTokenizer:
   """Writes files as transformers does: with its own local paths."""
 
   vocab_size, stop_ids, pad_id, bos_id = 20, (2,), 0, None
+  generation = types.MappingProxyType({})
 
   def __init__(self, failing=False):
     self.failing = failing

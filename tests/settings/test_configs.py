@@ -125,6 +125,16 @@ def test_every_stage_of_every_file_can_be_built(spec):
     derived.layout(stage, mesh)
 
 
+def test_batches_that_are_not_drawn_need_not_fit_the_mesh():
+  c = defaults.get_config()
+  c.train.prompts_per_step, c.eval.batch_prompts, c.eval.every = 4, 3, 10
+  mesh = types.SimpleNamespace(shape=dict(data=4, fsdp=1, tensor=1))
+  with pytest.raises(errors.InputError, match=r"eval\.batch_prompts = 3"):
+    derived.layout(c, mesh)
+  c.eval.every = 0
+  derived.layout(c, mesh)
+
+
 def _published():
   """(file, task, its options) of every stage at paper scale, once each."""
   found = {}

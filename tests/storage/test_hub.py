@@ -118,8 +118,8 @@ def test_others_fetch_the_commit_of_the_first_host(fake, monkeypatch):
   assert fake.counts == files
 
 
-def _refusal(name=ID):
-  with pytest.raises(errors.InputError) as caught:
+def _refusal(name=ID, kind=errors.InputError):
+  with pytest.raises(kind) as caught:
     hub.fetch(name)
   said = str(caught.value)
   assert "\n" not in said
@@ -144,17 +144,34 @@ def test_a_gated_model(fake, tmp_path, monkeypatch):
 
 def test_no_network(fake, tmp_path, monkeypatch):
   fake_hub.use(monkeypatch, None, tmp_path)
-  said = _refusal()
+  said = _refusal(kind=errors.RunError)
   assert "cannot be reached" in said and "hf download" in said
   assert hub.cached(ID) is None
   monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-  assert "HF_HUB_OFFLINE forbids it" in _refusal()
+  assert "HF_HUB_OFFLINE forbids" in _refusal()
   # What is here needs no network.
   monkeypatch.undo()
   fake_hub.use(monkeypatch, fake, tmp_path)
   folder = hub.fetch(ID)
   fake_hub.use(monkeypatch, None, tmp_path)
   assert hub.fetch(ID) == folder
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+@pytest.mark.parametrize("asked", ["revision", "resolve"])
+def test_an_outage_is_not_the_users(fake, monkeypatch, status, asked):
+  """A run that is started again must not end for good with it."""
+  monkeypatch.setattr("time.sleep", lambda _: None)  # between its own tries
+  fake.failing[asked] = status
+  said = _refusal(kind=errors.RunError)
+  assert "the same command tries again" in said
+  fake.failing.clear()
+  assert hub.fetch(ID)
+
+
+def test_a_request_that_is_wrong_is_the_users(fake):
+  fake.failing["revision"] = 400
+  assert "answered" in _refusal()
 
 
 def test_a_cache_that_cannot_be_written(fake, tmp_path, monkeypatch):
@@ -309,4 +326,5 @@ def test_a_push_that_cannot_succeed_is_refused(
   assert "no rights in the namespace another" in err
   assert (tmp_path / "out" / "README.md").exists()
   fake_hub.use(monkeypatch, None, tmp_path, token=fake_hub.TOKEN)
-  assert "cannot be reached" in said("mine")
+  assert _push(workdir, "mine") == 1
+  assert "cannot be reached" in capfd.readouterr().err

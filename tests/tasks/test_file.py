@@ -11,6 +11,7 @@ import pytest
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
+from progrpo_jax.rollout import prompts
 from progrpo_jax.tasks import base
 
 
@@ -31,7 +32,7 @@ def _load(tmp_path, file, split="train", **options):
     split,
     data_dir=str(tmp_path / "data"),
     seed=0,
-    file=str(file),
+    file=file if isinstance(file, list) else str(file),
     **options,
   )
 
@@ -62,6 +63,65 @@ def test_rows_know_their_line(tmp_path, good):
   assert {r.place for r in rows} == {
     f"good.jsonl, line {r.reference}" for r in rows
   }
+
+
+def test_several_files(tmp_path, good):
+  """A list, and patterns; each row knows its own file and line."""
+  rows = open(good, "rb").read().split(b"\n")
+  (tmp_path / "a").mkdir()
+  (tmp_path / "b").mkdir()
+  first = _write(tmp_path / "a" / "part-0.jsonl", rows[:10])
+  _write(tmp_path / "a" / "part-1.jsonl", rows[10:15])
+  _write(tmp_path / "a" / ".part-9.jsonl", [b"of another program"])
+  other = _write(tmp_path / "b" / "part-0.jsonl", rows[15:])
+  whole = {(r.prompt, r.reference) for r in _load(tmp_path, good)}
+  held = _load(tmp_path, good, "validation")
+  for named in (
+    [f"{tmp_path}/a/part-?.jsonl", other],
+    [f"{tmp_path}/[ab]/part-*.jsonl"],
+    f"{tmp_path}/*/part-[0-9].jsonl",
+  ):
+    found = _load(tmp_path, named)
+    assert {(r.prompt, r.reference) for r in found} == whole
+    again = _load(tmp_path, named, "validation")
+    assert [r.prompt for r in again] == [r.prompt for r in held]
+    places = {r.place for r in found}
+    assert {p.partition(",")[0] for p in places} == {
+      "a/part-0.jsonl",
+      "a/part-1.jsonl",
+      "b/part-0.jsonl",
+    }
+  assert max(r.reference for r in found if r.place.startswith("b/")) == 40
+  both = _load(tmp_path, first, "validation", validation_file=[first, other])
+  assert len(both) == 35
+
+  # The rows of every file are part of what a resumed run compares.
+  def digest():
+    spec = dict(
+      name="file", options=dict(file=[first, other], verifier="mine:score")
+    )
+    source = prompts.PromptSource([spec], "train", 0, str(tmp_path / "data"))
+    return source.state(0)["source"]
+
+  before = digest()
+  assert digest() == before
+  _write(tmp_path / "b" / "part-0.jsonl", [*rows[15:], rows[15]])
+  assert digest() != before
+
+
+def test_several_files_that_cannot_be_read(tmp_path, good):
+  with pytest.raises(InputError, match=r"none-\*.jsonl: no file matches"):
+    _load(tmp_path, f"{tmp_path}/none-*.jsonl")
+  with pytest.raises(InputError, match="option file names no file"):
+    _load(tmp_path, [])
+  with pytest.raises(InputError, match="good.jsonl more than once"):
+    _load(tmp_path, [good, f"{tmp_path}/g*.jsonl"])
+  bad = _write(tmp_path / "bad.jsonl", [{"prompt": "a"}, b"{"])
+  with pytest.raises(InputError, match="bad.jsonl: 2 of 2 rows are bad"):
+    _load(tmp_path, [good, bad])
+  # A file that is called like a pattern.
+  odd = _write(tmp_path / "a[1].jsonl", open(good, "rb").read().split(b"\n"))
+  assert len(_load(tmp_path, odd)) == 36
 
 
 def test_demonstrations_are_kept_from_the_verifier(tmp_path):
@@ -263,6 +323,8 @@ def test_a_folder_that_datasets_saved(tmp_path):
   assert len(_load(tmp_path, tmp_path / "two", "validation")) == 8
   with pytest.raises(InputError, match="datasets.save_to_disk"):
     _load(tmp_path, tmp_path)
+  with pytest.raises(InputError, match="one has none: give the option valid"):
+    _load(tmp_path, [str(tmp_path / name) for name in ("two", "one")])
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
@@ -381,6 +443,22 @@ def test_rows_of_verl(tmp_path):
   columns = rows[2].meta["columns"]
   assert columns["ground_truth"] == "3" and columns["extra_info"]["index"] == 2
   assert columns["data_source"] == "openai/gsm8k"
+
+
+def test_the_answer_of_a_chat_is_told_to_nobody_who_judges(tmp_path):
+  """It is a demonstration, as a completion beside a prompt is."""
+  chat = [
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "4"},
+  ]
+  rows = [dict(messages=chat, truth="4"), dict(prompt="3?", completion="3")]
+  file = _write(tmp_path / "chats.jsonl", rows)
+  first, second = _load(
+    tmp_path, file, validation_file=file, reward_functions="m:f"
+  )
+  assert first.demonstrations == ("4",) and second.demonstrations == ("3",)
+  assert first.meta["columns"] == {"truth": "4"} and not first.reference
+  assert second.meta["columns"] == {}
 
 
 def test_rows_for_fine_tuning_are_demonstrations(tmp_path):

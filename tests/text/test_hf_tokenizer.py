@@ -1,13 +1,20 @@
 """Hugging Face tokenizers: stop tokens, BOS, templates, what is saved."""
 
 import json
+import shutil
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
+import numpy as np
 import pytest
 import transformers
+from transformers.utils import chat_template_utils
 
 from progrpo_jax import errors
+from progrpo_jax.models import config as config_lib
+from progrpo_jax.models import hf, parameters
+from progrpo_jax.text import baked
 from progrpo_jax.text import tokenizer as tokenizer_lib
 from tests.text import made
 
@@ -397,6 +404,125 @@ def test_saving_keeps_what_else_a_generation_config_says(loaded, tmp_path):
   loaded["qwen3"].save(tmp_path)
   saved = json.loads((tmp_path / "generation_config.json").read_text())
   assert saved["top_p"] == 0.8 and len(saved["eos_token_id"]) == 2
+
+
+def test_a_model_is_written_with_the_settings_that_it_came_with(
+  places, tmp_path
+):
+  place = tmp_path / "a"
+  shutil.copytree(places["qwen3"], place)
+  file = place / "generation_config.json"
+  given = json.loads(file.read_text()) | dict(
+    top_k=20, max_new_tokens=9, transformers_version="4.51.0"
+  )
+  made.write(file, given)
+  config = config_lib.ModelConfig.tiny(vocab_size=450, num_layers=1)
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, np.float32), parameters.abstract_params(config)
+  )
+
+  def saved(name, place, **options):
+    tokenizer = tokenizer_lib.load(place)
+    hf.save(tmp_path / name, config, params, tokenizer, **options)
+    return json.loads((tmp_path / name / file.name).read_text())
+
+  first = saved("b", place)
+  assert (first["top_k"], first["max_new_tokens"]) == (20, 9)
+  assert set(given["eos_token_id"]) <= set(first["eos_token_id"])
+  assert "transformers_version" not in first
+  # Through the tokenizer that a run keeps, too; what it samples by wins.
+  tokenizer_lib.load(place).save(tmp_path / "run")
+  second = saved("c", tmp_path / "run", sampling=dict(top_k=0))
+  assert second == first | dict(top_k=0)
+
+
+_BAKED = [
+  ("qwen3", dict(enable_thinking=False), None),
+  ("qwen3", {}, 'Be "brief" %} {# é😀 #}\\n\n'),
+  ("qwen2.5-instruct", {}, "Be brief."),
+  ("llama3-instruct", dict(date_string="1 May"), None),
+  ("llama3-instruct", dict(strftime_now="2 May"), None),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "system"), _BAKED)
+def test_options_and_system_prompt_are_saved(
+  places, tmp_path, name, options, system
+):
+  """Others ask an exported policy as it was trained, unless they say how."""
+  first = tokenizer_lib.load(
+    places[name], chat_template_options=options, system_prompt=system
+  )
+  first.save(tmp_path / "b")
+  other = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+
+  def theirs(messages, **variables):
+    return other.apply_chat_template(
+      messages, tokenize=False, add_generation_prompt=True, **variables
+    )
+
+  for text in (*made.PROMPTS, "12 + 3"):
+    chat, *_ = first._chat.wrap(text)
+    assert theirs([{"role": "user", "content": text}]) == chat
+  # A system message of the caller's own takes the place of the training's.
+  whole, _ = first._chat.wrap_chat(made.TURNS[:-1], "x")
+  assert theirs([*made.TURNS[:-1], {"role": "user", "content": "x"}]) == whole
+  # A run that starts there renders the same, and saves the same again.
+  again = tokenizer_lib.load(tmp_path / "b")
+  same = tokenizer_lib.load(
+    tmp_path / "b", chat_template_options=options, system_prompt=system
+  )
+  for read in (again, same):
+    for text in made.PROMPTS:
+      assert read.encode_prompt(text) == first.encode_prompt(text)
+    assert tokenizer_lib.digest(read) == tokenizer_lib.digest(first)
+    assert read._chat.source == first._chat.source
+  again.save(tmp_path / "c")
+  once, twice = (
+    transformers.AutoTokenizer.from_pretrained(tmp_path / n) for n in "bc"
+  )
+  assert once.chat_template == twice.chat_template
+
+
+def test_what_is_saved_can_be_overridden(places, tmp_path):
+  quick = tokenizer_lib.load(
+    places["qwen3"], chat_template_options=dict(enable_thinking=False)
+  )
+  quick.save(tmp_path)
+  slow = tokenizer_lib.load(places["qwen3"])
+  options = dict(enable_thinking=True)
+  ours = tokenizer_lib.load(tmp_path, chat_template_options=options)
+  assert ours.encode_prompt("hello") == slow.encode_prompt("hello")
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  asked = dict(tokenize=False, add_generation_prompt=True)
+  question = [{"role": "user", "content": "hello"}]
+  chats = [
+    theirs.apply_chat_template(question, **asked, **o) for o in ({}, options)
+  ]
+  assert chats == [t._chat.wrap("hello")[0] for t in (quick, slow)]
+
+
+@pytest.mark.parametrize(
+  "source", ["  {% if x %}\n", "\n\n {{ x }}", "{{- x }}"]
+)
+@pytest.mark.parametrize("value", ["%}{%", "#}", None, True, 2.5, ["é", {}]])
+def test_what_stands_before_a_template_writes_nothing(source, value):
+  source += "{% if true %}{% endif %}{{ messages | length }}{{ y }}"
+  source += "{% endif %}" if "if x" in source else ""
+  made_of = dict(x=1, y=value)
+  whole = baked.bake(source, made_of, "Be\nbrief")
+  assert baked.split(whole) == (source, made_of, "Be\nbrief")
+  messages = [[{"role": "user", "content": "q"}]]
+  system = {"role": "system", "content": "Be\nbrief"}
+  (text,), _ = chat_template_utils.render_jinja_template(
+    messages, chat_template=whole
+  )
+  (wanted,), _ = chat_template_utils.render_jinja_template(
+    [[system, *messages[0]]], chat_template=source, **made_of
+  )
+  assert text == wanted
+  assert baked.bake(source, {}, None) == source
+  assert baked.split(source) == (source, {}, None)
 
 
 def test_the_template_of_the_training_is_saved(tmp_path, places):

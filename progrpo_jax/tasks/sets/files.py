@@ -11,6 +11,7 @@ import codecs
 import collections
 from collections.abc import Callable, Iterator
 import csv
+import fnmatch
 import gzip
 import hashlib
 import io
@@ -20,16 +21,69 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from progrpo_jax import errors
+from progrpo_jax import errors, places
 from progrpo_jax.errors import InputError
 
 Numbered = Iterator[tuple[int, dict[str, Any], str]]
 
+# Letters that make a path a pattern.
+_PATTERN = "*?["
 _BATCH = 256  # rows of a parquet file in memory at once
 # Files by which datasets.save_to_disk marks the folder of one dataset, and of
 # several splits.
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def matching(path: str) -> list[str]:
+  """Returns the files, or folders, that a path with patterns stands for.
+
+  Args:
+    path: local path or URL, in whose names * and ? stand for any letters and
+      [abc] for one of these. A path that exists is no pattern.
+
+  Returns:
+    Paths in the order of their names; the path itself if it is no pattern.
+
+  Raises:
+    InputError: nothing matches.
+  """
+  with places.reaching(path):
+    found = _matching(path)
+  if not found:
+    raise InputError(f"{path}: no file matches this pattern")
+  return found
+
+
+def _exists(path: str) -> bool:
+  """Returns whether a path exists; no path with a NUL does."""
+  try:
+    return epath.Path(path).expanduser().exists()
+  except (OSError, ValueError):
+    return False
+
+
+def _matching(path: str) -> list[str]:
+  """Returns the paths that a path stands for, name by name from the left."""
+  if not any(c in path for c in _PATTERN) or _exists(path):
+    return [path]
+  head, slash, last = path.rstrip("/").rpartition("/")
+  is_pattern = any(c in last for c in _PATTERN)
+  found = []
+  for folder in _matching(head):
+    if not is_pattern:
+      names = [last] if _exists(f"{folder}{slash}{last}") else []
+    else:
+      place = epath.Path(folder + slash or ".").expanduser()
+      names = [
+        child.name
+        for child in (place.iterdir() if place.is_dir() else ())
+        if fnmatch.fnmatchcase(child.name, last)
+        # As in a shell: these are of programs.
+        and (last.startswith(".") or not child.name.startswith("."))
+      ]
+    found += [f"{folder}{slash}{name}" for name in sorted(names)]
+  return found
 
 
 def read(path: str, name: str = "", encoding: str = "utf-8") -> Numbered:
