@@ -225,10 +225,13 @@ def _reaching(what: str) -> Iterator[None]:
   except (errors.InputError, errors.RunError):
     raise
   except Exception as e:
-    mend = _mend(e)
+    cause = e
+    if isinstance(e, hub_errors.LocalEntryNotFoundError) and e.__cause__:
+      cause = e.__cause__  # why nothing was asked
+    mend = _mend(cause)
     if mend:
       raise errors.InputError(f"{what}: {mend}") from e
-    raise errors.RunError(f"{what}: {_outage(e)}") from e
+    raise errors.RunError(f"{what}: {_outage(cause)}") from e
 
 
 def _mend(error: Exception) -> str:
@@ -272,8 +275,6 @@ def _mend(error: Exception) -> str:
 
 def _outage(error: Exception) -> str:
   """Says that the hub fails, and that this may pass."""
-  if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__:
-    error = error.__cause__  # why nothing was asked
   address, said = constants.ENDPOINT, errors.one_line(error)
   if isinstance(error, hub_errors.HfHubHTTPError):
     return f"{address} answered {said}; the same command tries again"
