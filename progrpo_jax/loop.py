@@ -77,11 +77,12 @@ class Start:
 
 
 @dataclasses.dataclass
-class Last:
-  """The newest moment of a run at which all that a checkpoint holds fits.
+class Snapshot:
+  """The newest point at which stages, state and progress belong together.
 
-  A run that is asked to stop, or fails, saves it. Between two moments the
-  parameters may be ahead of the progress, or the other way round.
+  A checkpoint of it is one that a run can go on from, so a run that is asked to
+  stop, or fails, saves it. In the middle of a step the parameters may be ahead
+  of the progress, or behind it.
 
   Attributes:
     stages: stages of the next step; None if they are not built yet.
@@ -99,11 +100,11 @@ class Last:
     state: state_lib.TrainState,
     progress: Progress,
   ) -> None:
-    """Takes a newer moment."""
+    """Takes a newer point."""
     self.stages, self.state, self.progress = stages, state, progress
 
   def save(self, checkpointer: checkpoint_lib.Checkpointer) -> None:
-    """Saves the moment, unless that was done."""
+    """Saves it, unless that was done."""
     step, measured = self.progress.step, self.progress.measured
     if checkpointer.latest() != step or (
       step in checkpointer.unfinished and not measured
@@ -125,7 +126,7 @@ def loop(
   stages, state = start.stages, start.state
   reference, progress = start.reference, start.progress
   del start  # or it would hold the first reference after a reset
-  last = Last(stages, state, progress)
+  snapshot = Snapshot(stages, state, progress)
   try:
     while progress.step < setup.total_steps or progress.measured:
       if not progress.measured:  # else the run was stopped in its evaluation
@@ -149,7 +150,7 @@ def loop(
         progress = dataclasses.replace(
           progress, measured=metrics_lib.plain(measured)
         )
-        last.becomes(stages, state, progress)
+        snapshot.becomes(stages, state, progress)
       progress = history.remember(
         progress,
         stages.validate(setup.join(state.params), progress.step, writer),
@@ -169,41 +170,50 @@ def loop(
       )
       progress = dataclasses.replace(progress, measured=None)
       stages, reference, progress = finish_step(
-        setup, stages, state, reference, progress, checkpointer, reason, last
+        setup,
+        stages,
+        state,
+        reference,
+        progress,
+        checkpointer,
+        reason,
+        snapshot,
       )
   except errors.Preempted:
     # Raised only before an update, in an evaluation, or after the save of a
     # step.
-    last.save(checkpointer)
+    snapshot.save(checkpointer)
     return PREEMPTED
   except Exception as e:
-    stages.log.say(rescue(checkpointer, last, e))
+    stages.log.say(rescue(checkpointer, snapshot, e))
     raise
   return DONE
 
 
 def rescue(
-  checkpointer: checkpoint_lib.Checkpointer, last: Last, error: Exception
+  checkpointer: checkpoint_lib.Checkpointer,
+  snapshot: Snapshot,
+  error: Exception,
 ) -> str:
   """Saves the last step of a run that fails, if it can be saved.
 
   Args:
     checkpointer: checkpoints of the workdir.
-    last: newest moment at which all that a checkpoint holds fits.
+    snapshot: the newest point that a checkpoint can be made of.
     error: why the run fails.
 
   Returns:
     A sentence on where the run can go on.
   """
-  step = last.progress.step
+  step = snapshot.progress.step
   if not hosts.is_on_all(error):
     # The others are elsewhere, and would not take part in the save.
     reason = "other hosts may not have failed"
-  elif not state_lib.is_whole(last.state):
+  elif not state_lib.is_whole(snapshot.state):
     reason = "the update that failed had begun to change its parameters"
   else:
     try:
-      last.save(checkpointer)
+      snapshot.save(checkpointer)
       checkpointer.wait()
       return (
         f"the run fails; step {step} is saved, and the same command goes on "
@@ -228,7 +238,7 @@ def finish_step(
   progress: Progress,
   checkpointer: checkpoint_lib.Checkpointer,
   reason: str,
-  last: Last,
+  snapshot: Snapshot,
 ) -> tuple[build.Stages, Any, Progress]:
   """Enters the next stage of the schedule and saves the step, if due.
 
@@ -243,7 +253,7 @@ def finish_step(
     progress: progress after the step.
     checkpointer: checkpoints of the workdir.
     reason: why the reference was reset, or "".
-    last: becomes the step.
+    snapshot: becomes the step.
 
   Returns:
     (stages, reference, progress) of the next step.
@@ -253,11 +263,11 @@ def finish_step(
   """
   fresh = dataclasses.replace(progress, surplus=None, scores=())
   # The next stage may fail to begin, for its files may be gone.
-  last.becomes(None, state, fresh)
+  snapshot.becomes(None, state, fresh)
   entered = setup.stages_at(stages, progress.step, progress.resets)
   if entered is not stages:
     progress = fresh
-  last.becomes(entered, state, progress)
+  snapshot.becomes(entered, state, progress)
   if (
     reason
     or progress.step % entered.save_every == 0
