@@ -176,12 +176,19 @@ def temperatures_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
-def best_table(part: str) -> Callable[[pathlib.Path], str]:
+def among(runs: Runs, arms: Sequence[str] | None) -> Runs:
+  """The runs of GRPO and of some arms; of all if None."""
+  if arms is None:
+    return runs
+  return {k: v for k, v in runs.items() if k == BASELINE or k in arms}
+
+
+def best_table(part: str, arms: Sequence[str]) -> Callable[[pathlib.Path], str]:
   """Returns the maker of differences from GRPO, each arm at its best."""
 
   def make(results: pathlib.Path) -> str:
     best = at_their_best(results, part)
-    runs = {arm: own for arm, (_, own) in best.items()}
+    runs = among({arm: own for arm, (_, own) in best.items()}, arms)
     rows = [
       [
         f"{arm}, {best[arm][0]:g}",
@@ -196,12 +203,13 @@ def best_table(part: str) -> Callable[[pathlib.Path], str]:
 
 
 def temperature_table(
-  part: str, temperature: float
+  part: str, temperature: float, arms: Sequence[str]
 ) -> Callable[[pathlib.Path], str]:
   """Returns the maker of differences from GRPO, all at one temperature."""
 
   def make(results: pathlib.Path) -> str:
-    return differences_rows(at_temperatures(results, part)[temperature])
+    runs = at_temperatures(results, part)[temperature]
+    return differences_rows(among(runs, arms))
 
   return make
 
@@ -223,13 +231,6 @@ def unsolved_table(part: str) -> Callable[[pathlib.Path], str]:
     return markdown(["arm", "seeds", *(f"pass@{k}" for k in KS)], rows)
 
   return make
-
-
-def among(runs: Runs, arms: Sequence[str] | None) -> Runs:
-  """The runs of GRPO and of some arms; of all if None."""
-  if arms is None:
-    return runs
-  return {k: v for k, v in runs.items() if k == BASELINE or k in arms}
 
 
 def steps_table(
@@ -540,8 +541,8 @@ TABLES = {
   "countdown-moved": moved_table("countdown"),
   "countdown-lost": dead_table("countdown"),
   "countdown-temperatures": temperatures_table("countdown"),
-  "countdown-cold": temperature_table("countdown", 0.6),
-  "countdown-best": best_table("countdown"),
+  "countdown-cold": temperature_table("countdown", 0.6, FIRST),
+  "countdown-best": best_table("countdown", FIRST),
   "countdown-made": made_table("countdown"),
   "arm": means_table("arm"),
   "arm-shifts": shifts_table("arm"),
