@@ -31,8 +31,8 @@ for _protocol in ("gs", "gcs"):
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 # Errors that say that there is no such file. Every other error of a bucket's
-# client, and those of a disk with these numbers, say that nobody knows: the
-# place is out of reach.
+# client means that the place is out of reach, and so do the numbers below of a
+# disk's errors: whether the file is there is not known.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _AWAY = frozenset(
   (

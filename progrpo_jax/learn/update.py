@@ -249,7 +249,7 @@ def _measures(batch: batch_lib.PackedBatch, values) -> dict:
 
   Args:
     batch: a micro-batch, or all as one.
-    values: what `_read` returns for it.
+    values: result of `_read` for it.
   """
   mask = scoring.sequence_mask(batch.rows)
   sampled = scoring.by_sequence(batch.rows, batch.old_logp_AEW)

@@ -101,7 +101,7 @@ def documents_of(
     config: model configuration.
     tokenizer: tokenizer of the policy, or None.
     dtype: type of the weights.
-    sampling: how to sample, see `hf.save`.
+    sampling: entries on sampling, see `hf.save`; None for none.
   """
   # The checkpoint's own BOS stands before the tokenizer's: Qwen's tokenizers
   # have none, though their configs name one.

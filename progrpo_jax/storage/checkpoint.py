@@ -17,7 +17,8 @@ Orbax does not notice a changed byte in a committed checkpoint. Each checkpoint
 therefore holds a manifest of its files with sizes and checksums, written before
 the commit and compared with what is read. A bucket keeps size and CRC-32C of
 each object, so that nothing is read there to write the manifest or to compare
-it. What cannot be reached is not damaged: nobody knows.
+it. A file that cannot be reached does not count as damaged, for its content is
+not known.
 """
 
 import base64
@@ -506,7 +507,7 @@ class Checkpointer:
 
     Args:
       step: step of the checkpoint.
-      what: what is read, for the message.
+      what: part of the checkpoint that is read, for the message.
       path: file or directory that is read.
 
     Raises:
@@ -710,8 +711,8 @@ def _digest(path: epath.Path, written: Any = None) -> list[int | str]:
 
   Args:
     path: the file.
-    written: what the manifest has, whose kind of checksum is taken; None for
-      that of a new manifest.
+    written: entry of the manifest, whose kind of checksum is computed; None
+      where a new manifest is written.
   """
   of_store = isinstance(written, list) and any(
     isinstance(value, str) and value.startswith(_OF_STORE) for value in written

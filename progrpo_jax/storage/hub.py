@@ -216,7 +216,7 @@ def _reaching(what: str) -> Iterator[None]:
     what: key or flag that named the model, which starts the message.
 
   Raises:
-    InputError: the user has to mend something: a name, rights, a disk.
+    InputError: a name, rights or a disk that the user has to mend.
     RunError: the hub, or the way to it, fails, and may work again later: a run
       that something starts again must not end for good with an outage.
   """

@@ -162,7 +162,7 @@ class Guarded:
       start: function to an object with `log`, and perhaps `table` and `close`.
 
     Raises:
-      InputError: what the user gave is wrong, which waiting does not mend.
+      InputError: wrong input, which waiting does not mend.
     """
     self._name, self._logger = name, None
     self._failures = 0

@@ -27,8 +27,8 @@ class HFTokenizer:
   prompts mention them, and `decode` keeps them for verifiers.
 
   Attributes:
-    generation: what the directory's `generation_config.json` says, such as how
-      to sample.
+    generation: content of the directory's `generation_config.json`, such as
+      temperature and top-p.
   """
 
   def __init__(
