@@ -67,6 +67,16 @@ matches() {
     "set, in the environment or launch/env.sh"
 }
 
+# check_passed: each name in PASS_ENV must be that of a variable that is set.
+check_passed() {
+  local name
+  for name in $PASS_ENV; do
+    [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || die 2 "PASS_ENV: '$name' is" \
+      "no name of a variable; names alone, with blanks between"
+    [[ -n ${!name+x} ]] || die 2 "PASS_ENV names $name, which is not set"
+  done
+}
+
 queued() { [[ $MODE == queued* ]]; }
 
 # show COMMAND...: as one could type it.

@@ -18,11 +18,9 @@ trap 'rm -rf "$folder"' EXIT
 # that only its owner reads, since others see the words of commands.
 pass_environment() {
   local name file=$REMOTE_RUNS/$ATTEMPT/env quoted
+  check_passed
   folder=$(mktemp -d)
   for name in $PASS_ENV; do
-    [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || die 2 "PASS_ENV: '$name' is" \
-      "no name of a variable; names alone, with blanks between"
-    [[ -n ${!name+x} ]] || die 2 "PASS_ENV names $name, which is not set"
     printf '%s=%s\0' "$name" "${!name}"
   done >"$folder/env"
   printf -v quoted %q "$file"

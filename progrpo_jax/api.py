@@ -411,6 +411,7 @@ def _of_policy(
     c = _of_run(place, is_policy=True)
   c = files.without_training(c)
   if place is not None:
+    policy_lib.check_exists(place, c.model.download, "policy")
     c.model.init_from = place
   return c
 

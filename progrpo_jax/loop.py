@@ -707,7 +707,8 @@ def _run(
   hosts.on_first(lambda: check_workdir(workdir))
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
-    setup, params = build.make_setup(c, timer, stop, view, objects)
+    own = _own_policy(c, workdir)
+    setup, params = build.make_setup(c, timer, stop, view, objects, own)
     stack.enter_context(setup.pool)
     stop.check()
     _introduce(c, setup, view)
@@ -721,6 +722,11 @@ def _run(
     start = recover(
       setup, checkpointer, workdir, view, bool(changes.defining), override
     )
+    if start is None and own is not None:
+      raise errors.RunError(
+        f"the checkpoints of {workdir} went away while its run was about to go "
+        "on; put them back, and run the same command again"
+      )
     done = -1 if start is None else start.progress.step
     unfinished = start is not None and bool(start.progress.measured)
     # A finished run's config stays what it was.
@@ -751,6 +757,24 @@ def _run(
     code = loop(setup, starts.pop(), checkpointer, writer)
     checkpointer.wait()
   return code
+
+
+def _own_policy(c, workdir: epath.Path) -> policy_lib.Policy | None:
+  """Returns the policy of the run in a workdir, if it can go on from itself.
+
+  Returns:
+    None where what it began with must be read: there is no run yet, or the
+    user asks for another one, or it trains adapters.
+  """
+
+  def goes_on():
+    with places.reading(workdir):
+      saved = checkpoint_lib.newest(workdir / policy_lib.CHECKPOINTS)
+      return saved is not None and not _changes(c, workdir).defining
+
+  if not hosts.from_first(hosts.on_first(goes_on)):
+    return None
+  return build.own_policy(c, workdir)
 
 
 def _introduce(c, setup: build.Setup, view: View) -> None:

@@ -283,7 +283,10 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     (lambda: progrpo_jax.train(c, tmp_path / "file" / "run"), "cannot write"),
     (lambda: progrpo_jax.train(None, tmp_path / "no"), "holds no run yet"),
     (lambda: progrpo_jax.train(c, tmp_path / "x", rewards=[len]), "has none"),
-    (lambda: progrpo_jax.evaluate(tmp_path / "no", c), "no such directory"),
+    (
+      lambda: progrpo_jax.evaluate(tmp_path / "no", c),
+      f"policy = '{tmp_path}/no': no such directory",
+    ),
     (lambda: progrpo_jax.sample(tmp_path / "no", "1+1="), "no directory"),
     (lambda: progrpo_jax.sample(tmp_path, "1+1="), "is not a run, which"),
     (lambda: progrpo_jax.compare([tmp_path / "no"]), "no such workdir"),

@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 
+from etils import epath
 import pytest
 
-from progrpo_jax import loop, main
+from progrpo_jax import errors, loop, main
+from progrpo_jax.build import stages
 from progrpo_jax.evaluators import held_out
 from progrpo_jax.learn import improve, prepare
 from progrpo_jax.rollout import collect as collect_lib
@@ -170,6 +172,39 @@ def test_stopped_it_saves_and_goes_on_alike(
   assert main.main(argv) == 0
   found = recorded(tmp_path)
   assert [k for k in expected if found.get(k) != expected[k]] == ["steps"]
+
+
+def test_without_the_base_it_began_with_it_goes_on_alike(
+  small, unbroken, recorded, tmp_path
+):
+  expected = recorded(unbroken[0])
+  base, workdir = tmp_path / "base", tmp_path / "run"
+  shutil.copytree(small.base, base)
+  begins_at = f"model.init_from={base}"
+  assert small.train(workdir, begins_at, "train.total_steps=2")[0] == loop.DONE
+  shutil.rmtree(base)
+  assert small.train(workdir, begins_at)[0] == loop.DONE
+  found = recorded(workdir)
+  assert [k for k in expected if found.get(k) != expected[k]] == []
+
+
+def test_a_run_whose_tokenizer_is_damaged_reads_its_base(
+  small, unbroken, tmp_path
+):
+  workdir = epath.Path(tmp_path / "run")
+  shutil.copytree(unbroken[0], workdir)
+  c, file = small.config(), workdir / "model" / "tokenizer.model"
+  assert stages.own_policy(c, workdir).params is None
+  whole = file.read_bytes()
+  for content in (whole[:20], b""):
+    file.write_bytes(content)
+    assert stages.own_policy(c, workdir) is None
+  assert small.train(workdir)[0] == loop.DONE
+  assert file.read_bytes() == whole
+  file.write_bytes(b"")
+  lost = f"model.init_from={tmp_path / 'nothing'}"
+  with pytest.raises(errors.InputError, match="nothing'?: no such directory"):
+    small.train(workdir, lost)
 
 
 def test_stopped_between_two_calls_of_decoding_it_ends_alike(

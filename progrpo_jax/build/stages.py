@@ -13,6 +13,7 @@ import functools
 import json
 from typing import Any
 
+from etils import epath
 import jax
 import ml_collections
 
@@ -182,6 +183,32 @@ def load_policy(
   )
 
 
+def own_policy(
+  c: ml_collections.ConfigDict, workdir: epath.Path
+) -> policy_lib.Policy | None:
+  """Returns the policy of a run that goes on, see `storage.policy.of_run`.
+
+  Args:
+    c: config that differs from the run's in no key that defines it.
+    workdir: workdir of the run.
+
+  Returns:
+    None where `load_policy` must read what the run began with.
+  """
+  m = c.model
+  if m.lora.rank:
+    return None  # the frozen weights are in no checkpoint
+  return policy_lib.of_run(
+    workdir,
+    dtype=m.dtype,
+    remat=m.remat,
+    attention=m.attention,
+    chat_template=m.chat_template,
+    chat_template_options=m.chat_template_options.to_dict(),
+    system_prompt=m.system_prompt,
+  )
+
+
 def load_teacher(
   c: ml_collections.ConfigDict, mesh, policy: policy_lib.Policy
 ) -> tuple[model_config.ModelConfig, Any] | None:
@@ -315,6 +342,7 @@ def make_setup(
   stop: stopping.Stop | None = None,
   view=None,
   objects: Mapping[str, Callable[..., Any]] | None = None,
+  own: policy_lib.Policy | None = None,
 ) -> tuple[Setup, Any]:
   """Builds a run; every process must call this.
 
@@ -324,10 +352,12 @@ def make_setup(
     stop: request to stop.
     view: display of the run, see `loop.View`; None shows nothing.
     objects: reward functions that are objects, see `problems.give_rewards`.
+    own: policy of the run that goes on, see `own_policy`; None reads what
+      `config.model.init_from` names.
 
   Returns:
-    (setup, parameters that train, at their beginning). The setup's pool has
-    processes: close it.
+    (setup, parameters that train, at their beginning; None with `own`). The
+    setup's pool has processes: close it.
 
   Raises:
     InputError: something in the config cannot work; see `checks.validate`.
@@ -343,7 +373,7 @@ def make_setup(
     check_trackers(c)
 
   hosts.agree(checked)
-  policy = load_policy(c, mesh)
+  policy = own or load_policy(c, mesh)
   hosts.agree(lambda: attention_of(policy.config, mesh))
   params, frozen = lora.split(policy.config, policy.params)
   teacher = load_teacher(c, mesh, policy)

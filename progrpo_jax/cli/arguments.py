@@ -8,6 +8,7 @@ import ml_collections
 
 from progrpo_jax import errors, ranges
 from progrpo_jax.settings import checks, defaults, files
+from progrpo_jax.storage import policy as policy_lib
 
 
 class Parser(argparse.ArgumentParser):
@@ -149,7 +150,8 @@ def parse_policy(
     only read has it: without adapters and heads that training adds.
 
   Raises:
-    InputError: an argument, key or value is not understood.
+    InputError: an argument, key or value is not understood, or there is no such
+      policy.
   """
   takes_workdir = "--workdir" in command_parser.format_usage()
   if not takes_workdir and any(w.startswith("--workdir") for w in argv):
@@ -169,5 +171,6 @@ def parse_policy(
   config, args = parse(command_parser, argv, default=default)
   config = files.without_training(config)
   if args.policy:
+    policy_lib.check_exists(args.policy, config.model.download, "--policy")
     config.model.init_from = args.policy
   return config, args

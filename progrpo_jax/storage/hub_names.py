@@ -17,13 +17,17 @@ def split(name: str) -> tuple[str, str | None] | None:
   return match and match.groups()
 
 
+# What names the policy to start from, or to read. `config.model.download`
+# fetches that, and no other.
+_FETCHED = ("config.model.init_from", "--policy", "policy")
+
+
 def hint(name: str, key: str) -> str:
   """Says how to get a model, for the end of a message; "" if it is no id.
 
   Args:
     name: text in the place of a directory.
-    key: key of the config that has it; `config.model.download` fetches the
-      policy to start from, and no other.
+    key: what names it: a key of the config, a flag, or an argument of the API.
   """
   parts = split(name)
   if parts is None:
@@ -32,7 +36,7 @@ def hint(name: str, key: str) -> str:
   place = f"models/{repo.rpartition('/')[2]}"
   at = f" --revision {revision}" if revision else ""
   command = f"`hf download {repo}{at} --local-dir {place}`"
-  if key == "config.model.init_from":
+  if key in _FETCHED:
     command = f"--config.model.download=True fetches it, and so does {command},"
   else:
     command += " fetches it,"

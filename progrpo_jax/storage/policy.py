@@ -47,7 +47,8 @@ class Policy:
 
   Attributes:
     config: model configuration.
-    params: parameters.
+    params: parameters; None where they are those of a checkpoint that is not
+      read yet, see `of_run`.
     tokenizer: tokenizer that the policy was trained with.
   """
 
@@ -161,6 +162,24 @@ def find_run(path: str, key: str = INIT_FROM) -> tuple[epath.Path, int | None]:
       "checkpoints/) nor one of its checkpoints"
     )
   return workdir, step
+
+
+def check_exists(place: str, download: bool, key: str) -> None:
+  """Refuses a place without a policy; nothing of one is read, or fetched.
+
+  Args:
+    place: place of a policy, see `locate`.
+    download: whether a model of the hub may be fetched.
+    key: what the user calls the place, for messages.
+
+  Raises:
+    InputError: there is neither an HF directory nor a run.
+  """
+  if download and is_on_hub(place):
+    return
+  path = locate(place, download)
+  if not hf.is_hf_dir(path):
+    find_run(path, key)
 
 
 def check_stays(place: str, key: str = INIT_FROM) -> None:
@@ -314,6 +333,62 @@ def load(
     config, dtype=dtype, remat=remat, attention=attention
   )
   return Policy(config, params, tokenizer)
+
+
+def of_run(
+  workdir: epath.Path,
+  *,
+  dtype: str,
+  remat: str,
+  attention: str,
+  chat_template: str,
+  chat_template_options: dict[str, Any],
+  system_prompt: str,
+) -> Policy | None:
+  """Returns the policy of a run that goes on, without its parameters.
+
+  All of them are in its checkpoints, so that what it began with need not be
+  read again, and may be gone. A run with LoRA is another matter.
+
+  Args:
+    workdir: workdir of a run without LoRA.
+    dtype: compute type.
+    remat: recomputation in the backward pass, see `ModelConfig`.
+    attention: attention kernel, see `ModelConfig`.
+    chat_template: chat template, see `text.tokenizer.load`.
+    chat_template_options: variables of the template.
+    system_prompt: system message before each prompt; "" for none.
+
+  Returns:
+    None where model and tokenizer of the workdir are damaged, or the tokenizer
+    is not found to be that of the run: what it began with says what they are.
+
+  Raises:
+    RunError: the workdir is out of reach for the moment.
+  """
+  folder = workdir / MODEL_DIR
+
+  def read():
+    try:
+      config = read_model(
+        folder / "config.json", dtype=dtype, remat=remat, attention=attention
+      )
+      tokenizer = tokenizer_lib.load(
+        os.fspath(folder),
+        chat_template=chat_template,
+        chat_template_options=chat_template_options,
+        system_prompt=system_prompt or None,
+      )
+      described = places.read_json(folder / "config.json")
+    except errors.InputError:
+      return None
+    if described.get(TOKENIZER) != tokenizer_lib.digest(tokenizer):
+      return None
+    return Policy(config, None, tokenizer)
+
+  policy = hosts.agree(read)
+  is_read = hosts.gather(policy is not None)
+  return policy if all(is_read) else None
 
 
 def load_frozen(

@@ -250,6 +250,24 @@ def test_a_config_that_is_no_file(spec, said, capsys):
 
 
 @pytest.mark.parametrize(
+  "argv",
+  [
+    ["evaluate", "--config", "configs/tiny.py", "--workdir", "x"],
+    ["sample", "--config", "configs/tiny.py"],
+    ["export", "--output", "x"],
+  ],
+  ids=lambda argv: argv[0],
+)
+def test_a_policy_that_is_none(argv, tmp_path, capsys):
+  """Named as it was typed: the flag, not the key that it stands for."""
+  for place, said in (("none", "no such directory"), ("", "is neither an HF")):
+    assert main.main([*argv, "--policy", str(tmp_path / place)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err, err
+    assert f"--policy = '{tmp_path}" in err and "init_from =" not in err
+
+
+@pytest.mark.parametrize(
   "place", ["", " ", "gs://", "gs:///x", "s3://", "a\0b"]
 )
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def xpk(tmp_path, *words, **env):
   """Runs the script with fakes of gcloud and of xpk, which keeps its words."""
   for name, text in {
     "gcloud": "",
-    "xpk": 'printf "%s\\n" "$@" >"$HOME/call"',
+    "xpk": 'printf "%s\\n" "$@" >"$HOME/call"\n'
+    'while [[ $1 != --env-file ]]; do shift; done; cp "$2" "$HOME/env"',
   }.items():
     tool = tmp_path / "bin" / name
     tool.parent.mkdir(exist_ok=True)
@@ -132,6 +133,20 @@ def test_a_dry_run_shows_the_call_and_makes_none(tmp_path):
   done = xpk(tmp_path, "--dry-run")
   assert done.stdout.startswith("+ xpk workload create --workload job ")
   assert not (tmp_path / "call").exists()
+
+
+def test_variables_are_passed_in_a_file(tmp_path):
+  secret = {"TOKEN": "s3cret", "FLAGS": "--a=1 --b=$HOME"}
+  done = xpk(tmp_path, PASS_ENV="TOKEN FLAGS", **secret)
+  assert not done.returncode, done.stderr
+  assert (tmp_path / "env").read_text() == (
+    "PYTHONHASHSEED=0\nTOKEN=s3cret\nFLAGS=--a=1 --b=$HOME\n"
+  )
+  assert "s3cret" not in (tmp_path / "call").read_text() + done.stderr
+  done = xpk(tmp_path, PASS_ENV="FLAGS", FLAGS="a\nb")
+  assert done.returncode == 2 and "FLAGS, which has more" in done.stderr
+  done = xpk(tmp_path, PASS_ENV="NOT_THERE")
+  assert done.returncode == 2 and "NOT_THERE, which is not" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["CLUSTER", "IMAGE", "BUCKET"])

@@ -1,7 +1,9 @@
 """Chat templates of real families: prompts, options, thoughts, loops."""
 
+import json
 import pathlib
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from progrpo_jax.models import config as config_lib
 from progrpo_jax.models import hf, parameters
 from progrpo_jax.rewards import pool as pools
 from progrpo_jax.settings import defaults, files
+from progrpo_jax.storage import policy as policy_lib
 from progrpo_jax.text import chat, user_part
 from progrpo_jax.text import tokenizer as tokenizer_lib
 from tests.text import made
@@ -306,6 +309,39 @@ def test_options_reach_the_template_from_a_config(loaded, tmp_path):
     c.model.chat_template_options.enable_thinkign = False
   with pytest.raises(errors.InputError, match="enable_thinkign.*did you mean"):
     build.load_policy(c, mesh)
+
+
+@pytest.mark.parametrize(
+  ("name", "keys"),
+  [
+    ("qwen3", {"chat_template_options": {"enable_thinking": False}}),
+    ("qwen2.5-instruct", {"system_prompt": "Be brief."}),
+    ("llama3-instruct", {"chat_template_options": {"date_string": "1 May"}}),
+    ("llama3-base", {}),
+  ],
+)
+def test_a_run_that_goes_on_asks_as_it_did(loaded, tmp_path, name, keys):
+  """Its own tokenizer has options and system prompt baked into its template."""
+  c = defaults.get_config()
+  c.model.init_from = model(tmp_path / "m", loaded[name])
+  c.model.update(keys)
+  c.lock()
+  policy = build.load_policy(c, sharding.make_mesh(devices=jax.devices()[:1]))
+  workdir = epath.Path(tmp_path / "run")
+  for _ in range(2):  # what is saved anew is the same
+    policy.tokenizer.save(workdir / "model")
+    (workdir / "model" / "config.json").write_text(
+      json.dumps(
+        policy_lib.describe(policy.config, policy.tokenizer, c.model.init_from)
+      )
+    )
+    own = build.own_policy(c, workdir)
+    assert own.config == policy.config
+    context = [{"role": "user", "content": "2"}] if keys else []
+    assert own.tokenizer.encode_prompt("3 + 4?", context) == (
+      policy.tokenizer.encode_prompt("3 + 4?", context)
+    )
+    policy = own
 
 
 @pytest.mark.parametrize(
