@@ -243,6 +243,36 @@ def test_differences_pair_seeds_and_correct_for_their_number(make_study):
   assert before[0] == pytest.approx(np.mean(base) / 32)
 
 
+def test_late_evaluations_are_averaged(make_study):
+  run = _kept(0, [0, 8])
+  run["evals"] = [
+    {**run["evals"][0], "step": step, "right": right}
+    for step, right in ((1, [8, 8]), (2, [0, 4]), (3, [4, 8]))
+  ]
+  late = make_study["late"]
+  for name, expected in (("pass@1", [0.25, 0.75]), ("pass@8", [0.5, 1.0])):
+    values_SX = late([run, run], make_study["COLUMNS"][name], since=2)
+    assert values_SX.tolist() == [expected, expected]
+
+
+def test_sets_are_told_apart(study, make_study, tmp_path):
+  run = _kept(0, [8, 8], samples=32)
+  run["evals"] = [
+    {**run["evals"][0], "set": name, "right": right}
+    for name, right in (("queens", [0, 16]), ("sums", [32, 32]))
+  ]
+  for arm in ("grpo", "maxrl"):
+    file = study["result_file"](tmp_path / "puzzles", arm, 0)
+    file.parent.mkdir(exist_ok=True)
+    study["write"](file, {**run, "arm": arm})
+  head, _, *rows = make_study["TABLES"]["puzzles-sets"](tmp_path).splitlines()
+  assert head.count("queens: pass@") == head.count("sums: pass@") == 2
+  assert rows == [
+    f"| {arm} | 1 | 0.250 | 0.500 | 1.000 | 1.000 |"
+    for arm in ("grpo", "maxrl")
+  ]
+
+
 def test_an_interval_covers_seeds_where_there_are_some(make_study):
   one = make_study["cell"](np.full((1, 20), 0.5))
   two = make_study["cell"](np.array([[0.4] * 20, [0.6] * 20]))

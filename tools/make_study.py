@@ -10,7 +10,7 @@ whether the page is what the files give.
 
 import argparse
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import pathlib
 import re
@@ -25,6 +25,7 @@ from study_results import (
   Runs,
   at_temperatures,
   at_their_best,
+  by_set,
   dead,
   distinct_SX,
   evaluation,
@@ -257,21 +258,25 @@ def kl_of(runs: Sequence[dict]) -> str:
   return f"{np.mean(kls):.2f}" if kls else "–"
 
 
-def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table of means over the evaluations from a step on.
+def late(
+  runs: Sequence[dict], values: Callable[..., np.ndarray], since: int
+) -> np.ndarray:
+  """Values by seed and problem, means over the evaluations from a step on.
 
   The last evaluation alone has the luck of one checkpoint.
   """
+  late_steps = [step for step in steps(runs[0]) if step >= since]
+  return np.mean([values(runs, step=step) for step in late_steps], axis=0)
+
+
+def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of means over `late` evaluations."""
 
   def make(results: pathlib.Path) -> str:
     rows = []
     for arm, runs in of_plan(results, part).items():
-      late = [step for step in steps(runs[0]) if step >= since]
-      if late:
-        means = [
-          np.mean([values(runs, step=step).mean() for step in late])
-          for values in COLUMNS.values()
-        ]
+      if arm != "base":
+        means = [late(runs, x, since).mean() for x in COLUMNS.values()]
         digits = [2 if name == DISTINCT else 3 for name in COLUMNS]
         cells = [f"{x:.{d}f}" for x, d in zip(means, digits, strict=True)]
         rows.append([arm, str(len(runs)), *cells, kl_of(runs)])
@@ -280,8 +285,47 @@ def late_table(part: str, since: int) -> Callable[[pathlib.Path], str]:
   return make
 
 
+def late_differences_table(
+  part: str, since: int
+) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of differences from GRPO in `late` evaluations."""
+
+  def make(results: pathlib.Path) -> str:
+    columns = {
+      name: functools.partial(late, values=values, since=since)
+      for name, values in COLUMNS.items()
+    }
+    return differences_rows(load(results, part), columns=columns)
+
+  return make
+
+
+def sets_table(part: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of pass@k by set of held-out problems."""
+
+  def make(results: pathlib.Path) -> str:
+    rows, heads = [], ["arm", "seeds"]
+    for arm, runs in of_plan(results, part).items():
+      own = [by_set(run) for run in runs]
+      heads = ["arm", "seeds"]
+      cells = [arm, str(len(runs))]
+      for name in own[0]:
+        heads += [f"{name}: pass@{k}" for k in (KS[0], KS[-1])]
+        cells += [
+          f"{pass_SX([run[name] for run in own], k).mean():.3f}"
+          for k in (KS[0], KS[-1])
+        ]
+      rows.append(cells)
+    return markdown(heads, rows)
+
+  return make
+
+
 def differences(
-  runs: Runs, step: int | None = None, enough: int = ENOUGH
+  runs: Runs,
+  step: int | None = None,
+  enough: int = ENOUGH,
+  columns: Mapping[str, Callable[..., np.ndarray]] | None = None,
 ) -> dict[str, dict[str, tuple[float, ...]]]:
   """Arm -> column -> (mean, low, high, p) of its values less GRPO's, corrected.
 
@@ -294,14 +338,18 @@ def differences(
     step: step of the evaluation of GRPO; the last if None. That of the other
       arms is the last.
     enough: least number of pairs of an arm.
+    columns: what is compared, functions of runs; `COLUMNS` if None. With
+      `step` they take a step too.
   """
+  columns = COLUMNS if columns is None else columns
+  at = {} if step is None else {"step": step}
   base = {start_of(run): run for run in runs.get(BASELINE, [])}
   pairs = {}
   for arm, own in paired(runs, enough).items():
     if arm != BASELINE:
       other = [base[start_of(run)] for run in own]
-      for column, values in COLUMNS.items():
-        pairs[arm, column] = values(own) - values(other, step=step)
+      for column, values in columns.items():
+        pairs[arm, column] = values(own) - values(other, **at)
   found = {
     place: intervals.over_seeds(values_SX, level=1 - (1 - LEVEL) / len(pairs))
     for place, values_SX in pairs.items()
@@ -330,12 +378,15 @@ def differences_table(
 
 
 def differences_rows(
-  runs: Runs, step: int | None = None, enough: int = ENOUGH
+  runs: Runs,
+  step: int | None = None,
+  enough: int = ENOUGH,
+  columns: Mapping[str, Callable[..., np.ndarray]] | None = None,
 ) -> str:
   """The table of `differences`, with a row per arm that has pairs enough."""
   rows = [
     [arm, str(len(paired(runs)[arm])), *difference_cells(row)]
-    for arm, row in differences(runs, step, enough).items()
+    for arm, row in differences(runs, step, enough, columns).items()
   ]
   if not rows:
     return f"No method has {enough} pairs of runs with {BASELINE} yet.\n"
@@ -551,10 +602,12 @@ TABLES = {
   "arm-made": made_table("arm"),
   "long": means_table("long"),
   "long-late": late_table("long", since=1200),
+  "long-differences": late_differences_table("long", since=1200),
   "long-unsolved": unsolved_table("long"),
   "long-temperatures": temperatures_table("long"),
   "long-made": made_table("long"),
   "puzzles": means_table("puzzles"),
+  "puzzles-sets": sets_table("puzzles"),
   "puzzles-differences": differences_table("puzzles"),
   "puzzles-made": made_table("puzzles"),
   "sentences": means_table("sentences"),

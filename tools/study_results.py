@@ -144,6 +144,14 @@ def evaluation(run: dict, step: int | None = None) -> dict:
   }
 
 
+def by_set(run: dict, step: int | None = None) -> dict[str, dict]:
+  """A run as one of each set of held-out problems, with that set alone."""
+  step = steps(run)[-1] if step is None else step
+  return {
+    e["set"]: {**run, "evals": [e]} for e in run["evals"] if e["step"] == step
+  }
+
+
 def pass_SX(
   runs: Sequence[dict], k: int, step: int | None = None
 ) -> np.ndarray:
