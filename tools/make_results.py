@@ -1,9 +1,9 @@
-"""Table and figure of the runs of `make methods`, for docs/results.md.
+"""Table and figure of the runs of `make methods`.
 
-  .venv/bin/python tools/make_results.py runs/methods
+  .venv/bin/python tools/make_results.py runs/methods entropy.svg
 
-Prints the table in Markdown and writes docs/figures/methods_entropy.svg; a
-second argument names another file.
+Prints the table in Markdown, and draws the entropies in the file that the
+second argument names, if there is one.
 """
 
 import collections
@@ -65,13 +65,11 @@ PANELS = {
   "groups weighed anew": ("maxrl", "passk", "f_grpo", "qae", "gdpo"),
   "responses weighed anew": ("ucpo", "unlikeliness", "dra_grpo", "nsr"),
 }
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-FIGURE = _ROOT / "docs" / "figures" / "methods_entropy.svg"
 WINDOW = 5
 
 
 def main() -> None:
-  """Prints the table and writes the figure."""
+  """Prints the table, and draws the figure if that is asked."""
   place, *figure = map(pathlib.Path, sys.argv[1:])
   groups = collections.defaultdict(list)
   for name in NAMES:
@@ -97,7 +95,8 @@ def main() -> None:
       ", ".join(level(run) for run in groups[name]) if name in groups else ""
     )
     print("| " + " | ".join(cells) + " |")
-  print(f"wrote {draw(groups, *figure)}")
+  for path in figure:
+    print(f"wrote {draw(groups, path)}")
 
 
 def level(run) -> str:
@@ -122,7 +121,7 @@ def smoothing(length: int) -> int:
   return WINDOW if length >= WINDOW else 1
 
 
-def draw(groups, path: pathlib.Path = FIGURE) -> pathlib.Path:
+def draw(groups, path: pathlib.Path) -> pathlib.Path:
   """Draws `PANELS`, GRPO in each: mean and range over the seeds."""
   rows = -(-len(PANELS) // 2)
   figure, axes = plt.subplots(
