@@ -2,10 +2,10 @@
 
   progrpo train --config configs/distill_tiny.py --workdir runs/distill_tiny
 
-The teacher is the policy that the quickstart's second command leaves, step 100
-of runs/progrpo, the student the base that both began at. Any other run of
-configs/tiny.py can teach too: name it in config.algo.distill.teacher. Model,
-data and budget are those of configs/tiny.py.
+The teacher is the policy at which ProGRPO ends in `make quickstart`, the student
+the base that it began at. Any other run of configs/tiny.py can teach too: name
+one of its checkpoints in config.algo.distill.teacher. Model, data and budget are
+those of configs/tiny.py.
 
 Argument: `alone` (default), in which rewards are measured and teach nothing;
 `beside`, which adds the teacher's advantage to that of the rewards, with a
@@ -27,7 +27,7 @@ def get_config(variant: str = "alone"):
   c.algo.beta = 0.0
   c.algo.aggregate = "token_mean"
   c.algo.epsilon_high = 0.28
-  c.algo.distill.teacher = "runs/progrpo/checkpoints/100"
+  c.algo.distill.teacher = "runs/quickstart/progrpo/checkpoints/100"
   if variant == "beside":
     c.algo.distill.keep_rewards = True
     c.algo.distill.coef = 0.1

@@ -3,9 +3,9 @@
 In a notebook `progrpo_jax.config("notebook", method="progrpo")` is this; from
 a terminal
 
-  progrpo warmup --config configs/notebook.py --config.model.init_from= \\
+  progrpo warmup --config configs/notebook.py --config.model.init_from= \
     --output runs/notebooks/base
-  progrpo train --config configs/notebook.py:progrpo \\
+  progrpo train --config configs/notebook.py:progrpo \
     --workdir runs/notebooks/progrpo
 
 Countdown with three numbers, a base policy that is warmed up for a minute,

@@ -4,8 +4,8 @@
   progrpo train --config configs/progrpo_qwen2_5_7b.py:host \
     --workdir runs/progrpo_7b
 
-Argument: `paper` (default), the batch below; or `host`, one eighth of it with
-minibatches of the same size, for one host of eight 80 GB devices.
+Argument: `paper` (default), the batch below; or `host`, 64 prompts a step in
+minibatches no larger than those, for one host of eight 80 GB devices.
 
 Hardware and hours: the paper's are not known; nothing is measured here.
 `progrpo doctor --chip H100 --devices 64` estimates 21 GiB on each device for

@@ -15,7 +15,7 @@ config.schedule changes the keys, and a new run of the paper begins at a reset:
   6, 7  groups of 32, two hard resets              5th, 6th reset
   8     16k tokens, groups of 16, about 200 steps  step 1800, with a reset
 
-Argument: `paper` (default), the batch below; or `host`, a quarter of it with
+Argument: `paper` (default), the batch below; or `host`, 64 prompts a step in
 minibatches of the same size, for one host of eight 80 GB devices.
 
 Hardware and hours: the paper's eight runs took 4 nodes of 8 H100-80GB and

@@ -145,7 +145,7 @@ STORIES = {
       RUN
       + DATA
       + """ --config.model.init_from={base}
-         --config.algo.distill.teacher=runs/progrpo/checkpoints/2""",
+         --config.algo.distill.teacher=runs/quickstart/progrpo/checkpoints/1""",
     ),
     (
       "progrpo train --config configs/arm_tiny.py:correct --workdir"

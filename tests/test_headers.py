@@ -34,6 +34,13 @@ def said():
         yield path.name, "host", b, int(host)
 
 
+def test_commands_can_be_copied_from_the_files():
+  """One backslash at the end of a line, as a shell reads it."""
+  for folder in ("configs", "tools", "notebooks"):
+    for path in (ROOT / folder).glob("*.py"):
+      assert "\\\\\n" not in path.read_text(encoding="utf-8"), path
+
+
 def test_every_figure_of_a_config_is_read():
   texts = [p.read_text("utf-8") for p in (ROOT / "configs").glob("*.py")]
   text = " ".join(" ".join(texts).split())
