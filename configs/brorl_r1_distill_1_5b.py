@@ -3,10 +3,9 @@
   progrpo train --config configs/brorl_r1_distill_1_5b.py:host \
     --workdir runs/brorl
 
-Arguments and files are those of configs/prorl_v2_r1_distill_1_5b.py; the batch is
-the same for both arguments. The policy
-that it starts from is the published end of ProRL v2,
-nvidia/Nemotron-Research-Reasoning-Qwen-1.5B, in
+Arguments and files are those of configs/prorl_v2_r1_distill_1_5b.py; the batch
+is the same for both arguments. The policy that it starts from is the published
+end of ProRL v2, nvidia/Nemotron-Research-Reasoning-Qwen-1.5B, in
 models/Nemotron-Research-Reasoning-Qwen-1.5B; for a run of your own name its
 workdir in --config.model.init_from.
 

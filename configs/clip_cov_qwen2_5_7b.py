@@ -15,9 +15,9 @@ Clip-Cov 40.4, KL-Cov 40.6. Not reproduced here.
 From the paper: 2e-4 of the tokens, drawn among those of covariance 1 to 5,
 clip 0.2 (the released scripts have 1), 256 prompts of 8 samples in 8 updates,
 8192 tokens, temperature 1, learning rate 5e-7, groups without spread filtered
-out, no KL. Shares and means are over a minibatch, 256 responses; in the released
-code over a micro-batch. Chosen here: no weight decay, no warm-up, the number
-of steps.
+out, no KL. Shares and means are over a minibatch, 256 responses; in the
+released code over a micro-batch. Chosen here: no weight decay, no warm-up, the
+number of steps.
 """
 
 from progrpo_jax.settings import methods, scales

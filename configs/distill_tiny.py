@@ -2,10 +2,10 @@
 
   progrpo train --config configs/distill_tiny.py --workdir runs/distill_tiny
 
-The teacher is the policy at which ProGRPO ends in `make quickstart`, the student
-the base that it began at. Any other run of configs/tiny.py can teach too: name
-one of its checkpoints in config.algo.distill.teacher. Model, data and budget are
-those of configs/tiny.py.
+The teacher is the policy at which ProGRPO ends in `make quickstart`, the
+student the base that it began at. Any other run of configs/tiny.py can teach
+too: name one of its checkpoints in config.algo.distill.teacher. Model, data and
+budget are those of configs/tiny.py.
 
 Argument: `alone` (default), in which rewards are measured and teach nothing;
 `beside`, which adds the teacher's advantage to that of the rewards, with a
