@@ -20,7 +20,13 @@ die() {
   exit "$code"
 }
 
-nap() { [[ -n $DRY_RUN ]] || command "$SLEEP" "$1"; }
+# nap SECONDS: waits, in the background: a signal that a script handles is then
+# handled at once.
+nap() {
+  [[ -z $DRY_RUN ]] || return 0
+  command "$SLEEP" "$1" &
+  wait $! || kill $! 2>/dev/null || true
+}
 
 # Shows the comment at the head of the script.
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p;}' "$0"; }
@@ -125,7 +131,10 @@ means() {
 # returns its code. The more telling words stand first.
 explain() {
   local text=$1 found=1 project="--project=$PROJECT"
-  means 2 'auth login|active account|reauthentic|invalid_grant' \
+  # What its words say of its place and of the account is not the reason.
+  means 75 '(nodes|queuedResources)/[^ ]*.*not found' \
+    "lost: there is no such TPU any more" ||
+    means 2 'auth login|have an active account|reauthentic|invalid_grant' \
     "login: run \`gcloud auth login\`" ||
     means 2 'has not been used|SERVICE_DISABLED|api.* is disabled' \
       "API: off in project $PROJECT; run \`gcloud services enable" \
@@ -153,7 +162,7 @@ explain_place() {
   means 2 'accelerator.*(not found|not available|invalid|unknown)' \
     "accelerator: $ZONE has no $ACCELERATOR; see \`gcloud compute tpus" \
     "accelerator-types list --zone=$ZONE $project\`" ||
-    means 2 '(zone|location).*(not found|invalid|unknown|not exist)' \
+    means 2 '(zone|location)[^/]*(not found|invalid|unknown|not exist)' \
       "zone: no TPUs in '$ZONE'; see \`gcloud compute tpus locations list" \
       "$project\`" ||
     means 2 'runtime.*(not found|invalid|unknown)' \

@@ -33,6 +33,7 @@ from progrpo_jax.learn import history
 from progrpo_jax.learn import state as state_lib
 from progrpo_jax.rollout import verify
 from progrpo_jax.settings import derived, identity, isolation
+from progrpo_jax.settings import schedule as schedule_lib
 from progrpo_jax.storage import checkpoint as checkpoint_lib
 from progrpo_jax.storage import lock, outputs, shared
 from progrpo_jax.storage import metrics as metrics_lib
@@ -436,6 +437,8 @@ def _restore(
       override and not stages.prompter.continues(meta["data"])
     )
     position = stages.prompter.restore(meta["data"], anyway=others)
+    # Scores of other problems, or of other settings, say nothing of a stall.
+    meta_now = meta | ({"scores": ()} if others else {})
     surplus = None
     if data and not others:
       group = stages.collect.draw.settings.num_generations
@@ -444,7 +447,7 @@ def _restore(
         stages.prompter.of,
         functools.partial(verify.texts, setup.tokenizer, group=group),
       )
-    return Progress.from_meta(meta | {"position": position}, surplus)
+    return Progress.from_meta(meta_now | {"position": position}, surplus)
 
   # One host's data may be other data.
   progress = hosts.agree(went_on)
@@ -522,7 +525,7 @@ def prepare_workdir(
     with places.reaching(workdir):
       model.mkdir(parents=True, exist_ok=True)
       there = model / "config.json"
-      tokenizer = _check_model(workdir, there, json.loads(described))
+      tokenizer = _check_model(workdir, there, json.loads(described), override)
       changes = _changes(c, workdir)
       identity.check(changes, workdir, override)
       if not override and tokenizer != description[policy_lib.TOKENIZER]:
@@ -579,11 +582,16 @@ def _changes(c, workdir: epath.Path) -> identity.Changes:
     or not any(place.name.isdigit() for place in saved.iterdir())
   ):
     return identity.Changes()
-  return identity.changes(old, json.loads(c.to_json_best_effort()))
+  meta = checkpoint_lib.newest_meta(saved) or {}
+  return identity.changes(
+    old,
+    json.loads(c.to_json_best_effort()),
+    (meta.get("step", 0), meta.get("resets", 0)),
+  )
 
 
 def _check_model(
-  workdir: epath.Path, there: epath.Path, described: dict
+  workdir: epath.Path, there: epath.Path, described: dict, override: bool
 ) -> str:
   """Refuses another model than that of the run in the workdir.
 
@@ -591,6 +599,7 @@ def _check_model(
     workdir: workdir of the run.
     there: file that describes its model, if it exists.
     described: description of the new model.
+    override: whether the base of its adapters may be at another place.
 
   Returns:
     Digest of the tokenizer of that run; the new one's where there is no run,
@@ -603,12 +612,15 @@ def _check_model(
     there, "to have it written anew from the model that is given"
   )
   tokenizer = before.pop(policy_lib.TOKENIZER, new)
-  if before != described:
-    raise errors.InputError(
-      f"{workdir} holds a run of another model; "
-      f"{policy_lib.base_of(before, workdir)}choose a new --workdir"
-    )
-  return tokenizer
+  if policy_lib.is_same_model(before, described, override):
+    return tokenizer
+  moved = ""
+  if policy_lib.is_same_model(before, described, elsewhere=True):
+    moved = "pass --override if its base is the same at another place, or "
+  raise errors.InputError(
+    f"{workdir} holds a run of another model; "
+    f"{policy_lib.base_of(before, workdir)}{moved}choose a new --workdir"
+  )
 
 
 def _read_json(file: epath.Path, away: str) -> dict[str, Any]:
@@ -707,7 +719,7 @@ def _run(
   hosts.on_first(lambda: check_workdir(workdir))
   with contextlib.ExitStack() as stack:
     stack.enter_context(stop.on_signals(view.message))
-    own = _own_policy(c, workdir)
+    own = _own_policy(c, workdir, view, override)
     setup, params = build.make_setup(c, timer, stop, view, objects, own)
     stack.enter_context(setup.pool)
     stop.check()
@@ -717,7 +729,9 @@ def _run(
     changes = hosts.from_first(
       hosts.on_first(lambda: prepare_workdir(c, setup, workdir, override))
     )
-    checkpointer = build.make_checkpointer(c, workdir / policy_lib.CHECKPOINTS)
+    checkpointer = build.make_checkpointer(
+      c, workdir / policy_lib.CHECKPOINTS, setup.model
+    )
     stack.callback(checkpointer.close)
     start = recover(
       setup, checkpointer, workdir, view, bool(changes.defining), override
@@ -759,22 +773,41 @@ def _run(
   return code
 
 
-def _own_policy(c, workdir: epath.Path) -> policy_lib.Policy | None:
+def _own_policy(
+  c, workdir: epath.Path, view: View, override: bool
+) -> policy_lib.Policy | None:
   """Returns the policy of the run in a workdir, if it can go on from itself.
 
+  Args:
+    c: the resolved config.
+    workdir: workdir of a run, or where one begins.
+    view: is told why the run's own model cannot be used.
+    override: whether the user insists on what the base is now.
+
   Returns:
-    None where what it began with must be read: there is no run yet, or the
-    user asks for another one, or it trains adapters.
+    None where what the run began with must be read: there is no run yet, or
+    the user asks for another model, or it trains adapters.
   """
 
   def goes_on():
     with places.reading(workdir):
       saved = checkpoint_lib.newest(workdir / policy_lib.CHECKPOINTS)
-      return saved is not None and not _changes(c, workdir).defining
+      changes = _changes(c, workdir).defining
+    if saved is None or any(
+      line.startswith(("model.", "algo.partition_head")) for line in changes
+    ):
+      return False
+    return not override or not build.has_base(c)
 
+  # Whether its entries have begun is asked below.
+  hosts.agree(lambda: list(schedule_lib.every(c)))
   if not hosts.from_first(hosts.on_first(goes_on)):
     return None
-  return build.own_policy(c, workdir)
+  try:
+    return build.own_policy(c, workdir)
+  except errors.InputError as e:  # on all hosts alike
+    view.message(f"{e}; {policy_lib.INIT_FROM} says what it is")
+    return None
 
 
 def _introduce(c, setup: build.Setup, view: View) -> None:

@@ -331,6 +331,7 @@ def small(tmp_path_factory):
     changing it.
   config(*overrides, method): the config.
   train(workdir, *overrides, method): trains; (exit code, view).
+  view(): a view that keeps what it is told.
   write(path, **groups): writes a config file that changes keys of the groups,
     such as data=dict(tasks={...}).
   """
@@ -381,7 +382,13 @@ def small(tmp_path_factory):
     config("model.init_from="), base, lambda count, note: losses.append(note)
   )
   return types.SimpleNamespace(
-    base=base, args=args, config=config, train=run, write=write, losses=losses
+    base=base,
+    args=args,
+    config=config,
+    train=run,
+    view=Quiet,
+    write=write,
+    losses=losses,
   )
 
 

@@ -248,3 +248,22 @@ def test_optimiser_state_is_that_of_the_adapters(small):
   size = sum(x.size for x in jax.tree.leaves(trained))
   moments = [x for x in jax.tree.leaves(like.opt_state) if x.ndim]
   assert sum(x.size for x in moments) == 2 * size
+
+
+def test_a_base_may_be_at_another_place(small, run, tmp_path):
+  """Whoever says so: nothing but the place of the weights has changed."""
+  workdir, base = tmp_path / "run", tmp_path / "base"
+  shutil.copytree(run[1], workdir)
+  shutil.copytree(small.base, base)
+  file = workdir / "model" / "config.json"
+  described = json.loads(file.read_text())
+  file.write_text(json.dumps(described | {"progrpo_base": "/gone/base"}))
+  place = f"model.init_from={base}"
+  with pytest.raises(errors.InputError, match="progrpo_base in .*config.json"):
+    policy_lib.load(str(workdir), sharding.make_mesh())
+  c = small.config(*LORA, place)
+  with pytest.raises(errors.InputError, match="another model; pass --override"):
+    loop.train(small.config(*LORA), workdir, small.view())
+  assert loop.train(c, workdir, small.view(), override=True) == loop.DONE
+  assert json.loads(file.read_text())["progrpo_base"] == str(base)
+  policy_lib.load(str(workdir), sharding.make_mesh())

@@ -198,13 +198,76 @@ def test_a_run_whose_tokenizer_is_damaged_reads_its_base(
   whole = file.read_bytes()
   for content in (whole[:20], b""):
     file.write_bytes(content)
-    assert stages.own_policy(c, workdir) is None
-  assert small.train(workdir)[0] == loop.DONE
+    with pytest.raises(errors.InputError, match="not a sentencepiece model"):
+      stages.own_policy(c, workdir)
+  code, view = small.train(workdir)
+  assert code == loop.DONE
+  assert any("config.model.init_from says what" in m for m in view.messages)
   assert file.read_bytes() == whole
   file.write_bytes(b"")
   lost = f"model.init_from={tmp_path / 'nothing'}"
   with pytest.raises(errors.InputError, match="nothing'?: no such directory"):
     small.train(workdir, lost)
+
+
+def test_a_model_that_was_tampered_with_is_not_trained_on(
+  small, unbroken, tmp_path
+):
+  """Shapes do not tell another base of the rotary frequencies."""
+  workdir = epath.Path(tmp_path / "run")
+  shutil.copytree(unbroken[0], workdir)
+  file = workdir / "model" / "config.json"
+  described = json.loads(file.read_text())
+  file.write_text(json.dumps(described | {"rope_theta": 5e5}))
+  with pytest.raises(errors.InputError, match="not known to hold the model"):
+    stages.own_policy(small.config(), workdir)
+  with pytest.raises(errors.InputError, match="a run of another model"):
+    small.train(workdir, "train.total_steps=5")
+
+
+def test_with_override_the_base_is_read_where_there_is_one(
+  small, tmp_path, monkeypatch
+):
+  """Its tokenizer, say, may have been mended since."""
+  base, workdir = tmp_path / "base", tmp_path / "run"
+  shutil.copytree(small.base, base)
+  keys = [f"model.init_from={base}", "train.total_steps=1"]
+  assert small.train(workdir, *keys)[0] == loop.DONE
+  read = []
+  load_policy = stages.load_policy
+  monkeypatch.setattr(
+    stages, "load_policy", lambda *args: read.append(1) or load_policy(*args)
+  )
+  c = small.config(*keys, "algo.beta=0.5")
+  with pytest.raises(errors.InputError, match="algo.beta: .*--override"):
+    loop.train(c, workdir, small.view())
+  assert not read
+  for is_there in (True, False):
+    if not is_there:
+      shutil.rmtree(base)
+    assert loop.train(c, workdir, small.view(), override=True) == loop.DONE
+    assert len(read) == 1
+
+
+def test_an_entry_is_appended_for_what_is_still_to_come(
+  small, recorded, tmp_path
+):
+  """What an entry sets holds from its step on, also where nothing crashes."""
+  workdir, groups = tmp_path / "run", {"algo.num_generations": 8}
+
+  def train(step, **options):
+    entries = [{"at_step": step, "set": groups}]
+    c = small.config("train.total_steps=4", f"schedule={entries!r}")
+    return loop.train(c, workdir, small.view(), **options)
+
+  assert small.train(workdir, "train.total_steps=2")[0] == loop.DONE
+  before = recorded(workdir)
+  with pytest.raises(errors.InputError, match="begins after step 2"):
+    train(2)
+  assert recorded(workdir) == before
+  # Who insists goes on without the groups that were carried over.
+  assert train(2, override=True) == loop.DONE
+  assert recorded(workdir)["steps"][-1] == 4
 
 
 def test_stopped_between_two_calls_of_decoding_it_ends_alike(

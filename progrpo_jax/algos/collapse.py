@@ -33,7 +33,7 @@ LENGTH, CLIPPED = "completions/mean_length", "completions/clipped_ratio"
 # An alarm is raised at this share of bad steps in a window, and cleared at or
 # below the second one.
 _SET, _CLEAR = 0.75, 0.25
-_PASS = re.compile(r"eval/(.+)/pass@(\d+)$")
+PASS = re.compile(r"eval/(.+)/pass@(\d+)$")
 
 Pair = tuple[float, float]
 
@@ -230,7 +230,7 @@ def _narrowing(evals, drop, patience) -> list[tuple[int, str]]:
   highest: dict[str, int] = {}
   for row in evals:
     row_highest: dict[str, int] = {}
-    for match in filter(None, map(_PASS.match, row)):
+    for match in filter(None, map(PASS.match, row)):
       row_highest[match[1]] = max(row_highest.get(match[1], 0), int(match[2]))
     # A later row replaces an earlier one, so that k is one still reported.
     highest |= row_highest

@@ -183,6 +183,17 @@ def load_policy(
   )
 
 
+def has_base(c: ml_collections.ConfigDict) -> bool:
+  """Returns whether there is a policy where `config.model.init_from` says."""
+  try:
+    policy_lib.check_exists(
+      c.model.init_from, c.model.download, policy_lib.INIT_FROM
+    )
+  except errors.InputError:
+    return False
+  return True
+
+
 def own_policy(
   c: ml_collections.ConfigDict, workdir: epath.Path
 ) -> policy_lib.Policy | None:
@@ -194,6 +205,9 @@ def own_policy(
 
   Returns:
     None where `load_policy` must read what the run began with.
+
+  Raises:
+    InputError: what the workdir has of it cannot be used.
   """
   m = c.model
   if m.lora.rank:
@@ -241,12 +255,16 @@ def describe(c: ml_collections.ConfigDict, setup: Setup) -> dict[str, Any]:
 
 
 def make_checkpointer(
-  c: ml_collections.ConfigDict, place
+  c: ml_collections.ConfigDict, place, model: model_config.ModelConfig
 ) -> checkpoint_lib.Checkpointer:
-  """Returns the checkpoints in a place, kept as the config says."""
+  """Returns the checkpoints of a model in a place, kept as the config says."""
   k = c.checkpoint
   return checkpoint_lib.Checkpointer(
-    place, keep=k.keep, keep_every=k.keep_every, background=k.background
+    place,
+    keep=k.keep,
+    keep_every=k.keep_every,
+    background=k.background,
+    about={policy_lib.MODEL: policy_lib.digest(model)},
   )
 
 

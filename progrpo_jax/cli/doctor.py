@@ -280,7 +280,7 @@ def _compile(console, c, chips: list, args) -> None:
   """
   m = c.mesh
   mesh = sharding.make_mesh(m.data, m.fsdp, m.tensor, devices=chips)
-  model = memory.model_of(c)
+  model = memory.model_of(c, args.workdir)
 
   def keep(phase, text):
     if args.hlo:

@@ -121,19 +121,26 @@ def _shard_size(x) -> int:
   return math.prod(x.sharding.shard_shape(x.shape))
 
 
-def model_of(c: ml_collections.ConfigDict) -> model_config.ModelConfig:
+def model_of(
+  c: ml_collections.ConfigDict, workdir: str | None = None
+) -> model_config.ModelConfig:
   """Returns the configuration of the model that a config trains.
 
-  Only `config.json` of `c.model.init_from` is read, no weights.
+  Only a `config.json` is read, no weights: that of `c.model.init_from`, or of a
+  run that needs its base no more.
 
   Args:
     c: config of the run.
+    workdir: workdir of the run, if there is one.
 
   Raises:
     InputError: there is no `config.json`, or it cannot be read.
   """
+  goes_on = workdir and not c.model.lora.rank and policy_lib.run_of(workdir)
   return dataclasses.replace(
-    _read(c.model.init_from, policy_lib.INIT_FROM, c.model.download),
+    _read(workdir, "--workdir")
+    if goes_on
+    else _read(c.model.init_from, policy_lib.INIT_FROM, c.model.download),
     dtype=c.model.dtype,
     remat=c.model.remat,
     attention=c.model.attention,

@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from progrpo_jax import errors, places
-from progrpo_jax.settings import checks
+from progrpo_jax.settings import checks, schedule
 from progrpo_jax.storage import hub_names
 
 # Keys, and groups of keys, that may change when a run is resumed.
@@ -72,7 +72,9 @@ class Changes:
   defining: tuple[str, ...] = ()
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
+def changes(
+  old: Mapping[str, Any], new: Mapping[str, Any], at: tuple[int, int] = (0, 0)
+) -> Changes:
   """Compares two configs.
 
   A key that only one config has was added or removed by another version of
@@ -81,6 +83,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
   Args:
     old: config of the run in the workdir, read from its JSON.
     new: config to resume with, in the same form.
+    at: where the run stands: its steps done, and its resets.
   """
   free, defining = [], []
   for key in _keys():
@@ -88,7 +91,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     if _normalised(key, before) == _normalised(key, after):
       continue
     line = f"{key}: {_shortened(before)} -> {_shortened(after)}"
-    (free if _is_free(key, before, after) else defining).append(line)
+    is_free = _is_free(key, before, after)
+    # What an entry sets would hold from a step on that is done already.
+    if is_free and key == "schedule" and _has_begun(before, after, at):
+      is_free = False
+      line += f" (what is appended begins after step {at[0]}, reset {at[1]})"
+    (free if is_free else defining).append(line)
   return Changes(tuple(free), tuple(defining))
 
 
@@ -154,6 +162,13 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
   if key == "schedule":  # entries may be appended, not changed or removed
     return list(after)[: len(before)] == list(before)
   return any(key == free or key.startswith(f"{free}.") for free in _FREE)
+
+
+def _has_begun(before: Any, after: Any, at: tuple[int, int]) -> bool:
+  """Returns whether entries that were appended would have begun by now."""
+  before = () if before is _ABSENT else before
+  after = () if after is _ABSENT else after
+  return schedule.count_begun(after, *at) > schedule.count_begun(before, *at)
 
 
 def _shortened(value: Any) -> str:

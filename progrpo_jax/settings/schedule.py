@@ -15,7 +15,8 @@ Which entries have begun is a function of the run's steps and resets alone, so
 a resumed run continues in the stage it was in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import ml_collections
 
@@ -49,8 +50,21 @@ _FIXED_KEYS = (
 
 def begun(c, step: int, resets: int) -> int:
   """Returns how many entries have begun after so many steps and resets."""
+  return count_begun(c.schedule, step, resets)
+
+
+def count_begun(
+  entries: Iterable[Mapping[str, Any]], step: int, resets: int
+) -> int:
+  """Returns how many entries of a schedule have begun.
+
+  Args:
+    entries: `config.schedule`.
+    step: number of finished steps.
+    resets: number of resets of the reference.
+  """
   count = 0
-  for entry in c.schedule:
+  for entry in entries:
     # A later entry waits for every earlier one.
     if step < entry.get("at_step", 0) or resets < entry.get("after_resets", 0):
       break

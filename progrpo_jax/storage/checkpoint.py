@@ -22,7 +22,7 @@ not known.
 """
 
 import base64
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent import futures
 import contextlib
 import json
@@ -137,6 +137,7 @@ class Checkpointer:
     keep_every: int = 0,
     background: bool = True,
     read_only: bool = False,
+    about: Mapping[str, str] | None = None,
   ):
     """Opens a directory of checkpoints and creates it if it does not exist.
 
@@ -147,6 +148,7 @@ class Checkpointer:
       keep_every: also keep steps that this divides; 0 for none.
       background: whether to write in the background while training goes on.
       read_only: whether to restore only; nothing is created or deleted.
+      about: entries of the record of every step that is saved.
 
     Raises:
       InputError: the directory cannot be written.
@@ -158,6 +160,7 @@ class Checkpointer:
       place if places.is_remote(place) else os.path.abspath(place)
     )
     self._background = background
+    self._about = dict(about or {})
     self._saving = None
     try:
       with places.reaching(self.directory):
@@ -204,16 +207,23 @@ class Checkpointer:
 
   def _list_steps(self) -> dict[int, tuple[dict[str, Any], str]]:
     """Returns step -> (JSON record, "") or ({}, damage)."""
-    listing = {}
-    for step in self._manager.all_steps():
+
+    def look(step: int) -> tuple[dict[str, Any], str] | None:
       try:
         self._check_complete(step)
-        listing[step] = self._read_meta(step), ""
+        return self._read_meta(step), ""
       except Damaged as e:
         # A reader may meet a training run that has just deleted the step.
-        if self._path(step).exists():
-          listing[step] = {}, str(e)
-    return listing
+        return ({}, str(e)) if self._path(step).exists() else None
+
+    steps = list(self._manager.all_steps())
+    # In a bucket each step takes dozens of requests, and a run may keep many.
+    found = _in_parallel(look, steps)
+    return {
+      step: record
+      for step, record in zip(steps, found, strict=True)
+      if record is not None
+    }
 
   def steps(self) -> list[int]:
     """Returns the steps whose files are all present, in rising order."""
@@ -262,7 +272,7 @@ class Checkpointer:
       opt_state=ocp.args.StandardSave(
         dict(opt_state=state.opt_state, skipped=state.skipped)
       ),
-      meta=ocp.args.JsonSave(meta),
+      meta=ocp.args.JsonSave(self._about | meta),
     )
     if data:
       items["data"] = ocp.args.StandardSave(data)

@@ -121,7 +121,7 @@ def config(path: epath.Path, damage: list[str] | None) -> dict[str, Any]:
 
 
 def read(
-  path: epath.Path, damage: list[str] | None = None
+  path: epath.Path, damage: list[str] | None = None, drops_tail: bool = False
 ) -> list[tuple[int, dict[str, Any]]]:
   """Returns [(line number, object)] of a JSONL file.
 
@@ -130,6 +130,8 @@ def read(
   Args:
     path: JSONL file.
     damage: list to which unreadable lines are reported; None raises.
+    drops_tail: whether unreadable lines behind the last readable one are
+      dropped silently, which a machine that lost its power leaves.
 
   Raises:
     InputError: a line cannot be read, and `damage` is None.
@@ -147,10 +149,12 @@ def read(
       # zeros, which a disk does that lost the content.
       if "\0" in last:
         lines.append(last)
+  numbered = [x for x in enumerate(lines, start=1) if x[1].strip()]
+  while drops_tail and numbered and _parse("", numbered[-1][1], []) is None:
+    numbered.pop()
   records = [
     (number, _parse(f"{path}, line {number}", line, damage))
-    for number, line in enumerate(lines, start=1)
-    if line.strip()
+    for number, line in numbered
   ]
   return [(number, record) for number, record in records if record is not None]
 

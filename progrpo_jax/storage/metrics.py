@@ -394,8 +394,11 @@ def _cut_record(path: epath.Path, last_step: int | None) -> None:
 
 
 def _cut_lines(path: epath.Path, last_step: int | None) -> None:
-  """Removes lines after `last_step` (None: no limit) and an incomplete one."""
-  rows = [row for _, row in lines.read(path)]
+  """Removes lines after `last_step` (None: no limit) and a damaged end.
+
+  What is behind the last readable line is computed again, or `lost` names it.
+  """
+  rows = [row for _, row in lines.read(path, drops_tail=True)]
   if last_step is not None:
     rows = [row for row in rows if row.get("step", 0) <= last_step]
   text = "".join(dumps(row) + "\n" for row in rows)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import types
 from typing import Any
@@ -31,6 +33,8 @@ _PARTITION_HEAD, _ADAPTERS = 2, 0x6C6F7261
 # adapters belong to, and a digest of its tokenizer.
 _BASE = "progrpo_base"
 TOKENIZER = "progrpo_tokenizer"
+# Key of a checkpoint's record: a digest of the model's configuration.
+MODEL = "model"
 
 
 # What to do where there is no policy yet, for the end of a message. The key is
@@ -74,6 +78,12 @@ def read_model(
     return model_config.ModelConfig.from_hf(described, **changes)
   except ValueError as e:
     raise errors.InputError(f"{path}: {e}") from e
+
+
+def digest(config: model_config.ModelConfig) -> str:
+  """Digest of a model but for how it computes, as 16 hexadecimal digits."""
+  described = json.dumps(config.to_hf(), sort_keys=True)
+  return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def workdir_of(path: str) -> epath.Path:
@@ -235,6 +245,21 @@ def describe(
   return described
 
 
+def is_same_model(
+  before: dict[str, Any], after: dict[str, Any], elsewhere: bool
+) -> bool:
+  """Returns whether two descriptions are of one model.
+
+  Args:
+    before: description from `describe`, without its tokenizer.
+    after: another one.
+    elsewhere: whether the base of adapters may be at another place.
+  """
+  if elsewhere and _BASE in before and _BASE in after:
+    before = before | {_BASE: after[_BASE]}
+  return before == after
+
+
 def base_of(described: dict[str, Any], workdir: epath.Path) -> str:
   """Says how to go on with adapters whose base another config names.
 
@@ -344,7 +369,7 @@ def of_run(
   chat_template: str,
   chat_template_options: dict[str, Any],
   system_prompt: str,
-) -> Policy | None:
+) -> Policy:
   """Returns the policy of a run that goes on, without its parameters.
 
   All of them are in its checkpoints, so that what it began with need not be
@@ -359,36 +384,48 @@ def of_run(
     chat_template_options: variables of the template.
     system_prompt: system message before each prompt; "" for none.
 
-  Returns:
-    None where model and tokenizer of the workdir are damaged, or the tokenizer
-    is not found to be that of the run: what it began with says what they are.
-
   Raises:
+    InputError: model or tokenizer in the workdir is damaged, or is not what
+      the run was trained with: what it began with says what they are.
     RunError: the workdir is out of reach for the moment.
   """
   folder = workdir / MODEL_DIR
+  file = folder / "config.json"
 
   def read():
-    try:
-      config = read_model(
-        folder / "config.json", dtype=dtype, remat=remat, attention=attention
-      )
+    with places.reading(folder):
+      config = read_model(file)
       tokenizer = tokenizer_lib.load(
         os.fspath(folder),
         chat_template=chat_template,
         chat_template_options=chat_template_options,
         system_prompt=system_prompt or None,
       )
-      described = places.read_json(folder / "config.json")
-    except errors.InputError:
-      return None
-    if described.get(TOKENIZER) != tokenizer_lib.digest(tokenizer):
-      return None
-    return Policy(config, None, tokenizer)
+      # Shapes do not tell everything, such as the base of the rotary
+      # frequencies, so that another file would train another model.
+      newest = checkpoint_lib.newest_meta(workdir / CHECKPOINTS) or {}
+      for what, known, own in (
+        ("model", newest.get(MODEL), digest(config)),
+        (
+          "tokenizer",
+          places.read_json(file).get(TOKENIZER),
+          tokenizer_lib.digest(tokenizer),
+        ),
+      ):
+        if known != own:
+          raise errors.InputError(
+            f"{folder} is not known to hold the {what} that the run there was "
+            "trained with"
+          )
+    return Policy(
+      dataclasses.replace(
+        config, dtype=dtype, remat=remat, attention=attention
+      ),
+      None,
+      tokenizer,
+    )
 
-  policy = hosts.agree(read)
-  is_read = hosts.gather(policy is not None)
-  return policy if all(is_read) else None
+  return hosts.agree(read)
 
 
 def load_frozen(
@@ -585,7 +622,8 @@ def _read(
   # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
     place = locate(found.base, download)
-    base = hosts.agree(lambda: _find(place))
+    key = f"{_BASE} in {found.folder / 'config.json'}"
+    base = hosts.agree(lambda: _find(place, key))
     base_config, base_params = _read(base, mesh, dtype, download)
     _, base_params = parameters.merged(base_config, base_params, mesh)
     params = lora_lib.join(params, base_params)

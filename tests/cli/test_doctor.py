@@ -53,6 +53,10 @@ def test_knows_every_kind_of_policy(small, tmp_path, capfd):
   argv = ["doctor", *small.args(f"model.init_from={place}")]
   assert main.main(argv) == 2
   assert "model_type 'gpt9' is not supported" in capfd.readouterr().err
+  # A run that goes on needs its base no more.
+  (model / "config.json").write_text(described)
+  gone = small.config(f"model.init_from={tmp_path / 'gone'}")
+  assert memory.model_of(gone, str(tmp_path / "run")) == expected
   assert main.main(["doctor"]) == 0
 
 

@@ -453,6 +453,21 @@ GC = "ERROR: (gcloud.compute.tpus.tpu-vm.create) "
     (GC + "ALREADY_EXISTS: Resource 'x' already exists", 2, "name: "),
     ("ERROR: (gcloud.storage.cp) gs://bucket not found: 404.", 2, "bucket: "),
     (GC + "The runtime version abc is unknown", 2, "runtime: "),
+    # Taken away by another, in the middle of a command: to be rented again.
+    (
+      GC + "NOT_FOUND: Resource 'projects/p/locations/us-west4-a/nodes/n' was "
+      "not found",
+      75,
+      "lost: ",
+    ),
+    (
+      GC + "NOT_FOUND: Resource "
+      "'projects/p/locations/z/queuedResources/n-queue' was not found. This "
+      "command is authenticated as me, which is the active account specified "
+      "by the [core/account] property",
+      75,
+      "lost: ",
+    ),
     (GC + "Internal error encountered", 1, "gcloud failed"),
   ],
 )

@@ -145,6 +145,20 @@ def test_who_stops_one_machine_means_it(machine, number):
   assert len(machine.lines("runs")) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_one_machine_in_a_pause_does_not_wait(machine, number):
+  executable(
+    machine.folder / "bin" / "nap",
+    '#!/bin/bash\necho "$1" >>"$FAKE/naps"\nexec sleep 300\n',
+  )
+  process = machine.start([75, 0], *GPU)
+  machine.wait_for("naps")
+  process.send_signal(number)
+  process.communicate(timeout=30)
+  assert process.returncode == 75
+  assert len(machine.lines("runs")) == 1
+
+
 def test_one_machine_needs_a_workdir(machine):
   code, out = machine.run([0], "gpu.sh", "--config", "c")
   assert code == 2 and "no --workdir FOLDER" in out

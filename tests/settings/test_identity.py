@@ -116,6 +116,30 @@ def test_a_schedule_may_gain_entries_and_lose_none(small):
   assert identity.changes(staged(one), staged(two)).defining
 
 
+@pytest.mark.parametrize(
+  ("entry", "at", "is_late"),
+  [
+    ({"at_step": 3}, (2, 0), False),
+    ({"at_step": 3}, (3, 0), True),
+    ({"at_step": 3}, (9, 0), True),
+    ({"after_resets": 2}, (9, 1), False),
+    ({"after_resets": 2}, (9, 2), True),
+  ],
+)
+def test_an_appended_entry_begins_later(small, entry, at, is_late):
+  """The steps that are done were not done as it says."""
+  first = {"at_step": 1, "set": {"algo.beta": 0.1}}
+  old, new = (
+    plain(small.config(f"schedule={entries!r}"))
+    for entries in ((first,), (first, entry | {"set": {"algo.beta": 0.2}}))
+  )
+  found = identity.changes(old, new, at)
+  assert bool(found.defining) == is_late and bool(found.free) != is_late
+  assert not identity.changes(new, new, at).defining
+  for line in found.defining:
+    assert f"begins after step {at[0]}, reset {at[1]}" in line
+
+
 def test_an_unchanged_place_is_the_same_place(small, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   assert (

@@ -94,6 +94,20 @@ def test_a_resumed_run_has_the_files_of_the_unbroken_one(
   assert len(unbroken) == len(records) + 8 + 4
 
 
+@pytest.mark.parametrize("zeros", [b"\0" * 100, b"\0" * 9 + b"\n" + b"\0" * 9])
+def test_what_a_power_cut_left_is_computed_again(tmp_path, zeros):
+  _write(tmp_path / "unbroken", range(1, 9))
+  _write(tmp_path / "resumed", range(1, 7))
+  file = tmp_path / "resumed" / metrics.METRICS
+  file.write_bytes(file.read_bytes() + zeros)
+  _write(tmp_path / "resumed", range(5, 9), resume_step=4)
+  assert _contents(tmp_path / "resumed") == _contents(tmp_path / "unbroken")
+  # What stands before a readable line is damage.
+  file.write_bytes(zeros + b"\n" + file.read_bytes())
+  with pytest.raises(errors.InputError, match="line 1 is not JSON"):
+    _write(tmp_path / "resumed", [9], resume_step=8)
+
+
 def test_a_record_in_parts_is_read_as_one_file_is(
   tmp_path, bucket, monkeypatch
 ):
