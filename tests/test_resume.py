@@ -198,7 +198,7 @@ def test_a_run_whose_tokenizer_is_damaged_reads_its_base(
   whole = file.read_bytes()
   for content in (whole[:20], b""):
     file.write_bytes(content)
-    with pytest.raises(errors.InputError, match="not a sentencepiece model"):
+    with pytest.raises(errors.InputError, match="sentencepiece model"):
       stages.own_policy(c, workdir)
   code, view = small.train(workdir)
   assert code == loop.DONE

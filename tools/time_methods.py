@@ -1,6 +1,8 @@
-"""Times a step of every method, for docs/results.md.
+"""Times a step of every method, for docs/results.md and docs/study.md.
 
   .venv/bin/python tools/time_methods.py runs/methods/base times.json
+  .venv/bin/python tools/time_methods.py runs/study/smollm2 times.json \
+    --config configs/smollm2.py --rounds 1 --first 2 --steps 3
 
 The methods take turns in each of two rounds, from one base policy, each in a
 separate process. The first steps, which compile, are left out. The table has
@@ -20,7 +22,6 @@ from progrpo_jax.settings import named
 from progrpo_jax.storage import metrics
 
 CONFIG = "configs/tiny.py"
-COMPILING = 8  # first steps, left out; dynamic sampling compiles refills too
 STAGES = ("step", "sample", "score", "update")
 
 
@@ -34,6 +35,13 @@ def main() -> None:
   parser.add_argument("--methods", nargs="+", default=names, choices=names)
   parser.add_argument("--rounds", type=int, default=2)
   parser.add_argument(
+    "--first",
+    type=int,
+    default=8,
+    help="first steps, which compile and are left out; dynamic sampling "
+    "compiles refills too",
+  )
+  parser.add_argument(
     "--steps", type=int, default=20, help="steps that are timed"
   )
   args = parser.parse_args()
@@ -41,7 +49,7 @@ def main() -> None:
   seconds = {name: {stage: [] for stage in STAGES} for name in names}
   for turn in range(args.rounds):
     for name in names:
-      run = time_run(f"{args.config}:{name}", args.base, args.steps)
+      run = time_run(f"{args.config}:{name}", args.base, args.first, args.steps)
       for stage, values in run.items():
         seconds[name][stage] += values
       args.output.write_text(json.dumps(seconds))
@@ -71,7 +79,9 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
   return "\n".join(lines)
 
 
-def time_run(config: str, base: str, steps: int) -> dict[str, list[float]]:
+def time_run(
+  config: str, base: str, first: int, steps: int
+) -> dict[str, list[float]]:
   """Returns the seconds of each stage in the last `steps` steps of a run."""
   with tempfile.TemporaryDirectory() as workdir:
     subprocess.run(
@@ -85,7 +95,7 @@ def time_run(config: str, base: str, steps: int) -> dict[str, list[float]]:
         "--workdir",
         workdir,
         f"--config.model.init_from={base}",
-        f"--config.train.total_steps={COMPILING + steps}",
+        f"--config.train.total_steps={first + steps}",
         "--config.eval.every=0",
         "--config.checkpoint.every=1000",
         "--config.log.rollouts_every=0",
@@ -97,7 +107,7 @@ def time_run(config: str, base: str, steps: int) -> dict[str, list[float]]:
   return {
     stage: [
       float(v) for v in metrics.series(run.metrics, f"timing_s/{stage}")[1]
-    ][COMPILING:]
+    ][first:]
     for stage in STAGES
   }
 
