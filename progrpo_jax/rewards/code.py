@@ -42,7 +42,7 @@ _MAX_CHECKS = 16  # fences that are tried as parts of a text of the program
 # Groups of a fence: marks of a quotation, margin and list markers, the fence
 # itself, and its info string: python, Python3, {.python}, main.py,
 # python title="x", python:main.py.
-_MARKER = r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{1,5})[.)])[ \t]+"
+_MARKER = r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{2,5})[.)])[ \t]+"
 _FENCE = re.compile(
   rf"((?:[ \t]*>)*)([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})(.*)"
 )
