@@ -79,9 +79,9 @@ def score(
     completion: text of the model.
     tests: tests of one or both kinds, at least one.
     time_limit_s: time limit of all tests together, without the jail's start.
-      It must be well below the deadline of the process that this runs in: a
-      program that exceeds the time limit scores 0, but a sample that exceeds
-      the deadline is masked.
+      Tests that are not done when it is over count as failed. It must be well
+      below the deadline of the process that this runs in, since a sample that
+      exceeds the deadline is masked.
     memory_mb: address space of the program, in MiB.
     partial: whether the reward is the share of tests passed; otherwise it is 1
       if all are passed and else 0.

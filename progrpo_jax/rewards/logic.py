@@ -256,10 +256,10 @@ def _coin_flip(answer: str, reference: Any) -> float:
   if not _PROBABILITY.fullmatch(answer):
     return 0.0
   try:
-    value = Fraction(answer.replace(" ", ""))
+    value = Fraction("".join(answer.split()))
+    right = Fraction(str(reference).replace(",", ""))
   except (ValueError, ZeroDivisionError):
     return 0.0
-  right = Fraction(str(reference).replace(",", ""))
   # 0.0001 is Reasoning Gym's; alone, it makes 0 right for 0.00006.
   return float(abs(value - right) <= min(Fraction(1, 10**4), right / 100))
 

@@ -426,6 +426,8 @@ def test_number_sorting_is_exact(answer, right):
     ("1/0", "0.5", False),
     ("-0.5", "0.5", False),
     (".", "0.5", False),
+    ("1\n/\n2", "0.5", True),
+    ("0.5", "", False),
   ],
 )
 def test_coin_flip_is_compared_by_value(answer, reference, right):
