@@ -40,9 +40,10 @@ Test sets, whose problems are removed from the training sets: data/aime24,
 aime25, amc23, math500, minerva_math, olympiad_bench, humaneval_plus,
 livecodebench, gpqa, mmlu_pro, ifeval. `progrpo tasks list` says where to get
 the files. Logic needs no file: 96 generators of Reasoning Gym (the paper does
-not list its 96), with their own prompts and partial credit. The first start
-builds all sets; the report of a set lists what it leaves out. The paper's
-sizes, 40, 24, 25 and 10 thousand, are after filters that are not public.
+not list its 96), with their own prompts and, in 85 of them, partial credit. The
+first start builds all sets; the report of a set lists what it leaves out. The
+paper's sizes, 40, 24, 25 and 10 thousand, are after filters that are not
+public.
 
 What to expect, from the paper's tables 1 to 3, start model -> after all eight
 runs: mathematics 44.45 -> 60.14, code 23.08 -> 37.49, GPQA 15.86 -> 41.78,

@@ -20,7 +20,7 @@ import string
 from typing import Any
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import answers, expressions, math
+from progrpo_jax.rewards import answers, expressions, math, presentation
 from progrpo_jax.rewards.score import Score
 
 LETTERS = string.ascii_uppercase
@@ -38,6 +38,7 @@ _NARROW = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | str.maketrans(
 _SPACES = re.compile(r"[^\S\n]*(\n)\s*|[^\S\n]+")
 _MAX_CUES = 64
 _MAX_SAID = 300
+_MAX_MARKS = 16  # differently written marks of one answer
 _IS = (
   r"(?:\s*(?:\bis|\bare|\bwas|\bwill\s+be|\bwould\s+be|\bmust\s+be|\bshould\s+be"
   r"|\bequals|=)(?![A-Za-z])(?:\s*:)?|\s*:|\s+is(?=n['’]t\b))"
@@ -96,13 +97,18 @@ _CAPITAL = re.compile(r"(?<![\w'’.])(?:(?<=\s)A|(?<=\()A|[B-HJ-Z])(?![\w'’])
 
 # ----- Text around a letter -----
 
+_STYLED = re.compile(
+  r"\\(?:text|mbox|hbox|boxed|fbox|math|emph|underline|boldsymbol|bm"
+  r"|operatorname)(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
+)
 _STYLE = re.compile(
-  r"\\(?:text|mbox|hbox|math|emph|underline|boldsymbol|bm|operatorname)"
-  r"(?:bf|rm|sf|it|tt|normal|bfseries)?\s*\{([^{}]*)\}"
-  r"|\\(?:bf|rm|it|left|right|displaystyle|large|Large|q?quad)(?![A-Za-z])"
+  _STYLED.pattern + r"|\\(?:bf|rm|it|left|right|displaystyle|tiny|small|large"
+  r"|Large|LARGE|huge|Huge|q?quad)(?![A-Za-z])"
   r"|\\[,;:! ()\[\]]|[$`~{}]|\*+|__+"
   r"|(?<![\w<>])<([A-Z])>(?![\w<>])"  # a placeholder that was filled in, <C>
 )
+# What `presentation.strip` may remove: commands and ticks.
+_PRESENTED = re.compile(r"\\|[^\x00-\x7f]")
 # Words in front of an option that do not change which one is chosen.
 _LEAD = re.compile(
   r"(?:(?:I\s+(?:think|believe|guess|would\s+say)|it\s+is|it['’]s|it\s+must"
@@ -281,7 +287,11 @@ def find(completion: str, named: Mapping[str, str]) -> set[str]:
   # Long runs of spaces would make the search for sentences slow.
   completion = _SPACES.sub(lambda m: m[1] or " ", completion.translate(_NARROW))
   if marked := answers.final(completion, ("boxed", "tag")):
-    return set().union(*(_chosen(m, named) or {"?"} for m in marked))
+    marked = list(dict.fromkeys(marked))
+    chosen = set() if len(marked) <= _MAX_MARKS else {"?"}
+    return chosen.union(
+      *(_chosen(m, named) or {"?"} for m in marked[:_MAX_MARKS])
+    )
   stated, has_sentence = _sentences(completion, named)
   if stated:
     return stated
@@ -357,6 +367,20 @@ def _chosen(
     comments: key of _COMMENT, the separators allowed before a comment.
   """
   text = text[: expressions.MAX_CHARS].strip()
+  chosen = _chosen_as_written(text, named, comments)
+  # An option's text may look like presentation, so that it is removed only
+  # where the text as it is chooses nothing.
+  if chosen == {"?"} and _PRESENTED.search(text):
+    plain = presentation.strip(text)
+    if plain != text:
+      return _chosen_as_written(plain, named, comments)
+  return chosen
+
+
+def _chosen_as_written(
+  text: str, named: Mapping[str, str], comments: str
+) -> set[str]:
+  """Returns what `_chosen` does, without removing presentation."""
   kept = _kept(text, named, comments)
   return kept if kept is not None else _read(text, named, comments)
 
@@ -410,6 +434,9 @@ def _rated(text: str, named: Mapping[str, str]) -> set[str]:
 
 def _unstyled(text: str) -> str:
   """Returns a text without commands and marks of style."""
+  # From the inside, before braces go: \text{\textbf{B}}.
+  while (plain := _STYLED.sub(r"\1", text)) != text:
+    text = plain
   while (plain := _STYLE.sub(lambda m: m[1] or m[2] or " ", text)) != text:
     text = plain
   return " ".join(text.split())

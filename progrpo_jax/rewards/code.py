@@ -42,7 +42,7 @@ _MAX_CHECKS = 16  # fences that are tried as parts of a text of the program
 # Groups of a fence: marks of a quotation, margin and list markers, the fence
 # itself, and its info string: python, Python3, {.python}, main.py,
 # python title="x", python:main.py.
-_MARKER = r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{1,5})[.)])[ \t]+"
+_MARKER = r"(?:[-*+•‣◦▪–]|\(?(?:[0-9]{1,9}|[A-Za-z]|[ivxIVX]{2,5})[.)])[ \t]+"
 _FENCE = re.compile(
   rf"((?:[ \t]*>)*)([ \t]*(?:{_MARKER})*)(`{{3,}}|~{{3,}})(.*)"
 )
@@ -79,9 +79,9 @@ def score(
     completion: text of the model.
     tests: tests of one or both kinds, at least one.
     time_limit_s: time limit of all tests together, without the jail's start.
-      It must be well below the deadline of the process that this runs in: a
-      program that exceeds the time limit scores 0, but a sample that exceeds
-      the deadline is masked.
+      Tests that are not done when it is over count as failed. It must be well
+      below the deadline of the process that this runs in, since a sample that
+      exceeds the deadline is masked.
     memory_mb: address space of the program, in MiB.
     partial: whether the reward is the share of tests passed; otherwise it is 1
       if all are passed and else 0.

@@ -18,10 +18,13 @@ its published code, with these differences:
   languages         Detected by py3langid, not by langdetect, which is random.
                     A text must contain a letter of the language's script;
                     IFEval accepts a text without letters for any language.
+                    In a text of a few letters that must be English and in
+                    one case, "YES.", any word of ASCII letters is English.
   letters           May be other characters, such as "#"; IFEval's code then
                     draws a random letter instead.
   keywords          Plain text, not regular expressions; forbidden words that
                     end in a symbol ("C++") are found.
+  JSON              NaN and Infinity are not JSON, though Python reads them.
   bullets           A line that is only an asterisk is not a bullet.
   postscript marks  Marks other than P.S. and P.P.S are plain text too.
 
@@ -246,6 +249,8 @@ _END = re.compile(
 )
 _NEXT = re.compile(r"\s*+[\"'\u201c\u2018\u00ab(\[{*_]*+(.?)")
 _ALWAYS = re.compile(r"[!?\u3002\uff01\uff1f\u0964\u06d4\u061f]")
+_FEW_LETTERS = 8
+_SHORT_WORD = re.compile(r"[A-Za-z]{2}")
 _LOOK_BACK = 12  # characters; no abbreviation is that long
 
 # Abbreviations before a name or an example, whose period ends no sentence ...
@@ -471,10 +476,17 @@ def detectable_format_json_format(text: str) -> bool:
   for fence in ("```json", "```Json", "```JSON", "```"):
     text = text.removeprefix(fence)
   try:
-    json.loads(text.removesuffix("```").strip())
+    json.loads(
+      text.removesuffix("```").strip(), parse_constant=_refuse_constant
+    )
   except (ValueError, RecursionError):
     return False
   return True
+
+
+def _refuse_constant(name: str) -> None:
+  """Raises ValueError: Python reads NaN and Infinity, but JSON has neither."""
+  raise ValueError(f"{name} is not JSON")
 
 
 def detectable_format_title(text: str) -> bool:
@@ -520,12 +532,21 @@ def change_case_capital_word_frequency(
 
 def change_case_english_capital(text: str) -> bool:
   """The text is English without small letters."""
-  return text.isupper() and languages.fits(text, "en")
+  return text.isupper() and _is_english(text)
 
 
 def change_case_english_lowercase(text: str) -> bool:
   """The text is English without capital letters."""
-  return text.islower() and languages.fits(text, "en")
+  return text.islower() and _is_english(text)
+
+
+def _is_english(text: str) -> bool:
+  """Returns whether a text may be English."""
+  letters = "".join(filter(str.isalpha, text))
+  if len(letters) >= _FEW_LETTERS:
+    return languages.fits(text, "en")
+  # Too few for the classifier, which takes "A" for English and "YES." not.
+  return letters.isascii() and _SHORT_WORD.search(text) is not None
 
 
 def punctuation_no_comma(text: str) -> bool:

@@ -32,7 +32,7 @@ _WORDS = {
   "full": ("Higher.", "Lower.", "Write one number from 1 to {most}."),
   "compact": ("+", "-", "?"),
 }
-_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[-\u2212]?[0-9]{1,9}")
 
 
 class Rows:
@@ -131,7 +131,9 @@ def score(
 def guessed(text: str) -> int | None:
   """Returns the only number of a turn; None if there is none, or several."""
   numbers = _NUMBER.findall(text)
-  return int(numbers[0]) if len(numbers) == 1 else None
+  if len(numbers) != 1:
+    return None
+  return int(numbers[0].replace("\u2212", "-"))
 
 
 def canonical(completion: str, row: base.Row) -> str:

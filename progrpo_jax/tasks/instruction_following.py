@@ -32,6 +32,7 @@ from progrpo_jax.tasks.sets import asking, writing
 
 # A name and not an import: the verifier's module loads a language classifier.
 VERIFIER = "progrpo_jax.rewards.instruction:score"
+DOMAIN = "instructions"
 
 TEMPLATES = ("full", "compact")
 _VALIDATION_SHARE = 8  # one of so many prompts belongs to validation

@@ -59,8 +59,7 @@ UNSAFE = tuple(n for n in logic.EVALUATING if n not in logic.GUARDED)
 # out-of-distribution tests (acre, boxnet, game_of_life_halting), the mixer
 # (composite), two that take over a second per problem (futoshiki,
 # knight_swap), one with too few problems (coin_flip, 260), and the unsafe
-# ones. The options widen three generators that otherwise have fewer distinct
-# problems than the mixture asks for.
+# ones.
 _NOT_MIXED = (
   "acre",
   "boxnet",
@@ -71,12 +70,34 @@ _NOT_MIXED = (
   "coin_flip",
   *UNSAFE,
 )
-MIXTURE: dict[str, dict[str, Any]] = {
-  name: {} for name in sorted(factory.DATASETS) if name not in _NOT_MIXED
-} | {
+# Generators whose partial credit rewards answers without work, such as an empty
+# board (0.96 on average), all knights (0.67) or "True False" (0.46). A policy
+# would learn these instead of the problems.
+_ALL_OR_NOTHING = (
+  "course_schedule",
+  "game_of_life",
+  "isomorphic_strings",
+  "knights_knaves",
+  "mini_sudoku",
+  "prime_factorization",
+  "ransom_note",
+  "rectangle_count",
+  "sudoku",
+  "syllogism",
+  "time_intervals",
+)
+# Options for generators that otherwise have fewer distinct problems than the
+# mixture asks for.
+_WIDER = {
   "string_splitting": {"max_initial_machines": 9},
   "string_synthesis": {"max_initial_blocks": 9},
   "tower_of_hanoi": {"max_disks": 9, "max_pegs": 7},
+}
+# Dataset -> its options that differ from the other datasets'.
+MIXTURE: dict[str, dict[str, Any]] = {
+  name: {"binary": True} if name in _ALL_OR_NOTHING else _WIDER.get(name, {})
+  for name in sorted(factory.DATASETS)
+  if name not in _NOT_MIXED
 }
 
 TEMPLATES = ("full", "compact")
@@ -136,12 +157,11 @@ def load(
     split: "train" or "validation".
     dataset: name of a dataset, list of names, or "mixture" for MIXTURE. Lists
       and the mixture default to 385 train and 100 validation problems per
-      dataset and to partial credit.
+      dataset, and to partial credit where it takes work to get it.
     **options: options of `rows`.
   """
   if isinstance(dataset, str) and dataset != "mixture":
     return rows(Spec(dataset), "reasoning_gym", split, **options)
-  options = {**_MIXED, **options}
   names = MIXTURE if dataset == "mixture" else dataset
   return base.Chain(
     [
@@ -149,7 +169,7 @@ def load(
         Spec(name),
         "reasoning_gym",
         split,
-        **{**MIXTURE.get(name, {}), **options},
+        **{**_MIXED, **MIXTURE.get(name, {}), **options},
       )
       for name in names
     ]
@@ -166,9 +186,9 @@ def mixture(**options: Any) -> dict[str, dict[str, Any]]:
     name: {
       "weight": 1.0,
       "module": "reasoning_gym",
-      "options": {"dataset": name, **_MIXED, **wider, **options},
+      "options": {"dataset": name, **_MIXED, **own, **options},
     }
-    for name, wider in MIXTURE.items()
+    for name, own in MIXTURE.items()
   }
 
 

@@ -52,6 +52,25 @@ SEVERAL = Score(0.0, False, "several_answers")
     r"\boxed{\text{Option C}}",
     "The answer is $\\text{C}$",
     "The answer is A? No. \\boxed{C}",
+    # Presentation.
+    r"\boxed{\color{red}{C}}",
+    r"\boxed{\color{red} C}",
+    r"\boxed{\textcolor{blue}{C}}",
+    r"\boxed{\textcolor{blue}{\textbf{(C)}}}",
+    r"\boxed{\colorbox{yellow}{C}}",
+    r"\boxed{\boxed{C}}",
+    r"\boxed{\fbox{C}}",
+    r"\boxed{\text{\textbf{C}}}",
+    r"\boxed{\mathbf{\text{C}}}",
+    r"\boxed{\text{Option \textbf{C}}}",
+    r"\boxed{C✓}",
+    r"\boxed{C \checkmark}",
+    r"\boxed{\Huge C}",
+    r"\boxed{\huge{C}}",
+    "<answer>✅ C</answer>",
+    "**Answer:** C ✅",
+    "The answer is **C** ✓.",
+    "It lies in France.\n✅ **C**",
   ],
 )
 def test_letters(completion):
@@ -87,6 +106,13 @@ def test_text_of_the_option(completion):
   [
     ("", NONE),
     ("Paris is nice", NONE),
+    (r"\boxed{\color{red}{A}\color{blue}{C}}", WRONG),
+    (r"\boxed{\boxed{A} \boxed{C}}", WRONG),
+    (r"\boxed{A✓C}", WRONG),
+    (r"\boxed{\text{\textbf{C}at}}", WRONG),
+    ("It lies there.\n✅ a cat", NONE),
+    (", ".join(r"\boxed{C}" for _ in range(20)), RIGHT),
+    (", ".join(rf"\boxed{{C{'.' * i}}}" for i in range(20)), SEVERAL),
     ("I think a cat", NONE),
     (r"\boxed{}", NONE),
     (r"\boxed{C", NONE),
@@ -483,10 +509,22 @@ def test_rules_and_what_they_must_not_take(options, chosen):
     "This matches option C. " * 5000,
     "matches " * 20000 + "option C",
     "answer to " * 2000,
+    r"\boxed{5} " * 60_000,
+    ", ".join(rf"\boxed{{{i}}}" for i in range(9000)),
+    "<answer>" * 60_000,
   ],
 )
 def test_long_texts_are_read(text):
   choice.find(text, choice.by_letter(CITIES))
+
+
+def test_marks_that_repeat_are_read_once(monkeypatch):
+  read = []
+  monkeypatch.setattr(choice, "_chosen", lambda text, _: read.append(text))
+  choice.find(r"\boxed{5} " * 4000, {})
+  assert read == ["5"]
+  choice.find(", ".join(rf"\boxed{{{i}}}" for i in range(4000)), {})
+  assert len(read) < 20
 
 
 @pytest.mark.parametrize(

@@ -146,8 +146,16 @@ WRONG, RIGHT = (0.0, False, "ok"), (1.0, True, "ok")
     # A mark of the order of bytes is no part of the text.
     ("\ufeff```python\na\n```", "a\n"),
     ("```python\n\ufeffa\n```", "a\n"),
+    # The marker of a list may be a Roman number.
+    ("ii. ```python\na\n```", "a\n"),
+    ("i) - ```python\na\n```", "a\n"),
     ("print(7)", None),
     ("", None),
+    # Long runs of markers, which a fence never follows.
+    ("i. " * 60_000, None),
+    ("ivx) " * 20_000 + "a", None),
+    ("1. - > " * 20_000, None),
+    ("> " * 60_000 + "x", None),
   ],
 )
 def test_extract_golden(text, program):

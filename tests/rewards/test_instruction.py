@@ -191,7 +191,10 @@ TABLE = [
     "detectable_format:json_format",
     {},
     ['{"a": [1, null]}', "```json\n[1]\n```", "``` 5 ```", '"text"'],
-    ["{a: 1}", "{'a': 1}", 'Here: {"a": 1}', "```", "{}{}"],
+    [
+      *("{a: 1}", "{'a': 1}", 'Here: {"a": 1}', "```", "{}{}"),
+      *("NaN", '{"a": Infinity}', "[-Infinity]", "```json\n[NaN]\n```"),
+    ],
   ),
   (
     "detectable_format:title",
@@ -238,14 +241,20 @@ TABLE = [
   (
     "change_case:english_capital",
     {},
-    [ENGLISH.upper(), "MY ANSWER IS YES. 2"],
-    [ENGLISH, "DIE KATZE SASS AUF DER MATTE UND SAH HINAUS.", "123"],
+    [ENGLISH.upper(), "MY ANSWER IS YES. 2", "YES.", "NO", "I AM OK"],
+    [
+      *(ENGLISH, "DIE KATZE SASS AUF DER MATTE UND SAH HINAUS.", "123"),
+      *("A", "123 A", "A B C", "\u0414\u0410.", "\u00dcBEL", "Yes."),
+    ],
   ),
   (
     "change_case:english_lowercase",
     {},
-    [ENGLISH.lower(), "my answer is yes. 2"],
-    [ENGLISH, "die katze saß auf der matte und sah hinaus.", "123"],
+    [ENGLISH.lower(), "my answer is yes. 2", "yes.", "no"],
+    [
+      *(ENGLISH, "die katze saß auf der matte und sah hinaus.", "123"),
+      *("a", "123 a", "\u0434\u0430.", "yes, I."),
+    ],
   ),
   ("punctuation:no_comma", {}, ["a; b", "a\uff0cb"], [",", "a, b"]),
 ]
@@ -711,7 +720,8 @@ def second_json_format(text):
   if text[-3:] == "```":
     text = text[:-3]
   try:
-    _, end = json.JSONDecoder().raw_decode(text.strip())
+    decoder = json.JSONDecoder(parse_constant=int)  # which raises
+    _, end = decoder.raw_decode(text.strip())
     return end == len(text.strip())
   except ValueError:
     return False

@@ -247,10 +247,19 @@ def test_countdown_agrees_with_reasoning_gym():
   assert rewards.count(1.0) > 300 and rewards.count(0.05) > 100
 
 
-def test_value_near_the_target_is_right_as_in_reasoning_gym():
-  metadata = {"numbers": [990, 9, 1, 101], "target": 999}
-  text = "990+9+1/101"
-  assert logic.countdown(text, **metadata) == 1.0
+@pytest.mark.parametrize(
+  "numbers, target, text",
+  [
+    ([990, 9, 1, 101], 999, "990+9+1/101"),
+    ([95, 10, 1, 100, 2], 950, "95*10+1/(100*2)"),
+  ],
+)
+def test_value_near_the_target_is_wrong_though_it_is_close(
+  numbers, target, text
+):
+  """What is left over would vanish in a small fraction."""
+  metadata = {"numbers": numbers, "target": target}
+  assert logic.countdown(text, **metadata) == 0.05
   scorer = gym.load().get_score_answer_fn("countdown")
   assert scorer(text, {"metadata": metadata}) == 1.0
 
@@ -366,3 +375,243 @@ def test_boards_are_right_after_json(dataset):
   assert logic.verdict(dataset, "1 2\n3 4", None, metadata) == 1.0
   assert logic.verdict(dataset, "1 2\n3 5", None, metadata) == 0.05
   assert logic.verdict(dataset, "no", None, metadata) == 0.0
+
+
+SORTED = "['-87.0', '-5.19', '19.0', '81.8']"
+PREMISES = ["(¬Q ∨ (P ↔ R))", "Q", "¬R"]
+
+
+def reward(dataset, answer, reference=None, metadata=None):
+  return logic.verdict(dataset, answer, reference, metadata or {})
+
+
+@pytest.mark.parametrize(
+  "answer, right",
+  [
+    (SORTED, True),
+    ('["-87", "-5.190", "19", "81.8"]', True),
+    ("[-87.0, -5.19, 19.0, 8.18e1]", True),
+    ("['nan', 'nan', 'nan', 'nan']", False),
+    ("[NaN, NaN, NaN, NaN]", False),
+    ("['-87.0', '-5.19', '19.0', 'Infinity']", False),
+    ("['-87.0', '-5.19', '19.0', 1e999]", False),
+    ("['-86.1', '-4.3', '19.9', '82.7']", False),
+    ("['-87.0', '-5.19', '19.0', '81.80001']", False),
+    ("['-5.19', '-87.0', '19.0', '81.8']", False),
+    ("['-87.0', '-5.19', '19.0']", False),
+    ("[[-87.0], -5.19, 19.0, true]", False),
+    ("-87.0, -5.19, 19.0, 81.8", False),
+    ('{"-87.0": 1}', False),
+    ("[" * 5000, False),
+  ],
+)
+def test_number_sorting_is_exact(answer, right):
+  metadata = {"direction": "ascending"}
+  assert reward("number_sorting", answer, SORTED, metadata) == right
+
+
+@pytest.mark.parametrize(
+  "answer, reference, right",
+  [
+    ("0.234375", "0.234375", True),
+    ("15/64", "0.234375", True),
+    ("0.2344", "0.234375", True),
+    ("6.1e-05", "6.103515625e-05", True),
+    ("0", "0.234375", False),
+    ("0.2", "0.234375", False),
+    ("0.0", "6.103515625e-05", False),
+    ("0.0001", "6.103515625e-05", False),
+    ("nan", "0.234375", False),
+    ("1e99999999", "0.234375", False),
+    ("1/0", "0.5", False),
+    ("-0.5", "0.5", False),
+    (".", "0.5", False),
+    ("1\n/\n2", "0.5", True),
+    ("0.5", "", False),
+  ],
+)
+def test_coin_flip_is_compared_by_value(answer, reference, right):
+  assert reward("coin_flip", answer, reference) == right
+
+
+@pytest.mark.parametrize(
+  "answer", ["nan", "NaN+nanj", "nanj", "inf", "-Infinity", "1e999", "sNaN"]
+)
+def test_no_answer_is_right_by_not_being_a_number(answer):
+  metadata = {"result": [4.0, -7.0]}
+  assert reward("complex_arithmetic", "4.0 - 7.0i", "", metadata) == 1.0
+  assert reward("complex_arithmetic", answer, "", metadata) == 0.0
+
+
+def test_words_may_read_like_numbers():
+  assert reward("spell_backward", "nan", "nan") == 1.0
+  assert reward("list_functions", "[nano, info]", "[nano, info]") == 1.0
+
+
+@pytest.mark.parametrize(
+  "answer, right",
+  [
+    ("lacigam", True),
+    ("LACIGAM", True),
+    ("lacigamzzzz", False),
+    ("lacigan", False),
+    ("lacigam lacigam", False),
+  ],
+)
+def test_spell_backward_is_right_if_it_is_equal(answer, right):
+  found = logic.score(
+    f"<answer>{answer}</answer>",
+    "lacigam",
+    dataset="spell_backward",
+    metadata={},
+    binary=False,
+  )
+  assert found.correct == right == (found.reward == 1)
+
+
+@pytest.mark.parametrize(
+  "dataset, reference, longer",
+  [
+    ("letter_jumble", "by any means", "by any means and more"),
+    ("figlet_font", "ABCDEFGHIJ", "ABCDEFGHIJKLM"),
+  ],
+)
+def test_a_text_is_not_right_with_more_behind_it(dataset, reference, longer):
+  assert reward(dataset, reference, reference) == 1.0
+  assert reward(dataset, longer, reference) == 0.0
+
+
+@pytest.mark.parametrize(
+  "answer, right",
+  [
+    ("P ↔ R", True),
+    ("¬P", True),
+    ("(Q ∧ ¬P)", True),
+    ("Q", False),
+    ("((Q))", False),
+    ("¬¬ Q", False),
+    ("¬(R)", False),
+    ("¬Q ∨ (P ↔ R)", False),
+    ("¬¬(¬Q∨(P↔R))", False),
+    ("(¬Q ∨ (P ↔ R)) ∨ P", False),
+    ("P", False),
+    ("P ∨ ¬P", False),
+  ],
+)
+def test_a_premise_is_no_conclusion(answer, right):
+  metadata = {"premises": PREMISES, "variables": ["P", "Q", "R"]}
+  found = reward("propositional_logic", answer, None, metadata)
+  assert (found == 1) == right
+
+
+@pytest.mark.parametrize(
+  "answer, right",
+  [
+    ('""', True),
+    ("No real solutions.", True),
+    ("none", True),
+    ("There are no real values that satisfy it", True),
+    ("x", False),
+    ("nothing is known", False),
+    ("?", False),
+    ("1.5", False),
+  ],
+)
+def test_no_solution_must_be_said(answer, right):
+  assert (reward("polynomial_equations", answer, "") == 1) == right
+
+
+@pytest.mark.parametrize(
+  "answer, right",
+  [
+    ("[[0, 1], [1, 0]]", True),
+    ("[[0, 1, 0], [1, 0]]", False),
+    ("[[0, 1], [1, 0], [0, 0]]", False),
+    ("[[false, true], [true, false]]", False),
+  ],
+)
+def test_game_of_life_has_no_other_cells(answer, right):
+  assert (reward("game_of_life", answer, "[[0,1],[1,0]]") == 1) == right
+
+
+@pytest.mark.parametrize(
+  "answer",
+  [
+    '{"0": true, "1": 2, "2": 1}',
+    '{"0": 1, "1": 2, "2": 1, "3": 1}',
+    '{"0": 1.0, "1": 2, "2": 1}',
+    '{"0": 1, "1": 2}',
+  ],
+)
+def test_a_colouring_has_a_number_for_each_vertex(answer):
+  assert not compact(answer, GRAPH).correct
+
+
+def test_a_reward_beyond_1_is_none():
+  """Reasoning Gym gives 22026 to 1 where -1 is right."""
+  metadata = {"task": "recurring_event_day"}
+  assert reward("calendar_arithmetic", "1", "-1", metadata) == 0.0
+  assert reward("calendar_arithmetic", "-1", "-1", metadata) == 1.0
+
+
+@pytest.mark.parametrize(
+  "text", ["_" * 19_000 + "x", "_\n" * 9000, " " * 15_000 + "Q", "```\n" * 4000]
+)
+def test_long_boards_are_read_at_once(text):
+  with counted() as calls:
+    assert not compact(text, QUEENS).correct
+  assert calls.total < 500
+
+
+@pytest.mark.parametrize("formula", ["¬" * 9000 + "P", "P ∧ " * 2000 + "P"])
+def test_long_formulas_cost_nothing(formula):
+  metadata = {"premises": PREMISES, "variables": ["P", "Q", "R"]}
+  with counted() as calls:
+    assert reward("propositional_logic", formula, None, metadata) == 0.0
+  assert calls.total < 100
+
+
+@pytest.mark.parametrize("answer", ["F99999999", "0123456789", "R2 F1000"])
+def test_moves_of_a_cube_are_not_written_out(answer):
+  metadata = {"cube_size": 3, "scramble_moves": "F"}
+  with counted() as calls:
+    assert reward("rubiks_cube", answer, None, metadata) == 0.0
+  assert calls.total < 100
+  assert reward("rubiks_cube", "F3", None, metadata) == 1.0
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "I put it in <answer> tags.\n<answer>19+3-9</answer>",
+    "<answer>19+3-9</answer>\nThat was <answer></answer>.",
+    "<ANSWER>19+3-9</ANSWER>",
+    "<answer><answer>19+3-9</answer></answer>",
+    "<answer>1</answer> <answer> \n</answer> <Answer>19+3-9</answer>",
+  ],
+)
+def test_tags_may_be_mentioned_before_they_are_used(text):
+  assert logic.score(text, None, **COUNTDOWN).correct
+  assert compact(text, COUNTDOWN).correct
+
+
+@pytest.mark.parametrize(
+  "board, right",
+  [
+    (BOARD, True),
+    (BOARD.replace("\n", " \n"), True),
+    (BOARD.replace("\n", "\n\n"), True),
+    ("  " + BOARD.replace("\n", "\n  "), True),
+    (BOARD.replace(" ", ""), True),
+    (f"```\n{BOARD}\n```", True),
+    (f"```text\n{BOARD.replace(' ', '  ')}\n```", True),
+    (BOARD.replace("_ Q _ _", "Q _ _ _"), False),
+    (BOARD + "\n_ _ _ _", False),
+    (BOARD.replace("\n", " "), False),
+    (BOARD.replace("_", "."), False),
+    (f"The board:\n{BOARD}", False),
+  ],
+)
+def test_boards_of_queens_may_be_written_in_many_ways(board, right):
+  text = f"<answer>{board}</answer>"
+  assert logic.score(text, "", **QUEENS).correct == right

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.tasks import base, chain_sum
+from progrpo_jax.tasks import base, chain_sum, guess_number
 
 
 def test_names_are_the_modules():
@@ -14,6 +14,23 @@ def test_names_are_the_modules():
     module = base.resolve(name)
     assert ":" in module.VERIFIER
     assert "prompt" in module.__doc__ and "answer" in module.__doc__
+    assert name == "file" or hasattr(module, "SET") or module.DOMAIN
+
+
+@pytest.mark.parametrize(
+  "text, number",
+  [
+    ("4", 4),
+    ("I say 4.", 4),
+    ("-4", -4),
+    ("\u22124", -4),
+    ("4 or 5", None),
+    ("1-7", None),
+    ("none", None),
+  ],
+)
+def test_a_guess_is_the_only_number(text, number):
+  assert guess_number.guessed(text) == number
 
 
 def test_unknown_name_names_the_nearest():

@@ -1,5 +1,7 @@
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -7,7 +9,7 @@ import tempfile
 import pytest
 
 from progrpo_jax.errors import InputError
-from progrpo_jax.rewards import logic
+from progrpo_jax.rewards import gym, logic
 from progrpo_jax.tasks import base, reasoning_gym
 
 SMALL = {"num_train": 60, "num_validation": 20, "seed": 3}
@@ -278,6 +280,75 @@ def test_the_mixture_is_that_of_a_config(tmp_path):
     spec["module"], "train", data_dir=str(tmp_path), seed=0, **spec["options"]
   )
   assert len(rows) == 2
+  assert tasks["course_schedule"]["options"]["binary"]
+
+
+def test_partial_credit_that_takes_no_work_is_not_in_a_mixture(tmp_path):
+  rows = _rows(
+    "reasoning_gym",
+    "validation",
+    str(tmp_path),
+    dataset=["course_schedule", "spell_backward"],
+    num_validation=1,
+  )
+  assert [row.meta["binary"] for row in rows] == [True, False]
+
+
+# Answers that are right nowhere.
+JUNK = (
+  "nan",
+  "-Infinity",
+  "nan+nanj",
+  "[NaN]",
+  '["nan", "nan"]',
+  "1e999",
+  "?",
+  "True False",
+  "Yes No",
+  "0 1 2 3 4 5 6 7 8 9",
+  "12:00",
+  '{"a": 1}',
+  "[[0]]",
+  "100 days, 12:00:00",
+  "no idea",
+  "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+)
+_IN_MIXTURE = reasoning_gym.mixture()
+
+
+@pytest.mark.parametrize(
+  "dataset",
+  sorted(
+    {*_IN_MIXTURE, "coin_flip", "game_of_life_halting"}
+    - set(() if gym.has_solver() else gym.NEEDS_SOLVER)
+  ),
+)
+def test_junk_is_never_right_and_earns_little(dataset):
+  """The bound is Reasoning Gym's for a number that contains the right one."""
+  task = _IN_MIXTURE.get(dataset, {"options": {}})
+  source = reasoning_gym.factory.create_dataset(dataset, size=3, seed=7)
+  entries = json.loads(json.dumps([source[i] for i in range(3)], default=str))
+
+  def found(entry, text):
+    return logic.score(
+      f"<answer>{text}</answer>",
+      entry["answer"],
+      dataset=dataset,
+      metadata=entry["metadata"],
+      binary=task["options"].get("binary", True),
+    )
+
+  for text in JUNK:
+    scores = [found(entry, text) for entry in entries]
+    assert not any(s.correct for s in scores), text
+    assert sum(s.reward for s in scores) / 3 < 0.3, text
+  for entry in entries:
+    if reference := entry["answer"]:
+      assert (
+        not re.search(r"\d", reference)
+        or not found(entry, re.sub(r"\d+(?:\.\d+)?", "nan", reference)).correct
+      )
+      assert found(entry, reference).correct
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from progrpo_jax.rewards import code
 from progrpo_jax.tasks.sets import schema, testcases
 
 VERIFIER = "progrpo_jax.rewards.code:score"
-# Training reward, after ProRL: the share of tests passed, or 0 if all tests
-# together take more than 5 s.
+# Training reward, after ProRL: the share of tests passed within 5 s, which all
+# tests share.
 META = {"time_limit_s": 5.0, "memory_mb": 512, "partial": True}
 # Evaluation: 1 if all tests pass, else 0. A longer time limit would also need
 # a longer deadline of the pool.
