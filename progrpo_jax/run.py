@@ -287,7 +287,7 @@ class Run:
 
   def sample(
     self,
-    prompts: str | Sequence[str | base.Row],
+    prompts: str | base.Row | Sequence[str | base.Row],
     n: int = 4,
     step: int | None = None,
     temperature: float | None = None,
@@ -297,20 +297,21 @@ class Run:
     The same prompts get the same answers. `policy` has more options.
 
     Args:
-      prompts: one text or several, or rows of tasks.
+      prompts: a text, or a row of a task; or several in a list.
       n: number of answers per prompt.
       step: step of a checkpoint; None for the newest.
       temperature: sampling temperature; 0 is greedy, None takes that of
         training.
 
     Returns:
-      One list of n texts per prompt.
+      One list of n texts per prompt, also where there is one prompt alone,
+      for which `progrpo_jax.sample` returns its n texts.
 
     Raises:
       InputError: there is no such checkpoint (the message names the existing
         ones), or `Responder.converse` refuses an argument.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = answers.listed(prompts)
     return self.policy(step).sample(prompts, n=n, temperature=temperature)
 
   def policy(self, step: int | None = None) -> answers.Responder:

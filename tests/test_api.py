@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import gc
 import http.server
 import io
@@ -112,6 +113,11 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
   assert c.data.tasks.countdown.weight == 2.0
   assert api.resolved({"seed": 3}).seed == 3
   assert api.resolved(pathlib.Path(SMALL)).train.total_steps == 4
+  made = progrpo_jax.config(c, keys={"train.total_steps": 9})
+  assert made.train.total_steps == 9 and made.method == c.method
+  assert c.train.total_steps != 9 and made.is_locked
+  made = progrpo_jax.config({"seed": 3}, method="dapo", keys={"seed": 4})
+  assert made.seed == 4 and made.method == "dapo"
   # A copy: what a call changes stays with it.
   assert api.resolved(c) is not c and api.resolved(c).to_dict() == c.to_dict()
 
@@ -133,6 +139,12 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
     ("tiny", dict(method=5), "method = 5: must be a name"),
     (5, {}, "config = 5: must be the name or path"),
     (None, {}, "config = None: must be the name or path"),
+    ({5: 1}, {}, "keys = {5: 1}: must be a dict"),
+    (
+      progrpo_jax.config(),
+      dict(method="grpo"),
+      "method = 'grpo': this config is made already",
+    ),
   ],
 )
 def test_a_config_that_cannot_be_names_what_to_mend(source, options, said):
@@ -419,6 +431,63 @@ def test_answers_are_the_run_s(trained, small):
     progrpo_jax.sample(base, "1+2=", temperature=0)
     == step0.sample(["1+2="], temperature=0)[0]
   )
+
+
+class Frame(list):
+  """What a table is: a loop over it gives the names of its columns."""
+
+  columns = ("prompt",)
+
+
+def test_what_is_no_list_of_prompts_is_refused(trained):
+  policy = trained.policy()
+  for prompts in ({"prompt": "1+2="}, {"1+2="}, b"1+2=", Frame(["prompt"]), 3):
+    for call in (
+      functools.partial(progrpo_jax.sample, policy),
+      trained.sample,
+      policy.converse,
+    ):
+      with pytest.raises(errors.InputError, match="must be a text, a row of"):
+        call(prompts)
+  row = guess_number.load("validation", data_dir="", seed=0)[0]
+  row = dataclasses.replace(row, prompt="1+2=")
+  assert trained.sample(row, n=2) == trained.sample("1+2=", n=2)
+  assert policy.sample(f"{a}+2=" for a in (1,)) == policy.sample(["1+2="])
+  with pytest.raises(errors.InputError, match="config: this policy is in mem"):
+    progrpo_jax.sample(policy, "1+2=", config={"seed": 3})
+
+
+def test_a_dict_changes_keys_of_the_run_s_own_config(sums, trained, tmp_path):
+  own = trained.config
+  responder = progrpo_jax.load_policy(trained, {"sampling.top_k": 7})
+  assert responder.config.sampling.top_k == 7
+  with own.unlocked():
+    own.sampling.top_k = 7
+    own.model.init_from = str(trained.path)
+  assert responder.config.to_dict() == own.to_dict()
+  responder = progrpo_jax.load_policy(
+    trained.path / "checkpoints" / "2", {"seed": 5}
+  )
+  assert responder.config.data.tasks == own.data.tasks
+
+  def right(completions, **_):
+    return [1.0] * len(completions)
+
+  sums.train.total_steps = 1
+  progrpo_jax.train(sums, tmp_path / "run", rewards=right)
+  run = progrpo_jax.train(
+    {"train.total_steps": 2}, tmp_path / "run", rewards=right
+  )
+  assert len(run.metrics()) == 2
+
+
+def test_many_questions_are_asked_in_batches_and_answered_the_same(trained):
+  prompts = [f"{a}+2=" for a in range(1, 6)]
+  few = trained.policy().config.copy_and_resolve_references()
+  assert not few.sampling.batch_prompts
+  few.eval.batch_prompts = 2
+  policy = dataclasses.replace(trained.policy(), config=few)
+  assert policy.sample(prompts, n=2) == trained.sample(prompts, n=2)
 
 
 def test_one_question_is_not_decoded_as_a_batch_of_training(
