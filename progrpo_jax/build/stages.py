@@ -463,6 +463,7 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   check_positions(c, foundation.model, teacher)
   prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
+  problems.check_functions(foundation.pool, prompter)
   coefs = make_coefs(c)
   return Stages(
     config=c.to_json_best_effort(),
