@@ -102,7 +102,7 @@ def train(
     )
   if code != loop.DONE:
     raise SystemExit(code)
-  return run_lib.Run(places.place(workdir))
+  return run_lib.Run(places.fixed(workdir))
 
 
 def evaluate(
