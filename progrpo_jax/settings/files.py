@@ -14,6 +14,7 @@ import types
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from progrpo_jax import errors, places, ranges, user_file
 from progrpo_jax.settings import checks, defaults, named
@@ -232,8 +233,7 @@ def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
     InputError: no such key (the nearest is named), or a value out of range.
   """
   group, last = _find(c, key)
-  if isinstance(value, os.PathLike):
-    value = os.fspath(value)
+  value = _plain(key, value)
   if isinstance(value, Mapping):
     if checks.is_group(key):
       for name, inner in value.items():
@@ -249,6 +249,35 @@ def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
   # The range has been checked, and a number may be whole or not.
   with c.ignore_type():
     group[last] = value
+
+
+def _plain(key: str, value: Any) -> Any:
+  """Returns a value as a config holds it: paths are texts, numbers Python's.
+
+  Args:
+    key: dotted key, for messages.
+    value: value of any kind; what it holds is converted too.
+
+  Raises:
+    InputError: a name in a group of free keys has a dot.
+  """
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, np.generic):
+    return value.item()
+  if isinstance(value, tuple | list):
+    plain = [_plain(key, inner) for inner in value]
+    return tuple(plain) if isinstance(value, tuple) else plain
+  if not isinstance(value, Mapping):
+    return value
+  for name in value:
+    is_free = not checks.is_group(key)
+    if is_free and (not isinstance(name, str) or "." in name):
+      raise errors.InputError(
+        f"config.{key}: the name {name!r:.100} must be a text without a dot,"
+        " since a dot parts the names of keys"
+      )
+  return {name: _plain(f"{key}.{name}", inner) for name, inner in value.items()}
 
 
 def _find(
