@@ -116,6 +116,21 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
   made = progrpo_jax.config(c, keys={"train.total_steps": 9})
   assert made.train.total_steps == 9 and made.method == c.method
   assert c.train.total_steps != 9 and made.is_locked
+  assert progrpo_jax.config(method="GRPO").to_dict() == (
+    progrpo_jax.config(method="grpo").to_dict()
+  )
+  spec = {"module": "file", "options": {"file": pathlib.Path("a.json")}}
+  made = progrpo_jax.config(
+    keys={
+      "train.total_steps": np.int64(20),
+      "sampling.temperature": np.float32(0.5),
+      "log.tensorboard": np.bool_(False),
+      "data.tasks": {"s": {**spec, "weight": np.float64(2)}},
+    }
+  )
+  assert made.train.total_steps == 20 and made.sampling.temperature == 0.5
+  assert made.log.tensorboard is False and made.data.tasks.s.weight == 2
+  assert made.data.tasks.s.options.file == "a.json"
   made = progrpo_jax.config({"seed": 3}, method="dapo", keys={"seed": 4})
   assert made.seed == 4 and made.method == "dapo"
   # A copy: what a call changes stays with it.
@@ -135,6 +150,23 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
     ("", dict(keys={"train.total_steps": "x"}), "'x' is not of type int"),
     ("", dict(keys={"train.total_steps": 1.5}), "total_steps = 1.5: must be"),
     ("tiny", dict(keys=["a"]), "keys = ['a']: must be a dict"),
+    (
+      "",
+      dict(keys={"max_completion_length": 4}),
+      "no key config.max_completion_length; for TRL's max_completion_length, "
+      "did you mean config.sampling.max_new_tokens?",
+    ),
+    (
+      "",
+      dict(keys={"data.tasks": {"a.b": {"module": "file"}}}),
+      "config.data.tasks: the name 'a.b' must be a text without a dot",
+    ),
+    (
+      "",
+      dict(keys={"data.tasks": {"s": {"module": "file", "file": "x"}}}),
+      "no key config.data.tasks.s.file; options of a task go into options, as "
+      'in {"options": {"file": ...}}',
+    ),
     ("tiny", dict(keys={5: 1}), "keys = {5: 1}: must be a dict"),
     ("tiny", dict(method=5), "method = 5: must be a name"),
     (5, {}, "config = 5: must be the name or path"),
@@ -227,6 +259,51 @@ def test_an_interrupted_script_goes_on_as_the_unbroken_one(
   assert again == broken and len(again.metrics()) == 3
 
 
+def test_a_function_is_tried_on_before_anything_is_sampled(
+  sums, tmp_path, monkeypatch
+):
+  def never(*_):
+    raise AssertionError("sampled")
+
+  monkeypatch.setattr(sampler.Engine, "generate", never)
+
+  def compute(completions, solution_str):
+    return [1.0] * len(completions)
+
+  (tmp_path / "mine.py").write_text("def right(completions):\n  return []\n")
+  for function, said in (
+    (compute, "compute cannot be called: .*'solution_str'; the arguments are"),
+    (f"{tmp_path}/mine.py:rihgt", "cannot be loaded: .*did you mean 'right'"),
+    (f"{tmp_path}/yours.py:right", "cannot be loaded: .*yours.py"),
+  ):
+    with pytest.raises(errors.InputError, match=said):
+      progrpo_jax.train(sums, tmp_path / "run", rewards=[function])
+
+
+def test_a_run_says_that_no_reward_counts_as_right(sums, tmp_path, capsys):
+  def graded(completions, **_):
+    return [0.5 * (i % 2) for i, _ in enumerate(completions)]
+
+  def doubled(completions, **_):
+    return [float(i % 3) for i, _ in enumerate(completions)]
+
+  def right(completions, **_):
+    return [float(i % 2) for i, _ in enumerate(completions)]
+
+  for function, said in (
+    (graded, "graded in a step was 0.5, and 1 or more counts as right: until"),
+    (
+      doubled,
+      "doubled in a step was 2, and 1 or more counts as right; if only",
+    ),
+    (right, None),
+  ):
+    progrpo_jax.train(sums, tmp_path / function.__name__, rewards=function)
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("counts as right") == (said is not None)
+    assert said is None or f"task sums: the highest value of {said}" in out
+
+
 def test_a_run_whose_rows_have_changed_goes_on_with_override(
   sums, tmp_path, capsys
 ):
@@ -291,6 +368,8 @@ def test_a_second_interrupt_ends_a_process_but_not_a_kernel():
 def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
   (tmp_path / "file").write_text("")
   c = config()
+  options = {"file": "a.json", "reward_functions": [len]}
+  own = config(data__tasks={"a": {"module": "file", "options": options}})
   for call, said in (
     (lambda: progrpo_jax.train(c, tmp_path / "file" / "run"), "cannot write"),
     (lambda: progrpo_jax.train(None, tmp_path / "no"), "holds no run yet"),
@@ -302,6 +381,12 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     (lambda: progrpo_jax.sample(tmp_path / "no", "1+1="), "no directory"),
     (lambda: progrpo_jax.sample(tmp_path, "1+1="), "is not a run, which"),
     (lambda: progrpo_jax.compare([tmp_path / "no"]), "no such workdir"),
+    (lambda: progrpo_jax.load_run(tmp_path / "file"), "file is a file: name"),
+    (
+      lambda: progrpo_jax.train(own, tmp_path / "x", rewards=[len]),
+      "task a: reward_functions takes names, not <built-in function len>; give "
+      "functions by rewards=[len]",
+    ),
     (lambda: progrpo_jax.train(c, tmp_path / "x", rewards=3), "rewards = 3: "),
     (lambda: progrpo_jax.sample(tmp_path, 5), "prompts = 5: must be a text"),
     (lambda: progrpo_jax.train(5, tmp_path / "x"), "config = 5: must be"),

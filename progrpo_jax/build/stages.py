@@ -540,6 +540,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
     max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
     carry=dynamic.enabled and dynamic.surplus == "carry",
     rephrase=asks,
+    say=foundation.view.message if foundation.view else _unseen,
   )
 
 

@@ -253,6 +253,18 @@ def function_labels(row: base.Row) -> list[str]:
   return functions.labels(row.meta["functions"]) if _uses_functions(row) else []
 
 
+def decider(row: base.Row) -> int | None:
+  """Returns which of a row's reward functions decides by its value.
+
+  None where a verifier does by its verdict.
+  """
+  if not _uses_functions(row):
+    return None
+  meta = row.meta
+  index = functions.find_decider(meta["functions"], meta["correct_by"])
+  return None if meta["verifier"] and not index else index
+
+
 def check_functions(pool: pools.Pool, rows: Sequence[base.Row]) -> None:
   """Refuses reward functions that could not be called on rows.
 
