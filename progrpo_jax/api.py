@@ -9,7 +9,7 @@ checkpoint), a checkpoint of one, or a run that `train` or `load_run` returned.
 Errors are `errors.InputError`, with the sentences of the command line.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import os
@@ -55,7 +55,8 @@ def train(
   On many hosts every host calls this, and the first one writes.
 
   Args:
-    config: the config; None for that of the run in the workdir.
+    config: the config; None for that of the run in the workdir. A dict of keys
+      changes that one, or the defaults where the workdir holds no run.
     workdir: local directory or gs:// URL.
     rewards: reward functions f(prompts, completions, **columns) -> list of
       numbers, or their names, for the tasks of the module `file` that name
@@ -78,7 +79,7 @@ def train(
       the code is 75, as that of the command.
   """
   workdir = places.argument("workdir", workdir)
-  c = _of_run(workdir) if config is None else resolved(config)
+  c = _of_run(workdir) if config is None else resolved(config, workdir)
   rewards = _several(rewards)
   _start(c, workdir)
   places.check_output("--workdir", workdir)
@@ -101,7 +102,7 @@ def train(
     )
   if code != loop.DONE:
     raise SystemExit(code)
-  return run_lib.Run(places.place(workdir))
+  return run_lib.Run(places.fixed(workdir))
 
 
 def evaluate(
@@ -117,7 +118,7 @@ def evaluate(
   Args:
     policy: policy to evaluate; None for config.model.init_from.
     config: the config, with the problems and the settings of sampling; None for
-      that of the policy's run.
+      that of the policy's run, of which a dict changes keys.
     workdir: directory for eval.jsonl and the samples, which `compare` takes as
       its base, or None.
     output: JSON file for what is returned, or None.
@@ -232,7 +233,7 @@ def load_policy(
   Args:
     policy: the policy; None for config.model.init_from.
     config: the config, with the settings of sampling; None for that of the
-      policy's run.
+      policy's run, of which a dict changes keys.
 
   Raises:
     InputError: the config or the policy cannot be used.
@@ -280,7 +281,8 @@ def sample(
   Args:
     policy: policy that answers.
     prompts: a text of the user, or a row of a task; or several in a list.
-    config: the config, for a policy that is given by its place.
+    config: the config, as `load_policy` takes it; None for a policy that
+      `load_policy` returned, which has its own.
     n: answers to each prompt.
     temperature: 0 is greedy; None takes the config's.
     reply: function of a conversation, a list of messages that ends with a turn
@@ -294,22 +296,19 @@ def sample(
   Raises:
     InputError: the policy, a prompt or a number cannot be used.
   """
-  alone = isinstance(prompts, str | tasks.Row)
-  if not alone and not isinstance(prompts, Iterable):
-    raise errors.InputError(
-      f"prompts = {prompts!r}: must be a text, a row of a task, or several"
-    )
-  if isinstance(policy, run_lib.Run) and config is None:
+  listed = answers.listed(prompts)
+  if isinstance(policy, answers.Responder):
+    if config is not None:
+      raise errors.InputError(
+        "config: this policy is in memory, with the config that load_policy"
+        " took; give load_policy another one, or sample the policy's place"
+      )
+  elif isinstance(policy, run_lib.Run) and config is None:
     policy = policy.policy()
-  elif not isinstance(policy, answers.Responder):
+  else:
     policy = load_policy(policy, config)
-  texts = policy.sample(
-    [prompts] if alone else list(prompts),
-    n=n,
-    temperature=temperature,
-    reply=reply,
-  )
-  return texts[0] if alone else texts
+  texts = policy.sample(listed, n=n, temperature=temperature, reply=reply)
+  return texts[0] if answers.is_one(prompts) else texts
 
 
 def compare(
@@ -372,21 +371,21 @@ def warmup(config: Config, output: Path) -> str:
   return output
 
 
-def resolved(config: Config) -> ml_collections.ConfigDict:
+def resolved(
+  config: Config, place: str | None = None
+) -> ml_collections.ConfigDict:
   """Returns a config in any of its forms as a checked copy.
 
   Args:
-    config: config, file, name, or dict of keys over the defaults.
+    config: config, file, name, or dict of keys.
+    place: workdir or policy; where it is a run's, a dict changes the keys of
+      that run's config, and else those of the defaults.
 
   Raises:
     InputError: no such file or key, or a value out of range.
   """
-  if isinstance(config, ml_collections.ConfigDict):
-    c = config.copy_and_resolve_references().lock()
-    checks.check_keys(c)
-    return c
   if isinstance(config, Mapping):
-    return files.make_config(keys=config)
+    return files.make_config(files.of_run(place) or "", keys=config)
   return files.make_config(config)
 
 
@@ -406,7 +405,7 @@ def _of_policy(
   """Returns the config of a policy that is only read."""
   place = None if policy is None else places.argument("policy", policy)
   if config is not None:
-    c = resolved(config)
+    c = resolved(config, place)
   else:
     c = _of_run(place, is_policy=True)
   c = files.without_training(c)

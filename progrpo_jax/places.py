@@ -82,6 +82,8 @@ def is_remote(path: str | os.PathLike) -> bool:
 def argument(name: str, value: object) -> str:
   """Returns the text of a path that Python code gave as an argument.
 
+  A local one that begins with ~ is in the user's home, as in a shell.
+
   Args:
     name: name of the argument, for messages.
     value: the argument.
@@ -91,7 +93,17 @@ def argument(name: str, value: object) -> str:
   """
   if not isinstance(value, str | os.PathLike):
     raise errors.InputError(f"{name} = {value!r:.100}: must be a path")
-  return os.fspath(value)
+  path = os.fspath(value)
+  return path if is_remote(path) else os.path.expanduser(path)
+
+
+def fixed(path: str | os.PathLike) -> epath.Path:
+  """Returns a place that stays where it is when the working directory changes.
+
+  Raises:
+    InputError, RunError: as for `place`.
+  """
+  return place(path if is_remote(path) else os.path.abspath(path))
 
 
 def place(path: str | os.PathLike) -> epath.Path:
@@ -105,12 +117,12 @@ def place(path: str | os.PathLike) -> epath.Path:
   path = os.fspath(path)
   if not is_remote(path):
     return epath.Path(path)
-  try:
-    remote = epath.Path(path)
-  except KeyError as e:
+  kind = path.partition("://")[0]
+  if kind != "gs":
     raise errors.InputError(
-      f"{path}: {e} is no kind of place; use gs:// or a local path"
-    ) from e
+      f"{path}: '{kind}://' is no kind of place; use gs:// or a local path"
+    )
+  remote = epath.Path(path)
   with reaching(path):
     # The first use imports the client and opens a connection: errors of both
     # surface here.

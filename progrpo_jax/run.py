@@ -29,6 +29,8 @@ from progrpo_jax.tasks import base
 _SHOWN_ROWS, _SHOWN_COLUMNS = 10, 12
 # Groups of config keys that `Run.sample` needs.
 _NEEDED = ("model", "data", "sampling", "algo", "seed")
+# Files of which a workdir has one.
+_RECORDS = (metrics_lib.METRICS, metrics_lib.EVALS)
 
 
 class Table:
@@ -287,7 +289,7 @@ class Run:
 
   def sample(
     self,
-    prompts: str | Sequence[str | base.Row],
+    prompts: str | base.Row | Sequence[str | base.Row],
     n: int = 4,
     step: int | None = None,
     temperature: float | None = None,
@@ -297,20 +299,21 @@ class Run:
     The same prompts get the same answers. `policy` has more options.
 
     Args:
-      prompts: one text or several, or rows of tasks.
+      prompts: a text, or a row of a task; or several in a list.
       n: number of answers per prompt.
       step: step of a checkpoint; None for the newest.
       temperature: sampling temperature; 0 is greedy, None takes that of
         training.
 
     Returns:
-      One list of n texts per prompt.
+      One list of n texts per prompt, also where there is one prompt alone,
+      for which `progrpo_jax.sample` returns its n texts.
 
     Raises:
       InputError: there is no such checkpoint (the message names the existing
         ones), or `Responder.converse` refuses an argument.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = answers.listed(prompts)
     return self.policy(step).sample(prompts, n=n, temperature=temperature)
 
   def policy(self, step: int | None = None) -> answers.Responder:
@@ -379,17 +382,29 @@ def load_run(workdir) -> Run:
   Raises:
     InputError: there is no such directory, or it is not a workdir.
   """
-  path = places.place(places.argument("workdir", workdir))
+  path = places.fixed(places.argument("workdir", workdir))
   if not path.is_dir():
+    if path.exists():
+      raise errors.InputError(
+        f"{workdir} is a file: name the workdir of a run, the directory that"
+        " `progrpo train --workdir` was given"
+      )
     raise errors.InputError(f"no such workdir: {workdir}")
-  records = (metrics_lib.METRICS, metrics_lib.EVALS)
-  described = (path / policy_lib.MODEL_DIR / "config.json").exists()
-  if not described and not any(lines.files(path / name) for name in records):
+  if not _is_run(path):
+    inner = sorted(p for p in path.iterdir() if _is_run(p))
+    hint = f"; it has runs in it, such as {inner[0]}" if inner else ""
     raise errors.InputError(
       f"{workdir} is not the workdir of a run: it holds neither "
-      f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(records)}"
+      f"{policy_lib.MODEL_DIR}/config.json nor {' nor '.join(_RECORDS)}{hint}"
     )
   return Run(path)
+
+
+def _is_run(path: epath.Path) -> bool:
+  """Returns whether a directory is a workdir."""
+  return (path / policy_lib.MODEL_DIR / "config.json").exists() or any(
+    lines.files(path / name) for name in _RECORDS
+  )
 
 
 def _frozen(values) -> np.ndarray:

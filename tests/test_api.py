@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import gc
 import http.server
 import io
@@ -112,6 +113,26 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
   assert c.data.tasks.countdown.weight == 2.0
   assert api.resolved({"seed": 3}).seed == 3
   assert api.resolved(pathlib.Path(SMALL)).train.total_steps == 4
+  made = progrpo_jax.config(c, keys={"train.total_steps": 9})
+  assert made.train.total_steps == 9 and made.method == c.method
+  assert c.train.total_steps != 9 and made.is_locked
+  assert progrpo_jax.config(method="GRPO").to_dict() == (
+    progrpo_jax.config(method="grpo").to_dict()
+  )
+  spec = {"module": "file", "options": {"file": pathlib.Path("a.json")}}
+  made = progrpo_jax.config(
+    keys={
+      "train.total_steps": np.int64(20),
+      "sampling.temperature": np.float32(0.5),
+      "log.tensorboard": np.bool_(False),
+      "data.tasks": {"s": {**spec, "weight": np.float64(2)}},
+    }
+  )
+  assert made.train.total_steps == 20 and made.sampling.temperature == 0.5
+  assert made.log.tensorboard is False and made.data.tasks.s.weight == 2
+  assert made.data.tasks.s.options.file == "a.json"
+  made = progrpo_jax.config({"seed": 3}, method="dapo", keys={"seed": 4})
+  assert made.seed == 4 and made.method == "dapo"
   # A copy: what a call changes stays with it.
   assert api.resolved(c) is not c and api.resolved(c).to_dict() == c.to_dict()
 
@@ -129,10 +150,33 @@ def test_a_config_is_of_a_name_a_file_or_keys(config, tmp_path):
     ("", dict(keys={"train.total_steps": "x"}), "'x' is not of type int"),
     ("", dict(keys={"train.total_steps": 1.5}), "total_steps = 1.5: must be"),
     ("tiny", dict(keys=["a"]), "keys = ['a']: must be a dict"),
+    (
+      "",
+      dict(keys={"max_completion_length": 4}),
+      "no key config.max_completion_length; for TRL's max_completion_length, "
+      "did you mean config.sampling.max_new_tokens?",
+    ),
+    (
+      "",
+      dict(keys={"data.tasks": {"a.b": {"module": "file"}}}),
+      "config.data.tasks: the name 'a.b' must be a text without a dot",
+    ),
+    (
+      "",
+      dict(keys={"data.tasks": {"s": {"module": "file", "file": "x"}}}),
+      "no key config.data.tasks.s.file; options of a task go into options, as "
+      'in {"options": {"file": ...}}',
+    ),
     ("tiny", dict(keys={5: 1}), "keys = {5: 1}: must be a dict"),
     ("tiny", dict(method=5), "method = 5: must be a name"),
     (5, {}, "config = 5: must be the name or path"),
     (None, {}, "config = None: must be the name or path"),
+    ({5: 1}, {}, "keys = {5: 1}: must be a dict"),
+    (
+      progrpo_jax.config(),
+      dict(method="grpo"),
+      "method = 'grpo': this config is made already",
+    ),
   ],
 )
 def test_a_config_that_cannot_be_names_what_to_mend(source, options, said):
@@ -215,6 +259,51 @@ def test_an_interrupted_script_goes_on_as_the_unbroken_one(
   assert again == broken and len(again.metrics()) == 3
 
 
+def test_a_function_is_tried_on_before_anything_is_sampled(
+  sums, tmp_path, monkeypatch
+):
+  def never(*_):
+    raise AssertionError("sampled")
+
+  monkeypatch.setattr(sampler.Engine, "generate", never)
+
+  def compute(completions, solution_str):
+    return [1.0] * len(completions)
+
+  (tmp_path / "mine.py").write_text("def right(completions):\n  return []\n")
+  for function, said in (
+    (compute, "compute cannot be called: .*'solution_str'; the arguments are"),
+    (f"{tmp_path}/mine.py:rihgt", "cannot be loaded: .*did you mean 'right'"),
+    (f"{tmp_path}/yours.py:right", "cannot be loaded: .*yours.py"),
+  ):
+    with pytest.raises(errors.InputError, match=said):
+      progrpo_jax.train(sums, tmp_path / "run", rewards=[function])
+
+
+def test_a_run_says_that_no_reward_counts_as_right(sums, tmp_path, capsys):
+  def graded(completions, **_):
+    return [0.5 * (i % 2) for i, _ in enumerate(completions)]
+
+  def doubled(completions, **_):
+    return [float(i % 3) for i, _ in enumerate(completions)]
+
+  def right(completions, **_):
+    return [float(i % 2) for i, _ in enumerate(completions)]
+
+  for function, said in (
+    (graded, "graded in a step was 0.5, and 1 or more counts as right: until"),
+    (
+      doubled,
+      "doubled in a step was 2, and 1 or more counts as right; if only",
+    ),
+    (right, None),
+  ):
+    progrpo_jax.train(sums, tmp_path / function.__name__, rewards=function)
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("counts as right") == (said is not None)
+    assert said is None or f"task sums: the highest value of {said}" in out
+
+
 def test_a_run_whose_rows_have_changed_goes_on_with_override(
   sums, tmp_path, capsys
 ):
@@ -279,6 +368,8 @@ def test_a_second_interrupt_ends_a_process_but_not_a_kernel():
 def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
   (tmp_path / "file").write_text("")
   c = config()
+  options = {"file": "a.json", "reward_functions": [len]}
+  own = config(data__tasks={"a": {"module": "file", "options": options}})
   for call, said in (
     (lambda: progrpo_jax.train(c, tmp_path / "file" / "run"), "cannot write"),
     (lambda: progrpo_jax.train(None, tmp_path / "no"), "holds no run yet"),
@@ -290,6 +381,12 @@ def test_bad_input_has_the_sentences_of_the_command(config, tmp_path, capsys):
     (lambda: progrpo_jax.sample(tmp_path / "no", "1+1="), "no directory"),
     (lambda: progrpo_jax.sample(tmp_path, "1+1="), "is not a run, which"),
     (lambda: progrpo_jax.compare([tmp_path / "no"]), "no such workdir"),
+    (lambda: progrpo_jax.load_run(tmp_path / "file"), "file is a file: name"),
+    (
+      lambda: progrpo_jax.train(own, tmp_path / "x", rewards=[len]),
+      "task a: reward_functions takes names, not <built-in function len>; give "
+      "functions by rewards=[len]",
+    ),
     (lambda: progrpo_jax.train(c, tmp_path / "x", rewards=3), "rewards = 3: "),
     (lambda: progrpo_jax.sample(tmp_path, 5), "prompts = 5: must be a text"),
     (lambda: progrpo_jax.train(5, tmp_path / "x"), "config = 5: must be"),
@@ -419,6 +516,63 @@ def test_answers_are_the_run_s(trained, small):
     progrpo_jax.sample(base, "1+2=", temperature=0)
     == step0.sample(["1+2="], temperature=0)[0]
   )
+
+
+class Frame(list):
+  """What a table is: a loop over it gives the names of its columns."""
+
+  columns = ("prompt",)
+
+
+def test_what_is_no_list_of_prompts_is_refused(trained):
+  policy = trained.policy()
+  for prompts in ({"prompt": "1+2="}, {"1+2="}, b"1+2=", Frame(["prompt"]), 3):
+    for call in (
+      functools.partial(progrpo_jax.sample, policy),
+      trained.sample,
+      policy.converse,
+    ):
+      with pytest.raises(errors.InputError, match="must be a text, a row of"):
+        call(prompts)
+  row = guess_number.load("validation", data_dir="", seed=0)[0]
+  row = dataclasses.replace(row, prompt="1+2=")
+  assert trained.sample(row, n=2) == trained.sample("1+2=", n=2)
+  assert policy.sample(f"{a}+2=" for a in (1,)) == policy.sample(["1+2="])
+  with pytest.raises(errors.InputError, match="config: this policy is in mem"):
+    progrpo_jax.sample(policy, "1+2=", config={"seed": 3})
+
+
+def test_a_dict_changes_keys_of_the_run_s_own_config(sums, trained, tmp_path):
+  own = trained.config
+  responder = progrpo_jax.load_policy(trained, {"sampling.top_k": 7})
+  assert responder.config.sampling.top_k == 7
+  with own.unlocked():
+    own.sampling.top_k = 7
+    own.model.init_from = str(trained.path)
+  assert responder.config.to_dict() == own.to_dict()
+  responder = progrpo_jax.load_policy(
+    trained.path / "checkpoints" / "2", {"seed": 5}
+  )
+  assert responder.config.data.tasks == own.data.tasks
+
+  def right(completions, **_):
+    return [1.0] * len(completions)
+
+  sums.train.total_steps = 1
+  progrpo_jax.train(sums, tmp_path / "run", rewards=right)
+  run = progrpo_jax.train(
+    {"train.total_steps": 2}, tmp_path / "run", rewards=right
+  )
+  assert len(run.metrics()) == 2
+
+
+def test_many_questions_are_asked_in_batches_and_answered_the_same(trained):
+  prompts = [f"{a}+2=" for a in range(1, 6)]
+  few = trained.policy().config.copy_and_resolve_references()
+  assert not few.sampling.batch_prompts
+  few.eval.batch_prompts = 2
+  policy = dataclasses.replace(trained.policy(), config=few)
+  assert policy.sample(prompts, n=2) == trained.sample(prompts, n=2)
 
 
 def test_one_question_is_not_decoded_as_a_batch_of_training(

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from progrpo_jax.algos import advantages, aggregate, correction, losses
-from progrpo_jax.rewards import functions
-from progrpo_jax.settings import defaults
+from progrpo_jax.rewards import functions, pool
+from progrpo_jax.settings import checks, defaults
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs/from_trl.md"
 # Fields of trl.GRPOConfig, version 1.16.
@@ -100,6 +100,12 @@ def test_every_key_of_ours_exists(key):
     group = group[name]
 
 
+def test_options_of_other_names_are_found_by_them():
+  for option, key in checks.OF_TRL.items():
+    (here,) = [here for theirs, here, _ in ROWS if f"`{option}`" in theirs]
+    assert f"`{key}`" in here, option
+
+
 def test_our_defaults_are_what_the_page_says():
   config = defaults.get_config()
   clip = inspect.signature(losses.clip).parameters
@@ -131,6 +137,24 @@ def test_every_value_of_ours_is_a_function(module, option):
   (note,) = [note for theirs, _, note in ROWS if f"`{option}`" in theirs]
   values = re.findall(r'`"(\w+)"`', note)
   assert values and all(callable(getattr(module, v)) for v in values)
+
+
+def test_a_reward_function_of_verl_judges_a_batch():
+  def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    assert data_source == "sums" and extra_info in (None, {"index": 1})
+    return float(solution_str == ground_truth)
+
+  names = {"compute_score": compute_score}
+  exec(re.search(r"```python\n(.*?)```", OF_VERL, re.DOTALL)[1], names)
+  answers = [[{"role": "assistant", "content": text}] for text in ("3", "4")]
+  columns = {"data_source": ["sums"] * 2, "ground_truth": ["3", "3"]}
+  for more in ({}, {"extra_info": [{"index": 1}] * 2}):
+    batch = functions.Batch([[]] * 2, answers, columns | more)
+    objects = {"score": names["score"]}
+    with pool.Pool(workers=1, objects=objects) as here:
+      functions.check(here, ["score"], batch.columns)
+      judged = functions.evaluate(here, functions.Rule(["score"]), batch)
+    assert judged.values == [(1.0,), (0.0,)]
 
 
 def test_every_argument_of_a_reward_function_is_told():

@@ -27,6 +27,22 @@ def test_is_remote(path, remote):
   assert places.is_remote(path) == remote
 
 
+@pytest.mark.parametrize("path", ["s3://bucket/run", "hf://a/b", "file:///a"])
+def test_no_other_kind_of_place_is_tried(path):
+  with pytest.raises(errors.InputError, match="is no kind of place; use gs://"):
+    places.place(path)
+
+
+def test_a_tilde_is_home_and_a_place_stays(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert places.argument("workdir", "~/run") == f"{tmp_path}/run"
+  assert places.argument("workdir", epath.Path("~/run")) == f"{tmp_path}/run"
+  assert places.argument("workdir", "gs://b/~") == "gs://b/~"
+  assert places.argument("workdir", "runs/~a") == "runs/~a"
+  monkeypatch.chdir(tmp_path)
+  assert places.fixed("run") == tmp_path / "run"
+
+
 def test_local_places_need_not_exist(tmp_path):
   path = places.place(tmp_path / "a" / "b")
   places.check_bucket(path)

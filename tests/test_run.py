@@ -226,9 +226,21 @@ def test_places_that_are_no_runs(tmp_path, small, make_run):
     with pytest.raises(errors.InputError, match=said):
       run.load_run(place)
   workdir = make_run(steps=2)
+  with pytest.raises(errors.InputError, match=f"such as {workdir}"):
+    run.load_run(workdir.parent)
   (workdir / "config.json").unlink()
   with pytest.raises(errors.InputError, match="holds no config.json"):
     run.load_run(str(workdir)).sample("1+2=")
+
+
+def test_a_run_stays_where_it_is(make_run, monkeypatch):
+  workdir = make_run(steps=2)
+  monkeypatch.chdir(workdir.parent)
+  found = run.load_run(workdir.name)
+  monkeypatch.chdir("/")
+  assert len(found.metrics()) == 2
+  monkeypatch.setenv("HOME", str(workdir.parent))
+  assert run.load_run(f"~/{workdir.name}") == found
 
 
 def test_a_run_with_parts_missing(make_run):

@@ -1,6 +1,6 @@
 """Answers of a policy to prompts that people write, sampled as in training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 import contextlib
 import dataclasses
 import math
@@ -78,7 +78,7 @@ class Responder:
     first: int = 0,
     reply: Reply | None = None,
   ) -> list[list[list[Message]]]:
-    """Answers each prompt n times, in batches as `sampling.batch_prompts` says.
+    """Answers each prompt n times, in batches of `sampling.batch_prompts`.
 
     Where `config.sampling.max_turns` allows it, the policy is replied to after
     a turn that it ended by itself, and goes on.
@@ -116,9 +116,9 @@ class Responder:
         f"config.sampling.max_turns = {c.sampling.max_turns}: a reply needs a "
         "second turn to be read in"
       )
-    if not prompts:
+    rows = [_row(prompt) for prompt in listed(prompts)]
+    if not rows:
       return []
-    rows = [_row(prompt) for prompt in prompts]
     with self._replies(rows, reply) as replies:
       rollout = turns.sample(
         sampler.Engine(policy.config, policy.params, self.mesh),
@@ -130,8 +130,11 @@ class Responder:
           num_generations=n,
           temperature=temperature,
           # A batch of training is filled up to its size; a few questions are
-          # not.
-          batch_prompts=min(c.sampling.batch_prompts, len(rows)),
+          # not. Where training draws all of a round at once, many questions
+          # are asked as an evaluation asks them.
+          batch_prompts=min(
+            c.sampling.batch_prompts or c.eval.batch_prompts, len(rows)
+          ),
         ),
         policy.tokenizer,
         replies,
@@ -233,6 +236,32 @@ def encode(
     for row in rows
   ]
   return prompts_lib.pad(rows, encoded, range(first, first + len(rows)), width)
+
+
+def is_one(prompts: object) -> bool:
+  """Returns whether what was asked is one prompt, and no list of them."""
+  return isinstance(prompts, str | base.Row)
+
+
+def listed(prompts: Any) -> list[Any]:
+  """Returns one prompt or several as a list.
+
+  Raises:
+    InputError: they are neither. Of a dict or a table, for one, a loop would
+      ask the names of its columns.
+  """
+  if is_one(prompts):
+    return [prompts]
+  if (
+    not isinstance(prompts, Iterable)
+    or isinstance(prompts, Mapping | Set | bytes | bytearray)
+    or hasattr(prompts, "columns")
+  ):
+    raise errors.InputError(
+      f"prompts = {prompts!r:.100}: must be a text, a row of a task, or several"
+      " in a list"
+    )
+  return list(prompts)
 
 
 def _row(prompt: str | base.Row) -> base.Row:

@@ -5,6 +5,7 @@ is the import path of a function of the user's own, "module.function" or, as of
 reward functions, "module:function". There is no registry.
 """
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
@@ -103,20 +104,28 @@ def make_advantage(c):
         f"a batch has {', '.join(advantage_lib.INPUTS)}"
       )
   if "valid_PG" not in inspect.signature(function).parameters:
-    function = _with_means(function)
+    function = _with_means(function, name)
   _try(function, name, c)
   return function
 
 
-def _with_means(function):
-  """A function that knows no `valid_PG`, with means for unknown rewards."""
+def _with_means(function, name: str):
+  """A function that knows no `valid_PG`, with means for unknown rewards.
+
+  Args:
+    function: function of some of `learn.advantage.INPUTS`.
+    name: its name in the config.
+  """
   names = advantage_lib.reads(function)
 
   def with_means(reward_PG, valid_PG, **others):
     mean_P1 = ops.masked_mean(reward_PG, valid_PG, axis=1)[:, None]
     filled_PG = jnp.where(valid_PG, reward_PG, mean_P1)
     known = others | ({"reward_PG": filled_PG} if "reward_PG" in names else {})
-    return jnp.where(valid_PG, function(**known), 0.0)
+    out_PG = function(**known)
+    # Before the line below, which would stretch a smaller one.
+    _check_advantage(out_PG, name, valid_PG.shape)
+    return jnp.where(valid_PG, out_PG, 0.0)
 
   with_means.__signature__ = inspect.Signature(
     [
@@ -157,11 +166,36 @@ def _try(function, name: str, c) -> None:
     raise errors.InputError(
       f"config.algo.advantage = {name!r} cannot run with this config: {e}"
     ) from e
-  if getattr(out, "shape", None) != (2, group):
+  _check_advantage(out, name, (2, group))
+
+
+def _check_advantage(out, name: str, shape: tuple[int, int]) -> None:
+  """Refuses what is not one number for each response.
+
+  Args:
+    out: what an advantage returned.
+    name: its name in the config.
+    shape: (P, G).
+
+  Raises:
+    InputError: it is no array of this shape.
+  """
+  if getattr(out, "shape", None) != shape:
     raise errors.InputError(
-      f"config.algo.advantage = {name!r} returns {out}, not one number for "
-      "each response, [P, G]"
+      f"config.algo.advantage = {name!r} returns {_kind(out)}, not one number "
+      f"for each response, an array [P, G] like reward_PG, here {list(shape)}"
     )
+
+
+def _kind(value: Any) -> str:
+  """Says what a function of the user returned: shapes, but no numbers."""
+  if value is None:
+    return "None"
+  if hasattr(value, "shape"):
+    return f"an array {list(value.shape)}" if value.shape else "a single number"
+  if isinstance(value, tuple):
+    return f"({', '.join(map(_kind, value))})"
+  return errors.kind(value)
 
 
 def needs_scores(c) -> bool:
@@ -258,10 +292,10 @@ def make_objective(c):
   Raises:
     InputError: the loss reads something that this config does not provide.
   """
-  average = resolve(aggregate, c.algo.aggregate)
+  average, loss = resolve(aggregate, c.algo.aggregate), make_loss(c)
   goal = functools.partial(
     objective.objective,
-    loss_fn=make_loss(c),
+    loss_fn=loss,
     aggregate_fn=bind(average, {"length": c.sampling.max_new_tokens}),
     kl_fn=resolve(kl, c.algo.kl),
     beta=c.algo.beta,
@@ -269,15 +303,59 @@ def make_objective(c):
   )
   try:
     with _of_its_author(c.algo.loss):
-      jax.eval_shape(goal, _example(c))
+      example = _example(c)
+      _check_loss(
+        jax.eval_shape(loss, example), c.algo.loss, example.mask_BT.shape
+      )
+      jax.eval_shape(goal, example)
   except errors.InputError:
     raise
   except (TypeError, ValueError, AssertionError) as e:
+    hint = (
+      " (FlowRL needs algo.partition_head and algo.hold_reference)"
+      if c.algo.loss == "flowrl"
+      else ""
+    )
     raise errors.InputError(
       f"config.algo.loss = {c.algo.loss!r} cannot run with this config: "
-      f"{e} (FlowRL needs algo.partition_head and algo.hold_reference)"
+      f"{e}{hint}"
     ) from e
   return goal
+
+
+def _check_loss(out, name: str, shape: tuple[int, int]) -> None:
+  """Refuses what is not a loss of each token with metrics.
+
+  Args:
+    out: shapes of what the loss returned.
+    name: its name in the config.
+    shape: (B, T).
+
+  Raises:
+    InputError: the message names the function, and the metric.
+  """
+  head = f"config.algo.loss = {name!r}"
+  is_pair = isinstance(out, tuple | list) and len(out) == 2
+  if not is_pair or not isinstance(out[1], Mapping):
+    raise errors.InputError(
+      f"{head} returns {_kind(out)}, not (loss_BT, metrics): a loss of each "
+      "token, and a dict of pairs (sum, count), which may be empty"
+    )
+  loss_BT, metrics = out
+  if getattr(loss_BT, "shape", None) != shape:
+    raise errors.InputError(
+      f"{head} returns {_kind(loss_BT)} as its loss, not one number for each "
+      f"token, an array [B, T] like mask_BT, here {list(shape)}; "
+      "config.algo.aggregate averages them"
+    )
+  for metric, pair in metrics.items():
+    if not isinstance(pair, tuple | list) or (
+      [getattr(number, "shape", None) for number in pair] != [(), ()]
+    ):
+      raise errors.InputError(
+        f"{head}: its metric {metric!r} is {_kind(pair)}, not a pair of numbers"
+        " (sum, count), of which the mean is logged"
+      )
 
 
 def _of_its_author(name: str):

@@ -15,7 +15,7 @@ from progrpo_jax.devices import hosts, sharding
 from progrpo_jax.evaluators import creativity, held_out
 from progrpo_jax.rewards import functions, thinking
 from progrpo_jax.rewards import pool as pool_lib
-from progrpo_jax.rollout import decoding
+from progrpo_jax.rollout import decoding, verify
 from progrpo_jax.rollout import prompts as prompts_lib
 from progrpo_jax.settings import derived, isolation
 from progrpo_jax.tasks import base as tasks
@@ -25,6 +25,8 @@ from progrpo_jax.tasks import base as tasks
 # that an accelerator reads of its memory, to the order of magnitude.
 _PROGRAM_S = 0.15
 _MEMORY_RATE = 1e12
+# Draws of a run that are looked at before it begins.
+_LOOKED_AT = 256
 
 
 def make_prompter(c, tokenizer, split: str) -> prompts_lib.Prompter:
@@ -105,8 +107,11 @@ def give_rewards(
     (config that names them, the objects by name), for `stages.make_setup`.
 
   Raises:
-    InputError: no task takes one of them, or two have the same name.
+    InputError: no task takes one of them, two have the same name, or a task
+      has functions where their names belong.
   """
+  for label, spec in c.data.tasks.items():
+    _check_names(label, spec.get("options", {}).get("reward_functions"))
   objects = functions.by_name([f for f in rewards if not isinstance(f, str)])
   if not rewards:
     return c, {}
@@ -140,6 +145,16 @@ def give_rewards(
       " task, or the argument"
     )
   return c, objects
+
+
+def _check_names(label: str, names: Any) -> None:
+  """Refuses functions in the options of a task."""
+  for name in names if isinstance(names, list | tuple) else [names]:
+    if callable(name):
+      raise errors.InputError(
+        f"task {label}: reward_functions takes names, not {name!r:.60}; give "
+        f"functions by rewards=[{getattr(name, '__name__', 'f')}]"
+      )
 
 
 def make_pool(
@@ -181,6 +196,19 @@ def reader(c, opens_thought: bool) -> Callable[[str], str | None]:
   return functools.partial(
     thinking.answer, mode=c.rewards.thinking, inside=opens_thought
   )
+
+
+def check_functions(
+  pool: pool_lib.Pool, prompter: prompts_lib.Prompter
+) -> None:
+  """Refuses reward functions that cannot be called, before a run samples.
+
+  Raises:
+    InputError: a function cannot be loaded, or its arguments do not fit.
+    Preempted: the run was asked to stop.
+  """
+  rows = [prompter.source.row(draw) for draw in range(_LOOKED_AT)]
+  verify.check_functions(pool, rows)
 
 
 def make_settings(c, stop_ids: Sequence[int], **changes) -> decoding.Settings:
@@ -261,8 +289,9 @@ def make_evaluators(
   """Returns an evaluator for each task, on its validation split.
 
   Raises:
-    InputError: a published test set would lose problems, or a number of
-      problems does not divide over the mesh.
+    InputError: a published test set would lose problems, a number of problems
+      does not divide over the mesh, or a reward function cannot be called.
+    Preempted: the pool was asked to stop.
   """
   e = c.eval
   sampling = make_settings(
@@ -298,11 +327,13 @@ def make_evaluators(
     alone = _alone(c, name)
     prompter = make_prompter(alone, tokenizer, "validation")
     check_whole(alone, tokenizer, prompter.source)
+    batches = prompter.first(e.num_problems, e.batch_prompts)
+    verify.check_functions(pool, [row for b in batches for row in b.rows])
     evaluators.append(
       held_out.HeldOut(
         name=name,
         settings=settings,
-        prompts=prompter.first(e.num_problems, e.batch_prompts),
+        prompts=batches,
         left_out=sum(out for out, _ in prompter.left_out.values()),
         refused=prompter.source.refused,
       )
@@ -364,10 +395,6 @@ def check_whole(c, tokenizer, source: prompts_lib.PromptSource) -> None:
       "has, or set config.eval.partial_sets=True to evaluate the others "
       "alone"
     )
-
-
-# Draws of a run that are looked at for a chat's markup.
-_LOOKED_AT = 256
 
 
 def all_notes(c, prompter: prompts_lib.Prompter, evaluators) -> list[str]:

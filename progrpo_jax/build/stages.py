@@ -481,6 +481,7 @@ def make_stages(c: ml_collections.ConfigDict, foundation: Foundation) -> Stages:
   check_positions(c, foundation.model, teacher)
   prompter = problems.make_prompter(c, foundation.tokenizer, "train")
   prompter.check()
+  problems.check_functions(foundation.pool, prompter)
   coefs = make_coefs(c)
   return Stages(
     config=c.to_json_best_effort(),
@@ -557,6 +558,7 @@ def _collect(c, foundation: Foundation, prompter) -> collect_lib.Collect:
     max_rounds=dynamic.max_rounds if dynamic.enabled else 1,
     carry=dynamic.enabled and dynamic.surplus == "carry",
     rephrase=asks,
+    say=foundation.view.message if foundation.view else _unseen,
   )
 
 

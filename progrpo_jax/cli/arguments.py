@@ -1,6 +1,7 @@
 """Command lines: parsers, and reading the config with its overrides."""
 
 import argparse
+import os
 import re
 from typing import NoReturn
 
@@ -48,6 +49,9 @@ class Parser(argparse.ArgumentParser):
         value = key.read(text)
       except ValueError:
         value = text  # the refusal below says which type is needed
+      # A shell expands ~ in "--workdir ~/run", but not in "--workdir=~/run".
+      if isinstance(key, ranges.Place):
+        value = os.path.expanduser(value)
       refusal = key.refusal(value)
       if refusal:
         raise argparse.ArgumentTypeError(f"{text!r} {refusal}")

@@ -5,10 +5,10 @@
 A function is named by "module:function" or "path/to/file.py:function" and is
 called on a whole batch, in a process of the pool. A function that Python code
 hands over as an object has a plain name and is called in this process. Both
-may be coroutines, or objects with `__call__`. Beside the prompts and
-completions, texts or lists of messages as the data has it, a function gets
-those of these arguments that its signature accepts: the other columns of the
-data, as lists; `completion_ids`; `trainer_state`; `log_extra(column, values)`,
+may be coroutines, or objects with `__call__`. A function gets those of these
+arguments that its signature accepts: prompts and completions, texts or lists of
+messages as the data has it; the other columns of the data, as lists;
+`completion_ids`; `trainer_state`; `log_extra(column, values)`,
 which adds a column to the saved rollouts; and `log_metric(name, value)`. A
 value of None means that it has no opinion of a sample. Any other misbehaviour
 is an error that names the function.
@@ -52,6 +52,10 @@ RESERVED = (
   "log_metric",
 )
 _CALL = "progrpo_jax.rewards.functions:call"
+_REFUSAL = "progrpo_jax.rewards.functions:refusal"
+# Arguments of verl's reward functions, which are none of this package's.
+_OF_VERL = ("data_source", "solution_str")
+_POLL_S = 0.5  # interval between looks at a request to stop
 _MAX_ERROR = 700  # characters of the message of a user's error
 _RANGE = f"a number from {-scores.MAX_REWARD:g} to {scores.MAX_REWARD:g}"
 _ROUNDING = 1e-6  # tolerance at the threshold for rounding errors in values
@@ -161,6 +165,7 @@ def evaluate(
 
   Raises:
     InputError: a function fails, or the arguments do not fit together.
+    Preempted: the pool was asked to stop.
   """
   check_weights(rule.names, rule.weights)
   _check_columns(batch.columns)
@@ -184,7 +189,9 @@ def evaluate(
   )
   for name in names:
     if name in pool.objects:
-      outcomes[name] = _call_here(name, pool.objects[name], batch, deadline_s)
+      outcomes[name] = _call_here(
+        name, pool.objects[name], batch, deadline_s, pool.stop
+      )
   size = len(batch.completions)
   values: list[Sequence[float | None]] = []
   extra: list[dict[str, Any]] = [{} for _ in range(size)]
@@ -212,6 +219,53 @@ def evaluate(
         sample[column] = entry
   samples = list(zip(*values))  # from one list per function to one per sample
   return Judged(rule(samples, verdicts), samples, extra, metrics)
+
+
+def check(
+  pool: pools.Pool, names: Sequence[str], columns: Iterable[str]
+) -> None:
+  """Refuses functions that could not be called, before anything is sampled.
+
+  Args:
+    pool: pool that loads the functions, or has them as objects.
+    names: names of reward functions, without a verifier.
+    columns: names of the columns that the functions will get.
+
+  Raises:
+    RewardFunctionError: a function cannot be loaded, or its signature does not
+      fit these arguments.
+    Preempted: the pool was asked to stop.
+  """
+  columns = list(columns)
+  away = [name for name in names if name not in pool.objects]
+  outcomes = pool.run(
+    [
+      pools.Call(_REFUSAL, [name, columns], {}, f"reward function {name}")
+      for name in away
+    ],
+    deadline_s=pool.batch_deadline_s,
+  )
+  refusals = [
+    outcome.value if outcome.status == "ok" else outcome.reason
+    for outcome in outcomes
+  ] + [
+    _misfit(name, pool.objects[name], (*RESERVED, *columns))
+    for name in names
+    if name in pool.objects
+  ]
+  for message in filter(None, refusals):
+    raise RewardFunctionError(message)
+
+
+def refusal(name: str, columns: Sequence[str]) -> str:
+  """Says why a function could not be called, or ""; runs in a worker.
+
+  Args:
+    name: name of the function.
+    columns: names of the columns that it will get.
+  """
+  function, message = _loaded(name)
+  return message or _misfit(name, function, (*RESERVED, *columns))
 
 
 def score(
@@ -450,8 +504,14 @@ def call(
   batch = Batch(
     prompts, completions, columns, completion_ids, tuple(trainer_state)
   )
+  function, message = _loaded(name)
+  return {"error": message} if message else _apply(name, function, batch)
+
+
+def _loaded(name: str) -> tuple[Callable[..., Any] | None, str]:
+  """Returns a function by its name, or why it cannot be loaded."""
   try:
-    function = _resolve(name)
+    return _resolve(name), ""
   except (Exception, SystemExit) as error:
     hint = ""
     if ":" not in name:
@@ -459,20 +519,61 @@ def call(
         "; a plain name stands for a function that Python code hands over, as"
         " in progrpo_jax.train(config, workdir, rewards=[f])"
       )
-    return {
-      "error": f"reward function {name} cannot be loaded:"
-      f" {_described(error)}{hint}"
-    }
-  return _apply(name, function, batch)
+    return None, (
+      f"reward function {name} cannot be loaded: {_described(error)}{hint}"
+    )
+
+
+def _misfit(
+  name: str, function: Callable[..., Any], given: Iterable[str]
+) -> str:
+  """Says why a signature does not fit the arguments, or "".
+
+  Args:
+    name: name of the function.
+    function: function, coroutine or object to call.
+    given: names of all arguments that there are.
+  """
+  arguments = dict.fromkeys(given)
+  try:
+    signature = inspect.signature(function)
+  except (TypeError, ValueError):  # of a function in C, which does not say
+    return ""
+  try:
+    signature.bind(**_accepted(function, arguments))
+  except TypeError as error:
+    of_verl = [n for n in _OF_VERL if n in signature.parameters]
+    hint = (
+      f"; {' and '.join(of_verl)} are arguments of verl's reward functions:"
+      " docs/from_trl.md shows how one is called here"
+      if of_verl
+      else ""
+    )
+    return (
+      f"reward function {name} cannot be called: {error}; the arguments are"
+      f" {', '.join(arguments)}, by name: it gets those that it names, or all"
+      f" where it has **kwargs{hint}"
+    )
+  return ""
 
 
 def _call_here(
-  name: str, function: Callable[..., Any], batch: Batch, deadline_s: float
+  name: str,
+  function: Callable[..., Any],
+  batch: Batch,
+  deadline_s: float,
+  stop: Callable[[], bool],
 ) -> pools.Outcome:
   """Calls a function in this process; a thread of its own keeps the deadline.
 
   The thread cannot be killed; the run ends instead.
+
+  Raises:
+    Preempted: `stop` said so.
   """
+  # Through JSON, as a function in a worker gets it: what a call changes in a
+  # column reaches neither another sample of the group nor another step.
+  batch = Batch(*json.loads(json.dumps(batch)))
   results: list[dict[str, Any]] = []
   thread = threading.Thread(
     target=lambda: results.append(_apply(name, function, batch)),
@@ -480,8 +581,15 @@ def _call_here(
     daemon=True,
   )
   thread.start()
-  thread.join(deadline_s)
+  looks = max(1, math.ceil(deadline_s / _POLL_S))
+  for _ in range(looks):
+    thread.join(deadline_s / looks)
+    if not thread.is_alive() or stop():
+      break
   if thread.is_alive():
+    _give_up(name)
+    if stop():
+      raise errors.Preempted
     return pools.Outcome("timeout", None, "")
   if not results:
     return pools.Outcome(
@@ -520,31 +628,26 @@ def _apply(
   def log_metric(metric: str, value: float) -> None:
     metrics.append((str(metric), float(value)))
 
+  given = {
+    "prompts": batch.prompts,
+    "completions": batch.completions,
+    **batch.columns,
+    "trainer_state": pools.TrainerState(*batch.trainer_state),
+    "log_extra": log_extra,
+    "log_metric": log_metric,
+  }
+  if batch.completion_ids is not None:
+    given["completion_ids"] = batch.completion_ids
+  misfit = _misfit(name, function, given)
+  if misfit:
+    return {"error": misfit}
   try:
-    given = batch.columns | {
-      "trainer_state": pools.TrainerState(*batch.trainer_state),
-      "log_extra": log_extra,
-      "log_metric": log_metric,
-    }
-    if batch.completion_ids is not None:
-      given["completion_ids"] = batch.completion_ids
-    values = function(
-      prompts=batch.prompts,
-      completions=batch.completions,
-      **_accepted(function, given),
-    )
+    values = function(**_accepted(function, given))
     if inspect.isawaitable(values):
-      values = _loop(name).run_until_complete(values)
-  except (Exception, SystemExit) as error:
-    hint = ""
-    # The call itself failed, no line of the function.
-    if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
-      names = ", ".join(("prompts", "completions", *given))
-      hint = (
-        f"; the arguments are {names}, by name: it must take the first two, "
-        "and gets the others that it names, or all where it has **kwargs"
-      )
-    return {"error": f"{head} failed: {_described(error)}{hint}"}
+      values = _awaited(name, values)
+  except (Exception, SystemExit, asyncio.CancelledError) as error:
+    described = _described(error)
+    return {"error": f"{head} failed: {described}{_of_thread(described)}"}
   # Iterables that are not lists of rewards: a set has no order, and iterating
   # bytes gives numbers by accident.
   if isinstance(values, (Mapping, Set, str, bytes, bytearray)) or not (
@@ -580,6 +683,21 @@ def _described(error: BaseException) -> str:
     return serving.describe(error)
 
 
+def _of_thread(message: str) -> str:
+  """Says what to do where only a main thread may set an alarm, or ""."""
+  if threading.current_thread() is threading.main_thread() or not re.search(
+    r"main thread|signal\.alarm", message
+  ):
+    return ""
+  return (
+    "; a function that Python hands over is called in a thread. Math-Verify"
+    " works there with parse(..., parsing_timeout=None) and verify(...,"
+    " timeout_seconds=None); or let the verifier 'math' judge, or name the"
+    " function as 'file.py:function', which a process of its own calls in its"
+    " main thread"
+  )
+
+
 def _number(value: Any) -> float | None:
   """Returns a value as a float, None for None, NaN if it is not a number."""
   if value is None:
@@ -611,8 +729,27 @@ def _resolve(name: str) -> Callable[..., Any]:
   return serving.resolve(name)
 
 
-@functools.cache
-def _loop(name: str) -> asyncio.AbstractEventLoop:
-  """Event loop of a coroutine, kept so that its connections stay open."""
-  del name
-  return asyncio.new_event_loop()
+# Event loop of each coroutine, kept so that its connections stay open.
+_loops: dict[str, asyncio.AbstractEventLoop] = {}
+
+
+def _awaited(name: str, values: Any) -> Any:
+  """Returns the result of a coroutine."""
+  loop = _loops.get(name)
+  # One that runs belongs to a call that was given up.
+  if loop is None or loop.is_running():
+    loop = _loops[name] = asyncio.new_event_loop()
+  return loop.run_until_complete(values)
+
+
+def _give_up(name: str) -> None:
+  """Cancels a coroutine that is not waited for, and forgets its loop."""
+  loop = _loops.pop(name, None)
+  if loop is not None and loop.is_running():
+    loop.call_soon_threadsafe(_cancel, loop)
+
+
+def _cancel(loop: asyncio.AbstractEventLoop) -> None:
+  """Cancels all tasks of an event loop."""
+  for task in asyncio.all_tasks(loop):
+    task.cancel()

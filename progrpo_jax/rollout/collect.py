@@ -4,7 +4,7 @@ With dynamic sampling, groups that teach nothing are dropped and sampling goes
 on until the batch is full or the bound on rounds is reached.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import statistics
 
@@ -18,6 +18,10 @@ from progrpo_jax.devices import hosts, stopping
 from progrpo_jax.rollout import draw as draw_lib
 from progrpo_jax.rollout import measure, prompts, rewarding
 from progrpo_jax.rollout import rephrase as rephrase_lib
+
+# Steps done before what counts as right is looked at: once, and not before a
+# first step has shown that all works.
+_NOTED_AT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Collect:
     max_rounds: rounds of sampling at the most.
     carry: hand groups beyond the batch to the next step; False drops them.
     rephrase: RePO's stage, or None.
+    say: callback of a message to the user.
   """
 
   prompter: prompts.Prompter
@@ -63,6 +68,7 @@ class Collect:
   max_rounds: int = 1
   carry: bool = False
   rephrase: rephrase_lib.Rephrase | None = None
+  say: Callable[[str], None] = lambda _: None
 
   def __call__(
     self, params, progress: progress_lib.Progress
@@ -133,6 +139,9 @@ class Collect:
       metrics["perf/useful_share_sample"] = engine.tokens / engine.row_steps
     for name in rephrased[0] if rephrased else ():
       metrics[name] = statistics.mean(shares[name] for shares in rephrased)
+    if progress.step == _NOTED_AT:
+      for note in measure.threshold_notes(everything):
+        self.say(note)
     # Tokens carried over were counted when they were sampled.
     tokens = int(np.sum(everything.rollout.mask_BT)) if sampled else 0
     return Collected(batch, everything, metrics), dataclasses.replace(

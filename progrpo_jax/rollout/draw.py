@@ -126,12 +126,15 @@ class DrawGroups:
 @contextlib.contextmanager
 def _thread():
   """A thread; work that it has not begun when something fails is dropped."""
-  with futures.ThreadPoolExecutor(1, "verify") as thread:
-    try:
-      yield thread
-    except BaseException:
-      thread.shutdown(wait=False, cancel_futures=True)
-      raise
+  thread = futures.ThreadPoolExecutor(1, "verify")
+  try:
+    yield thread
+  except BaseException:
+    # Nor is the work that it has begun waited for, such as a function of the
+    # user that takes long: an interrupt is to stop at once.
+    thread.shutdown(wait=False, cancel_futures=True)
+    raise
+  thread.shutdown()
 
 
 def _has_failed(verdicts: list[futures.Future]) -> bool:

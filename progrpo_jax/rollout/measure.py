@@ -94,3 +94,48 @@ def functions(groups: groups_lib.Groups) -> dict[str, float]:
         f"{name}/std": float(numbers.std()),
       }
   return metrics
+
+
+def threshold_notes(groups: groups_lib.Groups) -> list[str]:
+  """Says where what counts as right may not be what a reward function means.
+
+  Pass@k, ARM and the signs of collapse read the verdicts: where no value
+  reaches the threshold, they see a policy that is always wrong.
+
+  Args:
+    groups: sampled groups.
+
+  Returns:
+    A sentence for each task and function that decides, if there is a doubt.
+  """
+  judged: dict[tuple[str, str, float], list[np.ndarray]] = {}
+  for p, row in enumerate(groups.prompts.rows):
+    decider = verify.decider(row)
+    if decider is not None:
+      label = verify.function_labels(row)[decider]
+      key = row.label, label, row.meta["correct_threshold"]
+      pair = groups.values_PGJ[p, :, decider], groups.correct_PG[p]
+      judged.setdefault(key, []).append(np.stack(pair))
+  notes = []
+  for (task, label, threshold), arrays in sorted(judged.items()):
+    numbers, right = np.concatenate(arrays, axis=1)
+    known = ~np.isnan(numbers)
+    numbers, right = numbers[known], right[known] > 0
+    if not numbers.size or numbers.min() == numbers.max():
+      continue  # all wrong, or all alike: nothing is told about the scale
+    highest = numbers.max()
+    head = (
+      f"task {task}: the highest value of {label} in a step was {highest:g}, "
+      f"and {threshold:g} or more counts as right"
+    )
+    if not right.any():
+      notes.append(
+        f"{head}: until a value reaches that, pass@k is 0 and ARM changes "
+        "nothing; if less is right, set the task's option correct_threshold"
+      )
+    elif threshold == 1 and (numbers[right] < highest).any():
+      notes.append(
+        f"{head}; if only more is right, set the task's option "
+        "correct_threshold"
+      )
+  return notes

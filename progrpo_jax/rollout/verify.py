@@ -253,6 +253,37 @@ def function_labels(row: base.Row) -> list[str]:
   return functions.labels(row.meta["functions"]) if _uses_functions(row) else []
 
 
+def decider(row: base.Row) -> int | None:
+  """Returns which of a row's reward functions decides by its value.
+
+  None where a verifier does by its verdict.
+  """
+  if not _uses_functions(row):
+    return None
+  meta = row.meta
+  index = functions.find_decider(meta["functions"], meta["correct_by"])
+  return None if meta["verifier"] and not index else index
+
+
+def check_functions(pool: pools.Pool, rows: Sequence[base.Row]) -> None:
+  """Refuses reward functions that could not be called on rows.
+
+  Args:
+    pool: processes that call them.
+    rows: rows of data, which decide the columns.
+
+  Raises:
+    InputError: see `functions.check`.
+    Preempted: the pool was asked to stop.
+  """
+  columns: dict[str, set[str]] = {}
+  for row in filter(_uses_functions, rows):
+    for name in row.meta["functions"][bool(row.meta["verifier"]) :]:
+      columns.setdefault(name, set()).update(row.meta["columns"])
+  for name, known in columns.items():
+    functions.check(pool, [name], sorted(known))
+
+
 def _uses_functions(row: base.Row) -> bool:
   """Returns whether a user's reward functions judge a row."""
   return bool(row.meta.get("functions")) and (

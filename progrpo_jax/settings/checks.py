@@ -18,6 +18,26 @@ from progrpo_jax.settings import defaults, derived
 
 # Built once, as every stage of a schedule is compared with it.
 _KEYS = defaults.keys()
+# Options of TRL that are called otherwise here -> our keys; docs/from_trl.md
+# has all of them.
+OF_TRL = {
+  "adam_beta1": "optim.b1",
+  "adam_beta2": "optim.b2",
+  "adam_epsilon": "optim.eps",
+  "bf16": "model.dtype",
+  "eval_steps": "eval.every",
+  "gradient_checkpointing": "model.remat",
+  "loss_type": "algo.aggregate",
+  "lr_scheduler_type": "optim.decay",
+  "max_completion_length": "sampling.max_new_tokens",
+  "max_steps": "train.total_steps",
+  "num_train_epochs": "train.total_steps",
+  "num_generations_eval": "eval.num_samples",
+  "report_to": "log.tensorboard",
+  "save_steps": "checkpoint.every",
+  "save_total_limit": "checkpoint.keep",
+  "scale_rewards": "algo.advantage",
+}
 
 
 def all_keys() -> ml_collections.ConfigDict:
@@ -90,7 +110,16 @@ def paths(c, prefix: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, c, home: str = "config.") -> str:
-  """Returns a hint at the config's key most similar to an unknown key."""
+  """Returns a hint at the config's key most similar to an unknown key.
+
+  An option of TRL gets its counterpart, whose name may be quite another.
+  """
+  option = key.rpartition(".")[2]
+  if option in OF_TRL:
+    return (
+      f"; for TRL's {option}, did you mean {home}{OF_TRL[option]}? See "
+      "docs/from_trl.md"
+    )
   return errors.hint(key, paths(c), home)
 
 
@@ -138,9 +167,11 @@ def _check_task(name: str, spec) -> None:
     if key in keys:
       check_value(f"{name}.{key}", value, keys[key])
     elif key != "options":
-      raise errors.InputError(
-        f"no key {name}.{key}{errors.hint(key, [*keys, 'options'], '')}"
+      hint = errors.hint(key, [*keys, "options"], "") or (
+        f'; options of a task go into options, as in {{"options": {{"{key}": '
+        "...}}"
       )
+      raise errors.InputError(f"no key {name}.{key}{hint}")
   if not isinstance(spec.get("options", {}), ml_collections.ConfigDict | dict):
     raise errors.InputError(
       f"{name}.options = {_shown(spec.options)}: must be a dict"

@@ -14,6 +14,7 @@ import types
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from progrpo_jax import errors, places, ranges, user_file
 from progrpo_jax.settings import checks, defaults, named
@@ -67,7 +68,10 @@ def find(file: str) -> pathlib.Path:
 
 
 def make_config(
-  source: str | os.PathLike = "",
+  source: ml_collections.ConfigDict
+  | Mapping[str, Any]
+  | str
+  | os.PathLike = "",
   *,
   method: str = "",
   keys: Mapping[str, Any] | None = None,
@@ -79,10 +83,10 @@ def make_config(
 
   Args:
     source: path of a config file, or the name of one of the package
-      (`progrpo configs` lists them), as FILE or FILE:ARGUMENT; "" starts from
-      the defaults.
+      (`progrpo configs` lists them), as FILE or FILE:ARGUMENT; a config, which
+      is copied; or a dict of keys, before `keys`. "" starts from the defaults.
     method: name of a method, see progrpo_jax/settings/methods.py. A file takes
-      it as its argument.
+      it as its argument; a config that is made has its own.
     keys: dotted key -> value; a value may be a dict of the keys of a group. A
       text is read in the type of its key, as on the command line.
 
@@ -90,26 +94,38 @@ def make_config(
     InputError: no such file, method or key, or a value out of range; the
       message names it, and the nearest that exists.
   """
-  if not isinstance(source, str | os.PathLike):
+  if not isinstance(
+    source, ml_collections.ConfigDict | Mapping | str | os.PathLike
+  ):
     raise errors.InputError(
       f"config = {source!r:.100}: must be the name or path of a config file, a "
       "dict of keys, or a config"
     )
   if not isinstance(method, str):
     raise errors.InputError(f"method = {method!r:.100}: must be a name")
-  if not isinstance(keys, Mapping | None) or not all(
-    isinstance(key, str) for key in keys or ()
-  ):
-    raise errors.InputError(
-      f"keys = {keys!r:.100}: must be a dict of dotted keys and their values"
-    )
-  spec = os.fspath(source)
-  if spec:
-    c = load(f"{spec}:{method}" if method else spec)
-  else:
+  first = source if isinstance(source, Mapping) else {}
+  for given in (keys, first):
+    if not isinstance(given, Mapping | None) or not all(
+      isinstance(key, str) for key in given or ()
+    ):
+      raise errors.InputError(
+        f"keys = {given!r:.100}: must be a dict of dotted keys and their values"
+      )
+  if isinstance(source, ml_collections.ConfigDict):
+    if method:
+      raise errors.InputError(
+        f"method = {method!r}: this config is made already; give the method"
+        " where it is made"
+      )
+    c = source.copy_and_resolve_references().lock()
+  elif isinstance(source, Mapping) or not os.fspath(source):
     c = _of_method(method)
-  for key, value in (keys or {}).items():
-    assign(c, key, value)
+  else:
+    spec = os.fspath(source)
+    c = load(f"{spec}:{method}" if method else spec)
+  for given in (first, keys or {}):
+    for key, value in given.items():
+      assign(c, key, value)
   checks.check_keys(c)
   return c
 
@@ -217,8 +233,7 @@ def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
     InputError: no such key (the nearest is named), or a value out of range.
   """
   group, last = _find(c, key)
-  if isinstance(value, os.PathLike):
-    value = os.fspath(value)
+  value = _plain(key, value)
   if isinstance(value, Mapping):
     if checks.is_group(key):
       for name, inner in value.items():
@@ -234,6 +249,35 @@ def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
   # The range has been checked, and a number may be whole or not.
   with c.ignore_type():
     group[last] = value
+
+
+def _plain(key: str, value: Any) -> Any:
+  """Returns a value as a config holds it: paths are texts, numbers Python's.
+
+  Args:
+    key: dotted key, for messages.
+    value: value of any kind; what it holds is converted too.
+
+  Raises:
+    InputError: a name in a group of free keys has a dot.
+  """
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, np.generic):
+    return value.item()
+  if isinstance(value, tuple | list):
+    plain = [_plain(key, inner) for inner in value]
+    return tuple(plain) if isinstance(value, tuple) else plain
+  if not isinstance(value, Mapping):
+    return value
+  for name in value:
+    is_free = not checks.is_group(key)
+    if is_free and (not isinstance(name, str) or "." in name):
+      raise errors.InputError(
+        f"config.{key}: the name {name!r:.100} must be a text without a dot,"
+        " since a dot parts the names of keys"
+      )
+  return {name: _plain(f"{key}.{name}", inner) for name, inner in value.items()}
 
 
 def _find(

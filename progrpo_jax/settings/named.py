@@ -19,12 +19,16 @@ METHODS: dict[str, Method] = {
 def method(name: str) -> Method:
   """Returns the function of `methods` that makes a config that method's.
 
+  Args:
+    name: name of a method, in small or capital letters.
+
   Raises:
     InputError: there is no such method.
   """
-  if name not in METHODS:
+  found = METHODS.get(name) or METHODS.get(name.lower())
+  if found is None:
     raise errors.InputError(
       f"no method {name!r}{errors.hint(name, METHODS)} "
       f"(known: {', '.join(sorted(METHODS))})"
     )
-  return METHODS[name]
+  return found

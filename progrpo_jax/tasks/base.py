@@ -27,7 +27,7 @@ if the episode is over. The verifier then judges the last turn.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import importlib
@@ -239,13 +239,27 @@ def typed(loader: Callable[..., Source]) -> Callable[..., Source]:
       hints = {}
     for option, value in options.items():
       if option in hints and not _is_like(value, hints[option]):
+        shown = " ".join(str(value).split())[:60]
         raise InputError(
-          f"task option {option} = {str(value):.60} must be "
-          f"{_words(hints[option])}"
+          f"task option {option} = {shown} must be {_words(hints[option])}"
+          f"{_how_to_write(value)}"
         )
     return loader(*args, **options)
 
   return checked
+
+
+def _how_to_write(value: Any) -> str:
+  """Says how rows become a file, where a value is rows, or ""."""
+  is_rows = isinstance(value, Iterator) or hasattr(value, "to_json")
+  if isinstance(value, list | tuple):
+    is_rows = any(hasattr(row, "items") for row in value)
+  if not is_rows:
+    return ""
+  return (
+    "; write the rows to a file, and name that: dataset.to_json(path) of"
+    " datasets, or frame.to_json(path, orient='records', lines=True) of pandas"
+  )
 
 
 def _is_like(value: Any, hint: Any) -> bool:

@@ -31,6 +31,7 @@ import functools
 import inspect
 import json
 import math
+import re
 import typing
 from typing import Any, NamedTuple
 
@@ -51,6 +52,9 @@ _NOT_PASSED = ("prompt", "completion", "demonstrations")
 _OF_THE_MACHINE = ("allow_unsafe", "time_limit_s", "test_limit_s", "memory_mb")
 # Splits of a saved DatasetDict that serve as validation.
 _HELD_OUT = ("validation", "test")
+# The id of a dataset of the hub, which no file has as its path: it names no
+# kind of file.
+_HUB_ID = re.compile(r"[\w-]+/[\w-]+")
 
 Message = dict[str, str]
 
@@ -264,6 +268,14 @@ def _paths(given: str | Sequence[str], option: str) -> list[str]:
   if not paths:
     raise InputError(f"the option {option} names no file")
   for path in paths:
+    if _HUB_ID.fullmatch(path) and not files.exists(path):
+      name = path.rpartition("/")[2].lower().replace("-", "_")
+      own = f"; the task {name!r} has one" if name in base.names() else ""
+      raise InputError(
+        f"{path}: no such file; a dataset of the Hugging Face hub is written to"
+        f" one first: datasets.load_dataset({path!r}, split='train').to_json("
+        f"'rows.jsonl'){own}"
+      )
     if paths.count(path) > 1:
       raise InputError(f"the option {option} names {path} more than once")
   return paths

@@ -1,4 +1,5 @@
 import inspect
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -209,6 +210,53 @@ def test_an_advantage_of_another_shape_is_refused(small, monkeypatch):
   override = _own(monkeypatch, lambda reward_PG, valid_PG: reward_PG[:, 0])
   with pytest.raises(errors.InputError, match=r"own' returns .*\[P, G\]"):
     functions.make_advantage(small.config(override))
+
+
+@pytest.mark.parametrize(
+  ("function", "said"),
+  [
+    (lambda reward_PG: jnp.mean(reward_PG, axis=1), r"an array \[2\], not"),
+    (lambda reward_PG: reward_PG[:, :1], r"an array \[2, 1\], not"),
+    (lambda reward_PG: jnp.mean(reward_PG), "a single number, not"),
+    (lambda reward_PG: [reward_PG], "a list, not one number for each resp"),
+    (lambda reward_PG: (reward_PG, {}), r"\(an array \[2, 4\], a dict\), not"),
+    (lambda reward_PG: None, r"None, not .* \[P, G\] like .*, here \[2, 4\]"),
+    (lambda reward_PG, valid_PG: [reward_PG], "a list, not one number for"),
+  ],
+)
+def test_no_advantage_is_stretched_to_the_shape(
+  small, monkeypatch, function, said
+):
+  override = _own(monkeypatch, function)
+  with pytest.raises(errors.InputError, match=f"own' returns {said}"):
+    functions.make_advantage(small.config(override))
+
+
+@pytest.mark.parametrize(
+  ("returned", "said"),
+  [
+    ("x, {'m': jnp.sum(x)}", "its metric 'm' is a single number, not a pair"),
+    ("x, {'m': (x, 1.0)}", r"'m' is \(an array \[2, 3\], a single number\)"),
+    ("x, {'m': (1.0, 1.0, 1.0)}", "its metric 'm' is"),
+    ("x", r"returns an array \[2, 3\], not \(loss_BT, metrics\)"),
+    ("x, None", r"returns \(an array \[2, 3\], None\), not \(loss_BT"),
+    ("None", "returns None, not"),
+    ("jnp.mean(x), {}", "returns a single number as its loss, not one number"),
+  ],
+)
+def test_a_loss_that_returns_something_else_is_refused(
+  small, tmp_path, monkeypatch, returned, said
+):
+  (tmp_path / "returns.py").write_text(
+    "import jax.numpy as jnp\n"
+    "def loss(inputs):\n"
+    "  x = inputs.logp_BT\n"
+    f"  return {returned}\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, "returns", raising=False)
+  with pytest.raises(errors.InputError, match=f"'returns.loss'.*{said}"):
+    functions.make_objective(small.config("algo.loss=returns.loss"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from progrpo_jax import errors, main
+from progrpo_jax import errors, main, ranges
 from progrpo_jax.cli import arguments
 
 
@@ -138,3 +138,12 @@ def test_command_line_itself(capsys):
   assert main.main([]) == 2
   assert main.main(["--help"]) == 0
   assert "exit" not in capsys.readouterr().err
+
+
+def test_a_tilde_in_a_flag_is_home(monkeypatch, tmp_path):
+  """No shell expands it after the equals sign."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  parser = arguments.plain_parser("progrpo", "")
+  parser.add("--workdir", ranges.Place(empty=False), "workdir")
+  args = parser.parse_args(["--workdir=~/run"])
+  assert args.workdir == f"{tmp_path}/run"

@@ -1,8 +1,10 @@
+import asyncio
 import sys
 import threading
 
 import pytest
 
+from progrpo_jax import errors
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
@@ -62,7 +64,7 @@ def midway(prompts, completions, **columns):
 def broken(prompts, completions, **columns):
   raise ZeroDivisionError("oh no")
 
-def narrow(completions, answer):
+def narrow(completions, solution_str):
   return [1.0 for _ in completions]
 
 def leaves(prompts, completions, **columns):
@@ -212,6 +214,7 @@ def test_labels_tell_functions_apart(names, labels):
     ("absent", "cannot be loaded: AttributeError"),
     ("lenght", "; did you mean 'length'?"),
     ("narrow", "the arguments are prompts, completions, answer, topic"),
+    ("narrow", "solution_str are arguments of verl's reward functions: docs/"),
   ],
 )
 def test_errors_name_the_function(pool, named, name, said):
@@ -366,6 +369,116 @@ def test_an_object_that_hangs_ends_the_run():
     with pytest.raises(InputError, match="hangs did not return within 0.1 s"):
       _evaluate(here, ["hangs"], deadline_s=0.1)
   wait.set()
+
+
+def test_an_object_sees_copies_as_a_function_of_a_file_does():
+  seen = []
+
+  def takes(completions, tests, **_):
+    seen.append([list(t) for t in tests])
+    return [float(t.pop()) for t in tests]
+
+  shared = [1, 2]
+  batch = functions.Batch(["p", "p"], ["a", "b"], {"tests": [shared, shared]})
+  with pools.Pool(workers=1, objects={"takes": takes}) as here:
+    for _ in range(2):
+      judged = functions.evaluate(here, functions.Rule(["takes"]), batch)
+      assert judged.values == [(2.0,), (2.0,)]
+  assert seen == [[[1, 2], [1, 2]]] * 2 and shared == [1, 2]
+
+
+def test_a_coroutine_that_took_too_long_is_cancelled_and_called_again():
+  ended, quick = threading.Event(), []
+
+  async def asks(completions, **_):
+    try:
+      await asyncio.sleep(0 if quick else 1000)
+    finally:
+      ended.set()
+    return [0.5 for _ in completions]
+
+  with pools.Pool(workers=1, objects={"asks": asks}) as here:
+    with pytest.raises(InputError, match="asks did not return within 0.2 s"):
+      _evaluate(here, ["asks"], deadline_s=0.2)
+    assert ended.wait(20)
+    quick.append(True)
+    assert _evaluate(here, ["asks"]).values == [(0.5,), (0.5,)]
+  # One whose thread goes on, since it does not let itself be cancelled.
+  free = threading.Event()
+
+  async def blocks(completions, **_):
+    if not quick:
+      free.wait()
+    return [0.5 for _ in completions]
+
+  quick.clear()
+  with pools.Pool(workers=1, objects={"blocks": blocks}) as here:
+    with pytest.raises(InputError, match="blocks did not return"):
+      _evaluate(here, ["blocks"], deadline_s=0.2)
+    quick.append(True)
+    assert _evaluate(here, ["blocks"]).values == [(0.5,), (0.5,)]
+  free.set()
+
+
+def test_a_request_to_stop_does_not_wait_for_an_object():
+  free, asked = threading.Event(), []
+
+  def waits(completions, **_):
+    asked.append(True)
+    free.wait()
+    return [0.0 for _ in completions]
+
+  with pools.Pool(
+    workers=1, objects={"waits": waits}, stop=lambda: bool(asked)
+  ) as here:
+    with pytest.raises(errors.Preempted):
+      _evaluate(here, ["waits"], deadline_s=1000)
+  free.set()
+
+
+ALARM = """
+import signal
+
+def alarmed(completions, **_):
+  signal.signal(signal.SIGALRM, signal.SIG_DFL)
+  return [1.0 for _ in completions]
+"""
+
+
+def test_an_alarm_works_in_a_worker_and_an_object_is_told_so(tmp_path):
+  (tmp_path / "alarm.py").write_text(ALARM)
+  names = {}
+  exec(ALARM, names)
+  objects = {"alarmed": names["alarmed"]}
+  with pools.Pool(workers=1, objects=objects) as here:
+    name = f"{tmp_path / 'alarm.py'}:alarmed"
+    assert _evaluate(here, [name]).values == [(1.0,), (1.0,)]
+    with pytest.raises(InputError, match="main thread.*parsing_timeout=None"):
+      _evaluate(here, ["alarmed"])
+
+
+def test_what_could_not_be_called_is_refused_before_it_is(pool, named):
+  functions.check(pool, [named("equal"), named("length")], COLUMNS)
+  for name, said in (
+    ("lenght", "cannot be loaded: .*did you mean 'length'"),
+    ("narrow", "narrow cannot be called: missing a required argument: 'sol"),
+  ):
+    with pytest.raises(functions.RewardFunctionError, match=said):
+      functions.check(pool, [named("length"), named(name)], COLUMNS)
+  with pytest.raises(functions.RewardFunctionError, match="argument: 'answer'"):
+    functions.check(pool, [named("equal")], ["topic"])
+
+  def right(completions, answer):
+    return [float(c == a) for c, a in zip(completions, answer)]
+
+  with pools.Pool(workers=1, objects={"right": right, "len": len}) as here:
+    functions.check(here, ["right"], COLUMNS)
+    # It names no prompts, and gets none.
+    assert _evaluate(here, ["right"]).values == [(1.0,), (0.0,)]
+    with pytest.raises(InputError, match="right cannot .* argument: 'answer'"):
+      functions.check(here, ["right"], ())
+    with pytest.raises(InputError, match="len cannot be called"):
+      functions.check(here, ["len"], ())
 
 
 def test_a_verifier_among_functions_decides_by_its_own_verdict(pool, named):

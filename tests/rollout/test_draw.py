@@ -11,6 +11,7 @@ import pytest
 from progrpo_jax.build import stages as build
 from progrpo_jax.devices import timing
 from progrpo_jax.rewards import pool as pools
+from progrpo_jax.rollout import draw as draw_lib
 from progrpo_jax.rollout import sampler, verify
 
 
@@ -65,6 +66,15 @@ def test_a_round_is_what_one_stage_after_the_other_makes(built, size):
     assert one.dtype == other.dtype and np.array_equal(one, other)
   # It is worth comparing: not all is alike.
   assert len(set(found.reward_PG.ravel().tolist())) > 1
+
+
+def test_an_interrupt_does_not_wait_for_what_is_verified():
+  free = threading.Event()
+  with pytest.raises(KeyboardInterrupt), draw_lib._thread() as thread:
+    begun = thread.submit(free.wait, 60)
+    raise KeyboardInterrupt
+  assert not begun.done()
+  free.set()
 
 
 def _slow(monkeypatch, seconds):

@@ -210,6 +210,14 @@ def test_the_column_of_the_answer_must_be_there(tmp_path):
 def test_bad_files(tmp_path, good):
   with pytest.raises(InputError, match="cannot read .*none.jsonl.*No such"):
     _load(tmp_path, str(tmp_path / "none.jsonl"))
+  with pytest.raises(InputError, match="openai/gsm8k'.*; the task 'gsm8k' has"):
+    _load(tmp_path, "openai/gsm8k")
+  rows = [{"prompt": "1+1=", "answer": "2"}]
+  for given in (rows, iter(rows)):
+    with pytest.raises(
+      InputError, match=r"text or a list.*frame.to_json\(path"
+    ):
+      base.load("file", "train", data_dir=str(tmp_path), seed=0, file=given)
   empty = _write(tmp_path / "empty.jsonl", [b"", b"  "])
   with pytest.raises(InputError, match="empty.jsonl holds no rows"):
     _load(tmp_path, empty)

@@ -55,7 +55,7 @@ def matching(path: str) -> list[str]:
   return found
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
   """Returns whether a path exists; no path with a NUL does."""
   try:
     return epath.Path(path).expanduser().exists()
@@ -65,14 +65,14 @@ def _exists(path: str) -> bool:
 
 def _matching(path: str) -> list[str]:
   """Returns the paths that a path stands for, name by name from the left."""
-  if not any(c in path for c in _PATTERN) or _exists(path):
+  if not any(c in path for c in _PATTERN) or exists(path):
     return [path]
   head, slash, last = path.rstrip("/").rpartition("/")
   is_pattern = any(c in last for c in _PATTERN)
   found = []
   for folder in _matching(head):
     if not is_pattern:
-      names = [last] if _exists(f"{folder}{slash}{last}") else []
+      names = [last] if exists(f"{folder}{slash}{last}") else []
     else:
       place = epath.Path(folder + slash or ".").expanduser()
       names = [
