@@ -572,8 +572,10 @@ def _call_here(
     Preempted: `stop` said so.
   """
   # Through JSON, as a function in a worker gets it: what a call changes in a
-  # column reaches neither another sample of the group nor another step.
-  batch = Batch(*json.loads(json.dumps(batch)))
+  # column reaches neither another sample of the group nor another step. Token
+  # ids are many, and made for this call.
+  texts = [batch.prompts, batch.completions, batch.columns]
+  batch = Batch(*json.loads(json.dumps(texts)), *batch[len(texts) :])
   results: list[dict[str, Any]] = []
   thread = threading.Thread(
     target=lambda: results.append(_apply(name, function, batch)),
