@@ -39,8 +39,8 @@ answer:
 Test sets, whose problems are removed from the training sets: data/aime24,
 aime25, amc23, math500, minerva_math, olympiad_bench, humaneval_plus,
 livecodebench, gpqa, mmlu_pro, ifeval. `progrpo tasks list` says where to get
-the files. Logic needs no file: 96 generators of Reasoning Gym (the paper does
-not list its 96), with their own prompts and, in 85 of them, partial credit. The
+the files. Logic needs no file: 95 generators of Reasoning Gym (the paper does
+not list its 96), with their own prompts and, in 84 of them, partial credit. The
 first start builds all sets; the report of a set lists what it leaves out. The
 paper's sizes, 40, 24, 25 and 10 thousand, are after filters that are not
 public.
