@@ -190,6 +190,7 @@ def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
   if any(dots):
     gold, given = _unfold(gold, given)
   elif gold.kind in UNORDERED and given.kind in UNORDERED:
+    gold, given = _unnumbered(gold, given)
     if not _in_order(gold, given):
       return _same_unordered(gold, given, how)
   return len(gold.parts) == len(given.parts) and all(
@@ -271,11 +272,35 @@ def _in_order(gold: Answer, given: Answer) -> bool:
 
   Such values ("x = 1, y = 2" and "1, 2") are compared in order.
   """
-  names = [
-    {squeeze(p.extra) for p in a.parts if p.kind == "named"}
-    for a in (gold, given)
-  ]
+  names = _names(gold), _names(given)
   return min(map(len, names)) == 0 and max(map(len, names)) > 1
+
+
+def _names(answer: Answer) -> set[str]:
+  """Returns the names of an answer's named parts."""
+  return {squeeze(p.extra) for p in answer.parts if p.kind == "named"}
+
+
+_NUMBERED = re.compile(r"(.+?)(?:_(?:\d|[-+]|\{(?:\d+|[-+])\}))?")
+
+
+def _unnumbered(gold: Answer, given: Answer) -> tuple[Answer, Answer]:
+  """Removes names that only number the values of one unknown.
+
+  The roots x_1 and x_2 have equal roles, and an answer may number them in any
+  order or not at all. Sides with the same names keep them, as terms of a
+  sequence are numbered alike by both.
+  """
+  names = _names(gold), _names(given)
+  stems = {_NUMBERED.fullmatch(n)[1] for n in names[0] | names[1]}
+  if names[0] == names[1] or len(stems) != 1:
+    return gold, given
+  return tuple(
+    dataclasses.replace(
+      a, parts=tuple(p.parts[0] if p.kind == "named" else p for p in a.parts)
+    )
+    for a in (gold, given)
+  )
 
 
 def _same_unordered(gold: Answer, given: Answer, how: How) -> bool:
