@@ -47,7 +47,7 @@ _SENTENCE = re.compile(
   r"\b(?:(?:final|correct|right)[ \t]+)?answer(?:[ \t]+(?:choice|option))?"
   r"(?:[ \t]*\*\*)?[ \t]*"
   rf"(?:(?:{_IS_WORDS}[ \t]*)?:(?:[ \t]*\*\*)?[ \t]*(?:\n[ \t]*){{0,2}}"
-  rf"|{_IS_WORDS}(?:[ \t]*\*\*)?[ \t]*\n?[ \t]*)" + _FOLLOWING,
+  rf"|{_IS_WORDS}(?:[ \t]*\*\*)?[ \t]*+(?:\n[ \t]*+)?)" + _FOLLOWING,
   re.I,
 )
 # A heading of Markdown, or a line in bold: ### Final Answer, **Answer**.
