@@ -339,7 +339,7 @@ def _partner(part: Answer, free: list[Answer], how: How) -> Answer | None:
 def _same_named(gold: Answer, given: Answer, how: How) -> bool:
   """Returns whether an answer equals a reference of the form name = value."""
   # In x + y = 5 the left side is no name, and 5 alone does not answer it.
-  kind = notation.label(gold.extra)
+  kind = notation.quantity(gold.extra)
   is_sum = kind == "compound" and re.search(r"[-+]", gold.extra)
   if given.kind == "named":
     if _is_trivial(given):

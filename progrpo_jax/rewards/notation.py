@@ -348,13 +348,13 @@ def _read_relation(text: str) -> Answer | None:
   # An approximate value is dropped behind an exact one: \pi \approx 3.14.
   if r"\approx" in signs:
     at = signs.index(r"\approx")
-    if at == 0 and label(cut[0]):
+    if at == 0 and quantity(cut[0]):
       return Answer("named", text, (_read(cut[-1]),), cut[0])
     return _read(text[: _SIGN_APPROX.search(text).start()])
   if signs[0] == r"\in" and len(cut) == 2 and label(cut[0]):
     return Answer("named", text, (_read(cut[1]),), cut[0])
   if set(signs) <= {"=", ":="}:
-    if label(cut[0]):
+    if quantity(cut[0]):
       return Answer("named", text, (_read(cut[-1]),), cut[0])
     return Answer("chain", text, tuple(_read_atom(c) for c in cut))
   parts = tuple(_read_atom(c) for c in cut)
@@ -448,7 +448,7 @@ def squeeze(text: str) -> str:
 
 
 _NAME = re.compile(
-  r"(?:[A-Za-z](?:_(?:\w|\{[^{}]*\}))?'*"
+  r"(?:[A-Za-z](?:_(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))?'*"
   r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi_\w+)"
   r"(?:_(?:\w|\{\w+\}))?|[A-Z]{2,4}|m?\s*\\angle\s*\w+"
   r"|\\overline\s*\{\w+\}|\|\s*[A-Za-z]{1,3}\s*\|)"
@@ -475,6 +475,65 @@ def label(text: str) -> str:
     return "name"
   tree = expressions.parse(text)
   return "compound" if tree and _has_only_symbols(tree) else ""
+
+
+# Operators whose result may be stated with their operand or without it.
+_OPERATOR = re.compile(
+  r"\\(?:lim|limsup|liminf|max|min|sup|inf|i{1,3}nt|oint|sum|prod)(?![A-Za-z])"
+)
+# What is applied to an argument in brackets: \gcd(a,b), \mathbb{E}[X].
+_FUNCTIONAL = re.compile(
+  r"(?:\\(?:gcd|lcm|Pr|det|deg|dim|arg|max|min)(?![A-Za-z])|\\text\s*\{[^{}]+\}"
+  r"|\\mathbb\s*(?:\{\s*[A-Z]\s*\}|[A-Z])|gcd|lcm|max|min|[A-Z][a-z]+)"
+  r"(?:_(?:\w|\{[^{}]*\}))?\s*([(\[].*[)\]])"
+)
+_FIGURE = re.compile(r"\\(?:triangle|square|odot|angle)(?![A-Za-z])\s*")
+_AT_NUMBER = r"[a-wA-W](?:_\w|_\{\w+\})?'*\s*\(\s*-?[\d./]+\s*\)"
+_SUM_AT_NUMBERS = re.compile(rf"{_AT_NUMBER}(?:\s*[-+]\s*{_AT_NUMBER})+")
+
+
+def quantity(text: str) -> str:
+  r"""Returns the kind of name that the value behind an = may have.
+
+  Returns:
+    As `label`, and more than an unknown may have: "name" for a function of
+    something (\gcd(a,b), \lfloor 100x\rfloor) or an operator (\lim_{x\to 0} f);
+    "compound" for what questions ask for, 100m+n and f(1)+f(2). A sum with one
+    letter is an equation, whose right side is no answer.
+  """
+  text = text.strip()
+  if kind := label(text):
+    return kind
+  if is_words(_FIGURE.sub("", text)):
+    return "name"
+  if match := _FUNCTIONAL.fullmatch(text):
+    return "name" if _balanced(match[1][1:-1]) else ""
+  if match := _OPERATOR.match(text):
+    terms, _ = split(text[match.end() :], _PLUS)
+    return "name" if len(terms) == 1 else ""
+  if _SUM_AT_NUMBERS.fullmatch(text):
+    return "compound"
+  tree = expressions.parse(text)
+  if tree is None or not expressions.symbols(tree):
+    return ""
+  if tree[0] in ("floor", "ceil"):
+    return "name"
+  is_sum = tree[0] == "add" and len(expressions.symbols(tree)) > 1
+  return "compound" if is_sum and all(map(_is_multiple, tree[1:])) else ""
+
+
+_PLUS = re.compile(r"([-+])")
+
+
+def _is_multiple(tree: expressions.Tree) -> bool:
+  """Returns whether a term is a product of symbols with a number before it."""
+  while tree[0] == "neg":
+    tree = tree[1]
+  if tree[0] == "mul" and tree[1][0] == "number":
+    tree = tree[2]
+  elif tree[0] == "mul" and tree[1][0] == "mul":
+    return _is_multiple(tree[1]) and _has_only_symbols(tree[2])
+  return _has_only_symbols(tree)
 
 
 def _has_only_symbols(tree: expressions.Tree) -> bool:
