@@ -11,7 +11,13 @@ import functools
 import itertools
 import re
 
-from progrpo_jax.rewards import evaluation, expressions, identity, notation
+from progrpo_jax.rewards import (
+  evaluation,
+  expressions,
+  identity,
+  notation,
+  words,
+)
 from progrpo_jax.rewards.identity import How, Symbolic
 from progrpo_jax.rewards.notation import Answer, squeeze
 
@@ -56,13 +62,37 @@ def compare(
   how = How(symbolic, tolerance, evaluated)
   same = functools.partial(_same, how=how)
   right, given = notation.read(gold), notation.read(answer)
-  if _is_trivial(given):
+  if _is_trivial(given) or _other_currency(gold, answer):
     return False
   if same(right, given):
     return True
   # 1,234 may be a list of two numbers, if the correct answer is a list.
   split = notation.read(answer, thousands=False)
   return split != given and right.kind == "list" and same(right, split)
+
+
+# Currency -> its signs and names. A bare $ may delimit a formula.
+_CURRENCIES = {
+  "dollar": r"\\\$|\A\s*\$(?=\s*[\d.,]+\s*\Z)|\bdollars?\b|\bUSD\b",
+  "cent": r"¢|\b(?<!per )cents?\b",
+  "euro": r"€|\beuros?\b|\bEUR\b",
+  "pound": r"£|\\pounds\b|\bpounds?\b|\bGBP\b",
+  "yen": r"[¥￥]|\byen\b",
+  "rupee": r"₹|\brupees?\b",
+}
+
+
+def _other_currency(gold: str, answer: str) -> bool:
+  """Returns whether both sides name currencies, and none of them in common.
+
+  The signs must be compared in the texts as they were written, since reading
+  removes them.
+  """
+  names = [
+    {name for name, sign in _CURRENCIES.items() if re.search(sign, text, re.I)}
+    for text in (gold, answer)
+  ]
+  return all(names) and not names[0] & names[1]
 
 
 def _is_trivial(given: Answer) -> bool:
@@ -448,9 +478,7 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
   if _is_natural_log(gold, given):
     gold = _LOG.sub(r"\\ln ", gold)
   # Units and other words after the value must not contradict each other.
-  (gold, gold_words), (given, given_words) = map(
-    notation.split_words, (gold, given)
-  )
+  (gold, gold_words), (given, given_words) = _split_words(gold, given)
   if notation.words_differ(gold_words, given_words):
     return False
   if squeeze(gold) == squeeze(given):
@@ -467,6 +495,30 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
     if _may_drop_percent(plain[0], percents[0]) and identity.same(*plain, how):
       return True
   return identity.same(*trees, how)
+
+
+def _split_words(gold: str, given: str) -> list[tuple[str, str]]:
+  """Returns (quantity, words) of both sides.
+
+  Whether the m of 5m is a metre or a factor depends on the other side: it is a
+  metre if the reference is a number, or if the other side has metres in words.
+  """
+  sides = [notation.split_words(text) for text in (gold, given)]
+  for index, text in enumerate((gold, given)):
+    if sides[index][1]:
+      continue
+    other = sides[1 - index]
+    side = notation.split_words(text, glued=True)
+    unit = words.measure(side[1])
+    tree = expressions.parse(other[0])
+    if unit and (
+      words.measure(other[1]) == unit
+      or index == 1
+      and tree
+      and not expressions.symbols(tree)
+    ):
+      sides[index] = side
+  return sides
 
 
 def _may_drop_percent(tree: expressions.Tree | None, percent: bool) -> bool:

@@ -209,6 +209,11 @@ _SET_QUANTITY = re.compile(
   r"\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)",
   re.I,
 )
+# One with any unit, \text{5 MHz}.
+_SET_MEASURE = re.compile(
+  r"\A\s*\\text\s*\{\s*([-+]?\s*(?:\d[\d.,]*(?:/\d+)?|\.\d+))"
+  r"(\s+[^\d{}]{1,40})\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)"
+)
 _FUNCTION_TEXT = re.compile(
   r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
   r"|csc|log|lg|ln|exp)\s*\}(?!\s*\.?\s*\Z)"
@@ -254,6 +259,9 @@ def clean(text: str) -> str:
   text = re.sub(r"\.{3,}", r"\\ldots ", text)
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
   text = _SET_QUANTITY.sub(r"\1\\text{\2}", text)
+  text = _SET_MEASURE.sub(
+    lambda m: rf"{m[1]}\text{{{m[2]}}}" if words.measure(m[2]) else m[0], text
+  )
   text = words.unwrap(words.unname(_COMMAND.sub(_command, text)))
   text = _dots(_outside_text(_infix(text), _spell))
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")

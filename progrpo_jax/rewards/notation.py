@@ -578,53 +578,6 @@ def interval(answer: Answer) -> Answer | None:
 
 # ----- Units -----
 
-# Name of a unit -> its usual name, the first of each line.
-_UNITS = {
-  name: names.split()[0]
-  for names in (
-    "mm millimeter millimetre",
-    "cm centimeter centimetre",
-    "m meter metre",
-    "km kilometer kilometre",
-    "in inch",
-    "ft foot feet",
-    "yd yard",
-    "mi mile",
-    "g gram",
-    "kg kilogram",
-    "mg milligram",
-    "lb pound",
-    "oz ounce",
-    "s sec second",
-    "min minute",
-    "h hr hour",
-    "day",
-    "week",
-    "month",
-    "year",
-    "ml milliliter millilitre",
-    "l liter litre",
-    "dollar usd",
-    "cent",
-    "euro",
-    "degree deg",
-    "radian rad",
-    "mph",
-    "km/h kmh kph",
-    "m/s",
-    "j joule",
-    "n newton",
-    "w watt",
-    "v volt",
-    "am a.m",
-    "pm p.m",
-    "hz hertz",
-    "pa pascal",
-    "k kelvin",
-    "mol mole",
-  )
-  for name in names.split()
-}
 _UNIT_TEXT = re.compile(
   r"^(.+?)\s*\\text\s*\{([^{}]*)\}((?:\s*[/*]?\s*\\text\s*\{[^{}]*\})*)"
   r"\s*(\^\s*\{?-?\d\}?)?$",
@@ -645,29 +598,63 @@ _UNIT_GLUED = re.compile(
 _POWER = re.compile(r"\^\s*\{?\s*(-?\d)")
 
 
-def split_unit(text: str) -> tuple[str, str]:
-  """Returns (quantity, usual name of its unit, "" if none is known)."""
-  quantity, suffix = split_words(text)
-  return quantity, _unit(suffix)
+# Where a quantity may end; what follows is tried as a unit.
+_END_OF_VALUE = re.compile(r"(?<=[\d})%])(?=\s*[A-Za-z\\Å])")
+_TEXTS = re.compile(r"\\text\s*\{(?:[^{}]|\{[^{}]*\})*\}")
+_MAX_UNIT = 80  # characters of a unit
+_SQUARED = re.compile(r"\b(?:square|sq|cubic|cu)\b|\b(?:squared|cubed)\b")
+_AMOUNTS = ("K", "T")  # 5K and 5T may be thousands and trillions
 
 
-def split_words(text: str) -> tuple[str, str]:
+def split_words(text: str, *, glued: bool = False) -> tuple[str, str]:
   """Returns (quantity, words behind it).
 
   Words that change the value ("million") and letters that may be factors stay
   with the quantity; all other words are split off, units or not.
+
+  Args:
+    text: text of an expression.
+    glued: whether a letter behind a digit is a unit if it can be one, as in
+      5m; otherwise it is a factor.
   """
+  for at in (m.start() for m in _END_OF_VALUE.finditer(text)):
+    suffix = text[at:]
+    if len(suffix) <= _MAX_UNIT and _is_unit(suffix, glued):
+      return text[:at].strip(), words.flat(suffix).strip()
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_BRACKETS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
       suffix = "".join(match.groups()[1:-1])
       bare = pattern in (_UNIT_WORDS, _UNIT_BRACKETS)
-      is_product = bare and words.is_product(match[2], _UNITS)
+      is_product = bare and (
+        words.is_product(match[2]) or re.fullmatch(r"\w(?: \w)+", suffix)
+      )
       if is_product or words.change(unwrap(suffix)):
         break
       power = match.groups()[-1] or ""
       return match[1].strip(), unwrap(suffix) + power
   return text, ""
+
+
+def _is_unit(suffix: str, glued: bool) -> bool:
+  r"""Returns whether what follows a number is a unit and no product.
+
+  Args:
+    suffix: text behind a number.
+    glued: see `split_words`.
+  """
+  if words.measure(suffix) is None:
+    return False
+  bare = _TEXTS.sub("", suffix).replace(r"\times", "*")
+  if not re.search(r"[A-Za-z]", bare):
+    return True
+  if suffix in _AMOUNTS:
+    return False
+  # Letters outside of \text, or \mu and \Omega. Several in a row are factors.
+  is_row = re.search(r"\w\s+\w", _SQUARED.sub("", words.flat(bare)))
+  return (glued or suffix[0] == " " or r"\text" in suffix) and (
+    not is_row or "^{-" in bare
+  )
 
 
 _FILLERS = frozenset(
@@ -680,12 +667,12 @@ def words_differ(left: str, right: str) -> bool:
 
   They do if each side has a word that the other lacks: "East" and "West", "red
   marbles" and "blue marbles", but not "ways" and "different ways". Two known
-  units are compared by name and power.
+  units are compared by scale and powers of base units.
   """
-  units = _unit(left), _unit(right)
-  powers = _power(left), _power(right)
+  units = words.measure(left), words.measure(right)
   if all(units):
-    return units[0] != units[1] or powers[0] != powers[1]
+    return units[0] != units[1]
+  powers = _power(left), _power(right)
   if left and right and powers[0] != powers[1] and "1" not in powers:
     return True
   # Rates have too many spellings to be compared by words.
@@ -693,10 +680,10 @@ def words_differ(left: str, right: str) -> bool:
     return False
   left_words, right_words = (
     {
-      _unit(w) or w.casefold().removesuffix("s")
+      words.measure(w) or w.casefold().removesuffix("s")
       for w in re.findall(r"[A-Za-z]+", text)
+      if w.casefold() not in _FILLERS
     }
-    - _FILLERS
     for text in (left, right)
   )
   return bool(left_words - right_words and right_words - left_words)
@@ -709,15 +696,3 @@ def _power(suffix: str) -> str:
   if re.search(r"\b(?:square|sq)\b", suffix, re.I):
     return "2"
   return "3" if re.search(r"\b(?:cubic|cu)\b", suffix, re.I) else "1"
-
-
-def _unit(text: str) -> str:
-  """Returns the usual name of a unit, "" if it is not known."""
-  text = re.sub(r"\s+", " ", _POWER.split(unwrap(text))[0]).strip(" .")
-  text = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", text)
-  # The case of one letter matters: M is no metre.
-  word = text if text in ("m", "s", "g") else text.casefold()
-  for name in (word, word.removesuffix("s"), word.removesuffix("es")):
-    if name in _UNITS:
-      return _UNITS[name]
-  return ""
