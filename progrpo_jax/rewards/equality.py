@@ -120,6 +120,13 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
   if gold.kind == "named":
     return _same_named(gold, given, how)
   if gold.kind == "chain":
+    # A calculation, 6 * 7 = 42, is answered by its result.
+    trees = [expressions.parse(p.text) for p in gold.parts]
+    if all(trees) and not any(map(expressions.symbols, trees)):
+      *others, result = gold.parts
+      return all(_same(o, result, how) for o in others) and (
+        _same(result, given, how)
+      )
     return _same_chain(gold, given, how)
   if "ratio" in (gold.kind, given.kind):
     return _same_ratio(gold, given, how)
@@ -129,7 +136,15 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
   if gold.kind == "relation" or given.kind == "relation":
     return _same_relation(gold, given, how)
   if gold.kind == "words" or given.kind == "words":
-    return _same_words(gold.text, given.text)
+    if _same_words(gold.text, given.text):
+      return True
+    # Digits answer a number in words, but words do not answer digits.
+    number = words.number(notation.unwrap(gold.text))
+    return (
+      number is not None
+      and given.kind == "atom"
+      and _same_atom(str(number), given.text, how)
+    )
   if gold.kind == given.kind == "atom":
     return _same_atom(gold.text, given.text, how)
   if gold.kind == "atom" and given.kind == "list":

@@ -253,6 +253,9 @@ class _Reader:
       return ("neg", self.group())
     if self.peek() in ("{", "("):
       return self.bracketed()
+    if self.peek()[:1].isdigit():
+      # Not a mixed number: \log_6 \frac{1}{36}.
+      return ("number", Fraction(self.take()))
     return self.atom()
 
   def bracketed(self) -> Tree:

@@ -223,6 +223,11 @@ _GOES_ON = re.compile(
   r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
   r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])"
 )
+# 4^{th}, 42^{\text{nd}}: the raised ending of an ordinal.
+_ORDINAL = re.compile(
+  r"(?<=\d)\s*\^\s*(?:\{\s*(?:\\text\s*\{\s*)?(st|nd|rd|th)\s*\}?\s*\}"
+  r"|\\text\s*\{\s*(st|nd|rd|th)\s*\})(?=\s*(?:\Z|\\text|[A-Za-z.]))"
+)
 _INFIX = re.compile(r"\\(choose|over)(?![A-Za-z])")
 _DEGREES = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
 _TRIGONOMETRIC = re.compile(
@@ -253,6 +258,7 @@ def clean(text: str) -> str:
   )
   text = _WRAPPER.sub("", _TEXT.sub(r"\\text", text))
   text = _FUNCTION_TEXT.sub(r"\\\1 ", text)
+  text = _ORDINAL.sub(lambda m: rf"\text{{{m[1] or m[2]}}}", text)
   text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
   text = re.sub(r"\\(q?quad)(?=[A-Za-z](?![A-Za-z]))", " ", text)
   # Numbers and quantities set as text, then command names and plain words.

@@ -112,13 +112,24 @@ def unname(text: str) -> str:
   match = _NAMED.fullmatch(text)
   if not match:
     return text
+  name = " ".join(w for w in match.groups()[1:] if w)
+  return match[1] if number(name) == int(match[1]) else text
+
+
+_NUMBER = re.compile(r"\s*([A-Za-z]+)(?:[\s-]+([A-Za-z]+))?[\s.]*")
+
+
+def number(text: str) -> int | None:
+  """Returns the number below 100 that words name; None if they name none."""
+  match = _NUMBER.fullmatch(text)
   first, second = (
-    _NUMBERS.get((w or "zero").casefold()) for w in match.groups()[1:]
+    _NUMBERS.get((w or "zero").casefold())
+    for w in (match.groups() if match else ("", "?"))
   )
   if first is None or second is None:
-    return text
-  is_name = not match[3] or first >= 20 and 0 < second < 10
-  return match[1] if is_name and int(match[1]) == first + second else text
+    return None
+  is_name = not match[2] or first >= 20 and 0 < second < 10
+  return first + second if is_name else None
 
 
 def spell(text: str) -> str:
