@@ -6,6 +6,7 @@ by commas, "and", "or" or names such as "x =" are parts of one answer:
 t = \boxed{2} or t = \boxed{8} answers "2, 8" and not 8.
 """
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import words
 
 # "boxed": \boxed{...} or \fbox{...}. "tag": <answer>...</answer>. "hash": a
-# line "#### ..." (GSM8K). "sentence": "the (final) answer is ...". "formula":
+# line "#### ..." (GSM8K), which is the last line or holds a value; other such
+# lines are headings. "sentence": "the (final) answer is ...". "formula":
 # the text ends in $...$, \(...\) or \[...\]. "whole": the text, if it is one
 # line. The strongest form comes first.
 FORMS = ("boxed", "tag", "hash", "sentence", "formula", "whole")
@@ -30,7 +32,11 @@ _PLACEHOLDER = re.compile(
   r"|\\[,;:! ]|[\s.$~])*"
 )
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S | re.I)
-_HASH = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.M)
+_HASH = re.compile(r"^[ \t]*#{4,6}[ \t]*(\S.*)$", re.M)
+# What numbers a heading or an item: 1. Add, (a), 2) Results, 3.1 Results.
+_NUMBERING = re.compile(
+  r"\(?(?:\d+(?:\.\d+)*|[a-z]|[ivx]+)(?:[.)]|[.)]?:|[.)]?[ \t]+[A-Z][a-z])"
+)
 # What follows the beginning of a sentence: a line, or a formula set on its own.
 _FOLLOWING = (
   r"(?=((?:\\\[|\$\$)[ \t]*\n[^\n]{1,299}\n[^\n]{0,9}|\S[^\n]{0,299}))"
@@ -41,7 +47,7 @@ _SENTENCE = re.compile(
   r"\b(?:(?:final|correct|right)[ \t]+)?answer(?:[ \t]+(?:choice|option))?"
   r"(?:[ \t]*\*\*)?[ \t]*"
   rf"(?:(?:{_IS_WORDS}[ \t]*)?:(?:[ \t]*\*\*)?[ \t]*(?:\n[ \t]*){{0,2}}"
-  rf"|{_IS_WORDS}(?:[ \t]*\*\*)?[ \t]*\n?[ \t]*)" + _FOLLOWING,
+  rf"|{_IS_WORDS}(?:[ \t]*\*\*)?[ \t]*+(?:\n[ \t]*+)?)" + _FOLLOWING,
   re.I,
 )
 # A heading of Markdown, or a line in bold: ### Final Answer, **Answer**.
@@ -206,9 +212,16 @@ def _tags(text: str) -> list[Span]:
 
 
 def hashed(text: str) -> list[str]:
-  """Returns the text after #### in the last line that has one."""
-  lines = [m[1].strip() for m in _HASH.finditer(text)]
-  return lines[-1:]
+  """Returns the text after #### in the last line that has one.
+
+  Headings of Markdown, which are no values and do not end the text, are no
+  marks.
+  """
+  found = list(_HASH.finditer(text))
+  if found and not re.search(r"\w", text[found[-1].end() :]):
+    return [found[-1][1].strip()]
+  values = (m[1].strip() for m in reversed(found) if _is_value(m[1]))
+  return list(itertools.islice(values, 1))
 
 
 def sentences(text: str) -> list[str]:
@@ -223,6 +236,26 @@ def sentences(text: str) -> list[str]:
     if not apart or not text[cue.end(1) :].strip() or _is_alone(cue[1]):
       answers.append(_stated(cue[1]))
   return [a for a in answers if a]
+
+
+def _is_value(line: str) -> bool:
+  """Returns whether the line of a #### is a value and no heading."""
+  line = line.strip("* \t.!")
+  if formula := _leading_formula(line):
+    return not re.search(r":|[A-Z][a-z]", formula[1])
+  first, *others = line.split() or [""]
+  # A single word may be a name or a heading, unless it has a sign: x+1.
+  starts = re.match(
+    r"[^A-Za-z]|[A-Za-z]{1,2}[\d=+^_/(\\*-]|[A-Za-z]+=|[A-Za-z]\Z", first
+  )
+  has_sign = first[:1].isalpha() and re.match(r"[=+*/^-]", "".join(others))
+  return (
+    bool(starts or has_sign)
+    and len(others) < 8
+    and not (_NUMBERING.match(line) or line.endswith(":"))
+    and bool(re.search(r"[^\W_]", line))
+    and not any(re.match(r"[A-Z][a-z]", w) for w in others)
+  )
 
 
 def _is_alone(line: str) -> bool:

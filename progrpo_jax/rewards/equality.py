@@ -11,7 +11,13 @@ import functools
 import itertools
 import re
 
-from progrpo_jax.rewards import evaluation, expressions, identity, notation
+from progrpo_jax.rewards import (
+  evaluation,
+  expressions,
+  identity,
+  notation,
+  words,
+)
 from progrpo_jax.rewards.identity import How, Symbolic
 from progrpo_jax.rewards.notation import Answer, squeeze
 
@@ -56,13 +62,37 @@ def compare(
   how = How(symbolic, tolerance, evaluated)
   same = functools.partial(_same, how=how)
   right, given = notation.read(gold), notation.read(answer)
-  if _is_trivial(given):
+  if _is_trivial(given) or _other_currency(gold, answer):
     return False
   if same(right, given):
     return True
   # 1,234 may be a list of two numbers, if the correct answer is a list.
   split = notation.read(answer, thousands=False)
   return split != given and right.kind == "list" and same(right, split)
+
+
+# Currency -> its signs and names. A bare $ may delimit a formula.
+_CURRENCIES = {
+  "dollar": r"\\\$|\A\s*\$(?=\s*[\d.,]+\s*\Z)|\bdollars?\b|\bUSD\b",
+  "cent": r"¢|\b(?<!per )cents?\b",
+  "euro": r"€|\beuros?\b|\bEUR\b",
+  "pound": r"£|\\pounds\b|\bpounds?\b|\bGBP\b",
+  "yen": r"[¥￥]|\byen\b",
+  "rupee": r"₹|\brupees?\b",
+}
+
+
+def _other_currency(gold: str, answer: str) -> bool:
+  """Returns whether both sides name currencies, and none of them in common.
+
+  The signs must be compared in the texts as they were written, since reading
+  removes them.
+  """
+  names = [
+    {name for name, sign in _CURRENCIES.items() if re.search(sign, text, re.I)}
+    for text in (gold, answer)
+  ]
+  return all(names) and not names[0] & names[1]
 
 
 def _is_trivial(given: Answer) -> bool:
@@ -90,6 +120,13 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
   if gold.kind == "named":
     return _same_named(gold, given, how)
   if gold.kind == "chain":
+    # A calculation, 6 * 7 = 42, is answered by its result.
+    trees = [expressions.parse(p.text) for p in gold.parts]
+    if all(trees) and not any(map(expressions.symbols, trees)):
+      *others, result = gold.parts
+      return all(_same(o, result, how) for o in others) and (
+        _same(result, given, how)
+      )
     return _same_chain(gold, given, how)
   if "ratio" in (gold.kind, given.kind):
     return _same_ratio(gold, given, how)
@@ -99,7 +136,15 @@ def _same(gold: Answer, given: Answer, how: How) -> bool:
   if gold.kind == "relation" or given.kind == "relation":
     return _same_relation(gold, given, how)
   if gold.kind == "words" or given.kind == "words":
-    return _same_words(gold.text, given.text)
+    if _same_words(gold.text, given.text):
+      return True
+    # Digits answer a number in words, but words do not answer digits.
+    number = words.number(notation.unwrap(gold.text))
+    return (
+      number is not None
+      and given.kind == "atom"
+      and _same_atom(str(number), given.text, how)
+    )
   if gold.kind == given.kind == "atom":
     return _same_atom(gold.text, given.text, how)
   if gold.kind == "atom" and given.kind == "list":
@@ -190,6 +235,7 @@ def _same_parts(gold: Answer, given: Answer, how: How) -> bool:
   if any(dots):
     gold, given = _unfold(gold, given)
   elif gold.kind in UNORDERED and given.kind in UNORDERED:
+    gold, given = _unnumbered(gold, given)
     if not _in_order(gold, given):
       return _same_unordered(gold, given, how)
   return len(gold.parts) == len(given.parts) and all(
@@ -271,11 +317,35 @@ def _in_order(gold: Answer, given: Answer) -> bool:
 
   Such values ("x = 1, y = 2" and "1, 2") are compared in order.
   """
-  names = [
-    {squeeze(p.extra) for p in a.parts if p.kind == "named"}
-    for a in (gold, given)
-  ]
+  names = _names(gold), _names(given)
   return min(map(len, names)) == 0 and max(map(len, names)) > 1
+
+
+def _names(answer: Answer) -> set[str]:
+  """Returns the names of an answer's named parts."""
+  return {squeeze(p.extra) for p in answer.parts if p.kind == "named"}
+
+
+_NUMBERED = re.compile(r"(.+?)(?:_(?:\d|[-+]|\{(?:\d+|[-+])\}))?")
+
+
+def _unnumbered(gold: Answer, given: Answer) -> tuple[Answer, Answer]:
+  """Removes names that only number the values of one unknown.
+
+  The roots x_1 and x_2 have equal roles, and an answer may number them in any
+  order or not at all. Sides with the same names keep them, as terms of a
+  sequence are numbered alike by both.
+  """
+  names = _names(gold), _names(given)
+  stems = {_NUMBERED.fullmatch(n)[1] for n in names[0] | names[1]}
+  if names[0] == names[1] or len(stems) != 1:
+    return gold, given
+  return tuple(
+    dataclasses.replace(
+      a, parts=tuple(p.parts[0] if p.kind == "named" else p for p in a.parts)
+    )
+    for a in (gold, given)
+  )
 
 
 def _same_unordered(gold: Answer, given: Answer, how: How) -> bool:
@@ -314,7 +384,7 @@ def _partner(part: Answer, free: list[Answer], how: How) -> Answer | None:
 def _same_named(gold: Answer, given: Answer, how: How) -> bool:
   """Returns whether an answer equals a reference of the form name = value."""
   # In x + y = 5 the left side is no name, and 5 alone does not answer it.
-  kind = notation.label(gold.extra)
+  kind = notation.quantity(gold.extra)
   is_sum = kind == "compound" and re.search(r"[-+]", gold.extra)
   if given.kind == "named":
     if _is_trivial(given):
@@ -423,9 +493,7 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
   if _is_natural_log(gold, given):
     gold = _LOG.sub(r"\\ln ", gold)
   # Units and other words after the value must not contradict each other.
-  (gold, gold_words), (given, given_words) = map(
-    notation.split_words, (gold, given)
-  )
+  (gold, gold_words), (given, given_words) = _split_words(gold, given)
   if notation.words_differ(gold_words, given_words):
     return False
   if squeeze(gold) == squeeze(given):
@@ -442,6 +510,30 @@ def _same_atom(gold: str, given: str, how: How) -> bool:
     if _may_drop_percent(plain[0], percents[0]) and identity.same(*plain, how):
       return True
   return identity.same(*trees, how)
+
+
+def _split_words(gold: str, given: str) -> list[tuple[str, str]]:
+  """Returns (quantity, words) of both sides.
+
+  Whether the m of 5m is a metre or a factor depends on the other side: it is a
+  metre if the reference is a number, or if the other side has metres in words.
+  """
+  sides = [notation.split_words(text) for text in (gold, given)]
+  for index, text in enumerate((gold, given)):
+    if sides[index][1]:
+      continue
+    other = sides[1 - index]
+    side = notation.split_words(text, glued=True)
+    unit = words.measure(side[1])
+    tree = expressions.parse(other[0])
+    if unit and (
+      words.measure(other[1]) == unit
+      or index == 1
+      and tree
+      and not expressions.symbols(tree)
+    ):
+      sides[index] = side
+  return sides
 
 
 def _may_drop_percent(tree: expressions.Tree | None, percent: bool) -> bool:

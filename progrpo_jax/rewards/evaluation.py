@@ -14,6 +14,7 @@ from progrpo_jax.rewards.expressions import Tree, symbols
 
 MAX_BITS = 40_000  # of an exact number: allows 2^{40000}, not 9^{9^{9}}
 _MAX_FACTORIAL = 1000
+SMALL = 1000  # first point whose symbols have small values, as \arcsin needs
 
 
 class TooLarge(ValueError):
@@ -50,8 +51,8 @@ def evaluate(tree: Tree, point: int) -> Fraction | complex | None:
 
   Args:
     tree: tree of an expression.
-    point: number of a point. Each symbol has a value between 0.5 and 2 that
-      depends only on its name and the point.
+    point: number of a point. Each symbol has a value that depends only on its
+      name and the point: between 0.5 and 2, or below 0.5 from SMALL on.
 
   Returns:
     A Fraction, which is exact, or a complex number, which is not.
@@ -107,13 +108,19 @@ def _real_value(tree: Tree, point: int, negative: frozenset[str]) -> Any:
   return value.real
 
 
+def symbol_value(name: str, point: int) -> float:
+  """Returns the value of a symbol at a point, see `evaluate`."""
+  ends = (0.5, 2) if point < SMALL else (0.05, 0.5)
+  return random.Random(f"{point}/{name}").uniform(*ends)
+
+
 def _value(tree: Tree, point: int) -> Fraction | complex:
   """Evaluates a tree; `evaluate` catches what it raises."""
   kind = tree[0]
   if kind == "number":
     return tree[1]
   if kind == "symbol":
-    return complex(random.Random(f"{point}/{tree[1]}").uniform(0.5, 2))
+    return complex(symbol_value(tree[1], point))
   if kind == "constant":
     return complex(_CONSTANTS[tree[1]])
   if kind == "call":

@@ -48,6 +48,8 @@ SYMBOL_COMMANDS = frozenset(
   ]
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+# Tokens that end an operand, so that digits behind them are a new factor.
+_ENDS = frozenset(("!", ")", "]", "}", r"\rfloor", r"\rceil"))
 _STARTS = frozenset(
   (
     r"\frac",
@@ -173,30 +175,35 @@ class _Reader:
       implicit_only: whether to stop at signs of multiplication, as after a
         function without brackets: sin 2x * y is (sin 2x) y.
     """
-    tree = self.factor()
+    tree = last = self.factor()
     while True:
       token = self.peek()
       if token in ("*", "/", r"\times", r"\div") and not implicit_only:
         self.take()
         divided = token in ("/", r"\div")
-        tree = ("div" if divided else "mul", tree, self.factor())
-      elif self._begins(implicit_only):
-        tree = ("mul", tree, self.power())
+        last = self.factor()
+        tree = ("div" if divided else "mul", tree, last)
+      elif self._begins(last, implicit_only):
+        last = self.power()
+        tree = ("mul", tree, last)
       else:
         return tree
 
-  def _begins(self, plain: bool) -> bool:
+  def _begins(self, before: Tree, plain: bool) -> bool:
     """Returns whether a factor follows without a sign of multiplication.
 
     Args:
+      before: the factor that has been read last.
       plain: whether commands other than symbols and fractions end the product.
     """
     token = self.peek()
     if plain and token.startswith("\\"):
       return token[1:] in SYMBOL_COMMANDS or token == r"\frac"
     if token[:1].isdigit() or token[:1] == ".":
-      # "2 3" is no product, and nobody writes "x2" or ")2" for one.
-      return False
+      # 3! 7! and 2^a 3^b are products. "2 3" and "x2" are not, and in "(2) 3"
+      # the bracket may number an item.
+      ended = before[0] == "pow" or self.tokens[self.at - 1] in _ENDS
+      return ended and before[0] not in ("number", "constant", "symbol")
     return token in ("(", "[", "{") or token.isalpha() or token in _STARTS
 
   def factor(self) -> Tree:
@@ -246,6 +253,9 @@ class _Reader:
       return ("neg", self.group())
     if self.peek() in ("{", "("):
       return self.bracketed()
+    if self.peek()[:1].isdigit():
+      # Not a mixed number: \log_6 \frac{1}{36}.
+      return ("number", Fraction(self.take()))
     return self.atom()
 
   def bracketed(self) -> Tree:

@@ -10,7 +10,8 @@ import dataclasses
 from fractions import Fraction
 import itertools
 import math
-from typing import Protocol
+import random
+from typing import Any, Protocol
 
 from progrpo_jax.rewards import evaluation, expressions
 
@@ -33,8 +34,18 @@ class Symbolic(Protocol):
     answer: expressions.Tree,
     names: Mapping[str, str],
     positive: bool,
+    point: Mapping[str, float] | None = None,
   ) -> bool:
-    """Returns whether two trees are equal, given the names of their symbols."""
+    """Returns whether two trees are equal, given the names of their symbols.
+
+    Args:
+      gold: tree of the reference.
+      answer: tree of the answer.
+      names: name to use for each symbol.
+      positive: whether symbols are positive numbers.
+      point: values of the new names at which both trees are real, if they are
+        known to agree wherever both are; None where they agree everywhere.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +94,10 @@ def same(
     if constant and how.tolerance and abs(a - b) <= how.tolerance * abs(a):
       return True
     if abs(a - b) > CLOSE * max(abs(a), abs(b)):
-      return False
-  return prove(gold, given, how.symbolic)
+      return _same_real(gold, given, how.symbolic)
+  return prove(gold, given, how.symbolic) or _same_real(
+    gold, given, how.symbolic
+  )
 
 
 def _is_numeral(tree: expressions.Tree) -> bool:
@@ -123,10 +136,75 @@ def _terms(tree: expressions.Tree) -> int:
   return max(parts)
 
 
-def prove(
+def _same_real(
   gold: expressions.Tree, given: expressions.Tree, symbolic: Symbolic
 ) -> bool:
-  """Asks the prover whether trees are equal; False if they are too large."""
+  r"""Returns whether trees are equal wherever both are real.
+
+  \ln(a+b) - \ln(a-b) and \ln\frac{a+b}{a-b} have other branches for a < b,
+  where they are no real numbers. Only roots and functions have such branches.
+  """
+  kinds = expressions.operators(gold), expressions.operators(given)
+  names = sorted(expressions.symbols(gold) | expressions.symbols(given))
+  if (
+    not names
+    or not _BRANCHED & (kinds[0] | kinds[1])
+    or "i" in kinds[0] | kinds[1]
+    or ("abs" in kinds[0]) != ("abs" in kinds[1])
+  ):
+    return False
+  found, common = 0, None
+  for point in _REAL_POINTS:
+    # Signs are mixed at every third point.
+    signs = random.Random(point) if point % 3 == 0 else None
+    negative = [n for n in names if signs and signs.random() < 0.5]
+    a, b = _real_values(gold, given, point, tuple(negative))
+    if a is None or b is None:
+      # \frac{1}{2}\ln (x-1)^2 has a real value for x < 1, unlike \ln(x-1).
+      if (a is None) != (b is None) and not negative:
+        sides = (evaluation.evaluate(t, point) for t in (gold, given))
+        if not _close(*sides):
+          return False
+      continue
+    if not _close(a, b):
+      return False
+    found += 1
+    common = common or {
+      n: evaluation.symbol_value(n, point) * (-1 if n in negative else 1)
+      for n in names
+    }
+  if found < _MIN_REAL:
+    return False
+  return prove(gold, given, symbolic, common)
+
+
+def _close(a: Any, b: Any) -> bool:
+  """Returns whether two values are equal in double precision; None is not."""
+  if a is None or b is None:
+    return False
+  a, b = complex(a), complex(b)
+  return abs(a - b) <= CLOSE * max(abs(a), abs(b))
+
+
+_BRANCHED = frozenset(("root", "log", "call", "pow"))
+_REAL_POINTS = (*range(4, 22), *range(evaluation.SMALL, evaluation.SMALL + 18))
+_MIN_REAL = 6
+
+
+def prove(
+  gold: expressions.Tree,
+  given: expressions.Tree,
+  symbolic: Symbolic,
+  point: Mapping[str, float] | None = None,
+) -> bool:
+  """Asks the prover whether trees are equal; False if they are too large.
+
+  Args:
+    gold: tree of the reference.
+    given: tree of the answer.
+    symbolic: prover.
+    point: values of the symbols, see `Symbolic`.
+  """
   if max(map(expressions.size, (gold, given))) > _MAX_SYMBOLIC_NODES:
     return False
   if max(map(_terms, (gold, given))) >= _MAX_TERMS:
@@ -140,8 +218,11 @@ def prove(
     return False
   if any(_has_long_number(tree) for tree in (gold, given)):
     return False
-  positive = _positive(gold, given, names)
-  return symbolic(gold, given, dict(zip(names, _LETTERS)), positive)
+  letters = dict(zip(names, _LETTERS))
+  if point:
+    values = {letters[n]: point[n] for n in names}
+    return symbolic(gold, given, letters, False, values)
+  return symbolic(gold, given, letters, _positive(gold, given, names))
 
 
 def _positive(

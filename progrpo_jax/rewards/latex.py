@@ -209,6 +209,11 @@ _SET_QUANTITY = re.compile(
   r"\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)",
   re.I,
 )
+# One with any unit, \text{5 MHz}.
+_SET_MEASURE = re.compile(
+  r"\A\s*\\text\s*\{\s*([-+]?\s*(?:\d[\d.,]*(?:/\d+)?|\.\d+))"
+  r"(\s+[^\d{}]{1,40})\}(?=\s*(?:\^\s*\{?-?\d\}?\s*)?[\s.]*\Z)"
+)
 _FUNCTION_TEXT = re.compile(
   r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec"
   r"|csc|log|lg|ln|exp)\s*\}(?!\s*\.?\s*\Z)"
@@ -217,6 +222,11 @@ _FUNCTION_TEXT = re.compile(
 _GOES_ON = re.compile(
   r"(?<![\w.])(\d{1,30})\.(\d{0,20}?)"
   r"(?:(\d)\3{2,}|(\d{2,5})\4{2,}|(\d{6})\5+)\s*\\ldots(?![A-Za-z])"
+)
+# 4^{th}, 42^{\text{nd}}: the raised ending of an ordinal.
+_ORDINAL = re.compile(
+  r"(?<=\d)\s*\^\s*(?:\{\s*(?:\\text\s*\{\s*)?(st|nd|rd|th)\s*\}?\s*\}"
+  r"|\\text\s*\{\s*(st|nd|rd|th)\s*\})(?=\s*(?:\Z|\\text|[A-Za-z.]))"
 )
 _INFIX = re.compile(r"\\(choose|over)(?![A-Za-z])")
 _DEGREES = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
@@ -248,12 +258,16 @@ def clean(text: str) -> str:
   )
   text = _WRAPPER.sub("", _TEXT.sub(r"\\text", text))
   text = _FUNCTION_TEXT.sub(r"\\\1 ", text)
+  text = _ORDINAL.sub(lambda m: rf"\text{{{m[1] or m[2]}}}", text)
   text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
   text = re.sub(r"\\(q?quad)(?=[A-Za-z](?![A-Za-z]))", " ", text)
   # Numbers and quantities set as text, then command names and plain words.
   text = re.sub(r"\.{3,}", r"\\ldots ", text)
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
   text = _SET_QUANTITY.sub(r"\1\\text{\2}", text)
+  text = _SET_MEASURE.sub(
+    lambda m: rf"{m[1]}\text{{{m[2]}}}" if words.measure(m[2]) else m[0], text
+  )
   text = words.unwrap(words.unname(_COMMAND.sub(_command, text)))
   text = _dots(_outside_text(_infix(text), _spell))
   return " ".join(text.split()).lstrip(" ;:,").rstrip(" .;:,")

@@ -293,7 +293,7 @@ def _form(answer: Answer) -> str:
 
 def _form_atom(text: str) -> str:
   """Returns a number as a fraction, another expression written by its tree."""
-  text, _ = notation.split_unit(text)
+  text, _ = notation.split_words(text)
   tree = expressions.parse(text)
   if tree is None:
     return squeeze(text)

@@ -348,13 +348,13 @@ def _read_relation(text: str) -> Answer | None:
   # An approximate value is dropped behind an exact one: \pi \approx 3.14.
   if r"\approx" in signs:
     at = signs.index(r"\approx")
-    if at == 0 and label(cut[0]):
+    if at == 0 and quantity(cut[0]):
       return Answer("named", text, (_read(cut[-1]),), cut[0])
     return _read(text[: _SIGN_APPROX.search(text).start()])
   if signs[0] == r"\in" and len(cut) == 2 and label(cut[0]):
     return Answer("named", text, (_read(cut[1]),), cut[0])
   if set(signs) <= {"=", ":="}:
-    if label(cut[0]):
+    if quantity(cut[0]):
       return Answer("named", text, (_read(cut[-1]),), cut[0])
     return Answer("chain", text, tuple(_read_atom(c) for c in cut))
   parts = tuple(_read_atom(c) for c in cut)
@@ -448,7 +448,7 @@ def squeeze(text: str) -> str:
 
 
 _NAME = re.compile(
-  r"(?:[A-Za-z](?:_(?:\w|\{[^{}]*\}))?'*"
+  r"(?:[A-Za-z](?:_(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))?'*"
   r"|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi_\w+)"
   r"(?:_(?:\w|\{\w+\}))?|[A-Z]{2,4}|m?\s*\\angle\s*\w+"
   r"|\\overline\s*\{\w+\}|\|\s*[A-Za-z]{1,3}\s*\|)"
@@ -475,6 +475,65 @@ def label(text: str) -> str:
     return "name"
   tree = expressions.parse(text)
   return "compound" if tree and _has_only_symbols(tree) else ""
+
+
+# Operators whose result may be stated with their operand or without it.
+_OPERATOR = re.compile(
+  r"\\(?:lim|limsup|liminf|max|min|sup|inf|i{1,3}nt|oint|sum|prod)(?![A-Za-z])"
+)
+# What is applied to an argument in brackets: \gcd(a,b), \mathbb{E}[X].
+_FUNCTIONAL = re.compile(
+  r"(?:\\(?:gcd|lcm|Pr|det|deg|dim|arg|max|min)(?![A-Za-z])|\\text\s*\{[^{}]+\}"
+  r"|\\mathbb\s*(?:\{\s*[A-Z]\s*\}|[A-Z])|gcd|lcm|max|min|[A-Z][a-z]+)"
+  r"(?:_(?:\w|\{[^{}]*\}))?\s*([(\[].*[)\]])"
+)
+_FIGURE = re.compile(r"\\(?:triangle|square|odot|angle)(?![A-Za-z])\s*")
+_AT_NUMBER = r"[a-wA-W](?:_\w|_\{\w+\})?'*\s*\(\s*-?[\d./]+\s*\)"
+_SUM_AT_NUMBERS = re.compile(rf"{_AT_NUMBER}(?:\s*[-+]\s*{_AT_NUMBER})+")
+
+
+def quantity(text: str) -> str:
+  r"""Returns the kind of name that the value behind an = may have.
+
+  Returns:
+    As `label`, and more than an unknown may have: "name" for a function of
+    something (\gcd(a,b), \lfloor 100x\rfloor) or an operator (\lim_{x\to 0} f);
+    "compound" for what questions ask for, 100m+n and f(1)+f(2). A sum with one
+    letter is an equation, whose right side is no answer.
+  """
+  text = text.strip()
+  if kind := label(text):
+    return kind
+  if is_words(_FIGURE.sub("", text)):
+    return "name"
+  if match := _FUNCTIONAL.fullmatch(text):
+    return "name" if _balanced(match[1][1:-1]) else ""
+  if match := _OPERATOR.match(text):
+    terms, _ = split(text[match.end() :], _PLUS)
+    return "name" if len(terms) == 1 else ""
+  if _SUM_AT_NUMBERS.fullmatch(text):
+    return "compound"
+  tree = expressions.parse(text)
+  if tree is None or not expressions.symbols(tree):
+    return ""
+  if tree[0] in ("floor", "ceil"):
+    return "name"
+  is_sum = tree[0] == "add" and len(expressions.symbols(tree)) > 1
+  return "compound" if is_sum and all(map(_is_multiple, tree[1:])) else ""
+
+
+_PLUS = re.compile(r"([-+])")
+
+
+def _is_multiple(tree: expressions.Tree) -> bool:
+  """Returns whether a term is a product of symbols with a number before it."""
+  while tree[0] == "neg":
+    tree = tree[1]
+  if tree[0] == "mul" and tree[1][0] == "number":
+    tree = tree[2]
+  elif tree[0] == "mul" and tree[1][0] == "mul":
+    return _is_multiple(tree[1]) and _has_only_symbols(tree[2])
+  return _has_only_symbols(tree)
 
 
 def _has_only_symbols(tree: expressions.Tree) -> bool:
@@ -519,53 +578,6 @@ def interval(answer: Answer) -> Answer | None:
 
 # ----- Units -----
 
-# Name of a unit -> its usual name, the first of each line.
-_UNITS = {
-  name: names.split()[0]
-  for names in (
-    "mm millimeter millimetre",
-    "cm centimeter centimetre",
-    "m meter metre",
-    "km kilometer kilometre",
-    "in inch",
-    "ft foot feet",
-    "yd yard",
-    "mi mile",
-    "g gram",
-    "kg kilogram",
-    "mg milligram",
-    "lb pound",
-    "oz ounce",
-    "s sec second",
-    "min minute",
-    "h hr hour",
-    "day",
-    "week",
-    "month",
-    "year",
-    "ml milliliter millilitre",
-    "l liter litre",
-    "dollar usd",
-    "cent",
-    "euro",
-    "degree deg",
-    "radian rad",
-    "mph",
-    "km/h kmh kph",
-    "m/s",
-    "j joule",
-    "n newton",
-    "w watt",
-    "v volt",
-    "am a.m",
-    "pm p.m",
-    "hz hertz",
-    "pa pascal",
-    "k kelvin",
-    "mol mole",
-  )
-  for name in names.split()
-}
 _UNIT_TEXT = re.compile(
   r"^(.+?)\s*\\text\s*\{([^{}]*)\}((?:\s*[/*]?\s*\\text\s*\{[^{}]*\})*)"
   r"\s*(\^\s*\{?-?\d\}?)?$",
@@ -586,29 +598,63 @@ _UNIT_GLUED = re.compile(
 _POWER = re.compile(r"\^\s*\{?\s*(-?\d)")
 
 
-def split_unit(text: str) -> tuple[str, str]:
-  """Returns (quantity, usual name of its unit, "" if none is known)."""
-  quantity, suffix = split_words(text)
-  return quantity, _unit(suffix)
+# Where a quantity may end; what follows is tried as a unit.
+_END_OF_VALUE = re.compile(r"(?<=[\d})%])(?=\s*[A-Za-z\\Å])")
+_TEXTS = re.compile(r"\\text\s*\{(?:[^{}]|\{[^{}]*\})*\}")
+_MAX_UNIT = 80  # characters of a unit
+_SQUARED = re.compile(r"\b(?:square|sq|cubic|cu)\b|\b(?:squared|cubed)\b")
+_AMOUNTS = ("K", "T")  # 5K and 5T may be thousands and trillions
 
 
-def split_words(text: str) -> tuple[str, str]:
+def split_words(text: str, *, glued: bool = False) -> tuple[str, str]:
   """Returns (quantity, words behind it).
 
   Words that change the value ("million") and letters that may be factors stay
   with the quantity; all other words are split off, units or not.
+
+  Args:
+    text: text of an expression.
+    glued: whether a letter behind a digit is a unit if it can be one, as in
+      5m; otherwise it is a factor.
   """
+  for at in (m.start() for m in _END_OF_VALUE.finditer(text)):
+    suffix = text[at:]
+    if len(suffix) <= _MAX_UNIT and _is_unit(suffix, glued):
+      return text[:at].strip(), words.flat(suffix).strip()
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_BRACKETS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
       suffix = "".join(match.groups()[1:-1])
       bare = pattern in (_UNIT_WORDS, _UNIT_BRACKETS)
-      is_product = bare and words.is_product(match[2], _UNITS)
+      is_product = bare and (
+        words.is_product(match[2]) or re.fullmatch(r"\w(?: \w)+", suffix)
+      )
       if is_product or words.change(unwrap(suffix)):
         break
       power = match.groups()[-1] or ""
       return match[1].strip(), unwrap(suffix) + power
   return text, ""
+
+
+def _is_unit(suffix: str, glued: bool) -> bool:
+  r"""Returns whether what follows a number is a unit and no product.
+
+  Args:
+    suffix: text behind a number.
+    glued: see `split_words`.
+  """
+  if words.measure(suffix) is None:
+    return False
+  bare = _TEXTS.sub("", suffix).replace(r"\times", "*")
+  if not re.search(r"[A-Za-z]", bare):
+    return True
+  if suffix in _AMOUNTS:
+    return False
+  # Letters outside of \text, or \mu and \Omega. Several in a row are factors.
+  is_row = re.search(r"\w\s+\w", _SQUARED.sub("", words.flat(bare)))
+  return (glued or suffix[0] == " " or r"\text" in suffix) and (
+    not is_row or "^{-" in bare
+  )
 
 
 _FILLERS = frozenset(
@@ -621,12 +667,12 @@ def words_differ(left: str, right: str) -> bool:
 
   They do if each side has a word that the other lacks: "East" and "West", "red
   marbles" and "blue marbles", but not "ways" and "different ways". Two known
-  units are compared by name and power.
+  units are compared by scale and powers of base units.
   """
-  units = _unit(left), _unit(right)
-  powers = _power(left), _power(right)
+  units = words.measure(left), words.measure(right)
   if all(units):
-    return units[0] != units[1] or powers[0] != powers[1]
+    return units[0] != units[1]
+  powers = _power(left), _power(right)
   if left and right and powers[0] != powers[1] and "1" not in powers:
     return True
   # Rates have too many spellings to be compared by words.
@@ -634,10 +680,10 @@ def words_differ(left: str, right: str) -> bool:
     return False
   left_words, right_words = (
     {
-      _unit(w) or w.casefold().removesuffix("s")
+      words.measure(w) or w.casefold().removesuffix("s")
       for w in re.findall(r"[A-Za-z]+", text)
+      if w.casefold() not in _FILLERS
     }
-    - _FILLERS
     for text in (left, right)
   )
   return bool(left_words - right_words and right_words - left_words)
@@ -650,15 +696,3 @@ def _power(suffix: str) -> str:
   if re.search(r"\b(?:square|sq)\b", suffix, re.I):
     return "2"
   return "3" if re.search(r"\b(?:cubic|cu)\b", suffix, re.I) else "1"
-
-
-def _unit(text: str) -> str:
-  """Returns the usual name of a unit, "" if it is not known."""
-  text = re.sub(r"\s+", " ", _POWER.split(unwrap(text))[0]).strip(" .")
-  text = re.sub(r"^(?:square|sq|cubic|cu)\.? ", "", text)
-  # The case of one letter matters: M is no metre.
-  word = text if text in ("m", "s", "g") else text.casefold()
-  for name in (word, word.removesuffix("s"), word.removesuffix("es")):
-    if name in _UNITS:
-      return _UNITS[name]
-  return ""

@@ -80,7 +80,8 @@ _LEAD = re.compile(
   r"|smallest|largest|least|greatest|minimum|maximum|possible)\s+){0,3}"
   rf"(?:{_SUBJECT})\b(?:\s+(?:of|to|for|in)\s+(?:(?!\b(?:is|are)\b)"
   r"[^.:=<>\n]){1,60}?)?\s*(?:(?:is|are|equals|will be|would be|becomes)\b"
-  r"\s*:?|:|=)|(?:it|this|that)\s+(?:is|equals)\b)\s*(?=\S)",
+  r"\s*:?|:|=)|(?:it|this|that)\s+(?:is|equals)\b|there\s+(?:is|are)\b"
+  r"(?:\s+(?:exactly|a\s+total\s+of)\b)?)\s*(?=\S)",
   re.I,
 )
 _CONNECTIVE = re.compile(

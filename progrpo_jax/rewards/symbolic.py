@@ -23,6 +23,7 @@ _MAX_BITS = 100_000
 _MAX_COUNT = 5000  # factors of a factorial or a binomial coefficient
 _MAX_SYMBOLIC_COUNT = 25  # the same if the upper argument has symbols
 _MAX_FACTORS = 8  # of a binomial coefficient that is written out
+_MAX_OVER = 12  # denominator of the logarithms' coefficients
 _MAX_TERMS = 500  # terms of sums that the cheap proof multiplies out
 
 # It would warn, once per process, that its timeouts are off.
@@ -34,6 +35,7 @@ def equal(
   answer: expressions.Tree,
   names: Mapping[str, str],
   positive: bool = False,
+  point: Mapping[str, float] | None = None,
 ) -> bool:
   """Returns whether two expressions are equal, by Math-Verify.
 
@@ -45,11 +47,17 @@ def equal(
     answer: tree of the given answer.
     names: name for each symbol, which Math-Verify must read as a variable.
     positive: whether symbols are positive numbers instead of real ones.
+    point: values of the new names at which both sides are real. The sides are
+      then known to agree at points, and need to be equal only where they are
+      real.
   """
   try:
     left, right = (expression(tree, names, positive) for tree in (gold, answer))
     if left.has(*_NO_NUMBERS) or right.has(*_NO_NUMBERS):
       return False
+    if point:
+      values = {sympy.Symbol(n, real=True): v for n, v in point.items()}
+      return _equal_if_real(left, right) and _agree(left, right, values)
     return _proved(left, right) and _agree(left, right)
   except MemoryError:
     raise
@@ -99,6 +107,27 @@ def _vanishes(difference: sympy.Expr) -> bool:
     # Expands logarithms of positive symbols only.
     over = sympy.expand_log(over)
   return bool(over == 0 or _is_short(over) and sympy.expand(over) == 0)
+
+
+def _equal_if_real(left: sympy.Expr, right: sympy.Expr) -> bool:
+  """Returns whether real values of two sides can differ by their sign only.
+
+  If exp(n (left - right)) is 1, the real values are equal. If the squares are
+  equal, so are the values up to their sign, which points have decided.
+  """
+  difference = left - right
+  if _vanishes(difference):
+    return True
+  if not _is_short(difference):
+    return False
+  difference = sympy.expand(difference)
+  if difference.has(sympy.log):
+    parts = [t.as_coeff_Mul()[0] for t in sympy.Add.make_args(difference)]
+    over = math.lcm(*(int(getattr(c, "q", 1)) for c in parts))
+    if over <= _MAX_OVER:
+      return _vanishes(sympy.exp(sympy.expand(over * difference)) - 1)
+    return False
+  return _vanishes(left**2 - right**2)
 
 
 def _is_short(value: sympy.Expr) -> bool:
@@ -204,9 +233,21 @@ _OPERATORS: dict[str, Callable[..., sympy.Expr]] = {
 }
 
 
-def _agree(left: sympy.Basic, right: sympy.Basic) -> bool:
-  """Returns whether the values at one point agree to many digits."""
+def _agree(
+  left: sympy.Basic,
+  right: sympy.Basic,
+  point: Mapping[sympy.Symbol, float] | None = None,
+) -> bool:
+  """Returns whether the values at one point agree to many digits.
+
+  Args:
+    left: one side.
+    right: other side.
+    point: value of each symbol; None chooses one.
+  """
   names = sorted(left.free_symbols | right.free_symbols, key=str)
-  point = {s: sympy.Rational(13 + 5 * i, 7 + i) for i, s in enumerate(names)}
-  a, b = (sympy.N(e.subs(point).doit(), _DIGITS) for e in (left, right))
+  if point is None:
+    point = {s: sympy.Rational(13 + 5 * i, 7 + i) for i, s in enumerate(names)}
+  exact = {s: sympy.Rational(v) for s, v in point.items()}
+  a, b = (sympy.N(e.subs(exact).doit(), _DIGITS) for e in (left, right))
   return bool(abs(a - b) <= abs(a) * 10 ** (5 - _DIGITS))

@@ -84,6 +84,37 @@ def test_hashed_and_tagged():
   assert answers.tagged("<answer>1") == []
 
 
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
+    ("#### Step 3: conclude\nSo it is 42.\n\n**Answer: 42**", ["42"]),
+    ("#### Final Answer\n42", ["42"]),
+    ("#### Solution\nThe answer is $42$.", ["42"]),
+    ("#### 1. Add\nThe answer is 42.", ["42"]),
+    ("#### 2 Results\nThe answer is 42.", ["42"]),
+    ("#### 3.1 Results\nThe answer is 42.", ["42"]),
+    ("#### (a)\nThe answer is 42.", ["42"]),
+    ("#### Case x = 3\nThe answer is 42.", ["42"]),
+    ("#### $n = 3$: the base case\nThe answer is 42.", ["42"]),
+    ("#### Step-by-step solution\nThe answer is 42.", ["42"]),
+    ("#### 42\n#### Remark\nThe answer is 41.", ["42"]),
+    ("#### 42\nI hope that helps.", ["42"]),
+    ("#### 42 dollars per day\nDone.", ["42 dollars per day"]),
+    ("#### **42**\nDone.", ["**42**"]),
+    ("#### $42$\nDone.", ["$42$"]),
+    ("#### (1, 2)\nDone.", ["(1, 2)"]),
+    ("#### x + 1\nDone.", ["x + 1"]),
+    ("#### x = 5\nDone.", ["x = 5"]),
+    ("#### Evelyn\n", ["Evelyn"]),
+    ("#### Evelyn\n```", ["Evelyn"]),
+    ("#### Conclusion\nWe are done.", []),
+    ("#### Step 42\nWe are done.", []),
+  ],
+)
+def test_headings_are_no_marks(text, found):
+  assert answers.find(text) == found
+
+
 def test_the_strongest_form_counts():
   text = "The answer is 1.\n#### 2\n<answer>3</answer>\n\\boxed{4} $5$"
   for forms, found in [
