@@ -184,7 +184,8 @@ STORIES = {
       "make methods",
       "--config {small} --steps 1 --seeds 1 --methods grpo,progrpo",
     ),
-    (".venv/bin/python tools/make_results.py runs/methods", "figure.svg"),
+    (".venv/bin/python tools/make_results.py runs/methods", ""),
+    (".venv/bin/python tools/make_results.py runs/methods entropy.svg", ""),
     (
       "progrpo train --config configs/tiny.py:progrpo --workdir DIR"
       " --config.model.init_from=runs/methods/base"
@@ -193,7 +194,7 @@ STORIES = {
     ),
     (
       ".venv/bin/python tools/time_methods.py runs/methods/base times.json",
-      "--config {small} --methods grpo --rounds 1 --steps 2",
+      "--config {small} --methods grpo --rounds 1 --first 1 --steps 2",
     ),
   ],
   "prolonged training": [
@@ -419,6 +420,10 @@ NOT_RUN = {
   'docker run --gpus all -v "$PWD/runs:/progrpo_jax/runs" progrpo_jax train'
   " --config tiny:progrpo --workdir runs/tiny": "needs docker and a GPU",
   "python tools/make_screens.py runs/quickstart": "needs a browser",
+  ".venv/bin/python tools/time_methods.py runs/study/smollm2 times.json"
+  " --config configs/smollm2.py --rounds 1 --first 2 --steps 3": (
+    "takes an hour; the story of all methods runs the tool"
+  ),
   ".venv/bin/pip install -e '.[aot]'": "needs a network",
   "pip install -e '.[aot]'": "needs a network",
   "JAX_PLATFORMS=cpu .venv/bin/python tools/measure_memory.py v5e 1 1 1": (
