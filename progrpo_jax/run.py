@@ -194,6 +194,8 @@ class Run:
   def config(self):
     """A copy of the resolved config: `run.config.algo.arm.alpha`.
 
+    Keys that are younger than the run have their defaults.
+
     Raises:
       InputError: the workdir has no config.json.
     """
@@ -202,7 +204,7 @@ class Run:
       raise errors.InputError(
         f"{self.path} holds no config.json; progrpo train writes it"
       )
-    return files.from_json(config)
+    return files.completed(files.from_json(config))
 
   def metrics(self) -> Table:
     """Returns the metrics, one row per training step.

@@ -1,6 +1,7 @@
 """A run as a notebook sees it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,17 @@ def test_configs_of_every_kind_come_back(spec, make_run):
   workdir = make_run(steps=1)
   (workdir / "config.json").write_text(config.to_json_best_effort())
   assert run.load_run(workdir).config.to_dict() == config.to_dict()
+
+
+def test_a_config_older_than_a_key_has_its_default(trained, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(trained.path, workdir)
+  known = json.loads((workdir / "config.json").read_text())
+  del known["algo"]["arm"], known["model"]["system_prompt"]
+  (workdir / "config.json").write_text(json.dumps(known))
+  c = run.load_run(workdir).config
+  assert (c.algo.arm.alpha, c.model.system_prompt) == (0.0, "")
+  assert c.algo.beta == trained.config.algo.beta
 
 
 def test_resets_are_those_that_happened(trained, make_run):
