@@ -335,8 +335,8 @@ def recover(
   checkpointer: checkpoint_lib.Checkpointer,
   workdir: epath.Path,
   view: View,
-  changed: bool = False,
-  override: bool = False,
+  changes: identity.Changes,
+  override: bool,
 ) -> Start | None:
   """Finds the run of a workdir and goes on from its newest whole step.
 
@@ -349,7 +349,7 @@ def recover(
     checkpointer: checkpoints of the workdir.
     workdir: workdir of the run.
     view: is told of steps that are passed over.
-    changed: the user insists on another method or data.
+    changes: differences of its config from that of the run.
     override: the user insists on whatever differs, rows of data files too,
       of which no key of the config tells.
 
@@ -365,7 +365,7 @@ def recover(
   damaged, readable = dict(checkpointer.damaged), []
   for step in reversed(checkpointer.steps()):
     try:
-      start = _restore(setup, checkpointer, step, changed, override)
+      start = _restore(setup, checkpointer, step, changes, override)
     except checkpoint_lib.Damaged as e:
       damaged[step] = str(e)
       if isinstance(e, checkpoint_lib.ReferenceDamaged):
@@ -407,13 +407,15 @@ def _restore(
   setup: build.Setup,
   checkpointer: checkpoint_lib.Checkpointer,
   step: int,
-  changed: bool,
+  changes: identity.Changes,
   override: bool,
 ) -> Start:
   """Restores a run as it stood after a step.
 
   Where the user insisted on another method or data, groups carried over are
-  dropped, and the numbers of draws go on in the new data.
+  dropped, and the numbers of draws go on in the new data. Evaluations that
+  cannot be compared with those to come are forgotten: they would make a stall
+  or a collapse of the difference.
 
   Raises:
     Damaged: this step, or its reference, is not what was written.
@@ -433,12 +435,11 @@ def _restore(
   reference = load_reference(setup, stages, checkpointer, meta["ref_step"])
 
   def went_on():
-    others = changed or (
-      override and not stages.prompter.continues(meta["data"])
-    )
+    other_rows = override and not stages.prompter.continues(meta["data"])
+    others = bool(changes.defining) or other_rows
     position = stages.prompter.restore(meta["data"], anyway=others)
-    # Scores of other problems, or of other settings, say nothing of a stall.
-    meta_now = meta | ({"scores": ()} if others else {})
+    histories = {"scores": (), "evals": ()}
+    known = meta | (histories if changes.measures or other_rows else {})
     surplus = None
     if data and not others:
       group = stages.collect.draw.settings.num_generations
@@ -447,7 +448,7 @@ def _restore(
         stages.prompter.of,
         functools.partial(verify.texts, setup.tokenizer, group=group),
       )
-    return Progress.from_meta(meta_now | {"position": position}, surplus)
+    return Progress.from_meta(known | {"position": position}, surplus)
 
   # One host's data may be other data.
   progress = hosts.agree(went_on)
@@ -733,9 +734,7 @@ def _run(
       c, workdir / policy_lib.CHECKPOINTS, setup.model
     )
     stack.callback(checkpointer.close)
-    start = recover(
-      setup, checkpointer, workdir, view, bool(changes.defining), override
-    )
+    start = recover(setup, checkpointer, workdir, view, changes, override)
     if start is None and own is not None:
       raise errors.RunError(
         f"the checkpoints of {workdir} went away while its run was about to go "

@@ -249,6 +249,19 @@ def test_with_override_the_base_is_read_where_there_is_one(
     assert len(read) == 1
 
 
+@pytest.mark.parametrize(
+  ("key", "steps"), [("eval.num_problems=3", [4]), ("eval.every=4", [0, 2, 4])]
+)
+def test_evaluations_that_measure_something_else_are_not_compared(
+  small, tmp_path, key, steps
+):
+  assert small.train(tmp_path, "train.total_steps=2")[0] == loop.DONE
+  assert small.train(tmp_path, key)[0] == loop.DONE
+  meta = checkpoint.newest_meta(tmp_path / "checkpoints")
+  assert [row["step"] for row in meta["evals"]] == steps
+  assert all(step in steps for step, _ in meta["scores"])
+
+
 def test_an_entry_is_appended_for_what_is_still_to_come(
   small, recorded, tmp_path
 ):

@@ -54,6 +54,19 @@ _FREE = (
   "rewards.allow_unsafe_code",
   "warmup",
 )
+# Keys that decide what an evaluation measures.
+_MEASURING = frozenset(
+  (
+    "data.tasks",
+    "eval.num_problems",
+    "eval.num_samples",
+    "eval.temperature",
+    "eval.top_p",
+    "eval.top_k",
+    "eval.tolerant",
+    "eval.partial_sets",
+  )
+)
 # Keys that say where a policy lies.
 _POLICIES = ("model.init_from", "algo.distill.teacher")
 _ABSENT = object()
@@ -70,6 +83,12 @@ class Changes:
 
   free: tuple[str, ...] = ()
   defining: tuple[str, ...] = ()
+
+  @property
+  def measures(self) -> bool:
+    """Whether later evaluations cannot be compared with earlier ones."""
+    keys = {line.partition(":")[0] for line in (*self.free, *self.defining)}
+    return bool(keys & _MEASURING)
 
 
 def changes(

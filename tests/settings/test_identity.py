@@ -105,6 +105,20 @@ def test_a_key_of_another_version_is_said_and_not_refused(small):
   assert "algo.arm.alpha: (no such key) -> 0.3" in found.free
 
 
+def test_what_changes_the_measure_is_known(small):
+  for override, measures in (
+    ("eval.num_problems=7", True),
+    ("eval.temperature=0.7", True),
+    ("eval.every=7", False),
+    ("algo.beta=0.7", False),
+  ):
+    old, new = plain(small.config()), plain(small.config(override))
+    found = identity.changes(old, new)
+    assert found.measures == measures, override
+    assert found.free or found.defining
+  assert not identity.changes(old, old).measures
+
+
 def test_a_schedule_may_gain_entries_and_lose_none(small):
   one, two = ({"at_step": n, "set": {"algo.beta": 0.1 * n}} for n in (1, 2))
 
