@@ -186,8 +186,10 @@ def test_reward_functions(small, refuses, tmp_path):
       said,
       workdir=tmp_path / name,
     )
-    # What is there is a run: with the function mended it goes on.
-    assert (tmp_path / name / "checkpoints" / "0").is_dir()
+    # What is there is a run: with the function mended it goes on. One that
+    # cannot be loaded is refused before.
+    first = tmp_path / name / "checkpoints" / "0"
+    assert first.is_dir() == (name != "missing")
 
 
 BATCH = """

@@ -266,7 +266,7 @@ def test_a_list_of_datasets_is_one_source(tmp_path):
 
 def test_the_mixture_is_that_of_a_config(tmp_path):
   tasks = reasoning_gym.mixture(num_train=2, num_validation=1)
-  assert len(tasks) == 96 and "countdown" in tasks and "acre" not in tasks
+  assert len(tasks) == 95 and "countdown" in tasks and "acre" not in tasks
   spec = tasks["string_synthesis"]
   assert spec["module"] == "reasoning_gym" and spec["weight"] == 1.0
   assert spec["options"] == {
