@@ -343,7 +343,7 @@ class Run:
   def _sampling_config(self):
     """Returns the config without adapters and heads that training adds."""
     c = self.config
-    missing = [name for name in _NEEDED if name not in c]
+    missing = [name for name in _NEEDED if name not in self.record.config]
     if missing:
       raise errors.InputError(
         f"{self.path}/config.json has no {missing[0]!r}: it is not the "
