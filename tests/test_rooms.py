@@ -68,6 +68,7 @@ ROOMS = {
     "gym.py",
     "characters.py",
     "presentation.py",
+    "units.py",
     "words.py",
     "answers.py",
     "expressions.py",
@@ -211,7 +212,7 @@ ROOMS = {
     "kept.py",
     "ahead.py",
   ],
-  "run": ["loop.py", "run.py"],
+  "run": ["workdir.py", "loop.py", "run.py"],
   "report": [
     "readings.py",
     "comparison.py",

@@ -16,6 +16,7 @@ from progrpo_jax.rewards import (
   expressions,
   identity,
   notation,
+  units,
   words,
 )
 from progrpo_jax.rewards.identity import How, Symbolic
@@ -524,10 +525,10 @@ def _split_words(gold: str, given: str) -> list[tuple[str, str]]:
       continue
     other = sides[1 - index]
     side = notation.split_words(text, glued=True)
-    unit = words.measure(side[1])
+    unit = units.measure(side[1])
     tree = expressions.parse(other[0])
     if unit and (
-      words.measure(other[1]) == unit
+      units.measure(other[1]) == unit
       or index == 1
       and tree
       and not expressions.symbols(tree)

@@ -7,7 +7,13 @@ become LaTeX, and commands get one name: \dfrac12 and ½ become \frac{1}{2}.
 import re
 from typing import Any
 
-from progrpo_jax.rewards import characters, expressions, presentation, words
+from progrpo_jax.rewards import (
+  characters,
+  expressions,
+  presentation,
+  units,
+  words,
+)
 
 # Command -> its usual name, or the text that replaces it.
 _SAME = {
@@ -266,7 +272,7 @@ def clean(text: str) -> str:
   text = _SET_NUMBER.sub(r"\1", _CHOICE.sub("", text))
   text = _SET_QUANTITY.sub(r"\1\\text{\2}", text)
   text = _SET_MEASURE.sub(
-    lambda m: rf"{m[1]}\text{{{m[2]}}}" if words.measure(m[2]) else m[0], text
+    lambda m: rf"{m[1]}\text{{{m[2]}}}" if units.measure(m[2]) else m[0], text
   )
   text = words.unwrap(words.unname(_COMMAND.sub(_command, text)))
   text = _dots(_outside_text(_infix(text), _spell))

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 
-from progrpo_jax.rewards import evaluation, expressions, latex, words
+from progrpo_jax.rewards import evaluation, expressions, latex, units, words
 
 _MAX_PARTS = 64
 
@@ -620,7 +620,7 @@ def split_words(text: str, *, glued: bool = False) -> tuple[str, str]:
   for at in (m.start() for m in _END_OF_VALUE.finditer(text)):
     suffix = text[at:]
     if len(suffix) <= _MAX_UNIT and _is_unit(suffix, glued):
-      return text[:at].strip(), words.flat(suffix).strip()
+      return text[:at].strip(), units.flat(suffix).strip()
   for pattern in (_UNIT_TEXT, _UNIT_WORDS, _UNIT_BRACKETS, _UNIT_GLUED):
     match = pattern.match(text)
     if match and match[1].strip(" ({[-"):
@@ -643,7 +643,7 @@ def _is_unit(suffix: str, glued: bool) -> bool:
     suffix: text behind a number.
     glued: see `split_words`.
   """
-  if words.measure(suffix) is None:
+  if units.measure(suffix) is None:
     return False
   bare = _TEXTS.sub("", suffix).replace(r"\times", "*")
   if not re.search(r"[A-Za-z]", bare):
@@ -651,7 +651,7 @@ def _is_unit(suffix: str, glued: bool) -> bool:
   if suffix in _AMOUNTS:
     return False
   # Letters outside of \text, or \mu and \Omega. Several in a row are factors.
-  is_row = re.search(r"\w\s+\w", _SQUARED.sub("", words.flat(bare)))
+  is_row = re.search(r"\w\s+\w", _SQUARED.sub("", units.flat(bare)))
   return (glued or suffix[0] == " " or r"\text" in suffix) and (
     not is_row or "^{-" in bare
   )
@@ -669,9 +669,9 @@ def words_differ(left: str, right: str) -> bool:
   marbles" and "blue marbles", but not "ways" and "different ways". Two known
   units are compared by scale and powers of base units.
   """
-  units = words.measure(left), words.measure(right)
-  if all(units):
-    return units[0] != units[1]
+  known = units.measure(left), units.measure(right)
+  if all(known):
+    return known[0] != known[1]
   powers = _power(left), _power(right)
   if left and right and powers[0] != powers[1] and "1" not in powers:
     return True
@@ -680,7 +680,7 @@ def words_differ(left: str, right: str) -> bool:
     return False
   left_words, right_words = (
     {
-      words.measure(w) or w.casefold().removesuffix("s")
+      units.measure(w) or w.casefold().removesuffix("s")
       for w in re.findall(r"[A-Za-z]+", text)
       if w.casefold() not in _FILLERS
     }

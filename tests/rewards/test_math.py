@@ -287,9 +287,12 @@ def test_memory_that_runs_out_is_no_wrong_answer(monkeypatch):
 # ----- The worker process -----
 
 
-def test_slow_comparison_is_a_timeout_and_is_killed(monkeypatch):
-  with pools.Pool(workers=1, deadline_s=1e-6) as slow:
+def test_slow_comparison_is_a_timeout_and_is_killed(monkeypatch, tmp_path):
+  file = tmp_path / "slow.py"
+  file.write_text("import time\ndef judge(*_):\n  time.sleep(600)\n")
+  with pools.Pool(workers=1, deadline_s=0.5) as slow:
     monkeypatch.setattr(math, "_own_pool", lambda: slow)
+    monkeypatch.setattr(math, "__name__", str(file))  # where judge is
     score = math.score(boxed(r"2\sqrt{3}"), r"\sqrt{12}")
     assert score == Score(0.0, False, "timeout")
     assert math.score(boxed("3"), "3") == RIGHT
