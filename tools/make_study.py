@@ -338,8 +338,8 @@ def differences(
     step: step of the evaluation of GRPO; the last if None. That of the other
       arms is the last.
     enough: least number of pairs of an arm.
-    columns: what is compared, functions of runs; `COLUMNS` if None. With
-      `step` they take a step too.
+    columns: name -> function of runs, a column of the comparison; `COLUMNS`
+      if None. With `step` they take a step too.
   """
   columns = COLUMNS if columns is None else columns
   at = {} if step is None else {"step": step}

@@ -173,7 +173,7 @@ def _check_advantage(out, name: str, shape: tuple[int, int]) -> None:
   """Refuses what is not one number for each response.
 
   Args:
-    out: what an advantage returned.
+    out: return value of an advantage.
     name: its name in the config.
     shape: (P, G).
 
@@ -327,7 +327,7 @@ def _check_loss(out, name: str, shape: tuple[int, int]) -> None:
   """Refuses what is not a loss of each token with metrics.
 
   Args:
-    out: shapes of what the loss returned.
+    out: return value of the loss, as shapes.
     name: its name in the config.
     shape: (B, T).
 

@@ -171,12 +171,20 @@ def load_policy(
     mesh,
     download=m.download,
     seed=c.seed,
-    dtype=m.dtype,
     stored=stored,
-    remat=m.remat,
-    attention=m.attention,
     lora=derived.lora_config(c),
     partition_head=c.algo.partition_head,
+    **_used_as(c),
+  )
+
+
+def _used_as(c: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns how a policy computes and is asked, wherever it is read from."""
+  m = c.model
+  return dict(
+    dtype=m.dtype,
+    remat=m.remat,
+    attention=m.attention,
     chat_template=m.chat_template,
     chat_template_options=m.chat_template_options.to_dict(),
     system_prompt=m.system_prompt,
@@ -207,20 +215,11 @@ def own_policy(
     None where `load_policy` must read what the run began with.
 
   Raises:
-    InputError: what the workdir has of it cannot be used.
+    InputError: model or tokenizer of the workdir cannot be used.
   """
-  m = c.model
-  if m.lora.rank:
+  if c.model.lora.rank:
     return None  # the frozen weights are in no checkpoint
-  return policy_lib.of_run(
-    workdir,
-    dtype=m.dtype,
-    remat=m.remat,
-    attention=m.attention,
-    chat_template=m.chat_template,
-    chat_template_options=m.chat_template_options.to_dict(),
-    system_prompt=m.system_prompt,
-  )
+  return policy_lib.of_run(workdir, **_used_as(c))
 
 
 def load_teacher(

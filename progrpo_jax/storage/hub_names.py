@@ -27,7 +27,8 @@ def hint(name: str, key: str) -> str:
 
   Args:
     name: text in the place of a directory.
-    key: what names it: a key of the config, a flag, or an argument of the API.
+    key: name of its place: a key of the config, a flag, or an argument of the
+      API.
   """
   parts = split(name)
   if parts is None:

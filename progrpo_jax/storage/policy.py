@@ -180,7 +180,7 @@ def check_exists(place: str, download: bool, key: str) -> None:
   Args:
     place: place of a policy, see `locate`.
     download: whether a model of the hub may be fetched.
-    key: what the user calls the place, for messages.
+    key: name of the place for messages: a key, a flag, or an argument.
 
   Raises:
     InputError: there is neither an HF directory nor a run.
