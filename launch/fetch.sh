@@ -29,7 +29,7 @@ get() {
 checkpoint() {
   local step=$1
   if [[ $step == latest && -z $DRY_RUN ]]; then
-    step=$(latest_step)
+    step=$(newest_step "$WORKDIR")
     ((step >= 0)) || die 2 "$WORKDIR has no checkpoint yet"
   fi
   get "checkpoints/$step"

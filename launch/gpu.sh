@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this machine; starts again what was stopped and saved.
+# Trains on all GPUs of this machine; starts again what was stopped and saved,
+# and what failed and has saved a checkpoint that it can go on from.
 #
 #   launch/gpu.sh [--dry-run] [--config FILE] --workdir FOLDER [...]
 #
 # Everything but --dry-run goes to `progrpo train`, which goes on in a workdir
-# without --config. Exit codes are its own: 0 done, 1 gave up, 2 bad input, 75
-# stopped and saved, by Ctrl-C or SIGTERM to this script or MAX_TRIES times.
-# CUDA_VISIBLE_DEVICES chooses among the GPUs.
+# without --config. Exit codes are its own: 0 done, 2 bad input, 75 stopped and
+# saved, by Ctrl-C or SIGTERM to this script or MAX_TRIES times; any other code
+# if it failed before its first checkpoint, or MAX_FAILS times in a row without
+# a new one. CUDA_VISIBLE_DEVICES chooses among the GPUs.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -35,8 +37,15 @@ if [[ ${1:-} == --dry-run ]]; then
   DRY_RUN=1
   shift
 fi
-[[ " $* " == *" --workdir"* ]] ||
-  die 2 "no --workdir FOLDER; --help says more"
+workdir='' before=''
+for arg in "$@"; do
+  case $before/$arg in
+    --workdir/*) workdir=$arg ;;
+    */--workdir=*) workdir=${arg#*=} ;;
+  esac
+  before=$arg
+done
+[[ -n $workdir ]] || die 2 "no --workdir FOLDER; --help says more"
 if [[ -n $DRY_RUN ]]; then
   show "$PROGRPO" train "$@"
   exit 0
@@ -48,14 +57,24 @@ nvidia-smi -L >&2 ||
 stopped='' child=''
 # Ctrl-C also reaches the run by itself; one of each kind still means "save".
 trap 'stopped=1 interrupted=1; [[ -z $child ]] || kill -TERM "$child"' TERM INT
-delay=$BACKOFF_S
+delay=$BACKOFF_S fails=0 best=$(newest_step "$workdir")
 for ((try = 1; try <= MAX_TRIES; try++)); do
   train "$@"
-  [[ $code == 75 && -z $stopped ]] || exit "$code"
+  [[ -z $stopped ]] || exit "$code"
+  case $code in
+    0 | 2) exit "$code" ;;
+    75) end="stopped and saved" ;;
+    *)
+      end="failed with code $code"
+      worth_a_try "$workdir" || die "$code" "$end, $fails times without a" \
+        "new checkpoint"
+      ((fails)) || delay=$BACKOFF_S
+      ;;
+  esac
   ((try < MAX_TRIES)) || break
-  say "stopped and saved; start $((try + 1)) in $delay s"
+  say "$end; start $((try + 1)) in $delay s"
   nap "$delay"
   [[ -z $stopped ]] || exit 75
   delay=$(double "$delay")
 done
-die 75 "stopped $MAX_TRIES times (MAX_TRIES)"
+die "$code" "$end; these were $MAX_TRIES starts (MAX_TRIES)"

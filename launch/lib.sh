@@ -261,11 +261,31 @@ verdict() {
     }'
 }
 
-# latest_step: of the newest whole checkpoint in the bucket; -1 for none.
-latest_step() {
+# newest_step FOLDER: of the newest whole checkpoint of a run, in a bucket or on
+# a disk; -1 for none.
+newest_step() {
   local step
-  step=$(gcloud storage ls "$WORKDIR/checkpoints/*/commit_success.txt" \
-    2>/dev/null | sed -nE 's|.*/([0-9]+)/commit_success\.txt$|\1|p' |
-    sort -n | tail -n 1) || true
+  step=$(
+    if [[ $1 == gs://* ]]; then
+      gcloud storage ls "$1/checkpoints/*/commit_success.txt" 2>/dev/null
+    else
+      printf '%s\n' "$1"/checkpoints/*/  # a name without a step is unfinished
+    fi | sed -nE 's|.*/([0-9]+)/(commit_success\.txt)?$|\1|p' |
+      sort -n | tail -n 1
+  ) || true
   echo "${step:--1}"
+}
+
+# worth_a_try FOLDER: counts a failure of its run. False after MAX_FAILS in a
+# row without a new checkpoint, and for a run that has never saved one: its
+# settings are to blame more often than the machine. Sets best and fails.
+worth_a_try() {
+  local step
+  step=$(newest_step "$1")
+  if ((step > best)); then
+    best=$step fails=0
+  else
+    fails=$((fails + 1))
+  fi
+  ((best >= 0 && fails < MAX_FAILS))
 }

@@ -123,7 +123,7 @@ judge() {
     'done') finish 0 "done after $started starts; $WORKDIR has the run" ;;
     bad) finish 2 "bad input; the run's own words are in its log" ;;
   esac
-  step=$(latest_step)
+  step=$(newest_step "$WORKDIR")
   if ((step > best)); then
     best=$step fails=0 delay=$BACKOFF_S
   elif [[ $outcome != @(again|preempted|capacity) ]]; then
@@ -154,7 +154,7 @@ if [[ -n $DRY_RUN ]]; then
   "$HERE/run.sh" -- "$@"
   exit 0
 fi
-outcome='' started=0 fails=0 delay=$BACKOFF_S best=$(latest_step)
+outcome='' started=0 fails=0 delay=$BACKOFF_S best=$(newest_step "$WORKDIR")
 while :; do
   started=$((started + 1)) code=0
   start "$@" || code=$?

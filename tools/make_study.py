@@ -12,6 +12,7 @@ import argparse
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import json
 import pathlib
 import re
 import sys
@@ -38,6 +39,7 @@ from study_results import (
   tempered_with,
   unsolved_X,
 )
+import time_methods
 
 from progrpo_jax.evaluators import intervals
 
@@ -453,33 +455,15 @@ def moved_table(part: str) -> Callable[[pathlib.Path], str]:
   return make
 
 
-def costs_table(
-  part: str, arms: Sequence[str]
-) -> Callable[[pathlib.Path], str]:
-  """Returns the maker of a table of seconds a step, of arms of one machine.
-
-  They are the lower quartile of the run in which it is least, since other work
-  on the machine only adds time. A stage that some steps do not have takes no
-  time in them.
-  """
+def times_table(name: str) -> Callable[[pathlib.Path], str]:
+  """Returns the maker of a table of what a step of each method takes."""
 
   def make(results: pathlib.Path) -> str:
-    stages = ("step", "sample", "score", "update")
-    rows = []
-    for arm, runs in load(results, part).items():
-      if arm not in arms:
-        continue
-      cells = []
-      for stage in stages:
-        known = [r["steps"].get(f"timing_s/{stage}") for r in runs]
-        quartiles = [
-          np.quantile([v or 0.0 for v in seconds], 0.25)
-          for seconds in known
-          if seconds
-        ]
-        cells.append(f"{min(quartiles):.2f}" if quartiles else "–")
-      rows.append([arm, *cells])
-    return markdown(["arm", *(f"{s}, s" for s in stages)], rows)
+    times = json.loads((results / "times" / f"{name}.json").read_text())
+    return (
+      time_methods.table(times) + f"\nTaken on {times['cores']} core with the "
+      f"code of {times['commit']}.\n"
+    )
 
   return make
 
@@ -612,7 +596,7 @@ TABLES = {
   "puzzles-made": made_table("puzzles"),
   "sentences": means_table("sentences"),
   "sentences-differences": differences_table("sentences"),
-  "sentences-costs": costs_table("sentences", ("grpo", "progrpo", "maxrl")),
+  "sentences-times": times_table("smollm2"),
   "sentences-made": made_table("sentences"),
 }
 

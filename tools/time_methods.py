@@ -1,4 +1,4 @@
-"""Times a step of every method, for docs/results.md and docs/study.md.
+"""Times a step of every method, for docs/study.md.
 
   .venv/bin/python tools/time_methods.py runs/methods/base times.json
   .venv/bin/python tools/time_methods.py runs/study/smollm2 times.json \
@@ -8,15 +8,21 @@ The methods take turns in each of two rounds, from one base policy, each in a
 separate process. The first steps, which compile, are left out. The table has
 the lower quartile over all steps, because other work on the machine only adds
 time. Compare ratios to GRPO; seconds depend on the machine.
+
+The file keeps every step's seconds and what they were taken with. A call that
+was cut off goes on: it times what the file does not have yet.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
+
+import study
 
 from progrpo_jax.settings import named
 from progrpo_jax.storage import metrics
@@ -45,26 +51,57 @@ def main() -> None:
     "--steps", type=int, default=20, help="steps that are timed"
   )
   args = parser.parse_args()
-  names = sorted(args.methods, key=lambda name: name != "grpo")
-  seconds = {name: {stage: [] for stage in STAGES} for name in names}
+  times = begun(args)
+  seconds = times["seconds"]
   for turn in range(args.rounds):
-    for name in names:
-      run = time_run(f"{args.config}:{name}", args.base, args.first, args.steps)
-      for stage, values in run.items():
-        seconds[name][stage] += values
-      args.output.write_text(json.dumps(seconds))
+    # GRPO first: the others are compared with it.
+    for name in sorted(args.methods, key=lambda name: name != "grpo"):
+      turns = seconds.setdefault(name, [])
+      if len(turns) > turn:
+        continue
+      turns.append(
+        time_run(f"{args.config}:{name}", args.base, args.first, args.steps)
+      )
+      args.output.write_text(json.dumps(times, indent=1) + "\n")
       print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
-  print(table(seconds))
+  print(table(times))
 
 
-def table(seconds: dict[str, dict[str, list[float]]]) -> str:
-  """Returns the table of lower quartiles, in Markdown."""
+def begun(args: argparse.Namespace) -> dict:
+  """Returns what the file has, or a new record without seconds.
+
+  Raises:
+    SystemExit: the file's seconds were taken with something else.
+  """
+  taken_with = {
+    "config": args.config,
+    "first": args.first,
+    "steps": args.steps,
+    "commit": study.commit(),
+    "cores": len(os.sched_getaffinity(0)),
+    "versions": study.versions(),
+  }
+  if not args.output.exists():
+    return taken_with | {"seconds": {}}
+  times = json.loads(args.output.read_text())
+  for key, value in taken_with.items():
+    if times[key] != value:
+      raise SystemExit(
+        f"{args.output}: its times were taken with {key} {times[key]!r}, not "
+        f"{value!r}; name another file to take all of them anew"
+      )
+  return times
+
+
+def table(times: dict) -> str:
+  """Returns the table of lower quartiles, in Markdown.
+
+  A stage that a method's steps do not have is a dash: without a KL, ARM or a
+  second update of a batch, nothing is scored.
+  """
   quick = {
-    name: {
-      stage: statistics.quantiles(values, n=4)[0]
-      for stage, values in stages.items()
-    }
-    for name, stages in seconds.items()
+    name: {stage: quartile(turns, stage) for stage in STAGES}
+    for name, turns in times["seconds"].items()
   }
   lines = [
     "| method | "
@@ -73,10 +110,20 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
     "|---" * (len(STAGES) + 2) + "|",
   ]
   for name, stages in quick.items():
-    cells = [name, *(f"{stages[stage]:.3f}" for stage in STAGES)]
+    cells = [name]
+    for seconds in stages.values():
+      cells.append("–" if seconds is None else f"{seconds:.3g}")
     cells.append(f"{stages['step'] / quick['grpo']['step']:.2f}")
     lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+  return "\n".join(lines) + "\n"
+
+
+def quartile(turns: list[dict[str, list[float]]], stage: str) -> float | None:
+  """Lower quartile of a stage's seconds over all turns; None without any."""
+  values = [value for turn in turns for value in turn[stage]]
+  if len(values) < 2:
+    return values[0] if values else None
+  return statistics.quantiles(values, n=4, method="inclusive")[0]
 
 
 def time_run(
@@ -103,13 +150,12 @@ def time_run(
       check=True,
       stdout=subprocess.DEVNULL,
     )
-    run = metrics.load(workdir)
-  return {
-    stage: [
-      float(v) for v in metrics.series(run.metrics, f"timing_s/{stage}")[1]
-    ][first:]
-    for stage in STAGES
-  }
+    rows = metrics.load(workdir).metrics
+  taken = {}
+  for stage in STAGES:
+    series = zip(*metrics.series(rows, f"timing_s/{stage}"), strict=True)
+    taken[stage] = [float(value) for step, value in series if step > first]
+  return taken
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import pytest
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 
-# Takes its exit codes from $FAKE/codes, one a start; "wait" is 75 after TERM.
+# Takes its exit codes from $FAKE/codes, one a start; "wait" is 75 after TERM. A
+# number behind a code is the step of a checkpoint that this start has saved.
 STUB = """#!/bin/bash
 printf '%s\\n' "$*" >>"$FAKE/runs"
 env >"$FAKE/env"
 n=$(wc -l <"$FAKE/runs")
-code=$(sed -n "${n}p" "$FAKE/codes")
+read -r code step <<<"$(sed -n "${n}p" "$FAKE/codes")"
+[[ -z $step ]] || mkdir -p "$FAKE/w/checkpoints/$step"
 [[ $code == wait ]] || exit "$code"
 trap 'exit 75' TERM
 touch "$FAKE/waiting"
@@ -106,8 +108,9 @@ GPU = ("gpu.sh", "--config", "a b.py", "--workdir=w", "--config.x=1")
 SLURM = {
   "SLURM_JOB_ID": "7",
   "CONFIG": "c.py:a",
-  "WORKDIR": "/w",
+  "WORKDIR": "w",
   "SLURM_GPUS_ON_NODE": "4",
+  "SLURM_SUBMIT_DIR": str(LAUNCH.parent),
 }
 
 
@@ -126,6 +129,42 @@ def test_one_machine_starts_again_what_was_saved(machine):
 def test_one_machine_ends_with_the_code_of_the_run(machine, code):
   assert machine.run([code], *GPU)[0] == code
   assert len(machine.lines("runs")) == 1
+
+
+# (codes and checkpoints of the starts, exit code at the end, number of starts)
+FAILURES = [
+  (["1 5", 0], 0, 2),  # a failure with a checkpoint behind it
+  ([139, 0], 139, 1),  # one that has never saved
+  (["1 5", 1, 1, 0], 0, 4),
+  (["1 5", 1, 1, 1], 1, 4),  # three in a row without a new checkpoint
+  (["1 5", 1, 1, "1 9", 1, 1, 0], 0, 7),
+  (["1 5", 2], 2, 2),  # bad input
+  (["75 5", 1, 0], 0, 3),
+]
+
+
+@pytest.mark.parametrize(("codes", "end", "starts"), FAILURES)
+def test_one_machine_goes_on_from_a_checkpoint(machine, codes, end, starts):
+  code, out = machine.run(codes, *GPU)
+  assert code == end, out
+  assert len(machine.lines("runs")) == starts
+
+
+def test_an_unfinished_checkpoint_is_none(machine):
+  (machine.folder / "w/checkpoints/5.orbax-checkpoint-tmp-1").mkdir(
+    parents=True
+  )
+  assert machine.run([1, 0], *GPU)[0] == 1
+
+
+def test_checkpoints_in_a_bucket_count_too(machine):
+  executable(
+    machine.folder / "bin" / "gcloud",
+    "#!/bin/bash\necho gs://b/w/checkpoints/$(wc -l <$FAKE/runs)/"
+    "commit_success.txt\n",
+  )
+  (machine.folder / "runs").touch()
+  assert machine.run([1, 1, 0], "gpu.sh", "--workdir", "gs://b/w")[0] == 0
 
 
 def test_the_starts_on_one_machine_are_bounded(machine):
@@ -186,7 +225,7 @@ def test_a_job_runs_one_process_a_node_on_all_its_gpus(machine):
   code, out = machine.run([0], "slurm.sbatch", "--config.x=1", **SLURM)
   assert code == 0, out
   assert machine.lines("runs") == [
-    "train --config c.py:a --workdir /w --config.x=1"
+    "train --config c.py:a --workdir w --config.x=1"
   ]
   assert machine.environment()["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3"
   assert machine.environment()["PYTHONHASHSEED"] == "0"
@@ -215,11 +254,29 @@ def test_requeues_are_bounded(machine):
   assert not any(x.startswith("scontrol") for x in machine.lines("calls"))
 
 
-@pytest.mark.parametrize("wrong", [1, 2, 139])
-def test_a_job_that_failed_is_not_requeued(machine, wrong):
-  code, _ = machine.run([wrong], "slurm.sbatch", **SLURM)
-  assert code == wrong
+@pytest.mark.parametrize(
+  ("codes", "end", "starts"),
+  [x for x in FAILURES if x[0][0] != "75 5"],  # which requeues the job
+)
+def test_a_job_goes_on_from_a_checkpoint(machine, codes, end, starts):
+  code, out = machine.run(codes, "slurm.sbatch", **SLURM)
+  assert code == end, out
+  assert len(machine.lines("runs")) == starts
   assert not any(x.startswith("scontrol") for x in machine.lines("calls"))
+
+
+def test_a_job_whose_limit_comes_in_a_pause_is_requeued(machine):
+  executable(
+    machine.folder / "bin" / "nap",
+    '#!/bin/bash\necho "$1" >>"$FAKE/naps"\nexec sleep 300\n',
+  )
+  executable(machine.folder / "bin" / "scancel", "#!/bin/bash\nexit 1\n")
+  process = machine.start(["1 5", 0], "slurm.sbatch", **SLURM)
+  machine.wait_for("naps")
+  process.send_signal(signal.SIGUSR1)
+  process.communicate(timeout=30)
+  assert process.returncode == 0
+  assert machine.lines("calls")[-1] == "scontrol requeue 7"
 
 
 def test_before_the_limit_the_tasks_are_told_once(machine):
@@ -250,6 +307,12 @@ def test_a_job_names_what_is_missing(machine, name):
   code, out = machine.run([0], "slurm.sbatch", **env)
   words = "not under Slurm" if name == "SLURM_JOB_ID" else f"{name} is not set"
   assert code == 2 and words in out and not machine.lines("calls")
+
+
+def test_a_job_is_submitted_from_the_repository(machine):
+  env = SLURM | {"SLURM_SUBMIT_DIR": str(machine.folder)}
+  code, out = machine.run([0], "slurm.sbatch", **env)
+  assert code == 2 and "submit from the repository" in out
 
 
 def test_the_directives_ask_for_what_the_script_relies_on():
