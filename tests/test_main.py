@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from progrpo_jax import main
+from progrpo_jax.cli import exits
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,8 @@ def test_reward_functions(small, refuses, tmp_path):
       f"reward function {function}",
       said,
       workdir=tmp_path / name,
+      # What a function waits for may answer the next time.
+      code=exits.GAVE_UP if name == "hangs" else exits.BAD_INPUT,
     )
     # What is there is a run: with the function mended it goes on. One that
     # cannot be loaded is refused before.

@@ -165,6 +165,7 @@ def evaluate(
 
   Raises:
     InputError: a function fails, or the arguments do not fit together.
+    RunError: a function does not return in time.
     Preempted: the pool was asked to stop.
   """
   check_weights(rule.names, rule.weights)
@@ -203,9 +204,11 @@ def evaluate(
   for name in names:
     outcome = outcomes[name]
     if outcome.status == "timeout":
-      raise RewardFunctionError(
+      # What it waits for, such as a server, may answer the next time.
+      raise errors.RunError(
         f"reward function {name} did not return within {deadline_s:g} s on"
-        f" {size} completions"
+        f" {size} completions; if it needs longer, raise"
+        " config.rewards.batch_deadline_s"
       )
     if outcome.status != "ok":
       raise RewardFunctionError(outcome.reason)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from progrpo_jax import errors
-from progrpo_jax.errors import InputError
+from progrpo_jax.errors import InputError, RunError
 from progrpo_jax.rewards import functions
 from progrpo_jax.rewards import pool as pools
 
@@ -239,7 +239,7 @@ def test_any_sequence_of_numbers_is_taken(pool, named):
 
 
 def test_hanging_function_is_named_and_the_pool_lives_on(pool, named):
-  with pytest.raises(functions.RewardFunctionError, match="hanging.*0.5 s"):
+  with pytest.raises(RunError, match="hanging.*0.5 s"):
     _evaluate(pool, [named("hanging")], deadline_s=0.5)
   assert len(_evaluate(pool, [named("length")]).scores) == 2
 
@@ -366,7 +366,7 @@ def test_an_object_that_hangs_ends_the_run():
     return [0.0 for _ in completions]
 
   with pools.Pool(workers=1, objects={"hangs": hangs}) as here:
-    with pytest.raises(InputError, match="hangs did not return within 0.1 s"):
+    with pytest.raises(RunError, match="hangs did not return within 0.1 s"):
       _evaluate(here, ["hangs"], deadline_s=0.1)
   wait.set()
 
@@ -398,7 +398,7 @@ def test_a_coroutine_that_took_too_long_is_cancelled_and_called_again():
     return [0.5 for _ in completions]
 
   with pools.Pool(workers=1, objects={"asks": asks}) as here:
-    with pytest.raises(InputError, match="asks did not return within 0.2 s"):
+    with pytest.raises(RunError, match="asks did not return within 0.2 s"):
       _evaluate(here, ["asks"], deadline_s=0.2)
     assert ended.wait(20)
     quick.append(True)
@@ -413,7 +413,7 @@ def test_a_coroutine_that_took_too_long_is_cancelled_and_called_again():
 
   quick.clear()
   with pools.Pool(workers=1, objects={"blocks": blocks}) as here:
-    with pytest.raises(InputError, match="blocks did not return"):
+    with pytest.raises(RunError, match="blocks did not return"):
       _evaluate(here, ["blocks"], deadline_s=0.2)
     quick.append(True)
     assert _evaluate(here, ["blocks"]).values == [(0.5,), (0.5,)]
