@@ -93,6 +93,8 @@ class Part:
       base's own answers are taken; 0 for never.
     keeps_base: whether the base is kept with the results. Another processor
       rounds otherwise, so that a base made anew there is another policy.
+    rounds_base: whether the weights of a base that is warmed up are rounded to
+      bfloat16, which halves what is kept of it. Runs compute in float32.
   """
 
   config: str
@@ -102,6 +104,7 @@ class Part:
   base: str
   follow: int = 0
   keeps_base: bool = False
+  rounds_base: bool = False
 
 
 def all_methods(steps: int) -> dict[str, Arm]:
@@ -206,6 +209,8 @@ PARTS = {
     keys={"train.total_steps": STEPS["puzzles"], **KEYS},
     seeds=3,
     base="puzzles-base",
+    keeps_base=True,
+    rounds_base=True,
   ),
   "long": Part(
     config="configs/tiny.py",
@@ -338,9 +343,15 @@ def make_base(
     shutil.copytree(kept, base)
   first = f"{part.config}:{next(iter(part.arms.values())).method}"
   if not (base / "config.json").exists():
+    warm = base.with_name(f"{base.name}-warm") if part.rounds_base else base
     progrpo(
-      "warmup", "--config", first, "--output", base, "--config.model.init_from="
+      "warmup", "--config", first, "--output", warm, "--config.model.init_from="
     )
+    if part.rounds_base:
+      progrpo(
+        *("export", "--policy", warm, "--output", base),
+        *("--dtype", "bfloat16"),
+      )
   if part.keeps_base and not kept.exists():
     shutil.copytree(base, kept)
   # What it answered is needed again where its answers are followed.

@@ -94,9 +94,12 @@ _AGAIN = re.compile(r"(?:the )?(?:(?:final|correct|right) )?answer\b", re.I)
 _IS = re.compile(r".*\b(?:is|are|equals)[ \t]+(\S.*)")
 _STOP = re.compile(
   r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|(?<=\S)\*\*|(?<![\w\\])(?:because|since|as|so|"
-  r"which|where|for|when|if|but|hence|therefore|i hope|i\.e)\b",
+  r"which|where|for|when|if|but|hence|therefore|i hope|i\.e|rather than"
+  r"|instead of)\b|,?[ \t](?:and[ \t]+)?not(?=[ \t]+[$\\(-]*\d)",
   re.I,
 )
+# not 41 but 42
+_INSTEAD = re.compile(r"not\b[^.!?\n]{1,80}?\bbut(?:[ \t]+rather)?[ \t]+", re.I)
 
 
 class Span(NamedTuple):
@@ -272,6 +275,8 @@ def _stated(rest: str) -> str:
   rest = rest.strip("* \t")
   if lead := _LEAD.match(rest):
     rest = rest[lead.end() :]
+  if instead := _INSTEAD.match(rest):
+    rest = rest[instead.end() :]
   if _AGAIN.match(rest):
     return ""  # "Final answer: The answer is 5." matches again at its end
   formula = _leading_formula(rest)

@@ -390,6 +390,7 @@ def _same_named(gold: Answer, given: Answer, how: How) -> bool:
   if given.kind == "named":
     if _is_trivial(given):
       return False
+    given = _with_argument_of(gold, given)
     names = squeeze(gold.extra), squeeze(given.extra)
     same = names[0] == names[1] or _same_atom(gold.extra, given.extra, how)
     if same or all(notation.is_words(a.extra) for a in (gold, given)):
@@ -398,6 +399,29 @@ def _same_named(gold: Answer, given: Answer, how: How) -> bool:
   if given.kind == "chain":
     return _same_chain(gold, given, how)
   return not is_sum and _same(gold.parts[0], given, how)
+
+
+_FUNCTION = re.compile(
+  r"(?P<name>[A-Za-z]'*)\s*\(\s*(?P<argument>[A-Za-z])\s*\)"
+)
+# A command or a word is no product of letters.
+_LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]{3,}|[A-Za-z]")
+
+
+def _with_argument_of(gold: Answer, given: Answer) -> Answer:
+  """Returns f(n) = n + 1 as f(x) = x + 1 if the reference is about f(x).
+
+  An answer that has the other letter as well is returned as it is.
+  """
+  heads = [_FUNCTION.fullmatch(a.extra.strip()) for a in (gold, given)]
+  if not all(heads) or heads[0]["name"] != heads[1]["name"]:
+    return given
+  new, old = (head["argument"] for head in heads)
+  value = given.parts[0].text
+  if new == old or new in _LETTERS.findall(value):
+    return given
+  renamed = _LETTERS.sub(lambda m: new if m[0] == old else m[0], value)
+  return notation.read(f"{gold.extra} = {renamed}")
 
 
 def _sides(answer: Answer) -> tuple[str, str] | None:
@@ -460,9 +484,7 @@ def _same_relation(gold: Answer, given: Answer, how: How) -> bool:
   ranges = [notation.excluded(a) or notation.interval(a) for a in (gold, given)]
   if all(ranges):
     names = [
-      {squeeze(p.text) for p in a.parts if notation.label(p.text)}
-      for a in (gold, given)
-      if a.kind == "relation"
+      notation.unknowns(a) for a in (gold, given) if a.kind == "relation"
     ]
     if len(names) < 2 or names[0] & names[1]:
       return _same(ranges[0], ranges[1], how)

@@ -62,6 +62,10 @@ _MATRIX = re.compile(
 )
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _OPEN, _CLOSE_BRACKETS = "([{", ")]}"
+# An interval, perhaps with brackets that are turned away from an end which it
+# does not have: ]0,1[ is (0,1).
+_END = r"[^\[\](),;]*\w[^\[\](),;]*"
+_REVERSED = re.compile(rf"([\[\]])({_END},{_END})([\[\]])")
 
 
 def read(text: str, *, thousands: bool = True) -> Answer:
@@ -73,7 +77,14 @@ def read(text: str, *, thousands: bool = True) -> Answer:
   """
   text = latex.clean(text)
   text = text.replace(r"\langle", "(").replace(r"\rangle", ")")
+  text = _REVERSED.sub(_turn_brackets, text)
   return _read(_join_thousands(text) if thousands else text)
+
+
+def _turn_brackets(match: re.Match[str]) -> str:
+  """Writes the brackets of an interval as English texts do."""
+  left, inside, right = match.groups()
+  return "[("[left == "]"] + inside + "])"[right == "["]
 
 
 def _read(text: str) -> Answer:
@@ -558,8 +569,10 @@ def interval(answer: Answer) -> Answer | None:
     return None
   # Brought to the form left < x < right, with infinity for a missing side.
   texts, signs = [p.text for p in answer.parts], list(answer.extra)
-  if len(texts) == 2 and not label(texts[0]):
+  if len(texts) == 2 and not (label(texts[0]) or _DISTANCE.fullmatch(texts[0])):
     texts, signs = texts[::-1], [FLIPPED.get(signs[0], "")]
+  if len(texts) == 2 and (distance := _DISTANCE.fullmatch(texts[0])):
+    return _within(distance["shift"] or "", signs[0], texts[1])
   if len(texts) == 2 and label(texts[0]) and signs[0] in "<\\le":
     texts, signs = [r"-\infty", *texts], ["<", *signs]
   elif len(texts) == 2 and label(texts[0]) and signs[0] in ">\\ge":
@@ -574,6 +587,50 @@ def interval(answer: Answer) -> Answer | None:
   ends = tuple(Answer("atom", t) for t in (texts[0], texts[2]))
   brackets = "[("[signs[0] == "<"] + "])"[signs[1] == "<"]
   return Answer("tuple", answer.text, ends, brackets)
+
+
+_DISTANCE = re.compile(
+  r"\|\s*(?P<name>[A-Za-z](?:_\w)?)\s*(?P<shift>[-+][^|]+)?\|"
+)
+
+
+def _within(shift: str, sign: str, radius: str) -> Answer | None:
+  """Returns the numbers x with |x + shift| < radius, or > radius.
+
+  None if the radius is no positive constant, or the shift no constant.
+  """
+  trees = [expressions.parse(text) for text in (shift or "0", radius)]
+  if not all(tree and not expressions.symbols(tree) for tree in trees):
+    return None
+  size = evaluation.evaluate(trees[1], 0)
+  if size is None or complex(size).imag or complex(size).real <= 0:
+    return None
+  centre = f"-({shift})" if shift else ""
+  low, high = f"{centre}-({radius})", f"{centre}+({radius})".lstrip("+")
+  if sign in ("<", r"\le"):
+    ends = Answer("atom", low), Answer("atom", high)
+    brackets = "()" if sign == "<" else "[]"
+    return Answer("tuple", f"({low},{high})", ends, brackets)
+  if sign not in (">", r"\ge"):
+    return None
+  inner = "()" if sign == ">" else "[]"
+  infinite = Answer("atom", r"-\infty"), Answer("atom", r"\infty")
+  parts = (
+    Answer("tuple", "", (infinite[0], Answer("atom", low)), "(" + inner[1]),
+    Answer("tuple", "", (Answer("atom", high), infinite[1]), inner[0] + ")"),
+  )
+  return Answer("union", "", parts)
+
+
+def unknowns(answer: Answer) -> set[str]:
+  """Returns the names that the sides of a relation are about."""
+  names = set()
+  for text in (part.text for part in answer.parts):
+    if distance := _DISTANCE.fullmatch(text):
+      names.add(squeeze(distance["name"]))
+    elif label(text):
+      names.add(squeeze(text))
+  return names
 
 
 # ----- Units -----
