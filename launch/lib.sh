@@ -238,8 +238,8 @@ worker_command() {
     "$REMOTE_DIR" "$REMOTE_VENV" "$REMOTE_RUNS" "$quoted"
 }
 
-# worker_lines: what the workers say, a line each: NAME ATTEMPT
-# STATE. Fails if one of them cannot be asked.
+# worker_lines: what the workers say, a line each: NAME ATTEMPT STATE SILENCE.
+# Fails if one of them cannot be asked.
 worker_lines() {
   on_workers "$(worker_command status)" | sed -n 's/^worker //p'
 }

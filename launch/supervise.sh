@@ -84,7 +84,13 @@ follow() {
     ((unknown == 0)) || continue
     outcome=$(verdict <<<"$lines")
     case $outcome in
-      running) straggling=0 ;;
+      running)
+        straggling=0
+        if hangs; then
+          say "no worker has written a line for $HANG_S s (HANG_S): ending it"
+          abort_run
+        fi
+        ;;
       mixed)
         straggling=$((straggling + POLL_S))
         if ((straggling >= STRAGGLER_S)); then
@@ -102,7 +108,20 @@ follow() {
 # worker may hang.
 stop_stragglers() {
   say "some workers have ended, some have not: asking those to stop"
+  abort_run
+}
+
+abort_run() {
   on_workers "$(worker_command abort)" >/dev/null 2>&1 || true
+}
+
+# hangs: whether all workers have been silent for too long. Each step and each
+# evaluation writes a line to the first one's log.
+hangs() {
+  local silence
+  silence=$(awk 'NR == 1 || $4 + 0 < least { least = $4 + 0 }
+    END { print least + 0 }' <<<"$lines")
+  ((HANG_S > 0 && silence >= HANG_S))
 }
 
 # finish CODE MESSAGE...: gives the TPU back if asked to, and ends.

@@ -3,14 +3,15 @@
 #
 #   worker.sh setup EXTRAS         the environment, unless it is there
 #   worker.sh start ATTEMPT WORKDIR ARGUMENT...   `progrpo ARGUMENT...` in tmux
-#   worker.sh status               a line: worker NAME ATTEMPT STATE
+#   worker.sh status               a line: worker NAME ATTEMPT STATE SILENCE
 #   worker.sh log LINES            the end of the log
 #   worker.sh stop                 asks the run to save and stop
 #   worker.sh abort                ends it at once
 #   worker.sh tensorboard PORT WORKDIR
 #   worker.sh run ATTEMPT WORKDIR ARGUMENT...     what tmux runs
 #
-# STATE is none, running, lost (it ended without a word), or the exit code.
+# STATE is none, running, lost (it ended without a word), or the exit code;
+# SILENCE is the seconds since the last line of its log.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -183,7 +184,7 @@ run() {
 }
 
 status() {
-  local name state=none
+  local name state=none silence=0
   name=$(attempt)
   if [[ -n $name ]]; then
     if [[ -e $RUNS/$name/exit ]]; then
@@ -196,7 +197,10 @@ status() {
   fi
   # After an exit code the copies to the bucket may still be under way.
   if [[ $state == [0-9]* ]] && alive; then state=running; fi
-  echo "worker $WORKER ${name:--} $state"
+  if [[ -e $RUNS/$name/log ]]; then
+    silence=$(($(date +%s) - $(stat -c %Y "$RUNS/$name/log")))
+  fi
+  echo "worker $WORKER ${name:--} $state $silence"
 }
 
 log() {

@@ -1011,6 +1011,25 @@ exec sleep 0.2
   assert len(cloud.runs(1)) == 2
 
 
+def test_a_run_that_writes_no_more_is_ended_and_started_again(cloud):
+  cloud.plan({"step": 2, "hang": True}, {"code": 0})
+  # A look takes a second; after the first line there is none for three.
+  executable(
+    cloud.folder / "bin" / "nap",
+    '#!/bin/bash\necho "$1" >>"$FAKE/naps"\nexec sleep 1\n',
+  )
+  done = cloud.run("supervise.sh", HANG_S="3")
+  assert done.returncode == 0, done.stderr
+  assert "no worker has written a line for 3 s" in done.stderr
+  assert len(cloud.runs(0)) == len(cloud.runs(1)) == 2
+
+
+def test_a_run_is_given_the_time_to_write(cloud):
+  cloud.plan({"lines": 4, "code": 0})
+  done = cloud.run("supervise.sh", HANG_S="600")
+  assert done.returncode == 0 and not cloud.calls("worker.sh abort")
+
+
 def test_a_machine_that_does_not_answer_is_made_anew(cloud):
   cloud.plan({"step": 2, "hang": True}, {"code": 0})
   cloud.fail("worker.sh status", "ssh: timed out", times=4, code=255)
