@@ -11,6 +11,7 @@ import pytest
 from progrpo_jax.errors import InputError
 from progrpo_jax.rewards import code, sandbox
 from progrpo_jax.rewards import pool as pools
+from progrpo_jax.tasks.sets import programs as published
 
 BEST = sandbox.best()
 needs_jail = pytest.mark.skipif(
@@ -621,6 +622,28 @@ def test_long_outputs_are_right_too():
   tests = [{"input": "", "output": "x" * (3 << 20)}]
   assert code.score(fenced("print('x' * (3 << 20))"), tests) == RIGHT
   assert code.score(fenced("print('x' * (9 << 20))"), tests) == WRONG
+
+
+# As recursive programs begin: a thread with a stack of 512 MiB.
+DEEP = """
+import sys, threading
+sys.setrecursionlimit(10 ** 6)
+threading.stack_size(2 ** 29)
+def depth(n):
+  return 0 if n == 0 else 1 + depth(n - 1)
+main = threading.Thread(target=lambda: print(depth(int(input()))))
+main.start()
+main.join()
+"""
+
+
+@needs_jail
+def test_a_deep_recursion_fits_the_memory_of_published_problems():
+  limits = {k: v for k, v in published.META.items() if k != "time_limit_s"}
+  tests = [{"input": "100000", "output": "100000"}]
+  completion = f"```python{DEEP}```"
+  assert code.score(completion, tests, **limits) == RIGHT
+  assert not code.score(completion, tests, memory_mb=512).correct
 
 
 def test_no_jail_is_masked(monkeypatch):

@@ -733,7 +733,7 @@ def test_amc_and_olympiad_answers(load):
 def test_eurus_has_no_instruction_of_its_own(load):
   first, second = load("eurus2_code", "train", template="bare")
   assert first.prompt == "Add two numbers."
-  assert first.meta == {"time_limit_s": 5.0, "memory_mb": 512, "partial": True}
+  assert first.meta == {"time_limit_s": 5.0, "memory_mb": 1024, "partial": True}
   assert second.meta["entry_point"] == "add"
   assert second.reference == [{"args": [1, 2], "expected": 3}]
   only = load("eurus2_code", "train", sources=["apps"])

@@ -13,8 +13,9 @@ from progrpo_jax.tasks.sets import schema, testcases
 
 VERIFIER = "progrpo_jax.rewards.code:score"
 # Training reward, after ProRL: the share of tests passed within 5 s, which all
-# tests share.
-META = {"time_limit_s": 5.0, "memory_mb": 512, "partial": True}
+# tests share. The limit is on address space, which the stack of a thread counts
+# in full: recursive programs ask for one of up to 512 MiB.
+META = {"time_limit_s": 5.0, "memory_mb": 1024, "partial": True}
 # Evaluation: 1 if all tests pass, else 0. A longer time limit would also need
 # a longer deadline of the pool.
 EVALUATION = {**META, "time_limit_s": 8.0, "partial": False}
