@@ -25,8 +25,7 @@ def _times(**changed):
     "first": 2,
     "steps": 3,
     "commit": "abc1234",
-    "cores": 1,
-    "versions": {},
+    "versions": {"cores": 1},
     "seconds": {
       "grpo": [{**steps, "update": [2.0]}],
       "progrpo": [{**slow, "update": [1.0, 3.0]}, {**slow, "update": []}],

@@ -461,8 +461,8 @@ def times_table(name: str) -> Callable[[pathlib.Path], str]:
   def make(results: pathlib.Path) -> str:
     times = json.loads((results / "times" / f"{name}.json").read_text())
     return (
-      time_methods.table(times) + f"\nTaken on {times['cores']} core with the "
-      f"code of {times['commit']}.\n"
+      time_methods.table(times) + f"\nTaken with {times['versions']['cores']} "
+      f"core and the code of {times['commit']}.\n"
     )
 
   return make

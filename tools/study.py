@@ -588,8 +588,8 @@ def commit() -> str:
   return name + ("+" if changed else "")
 
 
-def versions() -> dict[str, str]:
-  """Versions that a run's bits may depend on."""
+def versions() -> dict[str, Any]:
+  """Versions and the number of cores, which a run's bits may depend on."""
   import jax
 
   return {
@@ -597,6 +597,7 @@ def versions() -> dict[str, str]:
     "jax": jax.__version__,
     "python": platform.python_version(),
     "machine": platform.machine(),
+    "cores": len(os.sched_getaffinity(0)),
   }
 
 

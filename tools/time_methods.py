@@ -15,7 +15,6 @@ was cut off goes on: it times what the file does not have yet.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -78,7 +77,6 @@ def begun(args: argparse.Namespace) -> dict:
     "first": args.first,
     "steps": args.steps,
     "commit": study.commit(),
-    "cores": len(os.sched_getaffinity(0)),
     "versions": study.versions(),
   }
   if not args.output.exists():
