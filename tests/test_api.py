@@ -518,6 +518,27 @@ def test_answers_are_the_run_s(trained, small):
   )
 
 
+SHARED = """
+import sys
+import progrpo_jax
+asked = []
+for tensor in (0, 2, 64):
+  policy = progrpo_jax.load_policy(sys.argv[1], {"sampling.tensor": tensor})
+  answers = policy.sample(["1+2=", "3+4="], temperature=0)
+  logps = policy.log_probs([("1+2=", "3"), ("3+4=", "7")])
+  asked.append((policy.mesh.size, answers, [round(x, 3) for x in logps]))
+print([size for size, *_ in asked])
+print(all(rest == list(asked[0][1:]) for _, *rest in asked)
+      or [rest for _, *rest in asked])
+"""
+
+
+def test_devices_share_the_weights_of_a_policy_that_is_asked(small, run_python):
+  """A machine with fewer devices than the run had takes one."""
+  done = run_python(["-c", SHARED, small.base], devices=4)
+  assert done.stdout.splitlines() == ["[1, 2, 1]", "True"]
+
+
 class Frame(list):
   """What a table is: a loop over it gives the names of its columns."""
 

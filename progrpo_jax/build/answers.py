@@ -26,9 +26,20 @@ Message = dict[str, str]
 Reply = Callable[[list[Message]], str | None]
 
 
-def one_device():
-  """Returns a mesh of one device, enough for the prompts of a person."""
-  return sharding.make_mesh(devices=jax.devices()[:1])
+def mesh_for(c):
+  """Returns a mesh of as few devices as can hold the weights.
+
+  That is enough for the prompts of a person: one device, or those that share
+  the weights while the config draws responses (`sampling.tensor`). A machine
+  that has fewer takes one.
+
+  Args:
+    c: the config.
+  """
+  devices, tensor = jax.devices(), c.sampling.tensor or c.mesh.tensor
+  if tensor > len(devices):
+    tensor = 1
+  return sharding.make_mesh(1, 1, tensor, devices=devices[:tensor])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Responder:
 
   @classmethod
   def load(cls, c, place: str | None = None) -> "Responder":
-    """Loads a policy on one device, in the type that it computes in.
+    """Loads a policy, in the type that it computes in, see `mesh_for`.
 
     Args:
       c: the config.
@@ -56,7 +67,7 @@ class Responder:
     Raises:
       InputError: see `storage.policy.load`.
     """
-    mesh = one_device()
+    mesh = mesh_for(c)
     policy = stages.load_policy(c, mesh, place, stored=c.model.dtype)
     return cls(c, policy, mesh)
 
