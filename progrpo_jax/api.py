@@ -126,9 +126,10 @@ def evaluate(
       that Python handed over; see `train`.
 
   Returns:
-    "policy", the place that it was read from; "measures", {`eval/<set>/...`:
-    value}, such as `eval/countdown/pass@8` with `/low` and `/high` of its 95%
-    interval; "seconds" and "tokens", the time and the tokens that it took.
+    "policy", the place that it was read from; "step", that of a run's
+    checkpoint, or None; "measures", {`eval/<set>/...`: value}, such as
+    `eval/countdown/pass@8` with `/low` and `/high` of its 95% interval;
+    "seconds" and "tokens", the time and the tokens that it took.
 
   Raises:
     InputError: the config, the policy, the workdir or a reward function cannot
@@ -220,7 +221,11 @@ def _evaluate(
         tokens += int(samples.length_XG.sum())
   seconds = time.monotonic() - begin
   content = dict(
-    policy=c.model.init_from, seconds=seconds, tokens=tokens, measures=values
+    policy=c.model.init_from,
+    step=policy.step,
+    seconds=seconds,
+    tokens=tokens,
+    measures=values,
   )
   return content, records
 

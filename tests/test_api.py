@@ -458,11 +458,12 @@ def test_an_evaluation_is_what_the_command_writes(
   last = lines(trained.path / "eval.jsonl")[-1]
   name = "eval/chain_sum/pass@1"
   assert done["measures"][name] == last[name]
+  assert done["step"] == command["step"] == trained.checkpoints()[-1]
   (row,) = lines(tmp_path / "eval" / "eval.jsonl")
   assert row[name] == last[name]
   # A directory of Hugging Face's has no config of its own.
   base = progrpo_jax.evaluate(small.base, small.config(method="grpo"))
-  assert base["policy"] == str(small.base)
+  assert base["policy"] == str(small.base) and base["step"] is None
 
 
 def _held():

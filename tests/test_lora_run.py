@@ -50,19 +50,21 @@ def test_a_checkpoint_holds_adapters_alone(run):
   names = [entry["key_metadata"][-1]["key"] for entry in keys]
   assert len(names) == 14
   assert all(name.endswith((lora.A, lora.B)) for name in names)
-  _, adapters, base = policy_lib.load_adapters(
+  _, adapters, base, step = policy_lib.load_adapters(
     str(run[0]), sharding.make_mesh()
   )
+  assert step == 4
   assert len(jax.tree.leaves(adapters)) == 14
   assert hf.is_hf_dir(base)
 
 
 def test_weights_stay_and_adapters_move(small, run):
   base = load(small, small.base)
-  config, adapters, _ = policy_lib.load_adapters(
+  config, adapters, *_ = policy_lib.load_adapters(
     str(run[0]), sharding.make_mesh()
   )
   tuned = load(small, run[0])
+  assert (base.step, tuned.step) == (None, 4)
   for path, x in jax.tree_util.tree_leaves_with_path(adapters):
     assert np.abs(x).max() > 0, path
   changed = jax.tree.map(

@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
   compilation.keep()
   mesh = build.make_mesh(c)
   if args.adapters:
-    config, adapters, base = policy_lib.load_adapters(args.policy, mesh)
+    config, adapters, base, step = policy_lib.load_adapters(args.policy, mesh)
     base, revision = hub_names.split(base) or (base, None)
     hf.save_adapters(args.output, config, adapters, base, revision)
   else:
@@ -72,6 +72,7 @@ def run(argv: list[str]) -> int:
     policy = build.load_policy(
       c, mesh, stored=args.dtype or (c.model.dtype if known else None)
     )
+    step = policy.step
     hf.save(
       args.output,
       policy.config,
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> int:
       sampling=_sampling(c) if known else None,
     )
   if hosts.is_first():
-    _finish(args)
+    _finish(args, step)
   return 0
 
 
@@ -138,14 +139,16 @@ def _check_push(args) -> None:
   hub.check_push(args.push)
 
 
-def _finish(args) -> None:
-  """Writes the model card of a run, and uploads the directory if asked to."""
+def _finish(args, step: int | None) -> None:
+  """Writes the model card of a run, and uploads the directory if asked to.
+
+  Args:
+    args: arguments of the command.
+    step: step of the run's checkpoint that was read.
+  """
   subject = f"the policy {args.policy}"
   workdir = policy_lib.run_of(args.policy)
   if workdir:
-    _, step = policy_lib.find_run(args.policy)
-    if step is None:
-      step = run_lib.load_run(workdir).checkpoints()[-1]
     exported = card.Export(
       run=metrics.load(workdir, require_metrics=False, damage=[]),
       step=step,

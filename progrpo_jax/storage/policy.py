@@ -54,11 +54,14 @@ class Policy:
     params: parameters; None where they are those of a checkpoint that is not
       read yet, see `of_run`.
     tokenizer: tokenizer that the policy was trained with.
+    step: step of the run's checkpoint that the parameters were read from; None
+      for those of a directory of Hugging Face's format.
   """
 
   config: model_config.ModelConfig
   params: Any
   tokenizer: tokenizer_lib.Tokenizer
+  step: int | None = None
 
 
 def read_model(
@@ -338,7 +341,7 @@ def load(
     )
 
   found, tokenizer = hosts.agree(find)
-  config, params = _read(found, mesh, dtype if lora else stored, download)
+  config, params, step = _read(found, mesh, dtype if lora else stored, download)
   _check_finite(params, INIT_FROM, place)
   # Merge adapters of an earlier run, then add or remove what this run trains
   # beside the model: a partition head and adapters of its own.
@@ -357,7 +360,7 @@ def load(
   config = dataclasses.replace(
     config, dtype=dtype, remat=remat, attention=attention
   )
-  return Policy(config, params, tokenizer)
+  return Policy(config, params, tokenizer, step)
 
 
 def of_run(
@@ -459,7 +462,7 @@ def load_frozen(
     return found, tokenizer_lib.load(found.folder)
 
   found, tokenizer = hosts.agree(find)
-  config, params = _read(found, mesh, policy.config.dtype, download=False)
+  config, params, _ = _read(found, mesh, policy.config.dtype, download=False)
   _check_finite(params, key, place)
   hosts.agree(
     lambda: _check_vocabulary(policy, config, tokenizer, f"{key} = {place!r}")
@@ -523,7 +526,7 @@ def _check_vocabulary(
 
 def load_adapters(
   path: str, mesh: jax.sharding.Mesh
-) -> tuple[model_config.ModelConfig, Any, str]:
+) -> tuple[model_config.ModelConfig, Any, str, int]:
   """Loads the adapters of a run with LoRA.
 
   Args:
@@ -531,7 +534,8 @@ def load_adapters(
     mesh: mesh of the devices that hold the adapters.
 
   Returns:
-    (model configuration, adapters in float32, place of the base weights).
+    (model configuration, adapters in float32, place of the base weights, step
+    of the checkpoint).
 
   Raises:
     InputError: the run has no adapters, or cannot be read.
@@ -544,10 +548,10 @@ def load_adapters(
     return found
 
   found = hosts.agree(find)
-  adapters = _read_checkpoint(
+  adapters, step = _read_checkpoint(
     found.workdir, found.step, found.config, mesh, "float32"
   )
-  return found.config, adapters, found.base
+  return found.config, adapters, found.base, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -601,8 +605,8 @@ def _read(
   mesh: jax.sharding.Mesh,
   dtype: str | None,
   download: bool,
-) -> tuple[model_config.ModelConfig, Any]:
-  """Returns (model configuration, parameters); every process must call this.
+) -> tuple[model_config.ModelConfig, Any, int | None]:
+  """Reads parameters; every process must call this.
 
   Args:
     found: directory or checkpoint with the parameters.
@@ -610,24 +614,27 @@ def _read(
     dtype: type of the parameters; None as `stored` of `load`. Adapters are
       float32, for they are to be merged and rounded once.
     download: whether a base on the hub is fetched.
+
+  Returns:
+    (model configuration, parameters, step of a run's checkpoint or None).
   """
   # Hosts that read another kind would wait for each other in there.
   hosts.compare(f"{found.folder}", kind=type(found).__name__)
   if isinstance(found, _Directory):
-    return hf.load(found.folder, dtype=dtype, mesh=mesh)
+    return *hf.load(found.folder, dtype=dtype, mesh=mesh), None
   config = found.config
   hosts.compare(f"{found.folder}", model=config, step=found.step)
   own = "float32" if config.lora or dtype is None else dtype
-  params = _read_checkpoint(found.workdir, found.step, config, mesh, own)
+  params, step = _read_checkpoint(found.workdir, found.step, config, mesh, own)
   # A checkpoint with LoRA lacks the base, which may be a run with LoRA itself.
   if config.lora:
     place = locate(found.base, download)
     key = f"{_BASE} in {found.folder / 'config.json'}"
     base = hosts.agree(lambda: _find(place, key))
-    base_config, base_params = _read(base, mesh, dtype, download)
+    base_config, base_params, _ = _read(base, mesh, dtype, download)
     _, base_params = parameters.merged(base_config, base_params, mesh)
     params = lora_lib.join(params, base_params)
-  return config, params
+  return config, params, step
 
 
 def _base(workdir: epath.Path) -> str:
@@ -668,8 +675,16 @@ def _read_checkpoint(
   config: model_config.ModelConfig,
   mesh: jax.sharding.Mesh,
   dtype: str,
-) -> Any:
-  """Returns the trained parameters of a checkpoint; step None: the newest."""
+) -> tuple[Any, int]:
+  """Returns the trained parameters of a checkpoint, and its step.
+
+  Args:
+    workdir: workdir of the run.
+    step: step of the checkpoint; None for the newest that is whole.
+    config: model configuration.
+    mesh: mesh of the devices that hold the parameters.
+    dtype: type of the parameters.
+  """
   # With LoRA the checkpoint holds the adapters alone.
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype), sharding=s),
@@ -687,4 +702,4 @@ def _read_checkpoint(
     step = checkpointer.latest() if step is None else step
     if step is None:
       raise errors.InputError(f"{workdir} holds no checkpoint yet")
-    return checkpointer.load_params(step, like)
+    return checkpointer.load_params(step, like), step
