@@ -336,3 +336,32 @@ def test_a_run_without_other_temperatures_is_left_out(
   study["write"](tmp_path / "countdown" / "grpo-seed0.json.gz", run)
   table = make_study["TABLES"]["countdown-temperatures"](tmp_path)
   assert len(table.splitlines()) == 2
+
+
+def test_a_large_base_is_rounded_before_it_is_kept(
+  study, tmp_path, monkeypatch
+):
+  called = []
+
+  def progrpo(command, *words):
+    called.append(command)
+    if command in ("warmup", "export"):
+      folder = words[words.index("--output") + 1]
+      folder.mkdir(parents=True)
+      (folder / "config.json").write_text(command)
+
+  make_base = study["make_base"]
+  monkeypatch.setitem(make_base.__globals__, "progrpo", progrpo)
+  monkeypatch.setitem(make_base.__globals__, "summary", lambda *_: {})
+  results = tmp_path / "results"
+  for part in ("puzzles", "countdown"):
+    base = make_base(study["PARTS"][part], tmp_path, results, part)
+    kept = results / "policies" / base.name / "config.json"
+    assert kept.read_text() == (base / "config.json").read_text()
+  assert called == ["warmup", "export", "evaluate", "warmup", "evaluate"]
+  # Elsewhere the runs begin at what is kept.
+  called.clear()
+  make_base(
+    study["PARTS"]["puzzles"], tmp_path / "elsewhere", results, "puzzles"
+  )
+  assert called == []
