@@ -94,12 +94,21 @@ _AGAIN = re.compile(r"(?:the )?(?:(?:final|correct|right) )?answer\b", re.I)
 _IS = re.compile(r".*\b(?:is|are|equals)[ \t]+(\S.*)")
 _STOP = re.compile(
   r"(?<=\S)[.!?](?:\*\*)?(?=\s|$)|(?<=\S)\*\*|(?<![\w\\])(?:because|since|as|so|"
-  r"which|where|for|when|if|but|hence|therefore|i hope|i\.e|rather than"
-  r"|instead of)\b|,?[ \t](?:and[ \t]+)?not(?=[ \t]+[$\\(-]*\d)",
+  r"which|where|for|when|if|but|hence|therefore|i hope|i\.e)\b",
   re.I,
 )
-# not 41 but 42
-_INSTEAD = re.compile(r"not\b[^.!?\n]{1,80}?\bbut(?:[ \t]+rather)?[ \t]+", re.I)
+# not 41 but 42; "not only 41 but 42" has two answers.
+_INSTEAD = re.compile(
+  r"not\b(?![ \t]+(?:only|just|merely|simply)\b)[^.!?\n]{1,80}?"
+  r"\bbut(?:[ \t]+rather)?[ \t]+",
+  re.I,
+)
+# 42, not 41. What begins with no number may be a condition: x > 2, not 3.
+_NOT_ANOTHER = re.compile(
+  r"(-?\d[\w./^{}\\%]*),?\s+(?:(?:and\s+)?not|rather than|instead of)\s+"
+  r"[-$\\(\d].*",
+  re.I,
+)
 
 
 class Span(NamedTuple):
@@ -286,6 +295,8 @@ def _stated(rest: str) -> str:
   # Plain text up to the end of the sentence. Of a long one, only what follows
   # "is" counts, and without a digit or formula it is no answer.
   sentence = _first_sentence(rest)
+  if value := _NOT_ANOTHER.fullmatch(sentence):
+    return value[1]
   if formula:
     return sentence.strip(" \t:*")
   is_long = len(sentence.split()) > 3

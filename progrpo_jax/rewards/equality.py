@@ -404,23 +404,37 @@ def _same_named(gold: Answer, given: Answer, how: How) -> bool:
 _FUNCTION = re.compile(
   r"(?P<name>[A-Za-z]'*)\s*\(\s*(?P<argument>[A-Za-z])\s*\)"
 )
-# A command or a word is no product of letters.
-_LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]{3,}|[A-Za-z]")
+_CONSTANTS = ("e", "i")
+_LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
 
 
 def _with_argument_of(gold: Answer, given: Answer) -> Answer:
   """Returns f(n) = n + 1 as f(x) = x + 1 if the reference is about f(x).
 
-  An answer that has the other letter as well is returned as it is.
+  Only what both values are formulas of is an argument, and no point or event:
+  f(a) = 2 says nothing about f(b).
   """
   heads = [_FUNCTION.fullmatch(a.extra.strip()) for a in (gold, given)]
   if not all(heads) or heads[0]["name"] != heads[1]["name"]:
     return given
   new, old = (head["argument"] for head in heads)
-  value = given.parts[0].text
-  if new == old or new in _LETTERS.findall(value):
+  words = [
+    [w for w in _LETTERS.findall(a.parts[0].text) if w[0] != "\\"]
+    for a in (gold, given)
+  ]
+  if (
+    new == old
+    or {new, old} & {*_CONSTANTS}
+    or any(len(word) > 2 for word in (*words[0], *words[1]))
+    or new not in "".join(words[0])
+    or old not in "".join(words[1])
+    or new in "".join(words[1])
+  ):
     return given
-  renamed = _LETTERS.sub(lambda m: new if m[0] == old else m[0], value)
+  renamed = _LETTERS.sub(
+    lambda m: m[0] if m[0][0] == "\\" else m[0].replace(old, new),
+    given.parts[0].text,
+  )
   return notation.read(f"{gold.extra} = {renamed}")
 
 

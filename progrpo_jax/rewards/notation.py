@@ -62,10 +62,12 @@ _MATRIX = re.compile(
 )
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _OPEN, _CLOSE_BRACKETS = "([{", ")]}"
-# An interval, perhaps with brackets that are turned away from an end which it
-# does not have: ]0,1[ is (0,1).
-_END = r"[^\[\](),;]*\w[^\[\](),;]*"
-_REVERSED = re.compile(rf"([\[\]])({_END},{_END})([\[\]])")
+# An interval whose brackets are turned away from an end that it does not have:
+# ]0,1[ is (0,1).
+_END = r"[^\[\],;]+"
+_TURNED = re.compile(
+  rf"(?:\]{_END}[,;]{_END}[\[\]]|\[{_END}[,;]{_END}\[)", re.S
+)
 
 
 def read(text: str, *, thousands: bool = True) -> Answer:
@@ -77,19 +79,25 @@ def read(text: str, *, thousands: bool = True) -> Answer:
   """
   text = latex.clean(text)
   text = text.replace(r"\langle", "(").replace(r"\rangle", ")")
-  text = _REVERSED.sub(_turn_brackets, text)
   return _read(_join_thousands(text) if thousands else text)
 
 
-def _turn_brackets(match: re.Match[str]) -> str:
-  """Writes the brackets of an interval as English texts do."""
-  left, inside, right = match.groups()
-  return "[("[left == "]"] + inside + "])"[right == "["]
+def _turned_back(text: str) -> str:
+  """Writes intervals such as ]0,1[, or a union of them, as English texts do."""
+  pieces = [piece.strip() for piece in _CUP.split(text)]
+  if not any(map(_TURNED.fullmatch, pieces)):
+    return text
+  return r" \cup ".join(
+    "[("[piece[0] == "]"] + piece[1:-1] + "])"[piece[-1] == "["]
+    if _TURNED.fullmatch(piece)
+    else piece
+    for piece in pieces
+  )
 
 
 def _read(text: str) -> Answer:
   """Parses a text cleaned by `latex.clean`."""
-  text = text.strip()
+  text = _turned_back(text.strip())
   if len(text) > expressions.MAX_CHARS or (
     expressions.nesting(text) > expressions.MAX_NESTING
   ):
@@ -202,8 +210,14 @@ def _read_reals(text: str) -> Answer | None:
 
 def _open(left: str, right: str) -> Answer:
   """Returns an open interval."""
+  return _range(left, right, "()")
+
+
+def _range(left: str, right: str, brackets: str) -> Answer:
+  """Returns an interval with these brackets."""
   ends = Answer("atom", left.strip()), Answer("atom", right.strip())
-  return Answer("tuple", f"({left},{right})", ends, "()")
+  text = f"{brackets[0]}{left},{right}{brackets[1]}"
+  return Answer("tuple", text, ends, brackets)
 
 
 def _all_but(points: list[str]) -> Answer | None:
@@ -261,9 +275,9 @@ def excluded(answer: Answer) -> Answer | None:
   if answer.kind != "relation" or answer.extra != (r"\ne",):
     return None
   texts = [p.text for p in answer.parts]
-  if not label(texts[0]):
+  if not _is_unknown(texts[0]):
     texts.reverse()
-  return _all_but(texts[1:]) if label(texts[0]) else None
+  return _all_but(texts[1:]) if _is_unknown(texts[0]) else None
 
 
 # ----- Ratios -----
@@ -581,7 +595,9 @@ def interval(answer: Answer) -> Answer | None:
   elif len(texts) == 3 and set(signs) <= {">", r"\ge"}:
     texts, signs = texts[::-1], [FLIPPED[s] for s in signs[::-1]]
   if (
-    len(texts) != 3 or not label(texts[1]) or (not set(signs) <= {"<", r"\le"})
+    len(texts) != 3
+    or not _is_unknown(texts[1])
+    or (not set(signs) <= {"<", r"\le"})
   ):
     return None
   ends = tuple(Answer("atom", t) for t in (texts[0], texts[2]))
@@ -594,11 +610,18 @@ _DISTANCE = re.compile(
 )
 
 
+def _is_unknown(text: str) -> bool:
+  """Returns whether a side of a relation is a name; |x| is none."""
+  return bool(label(text)) and not _DISTANCE.fullmatch(text)
+
+
 def _within(shift: str, sign: str, radius: str) -> Answer | None:
   """Returns the numbers x with |x + shift| < radius, or > radius.
 
   None if the radius is no positive constant, or the shift no constant.
   """
+  if sign == "<" and squeeze(radius) in (r"\infty", r"+\infty"):
+    return _range(r"-\infty", r"\infty", "()")
   trees = [expressions.parse(text) for text in (shift or "0", radius)]
   if not all(tree and not expressions.symbols(tree) for tree in trees):
     return None
@@ -608,29 +631,29 @@ def _within(shift: str, sign: str, radius: str) -> Answer | None:
   centre = f"-({shift})" if shift else ""
   low, high = f"{centre}-({radius})", f"{centre}+({radius})".lstrip("+")
   if sign in ("<", r"\le"):
-    ends = Answer("atom", low), Answer("atom", high)
-    brackets = "()" if sign == "<" else "[]"
-    return Answer("tuple", f"({low},{high})", ends, brackets)
+    return _range(low, high, "()" if sign == "<" else "[]")
   if sign not in (">", r"\ge"):
     return None
-  inner = "()" if sign == ">" else "[]"
-  infinite = Answer("atom", r"-\infty"), Answer("atom", r"\infty")
+  left, right = "()" if sign == ">" else "[]"
   parts = (
-    Answer("tuple", "", (infinite[0], Answer("atom", low)), "(" + inner[1]),
-    Answer("tuple", "", (Answer("atom", high), infinite[1]), inner[0] + ")"),
+    _range(r"-\infty", low, f"({right}"),
+    _range(high, r"\infty", f"{left})"),
   )
-  return Answer("union", "", parts)
+  return Answer("union", r" \cup ".join(p.text for p in parts), parts)
 
 
 def unknowns(answer: Answer) -> set[str]:
-  """Returns the names that the sides of a relation are about."""
-  names = set()
-  for text in (part.text for part in answer.parts):
-    if distance := _DISTANCE.fullmatch(text):
-      names.add(squeeze(distance["name"]))
-    elif label(text):
-      names.add(squeeze(text))
-  return names
+  """Returns the names that the sides of a relation are about.
+
+  That of |x - 1| < 3 is x, as `interval` reads it.
+  """
+  texts = [part.text for part in answer.parts]
+  if len(texts) == 2 and not set(answer.extra) & {"=", r"\ne"}:
+    texts = [
+      distance["name"] if (distance := _DISTANCE.fullmatch(text)) else text
+      for text in texts
+    ]
+  return {squeeze(text) for text in texts if label(text)}
 
 
 # ----- Units -----
