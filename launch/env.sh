@@ -50,6 +50,7 @@ set -a
 : "${BACKOFF_MAX_S:=1800}"  # and stays below this
 : "${STRAGGLER_S:=600}"  # for the others once a worker has ended
 : "${HANG_S:=21600}"  # for a line in any worker's log; 0: for ever
+: "${TOGETHER_S:=150}"  # before machines with GPUs start again together
 : "${MAX_TRIES:=100}"  # starts of the run, in all
 : "${MAX_FAILS:=3}"  # failures in a row without a new checkpoint
 : "${MAX_UNKNOWN:=10}"  # looks in a row without an answer

@@ -5,10 +5,11 @@
 #   launch/gpu.sh [--dry-run] [--config FILE] --workdir FOLDER [...]
 #
 # Everything but --dry-run goes to `progrpo train`, which goes on in a workdir
-# without --config. Exit codes are its own: 0 done, 2 bad input, 75 stopped and
-# saved, by Ctrl-C or SIGTERM to this script or MAX_TRIES times; any other code
-# if it failed before its first checkpoint, or MAX_FAILS times in a row without
-# a new one. CUDA_VISIBLE_DEVICES chooses among the GPUs.
+# without --config. Exit codes are those of its last start: 0 done, 2 bad input,
+# 75 stopped and saved, by Ctrl-C or SIGTERM to this script; any other code if
+# it failed before its first checkpoint, or MAX_FAILS times in a row without a
+# new one. It is started MAX_TRIES times at the most. CUDA_VISIBLE_DEVICES
+# chooses among the GPUs.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -57,7 +58,9 @@ nvidia-smi -L >&2 ||
 stopped='' child=''
 # Ctrl-C also reaches the run by itself; one of each kind still means "save".
 trap 'stopped=1 interrupted=1; [[ -z $child ]] || kill -TERM "$child"' TERM INT
-delay=$BACKOFF_S fails=0 best=$(newest_step "$workdir")
+((MAX_TRIES > 0)) || die 2 "MAX_TRIES is $MAX_TRIES: at least one start"
+sees_checkpoints "$workdir"
+delay=$(first_pause) fails=0 best=$(newest_step "$workdir")
 for ((try = 1; try <= MAX_TRIES; try++)); do
   train "$@"
   [[ -z $stopped ]] || exit "$code"
@@ -68,13 +71,14 @@ for ((try = 1; try <= MAX_TRIES; try++)); do
       end="failed with code $code"
       worth_a_try "$workdir" || die "$code" "$end, $fails times without a" \
         "new checkpoint"
-      ((fails)) || delay=$BACKOFF_S
+      ((fails)) || delay=$(first_pause)
       ;;
   esac
   ((try < MAX_TRIES)) || break
   say "$end; start $((try + 1)) in $delay s"
-  nap "$delay"
-  [[ -z $stopped ]] || exit 75
+  # A signal may have come while checkpoints were looked for.
+  [[ -n $stopped ]] || nap "$delay"
+  [[ -z $stopped ]] || exit "$code"
   delay=$(double "$delay")
 done
 die "$code" "$end; these were $MAX_TRIES starts (MAX_TRIES)"

@@ -264,16 +264,37 @@ verdict() {
 # newest_step FOLDER: of the newest whole checkpoint of a run, in a bucket or on
 # a disk; -1 for none.
 newest_step() {
-  local step
+  local step folder=${1%/}
   step=$(
-    if [[ $1 == gs://* ]]; then
-      gcloud storage ls "$1/checkpoints/*/commit_success.txt" 2>/dev/null
+    if [[ $folder == gs://* ]]; then
+      gcloud storage ls "$folder/checkpoints/*/commit_success.txt" 2>/dev/null
     else
-      printf '%s\n' "$1"/checkpoints/*/  # a name without a step is unfinished
+      # A name that is no step alone is that of an unfinished checkpoint.
+      printf '%s\n' "$folder"/checkpoints/*/
     fi | sed -nE 's|.*/([0-9]+)/(commit_success\.txt)?$|\1|p' |
       sort -n | tail -n 1
   ) || true
   echo "${step:--1}"
+}
+
+# sees_checkpoints FOLDER: says so if it cannot: the run may reach a bucket with
+# credentials that this shell does not have.
+sees_checkpoints() {
+  local bucket=${1#gs://}
+  [[ $1 != gs://* ]] ||
+    gcloud storage ls "gs://${bucket%%/*}" >/dev/null 2>&1 ||
+    say "gcloud cannot list gs://${bucket%%/*}: a run that fails is started" \
+      "again only if gcloud shows its checkpoints"
+}
+
+# first_pause: before a second start. Machines of one run notice after
+# config.hosts.heartbeat_s that another is lost, and must have ended by then.
+first_pause() {
+  if ((${JAX_NUM_PROCESSES:-1} > 1 && BACKOFF_S < TOGETHER_S)); then
+    echo "$TOGETHER_S"
+  else
+    echo "$BACKOFF_S"
+  fi
 }
 
 # worth_a_try FOLDER: counts a failure of its run. False after MAX_FAILS in a

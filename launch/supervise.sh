@@ -115,8 +115,9 @@ abort_run() {
   on_workers "$(worker_command abort)" >/dev/null 2>&1 || true
 }
 
-# hangs: whether all workers have been silent for too long. Each step and each
-# evaluation writes a line to the first one's log.
+# hangs: whether all workers have been silent for too long. The first one's log
+# has a line after each step, unless another came seconds before, and after each
+# evaluation.
 hangs() {
   local silence
   silence=$(awk 'NR == 1 || $4 + 0 < least { least = $4 + 0 }

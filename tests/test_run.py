@@ -12,7 +12,6 @@ import pytest
 import progrpo_jax
 from progrpo_jax import errors, run
 from progrpo_jax.build import answers as answers_lib
-from progrpo_jax.build import stages as build
 from progrpo_jax.cli import sample as sample_command
 from progrpo_jax.models import transformer
 from progrpo_jax.report import comparison, live
@@ -183,8 +182,7 @@ def test_adapters_that_learned_nothing_answer_as_their_base(small, tmp_path):
   made = ("model.lora.rank=2", "train.total_steps=1", "eval.every=0")
   small.train(tmp_path / "lora", *made, method="grpo")
   answers = run.load_run(tmp_path / "lora").sample(["1+2=", "3+4="], step=0)
-  c, mesh = small.config(method="grpo"), answers_lib.one_device()
-  base = answers_lib.Responder(c, build.load_policy(c, mesh), mesh)
+  base = answers_lib.Responder.load(small.config(method="grpo"))
   assert base.sample(["1+2=", "3+4="], n=4) == answers
 
 

@@ -24,7 +24,7 @@ def _times(**changed):
     "config": "configs/smollm2.py",
     "first": 2,
     "steps": 3,
-    "commit": "abc1234",
+    "commits": ["abc1234"],
     "versions": {"cores": 1},
     "seconds": {
       "grpo": [{**steps, "update": [2.0]}],

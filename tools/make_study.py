@@ -462,7 +462,7 @@ def times_table(name: str) -> Callable[[pathlib.Path], str]:
     times = json.loads((results / "times" / f"{name}.json").read_text())
     return (
       time_methods.table(times) + f"\nTaken with {times['versions']['cores']} "
-      f"core and the code of {times['commit']}.\n"
+      f"core and the code of {', '.join(times['commits'])}.\n"
     )
 
   return make

@@ -76,11 +76,11 @@ def begun(args: argparse.Namespace) -> dict:
     "config": args.config,
     "first": args.first,
     "steps": args.steps,
-    "commit": study.commit(),
     "versions": study.versions(),
   }
+  commits = [study.commit()]
   if not args.output.exists():
-    return taken_with | {"seconds": {}}
+    return taken_with | {"commits": commits, "seconds": {}}
   times = json.loads(args.output.read_text())
   for key, value in taken_with.items():
     if times[key] != value:
@@ -88,6 +88,7 @@ def begun(args: argparse.Namespace) -> dict:
         f"{args.output}: its times were taken with {key} {times[key]!r}, not "
         f"{value!r}; name another file to take all of them anew"
       )
+  times["commits"] = list(dict.fromkeys([*times["commits"], *commits]))
   return times
 
 

@@ -27,11 +27,11 @@ Reply = Callable[[list[Message]], str | None]
 
 
 def mesh_for(c):
-  """Returns a mesh of as few devices as can hold the weights.
+  """Returns a mesh of few devices, enough for the prompts of a person.
 
-  That is enough for the prompts of a person: one device, or those that share
-  the weights while the config draws responses (`sampling.tensor`). A machine
-  that has fewer takes one.
+  That is one, or those that share the weights while the config draws responses
+  (`sampling.tensor`, or `mesh.tensor` where that is 0). A machine that has
+  fewer takes one.
 
   Args:
     c: the config.

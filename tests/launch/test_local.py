@@ -157,14 +157,68 @@ def test_an_unfinished_checkpoint_is_none(machine):
   assert machine.run([1, 0], *GPU)[0] == 1
 
 
-def test_checkpoints_in_a_bucket_count_too(machine):
-  executable(
-    machine.folder / "bin" / "gcloud",
-    "#!/bin/bash\necho gs://b/w/checkpoints/$(wc -l <$FAKE/runs)/"
-    "commit_success.txt\n",
-  )
+# Shows a new checkpoint after each start of the run.
+GCLOUD = """#!/bin/bash
+[[ $3 == gs://b ]] && exit
+[[ $3 == "gs://b/w/checkpoints/*/commit_success.txt" ]] || exit 1
+echo gs://b/w/checkpoints/$(wc -l <"$FAKE/runs")/commit_success.txt
+"""
+
+
+@pytest.mark.parametrize("workdir", ["gs://b/w", "gs://b/w/"])
+def test_checkpoints_in_a_bucket_count_too(machine, workdir):
+  executable(machine.folder / "bin" / "gcloud", GCLOUD)
   (machine.folder / "runs").touch()
-  assert machine.run([1, 1, 0], "gpu.sh", "--workdir", "gs://b/w")[0] == 0
+  code, out = machine.run([1, 1, 0], "gpu.sh", "--workdir", workdir)
+  assert code == 0 and "gcloud" not in out
+
+
+@pytest.mark.parametrize("script", ["gpu.sh", "slurm.sbatch"])
+def test_a_bucket_that_the_shell_cannot_list_is_named(machine, script):
+  executable(machine.folder / "bin" / "gcloud", "#!/bin/bash\nexit 1\n")
+  args = ("--workdir", "gs://b/w") if script == "gpu.sh" else ()
+  code, out = machine.run([1], script, *args, **SLURM | {"WORKDIR": "gs://b/w"})
+  assert code == 1 and "gcloud cannot list gs://b: a run that fails" in out
+
+
+# A signal comes while checkpoints are looked for after the first start.
+LOOKING = """#!/bin/bash
+[[ $(wc -l <"$FAKE/runs") == 1 ]] && kill -%s $(<"$FAKE/shell") && sleep 0.3
+echo gs://b/w/checkpoints/1/commit_success.txt
+"""
+
+
+def test_who_stops_one_machine_between_starts_does_not_wait(machine):
+  executable(machine.folder / "bin" / "gcloud", LOOKING % "TERM")
+  (machine.folder / "runs").touch()
+  process = machine.start([1, 0], "gpu.sh", "--workdir", "gs://b/w")
+  (machine.folder / "shell").write_text(str(process.pid))
+  process.communicate(timeout=30)
+  assert process.returncode == 1 and not machine.lines("naps")
+
+
+def test_a_job_whose_limit_comes_between_starts_is_requeued(machine):
+  executable(machine.folder / "bin" / "gcloud", LOOKING % "USR1")
+  (machine.folder / "runs").touch()
+  env = SLURM | {"WORKDIR": "gs://b/w"}
+  process = machine.start([1, 0], "slurm.sbatch", **env)
+  (machine.folder / "shell").write_text(str(process.pid))
+  process.communicate(timeout=30)
+  assert process.returncode == 0 and not machine.lines("naps")
+  assert machine.lines("calls")[-1] == "scontrol requeue 7"
+
+
+def test_several_machines_start_again_when_all_have_noticed(machine):
+  code, out = machine.run(
+    ["1 5", 0], *GPU, JAX_NUM_PROCESSES="2", TOGETHER_S="150"
+  )
+  assert code == 0, out
+  assert machine.lines("naps") == ["150"]
+
+
+def test_no_start_at_all_is_refused(machine):
+  code, out = machine.run([0], *GPU, MAX_TRIES="0")
+  assert code == 2 and "MAX_TRIES is 0" in out
 
 
 def test_the_starts_on_one_machine_are_bounded(machine):

@@ -14,6 +14,7 @@ import transformers
 
 from progrpo_jax import errors, main
 from progrpo_jax.build import answers
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import hf, transformer
 from progrpo_jax.rollout import decoding, sampler
 from progrpo_jax.tasks import base as tasks
@@ -84,7 +85,7 @@ def test_answers_equal_transformers(base):
   ]
   prompts = answers.encode(tokenizer, rows, WIDTH)
   rollout = sampler.sample(
-    sampler.Engine(config, params, answers.one_device()),
+    sampler.Engine(config, params, sharding.make_mesh()),
     prompts,
     jax.random.key(0),
     decoding.Settings(

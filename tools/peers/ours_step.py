@@ -17,6 +17,7 @@ import transformers
 from progrpo_jax import loop
 from progrpo_jax.build import answers
 from progrpo_jax.build import stages as build
+from progrpo_jax.devices import sharding
 from progrpo_jax.models import config as model_config
 from progrpo_jax.models import hf, parameters
 from progrpo_jax.settings import defaults, methods
@@ -85,7 +86,7 @@ def write_base(folder: pathlib.Path, layers: int) -> None:
     head_dim=work.HEAD,
     mlp_dim=work.HIDDEN,
   )
-  mesh = answers.one_device()
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
   hf.save(folder, model, parameters.init(model, jax.random.key(0), mesh))
   words = tokenizers.models.WordLevel(
     {str(i): i for i in range(work.VOCAB)}, unk_token="0"
@@ -131,7 +132,7 @@ def config(args, base: pathlib.Path, total_steps: int):
 
 def load(c) -> list[np.ndarray]:
   """Returns all parameters of the policy that a config names."""
-  policy = build.load_policy(c, answers.one_device())
+  policy = build.load_policy(c, answers.mesh_for(c))
   return [np.asarray(x) for x in jax.tree.leaves(policy.params)]
 
 
