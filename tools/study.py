@@ -149,7 +149,10 @@ def of_arm() -> dict[str, Arm]:
 
 
 def of_long_runs() -> dict[str, Arm]:
-  """ProRL, ARM, both and neither, over thousands of steps."""
+  """ProRL, ARM, both and neither, over thousands of steps.
+
+  MaxRL and Pass@k training, which read rewards alone, stand beside them.
+  """
   both = {"algo.arm.alpha": 1.0, "algo.arm.centre": True}
   trend = {"algo.reset.modes": "('kl',)"}
   # Three evaluations of 200 steps each without a gain.
@@ -163,6 +166,8 @@ def of_long_runs() -> dict[str, Arm]:
     "prorl, never reset": Arm("prorl", {"algo.reset.modes": "()"}),
     "prorl, reset by stall": Arm("prorl", stall),
     "prorl, reset by KL": Arm("prorl", trend),
+    "maxrl": Arm("maxrl"),
+    "passk": Arm("passk"),
   }
 
 
