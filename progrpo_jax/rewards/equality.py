@@ -418,17 +418,17 @@ def _with_argument_of(gold: Answer, given: Answer) -> Answer:
   if not all(heads) or heads[0]["name"] != heads[1]["name"]:
     return given
   new, old = (head["argument"] for head in heads)
-  words = [
+  written = [
     [w for w in _LETTERS.findall(a.parts[0].text) if w[0] != "\\"]
     for a in (gold, given)
   ]
   if (
     new == old
     or {new, old} & {*_CONSTANTS}
-    or any(len(word) > 2 for word in (*words[0], *words[1]))
-    or new not in "".join(words[0])
-    or old not in "".join(words[1])
-    or new in "".join(words[1])
+    or any(len(word) > 2 for word in (*written[0], *written[1]))
+    or new not in "".join(written[0])
+    or old not in "".join(written[1])
+    or new in "".join(written[1])
   ):
     return given
   renamed = _LETTERS.sub(
