@@ -69,8 +69,8 @@ for ((try = 1; try <= MAX_TRIES; try++)); do
     75) end="stopped and saved" ;;
     *)
       end="failed with code $code"
-      worth_a_try "$workdir" || die "$code" "$end, $fails times without a" \
-        "new checkpoint"
+      worth_a_try "$workdir" || die "$code" "$end; failures without a new" \
+        "checkpoint: $fails"
       ((fails)) || delay=$(first_pause)
       ;;
   esac

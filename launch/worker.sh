@@ -174,7 +174,8 @@ run() {
   # In the foreground: a trapped signal then waits for its end.
   bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid" "$VENV/bin/progrpo" "$@" \
     </dev/null >>"$folder/log" 2>&1 || code=$?
-  rm -f "$folder/pid"  # whom no late signal may reach under this number
+  # Another process may get this number, and must not get the run's signals.
+  rm -f "$folder/pid"
   kill "$copier" "$watcher" 2>/dev/null || true
   echo "worker $WORKER $name $code" >"$folder/exit.new"
   mv "$folder/exit.new" "$folder/exit"
