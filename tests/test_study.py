@@ -365,3 +365,14 @@ def test_a_large_base_is_rounded_before_it_is_kept(
     study["PARTS"]["puzzles"], tmp_path / "elsewhere", results, "puzzles"
   )
   assert called == []
+
+
+def test_an_arm_that_there_is_not_is_refused_before_anything_is_made(
+  study, tmp_path, monkeypatch, capsys
+):
+  words = ["run", "puzzles", "--arms", "grp", "--output", str(tmp_path / "new")]
+  monkeypatch.setattr(sys, "argv", ["study.py", *words])
+  with pytest.raises(SystemExit):
+    study["main"]()
+  assert "no arm 'grp'; known: grpo" in capsys.readouterr().err
+  assert not (tmp_path / "new").exists()

@@ -278,6 +278,12 @@ def main() -> int:
   if args.command == "list":
     print_list(args.results)
     return 0
+  if args.command == "run":
+    try:  # before a base is warmed up
+      for name in args.parts:
+        list(runs_of(PARTS[name], args.arms))
+    except ValueError as e:
+      parser.error(str(e))
   for name in args.parts:
     if args.command == "temper":
       temper(name, args)
